@@ -1,0 +1,157 @@
+// Package wire frames protobuf messages over a local stream socket: a 4-byte
+// big-endian length, then that many bytes. It is how redoubtd speaks to keyd
+// and netd, which must not link gRPC.
+//
+// A connection carries one request and one response at a time. Frames are
+// bounded; unknown fields, trailing bytes and truncated frames are errors. The
+// package authenticates nobody: see peercred.
+package wire
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// MaxFrame bounds a frame's payload in bytes.
+const MaxFrame = 8 << 20
+
+// ErrFrame is the cause of every refusal of what the other side sent.
+var ErrFrame = errors.New("malformed frame")
+
+// Write sends m as one frame.
+func Write(w io.Writer, m proto.Message) error {
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(make([]byte, 4, 512), m)
+	if err != nil {
+		return err
+	}
+	defer clear(b)
+	if len(b)-4 > MaxFrame {
+		return fmt.Errorf("message of %d bytes exceeds the frame limit of %d", len(b)-4, MaxFrame)
+	}
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	_, err = w.Write(b)
+	return err
+}
+
+// Read receives one frame into m. io.EOF means the other side closed between
+// frames.
+func Read(r io.Reader, m proto.Message) error {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("%w: truncated length", ErrFrame)
+		}
+		return err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > MaxFrame {
+		return fmt.Errorf("%w: %d bytes exceed the limit of %d", ErrFrame, n, MaxFrame)
+	}
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	defer clear(b)
+	if err != nil {
+		return err
+	}
+	if len(b) < int(n) {
+		return fmt.Errorf("%w: truncated", ErrFrame)
+	}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return fmt.Errorf("%w: %v", ErrFrame, err)
+	}
+	return refuseUnknown(m.ProtoReflect())
+}
+
+func refuseUnknown(m protoreflect.Message) error {
+	if len(m.GetUnknown()) > 0 {
+		return fmt.Errorf("%w: unknown field in %s", ErrFrame, m.Descriptor().FullName())
+	}
+	var err error
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.IsMap():
+			if fd.MapValue().Message() != nil {
+				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+					err = refuseUnknown(v.Message())
+					return err == nil
+				})
+			}
+		case fd.Message() == nil:
+		case fd.IsList():
+			for i := 0; i < v.List().Len() && err == nil; i++ {
+				err = refuseUnknown(v.List().Get(i).Message())
+			}
+		default:
+			err = refuseUnknown(v.Message())
+		}
+		return err == nil
+	})
+	return err
+}
+
+// Client sends requests one at a time over one connection and dials again
+// after a failure. It is safe for concurrent use.
+type Client struct {
+	path string
+
+	mu   sync.Mutex
+	conn net.Conn // nil until the first call and after a failure
+}
+
+// NewClient returns a client of the unix socket at path; it dials lazily.
+func NewClient(path string) *Client { return &Client{path: path} }
+
+// Call sends req and receives into resp. When ctx ends first the connection
+// is dropped, as an answer may be under way.
+func (c *Client) Call(ctx context.Context, req, resp proto.Message) (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil {
+		var d net.Dialer
+		if c.conn, err = d.DialContext(ctx, "unix", c.path); err != nil {
+			return err
+		}
+	}
+	conn := c.conn
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() && err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			err = errors.Join(err, ctx.Err())
+			conn.Close()
+			c.conn = nil
+		}
+	}()
+	if err := Write(conn, req); err != nil {
+		return err
+	}
+	if err := Read(conn, resp); err != nil {
+		if errors.Is(err, io.EOF) {
+			return io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	return nil
+}
+
+// Close drops the connection; a later Call dials again.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil {
+		return nil
+	}
+	err := c.conn.Close()
+	c.conn = nil
+	return err
+}
