@@ -1,0 +1,97 @@
+package apierr
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// maxText bounds what a server can make a terminal show.
+const maxText = 2000
+
+// Decode turns the error of a call into an *Error; nil stays nil. It knows
+// ours by their details, and gives the transport's own the reason their code
+// implies.
+func Decode(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	if errors.Is(err, context.Canceled) {
+		return New(ReasonCanceled, "", "canceled")
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return New(ReasonTimeout, "", "no answer in time")
+		}
+		return New(ReasonInternal, "", "%v", err)
+	}
+	out := New(reasonOf(st.Code()), "", "%s", st.Message())
+	for _, d := range st.Details() {
+		info, ok := d.(*errdetails.ErrorInfo)
+		if !ok || info.Domain != Domain {
+			continue
+		}
+		// An unknown reason of a newer server keeps what its code implies, and
+		// a reason that does not belong to the code is not believed.
+		if code, known := codeOf[Reason(info.Reason)]; known && code == st.Code() {
+			out.Reason = Reason(info.Reason)
+		}
+		out.Remedy = oneLine(info.Metadata["remedy"])
+	}
+	return out
+}
+
+func reasonOf(c codes.Code) Reason {
+	switch c {
+	case codes.InvalidArgument, codes.OutOfRange:
+		return ReasonInvalid
+	case codes.NotFound:
+		return ReasonNotFound
+	case codes.AlreadyExists:
+		return ReasonExists
+	case codes.Aborted:
+		return ReasonConflict
+	case codes.FailedPrecondition:
+		return ReasonState
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return ReasonDenied
+	case codes.Unavailable:
+		return ReasonUnreachable
+	case codes.ResourceExhausted:
+		return ReasonLimited
+	case codes.Unimplemented:
+		return ReasonUnsupported
+	case codes.Canceled:
+		return ReasonCanceled
+	case codes.DeadlineExceeded:
+		return ReasonTimeout
+	}
+	return ReasonInternal
+}
+
+// oneLine makes s fit for one line of a terminal: no control characters (an
+// escape sequence in a name would reach the operator's screen), bounded.
+func oneLine(s string) string {
+	s = strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\r' || r == '\t':
+			return ' '
+		case r < 0x20 || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069:
+			return -1
+		}
+		return r
+	}, s))
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "") + "…"
+	}
+	return strings.ToValidUTF8(s, "?")
+}
