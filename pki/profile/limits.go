@@ -1,0 +1,36 @@
+package profile
+
+import "time"
+
+const (
+	// MaxCSR bounds a certificate request in DER. A keyd key is 1216 bytes;
+	// the rest of a request is about 250.
+	MaxCSR = 4096
+
+	// MaxCert bounds one certificate in DER.
+	MaxCert = 8192
+
+	// MaxChain bounds the certificates of a chain: leaf, issuer, root, and one
+	// more for the cross-signed root of a rotation.
+	MaxChain = 4
+
+	// MaxTokenRecord bounds a serialized token record.
+	MaxTokenRecord = 1024
+
+	// Backdate is how far NotBefore lies before the issue, so that a node
+	// whose clock is a little slow accepts a fresh certificate.
+	Backdate = 5 * time.Minute
+
+	// MaxSkew is how far in the future a token may seem to have been minted.
+	MaxSkew = Backdate
+
+	// LeafLife is the life of a leaf unless the operator chose another.
+	LeafLife = 24 * time.Hour
+
+	// BootLeafLife is the life of a boot leaf: a manager that was away for
+	// long must still be able to say that it is locked.
+	BootLeafLife = 365 * 24 * time.Hour
+
+	// MaxLeafLife bounds the life of a worker or manager leaf.
+	MaxLeafLife = 90 * 24 * time.Hour
+)

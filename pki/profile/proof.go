@@ -1,0 +1,86 @@
+package profile
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+)
+
+// Labels open every signed byte string, so that a signature made for one
+// purpose is worth nothing for another.
+const (
+	joinLabel  = "redoubt join v1\x00"
+	renewLabel = "redoubt renew v1\x00"
+	tokenLabel = "redoubt token v1\x00"
+)
+
+// ExporterLabel and ExporterLen are the TLS exporter that binds a join to its
+// connection; its context is the token id.
+const (
+	ExporterLabel = "EXPORTER-redoubt-join"
+	ExporterLen   = 32
+)
+
+// JoinProofInput is what the token's key signs on a join.
+func JoinProofInput(exporter, csr, bootCSR []byte, tokenID string) []byte {
+	b := []byte(joinLabel)
+	b = lp(b, exporter)
+	b = lp(b, hash(csr))
+	b = lp(b, hash(bootCSR))
+	return lp(b, []byte(tokenID))
+}
+
+// RenewProofInput is what the leaf in use signs on a renewal.
+func RenewProofInput(csr, bootCSR, oldLeaf []byte) []byte {
+	b := []byte(renewLabel)
+	b = lp(b, hash(csr))
+	b = lp(b, hash(bootCSR))
+	return lp(b, hash(oldLeaf))
+}
+
+// TokenSigningInput is what the keyset signs when a token is minted.
+func TokenSigningInput(record []byte) []byte { return lp([]byte(tokenLabel), record) }
+
+// CheckJoinProof verifies a join proof with the token record's public key.
+func CheckJoinProof(public, exporter, csr, bootCSR []byte, tokenID string, proof []byte) error {
+	if len(public) != ed25519.PublicKeySize || len(exporter) != ExporterLen ||
+		!ed25519.Verify(public, JoinProofInput(exporter, csr, bootCSR, tokenID), proof) {
+		return errors.New("the join proof does not verify")
+	}
+	return nil
+}
+
+// SignRenewProof makes a renewal proof with the key of oldLeaf (DER).
+func SignRenewProof(key crypto.Signer, csr, bootCSR, oldLeaf []byte) ([]byte, error) {
+	digest := sha256.Sum256(RenewProofInput(csr, bootCSR, oldLeaf))
+	return key.Sign(rand.Reader, digest[:], crypto.SHA256)
+}
+
+// CheckRenewProof verifies a renewal proof with oldLeaf's public key.
+func CheckRenewProof(oldLeaf *x509.Certificate, csr, bootCSR, proof []byte) error {
+	digest := sha256.Sum256(RenewProofInput(csr, bootCSR, oldLeaf.Raw))
+	key, ok := oldLeaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(key, digest[:], proof) {
+		return errors.New("the renewal proof does not verify")
+	}
+	return nil
+}
+
+// hash of something absent is the empty string, so that it differs from the
+// hash of something empty.
+func hash(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	h := sha256.Sum256(b)
+	return h[:]
+}
+
+func lp(dst, b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
+}
