@@ -557,7 +557,15 @@ type Task struct {
 	Desired  TaskState   `protobuf:"varint,7,opt,name=desired,proto3,enum=redoubt.scheduler.v1.TaskState" json:"desired,omitempty"`
 	Status   *TaskStatus `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"`
 	// Unix nanoseconds before which it must not be started (restart delay).
-	NotBefore     int64 `protobuf:"varint,9,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotBefore int64 `protobuf:"varint,9,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Global services: the node it is made for. node_id stays empty until the
+	// placement checked that the node can run it.
+	TargetNodeId string `protobuf:"bytes,10,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
+	// Unix nanoseconds of the restarts of its slot that the restart policy still
+	// counts; kept only where the policy bounds attempts.
+	RestartsAt []int64 `protobuf:"varint,11,rep,packed,name=restarts_at,json=restartsAt,proto3" json:"restarts_at,omitempty"`
+	// Dead, and its restart policy says that nothing replaces it.
+	Settled       bool `protobuf:"varint,12,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -653,6 +661,27 @@ func (x *Task) GetNotBefore() int64 {
 		return x.NotBefore
 	}
 	return 0
+}
+
+func (x *Task) GetTargetNodeId() string {
+	if x != nil {
+		return x.TargetNodeId
+	}
+	return ""
+}
+
+func (x *Task) GetRestartsAt() []int64 {
+	if x != nil {
+		return x.RestartsAt
+	}
+	return nil
+}
+
+func (x *Task) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
 }
 
 type TaskStatus struct {
@@ -1037,7 +1066,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"Replicated\x12\x1a\n" +
 	"\breplicas\x18\x01 \x01(\x04R\breplicas\"\b\n" +
-	"\x06Global\"\xc2\x02\n" +
+	"\x06Global\"\xa3\x03\n" +
 	"\x04Task\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -1049,7 +1078,12 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\adesired\x18\a \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\adesired\x128\n" +
 	"\x06status\x18\b \x01(\v2 .redoubt.scheduler.v1.TaskStatusR\x06status\x12\x1d\n" +
 	"\n" +
-	"not_before\x18\t \x01(\x03R\tnotBefore\"\xfc\x01\n" +
+	"not_before\x18\t \x01(\x03R\tnotBefore\x12$\n" +
+	"\x0etarget_node_id\x18\n" +
+	" \x01(\tR\ftargetNodeId\x12\x1f\n" +
+	"\vrestarts_at\x18\v \x03(\x03R\n" +
+	"restartsAt\x12\x18\n" +
+	"\asettled\x18\f \x01(\bR\asettled\"\xfc\x01\n" +
 	"\n" +
 	"TaskStatus\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\x05state\x12\x0e\n" +

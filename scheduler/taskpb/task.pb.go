@@ -233,7 +233,10 @@ type TaskSpec struct {
 	Constraints []string `protobuf:"bytes,5,rep,name=constraints,proto3" json:"constraints,omitempty"`
 	Ports       []*Port  `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
 	// A change of it alone replaces every task (--force).
-	Force         uint64 `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	Force uint64 `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	// "linux/amd64", … the image was made for; empty: not known, and the node
+	// finds out.
+	Platforms     []string `protobuf:"bytes,8,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +318,13 @@ func (x *TaskSpec) GetForce() uint64 {
 		return x.Force
 	}
 	return 0
+}
+
+func (x *TaskSpec) GetPlatforms() []string {
+	if x != nil {
+		return x.Platforms
+	}
+	return nil
 }
 
 type ContainerSpec struct {
@@ -838,7 +848,7 @@ var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
-	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\"\xdb\x02\n" +
+	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\"\xf9\x02\n" +
 	"\bTaskSpec\x12<\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1e.redoubt.task.v1.ContainerSpecR\tcontainer\x12>\n" +
 	"\freservations\x18\x02 \x01(\v2\x1a.redoubt.task.v1.ResourcesR\freservations\x122\n" +
@@ -846,7 +856,8 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\arestart\x18\x04 \x01(\v2\x1e.redoubt.task.v1.RestartPolicyR\arestart\x12 \n" +
 	"\vconstraints\x18\x05 \x03(\tR\vconstraints\x12+\n" +
 	"\x05ports\x18\x06 \x03(\v2\x15.redoubt.task.v1.PortR\x05ports\x12\x14\n" +
-	"\x05force\x18\a \x01(\x04R\x05force\"\xfe\x03\n" +
+	"\x05force\x18\a \x01(\x04R\x05force\x12\x1c\n" +
+	"\tplatforms\x18\b \x03(\tR\tplatforms\"\xfe\x03\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
