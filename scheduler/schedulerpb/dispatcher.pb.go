@@ -536,11 +536,14 @@ func (*ManagerMessage_Settings) isManagerMessage_Message() {}
 // Assignments: complete ones replace all, incremental ones follow each other
 // without a gap in sequence.
 type Assignments struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Complete      bool                   `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
-	Sequence      uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Update        []*Assignment          `protobuf:"bytes,3,rep,name=update,proto3" json:"update,omitempty"`
-	Remove        []string               `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Complete bool                   `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
+	Sequence uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Update   []*Assignment          `protobuf:"bytes,3,rep,name=update,proto3" json:"update,omitempty"`
+	Remove   []string               `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`
+	// A complete set too large for one message goes on in the next; it takes
+	// effect with the first message that does not say so.
+	More          bool `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -603,16 +606,26 @@ func (x *Assignments) GetRemove() []string {
 	return nil
 }
 
+func (x *Assignments) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 // Assignment is all that a node learns of a task.
 type Assignment struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	ServiceId     string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	ServiceName   string                 `protobuf:"bytes,3,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
-	Slot          uint32                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
-	Desired       TaskState              `protobuf:"varint,5,opt,name=desired,proto3,enum=redoubt.scheduler.v1.TaskState" json:"desired,omitempty"`
-	Spec          *taskpb.TaskSpec       `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
-	NotBefore     int64                  `protobuf:"varint,7,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	TaskId      string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	ServiceId   string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	ServiceName string                 `protobuf:"bytes,3,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	Slot        uint32                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	Desired     TaskState              `protobuf:"varint,5,opt,name=desired,proto3,enum=redoubt.scheduler.v1.TaskState" json:"desired,omitempty"`
+	Spec        *taskpb.TaskSpec       `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
+	NotBefore   int64                  `protobuf:"varint,7,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// What the managers had on record when this was sent: a container that was
+	// started once and is gone is a failure, not something to start again.
+	Observed      TaskState `protobuf:"varint,8,opt,name=observed,proto3,enum=redoubt.scheduler.v1.TaskState" json:"observed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -694,6 +707,13 @@ func (x *Assignment) GetNotBefore() int64 {
 		return x.NotBefore
 	}
 	return 0
+}
+
+func (x *Assignment) GetObserved() TaskState {
+	if x != nil {
+		return x.Observed
+	}
+	return TaskState_TASK_STATE_UNSPECIFIED
 }
 
 type ManagerList struct {
@@ -905,12 +925,13 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
 	"\x03log\x18\x03 \x01(\v2%.redoubt.scheduler.v1.LogSubscriptionH\x00R\x03log\x12<\n" +
 	"\bsettings\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.SettingsH\x00R\bsettingsB\t\n" +
-	"\amessage\"\x97\x01\n" +
+	"\amessage\"\xab\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x128\n" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
-	"\x06remove\x18\x04 \x03(\tR\x06remove\"\x84\x02\n" +
+	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"\xc1\x02\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -921,7 +942,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\adesired\x18\x05 \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\adesired\x12-\n" +
 	"\x04spec\x18\x06 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1d\n" +
 	"\n" +
-	"not_before\x18\a \x01(\x03R\tnotBefore\"+\n" +
+	"not_before\x18\a \x01(\x03R\tnotBefore\x12;\n" +
+	"\bobserved\x18\b \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\bobserved\"+\n" +
 	"\vManagerList\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\"\x96\x01\n" +
 	"\x0fLogSubscription\x12\x0e\n" +
@@ -984,13 +1006,14 @@ var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	8,  // 11: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
 	14, // 12: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
 	15, // 13: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	0,  // 14: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	6,  // 15: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	15, // [15:16] is the sub-list for method output_type
-	14, // [14:15] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 14: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	0,  // 15: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	6,  // 16: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	16, // [16:17] is the sub-list for method output_type
+	15, // [15:16] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
