@@ -1,0 +1,82 @@
+package keydclient
+
+import (
+	"context"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+)
+
+// Status returns the lock state, the slots and the protections in force.
+func (c *Client) Status(ctx context.Context) (*keydpb.StatusResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Status{Status: &keydpb.StatusRequest{}}}, (*keydpb.Response).GetStatus)
+}
+
+// Init makes a new cluster on an empty keyd.
+func (c *Client) Init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.InitResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Init{Init: req}}, (*keydpb.Response).GetInit)
+}
+
+// OpenStore lends the data key and opens the manager leaf. Open a Watch first.
+func (c *Client) OpenStore(ctx context.Context, req *keydpb.OpenStoreRequest) (*keydpb.OpenStoreResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_OpenStore{OpenStore: req}}, (*keydpb.Response).GetOpenStore)
+}
+
+// SealLeaf seals the manager leaf's key, for OpenStore to open.
+func (c *Client) SealLeaf(ctx context.Context, req *keydpb.SealLeafRequest) (*keydpb.SealLeafResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SealLeaf{SealLeaf: req}}, (*keydpb.Response).GetSealLeaf)
+}
+
+// MintToken signs a join token's record.
+func (c *Client) MintToken(ctx context.Context, req *keydpb.MintTokenRequest) (*keydpb.MintTokenResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_MintToken{MintToken: req}}, (*keydpb.Response).GetMintToken)
+}
+
+// SignJoin issues a joiner's certificates.
+func (c *Client) SignJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*keydpb.SignJoinResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignJoin{SignJoin: req}}, (*keydpb.Response).GetSignJoin)
+}
+
+// SignRenew issues a renewed leaf.
+func (c *Client) SignRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*keydpb.SignRenewResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignRenew{SignRenew: req}}, (*keydpb.Response).GetSignRenew)
+}
+
+// SignOwn re-issues this manager's own leaf.
+func (c *Client) SignOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keydpb.SignOwnResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignOwn{SignOwn: req}}, (*keydpb.Response).GetSignOwn)
+}
+
+// SealKeyset seals the cluster keyset to a manager that joins.
+func (c *Client) SealKeyset(ctx context.Context, req *keydpb.SealKeysetRequest) (*keydpb.SealKeysetResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SealKeyset{SealKeyset: req}}, (*keydpb.Response).GetSealKeyset)
+}
+
+// ImportKeyset makes an empty keyd a manager's.
+func (c *Client) ImportKeyset(ctx context.Context, req *keydpb.ImportKeysetRequest) (*keydpb.ImportKeysetResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_ImportKeyset{ImportKeyset: req}}, (*keydpb.Response).GetImportKeyset)
+}
+
+// Reseal seals the KEK to a new slot set.
+func (c *Client) Reseal(ctx context.Context, req *keydpb.ResealRequest) (*keydpb.ResealResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Reseal{Reseal: req}}, (*keydpb.Response).GetReseal)
+}
+
+// PrepareJoin returns this keyd's public key, which a manager's certificate
+// request carries. On an empty keyd it makes the key.
+func (c *Client) PrepareJoin(ctx context.Context) ([]byte, error) {
+	resp, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_PrepareJoin{PrepareJoin: &keydpb.PrepareJoinRequest{}}}, (*keydpb.Response).GetPrepareJoin)
+	return resp.GetKeydKey(), err
+}
+
+// Forget wipes everything keyd holds.
+func (c *Client) Forget(ctx context.Context) error {
+	_, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Forget{Forget: &keydpb.ForgetRequest{}}}, (*keydpb.Response).GetForget)
+	return err
+}
+
+// Unlock opens a locked keyd with a slot's seed and returns the slot's id. It
+// works on unlock.sock only. The seed stays the caller's to wipe.
+func (c *Client) Unlock(ctx context.Context, seed []byte) (slotID string, err error) {
+	resp, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Unlock{Unlock: &keydpb.UnlockRequest{Seed: seed}}}, (*keydpb.Response).GetUnlock)
+	return resp.GetSlotId(), err
+}

@@ -1,0 +1,26 @@
+package autolock
+
+const (
+	// KeyLen is the length of a KEK, a DEK and a slot's seed in bytes.
+	KeyLen = 32
+
+	// MaxSlots bounds a slot set: one operator key, shares, a TPM, and room
+	// for a rotation that keeps the old one for a while.
+	MaxSlots = 16
+
+	// MaxLabel bounds the label of a sealed stream in bytes.
+	MaxLabel = 32
+
+	// maxRecords is how many records are sealed under one salt. The nonce is
+	// a counter, so the bound is what docs/formats.md promises and not what
+	// AES-GCM could bear.
+	maxRecords = 1 << 32
+
+	// maxOpenKeys bounds the derived keys a Sealer keeps for opening. A data
+	// directory holds records of as many salts as there were process starts
+	// since the last compaction.
+	maxOpenKeys = 64
+
+	// maxKeyText bounds what ParseOperatorKey looks at.
+	maxKeyText = 256
+)

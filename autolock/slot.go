@@ -1,0 +1,130 @@
+package autolock
+
+import (
+	"crypto/hkdf"
+	"crypto/hpke"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+)
+
+const (
+	operatorInfo = "redoubt slot operator v1"
+	kekSlotLabel = "redoubt kek slot v1\x00"
+)
+
+// ErrWrongSeed is OpenSlot's answer to a seed that is not the slot's.
+var ErrWrongSeed = errors.New("the key does not open this slot")
+
+// SlotContext says whose KEK is sealed, so that a sealed KEK is worth nothing
+// elsewhere or at another epoch.
+type SlotContext struct {
+	ClusterID string
+	NodeID    string
+	Epoch     uint64
+}
+
+// CheckSlotSet returns an error unless s is a set that a KEK can be sealed to:
+// a non-zero epoch and 1 to MaxSlots well-formed slots with distinct ids and
+// recipients.
+func CheckSlotSet(s *keydpb.SlotSet) error {
+	switch n := len(s.GetSlots()); {
+	case s.GetEpoch() == 0:
+		return errors.New("slot set: the epoch must not be 0")
+	case n == 0:
+		return errors.New("slot set: it is empty, which would lock the manager for ever")
+	case n > MaxSlots:
+		return fmt.Errorf("slot set: %d slots exceed the limit of %d", n, MaxSlots)
+	}
+	ids, recipients := make(map[string]bool), make(map[string]bool)
+	for _, slot := range s.GetSlots() {
+		if err := CheckSlot(slot); err != nil {
+			return err
+		}
+		if ids[slot.GetId()] || recipients[string(slot.GetRecipient())] {
+			return fmt.Errorf("slot set: slot %s appears twice", slot.GetId())
+		}
+		ids[slot.GetId()], recipients[string(slot.GetRecipient())] = true, true
+	}
+	return nil
+}
+
+// CheckSlot returns an error unless slot is well formed.
+func CheckSlot(slot *keydpb.Slot) error {
+	if !ident.Valid(slot.GetId()) {
+		return errors.New("slot: malformed id")
+	}
+	if slot.GetKind() != keydpb.SlotKind_SLOT_KIND_OPERATOR {
+		return fmt.Errorf("slot %s: unknown kind %d", slot.GetId(), slot.GetKind())
+	}
+	if _, err := hpke.MLKEM768X25519().NewPublicKey(slot.GetRecipient()); err != nil {
+		return fmt.Errorf("slot %s: the recipient is not an MLKEM768-X25519 public key", slot.GetId())
+	}
+	return nil
+}
+
+// SealToSlot seals a KEK to a slot.
+func SealToSlot(slot *keydpb.Slot, c SlotContext, kek []byte) ([]byte, error) {
+	if err := CheckSlot(slot); err != nil {
+		return nil, err
+	}
+	pub, err := hpke.MLKEM768X25519().NewPublicKey(slot.GetRecipient())
+	if err != nil {
+		return nil, err
+	}
+	return hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), kekInfo(c, slot.GetId()), kek)
+}
+
+// OpenSlot opens a sealed KEK with a slot's seed. A seed of another slot gives
+// ErrWrongSeed; the right seed with a damaged ciphertext gives another error,
+// so that damage is never taken for a typing mistake. The caller wipes the KEK.
+func OpenSlot(slot *keydpb.Slot, c SlotContext, seed, sealed []byte) ([]byte, error) {
+	priv, err := slotKey(slot.GetKind(), seed)
+	if err != nil {
+		return nil, err
+	}
+	if string(priv.PublicKey().Bytes()) != string(slot.GetRecipient()) { // public halves
+		return nil, ErrWrongSeed
+	}
+	kek, err := hpke.Open(priv, hpke.HKDFSHA256(), hpke.AES256GCM(), kekInfo(c, slot.GetId()), sealed)
+	if err != nil {
+		return nil, fmt.Errorf("slot %s: the sealed key is damaged", slot.GetId())
+	}
+	if len(kek) != KeyLen {
+		clear(kek)
+		return nil, fmt.Errorf("slot %s: the sealed key has a wrong length", slot.GetId())
+	}
+	return kek, nil
+}
+
+func slotKey(kind keydpb.SlotKind, seed []byte) (hpke.PrivateKey, error) {
+	if kind != keydpb.SlotKind_SLOT_KIND_OPERATOR {
+		return nil, fmt.Errorf("slot: unknown kind %d", kind)
+	}
+	if len(seed) != KeyLen {
+		return nil, fmt.Errorf("slot seed is %d bytes, not %d", len(seed), KeyLen)
+	}
+	ikm, err := hkdf.Key(sha256.New, seed, nil, operatorInfo, KeyLen)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(ikm)
+	return hpke.MLKEM768X25519().DeriveKeyPair(ikm)
+}
+
+func kekInfo(c SlotContext, slotID string) []byte {
+	b := appendLP([]byte(kekSlotLabel), []byte(c.ClusterID))
+	b = appendLP(b, []byte(c.NodeID))
+	b = binary.BigEndian.AppendUint64(b, c.Epoch)
+	return appendLP(b, []byte(slotID))
+}
+
+// appendLP appends a 4-byte length and b: the encoding of every part of an
+// authenticated byte string.
+func appendLP(dst, b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
+}
