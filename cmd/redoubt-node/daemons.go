@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// daemon is one child, as declared; what it holds is written here and nowhere
+// else. A test compares it with /proc/<pid>/status.
+type daemon struct {
+	path    string // of its binary
+	account account
+	// caps are its permitted, effective, inheritable, ambient and bounding sets.
+	caps []int
+	// memlock is RLIMIT_MEMLOCK in bytes.
+	memlock uint64
+	// ownMountsBut, when set, gives it a mount namespace that shares only this
+	// directory.
+	ownMountsBut string
+	sockets      []socket
+	args         []string
+
+	files []*os.File // of sockets; held open for its whole life
+}
+
+type socket struct {
+	name  string
+	owner account
+}
+
+var root = account{}
+
+func daemons(c config) []daemon {
+	args := []string{"--config", c.configFile, "--data-dir", c.dataDir, "--run-dir", c.runDir, "--control-uid", strconv.Itoa(c.control.uid)}
+	bin := func(name string) string { return filepath.Join(c.binDir, name) }
+	return []daemon{
+		{path: bin("redoubt-keyd"), account: c.keyd, memlock: 64 << 20, args: args,
+			sockets: []socket{{"keyd", c.control}, {"unlock", root}}},
+		{path: bin("redoubt-netd"), account: c.netd, memlock: 8 << 20, args: args,
+			caps:    []int{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN},
+			sockets: []socket{{"netd", c.control}}},
+		{path: bin("redoubt-rund"), account: root, memlock: 8 << 20, args: args, ownMountsBut: filepath.Join(c.runDir, "netns"),
+			caps: []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD,
+				unix.CAP_SETFCAP, unix.CAP_SYS_ADMIN},
+			sockets: []socket{{"rund", c.control}}},
+		{path: bin("redoubtd"), account: c.control, memlock: 64 << 20, args: args,
+			sockets: []socket{{"api", root}, {"metrics", root}}},
+	}
+}
+
+// bind makes the daemon's sockets, each mode 0600 and its owner's.
+func (d *daemon) bind(runDir string) error {
+	for _, s := range d.sockets {
+		path := filepath.Join(runDir, s.name+".sock")
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			return err
+		}
+		l.SetUnlinkOnClose(false)
+		f, err := l.File()
+		l.Close()
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(path, s.owner.uid, s.owner.gid); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+		d.files = append(d.files, f)
+	}
+	return nil
+}
+
+func (d *daemon) socketNames() string {
+	var names []string
+	for _, s := range d.sockets {
+		names = append(names, s.name)
+	}
+	return strings.Join(names, ":")
+}
+
+func (d *daemon) name() string { return filepath.Base(d.path) }
+
+func checkBinaries(ds []daemon) error {
+	for _, d := range ds {
+		fi, err := os.Stat(d.path)
+		if err != nil {
+			return fmt.Errorf("%w: install all of Redoubt's binaries in one directory, or name it with --bin-dir", err)
+		}
+		if !fi.Mode().IsRegular() || fi.Mode().Perm()&0o022 != 0 {
+			return fmt.Errorf("%s may be written by others than its owner: chmod 0755 it", d.path)
+		}
+	}
+	return nil
+}

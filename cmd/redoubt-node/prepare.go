@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// prepare makes the directories, takes the data directory's lock and mounts
+// the shared directory of network namespaces. The returned func lets go.
+func prepare(c config) (func(), error) {
+	unix.Umask(0o077)
+	for _, d := range []struct {
+		path  string
+		mode  os.FileMode
+		owner account
+	}{
+		{c.dataDir, 0o711, root},
+		{filepath.Join(c.dataDir, "control"), 0o700, c.control},
+		{filepath.Join(c.dataDir, "keyd"), 0o700, c.keyd},
+		{c.runDir, 0o711, root},
+		{filepath.Join(c.runDir, "netns"), 0o711, root},
+		{filepath.Join(c.runDir, "rund"), 0o711, root},
+	} {
+		if err := makeDir(d.path, d.mode, d.owner); err != nil {
+			return nil, err
+		}
+	}
+	lock, err := os.OpenFile(filepath.Join(c.dataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another redoubt-node uses %s: stop it first, or name another --data-dir", c.dataDir)
+		}
+		return nil, err
+	}
+	if err := shareMount(filepath.Join(c.runDir, "netns")); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return func() { lock.Close() }, nil
+}
+
+func makeDir(path string, mode os.FileMode, owner account) error {
+	if err := os.MkdirAll(path, mode); err != nil {
+		return err
+	}
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("%s is not a directory: move it away", path)
+	}
+	if err := os.Lchown(path, owner.uid, owner.gid); err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
+}
+
+// shareMount makes dir a mount point whose mounts are seen by every mount
+// namespace that was copied from this one. It stays after this process, as the
+// containers' namespaces are pinned there.
+func shareMount(dir string) error {
+	mounted, err := mountPoints()
+	if err != nil {
+		return err
+	}
+	if !mounted[dir] {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", dir, err)
+		}
+	}
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share %s: %w", dir, err)
+	}
+	return nil
+}

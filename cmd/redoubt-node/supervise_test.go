@@ -1,0 +1,250 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary plays every part: supervisor, launcher, and, under the
+// daemons' names, each of the daemons.
+func TestMain(m *testing.M) {
+	switch name := filepath.Base(os.Args[0]); {
+	case strings.HasPrefix(name, "redoubt") && !strings.HasSuffix(name, ".test") && len(os.Args) > 1 && os.Args[1] != launchVerb:
+		playDaemon(name)
+	case len(os.Args) > 1 && (os.Args[1] == launchVerb || os.Args[1] == "--bin-dir"):
+		main()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// playDaemon answers every connection on its first socket with what the
+// kernel says of it, until SIGTERM.
+func playDaemon(name string) {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	l, err := net.FileListener(os.NewFile(3, "s"))
+	if err != nil {
+		os.Exit(3)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			status, _ := os.ReadFile("/proc/self/status")
+			limits, _ := os.ReadFile("/proc/self/limits")
+			mnt, _ := os.Readlink("/proc/self/ns/mnt")
+			fmt.Fprintf(c, "%s%sMnt:\t%s\nArgs:\t%s\nEnv:\t%s\n", status, limits, mnt, os.Args, os.Environ())
+			c.Close()
+		}
+	}()
+	<-term
+	os.Exit(0)
+}
+
+func ask(t *testing.T, path string) string {
+	t.Helper()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	var b strings.Builder
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.Read(buf)
+		b.Write(buf[:n])
+		if err != nil {
+			return b.String()
+		}
+	}
+}
+
+func field(t *testing.T, text, name string) string {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			return strings.Join(strings.Fields(rest), " ")
+		}
+	}
+	t.Fatalf("no %s in %q", name, text)
+	return ""
+}
+
+func TestSupervisor(t *testing.T) {
+	dir, err := os.MkdirTemp("", "rdt") // short: unix sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	bin, run := filepath.Join(dir, "bin"), filepath.Join(dir, "run")
+	t.Cleanup(func() {
+		unix.Unmount(filepath.Join(run, "netns"), unix.MNT_DETACH)
+		os.RemoveAll(dir)
+	})
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range daemons(config{}) {
+		if err := os.WriteFile(filepath.Join(bin, d.name()), self, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"--bin-dir", bin, "--data-dir", filepath.Join(dir, "data"), "--run-dir", run,
+		"--control-user", "71000", "--keyd-user", "71001", "--netd-user", "71002"}
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	defer func() {
+		if !stopped {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}()
+	waitFor(t, filepath.Join(run, "metrics.sock"))
+
+	hard := unix.Rlimit{Max: math.MaxUint64}
+	if !canRaiseLimits() {
+		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &hard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mine, _ := os.Readlink("/proc/self/ns/mnt")
+	for _, tc := range []struct {
+		socket, uid, caps string
+		memlock           uint64
+		ownMounts         bool
+	}{
+		{"keyd", "71001", "0000000000000000", 64 << 20, false},
+		{"netd", "71002", "0000000000201000", 8 << 20, false},
+		{"rund", "0", "000000008820001b", 8 << 20, true},
+		{"api", "71000", "0000000000000000", 64 << 20, false},
+	} {
+		got := ask(t, filepath.Join(run, tc.socket+".sock"))
+		if f := field(t, got, "Uid:"); f != strings.Repeat(tc.uid+" ", 3)+tc.uid {
+			t.Errorf("%s: uid %s", tc.socket, f)
+		}
+		if f := field(t, got, "Groups:"); f != "" {
+			t.Errorf("%s: groups %s", tc.socket, f)
+		}
+		for _, set := range []string{"CapEff:", "CapPrm:", "CapBnd:", "CapAmb:"} {
+			if f := field(t, got, set); f != tc.caps {
+				t.Errorf("%s: %s %s, want %s", tc.socket, set, f, tc.caps)
+			}
+		}
+		if f := field(t, got, "Max core file size"); !strings.HasPrefix(f, "0 0 ") {
+			t.Errorf("%s: core limit %s", tc.socket, f)
+		}
+		if want := strconv.FormatUint(min(tc.memlock, hard.Max), 10); !strings.HasPrefix(field(t, got, "Max locked memory"), want+" "+want) {
+			t.Errorf("%s: memlock %s, want %s", tc.socket, field(t, got, "Max locked memory"), want)
+		}
+		if other := field(t, got, "Mnt:") != mine; other != tc.ownMounts {
+			t.Errorf("%s: own mount namespace: %v", tc.socket, other)
+		}
+		if env := field(t, got, "Env:"); strings.Contains(env, "HOME=") || !strings.Contains(env, "LISTEN_FDNAMES="+tc.socket) {
+			t.Errorf("%s: environment %s", tc.socket, env)
+		}
+	}
+	for socket, owner := range map[string]uint32{"keyd": 71000, "unlock": 0, "netd": 71000, "rund": 71000, "api": 0} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(run, socket+".sock"), &st); err != nil || st.Uid != owner || st.Mode&0o777 != 0o600 {
+			t.Errorf("%s.sock: uid %d mode %o, %v", socket, st.Uid, st.Mode&0o777, err)
+		}
+	}
+
+	// A daemon that dies is started again, and nobody is refused meanwhile.
+	pid := field(t, ask(t, filepath.Join(run, "keyd.sock")), "Pid:")
+	var n int
+	fmt.Sscan(pid, &n)
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if again := field(t, ask(t, filepath.Join(run, "keyd.sock")), "Pid:"); again == pid {
+		t.Errorf("the same process %s answered after its death", pid)
+	}
+
+	// A second supervisor on the same data directory is refused.
+	out, err := exec.Command("/proc/self/exe", args...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another redoubt-node") {
+		t.Errorf("second supervisor: %v %s", err, out)
+	}
+
+	last := field(t, ask(t, filepath.Join(run, "netd.sock")), "Pid:")
+	cmd.Process.Signal(syscall.SIGTERM)
+	err, stopped = cmd.Wait(), true
+	if err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	if _, err := os.Stat("/proc/" + last); err == nil {
+		t.Errorf("netd (%s) outlived the supervisor", last)
+	}
+}
+
+func canRaiseLimits() bool {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var d [2]unix.CapUserData
+	return unix.Capget(&h, &d[0]) == nil && d[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+}
+
+// waitFor returns once path exists.
+func waitFor(t *testing.T, path string) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for range tick.C {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not appear", path)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	ok := []string{"--control-user", "71000", "--keyd-user", "71001", "--netd-user", "71002"}
+	for want, args := range map[string][]string{
+		"unexpected argument":    {"x"},
+		"not an absolute path":   {"--data-dir", "rel"},
+		"too long":               {"--run-dir", "/" + strings.Repeat("d", 100)},
+		"no user is called":      {"--keyd-user", "no-such-user"},
+		"a user of its own":      {"--keyd-user", "71000"},
+		"is root's":              {"--netd-user", "0"},
+		"out of range":           {"--netd-user", "-2"},
+		"flag provided but not ": {"--config-file", "x"},
+	} {
+		if _, err := parse(append(ok, args...)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", args, err, want)
+		}
+	}
+}

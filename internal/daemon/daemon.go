@@ -1,0 +1,129 @@
+// Package daemon is the main function that Redoubt's daemons share: flags,
+// configuration, passed sockets, logging, sandbox, signals, in that order. What
+// is left to a daemon's own main is to name its section, its sandbox and what it
+// runs.
+//
+// All configuration is read before the machine is touched. Exit codes: 0 after
+// SIGTERM or SIGINT, 1 for an error, 2 for wrong flags or configuration.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/redoubt-cluster/redoubt/internal/config"
+	"github.com/redoubt-cluster/redoubt/internal/listenfd"
+	"github.com/redoubt-cluster/redoubt/internal/sandbox"
+	"github.com/redoubt-cluster/redoubt/internal/version"
+)
+
+// Env is what a daemon was started with.
+type Env struct {
+	ConfigPath, DataDir, RunDir string
+	// ControlUID is redoubtd's user, the only one the helpers' sockets admit.
+	ControlUID uint32
+	// Listeners are the passed sockets by name.
+	Listeners map[string]net.Listener
+	Log       *slog.Logger
+	// Protections in force, for people to read.
+	Protections []string
+}
+
+// Daemon describes one.
+type Daemon struct {
+	Name string
+	// Section of the configuration file, and the pointer it is decoded into.
+	Section string
+	Config  any
+	// Sockets that must have been passed.
+	Sockets []string
+	// Check, when set, looks at flags and configuration before anything is done.
+	Check func(Env) error
+	// Sandbox is put on before Run.
+	Sandbox func(Env) sandbox.Profile
+	// Run serves until ctx ends; nil or ctx's error is a clean exit.
+	Run func(ctx context.Context, env Env) error
+}
+
+type logConfig struct {
+	Level slog.Level `yaml:"level"`
+}
+
+// Main never returns.
+func Main(d Daemon) { os.Exit(run(d, os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(d Daemon, args []string, stdout, stderr io.Writer) int {
+	env, logs, err := setUp(d, args, stdout, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v\n", d.Name, err)
+		return 2
+	}
+	env.Log = slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logs.Level})).With("daemon", d.Name)
+	slog.SetDefault(env.Log)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if env.Protections, err = sandbox.Apply(d.Sandbox(env)); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", d.Name, err)
+		return 1
+	}
+	env.Log.Info("started", "version", version.String(), "protections", env.Protections)
+	if err := d.Run(ctx, env); err != nil && !errors.Is(err, context.Canceled) {
+		env.Log.Error("stopped", "err", err)
+		return 1
+	}
+	env.Log.Info("stopped")
+	return 0
+}
+
+func setUp(d Daemon, args []string, stdout, stderr io.Writer) (env Env, logs logConfig, err error) {
+	fs := flag.NewFlagSet(d.Name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&env.ConfigPath, "config", config.DefaultPath, "configuration `file`")
+	fs.StringVar(&env.DataDir, "data-dir", "/var/lib/redoubt", "`directory` of what must survive a reboot")
+	fs.StringVar(&env.RunDir, "run-dir", "/run/redoubt", "`directory` of sockets and state that need not")
+	uid := fs.Uint("control-uid", math.MaxUint32, "`uid` of redoubtd, admitted to the helpers' sockets")
+	show := fs.Bool("version", false, "print the version and exit")
+	if err := fs.Parse(args); err != nil {
+		return env, logs, err
+	}
+	if *show {
+		fmt.Fprintln(stdout, version.String())
+		return env, logs, flag.ErrHelp
+	}
+	if fs.NArg() > 0 {
+		return env, logs, fmt.Errorf("unexpected argument %q: only flags are taken", fs.Arg(0))
+	}
+	if *uid >= math.MaxUint32 {
+		return env, logs, errors.New("--control-uid is missing: start it through redoubt-node or the packaged units")
+	}
+	env.ControlUID = uint32(*uid)
+	if err := config.Load(env.ConfigPath, map[string]any{d.Section: d.Config, "log": &logs}); err != nil {
+		return env, logs, err
+	}
+	if d.Check != nil {
+		if err := d.Check(env); err != nil {
+			return env, logs, err
+		}
+	}
+	if env.Listeners, err = listenfd.Listeners(); err != nil {
+		return env, logs, err
+	}
+	for _, name := range d.Sockets {
+		if env.Listeners[name] == nil {
+			return env, logs, fmt.Errorf("no socket named %q was passed: start it through redoubt-node or the packaged units", name)
+		}
+	}
+	return env, logs, nil
+}
