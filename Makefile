@@ -1,0 +1,101 @@
+# Redoubt's build. `make demo` and `make test` set up a fresh Debian machine by
+# themselves (as root) and need nothing but Go on the PATH.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-netd redoubt-rund
+VERSION  ?=
+LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
+OUT      := $(CURDIR)/out
+APT      := containerd runc nftables iproute2 conntrack protobuf-compiler openssl ca-certificates gcc libc6-dev
+# Packages that link the container runtime's client: their race build alone
+# takes minutes, and their concurrency is tested against the real runtime.
+HEAVY    := /scheduler/rund|/cmd/redoubt-rund|/cmd/internal/(e2e|lab|cli|node)|/cmd/redoubt
+export CGO_ENABLED ?= 0
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+$(OUT)/setup: Makefile
+	@mkdir -p $(OUT)
+	@missing=; for p in $(APT); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "missing Debian packages:$$missing; run as root, or apt-get install them" >&2; exit 1; }; \
+	  echo "installing:$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >$(OUT)/apt.log 2>&1 \
+	    || { tail -20 $(OUT)/apt.log >&2; exit 1; }; fi
+	@touch $@
+
+.PHONY: setup
+setup: $(OUT)/setup ## install the Debian packages that building and testing need (root)
+	@command -v go >/dev/null || { echo "Go is not on the PATH: install Go 1.26 or newer" >&2; exit 1; }
+
+.PHONY: build
+build: ## build every binary into bin/
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+
+.PHONY: demo
+demo: setup build ## a whole cluster on this machine: runs a service, loses a worker, locks and unlocks a manager
+	bin/redoubt lab demo
+
+.PHONY: test
+test: setup build ## every test: unit, property, and stories over a lab cluster (root)
+	go vet ./...
+	@echo "== unit, with the race detector"
+	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -vE '($(HEAVY))(/|$$)')
+	@echo "== unit, with the container runtime"
+	go test -timeout 15m $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e)
+	@echo "== stories"
+	REDOUBT_BIN=$(CURDIR)/bin go test -timeout 20m -count=1 -v ./cmd/internal/e2e/...
+
+.PHONY: test-interop
+test-interop: setup build ## the tier that needs outside tools beside the cluster
+	REDOUBT_BIN=$(CURDIR)/bin go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/e2e/...
+
+.PHONY: race
+race: setup ## every unit test under the race detector
+	CGO_ENABLED=1 go test -race -timeout 30m $$(go list ./... | grep -v /e2e)
+
+.PHONY: fuzz-short
+fuzz-short: ## each fuzz target for FUZZTIME (10s)
+	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	  echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-10s} $$pkg; done; done
+
+.PHONY: bench
+bench: ## every benchmark once, with allocations
+	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /e2e)
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck
+	@bad=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); [ -z "$$bad" ] || { echo "not gofmt-ed: $$bad" >&2; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in what is linked; says so where the database cannot be reached
+	@log=$$(mktemp); if go tool govulncheck ./... >$$log 2>&1; then cat $$log; \
+	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|Forbidden|HTTP (GET|status)' $$log; then echo "not checked: the vulnerability database cannot be reached"; \
+	else cat $$log >&2; exit 1; fi
+
+.PHONY: generate
+generate: setup ## the Go code of every .proto
+	@mkdir -p $(OUT)/tools
+	go build -o $(OUT)/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	PATH=$(OUT)/tools:$$PATH protoc -I. --go_out=. --go_opt=paths=source_relative \
+	  --go-grpc_out=. --go-grpc_opt=paths=source_relative $$(git ls-files '*.proto')
+
+.PHONY: generate-check
+generate-check: generate ## fails where generated code is stale
+	@git diff --exit-code --stat -- '*.pb.go' || { echo "generated code is stale: run make generate and commit it" >&2; exit 1; }
+
+.PHONY: check
+check: lint generate-check test ## what a change must pass before it is sent
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin out
