@@ -468,8 +468,14 @@ type JoinResponse struct {
 	Boot         *profilepb.CertificateChain `protobuf:"bytes,4,opt,name=boot,proto3" json:"boot,omitempty"`
 	SealedKeyset []byte                      `protobuf:"bytes,5,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
 	// Managers only: the serialized unlock slots, for the joiner's keyd.
-	Slots         []byte     `protobuf:"bytes,6,opt,name=slots,proto3" json:"slots,omitempty"`
-	Managers      []*Manager `protobuf:"bytes,7,rep,name=managers,proto3" json:"managers,omitempty"`
+	Slots    []byte     `protobuf:"bytes,6,opt,name=slots,proto3" json:"slots,omitempty"`
+	Managers []*Manager `protobuf:"bytes,7,rep,name=managers,proto3" json:"managers,omitempty"`
+	// What the token makes of its bearer.
+	Role profilepb.Role `protobuf:"varint,8,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
+	// A token's text does not tell its role. When the request lacks what a
+	// manager must send (or has what a worker must not), nothing was done and no
+	// use was counted: ask again, on the same connection, in the form of `role`.
+	RetryAsRole   bool `protobuf:"varint,9,opt,name=retry_as_role,json=retryAsRole,proto3" json:"retry_as_role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -551,6 +557,20 @@ func (x *JoinResponse) GetManagers() []*Manager {
 		return x.Managers
 	}
 	return nil
+}
+
+func (x *JoinResponse) GetRole() profilepb.Role {
+	if x != nil {
+		return x.Role
+	}
+	return profilepb.Role(0)
+}
+
+func (x *JoinResponse) GetRetryAsRole() bool {
+	if x != nil {
+		return x.RetryAsRole
+	}
+	return false
 }
 
 type RenewRequest struct {
@@ -786,7 +806,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\x12\x14\n" +
 	"\x05proof\x18\x04 \x01(\fR\x05proof\x12\x1b\n" +
 	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12\x18\n" +
-	"\aaddress\x18\x06 \x01(\tR\aaddress\"\xaa\x02\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\"\xfc\x02\n" +
 	"\fJoinResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -795,7 +815,9 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04boot\x18\x04 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12#\n" +
 	"\rsealed_keyset\x18\x05 \x01(\fR\fsealedKeyset\x12\x14\n" +
 	"\x05slots\x18\x06 \x01(\fR\x05slots\x123\n" +
-	"\bmanagers\x18\a \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\"Q\n" +
+	"\bmanagers\x18\a \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\x12,\n" +
+	"\x04role\x18\b \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\"\n" +
+	"\rretry_as_role\x18\t \x01(\bR\vretryAsRole\"Q\n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
 	"\x05proof\x18\x02 \x01(\fR\x05proof\x12\x19\n" +
@@ -808,10 +830,10 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x06locked\x18\x01 \x01(\bR\x06locked2R\n" +
 	"\x04Join\x12J\n" +
 	"\x04Join\x12\x1b.redoubt.pki.v1.JoinRequest\x1a\x1c.redoubt.pki.v1.JoinResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x012W\n" +
-	"\x05Renew\x12N\n" +
-	"\x05Renew\x12\x1c.redoubt.pki.v1.RenewRequest\x1a\x1d.redoubt.pki.v1.RenewResponse\"\b\x9a\xe5\x18\x04\n" +
-	"\x02\x02\x032e\n" +
+	"\x01\x012X\n" +
+	"\x05Renew\x12O\n" +
+	"\x05Renew\x12\x1c.redoubt.pki.v1.RenewRequest\x1a\x1d.redoubt.pki.v1.RenewResponse\"\t\x9a\xe5\x18\x05\n" +
+	"\x03\x02\x03\a2e\n" +
 	"\x04Lock\x12]\n" +
 	"\n" +
 	"LockStatus\x12!.redoubt.pki.v1.LockStatusRequest\x1a\".redoubt.pki.v1.LockStatusResponse\"\b\x9a\xe5\x18\x04\n" +
@@ -855,19 +877,20 @@ var file_pki_pkipb_pki_proto_depIdxs = []int32{
 	13, // 5: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
 	13, // 6: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	3,  // 7: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	13, // 8: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	13, // 9: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	4,  // 10: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	6,  // 11: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	8,  // 12: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	5,  // 13: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	7,  // 14: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	9,  // 15: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	11, // 8: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	13, // 9: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	13, // 10: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	4,  // 11: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	6,  // 12: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	8,  // 13: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	5,  // 14: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	7,  // 15: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	9,  // 16: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }

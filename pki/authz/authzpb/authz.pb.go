@@ -44,6 +44,9 @@ const (
 	// uid 0 on this very node's local socket, whatever the node's role, even
 	// before it has one.
 	Caller_CALLER_NODE_LOCAL_ROOT Caller = 6
+	// A worker that would be CALLER_WORKER but for a leaf that expired at most
+	// 30 days ago. Only a renewal admits it.
+	Caller_CALLER_EXPIRED_WORKER Caller = 7
 )
 
 // Enum value maps for Caller.
@@ -56,6 +59,7 @@ var (
 		4: "CALLER_BOOT",
 		5: "CALLER_MANAGER_LOCAL_ROOT",
 		6: "CALLER_NODE_LOCAL_ROOT",
+		7: "CALLER_EXPIRED_WORKER",
 	}
 	Caller_value = map[string]int32{
 		"CALLER_UNSPECIFIED":        0,
@@ -65,6 +69,7 @@ var (
 		"CALLER_BOOT":               4,
 		"CALLER_MANAGER_LOCAL_ROOT": 5,
 		"CALLER_NODE_LOCAL_ROOT":    6,
+		"CALLER_EXPIRED_WORKER":     7,
 	}
 )
 
@@ -163,7 +168,7 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\n" +
 	"\x1dpki/authz/authzpb/authz.proto\x12\x10redoubt.authz.v1\x1a google/protobuf/descriptor.proto\":\n" +
 	"\x04Rule\x122\n" +
-	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers*\xa6\x01\n" +
+	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers*\xc1\x01\n" +
 	"\x06Caller\x12\x16\n" +
 	"\x12CALLER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCALLER_ANYONE\x10\x01\x12\x11\n" +
@@ -171,7 +176,8 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\x0eCALLER_MANAGER\x10\x03\x12\x0f\n" +
 	"\vCALLER_BOOT\x10\x04\x12\x1d\n" +
 	"\x19CALLER_MANAGER_LOCAL_ROOT\x10\x05\x12\x1a\n" +
-	"\x16CALLER_NODE_LOCAL_ROOT\x10\x06:L\n" +
+	"\x16CALLER_NODE_LOCAL_ROOT\x10\x06\x12\x19\n" +
+	"\x15CALLER_EXPIRED_WORKER\x10\a:L\n" +
 	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18ӌ\x03 \x01(\v2\x16.redoubt.authz.v1.RuleR\x04ruleB6Z4github.com/redoubt-cluster/redoubt/pki/authz/authzpbb\x06proto3"
 
 var (

@@ -1,0 +1,16 @@
+package authz
+
+import "time"
+
+const (
+	// ExpiredGrace is for how long after its leaf expired a worker may still
+	// renew it; after that it needs a new token.
+	ExpiredGrace = 30 * 24 * time.Hour
+)
+
+// ALPN names of port 2377 that carry gRPC.
+const (
+	ALPNGRPC  = "h2"
+	ALPNLocal = "redoubt-local/1"
+	ALPNLock  = "redoubt-lock/1"
+)

@@ -1,0 +1,107 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
+)
+
+// rules caches the admitted kinds by full method name. Descriptors never
+// change, so an entry never does.
+var rules sync.Map // string → []authzpb.Caller
+
+// ruleOf returns who may call the method "/package.Service/Method".
+func ruleOf(fullMethod string) ([]authzpb.Caller, error) {
+	if r, ok := rules.Load(fullMethod); ok {
+		return r.([]authzpb.Caller), nil
+	}
+	service, method, ok := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	if !ok || service == "" || method == "" {
+		return nil, fmt.Errorf("%q is not a method name", fullMethod)
+	}
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+	if err != nil {
+		return nil, fmt.Errorf("no such service: %s", service)
+	}
+	sd, ok := d.(protoreflect.ServiceDescriptor)
+	if !ok {
+		return nil, fmt.Errorf("no such service: %s", service)
+	}
+	md := sd.Methods().ByName(protoreflect.Name(method))
+	if md == nil {
+		return nil, fmt.Errorf("service %s has no method %s", service, method)
+	}
+	callers, err := declared(md)
+	if err != nil {
+		return nil, err
+	}
+	rules.Store(fullMethod, callers)
+	return callers, nil
+}
+
+func declared(md protoreflect.MethodDescriptor) ([]authzpb.Caller, error) {
+	opts := md.Options()
+	if !proto.HasExtension(opts, authzpb.E_Rule) {
+		return nil, fmt.Errorf("%s declares no caller (option redoubt.authz.v1.rule), so it is refused to everybody", md.FullName())
+	}
+	callers := proto.GetExtension(opts, authzpb.E_Rule).(*authzpb.Rule).GetCallers()
+	if len(callers) == 0 || slices.Contains(callers, authzpb.Caller_CALLER_UNSPECIFIED) {
+		return nil, fmt.Errorf("%s declares no caller (option redoubt.authz.v1.rule), so it is refused to everybody", md.FullName())
+	}
+	for _, c := range callers {
+		if _, known := authzpb.Caller_name[int32(c)]; !known {
+			return nil, fmt.Errorf("%s declares the unknown caller %d", md.FullName(), c)
+		}
+	}
+	return callers, nil
+}
+
+// CheckAll returns an error naming every method of the services ("package.Name")
+// that has no usable rule.
+func CheckAll(services ...string) error {
+	var errs []error
+	for _, name := range services {
+		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("no such service: %s", name))
+			continue
+		}
+		sd, ok := d.(protoreflect.ServiceDescriptor)
+		if !ok {
+			errs = append(errs, fmt.Errorf("no such service: %s", name))
+			continue
+		}
+		for i := range sd.Methods().Len() {
+			if _, err := declared(sd.Methods().Get(i)); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// CheckServer is CheckAll for what is registered with a server. Call it before
+// Serve.
+func CheckServer(s grpc.ServiceRegistrar) error {
+	lister, ok := s.(interface {
+		GetServiceInfo() map[string]grpc.ServiceInfo
+	})
+	if !ok {
+		return fmt.Errorf("cannot list the services of a %T", s)
+	}
+	var names []string
+	for name := range lister.GetServiceInfo() {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return CheckAll(names...)
+}

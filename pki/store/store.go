@@ -1,0 +1,157 @@
+// Package store declares the replicated tables of identities: Nodes, Tokens
+// and the one Cluster record, and reads them for those who decide by them.
+//
+// It holds no rule of its own. Writing a node or a token is for the
+// transactions of package pki; this package only says what the tables are and
+// answers look-ups from the local state, which on a follower may lag behind
+// the leader by the time an entry takes to arrive.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// ClusterID is the id of the only record in Cluster.
+const ClusterID = "cluster"
+
+var (
+	// Nodes has an index of the roles that certificates carry ("worker",
+	// "manager") and one of names, which are not unique.
+	Nodes = raftstore.NewTable("nodes",
+		raftstore.Index[*pkipb.Node]{Name: "role", Keys: func(n *pkipb.Node) []string { return []string{profile.RoleName(n.GetRole())} }},
+		raftstore.Index[*pkipb.Node]{Name: "name", Keys: func(n *pkipb.Node) []string { return nonEmpty(n.GetName()) }},
+	)
+
+	// Tokens holds the records of join tokens.
+	Tokens = raftstore.NewTable[*pkipb.Token]("tokens")
+
+	// Cluster holds one record.
+	Cluster = raftstore.NewTable[*pkipb.Cluster]("cluster")
+)
+
+// Tables lists them for raftstore.Config.
+func Tables() []raftstore.Registered { return []raftstore.Registered{Nodes, Tokens, Cluster} }
+
+func nonEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// Store is the part of *raftstore.Store that reading needs.
+type Store interface {
+	View(func(*raftstore.ReadTx) error) error
+	Watch(snapshot func(*raftstore.ReadTx) error, tables ...raftstore.Registered) (*raftstore.Watch, error)
+}
+
+// GetCluster returns the cluster record, shared: do not modify it.
+func GetCluster(r raftstore.Reader) (*pkipb.Cluster, error) {
+	c, ok := Cluster.Get(r, ClusterID)
+	if !ok {
+		return nil, errors.New("the store has no cluster record yet")
+	}
+	return c, nil
+}
+
+// Directory answers who is a member. It satisfies authz.Directory.
+type Directory struct{ Store Store }
+
+// Node returns the record of that node, shared; nil where there is none.
+func (d Directory) Node(id string) (*pkipb.Node, error) {
+	var n *pkipb.Node
+	err := d.Store.View(func(r *raftstore.ReadTx) error {
+		n, _ = Nodes.Get(r, id)
+		return nil
+	})
+	return n, err
+}
+
+// Changes calls changed whenever node records may have changed, first at once,
+// until ctx ends or the store does. It never misses a change: after falling
+// behind it starts again and calls changed with nil, meaning any of them.
+func (d Directory) Changes(ctx context.Context, changed func(nodes []string)) error {
+	for {
+		err := d.follow(ctx, changed)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !errors.Is(err, raftstore.ErrLagged):
+			return fmt.Errorf("watching node records: %w", err)
+		}
+	}
+}
+
+func (d Directory) follow(ctx context.Context, changed func([]string)) error {
+	w, err := d.Store.Watch(func(*raftstore.ReadTx) error { return nil }, Nodes)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	changed(nil)
+	for {
+		events, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		ids := make([]string, 0, len(events))
+		for _, e := range events {
+			old, now, ok := Nodes.Event(e)
+			switch {
+			case !ok:
+			case now != nil:
+				ids = append(ids, now.GetId())
+			default:
+				ids = append(ids, old.GetId())
+			}
+		}
+		changed(ids)
+	}
+}
+
+// FollowCluster calls changed with the cluster record, shared, first at once
+// where there is one and then whenever it changed, until ctx ends or the store
+// does.
+func FollowCluster(ctx context.Context, s Store, changed func(*pkipb.Cluster)) error {
+	for {
+		err := followCluster(ctx, s, changed)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !errors.Is(err, raftstore.ErrLagged):
+			return fmt.Errorf("watching the cluster record: %w", err)
+		}
+	}
+}
+
+func followCluster(ctx context.Context, s Store, changed func(*pkipb.Cluster)) error {
+	var first *pkipb.Cluster
+	w, err := s.Watch(func(r *raftstore.ReadTx) error {
+		first, _ = Cluster.Get(r, ClusterID)
+		return nil
+	}, Cluster)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if first != nil {
+		changed(first)
+	}
+	for {
+		events, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if _, now, ok := Cluster.Event(e); ok && now != nil {
+				changed(now)
+			}
+		}
+	}
+}
