@@ -1,0 +1,69 @@
+package spec
+
+import "time"
+
+// Bounds of a service's spec. They keep a task small enough to travel to its
+// node in one message and a service small enough for one transaction of the
+// store.
+const (
+	// MaxSpecBytes bounds the whole spec once encoded.
+	MaxSpecBytes = 256 << 10
+	// MaxReplicas bounds the replicas of one service.
+	MaxReplicas = 100_000
+
+	// MaxLabels, MaxLabelKey and MaxLabelValue bound each set of labels.
+	MaxLabels     = 128
+	MaxLabelKey   = 128
+	MaxLabelValue = 4096
+
+	// MaxEnv bounds the number of variables, MaxEnvName and MaxEnvValue one.
+	MaxEnv      = 512
+	MaxEnvName  = 256
+	MaxEnvValue = 32 << 10
+
+	// MaxArgs bounds the number of words of command and args together, MaxArg
+	// one of them.
+	MaxArgs = 512
+	MaxArg  = 32 << 10
+
+	// MaxImage bounds an image reference, MaxUser the user, MaxPath any path.
+	MaxImage = 512
+	MaxUser  = 128
+	MaxPath  = 1024
+	// MaxHostname is the kernel's bound of a host name.
+	MaxHostname = 63
+
+	MaxMounts      = 64
+	MaxPorts       = 128
+	MaxConstraints = 64
+	MaxPlatforms   = 16
+	// MaxConstraint bounds the text of one constraint.
+	MaxConstraint = 512
+
+	// MaxTmpfsBytes bounds one tmpfs mount.
+	MaxTmpfsBytes = 1 << 40
+
+	// MaxNanoCPUs is 4,096 cores, MaxMemoryBytes 64 TiB, MaxPids the kernel's
+	// largest pid_max.
+	MaxNanoCPUs    = 4096 * 1_000_000_000
+	MaxMemoryBytes = 64 << 40
+	MaxPids        = 4 << 20
+	// MinMemoryLimit is the least a container can start with.
+	MinMemoryLimit = 6 << 20
+	// MinNanoCPUsLimit is the least the kernel's CPU quota can express.
+	MinNanoCPUsLimit = 10_000_000
+
+	// MaxRestartAttempts bounds what a restart policy counts, as each counted
+	// restart is kept with the task.
+	MaxRestartAttempts = 100
+	MaxRestartDelay    = 24 * time.Hour
+	MaxRestartWindow   = 30 * 24 * time.Hour
+	MaxStopGrace       = time.Hour
+)
+
+// Defaults.
+const (
+	DefaultReplicas     = 1
+	DefaultRestartDelay = 5 * time.Second
+	DefaultStopGrace    = 10 * time.Second
+)

@@ -1,0 +1,90 @@
+package spec
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// reserved are the targets that the node itself fills; reservedTrees also
+// everything below.
+var (
+	reserved = map[string]bool{
+		"/dev": true, "/etc/hosts": true, "/etc/hostname": true, "/etc/resolv.conf": true,
+	}
+	reservedTrees = []string{"/proc", "/sys"}
+)
+
+func validateMounts(mounts []*taskpb.Mount) error {
+	if len(mounts) > MaxMounts {
+		return fmt.Errorf("there are %d mounts: at most %d are allowed", len(mounts), MaxMounts)
+	}
+	seen := make(map[string]bool, len(mounts))
+	for _, m := range mounts {
+		if err := validateMount(m); err != nil {
+			return err
+		}
+		if seen[m.GetTarget()] {
+			return fmt.Errorf("mount target %s is used twice: keep one", m.GetTarget())
+		}
+		seen[m.GetTarget()] = true
+	}
+	return nil
+}
+
+func validateMount(m *taskpb.Mount) error {
+	if err := checkPath("mount target", m.GetTarget()); err != nil {
+		return err
+	}
+	if reserved[m.GetTarget()] {
+		return fmt.Errorf("mount target %s is filled by the node: choose another", m.GetTarget())
+	}
+	for _, tree := range reservedTrees {
+		if m.GetTarget() == tree || strings.HasPrefix(m.GetTarget(), tree+"/") {
+			return fmt.Errorf("mount target %s lies in %s, which the kernel fills: choose another", m.GetTarget(), tree)
+		}
+	}
+	switch m.GetType() {
+	case taskpb.Mount_TYPE_BIND:
+		if err := checkPath("mount source", m.GetSource()); err != nil {
+			return err
+		}
+		if m.GetTmpfsSize() != 0 || m.GetTmpfsMode() != 0 {
+			return fmt.Errorf("mount %s: size and mode are for type=tmpfs: leave them out", m.GetTarget())
+		}
+	case taskpb.Mount_TYPE_TMPFS:
+		switch {
+		case m.GetSource() != "":
+			return fmt.Errorf("mount %s: a tmpfs has no source: leave it out", m.GetTarget())
+		case m.GetTmpfsSize() < 0 || m.GetTmpfsSize() > MaxTmpfsBytes:
+			return fmt.Errorf("mount %s: tmpfs size is %d: use 0 to %d bytes", m.GetTarget(), m.GetTmpfsSize(), int64(MaxTmpfsBytes))
+		case m.GetTmpfsMode() > 0o1777:
+			return fmt.Errorf("mount %s: tmpfs mode is %o: use 0 to 1777", m.GetTarget(), m.GetTmpfsMode())
+		}
+	default:
+		return fmt.Errorf("mount %s: the type is unknown: use bind or tmpfs", m.GetTarget())
+	}
+	return nil
+}
+
+// checkPath wants an absolute path below the root in its one spelling, so that
+// comparing strings compares places.
+func checkPath(what, p string) error {
+	switch {
+	case p == "":
+		return fmt.Errorf("%s is empty: give an absolute path", what)
+	case len(p) > MaxPath:
+		return fmt.Errorf("%s is %d characters long: at most %d are allowed", what, len(p), MaxPath)
+	case strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fmt.Errorf("%s has a control character: remove it", what)
+	case p[0] != '/':
+		return fmt.Errorf("%s %q is not absolute: start it with /", what, clip(p))
+	case p == "/" && what != "workdir":
+		return fmt.Errorf("%s is the root directory: choose one below it", what)
+	case path.Clean(p) != p:
+		return fmt.Errorf("%s %q: write it without //, . and .. and without a slash at the end", what, clip(p))
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+// Package spec decides whether a service may be stored: it fills in the
+// defaults of a ServiceSpec and validates every field of it.
+//
+// It owns the grammar of what people ask for: names, image references,
+// environment, mounts, ports, resources, restart policies and placement
+// constraints, each with a bound in limits.go. It is strict: what it does not
+// know it refuses, also fields of a newer version, and what is valid but not
+// done yet it refuses saying so. Every refusal is one line that names the field
+// and the remedy.
+//
+// It refuses to look anything up. Whether an image exists, a node has a label
+// or a bind mount is allowed on a node is decided where that is known.
+//
+// Use: Normalize gives the copy with defaults that is stored and signed;
+// Validate is called on that. ParseConstraint is the one reader of constraints,
+// for validation and placement alike.
+package spec
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// Normalize returns a copy of s in canonical form: defaults written out, signal
+// names and constraints spelt one way. It is idempotent and leaves what is
+// invalid as it is.
+func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
+	s = proto.CloneOf(s)
+	if s == nil {
+		return nil
+	}
+	if s.Mode == nil {
+		s.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: DefaultReplicas}}
+	}
+	t := s.Task
+	if t == nil {
+		return s
+	}
+	if t.Restart == nil {
+		t.Restart = &taskpb.RestartPolicy{}
+	}
+	if t.Restart.Condition == taskpb.RestartPolicy_CONDITION_UNSPECIFIED {
+		t.Restart.Condition = taskpb.RestartPolicy_CONDITION_ANY
+	}
+	if t.Restart.DelayNs == 0 {
+		t.Restart.DelayNs = int64(DefaultRestartDelay)
+	}
+	for _, p := range t.Ports {
+		if p != nil && p.Protocol == taskpb.Port_PROTOCOL_UNSPECIFIED {
+			p.Protocol = taskpb.Port_PROTOCOL_TCP
+		}
+	}
+	for i, text := range t.Constraints {
+		if c, err := ParseConstraint(text); err == nil {
+			t.Constraints[i] = c.String()
+		}
+	}
+	if c := t.Container; c != nil {
+		if c.StopGraceNs == 0 {
+			c.StopGraceNs = int64(DefaultStopGrace)
+		}
+		if name, err := signalName(c.StopSignal); err == nil {
+			c.StopSignal = name
+		}
+	}
+	return s
+}
+
+// Validate returns an error that says which field of a normalized spec is wrong
+// and what to do.
+func Validate(s *schedulerpb.ServiceSpec) error {
+	if s == nil {
+		return fmt.Errorf("the service has no spec: give a name and an image")
+	}
+	if n := proto.Size(s); n > MaxSpecBytes {
+		return fmt.Errorf("the service is %d bytes long in all: at most %d are allowed", n, MaxSpecBytes)
+	}
+	if err := CheckKnown(s); err != nil {
+		return err
+	}
+	if err := checkName(s.GetName()); err != nil {
+		return err
+	}
+	if err := CheckLabels("service label", s.GetLabels()); err != nil {
+		return err
+	}
+	switch m := s.GetMode().(type) {
+	case *schedulerpb.ServiceSpec_Replicated:
+		if n := m.Replicated.GetReplicas(); n > MaxReplicas {
+			return fmt.Errorf("replicas is %d: use 0 to %d", n, MaxReplicas)
+		}
+	case *schedulerpb.ServiceSpec_Global:
+	default:
+		return fmt.Errorf("the service has no mode: use replicated or global")
+	}
+	return validateTask(s.GetTask())
+}
+
+func validateTask(t *taskpb.TaskSpec) error {
+	if t == nil || t.GetContainer() == nil {
+		return fmt.Errorf("the service has no container: give an image")
+	}
+	if err := validateContainer(t.GetContainer()); err != nil {
+		return err
+	}
+	if err := validateResources(t.GetReservations(), t.GetLimits()); err != nil {
+		return err
+	}
+	if err := validateRestart(t.GetRestart()); err != nil {
+		return err
+	}
+	if err := validatePorts(t.GetPorts()); err != nil {
+		return err
+	}
+	if n := len(t.GetConstraints()); n > MaxConstraints {
+		return fmt.Errorf("there are %d constraints: at most %d are allowed", n, MaxConstraints)
+	}
+	for _, text := range t.GetConstraints() {
+		if _, err := ParseConstraint(text); err != nil {
+			return err
+		}
+	}
+	return validatePlatforms(t.GetPlatforms())
+}
+
+// checkName refuses, besides what no name may be, one that reads as an id: a
+// service could then be reached in another's place.
+func checkName(name string) error {
+	if err := ident.CheckName(name); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
+	if ident.Valid(name) {
+		return fmt.Errorf("service name %q has the form of an id: choose another", name)
+	}
+	return nil
+}
+
+// CheckKnown refuses a message with fields that this version does not know, at
+// any depth: they would be stored, and mean something later that nobody
+// validated.
+func CheckKnown(m proto.Message) error { return checkKnown(m.ProtoReflect()) }
+
+func checkKnown(m protoreflect.Message) (err error) {
+	if len(m.GetUnknown()) > 0 {
+		return fmt.Errorf("%s has fields that this version does not know: upgrade the cluster or use the matching client", m.Descriptor().Name())
+	}
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.IsMap():
+			if fd.MapValue().Message() != nil {
+				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+					err = checkKnown(v.Message())
+					return err == nil
+				})
+			}
+		case fd.Message() == nil:
+		case fd.IsList():
+			for i := 0; i < v.List().Len() && err == nil; i++ {
+				err = checkKnown(v.List().Get(i).Message())
+			}
+		default:
+			err = checkKnown(v.Message())
+		}
+		return err == nil
+	})
+	return err
+}

@@ -1,0 +1,181 @@
+package store
+
+import (
+	"fmt"
+	"maps"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+)
+
+// Short names of availabilities.
+const (
+	Auto   = schedulerpb.Availability_AVAILABILITY_AUTO
+	Active = schedulerpb.Availability_AVAILABILITY_ACTIVE
+	Pause  = schedulerpb.Availability_AVAILABILITY_PAUSE
+	Drain  = schedulerpb.Availability_AVAILABILITY_DRAIN
+)
+
+// Effective is the availability in force, after auto and its latch.
+func Effective(n *schedulerpb.Node) schedulerpb.Availability {
+	switch a := n.GetAvailability(); a {
+	case Active, Pause, Drain:
+		return a
+	case Auto:
+		if n.GetAutoDrained() {
+			return Drain
+		}
+		return Active
+	}
+	return Pause // a record that says nothing gets nothing
+}
+
+// RegisterNode makes the scheduler's record of a node, in the transaction that
+// admits it. It changes nothing for a node that is known (one that joined again
+// under its id). Managers are auto: active until the first worker joins.
+func RegisterNode(tx *raftstore.Tx, id string, manager bool) error {
+	if old, ok := Nodes.Get(tx, id); ok {
+		if old.GetManager() != manager {
+			return fmt.Errorf("node %s is known in the other role: remove it first", id)
+		}
+		return nil
+	}
+	n := &schedulerpb.Node{Id: id, Manager: manager, Availability: Active}
+	if manager {
+		n.Availability = Auto
+		n.AutoDrained = latched(tx)
+	}
+	if err := Nodes.Put(tx, n); err != nil {
+		return err
+	}
+	if manager {
+		return nil
+	}
+	return LatchManagers(tx)
+}
+
+// latched reports whether a worker has ever joined, as far as can be seen.
+func latched(r raftstore.Reader) bool {
+	for n := range Nodes.All(r) {
+		if !n.GetManager() || n.GetAutoDrained() {
+			return true
+		}
+	}
+	return false
+}
+
+// LatchManagers drains every auto manager for good. The leader calls it again
+// whenever a worker is known, so that two joins at the same moment cannot leave
+// a manager out.
+func LatchManagers(tx *raftstore.Tx) error {
+	for _, n := range unlatched(tx) {
+		if err := updateNode(tx, n.GetId(), func(n *schedulerpb.Node) { n.AutoDrained = true }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// NeedsLatch reports whether LatchManagers has anything to do.
+func NeedsLatch(r raftstore.Reader) bool { return latched(r) && len(unlatched(r)) > 0 }
+
+func unlatched(r raftstore.Reader) (out []*schedulerpb.Node) {
+	for n := range Nodes.All(r) {
+		if n.GetManager() && !n.GetAutoDrained() {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// SetNodeState records whether the node has a session. address is the host the
+// session came from; empty leaves it as it was.
+func SetNodeState(tx *raftstore.Tx, id string, state schedulerpb.NodeState, message, address string) error {
+	return updateNode(tx, id, func(n *schedulerpb.Node) {
+		n.State, n.Message = state, message
+		if address != "" {
+			n.Address = address
+		}
+	})
+}
+
+// UpdateDescription records the node's own report, without fields that this
+// version does not know. The caller has bounded its size.
+func UpdateDescription(tx *raftstore.Tx, id string, d *schedulerpb.NodeDescription) error {
+	d, err := known(d)
+	if err != nil {
+		return err
+	}
+	return updateNode(tx, id, func(n *schedulerpb.Node) { n.Description = d })
+}
+
+// NodeUpdate is what an operator may change of a node.
+type NodeUpdate struct {
+	// Availability UNSPECIFIED leaves it as it is.
+	Availability schedulerpb.Availability
+	LabelAdd     map[string]string
+	LabelRemove  []string
+}
+
+// UpdateNodeSpec changes availability and labels.
+func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
+	old, ok := Nodes.Get(tx, id)
+	if !ok {
+		return &LookupError{Kind: "node", Ref: id}
+	}
+	switch u.Availability {
+	case schedulerpb.Availability_AVAILABILITY_UNSPECIFIED, Active, Pause, Drain:
+	case Auto:
+		if !old.GetManager() {
+			return fmt.Errorf("availability auto is for managers: use active, pause or drain")
+		}
+	default:
+		return fmt.Errorf("availability %d is unknown: use active, pause or drain", u.Availability)
+	}
+	labels := maps.Clone(old.GetLabels())
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	for _, k := range u.LabelRemove {
+		if _, ok := labels[k]; !ok {
+			return fmt.Errorf("node %s has no label %q: nothing was changed", id, k)
+		}
+		delete(labels, k)
+	}
+	maps.Copy(labels, u.LabelAdd)
+	if err := spec.CheckLabels("node label", labels); err != nil {
+		return err
+	}
+	return updateNode(tx, id, func(n *schedulerpb.Node) {
+		n.Labels = labels
+		if u.Availability != schedulerpb.Availability_AVAILABILITY_UNSPECIFIED {
+			n.Availability = u.Availability
+		}
+	})
+}
+
+// RemoveNode forgets a node. The leader then gives up its tasks and replaces
+// them. Removing an unknown node is no error.
+func RemoveNode(tx *raftstore.Tx, id string) error {
+	if _, ok := Nodes.Get(tx, id); !ok {
+		return nil
+	}
+	return Nodes.Delete(tx, id)
+}
+
+// updateNode writes the node changed by fn, where that makes a difference.
+func updateNode(tx *raftstore.Tx, id string, fn func(*schedulerpb.Node)) error {
+	old, ok := Nodes.Get(tx, id)
+	if !ok {
+		return &LookupError{Kind: "node", Ref: id}
+	}
+	n := proto.CloneOf(old)
+	fn(n)
+	if proto.Equal(old, n) {
+		return nil
+	}
+	return Nodes.Put(tx, n)
+}

@@ -1,0 +1,56 @@
+package store
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// Bounds of what a node may have stored about a task. Longer texts are cut: a
+// report that arrived is worth more than its end.
+const (
+	maxReportText    = 1024
+	maxReportID      = 128
+	maxReportAddress = 64
+)
+
+// cleanStatus is the status as it is stored: known fields only, bounded. It is
+// built field by field, so that nothing a node adds can reach the log.
+func cleanStatus(st *schedulerpb.TaskStatus) *schedulerpb.TaskStatus {
+	return &schedulerpb.TaskStatus{
+		State:       st.GetState(),
+		At:          st.GetAt(),
+		Message:     cut(st.GetMessage(), maxReportText),
+		Error:       cut(st.GetError(), maxReportText),
+		ExitCode:    st.GetExitCode(),
+		OomKilled:   st.GetOomKilled(),
+		ContainerId: cut(st.GetContainerId(), maxReportID),
+		Address:     cut(st.GetAddress(), maxReportAddress),
+	}
+}
+
+func cut(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "")
+}
+
+// known returns a copy of m without fields this version does not know. The
+// store refuses those at every manager, so a node of a newer version must not
+// be able to put one there.
+func known[T proto.Message](m T) (T, error) {
+	var zero T
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return zero, fmt.Errorf("the report cannot be encoded: %w", err)
+	}
+	out := m.ProtoReflect().New().Interface()
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, out); err != nil {
+		return zero, fmt.Errorf("the report cannot be decoded: %w", err)
+	}
+	return out.(T), nil
+}

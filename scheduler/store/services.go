@@ -1,0 +1,103 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+)
+
+// ErrChanged: the service was updated since the caller read it.
+var ErrChanged = errors.New("the service was changed since it was read: look at it and try again")
+
+// CreateService validates the spec, fills in defaults and stores a new service
+// at revision 1. The image's digest must have been resolved before.
+func CreateService(ctx context.Context, s *raftstore.Store, sp *schedulerpb.ServiceSpec) (string, error) {
+	sp, err := prepare(sp)
+	if err != nil {
+		return "", err
+	}
+	id := ident.New()
+	err = s.Update(ctx, func(tx *raftstore.Tx) error {
+		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1}); err != nil {
+			return err
+		}
+		return putRevision(tx, id, 1, sp)
+	})
+	if dup := (*raftstore.DuplicateError)(nil); errors.As(err, &dup) && dup.Index == "name" {
+		return "", fmt.Errorf("a service named %q exists already: choose another name: %w", sp.GetName(), err)
+	}
+	if err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// UpdateService replaces the spec of the service that was read at version. The
+// task template becomes a new revision where it differs; a change of replicas
+// or labels does not. Name and mode are for life.
+func UpdateService(ctx context.Context, s *raftstore.Store, id string, version uint64, sp *schedulerpb.ServiceSpec) error {
+	sp, err := prepare(sp)
+	if err != nil {
+		return err
+	}
+	return s.Update(ctx, func(tx *raftstore.Tx) error {
+		old, ok := Services.Get(tx, id)
+		switch {
+		case !ok:
+			return &LookupError{Kind: "service", Ref: id}
+		case old.GetMeta().GetVersion() != version:
+			return ErrChanged
+		case old.GetSpec().GetName() != sp.GetName():
+			return fmt.Errorf("a service cannot be renamed: create %q and remove %q", sp.GetName(), old.GetSpec().GetName())
+		case (old.GetSpec().GetGlobal() == nil) != (sp.GetGlobal() == nil):
+			return fmt.Errorf("the mode of a service cannot be changed: remove it and create it again")
+		case proto.Equal(old.GetSpec(), sp):
+			return nil
+		}
+		next := proto.CloneOf(old)
+		next.Spec = sp
+		if !proto.Equal(old.GetSpec().GetTask(), sp.GetTask()) {
+			next.Revision++
+			if err := putRevision(tx, id, next.Revision, sp); err != nil {
+				return err
+			}
+		}
+		return Services.Put(tx, next)
+	})
+}
+
+// RemoveService deletes the service. Its name is free at once; the leader stops
+// its tasks and removes them when their nodes have.
+func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
+	return s.Update(ctx, func(tx *raftstore.Tx) error {
+		if _, ok := Services.Get(tx, id); !ok {
+			return &LookupError{Kind: "service", Ref: id}
+		}
+		return Services.Delete(tx, id)
+	})
+}
+
+// prepare returns the spec as it is stored.
+func prepare(sp *schedulerpb.ServiceSpec) (*schedulerpb.ServiceSpec, error) {
+	sp = spec.Normalize(sp)
+	if err := spec.Validate(sp); err != nil {
+		return nil, err
+	}
+	if sp.GetTask().GetContainer().GetDigest() == "" {
+		return nil, fmt.Errorf("image %q has no digest: resolve it before the service is stored", sp.GetTask().GetContainer().GetImage())
+	}
+	return sp, nil
+}
+
+func putRevision(tx *raftstore.Tx, serviceID string, n uint64, sp *schedulerpb.ServiceSpec) error {
+	return Revisions.Put(tx, &schedulerpb.Revision{
+		Id: RevisionID(serviceID, n), ServiceId: serviceID, Spec: proto.CloneOf(sp.GetTask()),
+	})
+}

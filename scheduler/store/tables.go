@@ -1,0 +1,90 @@
+// Package store holds the scheduler's replicated tables and the transactions
+// that change them: services, their revisions, their tasks, and what the
+// scheduler keeps of nodes.
+//
+// It owns the rules that must hold however many writers there are: a task's
+// state and desired state only ever grow, a task that has a node was placed
+// there by the leader, a revision never changes, a service's spec was validated
+// before it was stored, and a manager whose availability is auto stays drained
+// once a worker has joined. It refuses any write that breaks one.
+//
+// It does not decide where tasks go or when they are replaced (placement and
+// orchestrator do), and it knows nothing of identities: that a node exists and
+// may call is pki's record.
+//
+// Helpers that take a *raftstore.Tx are parts of a transaction that the caller
+// runs; those that take a *raftstore.Store run their own. Objects that are read
+// are shared: clone before changing.
+package store
+
+import (
+	"fmt"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// Unassigned is the key in the tasks' index "node" of those that have no node
+// yet. It cannot be a node's id.
+const Unassigned = "unassigned"
+
+var (
+	// Services has the unique index "name".
+	Services = raftstore.NewTable("services", raftstore.Index[*schedulerpb.Service]{
+		Name: "name", Unique: true,
+		Keys: func(s *schedulerpb.Service) []string { return []string{s.GetSpec().GetName()} },
+	})
+
+	// Revisions has the index "service"; ids are those RevisionID makes.
+	Revisions = raftstore.NewTable("revisions", raftstore.Index[*schedulerpb.Revision]{
+		Name: "service",
+		Keys: func(r *schedulerpb.Revision) []string { return []string{r.GetServiceId()} },
+	})
+
+	// Tasks has the indexes "service", "node" (or Unassigned) and "slot", whose
+	// keys SlotKey makes.
+	Tasks = raftstore.NewTable("tasks",
+		raftstore.Index[*schedulerpb.Task]{
+			Name: "service",
+			Keys: func(t *schedulerpb.Task) []string { return []string{t.GetServiceId()} },
+		},
+		raftstore.Index[*schedulerpb.Task]{
+			Name: "node",
+			Keys: func(t *schedulerpb.Task) []string {
+				if t.GetNodeId() == "" {
+					return []string{Unassigned}
+				}
+				return []string{t.GetNodeId()}
+			},
+		},
+		raftstore.Index[*schedulerpb.Task]{
+			Name: "slot",
+			Keys: func(t *schedulerpb.Task) []string {
+				return []string{SlotKey(t.GetServiceId(), t.GetSlot(), t.GetTargetNodeId())}
+			},
+		},
+	)
+
+	// Nodes has no index but the id.
+	Nodes = raftstore.NewTable[*schedulerpb.Node]("sched_nodes")
+)
+
+// Tables lists what the composition root registers with the store.
+func Tables() []raftstore.Registered {
+	return []raftstore.Registered{Services, Revisions, Tasks, Nodes}
+}
+
+// RevisionID is the id of a service's revision.
+func RevisionID(serviceID string, revision uint64) string {
+	return fmt.Sprintf("%s/%d", serviceID, revision)
+}
+
+// SlotKey is the key in the tasks' index "slot" of all tasks, past and present,
+// that have the same place in a service: a slot of a replicated one, a node of
+// a global one (slot 0).
+func SlotKey(serviceID string, slot uint32, targetNodeID string) string {
+	if slot == 0 {
+		return serviceID + "/" + targetNodeID
+	}
+	return fmt.Sprintf("%s/%d", serviceID, slot)
+}
