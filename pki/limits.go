@@ -1,0 +1,48 @@
+package pki
+
+import "time"
+
+const (
+	// maxTokenText bounds the text of a token before it is looked at.
+	maxTokenText = 256
+
+	// dialTimeout bounds connecting and shaking hands with one manager.
+	dialTimeout = 10 * time.Second
+
+	// joinCallTimeout bounds one join call: a signature, a sealed keyset and a
+	// commit.
+	joinCallTimeout = 30 * time.Second
+
+	// Bounds on what a joiner may send beside its requests.
+	maxAddress      = 300
+	maxJoinReply    = 1 << 20
+	maxJoinsAtATime = 16
+
+	// A source may try to join joinBurst times at once and then once every
+	// joinRefill; maxSources sources are remembered.
+	joinBurst  = 10
+	joinRefill = 6 * time.Second
+	maxSources = 4096
+
+	// A leaf is renewed at a random point between these shares of its life.
+	renewFrom, renewUntil = 0.5, 0.8
+
+	// A failed renewal is tried again after renewBackoffMin, doubling up to
+	// renewBackoffMax, each with jitter.
+	renewBackoffMin = 5 * time.Second
+	renewBackoffMax = 10 * time.Minute
+
+	// renewTimeout bounds one attempt.
+	renewTimeout = time.Minute
+)
+
+// Token lifetimes and uses.
+const (
+	DefaultTokenTTL  = 10 * time.Minute
+	MaxTokenTTL      = 30 * 24 * time.Hour
+	MaxManagerTTL    = 24 * time.Hour
+	DefaultTokenUses = 1
+	MaxTokenUses     = 10000
+	// MaxTokens bounds the records kept; expired ones make room first.
+	MaxTokens = 10000
+)
