@@ -1,0 +1,202 @@
+package placement
+
+import (
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// Cluster is what placement knows of the nodes and of what runs there.
+type Cluster struct {
+	nodes map[string]*nodeInfo
+	// tasks has those that are counted somewhere, so that a change of one takes
+	// back exactly what was counted.
+	tasks map[string]counted
+	// away holds what is counted of nodes that are not known (yet): tasks and
+	// nodes may be told of in any order.
+	away map[string]*nodeInfo
+}
+
+// counted is one task as it was counted.
+type counted struct {
+	nodeID  string
+	request *Request
+	live    bool
+}
+
+// nodeInfo sums up a node.
+type nodeInfo struct {
+	node     *schedulerpb.Node // nil in Cluster.away
+	live     int               // tasks that may have a container
+	nanoCPUs int64             // reserved
+	memory   int64             // reserved
+	services map[string]int    // live tasks of each service
+	ports    map[portKey][]string
+	failures map[revisionKey]map[string]time.Time
+}
+
+type portKey struct {
+	published uint32
+	protocol  taskpb.Port_Protocol
+}
+
+type revisionKey struct {
+	service  string
+	revision uint64
+}
+
+// NewCluster returns a cluster without nodes.
+func NewCluster() *Cluster {
+	return &Cluster{nodes: map[string]*nodeInfo{}, away: map[string]*nodeInfo{}, tasks: map[string]counted{}}
+}
+
+// SetNode makes a node known or replaces what was known. n is kept and must not
+// change.
+func (c *Cluster) SetNode(n *schedulerpb.Node) {
+	id := n.GetId()
+	info := c.nodes[id]
+	if info == nil {
+		if info = c.away[id]; info == nil {
+			info = newInfo()
+		}
+		delete(c.away, id)
+		c.nodes[id] = info
+	}
+	info.node = n
+}
+
+// RemoveNode forgets a node.
+func (c *Cluster) RemoveNode(id string) {
+	info := c.nodes[id]
+	if info == nil {
+		return
+	}
+	delete(c.nodes, id)
+	info.node = nil
+	if !info.empty() {
+		c.away[id] = info
+	}
+}
+
+// SetTask counts a task where it is, in place of what was counted of it before.
+// r is its compiled revision.
+func (c *Cluster) SetTask(t *schedulerpb.Task, r *Request) {
+	c.RemoveTask(t.GetId())
+	if t.GetNodeId() == "" {
+		return
+	}
+	switch state := store.State(t); {
+	case store.Live(t):
+		c.tasks[t.GetId()] = counted{t.GetNodeId(), r, true}
+		c.info(t.GetNodeId()).count(r, 1)
+	case state == store.Failed || state == store.Rejected:
+		c.tasks[t.GetId()] = counted{t.GetNodeId(), r, false}
+		c.info(t.GetNodeId()).fail(r, t)
+	}
+}
+
+// RemoveTask forgets a task.
+func (c *Cluster) RemoveTask(id string) {
+	was, ok := c.tasks[id]
+	if !ok {
+		return
+	}
+	delete(c.tasks, id)
+	info := c.info(was.nodeID)
+	if was.live {
+		info.count(was.request, -1)
+	} else {
+		info.forgive(was.request, id)
+	}
+	if info.node == nil && info.empty() {
+		delete(c.away, was.nodeID)
+	}
+}
+
+func (c *Cluster) info(id string) *nodeInfo {
+	if i := c.nodes[id]; i != nil {
+		return i
+	}
+	i := c.away[id]
+	if i == nil {
+		i = newInfo()
+		c.away[id] = i
+	}
+	return i
+}
+
+func newInfo() *nodeInfo {
+	return &nodeInfo{services: map[string]int{}, ports: map[portKey][]string{}, failures: map[revisionKey]map[string]time.Time{}}
+}
+
+func (i *nodeInfo) empty() bool { return i.live == 0 && len(i.failures) == 0 }
+
+// count adds a task of r, or with -1 takes one away.
+func (i *nodeInfo) count(r *Request, sign int) {
+	i.live += sign
+	i.nanoCPUs += int64(sign) * r.nanoCPUs
+	i.memory += int64(sign) * r.memory
+	if i.services[r.ServiceID] += sign; i.services[r.ServiceID] == 0 {
+		delete(i.services, r.ServiceID)
+	}
+	for _, p := range r.ports {
+		k := portKey{p.GetPublished(), p.GetProtocol()}
+		if sign > 0 {
+			i.ports[k] = append(i.ports[k], p.GetHostIp())
+			continue
+		}
+		if i.ports[k] = without(i.ports[k], p.GetHostIp()); len(i.ports[k]) == 0 {
+			delete(i.ports, k)
+		}
+	}
+}
+
+func without(list []string, s string) []string {
+	for j, x := range list {
+		if x == s {
+			list[j] = list[len(list)-1]
+			return list[:len(list)-1]
+		}
+	}
+	return list
+}
+
+// fail remembers when the store learnt of a failure: the node's own clock does
+// not count.
+func (i *nodeInfo) fail(r *Request, t *schedulerpb.Task) {
+	k := revisionKey{r.ServiceID, r.Revision}
+	if i.failures[k] == nil {
+		i.failures[k] = map[string]time.Time{}
+	}
+	i.failures[k][t.GetId()] = time.Unix(0, t.GetMeta().GetUpdatedAt())
+}
+
+func (i *nodeInfo) forgive(r *Request, taskID string) {
+	k := revisionKey{r.ServiceID, r.Revision}
+	if delete(i.failures[k], taskID); len(i.failures[k]) == 0 {
+		delete(i.failures, k)
+	}
+}
+
+func (i *nodeInfo) failing(r *Request, now time.Time) bool {
+	recent := 0
+	for _, at := range i.failures[revisionKey{r.ServiceID, r.Revision}] {
+		if now.Sub(at) < failureWindow {
+			recent++
+		}
+	}
+	return recent >= failureThreshold
+}
+
+// portTaken reports whether p cannot be published on the node any more.
+func (i *nodeInfo) portTaken(p *taskpb.Port) bool {
+	for _, ip := range i.ports[portKey{p.GetPublished(), p.GetProtocol()}] {
+		if spec.PortsCollide(p, &taskpb.Port{Published: p.GetPublished(), Protocol: p.GetProtocol(), HostIp: ip}) {
+			return true
+		}
+	}
+	return false
+}

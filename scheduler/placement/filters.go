@@ -1,0 +1,144 @@
+package placement
+
+import (
+	"fmt"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// refuses applies the filters in the order in which an operator would ask and
+// returns the first reason against one more task of r, or nil. added is how
+// many tasks of r are already meant for the node and not yet counted.
+func (i *nodeInfo) refuses(r *Request, added int) *reason {
+	if added > 0 {
+		// What does not depend on the tasks there was asked for the first one.
+		return i.fullReason(r, added)
+	}
+	if why := stateReason(i.node); why != nil {
+		return why
+	}
+	if why := featureReason(i.node); why != nil {
+		return why
+	}
+	if why := constraintReason(r, i.node); why != nil {
+		return why
+	}
+	if why := platformReason(r, i.node); why != nil {
+		return why
+	}
+	return i.fullReason(r, 0)
+}
+
+func stateReason(n *schedulerpb.Node) *reason {
+	switch n.GetState() {
+	case schedulerpb.NodeState_NODE_STATE_READY:
+	case schedulerpb.NodeState_NODE_STATE_DOWN:
+		return same(1, "down")
+	default:
+		return same(0, "not ready")
+	}
+	switch store.Effective(n) {
+	case store.Active:
+		return nil
+	case store.Drain:
+		return same(3, "drained")
+	}
+	return same(2, "paused")
+}
+
+// featureReason keeps tasks away from a node that said it cannot run them.
+func featureReason(n *schedulerpb.Node) *reason {
+	for _, f := range n.GetDescription().GetFeatures() {
+		if f.GetRequired() && !f.GetPresent() {
+			return lacks(4, fmt.Sprintf("the required feature %s", f.GetName()))
+		}
+	}
+	return nil
+}
+
+func constraintReason(r *Request, n *schedulerpb.Node) *reason {
+	for _, c := range r.constraints {
+		value, ok := attribute(n, c)
+		switch has := ok && value == c.Value; {
+		case has != c.Not:
+		case c.Attribute == spec.NodeLabel && c.Not:
+			return &reason{5, "has label " + c.Label + "=" + c.Value, "have label " + c.Label + "=" + c.Value}
+		case c.Attribute == spec.NodeLabel:
+			return lacks(5, "label "+c.Label+"="+c.Value)
+		default:
+			return &reason{5, "does not match " + c.String(), "do not match " + c.String()}
+		}
+	}
+	return nil
+}
+
+func attribute(n *schedulerpb.Node, c spec.Constraint) (string, bool) {
+	switch c.Attribute {
+	case spec.NodeID:
+		return n.GetId(), true
+	case spec.NodeHostname:
+		return n.GetDescription().GetHostname(), true
+	case spec.NodeOS:
+		return n.GetDescription().GetOs(), true
+	case spec.NodeArch:
+		return n.GetDescription().GetArch(), true
+	case spec.NodeRole:
+		if n.GetManager() {
+			return "manager", true
+		}
+		return "worker", true
+	}
+	v, ok := n.GetLabels()[c.Label]
+	return v, ok
+}
+
+// platformReason compares only where both sides are known.
+func platformReason(r *Request, n *schedulerpb.Node) *reason {
+	d := n.GetDescription()
+	if len(r.platforms) == 0 || d.GetOs() == "" || d.GetArch() == "" {
+		return nil
+	}
+	own := d.GetOs() + "/" + d.GetArch()
+	for _, p := range r.platforms {
+		if p == own {
+			return nil
+		}
+	}
+	return &reason{6, "is " + own + ", for which there is no image", "are " + own + ", for which there is no image"}
+}
+
+// fullReason looks at what the tasks on a node use up.
+func (i *nodeInfo) fullReason(r *Request, added int) *reason {
+	have := i.node.GetDescription().GetResources()
+	n := int64(added)
+	if r.nanoCPUs > 0 && !fits(have.GetNanoCpus()-i.nanoCPUs, r.nanoCPUs, n) {
+		return lacks(7, fmt.Sprintf("%g free cores", float64(r.nanoCPUs)/1e9))
+	}
+	if r.memory > 0 && !fits(have.GetMemoryBytes()-i.memory, r.memory, n) {
+		return lacks(8, bytes(r.memory)+" of free memory")
+	}
+	for _, p := range r.ports {
+		if added > 0 || i.portTaken(p) {
+			text := fmt.Sprintf("port %d/%s in use", p.GetPublished(), spec.ProtocolName(p.GetProtocol()))
+			return &reason{9, "has " + text, "have " + text}
+		}
+	}
+	return nil
+}
+
+// fits reports whether one more of each fits beside n, without overflow.
+func fits(free, each, n int64) bool { return free >= each && free/each > n }
+
+func bytes(n int64) string {
+	for _, u := range []struct {
+		size int64
+		name string
+	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
+		if n >= u.size {
+			return fmt.Sprintf("%.4g %s", float64(n)/float64(u.size), u.name)
+		}
+	}
+	return fmt.Sprintf("%d bytes", n)
+}

@@ -1,0 +1,160 @@
+// Package placement decides which node a task goes to, and explains itself
+// where there is none.
+//
+// It owns the filters (ready, availability, features, constraints, platform,
+// resources, host ports) and the order among the nodes that pass them: first
+// those where the service's tasks do not keep failing, then those with the
+// fewest tasks of the service, then with the fewest tasks at all, then by id, so
+// that the same state always gives the same answer.
+//
+// It refuses to read or write the store and knows no time but the one it is
+// given. A Cluster holds what the filters look at, one entry a node, and is kept
+// up to date by the caller with each node and task that changed: the cost of
+// keeping it grows with what changed, and that of Place with the nodes once and
+// then with the tasks placed, however many tasks there are.
+//
+// Use: Compile a task's spec once per revision; SetNode and SetTask for every
+// change; Place a number of equal tasks; SetTask each of them with its node.
+// A Cluster belongs to one goroutine.
+package placement
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// Request is a compiled task template: what the filters ask of a node.
+type Request struct {
+	ServiceID string
+	Revision  uint64
+
+	nanoCPUs, memory int64
+	ports            []*taskpb.Port
+	platforms        []string
+	constraints      []spec.Constraint
+}
+
+// Compile reads a task template. It fails on a constraint that does not parse,
+// which validation does not let in.
+func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec) (*Request, error) {
+	r := &Request{
+		ServiceID: serviceID,
+		Revision:  revision,
+		nanoCPUs:  t.GetReservations().GetNanoCpus(),
+		memory:    t.GetReservations().GetMemoryBytes(),
+		ports:     t.GetPorts(),
+		platforms: t.GetPlatforms(),
+	}
+	for _, text := range t.GetConstraints() {
+		c, err := spec.ParseConstraint(text)
+		if err != nil {
+			return nil, err
+		}
+		r.constraints = append(r.constraints, c)
+	}
+	return r, nil
+}
+
+// Place chooses nodes for n equal tasks, one entry each, in order. Where fewer
+// than n fit, the refusal says why for the rest. It reserves nothing: SetTask
+// does, once the caller has made up its mind.
+func (c *Cluster) Place(r *Request, n int, now time.Time) ([]string, *Refusal) {
+	if n <= 0 {
+		return nil, nil
+	}
+	h := make(candidates, 0, len(c.nodes))
+	refusal := &Refusal{}
+	for _, info := range c.nodes {
+		if why := info.refuses(r, 0); why != nil {
+			refusal.add(*why)
+			continue
+		}
+		h = append(h, newCandidate(info, r, now))
+	}
+	heap.Init(&h)
+	chosen := make([]string, 0, n)
+	for len(chosen) < n && len(h) > 0 {
+		best := &h[0]
+		chosen = append(chosen, best.info.node.GetId())
+		best.added++
+		if why := best.info.refuses(r, best.added); why != nil {
+			refusal.add(*why)
+			heap.Pop(&h)
+			continue
+		}
+		heap.Fix(&h, 0)
+	}
+	if len(chosen) == n {
+		return chosen, nil
+	}
+	return chosen, refusal
+}
+
+// Check says why the task cannot go to that node; nil: it can.
+func (c *Cluster) Check(r *Request, nodeID string) *Refusal {
+	info, ok := c.nodes[nodeID]
+	why := same(0, "gone")
+	if ok {
+		why = info.refuses(r, 0)
+	}
+	if why == nil {
+		return nil
+	}
+	refusal := &Refusal{}
+	refusal.add(*why)
+	return refusal
+}
+
+// Matches reports whether a node that is there satisfies the request's
+// constraints and platforms, whatever its state and load: whether a task may
+// stay there.
+func (r *Request) Matches(n *schedulerpb.Node) bool {
+	return constraintReason(r, n) == nil && platformReason(r, n) == nil
+}
+
+// candidate is a node in the order of preference.
+type candidate struct {
+	info    *nodeInfo
+	failing bool
+	service int
+	added   int // tasks this Place has put there
+}
+
+func newCandidate(info *nodeInfo, r *Request, now time.Time) candidate {
+	return candidate{
+		info:    info,
+		failing: info.failing(r, now),
+		service: info.services[r.ServiceID],
+	}
+}
+
+type candidates []candidate
+
+func (h candidates) Len() int      { return len(h) }
+func (h candidates) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h candidates) Less(i, j int) bool {
+	a, b := &h[i], &h[j]
+	if a.failing != b.failing {
+		return !a.failing
+	}
+	if x, y := a.service+a.added, b.service+b.added; x != y {
+		return x < y
+	}
+	if x, y := a.info.live+a.added, b.info.live+b.added; x != y {
+		return x < y
+	}
+	return a.info.node.GetId() < b.info.node.GetId()
+}
+
+func (h *candidates) Push(x any) { *h = append(*h, x.(candidate)) }
+
+func (h *candidates) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
+}
