@@ -330,10 +330,12 @@ func (x *Precondition) GetVersion() uint64 {
 
 // SnapshotHeader opens the plaintext of a snapshot; SnapshotObjects follow.
 type SnapshotHeader struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	Clock         int64                  `protobuf:"varint,3,opt,name=clock,proto3" json:"clock,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Format uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	Index  uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Clock  int64                  `protobuf:"varint,3,opt,name=clock,proto3" json:"clock,omitempty"`
+	// How many SnapshotObjects follow; neither more nor fewer are accepted.
+	Objects       uint64 `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -385,6 +387,13 @@ func (x *SnapshotHeader) GetIndex() uint64 {
 func (x *SnapshotHeader) GetClock() int64 {
 	if x != nil {
 		return x.Clock
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetObjects() uint64 {
+	if x != nil {
+		return x.Objects
 	}
 	return 0
 }
@@ -467,11 +476,12 @@ const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
 	"\fPrecondition\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"T\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"n\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
-	"\x05clock\x18\x03 \x01(\x03R\x05clock\">\n" +
+	"\x05clock\x18\x03 \x01(\x03R\x05clock\x12\x18\n" +
+	"\aobjects\x18\x04 \x01(\x04R\aobjects\">\n" +
 	"\x0eSnapshotObject\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\fR\x06objectB:Z8github.com/redoubt-cluster/redoubt/raftstore/raftstorepbb\x06proto3"

@@ -1,0 +1,114 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+)
+
+// Sealer encrypts what the store keeps on disk. Label names the stream, aad is
+// what the record is bound to; Open must fail for anything but what Seal gave
+// under the same label and aad. It must be safe for concurrent use.
+type Sealer interface {
+	Seal(label string, aad, plaintext []byte) ([]byte, error)
+	Open(label string, aad, sealed []byte) ([]byte, error)
+	// Name is a keyed, deterministic one-way function: it replaces keys that
+	// must be found again without being readable.
+	Name(key []byte) []byte
+}
+
+// Transport carries raft's messages. Authentication is the caller's: Listener
+// must only ever return connections of peers that Store.PeerAllowed accepts,
+// and Dial must verify that it reached the id that addr names.
+type Transport struct {
+	Listener net.Listener
+	// Advertise is this server's own address, id@host:port.
+	Advertise string
+	// Dial connects to addr, of the form id@host:port; SplitAddr takes it apart.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
+}
+
+// Config is what a store needs. Zero timeouts mean the defaults.
+type Config struct {
+	// Dir belongs to the store alone; it is made with mode 0700.
+	Dir string
+	// NodeID, ClusterID and Incarnation are bound into every sealed record.
+	NodeID, ClusterID string
+	Incarnation       uint64
+	// Tables are all tables of this version, in any order.
+	Tables    []Registered
+	Sealer    Sealer
+	Transport Transport
+	// InitialPeers are ids that PeerAllowed accepts while this server does not
+	// know the cluster's configuration yet.
+	InitialPeers []string
+	Logger       *slog.Logger
+
+	// ElectionTimeout is how long silence of the leader is borne; raft's
+	// heartbeat timeout is the same, its lease half of it.
+	ElectionTimeout time.Duration
+	// CommitTimeout is how often an idle leader tells followers what is
+	// committed.
+	CommitTimeout time.Duration
+	// IOTimeout bounds one message to a peer.
+	IOTimeout time.Duration
+	// SnapshotThreshold and TrailingLogs: see limits.go. Zero means the default.
+	SnapshotThreshold, TrailingLogs uint64
+	// SnapshotInterval is how often the threshold is looked at.
+	SnapshotInterval time.Duration
+}
+
+func (c *Config) complete() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("raftstore: Config.Dir is empty")
+	case c.NodeID == "" || c.ClusterID == "":
+		return errors.New("raftstore: Config.NodeID and Config.ClusterID are required")
+	case c.Sealer == nil:
+		return errors.New("raftstore: Config.Sealer is required: nothing is stored in clear")
+	case c.Transport.Listener == nil || c.Transport.Dial == nil:
+		return errors.New("raftstore: Config.Transport needs a Listener and a Dial function")
+	case c.Logger == nil:
+		return errors.New("raftstore: Config.Logger is required")
+	}
+	id, _, err := SplitAddr(c.Transport.Advertise)
+	if err != nil {
+		return fmt.Errorf("raftstore: Config.Transport.Advertise: %w", err)
+	}
+	if id != c.NodeID {
+		return fmt.Errorf("raftstore: Config.Transport.Advertise names node %q, not %q", id, c.NodeID)
+	}
+	setDefault(&c.ElectionTimeout, defaultElectionTimeout)
+	setDefault(&c.CommitTimeout, defaultCommitTimeout)
+	setDefault(&c.IOTimeout, defaultIOTimeout)
+	setDefault(&c.SnapshotInterval, snapshotInterval)
+	setDefault(&c.SnapshotThreshold, snapshotThreshold)
+	setDefault(&c.TrailingLogs, trailingLogs)
+	return nil
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// SplitAddr takes an address of the form id@host:port apart.
+func SplitAddr(addr string) (id, hostport string, err error) {
+	id, hostport, ok := strings.Cut(addr, "@")
+	if !ok || id == "" {
+		return "", "", fmt.Errorf("address %q is not of the form id@host:port", addr)
+	}
+	if _, port, err := net.SplitHostPort(hostport); err != nil || port == "" {
+		return "", "", fmt.Errorf("address %q is not of the form id@host:port", addr)
+	}
+	return id, hostport, nil
+}
+
+// JoinAddr is the reverse of SplitAddr.
+func JoinAddr(id, hostport string) string { return id + "@" + hostport }

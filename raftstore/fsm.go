@@ -1,0 +1,248 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	memdb "github.com/hashicorp/go-memdb"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+)
+
+// fsm is the replicated state machine. Every manager applies the same entries
+// in the same order and must reach the same state, so nothing in here depends
+// on the machine, on time or on chance. What it does not understand halts it:
+// the state stays as it was before that entry and nothing is applied any more.
+type fsm struct {
+	tables map[string]Registered
+	order  []Registered // by name
+	schema *memdb.DBSchema
+	hub    *hub
+	halt   func(error) // told once, when the state machine stops
+
+	// mu orders commits against snapshots: whoever holds it sees state and
+	// watches that belong together. Held for as long as a commit takes, never
+	// while a caller's function runs.
+	mu     sync.RWMutex
+	db     *memdb.MemDB
+	index  uint64
+	clock  int64
+	halted error
+}
+
+func newFSM(tables []Registered, halt func(error)) (*fsm, error) {
+	sch, err := schema(tables)
+	if err != nil {
+		return nil, err
+	}
+	db, err := memdb.NewMemDB(sch)
+	if err != nil {
+		return nil, fmt.Errorf("raftstore: tables: %w", err)
+	}
+	f := &fsm{tables: map[string]Registered{}, schema: sch, hub: newHub(), halt: halt, db: db}
+	for _, t := range tables {
+		f.tables[t.Name()] = t
+	}
+	f.order = sortedTables(tables)
+	return f, nil
+}
+
+// read returns the current state.
+func (f *fsm) read() (*ReadTx, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.readLocked()
+}
+
+func (f *fsm) readLocked() (*ReadTx, error) {
+	if f.halted != nil {
+		return nil, f.halted
+	}
+	return &ReadTx{reader{txn: f.db.Txn(false), index: f.index, clock: f.clock}}, nil
+}
+
+// watch registers a watch and returns the state right before its first event.
+func (f *fsm) watch(tables []Registered) (*ReadTx, *Watch, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	r, err := f.readLocked()
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := f.hub.add(tables)
+	return r, w, err
+}
+
+// Apply implements raft.FSM. The response is a []error, one per transaction,
+// or an error where the state machine has halted.
+func (f *fsm) Apply(entry *raft.Log) any {
+	f.mu.RLock()
+	halted := f.halted
+	f.mu.RUnlock()
+	if halted != nil {
+		return halted
+	}
+	results, err := f.apply(entry.Index, entry.Data)
+	if err != nil {
+		return f.stop(fmt.Errorf("log entry %d cannot be applied: %w: "+
+			"this manager has stopped so as not to diverge; is its version older than its neighbours'?", entry.Index, err))
+	}
+	return results
+}
+
+func (f *fsm) stop(err error) error {
+	f.mu.Lock()
+	if f.halted != nil {
+		err = f.halted
+	} else {
+		f.halted = err
+	}
+	f.mu.Unlock()
+	f.halt(err)
+	return err
+}
+
+func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
+	if len(data) > maxCommandBytes {
+		return nil, fmt.Errorf("it has %d bytes, more than %d", len(data), maxCommandBytes)
+	}
+	cmd := &raftstorepb.Command{}
+	if err := unmarshalStrict(data, cmd); err != nil {
+		return nil, err
+	}
+	clock := max(f.clock, cmd.Now)
+	txn := f.db.Txn(true)
+	defer txn.Abort() // no effect after Commit
+	results := make([]error, len(cmd.Transactions))
+	var events []Event
+	for i, t := range cmd.Transactions {
+		changes, err := f.transact(txn, index, clock, t)
+		var halting *haltError
+		if errors.As(err, &halting) {
+			return nil, halting.err
+		}
+		results[i] = err
+		for _, c := range changes {
+			events = append(events, Event{Index: index, table: c.table, old: c.old, new: c.new})
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	txn.Commit()
+	f.index, f.clock = index, clock
+	if len(events) > 0 {
+		f.hub.publish(events)
+	}
+	return results, nil
+}
+
+// haltError marks what is no refusal of a transaction but a command that this
+// version does not understand.
+type haltError struct{ err error }
+
+func (e *haltError) Error() string { return e.err.Error() }
+
+// transact runs one transaction: all of it, or nothing and an error.
+func (f *fsm) transact(txn *memdb.Txn, index uint64, clock int64, t *raftstorepb.Transaction) (done []change, err error) {
+	for _, r := range t.Reads {
+		if _, ok := f.tables[r.Table]; !ok {
+			return nil, &haltError{fmt.Errorf("table %q is unknown", r.Table)}
+		}
+		o, err := lookup(txn, r.Table, r.Id)
+		if err != nil {
+			return nil, &haltError{err}
+		}
+		if versionOf(o) != r.Version {
+			return nil, ErrConflict
+		}
+	}
+	for _, op := range t.Ops {
+		c, err := f.operate(txn, index, clock, op)
+		if err != nil {
+			for i := len(done) - 1; i >= 0; i-- {
+				if uerr := done[i].undo(txn); uerr != nil {
+					return nil, &haltError{uerr}
+				}
+			}
+			return nil, err
+		}
+		done = append(done, c)
+	}
+	return done, nil
+}
+
+func (f *fsm) operate(txn *memdb.Txn, index uint64, clock int64, op *raftstorepb.Op) (change, error) {
+	t, ok := f.tables[op.Table]
+	if !ok {
+		return change{}, &haltError{fmt.Errorf("table %q is unknown", op.Table)}
+	}
+	old, err := lookup(txn, op.Table, op.Id)
+	if err != nil {
+		return change{}, &haltError{err}
+	}
+	if op.Object == nil {
+		if old == nil || versionOf(old) != op.ExpectVersion {
+			return change{}, ErrConflict
+		}
+		return remove(txn, t, old)
+	}
+	o, err := t.decode(op.Object)
+	if err != nil {
+		return change{}, &haltError{fmt.Errorf("table %s: %w", op.Table, err)}
+	}
+	if o.GetId() != op.Id {
+		return change{}, &haltError{fmt.Errorf("table %s: the object's id is not that of the command", op.Table)}
+	}
+	if versionOf(old) != op.ExpectVersion {
+		return change{}, ErrConflict
+	}
+	meta := &raftstorepb.Meta{Version: index, CreatedAt: clock, UpdatedAt: clock}
+	if old != nil {
+		meta.CreatedAt = old.GetMeta().GetCreatedAt()
+	}
+	setMeta(o, meta)
+	return insert(txn, t, old, o)
+}
+
+// Snapshot implements raft.FSM.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	r, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	return &fsmSnapshot{tables: f.order, r: &r.r}, nil
+}
+
+// Restore implements raft.FSM: it builds the new state beside the old one and
+// then puts it in place. A snapshot that cannot be read halts the manager; an
+// older one with a hole behind it must not be tried instead.
+func (f *fsm) Restore(rc io.ReadCloser) error {
+	defer rc.Close()
+	db, head, err := readSnapshot(rc, f.schema, f.tables)
+	if err != nil {
+		return f.stop(fmt.Errorf("the snapshot cannot be restored: %w", err))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.db, f.index, f.clock = db, head.Index, head.Clock
+	f.hub.reset()
+	return nil
+}
+
+// begin starts a transaction on the current state.
+func (f *fsm) begin(now time.Time) (*Tx, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.halted != nil {
+		return nil, f.halted
+	}
+	if clock := time.Unix(0, f.clock); now.Before(clock) {
+		now = clock
+	}
+	return newTx(f.db.Snapshot(), f.index, f.clock, now), nil
+}

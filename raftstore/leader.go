@@ -1,0 +1,276 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// leadership publishes whether this server leads with a complete state: raft
+// made it leader, and everything committed before is applied.
+type leadership struct {
+	mu      sync.Mutex // guards the rest
+	ctx     context.Context
+	cancel  context.CancelFunc
+	changed chan struct{} // closed and replaced at every change
+}
+
+func newLeadership() *leadership { return &leadership{changed: make(chan struct{})} }
+
+func (l *leadership) gain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.broadcastLocked()
+}
+
+func (l *leadership) lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cancel != nil {
+		l.cancel()
+		l.ctx, l.cancel = nil, nil
+	}
+	l.broadcastLocked()
+}
+
+func (l *leadership) broadcastLocked() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// current returns a context that ends with this leadership, or nil, and a
+// channel that is closed at the next change.
+func (l *leadership) current() (context.Context, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ctx, l.changed
+}
+
+// ready returns when this server leads. It waits only while raft says leader
+// and the state is not complete yet.
+func (l *leadership) ready(ctx context.Context, s *Store) error {
+	for {
+		lead, changed := l.current()
+		if lead != nil {
+			return nil
+		}
+		if why := s.halt.reason(); why != nil {
+			return why
+		}
+		select {
+		case <-s.stopping:
+			return ErrClosed
+		default:
+		}
+		if s.raft.State() != raft.Leader {
+			return ErrNotLeader
+		}
+		select {
+		case <-changed:
+		case <-s.stopping:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// followLeadership turns raft's notifications into leaderships. The channel may
+// drop a pair of changes but never the last one, so every notification ends
+// what was before it.
+func (s *Store) followLeadership() {
+	observed := make(chan raft.Observation, 1)
+	observer := raft.NewObserver(observed, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	s.raft.RegisterObserver(observer)
+	defer s.raft.DeregisterObserver(observer)
+	defer s.lead.lose()
+	var established <-chan error
+	for {
+		select {
+		case leads := <-s.raft.LeaderCh():
+			s.lead.lose()
+			established = nil
+			if leads {
+				answer := make(chan error, 1)
+				established = answer
+				f := s.raft.Barrier(0)
+				s.wg.Go(func() { answer <- s.await(f) })
+			}
+		case err := <-established:
+			established = nil
+			if err == nil {
+				s.lead.gain()
+			} else {
+				s.cfg.Logger.Info("leadership was lost before it began", "err", err)
+			}
+		case <-observed:
+			s.lead.notify()
+		case <-s.stopping:
+			return
+		}
+	}
+}
+
+func (l *leadership) notify() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broadcastLocked()
+}
+
+// IsLeader reports whether this server leads and has applied everything that
+// was committed before it did.
+func (s *Store) IsLeader() bool {
+	lead, _ := s.lead.current()
+	return lead != nil
+}
+
+// Leader names the leader as far as this server knows; empty for none.
+func (s *Store) Leader() (id, hostport string) {
+	addr, sid := s.raft.LeaderWithID()
+	if sid == "" {
+		return "", ""
+	}
+	if _, hp, err := SplitAddr(string(addr)); err == nil {
+		hostport = hp
+	}
+	return string(sid), hostport
+}
+
+// LeaderChanged returns a channel that is closed when what IsLeader or Leader
+// say may have changed. Take it before looking at them.
+func (s *Store) LeaderChanged() <-chan struct{} {
+	_, changed := s.lead.current()
+	return changed
+}
+
+// WhileLeader calls fn each time this server becomes leader, with a context that
+// ends when it is leader no more, and waits for it to return before it calls it
+// again. The state fn finds contains everything that was committed under former
+// leaders. WhileLeader returns when ctx ends, or the store stops.
+func (s *Store) WhileLeader(ctx context.Context, fn func(ctx context.Context)) error {
+	for {
+		lead, changed := s.lead.current()
+		if lead != nil {
+			run, cancel := context.WithCancel(ctx)
+			stop := context.AfterFunc(lead, cancel)
+			fn(run)
+			stop()
+			cancel()
+			changed = nil
+			select { // once per leadership
+			case <-lead.Done():
+			case <-ctx.Done():
+			}
+		}
+		if lead == nil {
+			select {
+			case <-changed:
+			case <-s.stopping:
+				return s.stopped()
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Store) stopped() error {
+	if why := s.halt.reason(); why != nil {
+		return why
+	}
+	return ErrClosed
+}
+
+// Barrier is a linearizable read point: a View that begins after it has
+// returned sees every write that was acknowledged before it was called. Leader
+// only. Acknowledged writes are applied here before they are acknowledged, and
+// those of former leaders before this one began to lead, so it is enough to ask
+// a majority whether this server still leads. One round serves all who wait.
+func (s *Store) Barrier(ctx context.Context) error {
+	if err := s.lead.ready(ctx, s); err != nil {
+		return err
+	}
+	lead, _ := s.lead.current()
+	if lead == nil {
+		return ErrNotLeader
+	}
+	if err := s.reads.wait(ctx); err != nil {
+		return s.explain(err)
+	}
+	if lead.Err() != nil {
+		return ErrNotLeader
+	}
+	return nil
+}
+
+func (s *Store) verifyLeader() error {
+	err := s.await(s.raft.VerifyLeader())
+	if errors.Is(err, raft.ErrRaftShutdown) {
+		return ErrClosed
+	}
+	if err != nil {
+		return ErrNotLeader
+	}
+	return nil
+}
+
+// readGate lets many readers share one round of leadership verification. A
+// reader is served only by a round that began after it asked.
+type readGate struct {
+	verify func() error
+	stop   <-chan struct{}
+	ask    chan chan error // unbuffered
+}
+
+func newReadGate(stop <-chan struct{}, verify func() error) *readGate {
+	return &readGate{verify: verify, stop: stop, ask: make(chan chan error)}
+}
+
+func (g *readGate) wait(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case g.ask <- answer:
+	case <-g.stop:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g *readGate) run() {
+	for {
+		var waiting []chan error
+		select {
+		case a := <-g.ask:
+			waiting = append(waiting, a)
+		case <-g.stop:
+			return
+		}
+	more:
+		for {
+			select {
+			case a := <-g.ask:
+				waiting = append(waiting, a)
+			default:
+				break more
+			}
+		}
+		err := g.verify()
+		for _, a := range waiting {
+			a <- err
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package raftstore
+
+import "time"
+
+// Bounds of the store. None of them is configuration: every manager of a
+// cluster must agree on what fits into an entry.
+const (
+	// MaxTransactionBytes bounds the encoded form of one Update.
+	MaxTransactionBytes = 1 << 20
+	// MaxTransactionOps bounds the writes of one Update.
+	MaxTransactionOps = 4096
+	// MaxTransactionReads bounds the preconditions of one Update.
+	MaxTransactionReads = 16384
+	// MaxIDBytes bounds the id of an object.
+	MaxIDBytes = 256
+	// MaxKeyBytes bounds one key of a secondary index.
+	MaxKeyBytes = 512
+	// MaxKeysPerIndex bounds the keys one object has in one index.
+	MaxKeysPerIndex = 1024
+
+	// maxBatchTransactions and maxBatchBytes bound one log entry.
+	maxBatchTransactions = 1024
+	maxBatchBytes        = 2 << 20
+	// maxCommandBytes is what the state machine accepts as one entry. It is
+	// larger than what a proposer makes, so that a bound may be raised by one
+	// version and understood by the version before.
+	maxCommandBytes = 16 << 20
+	// maxWaitingTransactions bounds the queue in front of the proposer.
+	maxWaitingTransactions = 4096
+
+	// maxUpdateAttempts bounds how often an Update is run again because
+	// something it read had changed.
+	maxUpdateAttempts = 16
+
+	// maxWatchEvents bounds what waits for one slow consumer.
+	maxWatchEvents = 16384
+
+	// snapshotChunkBytes is the plaintext of one sealed snapshot chunk, and
+	// maxSealedOverhead what sealing may add to it.
+	snapshotChunkBytes = 64 << 10
+	maxSealedOverhead  = 1 << 10
+	// maxSnapshotMetaBytes bounds the sealed description of a snapshot.
+	maxSnapshotMetaBytes = 1 << 20
+	// maxSnapshotObjectBytes bounds one object of a snapshot.
+	maxSnapshotObjectBytes = maxCommandBytes
+	// snapshotsKept is how many snapshots stay on disk.
+	snapshotsKept = 2
+
+	// logCacheEntries is the number of recent entries held in memory, in clear,
+	// for replication.
+	logCacheEntries = 1024
+	// maxAppendEntries bounds one replication message.
+	maxAppendEntries = 64
+	// snapshotThreshold is how many entries make a new snapshot worth while;
+	// trailingLogs stay for followers that are a little behind.
+	snapshotThreshold = 8192
+	trailingLogs      = 4096
+	snapshotInterval  = 30 * time.Second
+
+	defaultElectionTimeout = time.Second
+	defaultCommitTimeout   = 5 * time.Millisecond
+	defaultIOTimeout       = 10 * time.Second
+	// enqueueTimeout bounds the wait for a place in raft's own queue.
+	enqueueTimeout = 10 * time.Second
+	// membershipTimeout bounds the wait before a membership change is started.
+	membershipTimeout = 10 * time.Second
+	// transportPool is the number of idle connections kept to each peer, and
+	// maxRPCsInFlight the depth of replication pipelining.
+	transportPool   = 3
+	maxRPCsInFlight = 2
+)

@@ -1,0 +1,138 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/raft"
+)
+
+// Server is one member of the cluster's raft configuration.
+type Server struct {
+	ID     string
+	Addr   string // host:port
+	Voter  bool
+	Leader bool
+}
+
+// Bootstrap makes this server a cluster of one. It is refused where there is
+// any state already.
+func (s *Store) Bootstrap() error {
+	err := s.await(s.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
+		ID: raft.ServerID(s.cfg.NodeID), Address: raft.ServerAddress(s.cfg.Transport.Advertise),
+	}}}))
+	if errors.Is(err, raft.ErrCantBootstrap) {
+		return errors.New("raftstore: this server has state already: it cannot begin a new cluster")
+	}
+	return err
+}
+
+// Servers is the latest configuration, committed or not, in the order of ids.
+func (s *Store) Servers() []Server {
+	_, leader := s.raft.LeaderWithID()
+	var out []Server
+	for _, srv := range s.configuration() {
+		_, hostport, err := SplitAddr(string(srv.Address))
+		if err != nil {
+			hostport = string(srv.Address)
+		}
+		out = append(out, Server{
+			ID: string(srv.ID), Addr: hostport,
+			Voter: srv.Suffrage == raft.Voter, Leader: srv.ID == leader,
+		})
+	}
+	slices.SortFunc(out, func(a, b Server) int {
+		switch {
+		case a.ID < b.ID:
+			return -1
+		case a.ID > b.ID:
+			return 1
+		}
+		return 0
+	})
+	return out
+}
+
+func (s *Store) configuration() []raft.Server {
+	f := s.raft.GetConfiguration() // answered at once, from memory
+	return f.Configuration().Servers
+}
+
+func (s *Store) voters() int {
+	n := 0
+	for _, srv := range s.configuration() {
+		if srv.Suffrage == raft.Voter {
+			n++
+		}
+	}
+	return n
+}
+
+// PeerAllowed reports whether a peer of that identity may speak raft to this
+// server: it is in the configuration, or, while there is none yet, in
+// Config.InitialPeers. The transport's listener must ask it for every
+// connection.
+func (s *Store) PeerAllowed(id string) bool {
+	servers := s.configuration()
+	if len(servers) == 0 {
+		return slices.Contains(s.cfg.InitialPeers, id)
+	}
+	return slices.ContainsFunc(servers, func(srv raft.Server) bool { return string(srv.ID) == id })
+}
+
+// AddNonvoter adds a server that follows without a vote. Leader only; it
+// returns when the change is committed. Adding one again changes its address.
+func (s *Store) AddNonvoter(ctx context.Context, id, hostport string) error {
+	addr, err := memberAddr(id, hostport)
+	if err != nil {
+		return err
+	}
+	return s.member(ctx, s.raft.AddNonvoter(raft.ServerID(id), addr, 0, membershipTimeout))
+}
+
+// AddVoter adds a server with a vote, or gives one to a non-voter. Leader only.
+func (s *Store) AddVoter(ctx context.Context, id, hostport string) error {
+	addr, err := memberAddr(id, hostport)
+	if err != nil {
+		return err
+	}
+	return s.member(ctx, s.raft.AddVoter(raft.ServerID(id), addr, 0, membershipTimeout))
+}
+
+// RemoveServer takes a server out of the configuration; one that is not in it
+// is no error. Leader only.
+func (s *Store) RemoveServer(ctx context.Context, id string) error {
+	return s.member(ctx, s.raft.RemoveServer(raft.ServerID(id), 0, membershipTimeout))
+}
+
+func memberAddr(id, hostport string) (raft.ServerAddress, error) {
+	addr := JoinAddr(id, hostport)
+	if got, _, err := SplitAddr(addr); err != nil || got != id {
+		return "", fmt.Errorf("raftstore: server %q at %q: an id without @ and host:port are needed", id, hostport)
+	}
+	return raft.ServerAddress(addr), nil
+}
+
+func (s *Store) member(ctx context.Context, f raft.Future) error {
+	err := s.awaitContext(ctx, f)
+	switch {
+	case err == nil, ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return err
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return ErrNotLeader
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown):
+		return fmt.Errorf("%w: %w", ErrUncertain, err)
+	}
+	return fmt.Errorf("raftstore: the membership was not changed: %w", err)
+}
+
+// TransferLeadership hands leadership to the most advanced voter.
+func (s *Store) TransferLeadership(ctx context.Context) error {
+	err := s.awaitContext(ctx, s.raft.LeadershipTransfer())
+	if errors.Is(err, raft.ErrNotLeader) {
+		return ErrNotLeader
+	}
+	return err
+}

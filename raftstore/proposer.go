@@ -1,0 +1,171 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+)
+
+// proposer stands between Update and raft. One log entry is under way at a
+// time; what arrives meanwhile is put together into the next one, each
+// transaction still succeeding or failing by itself. A lone writer thus waits
+// for nobody, and many writers share the cost of an fsync and a round.
+type proposer struct {
+	propose func(data []byte) (any, error) // one consensus round
+	queue   chan *proposal
+	stop    <-chan struct{}
+	done    chan struct{} // closed when run has returned
+}
+
+// proposal is one transaction on its way.
+type proposal struct {
+	tx     *raftstorepb.Transaction
+	size   int
+	state  atomic.Int32
+	result chan error // capacity 1; the proposer sends once to what it took
+}
+
+const (
+	proposalWaiting   = iota // may still be withdrawn
+	proposalTaken            // the proposer answers it
+	proposalWithdrawn        // the caller gave up
+)
+
+func newProposer(stop <-chan struct{}, propose func([]byte) (any, error)) *proposer {
+	return &proposer{
+		propose: propose, stop: stop,
+		queue: make(chan *proposal, maxWaitingTransactions), done: make(chan struct{}),
+	}
+}
+
+// submit waits until tx was applied or refused. What was never proposed when
+// ctx ends was not done; afterwards the outcome is uncertain.
+func (p *proposer) submit(ctx context.Context, tx *raftstorepb.Transaction) error {
+	q := &proposal{tx: tx, size: proto.Size(tx), result: make(chan error, 1)}
+	select {
+	case p.queue <- q:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.stop:
+		return ErrClosed
+	}
+	select {
+	case err := <-q.result:
+		return err
+	case <-ctx.Done():
+		if q.state.CompareAndSwap(proposalWaiting, proposalWithdrawn) {
+			return ctx.Err()
+		}
+		select {
+		case err := <-q.result: // both were ready: the result is better
+			return err
+		default:
+			return fmt.Errorf("%w: %w", ErrUncertain, ctx.Err())
+		}
+	case <-p.done:
+		if q.state.CompareAndSwap(proposalWaiting, proposalWithdrawn) {
+			return ErrClosed
+		}
+		return <-q.result
+	}
+}
+
+// run proposes until stop is closed.
+func (p *proposer) run() {
+	defer close(p.done)
+	var first *proposal
+	for {
+		if first == nil {
+			select {
+			case first = <-p.queue:
+			case <-p.stop:
+				return
+			}
+		}
+		var batch []*proposal
+		batch, first = p.gather(first)
+		if len(batch) > 0 {
+			p.round(batch)
+		}
+		select {
+		case <-p.stop: // what is still waiting is told so by done
+			return
+		default:
+		}
+	}
+}
+
+// gather takes what waits, up to the bounds of an entry. next did not fit.
+func (p *proposer) gather(first *proposal) (batch []*proposal, next *proposal) {
+	size := 0
+	for q := first; ; {
+		if size > 0 && size+q.size > maxBatchBytes {
+			return batch, q
+		}
+		if q.state.CompareAndSwap(proposalWaiting, proposalTaken) {
+			batch = append(batch, q)
+			size += q.size
+		}
+		if len(batch) == maxBatchTransactions {
+			return batch, nil
+		}
+		select {
+		case q = <-p.queue:
+		default:
+			return batch, nil
+		}
+	}
+}
+
+func (p *proposer) round(batch []*proposal) {
+	results, err := p.commit(batch)
+	for i, q := range batch {
+		if err != nil {
+			q.result <- err
+		} else {
+			q.result <- results[i]
+		}
+	}
+}
+
+func (p *proposer) commit(batch []*proposal) ([]error, error) {
+	cmd := &raftstorepb.Command{Now: time.Now().UnixNano()}
+	for _, q := range batch {
+		cmd.Transactions = append(cmd.Transactions, q.tx)
+	}
+	data, err := proto.Marshal(cmd)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := p.propose(data)
+	if err != nil {
+		return nil, proposeError(err)
+	}
+	switch r := resp.(type) {
+	case []error:
+		if len(r) == len(batch) {
+			return r, nil
+		}
+	case error:
+		return nil, r
+	}
+	return nil, fmt.Errorf("%w: the state machine gave no result", ErrUncertain)
+}
+
+// proposeError sorts raft's errors by whether the entry may have been applied.
+func proposeError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress),
+		errors.Is(err, raft.ErrEnqueueTimeout):
+		return ErrNotLeader
+	default:
+		return fmt.Errorf("%w: %w", ErrUncertain, err)
+	}
+}

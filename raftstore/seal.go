@@ -1,0 +1,74 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// Labels of the sealed streams.
+const (
+	labelLog      = "log"
+	labelStable   = "stable"
+	labelSnapshot = "snapshot"
+	labelFile     = "file"
+)
+
+// binder makes the authenticated data of every sealed record: cluster,
+// incarnation and node first, then what the record is. Every part is preceded
+// by its length, so no two different records have the same.
+type binder struct {
+	sealer Sealer
+	prefix []byte
+}
+
+func newBinder(c *Config) *binder {
+	p := lp(nil, []byte(c.ClusterID))
+	p = lp(p, u64(c.Incarnation))
+	p = lp(p, []byte(c.NodeID))
+	return &binder{sealer: c.Sealer, prefix: p}
+}
+
+func (b *binder) aad(parts ...[]byte) []byte {
+	out := append([]byte(nil), b.prefix...)
+	for _, p := range parts {
+		out = lp(out, p)
+	}
+	return out
+}
+
+func (b *binder) logAAD(index, term uint64, kind uint8) []byte {
+	return b.aad([]byte("log"), u64(index), u64(term), []byte{kind})
+}
+
+func (b *binder) stableAAD(name []byte) []byte { return b.aad([]byte("stable"), name) }
+
+func (b *binder) chunkAAD(snapshot string, n uint64, last bool) []byte {
+	flag := byte(0)
+	if last {
+		flag = 1
+	}
+	return b.aad([]byte("snap"), []byte(snapshot), u64(n), []byte{flag})
+}
+
+func (b *binder) fileAAD(name string) []byte { return b.aad([]byte("file"), []byte(name)) }
+
+func lp(dst, part []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(part)))
+	return append(dst, part...)
+}
+
+func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+var errMalformed = errors.New("the sealed record is malformed")
+
+// takeLP is the reverse of lp.
+func takeLP(b []byte) (part, rest []byte, err error) {
+	if len(b) < 4 {
+		return nil, nil, errMalformed
+	}
+	n := binary.BigEndian.Uint32(b)
+	if uint64(n) > uint64(len(b)-4) {
+		return nil, nil, errMalformed
+	}
+	return b[4 : 4+n], b[4+n:], nil
+}

@@ -1,0 +1,163 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// sealedLog seals the content of every log entry, of whatever type. Index, term
+// and type stay readable, and are authenticated with the entry, so that entries
+// can be neither exchanged nor relabelled.
+//
+// Raft panics where its log fails. halt is told first, so that the reason is on
+// record, and does not return once raft is running.
+type sealedLog struct {
+	inner raft.LogStore
+	bind  *binder
+	halt  func(error) error
+}
+
+// IsMonotonic implements raft.MonotonicLogStore by what the inner store says.
+func (s *sealedLog) IsMonotonic() bool {
+	m, ok := s.inner.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
+}
+
+// FirstIndex implements raft.LogStore.
+func (s *sealedLog) FirstIndex() (uint64, error) {
+	i, err := s.inner.FirstIndex()
+	return i, s.check(err, "the first index of the log cannot be read")
+}
+
+// LastIndex implements raft.LogStore.
+func (s *sealedLog) LastIndex() (uint64, error) {
+	i, err := s.inner.LastIndex()
+	return i, s.check(err, "the last index of the log cannot be read")
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *sealedLog) DeleteRange(lo, hi uint64) error {
+	return s.check(s.inner.DeleteRange(lo, hi), "log entries cannot be deleted")
+}
+
+// StoreLog implements raft.LogStore.
+func (s *sealedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore.
+func (s *sealedLog) StoreLogs(logs []*raft.Log) error {
+	out := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		data, err := s.bind.sealer.Seal(labelLog, s.bind.logAAD(l.Index, l.Term, uint8(l.Type)), encodeLog(l))
+		if err != nil {
+			return s.check(err, fmt.Sprintf("log entry %d cannot be sealed", l.Index))
+		}
+		out[i] = &raft.Log{Index: l.Index, Term: l.Term, Type: l.Type, Data: data}
+	}
+	return s.check(s.inner.StoreLogs(out), "log entries cannot be written")
+}
+
+// GetLog implements raft.LogStore. An entry that is not there is no failure:
+// raft asks for such ones when it looks what a follower needs.
+func (s *sealedLog) GetLog(index uint64, out *raft.Log) error {
+	err := s.read(index, out)
+	if errors.Is(err, raft.ErrLogNotFound) {
+		return raft.ErrLogNotFound
+	}
+	return s.check(err, "the log cannot be read")
+}
+
+func (s *sealedLog) read(index uint64, out *raft.Log) error {
+	var l raft.Log
+	if err := s.inner.GetLog(index, &l); err != nil {
+		return err
+	}
+	if l.Index != index || len(l.Extensions) != 0 {
+		return fmt.Errorf("log entry %d: the record says that it is another", index)
+	}
+	plain, err := s.bind.sealer.Open(labelLog, s.bind.logAAD(l.Index, l.Term, uint8(l.Type)), l.Data)
+	if err != nil {
+		return fmt.Errorf("log entry %d does not open: it was damaged, exchanged or sealed under another key: %w", index, err)
+	}
+	*out = raft.Log{Index: l.Index, Term: l.Term, Type: l.Type}
+	if err := decodeLog(plain, out); err != nil {
+		return fmt.Errorf("log entry %d: %w", index, err)
+	}
+	return nil
+}
+
+// verify opens every entry once, before raft sees any: raft itself panics on
+// the first that does not open, and an error is better.
+func (s *sealedLog) verify(done <-chan struct{}) error {
+	first, err := s.inner.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := s.inner.LastIndex()
+	if err != nil || last == 0 {
+		return err
+	}
+	var l raft.Log
+	for i := first; i <= last; i++ {
+		select {
+		case <-done:
+			return errors.New("interrupted")
+		default:
+		}
+		if err := s.read(i, &l); err != nil {
+			if errors.Is(err, raft.ErrLogNotFound) {
+				return fmt.Errorf("log entry %d is missing between %d and %d", i, first, last)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sealedLog) check(err error, what string) error {
+	if err == nil {
+		return nil
+	}
+	return s.halt(fmt.Errorf("%s: %w", what, err))
+}
+
+// encodeLog is what is sealed: the time of appending in nanoseconds, 0 for
+// none, then data and extensions.
+func encodeLog(l *raft.Log) []byte {
+	var at int64
+	if !l.AppendedAt.IsZero() {
+		at = l.AppendedAt.UnixNano()
+	}
+	out := make([]byte, 0, 16+len(l.Data)+len(l.Extensions))
+	out = binary.BigEndian.AppendUint64(out, uint64(at))
+	out = lp(out, l.Data)
+	return lp(out, l.Extensions)
+}
+
+func decodeLog(plain []byte, l *raft.Log) error {
+	if len(plain) < 8 {
+		return errMalformed
+	}
+	if at := int64(binary.BigEndian.Uint64(plain)); at != 0 {
+		l.AppendedAt = time.Unix(0, at)
+	}
+	data, rest, err := takeLP(plain[8:])
+	if err != nil {
+		return err
+	}
+	ext, rest, err := takeLP(rest)
+	if err != nil {
+		return err
+	}
+	if len(rest) != 0 {
+		return errMalformed
+	}
+	l.Data = data
+	if len(ext) > 0 {
+		l.Extensions = ext
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+package raftstore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+)
+
+// sealedSnapshots keeps snapshots as directories `<index>-<random id>` with two
+// files: `state`, a chain of sealed chunks, and `meta`, the sealed description.
+// A snapshot is written beside its place and renamed when it is complete, so
+// what bears a final name is whole. Nothing that does not open is skipped: an
+// older snapshot may no longer meet the log.
+type sealedSnapshots struct {
+	dir  string
+	bind *binder
+}
+
+const (
+	snapState  = "state"
+	snapMeta   = "meta"
+	snapTmp    = ".tmp"
+	snapDirFmt = "%020d-%s"
+)
+
+func openSnapshots(dir string, bind *binder) (*sealedSnapshots, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	s := &sealedSnapshots{dir: dir, bind: bind}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), snapTmp) { // cut off by a crash
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
+
+// Create implements raft.SnapshotStore.
+func (s *sealedSnapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration,
+	confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	id := fmt.Sprintf(snapDirFmt, index, ident.New())
+	tmp := filepath.Join(s.dir, id+snapTmp)
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(tmp, snapState), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(tmp))
+	}
+	return &snapshotSink{
+		store: s, tmp: tmp, file: f, w: newChunkWriter(f, s.bind, id),
+		meta: raft.SnapshotMeta{
+			Version: version, ID: id, Index: index, Term: term,
+			Configuration: conf, ConfigurationIndex: confIndex,
+		},
+	}, nil
+}
+
+// List implements raft.SnapshotStore: newest first.
+func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
+	}
+	var out []*raft.SnapshotMeta
+	for _, id := range ids[:min(len(ids), snapshotsKept)] {
+		m, err := s.readMeta(id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// Open implements raft.SnapshotStore.
+func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	if id != filepath.Base(id) || strings.HasSuffix(id, snapTmp) {
+		return nil, nil, fmt.Errorf("snapshot %q: no such snapshot", id)
+	}
+	m, err := s.readMeta(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := os.Open(filepath.Join(s.dir, id, snapState))
+	if err != nil {
+		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return m, newChunkReader(f, s.bind, id, m.Size), nil
+}
+
+// ids are the names of complete snapshots, newest first: the index leads the
+// name and has a fixed width.
+func (s *sealedSnapshots) ids() ([]string, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), snapTmp) {
+			ids = append(ids, e.Name())
+		}
+	}
+	slices.Sort(ids)
+	slices.Reverse(ids)
+	return ids, nil
+}
+
+func (s *sealedSnapshots) metaAAD(id string) []byte {
+	return s.bind.fileAAD("snapshots/" + id + "/" + snapMeta)
+}
+
+func (s *sealedSnapshots) readMeta(id string) (*raft.SnapshotMeta, error) {
+	sealed, err := atomicfile.ReadBounded(filepath.Join(s.dir, id, snapMeta), maxSnapshotMetaBytes)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	plain, err := s.bind.sealer.Open(labelFile, s.metaAAD(id), sealed)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s does not open: it was damaged, exchanged or sealed under another key: %w", id, err)
+	}
+	m := &raft.SnapshotMeta{}
+	if err := json.Unmarshal(plain, m); err != nil {
+		return nil, fmt.Errorf("snapshot %s: description: %w", id, err)
+	}
+	if m.ID != id {
+		return nil, fmt.Errorf("snapshot %s: it says that it is another", id)
+	}
+	return m, nil
+}
+
+// prune removes what is older than the newest snapshotsKept.
+func (s *sealedSnapshots) prune() error {
+	ids, err := s.ids()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids[min(len(ids), snapshotsKept):] {
+		if err := os.RemoveAll(filepath.Join(s.dir, id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshotSink is a snapshot being written by one goroutine of raft.
+type snapshotSink struct {
+	store *sealedSnapshots
+	tmp   string
+	file  *os.File
+	w     *chunkWriter
+	meta  raft.SnapshotMeta
+	ended bool
+}
+
+// ID implements raft.SnapshotSink.
+func (k *snapshotSink) ID() string { return k.meta.ID }
+
+// Write implements io.Writer.
+func (k *snapshotSink) Write(p []byte) (int, error) {
+	n, err := k.w.Write(p)
+	k.meta.Size += int64(n)
+	return n, err
+}
+
+// Cancel implements raft.SnapshotSink.
+func (k *snapshotSink) Cancel() error {
+	if k.ended {
+		return nil
+	}
+	k.ended = true
+	return errors.Join(k.file.Close(), os.RemoveAll(k.tmp))
+}
+
+// Close implements io.Closer: the snapshot becomes visible, or is gone.
+func (k *snapshotSink) Close() error {
+	if k.ended {
+		return nil
+	}
+	k.ended = true
+	if err := errors.Join(k.w.Close(), k.file.Sync(), k.file.Close()); err != nil {
+		return errors.Join(err, os.RemoveAll(k.tmp))
+	}
+	if err := k.publish(); err != nil {
+		return errors.Join(err, os.RemoveAll(k.tmp))
+	}
+	return k.store.prune()
+}
+
+func (k *snapshotSink) publish() error {
+	plain, err := json.Marshal(k.meta)
+	if err != nil {
+		return err
+	}
+	sealed, err := k.store.bind.sealer.Seal(labelFile, k.store.metaAAD(k.meta.ID), plain)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(k.tmp, snapMeta), sealed); err != nil {
+		return err
+	}
+	if err := os.Rename(k.tmp, filepath.Join(k.store.dir, k.meta.ID)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return atomicfile.SyncDir(k.store.dir)
+}

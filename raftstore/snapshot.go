@@ -1,0 +1,146 @@
+package raftstore
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	memdb "github.com/hashicorp/go-memdb"
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+)
+
+// snapshotFormat is the plaintext format: a SnapshotHeader, then as many
+// SnapshotObjects as it announces, each preceded by its length, then the end.
+const snapshotFormat = 1
+
+func sortedTables(tables []Registered) []Registered {
+	return slices.SortedFunc(slices.Values(tables), func(a, b Registered) int { return cmp.Compare(a.Name(), b.Name()) })
+}
+
+// fsmSnapshot is a state being written while the state machine goes on.
+type fsmSnapshot struct {
+	tables []Registered
+	r      *reader
+}
+
+// Persist implements raft.FSMSnapshot. Raft closes or cancels the sink.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	return writeSnapshot(sink, s.tables, s.r)
+}
+
+// Release implements raft.FSMSnapshot; the state is the collector's to free.
+func (s *fsmSnapshot) Release() {}
+
+func writeSnapshot(w io.Writer, tables []Registered, r *reader) error {
+	head := &raftstorepb.SnapshotHeader{Format: snapshotFormat, Index: r.index, Clock: r.clock}
+	if err := eachObject(r.txn, tables, func(Registered, Object) error { head.Objects++; return nil }); err != nil {
+		return err
+	}
+	bw := bufio.NewWriterSize(w, snapshotChunkBytes)
+	if _, err := protodelim.MarshalTo(bw, head); err != nil {
+		return err
+	}
+	err := eachObject(r.txn, tables, func(t Registered, o Object) error {
+		data, err := proto.Marshal(o)
+		if err != nil {
+			return err
+		}
+		_, err = protodelim.MarshalTo(bw, &raftstorepb.SnapshotObject{Table: t.Name(), Object: data})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return bw.Flush()
+}
+
+func eachObject(txn *memdb.Txn, tables []Registered, fn func(Registered, Object) error) error {
+	for _, t := range tables {
+		it, err := txn.Get(t.Name(), idIndex+"_prefix", "")
+		if err != nil {
+			return err
+		}
+		for raw := it.Next(); raw != nil; raw = it.Next() {
+			if err := fn(t, raw.(Object)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readSnapshot builds a state and its indexes from a snapshot. It is strict:
+// every rule that holds for writes holds here too.
+func readSnapshot(r io.Reader, sch *memdb.DBSchema, tables map[string]Registered) (*memdb.MemDB, *raftstorepb.SnapshotHeader, error) {
+	br := bufio.NewReaderSize(r, snapshotChunkBytes)
+	head := &raftstorepb.SnapshotHeader{}
+	if err := readDelimited(br, head); err != nil {
+		return nil, nil, fmt.Errorf("header: %w", err)
+	}
+	if head.Format != snapshotFormat {
+		return nil, nil, fmt.Errorf("format %d is not known to this version, which reads %d", head.Format, snapshotFormat)
+	}
+	db, err := memdb.NewMemDB(sch)
+	if err != nil {
+		return nil, nil, err
+	}
+	txn := db.Txn(true)
+	defer txn.Abort()
+	for n := range head.Objects {
+		if err := readObject(br, txn, head, tables); err != nil {
+			return nil, nil, fmt.Errorf("object %d of %d: %w", n+1, head.Objects, err)
+		}
+	}
+	if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
+		if err == nil {
+			err = errors.New("there is more than the header announces")
+		}
+		return nil, nil, err
+	}
+	txn.Commit()
+	return db, head, nil
+}
+
+func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHeader, tables map[string]Registered) error {
+	so := &raftstorepb.SnapshotObject{}
+	if err := readDelimited(br, so); err != nil {
+		return err
+	}
+	t, ok := tables[so.Table]
+	if !ok {
+		return fmt.Errorf("table %q is unknown", so.Table)
+	}
+	o, err := t.decode(so.Object)
+	if err != nil {
+		return fmt.Errorf("table %s: %w", so.Table, err)
+	}
+	if v := versionOf(o); v == 0 || v > head.Index {
+		return fmt.Errorf("table %s: an object's version is not that of an entry up to %d", so.Table, head.Index)
+	}
+	old, err := lookup(txn, so.Table, o.GetId())
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		return &DuplicateError{Table: so.Table, Index: idIndex, Key: o.GetId()}
+	}
+	_, err = insert(txn, t, nil, o)
+	return err
+}
+
+func readDelimited(br *bufio.Reader, m proto.Message) error {
+	if err := (protodelim.UnmarshalOptions{MaxSize: maxSnapshotObjectBytes}).UnmarshalFrom(br, m); err != nil {
+		if errors.Is(err, io.EOF) {
+			return io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	return refuseUnknown(m.ProtoReflect())
+}

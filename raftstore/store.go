@@ -1,0 +1,332 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// Store is one manager's replica. All methods may be used concurrently.
+type Store struct {
+	cfg   Config
+	halt  *halter
+	fsm   *fsm
+	bolt  *raftboltdb.BoltStore
+	trans *raft.NetworkTransport
+	raft  *raft.Raft
+
+	proposer *proposer
+	reads    *readGate
+	lead     *leadership
+
+	stopping  chan struct{} // closed by Close or by the supervisor: no new work
+	stopOnce  sync.Once
+	raftDown  chan struct{} // closed when raft's goroutines have ended
+	wg        sync.WaitGroup
+	closeOnce sync.Once
+	closeErr  error
+}
+
+const (
+	logFile      = "raft.db"
+	snapshotsDir = "snapshots"
+	// boltLockTimeout bounds the wait for the file lock another process holds.
+	boltLockTimeout = 2 * time.Second
+)
+
+// Open opens the store in c.Dir, or makes an empty one. It reads and opens the
+// whole log first, so anything damaged, or a wrong key, is an error here.
+// Without a configuration the store waits for Bootstrap, or to be added by a
+// leader. It takes over c.Transport.Listener, also where it fails.
+func Open(ctx context.Context, c Config) (_ *Store, err error) {
+	defer func() {
+		if err != nil && c.Transport.Listener != nil {
+			err = errors.Join(err, ignoreClosed(c.Transport.Listener.Close()))
+		}
+	}()
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cfg: c, halt: newHalter(c.Logger),
+		stopping: make(chan struct{}), raftDown: make(chan struct{}),
+	}
+	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("raftstore: %w", err)
+	}
+	s.bolt, err = raftboltdb.New(raftboltdb.Options{
+		Path:        filepath.Join(c.Dir, logFile),
+		BoltOptions: &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("raftstore: the log in %s cannot be opened (is it in use by another process?): %w", c.Dir, err)
+	}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("raftstore: %w", err), s.bolt.Close())
+	}
+	return s, nil
+}
+
+// start builds raft over the sealed stores and starts the goroutines.
+func (s *Store) start(ctx context.Context) error {
+	bind := newBinder(&s.cfg)
+	sealed := &sealedLog{inner: s.bolt, bind: bind, halt: s.halt.storage}
+	if err := sealed.verify(ctx.Done()); err != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	logs, err := raft.NewLogCache(logCacheEntries, sealed)
+	if err != nil {
+		return err
+	}
+	snaps, err := openSnapshots(filepath.Join(s.cfg.Dir, snapshotsDir), bind)
+	if err != nil {
+		return err
+	}
+	logger := raftLogger(s.cfg.Logger)
+	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Logger: logger, Stream: newStreamLayer(s.cfg.Transport),
+		MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: s.cfg.IOTimeout,
+	})
+	stable := &sealedStable{inner: s.bolt, bind: bind, halt: s.halt.storage}
+	if s.raft, err = newRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans, &s.halt.armed); err != nil {
+		if why := s.halt.reason(); why != nil {
+			err = why // the state machine says it better
+		}
+		return errors.Join(err, s.trans.Close())
+	}
+	s.proposer = newProposer(s.stopping, s.round)
+	s.reads = newReadGate(s.stopping, s.verifyLeader)
+	s.lead = newLeadership()
+	s.wg.Go(s.proposer.run)
+	s.wg.Go(s.reads.run)
+	s.wg.Go(s.followLeadership)
+	s.wg.Go(s.supervise)
+	return nil
+}
+
+// newRaft turns the panics of raft's start into errors. Storage failures return
+// as errors until armed is set, which happens before raft's goroutines can meet
+// one: they have nothing to do without the transport's first message or the
+// election timeout.
+func newRaft(conf *raft.Config, f raft.FSM, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore,
+	trans raft.Transport, armed interface{ Store(bool) }) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r, err = nil, fmt.Errorf("raft cannot start: %v", p)
+		}
+	}()
+	r, err = raft.NewRaft(conf, f, logs, stable, snaps, trans)
+	armed.Store(err == nil)
+	return r, err
+}
+
+func (s *Store) raftConfig(logger hclog.Logger) *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(s.cfg.NodeID)
+	conf.HeartbeatTimeout = s.cfg.ElectionTimeout
+	conf.ElectionTimeout = s.cfg.ElectionTimeout
+	conf.LeaderLeaseTimeout = s.cfg.ElectionTimeout / 2
+	conf.CommitTimeout = s.cfg.CommitTimeout
+	conf.MaxAppendEntries = maxAppendEntries
+	conf.SnapshotThreshold = s.cfg.SnapshotThreshold
+	conf.SnapshotInterval = s.cfg.SnapshotInterval
+	conf.TrailingLogs = s.cfg.TrailingLogs
+	conf.NoLegacyTelemetry = true
+	conf.Logger = logger
+	return conf
+}
+
+// supervise shuts raft down when the store is to stop, for whatever reason.
+func (s *Store) supervise() {
+	select {
+	case <-s.stopping:
+	case <-s.halt.done:
+	}
+	s.stopWork()
+	err := s.raft.Shutdown().Error()
+	if terr := s.trans.Close(); terr != nil {
+		err = errors.Join(err, terr)
+	}
+	close(s.raftDown)
+	if err != nil {
+		s.cfg.Logger.Warn("raft did not shut down cleanly", "err", err)
+	}
+	why := s.halt.reason()
+	if why == nil {
+		why = ErrClosed
+	}
+	s.fsm.hub.end(why, true)
+}
+
+func (s *Store) stopWork() { s.stopOnce.Do(func() { close(s.stopping) }) }
+
+// Close hands leadership to another manager where it can, stops everything and
+// releases the files. The store cannot be used afterwards.
+func (s *Store) Close(ctx context.Context) error {
+	s.closeOnce.Do(func() {
+		if s.halt.reason() == nil && s.raft.State() == raft.Leader && s.voters() > 1 {
+			if err := s.TransferLeadership(ctx); err != nil {
+				s.cfg.Logger.Info("leadership was not handed over before closing", "err", err)
+			}
+		}
+		s.stopWork()
+		s.wg.Wait()
+		s.halt.stop(nil)
+		s.closeErr = s.bolt.Close()
+	})
+	return s.closeErr
+}
+
+// Done is closed when the store has stopped: after Close, or on a failure that
+// it cannot go on from. Err tells which.
+func (s *Store) Done() <-chan struct{} { return s.halt.done }
+
+// Err is why the store stopped by itself: a failing disk, a record that does
+// not open, or a command it does not understand. It is nil otherwise.
+func (s *Store) Err() error { return s.halt.reason() }
+
+// View runs fn on a local snapshot. It takes no lock while fn runs.
+func (s *Store) View(fn func(*ReadTx) error) error {
+	r, err := s.fsm.read()
+	if err != nil {
+		return err
+	}
+	return fn(r)
+}
+
+// Watch runs snapshot on the current state and returns a watch whose first
+// event is the first change after it. Without tables it watches all of them.
+func (s *Store) Watch(snapshot func(*ReadTx) error, tables ...Registered) (*Watch, error) {
+	if len(tables) == 0 {
+		tables = s.fsm.order
+	}
+	for _, t := range tables {
+		if _, ok := s.fsm.tables[t.Name()]; !ok {
+			return nil, fmt.Errorf("raftstore: table %s is not registered with this store", t.Name())
+		}
+	}
+	r, w, err := s.fsm.watch(tables)
+	if err != nil {
+		return nil, err
+	}
+	if snapshot != nil {
+		if err := snapshot(r); err != nil {
+			w.Close()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// Update runs fn on a snapshot and commits what it wrote: all of it or nothing.
+// It works at the leader only. fn is run again where something it read by Get,
+// or wrote, was changed meanwhile; it must be free of other effects. An error
+// of fn is returned as it is.
+func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	for range maxUpdateAttempts {
+		if err := s.lead.ready(ctx, s); err != nil {
+			return err
+		}
+		tx, err := s.fsm.begin(time.Now())
+		if err != nil {
+			return err
+		}
+		if err := runTx(tx, fn); err != nil {
+			return err
+		}
+		t, err := tx.encode()
+		if err != nil || t == nil {
+			return err
+		}
+		err = s.proposer.submit(ctx, t)
+		if !errors.Is(err, ErrConflict) {
+			return s.explain(err)
+		}
+	}
+	return ErrConflict
+}
+
+func runTx(tx *Tx, fn func(*Tx) error) error {
+	defer func() { tx.done = true }()
+	return fn(tx)
+}
+
+// explain prefers the reason why the store stopped over that it stopped.
+func (s *Store) explain(err error) error {
+	if err != nil {
+		if why := s.halt.reason(); why != nil && errors.Is(err, ErrClosed) {
+			return why
+		}
+	}
+	return err
+}
+
+// round is one consensus round; it returns the state machine's answer.
+func (s *Store) round(data []byte) (any, error) {
+	f := s.raft.Apply(data, enqueueTimeout)
+	if err := s.await(f); err != nil {
+		return nil, err
+	}
+	return f.Response(), nil
+}
+
+// await waits for a future of raft, but not beyond raft's end: a future that is
+// under way when a goroutine of raft is ended is never answered.
+func (s *Store) await(f raft.Future) error {
+	answer := make(chan error, 1)
+	go func() { answer <- f.Error() }() // ends with the answer; see above for when there is none
+	select {
+	case err := <-answer:
+		return err
+	case <-s.raftDown:
+	}
+	select {
+	case err := <-answer:
+		return err
+	default:
+		return raft.ErrRaftShutdown
+	}
+}
+
+// AppliedIndex is the index of the last entry that changed the local state.
+func (s *Store) AppliedIndex() uint64 {
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	return s.fsm.index
+}
+
+// LastIndex is the index of the last entry in the local log.
+func (s *Store) LastIndex() uint64 { return s.raft.LastIndex() }
+
+// Snapshot writes a snapshot now and drops the log entries it replaces, but for
+// those kept for slow followers.
+func (s *Store) Snapshot(ctx context.Context) error {
+	err := s.awaitContext(ctx, s.raft.Snapshot())
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}
+
+func (s *Store) awaitContext(ctx context.Context, f raft.Future) error {
+	answer := make(chan error, 1)
+	go func() { answer <- s.await(f) }()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,224 @@
+package raftstore
+
+import (
+	"fmt"
+	"iter"
+	"regexp"
+	"slices"
+	"strings"
+
+	memdb "github.com/hashicorp/go-memdb"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+)
+
+// Object is what a table holds: a message whose field 1 is `meta`, written by
+// the store alone, and whose field 2 is the string `id`.
+type Object interface {
+	proto.Message
+	GetId() string
+	GetMeta() *raftstorepb.Meta
+}
+
+// Index is a secondary index. Keys must depend on nothing but the object, since
+// every manager computes it for itself and all must agree. A key is not empty
+// and has no NUL byte; no keys means that the object is not in the index.
+type Index[T Object] struct {
+	Name   string
+	Unique bool
+	Keys   func(T) []string
+}
+
+// Registered is a table of any type, as Config lists them. Only *Table is one.
+type Registered interface {
+	Name() string
+	decode(data []byte) (Object, error)
+	indexes() []indexInfo
+	keys(index int, o Object) []string
+}
+
+type indexInfo struct {
+	name   string
+	unique bool
+}
+
+// Table describes a table; it holds no data and may be shared by stores. Make
+// one per type as a package-level variable.
+type Table[T Object] struct {
+	name  string
+	idx   []Index[T]
+	infos []indexInfo
+}
+
+var nameRule = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+
+// idIndex is the name of the primary index.
+const idIndex = "id"
+
+// NewTable describes a table. It panics where the description makes no sense:
+// that is a mistake in the program, found by any test that loads the package.
+func NewTable[T Object](name string, indexes ...Index[T]) *Table[T] {
+	if !nameRule.MatchString(name) {
+		panic(fmt.Sprintf("raftstore: table name %q: use lowercase letters, digits and underscores", name))
+	}
+	t := &Table[T]{name: name, idx: slices.Clone(indexes)}
+	var zero T
+	if err := checkShape(zero.ProtoReflect().Descriptor()); err != nil {
+		panic(fmt.Sprintf("raftstore: table %s: %v", name, err))
+	}
+	seen := map[string]bool{idIndex: true}
+	for _, x := range indexes {
+		switch {
+		case !nameRule.MatchString(x.Name):
+			panic(fmt.Sprintf("raftstore: table %s: index name %q is not usable", name, x.Name))
+		case seen[x.Name]:
+			panic(fmt.Sprintf("raftstore: table %s: index name %q is taken", name, x.Name))
+		case x.Keys == nil:
+			panic(fmt.Sprintf("raftstore: table %s: index %s has no Keys", name, x.Name))
+		}
+		seen[x.Name] = true
+		t.infos = append(t.infos, indexInfo{name: x.Name, unique: x.Unique})
+	}
+	return t
+}
+
+// checkShape verifies the convention that lets the store write Meta without
+// knowing the type.
+func checkShape(d protoreflect.MessageDescriptor) error {
+	meta := d.Fields().ByNumber(metaField)
+	if meta == nil || meta.Name() != "meta" || meta.IsList() || meta.Message() == nil ||
+		meta.Message().FullName() != (*raftstorepb.Meta)(nil).ProtoReflect().Descriptor().FullName() {
+		return fmt.Errorf("%s: field 1 must be `Meta meta`", d.FullName())
+	}
+	id := d.Fields().ByNumber(2)
+	if id == nil || id.Name() != "id" || id.Kind() != protoreflect.StringKind || id.IsList() {
+		return fmt.Errorf("%s: field 2 must be `string id`", d.FullName())
+	}
+	return nil
+}
+
+const metaField = 1
+
+// Name returns the name of the table.
+func (t *Table[T]) Name() string { return t.name }
+
+func (t *Table[T]) indexes() []indexInfo { return t.infos }
+
+func (t *Table[T]) decode(data []byte) (Object, error) {
+	var zero T
+	o := zero.ProtoReflect().New().Interface().(T)
+	if err := unmarshalStrict(data, o); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+func (t *Table[T]) keys(i int, o Object) []string { return t.idx[i].Keys(o.(T)) }
+
+// Get returns the object of that id. It is shared with every other reader:
+// never modify it, proto.Clone first. In an Update it becomes a precondition,
+// whether the object was found or not.
+func (t *Table[T]) Get(r Reader, id string) (T, bool) {
+	var zero T
+	o, ok := r.reader().get(t, id)
+	if !ok {
+		return zero, false
+	}
+	return o.(T), true
+}
+
+// All yields every object in the order of ids.
+func (t *Table[T]) All(r Reader) iter.Seq[T] { return t.Prefix(r, "") }
+
+// Prefix yields the objects whose id begins with idPrefix, in the order of ids.
+func (t *Table[T]) Prefix(r Reader, idPrefix string) iter.Seq[T] {
+	return t.scan(r, idIndex+"_prefix", idPrefix)
+}
+
+// By yields the objects that have key in the named index, in the order of ids.
+// It panics where the table has no such index.
+func (t *Table[T]) By(r Reader, index, key string) iter.Seq[T] {
+	if !slices.ContainsFunc(t.infos, func(i indexInfo) bool { return i.name == index }) {
+		panic(fmt.Sprintf("raftstore: table %s has no index %q", t.name, index))
+	}
+	if !validKey(key) {
+		return func(func(T) bool) {}
+	}
+	return t.scan(r, index, key)
+}
+
+// Count returns the number of objects.
+func (t *Table[T]) Count(r Reader) int {
+	n := 0
+	for range t.All(r) {
+		n++
+	}
+	return n
+}
+
+func (t *Table[T]) scan(r Reader, index, arg string) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		it, err := r.reader().txn.Get(t.name, index, arg)
+		if err != nil {
+			panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.name, err))
+		}
+		for o := it.Next(); o != nil; o = it.Next() {
+			if !yield(o.(T)) {
+				return
+			}
+		}
+	}
+}
+
+// Put writes obj, which the store copies. Meta absent or of version 0: the
+// object must not exist yet (*DuplicateError). Otherwise obj must be a modified
+// clone of what was read, and ErrConflict says that it was changed since.
+func (t *Table[T]) Put(tx *Tx, obj T) error { return tx.put(t, obj) }
+
+// Delete removes the object of that id; ErrNotFound where there is none.
+func (t *Table[T]) Delete(tx *Tx, id string) error { return tx.delete(t, id) }
+
+// Event returns what e says about this table: old is zero for a new object, new
+// for a deleted one. ok is false for an event of another table.
+func (t *Table[T]) Event(e Event) (old, new T, ok bool) {
+	if e.table == nil || e.table.Name() != t.name {
+		return old, new, false
+	}
+	if e.old != nil {
+		old = e.old.(T)
+	}
+	if e.new != nil {
+		new = e.new.(T)
+	}
+	return old, new, true
+}
+
+// schema builds the state machine's tables.
+func schema(tables []Registered) (*memdb.DBSchema, error) {
+	s := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}
+	for _, t := range tables {
+		if t == nil {
+			return nil, fmt.Errorf("raftstore: a nil table was registered")
+		}
+		if _, ok := s.Tables[t.Name()]; ok {
+			return nil, fmt.Errorf("raftstore: table %s is registered twice", t.Name())
+		}
+		ts := &memdb.TableSchema{Name: t.Name(), Indexes: map[string]*memdb.IndexSchema{
+			idIndex: {Name: idIndex, Unique: true, Indexer: idIndexer{}},
+		}}
+		for i, x := range t.indexes() {
+			ts.Indexes[x.name] = &memdb.IndexSchema{
+				Name: x.name, Unique: x.unique, AllowMissing: true, Indexer: keyIndexer{t, i},
+			}
+		}
+		s.Tables[t.Name()] = ts
+	}
+	return s, nil
+}
+
+// validKey reports whether s can stand in an index: keys end with a NUL there.
+func validKey(s string) bool {
+	return s != "" && len(s) <= MaxKeyBytes && strings.IndexByte(s, 0) < 0
+}

@@ -1,0 +1,205 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	memdb "github.com/hashicorp/go-memdb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+)
+
+// Reader is what tables read from: *ReadTx or *Tx.
+type Reader interface{ reader() *reader }
+
+// reader is a consistent state. What it returns is shared and never changes.
+type reader struct {
+	txn   *memdb.Txn
+	index uint64
+	clock int64
+	tx    *Tx // nil in a View
+}
+
+func (r *reader) get(t Registered, id string) (Object, bool) {
+	o, err := lookup(r.txn, t.Name(), id)
+	if err != nil {
+		panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.Name(), err))
+	}
+	if r.tx != nil {
+		r.tx.recordRead(t, id, o)
+	}
+	return o, o != nil
+}
+
+// ReadTx is the state as of one log entry. It is valid inside View only.
+type ReadTx struct{ r reader }
+
+func (r *ReadTx) reader() *reader { return &r.r }
+
+// Index is the index of the last entry that is part of this state.
+func (r *ReadTx) Index() uint64 { return r.r.index }
+
+// Clock is the state machine's time: that of the last entry, never running
+// backwards and the same on every manager.
+func (r *ReadTx) Clock() time.Time { return time.Unix(0, r.r.clock) }
+
+// Tx is a transaction being composed: a state to read, with its own writes on
+// top. It is valid inside Update only and belongs to one goroutine.
+type Tx struct {
+	r     reader
+	now   time.Time
+	reads map[objectKey]uint64
+	ops   []*raftstorepb.Op
+	byKey map[objectKey]int // position in ops; -1: created and deleted again
+	bytes int
+	done  bool
+}
+
+type objectKey struct{ table, id string }
+
+func newTx(db *memdb.MemDB, index uint64, clock int64, now time.Time) *Tx {
+	tx := &Tx{
+		r:     reader{txn: db.Txn(true), index: index, clock: clock},
+		now:   now,
+		reads: map[objectKey]uint64{},
+		byKey: map[objectKey]int{},
+	}
+	tx.r.tx = tx
+	return tx
+}
+
+func (tx *Tx) reader() *reader { return &tx.r }
+
+// Now is the leader's time, not before the state machine's clock. Use it, not
+// time.Now, for what is written.
+func (tx *Tx) Now() time.Time { return tx.now }
+
+// Index is the index of the last entry that is part of the state read.
+func (tx *Tx) Index() uint64 { return tx.r.index }
+
+func (tx *Tx) recordRead(t Registered, id string, o Object) {
+	key := objectKey{t.Name(), id}
+	if _, written := tx.byKey[key]; written {
+		return // the write carries its own precondition
+	}
+	tx.reads[key] = versionOf(o)
+}
+
+var errTxDone = errors.New("raftstore: the transaction is over: write inside the function given to Update")
+
+func (tx *Tx) put(t Registered, given Object) error {
+	if tx.done {
+		return errTxDone
+	}
+	o := cloneObject(given)
+	id, version := o.GetId(), o.GetMeta().GetVersion()
+	key := objectKey{t.Name(), id}
+	there, err := lookup(tx.r.txn, t.Name(), id)
+	if err != nil {
+		return err
+	}
+	pos, written := tx.byKey[key]
+	switch {
+	case written && there == nil:
+		return fmt.Errorf("%s %s: it was deleted earlier in the same transaction", t.Name(), id)
+	case written && versionOf(there) != version:
+		return ErrConflict
+	case !written && there != nil && version == 0:
+		return &DuplicateError{Table: t.Name(), Index: idIndex, Key: id}
+	case !written && versionOf(there) != version:
+		return ErrConflict
+	}
+	if _, err := insert(tx.r.txn, t, there, o); err != nil {
+		return err
+	}
+	bare := cloneObject(o)
+	setMeta(bare, nil)
+	data, err := proto.Marshal(bare)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", t.Name(), id, err)
+	}
+	if data == nil {
+		data = []byte{}
+	}
+	op := &raftstorepb.Op{Table: t.Name(), Id: id, ExpectVersion: version, Object: data}
+	if written {
+		tx.bytes += len(data) - len(tx.ops[pos].GetObject())
+		tx.ops[pos] = op
+		return tx.checkBounds()
+	}
+	return tx.add(key, op)
+}
+
+func (tx *Tx) delete(t Registered, id string) error {
+	if tx.done {
+		return errTxDone
+	}
+	there, err := lookup(tx.r.txn, t.Name(), id)
+	if err != nil {
+		return err
+	}
+	key := objectKey{t.Name(), id}
+	if there == nil {
+		if _, written := tx.byKey[key]; !written {
+			tx.reads[key] = 0
+		}
+		return ErrNotFound
+	}
+	if _, err := remove(tx.r.txn, t, there); err != nil {
+		return err
+	}
+	version := versionOf(there)
+	pos, written := tx.byKey[key]
+	switch {
+	case written && version == 0: // created here: nothing is left to do
+		tx.bytes -= len(tx.ops[pos].GetObject())
+		tx.ops[pos] = nil
+		return nil
+	case written:
+		tx.bytes -= len(tx.ops[pos].GetObject())
+		tx.ops[pos] = &raftstorepb.Op{Table: t.Name(), Id: id, ExpectVersion: version}
+		return nil
+	}
+	return tx.add(key, &raftstorepb.Op{Table: t.Name(), Id: id, ExpectVersion: version})
+}
+
+func (tx *Tx) add(key objectKey, op *raftstorepb.Op) error {
+	delete(tx.reads, key)
+	tx.byKey[key] = len(tx.ops)
+	tx.ops = append(tx.ops, op)
+	tx.bytes += len(op.Table) + len(op.Id) + len(op.GetObject())
+	return tx.checkBounds()
+}
+
+func (tx *Tx) checkBounds() error {
+	if len(tx.ops) > MaxTransactionOps || tx.bytes > MaxTransactionBytes {
+		return ErrTooLarge
+	}
+	return nil
+}
+
+// encode gives what is proposed, or nil where nothing was written.
+func (tx *Tx) encode() (*raftstorepb.Transaction, error) {
+	tx.done = true
+	out := &raftstorepb.Transaction{}
+	for _, op := range tx.ops {
+		if op != nil {
+			out.Ops = append(out.Ops, op)
+		}
+	}
+	if len(out.Ops) == 0 {
+		return nil, nil
+	}
+	if len(tx.reads) > MaxTransactionReads {
+		return nil, ErrTooLarge
+	}
+	for key, version := range tx.reads {
+		out.Reads = append(out.Reads, &raftstorepb.Precondition{Table: key.table, Id: key.id, Version: version})
+	}
+	if proto.Size(out) > MaxTransactionBytes {
+		return nil, ErrTooLarge
+	}
+	return out, nil
+}
