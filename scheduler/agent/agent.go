@@ -1,0 +1,152 @@
+// Package agent is a node's side of scheduling: it holds one session with the
+// managers, hears which tasks this node should have, sees that rund and netd
+// make it so, and reports how far each task came.
+//
+// A task goes created → attached → running and back in reverse order, so that
+// no container ever runs without its network and no address is reused while a
+// container holds it. Running is reported only of a task that rund says runs
+// and netd says is attached. A task that ended is never started again: making
+// a new one is the managers' decision.
+//
+// Everything is declared whole and again (package machine keeps what is
+// known, and says what each side should be told), so any of rund, netd, the
+// session or this process may go away at any moment:
+//
+//   - managers away: containers stay, netd and rund are still kept healed;
+//   - rund or netd restarted: the whole desired state is declared anew;
+//   - this process restarted: nothing is declared before a manager's first
+//     complete set of assignments and rund's first complete report, so running
+//     containers stay and keep their addresses.
+//
+// The agent keeps nothing on disk. It refuses new tasks while the node lacks a
+// required feature and says which.
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+)
+
+// Config binds an agent to its node. Dial, Executor, Network and Describe are
+// required.
+type Config struct {
+	// Dial reaches any manager, authenticated both ways. It tries one; the
+	// agent calls it again after a pause of its own. The closer ends what it
+	// returned.
+	Dial     func(context.Context) (grpc.ClientConnInterface, io.Closer, error)
+	Executor Executor
+	Network  Network
+	// Describe reports the node itself; the agent adds what rund and netd say
+	// (runtime, features, loaded images).
+	Describe func() *schedulerpb.NodeDescription
+	// Refresh, if not nil, asks for the node to be looked at again at once: an
+	// image was imported.
+	Refresh <-chan struct{}
+	// AppliedIndex, on managers, is sent with heartbeats.
+	AppliedIndex func() uint64
+	// Managers, if not nil, is told the managers' addresses when they change,
+	// to be dialled after a restart.
+	Managers func(addresses []string)
+	// Connected, if not nil, is told when a session begins and ends.
+	Connected func(bool)
+	Logger    *slog.Logger
+}
+
+// agent owns the goroutines that carry words between machine and the world.
+// Each goroutine does one conversation, waits for its kick, asks the machine
+// under mu what to say, and says it with mu free.
+type agent struct {
+	Config
+
+	gen mesh.Generation // of declarations to rund
+
+	mu       sync.Mutex // guards the following
+	machine  *machine
+	rundUp   bool // rund's Watch is running and complete
+	redeclar bool // declare to rund even what it was told already
+	resync   bool // the same for netd
+	node     nodeFacts
+
+	rundKick, netKick, reportKick, helloKick, probeKick kick
+}
+
+// nodeFacts is what probing found.
+type nodeFacts struct {
+	runtime  string
+	features []*taskpb.Feature
+	images   map[string]string
+}
+
+// Run serves until ctx ends and returns its error. Containers are left as they
+// are.
+func Run(ctx context.Context, c Config) error {
+	if c.Dial == nil || c.Executor == nil || c.Network == nil || c.Describe == nil {
+		return errors.New("agent: Dial, Executor, Network and Describe are required")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &agent{
+		Config:   c,
+		machine:  newMachine(c.Network, c.Logger),
+		rundKick: newKick(), netKick: newKick(), reportKick: newKick(), helloKick: newKick(), probeKick: newKick(),
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, work := range []func(context.Context) error{
+		a.watchRund, a.declareRund, a.syncNetwork, a.checkNetwork, a.probe, a.sessions,
+	} {
+		g.Go(func() error { return work(ctx) })
+	}
+	return g.Wait()
+}
+
+// input lets f change the machine and wakes whoever may have something to say.
+func (a *agent) input(f func(m *machine, now time.Time) error) error {
+	a.mu.Lock()
+	err := f(a.machine, time.Now())
+	a.mu.Unlock()
+	a.rundKick.now()
+	a.netKick.now()
+	a.reportKick.now()
+	return err
+}
+
+// kick wakes one goroutine; kicks that nobody waited for merge into one.
+type kick chan struct{}
+
+func newKick() kick { return make(kick, 1) }
+
+func (k kick) now() {
+	select {
+	case k <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns at the next kick, after d when d is positive, or with ctx.
+func (k kick) wait(ctx context.Context, d time.Duration) error {
+	var after <-chan time.Time
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		after = t.C
+	}
+	select {
+	case <-k:
+		return nil
+	case <-after:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,117 @@
+// Package executor is the agent's way to containers: a client of rund over its
+// unix socket. It translates nothing and keeps nothing; when rund goes away a
+// call fails and a Watch ends, and the caller asks again.
+//
+// rund decides by the socket's peer credentials who may speak to it, so the
+// connection carries no other protection and never leaves the machine.
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+)
+
+// maxMessage bounds one message from rund: a report of every task of a node.
+const maxMessage = 16 << 20
+
+// Rund implements agent.Executor.
+type Rund struct {
+	conn   *grpc.ClientConn
+	client rundpb.RundClient
+}
+
+// New returns a client of the socket at path. It connects when first used and
+// again after rund was restarted.
+func New(path string) (*Rund, error) {
+	conn, err := grpc.NewClient("unix://"+path,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket, checked by peer credentials
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("rund at %s: %w", path, err)
+	}
+	return &Rund{conn: conn, client: rundpb.NewRundClient(conn)}, nil
+}
+
+// Client is rund's whole interface, for images.
+func (r *Rund) Client() rundpb.RundClient { return r.client }
+
+// Close drops the connection.
+func (r *Rund) Close() error { return r.conn.Close() }
+
+// Probe asks what the runtime can do.
+func (r *Rund) Probe(ctx context.Context) (*rundpb.ProbeResponse, error) {
+	resp, err := r.client.Probe(ctx, &rundpb.ProbeRequest{})
+	return resp, plain(err)
+}
+
+// Apply declares every task of the node.
+func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) error {
+	_, err := r.client.Apply(ctx, req)
+	return plain(err)
+}
+
+// Watch passes reports to f until the connection or ctx ends, or f fails.
+func (r *Rund) Watch(ctx context.Context, f func(*rundpb.WatchResponse) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream when f failed
+	stream, err := r.client.Watch(ctx, &rundpb.WatchRequest{})
+	if err != nil {
+		return plain(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errors.New("rund ended its reports")
+		}
+		if err != nil {
+			return plain(err)
+		}
+		if err := f(m); err != nil {
+			return err
+		}
+	}
+}
+
+// Logs passes a task's output to f until its end.
+func (r *Rund) Logs(ctx context.Context, req *rundpb.LogsRequest, f func(*rundpb.LogsResponse) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := r.client.Logs(ctx, req)
+	if err != nil {
+		return plain(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return plain(err)
+		}
+		if err := f(m); err != nil {
+			return err
+		}
+	}
+}
+
+// plain drops gRPC's wrapping: the text reaches people.
+func plain(err error) error {
+	if s, ok := status.FromError(err); ok && err != nil {
+		return fmt.Errorf("rund: %s", s.Message())
+	}
+	return err
+}

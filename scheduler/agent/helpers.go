@@ -1,0 +1,286 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// backoff gives growing, jittered pauses.
+type backoff struct{ base, limit, next time.Duration }
+
+func (b *backoff) reset() { b.next = 0 }
+
+func (b *backoff) pause() time.Duration {
+	b.next = min(max(b.next*2, b.base), b.limit)
+	return b.next/2 + rand.N(b.next/2+1)
+}
+
+// sleep waits for d unless ctx ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// watchRund hears rund out for as long as the agent lives.
+func (a *agent) watchRund(ctx context.Context) error {
+	b := backoff{base: helperBackoff, limit: maxHelperBackoff}
+	for {
+		err := a.Executor.Watch(ctx, func(r *rundpb.WatchResponse) error {
+			return a.input(func(m *machine, now time.Time) error {
+				if !r.Complete && !a.rundUp {
+					return fmt.Errorf("rund began with a change instead of all its tasks")
+				}
+				m.observe(now, r)
+				if r.Complete {
+					a.rundUp, a.redeclar = true, true
+					b.reset()
+					a.probeKick.now()
+				}
+				return nil
+			})
+		})
+		a.mu.Lock()
+		a.rundUp = false
+		a.mu.Unlock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		a.Logger.Warn("rund's reports ended, asking again", "error", err)
+		if err := sleep(ctx, b.pause()); err != nil {
+			return err
+		}
+	}
+}
+
+// declareRund tells rund the whole desired state whenever it changed.
+func (a *agent) declareRund(ctx context.Context) error {
+	var told map[string]rundpb.Phase
+	b := backoff{base: helperBackoff, limit: maxHelperBackoff}
+	for {
+		a.mu.Lock()
+		now := time.Now()
+		var req *rundpb.ApplyRequest
+		var phases map[string]rundpb.Phase
+		wake := a.machine.wake(now)
+		if a.rundUp && a.machine.ready() {
+			phases = a.machine.phases(now)
+			if a.redeclar || told == nil || !maps.Equal(phases, told) {
+				a.redeclar = false
+				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases)}
+			}
+		}
+		a.mu.Unlock()
+
+		if req == nil {
+			if err := a.rundKick.wait(ctx, until(now, wake)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := a.applyRund(ctx, req); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			told = nil
+			a.Logger.Warn("rund did not take the desired state, trying again", "error", err)
+			if err := sleep(ctx, b.pause()); err != nil {
+				return err
+			}
+			continue
+		}
+		told = phases
+		b.reset()
+	}
+}
+
+func (a *agent) applyRund(ctx context.Context, req *rundpb.ApplyRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	return a.Executor.Apply(ctx, req)
+}
+
+// syncNetwork tells netd the whole desired state whenever it changed, or netd
+// was seen to have lost it.
+func (a *agent) syncNetwork(ctx context.Context) error {
+	var told map[string]bool
+	b := backoff{base: helperBackoff, limit: maxHelperBackoff}
+	for {
+		a.mu.Lock()
+		now := time.Now()
+		ready := a.machine.ready()
+		want := a.machine.attachments(now)
+		ids := make(map[string]bool, len(want))
+		for _, w := range want {
+			ids[w.TaskID] = true
+		}
+		wake := a.machine.wake(now)
+		again := a.resync || told == nil || !maps.Equal(ids, told) || a.machine.retryDue(now)
+		if ready && again {
+			a.resync = false
+			a.machine.syncing(want)
+		}
+		a.mu.Unlock()
+
+		if !ready || !again {
+			if err := a.netKick.wait(ctx, until(now, wake)); err != nil {
+				return err
+			}
+			continue
+		}
+		failed, err := a.Network.Sync(ctx, want)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			told = nil
+			a.Logger.Warn("netd did not take the desired state, trying again", "error", err)
+			if err := sleep(ctx, b.pause()); err != nil {
+				return err
+			}
+			continue
+		}
+		told = ids
+		b.reset()
+		for id, err := range failed {
+			a.Logger.Warn("a task could not be attached", "task", id, "error", err)
+		}
+		a.input(func(m *machine, now time.Time) error {
+			m.synced(now, want, failed)
+			return nil
+		})
+	}
+}
+
+// checkNetwork notices that netd was restarted.
+func (a *agent) checkNetwork(ctx context.Context) error {
+	for {
+		if err := sleep(ctx, checkInterval); err != nil {
+			return err
+		}
+		if ok, err := a.Network.Check(ctx); err == nil && ok {
+			continue
+		}
+		// Also when netd does not answer: the next declaration then waits for
+		// it with growing pauses.
+		a.mu.Lock()
+		a.resync = true
+		a.mu.Unlock()
+		a.netKick.now()
+	}
+}
+
+func until(now, wake time.Time) time.Duration {
+	if wake.IsZero() {
+		return 0
+	}
+	return max(wake.Sub(now), time.Millisecond)
+}
+
+// probe looks at what the node can do: at start until both helpers answered,
+// then now and again, and when asked.
+func (a *agent) probe(ctx context.Context) error {
+	b := backoff{base: helperBackoff, limit: maxHelperBackoff}
+	refresh := a.Refresh
+	for {
+		pause := probeInterval
+		if err := a.probeOnce(ctx); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			pause = b.pause()
+			a.Logger.Warn("cannot see what this node can do, trying again", "error", err)
+		} else {
+			b.reset()
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-a.probeKick:
+		case _, ok := <-refresh:
+			if !ok {
+				refresh = nil
+			}
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+		t.Stop()
+	}
+}
+
+func (a *agent) probeOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	rund, err := a.Executor.Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("rund: %w", err)
+	}
+	network, err := a.Network.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	facts := nodeFacts{runtime: rund.Runtime, features: rund.Features, images: rund.LoadedImages}
+	for _, f := range network {
+		facts.features = append(facts.features, &taskpb.Feature{Name: f.Name, Present: f.Present, Required: f.Required, Detail: f.Detail})
+	}
+	a.mu.Lock()
+	a.node = facts
+	a.mu.Unlock()
+	a.helloKick.now()
+	return a.input(func(m *machine, now time.Time) error {
+		reason := missing(facts.features)
+		if !m.probed || m.refusal != reason {
+			m.setRefusal(now, reason)
+		}
+		return nil
+	})
+}
+
+// missing says which required features the node lacks, in one line.
+func missing(features []*taskpb.Feature) string {
+	var names []string
+	for _, f := range features {
+		if f.Required && !f.Present {
+			name := f.Name
+			if f.Detail != "" {
+				name += " (" + f.Detail + ")"
+			}
+			names = append(names, name)
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return "the node lacks " + strings.Join(names, ", ")
+}
+
+// describe is the node's own word plus what probing found.
+func (a *agent) describe() *schedulerpb.NodeDescription {
+	d := a.Describe()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.machine.probed {
+		d.Features = append(d.Features, &taskpb.Feature{
+			Name: "helpers", Required: true, Detail: "rund or netd has not answered yet",
+		})
+		return d
+	}
+	d.Runtime = a.node.runtime
+	d.Features = append(d.Features, a.node.features...)
+	d.LoadedImages = a.node.images
+	return d
+}

@@ -1,0 +1,67 @@
+package agent
+
+import "time"
+
+const (
+	// defaultHeartbeat holds until the manager's Settings arrive, which may
+	// name one between minHeartbeat and maxHeartbeat.
+	defaultHeartbeat = 5 * time.Second
+	minHeartbeat     = 100 * time.Millisecond
+	maxHeartbeat     = time.Minute
+
+	// silentHeartbeats is how many heartbeats without a word from the manager
+	// end the session.
+	silentHeartbeats = 3
+
+	// Reconnection waits between half and all of a time that doubles from
+	// minBackoff to maxBackoff, so that a cluster's agents do not return at
+	// once.
+	minBackoff = 200 * time.Millisecond
+	maxBackoff = 8 * time.Second
+
+	// helperBackoff and maxHelperBackoff are the same for rund and netd, which
+	// the supervisor restarts within a second.
+	helperBackoff    = 100 * time.Millisecond
+	maxHelperBackoff = 5 * time.Second
+
+	// helloWait is how long the first session waits for the first probe.
+	helloWait = 3 * time.Second
+
+	// dialTimeout bounds reaching a manager and opening the stream.
+	dialTimeout = 20 * time.Second
+
+	// applyTimeout bounds one declaration to rund, which answers at once.
+	applyTimeout = 30 * time.Second
+
+	// checkInterval is how often netd is asked whether it still has what it
+	// was given; a restart of netd is noticed within it.
+	checkInterval = 2 * time.Second
+
+	// probeInterval is how often node features are looked at again.
+	probeInterval = 30 * time.Second
+	probeTimeout  = 20 * time.Second
+
+	// attachTries is how often a task may fail to be attached before it is
+	// given up, attachRetry the time between. A port's former owner on this
+	// node may still be going away.
+	attachTries = 4
+	attachRetry = 500 * time.Millisecond
+
+	// maxTasks bounds the tasks one node accepts.
+	maxTasks = 4096
+
+	// maxReports bounds one StatusBatch.
+	maxReports = 256
+
+	// maxText bounds messages and errors in a status; longer ones are cut.
+	maxText = 512
+
+	// Log forwarding: subscriptions at a time, their length, bytes of a chunk,
+	// chunks waiting to be sent, and bytes a second. The rate is half of what
+	// the manager accepts from a node.
+	maxSubscriptions = 64
+	maxLogTasks      = 1024
+	maxLogChunk      = 32 << 10
+	logQueue         = 64
+	logRate          = 4 << 20
+)

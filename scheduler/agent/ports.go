@@ -1,0 +1,39 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+)
+
+// Executor runs containers: rund, by way of package executor.
+type Executor interface {
+	// Probe says what the runtime can do and which images were imported.
+	Probe(context.Context) (*rundpb.ProbeResponse, error)
+	// Apply declares every task this node should have.
+	Apply(context.Context, *rundpb.ApplyRequest) error
+	// Watch passes every task, then every change, to f, from one goroutine. It
+	// returns when the connection ends, and with f's error.
+	Watch(ctx context.Context, f func(*rundpb.WatchResponse) error) error
+	// Logs passes a task's output to f until its end, or for ever when
+	// following.
+	Logs(ctx context.Context, r *rundpb.LogsRequest, f func(*rundpb.LogsResponse) error) error
+}
+
+// Network connects containers: a *mesh.Local.
+type Network interface {
+	Probe(context.Context) ([]mesh.Feature, error)
+	// Reserve, Adopt and Release only keep account and return at once.
+	Reserve(taskID string) (mesh.Endpoint, error)
+	Adopt(taskID string, e mesh.Endpoint) error
+	Release(taskID string)
+	// Sync declares every task that is to be attached and returns those which
+	// could not be, and why.
+	Sync(ctx context.Context, attached []mesh.Attachment) (map[string]error, error)
+	// Check reports whether the last Sync is still in force.
+	Check(context.Context) (bool, error)
+}
+
+// stopped is what rund is told of a task that should end but stay known.
+const stopped = rundpb.Phase_PHASE_STOPPING

@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// sessions holds one session after the other for as long as the agent lives.
+func (a *agent) sessions(ctx context.Context) error {
+	// The first Hello should be able to say what the node can do, but a node
+	// whose helpers are broken must be heard as well.
+	if err := a.helloKick.wait(ctx, helloWait); err != nil {
+		return err
+	}
+	b := backoff{base: minBackoff, limit: maxBackoff}
+	for {
+		heard, err := a.session(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if heard {
+			b.reset()
+		}
+		pause := b.pause()
+		a.Logger.Warn("no session with a manager, trying again", "error", err, "pause", pause)
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// session runs one session to its end and reports whether it got as far as a
+// complete set of assignments.
+func (a *agent) session(ctx context.Context) (heard bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	slow := time.AfterFunc(dialTimeout, func() { cancel(errors.New("no manager answered in time")) })
+	defer slow.Stop()
+	conn, closer, err := a.Dial(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer closer.Close()
+	stream, err := schedulerpb.NewDispatcherClient(conn).Session(ctx)
+	if err != nil {
+		return false, err
+	}
+	s := &session{
+		agent:     a,
+		stream:    stream,
+		heartbeat: defaultHeartbeat,
+		settings:  make(chan time.Duration, 1),
+		alive:     newKick(),
+		logs:      newLogs(a),
+	}
+	a.mu.Lock()
+	a.machine.reportAll()
+	a.mu.Unlock()
+	a.reportKick.now()
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.send(gctx) })
+	g.Go(func() error { return s.receive(gctx, slow) })
+	// Receiving ends with the stream, and the stream with ctx.
+	stop := context.AfterFunc(gctx, func() { cancel(nil) })
+	defer stop()
+	err = g.Wait()
+	s.logs.wait()
+	if s.assembler.heard && a.Connected != nil {
+		a.Connected(false)
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return s.assembler.heard, err
+}
+
+type session struct {
+	*agent
+	stream    grpc.BidiStreamingClient[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]
+	assembler assembler // of receive
+	heartbeat time.Duration
+	settings  chan time.Duration // from receive to send, latest wins
+	alive     kick               // from receive to send
+	logs      *logs
+}
+
+// send is the only writer of the stream. What keeps the node alive goes first,
+// then statuses, then logs.
+func (s *session) send(ctx context.Context) error {
+	hello := s.describe()
+	if err := s.stream.Send(helloMessage(hello)); err != nil {
+		return s.sendError(err)
+	}
+	beat := time.NewTimer(s.nextBeat())
+	defer beat.Stop()
+	silent := time.NewTimer(silentHeartbeats * s.heartbeat)
+	defer silent.Stop()
+	for {
+		logs := s.logs.out
+		if len(s.reportKick)+len(s.helloKick)+len(s.alive)+len(beat.C) > 0 {
+			logs = nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-silent.C:
+			return errSilent
+		case <-s.alive:
+			silent.Reset(silentHeartbeats * s.heartbeat)
+		case d := <-s.settings:
+			s.heartbeat = d
+			silent.Reset(silentHeartbeats * d)
+			beat.Reset(s.nextBeat())
+		case <-beat.C:
+			hb := &schedulerpb.Heartbeat{}
+			if s.AppliedIndex != nil {
+				hb.AppliedIndex = s.AppliedIndex()
+			}
+			if err := s.stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Heartbeat{Heartbeat: hb}}); err != nil {
+				return s.sendError(err)
+			}
+			beat.Reset(s.nextBeat())
+		case <-s.helloKick:
+			d := s.describe()
+			if proto.Equal(d, hello) {
+				continue
+			}
+			hello = d
+			if err := s.stream.Send(helloMessage(d)); err != nil {
+				return s.sendError(err)
+			}
+		case <-s.reportKick:
+			if err := s.sendReports(); err != nil {
+				return err
+			}
+		case c := <-logs:
+			if err := s.stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Log{Log: c}}); err != nil {
+				return s.sendError(err)
+			}
+		}
+	}
+}
+
+func (s *session) sendReports() error {
+	for {
+		s.mu.Lock()
+		reports := s.machine.reports(maxReports)
+		s.mu.Unlock()
+		if len(reports) == 0 {
+			return nil
+		}
+		m := &schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Status{Status: &schedulerpb.StatusBatch{Reports: reports}}}
+		if err := s.stream.Send(m); err != nil {
+			return s.sendError(err)
+		}
+	}
+}
+
+// sendError leaves it to receive to say why the stream ended: a Send that
+// fails says EOF only.
+func (s *session) sendError(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// nextBeat spreads heartbeats of nodes that began together.
+func (s *session) nextBeat() time.Duration {
+	return s.heartbeat - rand.N(s.heartbeat/5+1)
+}
+
+func helloMessage(d *schedulerpb.NodeDescription) *schedulerpb.AgentMessage {
+	return &schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: &schedulerpb.Hello{Description: d}}}
+}
+
+// receive takes what the manager says until the stream ends.
+func (s *session) receive(ctx context.Context, slow *time.Timer) error {
+	asked := defaultHeartbeat
+	for {
+		m, err := s.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errors.New("the manager ended the session")
+		}
+		if err != nil {
+			return err
+		}
+		slow.Stop() // somebody answered; from here on silence is the measure
+		s.alive.now()
+		switch v := m.Message.(type) {
+		case *schedulerpb.ManagerMessage_Assignments:
+			if err := s.take(v.Assignments); err != nil {
+				return err
+			}
+		case *schedulerpb.ManagerMessage_Managers:
+			if s.Managers != nil && len(v.Managers.Addresses) > 0 {
+				s.Managers(slices.Clone(v.Managers.Addresses))
+			}
+		case *schedulerpb.ManagerMessage_Log:
+			s.logs.subscribe(ctx, v.Log)
+		case *schedulerpb.ManagerMessage_Settings:
+			d := time.Duration(v.Settings.HeartbeatNs)
+			if d < minHeartbeat || d > maxHeartbeat {
+				return fmt.Errorf("the manager asks for a heartbeat of %v, which is out of range", d)
+			}
+			if d != asked {
+				asked = d
+				select {
+				case <-s.settings: // not looked at yet
+				default:
+				}
+				s.settings <- d
+			}
+		}
+		// Anything else is of a later version and means nothing here.
+	}
+}
+
+func (s *session) take(m *schedulerpb.Assignments) error {
+	first := !s.assembler.heard
+	set, err := s.assembler.add(m)
+	if err != nil || set == nil {
+		return err
+	}
+	if first && s.Connected != nil {
+		s.Connected(true)
+	}
+	return s.input(func(mc *machine, now time.Time) error {
+		return mc.assign(now, set.complete, set.update, set.remove)
+	})
+}
+
+// assembler checks the sequence of Assignments and joins a complete set that
+// came in parts. It is heard once such a set was.
+type assembler struct {
+	sequence uint64
+	parts    *assignmentSet
+	heard    bool
+}
+
+type assignmentSet struct {
+	complete bool
+	update   []*schedulerpb.Assignment
+	remove   []string
+}
+
+// add returns what may take effect now, or nil. The contract: the first
+// message is complete with sequence 1, each later one has the next number, a
+// set in parts is continued without anything between.
+func (a *assembler) add(m *schedulerpb.Assignments) (*assignmentSet, error) {
+	if m.Sequence != a.sequence+1 {
+		return nil, fmt.Errorf("assignments %d arrived after %d: some are missing", m.Sequence, a.sequence)
+	}
+	a.sequence++
+	switch {
+	case m.Complete && a.parts != nil, m.Complete && len(m.Remove) > 0, a.parts != nil && len(m.Remove) > 0:
+		return nil, errors.New("a complete set of assignments is malformed")
+	case !m.Complete && a.parts == nil && !a.heard:
+		return nil, errors.New("the first assignments are not complete")
+	case !m.Complete && a.parts == nil && m.More:
+		return nil, errors.New("an increment of assignments claims to be unfinished")
+	case !m.Complete && a.parts == nil:
+		return &assignmentSet{update: m.Update, remove: m.Remove}, nil
+	}
+	if a.parts == nil {
+		a.parts = &assignmentSet{complete: true}
+	}
+	a.parts.update = append(a.parts.update, m.Update...)
+	if len(a.parts.update) > maxTasks {
+		return nil, fmt.Errorf("more than %d tasks assigned to this node", maxTasks)
+	}
+	if m.More {
+		return nil, nil
+	}
+	set := a.parts
+	a.parts, a.heard = nil, true
+	return set, nil
+}
