@@ -1,0 +1,126 @@
+// Package apiclient is the client's end of a node's local sockets: gRPC on
+// api.sock, keyd's wire on unlock.sock. The command line, the lab and the story
+// tests speak to nodes through it.
+//
+// It owns how to connect, how errors are told, and the two flows in which a
+// secret is made or used on the client's side: a join token's seed is born here
+// and only its public half is sent; an operator key goes to keyd's own socket
+// and nowhere else. It speaks to unix sockets alone.
+package apiclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+// Names of the sockets in a node's run directory.
+const (
+	APISocket    = "api.sock"
+	UnlockSocket = "unlock.sock"
+)
+
+const (
+	// MaxSocketPath is sun_path less its final zero.
+	MaxSocketPath = 107
+	// maxReply bounds one answer: a listing of 100,000 tasks fits.
+	maxReply = 64 << 20
+)
+
+// ParseHost returns the path in a unix:// address. Other schemes are refused:
+// there are no administrator certificates yet, and a remote caller without
+// one cannot be told from anybody else.
+func ParseHost(host string) (string, error) {
+	scheme, path, ok := strings.Cut(host, "://")
+	switch {
+	case !ok:
+		return "", fmt.Errorf("%q is no address: write unix:///path/to/api.sock", host)
+	case scheme != "unix":
+		return "", fmt.Errorf("scheme %q is not supported: only unix:// is, as remote administration needs certificates that do not exist yet; log in to the node instead", scheme)
+	case !filepath.IsAbs(path) || strings.ContainsRune(path, 0):
+		return "", fmt.Errorf("%q: the path must be absolute, as in unix:///run/redoubt/api.sock", host)
+	case len(path) > MaxSocketPath:
+		return "", fmt.Errorf("%q: a socket path has at most %d characters", host, MaxSocketPath)
+	}
+	return filepath.Clean(path), nil
+}
+
+// Client is a connection to one node.
+type Client struct {
+	controlpb.BootstrapClient
+	controlpb.ControlClient
+	conn *grpc.ClientConn
+}
+
+// Dial connects to the API socket at path. The first connection is made here,
+// so that a node that is not there is said plainly and at once.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	var d net.Dialer
+	first, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, dialError(path, err)
+	}
+	var once sync.Once
+	conn, err := grpc.NewClient("passthrough:///"+path,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket; the server checks the uid
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (c net.Conn, err error) {
+			once.Do(func() { c = first })
+			if c == nil {
+				c, err = d.DialContext(ctx, "unix", path)
+			}
+			return c, err
+		}),
+		grpc.WithAuthority("localhost"),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
+	)
+	if err != nil {
+		first.Close()
+		return nil, err
+	}
+	conn.Connect() // takes first over at once, so that Close closes it
+	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), conn}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+func dialError(path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return apierr.New(apierr.ReasonUnreachable, "start redoubt-node, or name its socket with --host", "no node answers at %s", path)
+	case errors.Is(err, fs.ErrPermission):
+		return apierr.New(apierr.ReasonDenied, "run the command as root", "this user may not use %s", path)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return apierr.Decode(err)
+	}
+	return apierr.New(apierr.ReasonUnreachable, "see the log of redoubt-node", "%s: %v", path, err)
+}
+
+// Err makes what a call returned fit for people: an *apierr.Error, or nil.
+func Err(err error) error {
+	if err == nil {
+		return nil
+	}
+	e := apierr.Decode(err)
+	if e.Reason != apierr.ReasonUnreachable || e.Remedy != "" {
+		return e
+	}
+	if os.Geteuid() != 0 { // the server closes the connection of a foreign uid
+		return apierr.New(apierr.ReasonDenied, "run the command as root", "the node refused this user")
+	}
+	e.Remedy = "see the log of redoubt-node"
+	return e
+}

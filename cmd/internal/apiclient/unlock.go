@@ -1,0 +1,90 @@
+package apiclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/internal/wire"
+)
+
+// Unlock's refusals.
+var (
+	// ErrWrongKey: nothing was changed.
+	ErrWrongKey = errors.New("the key does not open this manager, nothing was changed: use the one printed by `redoubt init` or the last `redoubt unlock-key rotate`")
+	// ErrTooMany: keyd wants a pause between wrong keys.
+	ErrTooMany   = errors.New("too many wrong keys: wait a little, then try again")
+	ErrNotLocked = errors.New("this manager is not locked: there is nothing to unlock")
+	ErrNoKeyset  = errors.New("this node is no manager, so there is nothing to unlock: run `redoubt unlock` on a locked manager")
+)
+
+// Keyd is a connection to keyd's unlock socket, which root alone may use.
+type Keyd struct {
+	path string
+	wire *wire.Client
+}
+
+// NewKeyd returns a client of the unlock socket at path; it dials lazily.
+func NewKeyd(path string) *Keyd { return &Keyd{path, wire.NewClient(path)} }
+
+// Close drops the connection.
+func (k *Keyd) Close() error { return k.wire.Close() }
+
+// Locked returns nil when there is something to unlock, and otherwise says why
+// there is not.
+func (k *Keyd) Locked(ctx context.Context) error {
+	resp, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_Status{Status: &keydpb.StatusRequest{}}})
+	if err != nil {
+		return err
+	}
+	switch s := resp.GetStatus().GetState(); s {
+	case keydpb.LockState_LOCK_STATE_LOCKED:
+		return nil
+	case keydpb.LockState_LOCK_STATE_UNLOCKED:
+		return ErrNotLocked
+	case keydpb.LockState_LOCK_STATE_EMPTY:
+		return ErrNoKeyset
+	default:
+		return fmt.Errorf("keyd is in the unknown state %d: this command is older than the node", s)
+	}
+}
+
+// Unlock gives keyd the key.
+func (k *Keyd) Unlock(ctx context.Context, key *autolock.OperatorKey) error {
+	seed := key.Seed()
+	defer clear(seed)
+	_, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_Unlock{Unlock: &keydpb.UnlockRequest{Seed: seed}}})
+	return err
+}
+
+func (k *Keyd) call(ctx context.Context, req *keydpb.Request) (*keydpb.Response, error) {
+	resp := new(keydpb.Response)
+	if err := k.wire.Call(ctx, req, resp); err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			return nil, dialError(k.path, err)
+		}
+		return nil, apierr.New(apierr.ReasonUnreachable, "see the log of redoubt-keyd", "keyd did not answer: %v", err)
+	}
+	e := resp.GetError()
+	if e == nil {
+		return resp, nil
+	}
+	switch e.Code {
+	case keydpb.Code_CODE_WRONG_KEY:
+		return nil, ErrWrongKey
+	case keydpb.Code_CODE_RATE_LIMITED:
+		return nil, ErrTooMany
+	case keydpb.Code_CODE_NOT_LOCKED:
+		return nil, ErrNotLocked
+	case keydpb.Code_CODE_EMPTY:
+		return nil, ErrNoKeyset
+	case keydpb.Code_CODE_DENIED:
+		return nil, apierr.Denied("", "keyd refused: %s", e.Message)
+	}
+	return nil, apierr.New(apierr.ReasonInternal, "see the log of redoubt-keyd", "keyd: %s", e.Message)
+}

@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+)
+
+// Exit codes. Scripts depend on them.
+const (
+	ExitOK           = 0
+	ExitError        = 1
+	ExitUsage        = 2 // unknown flag, argument or command
+	ExitNotConverged = 3 // accepted, but not there within --timeout
+	ExitLocked       = 4 // this manager is locked, or the key does not open it
+	ExitDenied       = 5
+	ExitUnreachable  = 6 // no node at the socket, or no leader
+)
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &exitError{ExitUsage, fmt.Errorf(format, args...)}
+}
+
+func failf(code int, format string, args ...any) error {
+	return &exitError{code, fmt.Errorf(format, args...)}
+}
+
+// childExit carries the exit code of a command that `lab exec` ran; it prints
+// nothing, as that command has spoken for itself.
+type childExit int
+
+func (c childExit) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+func exitCode(err error) int {
+	var (
+		ee *exitError
+		ce childExit
+	)
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.As(err, &ce):
+		return int(ce)
+	case errors.As(err, &ee):
+		return ee.code
+	}
+	switch apierr.ReasonOf(err) {
+	case apierr.ReasonLocked:
+		return ExitLocked
+	case apierr.ReasonDenied:
+		return ExitDenied
+	case apierr.ReasonUnreachable, apierr.ReasonNoLeader, apierr.ReasonTimeout:
+		return ExitUnreachable
+	}
+	return ExitError
+}
+
+// secrets matches what must never be echoed, even out of a mistyped command.
+var secrets = regexp.MustCompile(`(?i)(RDT1\.|RDTKEY-)[^\s"'` + "`" + `]*`)
+
+func (a *app) printError(err error) {
+	var ce childExit
+	if errors.As(err, &ce) {
+		return
+	}
+	msg := err.Error()
+	if errors.Is(err, context.Canceled) {
+		msg = "interrupted"
+	}
+	fmt.Fprintf(a.Stderr, "redoubt: %s\n", printable(secrets.ReplaceAllString(msg, "$1…")))
+}
+
+// printable is s in one line without control characters.
+func printable(s string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || r == '\r' {
+			return ' '
+		}
+		if r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, s))
+}

@@ -1,0 +1,59 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+)
+
+const defaultHost = "unix:///run/redoubt/" + apiclient.APISocket
+
+// api is a connection to the node.
+type api = apiclient.Client
+
+// socketPath returns the path of the node's API socket.
+func (a *app) socketPath() (string, error) {
+	from, host := "--host", a.host
+	if host == "" {
+		from, host = "REDOUBT_HOST", a.Getenv("REDOUBT_HOST")
+	}
+	if host == "" {
+		host = defaultHost
+	}
+	path, err := apiclient.ParseHost(host)
+	if err != nil {
+		return "", usagef("%s: %v", from, err)
+	}
+	return path, nil
+}
+
+// dial connects to the node's API socket.
+func (a *app) dial(ctx context.Context) (*api, error) {
+	path, err := a.socketPath()
+	if err != nil {
+		return nil, err
+	}
+	return apiclient.Dial(ctx, path)
+}
+
+// with dials, runs f under the bound of one call, and decodes its error.
+func (a *app) with(ctx context.Context, f func(context.Context, *api) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return decodeUnlessOurs(f(ctx, c))
+}
+
+// decodeUnlessOurs leaves usage and exit errors alone.
+func decodeUnlessOurs(err error) error {
+	var ee *exitError
+	if err == nil || errors.As(err, &ee) {
+		return err
+	}
+	return apiclient.Err(err)
+}

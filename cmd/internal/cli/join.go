@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki"
+)
+
+const clusterPort = "2377"
+
+func (a *app) joinCmd() *cobra.Command {
+	var (
+		file, advertise string
+		fd              int
+	)
+	c := &cobra.Command{
+		Use:   "join [--token-file FILE] [--advertise HOST[:PORT]] MANAGER...",
+		Short: "Make this machine a member of a cluster",
+		Long: `join makes this machine a worker or a manager, whichever the token is for. The
+token is read from stdin, from --token-file or from --token-fd, never from the
+command line. The managers are tried in order; port 2377 is assumed.
+
+The token pins the cluster's root certificate: a machine that is not a manager
+of that very cluster gets nothing from this one.`,
+		Example: `  # Asks for the token
+  redoubt join 192.0.2.10
+
+  redoubt join --token-file /root/token 192.0.2.10 192.0.2.11
+
+  redoubt join 192.0.2.10 <<'EOF'
+  RDT1.…
+  EOF`,
+		Args: func(c *cobra.Command, got []string) error {
+			for _, s := range got {
+				if strings.HasPrefix(strings.ToUpper(s), "RDT1.") {
+					return usagef("a token is not taken from the command line, where every user of this machine can read it: revoke that one (`redoubt join-token revoke`), and give the next on stdin or by --token-file FILE")
+				}
+			}
+			return args(1, -1)(c, got)
+		},
+		RunE: func(c *cobra.Command, managers []string) error {
+			if c.Flags().Changed("token-fd") && file != "" {
+				return usagef("--token-fd and --token-file exclude each other")
+			}
+			return a.runJoin(c.Context(), managers, advertise, func() (string, error) {
+				if c.Flags().Changed("token-fd") {
+					return readSecretFD(fd, "join token")
+				}
+				return a.readSecret(file, "join token")
+			})
+		},
+	}
+	c.Flags().StringVar(&file, "token-file", "", `file with the token ("-": stdin, the default)`)
+	c.Flags().IntVar(&fd, "token-fd", 0, "file descriptor to read the token from")
+	c.Flags().StringVar(&advertise, "advertise", "", "managers: address other nodes reach this one at")
+	alias(c.Flags(), "advertise-addr", "advertise")
+	return c
+}
+
+func (a *app) runJoin(ctx context.Context, managers []string, advertise string, read func() (string, error)) error {
+	var err error
+	for i := range managers {
+		if managers[i], err = withPort(managers[i]); err != nil {
+			return usagef("manager address: %v", err)
+		}
+	}
+	if advertise, err = withPort(advertise); err != nil {
+		return usagef("--advertise: %v", err)
+	}
+	token, err := read()
+	if err != nil {
+		return err
+	}
+	if _, err := pki.ParseToken(token); err != nil { // before anything is dialled
+		return fmt.Errorf("the join token is not usable: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r, err := c.Join(ctx, &controlpb.JoinRequest{Token: token, Managers: managers, Advertise: advertise})
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	fmt.Fprintf(a.Stdout, "This node (%s) joined cluster %s as a %s.\n", r.NodeId, r.ClusterId, enumName(r.Role, "ROLE_"))
+	return nil
+}
+
+func (a *app) leaveCmd() *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use:   "leave [--force]",
+		Short: "Take this machine out of its cluster and wipe what it kept of it",
+		Example: `  redoubt leave
+
+  # Also when no manager answers, or when this is the last manager
+  redoubt leave --force`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				if _, err := api.Leave(ctx, &controlpb.LeaveRequest{Force: force}); err != nil {
+					return err
+				}
+				fmt.Fprintln(a.Stdout, "This node left its cluster.")
+				return nil
+			})
+		},
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "leave though no manager agrees, or the cluster ends with it")
+	return c
+}
+
+// withPort completes host[:port] with the cluster's port; empty stays empty.
+func withPort(s string) (string, error) {
+	if s == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		host, port = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), clusterPort
+		if strings.Contains(host, ":") && net.ParseIP(host) == nil {
+			return "", fmt.Errorf("%q is not host or host:port", s)
+		}
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > maxPort {
+		return "", fmt.Errorf("%q: the port must be 1 to %d", s, maxPort)
+	}
+	if net.ParseIP(host) == nil {
+		if err := ident.CheckHostname(host); err != nil {
+			return "", fmt.Errorf("%q is not host or host:port", s)
+		}
+	}
+	return net.JoinHostPort(host, port), nil
+}

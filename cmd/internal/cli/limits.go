@@ -1,0 +1,28 @@
+package cli
+
+import "time"
+
+// Every bound of the command line.
+const (
+	// callTimeout bounds one request and its answer.
+	callTimeout = 30 * time.Second
+	// joinTimeout bounds a join, which talks to several managers in turn.
+	joinTimeout = 2 * time.Minute
+	// defaultWait is how long create, update and scale wait for convergence.
+	defaultWait = 5 * time.Minute
+	// stableFor is how long the wanted state must hold before it is called
+	// converged: a container that exits at once runs for a moment, too.
+	stableFor = 2 * time.Second
+	// rotateWait is how long unlock-key rotate waits for every manager.
+	rotateWait = time.Minute
+	// unlockWait is how long unlock waits for the node to be active.
+	unlockWait = 30 * time.Second
+	// statusPoll is how often unlock asks whether the node is active yet.
+	statusPoll = 50 * time.Millisecond
+
+	maxSecretFile = 4 << 10 // a key or token with a comment around it
+	maxEnvFile    = 1 << 20
+	maxLogLine    = 64 << 10 // a longer line is shown in pieces
+	maxReplicas   = 1 << 20
+	maxPort       = 65535
+)

@@ -1,0 +1,203 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+// logsFlags are those of service logs.
+type logsFlags struct {
+	follow, timestamps, raw bool
+	since, tail             string
+}
+
+func (a *app) serviceLogsCmd() *cobra.Command {
+	var l logsFlags
+	c := &cobra.Command{
+		Use:   "logs [flags] SERVICE|TASK",
+		Short: "Show what a service's containers wrote",
+		Long: `logs shows what the containers of a service, or of one task of it (web.3 or a
+task's id), wrote; their stderr goes to stderr. On a terminal control
+characters are shown as ^X, as output of a container is not to be trusted with
+it; --raw shows lines as they are, without names.`,
+		Example: `  redoubt service logs --tail 20 web
+  redoubt service logs --follow --since 10m web.3`,
+		Args: args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			req, err := l.request(args[0], time.Now())
+			if err != nil {
+				return err
+			}
+			return a.runLogs(c.Context(), req, l)
+		},
+	}
+	f := c.Flags()
+	f.BoolVarP(&l.follow, "follow", "f", false, "go on as they write more")
+	f.BoolVarP(&l.timestamps, "timestamps", "t", false, "show the time of each line")
+	f.BoolVar(&l.raw, "raw", false, "lines as they are, without names")
+	f.StringVar(&l.since, "since", "", "only newer lines: 10m, or 2026-01-02T15:04:05Z")
+	f.StringVarP(&l.tail, "tail", "n", "all", "only the last lines of each task")
+	return c
+}
+
+func (l *logsFlags) request(target string, now time.Time) (*controlpb.ServiceLogsRequest, error) {
+	req := &controlpb.ServiceLogsRequest{Target: target, Follow: l.follow, Tail: -1}
+	if l.tail != "all" {
+		n, err := strconv.ParseInt(l.tail, 10, 32)
+		if err != nil || n < 0 {
+			return nil, usagef("--tail %q: give a number of lines, or all", l.tail)
+		}
+		req.Tail = n
+	}
+	if l.since != "" {
+		if d, err := time.ParseDuration(l.since); err == nil && d >= 0 {
+			req.Since = now.Add(-d).UnixNano()
+		} else if t, err := time.Parse(time.RFC3339, l.since); err == nil {
+			req.Since = t.UnixNano()
+		} else {
+			return nil, usagef("--since %q: give a duration as 10m, or a time as 2026-01-02T15:04:05Z", l.since)
+		}
+	}
+	return req, nil
+}
+
+func (a *app) runLogs(ctx context.Context, req *controlpb.ServiceLogsRequest, l logsFlags) error {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	stream, err := c.ServiceLogs(ctx, req)
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	p := &logPrinter{out: a.Stdout, err: a.Stderr, flags: l, part: map[logStream][]byte{}}
+	var failed error
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errors.Join(p.flush(), failed)
+		}
+		if err != nil {
+			return errors.Join(p.flush(), apiclient.Err(err))
+		}
+		if r.Error != "" {
+			failed = failf(ExitError, "some logs are missing, of %s on %s: %s", r.TaskName, r.NodeName, r.Error)
+			if req.Follow {
+				a.printError(failed)
+			}
+		}
+		if err := p.add(r); err != nil {
+			return err
+		}
+	}
+}
+
+type logStream struct {
+	task   string
+	stderr bool
+}
+
+// logPrinter puts chunks together into lines, each with the name of its task.
+type logPrinter struct {
+	out, err io.Writer
+	flags    logsFlags
+	part     map[logStream][]byte // what came of a line so far
+	name     map[string]string
+}
+
+func (p *logPrinter) add(r *controlpb.ServiceLogsResponse) error {
+	s := logStream{r.TaskId, r.Stderr}
+	if p.name == nil {
+		p.name = map[string]string{}
+	}
+	p.name[r.TaskId] = r.TaskName + "@" + r.NodeName
+	buf := append(p.part[s], r.Data...)
+	for {
+		i := bytes.IndexByte(buf, '\n')
+		if i < 0 && len(buf) < maxLogLine {
+			break
+		}
+		line, rest := buf, []byte(nil)
+		if i >= 0 {
+			line, rest = buf[:i], buf[i+1:]
+		}
+		if err := p.line(s, r.At, line); err != nil {
+			return err
+		}
+		buf = rest
+	}
+	if len(buf) == 0 {
+		delete(p.part, s)
+		return nil
+	}
+	p.part[s] = bytes.Clone(buf)
+	return nil
+}
+
+func (p *logPrinter) flush() error {
+	var errs []error
+	for s, b := range p.part {
+		errs = append(errs, p.line(s, 0, b))
+	}
+	clear(p.part)
+	return errors.Join(errs...)
+}
+
+func (p *logPrinter) line(s logStream, at int64, line []byte) error {
+	w := p.out
+	if s.stderr {
+		w = p.err
+	}
+	var b strings.Builder
+	if p.flags.timestamps && at != 0 {
+		b.WriteString(time.Unix(0, at).UTC().Format("2006-01-02T15:04:05.000000000Z "))
+	}
+	if p.flags.raw {
+		b.Write(line)
+	} else {
+		fmt.Fprintf(&b, "%s | ", printable(p.name[s.task]))
+		if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+			b.WriteString(caret(string(line)))
+		} else {
+			b.Write(line)
+		}
+	}
+	b.WriteByte('\n')
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// caret shows control characters as ^X, so that they do nothing.
+func caret(s string) string {
+	var b strings.Builder
+	for _, r := range strings.ToValidUTF8(s, "?") {
+		switch {
+		case r == '\t':
+			b.WriteRune(r)
+		case r < 0x20:
+			b.WriteByte('^')
+			b.WriteRune(r + 0x40)
+		case r == 0x7f:
+			b.WriteString("^?")
+		case r >= 0x80 && r < 0xa0:
+			fmt.Fprintf(&b, "<%02x>", r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,288 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+func (a *app) nodeCmd() *cobra.Command {
+	c := &cobra.Command{Use: "node", Short: "See and manage the cluster's machines"}
+	group(c)
+	c.AddCommand(a.nodeLsCmd(), a.nodeInspectCmd(), a.nodeUpdateCmd(), a.nodeRmCmd(),
+		notYet("promote NODE...", "Make workers managers", "a node's role cannot be changed yet: make a token with `redoubt join-token manager` and join a machine with it"),
+		notYet("demote NODE...", "Make managers workers", "a node's role cannot be changed yet: a manager can only be kept or retired with its machine"))
+	return c
+}
+
+// notYet is a verb that exists and is refused, clearly.
+func notYet(use, short, why string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short + " (not there yet: refused)", Args: args(1, -1),
+		RunE: func(*cobra.Command, []string) error {
+			return apierr.New(apierr.ReasonUnsupported, "", "%s", why)
+		},
+	}
+}
+
+// nodeJSON is one node in `node ls --format json`.
+type nodeJSON struct {
+	ID           string `json:"id"`
+	Hostname     string `json:"hostname"`
+	Role         string `json:"role"`
+	State        string `json:"state"`
+	Availability string `json:"availability"`
+	Leader       bool   `json:"leader"`
+	Reachable    bool   `json:"reachable"`
+	Address      string `json:"address"`
+	Version      string `json:"version"`
+	Self         bool   `json:"self"`
+}
+
+func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
+	n := nodeJSON{
+		ID: v.Id, Hostname: v.Name, Role: enumName(v.Role, "ROLE_"),
+		State:        enumName(v.GetNode().GetState(), "NODE_STATE_"),
+		Availability: enumName(v.Effective, "AVAILABILITY_"),
+		Leader:       v.GetManager().GetLeader(), Reachable: v.GetManager().GetReachable(),
+		Address: v.GetNode().GetAddress(), Version: v.GetNode().GetDescription().GetRedoubtVersion(),
+		Self: v.Id == self,
+	}
+	if a := v.GetManager().GetAddress(); a != "" {
+		n.Address = a
+	}
+	return n
+}
+
+func (n nodeJSON) managerStatus() string {
+	switch {
+	case n.Role != "manager":
+		return ""
+	case n.Leader:
+		return "leader"
+	case n.Reachable:
+		return "reachable"
+	}
+	return "unreachable"
+}
+
+func (a *app) nodeLsCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List nodes",
+		Example: `  redoubt node ls
+  redoubt node ls --format json`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListNodes(ctx, &controlpb.ListNodesRequest{})
+				if err != nil {
+					return err
+				}
+				return a.printNodes(&out, r)
+			})
+		},
+	}
+	out.flags(c, true)
+	return c
+}
+
+func (a *app) printNodes(out *output, r *controlpb.ListNodesResponse) error {
+	var ids []string
+	objects := []nodeJSON{}
+	var rows [][]string
+	for _, v := range r.Nodes {
+		n := newNodeJSON(v, r.Self)
+		ids, objects = append(ids, n.ID), append(objects, n)
+		id := shortID(n.ID)
+		if n.Self {
+			id += " *"
+		}
+		rows = append(rows, []string{id, n.Hostname, n.State, n.Availability, n.managerStatus(), n.Address, n.Version})
+	}
+	return out.list(a.Stdout, ids, objects,
+		[]string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "ADDRESS", "VERSION"}, rows)
+}
+
+func (a *app) nodeInspectCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use: "inspect NODE...", Short: "Show what the cluster knows of nodes",
+		Example: `  redoubt node inspect worker-1
+  redoubt node inspect --format json worker-1`,
+		Args: args(1, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListNodes(ctx, &controlpb.ListNodesRequest{Nodes: names})
+				if err != nil {
+					return err
+				}
+				if out.json() {
+					return printProtos(a.Stdout, r.Nodes)
+				}
+				for i, v := range r.Nodes {
+					if i > 0 {
+						fmt.Fprintln(a.Stdout)
+					}
+					printNode(a.Stdout, v, r.Self, time.Now())
+				}
+				return nil
+			})
+		},
+	}
+	out.flags(c, false)
+	return c
+}
+
+// printNode is the long form for people; a missing kernel feature stands out.
+func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
+	n := newNodeJSON(v, self)
+	d := v.GetNode().GetDescription()
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%-15s %s\n", name+":", printable(value))
+		}
+	}
+	line("ID", n.ID)
+	line("Hostname", n.Hostname)
+	line("Role", n.Role)
+	line("Status", strings.TrimSpace(n.State+" "+v.GetNode().GetMessage()))
+	line("Availability", availabilityText(v))
+	line("Manager status", n.managerStatus())
+	line("Address", n.Address)
+	line("Labels", pairs(v.GetNode().GetLabels()))
+	if v.JoinedAt != 0 {
+		line("Joined", ago(time.Unix(v.JoinedAt, 0), now)+" with token "+v.TokenId)
+	}
+	if v.LeafNotAfter != 0 {
+		line("Certificate", "expires "+in(time.Unix(v.LeafNotAfter, 0), now))
+	}
+	line("System", strings.TrimSpace(d.GetOs()+"/"+d.GetArch()+" "+d.GetKernel()))
+	line("Runtime", d.GetRuntime())
+	line("Redoubt", d.GetRedoubtVersion())
+	if r := d.GetResources(); r != nil {
+		line("Resources", fmt.Sprintf("%g CPUs, %s memory", float64(r.NanoCpus)/1e9, units.BytesSize(float64(r.MemoryBytes))))
+	}
+	if fs := d.GetFeatures(); len(fs) > 0 {
+		fmt.Fprintln(w, "Features:")
+		for _, f := range fs {
+			state := "yes"
+			if !f.Present {
+				state = "no"
+				if f.Required {
+					state = "MISSING: tasks are refused here"
+				}
+			}
+			fmt.Fprintf(w, "  %-20s %s\n", printable(f.Name), printable(strings.TrimSpace(state+"  "+f.Detail)))
+		}
+	}
+	for _, ref := range slices.Sorted(maps.Keys(d.GetLoadedImages())) {
+		line("Loaded image", ref+"@"+d.LoadedImages[ref])
+	}
+}
+
+// availabilityText shows what was set beside what is in force.
+func availabilityText(v *controlpb.NodeView) string {
+	set, eff := enumName(v.GetNode().GetAvailability(), "AVAILABILITY_"), enumName(v.Effective, "AVAILABILITY_")
+	if set == eff || set == "unspecified" {
+		return eff
+	}
+	return eff + " (set to " + set + ")"
+}
+
+func pairs(m map[string]string) string {
+	var s []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		s = append(s, k+"="+m[k])
+	}
+	return strings.Join(s, ", ")
+}
+
+func (a *app) nodeUpdateCmd() *cobra.Command {
+	var (
+		availability, role string
+		add, rm            []string
+	)
+	c := &cobra.Command{
+		Use: "update [flags] NODE", Short: "Change a node's availability or labels",
+		Example: `  # Move its tasks elsewhere
+  redoubt node update --availability drain worker-1
+
+  redoubt node update --label-add disk=ssd --label-rm rack worker-1`,
+		Args: args(1, 1),
+		RunE: func(c *cobra.Command, names []string) error {
+			if role != "" {
+				return apierr.New(apierr.ReasonUnsupported, "join a machine with a token of the other role", "a node's role cannot be changed yet")
+			}
+			req, err := nodeUpdate(names[0], availability, add, rm)
+			if err != nil {
+				return err
+			}
+			return a.each(c.Context(), names, func(ctx context.Context, api *api, _ string) (string, error) {
+				r, err := api.UpdateNode(ctx, req)
+				return r.GetNode().GetId(), err
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&availability, "availability", "", "active, pause, drain or auto")
+	f.StringArrayVar(&add, "label-add", nil, "add or change a label (key=value)")
+	f.StringArrayVar(&rm, "label-rm", nil, "remove a label (key)")
+	f.StringVar(&role, "role", "", "not there yet: refused")
+	return c
+}
+
+func nodeUpdate(node, availability string, add, rm []string) (*controlpb.UpdateNodeRequest, error) {
+	req := &controlpb.UpdateNodeRequest{Node: node, LabelRm: rm}
+	switch availability {
+	case "":
+	case "active", "pause", "drain", "auto":
+		req.Availability = schedulerpb.Availability(schedulerpb.Availability_value["AVAILABILITY_"+strings.ToUpper(availability)])
+	default:
+		return nil, usagef("--availability %q: use active, pause, drain or auto", availability)
+	}
+	var err error
+	if req.LabelAdd, err = keyValues("--label-add", add); err != nil {
+		return nil, err
+	}
+	for _, k := range rm {
+		if _, both := req.LabelAdd[k]; both || k == "" {
+			return nil, usagef("--label-rm %q: give a key that is not added in the same command", k)
+		}
+	}
+	if availability == "" && len(add) == 0 && len(rm) == 0 {
+		return nil, usagef("nothing to change: give --availability, --label-add or --label-rm")
+	}
+	return req, nil
+}
+
+func (a *app) nodeRmCmd() *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "rm [--force] NODE...", Aliases: []string{"remove"}, Short: "Remove workers; they are refused from that moment",
+		Example: `  redoubt node rm worker-3
+
+  # Though it is up: it may be compromised
+  redoubt node rm --force worker-3`,
+		Args: args(1, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			return a.each(c.Context(), names, func(ctx context.Context, api *api, n string) (string, error) {
+				r, err := api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force})
+				return r.GetId(), err
+			})
+		},
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "remove a node that is not down")
+	return c
+}

@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// output is how a listing is printed: --format and -q.
+type output struct {
+	format formatFlag
+	quiet  bool
+}
+
+func (o *output) flags(c *cobra.Command, quiet bool) {
+	c.Flags().Var(&o.format, "format", "table or json")
+	if quiet {
+		c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print ids only")
+	}
+}
+
+func (o *output) json() bool { return o.format == "json" }
+
+// formatFlag is "", "table" or "json".
+type formatFlag string
+
+func (f *formatFlag) String() string {
+	if *f == "" {
+		return "table"
+	}
+	return string(*f)
+}
+func (f *formatFlag) Type() string { return "table|json" }
+func (f *formatFlag) Set(s string) error {
+	if s != "table" && s != "json" {
+		return fmt.Errorf("%q: use table or json", s)
+	}
+	*f = formatFlag(s)
+	return nil
+}
+
+// table prints rows under head, aligned. Cells come from the network: control
+// characters in them never reach the terminal.
+func table(w io.Writer, head []string, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(t, strings.Join(head, "\t"))
+	for _, r := range rows {
+		cells := make([]string, len(r))
+		for i, c := range r {
+			cells[i] = printable(c)
+		}
+		fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+	}
+	return t.Flush()
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// protoJSON is m as JSON whose bytes do not change from run to run (protojson
+// alone varies its spaces on purpose).
+func protoJSON(m proto.Message) json.RawMessage {
+	b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	if err != nil {
+		b, _ = json.Marshal(map[string]string{"error": err.Error()})
+	}
+	var v any
+	if json.Unmarshal(b, &v) == nil {
+		b, _ = json.Marshal(v)
+	}
+	return b
+}
+
+// list prints a listing in the form asked for. ids are used by -q, objects by
+// --format json, rows otherwise.
+func (o *output) list(w io.Writer, ids []string, objects any, head []string, rows [][]string) error {
+	switch {
+	case o.quiet:
+		for _, id := range ids {
+			fmt.Fprintln(w, id)
+		}
+		return nil
+	case o.json():
+		return printJSON(w, objects)
+	}
+	return table(w, head, rows)
+}
+
+// enumName turns TASK_STATE_RUNNING into "running".
+func enumName(e fmt.Stringer, prefix string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(e.String(), prefix), "_", " "))
+}
+
+// shortID is enough of an id to tell it from the others by eye.
+func shortID(id string) string { return id[:min(len(id), 12)] }
+
+// ago says how long before now t was.
+func ago(t, now time.Time) string {
+	d := now.Sub(t)
+	switch {
+	case d < time.Second:
+		return "just now"
+	case d < time.Minute:
+		return plural(int(d.Seconds()), "second") + " ago"
+	case d < time.Hour:
+		return plural(int(d.Minutes()), "minute") + " ago"
+	case d < 48*time.Hour:
+		return plural(int(d.Hours()), "hour") + " ago"
+	}
+	return plural(int(d.Hours()/24), "day") + " ago"
+}
+
+// in says how long after now t is.
+func in(t, now time.Time) string {
+	if !t.After(now) {
+		return "expired"
+	}
+	return "in " + strings.TrimSuffix(ago(now.Add(-t.Sub(now)), now), " ago")
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// printProtos prints messages as one JSON array.
+func printProtos[M proto.Message](w io.Writer, ms []M) error {
+	out := make([]json.RawMessage, 0, len(ms))
+	for _, m := range ms {
+		out = append(out, protoJSON(m))
+	}
+	return printJSON(w, out)
+}

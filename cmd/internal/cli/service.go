@@ -1,0 +1,254 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+func (a *app) serviceCmd() *cobra.Command {
+	c := &cobra.Command{Use: "service", Short: "Run containers and keep them running"}
+	group(c)
+	c.AddCommand(a.serviceCreateCmd(), a.serviceLsCmd(), a.servicePsCmd(), a.serviceInspectCmd(),
+		a.serviceUpdateCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd())
+	return c
+}
+
+// createFlags are those of service create alone.
+type createFlags struct {
+	task                    taskFlags
+	wait                    waitFlags
+	name, mode              string
+	replicas                replicas
+	env, envFile            []string
+	mounts                  mountList
+	ports                   portList
+	constraints             []string
+	labels, containerLabels []string
+}
+
+func (a *app) serviceCreateCmd() *cobra.Command {
+	var cf createFlags
+	c := &cobra.Command{
+		Use:   "create [flags] IMAGE [ARG...]",
+		Short: "Make a service",
+		Long: `create makes a service: an image, run as many times as asked, kept running for
+ever. The image's digest is resolved once, now, and every task runs exactly
+that. It waits until the tasks run (--detach does not).
+
+Environment variables are not for secrets: they can be read on the nodes that
+run the tasks.`,
+		Example: `  redoubt service create --name web --replicas 3 \
+    --publish published=8080,target=80,mode=host registry.example/web:1
+
+  redoubt service create --name probe --mode global --read-only \
+    --mount type=tmpfs,target=/tmp,tmpfs-size=16m --limit-memory 64m \
+    --constraint node.labels.disk==ssd registry.example/probe:1 --verbose`,
+		Args: args(1, -1),
+		RunE: func(c *cobra.Command, args []string) error {
+			spec, err := a.createSpec(c, &cf, args)
+			if err != nil {
+				return err
+			}
+			return a.runServiceCreate(c.Context(), spec, cf.wait)
+		},
+	}
+	f := c.Flags()
+	f.SetInterspersed(false) // what follows the image is its arguments
+	f.StringVar(&cf.name, "name", "", "name of the service (default: made from the image's)")
+	f.StringVar(&cf.mode, "mode", "replicated", "replicated or global")
+	f.Var(&cf.replicas, "replicas", "number of tasks (default 1)")
+	f.StringArrayVarP(&cf.env, "env", "e", nil, "environment variable, NAME=value")
+	f.StringArrayVar(&cf.envFile, "env-file", nil, "file of environment variables")
+	f.Var(&cf.mounts, "mount", "type=bind|tmpfs,source=…,target=…[,readonly]")
+	f.VarP(&cf.ports, "publish", "p", "published=8080,target=80,mode=host[,protocol=tcp]")
+	f.StringArrayVar(&cf.constraints, "constraint", nil, "where tasks may run, as node.labels.disk==ssd")
+	f.StringArrayVarP(&cf.labels, "label", "l", nil, "label of the service")
+	f.StringArrayVar(&cf.containerLabels, "container-label", nil, "label of its containers")
+	cf.task.add(f)
+	cf.wait.add(f)
+	return c
+}
+
+func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*schedulerpb.ServiceSpec, error) {
+	image := args[0]
+	if err := checkImage(image); err != nil {
+		return nil, err
+	}
+	spec := &schedulerpb.ServiceSpec{
+		Name: cf.name,
+		Task: &taskpb.TaskSpec{
+			Container:   &taskpb.ContainerSpec{Image: image, Args: args[1:], Mounts: cf.mounts},
+			Ports:       cf.ports,
+			Constraints: cf.constraints,
+		},
+	}
+	if spec.Name == "" {
+		spec.Name = nameFrom(image)
+	}
+	if err := ident.CheckName(spec.Name); err != nil {
+		return nil, usagef("--name: %v", err)
+	}
+	switch cf.mode {
+	case "replicated":
+		n := uint64(1)
+		if cf.replicas.set {
+			n = cf.replicas.n
+		}
+		spec.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: n}}
+	case "global":
+		if cf.replicas.set {
+			return nil, usagef("--replicas is for --mode replicated: a global service runs once on every node")
+		}
+		spec.Mode = &schedulerpb.ServiceSpec_Global{Global: &schedulerpb.Global{}}
+	default:
+		return nil, usagef("--mode %q: use replicated or global", cf.mode)
+	}
+	var err error
+	if spec.Labels, err = keyValues("--label", cf.labels); err != nil {
+		return nil, err
+	}
+	if spec.Task.Container.Labels, err = keyValues("--container-label", cf.containerLabels); err != nil {
+		return nil, err
+	}
+	if spec.Task.Container.Env, err = environment(cf.envFile, cf.env, a.Getenv); err != nil {
+		return nil, err
+	}
+	return spec, cf.task.apply(c.Flags(), spec.Task)
+}
+
+// checkImage catches a misplaced flag or an empty name; the rest of the
+// grammar is the server's.
+func checkImage(image string) error {
+	if image == "" || strings.HasPrefix(image, "-") || strings.ContainsAny(image, " \t\n") {
+		return usagef("%q is no image: write it as registry.example/web:1", image)
+	}
+	return nil
+}
+
+// nameFrom makes a service name out of an image's.
+func nameFrom(image string) string {
+	base, _, _ := strings.Cut(image, "@")
+	base = base[strings.LastIndexByte(base, '/')+1:]
+	base, _, _ = strings.Cut(base, ":")
+	base = strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(base))
+	base = strings.Trim(base[:min(len(base), 40)], "-")
+	if base == "" {
+		base = "service"
+	}
+	return base + "-" + ident.New()[:6]
+}
+
+func (a *app) runServiceCreate(ctx context.Context, spec *schedulerpb.ServiceSpec, w waitFlags) error {
+	var id string
+	err := a.with(ctx, func(ctx context.Context, c *api) error {
+		r, err := c.CreateService(ctx, &controlpb.CreateServiceRequest{Spec: spec})
+		if err != nil {
+			return err
+		}
+		a.warn(r.Warnings)
+		id = r.Id
+		fmt.Fprintln(a.Stdout, id)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.converge(ctx, []string{id}, w)
+}
+
+func (a *app) warn(ws []string) {
+	for _, w := range ws {
+		fmt.Fprintf(a.Stderr, "redoubt: warning: %s\n", printable(w))
+	}
+}
+
+func (a *app) serviceScaleCmd() *cobra.Command {
+	var w waitFlags
+	c := &cobra.Command{
+		Use: "scale SERVICE=REPLICAS...", Short: "Change how often services run",
+		Example: `  redoubt service scale web=5
+  redoubt service scale web=5 api=2`,
+		Args: args(1, -1),
+		RunE: func(c *cobra.Command, args []string) error {
+			names, counts, err := scaleArgs(args)
+			if err != nil {
+				return err
+			}
+			return a.runScale(c.Context(), names, counts, w)
+		},
+	}
+	w.add(c.Flags())
+	return c
+}
+
+func scaleArgs(args []string) (names []string, counts []uint64, err error) {
+	for _, arg := range args {
+		name, n, ok := strings.Cut(arg, "=")
+		if !ok || name == "" {
+			return nil, nil, usagef("%q: write SERVICE=REPLICAS, as web=5", arg)
+		}
+		count, err := replicaCount(n)
+		if err != nil {
+			return nil, nil, usagef("%s: %v", name, err)
+		}
+		if slices.Contains(names, name) {
+			return nil, nil, usagef("%s is given twice", name)
+		}
+		names, counts = append(names, name), append(counts, count)
+	}
+	return names, counts, nil
+}
+
+func (a *app) runScale(ctx context.Context, names []string, counts []uint64, w waitFlags) error {
+	var ids []string
+	err := a.with(ctx, func(ctx context.Context, c *api) error {
+		for i, name := range names {
+			id, err := a.changeService(ctx, c, name, func(spec *schedulerpb.ServiceSpec) error {
+				r := spec.GetReplicated()
+				if r == nil {
+					return fmt.Errorf("%s is a global service, which runs once on every node: it cannot be scaled", name)
+				}
+				r.Replicas = counts[i]
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Stdout, "%s scaled to %d\n", printable(name), counts[i])
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.converge(ctx, ids, w)
+}
+
+func (a *app) serviceRmCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm SERVICE...", Aliases: []string{"remove"}, Short: "Remove services and stop their tasks",
+		Example: `  redoubt service rm web`,
+		Args:    args(1, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			return a.each(c.Context(), names, func(ctx context.Context, api *api, n string) (string, error) {
+				_, err := api.RemoveService(ctx, &controlpb.RemoveServiceRequest{Service: n})
+				return n, err
+			})
+		},
+	}
+}

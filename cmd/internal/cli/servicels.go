@@ -1,0 +1,258 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// serviceJSON is one service in `service ls --format json`.
+type serviceJSON struct {
+	ID      string   `json:"id"`
+	Name    string   `json:"name"`
+	Mode    string   `json:"mode"`
+	Running uint64   `json:"running"`
+	Wanted  uint64   `json:"wanted"`
+	Image   string   `json:"image"`
+	Ports   []string `json:"ports"`
+}
+
+func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
+	spec := v.GetService().GetSpec()
+	s := serviceJSON{
+		ID: v.GetService().GetId(), Name: spec.GetName(), Mode: "replicated",
+		Running: v.Running, Wanted: v.Wanted, Image: spec.GetTask().GetContainer().GetImage(), Ports: []string{},
+	}
+	if spec.GetGlobal() != nil {
+		s.Mode = "global"
+	}
+	for _, p := range spec.GetTask().GetPorts() {
+		s.Ports = append(s.Ports, portString(p))
+	}
+	return s
+}
+
+func (a *app) serviceLsCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List services",
+		Example: `  redoubt service ls`,
+		Args:    args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{})
+				if err != nil {
+					return err
+				}
+				var ids []string
+				objects := []serviceJSON{}
+				var rows [][]string
+				for _, v := range r.Services {
+					s := newServiceJSON(v)
+					ids, objects = append(ids, s.ID), append(objects, s)
+					rows = append(rows, []string{shortID(s.ID), s.Name, s.Mode, fmt.Sprintf("%d/%d", s.Running, s.Wanted), s.Image, strings.Join(s.Ports, ", ")})
+				}
+				return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"}, rows)
+			})
+		},
+	}
+	out.flags(c, true)
+	return c
+}
+
+// taskJSON is one task in `service ps --format json`.
+type taskJSON struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Image    string    `json:"image"`
+	Node     string    `json:"node"`
+	NodeID   string    `json:"node_id"`
+	Desired  string    `json:"desired"`
+	State    string    `json:"state"`
+	Since    time.Time `json:"since"`
+	Message  string    `json:"message,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	ExitCode int32     `json:"exit_code"`
+	OOM      bool      `json:"oom_killed"`
+	Address  string    `json:"address,omitempty"`
+	Revision uint64    `json:"revision"`
+}
+
+func newTaskJSON(v *controlpb.TaskView) taskJSON {
+	t, s := v.Task, v.Task.GetStatus()
+	return taskJSON{
+		ID: t.GetId(), Name: taskName(v), Image: v.Image, Node: v.NodeName, NodeID: t.GetNodeId(),
+		Desired: enumName(t.GetDesired(), "TASK_STATE_"), State: enumName(s.GetState(), "TASK_STATE_"),
+		Since: time.Unix(0, s.GetAt()).UTC(), Message: s.GetMessage(), Error: s.GetError(),
+		ExitCode: s.GetExitCode(), OOM: s.GetOomKilled(), Address: s.GetAddress(), Revision: t.GetRevision(),
+	}
+}
+
+func (a *app) servicePsCmd() *cobra.Command {
+	var (
+		out     output
+		noTrunc bool
+		filters []string
+		node    string
+	)
+	c := &cobra.Command{
+		Use: "ps [SERVICE...]", Short: "List the tasks of services (none named: of all)",
+		Example: `  redoubt service ps web
+  redoubt service ps --filter desired-state=running --node worker-1`,
+		Args: args(0, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			keep, err := taskFilter(filters)
+			if err != nil {
+				return err
+			}
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListTasks(ctx, &controlpb.ListTasksRequest{Services: names, Node: node})
+				if err != nil {
+					return err
+				}
+				return a.printTasks(&out, slices.DeleteFunc(r.Tasks, func(t *controlpb.TaskView) bool { return !keep(t) }), noTrunc, time.Now())
+			})
+		},
+	}
+	out.flags(c, true)
+	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "whole ids and messages")
+	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "desired-state=running or desired-state=shutdown")
+	c.Flags().StringVar(&node, "node", "", "only tasks on this node")
+	return c
+}
+
+func taskFilter(filters []string) (func(*controlpb.TaskView) bool, error) {
+	keep := func(*controlpb.TaskView) bool { return true }
+	for _, f := range filters {
+		k, v, _ := strings.Cut(f, "=")
+		if k != "desired-state" || v != "running" && v != "shutdown" {
+			return nil, usagef("--filter %q: use desired-state=running or desired-state=shutdown", f)
+		}
+		running := v == "running"
+		keep = func(t *controlpb.TaskView) bool {
+			return (t.Task.GetDesired() <= schedulerpb.TaskState_TASK_STATE_RUNNING) == running
+		}
+	}
+	return keep, nil
+}
+
+func (a *app) printTasks(out *output, views []*controlpb.TaskView, noTrunc bool, now time.Time) error {
+	slices.SortStableFunc(views, func(x, y *controlpb.TaskView) int {
+		return cmp.Or(strings.Compare(x.ServiceName, y.ServiceName), cmp.Compare(x.Task.GetSlot(), y.Task.GetSlot()),
+			strings.Compare(x.NodeName, y.NodeName), cmp.Compare(y.Task.GetMeta().GetCreatedAt(), x.Task.GetMeta().GetCreatedAt()))
+	})
+	var ids []string
+	objects := []taskJSON{}
+	var rows [][]string
+	for _, v := range views {
+		t := newTaskJSON(v)
+		ids, objects = append(ids, t.ID), append(objects, t)
+		id, text := t.ID, cmp.Or(t.Error, t.Message)
+		if t.State == "running" {
+			text = t.Error
+		}
+		if !noTrunc {
+			id = shortID(id)
+			if r := []rune(text); len(r) > 60 {
+				text = string(r[:59]) + "…"
+			}
+		}
+		rows = append(rows, []string{id, t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), text})
+	}
+	return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}, rows)
+}
+
+func (a *app) serviceInspectCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use: "inspect SERVICE...", Short: "Show services as the cluster keeps them",
+		Example: `  redoubt service inspect web
+  redoubt service inspect --format json web`,
+		Args: args(1, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{Services: names})
+				if err != nil {
+					return err
+				}
+				if out.json() {
+					return printProtos(a.Stdout, r.Services)
+				}
+				for i, v := range r.Services {
+					if i > 0 {
+						fmt.Fprintln(a.Stdout)
+					}
+					printService(a.Stdout, v)
+				}
+				return nil
+			})
+		},
+	}
+	out.flags(c, false)
+	return c
+}
+
+func printService(w io.Writer, v *controlpb.ServiceView) {
+	s := newServiceJSON(v)
+	spec := v.GetService().GetSpec()
+	t, c := spec.GetTask(), spec.GetTask().GetContainer()
+	field(w, "ID", s.ID)
+	field(w, "Name", s.Name)
+	field(w, "Mode", fmt.Sprintf("%s, %d of %d running", s.Mode, s.Running, s.Wanted))
+	field(w, "Revision", fmt.Sprint(v.GetService().GetRevision()))
+	field(w, "Labels", pairs(spec.GetLabels()))
+	field(w, "Image", c.GetImage())
+	field(w, "Digest", c.GetDigest())
+	field(w, "Entrypoint", strings.Join(c.GetCommand(), " "))
+	field(w, "Args", strings.Join(c.GetArgs(), " "))
+	var names []string
+	for _, e := range c.GetEnv() { // names alone: people put secrets there
+		n, _, _ := strings.Cut(e, "=")
+		names = append(names, n)
+	}
+	field(w, "Env", strings.Join(names, ", "))
+	field(w, "User", c.GetUser())
+	field(w, "Ports", strings.Join(s.Ports, ", "))
+	for _, m := range c.GetMounts() {
+		field(w, "Mount", mountString(m))
+	}
+	field(w, "Constraints", strings.Join(t.GetConstraints(), ", "))
+	field(w, "Limits", resources(t.GetLimits()))
+	field(w, "Reserved", resources(t.GetReservations()))
+}
+
+func mountString(m *taskpb.Mount) string {
+	s := enumName(m.Type, "TYPE_") + " " + m.Target
+	if m.Source != "" {
+		s += " from " + m.Source
+	}
+	if m.ReadOnly {
+		s += " (read-only)"
+	}
+	return s
+}
+
+func resources(r *taskpb.Resources) string {
+	var s []string
+	if r.GetNanoCpus() != 0 {
+		s = append(s, fmt.Sprintf("%g CPUs", float64(r.NanoCpus)/1e9))
+	}
+	if r.GetMemoryBytes() != 0 {
+		s = append(s, units.BytesSize(float64(r.MemoryBytes))+" memory")
+	}
+	if r.GetPids() != 0 {
+		s = append(s, fmt.Sprintf("%d processes", r.Pids))
+	}
+	return strings.Join(s, ", ")
+}

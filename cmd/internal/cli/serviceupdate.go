@@ -1,0 +1,256 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// updateFlags are those of service update alone: -add and -rm of every list.
+type updateFlags struct {
+	task                                taskFlags
+	wait                                waitFlags
+	image, args                         string
+	replicas                            replicas
+	force                               bool
+	envAdd, envRm, constraintAdd        []string
+	constraintRm, labelAdd, labelRm     []string
+	containerLabelAdd, containerLabelRm []string
+	mountAdd                            mountList
+	mountRm, publishRm                  []string
+	publishAdd                          portList
+}
+
+func (a *app) serviceUpdateCmd() *cobra.Command {
+	var u updateFlags
+	c := &cobra.Command{
+		Use:   "update [flags] SERVICE",
+		Short: "Change a service",
+		Long: `update changes what is named and keeps the rest. When the way tasks run changes,
+they are replaced; a new number of replicas only adds or removes some. It
+waits until the service has converged (--detach does not).`,
+		Example: `  redoubt service update --image registry.example/web:2 web
+  redoubt service update --env-add LEVEL=debug --publish-rm 80 web
+
+  # Replace every task though nothing changed
+  redoubt service update --force web`,
+		Args: args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error { return a.runServiceUpdate(c, &u, args[0]) },
+	}
+	f := c.Flags()
+	f.StringVar(&u.image, "image", "", "new image")
+	f.StringVar(&u.args, "args", "", "new arguments, in one string")
+	f.Var(&u.replicas, "replicas", "number of tasks")
+	f.BoolVar(&u.force, "force", false, "replace every task though nothing changed")
+	for _, l := range []struct {
+		to         *[]string
+		name, help string
+	}{
+		{&u.envAdd, "env-add", "add or change an environment variable, NAME=value"},
+		{&u.envRm, "env-rm", "remove an environment variable (NAME)"},
+		{&u.constraintAdd, "constraint-add", "add a constraint"},
+		{&u.constraintRm, "constraint-rm", "remove a constraint"},
+		{&u.labelAdd, "label-add", "add or change a label of the service"},
+		{&u.labelRm, "label-rm", "remove a label (key)"},
+		{&u.containerLabelAdd, "container-label-add", "add or change a label of its containers"},
+		{&u.containerLabelRm, "container-label-rm", "remove a container label (key)"},
+		{&u.mountRm, "mount-rm", "remove the mount at this target path"},
+		{&u.publishRm, "publish-rm", "stop publishing this target port, 80 or 80/udp"},
+	} {
+		f.StringArrayVar(l.to, l.name, nil, l.help)
+	}
+	f.Var(&u.mountAdd, "mount-add", "add or replace a mount")
+	f.Var(&u.publishAdd, "publish-add", "add or replace a published port")
+	u.task.add(f)
+	u.wait.add(f)
+	return c
+}
+
+func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) error {
+	changed := false
+	for _, f := range []string{"detach", "quiet", "timeout", "host"} {
+		changed = changed || c.Flags().Changed(f)
+	}
+	if c.Flags().NFlag() == 0 || changed && onlyThese(c, "detach", "quiet", "timeout", "host") {
+		return usagef("nothing to change: give at least one flag, or --force to replace every task")
+	}
+	// The parts that need no service are checked before one is looked up.
+	if err := u.apply(c, a.Getenv, blankSpec()); err != nil && exitCode(err) == ExitUsage {
+		return err
+	}
+	var id string
+	err := a.with(c.Context(), func(ctx context.Context, api *api) (err error) {
+		id, err = a.changeService(ctx, api, name, func(spec *schedulerpb.ServiceSpec) error {
+			return u.apply(c, a.Getenv, spec)
+		})
+		if err == nil {
+			fmt.Fprintln(a.Stdout, id)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.converge(c.Context(), []string{id}, u.wait)
+}
+
+func onlyThese(c *cobra.Command, names ...string) bool {
+	n := 0
+	for _, name := range names {
+		if c.Flags().Changed(name) {
+			n++
+		}
+	}
+	return n == c.Flags().NFlag()
+}
+
+func blankSpec() *schedulerpb.ServiceSpec {
+	return &schedulerpb.ServiceSpec{
+		Mode: &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{}},
+		Task: &taskpb.TaskSpec{Container: &taskpb.ContainerSpec{}},
+	}
+}
+
+// changeService reads a service, changes its spec, and writes it at the version
+// it was read at; a change by somebody else in between is tried over.
+func (a *app) changeService(ctx context.Context, c *api, name string, change func(*schedulerpb.ServiceSpec) error) (string, error) {
+	const attempts = 4
+	for i := 1; ; i++ {
+		l, err := c.ListServices(ctx, &controlpb.ListServicesRequest{Services: []string{name}})
+		if err != nil {
+			return "", err
+		}
+		if len(l.Services) != 1 {
+			return "", apierr.NotFound("see `redoubt service ls`", "no service %q", name)
+		}
+		s := l.Services[0].Service
+		if err := change(s.Spec); err != nil {
+			if exitCode(err) == ExitUsage {
+				return "", err
+			}
+			return "", failf(ExitError, "%v", err)
+		}
+		r, err := c.UpdateService(ctx, &controlpb.UpdateServiceRequest{Service: s.Id, Version: s.GetMeta().GetVersion(), Spec: s.Spec})
+		if err == nil {
+			a.warn(r.Warnings)
+			return s.Id, nil
+		}
+		if apierr.Decode(err).Reason != apierr.ReasonConflict || i == attempts {
+			return "", err
+		}
+	}
+}
+
+// apply changes spec by the flags that were given.
+func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *schedulerpb.ServiceSpec) (err error) {
+	task := spec.Task
+	if err := u.task.apply(c.Flags(), task); err != nil {
+		return err
+	}
+	if u.replicas.set {
+		r := spec.GetReplicated()
+		if r == nil {
+			return fmt.Errorf("%s is a global service, which runs once on every node: --replicas does not apply", spec.Name)
+		}
+		r.Replicas = u.replicas.n
+	}
+	if c.Flags().Changed("image") {
+		if err := checkImage(u.image); err != nil {
+			return err
+		}
+		task.Container.Image, task.Container.Digest = u.image, "" // resolved anew
+	}
+	if c.Flags().Changed("args") {
+		if task.Container.Args, err = words(u.args); err != nil {
+			return usagef("--args: %v", err)
+		}
+	}
+	if u.force {
+		task.Force++
+	}
+	if spec.Labels, err = changeMap("--label", spec.Labels, u.labelAdd, u.labelRm); err != nil {
+		return err
+	}
+	if task.Container.Labels, err = changeMap("--container-label", task.Container.Labels, u.containerLabelAdd, u.containerLabelRm); err != nil {
+		return err
+	}
+	if task.Container.Env, err = changeEnv(task.Container.Env, u.envAdd, u.envRm, getenv); err != nil {
+		return err
+	}
+	task.Constraints = slices.DeleteFunc(task.Constraints, func(s string) bool { return slices.Contains(u.constraintRm, s) })
+	for _, s := range u.constraintAdd {
+		if !slices.Contains(task.Constraints, s) {
+			task.Constraints = append(task.Constraints, s)
+		}
+	}
+	u.changeMounts(task.Container)
+	return u.changePorts(task)
+}
+
+func (u *updateFlags) changeMounts(c *taskpb.ContainerSpec) {
+	c.Mounts = slices.DeleteFunc(c.Mounts, func(m *taskpb.Mount) bool {
+		return slices.Contains(u.mountRm, m.Target) || slices.ContainsFunc(u.mountAdd, func(n *taskpb.Mount) bool { return n.Target == m.Target })
+	})
+	c.Mounts = append(c.Mounts, u.mountAdd...)
+}
+
+func (u *updateFlags) changePorts(t *taskpb.TaskSpec) error {
+	for _, s := range u.publishRm {
+		num, proto, _ := strings.Cut(s, "/")
+		target, err := portNumber(num)
+		if err != nil {
+			return usagef("--publish-rm: %v", err)
+		}
+		pr, err := protocol(proto)
+		if err != nil {
+			return usagef("--publish-rm: %v", err)
+		}
+		t.Ports = slices.DeleteFunc(t.Ports, func(p *taskpb.Port) bool {
+			return p.Target == target && (proto == "" || max(p.Protocol, taskpb.Port_PROTOCOL_TCP) == pr)
+		})
+	}
+	t.Ports = slices.DeleteFunc(t.Ports, func(p *taskpb.Port) bool {
+		return slices.ContainsFunc(u.publishAdd, func(n *taskpb.Port) bool { return samePort(n, p) })
+	})
+	t.Ports = append(t.Ports, u.publishAdd...)
+	return nil
+}
+
+func changeMap(flag string, m map[string]string, add, rm []string) (map[string]string, error) {
+	added, err := keyValues(flag+"-add", add)
+	if err != nil {
+		return nil, err
+	}
+	m = maps.Clone(m)
+	for _, k := range rm {
+		if _, both := added[k]; both {
+			return nil, usagef("%s %q is added and removed in one command", flag, k)
+		}
+		delete(m, k)
+	}
+	if len(added) > 0 && m == nil {
+		m = map[string]string{}
+	}
+	maps.Copy(m, added)
+	return m, nil
+}
+
+func changeEnv(env, add, rm []string, getenv func(string) string) ([]string, error) {
+	for _, n := range rm {
+		if strings.Contains(n, "=") {
+			return nil, usagef("--env-rm takes a name, without %s", strconv.Quote("="))
+		}
+		env = slices.DeleteFunc(env, func(s string) bool { k, _, _ := strings.Cut(s, "="); return k == n })
+	}
+	return environment(nil, append(slices.Clone(env), add...), getenv)
+}

@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show this node and, on a manager, the cluster",
+		Long: `status shows what this node knows of itself and, on a manager, the cluster and
+what is wrong with it. It ends with exit code 4 on a locked manager, 5 on a
+removed node and 6 when the cluster has no leader, so scripts can use it.`,
+		Example: `  redoubt status
+  redoubt status --format json`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error { return a.runStatus(ctx, api, &out) })
+		},
+	}
+	out.flags(c, false)
+	return c
+}
+
+func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
+	local, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
+	if err != nil {
+		return err
+	}
+	var cluster *controlpb.GetStatusResponse
+	switch local.Phase {
+	case controlpb.NodePhase_NODE_PHASE_LOCKED:
+		err = apierr.Locked()
+	case controlpb.NodePhase_NODE_PHASE_DENIED:
+		err = apierr.Removed()
+	case controlpb.NodePhase_NODE_PHASE_ACTIVE:
+		if local.Role == profilepb.Role_ROLE_MANAGER {
+			cluster, err = c.GetStatus(ctx, &controlpb.GetStatusRequest{})
+		}
+	}
+	if out.json() {
+		v := map[string]json.RawMessage{"node": protoJSON(local)}
+		if cluster != nil {
+			v["cluster"] = protoJSON(cluster)
+		}
+		if perr := printJSON(a.Stdout, v); perr != nil {
+			return perr
+		}
+		return err
+	}
+	printLocal(a.Stdout, local, time.Now())
+	if cluster != nil {
+		printCluster(a.Stdout, cluster)
+	}
+	return err
+}
+
+func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {
+	phase := enumName(s.Phase, "NODE_PHASE_")
+	if s.Phase == controlpb.NodePhase_NODE_PHASE_EMPTY {
+		phase = "in no cluster (`redoubt init` or `redoubt join`)"
+	}
+	field(w, "State", strings.TrimSpace(phase+"  "+s.Message))
+	field(w, "Node", s.NodeId)
+	field(w, "Cluster", s.ClusterId)
+	if s.Role != profilepb.Role_ROLE_UNSPECIFIED {
+		field(w, "Role", enumName(s.Role, "ROLE_"))
+	}
+	if s.LeafNotAfter != 0 {
+		field(w, "Certificate", "expires "+in(time.Unix(s.LeafNotAfter, 0), now))
+	}
+	if s.Phase == controlpb.NodePhase_NODE_PHASE_ACTIVE && !s.Session {
+		field(w, "Session", "none: no manager has answered this node's agent yet")
+	}
+	field(w, "Version", s.Version)
+	for _, f := range s.Features {
+		if !f.Present && f.Required {
+			field(w, "Missing", f.Name+": "+f.Detail)
+		}
+	}
+	field(w, "Protections", strings.Join(s.Protections, ", "))
+}
+
+func printCluster(w io.Writer, s *controlpb.GetStatusResponse) {
+	field(w, "Nodes", fmt.Sprintf("%d ready of %d", s.NodesReady, s.Nodes))
+	field(w, "Services", fmt.Sprintf("%d, %d of %d tasks running", s.Services, s.TasksRunning, s.TasksWanted))
+	autolock := "off"
+	if s.Autolock {
+		autolock = fmt.Sprintf("on, slot epoch %d", s.SlotEpoch)
+	}
+	field(w, "Autolock", autolock)
+	for _, m := range s.Managers {
+		state := "reachable"
+		switch {
+		case m.Leader:
+			state = "leader"
+		case !m.Reachable:
+			state = "unreachable"
+		}
+		if !m.Voter {
+			state += ", no voter yet"
+		}
+		field(w, "Manager", nodeLabel(m.Name, m.NodeId)+"  "+m.Address+"  "+state)
+	}
+	for _, warn := range s.Warnings {
+		field(w, "Warning", warn)
+	}
+}
+
+func field(w io.Writer, name, value string) {
+	if value != "" {
+		fmt.Fprintf(w, "%-12s %s\n", name+":", printable(value))
+	}
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use:     "version",
+		Short:   "Show the version of this command and of the node",
+		Example: `  redoubt version`,
+		Args:    args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			v := map[string]string{"client": version.String()}
+			// A node that does not answer is no failure here: the question was
+			// about this command first.
+			node := a.with(c.Context(), func(ctx context.Context, api *api) error {
+				s, err := api.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
+				v["node"] = s.GetVersion()
+				return err
+			})
+			if exitCode(node) == ExitUsage {
+				return node
+			}
+			if node != nil {
+				delete(v, "node")
+			}
+			if out.json() {
+				return printJSON(a.Stdout, v)
+			}
+			field(a.Stdout, "Client", v["client"])
+			if node != nil {
+				v["node"] = "not known (" + node.Error() + ")"
+			}
+			field(a.Stdout, "Node", v["node"])
+			return nil
+		},
+	}
+	out.flags(c, false)
+	return c
+}

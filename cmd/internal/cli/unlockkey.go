@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+func (a *app) unlockKeyCmd() *cobra.Command {
+	c := &cobra.Command{Use: "unlock-key", Short: "Manage what opens the managers after a restart"}
+	group(c)
+	slot := &cobra.Command{Use: "slot", Short: "See the slots managers are sealed to"}
+	group(slot)
+	slot.AddCommand(a.slotLsCmd())
+	c.AddCommand(a.rotateCmd(), slot)
+	return c
+}
+
+func (a *app) rotateCmd() *cobra.Command {
+	var wait time.Duration
+	c := &cobra.Command{
+		Use:   "rotate",
+		Short: "Replace the operator key",
+		Long: `rotate makes a new operator key, prints it, and has every manager re-seal to it.
+It is refused while a manager is away. When it has ended well, the old key
+opens no manager any more; keep both until then.`,
+		Example: `  redoubt unlock-key rotate`,
+		Args:    args(0, 0),
+		RunE:    func(c *cobra.Command, _ []string) error { return a.runRotate(c.Context(), wait) },
+	}
+	c.Flags().DurationVar(&wait, "timeout", rotateWait, "how long to wait for every manager")
+	return c
+}
+
+func (a *app) runRotate(ctx context.Context, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := checkRotatable(ctx, c); err != nil {
+		return apiclient.Err(err)
+	}
+	key, err := a.showNewKey("New operator key")
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	stream, err := c.RotateSlot(ctx, &controlpb.RotateSlotRequest{Slot: key.Slot()})
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	var last *controlpb.RotateSlotResponse
+	for {
+		r, err := stream.Recv()
+		if err != nil {
+			return a.rotateFailed(last, err)
+		}
+		last = r
+		if r.Done {
+			fmt.Fprintf(a.Stdout, "Every manager is sealed to the new key (epoch %d); the old one opens none of them.\n", r.Epoch)
+			return nil
+		}
+	}
+}
+
+// checkRotatable refuses before a new key is shown where the server would
+// refuse anyway.
+func checkRotatable(ctx context.Context, c *api) error {
+	r, err := c.ListSlots(ctx, &controlpb.ListSlotsRequest{})
+	if err != nil {
+		return err
+	}
+	if away := missing(r.Managers, 0); len(away) > 0 {
+		return apierr.State("bring it back or remove it, then rotate", "the key is not rotated while a manager is away (%s)", strings.Join(away, ", "))
+	}
+	return nil
+}
+
+// rotateFailed says how far it got: nothing committed, or some still on the
+// old key.
+func (a *app) rotateFailed(last *controlpb.RotateSlotResponse, err error) error {
+	if last == nil {
+		e := apiclient.Err(err)
+		switch apierr.ReasonOf(e) {
+		case apierr.ReasonTimeout, apierr.ReasonUnreachable, apierr.ReasonCanceled, apierr.ReasonInternal:
+			fmt.Fprintln(a.Stderr, "redoubt: keep both keys until `redoubt unlock-key slot ls` says which is in force")
+		default:
+			fmt.Fprintln(a.Stderr, "redoubt: the key above opens nothing; the old one stays in force")
+		}
+		return e
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the leader ended the call")
+	}
+	return failf(ExitNotConverged, "epoch %d is committed, but these managers still open with the old key: %s (%s): keep both keys and see `redoubt unlock-key slot ls`",
+		last.Epoch, strings.Join(missing(last.Managers, last.Epoch), ", "), apierr.Decode(err).Message)
+}
+
+// missing names the managers that are away or below epoch.
+func missing(acks []*controlpb.SlotAck, epoch uint64) []string {
+	var names []string
+	for _, m := range acks {
+		if !m.Reachable || m.Epoch < epoch {
+			names = append(names, nodeLabel(m.Name, m.NodeId))
+		}
+	}
+	return names
+}
+
+func nodeLabel(name, id string) string {
+	if name == "" {
+		return shortID(id)
+	}
+	return name
+}
+
+func (a *app) slotLsCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the slots, and how far each manager has followed",
+		Example: `  redoubt unlock-key slot ls`,
+		Args:    args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListSlots(ctx, &controlpb.ListSlotsRequest{})
+				if err != nil {
+					return err
+				}
+				return a.printSlots(&out, r)
+			})
+		},
+	}
+	out.flags(c, true)
+	return c
+}
+
+func (a *app) printSlots(out *output, r *controlpb.ListSlotsResponse) error {
+	var ids []string
+	var slots, managers [][]string
+	for _, s := range r.Slots.GetSlots() {
+		ids = append(ids, s.Id)
+		slots = append(slots, []string{s.Id, enumName(s.Kind, "SLOT_KIND_"), time.Unix(s.CreatedAt, 0).UTC().Format(time.RFC3339)})
+	}
+	for _, m := range r.Managers {
+		state := "current"
+		if m.Epoch < r.Slots.GetEpoch() {
+			state = "behind: opens with the credentials of its epoch"
+		}
+		if !m.Reachable {
+			state += ", away"
+		}
+		managers = append(managers, []string{shortID(m.NodeId), m.Name, strconv.FormatUint(m.Epoch, 10), state})
+	}
+	if out.quiet || out.json() {
+		return out.list(a.Stdout, ids, protoJSON(r), nil, nil)
+	}
+	fmt.Fprintf(a.Stdout, "Epoch %d\n\n", r.Slots.GetEpoch())
+	if err := table(a.Stdout, []string{"SLOT", "KIND", "CREATED"}, slots); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.Stdout)
+	return table(a.Stdout, []string{"MANAGER", "HOSTNAME", "EPOCH", "STATE"}, managers)
+}
