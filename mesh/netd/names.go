@@ -1,0 +1,38 @@
+package netd
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Everything netd owns in the kernel is found by these names.
+const (
+	bridgeName = "rdt0"
+	portPrefix = "rdtv"
+	tableName  = "redoubt"
+	// sandboxLink is the interface's name inside a sandbox.
+	sandboxLink = "eth0"
+)
+
+// managementPort is redoubtd's. No container opens a connection to it, on this
+// node or another.
+const managementPort = 2377
+
+// portName is the host end of the task's veth pair: 50 bits of a hash, as an
+// interface's name holds 15 characters and an id is 26.
+func portName(task string) string {
+	sum := sha256.Sum256([]byte(task))
+	return portPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:10]
+}
+
+func isPort(link string) bool { return strings.HasPrefix(link, portPrefix) }
+
+// bridgeMAC is derived from the bridge's address: a bridge without a MAC of its
+// own takes that of a port, and the gateway would change under the containers.
+func bridgeMAC(a netip.Addr) net.HardwareAddr {
+	b := a.As4()
+	return net.HardwareAddr{0x02, 'R', b[0], b[1], b[2], b[3]}
+}

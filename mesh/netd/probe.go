@@ -1,0 +1,126 @@
+package netd
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
+)
+
+// Names of what is made and deleted again while probing.
+const (
+	probeBridge = "rdtprobe0"
+	probeVeth   = "rdtprobe1"
+	probePeer   = "rdtprobe2"
+	probeTable  = "redoubt_probe"
+)
+
+type feature struct {
+	name string
+	try  func(h *netlink.Handle) error
+}
+
+var features = []feature{
+	{"bridge", func(h *netlink.Handle) error {
+		return scratch(h, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: probeBridge, TxQLen: -1}})
+	}},
+	{"veth", func(h *netlink.Handle) error {
+		return scratch(h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: probeVeth, TxQLen: -1}, PeerName: probePeer})
+	}},
+	{"nftables inet", nft(func(b *builder) {
+		b.chain("c")
+	}, nftables.TableFamilyINet)},
+	{"nftables bridge", nft(func(b *builder) {
+		ruleset{endpoints: []endpoint{sample}}.bridge(b)
+	}, nftables.TableFamilyBridge)},
+	{"nftables fib", nft(func(b *builder) {
+		b.rule(b.chain("c"), ipv4(), toNode(), accept())
+	}, nftables.TableFamilyINet)},
+	{"nftables ct", nft(func(b *builder) {
+		b.rule(b.chain("c"), state(ctEstablished), accept())
+	}, nftables.TableFamilyINet)},
+	// The whole of it, translation from maps and masquerading included.
+	{"nftables nat", nft(func(b *builder) {
+		ruleset{endpoints: []endpoint{sample}, opened: []string{"a"}, bridges: []string{"b"}}.inet(b)
+	}, nftables.TableFamilyINet)},
+	{"conntrack", func(h *netlink.Handle) error {
+		_, err := h.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil
+		}
+		return err
+	}},
+	{"forwarding", func(*netlink.Handle) error {
+		f, err := os.OpenFile("/proc/sys/net/ipv4/conf/lo/forwarding", os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	}},
+}
+
+var sample = endpoint{task: "probe", addr: netip.MustParsePrefix("192.0.2.2/24"), ports: []port{
+	{host: netip.IPv4Unspecified(), published: 1, target: 1},
+	{host: netip.MustParseAddr("192.0.2.1"), published: 2, target: 1, udp: true},
+}}
+
+// probe tries each feature in the node's namespace and undoes it. n.mu is held.
+func (n *Node) probe() (out []*netdpb.Feature) {
+	err := withRoutes(n.ns, func(h *netlink.Handle) error {
+		for _, f := range features {
+			r := &netdpb.Feature{Name: f.name, Required: true}
+			if err := f.try(h); err != nil {
+				r.Detail = err.Error()
+			} else {
+				r.Present = true
+			}
+			out = append(out, r)
+		}
+		return nil
+	}, unix.NETLINK_NETFILTER)
+	if err != nil {
+		out = append(out, &netdpb.Feature{Name: "netlink", Required: true, Detail: err.Error()})
+	}
+	return out
+}
+
+// scratch makes the link and deletes it. One that a killed process left behind
+// is deleted first.
+func scratch(h *netlink.Handle, link netlink.Link) error {
+	old, err := findLink(h, link.Attrs().Name)
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		if err := deleteLink(h, old); err != nil {
+			return err
+		}
+	}
+	if err := h.LinkAdd(link); err != nil {
+		return fmt.Errorf("make a %s: %w", link.Type(), err)
+	}
+	return deleteLink(h, link)
+}
+
+// nft makes rules and deletes them in the same transaction: the kernel checks
+// them all and no packet ever sees them.
+func nft(make func(*builder), family nftables.TableFamily) func(*netlink.Handle) error {
+	return func(*netlink.Handle) error {
+		return withNFT(func(c *nftables.Conn) error {
+			t := c.AddTable(&nftables.Table{Name: probeTable, Family: family})
+			b := &builder{conn: c, table: t}
+			make(b)
+			if b.err != nil {
+				return b.err
+			}
+			c.DelTable(t)
+			return c.Flush()
+		})
+	}
+}

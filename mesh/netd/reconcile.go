@@ -1,0 +1,264 @@
+package netd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// reconcile makes the kernel's state that of the plan and returns what went
+// wrong by task; the error is one that concerns all. With full unset, sandboxes
+// whose host end looks right are not entered. n.mu is held.
+//
+// The order keeps every moment safe: ports are taken, interfaces made and left
+// down, then the rules change in one transaction, then interfaces are set up
+// and forwarding is turned on; what went is removed last, after no rule
+// mentions it any more.
+func (n *Node) reconcile(ctx context.Context, p plan, full bool) (bad map[string]error, changes []string, err error) {
+	bad = make(map[string]error)
+	changed := func(what string) { changes = append(changes, what) }
+	err = withRoutes(n.ns, func(h *netlink.Handle) error {
+		if !p.bridge.IsValid() {
+			return n.removeAll(h)
+		}
+		return n.converge(ctx, h, p, full, bad, changed)
+	}, unix.NETLINK_NETFILTER)
+	return bad, changes, err
+}
+
+func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full bool, bad map[string]error, changed func(string)) error {
+	if !n.known { // first time in this process
+		opened, found, err := readOpened()
+		if err != nil {
+			return err
+		}
+		n.opened, n.guarded, n.known = opened, found, true
+	}
+	bridge, err := ensureBridge(h, p.bridge, changed)
+	if err != nil {
+		return err
+	}
+	if err := n.step("bridge"); err != nil {
+		return err
+	}
+	links, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	ports := make(map[string]netlink.Link)
+	for _, l := range links {
+		if isPort(l.Attrs().Name) {
+			ports[l.Attrs().Name] = l
+		}
+	}
+
+	n.holds.keep(p.endpoints)
+	gateway := net.IP(p.bridge.Addr().AsSlice())
+	var good []endpoint
+	for _, e := range p.endpoints {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := n.holds.take(e)
+		if err == nil && (full || !looksRight(ports[portName(e.task)], bridge)) {
+			err = n.attach(h, e, bridge, gateway, changed)
+		}
+		if errors.Is(err, errInjected) {
+			return err
+		}
+		if err != nil {
+			bad[e.task] = err
+			continue
+		}
+		good = append(good, e)
+	}
+	n.holds.keep(good)
+	slices.SortFunc(good, byTask)
+	if err := n.step("attached"); err != nil {
+		return err
+	}
+	if err := n.updateRules(h, good, changed); err != nil {
+		return err
+	}
+	if err := n.step("rules"); err != nil {
+		return err
+	}
+	if err := n.setUp(h, good, bridge, changed); err != nil {
+		return err
+	}
+	return n.cleanUp(h, bridge, ports, good)
+}
+
+// looksRight judges a port from outside its sandbox: when the sandbox goes, so
+// does the port.
+func looksRight(l, bridge netlink.Link) bool {
+	return l != nil && l.Attrs().MasterIndex == bridge.Attrs().Index && l.Attrs().Flags&net.FlagUp != 0
+}
+
+// updateRules commits the ruleset if it is not in force already.
+func (n *Node) updateRules(h *netlink.Handle, good []endpoint, changed func(string)) error {
+	open, bridges, err := uplinks(h, n.opened, n.guarded)
+	if err != nil {
+		return err
+	}
+	r := ruleset{endpoints: good, opened: open, bridges: bridges, allowLinkLocal: n.config.AllowLinkLocal}
+	if n.committed != nil && n.committed.same(r) {
+		ok, err := n.rulesIntact()
+		if err != nil {
+			return err
+		}
+		if ok {
+			return nil
+		}
+		changed("put table " + tableName + " back")
+	}
+	fp, gen, err := commit(r)
+	if err != nil {
+		n.committed = nil // whatever is in force, it is not known
+		return err
+	}
+	n.committed, n.print, n.gen = &r, fp, gen
+	n.opened, n.guarded = open, true
+	return nil
+}
+
+// rulesIntact reports whether the kernel's tables are as they were committed.
+func (n *Node) rulesIntact() (bool, error) {
+	gen, err := generation()
+	if err != nil || gen == n.gen {
+		return err == nil, err
+	}
+	fp, err := readFingerprint()
+	if err != nil || fp != n.print {
+		return false, err
+	}
+	n.gen = gen // the change was of other people's rules
+	return true, nil
+}
+
+func (n *Node) setUp(h *netlink.Handle, good []endpoint, bridge netlink.Link, changed func(string)) error {
+	stale, err := syncNeighbours(h, bridge, good, changed)
+	if err != nil {
+		return err
+	}
+	for _, a := range stale {
+		n.stale[a] = true
+	}
+	for _, e := range good {
+		l, err := h.LinkByName(portName(e.task))
+		if err != nil {
+			return fmt.Errorf("interface of task %s: %w", e.task, err)
+		}
+		if l.Attrs().Flags&net.FlagUp != 0 {
+			continue
+		}
+		changed("set the interface of task " + e.task + " up")
+		if err := h.LinkSetUp(l); err != nil {
+			return fmt.Errorf("set %s up: %w", portName(e.task), err)
+		}
+	}
+	if err := n.step("up"); err != nil {
+		return err
+	}
+	return openUplinks(n.opened, changed)
+}
+
+// cleanUp removes what the plan does not have, and the connections with it.
+func (n *Node) cleanUp(h *netlink.Handle, bridge netlink.Link, ports map[string]netlink.Link, good []endpoint) error {
+	for _, e := range good {
+		delete(ports, portName(e.task))
+	}
+	for _, l := range ports {
+		if err := deleteLink(h, l); err != nil {
+			return err
+		}
+	}
+	if err := n.step("removed"); err != nil {
+		return err
+	}
+	f := changes(n.attached, good)
+	for a := range n.stale {
+		f.addrs[a] = true
+	}
+	for _, e := range good { // an address that found a new owner is forgotten by changes
+		delete(f.addrs, e.addr.Addr())
+	}
+	for _, e := range n.attached {
+		if i := slices.IndexFunc(good, func(g endpoint) bool { return g.addr == e.addr }); i >= 0 && good[i].task != e.task {
+			f.addrs[e.addr.Addr()] = true
+		}
+	}
+	addrs, err := h.AddrList(nil, unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if p, ok := prefixOf(a.IPNet); ok {
+			f.local[p.Addr()] = true
+		}
+	}
+	if err := f.run(h); err != nil {
+		return err
+	}
+	n.attached, n.stale = good, make(map[netip.Addr]bool)
+	return nil
+}
+
+// removeAll deletes everything netd owns, rules last: what they guard goes
+// first.
+func (n *Node) removeAll(h *netlink.Handle) error {
+	err := removeOwned(h)
+	n.holds.keep(nil)
+	if err == nil {
+		n.committed, n.opened, n.attached, n.known = nil, nil, nil, false
+	}
+	return err
+}
+
+func removeOwned(h *netlink.Handle) error {
+	opened, _, err := readOpened()
+	if err != nil {
+		return err
+	}
+	links, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	f := &forget{addrs: make(map[netip.Addr]bool)}
+	for _, l := range links {
+		switch {
+		case isPort(l.Attrs().Name) && l.Type() == "veth":
+		case l.Attrs().Name == bridgeName && l.Type() == "bridge":
+			neighbours, err := h.NeighList(l.Attrs().Index, unix.AF_INET)
+			if err != nil {
+				return fmt.Errorf("list neighbours: %w", err)
+			}
+			for _, x := range neighbours {
+				if a, ok := netip.AddrFromSlice(x.IP.To4()); ok {
+					f.addrs[a] = true
+				}
+			}
+		default:
+			continue
+		}
+		if err := deleteLink(h, l); err != nil {
+			return err
+		}
+	}
+	if err := f.run(h); err != nil {
+		return err
+	}
+	if err := closeUplinks(opened); err != nil {
+		return err
+	}
+	if err := removeTables(); err != nil {
+		return fmt.Errorf("nftables: remove table %s: %w", tableName, err)
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package netd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/redoubt-cluster/redoubt/internal/peercred"
+	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
+)
+
+// Serve answers requests on l from processes of the user uid, and runs the
+// node's repairs, until ctx ends or something fails. It closes l.
+func (n *Node) Serve(ctx context.Context, l net.Listener, uid uint32) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := n.Run(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	slots := make(chan struct{}, maxConns)
+	denied := func(err error) { n.log.Warn("connection refused", "err", err) }
+	pl := peercred.Listener(l, denied, uid)
+	for {
+		conn, err := pl.Accept()
+		if err != nil {
+			cancel(err)
+			break
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			n.log.Warn("connection refused", "err", "too many connections")
+			conn.Close()
+			continue
+		}
+		running.Go(func() {
+			defer func() { <-slots }()
+			n.serveConn(ctx, conn)
+		})
+	}
+	running.Wait()
+	if stop() {
+		l.Close()
+	}
+	return context.Cause(ctx)
+}
+
+func (n *Node) serveConn(ctx context.Context, conn net.Conn) {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() {
+		if stop() {
+			conn.Close()
+		}
+	}()
+	for {
+		var req netdpb.Request
+		if err := wire.Read(conn, &req); err != nil {
+			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+				n.log.Warn("request refused", "err", err)
+			}
+			return
+		}
+		if err := wire.Write(conn, n.answer(ctx, &req)); err != nil {
+			if ctx.Err() == nil {
+				n.log.Warn("answer not sent", "err", err)
+			}
+			return
+		}
+	}
+}
+
+// answer refuses what it does not know.
+func (n *Node) answer(ctx context.Context, req *netdpb.Request) *netdpb.Response {
+	switch v := req.GetVerb().(type) {
+	case *netdpb.Request_Probe:
+		return &netdpb.Response{Result: &netdpb.Response_Probe{Probe: &netdpb.ProbeResponse{Features: n.Probe()}}}
+	case *netdpb.Request_Apply:
+		r, err := n.Apply(ctx, v.Apply)
+		if err != nil {
+			return refusal(err.Error())
+		}
+		return &netdpb.Response{Result: &netdpb.Response_Apply{Apply: r}}
+	case *netdpb.Request_State:
+		return &netdpb.Response{Result: &netdpb.Response_State{State: n.State()}}
+	}
+	return refusal("the request names no verb")
+}
+
+func refusal(message string) *netdpb.Response {
+	return &netdpb.Response{Result: &netdpb.Response_Error{Error: &netdpb.Error{Message: message}}}
+}
