@@ -1,0 +1,55 @@
+package keyd
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+var errEncoding = errors.New("malformed encoding")
+
+// putLP appends a 4-byte length and b.
+func putLP(dst, b []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
+}
+
+// lpReader takes length-prefixed parts off the front of a buffer, without
+// copying: the parts of a keyset stay in locked memory.
+type lpReader struct {
+	rest []byte
+	err  error
+}
+
+func (r *lpReader) part() []byte {
+	if r.err != nil {
+		return nil
+	}
+	if len(r.rest) < 4 {
+		r.err = errEncoding
+		return nil
+	}
+	n := binary.BigEndian.Uint32(r.rest)
+	if uint64(n) > uint64(len(r.rest)-4) {
+		r.err = errEncoding
+		return nil
+	}
+	p := r.rest[4 : 4+n : 4+n]
+	r.rest = r.rest[4+n:]
+	return p
+}
+
+// fixed is a part of exactly n bytes.
+func (r *lpReader) fixed(n int) []byte {
+	p := r.part()
+	if r.err == nil && len(p) != n {
+		r.err = errEncoding
+	}
+	return p
+}
+
+// end returns an error unless everything was well formed and taken.
+func (r *lpReader) end() error {
+	if r.err == nil && len(r.rest) != 0 {
+		r.err = errEncoding
+	}
+	return r.err
+}

@@ -1,0 +1,80 @@
+package keyd
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// requests are the certificate requests of one node, checked against its role.
+type requests struct {
+	role    profilepb.Role
+	leaf    *ecdsa.PublicKey
+	keydKey []byte
+	boot    *ecdsa.PublicKey // nil when none was sent
+}
+
+// parseRequests checks what a node of that role may ask for: a manager carries
+// its keyd key and may add a boot leaf under another key; a worker does neither.
+func parseRequests(role profilepb.Role, csr, bootCSR []byte) (*requests, error) {
+	leaf, err := profile.ParseCSR(csr)
+	if err != nil {
+		return nil, invalid("%v", err)
+	}
+	r := &requests{role: role, leaf: leaf.Request.PublicKey.(*ecdsa.PublicKey), keydKey: leaf.KeydKey}
+	if role != profilepb.Role_ROLE_MANAGER {
+		switch {
+		case leaf.KeydKey != nil:
+			return nil, denied("a worker's certificate request may not carry a keyd key")
+		case len(bootCSR) != 0:
+			return nil, denied("a worker has no boot leaf")
+		}
+		return r, nil
+	}
+	if leaf.KeydKey == nil {
+		return nil, invalid("a manager's certificate request must carry its keyd key")
+	}
+	if len(bootCSR) == 0 {
+		return r, nil
+	}
+	boot, err := profile.ParseCSR(bootCSR)
+	if err != nil {
+		return nil, invalid("boot leaf: %v", err)
+	}
+	r.boot = boot.Request.PublicKey.(*ecdsa.PublicKey)
+	switch {
+	case boot.KeydKey != nil:
+		return nil, invalid("a boot leaf's certificate request may not carry a keyd key")
+	case r.boot.Equal(r.leaf):
+		return nil, invalid("the boot leaf must have a key of its own")
+	}
+	return r, nil
+}
+
+func (r *requests) needBoot() error {
+	if r.role == profilepb.Role_ROLE_MANAGER && r.boot == nil {
+		return invalid("a new manager needs a boot leaf: its certificate request is missing")
+	}
+	return nil
+}
+
+// issueAll signs a node's leaf and, when it was asked for, its boot leaf.
+func (s *Server) issueAll(ctx context.Context, k *keyset, r *requests, nodeID string, now time.Time) (leaf, boot *profilepb.CertificateChain, err error) {
+	id := profile.Identity{ClusterID: k.clusterID, NodeID: nodeID, Role: r.role, KeydKey: r.keydKey}
+	life := profile.LeafLife
+	if r.role == profilepb.Role_ROLE_WORKER {
+		life = s.cfg.Section.WorkerLeafLifetime
+	}
+	if leaf, err = k.issue(ctx, id, r.leaf, now, life); err != nil {
+		return nil, nil, err
+	}
+	if r.boot == nil {
+		return leaf, nil, nil
+	}
+	id.Role, id.KeydKey = profilepb.Role_ROLE_BOOT, nil
+	boot, err = k.issue(ctx, id, r.boot, now, profile.BootLeafLife)
+	return leaf, boot, err
+}

@@ -1,0 +1,224 @@
+package keyd
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+)
+
+const (
+	journalName  = "journal"
+	journalLabel = "redoubt keyd journal v1\x00"
+	noMAC        = "-"
+)
+
+// entry is one line of the journal: JSON, a space, the hex SHA-256 of label and
+// JSON, a space, the hex HMAC of that hash or "-". Prev is the hash of the line
+// before, across files.
+type entry struct {
+	Seq     uint64    `json:"seq"`
+	Time    time.Time `json:"time"`
+	Event   string    `json:"event"`
+	Outcome string    `json:"outcome"`
+	Node    string    `json:"node,omitempty"`
+	Role    string    `json:"role,omitempty"`
+	Token   string    `json:"token,omitempty"`
+	Detail  string    `json:"detail,omitempty"`
+	Prev    string    `json:"prev"`
+}
+
+// journal appends entries; each is on disk before add returns.
+type journal struct {
+	path string
+	file *os.File // nil until the first entry
+	size int64
+	seq  uint64
+	last string // hash of the last entry
+	key  []byte // nil while locked
+}
+
+// errJournalDamaged says that a journal file was changed.
+var errJournalDamaged = errors.New("the journal was changed or damaged")
+
+// openJournal continues the journal in dir. A line cut short by a crash is
+// dropped. A journal that does not verify is set aside, and damaged says so:
+// the evidence stays, and the manager can still be unlocked.
+func openJournal(dir string) (j *journal, damaged bool, err error) {
+	j = &journal{path: filepath.Join(dir, journalName)}
+	raw, err := atomicfile.ReadBounded(j.path, 2*maxJournal)
+	if errors.Is(err, fs.ErrNotExist) {
+		return j, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("keyd: reading the journal: %w", err)
+	}
+	whole := raw[:bytes.LastIndexByte(raw, '\n')+1]
+	if err := j.read(whole, nil); err != nil {
+		j.seq, j.last = 0, ""
+		return j, true, j.setAside("damaged")
+	}
+	if len(whole) < len(raw) {
+		if err := os.Truncate(j.path, int64(len(whole))); err != nil {
+			return nil, false, err
+		}
+	}
+	j.size = int64(len(whole))
+	return j, false, nil
+}
+
+// read checks the chain of whole lines, and with a key their MACs, and leaves
+// seq and last at the end.
+func (j *journal) read(lines, key []byte) error {
+	first := true
+	for line := range bytes.Lines(lines) {
+		e, hash, mac, err := parseLine(bytes.TrimSuffix(line, []byte("\n")))
+		switch {
+		case err != nil:
+			return err
+		case !first && (e.Prev != j.last || e.Seq != j.seq+1):
+			return errJournalDamaged
+		case key != nil && mac != noMAC && !hmac.Equal([]byte(mac), []byte(journalMAC(key, hash))):
+			return errJournalDamaged
+		}
+		first, j.seq, j.last = false, e.Seq, hash
+	}
+	return nil
+}
+
+func parseLine(line []byte) (e entry, hash, mac string, err error) {
+	head, m, ok1 := cutLast(line)
+	body, h, ok2 := cutLast(head)
+	if !ok1 || !ok2 || journalHash(body) != string(h) || json.Unmarshal(body, &e) != nil {
+		return e, "", "", errJournalDamaged
+	}
+	return e, string(h), string(m), nil
+}
+
+func cutLast(b []byte) (before, after []byte, ok bool) {
+	i := bytes.LastIndexByte(b, ' ')
+	if i < 0 {
+		return nil, nil, false
+	}
+	return b[:i], b[i+1:], true
+}
+
+func journalHash(body []byte) string {
+	sum := sha256.Sum256(putLP([]byte(journalLabel), body))
+	return hex.EncodeToString(sum[:])
+}
+
+func journalMAC(key []byte, hash string) string {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(hash))
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// unlock gives the journal its key and checks every MAC so far.
+func (j *journal) unlock(key []byte) error {
+	j.key = key
+	raw, err := atomicfile.ReadBounded(j.path, 2*maxJournal)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	again := journal{}
+	if err := again.read(raw, key); err != nil {
+		return errors.Join(err, j.setAside("damaged"))
+	}
+	return nil
+}
+
+// begin starts a new file for a new state, whose key is another.
+func (j *journal) begin(key []byte) error {
+	if err := j.setAside("old"); err != nil {
+		return err
+	}
+	j.key = key
+	return nil
+}
+
+func (j *journal) add(e entry) error {
+	if j.size >= maxJournal {
+		if err := j.setAside("old"); err != nil {
+			return err
+		}
+	}
+	if j.file == nil {
+		f, err := os.OpenFile(j.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return fmt.Errorf("keyd: opening the journal: %w", err)
+		}
+		if err := atomicfile.SyncDir(filepath.Dir(j.path)); err != nil {
+			return errors.Join(err, f.Close())
+		}
+		j.file = f
+	}
+	e.Seq, e.Prev = j.seq+1, j.last
+	body, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	hash, mac := journalHash(body), noMAC
+	if j.key != nil {
+		mac = journalMAC(j.key, hash)
+	}
+	line := fmt.Appendf(body, " %s %s\n", hash, mac)
+	if _, err := j.file.Write(line); err != nil {
+		// Half a line would spoil the chain for the next one.
+		return errors.Join(fmt.Errorf("keyd: writing the journal: %w", err), j.file.Truncate(j.size))
+	}
+	if err := j.file.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("keyd: writing the journal: %w", err), j.file.Truncate(j.size))
+	}
+	j.size += int64(len(line))
+	j.seq, j.last = e.Seq, hash
+	return nil
+}
+
+// setAside renames the journal file, if there is one, and keeps the newest
+// keepJournals. The chain goes on in the next file.
+func (j *journal) setAside(why string) error {
+	if err := j.close(); err != nil {
+		return err
+	}
+	j.size = 0
+	name := fmt.Sprintf("%s.%020d.%s", j.path, time.Now().UnixNano(), why)
+	if err := os.Rename(j.path, name); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	old, err := filepath.Glob(j.path + ".*.*") // sorted, and names sort by time
+	if err != nil {
+		return err
+	}
+	for len(old) > keepJournals {
+		if err := os.Remove(old[0]); err != nil {
+			return err
+		}
+		old = old[1:]
+	}
+	return atomicfile.SyncDir(filepath.Dir(j.path))
+}
+
+func (j *journal) close() error {
+	if j.file == nil {
+		return nil
+	}
+	err := j.file.Close()
+	j.file = nil
+	return err
+}

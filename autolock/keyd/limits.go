@@ -1,0 +1,78 @@
+package keyd
+
+import "time"
+
+const (
+	// maxConns bounds the connections of one socket. redoubtd needs three: calls,
+	// WaitUnlocked, Watch.
+	maxConns = 64
+
+	// maxRequest bounds a request in bytes. The largest carry two certificate
+	// requests, a chain, or a slot set.
+	maxRequest = 256 << 10
+
+	// writeTimeout bounds how long an answer may take to be read.
+	writeTimeout = 10 * time.Second
+
+	// maxState bounds the state file in bytes.
+	maxState = 256 << 10
+
+	// maxSealedKeyset bounds a keyset in transit, sealed.
+	maxSealedKeyset = 64 << 10
+
+	// maxSealedLeaf bounds a sealed manager leaf key.
+	maxSealedLeaf = 4 << 10
+
+	// maxJournal is the size at which a journal file is set aside and a new one
+	// begun; keepJournals is how many of those are kept.
+	maxJournal   = 8 << 20
+	keepJournals = 16
+
+	// lockedMemory is what keyd must be able to lock: its buffers with their
+	// guard pages and room for those of one call.
+	lockedMemory = 128 << 10
+
+	// maxReplays bounds the joins remembered to refuse a second use.
+	maxReplays = 1 << 16
+)
+
+const (
+	// rootLife is the life of the root.
+	rootLife = 10 * 365 * 24 * time.Hour
+
+	// issuingLife equals the root's. A shorter one would be safer only together
+	// with rotation: the issuing key lies beside the root's in one keyset, so it
+	// can not be lost alone, and an issuing CA that expires before it can be
+	// replaced ends the cluster.
+	issuingLife = rootLife
+
+	// caBackdate covers the backdate of the leaves signed right after.
+	caBackdate = time.Hour
+
+	// renewGrace is how long after its end a worker's leaf may still be renewed.
+	renewGrace = 30 * 24 * time.Hour
+
+	minWorkerLeaf = time.Hour
+)
+
+// Bounds of join tokens.
+const (
+	maxManagerToken = 24 * time.Hour
+	maxWorkerToken  = 365 * 24 * time.Hour
+	maxWorkerUses   = 100_000
+)
+
+// Rates that a verb may be used at: a burst, and one more every interval.
+var (
+	mintRate    = rate{burst: 120, every: time.Second}
+	managerRate = rate{burst: 16, every: 10 * time.Second} // manager tokens, keysets, slot sets
+	issueRate   = rate{burst: 2000, every: 5 * time.Millisecond}
+	denialRate  = rate{burst: 100, every: time.Second} // journal lines of refusals
+)
+
+// Wrong keys: the first few cost nothing, then the wait doubles.
+const (
+	freeTries    = 5
+	firstBackoff = time.Second
+	maxBackoff   = 30 * time.Second
+)

@@ -1,0 +1,38 @@
+package keyd
+
+import (
+	"fmt"
+
+	"github.com/awnumar/memguard"
+	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+)
+
+// checkMemory makes sure that memory can be locked, as memguard panics where it
+// can not.
+func checkMemory() error {
+	region, err := unix.Mmap(-1, 0, lockedMemory, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return fmt.Errorf("keyd: map %d KiB of memory: %w", lockedMemory>>10, err)
+	}
+	defer unix.Munmap(region)
+	if err := unix.Mlock(region); err != nil {
+		return fmt.Errorf("keyd cannot lock %d KiB of memory for its keys (%w): raise LimitMEMLOCK (ulimit -l) to 1024 KiB or more",
+			lockedMemory>>10, err)
+	}
+	return unix.Munlock(region)
+}
+
+// randomKey returns a fresh key in locked memory.
+func randomKey() *memguard.LockedBuffer { return memguard.NewBufferRandom(autolock.KeyLen) }
+
+// withSealer lends a Sealer under key to fn and wipes it afterwards.
+func withSealer(key []byte, epoch uint32, fn func(*autolock.Sealer) error) error {
+	s, err := autolock.NewSealer(key, epoch)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return fn(s)
+}

@@ -1,0 +1,177 @@
+package keyd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/peercred"
+	"github.com/redoubt-cluster/redoubt/internal/wire"
+)
+
+// Serve answers on both sockets until ctx ends, which is a clean end, or a
+// listener fails. It closes the listeners, waits for every connection and wipes
+// the keys before it returns.
+func (s *Server) Serve(ctx context.Context, control, unlock net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	failed := make(chan error, 2)
+	for _, sock := range []*socket{
+		{server: s, name: "keyd", verb: s.controlVerb, listener: peercred.Listener(control, s.strange("keyd"), s.cfg.ControlUID)},
+		{server: s, name: "unlock", verb: s.unlockVerb, listener: peercred.Listener(unlock, s.strange("unlock"), 0)},
+	} {
+		wg.Go(func() {
+			failed <- sock.serve(ctx)
+			cancel() // one socket without the other is of no use
+		})
+	}
+	wg.Wait()
+	return errors.Join(<-failed, <-failed, s.Close())
+}
+
+func (s *Server) strange(socket string) func(error) {
+	return func(err error) { s.log.Warn("connection refused", "socket", socket, "why", err) }
+}
+
+// socket is one listener and the verbs that may be used on it.
+type socket struct {
+	server   *Server
+	name     string
+	listener net.Listener
+	verb     func(context.Context, *keydpb.Request) (*keydpb.Response, error)
+}
+
+func (k *socket) serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { k.listener.Close() })
+	defer stop()
+	defer k.listener.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, maxConns)
+	for {
+		conn, err := k.listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		case err != nil:
+			return err
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			k.server.log.Warn("too many connections: one was refused", "socket", k.name)
+			conn.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			k.converse(ctx, conn)
+		})
+	}
+}
+
+// converse answers one connection's requests, one at a time.
+func (k *socket) converse(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	for {
+		req := new(keydpb.Request)
+		err := wire.Read(&io.LimitedReader{R: conn, N: maxRequest}, req)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+				k.server.log.Warn("malformed request", "socket", k.name, "err", err)
+			}
+			return
+		}
+		resp, err := k.answer(ctx, conn, req)
+		wipeRequest(req)
+		if err != nil {
+			return
+		}
+		conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		err = wire.Write(conn, resp)
+		wipeResponse(resp)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// answer runs a verb. Its error ends the connection; refusals are answers.
+func (k *socket) answer(ctx context.Context, conn net.Conn, req *keydpb.Request) (*keydpb.Response, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if req.GetWaitUnlocked() != nil {
+		done, err := watchHangup(conn, cancel)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+	}
+	resp, err := k.verb(ctx, req)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		if codeOf(err) == keydpb.Code_CODE_INTERNAL {
+			k.server.log.Error("request failed", "socket", k.name, "err", err)
+		}
+		return &keydpb.Response{Result: &keydpb.Response_Error{Error: &keydpb.Error{Code: codeOf(err), Message: oneLine(err)}}}, nil
+	}
+	return resp, nil
+}
+
+// watchHangup calls cancel when the other side closes, or speaks out of turn,
+// while it waits for an answer. done ends the watch and waits for it.
+func watchHangup(conn net.Conn, cancel func()) (done func(), err error) {
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		var b [1]byte
+		if _, err := conn.Read(b[:]); !isTimeout(err) {
+			cancel()
+		}
+	})
+	return func() {
+		conn.SetReadDeadline(time.Unix(1, 0))
+		wg.Wait()
+		conn.SetReadDeadline(time.Time{})
+	}, nil
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// oneLine is an error as one line, as joined errors are not.
+func oneLine(err error) string {
+	b := []byte(err.Error())
+	for i := range b {
+		if b[i] == '\n' || b[i] == '\r' {
+			b[i] = ' '
+		}
+	}
+	return string(b)
+}
+
+func wipeRequest(req *keydpb.Request) {
+	clear(req.GetUnlock().GetSeed())
+	clear(req.GetSealLeaf().GetLeafKey())
+}
+
+func wipeResponse(resp *keydpb.Response) {
+	clear(resp.GetOpenStore().GetDek())
+	clear(resp.GetOpenStore().GetLeafKey())
+}

@@ -1,0 +1,160 @@
+package keyd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+)
+
+// Server is one keyd.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+	// write replaces a file; tests make it fail.
+	write func(path string, data []byte) error
+
+	mu       sync.Mutex
+	file     *stateFile    // guarded by mu; nil when EMPTY
+	secrets  *secrets      // guarded by mu; nil unless UNLOCKED
+	prepared *prepared     // guarded by mu; only while EMPTY
+	changed  chan struct{} // guarded by mu; closed and replaced when the lock state changes
+	journal  *journal      // guarded by mu
+	wrong    backoff       // guarded by mu
+	joins    replays       // guarded by mu
+	closed   bool          // guarded by mu
+
+	// Rates, guarded by mu.
+	mints, managers, issues, denials bucket
+
+	protections []string // guarded by mu once served
+}
+
+// New reads the state in c.Dir. The caller then calls Serve or Close.
+func New(c Config) (*Server, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if err := checkMemory(); err != nil {
+		return nil, err
+	}
+	if err := removeLeftovers(c.Dir); err != nil {
+		return nil, fmt.Errorf("keyd: cleaning %s: %w", c.Dir, err)
+	}
+	file, err := readState(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	j, damaged, err := openJournal(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: c, log: c.Logger, write: atomicfile.Write,
+		file: file, journal: j, changed: make(chan struct{}),
+		protections: append([]string{"keys in locked memory"}, c.Protections...),
+	}
+	if damaged {
+		return s, s.reportDamage()
+	}
+	return s, nil
+}
+
+// reportDamage notes in a new journal that the old one was set aside.
+func (s *Server) reportDamage() error {
+	s.protections = append(s.protections, "journal: damaged, set aside in "+s.cfg.Dir)
+	s.log.Error("the journal was changed or damaged: it was set aside", "dir", s.cfg.Dir)
+	return s.note(entry{Event: "journal", Outcome: "damaged"})
+}
+
+// Close wipes everything that is open. It is called once nothing is served.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return s.wipe()
+}
+
+// wipe destroys all secrets; the caller holds mu.
+func (s *Server) wipe() error {
+	s.journal.key = nil
+	err := s.journal.close()
+	s.secrets.destroy()
+	s.prepared.destroy()
+	s.secrets, s.prepared = nil, nil
+	return err
+}
+
+// phase is the lock state; the caller holds mu.
+func (s *Server) phase() keydpb.LockState {
+	switch {
+	case s.file == nil:
+		return keydpb.LockState_LOCK_STATE_EMPTY
+	case s.secrets == nil:
+		return keydpb.LockState_LOCK_STATE_LOCKED
+	default:
+		return keydpb.LockState_LOCK_STATE_UNLOCKED
+	}
+}
+
+// opened returns the secrets, or why there are none; the caller holds mu.
+func (s *Server) opened() (*secrets, error) {
+	switch s.phase() {
+	case keydpb.LockState_LOCK_STATE_EMPTY:
+		return nil, errEmpty
+	case keydpb.LockState_LOCK_STATE_LOCKED:
+		return nil, errLocked
+	default:
+		return s.secrets, nil
+	}
+}
+
+// notify wakes everybody who waits for the lock state; the caller holds mu.
+func (s *Server) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *Server) path(name string) string { return filepath.Join(s.cfg.Dir, name) }
+
+// note writes a journal entry; the caller holds mu. What can not be noted is not
+// done.
+func (s *Server) note(e entry) error {
+	e.Time = time.Now().UTC()
+	if e.Outcome == "" {
+		e.Outcome = "ok"
+	}
+	return s.journal.add(e)
+}
+
+// noteDenial journals a refusal by policy, as far as the rate allows; the caller
+// holds mu.
+func (s *Server) noteDenial(event string, err error) error {
+	if codeOf(err) != keydpb.Code_CODE_DENIED || s.file == nil {
+		return err
+	}
+	s.log.Warn("refused", "verb", event, "why", err)
+	if !s.denials.take(denialRate, time.Now()) {
+		return err
+	}
+	return errors.Join(err, s.note(entry{Event: event, Outcome: "denied", Detail: err.Error()}))
+}
+
+func (s *Server) status() *keydpb.StatusResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &keydpb.StatusResponse{State: s.phase(), Protections: slices.Clone(s.protections)}
+	if s.file != nil {
+		st.ClusterId, st.Slots = s.file.state.GetClusterId(), s.file.state.GetSlots()
+	}
+	return st
+}

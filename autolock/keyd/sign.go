@@ -1,0 +1,184 @@
+package keyd
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// signJoin issues a joiner's certificates from a token record that this keyset
+// signed and the joiner's proof. The role is the record's.
+func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*keydpb.SignJoinResponse, error) {
+	opened, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	rec, err := profile.OpenTokenRecord(opened.keyset.records, req.GetToken())
+	if err != nil {
+		return nil, denied("%v", err)
+	}
+	if err := profile.CheckToken(rec, opened.keyset.clusterID, now); err != nil {
+		return nil, denied("%v", err)
+	}
+	switch {
+	case rec.GetMaxUses() != 0 && req.GetUses() >= rec.GetMaxUses():
+		return nil, denied("the join token is used up: make a new one with redoubt join-token")
+	case rec.GetNodeName() != "" && rec.GetNodeName() != req.GetNodeName():
+		return nil, denied("the join token is for a node of another name")
+	case !ident.Valid(req.GetNodeId()):
+		return nil, invalid("malformed node id")
+	}
+	if err := ident.CheckHostname(req.GetNodeName()); err != nil {
+		return nil, invalid("%v", err)
+	}
+	if err := profile.CheckJoinProof(rec.GetPublicKey(), req.GetExporter(), req.GetCsr(), req.GetBootCsr(), rec.GetId(), req.GetProof()); err != nil {
+		return nil, denied("%v", err)
+	}
+	reqs, err := parseRequests(rec.GetRole(), req.GetCsr(), req.GetBootCsr())
+	if err != nil {
+		return nil, err
+	}
+	if err := reqs.needBoot(); err != nil {
+		return nil, err
+	}
+	if err := s.issues.check(issueRate, now); err != nil {
+		return nil, err
+	}
+	// An exporter value belongs to one connection, on which a token joins once.
+	seen := sha256.Sum256(putLP(putLP(nil, []byte(rec.GetId())), req.GetExporter()))
+	if !s.joins.add(seen) {
+		return nil, denied("this join was already answered: connect and join again")
+	}
+	if err := s.note(entry{Event: "sign-join", Node: req.GetNodeId(), Role: profile.RoleName(rec.GetRole()), Token: rec.GetId()}); err != nil {
+		return nil, err
+	}
+	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, req.GetNodeId(), now)
+	return &keydpb.SignJoinResponse{Leaf: leaf, Boot: boot}, err
+}
+
+// signRenew issues a new leaf to the holder of the one in use: same node, same
+// role, same keyd key, another key.
+func (s *Server) signRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*keydpb.SignRenewResponse, error) {
+	opened, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	chain, err := profile.ParseChain(req.GetOld())
+	if err != nil {
+		return nil, invalid("%v", err)
+	}
+	old := chain[0] // the issuers are this keyset's own, whatever was sent
+	id, err := s.checkOld(opened.keyset, old, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := profile.CheckRenewProof(old, req.GetCsr(), req.GetBootCsr(), req.GetProof()); err != nil {
+		return nil, denied("%v", err)
+	}
+	reqs, err := parseRequests(id.Role, req.GetCsr(), req.GetBootCsr())
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case string(reqs.keydKey) != string(id.KeydKey):
+		return nil, denied("a renewal may not change the keyd key")
+	case reqs.leaf.Equal(old.PublicKey):
+		return nil, denied("a renewal needs a fresh key")
+	}
+	if err := s.issues.check(issueRate, now); err != nil {
+		return nil, err
+	}
+	if err := s.note(entry{Event: "sign-renew", Node: id.NodeID, Role: profile.RoleName(id.Role)}); err != nil {
+		return nil, err
+	}
+	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, id.NodeID, now)
+	return &keydpb.SignRenewResponse{Leaf: leaf, Boot: boot}, err
+}
+
+// checkOld returns the identity in a leaf that may be renewed now.
+func (s *Server) checkOld(k *keyset, old *x509.Certificate, now time.Time) (profile.Identity, error) {
+	id, err := profile.NodeFromCert(old)
+	if err != nil {
+		return id, invalid("%v", err)
+	}
+	at := now
+	if id.Role == profilepb.Role_ROLE_WORKER && now.After(old.NotAfter) && !now.After(old.NotAfter.Add(renewGrace)) {
+		at = old.NotAfter
+	}
+	switch {
+	case id.Role != profilepb.Role_ROLE_WORKER && id.Role != profilepb.Role_ROLE_MANAGER:
+		return id, denied("a %s leaf cannot be renewed", profile.RoleName(id.Role))
+	case now.After(old.NotAfter) && at.Equal(now):
+		return id, denied("the leaf to renew has expired: join again with a new token")
+	case id.ClusterID != k.clusterID || k.verify(old, at) != nil:
+		return id, denied("the leaf to renew was not issued by this cluster, or is not valid yet")
+	}
+	return id, nil
+}
+
+// signOwn re-issues this manager's own leaf, from the state and not from what
+// is asked.
+func (s *Server) signOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keydpb.SignOwnResponse, error) {
+	opened, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	reqs, err := parseRequests(profilepb.Role_ROLE_MANAGER, req.GetCsr(), req.GetBootCsr())
+	if err != nil {
+		return nil, err
+	}
+	if string(reqs.keydKey) != string(opened.local.keydKey) {
+		return nil, denied("the certificate request does not carry this keyd's key: ask PrepareJoin for it")
+	}
+	if err := s.issues.check(issueRate, now); err != nil {
+		return nil, err
+	}
+	nodeID := s.file.state.GetNodeId()
+	if err := s.note(entry{Event: "sign-own", Node: nodeID, Role: profile.RoleName(reqs.role)}); err != nil {
+		return nil, err
+	}
+	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, nodeID, now)
+	return &keydpb.SignOwnResponse{Leaf: leaf, Boot: boot}, err
+}
+
+// sealKeyset seals the keyset to the keyd key in a manager leaf of this CA.
+func (s *Server) sealKeyset(req *keydpb.SealKeysetRequest) (*keydpb.SealKeysetResponse, error) {
+	opened, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	chain, err := profile.ParseChain(req.GetManager())
+	if err != nil {
+		return nil, invalid("%v", err)
+	}
+	id, err := profile.NodeFromCert(chain[0])
+	if err != nil {
+		return nil, invalid("%v", err)
+	}
+	switch {
+	case id.ClusterID != opened.keyset.clusterID || opened.keyset.verify(chain[0], now) != nil:
+		return nil, denied("the manager's leaf was not issued by this cluster, or has expired")
+	case id.Role != profilepb.Role_ROLE_MANAGER:
+		return nil, denied("the keyset goes to managers alone, not to a %s", profile.RoleName(id.Role))
+	case id.KeydKey == nil:
+		return nil, denied("the manager's leaf certifies no keyd key")
+	}
+	if err := s.managers.check(managerRate, now); err != nil {
+		return nil, err
+	}
+	if err := s.note(entry{Event: "seal-keyset", Node: id.NodeID}); err != nil {
+		return nil, err
+	}
+	sealed, err := sealKeyset(opened.keyset, id.KeydKey, id.NodeID)
+	return &keydpb.SealKeysetResponse{SealedKeyset: sealed}, err
+}

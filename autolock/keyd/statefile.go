@@ -1,0 +1,139 @@
+package keyd
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/statepb"
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+)
+
+// The state file: magic and format, length u32, statepb.State, HMAC-SHA256 of
+// all that under a key from the KEK, SHA-256 of all that. The digest finds
+// damage while keyd is locked; the MAC finds what somebody changed on purpose,
+// as soon as the KEK is there.
+const (
+	stateName  = "state"
+	stateMagic = "RDTK\x01"
+	stateLabel = "redoubt keyd state v1"
+)
+
+var errStateDamaged = errors.New("keyd's state file is damaged: restore this manager, or let it leave and join again")
+
+// stateFile is a state file that was read: what it says, and what its MAC covers.
+type stateFile struct {
+	state *statepb.State
+	mac   [sha256.Size]byte
+	body  []byte
+}
+
+func encodeState(st *statepb.State, kek []byte) ([]byte, error) {
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(st)
+	if err != nil {
+		return nil, err
+	}
+	out := putLP([]byte(stateMagic), body)
+	mac, err := stateMAC(kek, out)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, mac...)
+	sum := sha256.Sum256(out)
+	return append(out, sum[:]...), nil
+}
+
+func decodeState(raw []byte) (*stateFile, error) {
+	if len(raw) < len(stateMagic)+4+2*sha256.Size || !bytes.HasPrefix(raw, []byte(stateMagic)) {
+		return nil, errStateDamaged
+	}
+	covered := raw[:len(raw)-sha256.Size]
+	if sum := sha256.Sum256(covered); !bytes.Equal(sum[:], raw[len(covered):]) {
+		return nil, errStateDamaged
+	}
+	f := &stateFile{body: covered[:len(covered)-sha256.Size]}
+	copy(f.mac[:], covered[len(f.body):])
+	body := f.body[len(stateMagic)+4:]
+	if int(binary.BigEndian.Uint32(f.body[len(stateMagic):])) != len(body) {
+		return nil, errStateDamaged
+	}
+	f.state = new(statepb.State)
+	// Unknown fields are dropped here, and found by comparing in check.
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, f.state); err != nil {
+		return nil, errStateDamaged
+	}
+	return f, f.check()
+}
+
+// check returns an error unless the state is one that keyd writes.
+func (f *stateFile) check() error {
+	st := f.state
+	again, err := proto.MarshalOptions{Deterministic: true}.Marshal(st)
+	switch {
+	case err != nil || !bytes.Equal(again, f.body[len(stateMagic)+4:]),
+		!ident.Valid(st.GetClusterId()), !ident.Valid(st.GetNodeId()),
+		autolock.CheckSlotSet(st.GetSlots()) != nil,
+		len(st.GetKeks()) != len(st.GetSlots().GetSlots()):
+		return errStateDamaged
+	}
+	for i, slot := range st.GetSlots().GetSlots() {
+		if st.GetKeks()[i].GetSlotId() != slot.GetId() {
+			return errStateDamaged
+		}
+	}
+	return nil
+}
+
+// authentic reports whether the MAC is by this KEK.
+func (f *stateFile) authentic(kek []byte) bool {
+	mac, err := stateMAC(kek, f.body)
+	return err == nil && hmac.Equal(mac, f.mac[:])
+}
+
+func stateMAC(kek, body []byte) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, kek, nil, stateLabel, sha256.Size)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	h := hmac.New(sha256.New, key)
+	h.Write(body)
+	return h.Sum(nil), nil
+}
+
+// readState returns nil when there is no state file.
+func readState(dir string) (*stateFile, error) {
+	raw, err := atomicfile.ReadBounded(filepath.Join(dir, stateName), maxState)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("keyd: reading the state: %w", err)
+	}
+	return decodeState(raw)
+}
+
+// removeLeftovers deletes what a crash in the middle of a write left behind.
+func removeLeftovers(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, ".*.tmp-*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}

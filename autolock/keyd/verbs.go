@@ -1,0 +1,117 @@
+package keyd
+
+import (
+	"context"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+)
+
+// controlVerb answers redoubtd: every verb but unlock.
+func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.Response, error) {
+	switch req.GetVerb().(type) {
+	case *keydpb.Request_Status:
+		return &keydpb.Response{Result: &keydpb.Response_Status{Status: s.status()}}, nil
+	case *keydpb.Request_WaitUnlocked:
+		if err := s.waitUnlocked(ctx); err != nil {
+			return nil, err
+		}
+		return &keydpb.Response{Result: &keydpb.Response_WaitUnlocked{WaitUnlocked: &keydpb.WaitUnlockedResponse{}}}, nil
+	case *keydpb.Request_Unlock:
+		return nil, denied("unlocking is for root alone: use unlock.sock")
+	default:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.closed {
+			return nil, errLocked
+		}
+		name, resp, err := s.guarded(ctx, req)
+		if err != nil {
+			return nil, s.noteDenial(name, err)
+		}
+		return resp, nil
+	}
+}
+
+// guarded runs the verbs that need mu, which the caller holds.
+func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string, resp *keydpb.Response, err error) {
+	resp = new(keydpb.Response)
+	switch v := req.GetVerb().(type) {
+	case *keydpb.Request_Init:
+		name = "init"
+		var r *keydpb.InitResponse
+		r, err = s.init(ctx, v.Init)
+		resp.Result = &keydpb.Response_Init{Init: r}
+	case *keydpb.Request_OpenStore:
+		name = "open-store"
+		var r *keydpb.OpenStoreResponse
+		r, err = s.openStore(v.OpenStore)
+		resp.Result = &keydpb.Response_OpenStore{OpenStore: r}
+	case *keydpb.Request_SealLeaf:
+		name = "seal-leaf"
+		var r *keydpb.SealLeafResponse
+		r, err = s.sealLeaf(v.SealLeaf)
+		resp.Result = &keydpb.Response_SealLeaf{SealLeaf: r}
+	case *keydpb.Request_MintToken:
+		name = "mint-token"
+		var r *keydpb.MintTokenResponse
+		r, err = s.mintToken(v.MintToken)
+		resp.Result = &keydpb.Response_MintToken{MintToken: r}
+	case *keydpb.Request_SignJoin:
+		name = "sign-join"
+		var r *keydpb.SignJoinResponse
+		r, err = s.signJoin(ctx, v.SignJoin)
+		resp.Result = &keydpb.Response_SignJoin{SignJoin: r}
+	case *keydpb.Request_SignRenew:
+		name = "sign-renew"
+		var r *keydpb.SignRenewResponse
+		r, err = s.signRenew(ctx, v.SignRenew)
+		resp.Result = &keydpb.Response_SignRenew{SignRenew: r}
+	case *keydpb.Request_SignOwn:
+		name = "sign-own"
+		var r *keydpb.SignOwnResponse
+		r, err = s.signOwn(ctx, v.SignOwn)
+		resp.Result = &keydpb.Response_SignOwn{SignOwn: r}
+	case *keydpb.Request_SealKeyset:
+		name = "seal-keyset"
+		var r *keydpb.SealKeysetResponse
+		r, err = s.sealKeyset(v.SealKeyset)
+		resp.Result = &keydpb.Response_SealKeyset{SealKeyset: r}
+	case *keydpb.Request_PrepareJoin:
+		name = "prepare-join"
+		var r *keydpb.PrepareJoinResponse
+		r, err = s.prepareJoin()
+		resp.Result = &keydpb.Response_PrepareJoin{PrepareJoin: r}
+	case *keydpb.Request_ImportKeyset:
+		name = "import-keyset"
+		var r *keydpb.ImportKeysetResponse
+		r, err = s.importKeyset(v.ImportKeyset)
+		resp.Result = &keydpb.Response_ImportKeyset{ImportKeyset: r}
+	case *keydpb.Request_Reseal:
+		name = "reseal"
+		var r *keydpb.ResealResponse
+		r, err = s.reseal(v.Reseal)
+		resp.Result = &keydpb.Response_Reseal{Reseal: r}
+	case *keydpb.Request_Forget:
+		name = "forget"
+		err = s.forget()
+		resp.Result = &keydpb.Response_Forget{Forget: &keydpb.ForgetResponse{}}
+	default:
+		err = invalid("the request names no verb that keyd knows")
+	}
+	return name, resp, err
+}
+
+// unlockVerb answers root: unlock, and status.
+func (s *Server) unlockVerb(_ context.Context, req *keydpb.Request) (*keydpb.Response, error) {
+	switch v := req.GetVerb().(type) {
+	case *keydpb.Request_Status:
+		return &keydpb.Response{Result: &keydpb.Response_Status{Status: s.status()}}, nil
+	case *keydpb.Request_Unlock:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		r, err := s.unlock(v.Unlock.GetSeed())
+		return &keydpb.Response{Result: &keydpb.Response_Unlock{Unlock: r}}, err
+	default:
+		return nil, denied("this socket unlocks and tells the status, nothing else")
+	}
+}
