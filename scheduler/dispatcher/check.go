@@ -1,0 +1,128 @@
+package dispatcher
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// digestForm is the only digest nodes report images by.
+var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// checkDescription refuses what no honest node says of itself. The text of a
+// description is shown to people, so it holds no control characters.
+func checkDescription(d *schedulerpb.NodeDescription) error {
+	if d == nil {
+		return fmt.Errorf("the node did not describe itself")
+	}
+	if n := proto.Size(d); n > maxDescriptionBytes {
+		return fmt.Errorf("the node's description has %d bytes: at most %d are accepted", n, maxDescriptionBytes)
+	}
+	if err := ident.CheckHostname(d.Hostname); err != nil {
+		return err
+	}
+	for _, f := range []struct{ name, text string }{
+		{"os", d.Os}, {"arch", d.Arch}, {"version", d.RedoubtVersion}, {"kernel", d.Kernel}, {"runtime", d.Runtime},
+	} {
+		if err := checkText(f.text, maxShortText); err != nil {
+			return fmt.Errorf("the node's %s %w", f.name, err)
+		}
+	}
+	r := d.GetResources()
+	if r.GetNanoCpus() < 0 || r.GetNanoCpus() > maxNanoCPUs || r.GetMemoryBytes() < 0 ||
+		r.GetMemoryBytes() > maxMemoryBytes || r.GetPids() < 0 || r.GetPids() > maxPIDs {
+		return fmt.Errorf("the node's resources are out of range")
+	}
+	if len(d.Features) > maxFeatures {
+		return fmt.Errorf("the node lists %d features: at most %d are accepted", len(d.Features), maxFeatures)
+	}
+	for _, f := range d.Features {
+		if err := checkText(f.Name, maxShortText); err != nil {
+			return fmt.Errorf("the name of a feature %w", err)
+		}
+		if err := checkText(f.Detail, maxDetailText); err != nil {
+			return fmt.Errorf("feature %s: detail %w", f.Name, err)
+		}
+	}
+	if len(d.LoadedImages) > maxImages {
+		return fmt.Errorf("the node lists %d images: at most %d are accepted", len(d.LoadedImages), maxImages)
+	}
+	for ref, digest := range d.LoadedImages {
+		if err := checkText(ref, maxReference); err != nil {
+			return fmt.Errorf("the name of an image %w", err)
+		}
+		if !digestForm.MatchString(digest) {
+			return fmt.Errorf("image %s: %q is not a digest", ref, digest)
+		}
+	}
+	return nil
+}
+
+func checkText(s string, limit int) error {
+	if len(s) > limit {
+		return fmt.Errorf("has %d bytes: at most %d are accepted", len(s), limit)
+	}
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		return fmt.Errorf("contains control characters")
+	}
+	return nil
+}
+
+// cleanStatus returns a report's status as it may be stored, or why not. Error
+// texts may quote what a container printed, so they are bounded and stripped
+// rather than refused.
+func cleanStatus(s *schedulerpb.TaskStatus, now time.Time) (*schedulerpb.TaskStatus, error) {
+	if s == nil {
+		return nil, fmt.Errorf("no status")
+	}
+	switch s.State {
+	case schedulerpb.TaskState_TASK_STATE_ACCEPTED, schedulerpb.TaskState_TASK_STATE_PREPARING,
+		schedulerpb.TaskState_TASK_STATE_READY, schedulerpb.TaskState_TASK_STATE_STARTING,
+		schedulerpb.TaskState_TASK_STATE_RUNNING, schedulerpb.TaskState_TASK_STATE_COMPLETE,
+		schedulerpb.TaskState_TASK_STATE_SHUTDOWN, schedulerpb.TaskState_TASK_STATE_FAILED,
+		schedulerpb.TaskState_TASK_STATE_REJECTED:
+	default:
+		return nil, fmt.Errorf("state %d is not for a node to report", s.State)
+	}
+	if len(s.ContainerId) > maxContainerID || strings.ContainsFunc(s.ContainerId, notPlain) {
+		return nil, fmt.Errorf("malformed container id")
+	}
+	if s.Address != "" {
+		if _, err := netip.ParseAddr(s.Address); err != nil || len(s.Address) > maxAddress || strings.Contains(s.Address, "%") {
+			return nil, fmt.Errorf("malformed address")
+		}
+	}
+	c := &schedulerpb.TaskStatus{ // field by field: nothing unknown is kept
+		State: s.State, At: s.At,
+		Message: cleanText(s.Message), Error: cleanText(s.Error),
+		ExitCode: s.ExitCode, OomKilled: s.OomKilled,
+		ContainerId: s.ContainerId, Address: s.Address,
+	}
+	if c.At <= 0 || c.At > now.Add(maxClockAhead).UnixNano() {
+		c.At = now.UnixNano()
+	}
+	return c, nil
+}
+
+func notPlain(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
+}
+
+func cleanText(s string) string {
+	if len(s) > maxMessageText {
+		s = strings.ToValidUTF8(s[:maxMessageText-3], "") + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}

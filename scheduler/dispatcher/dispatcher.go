@@ -1,0 +1,339 @@
+// Package dispatcher is the managers' side of the sessions that nodes hold: it
+// tells each node which tasks it should have, hears how far they came, and
+// knows which nodes are alive.
+//
+// One node has one session; a newer one replaces the older. Who the node is
+// comes from its certificate alone. In a session the node first hears the
+// complete set of its tasks, then changes, numbered without a gap; it learns
+// of no other node's tasks. Its reports are accepted for its own tasks only,
+// never backwards, and become transactions in batches: a heartbeat or a status
+// that says nothing new never reaches the replicated log.
+//
+// Liveness is kept in memory. A node is ready while its session is heard and
+// down when nothing was heard for three heartbeats; the end of a stream alone
+// changes nothing, so a quick reconnect is invisible. A manager that begins to
+// lead gives every node that was ready as long to come back.
+//
+// Everything a node sends is bounded by number, size and rate. It may be
+// compromised: what it says of itself is stored as its own word, and what it
+// says of others is refused and logged.
+//
+// Sessions read the store through View and Watch only; writing (writer.go) and
+// liveness belong to the leader. Run does the leader's part, and without it
+// sessions are refused. A Dispatcher is registered with gRPC behind authz's
+// interceptors, which also cut the session of a node that is removed.
+//
+//	d, err := dispatcher.New(dispatcher.Config{Store: s, Logger: l})
+//	schedulerpb.RegisterDispatcherServer(server, d)
+//	s.WhileLeader(ctx, func(ctx context.Context) { d.Run(ctx) })
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// Config binds a Dispatcher. Store is required.
+type Config struct {
+	Store *raftstore.Store
+	// Managers lists host:port of every manager, for the nodes to know. Nil:
+	// they are not told.
+	Managers func() []string
+	// Heartbeat is asked of nodes; zero: every 5 s.
+	Heartbeat time.Duration
+	Logger    *slog.Logger
+}
+
+// Dispatcher serves sessions. It is safe for concurrent use.
+type Dispatcher struct {
+	schedulerpb.UnimplementedDispatcherServer
+	config Config
+	writer *writer
+
+	sessions sync.WaitGroup // handlers and their readers
+
+	mu       sync.Mutex // guards the following
+	term     context.Context
+	members  map[string]*member
+	subs     map[string]*subscription
+	managers []string
+}
+
+// member is a node in the leader's memory.
+type member struct {
+	session  *session  // nil: none now
+	deadline time.Time // silent until then means down; zero: it is not up
+	opened   bucket
+}
+
+// New checks the configuration. Sessions are refused until Run runs.
+func New(c Config) (*Dispatcher, error) {
+	if c.Store == nil {
+		return nil, errors.New("dispatcher: a store is required")
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = defaultHeartbeat
+	}
+	if c.Heartbeat < 0 {
+		return nil, errors.New("dispatcher: the heartbeat interval must be positive")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Dispatcher{
+		config:  c,
+		writer:  newWriter(c.Store, c.Logger),
+		members: map[string]*member{},
+		subs:    map[string]*subscription{},
+	}, nil
+}
+
+var (
+	errNotLeading = status.Error(codes.Unavailable, "this manager does not lead the cluster: try another")
+	errReplaced   = status.Error(codes.Aborted, "a newer session of this node took over")
+	errExpired    = status.Error(codes.DeadlineExceeded, "no heartbeat arrived in time")
+	errRemoved    = status.Error(codes.PermissionDenied, "the node is not a member of this cluster")
+	errHello      = status.Error(codes.DeadlineExceeded, "the node did not say hello in time")
+)
+
+// Run accepts sessions and keeps nodes' states until ctx ends; it returns when
+// every session has ended. It is for the leader, and one Run at a time.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if err := d.begin(ctx); err != nil {
+		return err
+	}
+	g.Go(func() error { return d.route(ctx) })
+	g.Go(func() error { return d.expire(ctx) })
+	g.Go(func() error { return d.writer.run(ctx) })
+	err := g.Wait()
+	d.mu.Lock()
+	d.term = nil
+	for _, m := range d.members {
+		if m.session != nil {
+			m.session.cancel(errNotLeading)
+		}
+	}
+	d.mu.Unlock()
+	d.sessions.Wait()
+	return err
+}
+
+// begin forgets a former term and gives every node known to be ready its time
+// to come back.
+func (d *Dispatcher) begin(ctx context.Context) error {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.term != nil {
+		return errors.New("dispatcher: it is running already")
+	}
+	d.term, d.members = ctx, map[string]*member{}
+	d.writer.reset()
+	if d.config.Managers != nil {
+		d.managers = d.config.Managers()
+	}
+	return d.config.Store.View(func(r *raftstore.ReadTx) error {
+		for n := range store.Nodes.All(r) {
+			if n.State == schedulerpb.NodeState_NODE_STATE_READY {
+				d.members[n.Id] = &member{deadline: now.Add(d.grace()), opened: newBucket(sessionRate, sessionBurst, now)}
+			}
+		}
+		return nil
+	})
+}
+
+func (d *Dispatcher) grace() time.Duration { return missedHeartbeats * d.config.Heartbeat }
+
+// expire calls nodes down that were silent for too long, and passes on a
+// changed list of managers.
+func (d *Dispatcher) expire(ctx context.Context) error {
+	tick := time.NewTicker(d.config.Heartbeat / 10)
+	defer tick.Stop()
+	look := time.NewTicker(managersInterval)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-look.C:
+			d.spreadManagers()
+		case now := <-tick.C:
+			d.expireAt(now)
+		}
+	}
+}
+
+func (d *Dispatcher) expireAt(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, m := range d.members {
+		if m.deadline.IsZero() || now.Before(m.deadline) {
+			continue
+		}
+		m.deadline = time.Time{}
+		if m.session != nil {
+			m.session.cancel(errExpired)
+			m.session = nil
+		}
+		d.config.Logger.Warn("node is down: nothing was heard from it", "node", id, "for", d.grace())
+		d.writer.nodeDown(id, "no heartbeat for "+d.grace().String())
+	}
+}
+
+func (d *Dispatcher) spreadManagers() {
+	if d.config.Managers == nil {
+		return
+	}
+	list := d.config.Managers()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if slices.Equal(list, d.managers) {
+		return
+	}
+	d.managers = list
+	for _, m := range d.members {
+		if m.session != nil {
+			m.session.control(managerList(list))
+		}
+	}
+}
+
+// Session serves one node.
+func (d *Dispatcher) Session(stream sessionStream) error {
+	id, ok := authz.FromContext(stream.Context())
+	if !ok || id.NodeID == "" || id.LocalRoot {
+		return status.Error(codes.PermissionDenied, "a session needs a node's certificate")
+	}
+	s, err := d.open(stream, id)
+	if err != nil {
+		return err
+	}
+	defer d.sessions.Done()
+	defer d.close(s)
+	return s.serve()
+}
+
+// open makes a session that is not registered yet: that waits for its Hello.
+func (d *Dispatcher) open(stream sessionStream, id authz.Identity) (*session, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.term == nil || d.term.Err() != nil {
+		return nil, errNotLeading
+	}
+	now := time.Now()
+	m := d.members[id.NodeID]
+	if m == nil {
+		known := false
+		err := d.config.Store.View(func(r *raftstore.ReadTx) error {
+			_, known = store.Nodes.Get(r, id.NodeID)
+			return nil
+		})
+		if err != nil || !known {
+			return nil, errRemoved
+		}
+		m = &member{opened: newBucket(sessionRate, sessionBurst, now)}
+		d.members[id.NodeID] = m
+	}
+	if !m.opened.take(1, now) {
+		return nil, status.Error(codes.ResourceExhausted, "this node opens sessions too often: wait a few seconds")
+	}
+	d.sessions.Add(1)
+	return newSession(d, stream, id.NodeID, hostOf(stream.Context(), id)), nil
+}
+
+// register makes s the node's session; its Hello was accepted.
+func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.members[s.node]
+	switch {
+	case d.term == nil:
+		return errNotLeading
+	case m == nil:
+		return errRemoved
+	case m.session != nil:
+		m.session.cancel(errReplaced)
+	}
+	m.session = s
+	m.deadline = time.Now().Add(d.grace())
+	s.control(settings(d.config.Heartbeat))
+	if len(d.managers) > 0 {
+		s.control(managerList(d.managers))
+	}
+	d.writer.nodeReady(s.node, s.address, desc)
+	return nil
+}
+
+// close forgets an ended session; its node's deadline runs on.
+func (d *Dispatcher) close(s *session) {
+	s.cancel(context.Canceled)
+	d.mu.Lock()
+	if m := d.members[s.node]; m != nil && m.session == s {
+		m.session = nil
+	}
+	d.mu.Unlock()
+	d.lost(s)
+}
+
+// heard prolongs the life of the session's node.
+func (d *Dispatcher) heard(s *session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := d.members[s.node]; m != nil && m.session == s {
+		m.deadline = time.Now().Add(d.grace())
+	}
+}
+
+// SessionInfo is what the leader remembers of a connected node.
+type SessionInfo struct {
+	NodeID, Address string
+	Since           time.Time
+	// AppliedIndex is a manager's own word of how far its store is.
+	AppliedIndex uint64
+}
+
+// Sessions lists the connected nodes, in no order.
+func (d *Dispatcher) Sessions() []SessionInfo {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []SessionInfo
+	for id, m := range d.members {
+		if s := m.session; s != nil {
+			out = append(out, SessionInfo{id, s.address, s.since, s.applied.Load()})
+		}
+	}
+	return out
+}
+
+// hostOf is where the session came from, as authz saw it behind a splice.
+func hostOf(ctx context.Context, id authz.Identity) string {
+	addr := id.Source
+	if addr == nil {
+		if p, ok := peer.FromContext(ctx); ok {
+			addr = p.Addr
+		}
+	}
+	if addr == nil {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return ""
+	}
+	return host
+}

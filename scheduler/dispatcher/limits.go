@@ -1,0 +1,69 @@
+package dispatcher
+
+import "time"
+
+const (
+	defaultHeartbeat = 5 * time.Second
+
+	// missedHeartbeats without a word make a node down.
+	missedHeartbeats = 3
+
+	// helloTimeout bounds the wait for a session's first message.
+	helloTimeout = 10 * time.Second
+
+	// managersInterval is how often the list of managers is looked at.
+	managersInterval = 5 * time.Second
+
+	// One Assignments message; a larger set goes on in the next. Well below
+	// the 4 MiB that gRPC receives by default, as the last assignment of a
+	// message may itself be large.
+	maxAssignmentBytes = 1 << 20
+	maxAssignments     = 512
+
+	// Statuses: what one message may carry, and how they become transactions.
+	maxBatchReports = 1024
+	flushDelay      = 20 * time.Millisecond
+	flushReports    = 256
+	flushNodes      = 8 // descriptions are larger
+	writeRetry      = 50 * time.Millisecond
+	maxWriteRetry   = time.Second
+
+	maxMessageText = 1024
+	maxContainerID = 128
+	maxAddress     = 64
+	maxClockAhead  = time.Minute
+
+	// The node's own description.
+	maxDescriptionBytes = 256 << 10
+	maxFeatures         = 128
+	maxImages           = 4096
+	maxShortText        = 128
+	maxDetailText       = 512
+	maxReference        = 512
+	maxNanoCPUs         = 1 << 20 * 1e9
+	maxMemoryBytes      = 1 << 50
+	maxPIDs             = 1 << 32
+
+	// Quotas of one node: tokens a second, and what may come at once. Messages
+	// and reports beyond them are read later, which in the end slows the
+	// sender; log bytes beyond theirs are dropped and counted, so that a
+	// talkative container cannot delay its node's heartbeats.
+	sessionRate, sessionBurst = 0.5, 10
+	messageRate, messageBurst = 200, 1000
+	reportRate, reportBurst   = 1000, 8192
+	logRate, logBurst         = 8 << 20, 16 << 20
+	helloRate, helloBurst     = 0.5, 10
+
+	// Log subscriptions.
+	maxSubscriptions   = 128
+	maxSubscribedTasks = 1024
+	maxLogChunk        = 64 << 10
+	subscriptionBytes  = 4 << 20
+	subscriptionChunks = 4096
+
+	// maxControl bounds messages waiting for one session beside assignments.
+	maxControl = 512
+
+	// refusalLogRate bounds how often a node's refused reports are logged.
+	refusalLogRate, refusalLogBurst = 0.2, 5
+)

@@ -1,0 +1,207 @@
+package dispatcher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"google.golang.org/protobuf/proto"
+)
+
+// plan turns the store into what one node is told. It remembers what was told
+// and compares that with a snapshot, so it does not matter how often or in
+// which order it is asked to look at a task.
+type plan struct {
+	node     string
+	sequence uint64
+	sent     map[string]told
+}
+
+// told is what makes an assignment different from the one sent before.
+type told struct {
+	desired   schedulerpb.TaskState
+	notBefore int64
+}
+
+// next returns the messages that bring the node up to date: at first the
+// complete set, then changes in the tasks named, or in all.
+func (p *plan) next(s *raftstore.Store, l *slog.Logger, all bool, dirty map[string]struct{}) ([]*schedulerpb.Assignments, error) {
+	var update []*schedulerpb.Assignment
+	var remove []string
+	err := s.View(func(r *raftstore.ReadTx) error {
+		if !all {
+			for id := range dirty {
+				p.look(r, l, id, &update, &remove)
+			}
+			return nil
+		}
+		seen := map[string]bool{}
+		for t := range store.Tasks.By(r, "node", p.node) {
+			seen[t.Id] = true
+			p.look(r, l, t.Id, &update, &remove)
+		}
+		for id := range p.sent {
+			if !seen[id] {
+				p.look(r, l, id, &update, &remove)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(update, func(a, b *schedulerpb.Assignment) int { return cmp.Compare(a.TaskId, b.TaskId) })
+	slices.Sort(remove)
+	return p.split(update, remove), nil
+}
+
+// look compares one task with what was sent of it.
+func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*schedulerpb.Assignment, remove *[]string) {
+	t, ok := store.Tasks.Get(r, id)
+	before, known := p.sent[id]
+	if !ok || t.NodeId != p.node || store.State(t) < store.Assigned {
+		if known {
+			delete(p.sent, id)
+			*remove = append(*remove, id)
+		}
+		return
+	}
+	now := told{t.Desired, t.NotBefore}
+	if store.State(t) == store.Orphaned {
+		now.desired = max(now.desired, store.Shutdown) // its successor runs elsewhere
+	}
+	if known && now == before {
+		return
+	}
+	a := &schedulerpb.Assignment{
+		TaskId: t.Id, ServiceId: t.ServiceId, Slot: t.Slot,
+		Desired: now.desired, NotBefore: t.NotBefore, Observed: store.State(t),
+	}
+	// What ended is not to be begun again by a node that forgot it.
+	if !store.Live(t) {
+		a.Desired = max(a.Desired, store.Shutdown)
+	}
+	if svc, ok := store.Services.Get(r, t.ServiceId); ok {
+		a.ServiceName = svc.GetSpec().GetName()
+	}
+	rev, ok := store.Revisions.Get(r, store.RevisionID(t.ServiceId, t.Revision))
+	if ok {
+		a.Spec = rev.Spec
+	} else if a.Desired <= store.Running {
+		l.Error("a task's revision is missing, it cannot be started", "task", t.Id, "service", t.ServiceId, "revision", t.Revision)
+		return
+	}
+	p.sent[id] = now
+	*update = append(*update, a)
+}
+
+// split numbers the change and cuts it into messages of bounded size.
+func (p *plan) split(update []*schedulerpb.Assignment, remove []string) []*schedulerpb.Assignments {
+	first := p.sequence == 0
+	if !first && len(update) == 0 && len(remove) == 0 {
+		return nil
+	}
+	var out []*schedulerpb.Assignments
+	m := &schedulerpb.Assignments{Complete: first}
+	size := 0
+	for _, a := range update {
+		n := proto.Size(a)
+		if len(m.Update) > 0 && (size+n > maxAssignmentBytes || len(m.Update) >= maxAssignments) {
+			m.More = first
+			out = append(out, m)
+			m, size = &schedulerpb.Assignments{}, 0
+		}
+		m.Update = append(m.Update, a)
+		size += n
+	}
+	out = append(out, m)
+	for chunk := range slices.Chunk(remove, maxAssignments*16) {
+		if len(m.Remove) > 0 {
+			m = &schedulerpb.Assignments{}
+			out = append(out, m)
+		}
+		m.Remove = chunk
+	}
+	for _, m := range out {
+		p.sequence++
+		m.Sequence = p.sequence
+	}
+	return out
+}
+
+// route passes every change in the store to the sessions it concerns.
+func (d *Dispatcher) route(ctx context.Context) error {
+	for {
+		w, err := d.config.Store.Watch(func(*raftstore.ReadTx) error { return nil }, store.Tasks, store.Nodes)
+		if err != nil {
+			return err
+		}
+		d.lookAll()
+		err = d.follow(ctx, w)
+		w.Close()
+		if !errors.Is(err, raftstore.ErrLagged) {
+			return err
+		}
+	}
+}
+
+func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
+	for {
+		events, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		tasks := map[string][]string{}
+		var gone []string
+		for _, e := range events {
+			if old, now, ok := store.Tasks.Event(e); ok {
+				id := cmp.Or(old.GetId(), now.GetId())
+				if node := cmp.Or(now.GetNodeId(), old.GetNodeId()); node != "" {
+					tasks[node] = append(tasks[node], id)
+				}
+			} else if old, now, ok := store.Nodes.Event(e); ok && now == nil {
+				gone = append(gone, old.GetId())
+			}
+		}
+		d.mu.Lock()
+		for node, ids := range tasks {
+			if m := d.members[node]; m != nil && m.session != nil {
+				m.session.look(ids...)
+			}
+		}
+		for _, id := range gone {
+			if m := d.members[id]; m != nil {
+				if m.session != nil {
+					m.session.cancel(errRemoved)
+				}
+				delete(d.members, id)
+			}
+		}
+		d.mu.Unlock()
+	}
+}
+
+// lookAll makes every session compare all: changes may have been missed. That
+// includes nodes removed meanwhile.
+func (d *Dispatcher) lookAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_ = d.config.Store.View(func(r *raftstore.ReadTx) error {
+		for id, m := range d.members {
+			if _, ok := store.Nodes.Get(r, id); !ok {
+				if m.session != nil {
+					m.session.cancel(errRemoved)
+				}
+				delete(d.members, id)
+			} else if m.session != nil {
+				m.session.look()
+			}
+		}
+		return nil
+	})
+}

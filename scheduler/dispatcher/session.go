@@ -1,0 +1,268 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+type sessionStream = grpc.BidiStreamingServer[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]
+
+// session is one node's stream. serve's goroutine is the only sender, read's
+// the only receiver.
+type session struct {
+	d       *Dispatcher
+	stream  sessionStream
+	node    string
+	address string
+	since   time.Time
+	applied atomic.Uint64
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	hello  chan struct{} // closed by read: registered
+
+	kick chan struct{} // capacity 1: there is something to send
+
+	mu       sync.Mutex // guards the following
+	messages []*schedulerpb.ManagerMessage
+	ack      bool
+	all      bool                // look at every task
+	dirty    map[string]struct{} // tasks to look at
+
+	plan plan // serve's
+
+	quota struct{ messages, reports, logs, hellos, refusals bucket } // read's
+}
+
+func newSession(d *Dispatcher, stream sessionStream, node, address string) *session {
+	now := time.Now()
+	s := &session{
+		d: d, stream: stream, node: node, address: address, since: now,
+		hello: make(chan struct{}),
+		kick:  make(chan struct{}, 1),
+		all:   true,
+		dirty: map[string]struct{}{},
+		plan:  plan{node: node, sent: map[string]told{}},
+	}
+	s.ctx, s.cancel = context.WithCancelCause(stream.Context())
+	s.quota.messages = newBucket(messageRate, messageBurst, now)
+	s.quota.reports = newBucket(reportRate, reportBurst, now)
+	s.quota.logs = newBucket(logRate, logBurst, now)
+	s.quota.hellos = newBucket(helloRate, helloBurst, now)
+	s.quota.refusals = newBucket(refusalLogRate, refusalLogBurst, now)
+	return s
+}
+
+// serve runs the session to its end. The reader cannot be interrupted other
+// than by returning from here; Run waits for it.
+func (s *session) serve() error {
+	slow := time.AfterFunc(helloTimeout, func() {
+		select {
+		case <-s.hello:
+		default:
+			s.cancel(errHello)
+		}
+	})
+	defer slow.Stop()
+	s.d.sessions.Go(func() { s.cancel(s.read()) })
+	select {
+	case <-s.hello:
+	case <-s.ctx.Done():
+		return s.why()
+	}
+	for {
+		if err := s.flush(); err != nil {
+			return err
+		}
+		select {
+		case <-s.kick:
+		case <-s.ctx.Done():
+			return s.why()
+		}
+	}
+}
+
+func (s *session) why() error {
+	err := context.Cause(s.ctx)
+	if errors.Is(err, io.EOF) {
+		return nil // the node said goodbye
+	}
+	return err
+}
+
+// flush sends what is waiting.
+func (s *session) flush() error {
+	s.mu.Lock()
+	messages, ack, all, dirty := s.messages, s.ack, s.all, s.dirty
+	s.messages, s.ack, s.all = nil, false, false
+	if len(dirty) > 0 {
+		s.dirty = map[string]struct{}{}
+	}
+	s.mu.Unlock()
+	if ack {
+		// Anything at all tells the node that somebody listens.
+		if err := s.stream.Send(settings(s.d.config.Heartbeat)); err != nil {
+			return err
+		}
+	}
+	for _, m := range messages {
+		if err := s.stream.Send(m); err != nil {
+			return err
+		}
+	}
+	if !all && len(dirty) == 0 {
+		return nil
+	}
+	sets, err := s.plan.next(s.d.config.Store, s.d.config.Logger, all, dirty)
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	for _, a := range sets {
+		if err := s.stream.Send(&schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Assignments{Assignments: a}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look marks tasks whose assignment may have changed; none: all of them.
+func (s *session) look(tasks ...string) {
+	s.mu.Lock()
+	s.all = s.all || len(tasks) == 0
+	for _, id := range tasks {
+		s.dirty[id] = struct{}{}
+	}
+	s.mu.Unlock()
+	s.wake()
+}
+
+// control queues a message that stands beside assignments. A node that takes
+// none of them loses its session.
+func (s *session) control(m *schedulerpb.ManagerMessage) {
+	s.mu.Lock()
+	s.messages = append(s.messages, m)
+	full := len(s.messages) > maxControl
+	s.mu.Unlock()
+	if full {
+		s.cancel(status.Error(codes.ResourceExhausted, "the node does not read its session"))
+	}
+	s.wake()
+}
+
+func (s *session) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// read hears the node until the stream ends and says why it did.
+func (s *session) read() error {
+	registered := false
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		if err := s.quota.messages.wait(s.ctx, 1); err != nil {
+			return err
+		}
+		if hello, ok := m.Message.(*schedulerpb.AgentMessage_Hello); ok {
+			if err := s.greet(hello.Hello, !registered); err != nil {
+				return err
+			}
+			if !registered {
+				registered = true
+				close(s.hello)
+			}
+			continue
+		}
+		if !registered {
+			return status.Error(codes.InvalidArgument, "a session begins with hello")
+		}
+		s.d.heard(s)
+		switch v := m.Message.(type) {
+		case *schedulerpb.AgentMessage_Heartbeat:
+			s.applied.Store(v.Heartbeat.AppliedIndex)
+			s.mu.Lock()
+			s.ack = true
+			s.mu.Unlock()
+			s.wake()
+		case *schedulerpb.AgentMessage_Status:
+			if err := s.report(v.Status); err != nil {
+				return err
+			}
+		case *schedulerpb.AgentMessage_Log:
+			if err := s.logChunk(v.Log); err != nil {
+				return err
+			}
+		default:
+			return status.Error(codes.InvalidArgument, "the node sent a message that this manager does not know")
+		}
+	}
+}
+
+func (s *session) greet(h *schedulerpb.Hello, first bool) error {
+	if err := checkDescription(h.GetDescription()); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if first {
+		return s.d.register(s, h.Description)
+	}
+	if err := s.quota.hellos.wait(s.ctx, 1); err != nil {
+		return err
+	}
+	s.d.heard(s)
+	s.d.writer.describe(s.node, h.Description)
+	return nil
+}
+
+// report takes a batch of statuses. A report of a task that is not this node's
+// is refused by itself; a malformed batch ends the session.
+func (s *session) report(b *schedulerpb.StatusBatch) error {
+	if len(b.Reports) > maxBatchReports {
+		return status.Errorf(codes.InvalidArgument, "a batch of %d reports: at most %d are accepted", len(b.Reports), maxBatchReports)
+	}
+	if err := s.quota.reports.wait(s.ctx, float64(len(b.Reports))); err != nil {
+		return err
+	}
+	now := time.Now()
+	clean := make([]*schedulerpb.TaskReport, 0, len(b.Reports))
+	for _, r := range b.Reports {
+		st, err := cleanStatus(r.Status, now)
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "report on task %.64q: %v", r.TaskId, err)
+		}
+		clean = append(clean, &schedulerpb.TaskReport{TaskId: r.TaskId, Status: st})
+	}
+	foreign, err := s.d.writer.statuses(s.node, clean)
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	if foreign != "" && s.quota.refusals.take(1, now) {
+		s.d.config.Logger.Warn("refused a node's report on a task that is not its own", "node", s.node, "task", fmt.Sprintf("%.64q", foreign))
+	}
+	return nil
+}
+
+func settings(heartbeat time.Duration) *schedulerpb.ManagerMessage {
+	return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Settings{
+		Settings: &schedulerpb.Settings{HeartbeatNs: int64(heartbeat)},
+	}}
+}
+
+func managerList(addresses []string) *schedulerpb.ManagerMessage {
+	return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Managers{
+		Managers: &schedulerpb.ManagerList{Addresses: addresses},
+	}}
+}

@@ -1,0 +1,256 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"google.golang.org/protobuf/proto"
+)
+
+// writer is the one place from which sessions reach the replicated log. What
+// waits for it is the newest word on each task and node, so it is bounded by
+// the number of those however fast nodes talk.
+type writer struct {
+	store  *raftstore.Store
+	logger *slog.Logger
+	kick   chan struct{} // capacity 1: something waits
+	full   chan struct{} // capacity 1: enough for a batch waits
+
+	mu    sync.Mutex // guards the following
+	tasks map[string]taskWord
+	nodes map[string]nodeWord
+}
+
+type taskWord struct {
+	node   string
+	status *schedulerpb.TaskStatus
+}
+
+type nodeWord struct {
+	state            schedulerpb.NodeState // UNKNOWN: unchanged
+	message, address string
+	description      *schedulerpb.NodeDescription // nil: unchanged
+}
+
+func newWriter(s *raftstore.Store, l *slog.Logger) *writer {
+	w := &writer{store: s, logger: l, kick: make(chan struct{}, 1), full: make(chan struct{}, 1)}
+	w.reset()
+	return w
+}
+
+// reset forgets what a former term left; nodes say it again.
+func (w *writer) reset() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tasks, w.nodes = map[string]taskWord{}, map[string]nodeWord{}
+}
+
+func (w *writer) nodeReady(id, address string, desc *schedulerpb.NodeDescription) {
+	w.node(id, func(n *nodeWord) {
+		*n = nodeWord{state: schedulerpb.NodeState_NODE_STATE_READY, address: address, description: desc}
+	})
+}
+
+func (w *writer) nodeDown(id, message string) {
+	w.node(id, func(n *nodeWord) {
+		n.state, n.message = schedulerpb.NodeState_NODE_STATE_DOWN, message
+	})
+}
+
+func (w *writer) describe(id string, desc *schedulerpb.NodeDescription) {
+	w.node(id, func(n *nodeWord) { n.description = desc })
+}
+
+func (w *writer) node(id string, change func(*nodeWord)) {
+	w.mu.Lock()
+	n := w.nodes[id]
+	change(&n)
+	w.nodes[id] = n
+	w.mu.Unlock()
+	signal(w.kick)
+}
+
+// statuses queues what is news among a node's reports and returns the id of
+// one that is about another node's task, if there is any.
+func (w *writer) statuses(node string, reports []*schedulerpb.TaskReport) (foreign string, err error) {
+	var news []*schedulerpb.TaskReport
+	err = w.store.View(func(r *raftstore.ReadTx) error {
+		for _, rep := range reports {
+			t, ok := store.Tasks.Get(r, rep.TaskId)
+			switch {
+			case !ok: // removed while the report was under way
+			case t.NodeId != node || store.State(t) < store.Assigned:
+				foreign = rep.TaskId
+			default:
+				if _, changed := store.Advance(t, rep.Status); changed {
+					news = append(news, rep)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || len(news) == 0 {
+		return foreign, err
+	}
+	w.mu.Lock()
+	for _, rep := range news {
+		if old, ok := w.tasks[rep.TaskId]; !ok || old.status.State <= rep.Status.State {
+			w.tasks[rep.TaskId] = taskWord{node, rep.Status}
+		}
+	}
+	enough := len(w.tasks) >= flushReports
+	w.mu.Unlock()
+	signal(w.kick)
+	if enough {
+		signal(w.full)
+	}
+	return foreign, nil
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run writes until ctx ends.
+func (w *writer) run(ctx context.Context) error {
+	size := flushReports
+	pause := writeRetry
+	for {
+		select {
+		case <-w.kick:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		// Let words gather, unless there are enough.
+		w.rest(ctx, flushDelay, w.full)
+		for ctx.Err() == nil {
+			tasks, nodes := w.take(size)
+			if len(tasks)+len(nodes) == 0 {
+				break
+			}
+			err := w.write(ctx, tasks, nodes)
+			if err == nil {
+				size, pause = flushReports, writeRetry
+				continue
+			}
+			transient := errors.Is(err, raftstore.ErrConflict) || errors.Is(err, raftstore.ErrUncertain) ||
+				errors.Is(err, raftstore.ErrNotLeader) || ctx.Err() != nil
+			if size == 1 && !transient {
+				w.logger.Error("what a node said could not be recorded", "error", err)
+				continue
+			}
+			// Smaller batches find the one that is at fault.
+			size = max(1, size/2)
+			w.putBack(tasks, nodes)
+			w.rest(ctx, pause, nil)
+			pause = min(pause*2, maxWriteRetry)
+		}
+	}
+}
+
+func (w *writer) rest(ctx context.Context, d time.Duration, early <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-early:
+	case <-ctx.Done():
+	}
+}
+
+// take removes up to n words; nodes first, as tasks depend on them.
+func (w *writer) take(n int) (map[string]taskWord, map[string]nodeWord) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	tasks, nodes := map[string]taskWord{}, map[string]nodeWord{}
+	for id, word := range w.nodes {
+		if len(nodes) >= min(n, flushNodes) {
+			break
+		}
+		nodes[id] = word
+		delete(w.nodes, id)
+	}
+	for id, word := range w.tasks {
+		if len(tasks)+len(nodes) >= n {
+			break
+		}
+		tasks[id] = word
+		delete(w.tasks, id)
+	}
+	return tasks, nodes
+}
+
+// putBack returns words that were not written, unless newer ones are there.
+func (w *writer) putBack(tasks map[string]taskWord, nodes map[string]nodeWord) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id, word := range tasks {
+		if newer, ok := w.tasks[id]; !ok || newer.status.State < word.status.State {
+			w.tasks[id] = word
+		}
+	}
+	for id, word := range nodes {
+		newer, ok := w.nodes[id]
+		if !ok {
+			w.nodes[id] = word
+			continue
+		}
+		if newer.state == schedulerpb.NodeState_NODE_STATE_UNKNOWN {
+			newer.state, newer.message = word.state, word.message
+		}
+		if newer.address == "" {
+			newer.address = word.address
+		}
+		if newer.description == nil {
+			newer.description = word.description
+		}
+		w.nodes[id] = newer
+	}
+}
+
+// write is one transaction. Words that say nothing new make no entry.
+func (w *writer) write(ctx context.Context, tasks map[string]taskWord, nodes map[string]nodeWord) error {
+	return w.store.Update(ctx, func(tx *raftstore.Tx) error {
+		for id, word := range nodes {
+			if err := writeNode(tx, id, word); err != nil {
+				return err
+			}
+		}
+		for id, word := range tasks {
+			if err := store.AdvanceTask(tx, word.node, id, word.status); err != nil && !errors.Is(err, store.ErrNotYours) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func writeNode(tx *raftstore.Tx, id string, word nodeWord) error {
+	old, ok := store.Nodes.Get(tx, id)
+	if !ok {
+		return nil // removed meanwhile
+	}
+	n := proto.CloneOf(old)
+	if word.state != schedulerpb.NodeState_NODE_STATE_UNKNOWN {
+		n.State, n.Message = word.state, word.message
+	}
+	if word.address != "" {
+		n.Address = word.address
+	}
+	if word.description != nil {
+		n.Description = word.description
+	}
+	if proto.Equal(old, n) {
+		return nil
+	}
+	return store.Nodes.Put(tx, n)
+}
