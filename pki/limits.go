@@ -24,6 +24,10 @@ const (
 	joinRefill = 6 * time.Second
 	maxSources = 4096
 
+	// A node may renew renewBurst times at once and then once every renewRefill.
+	renewBurst  = 5
+	renewRefill = time.Minute
+
 	// A leaf is renewed at a random point between these shares of its life.
 	renewFrom, renewUntil = 0.5, 0.8
 
@@ -45,4 +49,5 @@ const (
 	MaxTokenUses     = 10000
 	// MaxTokens bounds the records kept; expired ones make room first.
 	MaxTokens = 10000
+	maxPruned = 100
 )

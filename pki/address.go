@@ -1,0 +1,35 @@
+package pki
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+)
+
+// CheckAddress returns an error unless s is host:port at which others can
+// reach a manager.
+func CheckAddress(s string) error {
+	if len(s) > maxAddress {
+		return fmt.Errorf("address is longer than %d characters", maxAddress)
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf("address %q is not host:port", s)
+	}
+	if p, err := strconv.ParseUint(port, 10, 16); err != nil || p == 0 || strconv.FormatUint(p, 10) != port {
+		return fmt.Errorf("address %q: the port must be a number from 1 to 65535", s)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip.IsUnspecified() || ip.IsMulticast() {
+			return fmt.Errorf("address %q: others cannot reach %s", s, host)
+		}
+		return nil
+	}
+	if err := ident.CheckHostname(host); err != nil {
+		return fmt.Errorf("address %q: neither an IP address nor a host name", s)
+	}
+	return nil
+}

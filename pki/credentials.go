@@ -1,0 +1,169 @@
+package pki
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+)
+
+// Credentials are a node's certificate, its key and what it trusts. All of it
+// can be replaced while connections go on: each handshake takes what is there
+// when it starts. Safe for concurrent use.
+type Credentials struct {
+	mu    sync.Mutex // serializes writers; readers load state
+	state atomic.Pointer[credState]
+}
+
+type credState struct {
+	cert  tls.Certificate
+	id    profile.Identity
+	trust Trust
+}
+
+// NewKey makes the key of a new leaf.
+func NewKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
+// NewCredentials checks that the chain is a node's, verifies under trust and
+// belongs to key. The chain may have expired: what can still be done with it
+// is for the other side to say.
+func NewCredentials(chain *profilepb.CertificateChain, key crypto.Signer, trust Trust) (*Credentials, error) {
+	if err := trust.check(); err != nil {
+		return nil, err
+	}
+	s, err := newState(chain, key, trust)
+	if err != nil {
+		return nil, err
+	}
+	c := new(Credentials)
+	c.state.Store(s)
+	return c, nil
+}
+
+func newState(chain *profilepb.CertificateChain, key crypto.Signer, trust Trust) (*credState, error) {
+	certs, err := profile.ParseChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	id, err := profile.NodeFromCert(certs[0])
+	if err != nil {
+		return nil, err
+	}
+	if id.ClusterID != trust.ClusterID {
+		return nil, errors.New("own certificate: it is of another cluster")
+	}
+	if err := trust.verifyChain(certs, certs[0].NotAfter); err != nil {
+		return nil, errors.New("own certificate: it is not signed by a trusted issuer")
+	}
+	if pub, ok := key.Public().(*ecdsa.PublicKey); !ok || !pub.Equal(certs[0].PublicKey) {
+		return nil, errors.New("own certificate: the key is not its key")
+	}
+	return &credState{
+		cert:  tls.Certificate{Certificate: chain.GetCertificates(), PrivateKey: key, Leaf: certs[0]},
+		id:    id,
+		trust: trust,
+	}, nil
+}
+
+// SetLeaf replaces the certificate and key; the node and its role stay.
+func (c *Credentials) SetLeaf(chain *profilepb.CertificateChain, key crypto.Signer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.state.Load()
+	s, err := newState(chain, key, old.trust)
+	if err != nil {
+		return err
+	}
+	if s.id.NodeID != old.id.NodeID || s.id.Role != old.id.Role {
+		return fmt.Errorf("new certificate is of %s %s, not of %s %s",
+			profile.RoleName(s.id.Role), s.id.NodeID, profile.RoleName(old.id.Role), old.id.NodeID)
+	}
+	c.state.Store(s)
+	return nil
+}
+
+// SetTrust replaces what peers are held against.
+func (c *Credentials) SetTrust(t Trust) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := *c.state.Load()
+	if t.ClusterID != s.trust.ClusterID {
+		return errors.New("trust: a node never changes its cluster")
+	}
+	s.trust = t
+	c.state.Store(&s)
+	return nil
+}
+
+// Identity is what the present certificate says.
+func (c *Credentials) Identity() profile.Identity { return c.state.Load().id }
+
+// Leaf is the present certificate.
+func (c *Credentials) Leaf() *x509.Certificate { return c.state.Load().cert.Leaf }
+
+// Chain is the present chain, leaf first. Do not modify it.
+func (c *Credentials) Chain() *profilepb.CertificateChain {
+	return &profilepb.CertificateChain{Certificates: c.state.Load().cert.Certificate}
+}
+
+// Trust is what peers are held against at present.
+func (c *Credentials) Trust() Trust { return c.state.Load().trust }
+
+// current returns the chain together with its key.
+func (c *Credentials) current() (leaf *x509.Certificate, key crypto.Signer) {
+	cert := c.state.Load().cert
+	return cert.Leaf, cert.PrivateKey.(crypto.Signer)
+}
+
+// GetCertificate serves tls.Config on the listening side.
+func (c *Credentials) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return &c.state.Load().cert, nil
+}
+
+// GetClientCertificate serves tls.Config on the dialling side.
+func (c *Credentials) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return &c.state.Load().cert, nil
+}
+
+// VerifyPeer returns who is at the other end of a finished handshake, or nil
+// and no error for a peer without a certificate where the protocol allows it.
+func (c *Credentials) VerifyPeer(cs tls.ConnectionState, want Expect) (*authz.Peer, error) {
+	return c.state.Load().trust.verifyState(cs, want)
+}
+
+// FollowCluster keeps the trust in step with the cluster record until ctx ends
+// or the store does. A record that cannot be used is reported and the old
+// trust kept.
+func (c *Credentials) FollowCluster(ctx context.Context, s store.Store, log *slog.Logger) error {
+	return store.FollowCluster(ctx, s, func(rec *pkipb.Cluster) {
+		t, err := TrustFromCluster(rec)
+		if err == nil && t.same(c.Trust()) {
+			return
+		}
+		if err == nil {
+			err = c.SetTrust(t)
+		}
+		if err != nil {
+			log.Error("kept the old trusted roots and issuers", "error", err)
+			return
+		}
+		log.Info("took over trusted roots and issuers", "roots", len(t.Roots), "issuers", len(t.Issuers))
+	})
+}

@@ -1,0 +1,18 @@
+package pki
+
+import "errors"
+
+// Why a peer was not accepted. VerifyPeer wraps one of them with the node's id;
+// the texts are made for the person who reads the last line of an error.
+var (
+	ErrPeerLocked     = errors.New("this manager is locked: run redoubt unlock there")
+	ErrNotManager     = errors.New("this node is not a manager: give the address of a manager")
+	ErrOtherCluster   = errors.New("this node belongs to another cluster: check the address and the token")
+	ErrPeerExpired    = errors.New("its certificate has expired: check the clocks, or join it again")
+	ErrPeerNotYet     = errors.New("its certificate is not valid yet: check the clocks")
+	ErrUntrusted      = errors.New("its certificate is not signed by this cluster: check the address")
+	ErrWrongRole      = errors.New("its role may not use this protocol")
+	ErrWrongNode      = errors.New("another node answers at that address")
+	ErrNoCertificate  = errors.New("it shows no certificate")
+	ErrConnectionLost = errors.New("the manager closed the connection: it may be starting, or without a leader; try again")
+)

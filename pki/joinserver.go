@@ -1,0 +1,311 @@
+package pki
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// Store is the part of *raftstore.Store that writing needs.
+type Store interface {
+	View(func(*raftstore.ReadTx) error) error
+	Update(context.Context, func(*raftstore.Tx) error) error
+}
+
+// JoinConfig is what a JoinServer needs; every field is required.
+type JoinConfig struct {
+	Store     Store
+	Signer    JoinSigner
+	ClusterID string
+	// Slots returns the serialized unlock slots that a new manager seals to.
+	Slots func(ctx context.Context) ([]byte, error)
+	// OnJoin writes what others keep of a new node, in the transaction that
+	// makes it. It may be run more than once.
+	OnJoin func(tx *raftstore.Tx, n *pkipb.Node) error
+	Logger *slog.Logger
+}
+
+// JoinServer admits nodes, on the leader. It is the only service that callers
+// without a certificate reach, so everything before the proof is bounded:
+// attempts by source, joins at a time, and the size of what is looked at.
+type JoinServer struct {
+	pkipb.UnimplementedJoinServer
+	cfg     JoinConfig
+	sources *limiter
+	slots   chan struct{} // a place for each join at a time
+}
+
+// NewJoinServer returns a JoinServer.
+func NewJoinServer(c JoinConfig) (*JoinServer, error) {
+	if c.Store == nil || c.Signer == nil || c.Slots == nil || c.OnJoin == nil || c.Logger == nil || !ident.Valid(c.ClusterID) {
+		return nil, errors.New("pki: the join server's configuration is incomplete")
+	}
+	return &JoinServer{cfg: c, sources: newLimiter(joinBurst, joinRefill, maxSources), slots: make(chan struct{}, maxJoinsAtATime)}, nil
+}
+
+// errJoinRefused is the one answer to whoever did not prove to hold a token's
+// seed: it never says whether the id or the seed was wrong.
+var errJoinRefused = status.Error(codes.PermissionDenied, "the join token is not accepted: make a new one with redoubt join-token")
+
+// errTokenState are the answers to whoever holds the seed.
+var (
+	errTokenRevoked = status.Error(codes.PermissionDenied, "the join token was revoked: make a new one with redoubt join-token")
+	errTokenUsed    = status.Error(codes.PermissionDenied, "the join token is used up: make a new one with redoubt join-token")
+	errTokenExpired = status.Error(codes.PermissionDenied, profile.ErrTokenExpired.Error())
+	errTokenName    = status.Error(codes.PermissionDenied, "the join token admits a node of another name")
+	errTokenSource  = status.Error(codes.PermissionDenied, "the join token does not admit this source address")
+	errJoinInternal = status.Error(codes.Internal, "the join failed on the manager: see its log")
+	errJoinTooMany  = status.Error(codes.ResourceExhausted, "too many joins at a time: try again in a minute")
+	errNoExporter   = status.Error(codes.Unauthenticated, "a join must come over TLS of its own")
+	errJoinIdentity = status.Error(codes.PermissionDenied, "this call is for nodes that are in no cluster yet")
+)
+
+// Join implements pkipb.JoinServer.
+func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.JoinResponse, error) {
+	caller, ok := authz.FromContext(ctx)
+	if !ok || !caller.Is(authzpb.Caller_CALLER_ANYONE) {
+		return nil, errJoinIdentity
+	}
+	source, ok := sourceOf(caller.Source)
+	if !ok {
+		return nil, errJoinIdentity
+	}
+	if !s.sources.allow(sourceKey(source), time.Now()) {
+		return nil, errJoinTooMany
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		return nil, errJoinTooMany
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinCallTimeout)
+	defer cancel()
+	j, err := parseJoin(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.admit(ctx, j, source)
+	log := s.cfg.Logger.With("source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName())
+	switch {
+	case err != nil:
+		log.Warn("refused a join", "reason", status.Convert(err).Message())
+	case !resp.GetRetryAsRole():
+		log.Info("a node joined", "node", resp.GetNodeId(), "role", profile.RoleName(resp.GetRole()))
+	}
+	return resp, err
+}
+
+// join is a request whose form was checked.
+type join struct {
+	*pkipb.JoinRequest
+	exporter  []byte
+	csr, boot *profile.CSR // boot is nil where none was sent
+}
+
+func parseJoin(ctx context.Context, req *pkipb.JoinRequest) (*join, error) {
+	j := &join{JoinRequest: req}
+	if !ident.Valid(req.GetTokenId()) || len(req.GetProof()) > profile.ExporterLen*2 {
+		return nil, errJoinRefused
+	}
+	var err error
+	if err = ident.CheckHostname(req.GetNodeName()); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if j.csr, err = profile.ParseCSR(req.GetCsr()); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if len(req.GetBootCsr()) > 0 {
+		if j.boot, err = profile.ParseCSR(req.GetBootCsr()); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+	}
+	if req.GetAddress() != "" {
+		if err = CheckAddress(req.GetAddress()); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+	}
+	cs, ok := authz.TLSState(ctx)
+	if !ok {
+		return nil, errNoExporter
+	}
+	if j.exporter, err = cs.ExportKeyingMaterial(profile.ExporterLabel, []byte(req.GetTokenId()), profile.ExporterLen); err != nil {
+		return nil, errNoExporter
+	}
+	return j, nil
+}
+
+// form returns whether the request has what that role must send, and nothing
+// it must not.
+func (j *join) form(role profilepb.Role) bool {
+	manager := j.boot != nil && j.csr.KeydKey != nil && j.boot.KeydKey == nil && j.GetAddress() != ""
+	worker := j.boot == nil && j.GetAddress() == "" && j.csr.KeydKey == nil
+	return role == profilepb.Role_ROLE_MANAGER && manager || role == profilepb.Role_ROLE_WORKER && worker
+}
+
+func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pkipb.JoinResponse, error) {
+	token, record, err := s.prove(j)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkUse(token, record, s.cfg.ClusterID, j.GetNodeName(), source, time.Now()); err != nil {
+		return nil, err
+	}
+	if !j.form(record.GetRole()) {
+		return &pkipb.JoinResponse{Role: record.GetRole(), RetryAsRole: true}, nil
+	}
+	n := &pkipb.Node{Id: ident.New(), Name: j.GetNodeName(), Role: record.GetRole(), Address: j.GetAddress(), TokenId: record.GetId()}
+	resp := &pkipb.JoinResponse{NodeId: n.Id, ClusterId: s.cfg.ClusterID, Role: n.Role}
+	if err := s.sign(ctx, j, token, n, resp); err != nil {
+		s.cfg.Logger.Error("signing a join failed", "token", token.GetId(), "error", err)
+		return nil, errJoinInternal
+	}
+	err = s.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error { return s.commit(tx, n, source) })
+	if err != nil {
+		return nil, joinStoreError(s.cfg.Logger, err)
+	}
+	err = s.cfg.Store.View(func(r *raftstore.ReadTx) error {
+		for m := range store.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
+			if !m.GetDenied() && m.GetAddress() != "" {
+				resp.Managers = append(resp.Managers, &pkipb.Manager{NodeId: m.GetId(), Address: m.GetAddress()})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errJoinInternal
+	}
+	return resp, nil
+}
+
+// unknownKey stands in for the key of a token that does not exist, so that an
+// unknown id costs as much time as a wrong seed.
+var unknownKey = NewToken().PublicKey()
+
+// prove finds the token and verifies that the joiner holds its seed.
+func (s *JoinServer) prove(j *join) (*pkipb.Token, *profilepb.TokenRecord, error) {
+	var token *pkipb.Token
+	err := s.cfg.Store.View(func(r *raftstore.ReadTx) error {
+		token, _ = store.Tokens.Get(r, j.GetTokenId())
+		return nil
+	})
+	if err != nil {
+		return nil, nil, errJoinInternal
+	}
+	record, err := profile.ParseTokenRecord(token.GetSigned().GetRecord())
+	public := []byte(unknownKey)
+	known := token != nil && err == nil && record.GetId() == token.GetId()
+	if known {
+		public = record.GetPublicKey()
+	}
+	if profile.CheckJoinProof(public, j.exporter, j.GetCsr(), j.GetBootCsr(), j.GetTokenId(), j.GetProof()) != nil || !known {
+		return nil, nil, errJoinRefused
+	}
+	return token, record, nil
+}
+
+// checkUse says whether the token may be used once more, by that node.
+func checkUse(t *pkipb.Token, r *profilepb.TokenRecord, clusterID, name string, source netip.Addr, now time.Time) error {
+	switch err := profile.CheckToken(r, clusterID, now); {
+	case errors.Is(err, profile.ErrTokenExpired):
+		return errTokenExpired
+	case err != nil:
+		return errJoinRefused
+	case t.GetRevoked():
+		return errTokenRevoked
+	case r.GetMaxUses() != 0 && t.GetUses() >= r.GetMaxUses():
+		return errTokenUsed
+	case r.GetNodeName() != "" && r.GetNodeName() != name:
+		return errTokenName
+	}
+	if c := r.GetCidr(); c != "" {
+		if p, err := netip.ParsePrefix(c); err != nil || !p.Contains(source) {
+			return errTokenSource
+		}
+	}
+	return nil
+}
+
+// sign has the certificates made and checks that they are what was asked for.
+func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb.Node, resp *pkipb.JoinResponse) error {
+	issued, err := s.cfg.Signer.SignJoin(ctx, SignJoin{
+		Token: t.GetSigned(), Exporter: j.exporter, CSR: j.GetCsr(), BootCSR: j.GetBootCsr(), Proof: j.GetProof(),
+		NodeID: n.Id, NodeName: n.Name, Uses: t.GetUses(),
+	})
+	if err != nil {
+		return err
+	}
+	if err := setLeaves(n, issued, nil); err != nil {
+		return err
+	}
+	resp.Leaf = issued.Leaf
+	if n.Role != profilepb.Role_ROLE_MANAGER {
+		return nil
+	}
+	if issued.Boot == nil {
+		return errors.New("the signer gave a manager no boot leaf")
+	}
+	resp.Boot = issued.Boot
+	if resp.SealedKeyset, err = s.cfg.Signer.SealKeyset(ctx, issued.Leaf); err != nil {
+		return err
+	}
+	resp.Slots, err = s.cfg.Slots(ctx)
+	return err
+}
+
+// commit makes the node and counts the use, together or not at all. The token
+// is looked at again: of two joins with its last use, the store lets one pass.
+func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Addr) error {
+	t, ok := store.Tokens.Get(tx, made.GetTokenId())
+	if !ok {
+		return errTokenRevoked
+	}
+	r, err := profile.ParseTokenRecord(t.GetSigned().GetRecord())
+	if err != nil {
+		return err
+	}
+	if err := checkUse(t, r, s.cfg.ClusterID, made.GetName(), source, tx.Now()); err != nil {
+		return err
+	}
+	t = proto.CloneOf(t)
+	t.Uses++
+	if err := store.Tokens.Put(tx, t); err != nil {
+		return err
+	}
+	n := proto.CloneOf(made)
+	if err := store.Nodes.Put(tx, n); err != nil {
+		return err
+	}
+	return s.cfg.OnJoin(tx, n)
+}
+
+// joinStoreError keeps the refusals made inside a transaction and hides the
+// rest from a caller who is nobody yet.
+func joinStoreError(log *slog.Logger, err error) error {
+	switch {
+	case errors.Is(err, raftstore.ErrNotLeader):
+		return status.Error(codes.Unavailable, "the manager is not the leader now: try again")
+	case errors.Is(err, raftstore.ErrUncertain):
+		return status.Error(codes.Unavailable, "the outcome of the join is unknown: check redoubt node ls and try again with a new token")
+	}
+	if s, ok := status.FromError(err); ok && s.Code() == codes.PermissionDenied {
+		return err
+	}
+	log.Error("writing a join failed", "error", err)
+	return errJoinInternal
+}

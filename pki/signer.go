@@ -1,0 +1,59 @@
+package pki
+
+import (
+	"context"
+
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// TokenMinter signs token records. It fills in the cluster id and the time.
+type TokenMinter interface {
+	MintToken(ctx context.Context, record *profilepb.TokenRecord) (*profilepb.SignedTokenRecord, error)
+}
+
+// JoinSigner certifies joiners. It verifies the record's signature and the
+// proof by itself.
+type JoinSigner interface {
+	SignJoin(ctx context.Context, req SignJoin) (Issued, error)
+	// SealKeyset seals the cluster keyset to the keyd key in a manager's leaf.
+	SealKeyset(ctx context.Context, manager *profilepb.CertificateChain) ([]byte, error)
+}
+
+// RenewSigner certifies a new key for a node on the word of its old one.
+type RenewSigner interface {
+	SignRenew(ctx context.Context, req SignRenew) (Issued, error)
+}
+
+// Signer is all of it: what the composition root binds keyd to.
+type Signer interface {
+	TokenMinter
+	JoinSigner
+	RenewSigner
+}
+
+// SignJoin is what a joiner proved.
+type SignJoin struct {
+	Token    *profilepb.SignedTokenRecord
+	Exporter []byte
+	CSR      []byte
+	BootCSR  []byte // managers only
+	Proof    []byte
+	NodeID   string
+	NodeName string
+	// Uses is how often the token was used before.
+	Uses uint32
+}
+
+// SignRenew is what a renewing node proved.
+type SignRenew struct {
+	Old     *profilepb.CertificateChain
+	CSR     []byte
+	BootCSR []byte // may be nil
+	Proof   []byte
+}
+
+// Issued are new certificates; Boot is nil where none was asked for.
+type Issued struct {
+	Leaf *profilepb.CertificateChain
+	Boot *profilepb.CertificateChain
+}

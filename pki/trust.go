@@ -1,0 +1,205 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// Trust is what a node holds certificates against.
+type Trust struct {
+	ClusterID string
+	Roots     []*x509.Certificate
+	// Issuers are the active issuing CAs; a certificate of any other is refused.
+	Issuers []*x509.Certificate
+	// AnyIssuer accepts every issuer below the roots. It is for workers and
+	// joiners, who have no copy of the cluster record.
+	AnyIssuer bool
+}
+
+// TrustFromCluster is a manager's trust.
+func TrustFromCluster(c *pkipb.Cluster) (Trust, error) {
+	t := Trust{ClusterID: c.GetClusterId()}
+	var err error
+	if t.Roots, err = parseAll(c.GetRoots()); err != nil {
+		return Trust{}, fmt.Errorf("cluster record: root: %w", err)
+	}
+	if t.Issuers, err = parseAll(c.GetIssuers()); err != nil {
+		return Trust{}, fmt.Errorf("cluster record: issuer: %w", err)
+	}
+	return t, t.check()
+}
+
+// TrustFromChain is the trust that a node takes from its own chain, whose root
+// it pinned when it joined.
+func TrustFromChain(chain *profilepb.CertificateChain) (Trust, error) {
+	certs, err := profile.ParseChain(chain)
+	if err != nil {
+		return Trust{}, err
+	}
+	id, err := profile.NodeFromCert(certs[0])
+	if err != nil {
+		return Trust{}, err
+	}
+	if len(certs) < 3 {
+		return Trust{}, errors.New("certificate chain: the root is missing")
+	}
+	t := Trust{ClusterID: id.ClusterID, Roots: certs[len(certs)-1:], AnyIssuer: true}
+	return t, t.check()
+}
+
+// trustFromPin is a joiner's trust: whatever root among the presented
+// certificates has the pinned key.
+func trustFromPin(clusterID string, pin []byte, presented []*x509.Certificate) (Trust, error) {
+	for _, c := range presented {
+		sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+		if c.IsCA && subtle.ConstantTimeCompare(sum[:], pin) == 1 {
+			return Trust{ClusterID: clusterID, Roots: []*x509.Certificate{c}, AnyIssuer: true}, nil
+		}
+	}
+	return Trust{}, fmt.Errorf("%w (its chain lacks the root that the token pins)", ErrUntrusted)
+}
+
+func (t Trust) check() error {
+	switch {
+	case !ident.Valid(t.ClusterID):
+		return errors.New("trust: malformed cluster id")
+	case len(t.Roots) == 0:
+		return errors.New("trust: there is no root")
+	case len(t.Issuers) == 0 && !t.AnyIssuer:
+		return errors.New("trust: there is no active issuer")
+	}
+	for _, c := range slices.Concat(t.Roots, t.Issuers) {
+		if !c.IsCA {
+			return errors.New("trust: a root or issuer is no CA")
+		}
+	}
+	return nil
+}
+
+// Expect says which peers are welcome.
+type Expect struct {
+	Roles []profilepb.Role
+	// NodeID, when set, is the only node.
+	NodeID string
+	// Grace is for how long after its expiry a worker's certificate is still
+	// accepted.
+	Grace time.Duration
+}
+
+// Verify checks the certificates that a peer presented, leaf first, and
+// returns who it is.
+func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, error) {
+	if len(presented) == 0 {
+		return nil, ErrNoCertificate
+	}
+	if len(presented) > profile.MaxChain {
+		return nil, fmt.Errorf("%w (its chain is longer than %d)", ErrUntrusted, profile.MaxChain)
+	}
+	leaf := presented[0]
+	id, err := profile.NodeFromCert(leaf)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%w)", ErrUntrusted, err)
+	}
+	if id.ClusterID != t.ClusterID {
+		return nil, ErrOtherCluster
+	}
+	now := time.Now()
+	if err := t.verifyChain(presented, now); err != nil {
+		return nil, err
+	}
+	p := &authz.Peer{Identity: id, Leaf: leaf}
+	for _, c := range presented {
+		p.Chain = append(p.Chain, c.Raw)
+	}
+	return p, fit(id, leaf, now, want)
+}
+
+func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) error {
+	leaf := presented[0]
+	if now.Before(leaf.NotBefore) {
+		return ErrPeerNotYet
+	}
+	// Expiry is the leaf's own question, answered below: its chain must have
+	// been good while the leaf was.
+	at := now
+	if at.After(leaf.NotAfter) {
+		at = leaf.NotAfter
+	}
+	roots, issuers := x509.NewCertPool(), x509.NewCertPool()
+	for _, c := range t.Roots {
+		roots.AddCert(c)
+	}
+	active := t.Issuers
+	if t.AnyIssuer {
+		active = slices.Concat(active, presented[1:])
+	}
+	for _, c := range active {
+		issuers.AddCert(c)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: issuers, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return ErrUntrusted
+	}
+	for _, chain := range chains {
+		// Leaf, issuing CA, root: a root signs no node.
+		if len(chain) >= 3 && (t.AnyIssuer || slices.ContainsFunc(t.Issuers, chain[1].Equal)) {
+			return nil
+		}
+	}
+	return ErrUntrusted
+}
+
+func fit(id profile.Identity, leaf *x509.Certificate, now time.Time, want Expect) error {
+	switch {
+	case now.After(leaf.NotAfter) && (id.Role != profilepb.Role_ROLE_WORKER || now.Sub(leaf.NotAfter) > want.Grace):
+		return fmt.Errorf("node %s: %w", id.NodeID, ErrPeerExpired)
+	case want.NodeID != "" && id.NodeID != want.NodeID:
+		return fmt.Errorf("node %s instead of %s: %w", id.NodeID, want.NodeID, ErrWrongNode)
+	case slices.Contains(want.Roles, id.Role):
+		return nil
+	case id.Role == profilepb.Role_ROLE_BOOT:
+		return fmt.Errorf("node %s: %w", id.NodeID, ErrPeerLocked)
+	case slices.Contains(want.Roles, profilepb.Role_ROLE_MANAGER):
+		return fmt.Errorf("node %s: %w", id.NodeID, ErrNotManager)
+	}
+	return fmt.Errorf("node %s: %w", id.NodeID, ErrWrongRole)
+}
+
+// same reports whether two trusts accept the same certificates.
+func (t Trust) same(o Trust) bool {
+	eq := func(a, b *x509.Certificate) bool { return bytes.Equal(a.Raw, b.Raw) }
+	return t.ClusterID == o.ClusterID && t.AnyIssuer == o.AnyIssuer &&
+		slices.EqualFunc(t.Roots, o.Roots, eq) && slices.EqualFunc(t.Issuers, o.Issuers, eq)
+}
+
+func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, errors.New("malformed certificate")
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// verifyState is Verify for a finished handshake.
+func (t Trust) verifyState(cs tls.ConnectionState, want Expect) (*authz.Peer, error) {
+	return t.Verify(cs.PeerCertificates, want)
+}
