@@ -74,10 +74,12 @@ type chunkReader struct {
 	n    uint64
 	buf  []byte
 	err  error // sticky
+
+	failed func(error) // told why the stream does not open
 }
 
 func newChunkReader(r io.ReadCloser, bind *binder, id string, size int64) *chunkReader {
-	return &chunkReader{r: r, bind: bind, id: id, size: size}
+	return &chunkReader{r: r, bind: bind, id: id, size: size, failed: func(error) {}}
 }
 
 // Close implements io.Closer.
@@ -106,6 +108,9 @@ func (c *chunkReader) next() {
 		c.err = fmt.Errorf("snapshot %s: it does not have the %d bytes that its description says", c.id, c.size)
 	case last:
 		c.err = io.EOF
+	}
+	if c.err != nil && !errors.Is(c.err, io.EOF) {
+		c.failed(c.err)
 	}
 	c.n++
 }

@@ -95,16 +95,21 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	return results
 }
 
+// stop halts the state machine at its present state and tells the store.
 func (f *fsm) stop(err error) error {
-	f.mu.Lock()
-	if f.halted != nil {
-		err = f.halted
-	} else {
-		f.halted = err
-	}
-	f.mu.Unlock()
+	f.refuse(err)
 	f.halt(err)
 	return err
+}
+
+// refuse ends reads and watches: the first reason given stays.
+func (f *fsm) refuse(why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.halted == nil {
+		f.halted = why
+	}
+	f.hub.end(f.halted, true)
 }
 
 func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
@@ -223,6 +228,9 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // older one with a hole behind it must not be tried instead.
 func (f *fsm) Restore(rc io.ReadCloser) error {
 	defer rc.Close()
+	if _, err := f.read(); err != nil {
+		return err // raft offers an older one when the newest was refused
+	}
 	db, head, err := readSnapshot(rc, f.schema, f.tables)
 	if err != nil {
 		return f.stop(fmt.Errorf("the snapshot cannot be restored: %w", err))

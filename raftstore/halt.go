@@ -4,18 +4,16 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
-	"sync/atomic"
 )
 
 // halter records why a store stopped. Raft panics when its log or stable store
 // fails, in goroutines of its own, where nobody can recover: the process would
-// die with a stack trace in place of a reason. Once armed, the halter ends such
-// a goroutine with runtime.Goexit before raft sees the error. Raft goes no step
-// further on a record it could not read or write, its deferred functions run,
-// and the owner of the store is told by Done and Err.
+// die with a stack trace in place of a reason. The halter ends such a goroutine
+// with runtime.Goexit before raft sees the error. Raft goes no step further on
+// a record it could not read or write, its deferred functions run, and the
+// owner of the store is told by Done and Err.
 type halter struct {
-	log   *slog.Logger
-	armed atomic.Bool // raft's goroutines are running
+	log *slog.Logger
 
 	once sync.Once
 	done chan struct{} // closed by the first stop
@@ -35,12 +33,9 @@ func (h *halter) stop(err error) {
 	})
 }
 
-// storage is called by the sealing wrappers when the disk failed them. It
-// returns err while the store is being opened, and does not return afterwards.
+// storage is called by the sealing wrappers when the disk failed them. It does
+// not return: call it in goroutines of raft only, and without a lock.
 func (h *halter) storage(err error) error {
-	if !h.armed.Load() {
-		return err
-	}
 	h.stop(err)
 	runtime.Goexit()
 	return err // not reached

@@ -161,13 +161,11 @@ func (s *Store) WhileLeader(ctx context.Context, fn func(ctx context.Context)) e
 			fn(run)
 			stop()
 			cancel()
-			changed = nil
 			select { // once per leadership
 			case <-lead.Done():
 			case <-ctx.Done():
 			}
-		}
-		if lead == nil {
+		} else {
 			select {
 			case <-changed:
 			case <-s.stopping:

@@ -20,7 +20,7 @@ const (
 
 	// maxBatchTransactions and maxBatchBytes bound one log entry.
 	maxBatchTransactions = 1024
-	maxBatchBytes        = 2 << 20
+	maxBatchBytes        = 1 << 20
 	// maxCommandBytes is what the state machine accepts as one entry. It is
 	// larger than what a proposer makes, so that a bound may be raised by one
 	// version and understood by the version before.

@@ -25,6 +25,7 @@ import (
 type sealedSnapshots struct {
 	dir  string
 	bind *binder
+	halt *halter
 }
 
 const (
@@ -34,11 +35,11 @@ const (
 	snapDirFmt = "%020d-%s"
 )
 
-func openSnapshots(dir string, bind *binder) (*sealedSnapshots, error) {
+func openSnapshots(dir string, bind *binder, halt *halter) (*sealedSnapshots, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &sealedSnapshots{dir: dir, bind: bind}
+	s := &sealedSnapshots{dir: dir, bind: bind, halt: halt}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -78,13 +79,13 @@ func (s *sealedSnapshots) Create(version raft.SnapshotVersion, index, term uint6
 func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
 	ids, err := s.ids()
 	if err != nil {
-		return nil, err
+		return nil, s.halt.storage(err)
 	}
 	var out []*raft.SnapshotMeta
 	for _, id := range ids[:min(len(ids), snapshotsKept)] {
 		m, err := s.readMeta(id)
 		if err != nil {
-			return nil, err
+			return nil, s.halt.storage(err)
 		}
 		out = append(out, m)
 	}
@@ -98,13 +99,15 @@ func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 	}
 	m, err := s.readMeta(id)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, s.halt.storage(err)
 	}
 	f, err := os.Open(filepath.Join(s.dir, id, snapState))
 	if err != nil {
-		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
+		return nil, nil, s.halt.storage(fmt.Errorf("snapshot %s: %w", id, err))
 	}
-	return m, newChunkReader(f, s.bind, id, m.Size), nil
+	r := newChunkReader(f, s.bind, id, m.Size)
+	r.failed = s.halt.stop // the reader's user must still be told, to clean up
+	return m, r, nil
 }
 
 // ids are the names of complete snapshots, newest first: the index leads the

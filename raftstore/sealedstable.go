@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // sealedStable seals the small values raft must not forget: the current term
@@ -17,7 +16,8 @@ type sealedStable struct {
 	halt  func(error) error
 }
 
-// errStableNotFound has the very text by which raft recognises an absent value.
+// errStableNotFound has the very text by which raft recognises an absent value;
+// that text is all there is of a contract between raft and its stores.
 var errStableNotFound = errors.New("not found")
 
 // Set implements raft.StableStore.
@@ -34,7 +34,7 @@ func (s *sealedStable) Set(key, val []byte) error {
 func (s *sealedStable) Get(key []byte) ([]byte, error) {
 	name := s.bind.sealer.Name(key)
 	sealed, err := s.inner.Get(name)
-	if errors.Is(err, raftboltdb.ErrKeyNotFound) || (err == nil && len(sealed) == 0) {
+	if err == nil && len(sealed) == 0 || err != nil && err.Error() == errStableNotFound.Error() {
 		return nil, errStableNotFound
 	}
 	if err != nil {

@@ -63,7 +63,7 @@ func writeSnapshot(w io.Writer, tables []Registered, r *reader) error {
 
 func eachObject(txn *memdb.Txn, tables []Registered, fn func(Registered, Object) error) error {
 	for _, t := range tables {
-		it, err := txn.Get(t.Name(), idIndex+"_prefix", "")
+		it, err := txn.Get(t.Name(), idIndex+prefixSuffix, "")
 		if err != nil {
 			return err
 		}

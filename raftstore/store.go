@@ -63,7 +63,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(c.Dir, 0o700), os.Chmod(c.Dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
 	s.bolt, err = raftboltdb.New(raftboltdb.Options{
@@ -90,7 +90,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	snaps, err := openSnapshots(filepath.Join(s.cfg.Dir, snapshotsDir), bind)
+	snaps, err := openSnapshots(filepath.Join(s.cfg.Dir, snapshotsDir), bind, s.halt)
 	if err != nil {
 		return err
 	}
@@ -100,10 +100,7 @@ func (s *Store) start(ctx context.Context) error {
 		MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: s.cfg.IOTimeout,
 	})
 	stable := &sealedStable{inner: s.bolt, bind: bind, halt: s.halt.storage}
-	if s.raft, err = newRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans, &s.halt.armed); err != nil {
-		if why := s.halt.reason(); why != nil {
-			err = why // the state machine says it better
-		}
+	if err := s.newRaft(logger, logs, stable, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
 	s.proposer = newProposer(s.stopping, s.round)
@@ -116,20 +113,29 @@ func (s *Store) start(ctx context.Context) error {
 	return nil
 }
 
-// newRaft turns the panics of raft's start into errors. Storage failures return
-// as errors until armed is set, which happens before raft's goroutines can meet
-// one: they have nothing to do without the transport's first message or the
-// election timeout.
-func newRaft(conf *raft.Config, f raft.FSM, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore,
-	trans raft.Transport, armed interface{ Store(bool) }) (r *raft.Raft, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			r, err = nil, fmt.Errorf("raft cannot start: %v", p)
-		}
+// newRaft starts raft in a goroutine that a storage failure may end. Panics of
+// raft's start become errors.
+func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore) error {
+	var err error
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("raft cannot start: %v", p)
+			}
+		}()
+		s.raft, err = raft.NewRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans)
 	}()
-	r, err = raft.NewRaft(conf, f, logs, stable, snaps, trans)
-	armed.Store(err == nil)
-	return r, err
+	<-started
+	why := s.halt.reason() // more exact than what raft makes of it
+	if why == nil {
+		return err
+	}
+	if s.raft != nil {
+		return errors.Join(why, s.raft.Shutdown().Error())
+	}
+	return why
 }
 
 func (s *Store) raftConfig(logger hclog.Logger) *raft.Config {
@@ -155,10 +161,7 @@ func (s *Store) supervise() {
 	case <-s.halt.done:
 	}
 	s.stopWork()
-	err := s.raft.Shutdown().Error()
-	if terr := s.trans.Close(); terr != nil {
-		err = errors.Join(err, terr)
-	}
+	err := errors.Join(s.raft.Shutdown().Error(), s.trans.Close())
 	close(s.raftDown)
 	if err != nil {
 		s.cfg.Logger.Warn("raft did not shut down cleanly", "err", err)
@@ -167,7 +170,7 @@ func (s *Store) supervise() {
 	if why == nil {
 		why = ErrClosed
 	}
-	s.fsm.hub.end(why, true)
+	s.fsm.refuse(why)
 }
 
 func (s *Store) stopWork() { s.stopOnce.Do(func() { close(s.stopping) }) }

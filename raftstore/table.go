@@ -57,6 +57,9 @@ var nameRule = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 // idIndex is the name of the primary index.
 const idIndex = "id"
 
+// prefixSuffix makes go-memdb search an index by prefix, so no index may end so.
+const prefixSuffix = "_prefix"
+
 // NewTable describes a table. It panics where the description makes no sense:
 // that is a mistake in the program, found by any test that loads the package.
 func NewTable[T Object](name string, indexes ...Index[T]) *Table[T] {
@@ -71,7 +74,7 @@ func NewTable[T Object](name string, indexes ...Index[T]) *Table[T] {
 	seen := map[string]bool{idIndex: true}
 	for _, x := range indexes {
 		switch {
-		case !nameRule.MatchString(x.Name):
+		case !nameRule.MatchString(x.Name), strings.HasSuffix(x.Name, prefixSuffix):
 			panic(fmt.Sprintf("raftstore: table %s: index name %q is not usable", name, x.Name))
 		case seen[x.Name]:
 			panic(fmt.Sprintf("raftstore: table %s: index name %q is taken", name, x.Name))
@@ -134,7 +137,7 @@ func (t *Table[T]) All(r Reader) iter.Seq[T] { return t.Prefix(r, "") }
 
 // Prefix yields the objects whose id begins with idPrefix, in the order of ids.
 func (t *Table[T]) Prefix(r Reader, idPrefix string) iter.Seq[T] {
-	return t.scan(r, idIndex+"_prefix", idPrefix)
+	return t.scan(r, idIndex+prefixSuffix, idPrefix)
 }
 
 // By yields the objects that have key in the named index, in the order of ids.

@@ -52,7 +52,7 @@ type Tx struct {
 	now   time.Time
 	reads map[objectKey]uint64
 	ops   []*raftstorepb.Op
-	byKey map[objectKey]int // position in ops; -1: created and deleted again
+	byKey map[objectKey]int // position in ops; nil there: created and deleted again
 	bytes int
 	done  bool
 }
@@ -192,7 +192,7 @@ func (tx *Tx) encode() (*raftstorepb.Transaction, error) {
 	if len(out.Ops) == 0 {
 		return nil, nil
 	}
-	if len(tx.reads) > MaxTransactionReads {
+	if len(out.Ops) > MaxTransactionOps || len(tx.reads) > MaxTransactionReads {
 		return nil, ErrTooLarge
 	}
 	for key, version := range tx.reads {

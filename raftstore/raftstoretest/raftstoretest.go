@@ -5,14 +5,7 @@ package raftstoretest
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -21,6 +14,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/internal/testseal"
 )
 
 // New returns a store of the given tables that leads a cluster of one. It is
@@ -72,7 +66,7 @@ func WaitLeader(t testing.TB, s *raftstore.Store) {
 	}
 }
 
-// Listener accepts nothing until it is closed.
+// listener accepts nothing until it is closed.
 type listener struct {
 	once   sync.Once
 	closed chan struct{}
@@ -95,60 +89,7 @@ func (l *listener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0,
 
 // Sealer is a real AES-256-GCM sealer under a random key that lives as long as
 // the value.
-type Sealer struct{ key []byte }
+type Sealer = testseal.Sealer
 
 // NewSealer returns a sealer with a fresh key.
-func NewSealer() *Sealer {
-	s := &Sealer{key: make([]byte, 32)}
-	rand.Read(s.key) // never fails: crypto/rand aborts the process instead
-	return s
-}
-
-func (s *Sealer) derive(info string) ([]byte, error) {
-	return hkdf.Key(sha256.New, s.key, nil, info, 32)
-}
-
-func (s *Sealer) aead(label string) (cipher.AEAD, error) {
-	key, err := s.derive("seal " + label)
-	if err != nil {
-		return nil, err
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCMWithRandomNonce(block)
-}
-
-// Seal implements raftstore.Sealer.
-func (s *Sealer) Seal(label string, aad, plaintext []byte) ([]byte, error) {
-	a, err := s.aead(label)
-	if err != nil {
-		return nil, err
-	}
-	return a.Seal(nil, nil, plaintext, aad), nil
-}
-
-// Open implements raftstore.Sealer.
-func (s *Sealer) Open(label string, aad, sealed []byte) ([]byte, error) {
-	a, err := s.aead(label)
-	if err != nil {
-		return nil, err
-	}
-	out, err := a.Open(nil, nil, sealed, aad)
-	if err != nil {
-		return nil, fmt.Errorf("raftstoretest: %w", err)
-	}
-	return out, nil
-}
-
-// Name implements raftstore.Sealer.
-func (s *Sealer) Name(key []byte) []byte {
-	k, err := s.derive("names")
-	if err != nil {
-		panic(err) // HKDF-SHA256 gives 32 bytes always
-	}
-	m := hmac.New(sha256.New, k)
-	m.Write(key)
-	return m.Sum(nil)
-}
+func NewSealer() *Sealer { return testseal.New() }
