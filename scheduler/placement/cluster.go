@@ -68,6 +68,14 @@ func (c *Cluster) SetNode(n *schedulerpb.Node) {
 	info.node = n
 }
 
+// Node returns what SetNode was given last, or nil.
+func (c *Cluster) Node(id string) *schedulerpb.Node {
+	if info := c.nodes[id]; info != nil {
+		return info.node
+	}
+	return nil
+}
+
 // RemoveNode forgets a node.
 func (c *Cluster) RemoveNode(id string) {
 	info := c.nodes[id]

@@ -1,0 +1,170 @@
+package scheduler
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/placement"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// loop is the leader's memory: what placement sums up of the nodes, and what is
+// worth a look. Everything in it can be read from the store again.
+type loop struct {
+	cfg     Config
+	cluster *placement.Cluster
+	// requests has the compiled revisions by id.
+	requests map[string]*placement.Request
+	// dirty are the services to look at.
+	dirty map[string]bool
+	// retry: tasks without a node may have a chance now.
+	retry bool
+	// latch: managers' availability may have to be latched.
+	latch bool
+}
+
+func newLoop(cfg Config) *loop {
+	return &loop{
+		cfg:      cfg,
+		cluster:  placement.NewCluster(),
+		requests: map[string]*placement.Request{},
+		dirty:    map[string]bool{},
+		retry:    true,
+		latch:    true,
+	}
+}
+
+// work reports whether there is anything to look at.
+func (l *loop) work() bool { return len(l.dirty) > 0 || l.retry || l.latch }
+
+// load reads everything.
+func (l *loop) load(r *raftstore.ReadTx) error {
+	for n := range store.Nodes.All(r) {
+		l.cluster.SetNode(n)
+	}
+	for s := range store.Services.All(r) {
+		l.dirty[s.GetId()] = true
+	}
+	for rev := range store.Revisions.All(r) {
+		l.dirty[rev.GetServiceId()] = true // also of services that were removed
+	}
+	for t := range store.Tasks.All(r) {
+		l.dirty[t.GetServiceId()] = true
+		l.count(r, t.GetId())
+	}
+	return nil
+}
+
+// observe takes note of changes. An event only says where to look: what is
+// there is read from one snapshot, which also has what the loop itself wrote.
+func (l *loop) observe(events []raftstore.Event) error {
+	return l.cfg.Store.View(func(r *raftstore.ReadTx) error {
+		nodes := map[string]bool{}
+		for _, e := range events {
+			if old, now, ok := store.Tasks.Event(e); ok {
+				l.observeTask(r, old, now)
+			} else if old, now, ok := store.Nodes.Event(e); ok {
+				nodes[either(old, now).GetId()] = true
+			} else if old, now, ok := store.Services.Event(e); ok {
+				l.dirty[either(old, now).GetId()] = true
+			} else if old, now, ok := store.Revisions.Event(e); ok && now == nil {
+				delete(l.requests, old.GetId())
+			}
+		}
+		for id := range nodes {
+			l.observeNode(r, id)
+		}
+		return nil
+	})
+}
+
+func either[T comparable](a, b T) T {
+	var zero T
+	if b != zero {
+		return b
+	}
+	return a
+}
+
+func (l *loop) observeTask(r raftstore.Reader, old, now *schedulerpb.Task) {
+	t := either(old, now)
+	l.dirty[t.GetServiceId()] = true
+	l.count(r, t.GetId())
+	if now == nil || now.GetNodeId() == "" || !store.Live(now) {
+		l.retry = true // there is one more to place, or more room
+	}
+}
+
+// observeNode marks what a changed node concerns: the services with tasks there
+// and the global ones. Reports that change nothing for the scheduler end here.
+func (l *loop) observeNode(r raftstore.Reader, id string) {
+	before := l.cluster.Node(id)
+	now, ok := store.Nodes.Get(r, id)
+	if ok {
+		l.cluster.SetNode(now)
+	} else {
+		l.cluster.RemoveNode(id)
+	}
+	if ok && before != nil && sameForScheduling(before, now) {
+		return
+	}
+	l.retry, l.latch = true, true
+	for t := range store.Tasks.By(r, "node", id) {
+		l.dirty[t.GetServiceId()] = true
+	}
+	for s := range store.Services.All(r) {
+		if s.GetSpec().GetGlobal() != nil {
+			l.dirty[s.GetId()] = true
+		}
+	}
+}
+
+func sameForScheduling(a, b *schedulerpb.Node) bool {
+	x, y := a.GetDescription(), b.GetDescription()
+	return a.GetState() == b.GetState() && a.GetManager() == b.GetManager() &&
+		store.Effective(a) == store.Effective(b) && maps.Equal(a.GetLabels(), b.GetLabels()) &&
+		x.GetHostname() == y.GetHostname() && x.GetOs() == y.GetOs() && x.GetArch() == y.GetArch() &&
+		proto.Equal(x.GetResources(), y.GetResources()) &&
+		slices.EqualFunc(x.GetFeatures(), y.GetFeatures(), func(f, g *taskpb.Feature) bool {
+			return f.GetName() == g.GetName() && f.GetPresent() == g.GetPresent() && f.GetRequired() == g.GetRequired()
+		})
+}
+
+// count tells placement of a task as it is stored now.
+func (l *loop) count(r raftstore.Reader, id string) {
+	t, ok := store.Tasks.Get(r, id)
+	if !ok {
+		l.cluster.RemoveTask(id)
+		return
+	}
+	req := l.request(r, t.GetServiceId(), t.GetRevision())
+	if req == nil {
+		req = &placement.Request{ServiceID: t.GetServiceId(), Revision: t.GetRevision()}
+	}
+	l.cluster.SetTask(t, req)
+}
+
+// request gives the compiled revision, or nil where it cannot be had; that is
+// logged, as validation lets no such revision in.
+func (l *loop) request(r raftstore.Reader, serviceID string, revision uint64) *placement.Request {
+	id := store.RevisionID(serviceID, revision)
+	if req, ok := l.requests[id]; ok {
+		return req
+	}
+	rev, ok := store.Revisions.Get(r, id)
+	if !ok {
+		return nil
+	}
+	req, err := placement.Compile(serviceID, revision, rev.GetSpec())
+	if err != nil {
+		l.cfg.Logger.Error("a stored revision cannot be used", "revision", id, "err", err)
+		return nil
+	}
+	l.requests[id] = req
+	return req
+}

@@ -1,0 +1,137 @@
+// Package orchestrator decides, for one service at a time, which tasks must be
+// made, stopped or forgotten so that what is becomes what was asked for.
+//
+// It owns the rules of replicas and slots, of global services, of restarts, of
+// rolling updates, of tasks lost with their node, and of what is kept of the
+// past. It refuses to act: Reconcile is a pure function from what is known of a
+// service to a Plan, without store, clock or goroutine. The leader loop (package
+// scheduler) calls it again whenever anything it looked at has changed, for
+// ever; a plan that was half carried out, by this leader or the one before, is
+// simply planned again from where it stopped.
+//
+// The invariants that every plan keeps:
+//
+//   - a slot (or a node, for a global service) has at most one task that may
+//     have a container; a replacement is made when its predecessor has ended,
+//     was never given a node, or was lost with its node;
+//   - state and desired state of a task only grow;
+//   - the restart policy governs tasks that ended by themselves. What the
+//     cluster stopped (update, drain, changed labels) or lost (node down or
+//     removed) is replaced at once, whatever the policy, and without its delay;
+//   - a live task is never forgotten: it is asked to stop first, and its record
+//     goes when its node said that it ended, or the node itself is lost.
+package orchestrator
+
+import (
+	"iter"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/placement"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// Input is what is known of one service.
+type Input struct {
+	ServiceID string
+	// Service is nil where it was removed.
+	Service *schedulerpb.Service
+	// Request is the service's current revision, compiled; nil where it was
+	// removed.
+	Request *placement.Request
+	Tasks   []*schedulerpb.Task
+	// Revisions are the ids of those that are stored.
+	Revisions []string
+	// Node gives nil for a node that was removed.
+	Node func(id string) *schedulerpb.Node
+	// Nodes is read for global services only.
+	Nodes iter.Seq[*schedulerpb.Node]
+	// NewID makes the ids of new tasks.
+	NewID func() string
+	Now   time.Time
+}
+
+// Read collects the input from the store. Request, NewID and Now are the
+// caller's to fill.
+func Read(r raftstore.Reader, serviceID string) Input {
+	in := Input{
+		ServiceID: serviceID,
+		Nodes:     store.Nodes.All(r),
+		Node: func(id string) *schedulerpb.Node {
+			n, _ := store.Nodes.Get(r, id)
+			return n
+		},
+	}
+	in.Service, _ = store.Services.Get(r, serviceID)
+	for t := range store.Tasks.By(r, "service", serviceID) {
+		in.Tasks = append(in.Tasks, t)
+	}
+	for rev := range store.Revisions.By(r, "service", serviceID) {
+		in.Revisions = append(in.Revisions, rev.GetId())
+	}
+	return in
+}
+
+// Change is one task to write: Old is absent for a new task, New for one to
+// forget.
+type Change struct{ Old, New *schedulerpb.Task }
+
+// Plan is what to do now. It holds for the service as it was at ServiceVersion
+// (0: removed) and for each task as Old has it; where that is no longer so, the
+// part must be left out and the service planned again.
+type Plan struct {
+	ServiceID      string
+	ServiceVersion uint64
+	Tasks          []Change
+	// Revisions to forget.
+	Revisions []string
+}
+
+// Reconcile plans the next step of a service. An empty plan means that there is
+// nothing to do until something changes.
+func Reconcile(in Input) Plan {
+	r := newRound(in)
+	switch {
+	case in.Service == nil:
+		for _, it := range r.items {
+			r.remove(it)
+		}
+	case in.Service.GetSpec().GetGlobal() != nil:
+		r.global()
+	default:
+		r.replicated()
+	}
+	return r.plan()
+}
+
+// Wanted is the number of tasks the service should have running now.
+func Wanted(s *schedulerpb.Service, req *placement.Request, nodes iter.Seq[*schedulerpb.Node]) uint64 {
+	if s.GetSpec().GetGlobal() == nil {
+		return s.GetSpec().GetReplicated().GetReplicas()
+	}
+	n := uint64(0)
+	for node := range nodes {
+		if welcomes(node, req) {
+			n++
+		}
+	}
+	return n
+}
+
+// Running is the number of tasks that do, whatever their revision.
+func Running(tasks iter.Seq[*schedulerpb.Task]) uint64 {
+	n := uint64(0)
+	for t := range tasks {
+		if store.State(t) == store.Running && store.Wanted(t) {
+			n++
+		}
+	}
+	return n
+}
+
+// welcomes reports whether the node may get a new task of a global service.
+func welcomes(n *schedulerpb.Node, req *placement.Request) bool {
+	return n != nil && n.GetState() == schedulerpb.NodeState_NODE_STATE_READY &&
+		store.Effective(n) == store.Active && req.Matches(n)
+}

@@ -1,0 +1,201 @@
+package orchestrator
+
+import (
+	"cmp"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// item is a task as it was and as the plan leaves it.
+type item struct {
+	old  *schedulerpb.Task // nil: made by this plan
+	t    *schedulerpb.Task // old itself until something is changed
+	gone bool
+}
+
+// live, like store.Live, but for what the plan forgets.
+func (it *item) live() bool   { return !it.gone && store.Live(it.t) }
+func (it *item) wanted() bool { return !it.gone && store.Wanted(it.t) }
+
+// group is the tasks of one slot, or of one node of a global service, oldest
+// first.
+type group struct {
+	slot  uint32
+	node  string
+	items []*item
+}
+
+// round is one run of Reconcile.
+type round struct {
+	in      Input
+	items   []*item
+	groups  map[string]*group
+	creates int
+}
+
+// newRound groups the tasks, and gives up those whose node is lost.
+func newRound(in Input) *round {
+	r := &round{in: in, groups: map[string]*group{}}
+	tasks := slices.Clone(in.Tasks)
+	slices.SortFunc(tasks, func(a, b *schedulerpb.Task) int {
+		switch {
+		case a.GetId() == b.GetId():
+			return 0
+		case store.Newer(a, b):
+			return 1
+		}
+		return -1
+	})
+	for _, t := range tasks {
+		it := &item{old: t, t: t}
+		r.items = append(r.items, it)
+		g := r.group(t.GetSlot(), t.GetTargetNodeId())
+		g.items = append(g.items, it)
+		r.orphanIfLost(it)
+	}
+	return r
+}
+
+func (r *round) group(slot uint32, node string) *group {
+	key := store.SlotKey("", slot, node)
+	g := r.groups[key]
+	if g == nil {
+		g = &group{slot: slot, node: node}
+		r.groups[key] = g
+	}
+	return g
+}
+
+// sorted gives the groups in the order of slots and nodes.
+func (r *round) sorted() []*group {
+	out := make([]*group, 0, len(r.groups))
+	for _, g := range r.groups {
+		out = append(out, g)
+	}
+	slices.SortFunc(out, func(a, b *group) int {
+		return cmp.Or(cmp.Compare(a.slot, b.slot), cmp.Compare(a.node, b.node))
+	})
+	return out
+}
+
+// edit returns the task to change.
+func (it *item) edit() *schedulerpb.Task {
+	if it.t == it.old {
+		it.t = proto.CloneOf(it.old)
+	}
+	return it.t
+}
+
+// want raises the desired state.
+func (it *item) want(s schedulerpb.TaskState) {
+	if it.t.GetDesired() < s {
+		it.edit().Desired = s
+	}
+}
+
+// orphanIfLost gives up a task whose node is down or was removed. Its container
+// may still run there: should the node come back, the desired state tells it to
+// stop.
+func (r *round) orphanIfLost(it *item) {
+	if !it.live() || it.t.GetNodeId() == "" {
+		return
+	}
+	n := r.in.Node(it.t.GetNodeId())
+	var message string
+	switch {
+	case n == nil:
+		message = "its node was removed"
+	case n.GetState() == schedulerpb.NodeState_NODE_STATE_DOWN:
+		message = "its node is down"
+	default:
+		return
+	}
+	t := it.edit()
+	t.Status = proto.CloneOf(t.GetStatus())
+	t.Status.State, t.Status.At, t.Status.Message = store.Orphaned, r.in.Now.UnixNano(), message
+	it.want(store.Shutdown)
+}
+
+// stop asks a task to end. One without a node has nothing to end and is
+// forgotten.
+func (r *round) stop(it *item) {
+	it.want(store.Shutdown)
+	if it.t.GetNodeId() == "" {
+		it.gone = true
+	}
+}
+
+// remove asks a task to end and forgets it when it has.
+func (r *round) remove(it *item) {
+	it.want(store.Remove)
+	if !store.Live(it.t) || it.t.GetNodeId() == "" {
+		it.gone = true
+	}
+}
+
+// create adds a new task to the group, unless the plan is full.
+func (r *round) create(g *group, notBefore int64, restarts []int64) {
+	if r.creates >= maxCreates {
+		return
+	}
+	r.creates++
+	it := &item{t: &schedulerpb.Task{
+		Id:           r.in.NewID(),
+		ServiceId:    r.in.ServiceID,
+		Slot:         g.slot,
+		TargetNodeId: g.node,
+		Revision:     r.in.Service.GetRevision(),
+		Desired:      store.Running,
+		Status:       &schedulerpb.TaskStatus{State: store.Pending, At: r.in.Now.UnixNano()},
+		NotBefore:    notBefore,
+		RestartsAt:   restarts,
+	}}
+	g.items = append(g.items, it)
+	r.items = append(r.items, it)
+}
+
+// trim marks what ended as such and forgets what is too long ago.
+func (r *round) trim(g *group) {
+	kept := 0
+	for _, it := range slices.Backward(g.items) {
+		if it.gone || it.live() {
+			continue
+		}
+		it.want(store.Shutdown) // its node must not start it again
+		if kept++; kept > MaxHistory {
+			it.gone = true
+		}
+	}
+}
+
+// plan collects the differences.
+func (r *round) plan() Plan {
+	p := Plan{ServiceID: r.in.ServiceID, ServiceVersion: r.in.Service.GetMeta().GetVersion()}
+	used := map[string]bool{}
+	if s := r.in.Service; s != nil {
+		used[store.RevisionID(s.GetId(), s.GetRevision())] = true
+	}
+	for _, it := range r.items {
+		if it.old != nil {
+			// Also of those forgotten now: their revision goes in the next round,
+			// when it is certain that they did.
+			used[store.RevisionID(it.old.GetServiceId(), it.old.GetRevision())] = true
+		}
+		switch {
+		case it.gone && it.old != nil:
+			p.Tasks = append(p.Tasks, Change{Old: it.old})
+		case !it.gone && it.t != it.old:
+			p.Tasks = append(p.Tasks, Change{Old: it.old, New: it.t})
+		}
+	}
+	for _, id := range r.in.Revisions {
+		if !used[id] {
+			p.Revisions = append(p.Revisions, id)
+		}
+	}
+	return p
+}

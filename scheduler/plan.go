@@ -1,0 +1,196 @@
+package scheduler
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/orchestrator"
+	"github.com/redoubt-cluster/redoubt/scheduler/placement"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// write is one change to be made while what it was planned from holds.
+type write struct {
+	serviceID string
+	// guarded: only while the service is at this version (0: removed).
+	guarded bool
+	version uint64
+	// old and new task; nil for made and forgotten. Both nil: revision is
+	// forgotten.
+	old, new *schedulerpb.Task
+	revision string
+}
+
+// step makes one plan and writes it.
+func (l *loop) step(ctx context.Context) error {
+	if l.latch {
+		if err := l.latchManagers(ctx); err != nil {
+			return err
+		}
+		l.latch = false
+	}
+	var writes []*write
+	err := l.cfg.Store.View(func(r *raftstore.ReadTx) error {
+		now := time.Now()
+		writes = l.planServices(r, now)
+		if l.retry || len(writes) > 0 {
+			writes = l.place(r, writes, now)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return l.commit(ctx, writes)
+}
+
+func (l *loop) latchManagers(ctx context.Context) error {
+	needed := false
+	err := l.cfg.Store.View(func(r *raftstore.ReadTx) error {
+		needed = store.NeedsLatch(r)
+		return nil
+	})
+	if err != nil || !needed {
+		return err
+	}
+	return l.cfg.Store.Update(ctx, store.LatchManagers)
+}
+
+// planServices looks at dirty services until the plan is full.
+func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
+	for id := range l.dirty {
+		if len(out) >= maxRound {
+			break
+		}
+		delete(l.dirty, id)
+		in := orchestrator.Read(r, id)
+		in.NewID, in.Now = ident.New, now
+		if in.Service != nil {
+			if in.Request = l.request(r, id, in.Service.GetRevision()); in.Request == nil {
+				l.cfg.Logger.Error("a service has no usable revision and is left as it is", "service", id)
+				continue
+			}
+		}
+		p := orchestrator.Reconcile(in)
+		for _, c := range p.Tasks {
+			out = append(out, &write{serviceID: id, guarded: true, version: p.ServiceVersion, old: c.Old, new: c.New})
+		}
+		for _, rev := range p.Revisions {
+			out = append(out, &write{serviceID: id, guarded: true, version: p.ServiceVersion, revision: rev})
+		}
+	}
+	return out
+}
+
+// batch is equal tasks to place: those of one revision, for one node where they
+// are meant for one.
+type batch struct {
+	req    *placement.Request
+	target string
+	tasks  []*write
+}
+
+// place gives nodes to the tasks the plan makes and to those that wait for one,
+// the waiting ones first, and adds what changes of the latter to the plan.
+func (l *loop) place(r raftstore.Reader, writes []*write, now time.Time) []*write {
+	planned := make(map[string]bool, len(writes))
+	for _, w := range writes {
+		if w.old != nil {
+			planned[w.old.GetId()] = true
+		}
+	}
+	more := false
+	var waiting []*write
+	for t := range store.Tasks.By(r, "node", store.Unassigned) {
+		switch {
+		case planned[t.GetId()] || !store.Wanted(t):
+		case l.dirty[t.GetServiceId()]:
+			more = true // first see what becomes of its service
+		default:
+			waiting = append(waiting, &write{serviceID: t.GetServiceId(), old: t, new: t})
+		}
+	}
+	l.retry = more
+	slices.SortFunc(waiting, func(a, b *write) int {
+		if store.Newer(a.old, b.old) {
+			return 1
+		}
+		return -1
+	})
+	for _, b := range l.batches(r, slices.Concat(waiting, writes)) {
+		l.placeBatch(b, now)
+	}
+	for _, w := range waiting {
+		if w.new != w.old {
+			writes = append(writes, w)
+		}
+	}
+	return writes
+}
+
+// batches groups tasks without a node, in the order in which they come.
+func (l *loop) batches(r raftstore.Reader, writes []*write) []*batch {
+	type key struct {
+		revision, target string
+	}
+	found := map[key]*batch{}
+	var out []*batch
+	for _, w := range writes {
+		t := w.new
+		if t == nil || t.GetNodeId() != "" || !store.Wanted(t) {
+			continue
+		}
+		k := key{store.RevisionID(t.GetServiceId(), t.GetRevision()), t.GetTargetNodeId()}
+		b := found[k]
+		if b == nil {
+			req := l.request(r, t.GetServiceId(), t.GetRevision())
+			if req == nil {
+				continue
+			}
+			b = &batch{req: req, target: t.GetTargetNodeId()}
+			found[k] = b
+			out = append(out, b)
+		}
+		b.tasks = append(b.tasks, w)
+	}
+	return out
+}
+
+func (l *loop) placeBatch(b *batch, now time.Time) {
+	var nodes []string
+	var refusal *placement.Refusal
+	if b.target == "" {
+		nodes, refusal = l.cluster.Place(b.req, len(b.tasks), now)
+	} else if refusal = l.cluster.Check(b.req, b.target); refusal == nil {
+		nodes = []string{b.target}
+	}
+	why := ""
+	if refusal != nil {
+		why = refusal.String()
+	}
+	for i, w := range b.tasks {
+		switch {
+		case i < len(nodes):
+			t := w.edit()
+			t.NodeId = nodes[i]
+			t.Status = &schedulerpb.TaskStatus{State: store.Assigned, At: now.UnixNano()}
+			l.cluster.SetTask(t, b.req)
+		case w.new.GetStatus().GetMessage() != why:
+			w.edit().Status.Message = why
+		}
+	}
+}
+
+// edit returns the new task to change, never the stored one.
+func (w *write) edit() *schedulerpb.Task {
+	if w.new == w.old {
+		w.new = proto.CloneOf(w.old)
+	}
+	return w.new
+}

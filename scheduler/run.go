@@ -1,0 +1,103 @@
+// Package scheduler is what the leader runs so that services become running
+// tasks: it watches the scheduler's tables, asks orchestrator what each service
+// needs and placement where it can go, and writes the answer.
+//
+// It owns the loop and nothing of the rules. One goroutine does it all: events
+// mark services as worth a look, a look reads a snapshot and makes a plan, and
+// the plan is written in bounded transactions, each part of which holds only
+// while what it was made from is unchanged. Whatever was left out is planned
+// again. So the loop may be stopped at any point and started by another manager,
+// which goes on from what is in the store; nothing else is kept.
+//
+// It refuses to talk to nodes: agents learn of their tasks from the dispatcher,
+// and whether a node is up is the dispatcher's to record.
+//
+// Use: the composition root calls Run under the store's WhileLeader.
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// Config is what Run needs.
+type Config struct {
+	Store  *raftstore.Store
+	Logger *slog.Logger
+}
+
+// Run reconciles until ctx ends, which it returns as nil. An error of the store
+// does not end it: it starts again from a fresh snapshot after a pause, as the
+// caller ends ctx when this manager no longer leads.
+func Run(ctx context.Context, cfg Config) error {
+	if cfg.Store == nil || cfg.Logger == nil {
+		return errors.New("scheduler: a store and a logger are required")
+	}
+	pause := minPause
+	for {
+		began := time.Now()
+		err := follow(ctx, cfg)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, raftstore.ErrLagged) {
+			cfg.Logger.Info("the scheduler fell behind and reads everything again")
+			continue
+		}
+		if time.Since(began) > maxPause {
+			pause = minPause
+		}
+		cfg.Logger.Warn("the scheduler was interrupted and starts again", "err", err, "pause", pause)
+		if !wait(ctx, pause) {
+			return nil
+		}
+		pause = min(2*pause, maxPause)
+		if errors.Is(err, raftstore.ErrUncertain) {
+			// Let the write of unknown outcome happen, or not, before looking.
+			if err := cfg.Store.Barrier(ctx); err != nil && ctx.Err() == nil {
+				cfg.Logger.Debug("no barrier after an uncertain write", "err", err)
+			}
+		}
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// follow works from one snapshot on, until something fails.
+func follow(ctx context.Context, cfg Config) error {
+	l := newLoop(cfg)
+	w, err := cfg.Store.Watch(l.load, store.Tables()...)
+	if err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	defer w.Close()
+	for {
+		for l.work() {
+			if err := l.step(ctx); err != nil {
+				return err
+			}
+		}
+		events, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := l.observe(events); err != nil {
+			return err
+		}
+	}
+}
