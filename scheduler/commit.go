@@ -3,7 +3,6 @@ package scheduler
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -12,7 +11,9 @@ import (
 // commit writes a plan in bounded transactions. Parts that no longer hold are
 // left out and their services looked at again.
 func (l *loop) commit(ctx context.Context, writes []*write) error {
-	for chunk := range slices.Chunk(writes, maxTransaction) {
+	for len(writes) > 0 {
+		chunk := writes[:take(writes)]
+		writes = writes[len(chunk):]
 		var stale []*write
 		err := l.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error {
 			stale = nil
@@ -37,6 +38,17 @@ func (l *loop) commit(ctx context.Context, writes []*write) error {
 	return nil
 }
 
+// take says how many writes fit into one transaction.
+func take(writes []*write) int {
+	changes := 0
+	for i, w := range writes {
+		if changes += max(1, len(w.tasks)); changes > maxTransaction && i > 0 {
+			return i
+		}
+	}
+	return len(writes)
+}
+
 // apply makes one change, or reports that it no longer holds.
 func (l *loop) apply(tx *raftstore.Tx, w *write) (bool, error) {
 	if w.guarded {
@@ -45,28 +57,40 @@ func (l *loop) apply(tx *raftstore.Tx, w *write) (bool, error) {
 			return false, nil
 		}
 	}
-	if w.old == nil && w.new == nil {
+	if w.revision != "" {
 		err := store.Revisions.Delete(tx, w.revision)
 		if errors.Is(err, raftstore.ErrNotFound) {
 			err = nil
 		}
 		return true, err
 	}
-	if w.old != nil {
-		t, ok := store.Tasks.Get(tx, w.old.GetId())
-		if !ok || t.GetMeta().GetVersion() != w.old.GetMeta().GetVersion() {
+	for _, e := range w.tasks {
+		if e.old == nil {
+			continue
+		}
+		t, ok := store.Tasks.Get(tx, e.old.GetId())
+		if !ok || t.GetMeta().GetVersion() != e.old.GetMeta().GetVersion() {
 			return false, nil
 		}
-		if w.new == nil {
-			return true, store.Tasks.Delete(tx, t.GetId())
+		if e.new == nil {
+			continue
 		}
-		if err := store.CheckGrowth(t, w.new); err != nil {
+		if err := store.CheckGrowth(t, e.new); err != nil {
 			// A mistake in a rule must not keep every other change from being made.
 			l.cfg.Logger.Error("a planned change breaks a rule of tasks and is left out", "err", err)
 			return true, nil
 		}
 	}
-	return true, store.PutTask(tx, w.new)
+	for _, e := range w.tasks {
+		if e.new == nil {
+			if err := store.Tasks.Delete(tx, e.old.GetId()); err != nil {
+				return false, err
+			}
+		} else if err := store.PutTask(tx, e.new); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // forget takes back what placement counted of changes that were not made.
@@ -77,9 +101,9 @@ func (l *loop) forget(stale []*write) error {
 	return l.cfg.Store.View(func(r *raftstore.ReadTx) error {
 		for _, w := range stale {
 			l.dirty[w.serviceID] = true
-			if t := either(w.old, w.new); t != nil {
-				l.count(r, t.GetId())
-				l.retry = true
+			l.retry = true
+			for _, e := range w.tasks {
+				l.count(r, either(e.old, e.new).GetId())
 			}
 		}
 		return nil

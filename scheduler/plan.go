@@ -15,17 +15,20 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
-// write is one change to be made while what it was planned from holds.
+// write is what is changed together or not at all, while what it was planned
+// from holds.
 type write struct {
 	serviceID string
 	// guarded: only while the service is at this version (0: removed).
 	guarded bool
 	version uint64
-	// old and new task; nil for made and forgotten. Both nil: revision is
-	// forgotten.
-	old, new *schedulerpb.Task
+	tasks   []*edit
+	// revision is forgotten; empty for none.
 	revision string
 }
+
+// edit is one task, old and new; nil for made and forgotten.
+type edit struct{ old, new *schedulerpb.Task }
 
 // step makes one plan and writes it.
 func (l *loop) step(ctx context.Context) error {
@@ -64,8 +67,9 @@ func (l *loop) latchManagers(ctx context.Context) error {
 
 // planServices looks at dirty services until the plan is full.
 func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
+	changes := 0
 	for id := range l.dirty {
-		if len(out) >= maxRound {
+		if changes >= maxRound {
 			break
 		}
 		delete(l.dirty, id)
@@ -78,8 +82,13 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 			}
 		}
 		p := orchestrator.Reconcile(in)
-		for _, c := range p.Tasks {
-			out = append(out, &write{serviceID: id, guarded: true, version: p.ServiceVersion, old: c.Old, new: c.New})
+		for _, slot := range p.Slots {
+			w := &write{serviceID: id, guarded: true, version: p.ServiceVersion}
+			for _, c := range slot {
+				w.tasks = append(w.tasks, &edit{c.Old, c.New})
+			}
+			out = append(out, w)
+			changes += len(slot)
 		}
 		for _, rev := range p.Revisions {
 			out = append(out, &write{serviceID: id, guarded: true, version: p.ServiceVersion, revision: rev})
@@ -93,56 +102,60 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 type batch struct {
 	req    *placement.Request
 	target string
-	tasks  []*write
+	tasks  []*edit
 }
 
 // place gives nodes to the tasks the plan makes and to those that wait for one,
 // the waiting ones first, and adds what changes of the latter to the plan.
 func (l *loop) place(r raftstore.Reader, writes []*write, now time.Time) []*write {
-	planned := make(map[string]bool, len(writes))
+	var planned []*edit
+	seen := map[string]bool{}
 	for _, w := range writes {
-		if w.old != nil {
-			planned[w.old.GetId()] = true
+		for _, e := range w.tasks {
+			planned = append(planned, e)
+			if e.old != nil {
+				seen[e.old.GetId()] = true
+			}
 		}
 	}
 	more := false
-	var waiting []*write
+	var waiting []*edit
 	for t := range store.Tasks.By(r, "node", store.Unassigned) {
 		switch {
-		case planned[t.GetId()] || !store.Wanted(t):
+		case seen[t.GetId()] || !store.Wanted(t):
 		case l.dirty[t.GetServiceId()]:
 			more = true // first see what becomes of its service
 		default:
-			waiting = append(waiting, &write{serviceID: t.GetServiceId(), old: t, new: t})
+			waiting = append(waiting, &edit{old: t, new: t})
 		}
 	}
 	l.retry = more
-	slices.SortFunc(waiting, func(a, b *write) int {
+	slices.SortFunc(waiting, func(a, b *edit) int {
 		if store.Newer(a.old, b.old) {
 			return 1
 		}
 		return -1
 	})
-	for _, b := range l.batches(r, slices.Concat(waiting, writes)) {
+	for _, b := range l.batches(r, slices.Concat(waiting, planned)) {
 		l.placeBatch(b, now)
 	}
-	for _, w := range waiting {
-		if w.new != w.old {
-			writes = append(writes, w)
+	for _, e := range waiting {
+		if e.new != e.old {
+			writes = append(writes, &write{serviceID: e.old.GetServiceId(), tasks: []*edit{e}})
 		}
 	}
 	return writes
 }
 
 // batches groups tasks without a node, in the order in which they come.
-func (l *loop) batches(r raftstore.Reader, writes []*write) []*batch {
+func (l *loop) batches(r raftstore.Reader, edits []*edit) []*batch {
 	type key struct {
 		revision, target string
 	}
 	found := map[key]*batch{}
 	var out []*batch
-	for _, w := range writes {
-		t := w.new
+	for _, e := range edits {
+		t := e.new
 		if t == nil || t.GetNodeId() != "" || !store.Wanted(t) {
 			continue
 		}
@@ -157,7 +170,7 @@ func (l *loop) batches(r raftstore.Reader, writes []*write) []*batch {
 			found[k] = b
 			out = append(out, b)
 		}
-		b.tasks = append(b.tasks, w)
+		b.tasks = append(b.tasks, e)
 	}
 	return out
 }
@@ -174,23 +187,23 @@ func (l *loop) placeBatch(b *batch, now time.Time) {
 	if refusal != nil {
 		why = refusal.String()
 	}
-	for i, w := range b.tasks {
+	for i, e := range b.tasks {
 		switch {
 		case i < len(nodes):
-			t := w.edit()
+			t := e.clone()
 			t.NodeId = nodes[i]
 			t.Status = &schedulerpb.TaskStatus{State: store.Assigned, At: now.UnixNano()}
 			l.cluster.SetTask(t, b.req)
-		case w.new.GetStatus().GetMessage() != why:
-			w.edit().Status.Message = why
+		case e.new.GetStatus().GetMessage() != why:
+			e.clone().Status.Message = why
 		}
 	}
 }
 
-// edit returns the new task to change, never the stored one.
-func (w *write) edit() *schedulerpb.Task {
-	if w.new == w.old {
-		w.new = proto.CloneOf(w.old)
+// clone returns the new task to change, never the stored one.
+func (e *edit) clone() *schedulerpb.Task {
+	if e.new == e.old {
+		e.new = proto.CloneOf(e.old)
 	}
-	return w.new
+	return e.new
 }

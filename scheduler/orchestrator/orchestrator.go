@@ -83,7 +83,10 @@ type Change struct{ Old, New *schedulerpb.Task }
 type Plan struct {
 	ServiceID      string
 	ServiceVersion uint64
-	Tasks          []Change
+	// Slots has the changes of each slot that has any. Those of one slot are
+	// made together or not at all: a replacement without the end of what it
+	// replaces would be one task too many.
+	Slots [][]Change
 	// Revisions to forget.
 	Revisions []string
 }
@@ -94,8 +97,8 @@ func Reconcile(in Input) Plan {
 	r := newRound(in)
 	switch {
 	case in.Service == nil:
-		for _, it := range r.items {
-			r.remove(it)
+		for _, g := range r.groups {
+			r.removeAll(g)
 		}
 	case in.Service.GetSpec().GetGlobal() != nil:
 		r.global()

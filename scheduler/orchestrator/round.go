@@ -32,7 +32,6 @@ type group struct {
 // round is one run of Reconcile.
 type round struct {
 	in      Input
-	items   []*item
 	groups  map[string]*group
 	creates int
 }
@@ -52,7 +51,6 @@ func newRound(in Input) *round {
 	})
 	for _, t := range tasks {
 		it := &item{old: t, t: t}
-		r.items = append(r.items, it)
 		g := r.group(t.GetSlot(), t.GetTargetNodeId())
 		g.items = append(g.items, it)
 		r.orphanIfLost(it)
@@ -155,7 +153,6 @@ func (r *round) create(g *group, notBefore int64, restarts []int64) {
 		RestartsAt:   restarts,
 	}}
 	g.items = append(g.items, it)
-	r.items = append(r.items, it)
 }
 
 // trim marks what ended as such and forgets what is too long ago.
@@ -179,17 +176,14 @@ func (r *round) plan() Plan {
 	if s := r.in.Service; s != nil {
 		used[store.RevisionID(s.GetId(), s.GetRevision())] = true
 	}
-	for _, it := range r.items {
-		if it.old != nil {
-			// Also of those forgotten now: their revision goes in the next round,
-			// when it is certain that they did.
-			used[store.RevisionID(it.old.GetServiceId(), it.old.GetRevision())] = true
-		}
-		switch {
-		case it.gone && it.old != nil:
-			p.Tasks = append(p.Tasks, Change{Old: it.old})
-		case !it.gone && it.t != it.old:
-			p.Tasks = append(p.Tasks, Change{Old: it.old, New: it.t})
+	for _, t := range r.in.Tasks {
+		// Also of those forgotten now: their revision goes in the next round, when
+		// it is certain that they did.
+		used[store.RevisionID(t.GetServiceId(), t.GetRevision())] = true
+	}
+	for _, g := range r.sorted() {
+		if c := g.changes(); len(c) > 0 {
+			p.Slots = append(p.Slots, c)
 		}
 	}
 	for _, id := range r.in.Revisions {
@@ -198,4 +192,16 @@ func (r *round) plan() Plan {
 		}
 	}
 	return p
+}
+
+func (g *group) changes() (out []Change) {
+	for _, it := range g.items {
+		switch {
+		case it.gone && it.old != nil:
+			out = append(out, Change{Old: it.old})
+		case !it.gone && it.t != it.old:
+			out = append(out, Change{Old: it.old, New: it.t})
+		}
+	}
+	return out
 }

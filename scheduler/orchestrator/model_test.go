@@ -1,0 +1,361 @@
+package orchestrator
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/placement"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// world is a store, nodes and a placement small enough to reason about. It
+// carries plans out and refuses, as the invariants of the package say, what no
+// plan may ask for.
+type world struct {
+	t       rapid.TB
+	service *schedulerpb.Service
+	tasks   map[string]*schedulerpb.Task
+	nodes   map[string]*schedulerpb.Node
+	revs    map[string]*taskpb.TaskSpec
+	now     time.Time
+	version uint64
+	ids     int
+}
+
+func newWorld(t rapid.TB, global bool, policy *taskpb.RestartPolicy) *world {
+	w := &world{
+		t: t, now: time.Unix(1_000_000, 0),
+		tasks: map[string]*schedulerpb.Task{}, nodes: map[string]*schedulerpb.Node{}, revs: map[string]*taskpb.TaskSpec{},
+	}
+	sp := &schedulerpb.ServiceSpec{Name: "web", Task: &taskpb.TaskSpec{Restart: policy}}
+	if global {
+		sp.Mode = &schedulerpb.ServiceSpec_Global{Global: &schedulerpb.Global{}}
+	} else {
+		sp.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 3}}
+	}
+	w.service = &schedulerpb.Service{Meta: w.meta(nil), Id: "svc", Spec: sp, Revision: 1}
+	w.revs[store.RevisionID("svc", 1)] = sp.Task
+	for range 3 {
+		w.addNode()
+	}
+	return w
+}
+
+func (w *world) meta(old *raftstorepb.Meta) *raftstorepb.Meta {
+	w.version++
+	m := &raftstorepb.Meta{Version: w.version, CreatedAt: w.now.UnixNano(), UpdatedAt: w.now.UnixNano()}
+	if old != nil {
+		m.CreatedAt = old.CreatedAt
+	}
+	return m
+}
+
+func (w *world) id(prefix string) string {
+	w.ids++
+	return fmt.Sprintf("%s%04d", prefix, w.ids)
+}
+
+func (w *world) addNode() string {
+	id := w.id("node")
+	w.nodes[id] = &schedulerpb.Node{Id: id, Availability: store.Active, State: schedulerpb.NodeState_NODE_STATE_READY}
+	return id
+}
+
+func (w *world) request() *placement.Request {
+	if w.service == nil {
+		return nil
+	}
+	r, err := placement.Compile("svc", w.service.GetRevision(), w.service.GetSpec().GetTask())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) input() Input {
+	return Input{
+		ServiceID: "svc", Service: w.service, Request: w.request(),
+		Tasks:     slices.Collect(maps.Values(w.tasks)),
+		Revisions: slices.Sorted(maps.Keys(w.revs)),
+		Node:      func(id string) *schedulerpb.Node { return w.nodes[id] },
+		Nodes:     maps.Values(w.nodes),
+		NewID:     func() string { return w.id("task") },
+		Now:       w.now,
+	}
+}
+
+// reconcile carries out the changes of a plan that pass, and reports how many
+// there were in all.
+func (w *world) reconcile(pass func() bool) int {
+	p := Reconcile(w.input())
+	for _, slot := range p.Slots {
+		if !pass() {
+			continue
+		}
+		for _, c := range slot {
+			w.check(c)
+			if c.New == nil {
+				delete(w.tasks, c.Old.GetId())
+				continue
+			}
+			w.put(c.New)
+		}
+	}
+	for _, id := range p.Revisions {
+		if !pass() {
+			continue
+		}
+		for _, t := range w.tasks {
+			if store.RevisionID("svc", t.GetRevision()) == id {
+				w.t.Fatalf("revision %s is forgotten while task %s refers to it", id, t.GetId())
+			}
+		}
+		delete(w.revs, id)
+	}
+	w.invariants()
+	return len(p.Slots) + len(p.Revisions)
+}
+
+func (w *world) check(c Change) {
+	switch {
+	case c.Old == nil:
+		if c.New.GetRevision() != w.service.GetRevision() || c.New.GetDesired() != store.Running {
+			w.t.Fatalf("made a task nobody wants: %v", c.New)
+		}
+	case c.New == nil:
+		n := w.nodes[c.Old.GetNodeId()]
+		lost := n == nil || n.GetState() == schedulerpb.NodeState_NODE_STATE_DOWN
+		if store.Live(c.Old) && c.Old.GetNodeId() != "" && !lost {
+			w.t.Fatalf("forgot a task that may have a container: %v", c.Old)
+		}
+	default:
+		if err := store.CheckGrowth(c.Old, c.New); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// invariants holds at every moment, however plans are cut short.
+func (w *world) invariants() {
+	seen := map[string]string{}
+	for id, t := range w.tasks {
+		if !store.Live(t) {
+			continue
+		}
+		key := store.SlotKey("svc", t.GetSlot(), t.GetTargetNodeId())
+		if other := seen[key]; other != "" {
+			w.t.Fatalf("%s and %s are both live in %s", id, other, key)
+		}
+		seen[key] = id
+	}
+}
+
+func (w *world) put(t *schedulerpb.Task) {
+	t = proto.CloneOf(t)
+	t.Meta = w.meta(t.Meta)
+	w.tasks[t.GetId()] = t
+}
+
+// place gives every waiting task the node with the fewest tasks.
+func (w *world) place() {
+	for _, id := range slices.Sorted(maps.Keys(w.tasks)) {
+		t := w.tasks[id]
+		if t.GetNodeId() != "" || !store.Wanted(t) {
+			continue
+		}
+		best, fewest := "", 0
+		for _, nid := range slices.Sorted(maps.Keys(w.nodes)) {
+			if !welcomes(w.nodes[nid], w.request()) || t.GetTargetNodeId() != "" && t.GetTargetNodeId() != nid {
+				continue
+			}
+			count := 0
+			for _, o := range w.tasks {
+				if o.GetNodeId() == nid && store.Live(o) {
+					count++
+				}
+			}
+			if best == "" || count < fewest {
+				best, fewest = nid, count
+			}
+		}
+		if best != "" {
+			next := proto.CloneOf(t)
+			next.NodeId = best
+			next.Status.State = store.Assigned
+			w.put(next)
+		}
+	}
+}
+
+// agent does on a task's node what its node would do next, and reports whether
+// that was anything.
+func (w *world) agent(id string, fails bool) bool {
+	t := w.tasks[id]
+	n := w.nodes[t.GetNodeId()]
+	if n == nil || n.GetState() != schedulerpb.NodeState_NODE_STATE_READY || !store.Live(t) {
+		return false
+	}
+	next := proto.CloneOf(t)
+	switch {
+	case t.GetDesired() > store.Running:
+		next.Status.State = store.Shutdown
+	case fails:
+		next.Status.State = store.Failed
+	case store.State(t) == store.Running:
+		return false
+	default:
+		next.Status.State = store.Running
+	}
+	w.put(next)
+	return true
+}
+
+func (w *world) bump(change func(*schedulerpb.Service)) {
+	s := proto.CloneOf(w.service)
+	change(s)
+	s.Meta = w.meta(s.Meta)
+	w.service = s
+}
+
+func (w *world) update() {
+	w.bump(func(s *schedulerpb.Service) { s.Revision++; s.Spec.Task.Force++ })
+	w.revs[store.RevisionID("svc", w.service.GetRevision())] = w.service.Spec.Task
+}
+
+// settle lets everybody work until nothing changes.
+func (w *world) settle() {
+	for range 2000 {
+		w.now = w.now.Add(time.Second)
+		n := w.reconcile(func() bool { return true })
+		w.place()
+		for _, id := range slices.Sorted(maps.Keys(w.tasks)) {
+			if w.agent(id, false) {
+				n++
+			}
+		}
+		if n == 0 {
+			return
+		}
+	}
+	w.t.Fatal("it never comes to rest")
+}
+
+func pick[M ~map[string]V, V any](t *rapid.T, m M) string {
+	return rapid.SampledFrom(slices.Sorted(maps.Keys(m))).Draw(t, "which")
+}
+
+func TestConvergesFromAnywhere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		global := rapid.Bool().Draw(t, "global")
+		w := newWorld(t, global, &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ANY, DelayNs: 5e9})
+		sometimes := func() bool { return rapid.Bool().Draw(t, "pass") }
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(*rapid.T) { w.now = w.now.Add(time.Second) },
+			"scale": func(t *rapid.T) {
+				if w.service == nil || global {
+					t.Skip()
+				}
+				n := rapid.Uint64Range(0, 6).Draw(t, "n")
+				w.bump(func(s *schedulerpb.Service) { s.Spec.GetReplicated().Replicas = n })
+			},
+			"update": func(t *rapid.T) {
+				if w.service == nil {
+					t.Skip()
+				}
+				w.update()
+			},
+			"remove service": func(t *rapid.T) {
+				if rapid.IntRange(0, 9).Draw(t, "rarely") == 0 {
+					w.service = nil
+				}
+			},
+			"add node": func(*rapid.T) {
+				if len(w.nodes) < 6 {
+					w.addNode()
+				}
+			},
+			"remove node": func(t *rapid.T) {
+				if len(w.nodes) > 0 {
+					delete(w.nodes, pick(t, w.nodes))
+				}
+			},
+			"node state": func(t *rapid.T) {
+				if len(w.nodes) > 0 {
+					n := w.nodes[pick(t, w.nodes)]
+					n.State = schedulerpb.NodeState(rapid.IntRange(0, 2).Draw(t, "state"))
+				}
+			},
+			"availability": func(t *rapid.T) {
+				if len(w.nodes) > 0 {
+					n := w.nodes[pick(t, w.nodes)]
+					n.Availability = schedulerpb.Availability(rapid.IntRange(2, 4).Draw(t, "availability"))
+				}
+			},
+			"agent": func(t *rapid.T) {
+				if len(w.tasks) > 0 {
+					w.agent(pick(t, w.tasks), rapid.IntRange(0, 3).Draw(t, "fails") == 0)
+				}
+			},
+			"reconcile":      func(*rapid.T) { w.reconcile(func() bool { return true }) },
+			"half reconcile": func(*rapid.T) { w.reconcile(sometimes) },
+			"place": func(*rapid.T) {
+				if w.service != nil {
+					w.place()
+				}
+			},
+		})
+		// In the end the world is kind, and what was asked for must come about.
+		for _, n := range w.nodes {
+			n.State, n.Availability = schedulerpb.NodeState_NODE_STATE_READY, store.Active
+		}
+		if len(w.nodes) == 0 {
+			w.addNode()
+		}
+		w.settle()
+		w.converged(t)
+	})
+}
+
+func (w *world) converged(t rapid.TB) {
+	if w.service == nil {
+		if len(w.tasks) > 0 || len(w.revs) > 0 {
+			t.Fatalf("the service is gone and left %d tasks and %d revisions", len(w.tasks), len(w.revs))
+		}
+		return
+	}
+	want := Wanted(w.service, w.request(), maps.Values(w.nodes))
+	if n := Running(maps.Values(w.tasks)); n != want {
+		t.Fatalf("%d tasks run, %d wanted", n, want)
+	}
+	history := map[string]int{}
+	used := map[string]bool{store.RevisionID("svc", w.service.GetRevision()): true}
+	for _, task := range w.tasks {
+		used[store.RevisionID("svc", task.GetRevision())] = true
+		if store.Live(task) && task.GetRevision() != w.service.GetRevision() {
+			t.Fatalf("a task of revision %d is live, revision %d was asked for", task.GetRevision(), w.service.GetRevision())
+		}
+		if !store.Live(task) {
+			if task.GetDesired() <= store.Running {
+				t.Fatalf("a task that ended is still wanted: %v", task)
+			}
+			history[store.SlotKey("", task.GetSlot(), task.GetTargetNodeId())]++
+		}
+	}
+	for key, n := range history {
+		if n > MaxHistory {
+			t.Fatalf("%d ended tasks are kept in %s", n, key)
+		}
+	}
+	if len(used) != len(w.revs) {
+		t.Fatalf("revisions %v are kept, %v are in use", slices.Sorted(maps.Keys(w.revs)), slices.Sorted(maps.Keys(used)))
+	}
+}
