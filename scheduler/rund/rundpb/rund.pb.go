@@ -25,7 +25,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Phase of a task on the node. Desired: CREATED, RUNNING or STOPPED; a task
+// Phase of a task on the node. Desired: CREATED, RUNNING or STOPPING; a task
 // that is absent from Apply is stopped, removed and forgotten.
 type Phase int32
 

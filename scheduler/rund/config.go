@@ -1,0 +1,105 @@
+package rund
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
+)
+
+// Config is the section `rund:` of the node's configuration file.
+type Config struct {
+	Containerd ContainerdConfig `yaml:"containerd"`
+	// CgroupParent is the cgroup below which every task gets its own,
+	// absolute in each hierarchy.
+	CgroupParent string       `yaml:"cgroup_parent"`
+	UserNS       UserNSConfig `yaml:"userns"`
+	// Registries that need a CA of their own, by host[:port]; others are
+	// verified against the system's roots. There is no insecure setting.
+	Registries map[string]image.Registry `yaml:"registries"`
+	// BindMounts is the allow-list for bind mounts. Empty: none.
+	BindMounts []BindMount  `yaml:"bind_mounts"`
+	Limits     LimitsConfig `yaml:"limits"`
+}
+
+// ContainerdConfig says how containerd is reached.
+type ContainerdConfig struct {
+	Socket string `yaml:"socket"`
+	// Runtime is the path of the OCI runtime; empty means runc from PATH of
+	// containerd.
+	Runtime string `yaml:"runtime"`
+}
+
+// UserNSConfig is the range of host ids that container ids 0 to Size-1 become.
+type UserNSConfig struct {
+	Base uint32 `yaml:"base"`
+	Size uint32 `yaml:"size"`
+}
+
+// BindMount allows bind mounts from Path and what lies below it.
+type BindMount struct {
+	Path     string `yaml:"path"`
+	ReadOnly bool   `yaml:"read_only"`
+}
+
+// LimitsConfig bounds what a task may use when its specification does not say.
+type LimitsConfig struct {
+	Pids       int64 `yaml:"pids"`
+	LogBytes   int64 `yaml:"log_bytes"`   // per file, two files a task
+	ImageBytes int64 `yaml:"image_bytes"` // per image, compressed
+	TmpfsBytes int64 `yaml:"tmpfs_bytes"` // tmpfs mounts without a size
+}
+
+// Defaults is the configuration of a node whose file says nothing.
+func Defaults() Config {
+	return Config{
+		Containerd:   ContainerdConfig{Socket: "/run/containerd/containerd.sock"},
+		CgroupParent: "/redoubt",
+		UserNS:       UserNSConfig{Base: 0x4000_0000, Size: 65536},
+		Limits:       LimitsConfig{Pids: 512, LogBytes: 1 << 20, ImageBytes: 16 << 30, TmpfsBytes: 64 << 20},
+	}
+}
+
+// Validate checks what can be checked without touching the machine.
+func (c *Config) Validate() error {
+	if !cleanAbs(c.Containerd.Socket) {
+		return fmt.Errorf("rund.containerd.socket %q must be a clean absolute path", c.Containerd.Socket)
+	}
+	if r := c.Containerd.Runtime; r != "" && !cleanAbs(r) {
+		return fmt.Errorf("rund.containerd.runtime %q must be a clean absolute path", r)
+	}
+	if !cleanAbs(c.CgroupParent) || c.CgroupParent == "/" {
+		return fmt.Errorf("rund.cgroup_parent %q must be a clean absolute path other than /", c.CgroupParent)
+	}
+	if err := c.ids().Validate(); err != nil {
+		return fmt.Errorf("rund.userns: %w", err)
+	}
+	if _, err := image.NewRegistries(c.Registries); err != nil {
+		return fmt.Errorf("rund.registries: %w", err)
+	}
+	for _, b := range c.BindMounts {
+		if !cleanAbs(b.Path) || b.Path == "/" {
+			return fmt.Errorf("rund.bind_mounts: %q must be a clean absolute path other than /", b.Path)
+		}
+	}
+	for _, l := range []struct {
+		name   string
+		v, min int64
+	}{
+		{"pids", c.Limits.Pids, 8}, {"log_bytes", c.Limits.LogBytes, 64 << 10},
+		{"image_bytes", c.Limits.ImageBytes, 1 << 20}, {"tmpfs_bytes", c.Limits.TmpfsBytes, 1 << 12},
+	} {
+		if l.v < l.min {
+			return fmt.Errorf("rund.limits.%s is %d: at least %d is needed", l.name, l.v, l.min)
+		}
+	}
+	return nil
+}
+
+func (c *Config) ids() netns.IDMap { return netns.IDMap{Base: c.UserNS.Base, Size: c.UserNS.Size} }
+
+func cleanAbs(p string) bool {
+	return filepath.IsAbs(p) && filepath.Clean(p) == p && !strings.ContainsRune(p, 0)
+}

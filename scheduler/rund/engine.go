@@ -1,0 +1,315 @@
+package rund
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"time"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// Namespace is containerd's namespace of everything here.
+const Namespace = "redoubt"
+
+const runtimeName = "io.containerd.runc.v2"
+
+// Labels and the extension by which a container is known again.
+const (
+	labelTask    = "redoubt.task"
+	labelService = "redoubt.service"
+	labelSignal  = "redoubt.stop-signal"
+	labelStarted = "redoubt.started" // unix nanoseconds
+	labelExit    = "redoubt.exit"    // exit code
+	labelExited  = "redoubt.exited"  // unix nanoseconds
+	labelOOM     = "redoubt.oom"
+	labelFailure = "redoubt.failure"
+	extension    = "redoubt.task"
+)
+
+// rejected marks an error that another attempt on this node will not change.
+func rejected(err error) error {
+	if err == nil || image.IsRejected(err) {
+		return err
+	}
+	return &image.Rejected{Err: err}
+}
+
+// transient reports whether err means that containerd is away.
+func transient(err error) bool {
+	return errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// prepare makes everything of a task up to a created container whose process
+// waits to be started.
+func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd.Task, error) {
+	if err := checkTask(d); err != nil {
+		return nil, rejected(err)
+	}
+	c := d.GetSpec().GetContainer()
+	img, parent, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest())
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case s.creates <- struct{}{}:
+		defer func() { <-s.creates }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	// What is made before the container refers to it must not be collected.
+	ctx, done, err := s.client.WithLease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done(context.WithoutCancel(ctx))
+
+	if err := s.netns.Create(d.GetTaskId()); err != nil {
+		return nil, err
+	}
+	hostname := c.GetHostname()
+	if hostname == "" {
+		hostname = d.GetTaskId()[:12]
+	}
+	if err := s.taskDir(d.GetTaskId()).create(hostname, d.GetEndpoint()); err != nil {
+		return nil, err
+	}
+	cont, spec, err := s.createContainer(ctx, d, img, parent, hostname)
+	if err != nil {
+		return nil, err
+	}
+	log := tasklog.Spec{
+		Dir: s.taskDir(d.GetTaskId()).log(), MaxBytes: s.config.Limits.LogBytes,
+		UID: s.config.UserNS.Base + spec.Process.User.UID, GID: s.config.UserNS.Base + spec.Process.User.GID,
+	}
+	args := map[string]string{tasklog.Command: log.String()}
+	io := cio.BinaryIO(s.logger, args)
+	if c.GetTty() {
+		io = cio.TerminalBinaryIO(s.logger, args)
+	}
+	task, err := cont.NewTask(ctx, io)
+	if err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	return task, nil
+}
+
+func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img containerd.Image, parent, hostname string) (containerd.Container, *specs.Spec, error) {
+	id := d.GetTaskId()
+	config, err := img.Spec(ctx)
+	if err != nil {
+		return nil, nil, rejected(fmt.Errorf("image %s: its configuration is malformed: %w", d.GetSpec().GetContainer().GetImage(), err))
+	}
+	if _, err := s.client.SnapshotService(image.Snapshotter).Prepare(ctx, id, parent); err != nil {
+		return nil, nil, fmt.Errorf("file system: %w", err)
+	}
+	in, err := s.describe(d, config.Config.Entrypoint, config.Config.Cmd, config.Config.Env, config.Config.WorkingDir, hostname)
+	if err != nil {
+		return nil, nil, err
+	}
+	user := d.GetSpec().GetContainer().GetUser()
+	if user == "" {
+		user = config.Config.User
+	}
+	if in.User, err = s.resolveUser(ctx, id, user); err != nil {
+		return nil, nil, err
+	}
+	spec, err := ocispec.Build(in)
+	if err != nil {
+		return nil, nil, rejected(err)
+	}
+	signal := d.GetSpec().GetContainer().GetStopSignal()
+	if signal == "" {
+		signal = config.Config.StopSignal
+	}
+	ext, err := typeurl.MarshalAny(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	runtime, err := typeurl.MarshalAny(&options.Options{BinaryName: s.config.Containerd.Runtime})
+	if err != nil {
+		return nil, nil, err
+	}
+	cont, err := s.client.NewContainer(ctx, id, func(_ context.Context, _ *containerd.Client, c *containers.Container) error {
+		c.Image, c.Snapshotter, c.SnapshotKey = img.Name(), image.Snapshotter, id
+		c.Runtime = containers.RuntimeInfo{Name: runtimeName, Options: runtime}
+		c.Labels = map[string]string{labelTask: id, labelService: d.GetServiceId(), labelSignal: signal}
+		c.Extensions = map[string]typeurl.Any{extension: ext}
+		return nil
+	}, containerd.WithSpec(spec))
+	if err != nil {
+		return nil, nil, fmt.Errorf("container: %w", err)
+	}
+	return cont, spec, nil
+}
+
+// describe puts the service's wishes, the image's and the node's rules together.
+func (s *Server) describe(d *rundpb.TaskDesired, entrypoint, cmd, env []string, cwd, hostname string) (ocispec.Container, error) {
+	id, c, dir := d.GetTaskId(), d.GetSpec().GetContainer(), s.taskDir(d.GetTaskId())
+	limits, reserved := d.GetSpec().GetLimits(), d.GetSpec().GetReservations()
+	in := ocispec.Container{
+		Env: ocispec.MergeEnv(env, c.GetEnv()), Cwd: "/", Hostname: hostname, ReadOnly: c.GetReadOnly(), Terminal: c.GetTty(),
+		UserNS: s.netns.UserPath(id), NetNS: s.netns.Path(id), IDBase: s.config.UserNS.Base, IDSize: s.config.UserNS.Size,
+		CgroupsPath: path.Join(s.config.CgroupParent, id),
+		NanoCPUs:    limits.GetNanoCpus(), Shares: reserved.GetNanoCpus(),
+		MemoryBytes: limits.GetMemoryBytes(), MemoryLow: reserved.GetMemoryBytes(), Pids: limits.GetPids(),
+		Hosts: dir.hosts(), HostnameFile: dir.hostname(), ResolvConf: dir.resolvConf(),
+	}
+	if in.Pids == 0 {
+		in.Pids = s.config.Limits.Pids
+	}
+	// A command replaces the entrypoint and with it the image's arguments.
+	switch {
+	case len(c.GetCommand()) > 0:
+		in.Args = append(append(in.Args, c.GetCommand()...), c.GetArgs()...)
+	case len(c.GetArgs()) > 0:
+		in.Args = append(append(in.Args, entrypoint...), c.GetArgs()...)
+	default:
+		in.Args = append(append(in.Args, entrypoint...), cmd...)
+	}
+	if w := c.GetWorkdir(); w != "" {
+		in.Cwd = w
+	} else if cwd != "" {
+		in.Cwd = path.Join("/", cwd)
+	}
+	var err error
+	in.Mounts, err = s.mounts(id, c.GetMounts())
+	return in, err
+}
+
+func (s *Server) mounts(id string, list []*taskpb.Mount) ([]ocispec.Mount, error) {
+	var out []ocispec.Mount
+	for n, m := range list {
+		mount := ocispec.Mount{Target: m.GetTarget(), ReadOnly: m.GetReadOnly(), Size: m.GetTmpfsSize(), Mode: m.GetTmpfsMode()}
+		switch m.GetType() {
+		case taskpb.Mount_TYPE_TMPFS:
+			if mount.Size == 0 {
+				mount.Size = s.config.Limits.TmpfsBytes
+			}
+		case taskpb.Mount_TYPE_BIND:
+			f, err := s.binds.open(m.GetSource(), m.GetReadOnly())
+			if err != nil {
+				return nil, rejected(err)
+			}
+			mount.Source, err = s.netns.PinSource(id, n, f)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return nil, rejected(fmt.Errorf("bind source %s: %w", m.GetSource(), err))
+			}
+		}
+		out = append(out, mount)
+	}
+	return out, nil
+}
+
+// resolveUser finds the numbers of a user in the container's own file system.
+func (s *Server) resolveUser(ctx context.Context, id, user string) (specs.User, error) {
+	if user == "" {
+		user = "0"
+	}
+	c := &containers.Container{ID: id, Snapshotter: image.Snapshotter, SnapshotKey: id}
+	spec := &specs.Spec{Linux: &specs.Linux{}, Process: &specs.Process{}}
+	if err := oci.WithUser(user)(ctx, s.client, c, spec); err != nil {
+		if transient(err) {
+			return specs.User{}, err
+		}
+		return specs.User{}, rejected(fmt.Errorf("user %q is not known to the image: %w", user, err))
+	}
+	u := spec.Process.User
+	if err := oci.WithAdditionalGIDs(strconv.Itoa(int(u.UID)))(ctx, s.client, c, spec); err != nil {
+		return specs.User{}, fmt.Errorf("groups of user %q: %w", user, err)
+	}
+	u.AdditionalGids = spec.Process.User.AdditionalGids
+	return u, nil
+}
+
+// wreck removes everything of a task; the container's process must be gone or
+// is killed. It may be repeated.
+func (s *Server) wreck(ctx context.Context, id string) error {
+	if err := s.removeContainer(ctx, id); err != nil {
+		return err
+	}
+	return errors.Join(s.netns.Remove(id), s.taskDir(id).remove())
+}
+
+func (s *Server) removeContainer(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	cont, err := s.client.LoadContainer(ctx, id)
+	switch {
+	case errdefs.IsNotFound(err):
+	case err != nil:
+		return err
+	default:
+		if task, err := cont.Task(ctx, nil); err == nil {
+			if _, err := task.Delete(ctx, containerd.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+				return fmt.Errorf("remove container: %w", err)
+			}
+		} else if !errdefs.IsNotFound(err) {
+			return err
+		}
+		if err := cont.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove container: %w", err)
+		}
+	}
+	// By its key: a crash may have left a snapshot without a container.
+	err = s.client.SnapshotService(image.Snapshotter).Remove(ctx, id)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove file system: %w", err)
+	}
+	return nil
+}
+
+// recorded returns what a container was made from.
+func recorded(c containers.Container) (*rundpb.TaskDesired, error) {
+	id := c.Labels[labelTask]
+	if id != c.ID || !ident.Valid(id) {
+		return nil, fmt.Errorf("container %s is not ours", c.ID)
+	}
+	d := &rundpb.TaskDesired{}
+	ext := c.Extensions[extension]
+	if ext == nil {
+		return nil, fmt.Errorf("container %s carries no task", c.ID)
+	}
+	if err := proto.Unmarshal(ext.GetValue(), d); err != nil {
+		return nil, fmt.Errorf("container %s carries a malformed task: %w", c.ID, err)
+	}
+	if d.GetTaskId() != id {
+		return nil, fmt.Errorf("container %s carries the task of another", c.ID)
+	}
+	return d, nil
+}
+
+func nanos(s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Now().UnixNano()
+	}
+	return n
+}
+
+// executable is the path under which containerd's shim can start this binary.
+func executable() (string, error) {
+	p, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return p, nil
+}

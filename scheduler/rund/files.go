@@ -1,0 +1,85 @@
+package rund
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+)
+
+// taskDir is a task's directory below the run directory: the three files every
+// container expects and its log. Environment and specification never go there.
+type taskDir string
+
+func (d taskDir) log() string        { return filepath.Join(string(d), "log") }
+func (d taskDir) hosts() string      { return filepath.Join(string(d), "hosts") }
+func (d taskDir) hostname() string   { return filepath.Join(string(d), "hostname") }
+func (d taskDir) resolvConf() string { return filepath.Join(string(d), "resolv.conf") }
+
+func (d taskDir) remove() error { return os.RemoveAll(string(d)) }
+
+// create writes the files. They are readable by all since the container's users
+// read them; the directories above are root's alone.
+func (d taskDir) create(hostname string, e *rundpb.Endpoint) error {
+	if err := os.MkdirAll(d.log(), 0o700); err != nil {
+		return err
+	}
+	for _, f := range []struct{ path, text string }{
+		{d.hosts(), hostsFile(hostname, e)},
+		{d.hostname(), hostname + "\n"},
+		{d.resolvConf(), resolvFile(e)},
+	} {
+		// Not atomic on purpose: the directory is on tmpfs and the container
+		// that reads the files does not exist yet.
+		if err := os.WriteFile(f.path, []byte(f.text), 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(f.path, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func hostsFile(hostname string, e *rundpb.Endpoint) string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	if p, err := netip.ParsePrefix(e.GetAddress()); err == nil {
+		fmt.Fprintf(&b, "%s\t%s\n", p.Addr(), hostname)
+	} else {
+		fmt.Fprintf(&b, "127.0.1.1\t%s\n", hostname)
+	}
+	return b.String()
+}
+
+// resolvFile names the endpoint's servers; without any, names do not resolve,
+// rather than through whatever the host uses.
+func resolvFile(e *rundpb.Endpoint) string {
+	var b strings.Builder
+	for _, d := range e.GetDns() {
+		fmt.Fprintf(&b, "nameserver %s\n", d)
+	}
+	b.WriteString("options ndots:0\n")
+	return b.String()
+}
+
+func (s *Server) taskDir(id string) taskDir { return taskDir(filepath.Join(s.taskRoot, id)) }
+
+// listTaskDirs returns the tasks with a directory.
+func (s *Server) listTaskDirs() ([]string, error) {
+	entries, err := os.ReadDir(s.taskRoot)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, e := range entries {
+		if ident.Valid(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}

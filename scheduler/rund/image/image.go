@@ -1,0 +1,242 @@
+// Package image brings images to the node: from registries, always by the
+// digest that was fixed when the service was created, and from tar archives
+// that an operator loads.
+//
+// An image is content under a digest; its name only says where to ask. Before a
+// container uses an image, the manifest for this machine, its configuration and
+// every layer are in containerd's store under the expected digests, unpacked,
+// and remapped to the user namespace's range. Registries are spoken to over
+// TLS, verified against the system's roots or the CA configured for that host;
+// nothing can turn this off, and no redirect leaves https.
+//
+// Credentials for registries are not supported yet: what needs them is refused
+// by the registry and reported as such.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// Snapshotter holds the file systems of images and containers.
+	Snapshotter = "overlayfs"
+	// labelLoaded marks images that came from an archive.
+	labelLoaded = "redoubt.loaded"
+)
+
+// Rejected is a failure that will not go away by trying again on this node.
+type Rejected struct{ Err error }
+
+func (e *Rejected) Error() string { return e.Err.Error() }
+func (e *Rejected) Unwrap() error { return e.Err }
+
+func rejectf(format string, args ...any) error {
+	return &Rejected{fmt.Errorf(format, args...)}
+}
+
+// Store is containerd's images as rund uses them.
+type Store struct {
+	client     *containerd.Client
+	registries *Registries
+	base, size uint32 // user namespace range
+	maxBytes   int64
+
+	mu    sync.Mutex
+	locks map[digest.Digest]*keyLock // one pull or remap per digest
+	pulls chan struct{}              // slots
+}
+
+type keyLock struct {
+	users int // guarded by Store.mu
+	held  chan struct{}
+}
+
+// New returns a store that remaps to host ids base to base+size-1 and refuses
+// images of more than maxBytes; at most parallel pulls run at once.
+func New(c *containerd.Client, r *Registries, base, size uint32, maxBytes int64, parallel int) *Store {
+	return &Store{client: c, registries: r, base: base, size: size, maxBytes: maxBytes,
+		locks: map[digest.Digest]*keyLock{}, pulls: make(chan struct{}, parallel)}
+}
+
+// Ensure makes the image that ref meant when it had digest dgst available and
+// returns it, with the name of the snapshot that a container's own goes upon.
+func (s *Store) Ensure(ctx context.Context, ref, dgst string) (containerd.Image, string, error) {
+	named, err := parse(ref)
+	if err != nil {
+		return nil, "", err
+	}
+	want, err := digest.Parse(dgst)
+	if err != nil || want.Algorithm() != digest.SHA256 {
+		return nil, "", rejectf("image %s: digest %q is not sha256:… : the digest must be fixed when the service is created", ref, dgst)
+	}
+	if d, ok := named.(reference.Digested); ok && d.Digest() != want {
+		return nil, "", rejectf("image %s: the reference names another digest than %s", ref, want)
+	}
+	unlock, err := s.lock(ctx, want)
+	if err != nil {
+		return nil, "", err
+	}
+	defer unlock()
+
+	img, err := s.present(ctx, want)
+	if err != nil {
+		return nil, "", err
+	}
+	if img == nil {
+		if img, err = s.pull(ctx, named, want); err != nil {
+			return nil, "", err
+		}
+	}
+	if err := s.unpack(ctx, img); err != nil {
+		return nil, "", explain(ref, err)
+	}
+	parent, err := s.remap(ctx, img)
+	if err != nil {
+		return nil, "", fmt.Errorf("image %s: %w", ref, err)
+	}
+	return img, parent, nil
+}
+
+// present finds complete content under a digest, whatever its name.
+func (s *Store) present(ctx context.Context, want digest.Digest) (containerd.Image, error) {
+	list, err := s.client.ImageService().List(ctx, "target.digest=="+want.String())
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range list {
+		ok, _, _, missing, err := images.Check(ctx, s.client.ContentStore(), i.Target, Platform)
+		if err == nil && ok && len(missing) == 0 && checkPlatform(ctx, s.client, i.Target) == nil {
+			return containerd.NewImageWithPlatform(s.client, i, Platform), nil
+		}
+	}
+	return nil, nil
+}
+
+func (s *Store) unpack(ctx context.Context, img containerd.Image) error {
+	if ok, err := img.IsUnpacked(ctx, Snapshotter); err != nil || ok {
+		return err
+	}
+	return img.Unpack(ctx, Snapshotter)
+}
+
+// Resolve gives the digest of a reference: of the image loaded here under that
+// name, or else what its registry says now.
+func (s *Store) Resolve(ctx context.Context, ref string) (dgst string, loaded bool, err error) {
+	named, err := parse(ref)
+	if err != nil {
+		return "", false, err
+	}
+	i, err := s.client.ImageService().Get(ctx, named.String())
+	switch {
+	case err == nil && i.Labels[labelLoaded] != "":
+		return i.Target.Digest.String(), true, nil
+	case err != nil && !errdefs.IsNotFound(err):
+		return "", false, err
+	}
+	var d digest.Digest
+	err = retry(ctx, func() error {
+		_, desc, err := s.registries.resolver().Resolve(ctx, named.String())
+		d = desc.Digest
+		return err
+	})
+	if err != nil {
+		return "", false, explain(ref, err)
+	}
+	return d.String(), false, nil
+}
+
+// Loaded returns the names and digests of the images loaded here.
+func (s *Store) Loaded(ctx context.Context) (map[string]string, error) {
+	list, err := s.client.ImageService().List(ctx, `labels."`+labelLoaded+`"==true`)
+	if err != nil {
+		return nil, err
+	}
+	m := map[string]string{}
+	for _, i := range list {
+		m[i.Name] = i.Target.Digest.String()
+	}
+	return m, nil
+}
+
+// label adds labels to an image record.
+func (s *Store) label(ctx context.Context, name string, add map[string]string) error {
+	is := s.client.ImageService()
+	i, err := is.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	var paths []string
+	for k := range add {
+		paths = append(paths, "labels."+k)
+	}
+	i.Labels = maps.Clone(add)
+	_, err = is.Update(ctx, i, paths...)
+	return err
+}
+
+func (s *Store) lock(ctx context.Context, d digest.Digest) (func(), error) {
+	s.mu.Lock()
+	l := s.locks[d]
+	if l == nil {
+		l = &keyLock{held: make(chan struct{}, 1)}
+		s.locks[d] = l
+	}
+	l.users++
+	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(s.locks, d)
+		}
+	}
+	select {
+	case l.held <- struct{}{}:
+		return func() { <-l.held; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// MaxReference bounds an image reference in characters.
+const MaxReference = 512
+
+// parse reads what a user writes, as docker does: "nginx" is
+// docker.io/library/nginx:latest.
+func parse(ref string) (reference.Named, error) {
+	if ref == "" || len(ref) > MaxReference {
+		return nil, rejectf("an image reference must be 1 to %d characters long", MaxReference)
+	}
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return nil, rejectf("image %q: %s", ref, strings.TrimPrefix(err.Error(), "invalid reference format: "))
+	}
+	return named, nil
+}
+
+// Normalize gives the canonical form of a reference.
+func Normalize(ref string) (string, error) {
+	named, err := parse(ref)
+	if err != nil {
+		return "", err
+	}
+	return named.String(), nil
+}
+
+// IsRejected reports whether err will not go away by trying again.
+func IsRejected(err error) bool {
+	var r *Rejected
+	return errors.As(err, &r)
+}

@@ -1,0 +1,165 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// maxLoaded bounds the images of one archive.
+const maxLoaded = 256
+
+// Import loads every image of an OCI-layout or docker-save tar and returns
+// their names and digests. Names appear only when all of them are complete and
+// fit this machine; otherwise nothing of the archive stays.
+func (s *Store) Import(ctx context.Context, r io.Reader) (map[string]string, error) {
+	// What is written under the lease and not named at the end is collected.
+	ctx, done, err := s.client.WithLease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done(context.WithoutCancel(ctx))
+
+	in := &bounded{r: r, left: s.maxBytes, max: s.maxBytes}
+	index, err := archive.ImportIndex(ctx, s.client.ContentStore(), in)
+	if err != nil {
+		return nil, brokenArchive(ctx, in, err)
+	}
+	list, err := s.archived(ctx, index)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]string{}
+	for _, i := range list {
+		if err := s.complete(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	for _, i := range list {
+		if err := s.record(ctx, i); err != nil {
+			return nil, err
+		}
+		names[i.Name] = i.Target.Digest.String()
+	}
+	return names, nil
+}
+
+// archived lists the named images of an archive's index.
+func (s *Store) archived(ctx context.Context, index ocispec.Descriptor) ([]images.Image, error) {
+	b, err := content.ReadBlob(ctx, s.client.ContentStore(), index)
+	if err != nil {
+		return nil, err
+	}
+	var idx ocispec.Index
+	if err := json.Unmarshal(b, &idx); err != nil {
+		return nil, rejectf("the archive's index.json is malformed: %w", err)
+	}
+	var list []images.Image
+	for _, m := range idx.Manifests {
+		name := m.Annotations[images.AnnotationImageName]
+		if name == "" {
+			name = m.Annotations[ocispec.AnnotationRefName]
+		}
+		if name == "" {
+			continue
+		}
+		if name, err = Normalize(name); err != nil {
+			return nil, err
+		}
+		list = append(list, images.Image{Name: name, Target: m, Labels: map[string]string{labelLoaded: "true"}})
+	}
+	switch {
+	case len(list) == 0:
+		return nil, rejectf("the archive names no image: save it by name, as in docker save NAME:TAG")
+	case len(list) > maxLoaded:
+		return nil, rejectf("the archive holds %d images: at most %d are allowed", len(list), maxLoaded)
+	}
+	return list, nil
+}
+
+// complete checks that everything this machine needs of an image is there, and
+// ties its parts together for containerd's garbage collector.
+func (s *Store) complete(ctx context.Context, i images.Image) error {
+	cs := s.client.ContentStore()
+	ok, _, _, missing, err := images.Check(ctx, cs, i.Target, Platform)
+	switch {
+	case err != nil:
+		return rejectf("image %s in the archive is malformed: %w", i.Name, err)
+	case !ok:
+		return rejectf("image %s in the archive is not made for %s", i.Name, platformName)
+	case len(missing) > 0:
+		return rejectf("image %s in the archive lacks %s: save it again", i.Name, missing[0].Digest)
+	}
+	if err := checkPlatform(ctx, s.client, i.Target); err != nil {
+		return rejectf("image %s in the archive: %w", i.Name, err)
+	}
+	handler := images.SetChildrenLabels(cs, images.FilterPlatforms(images.ChildrenHandler(cs), Platform))
+	if err := images.Walk(ctx, handler, i.Target); err != nil {
+		return rejectf("image %s in the archive is malformed: %w", i.Name, err)
+	}
+	return nil
+}
+
+func (s *Store) record(ctx context.Context, i images.Image) error {
+	is := s.client.ImageService()
+	_, err := is.Create(ctx, i)
+	if errdefs.IsAlreadyExists(err) {
+		_, err = is.Update(ctx, i, "target", "labels")
+	}
+	return err
+}
+
+// errTooLarge ends a stream that exceeds the limit.
+var errTooLarge = errors.New("too large")
+
+type bounded struct {
+	r         io.Reader
+	left, max int64
+	failed    error // of r itself
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		b.failed = errTooLarge
+		return 0, errTooLarge
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	if err != nil && err != io.EOF {
+		b.failed = err
+	}
+	return n, err
+}
+
+// brokenArchive tells what is wrong with the archive from what is wrong with
+// the way it came.
+func brokenArchive(ctx context.Context, in *bounded, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(in.failed, errTooLarge):
+		return rejectf("the archive is larger than %d bytes (rund.limits.image_bytes)", in.max)
+	case in.failed != nil:
+		return in.failed
+	case errdefs.IsUnavailable(err), errdefs.IsCanceled(err):
+		return err
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF"):
+		return rejectf("not a complete tar archive: save the image again")
+	}
+	return rejectf("not an image archive (OCI layout or docker save): %w", fmt.Errorf("%s", firstLine(err)))
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}

@@ -1,0 +1,86 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+var (
+	// Platform is what images must be made for.
+	Platform     = platforms.DefaultStrict()
+	platformName = platforms.Format(platforms.DefaultSpec())
+)
+
+const maxParallelLayers = 3
+
+// pull fetches named@want and gives it that name.
+func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest) (containerd.Image, error) {
+	select {
+	case s.pulls <- struct{}{}:
+		defer func() { <-s.pulls }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	pinned, err := reference.WithDigest(reference.TrimNamed(named), want)
+	if err != nil {
+		return nil, rejectf("image %s: %w", named, err)
+	}
+	var img containerd.Image
+	err = retry(ctx, func() (err error) {
+		img, err = s.client.Pull(ctx, pinned.String(),
+			containerd.WithResolver(s.registries.resolver()),
+			containerd.WithPlatformMatcher(Platform),
+			containerd.WithMaxConcurrentDownloads(maxParallelLayers),
+			containerd.WithImageHandlerWrapper(s.bound))
+		return err
+	})
+	if err != nil {
+		return nil, explain(named.String(), err)
+	}
+	// The content is hashed on arrival; this guards against a resolver that
+	// does not honour the pin.
+	if got := img.Target().Digest; got != want {
+		return nil, rejectf("image %s: the registry gave %s instead of %s", named, got, want)
+	}
+	if err := checkPlatform(ctx, s.client, img.Target()); err != nil {
+		return nil, rejectf("image %s: %w", named, err)
+	}
+	return img, nil
+}
+
+// bound refuses an image whose parts together exceed the limit, before they
+// are fetched.
+func (s *Store) bound(next images.Handler) images.Handler {
+	var total atomic.Int64
+	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if desc.Size < 0 || desc.Size > s.maxBytes || total.Add(desc.Size) > s.maxBytes {
+			return nil, rejectf("image is larger than %d bytes (rund.limits.image_bytes)", s.maxBytes)
+		}
+		return next.Handle(ctx, desc)
+	})
+}
+
+// checkPlatform looks into the configuration of a manifest that was named
+// directly, where no index says for which machine it is.
+func checkPlatform(ctx context.Context, c *containerd.Client, target ocispec.Descriptor) error {
+	config, err := images.Config(ctx, c.ContentStore(), target, Platform)
+	if err != nil {
+		return err
+	}
+	p, err := images.ConfigPlatform(ctx, c.ContentStore(), config)
+	if err != nil {
+		return err
+	}
+	if p.OS != "" && p.Architecture != "" && !Platform.Match(p) {
+		return fmt.Errorf("it is made for %s, this node is %s", platforms.Format(p), platformName)
+	}
+	return nil
+}

@@ -1,0 +1,41 @@
+package rund
+
+import "time"
+
+const (
+	// maxTasks bounds one Apply; a node of this kernel runs out of process
+	// ids and memory long before.
+	maxTasks = 4096
+	// maxMessage bounds a gRPC message: maxTasks small specs fit.
+	maxMessage = 16 << 20
+	// maxImportChunk bounds one chunk of an image stream.
+	maxImportChunk = 4 << 20
+
+	// Bounds of one task's specification.
+	maxArgs      = 1024
+	maxArgBytes  = 1 << 20 // all command, args and env of a task together
+	maxMounts    = 64
+	maxDNS       = 8
+	maxTmpfsSize = 1 << 40
+	maxGrace     = time.Hour
+
+	defaultGrace = 10 * time.Second
+	// killWait is how long a container may take to vanish after SIGKILL.
+	killWait = 20 * time.Second
+
+	// Parallel work: creating containers saturates the disk early.
+	parallelPulls   = 3
+	parallelCreates = 4
+
+	// Between attempts while containerd does not answer.
+	retryMin = 100 * time.Millisecond
+	retryMax = 3 * time.Second
+	// callTimeout bounds one containerd call that normally takes milliseconds.
+	callTimeout = time.Minute
+	// probeTimeout bounds what Probe asks of containerd.
+	probeTimeout = 5 * time.Second
+
+	// maxLogTail bounds the lines of one Logs request that are kept in memory;
+	// files are bounded by configuration.
+	maxLogTail = 1 << 20
+)

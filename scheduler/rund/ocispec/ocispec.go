@@ -1,0 +1,244 @@
+// Package ocispec builds the OCI runtime specification of a task's container
+// from what is already decided: pure computation, no I/O.
+//
+// It starts from nothing rather than from a library's defaults, so everything a
+// container may do can be read here:
+//
+//   - its own user, mount, pid, ipc, uts and cgroup namespaces; user and network
+//     namespace are the sandbox's, joined by path;
+//   - the container's root holds CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL,
+//     SETGID and SETUID: what entrypoints need that prepare a directory and then
+//     become another user. NET_RAW, MKNOD, SETFCAP, AUDIT_WRITE, SYS_CHROOT and
+//     SETPCAP, which other runtimes give, are not among them. NET_BIND_SERVICE is not
+//     needed since every port may be bound. Another user than root holds none;
+//   - no_new_privs, the default seccomp filter, masked and read-only paths;
+//   - devices are null, zero, full, random, urandom, tty and a pty multiplexer;
+//   - a bound on processes always, on memory and CPU on request, no swap beyond
+//     the memory limit;
+//   - tmpfs and bind mounts with nosuid and nodev.
+package ocispec
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Container is what a specification is built from. Paths are on the host.
+type Container struct {
+	Args     []string
+	Env      []string
+	Cwd      string
+	User     specs.User
+	Hostname string
+	ReadOnly bool
+	Terminal bool
+
+	UserNS, NetNS string
+	IDBase        uint32
+	IDSize        uint32
+
+	CgroupsPath  string
+	NanoCPUs     int64 // limit; 0: none
+	Shares       int64 // reserved nano CPUs; 0: default weight
+	MemoryBytes  int64 // limit; 0: none
+	MemoryLow    int64 // reserved; 0: none
+	Pids         int64
+	Hosts        string
+	HostnameFile string
+	ResolvConf   string
+	Mounts       []Mount
+}
+
+// Mount is a mount the user asked for.
+type Mount struct {
+	Target   string
+	Source   string // bind; empty: tmpfs
+	ReadOnly bool
+	Size     int64  // tmpfs
+	Mode     uint32 // tmpfs; 0: 1777
+}
+
+var rootCapabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
+
+var maskedPaths = []string{
+	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kallsyms", "/proc/kmsg",
+	"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats",
+	"/sys/devices/virtual/powercap", "/sys/firmware", "/sys/fs/pstore", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing",
+}
+
+var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"}
+
+const (
+	cpuPeriod  = 100_000 // µs
+	minQuota   = 1_000   // µs; the kernel's floor
+	shmBytes   = 64 << 20
+	nanoPerCPU = 1_000_000_000
+)
+
+// Build returns the specification.
+func Build(c Container) (*specs.Spec, error) {
+	if len(c.Args) == 0 {
+		return nil, fmt.Errorf("nothing to run: neither the service nor the image names a command")
+	}
+	if c.User.UID >= c.IDSize || c.User.GID >= c.IDSize {
+		return nil, fmt.Errorf("user %d:%d lies outside the user namespace of %d ids", c.User.UID, c.User.GID, c.IDSize)
+	}
+	process := specs.Process{
+		Terminal: c.Terminal, User: c.User, Args: c.Args, Env: c.Env, Cwd: c.Cwd,
+		NoNewPrivileges: true,
+		Capabilities:    capabilities(c.User.UID),
+		Rlimits: []specs.POSIXRlimit{
+			{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 1 << 19},
+			{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
+		},
+	}
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: c.IDBase, Size: c.IDSize}}
+	s := &specs.Spec{
+		Version:  "1.0.2", // what runc 1.1 speaks
+		Process:  &process,
+		Root:     &specs.Root{Path: "rootfs", Readonly: c.ReadOnly},
+		Hostname: c.Hostname,
+		Mounts:   mounts(c),
+		Linux: &specs.Linux{
+			UIDMappings: ids,
+			GIDMappings: ids,
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.UserNamespace, Path: c.UserNS}, {Type: specs.NetworkNamespace, Path: c.NetNS},
+				{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
+			},
+			// Root in a user namespace could otherwise not serve port 80, nor
+			// anybody ping, without capabilities that allow much more.
+			Sysctl: map[string]string{
+				"net.ipv4.ip_unprivileged_port_start": "0",
+				"net.ipv4.ping_group_range":           fmt.Sprintf("0 %d", c.IDSize-1),
+			},
+			CgroupsPath:   c.CgroupsPath,
+			Resources:     resources(c),
+			MaskedPaths:   maskedPaths,
+			ReadonlyPaths: readonlyPaths,
+		},
+	}
+	s.Linux.Seccomp = seccomp.DefaultProfile(s)
+	return s, nil
+}
+
+func capabilities(uid uint32) *specs.LinuxCapabilities {
+	if uid != 0 {
+		return &specs.LinuxCapabilities{}
+	}
+	return &specs.LinuxCapabilities{Bounding: rootCapabilities, Permitted: rootCapabilities, Effective: rootCapabilities}
+}
+
+func mounts(c Container) []specs.Mount {
+	m := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", shmBytes)}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+	}
+	for _, f := range []struct{ source, target string }{
+		{c.Hosts, "/etc/hosts"}, {c.HostnameFile, "/etc/hostname"}, {c.ResolvConf, "/etc/resolv.conf"},
+	} {
+		if f.source != "" {
+			m = append(m, bind(f.source, f.target, true))
+		}
+	}
+	for _, u := range c.Mounts {
+		if u.Source != "" {
+			m = append(m, bind(u.Source, u.Target, u.ReadOnly))
+			continue
+		}
+		mode := u.Mode
+		if mode == 0 {
+			mode = 0o1777
+		}
+		opts := []string{"nosuid", "nodev", "noexec", fmt.Sprintf("mode=%o", mode), fmt.Sprintf("size=%d", u.Size)}
+		if u.ReadOnly {
+			opts = append(opts, "ro")
+		}
+		m = append(m, specs.Mount{Destination: u.Target, Type: "tmpfs", Source: "tmpfs", Options: opts})
+	}
+	return m
+}
+
+func bind(source, target string, readOnly bool) specs.Mount {
+	opts := []string{"bind", "rprivate", "nosuid", "nodev"}
+	if readOnly {
+		opts = append(opts, "ro")
+	}
+	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: opts}
+}
+
+func resources(c Container) *specs.LinuxResources {
+	r := &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &c.Pids}, CPU: &specs.LinuxCPU{}}
+	// Access to devices: the runtime adds the default ones to this refusal.
+	r.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	if c.MemoryBytes > 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &c.MemoryBytes, Swap: &c.MemoryBytes}
+	}
+	if c.MemoryLow > 0 {
+		if r.Memory == nil {
+			r.Memory = &specs.LinuxMemory{}
+		}
+		r.Memory.Reservation = &c.MemoryLow
+	}
+	if c.NanoCPUs > 0 {
+		quota := max(minQuota, c.NanoCPUs/(nanoPerCPU/cpuPeriod))
+		period := uint64(cpuPeriod)
+		r.CPU.Quota, r.CPU.Period = &quota, &period
+	}
+	if c.Shares > 0 {
+		shares := min(max(2, uint64(c.Shares)*1024/nanoPerCPU), 1<<18)
+		r.CPU.Shares = &shares
+	}
+	return r
+}
+
+// CheckTarget refuses mount targets that would replace what keeps a container
+// confined or working.
+func CheckTarget(target string) error {
+	if !path.IsAbs(target) || path.Clean(target) != target || strings.ContainsRune(target, 0) {
+		return fmt.Errorf("mount target %q must be a clean absolute path", target)
+	}
+	if target == "/" {
+		return fmt.Errorf("mount target / would replace the image")
+	}
+	for _, p := range []string{"/proc", "/sys", "/dev"} {
+		if target == p || strings.HasPrefix(target, p+"/") {
+			return fmt.Errorf("mount target %q lies in %s, which belongs to the runtime", target, p)
+		}
+	}
+	return nil
+}
+
+// MergeEnv puts the service's variables over the image's.
+func MergeEnv(image, own []string) []string {
+	env := append([]string(nil), image...)
+	at := map[string]int{}
+	for i, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		at[name] = i
+	}
+	if _, ok := at["PATH"]; !ok {
+		at["PATH"] = len(env)
+		env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	}
+	for _, e := range own {
+		name, _, _ := strings.Cut(e, "=")
+		if i, ok := at[name]; ok {
+			env[i] = e
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, e)
+	}
+	return env
+}

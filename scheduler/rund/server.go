@@ -1,0 +1,259 @@
+package rund
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"google.golang.org/grpc"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+)
+
+// Options say where a server works.
+type Options struct {
+	Config Config
+	// RunDir holds rund/ and the shared mount netns/.
+	RunDir string
+	// DataDir is only protected from bind mounts.
+	DataDir string
+	// Logger is a binary that calls tasklog.Main for the subcommand
+	// tasklog.Command; empty means this one.
+	Logger string
+	Log    *slog.Logger
+}
+
+// Server is rund.
+type Server struct {
+	rundpb.UnimplementedRundServer
+
+	config   Config
+	taskRoot string
+	logger   string
+	log      *slog.Logger
+	client   *containerd.Client
+	images   *image.Store
+	netns    *netns.Store
+	binds    *binds
+	hub      *hub
+	creates  chan struct{} // slots
+	adopted  chan struct{} // closed by adopt when existing containers are known
+
+	mu         sync.Mutex
+	generation uint64                // guarded by mu
+	applied    []*rundpb.TaskDesired // nil before the first Apply. Guarded by mu
+	workers    map[string]*worker    // guarded by mu
+	running    sync.WaitGroup        // workers; grows only under mu
+	ctx        context.Context       // of workers; set by Serve, guarded by mu
+}
+
+// New prepares a server. It touches no container.
+func New(o Options) (*Server, error) {
+	if err := o.Config.Validate(); err != nil {
+		return nil, err
+	}
+	registries, err := image.NewRegistries(o.Config.Registries)
+	if err != nil {
+		return nil, err
+	}
+	if err := registries.Load(); err != nil {
+		return nil, err
+	}
+	ids := o.Config.ids()
+	ns, err := netns.Open(filepath.Join(o.RunDir, "netns"), ids)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, log: o.Log, netns: ns,
+		binds: &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
+		hub:   newHub(), creates: make(chan struct{}, parallelCreates),
+		adopted: make(chan struct{}), workers: map[string]*worker{},
+	}
+	if s.logger == "" {
+		if s.logger, err = executable(); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(s.taskRoot, 0o700); err != nil {
+		return nil, err
+	}
+	s.client, err = containerd.New(o.Config.Containerd.Socket,
+		containerd.WithDefaultNamespace(Namespace),
+		containerd.WithDefaultRuntime(runtimeName),
+		containerd.WithDefaultPlatform(image.Platform),
+		containerd.WithTimeout(time.Second)) // of one connection attempt; they repeat for ever
+	if err != nil {
+		return nil, err
+	}
+	s.images = image.New(s.client, registries, ids.Base, ids.Size, o.Config.Limits.ImageBytes, parallelPulls)
+	return s, nil
+}
+
+// Serve answers on l until ctx ends. It leaves containers as they are. It may
+// be called once.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.ctx = ctx
+	s.mu.Unlock()
+
+	srv := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	rundpb.RegisterRundServer(srv, s)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { s.adopt(ctx) })
+	tasks.Go(func() { <-ctx.Done(); srv.Stop() })
+	err := srv.Serve(l)
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	cancel()
+	tasks.Wait()
+	s.mu.Lock() // no worker is added after this: ctx has ended
+	s.mu.Unlock()
+	s.running.Wait()
+	return errors.Join(err, s.client.Close())
+}
+
+// adopt learns of existing containers, however long containerd takes to come.
+func (s *Server) adopt(ctx context.Context) {
+	delay := retryMin
+	for {
+		err := s.adoptOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		s.log.Warn("cannot list containers yet", "err", err)
+		t := time.NewTimer(delay)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		delay = min(2*delay, retryMax)
+	}
+}
+
+func (s *Server) adoptOnce(ctx context.Context) error {
+	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list, err := s.client.Containers(cctx, `labels."`+labelTask+`"`)
+	if err != nil {
+		return err
+	}
+	found := map[string]*worker{}
+	for _, c := range list {
+		w := s.newWorker(c.ID())
+		w.stale = true
+		if err := w.reload(ctx); err != nil {
+			if transient(err) || ctx.Err() != nil {
+				return err
+			}
+			s.log.Error("container is not understood and left alone", "container", c.ID(), "err", err)
+			continue
+		}
+		found[c.ID()] = w
+	}
+	if err := s.sweep(found); err != nil {
+		s.log.Warn("cannot remove leftovers", "err", err)
+	}
+	s.forbidContainerd(cctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range found {
+		s.spawn(w)
+	}
+	close(s.adopted)
+	if s.applied != nil {
+		s.distribute()
+	}
+	s.log.Info("adopted", "containers", len(found))
+	return nil
+}
+
+// sweep removes what belongs to no container: a crash in the middle of making
+// or removing one left it.
+func (s *Server) sweep(found map[string]*worker) error {
+	pinned, err1 := s.netns.List()
+	dirs, err2 := s.listTaskDirs()
+	errs := []error{err1, err2}
+	for _, id := range append(pinned, dirs...) {
+		if found[id] == nil {
+			errs = append(errs, s.netns.Remove(id), s.taskDir(id).remove())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forbidContainerd adds containerd's own directories to what must not be
+// mounted into containers.
+func (s *Server) forbidContainerd(ctx context.Context) {
+	resp, err := s.client.IntrospectionService().Plugins(ctx)
+	if err != nil {
+		s.log.Warn("containerd does not tell its directories", "err", err)
+		return
+	}
+	for _, p := range resp.GetPlugins() {
+		if root := p.GetExports()["root"]; filepath.IsAbs(root) {
+			s.binds.forbidden = append(s.binds.forbidden, filepath.Dir(root))
+		}
+	}
+}
+
+func (s *Server) newWorker(id string) *worker {
+	return &worker{s: s, id: id, log: s.log.With("task", id), wake: make(chan struct{}, 1)}
+}
+
+// spawn runs w. Called with mu held.
+func (s *Server) spawn(w *worker) {
+	if s.ctx == nil || s.ctx.Err() != nil {
+		return
+	}
+	ctx := s.ctx
+	s.workers[w.id] = w
+	s.running.Go(func() { w.run(ctx) })
+}
+
+// distribute hands the applied state to the workers. Called with mu held, after
+// adoption.
+func (s *Server) distribute() {
+	present := make(map[string]bool, len(s.applied))
+	for _, d := range s.applied {
+		present[d.GetTaskId()] = true
+		w := s.workers[d.GetTaskId()]
+		if w == nil {
+			w = s.newWorker(d.GetTaskId())
+			s.spawn(w)
+		}
+		w.want(d)
+	}
+	for id, w := range s.workers {
+		if !present[id] {
+			w.want(nil)
+		}
+	}
+}
+
+// retire forgets a worker whose task is removed, unless it is wanted again.
+func (s *Server) retire(w *worker) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d, _ := w.wanted(); d != nil {
+		return false
+	}
+	delete(s.workers, w.id)
+	return true
+}
+
+func now() string { return strconv.FormatInt(time.Now().UnixNano(), 10) }

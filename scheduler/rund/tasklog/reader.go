@@ -1,0 +1,246 @@
+package tasklog
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Query selects records.
+type Query struct {
+	// Since drops records that are not newer; zero drops none.
+	Since time.Time
+	// Tail keeps only the last records of what is there at the start;
+	// negative keeps all.
+	Tail int
+	// Follow goes on until Done is closed, then reads what is left.
+	Follow bool
+	Done   <-chan struct{}
+}
+
+// Read calls emit for each record in dir that q selects, oldest first. A log
+// that was never written is empty. Records that are not ours are skipped.
+func Read(ctx context.Context, dir string, q Query, emit func(Record) error) error {
+	var watch *watcher
+	if q.Follow {
+		var err error
+		if watch, err = newWatcher(dir); err != nil {
+			return err
+		}
+		defer watch.close()
+	}
+	wanted := func(r Record) error {
+		if r.Time.After(q.Since) {
+			return emit(r)
+		}
+		return nil
+	}
+	old, err := open(filepath.Join(dir, older))
+	if err != nil {
+		return err
+	}
+	cur, err := open(filepath.Join(dir, current))
+	if err != nil {
+		return errors.Join(err, old.close())
+	}
+	if os.SameFile(old.info, cur.info) {
+		old = nil // rotated between the two calls
+	}
+	defer func() { cur.close() }()
+
+	skip, err := toSkip(q, old, cur)
+	if err == nil {
+		first := func(r Record) error {
+			if skip > 0 {
+				skip--
+				return nil
+			}
+			return wanted(r)
+		}
+		err = errors.Join(old.drain(first), cur.drain(first))
+	}
+	if err = errors.Join(err, old.close()); err != nil || !q.Follow {
+		return err
+	}
+	for ended := false; ; {
+		next, err := open(filepath.Join(dir, current))
+		if err != nil {
+			return err
+		}
+		if err := cur.drain(wanted); err != nil {
+			return errors.Join(err, next.close())
+		}
+		if next != nil && (cur == nil || !os.SameFile(cur.info, next.info)) {
+			cur.close()
+			cur = next
+			continue
+		}
+		next.close()
+		if ended {
+			return nil
+		}
+		if ended, err = watch.wait(ctx, q.Done); err != nil {
+			return err
+		}
+	}
+}
+
+// toSkip counts the records before the tail.
+func toSkip(q Query, files ...*file) (int, error) {
+	if q.Tail < 0 {
+		return 0, nil
+	}
+	total := 0
+	for _, f := range files {
+		n, err := f.count()
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return max(0, total-q.Tail), nil
+}
+
+// file is one log file read from start to end, and again when it has grown. A
+// nil file is empty.
+type file struct {
+	*os.File
+	info fs.FileInfo
+	rest []byte // an incomplete record at the end
+}
+
+func open(path string) (*file, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &file{File: f, info: fi}, nil
+}
+
+func (f *file) close() error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}
+
+func (f *file) count() (n int, err error) {
+	if f == nil {
+		return 0, nil
+	}
+	buf := make([]byte, 64<<10)
+	for off := int64(0); ; {
+		k, err := f.ReadAt(buf, off)
+		n += bytes.Count(buf[:k], []byte{'\n'})
+		off += int64(k)
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+func (f *file) drain(emit func(Record) error) error {
+	if f == nil {
+		return nil
+	}
+	br := bufio.NewReaderSize(f, maxRecord)
+	for {
+		line, err := br.ReadSlice('\n')
+		if err != nil { // incomplete, or longer than any record of ours
+			if len(f.rest)+len(line) <= maxRecord {
+				f.rest = append(f.rest, line...)
+			}
+			if errors.Is(err, bufio.ErrBufferFull) {
+				continue
+			}
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if len(f.rest) > 0 {
+			line = append(f.rest, line...)
+			f.rest = nil
+		}
+		r, err := parseRecord(line[:len(line)-1])
+		if err != nil {
+			continue
+		}
+		if err := emit(r); err != nil {
+			return err
+		}
+	}
+}
+
+// watcher wakes a reader when a file in the directory changes.
+type watcher struct {
+	f     *os.File
+	woken chan struct{} // buffered 1; closed by the pump when f ends
+}
+
+func newWatcher(dir string) (*watcher, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	w := &watcher{os.NewFile(uintptr(fd), "inotify"), make(chan struct{}, 1)}
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "watch", Path: dir, Err: err}, w.f.Close())
+	}
+	go w.pump()
+	return w, nil
+}
+
+// pump ends when close closes f.
+func (w *watcher) pump() {
+	defer close(w.woken)
+	buf := make([]byte, 4096)
+	for {
+		if _, err := w.f.Read(buf); err != nil {
+			return
+		}
+		select {
+		case w.woken <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (w *watcher) close() {
+	w.f.Close()
+	for range w.woken { // until the pump has gone
+	}
+}
+
+// wait returns when something changed, or with ended when done is closed.
+func (w *watcher) wait(ctx context.Context, done <-chan struct{}) (ended bool, err error) {
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-done:
+		return true, nil
+	case _, ok := <-w.woken:
+		if !ok {
+			return false, errors.New("watching the log failed: ask again")
+		}
+		return false, nil
+	}
+}

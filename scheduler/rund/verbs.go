@@ -1,0 +1,167 @@
+package rund
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
+)
+
+// Apply replaces the desired state. A task that may not run here does not make
+// it fail: that task alone is FAILED and rejected.
+func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.ApplyResponse, error) {
+	if len(req.GetTasks()) > maxTasks {
+		return nil, status.Errorf(codes.InvalidArgument, "%d tasks: at most %d are allowed", len(req.GetTasks()), maxTasks)
+	}
+	seen := make(map[string]bool, len(req.GetTasks()))
+	for _, t := range req.GetTasks() {
+		id := t.GetTaskId()
+		if !ident.Valid(id) {
+			return nil, status.Errorf(codes.InvalidArgument, "%q is no task id", id)
+		}
+		if seen[id] {
+			return nil, status.Errorf(codes.InvalidArgument, "task %s is named twice", id)
+		}
+		seen[id] = true
+		switch t.GetPhase() {
+		case rundpb.Phase_PHASE_CREATED, rundpb.Phase_PHASE_RUNNING, rundpb.Phase_PHASE_STOPPING:
+		default:
+			return nil, status.Errorf(codes.InvalidArgument, "task %s: %s cannot be desired, only CREATED, RUNNING and STOPPING", id, t.GetPhase())
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if req.GetGeneration() < s.generation {
+		return nil, status.Errorf(codes.FailedPrecondition, "generation %d is older than %d, which is in force", req.GetGeneration(), s.generation)
+	}
+	s.generation = req.GetGeneration()
+	s.applied = append(make([]*rundpb.TaskDesired, 0, len(req.GetTasks())), req.GetTasks()...)
+	select {
+	case <-s.adopted:
+		s.distribute()
+	default: // adopt does it
+	}
+	return &rundpb.ApplyResponse{}, nil
+}
+
+// Watch sends every task, then changes. It waits until the containers of an
+// earlier run are known.
+func (s *Server) Watch(_ *rundpb.WatchRequest, stream grpc.ServerStreamingServer[rundpb.WatchResponse]) error {
+	ctx := stream.Context()
+	select {
+	case <-s.adopted:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	all, sub := s.hub.subscribe()
+	defer sub.close()
+	if err := stream.Send(&rundpb.WatchResponse{Complete: true, Tasks: all}); err != nil {
+		return err
+	}
+	for {
+		changed, removed, err := sub.next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&rundpb.WatchResponse{Tasks: changed, Removed: removed}); err != nil {
+			return err
+		}
+	}
+}
+
+// Logs sends what a task wrote. Long lines come in pieces, of which all but the
+// last lack the newline.
+func (s *Server) Logs(req *rundpb.LogsRequest, stream grpc.ServerStreamingServer[rundpb.LogsResponse]) error {
+	if !ident.Valid(req.GetTaskId()) {
+		return status.Errorf(codes.InvalidArgument, "%q is no task id", req.GetTaskId())
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	q := tasklog.Query{Tail: -1, Follow: req.GetFollow()}
+	if req.GetSince() > 0 {
+		q.Since = time.Unix(0, req.GetSince())
+	}
+	if t := req.GetTail(); t > 0 {
+		q.Tail = int(min(t, maxLogTail))
+	}
+	if q.Follow {
+		q.Done = s.hub.ended(ctx, req.GetTaskId())
+	}
+	err := tasklog.Read(ctx, s.taskDir(req.GetTaskId()).log(), q, func(r tasklog.Record) error {
+		data := append([]byte(nil), r.Data...)
+		if !r.Partial {
+			data = append(data, '\n')
+		}
+		return stream.Send(&rundpb.LogsResponse{At: r.Time.UnixNano(), Stderr: r.Stderr, Data: data})
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return status.Errorf(codes.NotFound, "task %s has no log on this node", req.GetTaskId())
+	}
+	return err
+}
+
+// ResolveImage gives a digest: of the image that was loaded here under the
+// name, and only without one, of the registry.
+func (s *Server) ResolveImage(ctx context.Context, req *rundpb.ResolveImageRequest) (*rundpb.ResolveImageResponse, error) {
+	digest, loaded, err := s.images.Resolve(ctx, req.GetReference())
+	if err != nil {
+		return nil, imageStatus(err)
+	}
+	return &rundpb.ResolveImageResponse{Digest: digest, Loaded: loaded}, nil
+}
+
+// ImportImage loads the images of an archive.
+func (s *Server) ImportImage(stream grpc.ClientStreamingServer[rundpb.ImportImageRequest, rundpb.ImportImageResponse]) error {
+	names, err := s.images.Import(stream.Context(), &chunks{stream: stream})
+	if err != nil {
+		return imageStatus(err)
+	}
+	return stream.SendAndClose(&rundpb.ImportImageResponse{Images: names})
+}
+
+func imageStatus(err error) error {
+	switch {
+	case image.IsRejected(err):
+		return status.Error(codes.InvalidArgument, oneLine(err))
+	case transient(err):
+		return status.Error(codes.Unavailable, "containerd does not answer: "+oneLine(err))
+	}
+	if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
+		return err
+	}
+	return status.Error(codes.Unavailable, oneLine(err))
+}
+
+// chunks reads an image stream.
+type chunks struct {
+	stream grpc.ClientStreamingServer[rundpb.ImportImageRequest, rundpb.ImportImageResponse]
+	rest   []byte
+}
+
+func (c *chunks) Read(p []byte) (int, error) {
+	for len(c.rest) == 0 {
+		m, err := c.stream.Recv()
+		if err != nil {
+			return 0, err // io.EOF at the end
+		}
+		if len(m.GetData()) > maxImportChunk {
+			return 0, status.Errorf(codes.InvalidArgument, "chunk of %d bytes: at most %d are allowed", len(m.GetData()), maxImportChunk)
+		}
+		c.rest = m.GetData()
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+var _ io.Reader = (*chunks)(nil)

@@ -1,0 +1,296 @@
+package rund
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+)
+
+// worker brings one task to its desired state. All its actions happen in its
+// own goroutine, run; others only tell it what is desired.
+type worker struct {
+	s   *Server
+	id  string
+	log *slog.Logger
+
+	mu       sync.Mutex
+	desired  *rundpb.TaskDesired // nil: absent. Guarded by mu
+	governed bool                // an Apply has spoken since start. Guarded by mu
+	abort    context.CancelFunc  // ends a preparation that is under way. Guarded by mu
+
+	wake chan struct{} // buffered 1; desired changed
+
+	// Owned by run.
+	made  *rundpb.TaskDesired // what the container was made from
+	state *rundpb.TaskActual
+	task  containerd.Task
+	exit  <-chan containerd.ExitStatus // nil: nobody waits
+	stale bool                         // state must be read from containerd first
+	delay time.Duration                // before the next attempt
+}
+
+// want tells the worker what is desired; nil means absent.
+func (w *worker) want(d *rundpb.TaskDesired) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.desired, w.governed = d, true
+	if p := d.GetPhase(); w.abort != nil && p != rundpb.Phase_PHASE_CREATED && p != rundpb.Phase_PHASE_RUNNING {
+		w.abort()
+	}
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *worker) wanted() (*rundpb.TaskDesired, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.desired, w.governed
+}
+
+// run ends when the task is forgotten or ctx ends; the latter leaves the
+// container as it is.
+func (w *worker) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		gone, err := w.converge(ctx)
+		if gone && w.s.retire(w) {
+			return
+		}
+		var retry <-chan time.Time
+		if err != nil && ctx.Err() == nil {
+			w.delay = min(max(2*w.delay, retryMin), retryMax)
+			w.log.Warn("will try again", "err", err, "in", w.delay)
+			retry = time.After(w.delay)
+		} else {
+			w.delay = 0
+		}
+		if gone {
+			continue // wanted again meanwhile
+		}
+		select {
+		case <-ctx.Done():
+		case <-w.wake:
+		case <-retry:
+		case st := <-w.exit:
+			w.ended(st)
+		}
+	}
+}
+
+// converge takes all steps that are possible now. An error means: try again.
+func (w *worker) converge(ctx context.Context) (gone bool, err error) {
+	if w.stale {
+		if err := w.reload(ctx); err != nil {
+			return false, err
+		}
+	}
+	d, governed := w.wanted()
+	if !governed {
+		return false, nil
+	}
+	switch d.GetPhase() {
+	case rundpb.Phase_PHASE_CREATED, rundpb.Phase_PHASE_RUNNING:
+		if w.phase() == rundpb.Phase_PHASE_UNSPECIFIED || w.phase() == rundpb.Phase_PHASE_PREPARING {
+			if err := w.create(ctx, d); err != nil {
+				return false, err
+			}
+		}
+		if w.phase() == rundpb.Phase_PHASE_CREATED && d.GetPhase() == rundpb.Phase_PHASE_RUNNING {
+			return false, w.start(ctx)
+		}
+		return false, nil
+	case rundpb.Phase_PHASE_STOPPING:
+		return false, w.stop(ctx, d)
+	}
+	if err := w.stop(ctx, nil); err != nil {
+		return false, err
+	}
+	if err := w.s.wreck(ctx, w.id); err != nil {
+		return false, err
+	}
+	w.state, w.made, w.task, w.exit = nil, nil, nil, nil
+	w.s.hub.remove(w.id)
+	return true, nil
+}
+
+func (w *worker) phase() rundpb.Phase { return w.state.GetPhase() }
+
+// report publishes a new phase.
+func (w *worker) report(p rundpb.Phase, change func(*rundpb.TaskActual)) {
+	if w.state == nil {
+		w.state = &rundpb.TaskActual{TaskId: w.id}
+	}
+	w.state.Phase, w.state.At = p, time.Now().UnixNano()
+	if change != nil {
+		change(w.state)
+	}
+	w.s.hub.set(w.state)
+	w.log.Info("task", "phase", p.String(), "error", w.state.GetError())
+}
+
+func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
+	if w.phase() != rundpb.Phase_PHASE_PREPARING {
+		w.report(rundpb.Phase_PHASE_PREPARING, func(a *rundpb.TaskActual) { a.Spec, a.Endpoint = d.GetSpec(), d.GetEndpoint() })
+	}
+	pctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.mu.Lock()
+	w.abort = cancel
+	changed := w.desired != d
+	w.mu.Unlock()
+	defer func() { w.mu.Lock(); w.abort = nil; w.mu.Unlock() }()
+	if changed {
+		return nil // wake is pending
+	}
+	err := w.s.removeContainer(pctx, w.id) // of an interrupted attempt
+	var task containerd.Task
+	if err == nil {
+		task, err = w.s.prepare(pctx, d)
+	}
+	if err == nil {
+		w.made, w.task = d, task
+		w.report(rundpb.Phase_PHASE_CREATED, func(a *rundpb.TaskActual) {
+			a.Spec, a.Endpoint, a.ContainerId, a.Netns = d.GetSpec(), d.GetEndpoint(), w.id, w.id
+		})
+		return nil
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case pctx.Err() != nil: // no longer wanted
+		w.state.Phase = rundpb.Phase_PHASE_UNSPECIFIED
+		return nil
+	case transient(err):
+		return err
+	}
+	return w.fail(ctx, err)
+}
+
+// fail gives up on a task that has not run.
+func (w *worker) fail(ctx context.Context, err error) error {
+	if werr := w.s.removeContainer(ctx, w.id); werr != nil {
+		w.log.Warn("cannot clean up", "err", werr)
+	}
+	w.task, w.exit = nil, nil
+	w.report(rundpb.Phase_PHASE_FAILED, func(a *rundpb.TaskActual) {
+		a.Error, a.Rejected, a.ContainerId = oneLine(err), image.IsRejected(err), ""
+	})
+	return nil
+}
+
+func (w *worker) start(ctx context.Context) error {
+	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	w.report(rundpb.Phase_PHASE_STARTING, nil)
+	cont, err := w.s.client.LoadContainer(cctx, w.id)
+	if err == nil {
+		// First, so that a container without a task is known to have run.
+		_, err = cont.SetLabels(cctx, map[string]string{labelStarted: strconv.FormatInt(time.Now().UnixNano(), 10)})
+	}
+	if err == nil {
+		w.exit, err = w.task.Wait(ctx)
+	}
+	if err == nil {
+		err = w.task.Start(cctx)
+	}
+	switch {
+	case err == nil:
+		w.report(rundpb.Phase_PHASE_RUNNING, nil)
+		return nil
+	case ctx.Err() != nil || transient(err):
+		w.stale = true
+		return err
+	}
+	return w.fail(ctx, fmt.Errorf("start: %w", err))
+}
+
+// stop brings a task to its end; d, when given, is what to report for a task
+// that never ran.
+func (w *worker) stop(ctx context.Context, d *rundpb.TaskDesired) error {
+	switch w.phase() {
+	case rundpb.Phase_PHASE_EXITED, rundpb.Phase_PHASE_FAILED:
+		return nil
+	case rundpb.Phase_PHASE_RUNNING, rundpb.Phase_PHASE_STARTING, rundpb.Phase_PHASE_STOPPING:
+		return w.terminate(ctx)
+	}
+	if d == nil {
+		return nil // wreck does the rest
+	}
+	if err := w.s.removeContainer(ctx, w.id); err != nil {
+		return err
+	}
+	w.task, w.exit = nil, nil
+	w.report(rundpb.Phase_PHASE_EXITED, func(a *rundpb.TaskActual) {
+		a.Error, a.ExitCode, a.ContainerId, a.Spec = "stopped before it was started", -1, "", d.GetSpec()
+	})
+	return nil
+}
+
+// terminate sends the stop signal, waits the grace period, then kills.
+func (w *worker) terminate(ctx context.Context) error {
+	if w.phase() != rundpb.Phase_PHASE_STOPPING {
+		w.report(rundpb.Phase_PHASE_STOPPING, nil)
+	}
+	grace := time.Duration(w.made.GetSpec().GetContainer().GetStopGraceNs())
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	for _, step := range []struct {
+		signal unix.Signal
+		wait   time.Duration
+	}{{w.stopSignal(ctx), grace}, {unix.SIGKILL, killWait}} {
+		if err := w.kill(ctx, step.signal); err != nil {
+			return err
+		}
+		t := time.NewTimer(step.wait)
+		select {
+		case st := <-w.exit:
+			t.Stop()
+			w.ended(st)
+			return w.reloadIfStale(ctx)
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+	w.stale = true
+	return fmt.Errorf("the container did not end within %s after SIGKILL", killWait)
+}
+
+func (w *worker) kill(ctx context.Context, sig unix.Signal) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := w.task.Kill(ctx, sig)
+	if err == nil || errdefs.IsNotFound(err) { // ended already: exit will say so
+		return nil
+	}
+	if transient(err) {
+		w.stale = true
+	}
+	return fmt.Errorf("signal %s: %w", unix.SignalName(sig), err)
+}
+
+func (w *worker) stopSignal(ctx context.Context) unix.Signal {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if cont, err := w.s.client.LoadContainer(ctx, w.id); err == nil {
+		if labels, err := cont.Labels(ctx); err == nil {
+			if sig, err := parseSignal(labels[labelSignal]); err == nil && sig != 0 {
+				return sig
+			}
+		}
+	}
+	return unix.SIGTERM
+}
