@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,8 +66,8 @@ type subscription struct {
 	id    string
 	ready chan struct{} // capacity 1: something to take
 
-	mu      sync.Mutex        // guards the following
-	open    map[string]string // task → node that has yet to say its last
+	mu      sync.Mutex          // guards the following
+	open    map[string]*session // tasks whose session has yet to say the last word
 	chunks  []*schedulerpb.LogChunk
 	bytes   int
 	dropped int
@@ -77,7 +78,7 @@ func (d *Dispatcher) subscribe(r LogRequest) (*subscription, error) {
 	if len(r.TaskIDs) > maxSubscribedTasks {
 		return nil, status.Errorf(codes.InvalidArgument, "logs of %d tasks at once: at most %d are possible", len(r.TaskIDs), maxSubscribedTasks)
 	}
-	sub := &subscription{id: ident.New(), ready: make(chan struct{}, 1), open: map[string]string{}}
+	sub := &subscription{id: ident.New(), ready: make(chan struct{}, 1), open: map[string]*session{}}
 	byNode := map[string][]string{}
 	err := d.config.Store.View(func(tx *raftstore.ReadTx) error {
 		for _, id := range r.TaskIDs {
@@ -87,8 +88,7 @@ func (d *Dispatcher) subscribe(r LogRequest) (*subscription, error) {
 				sub.end(id, "there is no such task")
 			case t.NodeId == "":
 				sub.end(id, "the task has no node yet")
-			case sub.open[id] == "":
-				sub.open[id] = t.NodeId
+			case !slices.Contains(byNode[t.NodeId], id):
 				byNode[t.NodeId] = append(byNode[t.NodeId], id)
 			}
 		}
@@ -114,6 +114,11 @@ func (d *Dispatcher) subscribe(r LogRequest) (*subscription, error) {
 			}
 			continue
 		}
+		sub.mu.Lock()
+		for _, id := range ids {
+			sub.open[id] = m.session
+		}
+		sub.mu.Unlock()
 		m.session.control(logRequest(&schedulerpb.LogSubscription{
 			Id: sub.id, TaskIds: ids, Follow: r.Follow, Since: r.Since, Tail: r.Tail,
 		}))
@@ -131,15 +136,13 @@ func (d *Dispatcher) unsubscribe(sub *subscription) {
 	defer d.mu.Unlock()
 	delete(d.subs, sub.id)
 	sub.mu.Lock()
-	nodes := map[string]bool{}
-	for _, node := range sub.open {
-		nodes[node] = true
+	sending := map[*session]bool{}
+	for _, s := range sub.open {
+		sending[s] = true
 	}
 	sub.mu.Unlock()
-	for node := range nodes {
-		if m := d.members[node]; m != nil && m.session != nil {
-			m.session.control(logRequest(&schedulerpb.LogSubscription{Id: sub.id, Cancel: true}))
-		}
+	for s := range sending {
+		s.control(logRequest(&schedulerpb.LogSubscription{Id: sub.id, Cancel: true}))
 	}
 }
 
@@ -148,7 +151,7 @@ func (d *Dispatcher) lost(s *session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, sub := range d.subs {
-		sub.lost(s.node)
+		sub.lost(s)
 	}
 }
 
@@ -165,18 +168,18 @@ func (s *session) logChunk(c *schedulerpb.LogChunk) error {
 	}
 	now := time.Now()
 	within := s.quota.logs.take(float64(len(c.Data)), now)
-	if !sub.offer(s.node, c, within) && s.quota.refusals.take(1, now) {
+	if !sub.offer(s, c, within) && s.quota.refusals.take(1, now) {
 		s.d.config.Logger.Warn("refused a node's logs of a task that it was not asked for", "node", s.node, "task", fmt.Sprintf("%.64q", c.TaskId))
 	}
 	return nil
 }
 
-// offer queues a chunk from a node and reports whether the node may send it.
+// offer queues a chunk and reports whether the session may send it.
 // One that is too much is dropped and counted; a task's last word never is.
-func (s *subscription) offer(node string, c *schedulerpb.LogChunk, within bool) bool {
+func (s *subscription) offer(from *session, c *schedulerpb.LogChunk, within bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[c.TaskId] != node || node == "" {
+	if s.open[c.TaskId] != from {
 		return false
 	}
 	if !within || s.bytes+len(c.Data) > subscriptionBytes || len(s.chunks) >= subscriptionChunks {
@@ -211,13 +214,13 @@ func (s *subscription) end(task, reason string) {
 	s.push(&schedulerpb.LogChunk{TaskId: task, Eof: true, Error: reason})
 }
 
-func (s *subscription) lost(node string) {
+func (s *subscription) lost(from *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for task, n := range s.open {
-		if n == node {
+	for task, owner := range s.open {
+		if owner == from {
 			delete(s.open, task)
-			s.push(&schedulerpb.LogChunk{TaskId: task, Eof: true, Error: "node " + node + " was disconnected"})
+			s.push(&schedulerpb.LogChunk{TaskId: task, Eof: true, Error: "node " + from.node + " was disconnected"})
 		}
 	}
 }

@@ -1,0 +1,127 @@
+package agenttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// Netd stands in for netd: it keeps the state that was applied and touches no
+// kernel. It refuses what netd refuses: an older generation, a port that
+// another endpoint has. It is a mesh.Caller.
+type Netd struct {
+	mu         sync.Mutex
+	generation uint64
+	endpoints  map[string]*netdpb.Endpoint
+	features   []*netdpb.Feature
+	fail       map[string]string
+	down       bool
+	applies    int
+}
+
+// NewNetd returns one that has nothing attached.
+func NewNetd() *Netd {
+	return &Netd{endpoints: map[string]*netdpb.Endpoint{}, fail: map[string]string{}}
+}
+
+// Restart is a crash of netd: the data plane stays, the generation does not.
+func (n *Netd) Restart() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.generation = 0
+}
+
+// SetDown makes every call fail, or work again.
+func (n *Netd) SetDown(down bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down = down
+}
+
+// Fail makes a task's endpoint fail with this text; empty: no more.
+func (n *Netd) Fail(task, text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fail[task] = text
+}
+
+// SetFeatures is what Probe answers from now on.
+func (n *Netd) SetFeatures(f ...*netdpb.Feature) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.features = f
+}
+
+// Endpoint is the task's endpoint, or nil when it is not attached.
+func (n *Netd) Endpoint(task string) *netdpb.Endpoint {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.endpoints[task]
+}
+
+// Len counts the attached endpoints.
+func (n *Netd) Len() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.endpoints)
+}
+
+// Generation is the last one applied since the last Restart; 0: none.
+func (n *Netd) Generation() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.generation
+}
+
+// Call answers like netd.
+func (n *Netd) Call(ctx context.Context, req, resp proto.Message) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.down {
+		return errors.New("connection refused")
+	}
+	out := resp.(*netdpb.Response)
+	switch v := req.(*netdpb.Request).Verb.(type) {
+	case *netdpb.Request_Probe:
+		out.Result = &netdpb.Response_Probe{Probe: &netdpb.ProbeResponse{Features: n.features}}
+	case *netdpb.Request_State:
+		out.Result = &netdpb.Response_State{State: &netdpb.StateResponse{Generation: n.generation}}
+	case *netdpb.Request_Apply:
+		if v.Apply.Generation <= n.generation {
+			out.Result = &netdpb.Response_Error{Error: &netdpb.Error{Message: "older generation"}}
+			return nil
+		}
+		out.Result = &netdpb.Response_Apply{Apply: n.apply(v.Apply)}
+	}
+	return nil
+}
+
+func (n *Netd) apply(a *netdpb.ApplyRequest) *netdpb.ApplyResponse {
+	n.generation = a.Generation
+	n.applies++
+	n.endpoints = map[string]*netdpb.Endpoint{}
+	ports := map[string]bool{}
+	out := &netdpb.ApplyResponse{}
+	for _, e := range a.Endpoints {
+		r := &netdpb.EndpointResult{TaskId: e.TaskId, Error: n.fail[e.TaskId]}
+		for _, p := range e.Ports {
+			key := fmt.Sprint(p.Published, p.Udp)
+			if ports[key] && r.Error == "" {
+				r.Error = fmt.Sprintf("port %d is in use on this node", p.Published)
+			}
+			ports[key] = true
+		}
+		if r.Error == "" {
+			n.endpoints[e.TaskId] = proto.CloneOf(e)
+		}
+		out.Results = append(out.Results, r)
+	}
+	return out
+}

@@ -1,0 +1,330 @@
+package agenttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// Rund stands in for rund and containerd: containers are entries of a map that
+// go through rund's phases. It is an agent.Executor and holds the agent to
+// rund's contract: what breaks it is found in Violations.
+type Rund struct {
+	// Attached, if set, is asked before a container starts: one without its
+	// network is a violation.
+	Attached func(task string) bool
+
+	mu         sync.Mutex
+	generation uint64
+	tasks      map[string]*rundpb.TaskActual
+	starts     map[string]int
+	watchers   map[*watcher]struct{}
+	features   []*taskpb.Feature
+	rejected   map[string]string
+	logs       map[string][]string
+	down       bool
+	applies    int
+	violations []string
+}
+
+type watcher struct {
+	queue []*rundpb.WatchResponse
+	ready chan struct{}
+	gone  chan struct{}
+}
+
+// NewRund returns one without containers.
+func NewRund() *Rund {
+	return &Rund{
+		tasks: map[string]*rundpb.TaskActual{}, starts: map[string]int{},
+		watchers: map[*watcher]struct{}{}, rejected: map[string]string{}, logs: map[string][]string{},
+	}
+}
+
+// Probe answers with the features set.
+func (r *Rund) Probe(ctx context.Context) (*rundpb.ProbeResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down {
+		return nil, errors.New("connection refused")
+	}
+	return &rundpb.ProbeResponse{Runtime: "test", Features: r.features}, nil
+}
+
+// SetFeatures is what Probe answers from now on.
+func (r *Rund) SetFeatures(f ...*taskpb.Feature) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.features = f
+}
+
+// Reject makes preparing the task fail for good.
+func (r *Rund) Reject(task, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rejected[task] = text
+}
+
+// SetLogs is what the task has printed.
+func (r *Rund) SetLogs(task string, lines ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.logs[task] = lines
+}
+
+// Restart is a crash of rund: reports end, containers and what they are stay.
+func (r *Rund) Restart() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.generation = 0
+	r.disconnect()
+}
+
+// Reboot is a restart of the machine: nothing is left.
+func (r *Rund) Reboot() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.generation = 0
+	clear(r.tasks)
+	r.disconnect()
+}
+
+// SetDown makes every call fail, or work again.
+func (r *Rund) SetDown(down bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.down = down
+	if down {
+		r.generation = 0
+		r.disconnect()
+	}
+}
+
+func (r *Rund) disconnect() {
+	for w := range r.watchers {
+		close(w.gone)
+	}
+	clear(r.watchers)
+}
+
+// Exit ends a running container by itself.
+func (r *Rund) Exit(task string, code int32, oom bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.tasks[task]
+	if t == nil || t.Phase != rundpb.Phase_PHASE_RUNNING {
+		return false
+	}
+	r.change(task, func(t *rundpb.TaskActual) {
+		t.Phase, t.ExitCode, t.OomKilled = rundpb.Phase_PHASE_EXITED, code, oom
+	})
+	return true
+}
+
+// Actual is the task as Watch reports it, or nil.
+func (r *Rund) Actual(task string) *rundpb.TaskActual {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tasks[task]
+}
+
+// Tasks lists every task there is and its phase.
+func (r *Rund) Tasks() map[string]rundpb.Phase {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]rundpb.Phase{}
+	for id, t := range r.tasks {
+		out[id] = t.Phase
+	}
+	return out
+}
+
+// Starts counts how often the task's container was started.
+func (r *Rund) Starts(task string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.starts[task]
+}
+
+// Applies counts declarations.
+func (r *Rund) Applies() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.applies
+}
+
+// Violations lists what the agent should not have done.
+func (r *Rund) Violations() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.violations
+}
+
+// Apply makes it so, at once.
+func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down {
+		return errors.New("connection refused")
+	}
+	if req.Generation <= r.generation {
+		r.violate("generation %d after %d", req.Generation, r.generation)
+		return errors.New("older generation")
+	}
+	r.generation = req.Generation
+	r.applies++
+	named := map[string]bool{}
+	for _, d := range req.Tasks {
+		named[d.TaskId] = true
+		r.converge(d)
+	}
+	for id, t := range r.tasks {
+		if named[id] {
+			continue
+		}
+		if t.Phase == rundpb.Phase_PHASE_RUNNING {
+			r.violate("running task %s was removed without being stopped", id)
+		}
+		delete(r.tasks, id)
+		r.tell(&rundpb.WatchResponse{Removed: []string{id}})
+	}
+	return nil
+}
+
+func (r *Rund) converge(d *rundpb.TaskDesired) {
+	id := d.TaskId
+	t := r.tasks[id]
+	over := t != nil && t.Phase >= rundpb.Phase_PHASE_EXITED
+	switch d.Phase {
+	case rundpb.Phase_PHASE_CREATED, rundpb.Phase_PHASE_RUNNING:
+		if d.Spec.GetContainer() == nil || d.Endpoint.GetAddress() == "" {
+			r.violate("task %s declared without container or endpoint", id)
+			return
+		}
+		if over {
+			return // ended is ended
+		}
+		if t == nil {
+			r.change(id, func(t *rundpb.TaskActual) {
+				t.Phase, t.Spec, t.Endpoint = rundpb.Phase_PHASE_PREPARING, d.Spec, d.Endpoint
+			})
+			if text, no := r.rejected[id]; no {
+				r.change(id, func(t *rundpb.TaskActual) {
+					t.Phase, t.Error, t.Rejected = rundpb.Phase_PHASE_FAILED, text, true
+				})
+				return
+			}
+			r.change(id, func(t *rundpb.TaskActual) {
+				t.Phase, t.Netns, t.ContainerId = rundpb.Phase_PHASE_CREATED, id, "container-"+id
+			})
+		}
+		if d.Phase == rundpb.Phase_PHASE_RUNNING && r.tasks[id].Phase == rundpb.Phase_PHASE_CREATED {
+			if r.Attached != nil && !r.Attached(id) {
+				r.violate("task %s started without its network", id)
+			}
+			r.starts[id]++
+			r.change(id, func(t *rundpb.TaskActual) { t.Phase = rundpb.Phase_PHASE_STARTING })
+			r.change(id, func(t *rundpb.TaskActual) { t.Phase = rundpb.Phase_PHASE_RUNNING })
+		}
+	default:
+		if t == nil {
+			r.violate("task %s is to be stopped but was never there", id)
+			return
+		}
+		if over {
+			return
+		}
+		r.change(id, func(t *rundpb.TaskActual) { t.Phase = rundpb.Phase_PHASE_STOPPING })
+		r.change(id, func(t *rundpb.TaskActual) { t.Phase, t.ExitCode = rundpb.Phase_PHASE_EXITED, 143 })
+	}
+}
+
+func (r *Rund) violate(format string, args ...any) {
+	r.violations = append(r.violations, fmt.Sprintf(format, args...))
+}
+
+func (r *Rund) change(id string, f func(*rundpb.TaskActual)) {
+	t := &rundpb.TaskActual{TaskId: id}
+	if old := r.tasks[id]; old != nil {
+		t = proto.CloneOf(old)
+	}
+	f(t)
+	t.At = time.Now().UnixNano()
+	r.tasks[id] = t
+	r.tell(&rundpb.WatchResponse{Tasks: []*rundpb.TaskActual{t}})
+}
+
+func (r *Rund) tell(m *rundpb.WatchResponse) {
+	for w := range r.watchers {
+		w.queue = append(w.queue, m)
+		select {
+		case w.ready <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Watch reports all tasks, then every change.
+func (r *Rund) Watch(ctx context.Context, f func(*rundpb.WatchResponse) error) error {
+	w := &watcher{ready: make(chan struct{}, 1), gone: make(chan struct{})}
+	r.mu.Lock()
+	if r.down {
+		r.mu.Unlock()
+		return errors.New("connection refused")
+	}
+	all := &rundpb.WatchResponse{Complete: true}
+	for _, t := range r.tasks {
+		all.Tasks = append(all.Tasks, t)
+	}
+	r.watchers[w] = struct{}{}
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.watchers, w)
+		r.mu.Unlock()
+	}()
+	if err := f(all); err != nil {
+		return err
+	}
+	for {
+		r.mu.Lock()
+		queue := w.queue
+		w.queue = nil
+		r.mu.Unlock()
+		for _, m := range queue {
+			if err := f(m); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-w.ready:
+		case <-w.gone:
+			return errors.New("connection lost")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Logs passes what SetLogs set; following, it stays until ctx ends.
+func (r *Rund) Logs(ctx context.Context, req *rundpb.LogsRequest, f func(*rundpb.LogsResponse) error) error {
+	r.mu.Lock()
+	lines := r.logs[req.TaskId]
+	r.mu.Unlock()
+	for _, l := range lines {
+		if err := f(&rundpb.LogsResponse{At: 1, Data: []byte(l)}); err != nil {
+			return err
+		}
+	}
+	if req.Follow {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
