@@ -75,7 +75,7 @@ func (s *sealedLog) read(index uint64, out *raft.Log) error {
 	if err := s.inner.GetLog(index, &l); err != nil {
 		return err
 	}
-	if l.Index != index || len(l.Extensions) != 0 {
+	if l.Index != index || len(l.Extensions) != 0 || !l.AppendedAt.IsZero() {
 		return fmt.Errorf("log entry %d: the record says that it is another", index)
 	}
 	plain, err := s.bind.sealer.Open(labelLog, s.bind.logAAD(l.Index, l.Term, uint8(l.Type)), l.Data)

@@ -239,6 +239,9 @@ func (s *Store) Watch(snapshot func(*ReadTx) error, tables ...Registered) (*Watc
 // of fn is returned as it is.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 	for range maxUpdateAttempts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if err := s.lead.ready(ctx, s); err != nil {
 			return err
 		}
