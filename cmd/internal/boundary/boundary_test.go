@@ -1,0 +1,178 @@
+package boundary
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/redoubt-cluster/redoubt/"
+
+var update = flag.Bool("update", false, "rewrite the committed dependency lists")
+
+// forbidden maps a binary to import path prefixes it must not reach, each with
+// the reason.
+var forbidden = map[string]map[string]string{
+	"redoubt-node": {
+		"net/http":                 "the supervisor accepts no connection",
+		"encoding/json":            "the supervisor parses nothing",
+		"google.golang.org":        "the supervisor parses nothing",
+		module + "internal/config": "the supervisor takes flags only",
+		module + "pki":             "the supervisor holds nothing",
+		module + "autolock":        "the supervisor holds nothing",
+	},
+	"redoubt-keyd": {
+		"google.golang.org/grpc":    "keyd's wire is its own",
+		"net/http/httptest":         "keyd serves no network",
+		module + "raftstore":        "keyd never reads the store",
+		module + "scheduler":        "keyd decides from signatures, not from tasks",
+		module + "mesh":             "keyd has no network",
+		module + "pki/authz":        "keyd admits by socket",
+		module + "pki/store":        "keyd never reads the store",
+		"github.com/containerd":     "keyd starts nothing",
+		"github.com/vishvananda":    "keyd touches no interface",
+		"github.com/google/nftable": "keyd touches no firewall",
+	},
+	"redoubt-netd": {
+		"google.golang.org/grpc":      "netd's wire is its own",
+		module + "pki":                "netd holds no identity",
+		module + "autolock":           "netd holds no key of the cluster",
+		module + "secrets":            "netd sees no secret",
+		module + "raftstore":          "netd never reads the store",
+		module + "scheduler":          "netd is told a network state, not tasks",
+		"github.com/miekg/dns":        "netd parses no DNS",
+		"github.com/containerd":       "netd starts nothing",
+		"github.com/smallstep":        "netd issues nothing",
+		"github.com/hashicorp":        "netd takes part in no consensus",
+		"github.com/awnumar/memguard": "netd holds no key of the cluster",
+	},
+	"redoubt-rund": {
+		module + "pki":                   "rund holds no identity",
+		module + "autolock":              "rund holds no key of the cluster",
+		module + "raftstore":             "rund never reads the store",
+		module + "mesh":                  "netd alone changes the network",
+		module + "scheduler/schedulerpb": "rund knows tasks, not services' records",
+		"github.com/hashicorp/raft":      "rund takes part in no consensus",
+		"github.com/smallstep":           "rund issues nothing",
+		"github.com/google/nftables":     "netd alone changes the firewall",
+	},
+	"redoubtd": {
+		"github.com/containerd/containerd": "rund alone speaks to the runtime",
+		"github.com/vishvananda/netlink":   "netd alone changes the network",
+		"github.com/google/nftables":       "netd alone changes the firewall",
+		"github.com/smallstep":             "keyd alone signs",
+		"github.com/awnumar/memguard":      "keyd alone keeps keys",
+		module + "autolock/keyd":           "redoubtd holds keyd's messages and client only",
+		module + "scheduler/rund":          "redoubtd holds rund's messages only",
+		module + "mesh/netd":               "redoubtd holds netd's messages only",
+		"os/exec":                          "redoubtd starts nothing",
+	},
+}
+
+// messages are the packages below a forbidden prefix that hold generated code
+// alone, and the leaf packages that are meant to be shared.
+var messages = []string{
+	module + "autolock/keyd/keydpb", module + "scheduler/rund/rundpb", module + "mesh/netd/netdpb",
+	module + "pki/profile", module + "pki/profile/profilepb",
+}
+
+func TestBinariesReachOnlyWhatTheyMay(t *testing.T) {
+	for binary, rules := range forbidden {
+		t.Run(binary, func(t *testing.T) {
+			t.Parallel()
+			deps := goList(t, "-deps", "-f", "{{.ImportPath}}", module+"cmd/"+binary)
+			for _, dep := range deps {
+				for prefix, why := range rules {
+					if (dep == prefix || strings.HasPrefix(dep, prefix+"/")) && !allowed(binary, dep) {
+						t.Errorf("%s reaches %s: %s", binary, dep, why)
+					}
+				}
+			}
+			checkList(t, binary)
+		})
+	}
+}
+
+// allowed are shared leaf packages; of pki only keyd needs the profile.
+func allowed(binary, dep string) bool {
+	if strings.HasPrefix(dep, module+"pki/") && binary != "redoubt-keyd" && binary != "redoubtd" {
+		return false
+	}
+	return slices.Contains(messages, dep)
+}
+
+// checkList compares the modules and own packages a binary links with the
+// committed list.
+func checkList(t *testing.T, binary string) {
+	got := goList(t, "-deps", "-f", `{{if .Module}}{{if .Module.Main}}{{.ImportPath}}{{else}}{{.Module.Path}}{{end}}{{end}}`, module+"cmd/"+binary)
+	slices.Sort(got)
+	got = slices.Compact(got)
+	text := strings.TrimLeft(strings.Join(got, "\n"), "\n") + "\n"
+	path := filepath.Join("..", "..", binary, "deps.txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil || string(want) != text {
+		t.Errorf("%s links something else than %s says (%v): look at the difference, then go test ./cmd/internal/boundary -update", binary, path, err)
+	}
+}
+
+// rooms orders the domain packages; a room may import only rooms before it.
+var rooms = map[string][]string{
+	"internal":  {},
+	"raftstore": {"internal"},
+	"autolock":  {"internal", "raftstore", "pki/profile"},
+	"secrets":   {"internal", "raftstore"},
+	"pki":       {"internal", "raftstore"},
+	"mesh":      {"internal", "raftstore"},
+	"scheduler": {"internal", "raftstore", "pki", "secrets", "mesh"},
+}
+
+func TestArrowsGoDown(t *testing.T) {
+	for _, line := range goList(t, "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, module+"...") {
+		paths := strings.Fields(line)
+		from := strings.TrimPrefix(paths[0], module)
+		room, _, _ := strings.Cut(from, "/")
+		may, isRoom := rooms[room]
+		if !isRoom {
+			continue
+		}
+		for _, p := range paths[1:] {
+			to, ours := strings.CutPrefix(p, module)
+			if !ours || to == room || strings.HasPrefix(to, room+"/") {
+				continue
+			}
+			if !slices.ContainsFunc(may, func(m string) bool { return to == m || strings.HasPrefix(to, m+"/") }) {
+				t.Errorf("%s imports %s: %s may import %v only", from, to, room, may)
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItOwns(t *testing.T) {
+	for _, line := range goList(t, "-f", `{{.ImportPath}}|{{len .Doc}}`, module+"...") {
+		path, n, _ := strings.Cut(line, "|")
+		if n == "0" && !strings.HasSuffix(path, "pb") {
+			t.Errorf("%s has no package comment", path)
+		}
+	}
+}
+
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list %v: %v", args, err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}

@@ -1,0 +1,150 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// ListNodes returns the named nodes, or all by name.
+func (s *Server) ListNodes(ctx context.Context, req *controlpb.ListNodesRequest) (*controlpb.ListNodesResponse, error) {
+	resp := &controlpb.ListNodesResponse{}
+	servers := s.c.Store.Servers()
+	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		for _, ref := range req.GetNodes() {
+			n, err := resolveNode(r, ref)
+			if err != nil {
+				return err
+			}
+			resp.Nodes = append(resp.Nodes, nodeView(r, n, servers))
+		}
+		if len(req.GetNodes()) > 0 {
+			return nil
+		}
+		for n := range pkistore.Nodes.All(r) {
+			if !n.GetDenied() {
+				resp.Nodes = append(resp.Nodes, nodeView(r, n, servers))
+			}
+		}
+		slices.SortFunc(resp.Nodes, func(a, b *controlpb.NodeView) int {
+			return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetId(), b.GetId()))
+		})
+		return nil
+	})
+	return resp, err
+}
+
+// resolveNode finds a member by id, by its name where that is unique, or by a
+// unique prefix of its id. Removed nodes are found by nothing.
+func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
+	if n, ok := pkistore.Nodes.Get(r, ref); ok && !n.GetDenied() {
+		return n, nil
+	}
+	var found []*pkipb.Node
+	for n := range pkistore.Nodes.By(r, "name", cmp.Or(ref, " ")) {
+		if !n.GetDenied() {
+			found = append(found, n)
+		}
+	}
+	if len(found) == 0 && len(ref) >= ident.MinPrefix {
+		for n := range pkistore.Nodes.Prefix(r, ref) {
+			if !n.GetDenied() {
+				found = append(found, n)
+			}
+		}
+	}
+	if len(found) != 1 {
+		return nil, &schedstore.LookupError{Kind: "node", Ref: ref, Matches: len(found)}
+	}
+	return found[0], nil
+}
+
+func nodeView(r raftstore.Reader, n *pkipb.Node, servers []raftstore.Server) *controlpb.NodeView {
+	sched, _ := schedstore.Nodes.Get(r, n.GetId())
+	v := &controlpb.NodeView{Id: n.GetId(), Name: n.GetName(), Role: n.GetRole(), Node: sched,
+		LeafNotAfter: n.GetLeafNotAfter(), JoinedAt: n.GetMeta().GetCreatedAt(), TokenId: n.GetTokenId(),
+		Effective: schedstore.Effective(sched)}
+	if n.GetRole() == profilepb.Role_ROLE_MANAGER {
+		v.Manager = managerStatus(n, sched, servers)
+	}
+	return v
+}
+
+func managerStatus(n *pkipb.Node, sched *schedulerpb.Node, servers []raftstore.Server) *controlpb.ManagerStatus {
+	m := &controlpb.ManagerStatus{NodeId: n.GetId(), Name: n.GetName(), Address: n.GetAddress(),
+		Reachable: sched.GetState() == schedulerpb.NodeState_NODE_STATE_READY}
+	if i := slices.IndexFunc(servers, func(s raftstore.Server) bool { return s.ID == n.GetId() }); i >= 0 {
+		m.Leader, m.Voter = servers[i].Leader, servers[i].Voter
+	}
+	return m
+}
+
+// UpdateNode changes availability and labels.
+func (s *Server) UpdateNode(ctx context.Context, req *controlpb.UpdateNodeRequest) (*controlpb.UpdateNodeResponse, error) {
+	resp := &controlpb.UpdateNodeResponse{}
+	servers := s.c.Store.Servers()
+	var id string
+	err := s.update(ctx, func(tx *raftstore.Tx) error {
+		n, err := resolveNode(tx, req.GetNode())
+		if err != nil {
+			return err
+		}
+		id = n.GetId()
+		err = schedstore.UpdateNodeSpec(tx, id, schedstore.NodeUpdate{
+			Availability: req.GetAvailability(), LabelAdd: req.GetLabelAdd(), LabelRemove: req.GetLabelRm()})
+		if err != nil && refusal(err) == err {
+			return apierr.Invalid("", "%v", err)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.c.Store.View(func(r *raftstore.ReadTx) error {
+		if n, ok := pkistore.Nodes.Get(r, id); ok {
+			resp.Node = nodeView(r, n, servers)
+		}
+		return nil
+	})
+	return resp, err
+}
+
+// RemoveNode denies a worker for ever. Its connections are cut and its tasks
+// move as soon as this is committed.
+func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
+	resp := &controlpb.RemoveNodeResponse{}
+	err := s.update(ctx, func(tx *raftstore.Tx) error {
+		n, err := resolveNode(tx, req.GetNode())
+		if err != nil {
+			return err
+		}
+		resp.Id = n.GetId()
+		if n.GetRole() == profilepb.Role_ROLE_MANAGER {
+			return apierr.Unsupported("drain it instead: `redoubt node update --availability drain`", "node %s is a manager, and managers cannot be removed yet", n.GetName())
+		}
+		sched, _ := schedstore.Nodes.Get(tx, n.GetId())
+		if sched.GetState() == schedulerpb.NodeState_NODE_STATE_READY && !req.GetForce() {
+			return apierr.State("stop it first, or add --force", "node %s is up", n.GetName())
+		}
+		if err := pki.Deny(tx, n.GetId()); err != nil {
+			return err
+		}
+		return schedstore.RemoveNode(tx, n.GetId())
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.c.Logger.InfoContext(ctx, "node removed", "node", resp.GetId())
+	return resp, nil
+}

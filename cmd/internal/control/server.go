@@ -1,0 +1,130 @@
+// Package control answers the operator API: services, tasks, nodes, join
+// tokens, unlock slots, logs and the cluster's status.
+//
+// It runs on the leader and is only ever called for a manager's local root;
+// package authz has checked that before a handler runs. A handler validates what
+// it was given, changes the store in one transaction and answers; it holds no
+// state of its own, so that any manager can take over between two calls.
+// Refusals are apierr's: one line and the remedy. Anything else that fails is
+// logged here under the request's id and answered as an internal error.
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// Minter has keyd sign a token's record.
+type Minter interface {
+	MintToken(ctx context.Context, r *profilepb.TokenRecord) (*profilepb.SignedTokenRecord, error)
+}
+
+// Images finds what a reference means now.
+type Images interface {
+	// Resolve asks the reference's registry for its digest.
+	Resolve(ctx context.Context, reference string) (digest string, err error)
+}
+
+// Config is what the server needs.
+type Config struct {
+	Store     *raftstore.Store
+	ClusterID string
+	Minter    Minter
+	Images    Images
+	Logs      LogSource
+	Logger    *slog.Logger
+}
+
+// Server implements controlpb.ControlServer.
+type Server struct {
+	controlpb.UnimplementedControlServer
+	c Config
+}
+
+// New returns a server.
+func New(c Config) *Server { return &Server{c: c} }
+
+// updateTimeout bounds how long a write waits for the quorum.
+const updateTimeout = 15 * time.Second
+
+// update runs one transaction.
+func (s *Server) update(ctx context.Context, fn func(*raftstore.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	return s.c.Store.Update(ctx, fn)
+}
+
+// view reads what is committed now, not what was when this server last heard.
+func (s *Server) view(ctx context.Context, fn func(*raftstore.ReadTx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	if err := s.c.Store.Barrier(ctx); err != nil {
+		return err
+	}
+	return s.c.Store.View(fn)
+}
+
+// refusal turns what the rooms below return into what callers are told.
+func refusal(err error) error {
+	var lookup *schedstore.LookupError
+	var dup *raftstore.DuplicateError
+	switch {
+	case err == nil, apierr.ReasonOf(err) != "":
+		return err
+	case errors.As(err, &lookup) && lookup.Matches > 1:
+		return apierr.Ambiguous(lookup.Kind, lookup.Ref)
+	case errors.As(err, &lookup):
+		return apierr.NotFound("", "%v", lookup)
+	case errors.As(err, &dup):
+		return apierr.Exists("choose another name", "%s %q exists already", dup.Table, dup.Key)
+	case errors.Is(err, schedstore.ErrChanged), errors.Is(err, raftstore.ErrConflict):
+		return apierr.Conflict("it")
+	case errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrClosed):
+		return apierr.NoLeader()
+	case errors.Is(err, raftstore.ErrUncertain):
+		return apierr.New(apierr.ReasonTimeout, "look before you repeat it", "the managers did not confirm in time; it may still take effect")
+	case errors.Is(err, raftstore.ErrTooLarge):
+		return apierr.Invalid("make it smaller", "the request is too large")
+	}
+	return err
+}
+
+// Interceptors give every call an id, log it, and make its error presentable.
+func (s *Server) Interceptors() (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
+	return Interceptors(s.c.Logger)
+}
+
+// Interceptors is Server.Interceptors for servers of other services.
+func Interceptors(log *slog.Logger) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
+	finish := func(ctx context.Context, method string, start time.Time, err error) error {
+		if err == nil {
+			log.DebugContext(ctx, "call", "method", method, "took", time.Since(start))
+			return nil
+		}
+		id := ident.New()[:12]
+		shown := apierr.FromError(refusal(err), id)
+		log.WarnContext(ctx, "call refused", "method", method, "request", id, "took", time.Since(start), "err", err)
+		return shown
+	}
+	unary := func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+		start := time.Now()
+		resp, err := h(ctx, req)
+		return resp, finish(ctx, info.FullMethod, start, err)
+	}
+	stream := func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		start := time.Now()
+		return finish(ss.Context(), info.FullMethod, start, h(srv, ss))
+	}
+	return unary, stream
+}

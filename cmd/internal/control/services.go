@@ -1,0 +1,190 @@
+package control
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// CreateService validates, pins the image and stores.
+func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateServiceRequest) (*controlpb.CreateServiceResponse, error) {
+	sp, err := s.admit(ctx, req.GetSpec(), nil)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	id, err := schedstore.CreateService(ctx, s.c.Store, sp)
+	if err != nil {
+		return nil, err
+	}
+	s.c.Logger.InfoContext(ctx, "service created", "service", sp.GetName(), "id", id)
+	return &controlpb.CreateServiceResponse{Id: id}, nil
+}
+
+// UpdateService replaces the spec that was read at req.Version.
+func (s *Server) UpdateService(ctx context.Context, req *controlpb.UpdateServiceRequest) (*controlpb.UpdateServiceResponse, error) {
+	var old *schedulerpb.Service
+	err := s.view(ctx, func(r *raftstore.ReadTx) (err error) {
+		old, err = schedstore.ResolveService(r, req.GetService())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	sp, err := s.admit(ctx, req.GetSpec(), old.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	if err := schedstore.UpdateService(ctx, s.c.Store, old.GetId(), req.GetVersion(), sp); err != nil {
+		return nil, err
+	}
+	return &controlpb.UpdateServiceResponse{Id: old.GetId()}, nil
+}
+
+// RemoveService removes one service.
+func (s *Server) RemoveService(ctx context.Context, req *controlpb.RemoveServiceRequest) (*controlpb.RemoveServiceResponse, error) {
+	var id string
+	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		svc, err := schedstore.ResolveService(r, req.GetService())
+		id = svc.GetId()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	if err := schedstore.RemoveService(ctx, s.c.Store, id); err != nil {
+		return nil, err
+	}
+	s.c.Logger.InfoContext(ctx, "service removed", "id", id)
+	return &controlpb.RemoveServiceResponse{Id: id}, nil
+}
+
+// ListServices returns the named services, or all by name.
+func (s *Server) ListServices(ctx context.Context, req *controlpb.ListServicesRequest) (*controlpb.ListServicesResponse, error) {
+	resp := &controlpb.ListServicesResponse{}
+	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		services, err := pick(r, req.GetServices())
+		for _, svc := range services {
+			resp.Services = append(resp.Services, serviceView(r, svc))
+		}
+		return err
+	})
+	return resp, err
+}
+
+// pick resolves references in their order; none means all, by name.
+func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err error) {
+	for _, ref := range refs {
+		svc, err := schedstore.ResolveService(r, ref)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, svc)
+	}
+	if len(refs) > 0 {
+		return out, nil
+	}
+	out = slices.Collect(schedstore.Services.All(r))
+	slices.SortFunc(out, func(a, b *schedulerpb.Service) int {
+		return strings.Compare(a.GetSpec().GetName(), b.GetSpec().GetName())
+	})
+	return out, nil
+}
+
+// serviceView counts the service's tasks. A global service wants one on each
+// node that it has a task for.
+func serviceView(r raftstore.Reader, svc *schedulerpb.Service) *controlpb.ServiceView {
+	v := &controlpb.ServiceView{Service: svc, Wanted: svc.GetSpec().GetReplicated().GetReplicas()}
+	for t := range schedstore.Tasks.By(r, "service", svc.GetId()) {
+		if !schedstore.Wanted(t) {
+			continue
+		}
+		if schedstore.State(t) == schedstore.Running {
+			v.Running++
+		}
+		if svc.GetSpec().GetGlobal() != nil {
+			v.Wanted++
+		}
+	}
+	return v
+}
+
+// admit checks a spec and pins its image. An image that did not change keeps
+// its digest: an update of something else must not replace what runs.
+func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (*schedulerpb.ServiceSpec, error) {
+	if sp == nil {
+		return nil, apierr.Invalid("", "the request has no service in it")
+	}
+	sp = spec.Normalize(proto.CloneOf(sp))
+	if err := spec.Validate(sp); err != nil {
+		return nil, apierr.Invalid("", "%v", err)
+	}
+	c := sp.GetTask().GetContainer()
+	was := old.GetTask().GetContainer()
+	if c.GetImage() == was.GetImage() && was.GetDigest() != "" && sp.GetTask().GetForce() == old.GetTask().GetForce() {
+		c.Digest = was.GetDigest()
+		return sp, nil
+	}
+	digest, err := s.pin(ctx, c.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	c.Digest = digest
+	return sp, nil
+}
+
+// pin finds the digest of an image: the one written in the reference, that of
+// an image imported on the nodes (refused where they disagree), or that of the
+// registry.
+func (s *Server) pin(ctx context.Context, image string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", apierr.Invalid("", "image %q is no reference: %v", image, err)
+	}
+	if d, ok := named.(reference.Digested); ok {
+		return d.Digest().String(), nil
+	}
+	ref := reference.TagNameOnly(named).String()
+	var loaded, on, where string
+	err = s.view(ctx, func(r *raftstore.ReadTx) error {
+		for n := range schedstore.Nodes.All(r) {
+			d := n.GetDescription().GetLoadedImages()[ref]
+			switch {
+			case d == "":
+			case loaded == "":
+				loaded, on = d, n.GetDescription().GetHostname()
+			case d != loaded:
+				where = n.GetDescription().GetHostname()
+			}
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case where != "":
+		return "", apierr.State("load the same archive on every node, or name the image by its digest", "image %s is not the same on nodes %s and %s", ref, on, where)
+	case loaded != "":
+		return loaded, nil
+	}
+	digest, err := s.c.Images.Resolve(ctx, ref)
+	if err != nil {
+		return "", apierr.State("check the name, load the image on the nodes, or configure its registry", "image %s cannot be resolved: %v", ref, err)
+	}
+	return digest, nil
+}

@@ -1,0 +1,77 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// GetStatus is the cluster at a glance, with what is wrong and the command
+// that mends it.
+func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (*controlpb.GetStatusResponse, error) {
+	resp := &controlpb.GetStatusResponse{ClusterId: s.c.ClusterID, Autolock: true, Version: version.String()}
+	servers := s.c.Store.Servers()
+	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		warn := func(format string, args ...any) { resp.Warnings = append(resp.Warnings, fmt.Sprintf(format, args...)) }
+		for n := range pkistore.Nodes.All(r) {
+			if n.GetDenied() {
+				continue
+			}
+			sched, _ := schedstore.Nodes.Get(r, n.GetId())
+			resp.Nodes++
+			if sched.GetState() == schedulerpb.NodeState_NODE_STATE_READY {
+				resp.NodesReady++
+			} else {
+				warn("node %s is down: start it, or `redoubt node rm %s`", n.GetName(), n.GetId())
+			}
+			if time.Unix(n.GetLeafNotAfter(), 0).Before(r.Clock()) {
+				warn("the certificate of node %s has expired: check its clock and its log", n.GetName())
+			}
+			if n.GetRole() == profilepb.Role_ROLE_MANAGER {
+				m := managerStatus(n, sched, servers)
+				resp.Managers = append(resp.Managers, m)
+				if m.GetLeader() {
+					resp.LeaderId = n.GetId()
+				}
+			}
+		}
+		rec, _ := autolockstore.Slots.Get(r, autolockstore.SlotsID)
+		resp.SlotEpoch = rec.GetSet().GetEpoch()
+		for _, m := range acks(r) {
+			if m.GetEpoch() < resp.SlotEpoch {
+				warn("manager %s still opens with the unlock key of before the rotation: `redoubt unlock-key slot ls`", m.GetName())
+			}
+		}
+		switch n := len(resp.GetManagers()); {
+		case n == 1:
+			warn("one manager only: its loss is the loss of the cluster; add two (`redoubt join-token manager`)")
+		case n%2 == 0:
+			warn("%d managers bear no more losses than %d: add or remove one", n, n-1)
+		}
+		for tok := range pkistore.Tokens.All(r) {
+			if long := longLived(tok); long {
+				warn("join token %s does not expire: `redoubt join-token revoke %s` when it is no longer needed", tok.GetId(), tok.GetId())
+			}
+		}
+		for svc := range schedstore.Services.All(r) {
+			v := serviceView(r, svc)
+			resp.Services++
+			resp.TasksRunning += uint32(v.GetRunning())
+			resp.TasksWanted += uint32(v.GetWanted())
+			if v.GetRunning() < v.GetWanted() {
+				warn("service %s runs %d of %d tasks: `redoubt service ps %s`", svc.GetSpec().GetName(), v.GetRunning(), v.GetWanted(), svc.GetSpec().GetName())
+			}
+		}
+		return nil
+	})
+	return resp, err
+}

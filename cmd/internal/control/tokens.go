@@ -1,0 +1,99 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// CreateToken has keyd sign the record of a token whose seed the caller keeps.
+func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequest) (*controlpb.CreateTokenResponse, error) {
+	if req.GetTtlSeconds() < 0 || req.GetTtlSeconds() > int64(365*24*time.Hour/time.Second) {
+		return nil, apierr.Invalid("", "a lifetime of %d seconds is out of bounds", req.GetTtlSeconds())
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	tok, err := pki.CreateToken(ctx, s.c.Store, s.c.Minter, pki.TokenRequest{ID: req.GetId(), PublicKey: req.GetPublicKey(), Role: req.GetRole(),
+		TTL: time.Duration(req.GetTtlSeconds()) * time.Second, MaxUses: req.GetMaxUses(), NodeName: req.GetNodeName(), CIDR: req.GetCidr(),
+		LongLived: req.GetLongLived()})
+	if errors.Is(err, pki.ErrInvalidToken) {
+		return nil, apierr.Invalid("", "%v", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &controlpb.CreateTokenResponse{ClusterId: s.c.ClusterID}
+	if resp.Token, err = tokenView(tok); err != nil {
+		return nil, err
+	}
+	err = s.c.Store.View(func(r *raftstore.ReadTx) error {
+		c, err := pkistore.GetCluster(r)
+		if err != nil {
+			return err
+		}
+		root, err := x509.ParseCertificate(c.GetRoots()[0])
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+		resp.RootSpkiSha256 = sum[:]
+		for n := range pkistore.Nodes.By(r, "role", "manager") {
+			if !n.GetDenied() {
+				resp.Managers = append(resp.Managers, n.GetAddress())
+			}
+		}
+		return nil
+	})
+	s.c.Logger.InfoContext(ctx, "join token minted", "token", tok.GetId(), "role", profile.RoleName(req.GetRole()))
+	return resp, err
+}
+
+func tokenView(t *pkipb.Token) (*controlpb.TokenView, error) {
+	rec, err := profile.ParseTokenRecord(t.GetSigned().GetRecord())
+	return &controlpb.TokenView{Record: rec, Uses: t.GetUses(), Revoked: t.GetRevoked()}, err
+}
+
+// longLived reports whether a token neither expired nor will.
+func longLived(t *pkipb.Token) bool {
+	rec, err := profile.ParseTokenRecord(t.GetSigned().GetRecord())
+	return err == nil && rec.GetExpiresAt() == 0 && !t.GetRevoked()
+}
+
+// ListTokens returns the tokens' public records.
+func (s *Server) ListTokens(ctx context.Context, _ *controlpb.ListTokensRequest) (*controlpb.ListTokensResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	if err := s.c.Store.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	tokens, err := pki.ListTokens(s.c.Store)
+	resp := &controlpb.ListTokensResponse{}
+	for _, t := range tokens {
+		resp.Tokens = append(resp.Tokens, &controlpb.TokenView{Record: t.Record, Uses: t.Uses, Revoked: t.Revoked})
+	}
+	return resp, err
+}
+
+// RevokeToken makes a token good for nothing.
+func (s *Server) RevokeToken(ctx context.Context, req *controlpb.RevokeTokenRequest) (*controlpb.RevokeTokenResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	id, err := pki.RevokeToken(ctx, s.c.Store, req.GetId())
+	if errors.Is(err, pki.ErrNoToken) {
+		return nil, apierr.NotFound("", "%v", err)
+	}
+	if err == nil {
+		s.c.Logger.InfoContext(ctx, "join token revoked", "token", id)
+	}
+	return &controlpb.RevokeTokenResponse{Id: id}, err
+}

@@ -1,0 +1,204 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/scheduler/agent"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// managerFacts is what only a manager's agent reports.
+type managerFacts struct {
+	slotEpoch    func() uint64
+	appliedIndex func() uint64
+}
+
+// runAgent serves this node's tasks until ctx ends.
+func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers func() []string, facts *managerFacts) error {
+	network, err := n.network()
+	if err != nil {
+		return err
+	}
+	c := agent.Config{
+		Dial: func(ctx context.Context) (grpc.ClientConnInterface, io.Closer, error) {
+			cc, err := n.dialManager(ctx, creds, managers())
+			return cc, cc, err
+		},
+		Executor: n.rund, Network: network, Refresh: n.refresh, Connected: n.setSession, Logger: n.log.With("part", "agent"),
+		Describe: func() *schedulerpb.NodeDescription { return n.describe(nil) },
+		Managers: func(addrs []string) {
+			if err := n.remember(func(m *member) { m.Managers = addrs }); err != nil {
+				n.log.Warn("the managers' addresses were not kept", "err", err)
+			}
+		},
+	}
+	if facts != nil {
+		c.Describe = func() *schedulerpb.NodeDescription { return n.describe(facts.slotEpoch) }
+		c.AppliedIndex = facts.appliedIndex
+	}
+	defer n.setSession(false)
+	return agent.Run(ctx, c)
+}
+
+// network is the node bridge, by way of netd.
+func (n *Node) network() (*mesh.Local, error) {
+	subnet, err := netip.ParsePrefix(n.cfg.BridgeSubnet)
+	if err != nil {
+		return nil, err
+	}
+	dns, err := n.dns()
+	if err != nil {
+		return nil, err
+	}
+	return mesh.NewLocal(mesh.LocalConfig{Netd: wire.NewClient(n.socket("netd")), Subnet: subnet, DNS: dns, Logger: n.log.With("part", "mesh")})
+}
+
+// dns are the configured servers, or the machine's own but those on loopback,
+// which a container cannot reach.
+func (n *Node) dns() (out []netip.Addr, err error) {
+	names := n.cfg.DNS
+	if len(names) == 0 {
+		data, err := os.ReadFile("/etc/resolv.conf")
+		if err != nil {
+			return nil, nil // a machine without name servers
+		}
+		for line := range strings.Lines(string(data)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+				names = append(names, f[1])
+			}
+		}
+	}
+	for _, s := range names {
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.IsLoopback() || len(out) == maxDNS {
+			continue
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// maxDNS is how many name servers a resolver asks (resolv.conf(5)).
+const maxDNS = 3
+
+// dialManager connects to the first manager that answers, as this node.
+func (n *Node) dialManager(ctx context.Context, creds *pki.Credentials, addrs []string) (*grpc.ClientConn, error) {
+	err := errors.New("no manager is known")
+	for _, addr := range addrs {
+		conn, derr := pki.DialTLS(ctx, addr, creds.ClientConfig(pki.ALPNGRPC, ""))
+		if derr != nil {
+			err = derr
+			continue
+		}
+		return pki.GRPCOver(conn, grpc.WithChainUnaryInterceptor(n.noticeUnary), grpc.WithChainStreamInterceptor(n.noticeStream))
+	}
+	return nil, err
+}
+
+// noticeUnary and noticeStream look for the cluster's word that this node was
+// removed.
+func (n *Node) noticeUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return n.notice(invoke(ctx, method, req, reply, cc, opts...))
+}
+
+func (n *Node) noticeStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	cs, err := stream(ctx, desc, cc, method, opts...)
+	if err != nil {
+		return nil, n.notice(err)
+	}
+	return noticed{cs, n}, nil
+}
+
+type noticed struct {
+	grpc.ClientStream
+	n *Node
+}
+
+func (s noticed) RecvMsg(m any) error { return s.n.notice(s.ClientStream.RecvMsg(m)) }
+
+func (n *Node) notice(err error) error {
+	if status.Code(err) == codes.Unauthenticated {
+		n.mu.Lock()
+		n.st.message = status.Convert(err).Message()
+		n.mu.Unlock()
+	}
+	return err
+}
+
+// runRenewer keeps the node's leaf fresh; boot is nil on workers.
+func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers func() []string, boot *pki.Credentials) error {
+	r := &pki.Renewer{Credentials: creds, Boot: boot, Logger: n.log.With("part", "renewer"),
+		Call: func(ctx context.Context, req *pkipb.RenewRequest) (*pkipb.RenewResponse, error) {
+			cc, err := n.dialManager(ctx, creds, managers())
+			if err != nil {
+				return nil, err
+			}
+			defer cc.Close()
+			return pkipb.NewRenewClient(cc).Renew(ctx, req)
+		},
+		Persist: func(ctx context.Context, got pki.Renewed) error {
+			if boot == nil {
+				return n.keepLeaf("leaf", got.Leaf, got.Key)
+			}
+			if got.Boot != nil {
+				if err := n.keepLeaf("boot", got.Boot, got.BootKey); err != nil {
+					return err
+				}
+			}
+			return n.keepManagerLeaf(ctx, got.Leaf, got.Key)
+		},
+	}
+	return r.Run(ctx)
+}
+
+// stopTimeout bounds how long a leaving node waits for its containers.
+const stopTimeout = 2 * time.Minute
+
+// stopTasks ends every container of this node: it is leaving.
+func (n *Node) stopTasks(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	var gen mesh.Generation
+	if err := n.rund.Apply(ctx, &rundpb.ApplyRequest{Generation: gen.Next()}); err != nil {
+		return fmt.Errorf("stop the tasks: %w", err)
+	}
+	gone := errors.New("gone")
+	left := map[string]bool{}
+	err := n.rund.Watch(ctx, func(r *rundpb.WatchResponse) error {
+		for _, t := range r.GetTasks() {
+			left[t.GetTaskId()] = true
+		}
+		for _, id := range r.GetRemoved() {
+			delete(left, id)
+		}
+		if len(left) == 0 {
+			return gone
+		}
+		return nil
+	})
+	if !errors.Is(err, gone) {
+		return fmt.Errorf("stop the tasks: %w", err)
+	}
+	network, err := n.network()
+	if err != nil {
+		return err
+	}
+	_, err = network.Sync(ctx, nil)
+	return err
+}

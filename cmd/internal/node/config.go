@@ -1,0 +1,117 @@
+package node
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+)
+
+// Config is the section `node:` of the configuration file.
+type Config struct {
+	// Name is what the node calls itself; the machine's host name by default.
+	Name string `yaml:"name"`
+	// Listen is where a manager listens, host:port.
+	Listen string `yaml:"listen"`
+	// Advertise is where the others reach this node when it is a manager,
+	// host:port; by default Listen, or the machine's only address.
+	Advertise string `yaml:"advertise"`
+	// BridgeSubnet is the subnet of containers' addresses on this node, CIDR.
+	BridgeSubnet string `yaml:"bridge_subnet"`
+	// DNS are the servers containers ask; those of the machine by default.
+	DNS []string `yaml:"dns"`
+}
+
+// DefaultPort is the port managers listen on.
+const DefaultPort = 2377
+
+// DefaultConfig is what an absent section means.
+func DefaultConfig() Config {
+	return Config{Listen: fmt.Sprintf("0.0.0.0:%d", DefaultPort), BridgeSubnet: "172.30.0.0/20"}
+}
+
+// Check validates the section and fills in the name.
+func (c *Config) Check() error {
+	if c.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("node.name is not set and the machine has no host name: %w", err)
+		}
+		c.Name = name
+	}
+	if err := ident.CheckHostname(c.Name); err != nil {
+		return fmt.Errorf("node.name: %w", err)
+	}
+	if _, err := netip.ParseAddrPort(c.Listen); err != nil {
+		return fmt.Errorf("node.listen %q: want an address and a port, as in 0.0.0.0:%d", c.Listen, DefaultPort)
+	}
+	if c.Advertise != "" {
+		if _, err := CheckAddress(c.Advertise); err != nil {
+			return fmt.Errorf("node.advertise: %w", err)
+		}
+	}
+	if _, err := netip.ParsePrefix(c.BridgeSubnet); err != nil {
+		return fmt.Errorf("node.bridge_subnet %q: want a network, as in 172.30.0.0/20", c.BridgeSubnet)
+	}
+	for _, s := range c.DNS {
+		if _, err := netip.ParseAddr(s); err != nil {
+			return fmt.Errorf("node.dns %q: want an address", s)
+		}
+	}
+	return nil
+}
+
+// CheckAddress returns addr as host:port, with the default port where it has
+// none.
+func CheckAddress(addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port = addr, strconv.Itoa(DefaultPort)
+		if ip, err := netip.ParseAddr(addr); err == nil {
+			host = ip.String()
+		}
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	ip, notIP := netip.ParseAddr(host)
+	switch {
+	case err != nil || n == 0:
+		return "", fmt.Errorf("address %q: the port must be 1 to 65535", addr)
+	case notIP == nil && ip.IsUnspecified():
+		return "", fmt.Errorf("address %q: others cannot reach that, name one of this machine's addresses", addr)
+	case notIP != nil && ident.CheckHostname(host) != nil:
+		return "", fmt.Errorf("address %q: want host:port", addr)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// advertised is the address to tell others: asked for, configured, listened on,
+// or the machine's only one.
+func (c *Config) advertised(asked string) (string, error) {
+	for _, a := range []string{asked, c.Advertise} {
+		if a != "" {
+			return CheckAddress(a)
+		}
+	}
+	listen := netip.MustParseAddrPort(c.Listen)
+	if !listen.Addr().IsUnspecified() {
+		return c.Listen, nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", err
+	}
+	var found []netip.Addr
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err == nil && p.Addr().IsGlobalUnicast() && (p.Addr().Is4() || !listen.Addr().Is4()) {
+			found = append(found, p.Addr())
+		}
+	}
+	if len(found) != 1 {
+		return "", fmt.Errorf("this machine has %d addresses: say with --advertise which one the others reach", len(found))
+	}
+	return netip.AddrPortFrom(found[0], listen.Port()).String(), nil
+}

@@ -1,0 +1,134 @@
+package node
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// disk is what redoubtd keeps in its directory besides the store:
+//
+//	member      who this node is; its presence makes it a member
+//	leaf        the certificate in use with its key; a manager's key is sealed
+//	boot        a manager's boot leaf with its key
+//	raft/       the sealed store
+//
+// Each file is whole or absent, and member is written last and removed first,
+// so that a crash in the middle of a join leaves a node that is in no cluster.
+type disk struct{ dir string }
+
+// member is the file of that name. It holds no secret.
+type member struct {
+	NodeID    string   `json:"node_id"`
+	ClusterID string   `json:"cluster_id"`
+	Manager   bool     `json:"manager"`
+	Name      string   `json:"name"`
+	Advertise string   `json:"advertise,omitempty"`
+	Managers  []string `json:"managers"`
+	// Peers are the ids of the managers at the time of joining, for the store's
+	// transport until it knows its own configuration.
+	Peers []string `json:"peers,omitempty"`
+	// Founding is set on the first manager until the store holds the cluster.
+	Founding bool `json:"founding,omitempty"`
+	// Denied is set once the cluster has told this node that it was removed.
+	Denied bool `json:"denied,omitempty"`
+}
+
+// leafFile is a certificate chain in DER with either its key in PKCS #8 or the
+// sealed key.
+type leafFile struct {
+	Chain  [][]byte `json:"chain"`
+	Key    []byte   `json:"key,omitempty"`
+	Sealed []byte   `json:"sealed,omitempty"`
+}
+
+// maxFile bounds each of the small files in bytes.
+const maxFile = 1 << 20
+
+func (d disk) path(name string) string { return filepath.Join(d.dir, name) }
+
+func (d disk) raftDir() string { return d.path("raft") }
+
+// used reports whether a store was ever here.
+func (d disk) used() bool {
+	_, err := os.Stat(d.raftDir())
+	return err == nil
+}
+
+// loadMember returns nil where this node is in no cluster.
+func (d disk) loadMember() (*member, error) {
+	var m member
+	if err := d.load("member", &m); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
+func (d disk) saveMember(m *member) error { return d.save("member", m) }
+
+func (d disk) loadLeaf(name string) (*leafFile, error) {
+	var l leafFile
+	if err := d.load(name, &l); err != nil {
+		return nil, err
+	}
+	return &l, nil
+}
+
+func (d disk) saveLeaf(name string, l *leafFile) error { return d.save(name, l) }
+
+// wipe makes this node a member of nothing.
+func (d disk) wipe() error {
+	for _, name := range []string{"member", "leaf", "boot"} {
+		if err := atomicfile.Remove(d.path(name)); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(d.raftDir())
+}
+
+func (d disk) load(name string, v any) error {
+	data, err := atomicfile.ReadBounded(d.path(name), maxFile)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return fmt.Errorf("%s is damaged (%v): restore it, or leave and join again", d.path(name), err)
+	}
+	return nil
+}
+
+func (d disk) save(name string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	defer clear(data)
+	return atomicfile.Write(d.path(name), data)
+}
+
+func parseKey(der []byte) (*ecdsa.PrivateKey, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, errors.New("the key is damaged: leave and join again")
+	}
+	ec, ok := key.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("the key is a %T, not ECDSA: leave and join again", key)
+	}
+	return ec, nil
+}
+
+func chainOf(c *profilepb.CertificateChain) [][]byte { return c.GetCertificates() }

@@ -1,0 +1,234 @@
+package node
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// empty waits for init or join.
+func (n *Node) empty(ctx context.Context) (state, error) {
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_EMPTY, nil, "in no cluster")
+	for {
+		req, err := n.next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var m *member
+		switch do := req.do.(type) {
+		case *controlpb.InitRequest:
+			m, err = n.found(ctx, do)
+		case *joinRequest:
+			m, err = n.join(ctx, do)
+		default:
+			err = apierr.NoCluster()
+		}
+		if err != nil {
+			req.refuse(err)
+			continue
+		}
+		n.become(m)
+		if m.Manager {
+			// Answered once it serves: an operator's next command must work.
+			return n.managerAfter(&req), nil
+		}
+		req.answer <- answer{self: *m}
+		return n.worker, nil
+	}
+}
+
+// clear makes sure that nothing of a cluster is here: what a join or init that
+// was cut short left is wiped, a store that was in use is not.
+func (n *Node) clear(ctx context.Context) error {
+	if n.disk.used() {
+		return apierr.State("use another --data-dir, or empty it if what it holds is not needed any more",
+			"the data directory holds a store but no membership")
+	}
+	return n.keyd.Forget(ctx)
+}
+
+// found makes a new cluster's keys and this node its first manager. Nothing is
+// a member before the membership file is there; the store is made after it.
+func (n *Node) found(ctx context.Context, req *controlpb.InitRequest) (*member, error) {
+	if err := autolock.CheckSlot(req.GetSlot()); err != nil {
+		return nil, apierr.Invalid("", "unlock slot: %v", err)
+	}
+	advertise, err := n.cfg.advertised(req.GetAdvertise())
+	if err != nil {
+		return nil, apierr.Invalid("", "%v", err)
+	}
+	if err := n.clear(ctx); err != nil {
+		return nil, err
+	}
+	key, csr, err := newKeyAndCSR()
+	if err != nil {
+		return nil, err
+	}
+	bootKey, bootCSR, err := newKeyAndCSR()
+	if err != nil {
+		return nil, err
+	}
+	m := &member{NodeID: ident.New(), Manager: true, Name: n.cfg.Name, Advertise: advertise, Managers: []string{advertise}, Founding: true}
+	resp, err := n.keyd.Init(ctx, &keydpb.InitRequest{NodeId: m.NodeID, ManagerCsr: csr, BootCsr: bootCSR, Slots: []*keydpb.Slot{req.GetSlot()}})
+	if err != nil {
+		return nil, fmt.Errorf("keyd: %w", err)
+	}
+	m.ClusterID = resp.GetClusterId()
+	if err := n.keepManager(ctx, m, resp.GetManager(), key, resp.GetBoot(), bootKey); err != nil {
+		return nil, errors.Join(err, n.forget(ctx))
+	}
+	n.log.Info("cluster founded", "cluster", m.ClusterID, "node", m.NodeID)
+	return m, nil
+}
+
+// join asks a cluster to admit this node.
+func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
+	var managers []string
+	for _, a := range req.GetManagers() {
+		addr, err := CheckAddress(a)
+		if err != nil {
+			return nil, apierr.Invalid("", "%v", err)
+		}
+		managers = append(managers, addr)
+	}
+	if err := n.clear(ctx); err != nil {
+		return nil, err
+	}
+	// A worker needs no address; whether this becomes one, the token says.
+	advertise, addrErr := n.cfg.advertised(req.GetAdvertise())
+	if addrErr != nil && req.GetAdvertise() != "" {
+		return nil, apierr.Invalid("", "%v", addrErr)
+	}
+	j, err := pki.Join(ctx, pki.JoinRequest{Token: req.token, Managers: managers, NodeName: n.cfg.Name, Address: advertise, KeydKey: n.keyd.PrepareJoin})
+	if err != nil {
+		return nil, errors.Join(apierr.New(joinReason(err), "", "%v", err), n.forget(ctx))
+	}
+	m := &member{NodeID: j.NodeID, ClusterID: j.ClusterID, Name: n.cfg.Name, Manager: j.Role == profilepb.Role_ROLE_MANAGER}
+	for _, o := range j.Managers {
+		m.Managers, m.Peers = append(m.Managers, o.GetAddress()), append(m.Peers, o.GetNodeId())
+	}
+	if len(m.Managers) == 0 {
+		m.Managers = managers
+	}
+	if !m.Manager {
+		err = n.keepWorker(m, j)
+	} else {
+		m.Advertise = advertise
+		err = n.importKeyset(ctx, m, j)
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.forget(ctx))
+	}
+	n.log.Info("joined", "cluster", m.ClusterID, "node", m.NodeID, "manager", m.Manager)
+	return m, nil
+}
+
+// joinReason tells a refusal of the cluster from a cluster that was not met.
+func joinReason(err error) apierr.Reason {
+	for _, e := range []error{pki.ErrOtherCluster, pki.ErrNotManager, pki.ErrUntrusted} {
+		if errors.Is(err, e) {
+			return apierr.ReasonDenied
+		}
+	}
+	if errors.Is(err, pki.ErrPeerLocked) {
+		return apierr.ReasonUnreachable
+	}
+	return apierr.ReasonState
+}
+
+func (n *Node) importKeyset(ctx context.Context, m *member, j *pki.Joined) error {
+	slots := &keydpb.SlotSet{}
+	if err := proto.Unmarshal(j.Slots, slots); err != nil {
+		return fmt.Errorf("the manager sent damaged unlock slots: %w", err)
+	}
+	root, err := x509.ParseCertificate(j.Leaf.GetCertificates()[len(j.Leaf.GetCertificates())-1])
+	if err != nil {
+		return err
+	}
+	pin := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+	if _, err := n.keyd.ImportKeyset(ctx, &keydpb.ImportKeysetRequest{NodeId: m.NodeID, ClusterId: m.ClusterID,
+		SealedKeyset: j.SealedKeyset, Slots: slots, RootPin: pin[:]}); err != nil {
+		return fmt.Errorf("keyd: %w", err)
+	}
+	return n.keepManager(ctx, m, j.Leaf, j.Key, j.Boot, j.BootKey)
+}
+
+func (n *Node) keepManager(ctx context.Context, m *member, leaf *profilepb.CertificateChain, key *ecdsa.PrivateKey, boot *profilepb.CertificateChain, bootKey *ecdsa.PrivateKey) error {
+	if err := n.keepManagerLeaf(ctx, leaf, key); err != nil {
+		return err
+	}
+	if err := n.keepLeaf("boot", boot, bootKey); err != nil {
+		return err
+	}
+	return n.disk.saveMember(m)
+}
+
+func (n *Node) keepWorker(m *member, j *pki.Joined) error {
+	if err := n.keepLeaf("leaf", j.Leaf, j.Key); err != nil {
+		return err
+	}
+	return n.disk.saveMember(m)
+}
+
+// keepLeaf writes a leaf whose key only the file's mode protects.
+func (n *Node) keepLeaf(name string, chain *profilepb.CertificateChain, key *ecdsa.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	defer clear(der)
+	return n.disk.saveLeaf(name, &leafFile{Chain: chain.GetCertificates(), Key: der})
+}
+
+// keepManagerLeaf writes the manager leaf with its key sealed by keyd.
+func (n *Node) keepManagerLeaf(ctx context.Context, chain *profilepb.CertificateChain, key *ecdsa.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	defer clear(der)
+	resp, err := n.keyd.SealLeaf(ctx, &keydpb.SealLeafRequest{LeafKey: der})
+	if err != nil {
+		return fmt.Errorf("keyd: %w", err)
+	}
+	return n.disk.saveLeaf("leaf", &leafFile{Chain: chain.GetCertificates(), Sealed: resp.GetSealedLeaf()})
+}
+
+// forget undoes whatever a failed init or join made.
+func (n *Node) forget(ctx context.Context) error {
+	return errors.Join(n.disk.wipe(), n.keyd.Forget(context.WithoutCancel(ctx)))
+}
+
+func newKeyAndCSR() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	csr, err := profile.NewCSR(key, nil)
+	return key, csr, err
+}
+
+// leave makes this node a member of nothing and answers the request.
+func (n *Node) leave(ctx context.Context, req *request) (state, error) {
+	if err := n.forget(ctx); err != nil {
+		req.refuse(err)
+		return nil, err
+	}
+	n.become(nil)
+	req.answer <- answer{}
+	return n.empty, nil
+}

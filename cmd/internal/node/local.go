@@ -1,0 +1,166 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+)
+
+// maxMessage bounds a message on the local socket in bytes; larger things are
+// streams.
+const maxMessage = 4 << 20
+
+// serveLocal serves this node's own socket until ctx ends: Bootstrap here, and
+// Control by way of the leader.
+func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
+	// Calls of the operator API are judged by the leader, from the connection
+	// that dialLeader makes; here they only get as far as being told why there
+	// is none.
+	az := authz.New(authz.Config{Manager: func() bool { return true }, Logger: n.log})
+	unary, stream := control.Interceptors(n.log)
+	srv := grpc.NewServer(append(az.LocalServerOptions(),
+		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream),
+		grpc.ForceServerCodecV2(rawCodec{}),
+		grpc.UnknownServiceHandler(proxy{n.dialLeader}.handle),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(64),
+		grpc.KeepaliveParams(keepalive.ServerParameters{}))...)
+	controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
+	if err := authz.CheckAll(srv); err != nil {
+		return err
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		srv.Stop()
+	}()
+	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+		return err
+	}
+	<-stopped
+	return ctx.Err()
+}
+
+// dialLeader returns a connection to the leader for the operator API.
+func (n *Node) dialLeader(ctx context.Context) (*grpc.ClientConn, error) {
+	n.mu.Lock()
+	live, self, phase := n.live, n.self, n.st.phase
+	n.mu.Unlock()
+	m, ok := live.(*managerState)
+	switch {
+	case ok:
+		return m.leaderConn(ctx)
+	case self == nil:
+		return nil, apierr.NoCluster()
+	case !self.Manager:
+		return nil, apierr.NotManager()
+	case phase == controlpb.NodePhase_NODE_PHASE_LOCKED:
+		return nil, apierr.Locked()
+	}
+	return nil, apierr.NoLeader()
+}
+
+// bootstrap is the service of that name.
+type bootstrap struct {
+	controlpb.UnimplementedBootstrapServer
+	n *Node
+}
+
+func (b bootstrap) Init(ctx context.Context, req *controlpb.InitRequest) (*controlpb.InitResponse, error) {
+	m, err := b.n.ask(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &controlpb.InitResponse{ClusterId: m.ClusterID, NodeId: m.NodeID}, nil
+}
+
+// joinRequest is a JoinRequest whose token was read.
+type joinRequest struct {
+	*controlpb.JoinRequest
+	token pki.Token
+}
+
+func (b bootstrap) Join(ctx context.Context, req *controlpb.JoinRequest) (*controlpb.JoinResponse, error) {
+	token, err := pki.ParseToken(req.GetToken())
+	if err != nil {
+		return nil, apierr.Invalid("", "%v", err)
+	}
+	req.Token = ""
+	m, err := b.n.ask(ctx, &joinRequest{req, token})
+	if err != nil {
+		return nil, err
+	}
+	resp := &controlpb.JoinResponse{ClusterId: m.ClusterID, NodeId: m.NodeID, Role: profilepb.Role_ROLE_WORKER}
+	if m.Manager {
+		resp.Role = profilepb.Role_ROLE_MANAGER
+	}
+	return resp, nil
+}
+
+func (b bootstrap) Leave(ctx context.Context, req *controlpb.LeaveRequest) (*controlpb.LeaveResponse, error) {
+	_, err := b.n.ask(ctx, req)
+	return &controlpb.LeaveResponse{}, err
+}
+
+func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequest) (*controlpb.LocalStatusResponse, error) {
+	n := b.n
+	s, self := n.status(), n.who()
+	resp := &controlpb.LocalStatusResponse{Phase: s.phase, NodeId: self.NodeID, ClusterId: self.ClusterID,
+		Version: version.String(), Leader: s.leader, LeaderAddress: s.leaderAddr, LeafNotAfter: s.leafNotAfter,
+		Session: s.session, Message: s.message, Protections: n.env.Protections}
+	switch {
+	case self.NodeID == "":
+	case self.Manager:
+		resp.Role = profilepb.Role_ROLE_MANAGER
+	default:
+		resp.Role = profilepb.Role_ROLE_WORKER
+	}
+	if p, err := n.rund.Probe(ctx); err == nil {
+		resp.Features = append(resp.Features, p.GetFeatures()...)
+	}
+	return resp, nil
+}
+
+// LoadImage passes the archive on to rund and then has the agent report it.
+func (b bootstrap) LoadImage(in controlpb.Bootstrap_LoadImageServer) error {
+	ctx, cancel := context.WithCancel(in.Context())
+	defer cancel()
+	out, err := b.n.rund.Client().ImportImage(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		chunk, err := in.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := out.Send(&rundpb.ImportImageRequest{Data: chunk.GetData()}); err != nil {
+			break // the answer says why
+		}
+	}
+	resp, err := out.CloseAndRecv()
+	if err != nil {
+		return err
+	}
+	select {
+	case b.n.refresh <- struct{}{}:
+	default: // asked for already
+	}
+	return in.SendAndClose(&controlpb.LoadImageResponse{Images: resp.GetImages()})
+}

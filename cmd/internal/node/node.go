@@ -1,0 +1,215 @@
+// Package node is redoubtd: the composition root, the only place that knows all
+// rooms. It takes a node through its life and binds keyd's keys to the store,
+// the store to the servers, and the agent to rund and netd.
+//
+//	empty ── init, join ──▶ worker
+//	                 └────▶ locked manager ──▶ manager
+//
+// A node's state is a function that serves until the state ends and names the
+// next one (empty, worker, manager). What must be given up at the end of a state
+// is given up by its function returning: nothing of one state is reachable from
+// the next. A manager that loses its keyd ends the process instead, since that
+// is the surest way to forget the keys it was lent; the supervisor starts it
+// again, locked.
+//
+// Containers belong to none of this and run on.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/daemon"
+	"github.com/redoubt-cluster/redoubt/scheduler/agent/executor"
+)
+
+// Node is one redoubtd.
+type Node struct {
+	cfg  Config
+	env  daemon.Env
+	log  *slog.Logger
+	disk disk
+	keyd *keydclient.Client
+	rund *executor.Rund
+
+	// refresh asks the agent to look at the node again.
+	refresh chan struct{}
+	// requests carries init, join and leave from the local socket to the state
+	// that can serve them.
+	requests chan request
+
+	mu   sync.Mutex // guards what follows
+	self *member    // nil while in no cluster
+	st   status
+	// live is the running manager or worker, for the local API; nil in between.
+	live liveState
+}
+
+// liveState is what the local API asks of a running state.
+type liveState interface {
+	// fill completes a copy of the status.
+	fill(*status)
+}
+
+// request is an operator's wish that changes the node's state. The state that
+// takes it answers exactly once.
+type request struct {
+	do     any // *controlpb.InitRequest, *joinRequest or *controlpb.LeaveRequest
+	answer chan<- answer
+}
+
+type answer struct {
+	self member
+	err  error
+}
+
+// state serves one state of the node and returns the next; an error ends the
+// process.
+type state func(ctx context.Context) (state, error)
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, cfg Config, env daemon.Env) error {
+	rund, err := executor.New(filepath.Join(env.RunDir, "rund.sock"))
+	if err != nil {
+		return err
+	}
+	defer rund.Close()
+	n := &Node{
+		cfg: cfg, env: env, log: env.Log,
+		disk:     disk{filepath.Join(env.DataDir, "control")},
+		keyd:     keydclient.New(filepath.Join(env.RunDir, "keyd.sock")),
+		rund:     rund,
+		refresh:  make(chan struct{}, 1),
+		requests: make(chan request),
+	}
+	defer n.keyd.Close()
+	first, err := n.first()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })
+	g.Go(func() error { return n.serveHTTP(ctx, n.env.Listeners["metrics"]) })
+	g.Go(func() error {
+		for s := first; ; {
+			next, err := s(ctx)
+			if err != nil {
+				return err
+			}
+			s = next
+		}
+	})
+	return g.Wait()
+}
+
+// first is the state that the disk says this node is in.
+func (n *Node) first() (state, error) {
+	m, err := n.disk.loadMember()
+	if err != nil {
+		return nil, err
+	}
+	n.become(m)
+	return n.stateOf(m), nil
+}
+
+func (n *Node) stateOf(m *member) state {
+	switch {
+	case m == nil:
+		return n.empty
+	case m.Manager:
+		return n.manager
+	default:
+		return n.worker
+	}
+}
+
+// become records who this node is now.
+func (n *Node) become(m *member) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.self, n.live = m, nil
+	n.st = status{manager: m != nil && m.Manager}
+}
+
+// who returns a copy of the membership; zero where there is none.
+func (n *Node) who() member {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.self == nil {
+		return member{}
+	}
+	return *n.self
+}
+
+// remember changes the membership file and what who returns.
+func (n *Node) remember(change func(*member)) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.self == nil {
+		return errors.New("this node is in no cluster")
+	}
+	next := *n.self
+	change(&next)
+	if err := n.disk.saveMember(&next); err != nil {
+		return err
+	}
+	n.self = &next
+	return nil
+}
+
+func (n *Node) setPhase(p controlpb.NodePhase, live liveState, format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.st.phase != p {
+		n.log.Info("phase", "phase", p.String(), "message", fmt.Sprintf(format, args...))
+	}
+	n.st.phase, n.st.message, n.live = p, fmt.Sprintf(format, args...), live
+}
+
+func (n *Node) setSession(up bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.st.session = up
+}
+
+func (n *Node) status() status {
+	n.mu.Lock()
+	s, live := n.st, n.live
+	n.mu.Unlock()
+	if live != nil {
+		live.fill(&s)
+	}
+	return s
+}
+
+// ask hands a request to the current state and waits for its answer.
+func (n *Node) ask(ctx context.Context, do any) (member, error) {
+	answers := make(chan answer, 1)
+	select {
+	case n.requests <- request{do, answers}:
+	case <-ctx.Done():
+		return member{}, ctx.Err()
+	}
+	select {
+	case a := <-answers:
+		return a.self, a.err
+	case <-ctx.Done():
+		return member{}, ctx.Err()
+	}
+}
+
+func (n *Node) socket(name string) string { return filepath.Join(n.env.RunDir, name+".sock") }
+
+// closeOnDone closes l when ctx ends.
+func closeOnDone(ctx context.Context, l net.Listener) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { l.Close() })
+}

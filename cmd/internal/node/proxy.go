@@ -1,0 +1,100 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+// proxy passes calls of the operator API from this node's socket to the leader
+// without looking into them. The leader knows the call as that of this node's
+// local root, from the connection; no metadata is passed on.
+type proxy struct {
+	// leader returns a connection to the leader, or a refusal.
+	leader func(context.Context) (*grpc.ClientConn, error)
+}
+
+func (p proxy) handle(_ any, in grpc.ServerStream) error {
+	method, ok := grpc.MethodFromServerStream(in)
+	if !ok || !strings.HasPrefix(method, "/"+controlpb.Control_ServiceDesc.ServiceName+"/") {
+		return fmt.Errorf("no such method: %s", method)
+	}
+	ctx, cancel := context.WithCancel(in.Context())
+	defer cancel()
+	conn, err := p.leader(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := conn.NewStream(metadata.NewOutgoingContext(ctx, nil), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method,
+		grpc.ForceCodecV2(rawCodec{}))
+	if err != nil {
+		return err
+	}
+	// It ends with the caller's stream, which ends when this function returns:
+	// nothing else can interrupt RecvMsg.
+	go func() {
+		for {
+			var f frame
+			err := in.RecvMsg(&f)
+			if errors.Is(err, io.EOF) {
+				out.CloseSend()
+				return
+			}
+			if err != nil {
+				cancel()
+				return
+			}
+			if out.SendMsg(&f) != nil {
+				return // the receiving side has the reason
+			}
+		}
+	}()
+	return copyAnswers(in, out)
+}
+
+func copyAnswers(in grpc.ServerStream, out grpc.ClientStream) error {
+	for {
+		var f frame
+		if err := out.RecvMsg(&f); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := in.SendMsg(&f); err != nil {
+			return err
+		}
+	}
+}
+
+// frame is a message as it came.
+type frame struct{ data []byte }
+
+// rawCodec passes frames through and leaves all other messages to protobuf, so
+// that one server can have both.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if f, ok := v.(*frame); ok {
+		return mem.BufferSlice{mem.SliceBuffer(f.data)}, nil
+	}
+	return encoding.GetCodecV2("proto").Marshal(v)
+}
+
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if f, ok := v.(*frame); ok {
+		f.data = data.Materialize()
+		return nil
+	}
+	return encoding.GetCodecV2("proto").Unmarshal(data, v)
+}

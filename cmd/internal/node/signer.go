@@ -1,0 +1,36 @@
+package node
+
+import (
+	"context"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// signer binds keyd to what pki and the operator API ask for.
+type signer struct{ keyd *keydclient.Client }
+
+var _ pki.Signer = signer{}
+
+func (s signer) MintToken(ctx context.Context, record *profilepb.TokenRecord) (*profilepb.SignedTokenRecord, error) {
+	resp, err := s.keyd.MintToken(ctx, &keydpb.MintTokenRequest{Record: record})
+	return resp.GetSigned(), err
+}
+
+func (s signer) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, error) {
+	resp, err := s.keyd.SignJoin(ctx, &keydpb.SignJoinRequest{Token: r.Token, Exporter: r.Exporter, Csr: r.CSR, BootCsr: r.BootCSR,
+		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses})
+	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
+}
+
+func (s signer) SealKeyset(ctx context.Context, manager *profilepb.CertificateChain) ([]byte, error) {
+	resp, err := s.keyd.SealKeyset(ctx, &keydpb.SealKeysetRequest{Manager: manager})
+	return resp.GetSealedKeyset(), err
+}
+
+func (s signer) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
+	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof})
+	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
+}

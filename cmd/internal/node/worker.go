@@ -1,0 +1,106 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// workerState is a running worker.
+type workerState struct {
+	n     *Node
+	creds *pki.Credentials
+}
+
+func (w *workerState) fill(s *status) { s.leafNotAfter = w.creds.Leaf().NotAfter.Unix() }
+
+// worker serves the agent until the node leaves.
+func (n *Node) worker(ctx context.Context) (state, error) {
+	leaf, err := n.disk.loadLeaf("leaf")
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(leaf.Key)
+	if err != nil {
+		return nil, err
+	}
+	chain := &profilepb.CertificateChain{Certificates: leaf.Chain}
+	trust, err := pki.TrustFromChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	creds, err := pki.NewCredentials(chain, key, trust)
+	if err != nil {
+		return nil, err
+	}
+	w := &workerState{n, creds}
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, w, "worker")
+
+	var left *request
+	g, gctx := errgroup.WithContext(ctx)
+	stop := errors.New("leaving")
+	g.Go(func() error { return n.runAgent(gctx, creds, w.managers, nil) })
+	g.Go(func() error { return n.runRenewer(gctx, creds, w.managers, nil) })
+	g.Go(func() error {
+		for {
+			req, err := n.next(gctx)
+			if err != nil {
+				return err
+			}
+			if _, ok := req.do.(*controlpb.LeaveRequest); !ok {
+				req.refuse(apierr.InCluster(n.who().ClusterID))
+				continue
+			}
+			left = &req
+			return stop
+		}
+	})
+	if err := g.Wait(); !errors.Is(err, stop) || ctx.Err() != nil {
+		return nil, err
+	}
+	if err := n.stopTasks(ctx); err != nil && !left.do.(*controlpb.LeaveRequest).GetForce() {
+		left.refuse(apierr.State("try again, or add --force", "%v", err))
+		return n.worker, nil
+	}
+	return n.leave(ctx, left)
+}
+
+// managers are the addresses to try, in a random order so that workers spread.
+func (w *workerState) managers() []string {
+	addrs := slices.Clone(w.n.who().Managers)
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	return addrs
+}
+
+// describe is the node's report of itself; the agent adds runtime and network.
+func (n *Node) describe(slotEpoch func() uint64) *schedulerpb.NodeDescription {
+	d := &schedulerpb.NodeDescription{Hostname: n.cfg.Name, Os: runtime.GOOS, Arch: runtime.GOARCH,
+		Resources: machineResources(), RedoubtVersion: version.String(), Kernel: kernelRelease()}
+	if slotEpoch != nil {
+		d.SlotEpoch = slotEpoch()
+	}
+	return d
+}
+
+// next waits for the operator's next request.
+func (n *Node) next(ctx context.Context) (request, error) {
+	select {
+	case r := <-n.requests:
+		return r, nil
+	case <-ctx.Done():
+		return request{}, ctx.Err()
+	}
+}
+
+func (r request) refuse(err error) { r.answer <- answer{err: err} }
