@@ -125,3 +125,11 @@ func (n *Netd) apply(a *netdpb.ApplyRequest) *netdpb.ApplyResponse {
 	}
 	return out
 }
+
+// Reboot is a restart of the machine: nothing is attached.
+func (n *Netd) Reboot() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.generation = 0
+	n.endpoints = map[string]*netdpb.Endpoint{}
+}
