@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -68,6 +69,11 @@ func newState(chain *profilepb.CertificateChain, key crypto.Signer, trust Trust)
 	}
 	if err := trust.verifyChain(certs, certs[0].NotAfter); err != nil {
 		return nil, errors.New("own certificate: it is not signed by a trusted issuer")
+	}
+	// Whoever keeps this chain takes its last certificate as a root later on, so
+	// it must be one that is trusted now.
+	if !slices.ContainsFunc(trust.Roots, certs[len(certs)-1].Equal) {
+		return nil, errors.New("own certificate: its chain does not end in a trusted root")
 	}
 	if pub, ok := key.Public().(*ecdsa.PublicKey); !ok || !pub.Equal(certs[0].PublicKey) {
 		return nil, errors.New("own certificate: the key is not its key")

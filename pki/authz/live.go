@@ -68,8 +68,12 @@ func (l *liveCalls) of(nodes []string) []*liveCall {
 // looks at nothing else.
 func (c *liveCall) cut(cause error) {
 	c.cancel(cause)
-	if c.conn != nil {
-		c.conn.Close()
+	switch conn := c.conn.(type) {
+	case nil:
+	case interface{ Abort() }: // closes without waiting for the peer
+		conn.Abort()
+	default:
+		conn.Close()
 	}
 }
 

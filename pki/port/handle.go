@@ -1,0 +1,242 @@
+package port
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+)
+
+// incoming is a connection whose ClientHello was not read yet.
+type incoming struct {
+	net.Conn
+	raw net.Conn // the TCP connection at the bottom
+	// give returns its place among the connections; whoever keeps the
+	// connection calls it when it is over.
+	give func()
+	via  *authz.Peer // the follower that spliced it; nil: it came by itself
+}
+
+var (
+	errNoLeader   = errors.New("there is no leader to hand the connection to")
+	errNotHere    = errors.New("nobody serves that protocol here now")
+	errTwoHops    = errors.New("a spliced connection reached a manager that does not lead")
+	errTooMany    = errors.New("too many handshakes or connections from that source")
+	errModeChange = errors.New("the manager was locked or unlocked meanwhile")
+)
+
+// handle takes a connection to whoever it is for. It owns it until then.
+func (p *Port) handle(in *incoming) {
+	kept, err := p.dispatch(in)
+	if !kept {
+		in.Close()
+		in.give()
+	}
+	if err != nil {
+		p.cfg.Logger.Debug("refused a connection", "source", in.RemoteAddr().String(), "reason", err)
+	}
+}
+
+// dispatch reports whether somebody else closes the connection now.
+func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
+	giveHalf, ok := p.counts.take(classHalfOpen, sourceKey(in.RemoteAddr()))
+	if !ok {
+		return false, errTooMany
+	}
+	defer giveHalf()
+	if err := in.SetDeadline(time.Now().Add(p.cfg.Limits.Handshake)); err != nil {
+		return false, err
+	}
+	// A half-open connection is not tracked; ending Serve must still end it.
+	stop := afterDone(p.ctx, in.Conn)
+	defer stop()
+	offered, read, err := peekHello(in.Conn)
+	if err != nil {
+		return false, err
+	}
+	if len(offered) != 1 {
+		return false, fmt.Errorf("the ClientHello offers %d protocols: exactly one is expected", len(offered))
+	}
+	in.Conn = &replayed{Conn: in.Conn, prefix: read}
+	alpn, m := offered[0], p.currentMode()
+	switch {
+	case in.via != nil && alpn != pki.ALPNGRPC:
+		return false, fmt.Errorf("protocol %q cannot be spliced", alpn)
+	case m.creds == nil:
+		return p.dispatchLocked(in, alpn, m)
+	case alpn == pki.ALPNGRPC:
+		return p.dispatchGRPC(in, m, read, giveHalf)
+	case alpn == pki.ALPNLocal && !m.leader().Self:
+		return false, errNoLeader
+	case alpn == pki.ALPNRaft, alpn == pki.ALPNLock, alpn == pki.ALPNLocal:
+		return p.serve(in, alpn, m, m.creds)
+	case alpn == pki.ALPNLeader:
+		return p.dispatchSpliced(in, m, giveHalf)
+	}
+	return false, fmt.Errorf("unknown protocol %q", alpn)
+}
+
+// dispatchLocked answers with the boot leaf. On h2 that leaf is the answer.
+func (p *Port) dispatchLocked(in *incoming, alpn string, m mode) (bool, error) {
+	switch alpn {
+	case pki.ALPNLock:
+		return p.serve(in, alpn, m, p.cfg.Boot)
+	case pki.ALPNGRPC:
+		return false, tls.Server(in.Conn, p.cfg.Boot.ServerConfig(alpn)).HandshakeContext(p.ctx)
+	}
+	return false, errNotHere
+}
+
+func (p *Port) dispatchGRPC(in *incoming, m mode, read []byte, giveHalf func()) (bool, error) {
+	l := m.leader()
+	switch {
+	case l.Self:
+		return p.serve(in, pki.ALPNGRPC, m, m.creds)
+	case in.via != nil:
+		return false, errTwoHops
+	case l.NodeID == "" || l.Address == "":
+		return false, errNoLeader
+	}
+	return false, p.splice(in, m, l, read, giveHalf)
+}
+
+// dispatchSpliced takes the caller's own TLS out of a follower's connection.
+func (p *Port) dispatchSpliced(in *incoming, m mode, giveHalf func()) (bool, error) {
+	outer, peer, err := p.handshake(in.Conn, pki.ALPNLeader, m.creds)
+	if err != nil {
+		return false, err
+	}
+	if err := p.cfg.Admit(pki.ALPNLeader, peer); err != nil {
+		return false, err
+	}
+	source, err := readSource(outer)
+	if err != nil {
+		return false, err
+	}
+	giveHalf() // from here on it counts as the caller's
+	inner := &incoming{Conn: &replayed{Conn: outer, remote: source}, raw: in.raw, give: in.give, via: peer}
+	kept, err := p.dispatch(inner)
+	return kept, err
+}
+
+// handshake completes a server's handshake and returns the admitted peer.
+func (p *Port) handshake(raw net.Conn, alpn string, creds *pki.Credentials) (*tls.Conn, *authz.Peer, error) {
+	conn := tls.Server(raw, creds.ServerConfig(alpn))
+	if err := conn.HandshakeContext(p.ctx); err != nil {
+		return nil, nil, err
+	}
+	peer, err := creds.VerifyPeer(conn.ConnectionState(), pki.ExpectClient(alpn))
+	if errors.Is(err, pki.ErrNoCertificate) && alpn == pki.ALPNGRPC {
+		return conn, nil, nil
+	}
+	return conn, peer, err
+}
+
+// serve shakes hands and hands the connection to the protocol's listener.
+func (p *Port) serve(in *incoming, alpn string, m mode, creds *pki.Credentials) (bool, error) {
+	tc, peer, err := p.handshake(in.Conn, alpn, creds)
+	if err != nil {
+		return false, err
+	}
+	if m.creds != nil {
+		if err := p.cfg.Admit(alpn, peer); err != nil {
+			p.cfg.Logger.Warn("refused a node", "source", in.RemoteAddr().String(), "protocol", alpn, "reason", err)
+			return false, err
+		}
+	}
+	give, err := p.countPeer(in, alpn, peer)
+	if err != nil {
+		return false, err
+	}
+	c := &Conn{Conn: tc, alpn: alpn, peer: peer, via: in.via, raw: in.raw}
+	c.release = func() {
+		p.untrack(c)
+		give()
+		in.give()
+	}
+	// From here on closing c is what gives everything back.
+	if peer == nil {
+		c.budget.Store(p.cfg.Limits.AnonymousBytes)
+		c.expiry = time.AfterFunc(p.cfg.Limits.AnonymousLife, func() { c.Close() })
+	}
+	if err := c.SetDeadline(time.Time{}); err != nil {
+		c.Close()
+		return true, err
+	}
+	p.mu.Lock()
+	l := p.listeners[alpn]
+	p.mu.Unlock()
+	switch {
+	case l == nil:
+		err = errNotHere
+	case !p.track(c, m):
+		err = errModeChange
+	case p.refusedMeanwhile(c, m):
+		err = errors.New("the node was refused meanwhile")
+	case !l.deliver(c):
+		err = errNotHere
+	}
+	if err != nil {
+		c.Close()
+	}
+	return true, err
+}
+
+// refusedMeanwhile closes the gap between the first Admit and track, in which a
+// Recheck would not have seen the connection.
+func (p *Port) refusedMeanwhile(c *Conn, m mode) bool {
+	return m.creds != nil &&
+		(p.cfg.Admit(c.alpn, c.peer) != nil || c.via != nil && p.cfg.Admit(pki.ALPNLeader, c.via) != nil)
+}
+
+func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer) (func(), error) {
+	cl, key := classNode, ""
+	switch {
+	case peer == nil:
+		cl, key = classAnonymous, sourceKey(in.RemoteAddr())
+	case alpn == pki.ALPNGRPC:
+		key = peer.NodeID
+	}
+	give, ok := p.counts.take(cl, key)
+	if !ok {
+		return nil, errTooMany
+	}
+	return give, nil
+}
+
+// readSource reads lp(source address), the header of a spliced connection.
+func readSource(r io.Reader) (net.Addr, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, fmt.Errorf("splice header: %w", err)
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n == 0 || n > maxSourceHeader {
+		return nil, fmt.Errorf("splice header: a source address of %d bytes", n)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("splice header: %w", err)
+	}
+	ap, err := netip.ParseAddrPort(string(b))
+	if err != nil || ap.String() != string(b) {
+		return nil, errors.New("splice header: malformed source address")
+	}
+	return net.TCPAddrFromAddrPort(ap), nil
+}
+
+func appendSource(b []byte, a net.Addr) ([]byte, error) {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return nil, fmt.Errorf("splice: source %q is no address and port", a)
+	}
+	s := netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()).String()
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...), nil
+}

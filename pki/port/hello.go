@@ -1,0 +1,75 @@
+package port
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+)
+
+var (
+	errPeeked   = errors.New("peeked")
+	errBigHello = fmt.Errorf("the ClientHello is larger than %d bytes", maxHello)
+)
+
+// peekHello reads until the ClientHello is complete and returns the protocols
+// it offers and every byte that was read. Nothing is sent. The parsing is
+// crypto/tls's own, stopped before it would answer.
+func peekHello(conn net.Conn) (offered []string, read []byte, err error) {
+	rec := &recorder{Conn: conn}
+	probe := tls.Server(rec, &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			offered = slices.Clone(h.SupportedProtos)
+			return nil, errPeeked
+		},
+	})
+	if err := probe.Handshake(); !errors.Is(err, errPeeked) {
+		return nil, nil, fmt.Errorf("no ClientHello: %w", err)
+	}
+	return offered, rec.read, nil
+}
+
+// recorder keeps what is read, up to a bound, and swallows what is written:
+// the alert with which the probe ends.
+type recorder struct {
+	net.Conn
+	read []byte
+}
+
+func (r *recorder) Read(b []byte) (int, error) {
+	room := maxHello - len(r.read)
+	if room <= 0 {
+		return 0, errBigHello
+	}
+	n, err := r.Conn.Read(b[:min(len(b), room)])
+	r.read = append(r.read, b[:n]...)
+	return n, err
+}
+
+func (r *recorder) Write(b []byte) (int, error) { return len(b), nil }
+
+// replayed reads what was peeked first. Its address may be another's: that of
+// the caller behind a splice.
+type replayed struct {
+	net.Conn
+	prefix []byte   // read by the one goroutine that reads the connection
+	remote net.Addr // nil: the connection's own
+}
+
+func (r *replayed) Read(b []byte) (int, error) {
+	if len(r.prefix) > 0 {
+		n := copy(b, r.prefix)
+		r.prefix = r.prefix[n:]
+		return n, nil
+	}
+	return r.Conn.Read(b)
+}
+
+func (r *replayed) RemoteAddr() net.Addr {
+	if r.remote != nil {
+		return r.remote
+	}
+	return r.Conn.RemoteAddr()
+}

@@ -1,0 +1,75 @@
+package port
+
+import "time"
+
+// Limits bound what strangers can use up. Zero fields take the defaults.
+type Limits struct {
+	// Connections in all, of every kind.
+	Connections int
+	// HalfOpen bounds handshakes at a time, HalfOpenPerSource those of one
+	// source (an IPv4 address or an IPv6 /64).
+	HalfOpen          int
+	HalfOpenPerSource int
+	// Anonymous bounds callers without a certificate.
+	Anonymous          int
+	AnonymousPerSource int
+	// SplicesPerSource bounds connections handed through to the leader.
+	SplicesPerSource int
+	// PerNode bounds the h2 connections of one node.
+	PerNode int
+	// Handshake bounds the time from accept to a known peer.
+	Handshake time.Duration
+	// AnonymousLife and AnonymousBytes bound what a caller without a
+	// certificate may take and send in all.
+	AnonymousLife  time.Duration
+	AnonymousBytes int64
+}
+
+var defaults = Limits{
+	Connections:        16384,
+	HalfOpen:           1024,
+	HalfOpenPerSource:  64,
+	Anonymous:          64,
+	AnonymousPerSource: 8,
+	SplicesPerSource:   1024,
+	PerNode:            64,
+	Handshake:          10 * time.Second,
+	AnonymousLife:      90 * time.Second,
+	AnonymousBytes:     64 << 10,
+}
+
+const (
+	// maxHello bounds the bytes read until the ClientHello is complete. Ours
+	// is below 2 KiB.
+	maxHello = 16 << 10
+
+	// maxSourceHeader bounds the source address before a spliced connection.
+	maxSourceHeader = 64
+
+	// deliverTimeout is how long a finished connection waits for its server.
+	deliverTimeout = 5 * time.Second
+
+	// lingerTimeout is how long one direction of a splice may outlive the other.
+	lingerTimeout = 5 * time.Second
+)
+
+func (l Limits) withDefaults() Limits {
+	set(&l.Connections, defaults.Connections)
+	set(&l.HalfOpen, defaults.HalfOpen)
+	set(&l.HalfOpenPerSource, defaults.HalfOpenPerSource)
+	set(&l.Anonymous, defaults.Anonymous)
+	set(&l.AnonymousPerSource, defaults.AnonymousPerSource)
+	set(&l.SplicesPerSource, defaults.SplicesPerSource)
+	set(&l.PerNode, defaults.PerNode)
+	set(&l.Handshake, defaults.Handshake)
+	set(&l.AnonymousLife, defaults.AnonymousLife)
+	set(&l.AnonymousBytes, defaults.AnonymousBytes)
+	return l
+}
+
+func set[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}

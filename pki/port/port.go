@@ -1,0 +1,259 @@
+package port
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+)
+
+// Leader says where the leader is.
+type Leader struct {
+	// Self: this manager leads. Then the other fields mean nothing.
+	Self bool
+	// NodeID and Address (host:port) are empty while there is no leader.
+	NodeID  string
+	Address string
+}
+
+// Config is what a Port needs; every field but Limits is required.
+type Config struct {
+	// Listener is the TCP listener. Serve closes it.
+	Listener net.Listener
+	// Boot are the credentials shown while locked.
+	Boot *pki.Credentials
+	// Admit decides, at connect and again in Recheck, whether a verified peer
+	// may use a protocol; nil peer: no certificate, h2 only. It is not asked
+	// while the port is locked.
+	Admit  func(alpn string, p *authz.Peer) error
+	Logger *slog.Logger
+	Limits Limits
+}
+
+// Port is port 2377. It begins locked. Safe for concurrent use.
+type Port struct {
+	cfg    Config
+	counts *counts
+	ctx    context.Context // of Serve: ends dials and splices
+	wg     sync.WaitGroup  // connections being handled
+
+	mu        sync.Mutex // guards the rest
+	mode      mode
+	listeners map[string]*listener
+	open      map[tracked]struct{}
+	closed    bool
+}
+
+// mode is what Unlock and Lock switch between.
+type mode struct {
+	generation uint64
+	creds      *pki.Credentials // nil: locked
+	leader     func() Leader
+}
+
+// tracked is a connection that may have to be cut.
+type tracked interface {
+	// Abort closes it without waiting for anybody.
+	Abort()
+	// about returns the protocol and the peers it depends on.
+	about() (alpn string, peers []*authz.Peer)
+}
+
+func (c *Conn) about() (string, []*authz.Peer) { return c.alpn, []*authz.Peer{c.peer, c.via} }
+
+// New returns a Port; call Serve to make it answer.
+func New(c Config) (*Port, error) {
+	if c.Listener == nil || c.Boot == nil || c.Admit == nil || c.Logger == nil {
+		return nil, errors.New("port: the configuration is incomplete")
+	}
+	c.Limits = c.Limits.withDefaults()
+	return &Port{cfg: c, counts: newCounts(c.Limits), listeners: map[string]*listener{}, open: map[tracked]struct{}{}}, nil
+}
+
+var served = []string{pki.ALPNGRPC, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock}
+
+// Listen returns the listener of a protocol. Its connections are *Conn. There
+// is one at a time; after it was closed a new one can be had. Connections of a
+// protocol that nobody listens on are closed.
+func (p *Port) Listen(alpn string) (net.Listener, error) {
+	if !slices.Contains(served, alpn) {
+		return nil, fmt.Errorf("port: %q is not handed out", alpn)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, net.ErrClosed
+	}
+	if p.listeners[alpn] != nil {
+		return nil, fmt.Errorf("port: %s is listened on already", alpn)
+	}
+	l := &listener{port: p, alpn: alpn, ch: make(chan *Conn), done: make(chan struct{})}
+	p.listeners[alpn] = l
+	return l, nil
+}
+
+func (p *Port) unlisten(l *listener) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listeners[l.alpn] == l {
+		delete(p.listeners, l.alpn)
+	}
+}
+
+// Unlock makes the port a manager's. leader is asked for each h2 connection.
+func (p *Port) Unlock(creds *pki.Credentials, leader func() Leader) {
+	p.setMode(mode{creds: creds, leader: leader})
+}
+
+// Lock makes the port a locked manager's and closes every connection.
+func (p *Port) Lock() { p.setMode(mode{}) }
+
+func (p *Port) setMode(m mode) {
+	p.mu.Lock()
+	m.generation = p.mode.generation + 1
+	p.mode = m
+	p.mu.Unlock()
+	p.cut(func(string, []*authz.Peer) bool { return true })
+}
+
+func (p *Port) currentMode() mode {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mode
+}
+
+// LeaderChanged closes the connections that were led to the old leader, here
+// or elsewhere, so that their callers come again.
+func (p *Port) LeaderChanged() {
+	p.cut(func(alpn string, _ []*authz.Peer) bool { return alpn == pki.ALPNGRPC || alpn == pki.ALPNLocal })
+}
+
+// Recheck asks Admit again about the open connections of those nodes (nil: of
+// all) and closes those that are refused.
+func (p *Port) Recheck(nodes []string) {
+	p.cut(func(alpn string, peers []*authz.Peer) bool {
+		for i, peer := range peers {
+			if peer == nil || nodes != nil && !slices.Contains(nodes, peer.NodeID) {
+				continue
+			}
+			if i > 0 {
+				alpn = pki.ALPNLeader
+			}
+			if p.cfg.Admit(alpn, peer) != nil {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// cut closes the open connections that match.
+func (p *Port) cut(match func(alpn string, peers []*authz.Peer) bool) {
+	p.mu.Lock()
+	var all []tracked
+	for t := range p.open {
+		all = append(all, t)
+	}
+	p.mu.Unlock()
+	for _, t := range all {
+		if match(t.about()) {
+			t.Abort()
+		}
+	}
+}
+
+// track registers t unless the mode changed since m was read.
+func (p *Port) track(t tracked, m mode) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.mode.generation != m.generation {
+		return false
+	}
+	p.open[t] = struct{}{}
+	return true
+}
+
+func (p *Port) untrack(t tracked) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, t)
+}
+
+// Serve answers until ctx ends, then closes every connection and listener and
+// waits for its goroutines. It returns nil when ctx ended. Call it once.
+func (p *Port) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.ctx = ctx
+	stop := context.AfterFunc(ctx, func() { p.cfg.Listener.Close() })
+	defer stop()
+	err := p.accept(ctx)
+	cancel()
+	p.cfg.Listener.Close()
+	p.close()
+	p.wg.Wait()
+	return err
+}
+
+func (p *Port) accept(ctx context.Context) error {
+	for {
+		conn, err := p.cfg.Listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if conn != nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("port: the listener was closed: %w", err)
+		case err != nil:
+			// Out of file descriptors, or a connection that was gone already.
+			p.cfg.Logger.Warn("accepting a connection failed", "error", err)
+			if pause(ctx, 50*time.Millisecond) != nil {
+				return nil
+			}
+			continue
+		}
+		give, ok := p.counts.take(classConnection, "")
+		if !ok {
+			conn.Close()
+			continue
+		}
+		if tc, ok := conn.(*net.TCPConn); ok {
+			tc.SetKeepAliveConfig(pki.KeepAlive)
+		}
+		p.wg.Go(func() { p.handle(&incoming{Conn: conn, raw: conn, give: give}) })
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *Port) close() {
+	p.mu.Lock()
+	p.closed = true
+	var listeners []*listener
+	for _, l := range p.listeners {
+		listeners = append(listeners, l)
+	}
+	p.mu.Unlock()
+	for _, l := range listeners {
+		l.Close()
+	}
+	p.cut(func(string, []*authz.Peer) bool { return true })
+}
