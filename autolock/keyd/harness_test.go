@@ -230,3 +230,10 @@ func codeName(err error) keydpb.Code { return keydclient.CodeOf(err) }
 func scalarSignerOf(k *keyset) scalarSigner {
 	return scalarSigner{k.issuing.PublicKey.(*ecdsa.PublicKey), k.issuingKey}
 }
+
+func newSlot() *keydpb.Slot {
+	k := autolock.NewOperatorKey()
+	return k.Slot()
+}
+
+func newID() string { return ident.New() }
