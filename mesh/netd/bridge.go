@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -186,4 +187,17 @@ func syncNeighbours(h *netlink.Handle, bridge netlink.Link, endpoints []endpoint
 		}
 	}
 	return stale, nil
+}
+
+// brNetfilter reports whether the frames of bridges pass the rules of routed
+// packets as well in this namespace. The setting belongs to others (Docker and
+// Kubernetes need it) and changes how a container reaches a published port of
+// another one: the kernel then bridges such packets instead of routing them, so
+// the ports cannot be isolated by flag and the rules alone keep them apart.
+func brNetfilter() (bool, error) {
+	on, err := sysctlIsOn("bridge/bridge-nf-call-iptables")
+	if os.IsNotExist(err) {
+		return false, nil
+	}
+	return on, err
 }

@@ -38,9 +38,10 @@ func (n *Node) attach(h *netlink.Handle, e endpoint, bridge netlink.Link, gatewa
 	if err := n.step("on bridge"); err != nil {
 		return err
 	}
-	// Ports exchange nothing with each other, and the bridge learns nothing
+	// Ports exchange nothing with each other (see brNetfilter), and the bridge learns nothing
 	// from containers: where a MAC is, is written down below.
-	if err := errors.Join(h.LinkSetIsolated(host, true), h.LinkSetLearning(host, false), h.LinkSetFlood(host, false)); err != nil {
+	if err := errors.Join(h.LinkSetIsolated(host, !n.brNetfilter), h.LinkSetHairpin(host, n.brNetfilter),
+		h.LinkSetLearning(host, false), h.LinkSetFlood(host, false)); err != nil {
 		return fmt.Errorf("isolate %s: %w", host.Attrs().Name, err)
 	}
 	err = h.NeighSet(&netlink.Neigh{LinkIndex: host.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER,

@@ -76,6 +76,19 @@ func saddrIn(s *nftables.Set) match {
 	return match{loadPayload(expr.PayloadBaseNetworkHeader, 12, 4, 1), in(s)}
 }
 
+func daddrIn(s *nftables.Set) match {
+	return match{loadPayload(expr.PayloadBaseNetworkHeader, 16, 4, 1), in(s)}
+}
+
+func marked(mark uint32) match {
+	return match{load(expr.MetaKeyMARK, 1), equals(binary.NativeEndian.AppendUint32(nil, mark))}
+}
+
+func setMark(mark uint32) match {
+	return match{&expr.Immediate{Register: 1, Data: binary.NativeEndian.AppendUint32(nil, mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
+}
+
 // toNode: the destination is an address of this node.
 func toNode() match {
 	return match{&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},

@@ -17,6 +17,10 @@ const (
 	sandboxLink = "eth0"
 )
 
+// hairpinMark is on packets from one container to a published port of another,
+// inside the node only.
+const hairpinMark = 0x52445448
+
 // managementPort is redoubtd's. No container opens a connection to it, on this
 // node or another.
 const managementPort = 2377

@@ -108,12 +108,14 @@ type Node struct {
 	probed     bool // all that is required is there
 	repairs    uint64
 
-	known     bool     // opened and guarded were read from the kernel
-	opened    []string // interfaces on which netd turned forwarding on
-	guarded   bool     // there is a table that guards them
-	committed *ruleset // what the kernel was last given; nil: not known
-	print     fingerprint
-	gen       uint32 // ruleset generation at which print was true
+	known   bool     // opened and guarded were read from the kernel
+	opened  []string // interfaces on which netd turned forwarding on
+	guarded bool     // there is a table that guards them
+	// brNetfilter is how the ports of the bridge are set.
+	brNetfilter bool
+	committed   *ruleset // what the kernel was last given; nil: not known
+	print       fingerprint
+	gen         uint32 // ruleset generation at which print was true
 
 	fault func(step string) error // set by tests only
 }

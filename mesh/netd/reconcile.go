@@ -40,6 +40,13 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 		}
 		n.opened, n.guarded, n.known = opened, found, true
 	}
+	on, err := brNetfilter()
+	if err != nil {
+		return fmt.Errorf("read bridge-nf-call-iptables: %w", err)
+	}
+	if on != n.brNetfilter {
+		n.brNetfilter, full = on, true
+	}
 	bridge, err := ensureBridge(h, p.bridge, changed)
 	if err != nil {
 		return err

@@ -146,6 +146,13 @@ func (r ruleset) inet(b *builder) {
 	fromNode := b.base("publish_node", nat, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
 	b.rule(fromNode, ipv4(), toNode(), jump(publish))
 
+	// A container's connection to a port that another one publishes. With
+	// br_netfilter the kernel bridges it once its destination is translated;
+	// the mark lets it pass between the ports then. No frame brings a mark
+	// along: the kernel clears it between namespaces.
+	hairpin := b.base("hairpin", filter, nftables.ChainHookPrerouting, -90)
+	b.rule(hairpin, iif(bridgeName), ipv4(), ct(expr.CtKeySTATUS, ctDNAT), daddrIn(setAddresses), setMark(hairpinMark))
+
 	masquerade := match{&expr.Masq{}}
 	source := b.base("source", nat, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
 	b.rule(source, ipv4(), saddrIn(setAddresses), masquerade)
@@ -228,6 +235,7 @@ func (r ruleset) bridge(b *builder) {
 	b.rule(guard, drop())
 
 	between := b.base("between", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
+	b.rule(between, iifPort(), marked(hairpinMark), accept())
 	b.rule(between, iifPort(), drop())
 	b.rule(between, oifPort(), drop())
 }
