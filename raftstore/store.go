@@ -150,6 +150,7 @@ func (s *Store) raftConfig(logger hclog.Logger) *raft.Config {
 	conf.SnapshotInterval = s.cfg.SnapshotInterval
 	conf.TrailingLogs = s.cfg.TrailingLogs
 	conf.NoLegacyTelemetry = true
+	conf.ShutdownOnRemove = false // a removed server follows on; its owner closes it
 	conf.Logger = logger
 	return conf
 }
@@ -161,7 +162,9 @@ func (s *Store) supervise() {
 	case <-s.halt.done:
 	}
 	s.stopWork()
-	err := errors.Join(s.raft.Shutdown().Error(), s.trans.Close())
+	down := s.raft.Shutdown()
+	err := s.trans.Close() // now, so that nothing waits for a peer that is silent
+	err = errors.Join(err, down.Error())
 	close(s.raftDown)
 	if err != nil {
 		s.cfg.Logger.Warn("raft did not shut down cleanly", "err", err)
