@@ -38,8 +38,16 @@ func (l *loop) step(ctx context.Context) error {
 		}
 		l.latch = false
 	}
-	var writes []*write
-	err := l.cfg.Store.View(func(r *raftstore.ReadTx) error {
+	writes, err := l.plan()
+	if err != nil {
+		return err
+	}
+	return l.commit(ctx, writes)
+}
+
+// plan makes a plan from one snapshot.
+func (l *loop) plan() (writes []*write, err error) {
+	err = l.cfg.Store.View(func(r *raftstore.ReadTx) error {
 		now := time.Now()
 		writes = l.planServices(r, now)
 		if l.retry || len(writes) > 0 {
@@ -47,10 +55,7 @@ func (l *loop) step(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return l.commit(ctx, writes)
+	return writes, err
 }
 
 func (l *loop) latchManagers(ctx context.Context) error {
