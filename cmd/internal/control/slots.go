@@ -25,7 +25,7 @@ import (
 func (s *Server) ListSlots(ctx context.Context, _ *controlpb.ListSlotsRequest) (*controlpb.ListSlotsResponse, error) {
 	resp := &controlpb.ListSlotsResponse{}
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
-		rec, ok := autolockstore.Slots.Get(r, autolockstore.SlotsID)
+		rec, ok := autolockstore.Slots.Get(r, autolockstore.RecordID)
 		if !ok {
 			return errors.New("the store has no slot record")
 		}
@@ -66,7 +66,7 @@ func (s *Server) RotateSlot(req *controlpb.RotateSlotRequest, stream controlpb.C
 	}
 	var epoch uint64
 	err := s.update(ctx, func(tx *raftstore.Tx) error {
-		rec, ok := autolockstore.Slots.Get(tx, autolockstore.SlotsID)
+		rec, ok := autolockstore.Slots.Get(tx, autolockstore.RecordID)
 		if !ok {
 			return errors.New("the store has no slot record")
 		}

@@ -44,7 +44,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 				}
 			}
 		}
-		rec, _ := autolockstore.Slots.Get(r, autolockstore.SlotsID)
+		rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
 		resp.SlotEpoch = rec.GetSet().GetEpoch()
 		for _, m := range acks(r) {
 			if m.GetEpoch() < resp.SlotEpoch {

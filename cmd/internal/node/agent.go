@@ -18,6 +18,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/port"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -38,7 +39,10 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 	c := agent.Config{
 		Dial: func(ctx context.Context) (grpc.ClientConnInterface, io.Closer, error) {
 			cc, err := n.dialManager(ctx, creds, managers())
-			return cc, cc, err
+			if err != nil {
+				return nil, nil, err
+			}
+			return cc, cc, nil
 		},
 		Executor: n.rund, Network: network, Refresh: n.refresh, Connected: n.setSession, Logger: n.log.With("part", "agent"),
 		Describe: func() *schedulerpb.NodeDescription { return n.describe(nil) },
@@ -98,17 +102,8 @@ func (n *Node) dns() (out []netip.Addr, err error) {
 const maxDNS = 3
 
 // dialManager connects to the first manager that answers, as this node.
-func (n *Node) dialManager(ctx context.Context, creds *pki.Credentials, addrs []string) (*grpc.ClientConn, error) {
-	err := errors.New("no manager is known")
-	for _, addr := range addrs {
-		conn, derr := pki.DialTLS(ctx, addr, creds.ClientConfig(pki.ALPNGRPC, ""))
-		if derr != nil {
-			err = derr
-			continue
-		}
-		return pki.GRPCOver(conn, grpc.WithChainUnaryInterceptor(n.noticeUnary), grpc.WithChainStreamInterceptor(n.noticeStream))
-	}
-	return nil, err
+func (n *Node) dialManager(ctx context.Context, creds *pki.Credentials, addrs []string) (*pki.GRPCConn, error) {
+	return port.DialGRPC(ctx, creds, addrs, grpc.WithChainUnaryInterceptor(n.noticeUnary), grpc.WithChainStreamInterceptor(n.noticeStream))
 }
 
 // noticeUnary and noticeStream look for the cluster's word that this node was

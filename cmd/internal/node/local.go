@@ -38,7 +38,7 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(64),
 		grpc.KeepaliveParams(keepalive.ServerParameters{}))...)
 	controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
-	if err := authz.CheckAll(srv); err != nil {
+	if err := authz.CheckAll(controlpb.Bootstrap_ServiceDesc.ServiceName, controlpb.Control_ServiceDesc.ServiceName); err != nil {
 		return err
 	}
 	stopped := make(chan struct{})

@@ -22,7 +22,7 @@ import (
 func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	gauge := func(name, help string, value func(status) float64) {
+	gauge := func(name, help string, value func(selfStatus) float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "redoubt", Name: name, Help: help},
 			func() float64 { return value(n.status()) }))
 	}
@@ -30,11 +30,11 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 		ConstLabels: prometheus.Labels{"version": version.String()}})
 	info.Set(1)
 	reg.MustRegister(info)
-	gauge("node_phase", "1 in no cluster, 2 locked, 3 starting, 4 active, 5 removed.", func(s status) float64 { return float64(s.phase) })
-	gauge("agent_session", "1 while the agent has a session with a manager.", func(s status) float64 { return number(s.session) })
-	gauge("raft_leader", "1 while this manager leads.", func(s status) float64 { return number(s.leader) })
-	gauge("raft_applied_index", "Last entry of the store this manager applied.", func(s status) float64 { return float64(s.applied) })
-	gauge("leaf_not_after_seconds", "Unix time at which the node's certificate ends.", func(s status) float64 { return float64(s.leafNotAfter) })
+	gauge("node_phase", "1 in no cluster, 2 locked, 3 starting, 4 active, 5 removed.", func(s selfStatus) float64 { return float64(s.phase) })
+	gauge("agent_session", "1 while the agent has a session with a manager.", func(s selfStatus) float64 { return number(s.session) })
+	gauge("raft_leader", "1 while this manager leads.", func(s selfStatus) float64 { return number(s.leader) })
+	gauge("raft_applied_index", "Last entry of the store this manager applied.", func(s selfStatus) float64 { return float64(s.applied) })
+	gauge("leaf_not_after_seconds", "Unix time at which the node's certificate ends.", func(s selfStatus) float64 { return float64(s.leafNotAfter) })
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
@@ -61,8 +61,8 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// status is a copy of what the node knows of itself.
-type status struct {
+// selfStatus is a copy of what the node knows of itself.
+type selfStatus struct {
 	phase        controlpb.NodePhase
 	manager      bool
 	leader       bool
@@ -74,7 +74,7 @@ type status struct {
 }
 
 // ready returns why the node does not do its work.
-func (s status) ready() error {
+func (s selfStatus) ready() error {
 	switch {
 	case s.phase == controlpb.NodePhase_NODE_PHASE_LOCKED:
 		return errors.New("locked")

@@ -49,7 +49,7 @@ type Node struct {
 
 	mu   sync.Mutex // guards what follows
 	self *member    // nil while in no cluster
-	st   status
+	st   selfStatus
 	// live is the running manager or worker, for the local API; nil in between.
 	live liveState
 }
@@ -57,7 +57,7 @@ type Node struct {
 // liveState is what the local API asks of a running state.
 type liveState interface {
 	// fill completes a copy of the status.
-	fill(*status)
+	fill(*selfStatus)
 }
 
 // request is an operator's wish that changes the node's state. The state that
@@ -137,7 +137,7 @@ func (n *Node) become(m *member) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.self, n.live = m, nil
-	n.st = status{manager: m != nil && m.Manager}
+	n.st = selfStatus{manager: m != nil && m.Manager}
 }
 
 // who returns a copy of the membership; zero where there is none.
@@ -181,7 +181,7 @@ func (n *Node) setSession(up bool) {
 	n.st.session = up
 }
 
-func (n *Node) status() status {
+func (n *Node) status() selfStatus {
 	n.mu.Lock()
 	s, live := n.st, n.live
 	n.mu.Unlock()

@@ -23,7 +23,7 @@ type workerState struct {
 	creds *pki.Credentials
 }
 
-func (w *workerState) fill(s *status) { s.leafNotAfter = w.creds.Leaf().NotAfter.Unix() }
+func (w *workerState) fill(s *selfStatus) { s.leafNotAfter = w.creds.Leaf().NotAfter.Unix() }
 
 // worker serves the agent until the node leaves.
 func (n *Node) worker(ctx context.Context) (state, error) {

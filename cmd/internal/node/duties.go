@@ -1,0 +1,219 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/pki"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler"
+	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+)
+
+// found makes the store of a new cluster and writes its first records. It can
+// be cut short anywhere and done again.
+func (m *managerState) found(ctx context.Context, boot *pki.Credentials) error {
+	n := m.n
+	if len(m.store.Servers()) == 0 {
+		if err := m.store.Bootstrap(); err != nil {
+			return err
+		}
+	}
+	for !m.store.IsLeader() {
+		changed := m.store.LeaderChanged()
+		if m.store.IsLeader() {
+			break
+		}
+		select {
+		case <-changed:
+		case <-m.store.Done():
+			return errors.Join(m.store.Err(), raftstore.ErrClosed)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	st, err := n.keyd.Status(ctx)
+	if err != nil {
+		return err
+	}
+	self := n.who()
+	err = m.store.Update(ctx, func(tx *raftstore.Tx) error {
+		if _, ok := pkistore.Cluster.Get(tx, pkistore.ClusterID); ok {
+			return nil
+		}
+		node, err := pki.InitCluster(tx, pki.FirstManager{Name: self.Name, Address: self.Advertise, Leaf: m.creds.Chain(), Boot: boot.Chain()})
+		if err != nil {
+			return err
+		}
+		if err := onJoin(tx, node); err != nil {
+			return err
+		}
+		return autolockstore.Slots.Put(tx, &autolockpb.SlotRecord{Id: autolockstore.RecordID, Set: st.GetSlots()})
+	})
+	if err != nil {
+		return fmt.Errorf("the cluster's first records: %w", err)
+	}
+	return n.remember(func(s *member) { s.Founding = false })
+}
+
+// followSlots has this manager's keyd seal to every new set of unlock slots.
+func (m *managerState) followSlots(ctx context.Context) error {
+	for {
+		err := m.watchSlots(ctx)
+		if !errors.Is(err, raftstore.ErrLagged) {
+			return err
+		}
+	}
+}
+
+func (m *managerState) watchSlots(ctx context.Context) error {
+	w, err := m.store.Watch(func(*raftstore.ReadTx) error { return nil }, autolockstore.Slots)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for {
+		if err := m.reseal(ctx); err != nil {
+			return err
+		}
+		if _, err := w.Next(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// reseal brings keyd to the slot set of the store. A keyd that refuses is left
+// at its epoch, which `unlock-key slot ls` shows.
+func (m *managerState) reseal(ctx context.Context) error {
+	var want *keydpb.SlotSet
+	if err := m.store.View(func(r *raftstore.ReadTx) error {
+		rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
+		want = rec.GetSet()
+		return nil
+	}); err != nil {
+		return err
+	}
+	st, err := m.n.keyd.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("%w (%v)", errKeydLost, err)
+	}
+	epoch := st.GetSlots().GetEpoch()
+	if want.GetEpoch() > epoch {
+		resp, err := m.n.keyd.Reseal(ctx, &keydpb.ResealRequest{Slots: want})
+		if err != nil {
+			m.n.log.Error("keyd did not take over the unlock slots", "epoch", want.GetEpoch(), "err", err)
+		} else {
+			epoch = resp.GetEpoch()
+			m.n.log.Info("unlock slots taken over", "epoch", epoch)
+		}
+	}
+	m.slotEpoch.Store(epoch)
+	select {
+	case m.n.refresh <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// lead is the leader's work, until ctx ends.
+func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher) {
+	var wg sync.WaitGroup
+	run := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				m.n.log.Error("a part of the leader's work stopped: handing over", "part", name, "err", err)
+				if err := m.store.TransferLeadership(ctx); err != nil {
+					m.n.log.Error("leadership was not handed over", "err", err)
+				}
+			}
+		})
+	}
+	run("dispatcher", d.Run)
+	run("scheduler", func(ctx context.Context) error {
+		return scheduler.Run(ctx, scheduler.Config{Store: m.store, Logger: m.n.log.With("part", "scheduler")})
+	})
+	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
+	wg.Wait()
+}
+
+const (
+	// quorumInterval is how often the configuration is compared with the
+	// managers' records.
+	quorumInterval = 500 * time.Millisecond
+	// caughtUp is how many entries a manager may be behind to be given a vote.
+	caughtUp = 256
+)
+
+// keepQuorum brings the managers that joined into the configuration: without a
+// vote first, and with one when they have a session and nearly all entries, so
+// that a manager that never comes up costs the quorum nothing.
+func (m *managerState) keepQuorum(ctx context.Context, d *dispatcher.Dispatcher) error {
+	tick := time.NewTicker(quorumInterval)
+	defer tick.Stop()
+	for {
+		if err := m.adjustQuorum(ctx, d); err != nil && ctx.Err() == nil {
+			m.n.log.Warn("the quorum was not changed", "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (m *managerState) adjustQuorum(ctx context.Context, d *dispatcher.Dispatcher) error {
+	servers := map[string]raftstore.Server{}
+	for _, s := range m.store.Servers() {
+		servers[s.ID] = s
+	}
+	applied := map[string]uint64{}
+	for _, s := range d.Sessions() {
+		applied[s.NodeID] = s.AppliedIndex
+	}
+	type manager struct{ id, addr string }
+	var managers []manager
+	err := m.store.View(func(r *raftstore.ReadTx) error {
+		for node := range pkistore.Nodes.By(r, "role", "manager") {
+			if !node.GetDenied() {
+				managers = append(managers, manager{node.GetId(), node.GetAddress()})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, mgr := range managers {
+		s, in := servers[mgr.id]
+		at, connected := applied[mgr.id]
+		switch {
+		case !in:
+			err = m.store.AddNonvoter(ctx, mgr.id, mgr.addr)
+		case !s.Voter && connected && at > 0 && at+caughtUp >= m.store.AppliedIndex():
+			err = m.store.AddVoter(ctx, mgr.id, mgr.addr)
+			m.n.log.Info("manager has a vote now", "node", mgr.id)
+		}
+		if err != nil {
+			return fmt.Errorf("manager %s: %w", mgr.id, err)
+		}
+	}
+	return nil
+}
+
+// oneLine strips a gRPC status down to its message.
+func oneLine(err error) error {
+	if s, ok := status.FromError(err); ok && err != nil {
+		return errors.New(s.Message())
+	}
+	return err
+}

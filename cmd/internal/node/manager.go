@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/port"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+var (
+	// errLeaving ends a manager's state on the operator's wish.
+	errLeaving = errors.New("leaving")
+	// errKeydLost ends the process: the keys keyd lent must be forgotten.
+	errKeydLost = errors.New("keyd went away: this manager is locked until it is opened again")
+)
+
+// manager waits for the key, then serves the cluster.
+func (n *Node) manager(ctx context.Context) (state, error) { return n.managerAfter(nil)(ctx) }
+
+// managerAfter is manager; req, when set, is the init or join that led here and
+// is answered once the manager serves, or cannot.
+func (n *Node) managerAfter(req *request) state {
+	return func(ctx context.Context) (state, error) {
+		var left *request
+		err := n.serveManager(ctx, func() {
+			if req != nil {
+				req.answer <- answer{self: n.who()}
+				req = nil
+			}
+		}, &left)
+		if req != nil {
+			req.refuse(fmt.Errorf("the manager could not start: %w", err))
+		}
+		if errors.Is(err, errLeaving) && ctx.Err() == nil {
+			return n.leave(ctx, left)
+		}
+		return nil, err
+	}
+}
+
+func (n *Node) serveManager(ctx context.Context, ready func(), left **request) error {
+	boot, err := n.bootCredentials()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", n.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("%w: free the port, or set node.listen", err)
+	}
+	admit := &admission{}
+	p, err := port.New(port.Config{Listener: listener, Boot: boot, Admit: admit.admit, Logger: n.log.With("part", "port")})
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ended(ctx, p.Serve(ctx)) })
+	g.Go(func() error {
+		keys, err := n.awaitKeys(ctx, p, left)
+		if err != nil {
+			return err
+		}
+		defer keys.watch.Close()
+		return n.serveUnlocked(ctx, p, boot, admit, keys, ready, left)
+	})
+	return g.Wait()
+}
+
+// ended turns a clean end into the reason for it, so that a group's other
+// members end too.
+func ended(ctx context.Context, err error) error {
+	if err == nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func (n *Node) bootCredentials() (*pki.Credentials, error) {
+	f, err := n.disk.loadLeaf("boot")
+	if err != nil {
+		return nil, err
+	}
+	return credentials(f.Chain, f.Key)
+}
+
+func credentials(der [][]byte, pkcs8 []byte) (*pki.Credentials, error) {
+	key, err := parseKey(pkcs8)
+	if err != nil {
+		return nil, err
+	}
+	chain := &profilepb.CertificateChain{Certificates: der}
+	trust, err := pki.TrustFromChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	return pki.NewCredentials(chain, key, trust)
+}
+
+// keys is what keyd lends to an unlocked manager.
+type keys struct {
+	creds  *pki.Credentials
+	sealer *autolock.Sealer
+	watch  *keydclient.Watch
+}
+
+// awaitKeys is the locked state: it answers "locked" on the port and returns
+// when keyd has been opened.
+func (n *Node) awaitKeys(ctx context.Context, p *port.Port, left **request) (*keys, error) {
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "locked: run `redoubt unlock` on this node")
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.serveLock(gctx, p, nil, true) })
+	g.Go(func() error { return n.serveRequests(gctx, apierr.Locked(), left) })
+	var got *keys
+	opened := errors.New("opened")
+	g.Go(func() error {
+		var err error
+		if got, err = n.openKeys(gctx); err == nil {
+			err = opened
+		}
+		return err
+	})
+	if err := g.Wait(); !errors.Is(err, opened) {
+		return nil, err
+	}
+	return got, nil
+}
+
+// retryKeyd is the pause before keyd is asked again after a failure.
+const retryKeyd = 500 * time.Millisecond
+
+// openKeys waits until keyd is open and takes what it lends.
+func (n *Node) openKeys(ctx context.Context) (*keys, error) {
+	for {
+		k, err := n.tryKeys(ctx)
+		if err == nil || ctx.Err() != nil {
+			return k, err
+		}
+		message := "waiting for keyd: " + err.Error()
+		if keydclient.CodeOf(err) == keydpb.Code_CODE_EMPTY {
+			message = "keyd's directory was lost: restore it, or `redoubt leave --force` and join again"
+		}
+		n.log.Warn("no keys yet", "err", err)
+		n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", message)
+		timer := time.NewTimer(retryKeyd)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
+	if err := n.keyd.WaitUnlocked(ctx); err != nil {
+		return nil, err
+	}
+	// Opened before the keys are taken: keyd's end is noticed whenever it comes.
+	watch, err := n.keyd.Watch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			watch.Close()
+		}
+	}()
+	f, err := n.disk.loadLeaf("leaf")
+	if err != nil {
+		return nil, err
+	}
+	resp, err := n.keyd.OpenStore(ctx, &keydpb.OpenStoreRequest{SealedLeaf: f.Sealed})
+	if err != nil {
+		return nil, err
+	}
+	defer clear(resp.GetDek())
+	defer clear(resp.GetLeafKey())
+	if resp.GetClusterId() != n.who().ClusterID {
+		return nil, errors.New("keyd holds the keys of another cluster: restore its directory")
+	}
+	k := &keys{watch: watch}
+	if k.creds, err = credentials(f.Chain, resp.GetLeafKey()); err != nil {
+		return nil, err
+	}
+	k.sealer, err = autolock.NewSealer(resp.GetDek(), resp.GetDekEpoch())
+	return k, err
+}
+
+// serveRequests answers the operator's requests on a manager: leave with force,
+// and nothing else.
+func (n *Node) serveRequests(ctx context.Context, otherwise error, left **request) error {
+	for {
+		req, err := n.next(ctx)
+		if err != nil {
+			return err
+		}
+		leave, ok := req.do.(*controlpb.LeaveRequest)
+		switch {
+		case !ok:
+			req.refuse(otherwise)
+		case !leave.GetForce():
+			req.refuse(apierr.State("to give up this manager's copy of the cluster for good, add --force",
+				"a manager cannot leave the quorum yet"))
+		default:
+			*left = &req
+			return errLeaving
+		}
+	}
+}
+
+// admission decides who may connect to the port. It knows nobody until the
+// store is open.
+type admission struct {
+	decide func(alpn string, p *authz.Peer) error
+}
+
+func (a *admission) admit(alpn string, p *authz.Peer) error {
+	if a.decide == nil {
+		return errors.New("this manager is starting")
+	}
+	return a.decide(alpn, p)
+}

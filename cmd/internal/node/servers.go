@@ -1,0 +1,157 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
+
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/port"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// keepAlive finds nodes that vanished and keeps callers from asking too often.
+var keepAlive = []grpc.ServerOption{
+	grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+	grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(256), grpc.ConnectionTimeout(10 * time.Second),
+}
+
+// serveOn serves srv on the protocol's listener until ctx ends. Every service
+// must have said who may call it.
+func serveOn(ctx context.Context, p *port.Port, alpn string, srv *grpc.Server) error {
+	for name := range srv.GetServiceInfo() {
+		if err := authz.CheckAll(name); err != nil {
+			return err
+		}
+	}
+	l, err := p.Listen(alpn)
+	if err != nil {
+		return err
+	}
+	return serveGRPC(ctx, srv, l)
+}
+
+// serveGRPC serves until ctx ends and returns ctx's error then.
+func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		srv.Stop()
+	})
+	err := srv.Serve(l)
+	if stop() {
+		srv.Stop()
+		return fmt.Errorf("a server stopped: %w", err)
+	}
+	<-stopped
+	return ctx.Err()
+}
+
+// serveLock answers whether this manager is locked.
+func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer, locked bool) error {
+	if az == nil {
+		az = authz.New(authz.Config{Logger: n.log.With("part", "authz")})
+	}
+	srv := grpc.NewServer(append(az.ServerOptions(), keepAlive...)...)
+	pkipb.RegisterLockServer(srv, lockServer{locked: locked})
+	return serveOn(ctx, p, pki.ALPNLock, srv)
+}
+
+type lockServer struct {
+	pkipb.UnimplementedLockServer
+	locked bool
+}
+
+func (s lockServer) LockStatus(context.Context, *pkipb.LockStatusRequest) (*pkipb.LockStatusResponse, error) {
+	return &pkipb.LockStatusResponse{Locked: s.locked}, nil
+}
+
+// serve runs the services of an unlocked manager and, while it leads, the
+// leader's work.
+func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Authorizer) error {
+	n := m.n
+	d, err := dispatcher.New(dispatcher.Config{Store: m.store, Managers: m.addresses, Logger: n.log.With("part", "dispatcher")})
+	if err != nil {
+		return err
+	}
+	sign := signer{n.keyd}
+	join, err := pki.NewJoinServer(pki.JoinConfig{Store: m.store, Signer: sign, ClusterID: n.who().ClusterID, Slots: m.slots, OnJoin: onJoin,
+		Logger: n.log.With("part", "join")})
+	if err != nil {
+		return err
+	}
+	nodes := grpc.NewServer(append(az.ServerOptions(), keepAlive...)...)
+	pkipb.RegisterJoinServer(nodes, join)
+	pkipb.RegisterRenewServer(nodes, pki.NewRenewServer(m.store, sign, n.log.With("part", "renew")))
+	schedulerpb.RegisterDispatcherServer(nodes, d)
+
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Logs: d,
+		Logger: n.log.With("part", "control")})
+	unary, stream := api.Interceptors()
+	operators := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
+	controlpb.RegisterControlServer(operators, api)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serveOn(ctx, p, pki.ALPNGRPC, nodes) })
+	g.Go(func() error { return serveOn(ctx, p, pki.ALPNLocal, operators) })
+	g.Go(func() error {
+		return ended(ctx, m.store.WhileLeader(ctx, func(ctx context.Context) { m.lead(ctx, d) }))
+	})
+	return g.Wait()
+}
+
+// onJoin makes the scheduler's record of a node that joins.
+func onJoin(tx *raftstore.Tx, node *pkipb.Node) error {
+	return schedstore.RegisterNode(tx, node.GetId(), node.GetRole() == profilepb.Role_ROLE_MANAGER)
+}
+
+// slots are the unlock slots that a joining manager seals to.
+func (m *managerState) slots(context.Context) (out []byte, err error) {
+	err = m.store.View(func(r *raftstore.ReadTx) error {
+		rec, ok := autolockstore.Slots.Get(r, autolockstore.RecordID)
+		if !ok {
+			return fmt.Errorf("the store has no unlock slots")
+		}
+		out, err = proto.Marshal(rec.GetSet())
+		return err
+	})
+	return out, err
+}
+
+// addresses of the managers, for nodes to know.
+func (m *managerState) addresses() (out []string) {
+	for _, s := range m.store.Servers() {
+		if s.Voter {
+			out = append(out, s.Addr)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// images resolves references by way of this node's rund, which holds the
+// registries' configuration.
+type images struct{ n *Node }
+
+func (i images) Resolve(ctx context.Context, reference string) (string, error) {
+	resp, err := i.n.rund.Client().ResolveImage(ctx, &rundpb.ResolveImageRequest{Reference: reference})
+	return resp.GetDigest(), oneLine(err)
+}

@@ -1,0 +1,272 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/port"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// managerState is a running, unlocked manager.
+type managerState struct {
+	n     *Node
+	store *raftstore.Store
+	creds *pki.Credentials
+	// slotEpoch is what this manager's keyd is sealed to.
+	slotEpoch atomic.Uint64
+
+	mu       sync.Mutex // guards the connection to the leader
+	leaderTo string
+	conn     *pki.GRPCConn
+}
+
+// closeTimeout bounds handing over leadership and closing the store.
+const closeTimeout = 10 * time.Second
+
+// serveUnlocked runs the store and everything above it until ctx ends or
+// something this manager cannot do without fails.
+func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Credentials, admit *admission, k *keys, ready func(), left **request) (err error) {
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_STARTING, nil, "opening the store")
+	self := n.who()
+	listener, err := p.Listen(pki.ALPNRaft)
+	if err != nil {
+		return err
+	}
+	store, err := raftstore.Open(ctx, raftstore.Config{
+		Dir: n.disk.raftDir(), NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: 1,
+		Tables: tables(), Sealer: k.sealer, InitialPeers: self.Peers, Logger: n.log.With("part", "store"),
+		Transport: raftstore.Transport{Listener: listener, Advertise: raftstore.JoinAddr(self.NodeID, self.Advertise), Dial: port.RaftDialer(k.creds)},
+	})
+	if err != nil {
+		return err
+	}
+	m := &managerState{n: n, store: store, creds: k.creds}
+	defer func() {
+		m.dropConn()
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, store.Close(cctx))
+		k.sealer.Close()
+	}()
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Changed: p.Recheck, Logger: n.log.With("part", "authz")})
+	admit.decide = m.admitTo(az)
+	p.Unlock(k.creds, m.leader)
+	defer p.Lock()
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := k.watch.Wait(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w (%v)", errKeydLost, err)
+	})
+	g.Go(func() error {
+		select {
+		case <-store.Done():
+			return fmt.Errorf("the store stopped: %w", errors.Join(store.Err(), raftstore.ErrClosed))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if self.Founding {
+		if err := m.found(ctx, boot); err != nil {
+			store.Close(context.WithoutCancel(ctx))
+			return errors.Join(err, g.Wait())
+		}
+	}
+	g.Go(func() error { return ended(ctx, az.Run(ctx)) })
+	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log)) })
+	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log)) })
+	g.Go(func() error { return m.followLeader(ctx, p) })
+	g.Go(func() error { return m.followSlots(ctx) })
+	g.Go(func() error { return n.serveLock(ctx, p, az, false) })
+	g.Go(func() error { return m.serve(ctx, p, az) })
+	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
+	g.Go(func() error {
+		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, store.AppliedIndex})
+	})
+	g.Go(func() error { return n.serveRequests(ctx, apierr.InCluster(self.ClusterID), left) })
+	g.Go(func() error {
+		if err := m.awaitLeader(ctx); err != nil {
+			return err
+		}
+		n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, m, "manager")
+		ready()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_STARTING, m, "waiting for a leader: a majority of managers must be up and unlocked")
+	return g.Wait()
+}
+
+// tables are all rooms' tables.
+func tables() []raftstore.Registered {
+	all := append(pkistore.Tables(), schedstore.Tables()...)
+	return append(all, autolockstore.Slots)
+}
+
+func (m *managerState) fill(s *selfStatus) {
+	s.applied = m.store.AppliedIndex()
+	s.leader = m.store.IsLeader()
+	_, s.leaderAddr = m.store.Leader()
+	s.leafNotAfter = m.creds.Leaf().NotAfter.Unix()
+}
+
+// leader says where h2 connections go.
+func (m *managerState) leader() port.Leader {
+	if m.store.IsLeader() {
+		return port.Leader{Self: true}
+	}
+	id, addr := m.store.Leader()
+	if id == m.n.who().NodeID {
+		return port.Leader{} // elected, but not caught up yet
+	}
+	return port.Leader{NodeID: id, Address: addr}
+}
+
+// admitTo is the check at connect. Between managers the configuration of the
+// store decides, and a record that is not denied: a manager that was away must
+// still accept a leader whose renewed certificate it can only learn of from that
+// leader.
+func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) error {
+	directory := pkistore.Directory{Store: m.store}
+	return func(alpn string, p *authz.Peer) error {
+		if alpn != pki.ALPNRaft && alpn != pki.ALPNLeader {
+			return az.CheckPeer(alpn, p)
+		}
+		rec, err := directory.Node(p.NodeID)
+		switch {
+		case err != nil:
+			return err
+		case rec.GetDenied():
+			return fmt.Errorf("node %s was removed from the cluster", p.NodeID)
+		case !m.store.PeerAllowed(p.NodeID):
+			return fmt.Errorf("node %s is no manager of this cluster", p.NodeID)
+		}
+		return nil
+	}
+}
+
+// followLeader has callers come again whenever the leader changed.
+func (m *managerState) followLeader(ctx context.Context, p *port.Port) error {
+	var last port.Leader
+	for {
+		changed := m.store.LeaderChanged()
+		if now := m.leader(); now != last {
+			last = now
+			p.LeaderChanged()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (m *managerState) awaitLeader(ctx context.Context) error {
+	for {
+		changed := m.store.LeaderChanged()
+		if id, _ := m.store.Leader(); id != "" && (m.store.IsLeader() || id != m.n.who().NodeID) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// managers are the addresses to dial: the leader's first.
+func (m *managerState) managers() []string {
+	_, leader := m.store.Leader()
+	var out []string
+	if leader != "" {
+		out = append(out, leader)
+	}
+	for _, s := range m.store.Servers() {
+		if s.Addr != leader {
+			out = append(out, s.Addr)
+		}
+	}
+	if len(out) == 0 {
+		return m.n.who().Managers
+	}
+	return out
+}
+
+// How long a call waits for a leader, and looks for it again.
+const (
+	leaderWait  = 5 * time.Second
+	leaderRetry = 100 * time.Millisecond
+)
+
+// leaderConn returns a connection to the leader's operator API.
+func (m *managerState) leaderConn(ctx context.Context) (*grpc.ClientConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	for {
+		changed := m.store.LeaderChanged()
+		conn, err := m.tryLeader(ctx)
+		if err == nil {
+			return conn, nil
+		}
+		timer := time.NewTimer(leaderRetry)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, apierr.NoLeader()
+		}
+		timer.Stop()
+	}
+}
+
+func (m *managerState) tryLeader(ctx context.Context) (*grpc.ClientConn, error) {
+	id, addr := m.store.Leader()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conn != nil && m.leaderTo == id {
+		// A lost connection is idle: it never dials again.
+		if st := m.conn.GetState(); st == connectivity.Ready || st == connectivity.Connecting {
+			return m.conn.ClientConn, nil
+		}
+	}
+	conn, err := port.DialLeaderLocal(ctx, m.creds, port.Leader{NodeID: id, Address: addr})
+	if err != nil {
+		return nil, err
+	}
+	if m.conn != nil {
+		m.conn.Close()
+	}
+	m.conn, m.leaderTo = conn, id
+	return conn.ClientConn, nil
+}
+
+func (m *managerState) dropConn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conn != nil {
+		m.conn.Close()
+		m.conn = nil
+	}
+}
