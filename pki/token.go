@@ -29,8 +29,10 @@ var (
 // by which it knows the cluster. It is a secret; formatting or logging one
 // shows its id only, and Text alone gives it away.
 type Token struct {
-	id        string
-	seed      [32]byte
+	id string
+	// Behind a function, as fmt prints what is in an unexported field of another
+	// struct without asking Format, and prints of a function only its address.
+	seed      func() []byte
 	pin       [sha256.Size]byte
 	clusterID string // empty until Bind
 }
@@ -38,9 +40,9 @@ type Token struct {
 // NewToken makes the id and seed of a new token. The cluster is told ID and
 // PublicKey; Bind completes it with what the cluster answers.
 func NewToken() Token {
-	t := Token{id: ident.New()}
-	rand.Read(t.seed[:]) // never fails: crypto/rand aborts the process instead
-	return t
+	seed := make([]byte, ed25519.SeedSize)
+	rand.Read(seed) // never fails: crypto/rand aborts the process instead
+	return Token{id: ident.New(), seed: func() []byte { return seed }}
 }
 
 // Bind returns the token completed with the cluster's id and the SHA-256 of
@@ -73,11 +75,12 @@ func ParseToken(text string) (Token, error) {
 	case len(f) > 5:
 		return Token{}, ErrTokenTail
 	}
-	t := Token{id: f[1], clusterID: f[4]}
+	var seed [ed25519.SeedSize]byte
+	t := Token{id: f[1], seed: func() []byte { return seed[:] }, clusterID: f[4]}
 	if len(f[4]) < ident.Len {
 		return Token{}, ErrTokenTruncated // what a cut line ends with
 	}
-	if !ident.Valid(t.id) || !decode32(&t.seed, f[2]) || !decode32(&t.pin, f[3]) || !ident.Valid(t.clusterID) {
+	if !ident.Valid(t.id) || !decode32(&seed, f[2]) || !decode32(&t.pin, f[3]) || !ident.Valid(t.clusterID) {
 		return Token{}, ErrTokenDamaged
 	}
 	return t, nil
@@ -88,7 +91,7 @@ func (t Token) Text() string {
 	if t.clusterID == "" {
 		panic("pki: Text of a token that was not bound to a cluster")
 	}
-	return strings.Join([]string{tokenPrefix, t.id, tokenEncoding.EncodeToString(t.seed[:]),
+	return strings.Join([]string{tokenPrefix, t.id, tokenEncoding.EncodeToString(t.seed()),
 		tokenEncoding.EncodeToString(t.pin[:]), t.clusterID}, ".")
 }
 
@@ -103,12 +106,12 @@ func (t Token) Pin() []byte { return t.pin[:] }
 
 // PublicKey is what the cluster keeps of the seed.
 func (t Token) PublicKey() ed25519.PublicKey {
-	return ed25519.NewKeyFromSeed(t.seed[:]).Public().(ed25519.PublicKey)
+	return ed25519.NewKeyFromSeed(t.seed()).Public().(ed25519.PublicKey)
 }
 
 // Sign makes a join proof over input.
 func (t Token) Sign(input []byte) []byte {
-	return ed25519.Sign(ed25519.NewKeyFromSeed(t.seed[:]), input)
+	return ed25519.Sign(ed25519.NewKeyFromSeed(t.seed()), input)
 }
 
 // String, GoString, Format and LogValue keep the seed out of output.
