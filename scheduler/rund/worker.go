@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -141,6 +142,10 @@ func (w *worker) report(p rundpb.Phase, change func(*rundpb.TaskActual)) {
 
 func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 	if w.phase() != rundpb.Phase_PHASE_PREPARING {
+		// Early, so that who follows the log may do so from now on.
+		if err := os.MkdirAll(w.s.taskDir(w.id).log(), 0o700); err != nil {
+			return err
+		}
 		w.report(rundpb.Phase_PHASE_PREPARING, func(a *rundpb.TaskActual) { a.Spec, a.Endpoint = d.GetSpec(), d.GetEndpoint() })
 	}
 	pctx, cancel := context.WithCancel(ctx)

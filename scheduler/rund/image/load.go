@@ -114,7 +114,8 @@ func (s *Store) record(ctx context.Context, i images.Image) error {
 	is := s.client.ImageService()
 	_, err := is.Create(ctx, i)
 	if errdefs.IsAlreadyExists(err) {
-		_, err = is.Update(ctx, i, "target", "labels")
+		// Other labels stay: one of them keeps the remapped file system.
+		_, err = is.Update(ctx, i, "target", "labels."+labelLoaded)
 	}
 	return err
 }

@@ -70,7 +70,9 @@ var maskedPaths = []string{
 	"/sys/devices/virtual/powercap", "/sys/firmware", "/sys/fs/pstore", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing",
 }
 
-var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"}
+// /sys/fs/cgroup: under cgroup v1 the runtime leaves the tmpfs that holds the
+// hierarchies writable.
+var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/sys/fs/cgroup"}
 
 const (
 	cpuPeriod  = 100_000 // µs
@@ -91,10 +93,8 @@ func Build(c Container) (*specs.Spec, error) {
 		Terminal: c.Terminal, User: c.User, Args: c.Args, Env: c.Env, Cwd: c.Cwd,
 		NoNewPrivileges: true,
 		Capabilities:    capabilities(c.User.UID),
-		Rlimits: []specs.POSIXRlimit{
-			{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 1 << 19},
-			{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
-		},
+		// Others are containerd's: in a user namespace none can be raised.
+		Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}},
 	}
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: c.IDBase, Size: c.IDSize}}
 	s := &specs.Spec{

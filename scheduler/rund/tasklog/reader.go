@@ -51,7 +51,8 @@ func Read(ctx context.Context, dir string, q Query, emit func(Record) error) err
 	if err != nil {
 		return errors.Join(err, old.close())
 	}
-	if os.SameFile(old.info, cur.info) {
+	if old != nil && cur != nil && os.SameFile(old.info, cur.info) {
+		old.close()
 		old = nil // rotated between the two calls
 	}
 	defer func() { cur.close() }()

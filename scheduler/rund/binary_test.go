@@ -1,0 +1,114 @@
+package rund
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+)
+
+// TestBinary runs the real program as the supervisor does: own mount namespace,
+// the profile's capabilities, seccomp; and a container through it.
+func TestBinary(t *testing.T) {
+	n := newNode(t)
+	n.stop()
+	bin := filepath.Join(base, "redoubt-rund")
+	if out, err := exec.Command("go", "build", "-o", bin, "github.com/redoubt-cluster/redoubt/cmd/redoubt-rund").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	conf := filepath.Join(n.runDir, "config.yaml")
+	text := fmt.Sprintf("rund:\n  containerd: {socket: %q}\n  cgroup_parent: %q\n", ctrd.Socket, parent)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start := func(controlUID int) (*exec.Cmd, func()) {
+		sock := filepath.Join(n.runDir, "b")
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("/proc/self/exe", "launch", bin, "--config", conf, "--run-dir", n.runDir,
+			"--data-dir", filepath.Join(base, "data"), fmt.Sprintf("--control-uid=%d", controlUID))
+		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = []*os.File{f}, n.logs, n.logs
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		conn := dial(t, sock)
+		n.client = rundpb.NewRundClient(conn)
+		return cmd, func() {
+			conn.Close()
+			l.Close()
+			if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+				t.Errorf("redoubt-rund: %v\n%s", err, n.logs)
+			}
+		}
+	}
+	cmd, stop := start(0)
+	probe, err := n.client.Probe(n.ctx(), &rundpb.ProbeRequest{})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, n.logs)
+	}
+	for _, f := range probe.GetFeatures() {
+		if f.GetRequired() && !f.GetPresent() {
+			t.Errorf("missing: %v", f)
+		}
+	}
+	if probe.GetLoadedImages()[probeRef] != n.digest {
+		t.Errorf("loaded images: %v", probe.GetLoadedImages())
+	}
+	st := procStatus(t, fmt.Sprint(cmd.Process.Pid))
+	if st["NoNewPrivs"] != "1" || st["Seccomp"] != "2" || st["CapEff"] != "00000000002000fb" && st["CapEff"] == "" {
+		t.Errorf("not confined: %v", st)
+	}
+	// Another image than the other tests', so that remapping happens here.
+	img, err := mutateEnv(probeImage, "BINARY=yes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.digest = n.load("redoubt.test/binary:1", img)
+	d := n.desired()
+	d.Spec.Container.Image = "redoubt.test/binary:1"
+	n.apply(d)
+	n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
+	n.awaitLog(d.GetTaskId(), "ready")
+	stop()
+	if err := unix.Kill(mustAtoi(t, n.pid(d.GetTaskId())), 0); err != nil {
+		t.Fatalf("the container did not survive: %v", err)
+	}
+	_, stop = start(0)
+	n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
+	n.apply()
+	n.awaitEmpty()
+	stop()
+
+	// Another uid than the configured one is turned away.
+	_, stop = start(12345)
+	_, err = n.client.Probe(n.ctx(), &rundpb.ProbeRequest{})
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("uid 0 was admitted in place of 12345: %v", err)
+	}
+	stop()
+	n.start()
+	n.gen = uint64(time.Now().UnixNano())
+	if out := n.logs.String(); !strings.Contains(out, "may not use this socket") {
+		t.Error("the refusal was not logged")
+	}
+}

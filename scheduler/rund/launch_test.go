@@ -1,0 +1,34 @@
+package rund
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// launch becomes the program args[0] as the supervisor would start it: with
+// exactly the capabilities of the profile, and its socket on descriptor 3.
+func launch(args []string) error {
+	keep := cap.NewSet()
+	for _, c := range Profile().Capabilities {
+		for _, f := range []cap.Flag{cap.Permitted, cap.Effective} {
+			if err := keep.SetFlag(f, true, cap.Value(c)); err != nil {
+				return err
+			}
+		}
+	}
+	for v := range cap.MaxBits() {
+		if has, _ := keep.GetFlag(cap.Permitted, v); !has {
+			if err := cap.DropBound(v); err != nil {
+				return err
+			}
+		}
+	}
+	if err := keep.SetProc(); err != nil {
+		return err
+	}
+	env := append(os.Environ(), fmt.Sprintf("LISTEN_PID=%d", os.Getpid()), "LISTEN_FDS=1", "LISTEN_FDNAMES=rund")
+	return syscall.Exec(args[0], args, env)
+}
