@@ -379,3 +379,21 @@ func TestConfigRequired(t *testing.T) {
 		t.Error("an agent without anything ran")
 	}
 }
+
+// A container that ended while no agent was there is not removed before netd
+// let go of it.
+func TestDetachedBeforeRemoved(t *testing.T) {
+	each(t, func(n *node) {
+		a := assignment(running)
+		n.manager.Assign(a)
+		n.settle(5 * time.Second)
+		n.stop()
+		n.rund.Exit(a.TaskId, 0, false)
+		n.manager.Remove(a.TaskId)
+		n.start()
+		n.settle(20 * time.Second)
+		if len(n.rund.Tasks()) != 0 || n.netd.Len() != 0 {
+			t.Errorf("containers %v, %d endpoints are left", n.rund.Tasks(), n.netd.Len())
+		}
+	})
+}

@@ -28,6 +28,7 @@ type machine struct {
 	tasks    map[string]*task
 	assigned bool // a complete set of assignments was heard in this process
 	observed bool // rund named all its tasks in this process
+	netKnown bool // netd took a declaration from this process
 	probed   bool
 	refusal  string // why no new task is taken; empty: they are
 }
@@ -131,7 +132,8 @@ func (m *machine) observe(now time.Time, r *rundpb.WatchResponse) {
 	for _, a := range r.Tasks {
 		t := m.tasks[a.TaskId]
 		if t == nil {
-			t = &task{id: a.TaskId}
+			// A former agent may have left it attached.
+			t = &task{id: a.TaskId, inNet: !m.netKnown}
 			m.tasks[a.TaskId] = t
 		}
 		t.actual = a
@@ -217,6 +219,7 @@ func (m *machine) syncing(sent []mesh.Attachment) {
 
 // synced takes netd's answer to a declaration of sent.
 func (m *machine) synced(now time.Time, sent []mesh.Attachment, failed map[string]error) {
+	m.netKnown = true
 	in := make(map[string]bool, len(sent))
 	for _, a := range sent {
 		in[a.TaskID] = true

@@ -16,8 +16,8 @@ import (
 // go through rund's phases. It is an agent.Executor and holds the agent to
 // rund's contract: what breaks it is found in Violations.
 type Rund struct {
-	// Attached, if set, is asked before a container starts: one without its
-	// network is a violation.
+	// Attached, if set, is asked before a container starts and before it is
+	// removed: starting without network, or removing with it, is a violation.
 	Attached func(task string) bool
 
 	mu         sync.Mutex
@@ -190,6 +190,9 @@ func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) error {
 		}
 		if t.Phase == rundpb.Phase_PHASE_RUNNING {
 			r.violate("running task %s was removed without being stopped", id)
+		}
+		if r.Attached != nil && r.Attached(id) {
+			r.violate("task %s was removed while its network was attached", id)
 		}
 		delete(r.tasks, id)
 		r.tell(&rundpb.WatchResponse{Removed: []string{id}})
