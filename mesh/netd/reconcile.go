@@ -142,8 +142,13 @@ func (n *Node) rulesIntact() (bool, error) {
 		return err == nil, err
 	}
 	fp, err := readFingerprint()
-	if err != nil || fp != n.print {
-		return false, err
+	if err != nil {
+		// Perhaps it vanished while it was read: making it again is safe.
+		n.log.Warn("rules not read; they are made again", "err", err)
+		return false, nil
+	}
+	if fp != n.print {
+		return false, nil
 	}
 	n.gen = gen // the change was of other people's rules
 	return true, nil

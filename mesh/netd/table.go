@@ -97,13 +97,19 @@ func removeTables() error {
 func readOpened() (names []string, found bool, err error) {
 	err = withNFT(func(c *nftables.Conn) error {
 		inet, _ := tables()
-		set, err := c.GetSetByName(inet, openedSet)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
+		there, err := exists(c, inet)
+		if err != nil || !there {
+			return err
 		}
+		sets, err := c.GetSets(inet)
 		if err != nil {
 			return err
 		}
+		i := slices.IndexFunc(sets, func(s *nftables.Set) bool { return s.Name == openedSet })
+		if i < 0 {
+			return nil
+		}
+		set := sets[i]
 		found = true
 		elements, err := c.GetSetElements(set)
 		for _, e := range elements {
@@ -113,6 +119,14 @@ func readOpened() (names []string, found bool, err error) {
 		return err
 	})
 	return names, found, err
+}
+
+func exists(c *nftables.Conn, t *nftables.Table) (bool, error) {
+	all, err := c.ListTablesOfFamily(t.Family)
+	if err != nil {
+		return false, fmt.Errorf("nftables: list tables: %w", err)
+	}
+	return slices.ContainsFunc(all, func(x *nftables.Table) bool { return x.Name == t.Name }), nil
 }
 
 func nftRequest(kind, flags int, family nftables.TableFamily, attrs ...*nl.RtAttr) ([][]byte, error) {
@@ -157,16 +171,30 @@ func readFingerprint() (fp fingerprint, err error) {
 	}
 	err = withNFT(func(c *nftables.Conn) error {
 		for _, t := range twoTables() {
+			there, err := exists(c, t)
+			if err != nil {
+				return err
+			}
+			if !there {
+				put("absent", nil)
+				continue
+			}
 			name := nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(tableName)) // the same number for chains and sets
 			for _, kind := range []int{unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETRULE} {
 				msgs, err := nftRequest(kind, unix.NLM_F_DUMP, t.Family, name)
-				if err != nil && !errors.Is(err, unix.ENOENT) {
+				if err != nil {
 					return fmt.Errorf("nftables: read table %s: %w", tableName, err)
 				}
-				put("messages", slices.DeleteFunc(msgs, notOurs))
+				var ours [][]byte
+				for _, m := range msgs {
+					if !notOurs(m) { // the header holds the ruleset's generation
+						ours = append(ours, m[min(len(m), nl.SizeofNfgenmsg):])
+					}
+				}
+				put("messages", ours)
 			}
 			sets, err := c.GetSets(t)
-			if err != nil && !errors.Is(err, unix.ENOENT) {
+			if err != nil {
 				return fmt.Errorf("nftables: read sets: %w", err)
 			}
 			for _, s := range sets {
