@@ -26,14 +26,18 @@ func (s *Server) prepareJoin() (*keydpb.PrepareJoinResponse, error) {
 		}
 		return &keydpb.PrepareJoinResponse{KeydKey: opened.local.keydKey}, nil
 	}
-	if s.prepared == nil {
-		p, err := newPrepared()
-		if err != nil {
-			return nil, err
-		}
-		s.prepared = p
+	if err := s.prepare(); err != nil {
+		return nil, err
 	}
 	return &keydpb.PrepareJoinResponse{KeydKey: s.prepared.public}, nil
+}
+
+// prepare makes the key of an empty keyd unless there is one.
+func (s *Server) prepare() (err error) {
+	if s.prepared == nil {
+		s.prepared, err = newPrepared()
+	}
+	return err
 }
 
 // init makes a cluster. Either all of it is on disk when it returns, or nothing.
@@ -55,11 +59,14 @@ func (s *Server) init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.Ini
 	if err != nil {
 		return nil, err
 	}
-	if err := reqs.needBoot(); err != nil {
+	if err := s.prepare(); err != nil {
 		return nil, err
 	}
-	if s.prepared == nil || string(reqs.keydKey) != string(s.prepared.public) {
-		return nil, invalid("the certificate request does not carry this keyd's key: call PrepareJoin first")
+	if err := reqs.certifyOwn(s.prepared.public); err != nil {
+		return nil, err
+	}
+	if err := reqs.complete(); err != nil {
+		return nil, err
 	}
 	now := time.Now()
 	opened := new(secrets)

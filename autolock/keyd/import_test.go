@@ -126,15 +126,13 @@ func TestInitRefusesWhatIsNotWhole(t *testing.T) {
 	defer other.destroy()
 	req := good()
 	req.ManagerCsr = newCSR(t, newKey(t), other.public)
-	_, err = k.Init(t.Context(), req) // before PrepareJoin
-	wantCode(t, err, keydpb.Code_CODE_INVALID)
+	_, err = k.Init(t.Context(), req)
+	wantCode(t, err, keydpb.Code_CODE_DENIED)
 	keydKey, err := k.PrepareJoin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, lie := range map[string]func(*keydpb.InitRequest){
-		"another keyd's key": func(r *keydpb.InitRequest) { r.ManagerCsr = newCSR(t, newKey(t), other.public) },
-		"no keyd key":        func(r *keydpb.InitRequest) { r.ManagerCsr = newCSR(t, newKey(t), nil) },
 		"no boot leaf":       func(r *keydpb.InitRequest) { r.BootCsr = nil },
 		"no slot":            func(r *keydpb.InitRequest) { r.Slots = nil },
 		"two slots":          func(r *keydpb.InitRequest) { r.Slots = append(r.Slots, key.Slot()) },
@@ -150,5 +148,15 @@ func TestInitRefusesWhatIsNotWhole(t *testing.T) {
 	}
 	if st, err := k.Status(t.Context()); err != nil || st.State != keydpb.LockState_LOCK_STATE_EMPTY {
 		t.Error(st, err)
+	}
+	req = good() // without PrepareJoin's key keyd certifies its own
+	req.ManagerCsr = newCSR(t, newKey(t), nil)
+	resp, err := k.Init(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := profile.NodeFromCert(leafOf(t, resp.Manager, resp.Manager.Certificates[2]))
+	if err != nil || !bytes.Equal(id.KeydKey, keydKey) {
+		t.Errorf("the first manager's leaf certifies another keyd key: %v", err)
 	}
 }

@@ -17,8 +17,8 @@ type requests struct {
 	boot    *ecdsa.PublicKey // nil when none was sent
 }
 
-// parseRequests checks what a node of that role may ask for: a manager carries
-// its keyd key and may add a boot leaf under another key; a worker does neither.
+// parseRequests checks what a node of that role may ask for: a manager may carry
+// its keyd key and add a boot leaf under another key; a worker does neither.
 func parseRequests(role profilepb.Role, csr, bootCSR []byte) (*requests, error) {
 	leaf, err := profile.ParseCSR(csr)
 	if err != nil {
@@ -33,9 +33,6 @@ func parseRequests(role profilepb.Role, csr, bootCSR []byte) (*requests, error) 
 			return nil, denied("a worker has no boot leaf")
 		}
 		return r, nil
-	}
-	if leaf.KeydKey == nil {
-		return nil, invalid("a manager's certificate request must carry its keyd key")
 	}
 	if len(bootCSR) == 0 {
 		return r, nil
@@ -54,10 +51,26 @@ func parseRequests(role profilepb.Role, csr, bootCSR []byte) (*requests, error) 
 	return r, nil
 }
 
-func (r *requests) needBoot() error {
-	if r.role == profilepb.Role_ROLE_MANAGER && r.boot == nil {
+// complete returns an error unless a joiner asked for all that its role needs.
+func (r *requests) complete() error {
+	switch {
+	case r.role != profilepb.Role_ROLE_MANAGER:
+		return nil
+	case r.keydKey == nil:
+		return invalid("a manager's certificate request must carry its keyd key")
+	case r.boot == nil:
 		return invalid("a new manager needs a boot leaf: its certificate request is missing")
 	}
+	return nil
+}
+
+// certifyOwn puts this keyd's own key into the leaf of its own manager. The
+// request need not carry it, as nobody knows it better; another is refused.
+func (r *requests) certifyOwn(key []byte) error {
+	if r.keydKey != nil && string(r.keydKey) != string(key) {
+		return denied("the certificate request carries the key of another keyd")
+	}
+	r.keydKey = key
 	return nil
 }
 

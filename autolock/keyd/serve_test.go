@@ -2,7 +2,6 @@ package keyd
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -16,8 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/awnumar/memguard"
-	"google.golang.org/protobuf/proto"
+	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
@@ -75,58 +73,76 @@ func TestSpeakingOutOfTurnEndsTheConnection(t *testing.T) {
 	}
 }
 
-const strangerEnv = "KEYD_TEST_STRANGER"
+const otherEnv = "KEYD_TEST_OTHER"
+
+// asOther runs TestOther, in a process of another uid, with the given words.
+func asOther(t *testing.T, dir, words string) {
+	t.Helper()
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "other.test") // where another uid may read it
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, self, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestOther$", "-test.v")
+	cmd.Dir, cmd.Env = dir, []string{otherEnv + "=" + words}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54321, Gid: 54321}}
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("all as it should be")) {
+		t.Errorf("%s: %v\n%s", words, err, out)
+	}
+}
 
 // A process of another uid gets no answer, though it can connect.
 func TestStrangersGetNoAnswer(t *testing.T) {
 	k := start(t, t.TempDir())
 	dir := filepath.Dir(k.socket)
-	for path, mode := range map[string]os.FileMode{dir: 0o755, k.socket: 0o777, filepath.Join(dir, "unlock"): 0o777} {
-		if err := os.Chmod(path, mode); err != nil {
+	for _, socket := range []string{k.socket, filepath.Join(dir, "unlock")} {
+		if err := os.Chmod(socket, 0o777); err != nil {
 			t.Fatal(err)
 		}
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "stranger") // where another uid may read it
-	data, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(program, data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, socket := range []string{"keyd", "unlock"} {
-		cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestStranger$", "-test.v")
-		cmd.Dir = dir
-		cmd.Env = []string{strangerEnv + "=" + filepath.Join(dir, socket)}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54321, Gid: 54321}}
-		out, err := cmd.CombinedOutput()
-		if err != nil || !bytes.Contains(out, []byte("turned away")) {
-			t.Errorf("%s: %v\n%s", socket, err, out)
-		}
+		asOther(t, dir, "connect "+socket)
 	}
 }
 
-// TestStranger is the other process of TestStrangersGetNoAnswer.
-func TestStranger(t *testing.T) {
-	socket := os.Getenv(strangerEnv)
-	if socket == "" {
-		return // it is not that process
-	}
-	conn, err := net.Dial("unix", socket)
+// Where memory can not be locked, keyd says so and does not start.
+func TestMemoryLockIsChecked(t *testing.T) {
+	dir, err := os.MkdirTemp("", "keyd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(30 * time.Second))
-	wire.Write(conn, &keydpb.Request{Verb: &keydpb.Request_Status{Status: &keydpb.StatusRequest{}}})
-	if err := wire.Read(conn, new(keydpb.Response)); err == nil || strings.Contains(err.Error(), "timeout") {
-		t.Fatalf("got %v", err)
+	defer os.RemoveAll(dir)
+	asOther(t, dir, "lock memory")
+}
+
+// TestOther is the other process of the tests above.
+func TestOther(t *testing.T) {
+	words := os.Getenv(otherEnv)
+	if words == "" {
+		return // it is not that process
 	}
-	t.Log("turned away")
+	if socket, ok := strings.CutPrefix(words, "connect "); ok {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(30 * time.Second))
+		wire.Write(conn, &keydpb.Request{Verb: &keydpb.Request_Status{Status: &keydpb.StatusRequest{}}})
+		if err := wire.Read(conn, new(keydpb.Response)); err == nil || strings.Contains(err.Error(), "timeout") {
+			t.Fatalf("got %v", err)
+		}
+	} else {
+		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 16 << 10, Max: 16 << 10}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := New(Config{Dir: t.TempDir(), Section: DefaultSection()})
+		if err == nil || !strings.Contains(err.Error(), "raise LimitMEMLOCK") {
+			t.Fatal(err)
+		}
+	}
+	t.Log("all as it should be")
 }
 
 func TestNewSaysWhatIsWrong(t *testing.T) {
@@ -217,126 +233,4 @@ func TestReplaysAreBounded(t *testing.T) {
 	if r.add(key(maxReplays)) || !r.add(key(0)) {
 		t.Error("the oldest must be forgotten, and only the oldest")
 	}
-}
-
-// FuzzRequest throws requests at an unlocked, an empty and a locked keyd. No
-// answer may be a certificate, a keyset, or an internal error.
-func FuzzRequest(f *testing.F) {
-	add := func(req *keydpb.Request) {
-		b, err := proto.Marshal(req)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
-	}
-	add(&keydpb.Request{})
-	add(&keydpb.Request{Verb: &keydpb.Request_Init{Init: &keydpb.InitRequest{Slots: []*keydpb.Slot{nil, {}}}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_SignJoin{SignJoin: &keydpb.SignJoinRequest{}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_SignRenew{SignRenew: &keydpb.SignRenewRequest{}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_SignOwn{SignOwn: &keydpb.SignOwnRequest{}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_SealKeyset{}})
-	add(&keydpb.Request{Verb: &keydpb.Request_ImportKeyset{ImportKeyset: &keydpb.ImportKeysetRequest{SealedKeyset: []byte("x")}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_Reseal{Reseal: &keydpb.ResealRequest{}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_OpenStore{OpenStore: &keydpb.OpenStoreRequest{SealedLeaf: []byte("RDTS")}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_SealLeaf{SealLeaf: &keydpb.SealLeafRequest{LeafKey: []byte{0x30, 0}}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_MintToken{MintToken: &keydpb.MintTokenRequest{}}})
-	add(&keydpb.Request{Verb: &keydpb.Request_Unlock{Unlock: &keydpb.UnlockRequest{Seed: make([]byte, 32)}}})
-
-	now := time.Now()
-	keys, err := newKeyset(now)
-	if err != nil {
-		f.Fatal(err)
-	}
-	p, err := newPrepared()
-	if err != nil {
-		f.Fatal(err)
-	}
-	own, err := newLocal(p)
-	if err != nil {
-		f.Fatal(err)
-	}
-	opened := &secrets{keys, own}
-	f.Cleanup(func() { opened.destroy(); p.destroy() })
-	server := func(t *testing.T, file *stateFile, s *secrets) *Server {
-		k, err := New(Config{Dir: t.TempDir(), Section: DefaultSection()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		k.file, k.secrets = file, s
-		t.Cleanup(func() { k.prepared.destroy(); k.journal.close() })
-		return k
-	}
-	set := &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{newSlot()}}
-	_, raw, err := opened.sealState(newID(), set)
-	if err != nil {
-		f.Fatal(err)
-	}
-	file, err := decodeState(raw)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		req := new(keydpb.Request)
-		framed := append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
-		if wire.Read(bytes.NewReader(framed), req) != nil || req.GetForget() != nil {
-			return
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel() // so that nothing waits
-		for _, k := range []*Server{server(t, nil, nil), server(t, file, nil), server(t, file, opened)} {
-			for _, verb := range []func(context.Context, *keydpb.Request) (*keydpb.Response, error){k.controlVerb, k.unlockVerb} {
-				resp, err := verb(ctx, req)
-				if err == nil && (resp.GetSignJoin() != nil || resp.GetSignRenew() != nil || resp.GetSealKeyset() != nil ||
-					resp.GetInit() != nil || resp.GetImportKeyset() != nil || resp.GetUnlock() != nil) {
-					t.Fatalf("%v was granted", req)
-				}
-				if err != nil && codeOf(err) == keydpb.Code_CODE_INTERNAL && !errors.Is(err, context.Canceled) {
-					t.Fatalf("%v: %v", req, err)
-				}
-			}
-		}
-	})
-}
-
-// FuzzKeyset reads keysets as another manager may send them.
-func FuzzKeyset(f *testing.F) {
-	k, err := newKeyset(time.Now())
-	if err != nil {
-		f.Fatal(err)
-	}
-	honest := bytes.Clone(k.buf.Bytes())
-	k.destroy()
-	f.Add(honest)
-	f.Add(honest[:len(honest)-1])
-	f.Add(append(bytes.Clone(honest), 0))
-	f.Add([]byte(keysetMagic))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) == 0 {
-			return
-		}
-		k, err := openKeyset(memguard.NewBufferFromBytes(bytes.Clone(b)))
-		if err != nil {
-			return
-		}
-		defer k.destroy()
-		if err := k.issuing.CheckSignatureFrom(k.root); err != nil {
-			t.Fatal("a keyset whose certificates do not belong together was accepted")
-		}
-	})
-}
-
-// FuzzState looks for panics and for states that are read as something that was
-// not written.
-func FuzzState(f *testing.F) {
-	f.Add([]byte(stateMagic))
-	f.Add(append([]byte(stateMagic), make([]byte, 80)...))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if file, err := decodeState(b); err == nil && (file.state == nil || len(file.state.GetSlots().GetSlots()) == 0) {
-			t.Fatal("a state without slots was accepted")
-		}
-		if sum := sha(b); len(b) > len(stateMagic) { // past the digest, into the parser
-			decodeState(append(bytes.Clone(b), sum[:]...))
-		}
-		new(journal).read(b, nil)
-	})
 }

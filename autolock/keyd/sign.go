@@ -34,6 +34,8 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 		return nil, denied("the join token is for a node of another name")
 	case !ident.Valid(req.GetNodeId()):
 		return nil, invalid("malformed node id")
+	case req.GetNodeId() == s.file.state.GetNodeId():
+		return nil, denied("a joiner may not take this manager's own node id")
 	}
 	if err := ident.CheckHostname(req.GetNodeName()); err != nil {
 		return nil, invalid("%v", err)
@@ -45,7 +47,7 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 	if err != nil {
 		return nil, err
 	}
-	if err := reqs.needBoot(); err != nil {
+	if err := reqs.complete(); err != nil {
 		return nil, err
 	}
 	if err := s.issues.check(issueRate, now); err != nil {
@@ -136,8 +138,8 @@ func (s *Server) signOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keyd
 	if err != nil {
 		return nil, err
 	}
-	if string(reqs.keydKey) != string(opened.local.keydKey) {
-		return nil, denied("the certificate request does not carry this keyd's key: ask PrepareJoin for it")
+	if err := reqs.certifyOwn(opened.local.keydKey); err != nil {
+		return nil, err
 	}
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
