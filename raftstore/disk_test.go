@@ -213,7 +213,7 @@ func TestDamageIsRefusedAtOpen(t *testing.T) {
 				x, y := bytes.Clone(b.Get(k[0])), bytes.Clone(b.Get(k[1]))
 				return errors.Join(b.Put(k[0], y), b.Put(k[1], x))
 			})
-		}, "cannot be opened"},
+		}, "does not open"},
 		"stable values flipped": {func(t *testing.T, dir string) {
 			inBolt(t, dir, "conf", func(b *bbolt.Bucket, k [][]byte) (err error) {
 				for _, k := range k {
@@ -221,7 +221,7 @@ func TestDamageIsRefusedAtOpen(t *testing.T) {
 				}
 				return err
 			})
-		}, "cannot be opened"},
+		}, "does not open"},
 		"snapshot flipped": {func(t *testing.T, dir string) {
 			rewrite(t, snapshotFile(t, dir, "state"), func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 		}, "snapshot"},

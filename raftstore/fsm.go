@@ -152,36 +152,86 @@ type haltError struct{ err error }
 
 func (e *haltError) Error() string { return e.err.Error() }
 
-// transact runs one transaction: all of it, or nothing and an error.
-func (f *fsm) transact(txn *memdb.Txn, index uint64, clock int64, t *raftstorepb.Transaction) (done []change, err error) {
-	for _, r := range t.Reads {
-		if _, ok := f.tables[r.Table]; !ok {
-			return nil, &haltError{fmt.Errorf("table %q is unknown", r.Table)}
-		}
-		o, err := lookup(txn, r.Table, r.Id)
+// transact runs one transaction: all of it, or nothing and an error. Unique
+// indexes are judged by the state it leaves: everything it replaces is taken
+// out first, so that the order of its writes does not matter.
+func (f *fsm) transact(txn *memdb.Txn, index uint64, clock int64, t *raftstorepb.Transaction) ([]change, error) {
+	if err := f.checkReads(txn, t.Reads); err != nil {
+		return nil, err
+	}
+	changes := make([]change, 0, len(t.Ops))
+	seen := make(map[objectKey]bool, len(t.Ops))
+	for _, op := range t.Ops {
+		c, err := f.prepare(txn, index, clock, op)
 		if err != nil {
-			return nil, &haltError{err}
+			return nil, err
 		}
-		if versionOf(o) != r.Version {
-			return nil, ErrConflict
+		key := objectKey{op.Table, op.Id}
+		if seen[key] {
+			return nil, ErrConflict // a proposer writes each object once
+		}
+		seen[key] = true
+		changes = append(changes, c)
+	}
+	for _, c := range changes {
+		if c.old != nil {
+			if err := txn.Delete(c.table.Name(), c.old); err != nil {
+				return nil, &haltError{err}
+			}
 		}
 	}
-	for _, op := range t.Ops {
-		c, err := f.operate(txn, index, clock, op)
-		if err != nil {
-			for i := len(done) - 1; i >= 0; i-- {
-				if uerr := done[i].undo(txn); uerr != nil {
-					return nil, &haltError{uerr}
-				}
+	for i, c := range changes {
+		if c.new == nil {
+			continue
+		}
+		if err := insert(txn, c.table, c.new); err != nil {
+			if uerr := undo(txn, changes, i); uerr != nil {
+				return nil, uerr
 			}
 			return nil, err
 		}
-		done = append(done, c)
 	}
-	return done, nil
+	return changes, nil
 }
 
-func (f *fsm) operate(txn *memdb.Txn, index uint64, clock int64, op *raftstorepb.Op) (change, error) {
+func (f *fsm) checkReads(txn *memdb.Txn, reads []*raftstorepb.Precondition) error {
+	for _, r := range reads {
+		if _, ok := f.tables[r.Table]; !ok {
+			return &haltError{fmt.Errorf("table %q is unknown", r.Table)}
+		}
+		o, err := lookup(txn, r.Table, r.Id)
+		if err != nil {
+			return &haltError{err}
+		}
+		if versionOf(o) != r.Version {
+			return ErrConflict
+		}
+	}
+	return nil
+}
+
+// undo takes out what the first n changes put in and puts back what all took
+// out.
+func undo(txn *memdb.Txn, changes []change, n int) error {
+	for _, c := range changes[:n] {
+		if c.new != nil {
+			if err := txn.Delete(c.table.Name(), c.new); err != nil {
+				return &haltError{err}
+			}
+		}
+	}
+	for _, c := range changes {
+		if c.old != nil {
+			if err := txn.Insert(c.table.Name(), c.old); err != nil {
+				return &haltError{err}
+			}
+		}
+	}
+	return nil
+}
+
+// prepare decodes and checks one write and says what it will change.
+func (f *fsm) prepare(txn *memdb.Txn, index uint64, clock int64, op *raftstorepb.Op) (change, error) {
 	t, ok := f.tables[op.Table]
 	if !ok {
 		return change{}, &haltError{fmt.Errorf("table %q is unknown", op.Table)}
@@ -190,28 +240,28 @@ func (f *fsm) operate(txn *memdb.Txn, index uint64, clock int64, op *raftstorepb
 	if err != nil {
 		return change{}, &haltError{err}
 	}
-	if op.Object == nil {
-		if old == nil || versionOf(old) != op.ExpectVersion {
-			return change{}, ErrConflict
+	c := change{table: t, old: old}
+	if op.Object != nil {
+		o, err := t.decode(op.Object)
+		if err != nil {
+			return change{}, &haltError{fmt.Errorf("table %s: %w", op.Table, err)}
 		}
-		return remove(txn, t, old)
-	}
-	o, err := t.decode(op.Object)
-	if err != nil {
-		return change{}, &haltError{fmt.Errorf("table %s: %w", op.Table, err)}
-	}
-	if o.GetId() != op.Id {
-		return change{}, &haltError{fmt.Errorf("table %s: the object's id is not that of the command", op.Table)}
+		if o.GetId() != op.Id {
+			return change{}, &haltError{fmt.Errorf("table %s: the object's id is not that of the command", op.Table)}
+		}
+		meta := &raftstorepb.Meta{Version: index, CreatedAt: clock, UpdatedAt: clock}
+		if old != nil {
+			meta.CreatedAt = old.GetMeta().GetCreatedAt()
+		}
+		setMeta(o, meta)
+		c.new = o
+	} else if old == nil {
+		return change{}, ErrConflict
 	}
 	if versionOf(old) != op.ExpectVersion {
 		return change{}, ErrConflict
 	}
-	meta := &raftstorepb.Meta{Version: index, CreatedAt: clock, UpdatedAt: clock}
-	if old != nil {
-		meta.CreatedAt = old.GetMeta().GetCreatedAt()
-	}
-	setMeta(o, meta)
-	return insert(txn, t, old, o)
+	return c, nil
 }
 
 // Snapshot implements raft.FSM.

@@ -90,6 +90,26 @@ func TestTransactionsOfOneEntryFailAlone(t *testing.T) {
 	}
 }
 
+func TestUniqueKeysMayBeExchanged(t *testing.T) {
+	f := newTestFSM(t)
+	apply(t, f, 1, 1, tx(putOp(t, 0, &testpb.Thing{Id: "a", Name: "x"}), putOp(t, 0, &testpb.Thing{Id: "b", Name: "y"})))
+	swap := tx(putOp(t, 1, &testpb.Thing{Id: "a", Name: "y"}), putOp(t, 1, &testpb.Thing{Id: "b", Name: "x"}))
+	if err := apply(t, f, 2, 2, swap)[0]; err != nil {
+		t.Fatal(err)
+	}
+	half := tx(putOp(t, 2, &testpb.Thing{Id: "a", Name: "x"}), &raftstorepb.Op{Table: "things", Id: "a", ExpectVersion: 2})
+	if err := apply(t, f, 3, 3, half)[0]; !errors.Is(err, ErrConflict) {
+		t.Fatalf("two writes of one object: %v", err)
+	}
+	r, err := f.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := idsOf(things.By(r, "name", "x")); !slices.Equal(got, []string{"b"}) {
+		t.Fatalf("x belongs to %v", got)
+	}
+}
+
 func contents(r Reader) map[string]*testpb.Thing {
 	out := map[string]*testpb.Thing{}
 	for o := range things.All(r) {
@@ -199,9 +219,13 @@ func TestApplyAgainstModel(t *testing.T) {
 }
 
 func modelTransact(t testing.TB, model map[string]*testpb.Thing, index uint64, x *raftstorepb.Transaction) (map[string]*testpb.Thing, bool) {
-	next := maps.Clone(model)
+	next, seen := maps.Clone(model), map[string]bool{}
 	for _, op := range x.Ops {
-		old, exists := next[op.Id]
+		old, exists := model[op.Id]
+		if seen[op.Id] {
+			return model, false
+		}
+		seen[op.Id] = true
 		if old.GetMeta().GetVersion() != op.ExpectVersion || (op.Object == nil && !exists) {
 			return model, false
 		}
@@ -213,16 +237,18 @@ func modelTransact(t testing.TB, model map[string]*testpb.Thing, index uint64, x
 		if err := proto.Unmarshal(op.Object, o); err != nil {
 			t.Fatal(err)
 		}
-		for _, other := range next {
-			if other.Id != o.Id && other.Name != "" && other.Name == o.Name {
-				return model, false
-			}
-		}
 		o.Meta = &raftstorepb.Meta{Version: index, CreatedAt: int64(index), UpdatedAt: int64(index)}
 		if exists {
 			o.Meta.CreatedAt = old.Meta.CreatedAt
 		}
 		next[op.Id] = o
+	}
+	names := map[string]bool{}
+	for _, o := range next {
+		if o.Name != "" && names[o.Name] {
+			return model, false
+		}
+		names[o.Name] = true
 	}
 	return next, true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -90,24 +91,29 @@ func (s *Store) followLeadership() {
 	defer s.raft.DeregisterObserver(observer)
 	defer s.lead.lose()
 	var established <-chan error
+	var retry <-chan time.Time
+	establish := func() {
+		answer := make(chan error, 1)
+		established, retry = answer, nil
+		s.wg.Go(func() { answer <- s.await(s.raft.Barrier(0)) })
+	}
 	for {
 		select {
 		case leads := <-s.raft.LeaderCh():
 			s.lead.lose()
-			established = nil
+			established, retry = nil, nil
 			if leads {
-				answer := make(chan error, 1)
-				established = answer
-				f := s.raft.Barrier(0)
-				s.wg.Go(func() { answer <- s.await(f) })
+				establish()
 			}
 		case err := <-established:
 			established = nil
 			if err == nil {
 				s.lead.gain()
-			} else {
-				s.cfg.Logger.Info("leadership was lost before it began", "err", err)
+			} else if s.raft.State() == raft.Leader { // a transfer was under way, for one
+				retry = time.After(establishRetry)
 			}
+		case <-retry:
+			establish()
 		case <-observed:
 			s.lead.notify()
 		case <-s.stopping:

@@ -62,6 +62,9 @@ const (
 	defaultIOTimeout       = 10 * time.Second
 	// enqueueTimeout bounds the wait for a place in raft's own queue.
 	enqueueTimeout = 10 * time.Second
+	// establishRetry is the pause before a new leader tries again to complete
+	// its state.
+	establishRetry = 100 * time.Millisecond
 	// membershipTimeout bounds the wait before a membership change is started.
 	membershipTimeout = 10 * time.Second
 	// transportPool is the number of idle connections kept to each peer, and

@@ -10,18 +10,11 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 )
 
-// change is one effect on one object: what an event reports and what undoing
-// needs. old is nil for a new object, new for a deleted one.
+// change is what a transaction does to one object. old is nil for a new object,
+// new for a deleted one.
 type change struct {
 	table    Registered
 	old, new Object
-}
-
-func (c change) undo(txn *memdb.Txn) error {
-	if c.old == nil {
-		return txn.Delete(c.table.Name(), c.new)
-	}
-	return txn.Insert(c.table.Name(), c.old)
 }
 
 // lookup returns the object of that id, or nil.
@@ -41,22 +34,22 @@ func versionOf(o Object) uint64 {
 	return o.GetMeta().GetVersion()
 }
 
-// insert puts o into txn after checking every rule but the version: the caller
-// did that, and hands in what is there now. Both a transaction's own overlay
-// and the state machine go through here, so they cannot disagree.
-func insert(txn *memdb.Txn, t Registered, old, o Object) (change, error) {
+// insert puts o into txn, in place of what has its id, after checking every rule
+// but the version, which is the caller's. A transaction's own overlay, the state
+// machine and restoring all go through here, so they cannot disagree.
+func insert(txn *memdb.Txn, t Registered, o Object) error {
 	if err := checkID(o.GetId()); err != nil {
-		return change{}, fmt.Errorf("%s: %w", t.Name(), err)
+		return fmt.Errorf("%s: %w", t.Name(), err)
 	}
 	for i, x := range t.indexes() {
 		keys := t.keys(i, o)
 		if len(keys) > MaxKeysPerIndex {
-			return change{}, fmt.Errorf("%s %s: %d keys in index %s, at most %d are allowed",
+			return fmt.Errorf("%s %s: %d keys in index %s, at most %d are allowed",
 				t.Name(), o.GetId(), len(keys), x.name, MaxKeysPerIndex)
 		}
 		for _, k := range keys {
 			if !validKey(k) {
-				return change{}, fmt.Errorf("%s %s: index %s: a key must have 1 to %d bytes and no NUL",
+				return fmt.Errorf("%s %s: index %s: a key must have 1 to %d bytes and no NUL",
 					t.Name(), o.GetId(), x.name, MaxKeyBytes)
 			}
 			if !x.unique {
@@ -64,24 +57,14 @@ func insert(txn *memdb.Txn, t Registered, old, o Object) (change, error) {
 			}
 			held, err := txn.First(t.Name(), x.name, k)
 			if err != nil {
-				return change{}, err
+				return err
 			}
 			if held != nil && held.(Object).GetId() != o.GetId() {
-				return change{}, &DuplicateError{Table: t.Name(), Index: x.name, Key: k}
+				return &DuplicateError{Table: t.Name(), Index: x.name, Key: k}
 			}
 		}
 	}
-	if err := txn.Insert(t.Name(), o); err != nil {
-		return change{}, err
-	}
-	return change{table: t, old: old, new: o}, nil
-}
-
-func remove(txn *memdb.Txn, t Registered, old Object) (change, error) {
-	if err := txn.Delete(t.Name(), old); err != nil {
-		return change{}, err
-	}
-	return change{table: t, old: old}, nil
+	return txn.Insert(t.Name(), o)
 }
 
 func checkID(id string) error {

@@ -32,16 +32,37 @@ func (s *sealedStable) Set(key, val []byte) error {
 
 // Get implements raft.StableStore.
 func (s *sealedStable) Get(key []byte) ([]byte, error) {
-	name := s.bind.sealer.Name(key)
-	sealed, err := s.inner.Get(name)
-	if err == nil && len(sealed) == 0 || err != nil && err.Error() == errStableNotFound.Error() {
+	val, err := s.read(key)
+	if errors.Is(err, errStableNotFound) {
 		return nil, errStableNotFound
 	}
-	if err != nil {
-		return nil, s.check(err, key, "read")
-	}
-	val, err := s.bind.sealer.Open(labelStable, s.bind.stableAAD(name), sealed)
 	return val, s.check(err, key, "opened")
+}
+
+func (s *sealedStable) read(key []byte) ([]byte, error) {
+	name := s.bind.sealer.Name(key)
+	sealed, err := s.inner.Get(name)
+	switch {
+	case err != nil && err.Error() == errStableNotFound.Error(), err == nil && len(sealed) == 0:
+		return nil, errStableNotFound
+	case err != nil:
+		return nil, err
+	}
+	return s.bind.sealer.Open(labelStable, s.bind.stableAAD(name), sealed)
+}
+
+// raftKeys are the values raft keeps. It reads the votes only when it is asked
+// for one, which is late to learn that they are damaged.
+var raftKeys = []string{"CurrentTerm", "LastVoteTerm", "LastVoteCand"}
+
+// verify opens every value once.
+func (s *sealedStable) verify() error {
+	for _, key := range raftKeys {
+		if _, err := s.read([]byte(key)); err != nil && !errors.Is(err, errStableNotFound) {
+			return fmt.Errorf("raft's %s does not open: it was damaged, exchanged or sealed under another key: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // SetUint64 implements raft.StableStore.

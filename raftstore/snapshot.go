@@ -131,8 +131,7 @@ func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHead
 	if old != nil {
 		return &DuplicateError{Table: so.Table, Index: idIndex, Key: o.GetId()}
 	}
-	_, err = insert(txn, t, nil, o)
-	return err
+	return insert(txn, t, o)
 }
 
 func readDelimited(br *bufio.Reader, m proto.Message) error {

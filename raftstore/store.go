@@ -83,8 +83,9 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 func (s *Store) start(ctx context.Context) error {
 	bind := newBinder(&s.cfg)
 	sealed := &sealedLog{inner: s.bolt, bind: bind, halt: s.halt.storage}
-	if err := sealed.verify(ctx.Done()); err != nil {
-		return errors.Join(err, ctx.Err())
+	stable := &sealedStable{inner: s.bolt, bind: bind, halt: s.halt.storage}
+	if err := errors.Join(sealed.verify(ctx.Done()), stable.verify()); err != nil {
+		return err
 	}
 	logs, err := raft.NewLogCache(logCacheEntries, sealed)
 	if err != nil {
@@ -99,7 +100,6 @@ func (s *Store) start(ctx context.Context) error {
 		Logger: logger, Stream: newStreamLayer(s.cfg.Transport),
 		MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: s.cfg.IOTimeout,
 	})
-	stable := &sealedStable{inner: s.bolt, bind: bind, halt: s.halt.storage}
 	if err := s.newRaft(logger, logs, stable, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}

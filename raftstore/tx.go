@@ -111,7 +111,7 @@ func (tx *Tx) put(t Registered, given Object) error {
 	case !written && versionOf(there) != version:
 		return ErrConflict
 	}
-	if _, err := insert(tx.r.txn, t, there, o); err != nil {
+	if err := insert(tx.r.txn, t, o); err != nil {
 		return err
 	}
 	bare := cloneObject(o)
@@ -147,7 +147,7 @@ func (tx *Tx) delete(t Registered, id string) error {
 		}
 		return ErrNotFound
 	}
-	if _, err := remove(tx.r.txn, t, there); err != nil {
+	if err := tx.r.txn.Delete(t.Name(), there); err != nil {
 		return err
 	}
 	version := versionOf(there)
