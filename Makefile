@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-netd redoubt-rund
+BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-netd redoubt-rund redoubt-demoapp
 VERSION  ?=
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
 OUT      := $(CURDIR)/out

@@ -146,7 +146,7 @@ func TestSupervisor(t *testing.T) {
 	}{
 		{"keyd", "71001", "0000000000000000", 64 << 20, false},
 		{"netd", "71002", "0000000000201000", 8 << 20, false},
-		{"rund", "0", "000000008820001b", 8 << 20, true},
+		{"rund", "0", "00000000002000fb", 8 << 20, true},
 		{"api", "71000", "0000000000000000", 64 << 20, false},
 	} {
 		got := ask(t, filepath.Join(run, tc.socket+".sock"))
