@@ -295,3 +295,31 @@ func TestLeaderChangesHalfWay(t *testing.T) {
 		stop()
 	})
 }
+
+// BenchmarkConverge is a service from nothing to all running, on 100 nodes whose
+// agents do at once what they are told.
+func BenchmarkConverge(b *testing.B) {
+	for _, n := range []int{1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				s := schedulertest.NewStore(b)
+				for range 100 {
+					schedulertest.AddNode(b, s, false)
+				}
+				stopAgents, stop := schedulertest.Agents(b, s), schedulertest.Run(b, s)
+				b.StartTimer()
+				id := create(b, s, schedulertest.Spec("web", uint64(n)))
+				schedulertest.Await(b, s, schedulertest.Running(id, n))
+				b.StopTimer()
+				stop()
+				stopAgents()
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+func hostPort(port uint32) *taskpb.Port {
+	return &taskpb.Port{Published: port, Target: 80, Mode: taskpb.Port_MODE_HOST}
+}

@@ -312,3 +312,27 @@ func BenchmarkReconcile(b *testing.B) {
 		})
 	}
 }
+
+// TestTooManyInASlot: a write whose outcome nobody knew may have been made
+// twice. What came furthest at the current revision stays.
+func TestTooManyInASlot(t *testing.T) {
+	w := running(t, 1, nil)
+	first := w.live(1)
+	for _, st := range []schedulerpb.TaskState{store.Pending, store.Assigned} {
+		twin := proto.CloneOf(first)
+		twin.Id, twin.Meta, twin.Status.State = w.id("task"), nil, st
+		if st == store.Pending {
+			twin.NodeId = ""
+		}
+		w.put(twin)
+	}
+	p := Reconcile(w.input())
+	if len(p.Slots) != 1 || len(p.Slots[0]) != 2 {
+		t.Fatalf("plan is %v", p)
+	}
+	for _, c := range p.Slots[0] {
+		if c.Old.GetId() == first.GetId() || c.New != nil && c.New.GetDesired() != store.Shutdown {
+			t.Errorf("change %v", c)
+		}
+	}
+}
