@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -190,91 +189,4 @@ func (s *Store) stopped() error {
 		return why
 	}
 	return ErrClosed
-}
-
-// Barrier is a linearizable read point: a View that begins after it has
-// returned sees every write that was acknowledged before it was called. Leader
-// only. Acknowledged writes are applied here before they are acknowledged, and
-// those of former leaders before this one began to lead, so it is enough to ask
-// a majority whether this server still leads. One round serves all who wait.
-func (s *Store) Barrier(ctx context.Context) error {
-	if err := s.lead.ready(ctx, s); err != nil {
-		return err
-	}
-	lead, _ := s.lead.current()
-	if lead == nil {
-		return ErrNotLeader
-	}
-	if err := s.reads.wait(ctx); err != nil {
-		return s.explain(err)
-	}
-	if lead.Err() != nil {
-		return ErrNotLeader
-	}
-	return nil
-}
-
-func (s *Store) verifyLeader() error {
-	err := s.await(s.raft.VerifyLeader())
-	if errors.Is(err, raft.ErrRaftShutdown) {
-		return ErrClosed
-	}
-	if err != nil {
-		return ErrNotLeader
-	}
-	return nil
-}
-
-// readGate lets many readers share one round of leadership verification. A
-// reader is served only by a round that began after it asked.
-type readGate struct {
-	verify func() error
-	stop   <-chan struct{}
-	ask    chan chan error // unbuffered
-}
-
-func newReadGate(stop <-chan struct{}, verify func() error) *readGate {
-	return &readGate{verify: verify, stop: stop, ask: make(chan chan error)}
-}
-
-func (g *readGate) wait(ctx context.Context) error {
-	answer := make(chan error, 1)
-	select {
-	case g.ask <- answer:
-	case <-g.stop:
-		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case err := <-answer:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (g *readGate) run() {
-	for {
-		var waiting []chan error
-		select {
-		case a := <-g.ask:
-			waiting = append(waiting, a)
-		case <-g.stop:
-			return
-		}
-	more:
-		for {
-			select {
-			case a := <-g.ask:
-				waiting = append(waiting, a)
-			default:
-				break more
-			}
-		}
-		err := g.verify()
-		for _, a := range waiting {
-			a <- err
-		}
-	}
 }

@@ -1,0 +1,230 @@
+package raftstore_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
+)
+
+// link is a server's connection to the others over loopback TCP. A dialler
+// says its id, as a certificate would, and the listener asks the store whether
+// that peer may speak. It can be cut off.
+type link struct {
+	net.Listener
+	id      string
+	allowed chan func(string) bool // capacity 1, held while it is used
+
+	mu    sync.Mutex // guards the rest
+	cut   bool
+	conns map[net.Conn]struct{}
+	seen  []string // ids that were refused
+}
+
+func newLink(t testing.TB, id string) *link {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &link{Listener: ln, id: id, allowed: make(chan func(string) bool, 1), conns: map[net.Conn]struct{}{}}
+}
+
+func (l *link) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		r := bufio.NewReader(c)
+		id, err := r.ReadString('\n')
+		allowed := <-l.allowed
+		l.allowed <- allowed
+		if id = strings.TrimSpace(id); err != nil || !allowed(id) {
+			l.mu.Lock()
+			l.seen = append(l.seen, id)
+			l.mu.Unlock()
+			_ = c.Close()
+			continue
+		}
+		if l.keep(c) {
+			return &buffered{c, r}, nil
+		}
+	}
+}
+
+func (l *link) dial(ctx context.Context, addr string) (net.Conn, error) {
+	_, hostport, err := raftstore.SplitAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", hostport)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintln(c, l.id); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	if !l.keep(c) {
+		return nil, errors.New("cut off")
+	}
+	return c, nil
+}
+
+func (l *link) keep(c net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut {
+		_ = c.Close()
+		return false
+	}
+	l.conns[c] = struct{}{}
+	return true
+}
+
+func (l *link) setCut(cut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = cut
+	if cut {
+		for c := range l.conns {
+			_ = c.Close()
+		}
+		clear(l.conns)
+	}
+}
+
+type buffered struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// member is one server of a test cluster.
+type member struct {
+	*raftstore.Store
+	link *link
+	id   string
+}
+
+func (m *member) hostport() string { return m.link.Addr().String() }
+
+func newMember(t testing.TB, id string, initial ...string) *member {
+	l := newLink(t, id)
+	s, err := raftstore.Open(t.Context(), raftstore.Config{
+		Dir: t.TempDir(), NodeID: id, ClusterID: "cluster",
+		Tables: []raftstore.Registered{things}, Sealer: raftstoretest.NewSealer(), Logger: slog.New(slog.DiscardHandler),
+		Transport:    raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(id, l.Addr().String()), Dial: l.dial},
+		InitialPeers: initial, ElectionTimeout: 300 * time.Millisecond, TrailingLogs: 4,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.allowed <- s.PeerAllowed
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := errors.Join(s.Close(ctx), s.Err()); err != nil {
+			t.Error(err)
+		}
+	})
+	return &member{Store: s, link: l, id: id}
+}
+
+// newCluster returns three voters, the first of which leads.
+func newCluster(t testing.TB) []*member {
+	t.Helper()
+	ctx := waitContext(t)
+	a := newMember(t, "a")
+	if err := a.Bootstrap(); err != nil {
+		t.Fatal(err)
+	}
+	raftstoretest.WaitLeader(t, a.Store)
+	all := []*member{a}
+	for _, id := range []string{"b", "c"} {
+		m := newMember(t, id, "a")
+		if err := a.AddNonvoter(ctx, m.id, m.hostport()); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.AddVoter(ctx, m.id, m.hostport()); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// leaderOf waits until one of them leads.
+func leaderOf(t testing.TB, all ...*member) *member {
+	t.Helper()
+	ctx, cancel := context.WithCancel(waitContext(t))
+	defer cancel()
+	found := make(chan *member, len(all))
+	var wg sync.WaitGroup
+	for _, m := range all {
+		wg.Go(func() {
+			for {
+				changed := m.LeaderChanged()
+				if m.IsLeader() {
+					found <- m
+					return
+				}
+				select {
+				case <-changed:
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	select {
+	case m := <-found:
+		cancel()
+		wg.Wait()
+		return m
+	case <-ctx.Done():
+		t.Fatal("nobody leads")
+		return nil
+	}
+}
+
+// waitFor waits until the thing of that id is there.
+func waitFor(t testing.TB, m *member, id string) {
+	t.Helper()
+	for {
+		found := false
+		w, err := m.Watch(func(r *raftstore.ReadTx) error {
+			_, found = things.Get(r, id)
+			return nil
+		}, things)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for !found {
+			events, err := w.Next(waitContext(t))
+			if errors.Is(err, raftstore.ErrLagged) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s does not get %s: %v", m.id, id, err)
+			}
+			for _, e := range events {
+				_, o, _ := things.Event(e)
+				found = found || o.GetId() == id
+			}
+		}
+		w.Close()
+		if found {
+			return
+		}
+	}
+}
