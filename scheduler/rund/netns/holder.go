@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,9 +58,15 @@ func (h *holder) release() {
 	}
 }
 
+// fork returns when the child may be looked at through /proc.
 func fork() (int, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	var ready [2]int
+	if err := unix.Pipe2(ready[:], unix.O_CLOEXEC); err != nil {
+		return 0, err
+	}
+	defer unix.Close(ready[0])
 	// No handler of the Go runtime may run in the child.
 	var all, old unix.Sigset_t
 	for i := range all.Val {
@@ -68,28 +75,55 @@ func fork() (int, error) {
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
 		return 0, err
 	}
-	pid, errno := rawFork(unix.CLONE_NEWUSER | unix.CLONE_NEWNET | uintptr(unix.SIGCHLD))
+	pid, errno := rawFork(unix.CLONE_NEWUSER|unix.CLONE_NEWNET|uintptr(unix.SIGCHLD), uintptr(ready[1]))
+	unix.Close(ready[1])
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
 		return 0, err
 	}
 	if errno != 0 {
 		return 0, fmt.Errorf("clone: %w", errno)
 	}
+	if err := awaitByte(ready[0]); err != nil {
+		(&holder{pid}).release()
+		return 0, err
+	}
 	return pid, nil
 }
 
+// awaitByte waits for the child's word that it is dumpable; without it the
+// child has ended.
+func awaitByte(fd int) error {
+	var b [1]byte
+	for {
+		n, err := unix.Read(fd, b[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return errors.New("the process that holds the new namespaces ended")
+		default:
+			return nil
+		}
+	}
+}
+
+var readyByte byte = 1
+
 // rawFork is fork(2) with flags. In the child only raw system calls follow:
-// dumpable, so that the parent, which is not, may open its /proc entries; death
-// with the parent thread; no descriptor kept; then wait for SIGKILL.
+// dumpable, so that the parent, which is not, may open its /proc entries, and a
+// byte to ready to say so; death with the parent thread; no descriptor kept;
+// then wait for SIGKILL.
 //
 //go:norace
 //go:noinline
-func rawFork(flags uintptr) (int, syscall.Errno) {
+func rawFork(flags, ready uintptr) (int, syscall.Errno) {
 	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, flags, 0, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		return int(pid), errno
 	}
 	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0, 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_WRITE, ready, uintptr(unsafe.Pointer(&readyByte)), 1, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
 	syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, 0, 1<<31-1, 0, 0, 0, 0)
 	for {
