@@ -77,11 +77,10 @@ func freeNumber() (int, error) {
 	}
 	taken := map[int]bool{}
 	for _, n := range names {
-		other, err := Open(n)
-		if err != nil {
-			return 0, err
+		// One whose state is damaged still has its bridge, and with it a route.
+		if other, err := Open(n); err == nil {
+			taken[other.Number] = true
 		}
-		taken[other.Number] = true
 	}
 	used, err := usedSubnets()
 	if err != nil {

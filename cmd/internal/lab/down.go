@@ -40,10 +40,7 @@ func Down(ctx context.Context, name string) error {
 	for _, h := range l.Hosts {
 		errs = append(errs, l.removeNamespaces(h))
 	}
-	if l.Number >= 0 {
-		errs = append(errs, l.removeLinks())
-	}
-	errs = append(errs,
+	errs = append(errs, l.removeLinks(),
 		await(ctx, downWait, "cgroups", func(context.Context) error { return removeCgroups(filepath.Join(cgroup, name)) }),
 		removeTree(l.RunDir()))
 	if err := errors.Join(errs...); err != nil {

@@ -60,7 +60,7 @@ func hosts(t *testing.T, name string, managers, workers int) *Lab {
 // nothingLeft looks for anything that carries the lab's names.
 func nothingLeft(t *testing.T, l *Lab) {
 	t.Helper()
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		t.Error(err)
 	}
@@ -114,16 +114,16 @@ func run(t *testing.T, l *Lab, host, script string) (string, int) {
 func TestHosts(t *testing.T) {
 	l := hosts(t, "t-hosts", 1, 1)
 	m, w := l.Hosts[0], l.Hosts[1]
-	for script, want := range map[string]string{
-		"hostname":                                            "manager-1",
-		"echo $REDOUBT_HOST":                                  "unix://" + l.APISocket(m),
-		"getent hosts worker-1 | cut -d' ' -f1":               l.Addr(w).String(),
-		"getent hosts registry.lab | cut -d' ' -f1":           l.Gateway().String(),
-		"ip -o route show default | cut -d' ' -f3":            l.Gateway().String(),
-		"ip -o -4 addr show eth0 | tr -s ' ' | cut -d' ' -f4": l.Addr(m).String() + "/24",
-		"test -d /sys/fs/cgroup && echo there":                "there",
-		"findmnt -no FSTYPE /run/containerd":                  "tmpfs",
-		"ls /run/netns | wc -l; findmnt -t nsfs | wc -l":      "2\n0", // files, but no namespace kept alive
+	for script, want := range map[string]string{ // each quick: nothing waits for a name server
+		"hostname":           "manager-1",
+		"echo $REDOUBT_HOST": "unix://" + l.APISocket(m),
+		"getent ahostsv4 worker-1 | head -1 | cut -d' ' -f1":     l.Addr(w).String(),
+		"getent ahostsv4 registry.lab | head -1 | cut -d' ' -f1": l.Gateway().String(),
+		"ip -o route show default | cut -d' ' -f3":               l.Gateway().String(),
+		"ip -o -4 addr show eth0 | tr -s ' ' | cut -d' ' -f4":    l.Addr(m).String() + "/24",
+		"test -d /sys/fs/cgroup && echo there":                   "there",
+		"findmnt -no FSTYPE /run/containerd":                     "tmpfs",
+		"findmnt -t nsfs | wc -l":                                "0", // no other namespace is kept alive
 	} {
 		if got, code := run(t, l, "manager-1", script); got != want || code != 0 {
 			t.Errorf("%s: %q, exit code %d, want %q", script, got, code, want)
@@ -136,7 +136,7 @@ func TestHosts(t *testing.T) {
 		t.Errorf("exit code %d after a kill, want 137", code)
 	}
 	// Hosts reach each other, and the machine reaches them.
-	if out, code := run(t, l, "manager-1", "exec 3<>/dev/udp/worker-1/9 2>/dev/null || ping -c1 -W2 worker-1 2>&1 || bash -c 'echo >/dev/tcp/worker-1/1' 2>&1 | grep -q refused"); code != 0 {
+	if out, code := run(t, l, "manager-1", "bash -c 'echo >/dev/tcp/worker-1/1' 2>&1 | grep -i refused"); code != 0 {
 		t.Errorf("worker-1 is not reached: %s", out)
 	}
 	// Each containerd is its host's own.
@@ -260,15 +260,6 @@ func TestDownWithoutStateFile(t *testing.T) {
 	}
 	if err := Down(t.Context(), l.Name); err != nil {
 		t.Fatal(err)
-	}
-	// The bridge's name needs the number, which was lost with the file; the
-	// pair went with its namespace.
-	br, err := netlink.LinkByName(l.Bridge())
-	if err == nil {
-		err = netlink.LinkDel(br)
-	}
-	if err != nil {
-		t.Error(err)
 	}
 	nothingLeft(t, l)
 }

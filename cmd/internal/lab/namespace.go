@@ -21,13 +21,14 @@ func (l *Lab) makeNamespaces(h Host) error {
 	}
 	made, pinned, done := make(chan string), make(chan struct{}), make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := l.enterFresh(h)
-		if err == nil {
-			made <- fmt.Sprintf("/proc/%d/task/%d/ns", os.Getpid(), unix.Gettid())
-			<-pinned
-		}
-		done <- err
+		done <- onSpareThread(func() error {
+			err := l.enterFresh(h)
+			if err == nil {
+				made <- fmt.Sprintf("/proc/%d/task/%d/ns", os.Getpid(), unix.Gettid())
+				<-pinned
+			}
+			return err
+		})
 	}()
 	select {
 	case err := <-done:
@@ -74,7 +75,7 @@ func (l *Lab) enterFresh(h Host) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	points, err := threadMountPoints()
+	points, err := mountPoints()
 	if err != nil {
 		return err
 	}
@@ -108,27 +109,40 @@ func (l *Lab) enterFresh(h Host) error {
 // inside runs f on a thread in h's namespaces. The thread is not used again;
 // processes that f starts belong to the host.
 func (l *Lab) inside(h Host, f func() error) error {
+	return onSpareThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		for _, ns := range []struct {
+			path string
+			kind int
+		}{
+			{filepath.Join(netnsDir, l.netns(h)), unix.CLONE_NEWNET},
+			{l.utsns(h), unix.CLONE_NEWUTS},
+			{l.mntns(h), unix.CLONE_NEWNS}, // last: the others' paths are not inside
+		} {
+			if err := setns(ns.path, ns.kind); err != nil {
+				return fmt.Errorf("enter %s: %w", h.Name, err)
+			}
+		}
+		return f()
+	})
+}
+
+// onSpareThread runs f on a thread that ends afterwards. It must not be the
+// main one: that never ends, and /proc/self would show its namespaces as this
+// process's.
+func onSpareThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return err
-			}
-			for _, ns := range []struct {
-				path string
-				kind int
-			}{
-				{filepath.Join(netnsDir, l.netns(h)), unix.CLONE_NEWNET},
-				{l.utsns(h), unix.CLONE_NEWUTS},
-				{l.mntns(h), unix.CLONE_NEWNS}, // last: the others' paths are not inside
-			} {
-				if err := setns(ns.path, ns.kind); err != nil {
-					return fmt.Errorf("enter %s: %w", h.Name, err)
-				}
-			}
-			return f()
-		}()
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			err := onSpareThread(f) // elsewhere, as this thread is held
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		done <- f() // never unlocked: the thread ends with the goroutine
 	}()
 	return <-done
 }
@@ -159,13 +173,11 @@ func (l *Lab) removeNamespaces(h Host) error {
 
 type mountPoint struct{ path, fstype string }
 
-func mountPoints() ([]mountPoint, error)       { return readMounts("/proc/self/mountinfo") }
-func threadMountPoints() ([]mountPoint, error) { return readMounts("/proc/thread-self/mountinfo") }
-
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-func readMounts(file string) ([]mountPoint, error) {
-	f, err := os.Open(file)
+// mountPoints lists the mounts that the calling thread sees.
+func mountPoints() ([]mountPoint, error) {
+	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, err
 	}

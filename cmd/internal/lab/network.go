@@ -30,8 +30,15 @@ func (l *Lab) makeBridge() error {
 	if err := netlink.AddrReplace(br, &netlink.Addr{IPNet: ipNet(l.Gateway())}); err != nil {
 		return fmt.Errorf("give %s its address: %w", attrs.Name, err)
 	}
+	if err := netlink.LinkSetAlias(br, l.alias()); err != nil {
+		return err
+	}
 	return netlink.LinkSetUp(br)
 }
+
+// alias marks the lab's interfaces with its name, for a Down that has lost
+// the lab's number.
+func (l *Lab) alias() string { return "redoubt lab " + l.Name }
 
 func ipNet(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}
@@ -55,7 +62,7 @@ func (l *Lab) connect(h Host) error {
 	if err := netlink.LinkAdd(pair); err != nil {
 		return fmt.Errorf("connect %s: %w", h.Name, err)
 	}
-	if err := netlink.LinkSetUp(pair); err != nil {
+	if err := errors.Join(netlink.LinkSetAlias(pair, l.alias()), netlink.LinkSetUp(pair)); err != nil {
 		return err
 	}
 	in, err := netlink.NewHandleAt(ns)
@@ -83,7 +90,7 @@ func (l *Lab) connect(h Host) error {
 
 // usedSubnets returns every IPv4 network this machine has a route or address in.
 func usedSubnets() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +108,10 @@ func usedSubnets() ([]netip.Prefix, error) {
 	return used, nil
 }
 
-// removeLinks deletes the bridge and the outer ends of the hosts' pairs, by
-// the names that only this lab number makes.
+// removeLinks deletes the bridge and the outer ends of the hosts' pairs: what
+// bears a name that only this lab's number makes, or the lab's alias.
 func (l *Lab) removeLinks() error {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return err
 	}
@@ -112,7 +119,7 @@ func (l *Lab) removeLinks() error {
 	var errs []error
 	for _, link := range links {
 		name := link.Attrs().Name
-		if name != l.Bridge() && !strings.HasPrefix(name, prefix) {
+		if name != l.Bridge() && !strings.HasPrefix(name, prefix) && link.Attrs().Alias != l.alias() {
 			continue
 		}
 		if err := netlink.LinkDel(link); err != nil && !errors.Is(err, syscall.ENODEV) {
@@ -120,6 +127,16 @@ func (l *Lab) removeLinks() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// whole repeats a listing that was disturbed by a change of what it lists.
+func whole[T any](list func() ([]T, error)) ([]T, error) {
+	for {
+		got, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return got, err
+		}
+	}
 }
 
 const netnsDir = "/run/netns"
