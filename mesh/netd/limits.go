@@ -20,7 +20,7 @@ const (
 	// change was announced, and the pause after an announced change in which
 	// further ones are gathered.
 	repairEvery  = 5 * time.Second
-	repairSettle = 20 * time.Millisecond
+	repairSettle = 50 * time.Millisecond
 
 	// One kernel request may take this long.
 	netlinkTimeout = 30 * time.Second
