@@ -64,6 +64,9 @@ func (p *pool) reserve(task string) (reserved, error) {
 	if uint32(len(p.byAddr)) >= size {
 		return reserved{}, fmt.Errorf("bridge subnet %s is full: all %d addresses are in use, configure a larger one", p.subnet, size)
 	}
+	if len(p.tasks) >= maxEndpoints {
+		return reserved{}, fmt.Errorf("this node has %d tasks with an address already, the most it can have", maxEndpoints)
+	}
 	mac, err := p.freeMAC(task)
 	if err != nil {
 		return reserved{}, err

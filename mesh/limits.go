@@ -12,12 +12,12 @@ const (
 	// maxDNS is how many name servers a resolver reads from resolv.conf.
 	maxDNS = 3
 
-	// maxPorts bounds the published ports of one endpoint.
-	maxPorts = 256
-
-	// maxEndpoints bounds one declaration to netd; it keeps a frame well
-	// below wire.MaxFrame.
-	maxEndpoints = 4096
+	// What netd accepts: published ports of one endpoint, those of all, and
+	// endpoints. It refuses a whole declaration beyond them, so they are kept
+	// here, where only the one task too many suffers.
+	maxPorts      = 64
+	maxTotalPorts = 4096
+	maxEndpoints  = 1000
 
 	// maxMACTries bounds the search for a free hardware address.
 	maxMACTries = 64

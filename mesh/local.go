@@ -144,7 +144,8 @@ func (l *Local) endpoints(req *netdpb.ApplyRequest, attached []Attachment) map[s
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	failed := map[string]error{}
-	for i, a := range attached {
+	ports := 0
+	for _, a := range attached {
 		r, ok := l.pool.tasks[a.TaskID]
 		switch {
 		case !ok:
@@ -153,10 +154,11 @@ func (l *Local) endpoints(req *netdpb.ApplyRequest, attached []Attachment) map[s
 		case len(a.Ports) > maxPorts:
 			failed[a.TaskID] = fmt.Errorf("%d published ports: at most %d are possible", len(a.Ports), maxPorts)
 			continue
-		case i >= maxEndpoints:
-			failed[a.TaskID] = fmt.Errorf("this node already has %d tasks attached, the most it can have", maxEndpoints)
+		case ports+len(a.Ports) > maxTotalPorts:
+			failed[a.TaskID] = fmt.Errorf("the tasks of this node publish %d ports already: at most %d are possible", ports, maxTotalPorts)
 			continue
 		}
+		ports += len(a.Ports)
 		e := &netdpb.Endpoint{
 			TaskId:  a.TaskID,
 			Netns:   a.Netns,

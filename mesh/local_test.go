@@ -211,6 +211,34 @@ func TestSubnetFull(t *testing.T) {
 	}
 }
 
+// What netd would refuse as a whole is refused for the one task too many.
+func TestBounds(t *testing.T) {
+	n := &netd{}
+	l := newLocal(t, n, "172.30.0.0/16")
+	var attached []Attachment
+	for i := range maxEndpoints {
+		id := fmt.Sprint(i)
+		if _, err := l.Reserve(id); err != nil {
+			t.Fatal(err)
+		}
+		a := Attachment{TaskID: id, Netns: id}
+		switch {
+		case i == 0:
+			a.Ports = make([]Port, maxPorts+1)
+		case i <= maxTotalPorts/maxPorts+1:
+			a.Ports = make([]Port, maxPorts)
+		}
+		attached = append(attached, a)
+	}
+	if _, err := l.Reserve("more"); err == nil {
+		t.Error("one endpoint too many was reserved")
+	}
+	failed, err := l.Sync(t.Context(), attached)
+	if err != nil || len(failed) != 2 || failed["0"] == nil || len(n.got.Endpoints) != maxEndpoints-2 {
+		t.Errorf("%d failed, %d applied, %v", len(failed), len(n.got.GetEndpoints()), err)
+	}
+}
+
 func TestAdopt(t *testing.T) {
 	l := newLocal(t, &netd{}, "172.30.0.0/24")
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}

@@ -215,6 +215,26 @@ func TestMissingFeature(t *testing.T) {
 	})
 }
 
+// A runtime that comes up late is used as soon as it is there.
+func TestFeatureComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.rund.SetFeatures(&taskpb.Feature{Name: "containerd", Required: true})
+		n.start()
+		n.settle(time.Minute)
+		n.rund.SetFeatures(&taskpb.Feature{Name: "containerd", Required: true, Present: true})
+		n.settle(5 * time.Second)
+		a := assignment(running)
+		n.manager.Assign(a)
+		n.settle(5 * time.Second)
+		n.want(a.TaskId, running)
+		if f := n.manager.Hello().Features; len(f) != 1 || !f[0].Present {
+			t.Errorf("features told %v", f)
+		}
+		n.end()
+	})
+}
+
 func TestNotBefore(t *testing.T) {
 	each(t, func(n *node) {
 		a := assignment(running)
@@ -332,19 +352,27 @@ func TestContainerLost(t *testing.T) {
 	})
 }
 
-// A manager that is silent though its connection stands is left.
+// A manager that is silent though its connection stands is left, and a
+// manager that comes back is found within the longest pause.
 func TestSilentManager(t *testing.T) {
 	each(t, func(n *node) {
 		n.settle(time.Minute)
 		if got := n.manager.Opened(); got != 1 {
 			t.Fatalf("%d sessions opened", got)
 		}
+		n.manager.SetMute(true)
+		n.settle(16 * time.Second)
+		if got := n.manager.Opened(); got != 2 {
+			t.Fatalf("%d sessions opened beside a silent manager", got)
+		}
+		n.manager.SetMute(false)
 		n.manager.SetDown(true)
 		n.settle(time.Minute)
+		before := n.manager.Opened()
 		n.manager.SetDown(false)
 		n.settle(10 * time.Second)
-		if got := n.manager.Opened(); got != 2 {
-			t.Errorf("%d sessions opened, want 2", got)
+		if got := n.manager.Opened(); got != before+1 {
+			t.Errorf("%d sessions opened, want %d", got, before+1)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -205,6 +206,11 @@ func (a *agent) probe(ctx context.Context) error {
 			a.Logger.Warn("cannot see what this node can do, trying again", "error", err)
 		} else {
 			b.reset()
+			a.mu.Lock()
+			if a.machine.refusal != "" {
+				pause = refusalInterval
+			}
+			a.mu.Unlock()
 		}
 		t := time.NewTimer(pause)
 		select {
@@ -233,7 +239,10 @@ func (a *agent) probeOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	facts := nodeFacts{runtime: rund.Runtime, features: rund.Features, images: rund.LoadedImages}
+	facts := nodeFacts{runtime: rund.Runtime, features: rund.Features}
+	if facts.images, err = boundImages(rund.LoadedImages); err != nil {
+		a.Logger.Warn("not every imported image is made known", "error", err)
+	}
 	for _, f := range network {
 		facts.features = append(facts.features, &taskpb.Feature{Name: f.Name, Present: f.Present, Required: f.Required, Detail: f.Detail})
 	}
@@ -248,6 +257,20 @@ func (a *agent) probeOnce(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// boundImages keeps what fits a description, by name, and says so when that is
+// not all.
+func boundImages(images map[string]string) (map[string]string, error) {
+	size := 0
+	out := make(map[string]string, len(images))
+	for _, name := range slices.Sorted(maps.Keys(images)) {
+		if size += len(name) + len(images[name]); size > maxImageBytes {
+			return out, fmt.Errorf("%d of %d images fit the node's description: remove some", len(out), len(images))
+		}
+		out[name] = images[name]
+	}
+	return out, nil
 }
 
 // missing says which required features the node lacks, in one line.

@@ -38,8 +38,10 @@ const (
 	checkInterval = 2 * time.Second
 
 	// probeInterval is how often node features are looked at again.
-	probeInterval = 30 * time.Second
-	probeTimeout  = 20 * time.Second
+	// A node that refuses tasks looks more often: containerd may be coming up.
+	probeInterval   = 30 * time.Second
+	refusalInterval = 3 * time.Second
+	probeTimeout    = 20 * time.Second
 
 	// attachTries is how often a task may fail to be attached before it is
 	// given up, attachRetry the time between. A port's former owner on this
@@ -56,12 +58,18 @@ const (
 	// maxText bounds messages and errors in a status; longer ones are cut.
 	maxText = 512
 
+	// maxImageBytes bounds the names of imported images in a description.
+	maxImageBytes = 128 << 10
+
 	// Log forwarding: subscriptions at a time, their length, bytes of a chunk,
-	// chunks waiting to be sent, and bytes a second. The rate is half of what
-	// the manager accepts from a node.
+	// chunks waiting to be sent, and bytes a second, of which every chunk costs
+	// some by itself. The rate is half of what the manager accepts from a node;
+	// it is kept by pauses that are worth a timer.
 	maxSubscriptions = 64
 	maxLogTasks      = 1024
 	maxLogChunk      = 32 << 10
 	logQueue         = 64
 	logRate          = 4 << 20
+	logOverhead      = 1 << 10
+	logPause         = 10 * time.Millisecond
 )

@@ -16,7 +16,8 @@ type logs struct {
 	agent *agent
 	out   chan *schedulerpb.LogChunk
 	wg    sync.WaitGroup
-	pace  chan struct{} // one sender at a time pays for its bytes
+	pace  chan struct{} // one sender at a time pays for its bytes; guards debt
+	debt  time.Duration
 
 	mu   sync.Mutex // guards subs
 	subs map[string]context.CancelFunc
@@ -107,8 +108,10 @@ func (l *logs) put(ctx context.Context, c *schedulerpb.LogChunk) error {
 		return ctx.Err()
 	}
 	var err error
-	if d := time.Duration(len(c.Data)) * time.Second / logRate; d > 0 {
-		err = sleep(ctx, d)
+	l.debt += time.Duration(len(c.Data)+logOverhead) * time.Second / logRate
+	if l.debt >= logPause {
+		err = sleep(ctx, l.debt)
+		l.debt = 0
 	}
 	<-l.pace
 	if err != nil {

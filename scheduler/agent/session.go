@@ -108,7 +108,7 @@ func (s *session) send(ctx context.Context) error {
 	defer silent.Stop()
 	for {
 		logs := s.logs.out
-		if len(s.reportKick)+len(s.helloKick)+len(s.alive)+len(beat.C) > 0 {
+		if len(s.reportKick)+len(s.helloKick)+len(s.alive) > 0 {
 			logs = nil
 		}
 		select {

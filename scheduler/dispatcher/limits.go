@@ -51,6 +51,7 @@ const (
 	sessionRate, sessionBurst = 0.5, 10
 	messageRate, messageBurst = 200, 1000
 	reportRate, reportBurst   = 1000, 8192
+	chunkRate, chunkBurst     = 8192, 16384
 	logRate, logBurst         = 8 << 20, 16 << 20
 	helloRate, helloBurst     = 0.5, 10
 

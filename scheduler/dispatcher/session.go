@@ -41,7 +41,7 @@ type session struct {
 
 	plan plan // serve's
 
-	quota struct{ messages, reports, logs, hellos, refusals bucket } // read's
+	quota struct{ messages, chunks, reports, logs, hellos, refusals bucket } // read's
 }
 
 func newSession(d *Dispatcher, stream sessionStream, node, address string) *session {
@@ -56,6 +56,7 @@ func newSession(d *Dispatcher, stream sessionStream, node, address string) *sess
 	}
 	s.ctx, s.cancel = context.WithCancelCause(stream.Context())
 	s.quota.messages = newBucket(messageRate, messageBurst, now)
+	s.quota.chunks = newBucket(chunkRate, chunkBurst, now)
 	s.quota.reports = newBucket(reportRate, reportBurst, now)
 	s.quota.logs = newBucket(logRate, logBurst, now)
 	s.quota.hellos = newBucket(helloRate, helloBurst, now)
@@ -174,7 +175,12 @@ func (s *session) read() error {
 		if err != nil {
 			return err
 		}
-		if err := s.quota.messages.wait(s.ctx, 1); err != nil {
+		// A chunk of output may be one line: it has a quota of its own.
+		quota := &s.quota.messages
+		if m.GetLog() != nil {
+			quota = &s.quota.chunks
+		}
+		if err := quota.wait(s.ctx, 1); err != nil {
 			return err
 		}
 		if hello, ok := m.Message.(*schedulerpb.AgentMessage_Hello); ok {

@@ -24,6 +24,7 @@ type Manager struct {
 	status   map[string]*schedulerpb.TaskStatus
 	sessions map[*stream]struct{}
 	down     bool
+	mute     bool
 	opened   int
 	hello    *schedulerpb.NodeDescription
 	backward []string
@@ -59,6 +60,13 @@ func (m *Manager) SetDown(down bool) {
 			s.end()
 		}
 	}
+}
+
+// SetMute makes the manager say nothing though its sessions stand.
+func (m *Manager) SetMute(mute bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mute = mute
 }
 
 // Assign adds a task or changes what is desired of it.
@@ -187,7 +195,7 @@ func (c conn) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...
 }
 
 // stream is the agent's end of a session. The manager's mu guards sequence,
-// greeted and reported.
+// greeted and reported; push is called with it held.
 type stream struct {
 	m        *Manager
 	ctx      context.Context
@@ -209,6 +217,9 @@ func (s *stream) assign(a *schedulerpb.Assignments) {
 }
 
 func (s *stream) push(m *schedulerpb.ManagerMessage) {
+	if s.m.mute {
+		return
+	}
 	s.mu.Lock()
 	s.queue = append(s.queue, proto.CloneOf(m))
 	s.mu.Unlock()
