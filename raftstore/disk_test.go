@@ -281,7 +281,7 @@ func TestAnotherKeyOrIdentityOpensNothing(t *testing.T) {
 // failingSealer fails on demand, as a disk does.
 type failingSealer struct {
 	raftstore.Sealer
-	seal, open atomic.Bool
+	seal atomic.Bool
 }
 
 var errFire = errors.New("the disk is on fire")
