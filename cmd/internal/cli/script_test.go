@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/cli/clitest"
+)
+
+// The scripts in testdata run the command as users do, in a process of its own.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"redoubt": func() { os.Exit(Main(context.Background(), System(), os.Args[1:])) },
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"node":  cmdNode,
+			"exit":  cmdExit,
+			"grab":  cmdGrab,
+			"clean": cmdClean,
+		},
+	})
+}
+
+// node STATE: starts a fake node in that state and points REDOUBT_HOST at it;
+// its key is in key.txt, another one in wrong.txt.
+func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := clitest.New(args[0])
+	ts.Check(err)
+	dir, err := os.MkdirTemp("", "rdt") // short: socket paths are bounded
+	ts.Check(err)
+	stop, err := n.Serve(dir)
+	ts.Check(err)
+	ts.Defer(func() { stop(); os.RemoveAll(dir) })
+	ts.Setenv("REDOUBT_HOST", "unix://"+filepath.Join(dir, "api.sock"))
+	ts.Check(os.WriteFile(ts.MkAbs("key.txt"), []byte(n.Key.String()), 0o600))
+	wrong := autolock.NewOperatorKey()
+	ts.Check(os.WriteFile(ts.MkAbs("wrong.txt"), []byte(wrong.String()), 0o600))
+}
+
+// exit CODE ARG...: runs redoubt and checks its exit code exactly; stderr then
+// holds one line, after warnings, when the code is not 0.
+func cmdExit(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("redoubt", args[1:]...)
+	got := 0
+	if err != nil {
+		m := regexp.MustCompile(`exit status (\d+)`).FindStringSubmatch(err.Error())
+		if m == nil {
+			ts.Fatalf("redoubt: %v", err)
+		}
+		got, _ = strconv.Atoi(m[1])
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+	if want != 0 && !regexp.MustCompile(`\A(redoubt: warning: [^\n]+\n)*redoubt: [^\n]+\n\z`).MatchString(ts.ReadFile("stderr")) {
+		ts.Fatalf("stderr is not one line:\n%s", ts.ReadFile("stderr"))
+	}
+}
+
+// grab FILE PATTERN: writes the match of PATTERN in stdout to FILE.
+func cmdGrab(ts *testscript.TestScript, _ bool, args []string) {
+	m := regexp.MustCompile(args[1]).FindString(ts.ReadFile("stdout"))
+	if m == "" {
+		ts.Fatalf("no %s in stdout", args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(m), 0o600))
+}
+
+// clean FILE: fails when stdout or stderr holds what is in FILE.
+func cmdClean(ts *testscript.TestScript, _ bool, args []string) {
+	secret := ts.ReadFile(args[0])
+	for _, out := range []string{"stdout", "stderr"} {
+		if regexp.MustCompile(regexp.QuoteMeta(secret)).MatchString(ts.ReadFile(out)) {
+			ts.Fatalf("%s shows the secret of %s", out, args[0])
+		}
+	}
+}
