@@ -138,4 +138,7 @@ func (s scalarSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts
 }
 
 // wipeECDSA overwrites the private scalar as far as the type lets us.
-func wipeECDSA(key *ecdsa.PrivateKey) { clear(key.D.Bits()) }
+func wipeECDSA(key *ecdsa.PrivateKey) {
+	//lint:ignore SA1019 there is no other way to reach the scalar, and the key is not used again
+	clear(key.D.Bits())
+}
