@@ -75,7 +75,7 @@ func TestBinary(t *testing.T) {
 		t.Errorf("loaded images: %v", probe.GetLoadedImages())
 	}
 	st := procStatus(t, fmt.Sprint(cmd.Process.Pid))
-	if st["NoNewPrivs"] != "1" || st["Seccomp"] != "2" || st["CapEff"] != "00000000002000fb" && st["CapEff"] == "" {
+	if st["NoNewPrivs"] != "1" || st["Seccomp"] != "2" || st["CapEff"] != "00000000002000fb" || st["CapBnd"] != "00000000002000fb" {
 		t.Errorf("not confined: %v", st)
 	}
 	// Another image than the other tests', so that remapping happens here.

@@ -11,6 +11,8 @@ import (
 	"math/big"
 	"testing"
 	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 )
 
 // tarHeader is the start of an archive whose one file has size bytes.
@@ -42,3 +44,5 @@ func selfSigned(t *testing.T) []byte {
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
+
+type imageRegistry = image.Registry

@@ -177,7 +177,7 @@ func TestImport(t *testing.T) {
 		"empty":        {strings.NewReader(""), "not an image archive"},
 		"noise":        {strings.NewReader(strings.Repeat("noise", 1000)), "not a complete tar"},
 		"truncated":    {bytes.NewReader(good.Bytes()[:good.Len()/2]), "not a complete tar"},
-		"wrong arch":   {&foreignTar, "not made for"},
+		"wrong arch":   {&foreignTar, "made for linux/s390x"},
 		"too large":    {io.LimitReader(endless{}, 65<<20), "not a complete tar"},
 		"too large 2":  {io.MultiReader(bytes.NewReader(tarHeader(t, 100<<20)), io.LimitReader(endless{}, 100<<20)), "larger than"},
 		"no manifests": {bytes.NewReader(tarHeader(t, 0)), "not an image archive"},

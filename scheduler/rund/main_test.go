@@ -20,6 +20,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -120,12 +121,17 @@ func runAll(m *testing.M) (code int) {
 		{Name: "tmp/", Mode: 0o1777},
 	}, v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"wait"}, Env: []string{"FROM=image", "OVER=image"}, WorkingDir: "/home"}, "amd64")
 	must(err)
-	return m.Run()
+	code = m.Run()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
 }
 
 // node is a rund under test.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	runDir string
 	config Config
 	logs   *lockedBuffer
@@ -135,7 +141,7 @@ type node struct {
 	digest string
 }
 
-func newNode(t *testing.T, change ...func(*Config)) *node {
+func newNode(t testing.TB, change ...func(*Config)) *node {
 	t.Helper()
 	n := &node{t: t, runDir: filepath.Join(base, "n"+ident.New()[:6]), config: Defaults(), logs: &lockedBuffer{}}
 	n.config.Containerd.Socket = ctrd.Socket
@@ -206,7 +212,7 @@ func (n *node) start() {
 
 func (n *node) restart() { n.t.Helper(); n.stop(); n.start() }
 
-func dial(t *testing.T, path string) *grpc.ClientConn {
+func dial(t testing.TB, path string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -104,6 +104,24 @@ func TestContainerdRestarts(t *testing.T) {
 	n.awaitPhase(b.GetTaskId(), rundpb.Phase_PHASE_EXITED)
 }
 
+// TestShimKilled: a container whose shim dies is reported as lost, not as
+// running, and can be removed.
+func TestShimKilled(t *testing.T) {
+	n := newNode(t)
+	d := n.desired()
+	n.apply(d)
+	n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
+	n.awaitLog(d.GetTaskId(), "ready")
+	st := procStatus(t, n.pid(d.GetTaskId()))
+	signalPID(t, st["PPid"], 9)
+	a := n.await(d.GetTaskId(), "the end", func(a *rundpb.TaskActual) bool {
+		return a.GetPhase() == rundpb.Phase_PHASE_EXITED || a.GetPhase() == rundpb.Phase_PHASE_FAILED
+	})
+	if a.GetExitCode() == 0 {
+		t.Errorf("a lost container looks as if it had succeeded: %v", a)
+	}
+}
+
 // TestBeforeFirstApply: what is not mentioned goes only once somebody spoke.
 func TestBeforeFirstApply(t *testing.T) {
 	n := newNode(t)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -152,8 +153,13 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.forbidContainerd(cctx); err != nil {
+		return err
+	}
 	found := map[string]*worker{}
+	owners := map[string]bool{}
 	for _, c := range list {
+		owners[c.ID()] = true
 		w := s.newWorker(c.ID())
 		w.stale = true
 		if err := w.reload(ctx); err != nil {
@@ -165,10 +171,9 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 		}
 		found[c.ID()] = w
 	}
-	if err := s.sweep(found); err != nil {
+	if err := s.sweep(owners); err != nil {
 		s.log.Warn("cannot remove leftovers", "err", err)
 	}
-	s.forbidContainerd(cctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, w := range found {
@@ -184,12 +189,12 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 
 // sweep removes what belongs to no container: a crash in the middle of making
 // or removing one left it.
-func (s *Server) sweep(found map[string]*worker) error {
+func (s *Server) sweep(owners map[string]bool) error {
 	pinned, err1 := s.netns.List()
 	dirs, err2 := s.listTaskDirs()
 	errs := []error{err1, err2}
 	for _, id := range append(pinned, dirs...) {
-		if found[id] == nil {
+		if !owners[id] {
 			errs = append(errs, s.netns.Remove(id), s.taskDir(id).remove())
 		}
 	}
@@ -197,18 +202,18 @@ func (s *Server) sweep(found map[string]*worker) error {
 }
 
 // forbidContainerd adds containerd's own directories to what must not be
-// mounted into containers.
-func (s *Server) forbidContainerd(ctx context.Context) {
+// mounted into containers. It runs before any worker.
+func (s *Server) forbidContainerd(ctx context.Context) error {
 	resp, err := s.client.IntrospectionService().Plugins(ctx)
 	if err != nil {
-		s.log.Warn("containerd does not tell its directories", "err", err)
-		return
+		return err
 	}
 	for _, p := range resp.GetPlugins() {
-		if root := p.GetExports()["root"]; filepath.IsAbs(root) {
+		if root := p.GetExports()["root"]; filepath.IsAbs(root) && !slices.Contains(s.binds.forbidden, filepath.Dir(root)) {
 			s.binds.forbidden = append(s.binds.forbidden, filepath.Dir(root))
 		}
 	}
+	return nil
 }
 
 func (s *Server) newWorker(id string) *worker {
