@@ -20,6 +20,7 @@ type convergence struct {
 	seen  map[string]string // task id → the line last shown for it
 	since time.Time         // start of the present spell of all being well
 	well  bool
+	ran   string // ids of the tasks that ran in the last view
 	left  string // why not yet, for the timeout's message
 }
 
@@ -36,11 +37,24 @@ func (c *convergence) observe(v *controlpb.WatchServiceResponse, now time.Time) 
 		}
 	}
 	well, left := standing(v)
-	if well && !c.well {
+	// One that failed and was replaced between two views starts a new spell.
+	ran := runningIDs(v)
+	if well && (!c.well || ran != c.ran) {
 		c.since = now
 	}
-	c.well, c.left = well, left
+	c.well, c.left, c.ran = well, left, ran
 	return changed
+}
+
+func runningIDs(v *controlpb.WatchServiceResponse) string {
+	var ids []string
+	for _, t := range v.Tasks {
+		if t.Task.GetStatus().GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING {
+			ids = append(ids, t.Task.GetId())
+		}
+	}
+	slices.Sort(ids)
+	return strings.Join(ids, " ")
 }
 
 // remaining is how long the present state must still hold; ok is false while

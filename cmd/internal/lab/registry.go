@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -130,6 +131,7 @@ func (l *Lab) ServeRegistry(ctx context.Context) error {
 		Handler:           registry.New(registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)), registry.Logger(log.New(io.Discard, "", 0))),
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}},
 		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          log.New(io.Discard, "", 0), // clients that hang up
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.ListenAndServeTLS("", "") }()
@@ -143,9 +145,15 @@ func (l *Lab) ServeRegistry(ctx context.Context) error {
 	}
 }
 
+// repositoryForm is stricter than the library, which takes "../x".
+var repositoryForm = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*(/[a-z0-9]+([._-][a-z0-9]+)*)*:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
 // Push puts a docker-save archive into the registry under repository[:tag] and
 // returns the reference by which hosts pull it.
 func (l *Lab) Push(ctx context.Context, archive, repository string) (string, error) {
+	if !repositoryForm.MatchString(repository) {
+		return "", fmt.Errorf("%q: write NAME:TAG, as demo:1", repository)
+	}
 	ref, err := name.NewTag(RegistryName+"/"+repository, name.StrictValidation)
 	if err != nil {
 		return "", fmt.Errorf("%q: write NAME:TAG: %w", repository, err)
