@@ -66,13 +66,13 @@ func TestMain(m *testing.M) {
 	os.Exit(runAll(m))
 }
 
-// inOwnNamespace runs the tests in a mount namespace of their own, so that no
-// mount of theirs outlives them.
+// inOwnNamespace runs the tests in mount and pid namespaces of their own, so
+// that no mount and no process of theirs outlives them, however they end.
 func inOwnNamespace() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), "RUND_TEST_INSIDE=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -91,13 +91,15 @@ func runAll(m *testing.M) (code int) {
 			panic(err)
 		}
 	}
+	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(unix.Mount("proc", "/proc", "proc", 0, ""))
 	var err error
 	base, err = os.MkdirTemp("/tmp", "rund")
 	must(err)
 	must(os.Chmod(base, 0o711))
 	must(os.MkdirAll("/run/containerd", 0o711))
 	must(unix.Mount("tmpfs", "/run/containerd", "tmpfs", 0, "mode=711"))
-	parent = fmt.Sprintf("/rund-test-%d", os.Getpid())
+	parent = "/" + strings.ToLower(filepath.Base(base)) // unique, as base is
 	dir := filepath.Join(base, "c")
 	must(os.Mkdir(dir, 0o711))
 	ctrd, err = rundtest.Start(context.Background(), dir)
@@ -122,7 +124,7 @@ func runAll(m *testing.M) (code int) {
 	}, v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"wait"}, Env: []string{"FROM=image", "OVER=image"}, WorkingDir: "/home"}, "amd64")
 	must(err)
 	code = m.Run()
-	if err := goleak.Find(); err != nil {
+	if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/redoubt-cluster/redoubt/scheduler/rund/rundtest.(*Containerd).Restart.func1")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
