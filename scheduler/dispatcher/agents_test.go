@@ -141,14 +141,14 @@ func TestAgents(t *testing.T) {
 			h.rund.Exit(id, 3, false)
 			break
 		}
-		w.settle(time.Hour)
+		w.settle(5 * time.Minute)
 		w.lead()
 		w.settle(20 * time.Second)
 		if st := w.task(gone).GetStatus(); st.GetState() != store.Failed || st.GetExitCode() != 3 || st.GetError() != "exit code 3" {
 			t.Errorf("status %v", st)
 		}
 		delete(tasks, gone)
-		all("after an hour without managers")
+		all("after minutes without managers")
 
 		hosts[0].stop()
 		w.settle(20 * time.Second)

@@ -122,14 +122,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	g.Go(func() error { return d.writer.run(ctx) })
 	err := g.Wait()
 	d.mu.Lock()
-	d.term = nil
-	for _, m := range d.members {
-		if m.session != nil {
-			m.session.cancel(errNotLeading)
-		}
-	}
+	d.term = nil // no session is added from here on
 	d.mu.Unlock()
-	d.sessions.Wait()
+	d.sessions.Wait() // ctx ended them
 	return err
 }
 
@@ -253,7 +248,9 @@ func (d *Dispatcher) open(stream sessionStream, id authz.Identity) (*session, er
 		return nil, status.Error(codes.ResourceExhausted, "this node opens sessions too often: wait a few seconds")
 	}
 	d.sessions.Add(1)
-	return newSession(d, stream, id.NodeID, hostOf(stream.Context(), id)), nil
+	s := newSession(d, stream, id.NodeID, hostOf(stream.Context(), id))
+	s.release = context.AfterFunc(d.term, func() { s.cancel(errNotLeading) })
+	return s, nil
 }
 
 // register makes s the node's session; its Hello was accepted.
@@ -281,6 +278,7 @@ func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) err
 
 // close forgets an ended session; its node's deadline runs on.
 func (d *Dispatcher) close(s *session) {
+	s.release()
 	s.cancel(context.Canceled)
 	d.mu.Lock()
 	if m := d.members[s.node]; m != nil && m.session == s {

@@ -520,12 +520,18 @@ func TestLeaderChange(t *testing.T) {
 	inWorld(t, func(w *world) {
 		back, away := w.addNode(), w.addNode()
 		c, c2 := w.session(back), w.session(away)
+		mute := w.connect(back) // said nothing yet
 		w.settle(time.Second)
+		begin := time.Now()
 		w.stop()
+		if d := time.Since(begin); d > time.Second {
+			t.Errorf("the term took %v to end", d)
+		}
+		mute.wantEnd(codes.Unavailable)
 		c.wantEnd(codes.Unavailable)
 		c2.wantEnd(codes.Unavailable)
 		w.connect(back).wantEnd(codes.Unavailable)
-		w.settle(time.Hour)
+		w.settle(5 * time.Minute)
 		w.lead()
 		w.settle(14 * time.Second)
 		w.wantNode(back, ready)

@@ -27,9 +27,10 @@ type session struct {
 	since   time.Time
 	applied atomic.Uint64
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	hello  chan struct{} // closed by read: registered
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	release func() bool   // of the term that would cancel it
+	hello   chan struct{} // closed by read: registered
 
 	kick chan struct{} // capacity 1: there is something to send
 
@@ -51,7 +52,6 @@ func newSession(d *Dispatcher, stream sessionStream, node, address string) *sess
 		hello: make(chan struct{}),
 		kick:  make(chan struct{}, 1),
 		all:   true,
-		dirty: map[string]struct{}{},
 		plan:  plan{node: node, sent: map[string]told{}},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(stream.Context())
@@ -105,10 +105,7 @@ func (s *session) why() error {
 func (s *session) flush() error {
 	s.mu.Lock()
 	messages, ack, all, dirty := s.messages, s.ack, s.all, s.dirty
-	s.messages, s.ack, s.all = nil, false, false
-	if len(dirty) > 0 {
-		s.dirty = map[string]struct{}{}
-	}
+	s.messages, s.ack, s.all, s.dirty = nil, false, false, nil
 	s.mu.Unlock()
 	if ack {
 		// Anything at all tells the node that somebody listens.
@@ -140,6 +137,9 @@ func (s *session) flush() error {
 func (s *session) look(tasks ...string) {
 	s.mu.Lock()
 	s.all = s.all || len(tasks) == 0
+	if s.dirty == nil {
+		s.dirty = make(map[string]struct{}, len(tasks))
+	}
 	for _, id := range tasks {
 		s.dirty[id] = struct{}{}
 	}
