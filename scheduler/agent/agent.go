@@ -8,7 +8,7 @@
 // and netd says is attached. A task that ended is never started again: making
 // a new one is the managers' decision.
 //
-// Everything is declared whole and again (package machine keeps what is
+// Everything is declared whole and again (type machine keeps what is
 // known, and says what each side should be told), so any of rund, netd, the
 // session or this process may go away at any moment:
 //
@@ -70,12 +70,12 @@ type agent struct {
 
 	gen mesh.Generation // of declarations to rund
 
-	mu       sync.Mutex // guards the following
-	machine  *machine
-	rundUp   bool // rund's Watch is running and complete
-	redeclar bool // declare to rund even what it was told already
-	resync   bool // the same for netd
-	node     nodeFacts
+	mu        sync.Mutex // guards the following
+	machine   *machine
+	rundUp    bool // rund's Watch is running and complete
+	redeclare bool // declare to rund even what it was told already
+	resync    bool // the same for netd
+	node      nodeFacts
 
 	rundKick, netKick, reportKick, helloKick, probeKick kick
 }

@@ -47,7 +47,7 @@ func (a *agent) watchRund(ctx context.Context) error {
 				}
 				m.observe(now, r)
 				if r.Complete {
-					a.rundUp, a.redeclar = true, true
+					a.rundUp, a.redeclare = true, true
 					b.reset()
 					a.probeKick.now()
 				}
@@ -79,8 +79,8 @@ func (a *agent) declareRund(ctx context.Context) error {
 		wake := a.machine.wake(now)
 		if a.rundUp && a.machine.ready() {
 			phases = a.machine.phases(now)
-			if a.redeclar || told == nil || !maps.Equal(phases, told) {
-				a.redeclar = false
+			if a.redeclare || told == nil || !maps.Equal(phases, told) {
+				a.redeclare = false
 				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases)}
 			}
 		}
