@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,12 +35,15 @@ func TestRenewerTiming(t *testing.T) {
 		ca := pkitest.New(t)
 		n := ca.NewNode(t, manager)
 		sign := signs(ca, n.Credentials)
+		var mu sync.Mutex // guards at, persisted and fail
 		var at []time.Time
 		var persisted []pki.Renewed
 		fail := 0
 		r := &pki.Renewer{
 			Credentials: n.Credentials, Boot: n.Boot, Logger: slog.New(slog.DiscardHandler),
 			Call: func(ctx context.Context, q *pkipb.RenewRequest) (*pkipb.RenewResponse, error) {
+				mu.Lock()
+				defer mu.Unlock()
 				at = append(at, time.Now())
 				if fail > 0 {
 					fail--
@@ -48,6 +52,8 @@ func TestRenewerTiming(t *testing.T) {
 				return sign(ctx, q)
 			},
 			Persist: func(_ context.Context, r pki.Renewed) error {
+				mu.Lock()
+				defer mu.Unlock()
 				persisted = append(persisted, r)
 				return nil
 			},
@@ -56,13 +62,21 @@ func TestRenewerTiming(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- r.Run(ctx) }()
 
+		// pass lets time go by with the lock released.
+		pass := func(d time.Duration) {
+			mu.Unlock()
+			time.Sleep(d) // synctest's clock
+			synctest.Wait()
+			mu.Lock()
+		}
+		mu.Lock()
 		first, start := n.Leaf(), time.Now()
-		time.Sleep(12*time.Hour - time.Second) // synctest's clock
-		if synctest.Wait(); len(at) != 0 {
+		pass(12*time.Hour - time.Second)
+		if len(at) != 0 {
 			t.Errorf("renewed after %s, before half of the life", at[0].Sub(start))
 		}
-		time.Sleep(24*time.Hour*3/10 + 2*time.Second)
-		if synctest.Wait(); len(at) != 1 || len(persisted) != 1 {
+		pass(24*time.Hour*3/10 + 2*time.Second)
+		if len(at) != 1 || len(persisted) != 1 {
 			t.Fatalf("%d renewals by 80 %% of the life", len(at))
 		}
 		if n.Leaf().Equal(first) || persisted[0].Key == nil || persisted[0].Boot != nil {
@@ -71,8 +85,7 @@ func TestRenewerTiming(t *testing.T) {
 
 		// Failures: tried again with growing pauses, and for as long as it takes.
 		fail = 8
-		time.Sleep(48 * time.Hour)
-		synctest.Wait()
+		pass(48 * time.Hour)
 		var failures []time.Duration
 		for i := 2; i < len(at) && i < 9; i++ {
 			failures = append(failures, at[i].Sub(at[i-1]))
@@ -88,8 +101,7 @@ func TestRenewerTiming(t *testing.T) {
 		}
 
 		// After half a year the boot leaf is renewed along.
-		time.Sleep(200 * 24 * time.Hour)
-		synctest.Wait()
+		pass(200 * 24 * time.Hour)
 		boots := 0
 		for _, p := range persisted {
 			if p.Boot != nil {
@@ -99,6 +111,7 @@ func TestRenewerTiming(t *testing.T) {
 		if boots != 1 {
 			t.Errorf("%d boot leaves in 200 days", boots)
 		}
+		mu.Unlock()
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -87,7 +88,7 @@ func checkRenewal(caller authz.Identity, req *pkipb.RenewRequest) error {
 	if err != nil {
 		return err
 	}
-	if key, ok := csr.Request.PublicKey.(interface{ Equal(any) bool }); ok && key.Equal(old[0].PublicKey) {
+	if bytes.Equal(csr.Request.RawSubjectPublicKeyInfo, old[0].RawSubjectPublicKeyInfo) {
 		return errors.New("the new certificate would have the old key: make a fresh one")
 	}
 	return profile.CheckRenewProof(old[0], req.GetCsr(), req.GetBootCsr(), req.GetProof())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"time"
@@ -164,7 +165,9 @@ func (p *Port) serve(in *incoming, alpn string, m mode, creds *pki.Credentials) 
 	// From here on closing c is what gives everything back.
 	if peer == nil {
 		c.budget.Store(p.cfg.Limits.AnonymousBytes)
-		c.expiry = time.AfterFunc(p.cfg.Limits.AnonymousLife, func() { c.Close() })
+		// Set first, started then: Close reads the field.
+		c.expiry = time.AfterFunc(math.MaxInt64, c.Abort)
+		c.expiry.Reset(p.cfg.Limits.AnonymousLife)
 	}
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		c.Close()
