@@ -54,7 +54,7 @@ type Server struct {
 	applied    []*rundpb.TaskDesired // nil before the first Apply. Guarded by mu
 	workers    map[string]*worker    // guarded by mu
 	running    sync.WaitGroup        // workers; grows only under mu
-	ctx        context.Context       // of workers; set by Serve, guarded by mu
+	ctx        context.Context       // of workers, while Serve runs. Guarded by mu
 }
 
 // New prepares a server. It touches no container.
@@ -120,7 +120,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	cancel()
 	tasks.Wait()
-	s.mu.Lock() // no worker is added after this: ctx has ended
+	s.mu.Lock()
+	s.ctx = nil // no worker is added after this
 	s.mu.Unlock()
 	s.running.Wait()
 	return errors.Join(err, s.client.Close())
