@@ -37,7 +37,7 @@ setup: $(OUT)/setup ## install the Debian packages that building and testing nee
 .PHONY: build
 build: ## build every binary into bin/
 	@mkdir -p bin
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	go build -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
 .PHONY: demo
 demo: setup build ## a whole cluster on this machine: runs a service, loses a worker, locks and unlocks a manager
