@@ -163,7 +163,7 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("Address", n.Address)
 	line("Labels", pairs(v.GetNode().GetLabels()))
 	if v.JoinedAt != 0 {
-		line("Joined", ago(time.Unix(v.JoinedAt, 0), now)+" with token "+v.TokenId)
+		line("Joined", ago(time.Unix(0, v.JoinedAt), now)+" with token "+v.TokenId)
 	}
 	if v.LeafNotAfter != 0 {
 		line("Certificate", "expires "+in(time.Unix(v.LeafNotAfter, 0), now))
