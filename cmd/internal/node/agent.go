@@ -40,6 +40,7 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 		Dial: func(ctx context.Context) (grpc.ClientConnInterface, io.Closer, error) {
 			cc, err := n.dialManager(ctx, creds, managers())
 			if err != nil {
+				n.setTrouble(err)
 				return nil, nil, err
 			}
 			return cc, cc, nil
@@ -129,9 +130,7 @@ func (s noticed) RecvMsg(m any) error { return s.n.notice(s.ClientStream.RecvMsg
 
 func (n *Node) notice(err error) error {
 	if status.Code(err) == codes.Unauthenticated {
-		n.mu.Lock()
-		n.st.message = status.Convert(err).Message()
-		n.mu.Unlock()
+		n.setTrouble(errors.New(status.Convert(err).Message()))
 	}
 	return err
 }

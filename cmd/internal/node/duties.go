@@ -141,6 +141,7 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher) {
 	run("scheduler", func(ctx context.Context) error {
 		return scheduler.Run(ctx, scheduler.Config{Store: m.store, Logger: m.n.log.With("part", "scheduler")})
 	})
+	run("certificates", m.adoptLeaves)
 	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
 	wg.Wait()
 }

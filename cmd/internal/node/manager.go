@@ -197,6 +197,9 @@ func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
 	if k.creds, err = credentials(f.Chain, resp.GetLeafKey()); err != nil {
 		return nil, err
 	}
+	if err := n.reissue(ctx, k.creds); err != nil {
+		return nil, err
+	}
 	k.sealer, err = autolock.NewSealer(resp.GetDek(), resp.GetDekEpoch())
 	return k, err
 }

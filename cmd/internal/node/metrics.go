@@ -71,6 +71,8 @@ type selfStatus struct {
 	applied      uint64
 	leafNotAfter int64
 	message      string
+	// trouble is why the agent has no session.
+	trouble string
 }
 
 // ready returns why the node does not do its work.

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -179,12 +180,25 @@ func (n *Node) setSession(up bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.st.session = up
+	if up {
+		n.st.trouble = ""
+	}
+}
+
+// setTrouble keeps why there is no session with a manager.
+func (n *Node) setTrouble(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.st.trouble = err.Error()
 }
 
 func (n *Node) status() selfStatus {
 	n.mu.Lock()
 	s, live := n.st, n.live
 	n.mu.Unlock()
+	if s.trouble != "" && !s.session {
+		s.message = strings.TrimPrefix(s.message+"; no session with a manager: "+s.trouble, "; ")
+	}
 	if live != nil {
 		live.fill(&s)
 	}

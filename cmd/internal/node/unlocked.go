@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -30,6 +31,10 @@ type managerState struct {
 	creds *pki.Credentials
 	// slotEpoch is what this manager's keyd is sealed to.
 	slotEpoch atomic.Uint64
+	// opened is set once store is: raft may dial before Open returns.
+	opened atomic.Bool
+	// leaves are re-issued certificates that this manager, leading, has met.
+	leaves chan *x509.Certificate
 
 	mu       sync.Mutex // guards the connection to the leader
 	leaderTo string
@@ -48,15 +53,17 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err != nil {
 		return err
 	}
-	store, err := raftstore.Open(ctx, raftstore.Config{
+	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16)}
+	m.store, err = raftstore.Open(ctx, raftstore.Config{
 		Dir: n.disk.raftDir(), NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: 1,
 		Tables: tables(), Sealer: k.sealer, InitialPeers: self.Peers, Logger: n.log.With("part", "store"),
-		Transport: raftstore.Transport{Listener: listener, Advertise: raftstore.JoinAddr(self.NodeID, self.Advertise), Dial: port.RaftDialer(k.creds)},
+		Transport: raftstore.Transport{Listener: listener, Advertise: raftstore.JoinAddr(self.NodeID, self.Advertise), Dial: m.dialRaft},
 	})
 	if err != nil {
 		return err
 	}
-	m := &managerState{n: n, store: store, creds: k.creds}
+	store := m.store
+	m.opened.Store(true)
 	defer func() {
 		m.dropConn()
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -107,7 +114,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		if err := m.awaitLeader(ctx); err != nil {
 			return err
 		}
-		n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, m, "manager")
+		n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, m, "")
 		ready()
 		<-ctx.Done()
 		return ctx.Err()
@@ -160,6 +167,7 @@ func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) e
 		case !m.store.PeerAllowed(p.NodeID):
 			return fmt.Errorf("node %s is no manager of this cluster", p.NodeID)
 		}
+		m.met(p.Leaf)
 		return nil
 	}
 }

@@ -45,7 +45,7 @@ func (n *Node) worker(ctx context.Context) (state, error) {
 		return nil, err
 	}
 	w := &workerState{n, creds}
-	n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, w, "worker")
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, w, "")
 
 	var left *request
 	g, gctx := errgroup.WithContext(ctx)

@@ -1,0 +1,42 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/x509"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// Adoptable reports whether a manager's record should be brought to that leaf,
+// which its holder showed on a verified connection: a manager that slept past
+// its certificate's end had its own keyd certify a new key, and nobody could
+// record that then. Only a leaf that ends later than the recorded one counts, so
+// that an old, stolen one is never taken back into use.
+func Adoptable(n *pkipb.Node, leaf *x509.Certificate) bool {
+	id, err := profile.NodeFromCert(leaf)
+	return err == nil && n != nil && n.GetId() == id.NodeID && !n.GetDenied() &&
+		n.GetRole() == profilepb.Role_ROLE_MANAGER && id.Role == profilepb.Role_ROLE_MANAGER &&
+		!bytes.Equal(n.GetLeafSpki(), id.SPKI) && !bytes.Equal(n.GetPreviousSpki(), id.SPKI) &&
+		leaf.NotAfter.Unix() > n.GetLeafNotAfter()
+}
+
+// AdoptLeaf records a leaf that is Adoptable; others change nothing.
+func AdoptLeaf(tx *raftstore.Tx, leaf *x509.Certificate) error {
+	id, err := profile.NodeFromCert(leaf)
+	if err != nil {
+		return err
+	}
+	n, _ := store.Nodes.Get(tx, id.NodeID)
+	if !Adoptable(n, leaf) {
+		return nil
+	}
+	n = proto.CloneOf(n)
+	n.PreviousSpki, n.LeafSpki, n.LeafNotAfter = nil, id.SPKI, leaf.NotAfter.Unix()
+	return store.Nodes.Put(tx, n)
+}

@@ -1,0 +1,85 @@
+package pki_test
+
+import (
+	"crypto/x509"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/pkitest"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
+)
+
+func TestAdoptLeaf(t *testing.T) {
+	ca := pkitest.New(t)
+	now := time.Now()
+	id := profile.Identity{ClusterID: ca.ClusterID, NodeID: ident.New(), Role: profilepb.Role_ROLE_MANAGER}
+	keydKey, err := pkitest.KeydKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.KeydKey = keydKey
+	issue := func(at time.Time, role profilepb.Role) *x509.Certificate {
+		key, err := pki.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		who := id
+		if who.Role = role; role != profilepb.Role_ROLE_MANAGER {
+			who.KeydKey = nil
+		}
+		chain, err := ca.Issue(who, key.Public(), at, profile.LeafLife)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certs, err := profile.ParseChain(chain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return certs[0]
+	}
+	recorded := issue(now.Add(-48*time.Hour), id.Role)
+	base := &pkipb.Node{Id: id.NodeID, Role: id.Role, LeafSpki: profile.SPKIHash(recorded), LeafNotAfter: recorded.NotAfter.Unix()}
+	fresh := issue(now, id.Role)
+	for _, tc := range []struct {
+		name   string
+		leaf   *x509.Certificate
+		change func(*pkipb.Node)
+		want   bool
+	}{
+		{"re-issued after a long sleep", fresh, func(*pkipb.Node) {}, true},
+		{"older than the recorded one", issue(now.Add(-72*time.Hour), id.Role), func(*pkipb.Node) {}, false},
+		{"recorded already", recorded, func(*pkipb.Node) {}, false},
+		{"of a removed node", fresh, func(n *pkipb.Node) { n.Denied = true }, false},
+		{"of a node that is a worker by now", fresh, func(n *pkipb.Node) { n.Role = profilepb.Role_ROLE_WORKER }, false},
+		{"a boot leaf", issue(now, profilepb.Role_ROLE_BOOT), func(*pkipb.Node) {}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := raftstoretest.New(t, store.Tables()...)
+			rec := proto.CloneOf(base)
+			tc.change(rec)
+			put := func(tx *raftstore.Tx) error { return store.Nodes.Put(tx, rec) }
+			adopt := func(tx *raftstore.Tx) error { return pki.AdoptLeaf(tx, tc.leaf) }
+			for _, f := range []func(*raftstore.Tx) error{put, adopt} {
+				if err := s.Update(t.Context(), f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n, err := store.Directory{Store: s}.Node(id.NodeID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := n.GetLeafNotAfter() == tc.leaf.NotAfter.Unix() && string(n.GetLeafSpki()) != string(rec.GetLeafSpki()); got != tc.want {
+				t.Errorf("adopted: %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
