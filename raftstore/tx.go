@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	memdb "github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
@@ -93,7 +94,10 @@ func (tx *Tx) put(t Registered, given Object) error {
 	if tx.done {
 		return errTxDone
 	}
-	o := cloneObject(given)
+	o, data, err := canonical(t, given)
+	if err != nil {
+		return err
+	}
 	id, version := o.GetId(), o.GetMeta().GetVersion()
 	key := objectKey{t.Name(), id}
 	there, err := lookup(tx.r.txn, t.Name(), id)
@@ -114,15 +118,6 @@ func (tx *Tx) put(t Registered, given Object) error {
 	if err := insert(tx.r.txn, t, o); err != nil {
 		return err
 	}
-	bare := cloneObject(o)
-	setMeta(bare, nil)
-	data, err := proto.Marshal(bare)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", t.Name(), id, err)
-	}
-	if data == nil {
-		data = []byte{}
-	}
 	op := &raftstorepb.Op{Table: t.Name(), Id: id, ExpectVersion: version, Object: data}
 	if written {
 		tx.bytes += len(data) - len(tx.ops[pos].GetObject())
@@ -130,6 +125,34 @@ func (tx *Tx) put(t Registered, given Object) error {
 		return tx.checkBounds()
 	}
 	return tx.add(key, op)
+}
+
+// canonical encodes an object as it is proposed, without its Meta, and returns
+// what that decodes to. It decodes with the state machine's own rules: those
+// halt a manager, and what a peer sent may hold anything, so whatever would be
+// refused there has to be refused here, before every manager sees it.
+func canonical(t Registered, given Object) (Object, []byte, error) {
+	bare := cloneObject(given)
+	meta := bare.GetMeta()
+	setMeta(bare, nil)
+	if size := proto.Size(bare); size > MaxTransactionBytes {
+		return nil, nil, ErrTooLarge
+	}
+	data, err := proto.Marshal(bare)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", t.Name(), err)
+	}
+	if data == nil {
+		data = []byte{} // an absent object is a deletion
+	}
+	o, err := t.decode(data)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: the object is refused: %w", t.Name(), err)
+	}
+	if meta != nil {
+		setMeta(o, meta)
+	}
+	return o, data, nil
 }
 
 func (tx *Tx) delete(t Registered, id string) error {
@@ -196,6 +219,9 @@ func (tx *Tx) encode() (*raftstorepb.Transaction, error) {
 		return nil, ErrTooLarge
 	}
 	for key, version := range tx.reads {
+		if !utf8.ValidString(key.id) {
+			return nil, fmt.Errorf("%s: an id that was read is no UTF-8", key.table) // it would spoil the whole entry
+		}
 		out.Reads = append(out.Reads, &raftstorepb.Precondition{Table: key.table, Id: key.id, Version: version})
 	}
 	if proto.Size(out) > MaxTransactionBytes {
