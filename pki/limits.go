@@ -36,6 +36,9 @@ const (
 	renewBackoffMin = 5 * time.Second
 	renewBackoffMax = 10 * time.Minute
 
+	// clockCheck is how often a wait for a renewal looks at the wall clock.
+	clockCheck = time.Minute
+
 	// renewTimeout bounds one attempt.
 	renewTimeout = time.Minute
 )

@@ -45,7 +45,7 @@ type Renewer struct {
 func (r *Renewer) Run(ctx context.Context) error {
 	for {
 		at := renewAt(r.Credentials.Leaf(), rand.Float64())
-		if err := waitUntil(ctx, at); err != nil {
+		if err := waitUntil(ctx, at, time.Now); err != nil {
 			return nil
 		}
 		for backoff := renewBackoffMin; ; backoff = min(2*backoff, renewBackoffMax) {
@@ -60,7 +60,7 @@ func (r *Renewer) Run(ctx context.Context) error {
 				"not_after", r.Credentials.Leaf().NotAfter, "retry_in", backoff)
 			// Jitter, so that nodes that failed together do not return together.
 			wait := backoff/2 + time.Duration(rand.Int64N(int64(backoff)))
-			if err := waitUntil(ctx, time.Now().Add(wait)); err != nil {
+			if err := pause(ctx, wait); err != nil {
 				return nil
 			}
 		}
@@ -74,8 +74,23 @@ func renewAt(leaf *x509.Certificate, share float64) time.Time {
 	return issued.Add(time.Duration(float64(life) * (renewFrom + share*(renewUntil-renewFrom))))
 }
 
-func waitUntil(ctx context.Context, t time.Time) error {
-	timer := time.NewTimer(time.Until(t))
+// waitUntil waits for a time of the wall clock, by which certificates expire.
+// Timers run on another clock, which stands still while a machine sleeps and
+// knows nothing of a clock that was set: so it looks again now and then.
+func waitUntil(ctx context.Context, t time.Time, now func() time.Time) error {
+	for {
+		left := t.Sub(now().Round(0)) // Round drops the reading of the other clock
+		if left <= 0 {
+			return ctx.Err()
+		}
+		if err := pause(ctx, min(left, clockCheck)); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
