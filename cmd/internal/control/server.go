@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -43,7 +44,9 @@ type Config struct {
 	Minter    Minter
 	Images    Images
 	Logs      LogSource
-	Logger    *slog.Logger
+	// Sessions lists the nodes that are connected now.
+	Sessions func() []dispatcher.SessionInfo
+	Logger   *slog.Logger
 }
 
 // Server implements controlpb.ControlServer.

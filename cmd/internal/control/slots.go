@@ -17,7 +17,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
-	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -29,21 +28,26 @@ func (s *Server) ListSlots(ctx context.Context, _ *controlpb.ListSlotsRequest) (
 		if !ok {
 			return errors.New("the store has no slot record")
 		}
-		resp.Slots, resp.Managers = rec.GetSet(), acks(r)
+		resp.Slots, resp.Managers = rec.GetSet(), s.acks(r)
 		return nil
 	})
 	return resp, err
 }
 
-// acks are the managers with the slot epoch they last reported, by name.
-func acks(r raftstore.Reader) (out []*controlpb.SlotAck) {
+// acks are the managers with the slot epoch they last reported, by name. Only
+// one with a session now is there to seal: a node's state lags behind.
+func (s *Server) acks(r raftstore.Reader) (out []*controlpb.SlotAck) {
+	connected := map[string]bool{}
+	for _, ses := range s.c.Sessions() {
+		connected[ses.NodeID] = true
+	}
 	for n := range pkistore.Nodes.By(r, "role", "manager") {
 		if n.GetDenied() {
 			continue
 		}
 		sched, _ := schedstore.Nodes.Get(r, n.GetId())
 		out = append(out, &controlpb.SlotAck{NodeId: n.GetId(), Name: n.GetName(), Epoch: sched.GetDescription().GetSlotEpoch(),
-			Reachable: sched.GetState() == schedulerpb.NodeState_NODE_STATE_READY})
+			Reachable: connected[n.GetId()]})
 	}
 	slices.SortFunc(out, func(a, b *controlpb.SlotAck) int {
 		return strings.Compare(a.GetName()+a.GetNodeId(), b.GetName()+b.GetNodeId())
@@ -70,7 +74,7 @@ func (s *Server) RotateSlot(req *controlpb.RotateSlotRequest, stream controlpb.C
 		if !ok {
 			return errors.New("the store has no slot record")
 		}
-		for _, m := range acks(tx) {
+		for _, m := range s.acks(tx) {
 			if !m.GetReachable() {
 				return apierr.State("bring it back (a locked one: `redoubt unlock` on it) and try again", "manager %s is away and would keep the old key", m.GetName())
 			}
@@ -117,7 +121,7 @@ func (s *Server) reportAcks(stream controlpb.Control_RotateSlotServer, epoch uin
 func (s *Server) followAcks(stream controlpb.Control_RotateSlotServer, w *raftstore.Watch, epoch uint64) (done bool, err error) {
 	for {
 		msg := &controlpb.RotateSlotResponse{Epoch: epoch}
-		if err := s.c.Store.View(func(r *raftstore.ReadTx) error { msg.Managers = acks(r); return nil }); err != nil {
+		if err := s.c.Store.View(func(r *raftstore.ReadTx) error { msg.Managers = s.acks(r); return nil }); err != nil {
 			return false, err
 		}
 		msg.Done = !slices.ContainsFunc(msg.Managers, func(a *controlpb.SlotAck) bool { return a.GetEpoch() < epoch })

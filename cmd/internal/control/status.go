@@ -46,7 +46,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 		}
 		rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
 		resp.SlotEpoch = rec.GetSet().GetEpoch()
-		for _, m := range acks(r) {
+		for _, m := range s.acks(r) {
 			if m.GetEpoch() < resp.SlotEpoch {
 				warn("manager %s still opens with the unlock key of before the rotation: `redoubt unlock-key slot ls`", m.GetName())
 			}

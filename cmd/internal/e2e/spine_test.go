@@ -281,13 +281,13 @@ func workerDies(t *testing.T, c *cluster) {
 	c.ok("manager-1", "service", "rm", "crowd")
 }
 
-// containers are the pids of the containers' own processes on a host.
-func (c *cluster) containers(h host) map[string]bool {
+// processes are the pids in a task's container on a host.
+func (c *cluster) processes(h host, task string) map[string]bool {
 	out := map[string]bool{}
 	all, _ := filepath.Glob("/proc/[0-9]*/cgroup")
 	for _, p := range all {
 		b, _ := os.ReadFile(p)
-		if strings.Contains(string(b), "/redoubt-lab/"+c.name+"/"+h.Name+"/") {
+		if strings.Contains(string(b), "/redoubt-lab/"+c.name+"/"+h.Name+"/"+task) {
 			out[filepath.Base(filepath.Dir(p))] = true
 		}
 	}
@@ -296,9 +296,15 @@ func (c *cluster) containers(h host) map[string]bool {
 
 func daemonsDie(t *testing.T, c *cluster) {
 	h := c.host("worker-2")
-	before := c.containers(h)
-	if len(before) == 0 {
-		t.Fatal("no container runs on worker-2")
+	var task string
+	for _, tk := range c.tasks("manager-1", "edge") {
+		if tk.Node == h.Name && tk.State == "running" {
+			task = tk.ID
+		}
+	}
+	before := c.processes(h, task)
+	if task == "" || len(before) == 0 {
+		t.Fatal("no container of edge runs on worker-2")
 	}
 	for _, name := range []string{"redoubtd", "redoubt-rund", "redoubt-netd", "redoubt-keyd"} {
 		old := c.daemons(h)[name]
@@ -315,7 +321,7 @@ func daemonsDie(t *testing.T, c *cluster) {
 		})
 		answers(t, c, "worker-2")
 	}
-	after := c.containers(h)
+	after := c.processes(h, task)
 	for pid := range before {
 		if !after[pid] {
 			t.Errorf("process %s of a container is gone", pid)
@@ -337,7 +343,7 @@ func lockedManager(t *testing.T, c *cluster) {
 	c.lab("stop", "manager-2")
 	c.lab("start", "manager-2")
 	c.refused("manager-2", 4, "locked", nil, "service", "ls")
-	c.refused("manager-2", 4, "no slot", []byte("RDTKEY-AAAAAAAA"), "unlock")
+	c.refused("manager-2", 4, "key", []byte("RDTKEY-AAAAAAAA"), "unlock")
 	wrong := newKey(t)
 	c.refused("manager-2", 4, "nothing was changed", []byte(wrong), "unlock")
 	c.refused("manager-2", 4, "locked", nil, "service", "ls")
