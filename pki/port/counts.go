@@ -20,7 +20,6 @@ type class int
 
 const (
 	classConnection class = iota
-	classHalfOpen
 	classAnonymous
 	classSplice
 	classNode
@@ -69,8 +68,6 @@ func (c *counts) bounds(cl class) (total, each int) {
 	switch cl {
 	case classConnection:
 		return l.Connections, 0
-	case classHalfOpen:
-		return l.HalfOpen, l.HalfOpenPerSource
 	case classAnonymous:
 		return l.Anonymous, l.AnonymousPerSource
 	case classSplice:

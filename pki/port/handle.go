@@ -1,6 +1,7 @@
 package port
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -29,7 +30,7 @@ var (
 	errNoLeader   = errors.New("there is no leader to hand the connection to")
 	errNotHere    = errors.New("nobody serves that protocol here now")
 	errTwoHops    = errors.New("a spliced connection reached a manager that does not lead")
-	errTooMany    = errors.New("too many handshakes or connections from that source")
+	errTooMany    = errors.New("too many connections from that source")
 	errModeChange = errors.New("the manager was locked or unlocked meanwhile")
 )
 
@@ -47,16 +48,16 @@ func (p *Port) handle(in *incoming) {
 
 // dispatch reports whether somebody else closes the connection now.
 func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
-	giveHalf, ok := p.counts.take(classHalfOpen, sourceKey(in.RemoteAddr()))
-	if !ok {
-		return false, errTooMany
-	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	giveHalf := p.half.take(sourceKey(in.RemoteAddr()), cancel)
 	defer giveHalf()
 	if err := in.SetDeadline(time.Now().Add(p.cfg.Limits.Handshake)); err != nil {
 		return false, err
 	}
-	// A half-open connection is not tracked; ending Serve must still end it.
-	stop := afterDone(p.ctx, in.Conn)
+	// A half-open connection is not tracked; ending Serve, or having to make
+	// room, must still end it.
+	stop := afterDone(ctx, in.Conn)
 	defer stop()
 	offered, read, err := peekHello(in.Conn)
 	if err != nil {
@@ -71,46 +72,46 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	case in.via != nil && alpn != pki.ALPNGRPC:
 		return false, fmt.Errorf("protocol %q cannot be spliced", alpn)
 	case m.creds == nil:
-		return p.dispatchLocked(in, alpn, m)
+		return p.dispatchLocked(ctx, in, alpn, m)
 	case alpn == pki.ALPNGRPC:
-		return p.dispatchGRPC(in, m, read, giveHalf)
+		return p.dispatchGRPC(ctx, in, m, read, giveHalf)
 	case alpn == pki.ALPNLocal && !m.leader().Self:
 		return false, errNoLeader
 	case alpn == pki.ALPNRaft, alpn == pki.ALPNLock, alpn == pki.ALPNLocal:
-		return p.serve(in, alpn, m, m.creds)
+		return p.serve(ctx, in, alpn, m, m.creds)
 	case alpn == pki.ALPNLeader:
-		return p.dispatchSpliced(in, m, giveHalf)
+		return p.dispatchSpliced(ctx, in, m, giveHalf)
 	}
 	return false, fmt.Errorf("unknown protocol %q", alpn)
 }
 
 // dispatchLocked answers with the boot leaf. On h2 that leaf is the answer.
-func (p *Port) dispatchLocked(in *incoming, alpn string, m mode) (bool, error) {
+func (p *Port) dispatchLocked(ctx context.Context, in *incoming, alpn string, m mode) (bool, error) {
 	switch alpn {
 	case pki.ALPNLock:
-		return p.serve(in, alpn, m, p.cfg.Boot)
+		return p.serve(ctx, in, alpn, m, p.cfg.Boot)
 	case pki.ALPNGRPC:
-		return false, tls.Server(in.Conn, p.cfg.Boot.ServerConfig(alpn)).HandshakeContext(p.ctx)
+		return false, tls.Server(in.Conn, p.cfg.Boot.ServerConfig(alpn)).HandshakeContext(ctx)
 	}
 	return false, errNotHere
 }
 
-func (p *Port) dispatchGRPC(in *incoming, m mode, read []byte, giveHalf func()) (bool, error) {
+func (p *Port) dispatchGRPC(ctx context.Context, in *incoming, m mode, read []byte, giveHalf func()) (bool, error) {
 	l := m.leader()
 	switch {
 	case l.Self:
-		return p.serve(in, pki.ALPNGRPC, m, m.creds)
+		return p.serve(ctx, in, pki.ALPNGRPC, m, m.creds)
 	case in.via != nil:
 		return false, errTwoHops
 	case l.NodeID == "" || l.Address == "":
 		return false, errNoLeader
 	}
-	return false, p.splice(in, m, l, read, giveHalf)
+	return false, p.splice(ctx, in, m, l, read, giveHalf)
 }
 
 // dispatchSpliced takes the caller's own TLS out of a follower's connection.
-func (p *Port) dispatchSpliced(in *incoming, m mode, giveHalf func()) (bool, error) {
-	outer, peer, err := p.handshake(in.Conn, pki.ALPNLeader, m.creds)
+func (p *Port) dispatchSpliced(ctx context.Context, in *incoming, m mode, giveHalf func()) (bool, error) {
+	outer, peer, err := p.handshake(ctx, in.Conn, pki.ALPNLeader, m.creds)
 	if err != nil {
 		return false, err
 	}
@@ -128,9 +129,9 @@ func (p *Port) dispatchSpliced(in *incoming, m mode, giveHalf func()) (bool, err
 }
 
 // handshake completes a server's handshake and returns the admitted peer.
-func (p *Port) handshake(raw net.Conn, alpn string, creds *pki.Credentials) (*tls.Conn, *authz.Peer, error) {
+func (p *Port) handshake(ctx context.Context, raw net.Conn, alpn string, creds *pki.Credentials) (*tls.Conn, *authz.Peer, error) {
 	conn := tls.Server(raw, creds.ServerConfig(alpn))
-	if err := conn.HandshakeContext(p.ctx); err != nil {
+	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, nil, err
 	}
 	peer, err := creds.VerifyPeer(conn.ConnectionState(), pki.ExpectClient(alpn))
@@ -141,8 +142,8 @@ func (p *Port) handshake(raw net.Conn, alpn string, creds *pki.Credentials) (*tl
 }
 
 // serve shakes hands and hands the connection to the protocol's listener.
-func (p *Port) serve(in *incoming, alpn string, m mode, creds *pki.Credentials) (bool, error) {
-	tc, peer, err := p.handshake(in.Conn, alpn, creds)
+func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, creds *pki.Credentials) (bool, error) {
+	tc, peer, err := p.handshake(ctx, in.Conn, alpn, creds)
 	if err != nil {
 		return false, err
 	}

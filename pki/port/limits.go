@@ -7,7 +7,7 @@ type Limits struct {
 	// Connections in all, of every kind.
 	Connections int
 	// HalfOpen bounds handshakes at a time, HalfOpenPerSource those of one
-	// source (an IPv4 address or an IPv6 /64).
+	// source (an IPv4 address or an IPv6 /64). Beyond them the oldest go.
 	HalfOpen          int
 	HalfOpenPerSource int
 	// Anonymous bounds callers without a certificate.

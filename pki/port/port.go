@@ -41,6 +41,7 @@ type Config struct {
 type Port struct {
 	cfg    Config
 	counts *counts
+	half   *halfOpen
 	ctx    context.Context // of Serve: ends dials and splices
 	wg     sync.WaitGroup  // connections being handled
 
@@ -74,7 +75,7 @@ func New(c Config) (*Port, error) {
 		return nil, errors.New("port: the configuration is incomplete")
 	}
 	c.Limits = c.Limits.withDefaults()
-	return &Port{cfg: c, counts: newCounts(c.Limits), listeners: map[string]*listener{}, open: map[tracked]struct{}{}}, nil
+	return &Port{cfg: c, counts: newCounts(c.Limits), half: newHalfOpen(c.Limits), listeners: map[string]*listener{}, open: map[tracked]struct{}{}}, nil
 }
 
 var served = []string{pki.ALPNGRPC, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock}

@@ -15,17 +15,23 @@ import (
 // splice copies the caller's bytes, beginning with its ClientHello, to the
 // leader and back until either side ends. The caller's handshake is with the
 // leader; this manager sees ciphertext.
-func (p *Port) splice(in *incoming, m mode, l Leader, hello []byte, giveHalf func()) error {
+func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello []byte, giveHalf func()) error {
 	give, ok := p.counts.take(classSplice, sourceKey(in.RemoteAddr()))
 	if !ok {
 		return errTooMany
 	}
 	defer give()
+	// It takes a second connection, and a second file descriptor.
+	giveConn, ok := p.counts.take(classConnection, "")
+	if !ok {
+		return errTooMany
+	}
+	defer giveConn()
 	header, err := appendSource(nil, in.RemoteAddr())
 	if err != nil {
 		return err
 	}
-	out, err := pki.DialTLS(p.ctx, l.Address, m.creds.ClientConfig(pki.ALPNLeader, l.NodeID))
+	out, err := pki.DialTLS(ctx, l.Address, m.creds.ClientConfig(pki.ALPNLeader, l.NodeID))
 	if err != nil {
 		return fmt.Errorf("the leader cannot be reached: %w", err)
 	}
