@@ -1,0 +1,90 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/port"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// reissueBefore is how long before its end a leaf is replaced at start: a
+// manager that slept cannot ask the others with a certificate that has expired.
+const reissueBefore = time.Hour
+
+// reissue has this manager's own keyd certify a new key where the leaf has
+// expired or is about to. The leader adopts the new leaf when it meets it.
+func (n *Node) reissue(ctx context.Context, creds *pki.Credentials) error {
+	if time.Until(creds.Leaf().NotAfter) > reissueBefore {
+		return nil
+	}
+	key, csr, err := newKeyAndCSR()
+	if err != nil {
+		return err
+	}
+	resp, err := n.keyd.SignOwn(ctx, &keydpb.SignOwnRequest{Csr: csr})
+	if err != nil {
+		return fmt.Errorf("re-issue this manager's certificate: %w", err)
+	}
+	if err := n.keepManagerLeaf(ctx, resp.GetLeaf(), key); err != nil {
+		return err
+	}
+	n.log.Warn("the certificate had expired, or nearly; this manager re-issued it", "was", creds.Leaf().NotAfter)
+	return creds.SetLeaf(resp.GetLeaf(), key)
+}
+
+// dialRaft is how the store reaches another manager. It looks at the leaf that
+// is met there.
+func (m *managerState) dialRaft(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := port.RaftDialer(m.creds)(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	if tc, ok := conn.(*tls.Conn); ok {
+		m.met(tc.ConnectionState().PeerCertificates[0])
+	}
+	return conn, nil
+}
+
+// met notes a leaf that another manager showed on a verified connection, where
+// this manager leads and its records do not know it.
+func (m *managerState) met(leaf *x509.Certificate) {
+	if !m.opened.Load() || !m.store.IsLeader() {
+		return
+	}
+	id, err := profile.NodeFromCert(leaf)
+	if err != nil {
+		return
+	}
+	rec, err := pkistore.Directory{Store: m.store}.Node(id.NodeID)
+	if err != nil || !pki.Adoptable(rec, leaf) {
+		return
+	}
+	select {
+	case m.leaves <- leaf:
+	default: // it will be met again
+	}
+}
+
+// adoptLeaves records re-issued leaves: its own first, then those met.
+func (m *managerState) adoptLeaves(ctx context.Context) error {
+	for leaf := m.creds.Leaf(); ; {
+		err := m.store.Update(ctx, func(tx *raftstore.Tx) error { return pki.AdoptLeaf(tx, leaf) })
+		if err != nil {
+			m.n.log.Warn("a re-issued certificate was not recorded", "err", err)
+		}
+		select {
+		case leaf = <-m.leaves:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
