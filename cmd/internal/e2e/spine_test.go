@@ -358,7 +358,15 @@ func lockedManager(t *testing.T, c *cluster) {
 
 func rotation(t *testing.T, c *cluster) {
 	old := c.key()
-	out := c.ok("manager-3", "unlock-key", "rotate")
+	var out string
+	eventually(t, time.Minute, func() string {
+		// Refused until the manager that was unlocked just now has its session.
+		r := c.on("manager-3", "unlock-key", "rotate")
+		if out = r.stdout; r.code != 0 {
+			return r.String()
+		}
+		return ""
+	})
 	i := strings.Index(out, "RDTKEY-")
 	if i < 0 {
 		t.Fatalf("no key was shown: %s", out)
