@@ -19,8 +19,10 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
@@ -38,6 +40,10 @@ const (
 	MaxSocketPath = 107
 	// maxReply bounds one answer: a listing of 100,000 tasks fits.
 	maxReply = 64 << 20
+	// answerWait is how long a node may take to accept a connection. The
+	// supervisor keeps the socket bound while redoubtd is away, for at most ten
+	// seconds between two starts; who waits longer waits for one that fails.
+	answerWait = 12 * time.Second
 )
 
 // ParseHost returns the path in a unix:// address. Other schemes are refused:
@@ -65,8 +71,9 @@ type Client struct {
 	conn *grpc.ClientConn
 }
 
-// Dial connects to the API socket at path. The first connection is made here,
-// so that a node that is not there is said plainly and at once.
+// Dial connects to the API socket at path and waits until somebody answers
+// there, so that a node that is not there, or whose redoubtd does not start, is
+// said plainly and soon.
 func Dial(ctx context.Context, path string) (*Client, error) {
 	var d net.Dialer
 	first, err := d.DialContext(ctx, "unix", path)
@@ -91,7 +98,39 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		return nil, err
 	}
 	conn.Connect() // takes first over at once, so that Close closes it
+	if err := awaitAnswer(ctx, conn, path); err != nil {
+		conn.Close()
+		return nil, err
+	}
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), conn}, nil
+}
+
+func awaitAnswer(ctx context.Context, conn *grpc.ClientConn, path string) error {
+	wait, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			return nil
+		case connectivity.TransientFailure:
+			if os.Geteuid() != 0 { // the server closes the connection of a foreign uid
+				return foreignUser()
+			}
+		case connectivity.Idle:
+			conn.Connect()
+		}
+		if !conn.WaitForStateChange(wait, state) {
+			if err := ctx.Err(); err != nil {
+				return apierr.Decode(err)
+			}
+			return apierr.New(apierr.ReasonUnreachable, "the log of redoubt-node says why (a mistake in its configuration file, for one)", "nobody answers at %s: redoubtd does not run or does not start", path)
+		}
+	}
+}
+
+func foreignUser() error {
+	return apierr.New(apierr.ReasonDenied, "run the command as root", "the node refused this user")
 }
 
 // Close ends the connection.
@@ -119,7 +158,7 @@ func Err(err error) error {
 		return e
 	}
 	if os.Geteuid() != 0 { // the server closes the connection of a foreign uid
-		return apierr.New(apierr.ReasonDenied, "run the command as root", "the node refused this user")
+		return foreignUser()
 	}
 	e.Remedy = "see the log of redoubt-node"
 	return e

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 )
@@ -39,7 +40,12 @@ func (a *app) dial(ctx context.Context) (*api, error) {
 
 // with dials, runs f under the bound of one call, and decodes its error.
 func (a *app) with(ctx context.Context, f func(context.Context, *api) error) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	return a.within(ctx, callTimeout, f)
+}
+
+// within is with under another bound.
+func (a *app) within(ctx context.Context, bound time.Duration, f func(context.Context, *api) error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	c, err := a.dial(ctx)
 	if err != nil {

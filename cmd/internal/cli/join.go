@@ -10,9 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
 const clusterPort = "2377"
@@ -76,13 +78,6 @@ func (a *app) runJoin(ctx context.Context, managers []string, advertise string, 
 	if advertise, err = withPort(advertise); err != nil {
 		return usagef("--advertise: %v", err)
 	}
-	token, err := read()
-	if err != nil {
-		return err
-	}
-	if _, err := pki.ParseToken(token); err != nil { // before anything is dialled
-		return fmt.Errorf("the join token is not usable: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	c, err := a.dial(ctx)
@@ -90,6 +85,21 @@ func (a *app) runJoin(ctx context.Context, managers []string, advertise string, 
 		return err
 	}
 	defer c.Close()
+	// A member is told so before it is asked for a token.
+	st, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	if st.ClusterId != "" {
+		return apierr.InCluster(st.ClusterId)
+	}
+	token, err := read()
+	if err != nil {
+		return err
+	}
+	if _, err := pki.ParseToken(token); err != nil { // before any manager is dialled
+		return fmt.Errorf("the join token is not usable: %w", err)
+	}
 	r, err := c.Join(ctx, &controlpb.JoinRequest{Token: token, Managers: managers, Advertise: advertise})
 	if err != nil {
 		return apiclient.Err(err)
@@ -103,23 +113,67 @@ func (a *app) leaveCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "leave [--force]",
 		Short: "Take this machine out of its cluster and wipe what it kept of it",
+		Long: `leave makes this machine a member of nothing and wipes its keys. On a worker its
+record stays on the managers, down, until ` + "`redoubt node rm`" + ` removes it there.
+
+A manager leaves with --force only. Its copy of the cluster is gone for good;
+when it was the only one, the cluster is. The other managers go on counting it:
+of three, both others must then stay up.`,
 		Example: `  redoubt leave
 
-  # Also when no manager answers, or when this is the last manager
+  # A manager, also the last one: there is no way back
   redoubt leave --force`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.with(c.Context(), func(ctx context.Context, api *api) error {
-				if _, err := api.Leave(ctx, &controlpb.LeaveRequest{Force: force}); err != nil {
-					return err
-				}
-				fmt.Fprintln(a.Stdout, "This node left its cluster.")
-				return nil
-			})
+			return a.with(c.Context(), func(ctx context.Context, api *api) error { return a.runLeave(ctx, api, force) })
 		},
 	}
-	c.Flags().BoolVarP(&force, "force", "f", false, "leave though no manager agrees, or the cluster ends with it")
+	c.Flags().BoolVarP(&force, "force", "f", false, "leave though this is a manager, even the last")
 	return c
+}
+
+func (a *app) runLeave(ctx context.Context, c *api, force bool) error {
+	st, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
+	if err != nil {
+		return err
+	}
+	manager := st.Role == profilepb.Role_ROLE_MANAGER
+	if manager && !force {
+		return apierr.State("add --force if that is meant, there is no way back", "%s", leaveCosts(ctx, c))
+	}
+	if _, err := c.Leave(ctx, &controlpb.LeaveRequest{Force: force}); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.Stdout, "This node left its cluster.")
+	if !manager && st.NodeId != "" {
+		fmt.Fprintf(a.Stderr, "Its record stays on the managers: `redoubt node rm %s` there removes it.\n", shortID(st.NodeId))
+	}
+	return nil
+}
+
+// leaveCosts says what the cluster loses with this manager, as far as it can
+// be known: a locked manager cannot say.
+func leaveCosts(ctx context.Context, c *api) string {
+	const gone = "a manager that leaves gives up its copy of the cluster for good"
+	r, err := c.GetStatus(ctx, &controlpb.GetStatusRequest{})
+	if err != nil {
+		return gone
+	}
+	voters := 0
+	for _, m := range r.Managers {
+		if m.Voter {
+			voters++
+		}
+	}
+	switch voters {
+	case 0:
+		return gone
+	case 1:
+		return "this is the only manager: when it leaves, the cluster and all its services are lost"
+	case 2:
+		return "this is one of two managers: when it leaves, the other can decide nothing any more and the cluster is lost"
+	}
+	return fmt.Sprintf("%s, and the others go on counting it: of %d, %d must then stay up", gone, voters-1, voters/2+1)
 }
 
 // withPort completes host[:port] with the cluster's port; empty stays empty.

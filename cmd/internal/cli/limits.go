@@ -6,6 +6,9 @@ import "time"
 const (
 	// callTimeout bounds one request and its answer.
 	callTimeout = 30 * time.Second
+	// resolveTimeout bounds a request for which a registry may be asked. It is
+	// longer than the node's own attempts, so that their failure is told.
+	resolveTimeout = 90 * time.Second
 	// joinTimeout bounds a join, which talks to several managers in turn.
 	joinTimeout = 2 * time.Minute
 	// defaultWait is how long create, update and scale wait for convergence.

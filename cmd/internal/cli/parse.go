@@ -226,3 +226,17 @@ func (d *nonNegative) Set(s string) error {
 	*d = nonNegative(v)
 	return nil
 }
+
+// uses is the number of machines a join token admits.
+type uses uint32
+
+func (u *uses) Type() string   { return "uint" }
+func (u *uses) String() string { return strconv.FormatUint(uint64(*u), 10) }
+func (u *uses) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n == 0 {
+		return errors.New("give the number of machines, 1 or more")
+	}
+	*u = uses(n)
+	return nil
+}

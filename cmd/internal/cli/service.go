@@ -91,7 +91,9 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 			Constraints: cf.constraints,
 		},
 	}
-	if spec.Name == "" {
+	// An empty --name is a script's variable that was not set, and would make
+	// one more service each time it runs.
+	if spec.Name == "" && !c.Flags().Changed("name") {
 		spec.Name = nameFrom(image)
 	}
 	if err := ident.CheckName(spec.Name); err != nil {
@@ -154,7 +156,7 @@ func nameFrom(image string) string {
 
 func (a *app) runServiceCreate(ctx context.Context, spec *schedulerpb.ServiceSpec, w waitFlags) error {
 	var id string
-	err := a.with(ctx, func(ctx context.Context, c *api) error {
+	err := a.within(ctx, resolveTimeout, func(ctx context.Context, c *api) error {
 		r, err := c.CreateService(ctx, &controlpb.CreateServiceRequest{Spec: spec})
 		if err != nil {
 			return err

@@ -89,7 +89,7 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 		return err
 	}
 	var id string
-	err := a.with(c.Context(), func(ctx context.Context, api *api) (err error) {
+	err := a.within(c.Context(), resolveTimeout, func(ctx context.Context, api *api) (err error) {
 		id, err = a.changeService(ctx, api, name, func(spec *schedulerpb.ServiceSpec) error {
 			return u.apply(c, a.Getenv, spec)
 		})

@@ -70,10 +70,17 @@ func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
 
 func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {
 	phase := enumName(s.Phase, "NODE_PHASE_")
-	if s.Phase == controlpb.NodePhase_NODE_PHASE_EMPTY {
+	switch {
+	case s.Phase == controlpb.NodePhase_NODE_PHASE_EMPTY:
 		phase = "in no cluster (`redoubt init` or `redoubt join`)"
+	case s.Phase == controlpb.NodePhase_NODE_PHASE_UNSPECIFIED:
+		phase = "starting"
+	case !strings.HasPrefix(s.Message, phase):
+		phase = strings.TrimSpace(phase + "  " + s.Message)
+	default:
+		phase = s.Message // it begins with the state
 	}
-	field(w, "State", strings.TrimSpace(phase+"  "+s.Message))
+	field(w, "State", phase)
 	field(w, "Node", s.NodeId)
 	field(w, "Cluster", s.ClusterId)
 	if s.Role != profilepb.Role_ROLE_UNSPECIFIED {

@@ -32,7 +32,7 @@ public half and cannot show it again.`,
 // tokenMake is what join-token worker and manager were asked for.
 type tokenMake struct {
 	ttl       time.Duration
-	uses      uint32
+	uses      uses
 	name      string
 	cidr      string
 	longLived bool
@@ -57,7 +57,7 @@ func (a *app) tokenMakeCmd(role profilepb.Role) *cobra.Command {
 	}
 	f := c.Flags()
 	f.DurationVar(&m.ttl, "ttl", 0, "how long it is good for (default 10m)")
-	f.Uint32Var(&m.uses, "uses", 0, "how many machines it admits (default 1)")
+	f.Var(&m.uses, "uses", "how many machines it admits (default 1)")
 	f.StringVar(&m.name, "node-name", "", "admit only a machine that calls itself this")
 	f.StringVar(&m.cidr, "cidr", "", "admit only from this network")
 	f.BoolVarP(&m.quiet, "quiet", "q", false, "print the token only")
@@ -94,7 +94,7 @@ func (a *app) runTokenMake(ctx context.Context, role profilepb.Role, m tokenMake
 	}
 	return a.with(ctx, func(ctx context.Context, c *api) error {
 		token, resp, err := apiclient.CreateToken(ctx, c, &controlpb.CreateTokenRequest{
-			Role: role, TtlSeconds: int64(m.ttl / time.Second), MaxUses: m.uses,
+			Role: role, TtlSeconds: int64(m.ttl / time.Second), MaxUses: uint32(m.uses),
 			NodeName: m.name, Cidr: m.cidr, LongLived: m.longLived,
 		})
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,14 @@ or --key-file. A wrong key changes nothing.`,
 		Example: `  redoubt unlock
 
   redoubt unlock --key-file /media/usb/redoubt.key`,
-		Args: args(0, 0),
+		Args: func(c *cobra.Command, got []string) error {
+			for _, s := range got {
+				if strings.HasPrefix(strings.ToUpper(s), "RDTKEY") {
+					return usagef("the key is not taken from the command line, where every user of this machine can read it: give it on stdin or by --key-file FILE, and replace that one soon (`redoubt unlock-key rotate`)")
+				}
+			}
+			return args(0, 0)(c, got)
+		},
 		RunE: func(c *cobra.Command, _ []string) error { return a.runUnlock(c.Context(), file, wait) },
 	}
 	c.Flags().StringVar(&file, "key-file", "", `file with the operator key ("-": stdin, the default)`)
@@ -48,8 +56,8 @@ func (a *app) runUnlock(ctx context.Context, file string, wait time.Duration) er
 		return err
 	}
 	text, err := a.readSecret(file, "operator key")
-	if err != nil {
-		return err
+	if err != nil { // still locked, whatever it was
+		return failf(ExitLocked, "%w; nothing was changed", err)
 	}
 	key, err := autolock.ParseOperatorKey(text)
 	if err != nil {

@@ -48,7 +48,7 @@ func (l *Lab) boot(ctx context.Context, h Host) error {
 	if err != nil {
 		return err
 	}
-	return await(ctx, bootWait, h.Name+" does not answer", func(ctx context.Context) error {
+	return await(ctx, bootWait, h.Name+" does not answer (see "+l.LogFile(h, nodeProcess)+")", func(ctx context.Context) error {
 		if !l.pidFile(h, nodeProcess).alive() {
 			return fmt.Errorf("redoubt-node ended: see %s", l.LogFile(h, nodeProcess))
 		}
@@ -106,7 +106,7 @@ func (l *Lab) Start(ctx context.Context, h Host, unlock bool) (*controlpb.LocalS
 	// Starting is over when the node knows what it is.
 	var st *controlpb.LocalStatusResponse
 	err := await(ctx, bootWait, h.Name, func(ctx context.Context) (err error) {
-		if st, err = l.phase(ctx, h); err == nil && st.Phase == controlpb.NodePhase_NODE_PHASE_STARTING {
+		if st, err = l.phase(ctx, h); err == nil && (st.Phase == controlpb.NodePhase_NODE_PHASE_UNSPECIFIED || st.Phase == controlpb.NodePhase_NODE_PHASE_STARTING) {
 			err = errors.New("still starting: " + st.Message)
 		}
 		return err
@@ -142,7 +142,12 @@ func (l *Lab) Unlock(ctx context.Context, h Host) error {
 	defer k.Close()
 	ctx, cancel := context.WithTimeout(ctx, bootWait)
 	defer cancel()
-	return k.Unlock(ctx, &key)
+	err = k.Unlock(ctx, &key)
+	if errors.Is(err, apiclient.ErrWrongKey) {
+		// The lab sees a rotation's new key as little as anybody else does.
+		return fmt.Errorf("%s holds a key that no longer opens %s: if `redoubt unlock-key rotate` was run, write the key it showed into that file", l.KeyFile(), h.Name)
+	}
+	return err
 }
 
 // Stop ends h's daemons in good order; containers and containerd stay.

@@ -191,15 +191,19 @@ func await(ctx context.Context, wait time.Duration, what string, ok func(context
 	defer cancel()
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
+	var last error // that tells more than the end of the time
 	for {
 		err := ok(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not within %s: %w", what, wait, err)
+			return fmt.Errorf("%s: not within %s: %w", what, wait, last)
 		}
 	}
 }

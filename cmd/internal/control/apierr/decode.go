@@ -35,6 +35,10 @@ func Decode(err error) *Error {
 		return New(ReasonInternal, "", "%v", err)
 	}
 	out := New(reasonOf(st.Code()), "", "%s", st.Message())
+	if st.Code() == codes.DeadlineExceeded && len(st.Details()) == 0 {
+		// The transport's own words say how a stream ended, not what it means.
+		out.Message, out.Remedy = "no answer in time", "it may still take effect: look before you repeat it"
+	}
 	for _, d := range st.Details() {
 		info, ok := d.(*errdetails.ErrorInfo)
 		if !ok || info.Domain != Domain {

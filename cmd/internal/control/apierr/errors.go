@@ -14,7 +14,7 @@ func NotFound(remedy, format string, args ...any) *Error {
 
 // Ambiguous refuses a name or prefix that means several things.
 func Ambiguous(what, name string) *Error {
-	return New(ReasonAmbiguous, "use a longer prefix of the id", "%q means more than one %s", name, what)
+	return New(ReasonAmbiguous, "use its id, or a longer prefix of it", "%q means more than one %s", name, what)
 }
 
 // Exists refuses a name that is taken.

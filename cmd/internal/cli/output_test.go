@@ -1,0 +1,29 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+)
+
+// A row without its last cells must not end the columns of the others.
+func TestTableStaysAlignedBesideEmptyCells(t *testing.T) {
+	var b strings.Builder
+	err := table(&b, []string{"ID", "STATE", "MANAGER", "ADDRESS"}, [][]string{
+		{"a", "ready", "leader", "192.0.2.1"},
+		{"b", "unknown", "", ""},
+		{"c", "down", "", "192.0.2.3"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(b.String(), "\n")
+	want := strings.Index(lines[0], "ADDRESS")
+	if got := strings.Index(lines[3], "192.0.2.3"); got != want {
+		t.Errorf("the address stands at %d, its head at %d:\n%s", got, want, b.String())
+	}
+	for _, l := range lines {
+		if l != strings.TrimRight(l, " ") {
+			t.Errorf("%q ends in spaces", l)
+		}
+	}
+}
