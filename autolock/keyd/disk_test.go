@@ -135,9 +135,90 @@ func TestEveryFlippedBitOfTheStateIsFound(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(c.dir, stateName), raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(testConfig(t, c.dir)); !errors.Is(err, errStateDamaged) {
-		t.Errorf("New on a damaged state: %v", err)
+}
+
+// A keyd that cannot use what it finds says so, on both sockets and for every
+// verb, and can still be told to forget.
+func TestUnusableDirectoryIsTold(t *testing.T) {
+	for name, edit := range map[string]struct {
+		do   func(dir string) error
+		says string
+	}{
+		"flipped bit": {func(dir string) error {
+			return rewrite(dir, func(raw []byte) []byte { raw[len(raw)/2] ^= 1; return raw })
+		}, "damaged"},
+		"cut off": {func(dir string) error { return rewrite(dir, func(raw []byte) []byte { return raw[:len(raw)-1] }) }, "damaged"},
+		"emptied": {func(dir string) error { return rewrite(dir, func([]byte) []byte { return nil }) }, "damaged"},
+		"huge":    {func(dir string) error { return rewrite(dir, func([]byte) []byte { return make([]byte, maxState+1) }) }, "larger than"},
+		"a directory": {func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, stateName)), os.Mkdir(filepath.Join(dir, stateName), 0o700))
+		}, "is a directory"},
+		"newer format": {func(dir string) error {
+			return rewrite(dir, func(raw []byte) []byte { raw[len(stateMagic)-1]++; return digested(raw) })
+		}, "newer version"},
+		"unknown field": {func(dir string) error {
+			return rewrite(dir, func(raw []byte) []byte {
+				body := raw[len(stateMagic)+4 : len(raw)-2*32]
+				body = append(bytes.Clone(body), 0xf8, 0x07, 1) // field 127, varint
+				return digested(append(putLP([]byte(stateMagic), body), make([]byte, 2*32)...))
+			})
+		}, "newer version"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.stop()
+			if err := edit.do(c.dir); err != nil {
+				t.Fatal(err)
+			}
+			c.restart(t)
+			k := c.instance
+			check := func(verb string, err error) {
+				t.Helper()
+				wantCode(t, err, keydpb.Code_CODE_DAMAGED)
+				if err == nil || !strings.Contains(err.Error(), edit.says) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("%s: %v", verb, err)
+				}
+			}
+			_, err := k.Status(t.Context())
+			check("status", err)
+			_, err = k.root.Status(t.Context())
+			check("status for root", err)
+			_, err = k.root.Unlock(t.Context(), c.key.Seed())
+			check("unlock", err)
+			check("wait", k.WaitUnlocked(t.Context()))
+			_, err = k.OpenStore(t.Context(), &keydpb.OpenStoreRequest{})
+			check("open store", err)
+			_, err = k.PrepareJoin(t.Context())
+			check("prepare", err)
+			if name == "a directory" {
+				return // which keyd does not remove
+			}
+			if err := k.Forget(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if st, err := k.Status(t.Context()); err != nil || st.State != keydpb.LockState_LOCK_STATE_EMPTY {
+				t.Errorf("after forgetting: %v, %v", st, err)
+			}
+			if _, err := k.PrepareJoin(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
+}
+
+func rewrite(dir string, edit func([]byte) []byte) error {
+	path := filepath.Join(dir, stateName)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, edit(raw), 0o600)
+}
+
+// digested renews the digest at the end of a state file.
+func digested(raw []byte) []byte {
+	sum := sha(raw[:len(raw)-32])
+	return append(bytes.Clone(raw[:len(raw)-32]), sum[:]...)
 }
 
 // Somebody with the disk may recompute the digest; the MAC and the seals tell.

@@ -37,6 +37,18 @@ type entry struct {
 	Prev    string    `json:"prev"`
 }
 
+// keyless reports whether an entry can be one that was written without the key,
+// while locked. Whatever else lacks its MAC was not written by keyd.
+func (e entry) keyless() bool {
+	return e.Event == eventUnlock && e.Outcome == outcomeWrongKey || e.Event == eventJournal && e.Outcome == outcomeDamaged
+}
+
+// Entries that are written while locked.
+const (
+	eventUnlock, outcomeWrongKey = "unlock", "wrong key"
+	eventJournal, outcomeDamaged = "journal", "damaged"
+)
+
 // journal appends entries; each is on disk before add returns.
 type journal struct {
 	path string
@@ -51,16 +63,20 @@ type journal struct {
 var errJournalDamaged = errors.New("the journal was changed or damaged")
 
 // openJournal continues the journal in dir. A line cut short by a crash is
-// dropped. A journal that does not verify is set aside, and damaged says so:
-// the evidence stays, and the manager can still be unlocked.
+// dropped. A journal that does not verify, or that keyd would not have let grow
+// so large, is set aside, and damaged says so: the evidence stays, and the
+// manager can still be unlocked. j is never nil.
 func openJournal(dir string) (j *journal, damaged bool, err error) {
 	j = &journal{path: filepath.Join(dir, journalName)}
+	if fi, err := os.Stat(j.path); err == nil && fi.Size() > 2*maxJournal {
+		return j, true, j.setAside("damaged")
+	}
 	raw, err := atomicfile.ReadBounded(j.path, 2*maxJournal)
 	if errors.Is(err, fs.ErrNotExist) {
 		return j, false, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("keyd: reading the journal: %w", err)
+		return j, false, fmt.Errorf("reading the journal: %w", err)
 	}
 	whole := raw[:bytes.LastIndexByte(raw, '\n')+1]
 	if err := j.read(whole, nil); err != nil {
@@ -69,7 +85,7 @@ func openJournal(dir string) (j *journal, damaged bool, err error) {
 	}
 	if len(whole) < len(raw) {
 		if err := os.Truncate(j.path, int64(len(whole))); err != nil {
-			return nil, false, err
+			return j, false, err
 		}
 	}
 	j.size = int64(len(whole))
@@ -87,7 +103,8 @@ func (j *journal) read(lines, key []byte) error {
 			return err
 		case !first && (e.Prev != j.last || e.Seq != j.seq+1):
 			return errJournalDamaged
-		case key != nil && mac != noMAC && !hmac.Equal([]byte(mac), []byte(journalMAC(key, hash))):
+		case key == nil || mac == noMAC && e.keyless():
+		case !hmac.Equal([]byte(mac), []byte(journalMAC(key, hash))):
 			return errJournalDamaged
 		}
 		first, j.seq, j.last = false, e.Seq, hash

@@ -110,6 +110,14 @@ func TestDamagedJournalIsSetAsideAndTold(t *testing.T) {
 	for name, damage := range map[string]func([]byte) []byte{
 		"found at start":  func(b []byte) []byte { b[20] ^= 1; return b },
 		"found at unlock": forgeLastMAC,
+		"stripped of its MACs": func(b []byte) []byte {
+			var out []byte
+			for line := range bytes.Lines(b) {
+				out = append(append(out, line[:len(line)-65]...), noMAC+"\n"...)
+			}
+			return out
+		},
+		"blown up": func(b []byte) []byte { return append(b, make([]byte, 2*maxJournal)...) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t)

@@ -21,6 +21,8 @@ func (s *Server) unlock(seed []byte) (*keydpb.UnlockResponse, error) {
 	switch {
 	case s.closed:
 		return nil, errLocked
+	case s.broken != nil:
+		return nil, s.broken
 	case s.file == nil:
 		return nil, errEmpty
 	case s.secrets != nil:
@@ -36,7 +38,7 @@ func (s *Server) unlock(seed []byte) (*keydpb.UnlockResponse, error) {
 		if codeOf(err) == keydpb.Code_CODE_WRONG_KEY {
 			s.wrong.fail(now)
 			s.log.Warn("unlock with a wrong key", "failures", s.wrong.fails)
-			if nerr := s.note(entry{Event: "unlock", Outcome: "wrong key"}); nerr != nil {
+			if nerr := s.note(entry{Event: eventUnlock, Outcome: outcomeWrongKey}); nerr != nil {
 				return nil, nerr
 			}
 		}
@@ -51,7 +53,7 @@ func (s *Server) unlock(seed []byte) (*keydpb.UnlockResponse, error) {
 			return nil, err
 		}
 	}
-	if err := s.note(entry{Event: "unlock", Detail: "slot " + slotID}); err != nil {
+	if err := s.note(entry{Event: eventUnlock, Detail: "slot " + slotID}); err != nil {
 		s.journal.key = nil
 		opened.destroy()
 		return nil, err
@@ -67,12 +69,14 @@ func (s *Server) unlock(seed []byte) (*keydpb.UnlockResponse, error) {
 func (s *Server) waitUnlocked(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		phase, changed := s.phase(), s.changed
+		phase, changed, broken := s.phase(), s.changed, s.broken
 		s.mu.Unlock()
-		switch phase {
-		case keydpb.LockState_LOCK_STATE_UNLOCKED:
+		switch {
+		case broken != nil:
+			return broken
+		case phase == keydpb.LockState_LOCK_STATE_UNLOCKED:
 			return nil
-		case keydpb.LockState_LOCK_STATE_EMPTY:
+		case phase == keydpb.LockState_LOCK_STATE_EMPTY:
 			return errEmpty
 		}
 		select {
@@ -88,12 +92,12 @@ func (s *Server) openStore(req *keydpb.OpenStoreRequest) (*keydpb.OpenStoreRespo
 	if err != nil {
 		return nil, err
 	}
-	resp := &keydpb.OpenStoreResponse{DekEpoch: opened.local.dekEpoch, ClusterId: opened.keyset.clusterID}
+	resp := &keydpb.OpenStoreResponse{DekEpoch: opened.local.dekEpoch, ClusterId: opened.keyset.clusterID, NodeId: s.file.state.GetNodeId()}
 	if sealed := req.GetSealedLeaf(); len(sealed) > maxSealedLeaf {
 		return nil, invalid("the sealed leaf is larger than %d bytes", maxSealedLeaf)
 	} else if len(sealed) > 0 {
 		if resp.LeafKey, err = opened.openLeaf(s.file.state.GetNodeId(), sealed); err != nil {
-			return nil, invalid("the sealed manager leaf does not open: remove it and let keyd issue a new one")
+			return nil, refuse(keydpb.Code_CODE_DAMAGED, "this manager's sealed certificate key does not open: it is damaged, or it and keyd's directory are of two managers; restore both from one copy, or run `redoubt leave --force` and join again")
 		}
 	}
 	resp.Dek = append([]byte(nil), opened.local.dek...)
@@ -174,7 +178,7 @@ func (s *Server) save(opened *secrets, nodeID string, set *keydpb.SlotSet) error
 
 // forget returns to EMPTY. The journal stays: it is evidence, and no secret.
 func (s *Server) forget() error {
-	if s.file != nil {
+	if s.file != nil && s.broken == nil {
 		if err := s.note(entry{Event: "forget"}); err != nil {
 			return err
 		}
@@ -183,6 +187,9 @@ func (s *Server) forget() error {
 		return err
 	}
 	s.file = nil
+	if codeOf(s.broken) == keydpb.Code_CODE_DAMAGED {
+		s.broken = nil // what was damaged is gone
+	}
 	s.joins, s.wrong = replays{}, backoff{}
 	err := s.wipe()
 	s.notify()

@@ -116,7 +116,7 @@ func TestSealLeafSealsNothingButLeafKeys(t *testing.T) {
 		wantCode(t, err, keydpb.Code_CODE_INVALID)
 	}
 	_, err := c.OpenStore(t.Context(), &keydpb.OpenStoreRequest{SealedLeaf: make([]byte, 200)})
-	wantCode(t, err, keydpb.Code_CODE_INVALID)
+	wantCode(t, err, keydpb.Code_CODE_DAMAGED)
 }
 
 func TestWrongKeysMakeOnlyThemselvesWait(t *testing.T) {

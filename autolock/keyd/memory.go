@@ -1,12 +1,11 @@
 package keyd
 
 import (
-	"fmt"
-
 	"github.com/awnumar/memguard"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 )
 
 // checkMemory makes sure that memory can be locked, as memguard panics where it
@@ -14,11 +13,11 @@ import (
 func checkMemory() error {
 	region, err := unix.Mmap(-1, 0, lockedMemory, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
-		return fmt.Errorf("keyd: map %d KiB of memory: %w", lockedMemory>>10, err)
+		return refuse(keydpb.Code_CODE_INTERNAL, "keyd cannot map %d KiB of memory (%v): free some, then restart redoubt-node", lockedMemory>>10, err)
 	}
 	defer unix.Munmap(region)
 	if err := unix.Mlock(region); err != nil {
-		return fmt.Errorf("keyd cannot lock %d KiB of memory for its keys (%w): raise LimitMEMLOCK (ulimit -l) to 1024 KiB or more",
+		return refuse(keydpb.Code_CODE_INTERNAL, "keyd cannot lock %d KiB of memory for its keys (%v): raise LimitMEMLOCK (ulimit -l) to 1024 KiB or more, then restart redoubt-node",
 			lockedMemory>>10, err)
 	}
 	return unix.Munlock(region)

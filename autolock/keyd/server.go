@@ -2,7 +2,6 @@ package keyd
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -21,6 +20,7 @@ type Server struct {
 	write func(path string, data []byte) error
 
 	mu       sync.Mutex
+	broken   error         // guarded by mu; why what is on disk cannot be used
 	file     *stateFile    // guarded by mu; nil when EMPTY
 	secrets  *secrets      // guarded by mu; nil unless UNLOCKED
 	prepared *prepared     // guarded by mu; only while EMPTY
@@ -36,41 +36,48 @@ type Server struct {
 	protections []string // guarded by mu once served
 }
 
-// New reads the state in c.Dir. The caller then calls Serve or Close.
+// New reads the state in c.Dir. The caller then calls Serve or Close. Memory
+// that cannot be locked, or a state that cannot be used, is no error of New: the
+// Server refuses every verb with the reason, which an operator sees, where a
+// process that ends again and again tells nobody.
 func New(c Config) (*Server, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	if err := checkMemory(); err != nil {
-		return nil, err
-	}
-	if err := removeLeftovers(c.Dir); err != nil {
-		return nil, fmt.Errorf("keyd: cleaning %s: %w", c.Dir, err)
-	}
-	file, err := readState(c.Dir)
-	if err != nil {
-		return nil, err
-	}
-	j, damaged, err := openJournal(c.Dir)
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{
-		cfg: c, log: c.Logger, write: atomicfile.Write,
-		file: file, journal: j, changed: make(chan struct{}),
+		cfg: c, log: c.Logger, write: atomicfile.Write, changed: make(chan struct{}),
 		protections: append([]string{"keys in locked memory"}, c.Protections...),
 	}
-	if damaged {
+	lerr := removeLeftovers(c.Dir)
+	file, ferr := readState(c.Dir)
+	j, damaged, jerr := openJournal(c.Dir)
+	s.file, s.journal = file, j
+	if err := errors.Join(lerr, ferr, jerr); codeOf(err) == keydpb.Code_CODE_DAMAGED {
+		s.breakDown(err)
+	} else if err != nil {
+		s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneLine(err)))
+	}
+	if err := checkMemory(); err != nil {
+		s.breakDown(err)
+	}
+	if damaged && s.broken == nil {
 		return s, s.reportDamage()
 	}
 	return s, nil
+}
+
+// breakDown is for what keyd cannot work with: from now on every verb but Forget
+// is refused for that reason.
+func (s *Server) breakDown(err error) {
+	s.broken = err
+	s.log.Error("keyd cannot be used", "err", err)
 }
 
 // reportDamage notes in a new journal that the old one was set aside.
 func (s *Server) reportDamage() error {
 	s.protections = append(s.protections, "journal: damaged, set aside in "+s.cfg.Dir)
 	s.log.Error("the journal was changed or damaged: it was set aside", "dir", s.cfg.Dir)
-	return s.note(entry{Event: "journal", Outcome: "damaged"})
+	return s.note(entry{Event: eventJournal, Outcome: outcomeDamaged})
 }
 
 // Close wipes everything that is open. It is called once nothing is served.
@@ -149,12 +156,15 @@ func (s *Server) noteDenial(event string, err error) error {
 	return errors.Join(err, s.note(entry{Event: event, Outcome: "denied", Detail: err.Error()}))
 }
 
-func (s *Server) status() *keydpb.StatusResponse {
+func (s *Server) status() (*keydpb.StatusResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.broken != nil {
+		return nil, s.broken
+	}
 	st := &keydpb.StatusResponse{State: s.phase(), Protections: slices.Clone(s.protections)}
 	if s.file != nil {
-		st.ClusterId, st.Slots = s.file.state.GetClusterId(), s.file.state.GetSlots()
+		st.ClusterId, st.NodeId, st.Slots = s.file.state.GetClusterId(), s.file.state.GetNodeId(), s.file.state.GetSlots()
 	}
-	return st
+	return st, nil
 }

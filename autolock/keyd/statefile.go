@@ -11,10 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/statepb"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -30,7 +32,13 @@ const (
 	stateLabel = "redoubt keyd state v1"
 )
 
-var errStateDamaged = errors.New("keyd's state file is damaged: restore this manager, or let it leave and join again")
+// Errors of a state file. None of them is ever taken for a wrong key.
+var (
+	errStateDamaged = refuse(keydpb.Code_CODE_DAMAGED,
+		"keyd's state file is damaged: restore it from a copy of this manager's directory, or run `redoubt leave --force` and join again")
+	errStateNewer = refuse(keydpb.Code_CODE_DAMAGED,
+		"keyd's state file was written by a newer version of Redoubt: install that version again")
+)
 
 // stateFile is a state file that was read: what it says, and what its MAC covers.
 type stateFile struct {
@@ -55,12 +63,16 @@ func encodeState(st *statepb.State, kek []byte) ([]byte, error) {
 }
 
 func decodeState(raw []byte) (*stateFile, error) {
-	if len(raw) < len(stateMagic)+4+2*sha256.Size || !bytes.HasPrefix(raw, []byte(stateMagic)) {
+	const format = len(stateMagic) - 1 // where the magic has its format number
+	if len(raw) < len(stateMagic)+4+2*sha256.Size || string(raw[:format]) != stateMagic[:format] {
 		return nil, errStateDamaged
 	}
 	covered := raw[:len(raw)-sha256.Size]
 	if sum := sha256.Sum256(covered); !bytes.Equal(sum[:], raw[len(covered):]) {
 		return nil, errStateDamaged
+	}
+	if raw[format] != stateMagic[format] {
+		return nil, errStateNewer
 	}
 	f := &stateFile{body: covered[:len(covered)-sha256.Size]}
 	copy(f.mac[:], covered[len(f.body):])
@@ -69,8 +81,7 @@ func decodeState(raw []byte) (*stateFile, error) {
 		return nil, errStateDamaged
 	}
 	f.state = new(statepb.State)
-	// Unknown fields are dropped here, and found by comparing in check.
-	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, f.state); err != nil {
+	if err := proto.Unmarshal(body, f.state); err != nil {
 		return nil, errStateDamaged
 	}
 	return f, f.check()
@@ -79,10 +90,10 @@ func decodeState(raw []byte) (*stateFile, error) {
 // check returns an error unless the state is one that keyd writes.
 func (f *stateFile) check() error {
 	st := f.state
-	again, err := proto.MarshalOptions{Deterministic: true}.Marshal(st)
 	switch {
-	case err != nil || !bytes.Equal(again, f.body[len(stateMagic)+4:]),
-		!ident.Valid(st.GetClusterId()), !ident.Valid(st.GetNodeId()),
+	case hasUnknown(st):
+		return errStateNewer // the digest is right, so somebody wrote them
+	case !ident.Valid(st.GetClusterId()), !ident.Valid(st.GetNodeId()),
 		autolock.CheckSlotSet(st.GetSlots()) != nil,
 		len(st.GetKeks()) != len(st.GetSlots().GetSlots()):
 		return errStateDamaged
@@ -93,6 +104,19 @@ func (f *stateFile) check() error {
 		}
 	}
 	return nil
+}
+
+// hasUnknown reports whether the state has fields that this version does not
+// know.
+func hasUnknown(st *statepb.State) bool {
+	messages := []proto.Message{st, st.GetSlots()}
+	for _, slot := range st.GetSlots().GetSlots() {
+		messages = append(messages, slot)
+	}
+	for _, kek := range st.GetKeks() {
+		messages = append(messages, kek)
+	}
+	return slices.ContainsFunc(messages, func(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 })
 }
 
 // authentic reports whether the MAC is by this KEK.

@@ -10,7 +10,8 @@ import (
 func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.Response, error) {
 	switch req.GetVerb().(type) {
 	case *keydpb.Request_Status:
-		return &keydpb.Response{Result: &keydpb.Response_Status{Status: s.status()}}, nil
+		st, err := s.status()
+		return &keydpb.Response{Result: &keydpb.Response_Status{Status: st}}, err
 	case *keydpb.Request_WaitUnlocked:
 		if err := s.waitUnlocked(ctx); err != nil {
 			return nil, err
@@ -23,6 +24,9 @@ func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.
 		defer s.mu.Unlock()
 		if s.closed {
 			return nil, errLocked
+		}
+		if s.broken != nil && req.GetForget() == nil {
+			return nil, s.broken
 		}
 		name, resp, err := s.guarded(ctx, req)
 		if err != nil {
@@ -105,7 +109,8 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 func (s *Server) unlockVerb(_ context.Context, req *keydpb.Request) (*keydpb.Response, error) {
 	switch v := req.GetVerb().(type) {
 	case *keydpb.Request_Status:
-		return &keydpb.Response{Result: &keydpb.Response_Status{Status: s.status()}}, nil
+		st, err := s.status()
+		return &keydpb.Response{Result: &keydpb.Response_Status{Status: st}}, err
 	case *keydpb.Request_Unlock:
 		s.mu.Lock()
 		defer s.mu.Unlock()

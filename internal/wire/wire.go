@@ -24,6 +24,9 @@ import (
 // MaxFrame bounds a frame's payload in bytes.
 const MaxFrame = 8 << 20
 
+// wipedFrame is the largest payload in bytes of which no copy is left behind.
+const wipedFrame = 64 << 10
+
 // ErrFrame is the cause of every refusal of what the other side sent.
 var ErrFrame = errors.New("malformed frame")
 
@@ -56,18 +59,35 @@ func Read(r io.Reader, m proto.Message) error {
 	if n > MaxFrame {
 		return fmt.Errorf("%w: %d bytes exceed the limit of %d", ErrFrame, n, MaxFrame)
 	}
-	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	b, err := readPayload(r, int(n))
 	defer clear(b)
 	if err != nil {
 		return err
-	}
-	if len(b) < int(n) {
-		return fmt.Errorf("%w: truncated", ErrFrame)
 	}
 	if err := proto.Unmarshal(b, m); err != nil {
 		return fmt.Errorf("%w: %v", ErrFrame, err)
 	}
 	return refuseUnknown(m.ProtoReflect())
+}
+
+// readPayload reads n bytes. A small payload, as all that hold keys are, goes
+// into one buffer that the caller can wipe; a large one grows as it comes, so
+// that a length alone takes no memory.
+func readPayload(r io.Reader, n int) ([]byte, error) {
+	if n > wipedFrame {
+		b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+		if err == nil && len(b) < n {
+			err = fmt.Errorf("%w: truncated", ErrFrame)
+		}
+		return b, err
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return b, fmt.Errorf("%w: truncated", ErrFrame)
+	} else if err != nil {
+		return b, err
+	}
+	return b, nil
 }
 
 func refuseUnknown(m protoreflect.Message) error {

@@ -39,6 +39,7 @@ const (
 	Code_CODE_ALREADY      Code = 8 // init or import on a keyd that has a keyset
 	Code_CODE_RATE_LIMITED Code = 9
 	Code_CODE_STALE_EPOCH  Code = 10
+	Code_CODE_DAMAGED      Code = 11 // what is on disk cannot be used; the message says what to do
 )
 
 // Enum value maps for Code.
@@ -55,6 +56,7 @@ var (
 		8:  "CODE_ALREADY",
 		9:  "CODE_RATE_LIMITED",
 		10: "CODE_STALE_EPOCH",
+		11: "CODE_DAMAGED",
 	}
 	Code_value = map[string]int32{
 		"CODE_UNSPECIFIED":  0,
@@ -68,6 +70,7 @@ var (
 		"CODE_ALREADY":      8,
 		"CODE_RATE_LIMITED": 9,
 		"CODE_STALE_EPOCH":  10,
+		"CODE_DAMAGED":      11,
 	}
 )
 
@@ -1011,7 +1014,9 @@ type StatusResponse struct {
 	ClusterId string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	Slots     *SlotSet               `protobuf:"bytes,3,opt,name=slots,proto3" json:"slots,omitempty"`
 	// Whether keyd's memory is locked, and other protections in force.
-	Protections   []string `protobuf:"bytes,4,rep,name=protections,proto3" json:"protections,omitempty"`
+	Protections []string `protobuf:"bytes,4,rep,name=protections,proto3" json:"protections,omitempty"`
+	// The manager whose keys these are.
+	NodeId        string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1072,6 +1077,13 @@ func (x *StatusResponse) GetProtections() []string {
 		return x.Protections
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 // InitRequest makes a new cluster: keyset, KEK, DEK, and the first manager's
@@ -1336,8 +1348,10 @@ type OpenStoreResponse struct {
 	Dek      []byte                 `protobuf:"bytes,1,opt,name=dek,proto3" json:"dek,omitempty"`
 	DekEpoch uint32                 `protobuf:"varint,2,opt,name=dek_epoch,json=dekEpoch,proto3" json:"dek_epoch,omitempty"`
 	// PKCS #8 of the manager leaf's key.
-	LeafKey       []byte `protobuf:"bytes,3,opt,name=leaf_key,json=leafKey,proto3" json:"leaf_key,omitempty"`
-	ClusterId     string `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	LeafKey   []byte `protobuf:"bytes,3,opt,name=leaf_key,json=leafKey,proto3" json:"leaf_key,omitempty"`
+	ClusterId string `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// The manager whose keys these are: the caller refuses another than itself.
+	NodeId        string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1396,6 +1410,13 @@ func (x *OpenStoreResponse) GetLeafKey() []byte {
 func (x *OpenStoreResponse) GetClusterId() string {
 	if x != nil {
 		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *OpenStoreResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
 	}
 	return ""
 }
@@ -2561,13 +2582,14 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\aSlotSet\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05slots\x18\x02 \x03(\v2\x15.redoubt.keyd.v1.SlotR\x05slots\"\x0f\n" +
-	"\rStatusRequest\"\xb3\x01\n" +
+	"\rStatusRequest\"\xcc\x01\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.redoubt.keyd.v1.LockStateR\x05state\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12.\n" +
 	"\x05slots\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x12 \n" +
-	"\vprotections\x18\x04 \x03(\tR\vprotections\"\x8f\x01\n" +
+	"\vprotections\x18\x04 \x03(\tR\vprotections\x12\x17\n" +
+	"\anode_id\x18\x05 \x01(\tR\x06nodeId\"\x8f\x01\n" +
 	"\vInitRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1f\n" +
 	"\vmanager_csr\x18\x02 \x01(\fR\n" +
@@ -2584,13 +2606,14 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x14WaitUnlockedResponse\"3\n" +
 	"\x10OpenStoreRequest\x12\x1f\n" +
 	"\vsealed_leaf\x18\x01 \x01(\fR\n" +
-	"sealedLeaf\"|\n" +
+	"sealedLeaf\"\x95\x01\n" +
 	"\x11OpenStoreResponse\x12\x10\n" +
 	"\x03dek\x18\x01 \x01(\fR\x03dek\x12\x1b\n" +
 	"\tdek_epoch\x18\x02 \x01(\rR\bdekEpoch\x12\x19\n" +
 	"\bleaf_key\x18\x03 \x01(\fR\aleafKey\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x04 \x01(\tR\tclusterId\",\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x05 \x01(\tR\x06nodeId\",\n" +
 	"\x0fSealLeafRequest\x12\x19\n" +
 	"\bleaf_key\x18\x01 \x01(\fR\aleafKey\"3\n" +
 	"\x10SealLeafResponse\x12\x1f\n" +
@@ -2650,7 +2673,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\rUnlockRequest\x12\x12\n" +
 	"\x04seed\x18\x01 \x01(\fR\x04seed\")\n" +
 	"\x0eUnlockResponse\x12\x17\n" +
-	"\aslot_id\x18\x01 \x01(\tR\x06slotId*\xdb\x01\n" +
+	"\aslot_id\x18\x01 \x01(\tR\x06slotId*\xed\x01\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCODE_INTERNAL\x10\x01\x12\x10\n" +
@@ -2664,7 +2687,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\fCODE_ALREADY\x10\b\x12\x15\n" +
 	"\x11CODE_RATE_LIMITED\x10\t\x12\x14\n" +
 	"\x10CODE_STALE_EPOCH\x10\n" +
-	"*m\n" +
+	"\x12\x10\n" +
+	"\fCODE_DAMAGED\x10\v*m\n" +
 	"\tLockState\x12\x1a\n" +
 	"\x16LOCK_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10LOCK_STATE_EMPTY\x10\x01\x12\x15\n" +
