@@ -10,7 +10,7 @@ BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-netd redoubt-rund
 VERSION  ?=
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
 OUT      := $(CURDIR)/out
-APT      := containerd runc nftables iproute2 conntrack protobuf-compiler openssl ca-certificates gcc libc6-dev
+APT      := containerd runc nftables iproute2 conntrack protobuf-compiler openssl curl ca-certificates gcc libc6-dev
 # Packages that link the container runtime's client: their race build alone
 # takes minutes, and their concurrency is tested against the real runtime.
 HEAVY    := /scheduler/rund|/cmd/redoubt-rund|/cmd/internal/(e2e|lab|cli|node)|/cmd/redoubt
