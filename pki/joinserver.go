@@ -41,8 +41,9 @@ type JoinConfig struct {
 }
 
 // JoinServer admits nodes, on the leader. It is the only service that callers
-// without a certificate reach, so everything before the proof is bounded:
-// attempts by source, joins at a time, and the size of what is looked at.
+// without a certificate reach, so everything before the proof is bounded: joins
+// at a time, the size of what is looked at, and what failed attempts of a source
+// may write to the log. The port bounds the connections.
 type JoinServer struct {
 	pkipb.UnimplementedJoinServer
 	cfg     JoinConfig
@@ -85,9 +86,6 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	if !ok {
 		return nil, errJoinIdentity
 	}
-	if !s.sources.allow(sourceKey(source), time.Now()) {
-		return nil, errJoinTooMany
-	}
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
@@ -101,6 +99,12 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 		return nil, err
 	}
 	resp, err := s.admit(ctx, j, source)
+	// Only who proves nothing is charged, and is not written down any more once
+	// it did so too often: whoever shares an address with a guesser, as a node
+	// does with its containers, can still join with a token.
+	if errors.Is(err, errJoinRefused) && !s.sources.allow(sourceKey(source), time.Now()) {
+		return nil, errJoinTooMany
+	}
 	log := s.cfg.Logger.With("source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName())
 	switch {
 	case err != nil:

@@ -18,8 +18,8 @@ const (
 	maxJoinReply    = 1 << 20
 	maxJoinsAtATime = 16
 
-	// A source may try to join joinBurst times at once and then once every
-	// joinRefill; maxSources sources are remembered.
+	// A source may fail to prove a token joinBurst times at once and then once
+	// every joinRefill; maxSources sources are remembered.
 	joinBurst  = 10
 	joinRefill = 6 * time.Second
 	maxSources = 4096
