@@ -3,6 +3,7 @@ package scheduler
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,6 +25,9 @@ type loop struct {
 	dirty map[string]bool
 	// retry: tasks without a node may have a chance now.
 	retry bool
+	// wake is when the next task that waits for its restart delay is due; zero:
+	// none waits.
+	wake time.Time
 	// latch: managers' availability may have to be latched.
 	latch bool
 }

@@ -102,6 +102,21 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 	return out
 }
 
+// delayed reports whether a task still waits for its restart delay, and sees
+// that the loop looks again when it is over. The delay is kept here and not by
+// the node: one that fails everything at once, or says so, would else turn the
+// cluster's log into its drum.
+func (l *loop) delayed(t *schedulerpb.Task, now time.Time) bool {
+	due := time.Unix(0, t.GetNotBefore())
+	if !due.After(now) {
+		return false
+	}
+	if l.wake.IsZero() || due.Before(l.wake) {
+		l.wake = due
+	}
+	return true
+}
+
 // batch is equal tasks to place: those of one revision, for one node where they
 // are meant for one.
 type batch struct {
@@ -124,12 +139,14 @@ func (l *loop) place(r raftstore.Reader, writes []*write, now time.Time) []*writ
 		}
 	}
 	more := false
+	l.wake = time.Time{}
 	var waiting []*edit
 	for t := range store.Tasks.By(r, "node", store.Unassigned) {
 		switch {
 		case seen[t.GetId()] || !store.Wanted(t):
 		case l.dirty[t.GetServiceId()]:
 			more = true // first see what becomes of its service
+		case l.delayed(t, now):
 		default:
 			waiting = append(waiting, &edit{old: t, new: t})
 		}
@@ -141,7 +158,7 @@ func (l *loop) place(r raftstore.Reader, writes []*write, now time.Time) []*writ
 		}
 		return -1
 	})
-	for _, b := range l.batches(r, slices.Concat(waiting, planned)) {
+	for _, b := range l.batches(r, slices.Concat(waiting, planned), now) {
 		l.placeBatch(b, now)
 	}
 	for _, e := range waiting {
@@ -153,7 +170,7 @@ func (l *loop) place(r raftstore.Reader, writes []*write, now time.Time) []*writ
 }
 
 // batches groups tasks without a node, in the order in which they come.
-func (l *loop) batches(r raftstore.Reader, edits []*edit) []*batch {
+func (l *loop) batches(r raftstore.Reader, edits []*edit, now time.Time) []*batch {
 	type key struct {
 		revision, target string
 	}
@@ -161,7 +178,7 @@ func (l *loop) batches(r raftstore.Reader, edits []*edit) []*batch {
 	var out []*batch
 	for _, e := range edits {
 		t := e.new
-		if t == nil || t.GetNodeId() != "" || !store.Wanted(t) {
+		if t == nil || t.GetNodeId() != "" || !store.Wanted(t) || l.delayed(t, now) {
 			continue
 		}
 		k := key{store.RevisionID(t.GetServiceId(), t.GetRevision()), t.GetTargetNodeId()}

@@ -78,6 +78,21 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// next waits for events, or until a restart delay is over.
+func (l *loop) next(ctx context.Context, w *raftstore.Watch) ([]raftstore.Event, error) {
+	if l.wake.IsZero() {
+		return w.Next(ctx)
+	}
+	due, cancel := context.WithDeadline(ctx, l.wake)
+	defer cancel()
+	events, err := w.Next(due)
+	if err != nil && due.Err() != nil && ctx.Err() == nil {
+		l.retry, l.wake = true, time.Time{}
+		return nil, nil
+	}
+	return events, err
+}
+
 // follow works from one snapshot on, until something fails.
 func follow(ctx context.Context, cfg Config) error {
 	l := newLoop(cfg)
@@ -92,7 +107,7 @@ func follow(ctx context.Context, cfg Config) error {
 				return err
 			}
 		}
-		events, err := w.Next(ctx)
+		events, err := l.next(ctx, w)
 		if err != nil {
 			return err
 		}

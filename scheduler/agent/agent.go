@@ -76,6 +76,7 @@ type agent struct {
 	redeclare bool // declare to rund even what it was told already
 	resync    bool // the same for netd
 	node      nodeFacts
+	away      *taskpb.Feature // the helper that does not answer; nil: both do
 
 	rundKick, netKick, reportKick, helloKick, probeKick kick
 }

@@ -2,16 +2,19 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // backoff gives growing, jittered pauses.
@@ -57,6 +60,7 @@ func (a *agent) watchRund(ctx context.Context) error {
 		a.mu.Lock()
 		a.rundUp = false
 		a.mu.Unlock()
+		a.probeKick.now() // is it gone?
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -181,6 +185,7 @@ func (a *agent) checkNetwork(ctx context.Context) error {
 		a.resync = true
 		a.mu.Unlock()
 		a.netKick.now()
+		a.probeKick.now()
 	}
 }
 
@@ -196,16 +201,27 @@ func until(now, wake time.Time) time.Duration {
 func (a *agent) probe(ctx context.Context) error {
 	b := backoff{base: helperBackoff, limit: maxHelperBackoff}
 	refresh := a.Refresh
+	var failing time.Time // since when; zero: it is not
 	for {
 		pause := probeInterval
+		began := time.Now()
 		if err := a.probeOnce(ctx); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			pause = b.pause()
+			if failing.IsZero() {
+				failing = began
+			}
+			if left := helperGrace - time.Since(failing); left > 0 {
+				pause = min(pause, left)
+			} else {
+				a.setAway(err)
+			}
 			a.Logger.Warn("cannot see what this node can do, trying again", "error", err)
 		} else {
 			b.reset()
+			failing = time.Time{}
 			a.mu.Lock()
 			if a.machine.refusal != "" {
 				pause = refusalInterval
@@ -233,21 +249,24 @@ func (a *agent) probeOnce(ctx context.Context) error {
 	defer cancel()
 	rund, err := a.Executor.Probe(ctx)
 	if err != nil {
-		return fmt.Errorf("rund: %w", err)
+		return &awayError{"rund", err}
 	}
 	network, err := a.Network.Probe(ctx)
 	if err != nil {
-		return err
+		return &awayError{"netd", err}
 	}
-	facts := nodeFacts{runtime: rund.Runtime, features: rund.Features}
+	facts := nodeFacts{runtime: plain(rund.Runtime, maxName)}
+	for _, f := range rund.Features {
+		facts.features = append(facts.features, feature(f.Name, f.Detail, f.Present, f.Required))
+	}
 	if facts.images, err = boundImages(rund.LoadedImages); err != nil {
 		a.Logger.Warn("not every imported image is made known", "error", err)
 	}
 	for _, f := range network {
-		facts.features = append(facts.features, &taskpb.Feature{Name: f.Name, Present: f.Present, Required: f.Required, Detail: f.Detail})
+		facts.features = append(facts.features, feature(f.Name, f.Detail, f.Present, f.Required))
 	}
 	a.mu.Lock()
-	a.node = facts
+	a.node, a.away = facts, nil
 	a.mu.Unlock()
 	a.helloKick.now()
 	return a.input(func(m *machine, now time.Time) error {
@@ -257,6 +276,50 @@ func (a *agent) probeOnce(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// awayError says which helper gave no answer.
+type awayError struct {
+	helper string
+	err    error
+}
+
+func (e *awayError) Error() string { return e.helper + " does not answer: " + e.err.Error() }
+
+// setAway makes known that a helper is missing: without it no task can run.
+func (a *agent) setAway(err error) {
+	name, why := "helpers", err
+	var away *awayError
+	if errors.As(err, &away) {
+		name, why = away.helper, away.err
+	}
+	f := feature(name, "does not answer: "+why.Error(), false, true)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !proto.Equal(a.away, f) {
+		a.away = f
+		a.helloKick.now()
+	}
+}
+
+// feature is one as managers accept it: they refuse a description with texts
+// that are too long or not plain, and a helper's errors quote what they like.
+func feature(name, detail string, present, required bool) *taskpb.Feature {
+	return &taskpb.Feature{Name: plain(name, maxName), Present: present, Required: required, Detail: plain(detail, maxDetail)}
+}
+
+// plain bounds a text and makes it one line.
+func plain(s string, most int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > most {
+		s = s[:most-3] + "..."
+	}
+	return strings.ToValidUTF8(s, "?")
 }
 
 // boundImages keeps what fits a description, by name, and says so when that is
@@ -296,10 +359,13 @@ func (a *agent) describe() *schedulerpb.NodeDescription {
 	d := a.Describe()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.away != nil {
+		d.Features = append(d.Features, a.away)
+	}
 	if !a.machine.probed {
-		d.Features = append(d.Features, &taskpb.Feature{
-			Name: "helpers", Required: true, Detail: "rund or netd has not answered yet",
-		})
+		if a.away == nil {
+			d.Features = append(d.Features, feature("helpers", "rund or netd has not answered yet", false, true))
+		}
 		return d
 	}
 	d.Runtime = a.node.runtime

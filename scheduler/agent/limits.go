@@ -17,7 +17,7 @@ const (
 	// minBackoff to maxBackoff, so that a cluster's agents do not return at
 	// once.
 	minBackoff = 200 * time.Millisecond
-	maxBackoff = 8 * time.Second
+	maxBackoff = 3 * time.Second
 
 	// helperBackoff and maxHelperBackoff are the same for rund and netd, which
 	// the supervisor restarts within a second.
@@ -39,9 +39,21 @@ const (
 
 	// probeInterval is how often node features are looked at again.
 	// A node that refuses tasks looks more often: containerd may be coming up.
-	probeInterval   = 30 * time.Second
+	// A helper that answers nothing for helperGrace, longer than its restart
+	// takes, is reported as missing. One that hangs is found by probing, so
+	// probeInterval and probeTimeout bound how long that takes.
+	probeInterval   = 10 * time.Second
 	refusalInterval = 3 * time.Second
-	probeTimeout    = 20 * time.Second
+	probeTimeout    = 10 * time.Second
+	helperGrace     = 3 * time.Second
+
+	// helloPause is the least time between two descriptions, so that a helper
+	// that comes and goes does not use up what managers take from a node.
+	helloPause = 2 * time.Second
+
+	// maxName and maxDetail bound the texts of a description.
+	maxName   = 128
+	maxDetail = 512
 
 	// attachTries is how often a task may fail to be attached before it is
 	// given up, attachRetry the time between. A port's former owner on this

@@ -98,7 +98,7 @@ type session struct {
 // send is the only writer of the stream. What keeps the node alive goes first,
 // then statuses, then logs.
 func (s *session) send(ctx context.Context) error {
-	hello := s.describe()
+	hello, described := s.describe(), time.Now()
 	if err := s.stream.Send(helloMessage(hello)); err != nil {
 		return s.sendError(err)
 	}
@@ -106,6 +106,10 @@ func (s *session) send(ctx context.Context) error {
 	defer beat.Stop()
 	silent := time.NewTimer(silentHeartbeats * s.heartbeat)
 	defer silent.Stop()
+	describe := time.NewTimer(0) // when the next description may follow
+	defer describe.Stop()
+	<-describe.C
+	early := false // one was due before
 	for {
 		logs := s.logs.out
 		if len(s.reportKick)+len(s.helloKick)+len(s.alive) > 0 {
@@ -131,12 +135,22 @@ func (s *session) send(ctx context.Context) error {
 				return s.sendError(err)
 			}
 			beat.Reset(s.nextBeat())
+		case <-describe.C:
+			if early {
+				early = false
+				s.helloKick.now()
+			}
 		case <-s.helloKick:
 			d := s.describe()
 			if proto.Equal(d, hello) {
 				continue
 			}
-			hello = d
+			if wait := helloPause - time.Since(described); wait > 0 {
+				early = true
+				describe.Reset(wait)
+				continue
+			}
+			hello, described = d, time.Now()
 			if err := s.stream.Send(helloMessage(d)); err != nil {
 				return s.sendError(err)
 			}

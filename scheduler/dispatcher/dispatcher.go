@@ -9,10 +9,11 @@
 // never backwards, and become transactions in batches: a heartbeat or a status
 // that says nothing new never reaches the replicated log.
 //
-// Liveness is kept in memory. A node is ready while its session is heard and
-// down when nothing was heard for three heartbeats; the end of a stream alone
+// Liveness is kept in memory. A node is up while its session is heard (ready,
+// or not ready where it says that it lacks something required) and down when
+// nothing was heard for three heartbeats; the end of a stream alone
 // changes nothing, so a quick reconnect is invisible. A manager that begins to
-// lead gives every node that was ready as long to come back.
+// lead gives every node that was up as long to come back.
 //
 // Everything a node sends is bounded by number, size and rate. It may be
 // compromised: what it says of itself is stored as its own word, and what it
@@ -34,6 +35,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,7 +49,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config binds a Dispatcher. Store is required.
+// Config binds a Dispatcher. Store is required, with the tables of scheduler
+// and pki.
 type Config struct {
 	Store *raftstore.Store
 	// Managers lists host:port of every manager, for the nodes to know. Nil:
@@ -128,7 +131,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	return err
 }
 
-// begin forgets a former term and gives every node known to be ready its time
+// begin forgets a former term and gives every node known to be up its time
 // to come back.
 func (d *Dispatcher) begin(ctx context.Context) error {
 	now := time.Now()
@@ -144,7 +147,7 @@ func (d *Dispatcher) begin(ctx context.Context) error {
 	}
 	return d.config.Store.View(func(r *raftstore.ReadTx) error {
 		for n := range store.Nodes.All(r) {
-			if n.State == schedulerpb.NodeState_NODE_STATE_READY {
+			if store.Up(n) {
 				d.members[n.Id] = &member{deadline: now.Add(d.grace()), opened: newBucket(sessionRate, sessionBurst, now)}
 			}
 		}
@@ -264,6 +267,10 @@ func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) err
 	case m == nil:
 		return errRemoved
 	case m.session != nil:
+		if m.session.address != s.address {
+			d.config.Logger.Warn("a node's session was replaced from another address: if the node did not move, its key may be in use elsewhere",
+				"node", s.node, "was", m.session.address, "is", s.address)
+		}
 		m.session.cancel(errReplaced)
 	}
 	m.session = s
@@ -272,8 +279,34 @@ func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) err
 	if len(d.managers) > 0 {
 		s.control(managerList(d.managers))
 	}
-	d.writer.nodeReady(s.node, s.address, desc)
+	d.writer.nodeUp(s.node, s.address, desc)
 	return nil
+}
+
+// redescribe takes a later description, unless the session is not the node's
+// any more: the node may be recorded as down by now.
+func (d *Dispatcher) redescribe(s *session, desc *schedulerpb.NodeDescription) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := d.members[s.node]; m != nil && m.session == s {
+		m.deadline = time.Now().Add(d.grace())
+		d.writer.nodeUp(s.node, "", desc)
+	}
+}
+
+// readiness is the state of a node with a session: not ready where it says
+// itself that something is missing without which no task can run.
+func readiness(desc *schedulerpb.NodeDescription) (schedulerpb.NodeState, string) {
+	var missing []string
+	for _, f := range desc.GetFeatures() {
+		if f.GetRequired() && !f.GetPresent() {
+			missing = append(missing, strings.TrimSpace(f.GetName()+" "+f.GetDetail()))
+		}
+	}
+	if missing == nil {
+		return schedulerpb.NodeState_NODE_STATE_READY, ""
+	}
+	return schedulerpb.NodeState_NODE_STATE_NOT_READY, cleanText("it cannot run tasks: " + strings.Join(missing, "; "))
 }
 
 // close forgets an ended session; its node's deadline runs on.

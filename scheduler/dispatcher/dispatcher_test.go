@@ -12,6 +12,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -53,7 +54,7 @@ func (b *buffer) String() string {
 func inWorld(t *testing.T, body func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, store: raftstoretest.New(t, store.Tables()...), log: &buffer{}}
+		w := &world{t: t, store: raftstoretest.New(t, append(store.Tables(), pkistore.Tables()...)...), log: &buffer{}}
 		var err error
 		w.d, err = New(Config{
 			Store: w.store, Logger: slog.New(slog.NewTextHandler(w.log, nil)),

@@ -12,7 +12,9 @@ const (
 	helloTimeout = 10 * time.Second
 
 	// managersInterval is how often the list of managers is looked at.
-	managersInterval = 5 * time.Second
+	// It is read from memory, and a node that knows one manager only is lost
+	// with that one.
+	managersInterval = 500 * time.Millisecond
 
 	// One Assignments message; a larger set goes on in the next. Well below
 	// the 4 MiB that gRPC receives by default, as the last assignment of a
@@ -47,10 +49,13 @@ const (
 	// Quotas of one node: tokens a second, and what may come at once. Messages
 	// and reports beyond them are read later, which in the end slows the
 	// sender; log bytes beyond theirs are dropped and counted, so that a
-	// talkative container cannot delay its node's heartbeats.
+	// talkative container cannot delay its node's heartbeats. A message costs
+	// one token and one more for each quotaBytes of it.
+	quotaBytes                = 4 << 10
 	sessionRate, sessionBurst = 0.5, 10
 	messageRate, messageBurst = 200, 1000
 	reportRate, reportBurst   = 1000, 8192
+	repeatRate, repeatBurst   = 10, 512
 	chunkRate, chunkBurst     = 8192, 16384
 	logRate, logBurst         = 8 << 20, 16 << 20
 	helloRate, helloBurst     = 0.5, 10

@@ -23,10 +23,7 @@ type plan struct {
 }
 
 // told is what makes an assignment different from the one sent before.
-type told struct {
-	desired   schedulerpb.TaskState
-	notBefore int64
-}
+type told struct{ desired schedulerpb.TaskState }
 
 // next returns the messages that bring the node up to date: at first the
 // complete set, then changes in the tasks named, or in all.
@@ -71,7 +68,7 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 		}
 		return
 	}
-	now := told{t.Desired, t.NotBefore}
+	now := told{t.Desired}
 	if store.State(t) == store.Orphaned {
 		now.desired = max(now.desired, store.Shutdown) // its successor runs elsewhere
 	}
@@ -80,7 +77,7 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 	}
 	a := &schedulerpb.Assignment{
 		TaskId: t.Id, ServiceId: t.ServiceId, Slot: t.Slot,
-		Desired: now.desired, NotBefore: t.NotBefore, Observed: store.State(t),
+		Desired: now.desired, Observed: store.State(t),
 	}
 	// What ended is not to be begun again by a node that forgot it.
 	if !store.Live(t) {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 type sessionStream = grpc.BidiStreamingServer[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]
@@ -42,7 +43,7 @@ type session struct {
 
 	plan plan // serve's
 
-	quota struct{ messages, chunks, reports, logs, hellos, refusals bucket } // read's
+	quota struct{ messages, chunks, reports, repeats, logs, hellos, refusals bucket } // read's
 }
 
 func newSession(d *Dispatcher, stream sessionStream, node, address string) *session {
@@ -58,6 +59,7 @@ func newSession(d *Dispatcher, stream sessionStream, node, address string) *sess
 	s.quota.messages = newBucket(messageRate, messageBurst, now)
 	s.quota.chunks = newBucket(chunkRate, chunkBurst, now)
 	s.quota.reports = newBucket(reportRate, reportBurst, now)
+	s.quota.repeats = newBucket(repeatRate, repeatBurst, now)
 	s.quota.logs = newBucket(logRate, logBurst, now)
 	s.quota.hellos = newBucket(helloRate, helloBurst, now)
 	s.quota.refusals = newBucket(refusalLogRate, refusalLogBurst, now)
@@ -180,7 +182,7 @@ func (s *session) read() error {
 		if m.GetLog() != nil {
 			quota = &s.quota.chunks
 		}
-		if err := quota.wait(s.ctx, 1); err != nil {
+		if err := quota.wait(s.ctx, 1+float64(proto.Size(m))/quotaBytes); err != nil {
 			return err
 		}
 		if hello, ok := m.Message.(*schedulerpb.AgentMessage_Hello); ok {
@@ -228,8 +230,7 @@ func (s *session) greet(h *schedulerpb.Hello, first bool) error {
 	if err := s.quota.hellos.wait(s.ctx, 1); err != nil {
 		return err
 	}
-	s.d.heard(s)
-	s.d.writer.describe(s.node, h.Description)
+	s.d.redescribe(s, h.Description)
 	return nil
 }
 
@@ -251,7 +252,7 @@ func (s *session) report(b *schedulerpb.StatusBatch) error {
 		}
 		clean = append(clean, &schedulerpb.TaskReport{TaskId: r.TaskId, Status: st})
 	}
-	foreign, err := s.d.writer.statuses(s.node, clean)
+	foreign, err := s.d.writer.statuses(s.node, clean, func() bool { return s.quota.repeats.take(1, now) })
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}

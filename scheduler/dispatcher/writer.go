@@ -1,12 +1,14 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -51,9 +53,12 @@ func (w *writer) reset() {
 	w.tasks, w.nodes = map[string]taskWord{}, map[string]nodeWord{}
 }
 
-func (w *writer) nodeReady(id, address string, desc *schedulerpb.NodeDescription) {
+// nodeUp records what a node with a session says of itself. address is where
+// the session comes from; empty leaves it as it was.
+func (w *writer) nodeUp(id, address string, desc *schedulerpb.NodeDescription) {
+	state, message := readiness(desc)
 	w.node(id, func(n *nodeWord) {
-		*n = nodeWord{state: schedulerpb.NodeState_NODE_STATE_READY, address: address, description: desc}
+		*n = nodeWord{state: state, message: message, address: cmp.Or(address, n.address), description: desc}
 	})
 }
 
@@ -61,10 +66,6 @@ func (w *writer) nodeDown(id, message string) {
 	w.node(id, func(n *nodeWord) {
 		n.state, n.message = schedulerpb.NodeState_NODE_STATE_DOWN, message
 	})
-}
-
-func (w *writer) describe(id string, desc *schedulerpb.NodeDescription) {
-	w.node(id, func(n *nodeWord) { n.description = desc })
 }
 
 func (w *writer) node(id string, change func(*nodeWord)) {
@@ -78,7 +79,11 @@ func (w *writer) node(id string, change func(*nodeWord)) {
 
 // statuses queues what is news among a node's reports and returns the id of
 // one that is about another node's task, if there is any.
-func (w *writer) statuses(node string, reports []*schedulerpb.TaskReport) (foreign string, err error) {
+//
+// Reports that change only the words about a task, not its state, need leave
+// from again: each becomes an entry of the replicated log, and a node may say
+// as many as it likes. Without it they are dropped.
+func (w *writer) statuses(node string, reports []*schedulerpb.TaskReport, again func() bool) (foreign string, err error) {
 	var news []*schedulerpb.TaskReport
 	err = w.store.View(func(r *raftstore.ReadTx) error {
 		for _, rep := range reports {
@@ -88,7 +93,8 @@ func (w *writer) statuses(node string, reports []*schedulerpb.TaskReport) (forei
 			case t.NodeId != node || store.State(t) < store.Assigned:
 				foreign = rep.TaskId
 			default:
-				if _, changed := store.Advance(t, rep.Status); changed {
+				_, changed := store.Advance(t, rep.Status)
+				if changed && (rep.Status.State > store.State(t) || again()) {
 					news = append(news, rep)
 				}
 			}
@@ -239,18 +245,20 @@ func writeNode(tx *raftstore.Tx, id string, word nodeWord) error {
 	if !ok {
 		return nil // removed meanwhile
 	}
-	n := proto.CloneOf(old)
-	if word.state != schedulerpb.NodeState_NODE_STATE_UNKNOWN {
-		n.State, n.Message = word.state, word.message
+	if desc := word.description; desc != nil {
+		// What people and constraints call a node is the name it was admitted
+		// under, whatever it says later.
+		if member, ok := pkistore.Nodes.Get(tx, id); ok && member.GetName() != desc.Hostname {
+			desc = proto.CloneOf(desc)
+			desc.Hostname = member.GetName()
+		}
+		if err := store.UpdateDescription(tx, id, desc); err != nil {
+			return err
+		}
 	}
-	if word.address != "" {
-		n.Address = word.address
+	state, message := word.state, word.message
+	if state == schedulerpb.NodeState_NODE_STATE_UNKNOWN {
+		state, message = old.State, old.Message
 	}
-	if word.description != nil {
-		n.Description = word.description
-	}
-	if proto.Equal(old, n) {
-		return nil
-	}
-	return store.Nodes.Put(tx, n)
+	return store.SetNodeState(tx, id, state, message, word.address)
 }

@@ -332,7 +332,7 @@ func (w *world) converged(t rapid.TB) {
 		}
 		return
 	}
-	want := Wanted(w.service, w.request(), maps.Values(w.nodes))
+	want := Wanted(w.service, w.request(), maps.Values(w.nodes), maps.Values(w.tasks))
 	if n := Running(maps.Values(w.tasks)); n != want {
 		t.Fatalf("%d tasks run, %d wanted", n, want)
 	}

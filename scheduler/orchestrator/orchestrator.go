@@ -108,18 +108,25 @@ func Reconcile(in Input) Plan {
 	return r.plan()
 }
 
-// Wanted is the number of tasks the service should have running now.
-func Wanted(s *schedulerpb.Service, req *placement.Request, nodes iter.Seq[*schedulerpb.Node]) uint64 {
+// Wanted is the number of tasks the service should have running now. A global
+// service wants one on each node that may get one, and keeps those it has on
+// nodes that may not get another (paused ones).
+func Wanted(s *schedulerpb.Service, req *placement.Request, nodes iter.Seq[*schedulerpb.Node], tasks iter.Seq[*schedulerpb.Task]) uint64 {
 	if s.GetSpec().GetGlobal() == nil {
 		return s.GetSpec().GetReplicated().GetReplicas()
 	}
-	n := uint64(0)
+	on := map[string]bool{}
 	for node := range nodes {
 		if welcomes(node, req) {
-			n++
+			on[node.GetId()] = true
 		}
 	}
-	return n
+	for t := range tasks {
+		if store.Wanted(t) && t.GetNodeId() != "" {
+			on[t.GetNodeId()] = true
+		}
+	}
+	return uint64(len(on))
 }
 
 // Running is the number of tasks that do, whatever their revision.

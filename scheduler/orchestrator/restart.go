@@ -36,8 +36,42 @@ func (r *round) replace(g *group, creatable bool) {
 	case !again:
 		last.edit().Settled = true
 	case creatable:
-		r.create(g, r.in.Now.UnixNano()+policy.GetDelayNs(), restarts)
+		r.create(g, r.in.Now.UnixNano()+r.delay(g, policy), restarts)
 	}
+}
+
+// delay is the policy's, doubled for each failure in a row beyond the first
+// two: what does not come up is tried ever more seldom. A policy that bounds
+// the attempts needs no more than that.
+func (r *round) delay(g *group, p *taskpb.RestartPolicy) int64 {
+	delay := p.GetDelayNs()
+	if p.GetMaxAttempts() > 0 {
+		return delay
+	}
+	failures := 0
+	for _, it := range slices.Backward(g.items) {
+		if it.gone {
+			continue
+		}
+		if !r.failedSoon(it.t) {
+			break
+		}
+		failures++
+	}
+	for most := max(delay, int64(maxDelay)); failures > 2 && delay < most; failures-- {
+		delay = min(2*delay, most)
+	}
+	return delay
+}
+
+// failedSoon reports whether a task of the current revision failed before it
+// could be said to work. It goes by the store's clock: the node's may be wrong.
+func (r *round) failedSoon(t *schedulerpb.Task) bool {
+	if s := store.State(t); t.GetRevision() != r.in.Service.GetRevision() || s != store.Failed && s != store.Rejected {
+		return false
+	}
+	begun := max(t.GetMeta().GetCreatedAt(), t.GetNotBefore())
+	return t.GetMeta().GetUpdatedAt()-begun < int64(worksAfter)
 }
 
 func (r *round) latest(g *group) *item {

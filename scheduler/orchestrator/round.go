@@ -141,6 +141,10 @@ func (r *round) create(g *group, notBefore int64, restarts []int64) {
 		return
 	}
 	r.creates++
+	message := ""
+	if notBefore > r.in.Now.UnixNano() {
+		message = "waiting for the restart delay"
+	}
 	it := &item{t: &schedulerpb.Task{
 		Id:           r.in.NewID(),
 		ServiceId:    r.in.ServiceID,
@@ -148,7 +152,7 @@ func (r *round) create(g *group, notBefore int64, restarts []int64) {
 		TargetNodeId: g.node,
 		Revision:     r.in.Service.GetRevision(),
 		Desired:      store.Running,
-		Status:       &schedulerpb.TaskStatus{State: store.Pending, At: r.in.Now.UnixNano()},
+		Status:       &schedulerpb.TaskStatus{State: store.Pending, At: r.in.Now.UnixNano(), Message: message},
 		NotBefore:    notBefore,
 		RestartsAt:   restarts,
 	}}

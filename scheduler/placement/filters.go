@@ -36,6 +36,11 @@ func stateReason(n *schedulerpb.Node) *reason {
 	case schedulerpb.NodeState_NODE_STATE_READY:
 	case schedulerpb.NodeState_NODE_STATE_DOWN:
 		return same(1, "down")
+	case schedulerpb.NodeState_NODE_STATE_NOT_READY:
+		if why := featureReason(n); why != nil {
+			return why
+		}
+		return same(0, "not ready")
 	default:
 		return same(0, "not ready")
 	}

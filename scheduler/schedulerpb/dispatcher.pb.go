@@ -622,7 +622,9 @@ type Assignment struct {
 	Slot        uint32                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
 	Desired     TaskState              `protobuf:"varint,5,opt,name=desired,proto3,enum=redoubt.scheduler.v1.TaskState" json:"desired,omitempty"`
 	Spec        *taskpb.TaskSpec       `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
-	NotBefore   int64                  `protobuf:"varint,7,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Unix nanoseconds of the node's clock before which it is prepared but not
+	// started. Managers that wait out restart delays themselves send 0.
+	NotBefore int64 `protobuf:"varint,7,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	// What the managers had on record when this was sent: a container that was
 	// started once and is gone is a failure, not something to start again.
 	Observed      TaskState `protobuf:"varint,8,opt,name=observed,proto3,enum=redoubt.scheduler.v1.TaskState" json:"observed,omitempty"`

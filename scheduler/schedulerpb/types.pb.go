@@ -176,6 +176,9 @@ const (
 	NodeState_NODE_STATE_UNKNOWN NodeState = 0
 	NodeState_NODE_STATE_READY   NodeState = 1
 	NodeState_NODE_STATE_DOWN    NodeState = 2
+	// It has a session, and its description says that it cannot run tasks: the
+	// node's message says why. Its tasks stay, new ones go elsewhere.
+	NodeState_NODE_STATE_NOT_READY NodeState = 3
 )
 
 // Enum value maps for NodeState.
@@ -184,11 +187,13 @@ var (
 		0: "NODE_STATE_UNKNOWN",
 		1: "NODE_STATE_READY",
 		2: "NODE_STATE_DOWN",
+		3: "NODE_STATE_NOT_READY",
 	}
 	NodeState_value = map[string]int32{
-		"NODE_STATE_UNKNOWN": 0,
-		"NODE_STATE_READY":   1,
-		"NODE_STATE_DOWN":    2,
+		"NODE_STATE_UNKNOWN":   0,
+		"NODE_STATE_READY":     1,
+		"NODE_STATE_DOWN":      2,
+		"NODE_STATE_NOT_READY": 3,
 	}
 )
 
@@ -556,7 +561,7 @@ type Task struct {
 	NodeId   string      `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Desired  TaskState   `protobuf:"varint,7,opt,name=desired,proto3,enum=redoubt.scheduler.v1.TaskState" json:"desired,omitempty"`
 	Status   *TaskStatus `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"`
-	// Unix nanoseconds before which it must not be started (restart delay).
+	// Unix nanoseconds before which the leader gives it no node (restart delay).
 	NotBefore int64 `protobuf:"varint,9,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	// Global services: the node it is made for. node_id stays empty until the
 	// placement checked that the node can run it.
@@ -1149,11 +1154,12 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x11AVAILABILITY_AUTO\x10\x01\x12\x17\n" +
 	"\x13AVAILABILITY_ACTIVE\x10\x02\x12\x16\n" +
 	"\x12AVAILABILITY_PAUSE\x10\x03\x12\x16\n" +
-	"\x12AVAILABILITY_DRAIN\x10\x04*N\n" +
+	"\x12AVAILABILITY_DRAIN\x10\x04*h\n" +
 	"\tNodeState\x12\x16\n" +
 	"\x12NODE_STATE_UNKNOWN\x10\x00\x12\x14\n" +
 	"\x10NODE_STATE_READY\x10\x01\x12\x13\n" +
-	"\x0fNODE_STATE_DOWN\x10\x02B:Z8github.com/redoubt-cluster/redoubt/scheduler/schedulerpbb\x06proto3"
+	"\x0fNODE_STATE_DOWN\x10\x02\x12\x18\n" +
+	"\x14NODE_STATE_NOT_READY\x10\x03B:Z8github.com/redoubt-cluster/redoubt/scheduler/schedulerpbb\x06proto3"
 
 var (
 	file_scheduler_schedulerpb_types_proto_rawDescOnce sync.Once

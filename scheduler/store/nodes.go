@@ -1,7 +1,6 @@
 package store
 
 import (
-	"fmt"
 	"maps"
 
 	"google.golang.org/protobuf/proto"
@@ -33,13 +32,19 @@ func Effective(n *schedulerpb.Node) schedulerpb.Availability {
 	return Pause // a record that says nothing gets nothing
 }
 
+// Up reports whether the node has a session, able to run tasks or not.
+func Up(n *schedulerpb.Node) bool {
+	s := n.GetState()
+	return s == schedulerpb.NodeState_NODE_STATE_READY || s == schedulerpb.NodeState_NODE_STATE_NOT_READY
+}
+
 // RegisterNode makes the scheduler's record of a node, in the transaction that
 // admits it. It changes nothing for a node that is known (one that joined again
 // under its id). Managers are auto: active until the first worker joins.
 func RegisterNode(tx *raftstore.Tx, id string, manager bool) error {
 	if old, ok := Nodes.Get(tx, id); ok {
 		if old.GetManager() != manager {
-			return fmt.Errorf("node %s is known in the other role: remove it first", id)
+			return refuse("node %s is known in the other role: remove it first", id)
 		}
 		return nil
 	}
@@ -130,10 +135,10 @@ func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
 	case schedulerpb.Availability_AVAILABILITY_UNSPECIFIED, Active, Pause, Drain:
 	case Auto:
 		if !old.GetManager() {
-			return fmt.Errorf("availability auto is for managers: use active, pause or drain")
+			return refuse("availability auto is for managers: use active, pause or drain")
 		}
 	default:
-		return fmt.Errorf("availability %d is unknown: use active, pause or drain", u.Availability)
+		return refuse("availability %d is unknown: use active, pause or drain", u.Availability)
 	}
 	labels := maps.Clone(old.GetLabels())
 	if labels == nil {
@@ -141,13 +146,13 @@ func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
 	}
 	for _, k := range u.LabelRemove {
 		if _, ok := labels[k]; !ok {
-			return fmt.Errorf("node %s has no label %q: nothing was changed", id, k)
+			return refuse("node %s has no label %q: nothing was changed", id, k)
 		}
 		delete(labels, k)
 	}
 	maps.Copy(labels, u.LabelAdd)
 	if err := spec.CheckLabels("node label", labels); err != nil {
-		return err
+		return refuse("%v", err)
 	}
 	return updateNode(tx, id, func(n *schedulerpb.Node) {
 		n.Labels = labels

@@ -16,6 +16,15 @@ import (
 // ErrChanged: the service was updated since the caller read it.
 var ErrChanged = errors.New("the service was changed since it was read: look at it and try again")
 
+// RefusedError is a change that breaks a rule; its text is for who asked.
+type RefusedError struct{ text string }
+
+func (e *RefusedError) Error() string { return e.text }
+
+func refuse(format string, args ...any) error {
+	return &RefusedError{fmt.Sprintf(format, args...)}
+}
+
 // CreateService validates the spec, fills in defaults and stores a new service
 // at revision 1. The image's digest must have been resolved before.
 func CreateService(ctx context.Context, s *raftstore.Store, sp *schedulerpb.ServiceSpec) (string, error) {
@@ -55,9 +64,9 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 		case old.GetMeta().GetVersion() != version:
 			return ErrChanged
 		case old.GetSpec().GetName() != sp.GetName():
-			return fmt.Errorf("a service cannot be renamed: create %q and remove %q", sp.GetName(), old.GetSpec().GetName())
+			return refuse("a service cannot be renamed: create %q and remove %q", sp.GetName(), old.GetSpec().GetName())
 		case (old.GetSpec().GetGlobal() == nil) != (sp.GetGlobal() == nil):
-			return fmt.Errorf("the mode of a service cannot be changed: remove it and create it again")
+			return refuse("the mode of a service cannot be changed: remove it and create it again")
 		case proto.Equal(old.GetSpec(), sp):
 			return nil
 		}
@@ -88,7 +97,7 @@ func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
 func prepare(sp *schedulerpb.ServiceSpec) (*schedulerpb.ServiceSpec, error) {
 	sp = spec.Normalize(sp)
 	if err := spec.Validate(sp); err != nil {
-		return nil, err
+		return nil, refuse("%v", err)
 	}
 	if sp.GetTask().GetContainer().GetDigest() == "" {
 		return nil, fmt.Errorf("image %q has no digest: resolve it before the service is stored", sp.GetTask().GetContainer().GetImage())

@@ -102,7 +102,7 @@ func AdvanceTask(tx *raftstore.Tx, nodeID, taskID string, st *schedulerpb.TaskSt
 func Advance(t *schedulerpb.Task, st *schedulerpb.TaskStatus) (*schedulerpb.Task, bool) {
 	st = cleanStatus(st)
 	switch s := st.GetState(); {
-	case s < State(t), !reportable(s), proto.Equal(st, t.GetStatus()):
+	case s < State(t), !reportable(s), sameWords(st, t.GetStatus()):
 		return t, false
 	case s == State(t) && s > Running:
 		return t, false // how it ended was said once
@@ -110,6 +110,13 @@ func Advance(t *schedulerpb.Task, st *schedulerpb.TaskStatus) (*schedulerpb.Task
 	next := proto.CloneOf(t)
 	next.Status = st
 	return next, true
+}
+
+// sameWords compares but for the time: when a node says it again is no news.
+func sameWords(a, b *schedulerpb.TaskStatus) bool {
+	c := proto.CloneOf(a)
+	c.At = b.GetAt()
+	return proto.Equal(c, b)
 }
 
 func reportable(s schedulerpb.TaskState) bool {
