@@ -48,6 +48,8 @@ type nodeJSON struct {
 	Address      string `json:"address"`
 	Version      string `json:"version"`
 	Self         bool   `json:"self"`
+	// Message says why it is not ready.
+	Message string `json:"message,omitempty"`
 }
 
 func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
@@ -57,12 +59,20 @@ func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
 		Availability: enumName(v.Effective, "AVAILABILITY_"),
 		Leader:       v.GetManager().GetLeader(), Reachable: v.GetManager().GetReachable(),
 		Address: v.GetNode().GetAddress(), Version: v.GetNode().GetDescription().GetRedoubtVersion(),
-		Self: v.Id == self,
+		Self: v.Id == self, Message: v.GetNode().GetMessage(),
 	}
 	if a := v.GetManager().GetAddress(); a != "" {
 		n.Address = a
 	}
 	return n
+}
+
+// status is the state, with the reason where a node is up and yet not ready.
+func (n nodeJSON) status() string {
+	if n.State == "not ready" && n.Message != "" {
+		return n.State + " (" + printable(n.Message) + ")"
+	}
+	return n.State
 }
 
 func (n nodeJSON) managerStatus() string {
@@ -109,7 +119,7 @@ func (a *app) printNodes(out *output, r *controlpb.ListNodesResponse) error {
 		if n.Self {
 			id += " *"
 		}
-		rows = append(rows, []string{id, n.Hostname, n.State, n.Availability, n.managerStatus(), n.Address, n.Version})
+		rows = append(rows, []string{id, n.Hostname, n.status(), n.Availability, n.managerStatus(), n.Address, n.Version})
 	}
 	return out.list(a.Stdout, ids, objects,
 		[]string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "ADDRESS", "VERSION"}, rows)
@@ -163,7 +173,7 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("Address", n.Address)
 	line("Labels", pairs(v.GetNode().GetLabels()))
 	if v.JoinedAt != 0 {
-		line("Joined", ago(time.Unix(0, v.JoinedAt), now)+" with token "+v.TokenId)
+		line("Joined", ago(time.Unix(v.JoinedAt, 0), now)+" with token "+v.TokenId)
 	}
 	if v.LeafNotAfter != 0 {
 		line("Certificate", "expires "+in(time.Unix(v.LeafNotAfter, 0), now))

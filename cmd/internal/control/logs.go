@@ -2,8 +2,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -18,66 +23,259 @@ type LogSource interface {
 	Logs(ctx context.Context, r dispatcher.LogRequest) iter.Seq2[*schedulerpb.LogChunk, error]
 }
 
-// ServiceLogs streams the output of a service's tasks, or of one task.
+// ServiceLogs streams the output of a service's tasks, or of one task. When it
+// follows a service it also takes up the tasks that are begun later, and those
+// whose node was away, and it ends when the service is removed.
 func (s *Server) ServiceLogs(req *controlpb.ServiceLogsRequest, stream controlpb.Control_ServiceLogsServer) error {
-	type source struct{ task, node string }
-	sources := map[string]source{}
-	err := s.view(stream.Context(), func(r *raftstore.ReadTx) error {
-		tasks, err := logTasks(r, req.GetTarget())
-		for _, t := range tasks {
-			if t.GetNodeId() == "" {
-				continue // it has not run
-			}
-			svc, _ := schedstore.Services.Get(r, t.GetServiceId())
-			sources[t.GetId()] = source{schedstore.TaskName(svc.GetSpec().GetName(), t), nodeName(r, t.GetNodeId())}
+	l := &logReader{s: s, req: req, sources: map[string]*logSource{}, answers: make(chan *controlpb.ServiceLogsResponse)}
+	var first []string
+	err := s.view(stream.Context(), func(r *raftstore.ReadTx) (err error) {
+		if err = l.resolve(r); err == nil {
+			first, _ = l.look(r)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if len(sources) == 0 {
-		return apierr.NotFound("see `redoubt service ps`", "%s has no task that has run", req.GetTarget())
+	if len(first) == 0 && !req.GetFollow() {
+		return apierr.NotFound("see `redoubt service ps`", "%s has no task whose output can be read", req.GetTarget())
 	}
-	ask := dispatcher.LogRequest{Follow: req.GetFollow(), Since: req.GetSince(), Tail: req.GetTail()}
-	for id := range sources {
-		ask.TaskIDs = append(ask.TaskIDs, id)
-	}
-	for chunk, err := range s.c.Logs.Logs(stream.Context(), ask) {
-		if err != nil {
-			return err
+	g, ctx := errgroup.WithContext(stream.Context())
+	g.Go(func() error {
+		for {
+			select {
+			case a, ok := <-l.answers:
+				if !ok {
+					return nil
+				}
+				if err := stream.Send(a); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-		if chunk.GetEof() && chunk.GetError() == "" && len(chunk.GetData()) == 0 {
+	})
+	g.Go(func() error {
+		defer close(l.answers)
+		return l.run(ctx, first)
+	})
+	return g.Wait()
+}
+
+// logReader is one caller. follow's goroutine owns it, but for the channels.
+type logReader struct {
+	s       *Server
+	req     *controlpb.ServiceLogsRequest
+	service string                // id; empty: of one task only
+	task    string                // id
+	sources map[string]*logSource // by task
+	answers chan *controlpb.ServiceLogsResponse
+}
+
+// logSource is one task that is or was read.
+type logSource struct {
+	name, node    string
+	live          bool
+	reading, done bool
+	last          int64     // when the last piece was written, 0: nothing was read
+	again         time.Time // not before
+	said          string    // the last error told
+}
+
+// resolve finds what is asked for: a service, or where there is none, a task.
+func (l *logReader) resolve(r raftstore.Reader) error {
+	svc, err := schedstore.ResolveService(r, l.req.GetTarget())
+	if err == nil {
+		l.service = svc.GetId()
+		return nil
+	}
+	t, terr := schedstore.ResolveTask(r, l.req.GetTarget())
+	switch {
+	case terr == nil:
+		l.task = t.GetId()
+		return nil
+	case strings.Contains(l.req.GetTarget(), "."):
+		return terr
+	}
+	return err
+}
+
+// look returns the tasks to read that are not being read, and whether there may
+// be more later. Also a task that ended is read: why a container keeps failing
+// stands in its last words.
+func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
+	now := time.Now()
+	consider := func(t *schedulerpb.Task) {
+		if t.GetNodeId() == "" || schedstore.State(t) == schedstore.Orphaned {
+			return
+		}
+		src := l.sources[t.GetId()]
+		if src == nil {
+			if schedstore.State(t) < schedulerpb.TaskState_TASK_STATE_STARTING || !schedstore.Live(t) && t.GetStatus().GetContainerId() == "" {
+				return // there is no output (yet)
+			}
+			svc, _ := schedstore.Services.Get(r, t.GetServiceId())
+			src = &logSource{live: schedstore.Live(t), name: schedstore.TaskName(svc.GetSpec().GetName(), t), node: nodeName(r, t.GetNodeId())}
+			l.sources[t.GetId()] = src
+		}
+		// What ended while it was away has said all it will.
+		if n, _ := schedstore.Nodes.Get(r, t.GetNodeId()); !src.reading && !src.done && schedstore.Up(n) && !now.Before(src.again) {
+			src.reading = true
+			ids = append(ids, t.GetId())
+		}
+	}
+	if l.service == "" {
+		t, ok := schedstore.Tasks.Get(r, l.task)
+		if ok {
+			consider(t)
+		}
+		return ids, ok && schedstore.Live(t)
+	}
+	for t := range schedstore.Tasks.By(r, "service", l.service) {
+		consider(t)
+	}
+	_, more = schedstore.Services.Get(r, l.service)
+	slices.Sort(ids)
+	return ids, more
+}
+
+// run reads the first tasks and, where asked to follow, those that come later,
+// until there can be none. It returns when every read has ended.
+func (l *logReader) run(ctx context.Context, first []string) error {
+	ctx, stop := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	defer g.Wait()
+	defer stop()
+	ends := make(chan logEnd)
+	changed := make(chan struct{}, 1)
+	if l.req.GetFollow() {
+		g.Go(func() error { return l.watch(ctx, changed) })
+	}
+	l.begin(ctx, g, first, l.req.GetSince(), l.req.GetTail(), ends)
+	open, more := len(first), l.req.GetFollow()
+	retry := time.NewTicker(logRetry)
+	defer retry.Stop()
+	for open > 0 || more {
+		select {
+		case e := <-ends:
+			open--
+			if err := l.ended(ctx, e); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-changed:
+		case <-retry.C:
+		}
+		if !l.req.GetFollow() {
 			continue
 		}
-		from := sources[chunk.GetTaskId()]
-		err := stream.Send(&controlpb.ServiceLogsResponse{TaskId: chunk.GetTaskId(), TaskName: from.task, NodeName: from.node,
-			At: chunk.GetAt(), Stderr: chunk.GetStderr(), Data: chunk.GetData(), Error: chunk.GetError()})
-		if err != nil {
+		var ids []string
+		if err := l.s.c.Store.View(func(r *raftstore.ReadTx) error { ids, more = l.look(r); return nil }); err != nil {
 			return err
+		}
+		open += len(ids)
+		for _, id := range ids {
+			// One that broke off goes on after its last; a new one is read whole.
+			since := int64(0)
+			if last := l.sources[id].last; last > 0 {
+				since = last
+			}
+			l.begin(ctx, g, []string{id}, since, -1, ends)
 		}
 	}
 	return nil
 }
 
-// logTasks resolves a service, or where there is none, a task. Of a service's
-// tasks only those that still have a container are asked.
-func logTasks(r raftstore.Reader, target string) (out []*schedulerpb.Task, err error) {
-	svc, err := schedstore.ResolveService(r, target)
-	if err != nil {
-		t, terr := schedstore.ResolveTask(r, target)
-		if terr != nil {
-			if strings.Contains(target, ".") {
-				return nil, terr
+// watch says when there may be something new to read.
+func (l *logReader) watch(ctx context.Context, changed chan<- struct{}) error {
+	for {
+		w, err := l.s.c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, schedstore.Services, schedstore.Tasks, schedstore.Nodes)
+		for err == nil {
+			select {
+			case changed <- struct{}{}:
+			default:
 			}
-			return nil, err
+			_, err = w.Next(ctx)
 		}
-		return []*schedulerpb.Task{t}, nil
-	}
-	for t := range schedstore.Tasks.By(r, "service", svc.GetId()) {
-		if schedstore.Live(t) {
-			out = append(out, t)
+		if w != nil {
+			w.Close()
+		}
+		if ctx.Err() != nil {
+			return nil // run ended it, or knows
+		}
+		if !errors.Is(err, raftstore.ErrLagged) {
+			return err
 		}
 	}
-	return out, nil
+}
+
+// logEnd is how the read of one task ended.
+type logEnd struct {
+	task string
+	last int64  // of its last piece, 0: there was none
+	err  string // there may be more
+}
+
+// ended takes note, and says once what went wrong.
+func (l *logReader) ended(ctx context.Context, e logEnd) error {
+	src := l.sources[e.task]
+	src.reading, src.last, src.again = false, max(src.last, e.last), time.Now().Add(logRetry)
+	src.done = e.err == "" || !src.live
+	if e.err == "" || e.err == src.said || !src.live {
+		return nil // of one that ended long ago nothing may be left
+	}
+	src.said = e.err
+	select {
+	case l.answers <- &controlpb.ServiceLogsResponse{TaskId: e.task, TaskName: src.name, NodeName: src.node, Error: e.err}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// begin reads some tasks in a goroutine of its own, which tells the end of each.
+func (l *logReader) begin(ctx context.Context, g *errgroup.Group, ids []string, since, tail int64, ends chan<- logEnd) {
+	if len(ids) == 0 {
+		return
+	}
+	from := map[string]logSource{}
+	for _, id := range ids {
+		from[id] = *l.sources[id]
+	}
+	g.Go(func() error {
+		last := map[string]int64{}
+		ask := dispatcher.LogRequest{TaskIDs: ids, Follow: l.req.GetFollow(), Since: since, Tail: tail}
+		for chunk, err := range l.s.c.Logs.Logs(ctx, ask) {
+			if err != nil {
+				return err
+			}
+			id := chunk.GetTaskId()
+			if len(chunk.GetData()) > 0 || chunk.GetError() != "" && !chunk.GetEof() {
+				answer := &controlpb.ServiceLogsResponse{TaskId: id, TaskName: from[id].name, NodeName: from[id].node,
+					At: chunk.GetAt(), Stderr: chunk.GetStderr(), Data: chunk.GetData()}
+				if !chunk.GetEof() {
+					answer.Error = chunk.GetError()
+				}
+				select {
+				case l.answers <- answer:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+				last[id] = max(last[id], chunk.GetAt())
+			}
+			if _, asked := from[id]; !chunk.GetEof() || !asked {
+				continue
+			}
+			select {
+			case ends <- logEnd{id, last[id], chunk.GetError()}:
+				delete(from, id)
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	})
 }

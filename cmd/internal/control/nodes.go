@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -19,7 +21,7 @@ import (
 
 // ListNodes returns the named nodes, or all by name.
 func (s *Server) ListNodes(ctx context.Context, req *controlpb.ListNodesRequest) (*controlpb.ListNodesResponse, error) {
-	resp := &controlpb.ListNodesResponse{}
+	resp := &controlpb.ListNodesResponse{Self: self(ctx)}
 	servers := s.c.Store.Servers()
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		for _, ref := range req.GetNodes() {
@@ -43,6 +45,12 @@ func (s *Server) ListNodes(ctx context.Context, req *controlpb.ListNodesRequest)
 		return nil
 	})
 	return resp, err
+}
+
+// self is the node whose local root calls.
+func self(ctx context.Context) string {
+	id, _ := authz.FromContext(ctx)
+	return id.LocalRootOf
 }
 
 // resolveNode finds a member by id, by its name where that is unique, or by a
@@ -73,7 +81,7 @@ func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
 func nodeView(r raftstore.Reader, n *pkipb.Node, servers []raftstore.Server) *controlpb.NodeView {
 	sched, _ := schedstore.Nodes.Get(r, n.GetId())
 	v := &controlpb.NodeView{Id: n.GetId(), Name: n.GetName(), Role: n.GetRole(), Node: sched,
-		LeafNotAfter: n.GetLeafNotAfter(), JoinedAt: n.GetMeta().GetCreatedAt(), TokenId: n.GetTokenId(),
+		LeafNotAfter: n.GetLeafNotAfter(), JoinedAt: n.GetMeta().GetCreatedAt() / int64(time.Second), TokenId: n.GetTokenId(),
 		Effective: schedstore.Effective(sched)}
 	if n.GetRole() == profilepb.Role_ROLE_MANAGER {
 		v.Manager = managerStatus(n, sched, servers)
@@ -83,7 +91,7 @@ func nodeView(r raftstore.Reader, n *pkipb.Node, servers []raftstore.Server) *co
 
 func managerStatus(n *pkipb.Node, sched *schedulerpb.Node, servers []raftstore.Server) *controlpb.ManagerStatus {
 	m := &controlpb.ManagerStatus{NodeId: n.GetId(), Name: n.GetName(), Address: n.GetAddress(),
-		Reachable: sched.GetState() == schedulerpb.NodeState_NODE_STATE_READY}
+		Reachable: schedstore.Up(sched)}
 	if i := slices.IndexFunc(servers, func(s raftstore.Server) bool { return s.ID == n.GetId() }); i >= 0 {
 		m.Leader, m.Voter = servers[i].Leader, servers[i].Voter
 	}
@@ -101,12 +109,8 @@ func (s *Server) UpdateNode(ctx context.Context, req *controlpb.UpdateNodeReques
 			return err
 		}
 		id = n.GetId()
-		err = schedstore.UpdateNodeSpec(tx, id, schedstore.NodeUpdate{
+		return schedstore.UpdateNodeSpec(tx, id, schedstore.NodeUpdate{
 			Availability: req.GetAvailability(), LabelAdd: req.GetLabelAdd(), LabelRemove: req.GetLabelRm()})
-		if err != nil && refusal(err) == err {
-			return apierr.Invalid("", "%v", err)
-		}
-		return err
 	})
 	if err != nil {
 		return nil, err
@@ -134,7 +138,7 @@ func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeReques
 			return apierr.Unsupported("drain it instead: `redoubt node update --availability drain`", "node %s is a manager, and managers cannot be removed yet", n.GetName())
 		}
 		sched, _ := schedstore.Nodes.Get(tx, n.GetId())
-		if sched.GetState() == schedulerpb.NodeState_NODE_STATE_READY && !req.GetForce() {
+		if schedstore.Up(sched) && !req.GetForce() {
 			return apierr.State("stop it first, or add --force", "node %s is up", n.GetName())
 		}
 		if err := pki.Deny(tx, n.GetId()); err != nil {

@@ -58,9 +58,6 @@ type Server struct {
 // New returns a server.
 func New(c Config) *Server { return &Server{c: c} }
 
-// updateTimeout bounds how long a write waits for the quorum.
-const updateTimeout = 15 * time.Second
-
 // update runs one transaction.
 func (s *Server) update(ctx context.Context, fn func(*raftstore.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
@@ -81,6 +78,7 @@ func (s *Server) view(ctx context.Context, fn func(*raftstore.ReadTx) error) err
 // refusal turns what the rooms below return into what callers are told.
 func refusal(err error) error {
 	var lookup *schedstore.LookupError
+	var refused *schedstore.RefusedError
 	var dup *raftstore.DuplicateError
 	switch {
 	case err == nil, apierr.ReasonOf(err) != "":
@@ -89,10 +87,12 @@ func refusal(err error) error {
 		return apierr.Ambiguous(lookup.Kind, lookup.Ref)
 	case errors.As(err, &lookup):
 		return apierr.NotFound("", "%v", lookup)
+	case errors.As(err, &refused):
+		return apierr.Invalid("", "%v", refused)
 	case errors.As(err, &dup):
-		return apierr.Exists("choose another name", "%s %q exists already", dup.Table, dup.Key)
+		return apierr.Exists("choose another name", "%q exists already in %s", dup.Key, dup.Table)
 	case errors.Is(err, schedstore.ErrChanged), errors.Is(err, raftstore.ErrConflict):
-		return apierr.Conflict("it")
+		return apierr.Conflict("object")
 	case errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrClosed):
 		return apierr.NoLeader()
 	case errors.Is(err, raftstore.ErrUncertain):

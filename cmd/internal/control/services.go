@@ -5,12 +5,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/distribution/reference"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/orchestrator"
+	"github.com/redoubt-cluster/redoubt/scheduler/placement"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -18,7 +19,7 @@ import (
 
 // CreateService validates, pins the image and stores.
 func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateServiceRequest) (*controlpb.CreateServiceResponse, error) {
-	sp, err := s.admit(ctx, req.GetSpec(), nil)
+	sp, warnings, err := s.admit(ctx, req.GetSpec(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +30,7 @@ func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateService
 		return nil, err
 	}
 	s.c.Logger.InfoContext(ctx, "service created", "service", sp.GetName(), "id", id)
-	return &controlpb.CreateServiceResponse{Id: id}, nil
+	return &controlpb.CreateServiceResponse{Id: id, Warnings: warnings}, nil
 }
 
 // UpdateService replaces the spec that was read at req.Version.
@@ -42,7 +43,7 @@ func (s *Server) UpdateService(ctx context.Context, req *controlpb.UpdateService
 	if err != nil {
 		return nil, err
 	}
-	sp, err := s.admit(ctx, req.GetSpec(), old.GetSpec())
+	sp, warnings, err := s.admit(ctx, req.GetSpec(), old.GetSpec())
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +52,7 @@ func (s *Server) UpdateService(ctx context.Context, req *controlpb.UpdateService
 	if err := schedstore.UpdateService(ctx, s.c.Store, old.GetId(), req.GetVersion(), sp); err != nil {
 		return nil, err
 	}
-	return &controlpb.UpdateServiceResponse{Id: old.GetId()}, nil
+	return &controlpb.UpdateServiceResponse{Id: old.GetId(), Warnings: warnings}, nil
 }
 
 // RemoveService removes one service.
@@ -106,85 +107,33 @@ func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err er
 	return out, nil
 }
 
-// serviceView counts the service's tasks. A global service wants one on each
-// node that it has a task for.
+// serviceView counts the service's tasks.
 func serviceView(r raftstore.Reader, svc *schedulerpb.Service) *controlpb.ServiceView {
-	v := &controlpb.ServiceView{Service: svc, Wanted: svc.GetSpec().GetReplicated().GetReplicas()}
-	for t := range schedstore.Tasks.By(r, "service", svc.GetId()) {
-		if !schedstore.Wanted(t) {
-			continue
-		}
-		if schedstore.State(t) == schedstore.Running {
-			v.Running++
-		}
-		if svc.GetSpec().GetGlobal() != nil {
-			v.Wanted++
-		}
+	v := &controlpb.ServiceView{Service: svc, Running: orchestrator.Running(schedstore.Tasks.By(r, "service", svc.GetId()))}
+	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask())
+	if err != nil { // validation lets no such service in
+		return v
 	}
+	v.Wanted = orchestrator.Wanted(svc, req, schedstore.Nodes.All(r), schedstore.Tasks.By(r, "service", svc.GetId()))
 	return v
 }
 
 // admit checks a spec and pins its image. An image that did not change keeps
 // its digest: an update of something else must not replace what runs.
-func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (*schedulerpb.ServiceSpec, error) {
+func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (admitted *schedulerpb.ServiceSpec, warnings []string, err error) {
 	if sp == nil {
-		return nil, apierr.Invalid("", "the request has no service in it")
+		return nil, nil, apierr.Invalid("", "the request has no service in it")
 	}
 	sp = spec.Normalize(proto.CloneOf(sp))
 	if err := spec.Validate(sp); err != nil {
-		return nil, apierr.Invalid("", "%v", err)
+		return nil, nil, apierr.Invalid("", "%v", err)
 	}
 	c := sp.GetTask().GetContainer()
 	was := old.GetTask().GetContainer()
 	if c.GetImage() == was.GetImage() && was.GetDigest() != "" && sp.GetTask().GetForce() == old.GetTask().GetForce() {
 		c.Digest = was.GetDigest()
-		return sp, nil
+		return sp, nil, nil
 	}
-	digest, err := s.pin(ctx, c.GetImage())
-	if err != nil {
-		return nil, err
-	}
-	c.Digest = digest
-	return sp, nil
-}
-
-// pin finds the digest of an image: the one written in the reference, that of
-// an image imported on the nodes (refused where they disagree), or that of the
-// registry.
-func (s *Server) pin(ctx context.Context, image string) (string, error) {
-	named, err := reference.ParseNormalizedNamed(image)
-	if err != nil {
-		return "", apierr.Invalid("", "image %q is no reference: %v", image, err)
-	}
-	if d, ok := named.(reference.Digested); ok {
-		return d.Digest().String(), nil
-	}
-	ref := reference.TagNameOnly(named).String()
-	var loaded, on, where string
-	err = s.view(ctx, func(r *raftstore.ReadTx) error {
-		for n := range schedstore.Nodes.All(r) {
-			d := n.GetDescription().GetLoadedImages()[ref]
-			switch {
-			case d == "":
-			case loaded == "":
-				loaded, on = d, n.GetDescription().GetHostname()
-			case d != loaded:
-				where = n.GetDescription().GetHostname()
-			}
-		}
-		return nil
-	})
-	switch {
-	case err != nil:
-		return "", err
-	case where != "":
-		return "", apierr.State("load the same archive on every node, or name the image by its digest", "image %s is not the same on nodes %s and %s", ref, on, where)
-	case loaded != "":
-		return loaded, nil
-	}
-	digest, err := s.c.Images.Resolve(ctx, ref)
-	if err != nil {
-		return "", apierr.State("check the name, load the image on the nodes, or configure its registry", "image %s cannot be resolved: %v", ref, err)
-	}
-	return digest, nil
+	c.Digest, warnings, err = s.pin(ctx, c.GetImage())
+	return sp, warnings, err
 }

@@ -28,9 +28,12 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			}
 			sched, _ := schedstore.Nodes.Get(r, n.GetId())
 			resp.Nodes++
-			if sched.GetState() == schedulerpb.NodeState_NODE_STATE_READY {
+			switch sched.GetState() {
+			case schedulerpb.NodeState_NODE_STATE_READY:
 				resp.NodesReady++
-			} else {
+			case schedulerpb.NodeState_NODE_STATE_NOT_READY:
+				warn("node %s is not ready, %s: `redoubt node inspect %s`", n.GetName(), sched.GetMessage(), n.GetId())
+			default:
 				warn("node %s is down: start it, or `redoubt node rm %s`", n.GetName(), n.GetId())
 			}
 			if time.Unix(n.GetLeafNotAfter(), 0).Before(r.Clock()) {

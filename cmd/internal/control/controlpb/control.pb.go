@@ -440,7 +440,8 @@ type LocalStatusResponse struct {
 	Leader    bool                   `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
 	// Managers: host:port of the leader, empty while there is none.
 	LeaderAddress string `protobuf:"bytes,7,opt,name=leader_address,json=leaderAddress,proto3" json:"leader_address,omitempty"`
-	LeafNotAfter  int64  `protobuf:"varint,8,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
+	// Unix seconds.
+	LeafNotAfter int64 `protobuf:"varint,8,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
 	// Whether the agent has a session with a manager.
 	Session       bool              `protobuf:"varint,9,opt,name=session,proto3" json:"session,omitempty"`
 	Message       string            `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
@@ -907,15 +908,17 @@ func (x *ManagerStatus) GetReachable() bool {
 
 // NodeView joins pki's and the scheduler's records of one node.
 type NodeView struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name         string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Role         profilepb.Role         `protobuf:"varint,3,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
-	Node         *schedulerpb.Node      `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
-	Manager      *ManagerStatus         `protobuf:"bytes,5,opt,name=manager,proto3" json:"manager,omitempty"`
-	LeafNotAfter int64                  `protobuf:"varint,6,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
-	JoinedAt     int64                  `protobuf:"varint,7,opt,name=joined_at,json=joinedAt,proto3" json:"joined_at,omitempty"`
-	TokenId      string                 `protobuf:"bytes,8,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Role    profilepb.Role         `protobuf:"varint,3,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
+	Node    *schedulerpb.Node      `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Manager *ManagerStatus         `protobuf:"bytes,5,opt,name=manager,proto3" json:"manager,omitempty"`
+	// Unix seconds.
+	LeafNotAfter int64 `protobuf:"varint,6,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
+	// Unix seconds.
+	JoinedAt int64  `protobuf:"varint,7,opt,name=joined_at,json=joinedAt,proto3" json:"joined_at,omitempty"`
+	TokenId  string `protobuf:"bytes,8,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// Availability in force, after auto and the latch.
 	Effective     schedulerpb.Availability `protobuf:"varint,9,opt,name=effective,proto3,enum=redoubt.scheduler.v1.Availability" json:"effective,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -1,0 +1,15 @@
+package control
+
+import "time"
+
+const (
+	// updateTimeout bounds how long a read or a write waits for the quorum.
+	updateTimeout = 15 * time.Second
+
+	// logRetry is how long a follower of logs waits before it asks again a node
+	// whose answer broke off.
+	logRetry = 2 * time.Second
+
+	// maxHosts bounds the hosts that one line names.
+	maxHosts = 3
+)
