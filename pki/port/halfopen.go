@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// halfOpen holds the connections whose peer is not known yet. Where a bound is
+// halfOpen holds connections whose peer is not known yet, at one stage of that. Where a bound is
 // reached, a newcomer takes the place of the oldest one of its own source, or
 // of the source that has most. An honest handshake takes milliseconds, so one
 // that was overtaken by so many others is not missed; refusing newcomers would

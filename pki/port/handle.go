@@ -50,8 +50,9 @@ func (p *Port) handle(in *incoming) {
 func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
-	giveHalf := p.half.take(sourceKey(in.RemoteAddr()), cancel)
-	defer giveHalf()
+	source := sourceKey(in.RemoteAddr())
+	giveQuiet := p.quiet.take(source, cancel)
+	defer giveQuiet()
 	if err := in.SetDeadline(time.Now().Add(p.cfg.Limits.Handshake)); err != nil {
 		return false, err
 	}
@@ -63,6 +64,11 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	if err != nil {
 		return false, err
 	}
+	// Whoever has said what it wants competes no more with those who say
+	// nothing, who are cheap to be many.
+	giveHalf := p.half.take(source, cancel)
+	defer giveHalf()
+	giveQuiet()
 	if len(offered) != 1 {
 		return false, fmt.Errorf("the ClientHello offers %d protocols: exactly one is expected", len(offered))
 	}

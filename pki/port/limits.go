@@ -7,7 +7,8 @@ type Limits struct {
 	// Connections in all, of every kind.
 	Connections int
 	// HalfOpen bounds handshakes at a time, HalfOpenPerSource those of one
-	// source (an IPv4 address or an IPv6 /64). Beyond them the oldest go.
+	// source (an IPv4 address or an IPv6 /64), and both again connections whose
+	// ClientHello did not come yet. Beyond them the oldest go.
 	HalfOpen          int
 	HalfOpenPerSource int
 	// Anonymous bounds callers without a certificate.

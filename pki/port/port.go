@@ -41,7 +41,8 @@ type Config struct {
 type Port struct {
 	cfg    Config
 	counts *counts
-	half   *halfOpen
+	quiet  *halfOpen       // their ClientHello did not come yet
+	half   *halfOpen       // their handshake is under way
 	ctx    context.Context // of Serve: ends dials and splices
 	wg     sync.WaitGroup  // connections being handled
 
@@ -75,7 +76,7 @@ func New(c Config) (*Port, error) {
 		return nil, errors.New("port: the configuration is incomplete")
 	}
 	c.Limits = c.Limits.withDefaults()
-	return &Port{cfg: c, counts: newCounts(c.Limits), half: newHalfOpen(c.Limits), listeners: map[string]*listener{}, open: map[tracked]struct{}{}}, nil
+	return &Port{cfg: c, counts: newCounts(c.Limits), quiet: newHalfOpen(c.Limits), half: newHalfOpen(c.Limits), listeners: map[string]*listener{}, open: map[tracked]struct{}{}}, nil
 }
 
 var served = []string{pki.ALPNGRPC, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock}

@@ -483,9 +483,13 @@ func (h *host) inUse(c class) int {
 }
 
 func (h *host) halfOpen() int {
-	h.half.mu.Lock()
-	defer h.half.mu.Unlock()
-	return h.half.n
+	n := 0
+	for _, x := range []*halfOpen{h.quiet, h.half} {
+		x.mu.Lock()
+		n += x.n
+		x.mu.Unlock()
+	}
+	return n
 }
 
 // eventually waits for a state that nothing announces.
