@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
 )
 
 // Store is one manager's replica. All methods may be used concurrently.
@@ -39,8 +38,6 @@ type Store struct {
 const (
 	logFile      = "raft.db"
 	snapshotsDir = "snapshots"
-	// boltLockTimeout bounds the wait for the file lock another process holds.
-	boltLockTimeout = 2 * time.Second
 )
 
 // Open opens the store in c.Dir, or makes an empty one. It reads and opens the
@@ -66,12 +63,8 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	if err := errors.Join(os.MkdirAll(c.Dir, 0o700), os.Chmod(c.Dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
-	s.bolt, err = raftboltdb.New(raftboltdb.Options{
-		Path:        filepath.Join(c.Dir, logFile),
-		BoltOptions: &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("raftstore: the log in %s cannot be opened (is it in use by another process?): %w", c.Dir, err)
+	if err := s.openBolt(); err != nil {
+		return nil, fmt.Errorf("raftstore: %w", err)
 	}
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("raftstore: %w", err), s.bolt.Close())
@@ -84,7 +77,7 @@ func (s *Store) start(ctx context.Context) error {
 	bind := newBinder(&s.cfg)
 	sealed := &sealedLog{inner: s.bolt, bind: bind, halt: s.halt.storage}
 	stable := &sealedStable{inner: s.bolt, bind: bind, halt: s.halt.storage}
-	if err := errors.Join(sealed.verify(ctx.Done()), stable.verify()); err != nil {
+	if err := guarded(func() error { return errors.Join(sealed.verify(ctx.Done()), stable.verify()) }); err != nil {
 		return err
 	}
 	logs, err := raft.NewLogCache(logCacheEntries, sealed)
@@ -120,12 +113,10 @@ func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable raft.Sta
 	started := make(chan struct{})
 	go func() {
 		defer close(started)
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("raft cannot start: %v", p)
-			}
-		}()
-		s.raft, err = raft.NewRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans)
+		err = guarded(func() (err error) {
+			s.raft, err = raft.NewRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans)
+			return err
+		})
 	}()
 	<-started
 	why := s.halt.reason() // more exact than what raft makes of it
