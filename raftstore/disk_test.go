@@ -236,6 +236,24 @@ func TestDamageIsRefusedAtOpen(t *testing.T) {
 		"snapshot description flipped": {func(t *testing.T, dir string) {
 			rewrite(t, snapshotFile(t, dir, "meta"), flipped)
 		}, "snapshot"},
+		"snapshots gone": {func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Dir(filepath.Dir(snapshotFile(t, dir, "meta")))); err != nil {
+				t.Fatal(err)
+			}
+		}, "no snapshot reaches"},
+		"log gone": {func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "raft.db")); err != nil {
+				t.Fatal(err)
+			}
+		}, "not the term"},
+		"stable values gone": {func(t *testing.T, dir string) {
+			inBolt(t, dir, "conf", func(b *bbolt.Bucket, k [][]byte) (err error) {
+				for _, k := range k {
+					err = errors.Join(err, b.Delete(k))
+				}
+				return err
+			})
+		}, "not the term"},
 		"snapshot renamed": {func(t *testing.T, dir string) {
 			old := filepath.Dir(snapshotFile(t, dir, "meta"))
 			if err := os.Rename(old, old[:len(old)-1]+"_"); err != nil {

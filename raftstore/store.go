@@ -114,6 +114,9 @@ func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable raft.Sta
 	go func() {
 		defer close(started)
 		err = guarded(func() (err error) {
+			if err := checkWhole(logs, stable, snaps); err != nil {
+				return err
+			}
 			s.raft, err = raft.NewRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans)
 			return err
 		})

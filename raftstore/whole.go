@@ -1,0 +1,37 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+)
+
+// checkWhole refuses a directory of which a part was taken away, although all
+// that is left opens. Raft would start on it: without its log and stable values
+// it could vote a second time in a term, and without the snapshot that the log
+// goes on from it would hold another state than its neighbours.
+func checkWhole(logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore) error {
+	kept, err := snaps.List()
+	if err != nil {
+		return err
+	}
+	var upTo uint64 // what a snapshot covers
+	for _, m := range kept {
+		upTo = max(upTo, m.Index)
+	}
+	first, err := logs.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if first > upTo+1 {
+		return fmt.Errorf("the log begins at entry %d and no snapshot reaches that far: a part of the directory is missing: "+
+			"restore it whole, or leave and join again", first)
+	}
+	term, err := stable.GetUint64([]byte("CurrentTerm"))
+	if (first > 0 || upTo > 0) && (err != nil || term == 0) {
+		return errors.New("there are entries or snapshots, but not the term that belongs to them: a part of the directory is missing: " +
+			"restore it whole, or leave and join again")
+	}
+	return nil
+}
