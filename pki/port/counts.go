@@ -20,7 +20,6 @@ type class int
 
 const (
 	classConnection class = iota
-	classAnonymous
 	classSplice
 	classNode
 )
@@ -68,8 +67,6 @@ func (c *counts) bounds(cl class) (total, each int) {
 	switch cl {
 	case classConnection:
 		return l.Connections, 0
-	case classAnonymous:
-		return l.Anonymous, l.AnonymousPerSource
 	case classSplice:
 		return 0, l.SplicesPerSource
 	}

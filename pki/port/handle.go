@@ -207,14 +207,15 @@ func (p *Port) refusedMeanwhile(c *Conn, m mode) bool {
 }
 
 func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer) (func(), error) {
-	cl, key := classNode, ""
-	switch {
-	case peer == nil:
-		cl, key = classAnonymous, sourceKey(in.RemoteAddr())
-	case alpn == pki.ALPNGRPC:
+	if peer == nil {
+		raw := in.raw
+		return p.anonymous.take(sourceKey(in.RemoteAddr()), func() { raw.Close() }), nil
+	}
+	key := ""
+	if alpn == pki.ALPNGRPC {
 		key = peer.NodeID
 	}
-	give, ok := p.counts.take(cl, key)
+	give, ok := p.counts.take(classNode, key)
 	if !ok {
 		return nil, errTooMany
 	}

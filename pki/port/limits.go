@@ -11,7 +11,7 @@ type Limits struct {
 	// ClientHello did not come yet. Beyond them the oldest go.
 	HalfOpen          int
 	HalfOpenPerSource int
-	// Anonymous bounds callers without a certificate.
+	// Anonymous bounds callers without a certificate. Beyond it the oldest go.
 	Anonymous          int
 	AnonymousPerSource int
 	// SplicesPerSource bounds connections handed through to the leader.

@@ -39,12 +39,13 @@ type Config struct {
 
 // Port is port 2377. It begins locked. Safe for concurrent use.
 type Port struct {
-	cfg    Config
-	counts *counts
-	quiet  *halfOpen       // their ClientHello did not come yet
-	half   *halfOpen       // their handshake is under way
-	ctx    context.Context // of Serve: ends dials and splices
-	wg     sync.WaitGroup  // connections being handled
+	cfg       Config
+	counts    *counts
+	quiet     *crowd          // their ClientHello did not come yet
+	half      *crowd          // their handshake is under way
+	anonymous *crowd          // they have no certificate
+	ctx       context.Context // of Serve: ends dials and splices
+	wg        sync.WaitGroup  // connections being handled
 
 	mu        sync.Mutex // guards the rest
 	mode      mode
@@ -76,7 +77,13 @@ func New(c Config) (*Port, error) {
 		return nil, errors.New("port: the configuration is incomplete")
 	}
 	c.Limits = c.Limits.withDefaults()
-	return &Port{cfg: c, counts: newCounts(c.Limits), quiet: newHalfOpen(c.Limits), half: newHalfOpen(c.Limits), listeners: map[string]*listener{}, open: map[tracked]struct{}{}}, nil
+	l := c.Limits
+	return &Port{
+		cfg: c, counts: newCounts(l),
+		quiet: newCrowd(l.HalfOpen, l.HalfOpenPerSource), half: newCrowd(l.HalfOpen, l.HalfOpenPerSource),
+		anonymous: newCrowd(l.Anonymous, l.AnonymousPerSource),
+		listeners: map[string]*listener{}, open: map[tracked]struct{}{},
+	}, nil
 }
 
 var served = []string{pki.ALPNGRPC, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock}

@@ -7,12 +7,12 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestHalfOpenModel takes and gives places at random: the bounds hold, what is
+// TestCrowdModel takes and gives places at random: the bounds hold, what is
 // evicted is the oldest of its source, and nobody is evicted without need.
-func TestHalfOpenModel(t *testing.T) {
+func TestCrowdModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const total, each = 6, 3
-		h := newHalfOpen(Limits{HalfOpen: total, HalfOpenPerSource: each})
+		h := newCrowd(total, each)
 		type place struct {
 			source  string
 			give    func()
