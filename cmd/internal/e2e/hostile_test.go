@@ -500,7 +500,7 @@ func (a *attack) session(t *testing.T, addr string, creds *pki.Credentials, d *s
 }
 
 // silentConnections opens far more connections than are allowed, says nothing
-// on them or half a ClientHello, and sees whether somebody else behind the same
+// on them, half a ClientHello, or nothing after the handshake, and sees whether somebody else behind the same
 // address is still served.
 func silentConnections(t *testing.T, a *attack) {
 	const many = 2000
@@ -514,6 +514,14 @@ func silentConnections(t *testing.T, a *attack) {
 			if i%2 == 0 {
 				conn.Write([]byte{22, 3, 1, 2, 0, 1, 0})
 			}
+		}
+		// Some shake hands first, and then wait.
+		for range 20 {
+			conn, err := pki.DialTLS(t.Context(), addr, anyone(nil, pki.ALPNGRPC))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
 		}
 		start := time.Now()
 		if got := call(t, addr, anyone(nil, pki.ALPNGRPC), joinMethod, &pkipb.JoinRequest{TokenId: ident.New(), NodeName: "x"}); got != codes.InvalidArgument {
@@ -597,6 +605,9 @@ func removedWorker(t *testing.T, a *attack) {
 	}
 	took := cut.Sub(removed)
 	t.Logf("session cut %v after the removal was acknowledged (%v after it was asked for)", took.Round(time.Millisecond), cut.Sub(start).Round(time.Millisecond))
+	if cut.Before(start) {
+		t.Error("the session had ended before, for another reason")
+	}
 	if took > time.Second {
 		t.Errorf("the session of a removed worker went on for %v", took)
 	}
