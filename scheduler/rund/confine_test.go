@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -45,6 +47,14 @@ func TestConfinement(t *testing.T) {
 		}
 		if status["Groups"] == "" || strings.HasPrefix(status["Groups"], "0") {
 			t.Errorf("groups %q", status["Groups"])
+		}
+		limits, err := os.ReadFile("/proc/" + pid + "/limits")
+		if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "Max core file size 0 0 bytes") {
+			t.Errorf("uid %d may dump core (%v)", c.uid, err)
+		}
+		// What the kernel counts by user is not counted against root.
+		if owner := namespaceOwner(t, "/proc/"+pid+"/ns/user"); owner < n.config.UserNS.Base {
+			t.Errorf("the user namespace belongs to %d", owner)
 		}
 		for _, ns := range []string{"user", "net", "mnt", "pid", "ipc", "uts", "cgroup"} {
 			mine, _ := os.Readlink("/proc/self/ns/" + ns)
@@ -173,4 +183,18 @@ func TestBindMounts(t *testing.T) {
 			t.Errorf("%s: rejected=%v %q, want %q", c.source, a.GetRejected(), a.GetError(), c.want)
 		}
 	}
+}
+
+func namespaceOwner(t *testing.T, path string) uint32 {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	uid, err := unix.IoctlGetUint32(int(f.Fd()), unix.NS_GET_OWNER_UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uid
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -109,7 +110,19 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd
 	if err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
 	}
+	if err := s.noCore(d.GetTaskId(), int(task.Pid())); err != nil {
+		return nil, fmt.Errorf("forbid core dumps: %w", err)
+	}
 	return task, nil
+}
+
+// noCore keeps the container's memory out of the host's core files and their
+// handlers. The process waits to be started, so the pid is its own. The runtime
+// cannot do it where root lacks CAP_SYS_RESOURCE: the namespace is not root's.
+func (s *Server) noCore(id string, pid int) error {
+	return s.netns.AsOwner(id, func() error {
+		return unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	})
 }
 
 func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img containerd.Image, parent, hostname string) (containerd.Container, *specs.Spec, error) {

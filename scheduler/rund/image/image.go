@@ -5,7 +5,8 @@
 // An image is content under a digest; its name only says where to ask. Before a
 // container uses an image, the manifest for this machine, its configuration and
 // every layer are in containerd's store under the expected digests, unpacked,
-// and remapped to the user namespace's range. Registries are spoken to over
+// and remapped to the user namespace's range, without the device nodes and named
+// pipes it may hold. Registries are spoken to over
 // TLS, verified against the system's roots or the CA configured for that host;
 // nothing can turn this off, and no redirect leaves https.
 //

@@ -62,7 +62,10 @@ func (s *Store) remap(ctx context.Context, img containerd.Image) (string, error)
 }
 
 // chownAll moves the owners of all files below root into the range. Nobody else
-// has this mount, so paths are stable.
+// has this mount, so paths are stable. Device nodes and named pipes are left
+// out: no container may use the former, and rund must never open either when it
+// looks for a user in the image's files: a pipe without a writer would hold it
+// up for ever, and a device does what opening does to it.
 func (s *Store) chownAll(ctx context.Context, root string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -70,6 +73,9 @@ func (s *Store) chownAll(ctx context.Context, root string) error {
 		}
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if d.Type()&(fs.ModeDevice|fs.ModeNamedPipe) != 0 {
+			return os.Remove(path)
 		}
 		fi, err := d.Info()
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -58,10 +57,9 @@ func (h *holder) release() {
 	}
 }
 
-// fork returns when the child may be looked at through /proc.
+// fork returns when the child may be looked at through /proc. The calling
+// thread is locked.
 func fork() (int, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	var ready [2]int
 	if err := unix.Pipe2(ready[:], unix.O_CLOEXEC); err != nil {
 		return 0, err

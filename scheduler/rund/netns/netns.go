@@ -7,7 +7,8 @@
 // sysfs be mounted only by the owner of the network namespace; a container
 // thus gets a sysfs of its own instead of a view of the host's. Each task has
 // its own pair: root in one container holds no capability over another's
-// network even though the range of ids is the same.
+// network even though the range of ids is the same. What the kernel counts by
+// user it counts against an owner of the task's own, see IDMap.owner.
 //
 // The directory must be a shared mount, since rund lives in a mount namespace
 // of its own: what is pinned here must reach the others. The same directory
@@ -85,16 +86,22 @@ func (s *Store) Create(id string) error {
 	if err := s.Remove(id); err != nil {
 		return err
 	}
-	h, err := newHolder(s.ids)
+	err := s.AsOwner(id, func() error {
+		h, err := newHolder(s.ids)
+		if err != nil {
+			return fmt.Errorf("create namespaces: %w", err)
+		}
+		defer h.release()
+		err = errors.Join(
+			pin(h.path("user"), s.UserPath(id), false),
+			pin(h.path("net"), s.Path(id), false)) // last: its presence says the pair is complete
+		if err != nil {
+			return fmt.Errorf("pin namespaces: %w", err)
+		}
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("create namespaces: %w", err)
-	}
-	defer h.release()
-	err = errors.Join(
-		pin(h.path("user"), s.UserPath(id), false),
-		pin(h.path("net"), s.Path(id), false)) // last: its presence says the pair is complete
-	if err != nil {
-		return errors.Join(fmt.Errorf("pin namespaces: %w", err), s.Remove(id))
+		return errors.Join(err, s.Remove(id))
 	}
 	return nil
 }

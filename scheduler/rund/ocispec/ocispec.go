@@ -93,8 +93,8 @@ func Build(c Container) (*specs.Spec, error) {
 		Terminal: c.Terminal, User: c.User, Args: c.Args, Env: c.Env, Cwd: c.Cwd,
 		NoNewPrivileges: true,
 		Capabilities:    capabilities(c.User.UID),
-		// Others are containerd's: in a user namespace none can be raised.
-		Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}},
+		// No Rlimits: they are containerd's, in a user namespace none can be
+		// raised, and rund takes core dumps away itself.
 	}
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: c.IDBase, Size: c.IDSize}}
 	s := &specs.Spec{

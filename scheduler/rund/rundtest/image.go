@@ -22,6 +22,11 @@ type File struct {
 	Data     []byte
 	Mode     int64
 	UID, GID int
+	// Type is a tar type for what is neither file nor directory: a link to
+	// Link, a device of these numbers, a named pipe.
+	Type         byte
+	Link         string
+	Major, Minor int64
 }
 
 // BuildStatic compiles a Go package without cgo and returns the program.
@@ -43,6 +48,9 @@ func BuildImage(files []File, config v1.Config, arch string) (v1.Image, error) {
 		h := &tar.Header{Name: f.Name, Mode: f.Mode, Uid: f.UID, Gid: f.GID, Size: int64(len(f.Data)), Typeflag: tar.TypeReg}
 		if f.Name[len(f.Name)-1] == '/' {
 			h.Typeflag = tar.TypeDir
+		}
+		if f.Type != 0 {
+			h.Typeflag, h.Linkname, h.Devmajor, h.Devminor = f.Type, f.Link, f.Major, f.Minor
 		}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
