@@ -81,9 +81,14 @@ func (r result) String() string {
 	return fmt.Sprintf("exit %d\n%s%s", r.code, r.stdout, r.stderr)
 }
 
+// labName is a lab's name of this process alone, so that two runs on one machine
+// leave each other's labs in peace.
+func labName(base string) string { return fmt.Sprintf("%s-%d", base, os.Getpid()) }
+
 // up makes a lab and takes it down at the end of the test.
-func up(t *testing.T, name string, managers, workers int) *cluster {
+func up(t *testing.T, base string, managers, workers int) *cluster {
 	t.Helper()
+	name := labName(base)
 	c := &cluster{t, name}
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -65,9 +65,9 @@ func interfaces(lines []string) (out []string) {
 }
 
 func TestLabDownLeavesNothing(t *testing.T) {
-	const name = "leftovers"
+	name := labName("leftovers")
 	before := traces(t, name)
-	c := up(t, name, 1, 1)
+	c := up(t, "leftovers", 1, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "edge", "--mode", "global", "--publish", "mode=host,published=8080,target=80", image)
 	c.lab("kill", "manager-1")

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -20,6 +21,7 @@ import (
 //	member      who this node is; its presence makes it a member
 //	leaf        the certificate in use with its key; a manager's key is sealed
 //	boot        a manager's boot leaf with its key
+//	failure     why a manager's store last stopped by itself, in one line
 //	raft/       the sealed store
 //
 // Each file is whole or absent, and member is written last and removed first,
@@ -87,9 +89,30 @@ func (d disk) loadLeaf(name string) (*leafFile, error) {
 
 func (d disk) saveLeaf(name string, l *leafFile) error { return d.save(name, l) }
 
+// noteFailure keeps why this manager could not go on, for `status` to show
+// after the restart that follows; "" forgets it.
+func (d disk) noteFailure(cause string) error {
+	if cause == "" {
+		return atomicfile.Remove(d.path("failure"))
+	}
+	return atomicfile.Write(d.path("failure"), []byte(strings.ToValidUTF8(cause[:min(len(cause), maxFailure)], "?")))
+}
+
+// failure returns what noteFailure kept.
+func (d disk) failure() string {
+	b, err := atomicfile.ReadBounded(d.path("failure"), maxFailure)
+	if err != nil {
+		return ""
+	}
+	return strings.Join(strings.Fields(string(b)), " ")
+}
+
+// maxFailure bounds the kept cause in bytes.
+const maxFailure = 1024
+
 // wipe makes this node a member of nothing.
 func (d disk) wipe() error {
-	for _, name := range []string{"member", "leaf", "boot"} {
+	for _, name := range []string{"member", "leaf", "boot", "failure"} {
 		if err := atomicfile.Remove(d.path(name)); err != nil {
 			return err
 		}

@@ -29,6 +29,12 @@ func TestDiskKeepsAndWipes(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, fi.Mode(), err)
 		}
 	}
+	if err := d.noteFailure("the disk\nis full"); err != nil || d.failure() != "the disk is full" {
+		t.Errorf("kept %q, %v", d.failure(), err)
+	}
+	if err := d.noteFailure(""); err != nil || d.failure() != "" {
+		t.Errorf("still %q, %v", d.failure(), err)
+	}
 	if err := os.Mkdir(d.raftDir(), 0o700); err != nil || !d.used() {
 		t.Errorf("a store is there: %v", err)
 	}

@@ -47,6 +47,9 @@ func (n *Node) managerAfter(req *request) state {
 		if errors.Is(err, errLeaving) && ctx.Err() == nil {
 			return n.leave(ctx, left)
 		}
+		if ctx.Err() == nil && !errors.Is(err, errKeydLost) {
+			err = errors.Join(err, n.disk.noteFailure(err.Error()))
+		}
 		return nil, err
 	}
 }
@@ -119,7 +122,7 @@ type keys struct {
 // awaitKeys is the locked state: it answers "locked" on the port and returns
 // when keyd has been opened.
 func (n *Node) awaitKeys(ctx context.Context, p *port.Port, left **request) (*keys, error) {
-	n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "locked: run `redoubt unlock` on this node")
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", n.lockedMessage())
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g, gctx := errgroup.WithContext(ctx)
@@ -138,6 +141,15 @@ func (n *Node) awaitKeys(ctx context.Context, p *port.Port, left **request) (*ke
 		return nil, err
 	}
 	return got, nil
+}
+
+// lockedMessage says what to do, and why the store stopped before, if it did.
+func (n *Node) lockedMessage() string {
+	message := "run `redoubt unlock` on this node"
+	if cause := n.disk.failure(); cause != "" {
+		message += "; it had stopped by itself: " + cause
+	}
+	return message
 }
 
 // retryKeyd is the pause before keyd is asked again after a failure.

@@ -114,6 +114,9 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		if err := m.awaitLeader(ctx); err != nil {
 			return err
 		}
+		if err := n.disk.noteFailure(""); err != nil {
+			return err
+		}
 		n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, m, "")
 		ready()
 		<-ctx.Done()
