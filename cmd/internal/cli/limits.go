@@ -1,6 +1,10 @@
 package cli
 
-import "time"
+import (
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+)
 
 // Every bound of the command line.
 const (
@@ -26,6 +30,6 @@ const (
 	maxSecretFile = 4 << 10 // a key or token with a comment around it
 	maxEnvFile    = 1 << 20
 	maxLogLine    = 64 << 10 // a longer line is shown in pieces
-	maxReplicas   = 1 << 20
+	maxReplicas   = spec.MaxReplicas
 	maxPort       = 65535
 )
