@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -122,18 +121,22 @@ func refuseUnknown(m protoreflect.Message) error {
 type Client struct {
 	path string
 
-	mu   sync.Mutex
-	conn net.Conn // nil until the first call and after a failure
+	turn chan struct{} // capacity 1: one call at a time; guards conn
+	conn net.Conn      // nil until the first call and after a failure
 }
 
 // NewClient returns a client of the unix socket at path; it dials lazily.
-func NewClient(path string) *Client { return &Client{path: path} }
+func NewClient(path string) *Client { return &Client{path: path, turn: make(chan struct{}, 1)} }
 
 // Call sends req and receives into resp. When ctx ends first the connection
 // is dropped, as an answer may be under way.
 func (c *Client) Call(ctx context.Context, req, resp proto.Message) (err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select { // also the wait for another call ends with ctx
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-c.turn }()
 	if c.conn == nil {
 		var d net.Dialer
 		if c.conn, err = d.DialContext(ctx, "unix", c.path); err != nil {
@@ -166,8 +169,8 @@ func (c *Client) Call(ctx context.Context, req, resp proto.Message) (err error) 
 
 // Close drops the connection; a later Call dials again.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
 	if c.conn == nil {
 		return nil
 	}
