@@ -176,7 +176,10 @@ func (a *agent) checkNetwork(ctx context.Context) error {
 		if err := sleep(ctx, checkInterval); err != nil {
 			return err
 		}
-		if ok, err := a.Network.Check(ctx); err == nil && ok {
+		check, cancel := context.WithTimeout(ctx, checkTimeout)
+		ok, err := a.Network.Check(check)
+		cancel()
+		if err == nil && ok {
 			continue
 		}
 		// Also when netd does not answer: the next declaration then waits for

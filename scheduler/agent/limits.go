@@ -36,6 +36,7 @@ const (
 	// checkInterval is how often netd is asked whether it still has what it
 	// was given; a restart of netd is noticed within it.
 	checkInterval = 2 * time.Second
+	checkTimeout  = 5 * time.Second
 
 	// probeInterval is how often node features are looked at again.
 	// A node that refuses tasks looks more often: containerd may be coming up.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 
@@ -55,7 +56,11 @@ func (s *Server) pin(ctx context.Context, image string) (digest string, warnings
 	}
 	if digest == "" {
 		var missing error
-		if digest, missing = s.c.Images.Resolve(ctx, ref); missing != nil {
+		within := resolveTimeout
+		if len(workers) > 0 {
+			within = shortResolveTimeout
+		}
+		if digest, missing = s.resolve(ctx, ref, within); missing != nil {
 			if digest, err = agreed(ref, workers); err != nil {
 				return "", nil, err
 			}
@@ -72,6 +77,18 @@ func (s *Server) pin(ctx context.Context, image string) (digest string, warnings
 		}
 	}
 	return digest, warnings, nil
+}
+
+// resolve asks the registry, for so long: one that does not answer must not
+// use up the time of the whole call.
+func (s *Server) resolve(ctx context.Context, ref string, within time.Duration) (string, error) {
+	asking, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	digest, err := s.c.Images.Resolve(asking, ref)
+	if err != nil && ctx.Err() == nil && asking.Err() != nil {
+		err = fmt.Errorf("its registry did not answer within %s", within)
+	}
+	return digest, err
 }
 
 // agreed is the digest that all hosts give, or "" where there are none.

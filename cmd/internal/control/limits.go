@@ -6,6 +6,11 @@ const (
 	// updateTimeout bounds how long a read or a write waits for the quorum.
 	updateTimeout = 15 * time.Second
 
+	// resolveTimeout bounds how long a registry is waited for, and
+	// shortResolveTimeout where workers have an image of the name.
+	resolveTimeout      = 10 * time.Second
+	shortResolveTimeout = 4 * time.Second
+
 	// logRetry is how long a follower of logs waits before it asks again a node
 	// whose answer broke off.
 	logRetry = 2 * time.Second
