@@ -425,3 +425,42 @@ func TestDetachedBeforeRemoved(t *testing.T) {
 		}
 	})
 }
+
+// A helper that is away for longer than a restart is told as missing, and not
+// any more when it is back; what runs goes on.
+func TestHelperAway(t *testing.T) {
+	each(t, func(n *node) {
+		a := assignment(running)
+		n.manager.Assign(a)
+		n.settle(5 * time.Second)
+		n.want(a.TaskId, running)
+		away := func() string {
+			for _, f := range n.manager.Hello().Features {
+				if f.Required && !f.Present {
+					return f.Name
+				}
+			}
+			return ""
+		}
+		for name, set := range map[string]func(bool){"rund": n.rund.SetDown, "netd": n.netd.SetDown} {
+			set(true)
+			n.settle(2 * time.Second)
+			if got := away(); got != "" {
+				t.Errorf("%s is told as missing at once", got)
+			}
+			n.settle(10 * time.Second)
+			if got := away(); got != name {
+				t.Errorf("%s is away, %q was told", name, got)
+			}
+			set(false)
+			n.settle(10 * time.Second)
+			if got := away(); got != "" {
+				t.Errorf("%s is still told as missing", got)
+			}
+		}
+		n.want(a.TaskId, running)
+		if n.rund.Starts(a.TaskId) != 1 {
+			t.Error("the task was started again")
+		}
+	})
+}

@@ -336,3 +336,25 @@ func TestTooManyInASlot(t *testing.T) {
 		}
 	}
 }
+
+// What fails again and again is tried ever more seldom; what worked for a while
+// begins anew.
+func TestFailuresInARowAreSlowedDown(t *testing.T) {
+	w := running(t, 1, &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ANY, DelayNs: int64(5 * time.Second)})
+	fail := func(after time.Duration) time.Duration {
+		t.Helper()
+		w.now = time.Unix(0, max(w.now.UnixNano(), w.live(1).GetNotBefore())).Add(after)
+		w.place()
+		w.end(1, store.Failed)
+		w.reconcile(all)
+		return time.Duration(w.live(1).GetNotBefore() - w.now.UnixNano())
+	}
+	for i, want := range []time.Duration{5, 5, 10, 20, 40, 80, 80} {
+		if got := fail(time.Second); got.Round(time.Second) != want*time.Second {
+			t.Errorf("failure %d: the next is %v away, want %v", i+1, got, want*time.Second)
+		}
+	}
+	if got := fail(time.Hour); got.Round(time.Second) != 5*time.Second {
+		t.Errorf("after an hour of work the next is %v away", got)
+	}
+}

@@ -41,8 +41,9 @@ func (r *round) replace(g *group, creatable bool) {
 }
 
 // delay is the policy's, doubled for each failure in a row beyond the first
-// two: what does not come up is tried ever more seldom. A policy that bounds
-// the attempts needs no more than that.
+// two: what does not come up is tried ever more seldom, down to where the
+// history that is kept shows no more of the row. A policy that bounds the
+// attempts needs no more than that.
 func (r *round) delay(g *group, p *taskpb.RestartPolicy) int64 {
 	delay := p.GetDelayNs()
 	if p.GetMaxAttempts() > 0 {
