@@ -49,9 +49,9 @@ func (a *app) convergeOne(ctx context.Context, id string, w waitFlags) error {
 			return failf(ExitNotConverged, "not converged within %s (%s)%s: it goes on; see `redoubt service ps %s`", w.timeout, conv.left, because(broken), id)
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case reason == apierr.ReasonUnreachable || reason == apierr.ReasonNoLeader || reason == apierr.ReasonCanceled || reason == apierr.ReasonTimeout:
-			// A timeout here is the stream's end seen just before the context's.
+		case reason == apierr.ReasonUnreachable || reason == apierr.ReasonNoLeader || reason == apierr.ReasonCanceled:
 			broken = err
+		case reason == apierr.ReasonTimeout: // the stream's end, seen just before the context's
 		default:
 			return err
 		}

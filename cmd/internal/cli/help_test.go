@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// Every command that does something shows how, by examples that begin with the
+// command itself, and says in a line what it is for.
+func TestHelpHasExamples(t *testing.T) {
+	root := Root(Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard, Getenv: func(string) string { return "" }})
+	n := 0
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			if !sub.Hidden && sub.Name() != "help" && sub.Name() != "completion" {
+				walk(sub)
+			}
+		}
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: its line is %q", c.CommandPath(), c.Short)
+		}
+		if c.HasSubCommands() && c.Name() != "registry" || strings.Contains(c.Short, "not there yet") {
+			return
+		}
+		n++
+		if !strings.Contains(c.Example, c.CommandPath()) {
+			t.Errorf("%s: no example of it in its help:\n%s", c.CommandPath(), c.Example)
+		}
+	}
+	walk(root)
+	if n < 30 {
+		t.Errorf("only %d commands were looked at", n)
+	}
+}
