@@ -9,6 +9,10 @@ const (
 	minHeartbeat     = 100 * time.Millisecond
 	maxHeartbeat     = time.Minute
 
+	// eagerHeartbeat is a manager's for the first eagerTime of a session.
+	eagerHeartbeat = 300 * time.Millisecond
+	eagerTime      = 15 * time.Second
+
 	// silentHeartbeats is how many heartbeats without a word from the manager
 	// end the session.
 	silentHeartbeats = 3

@@ -98,11 +98,12 @@ type session struct {
 // send is the only writer of the stream. What keeps the node alive goes first,
 // then statuses, then logs.
 func (s *session) send(ctx context.Context) error {
-	hello, described := s.describe(), time.Now()
+	began := time.Now()
+	hello, described := s.describe(), began
 	if err := s.stream.Send(helloMessage(hello)); err != nil {
 		return s.sendError(err)
 	}
-	beat := time.NewTimer(s.nextBeat())
+	beat := time.NewTimer(s.nextBeat(began))
 	defer beat.Stop()
 	silent := time.NewTimer(silentHeartbeats * s.heartbeat)
 	defer silent.Stop()
@@ -125,7 +126,7 @@ func (s *session) send(ctx context.Context) error {
 		case d := <-s.settings:
 			s.heartbeat = d
 			silent.Reset(silentHeartbeats * d)
-			beat.Reset(s.nextBeat())
+			beat.Reset(s.nextBeat(began))
 		case <-beat.C:
 			hb := &schedulerpb.Heartbeat{}
 			if s.AppliedIndex != nil {
@@ -134,7 +135,7 @@ func (s *session) send(ctx context.Context) error {
 			if err := s.stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Heartbeat{Heartbeat: hb}}); err != nil {
 				return s.sendError(err)
 			}
-			beat.Reset(s.nextBeat())
+			beat.Reset(s.nextBeat(began))
 		case <-describe.C:
 			if early {
 				early = false
@@ -190,9 +191,14 @@ func (s *session) sendError(err error) error {
 	return err
 }
 
-// nextBeat spreads heartbeats of nodes that began together.
-func (s *session) nextBeat() time.Duration {
-	return s.heartbeat - rand.N(s.heartbeat/5+1)
+// nextBeat spreads heartbeats of nodes that began together. A manager says at
+// the beginning more often how far its store is: it waits for its vote.
+func (s *session) nextBeat(began time.Time) time.Duration {
+	d := s.heartbeat - rand.N(s.heartbeat/5+1)
+	if s.AppliedIndex != nil && time.Since(began) < eagerTime {
+		d = min(d, eagerHeartbeat)
+	}
+	return d
 }
 
 func helloMessage(d *schedulerpb.NodeDescription) *schedulerpb.AgentMessage {
