@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 
 	"google.golang.org/protobuf/proto"
 
@@ -115,7 +116,7 @@ func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 	}
 	j, err := pki.Join(ctx, pki.JoinRequest{Token: req.token, Managers: managers, NodeName: n.cfg.Name, Address: advertise, KeydKey: n.keyd.PrepareJoin})
 	if err != nil {
-		return nil, errors.Join(apierr.New(joinReason(err), "", "%v", err), n.forget(ctx))
+		return nil, errors.Join(joinRefusal(err), n.forget(ctx))
 	}
 	m := &member{NodeID: j.NodeID, ClusterID: j.ClusterID, Name: n.cfg.Name, Manager: j.Role == profilepb.Role_ROLE_MANAGER}
 	for _, o := range j.Managers {
@@ -137,17 +138,22 @@ func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 	return m, nil
 }
 
-// joinReason tells a refusal of the cluster from a cluster that was not met.
-func joinReason(err error) apierr.Reason {
+// joinRefusal tells a refusal of the cluster from a cluster that was not met.
+func joinRefusal(err error) error {
 	for _, e := range []error{pki.ErrOtherCluster, pki.ErrNotManager, pki.ErrUntrusted} {
 		if errors.Is(err, e) {
-			return apierr.ReasonDenied
+			return apierr.New(apierr.ReasonDenied, "", "%v", err)
 		}
 	}
-	if errors.Is(err, pki.ErrPeerLocked) {
-		return apierr.ReasonUnreachable
+	var op *net.OpError
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, pki.ErrPeerLocked), errors.Is(err, pki.ErrConnectionLost):
+		return apierr.New(apierr.ReasonUnreachable, "", "%v", err)
+	case errors.As(err, &op), errors.As(err, &dns), errors.Is(err, context.DeadlineExceeded):
+		return apierr.Unreachable("see that it is a manager, that it is up, and that 2377/tcp is open", "%v", err)
 	}
-	return apierr.ReasonState
+	return apierr.New(apierr.ReasonState, "", "%v", err)
 }
 
 func (n *Node) importKeyset(ctx context.Context, m *member, j *pki.Joined) error {
