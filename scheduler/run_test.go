@@ -323,3 +323,43 @@ func BenchmarkConverge(b *testing.B) {
 func hostPort(port uint32) *taskpb.Port {
 	return &taskpb.Port{Published: port, Target: 80, Mode: taskpb.Port_MODE_HOST}
 }
+
+// A node that fails its tasks at once does not get the next before the restart
+// delay is over, and then it does without anything else having changed.
+func TestTheLeaderKeepsTheRestartDelay(t *testing.T) {
+	s := schedulertest.NewStore(t)
+	node := schedulertest.AddNode(t, s, false)
+	schedulertest.Run(t, s)
+	sp := schedulertest.Spec("web", 1)
+	const delay = time.Second
+	sp.Task.Restart = &taskpb.RestartPolicy{DelayNs: int64(delay)}
+	web := create(t, s, sp)
+	placed := func(not string) (found *schedulerpb.Task) {
+		schedulertest.Await(t, s, func(r raftstore.Reader) error {
+			for task := range store.Tasks.By(r, "service", web) {
+				if task.GetId() != not && task.GetNodeId() == node && store.Live(task) {
+					found = task
+					return nil
+				}
+			}
+			return errors.New("no task has a node")
+		})
+		return found
+	}
+	first := placed("")
+	schedulertest.Update(t, s, func(tx *raftstore.Tx) error {
+		return store.AdvanceTask(tx, node, first.GetId(), &schedulerpb.TaskStatus{State: store.Rejected, Error: "no"})
+	})
+	schedulertest.Await(t, s, func(r raftstore.Reader) error {
+		for task := range store.Tasks.By(r, "service", web) {
+			if store.Live(task) && task.GetNodeId() == "" && task.GetStatus().GetMessage() == "waiting for the restart delay" {
+				return nil
+			}
+		}
+		return errors.New("no task waits")
+	})
+	second := placed(first.GetId())
+	if waited := time.Duration(second.GetStatus().GetAt() - second.GetMeta().GetCreatedAt()); waited < delay-100*time.Millisecond {
+		t.Errorf("the next task had a node after %v, its delay is %v", waited, delay)
+	}
+}
