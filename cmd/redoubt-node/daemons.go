@@ -18,6 +18,9 @@ type daemon struct {
 	account account
 	// caps are its permitted, effective, inheritable, ambient and bounding sets.
 	caps []int
+	// traceback is what Go prints of a process that ends in a panic: nothing,
+	// unless it holds no key.
+	traceback string
 	// memlock is RLIMIT_MEMLOCK in bytes.
 	memlock uint64
 	// ownMountsBut, when set, gives it a mount namespace that shares only this
@@ -40,16 +43,16 @@ func daemons(c config) []daemon {
 	args := []string{"--config", c.configFile, "--data-dir", c.dataDir, "--run-dir", c.runDir, "--control-uid", strconv.Itoa(c.control.uid)}
 	bin := func(name string) string { return filepath.Join(c.binDir, name) }
 	return []daemon{
-		{path: bin("redoubt-keyd"), account: c.keyd, memlock: 64 << 20, args: args,
+		{path: bin("redoubt-keyd"), account: c.keyd, traceback: "none", memlock: 64 << 20, args: args,
 			sockets: []socket{{"keyd", c.control}, {"unlock", root}}},
-		{path: bin("redoubt-netd"), account: c.netd, memlock: 8 << 20, args: args,
+		{path: bin("redoubt-netd"), account: c.netd, traceback: "single", memlock: 8 << 20, args: args,
 			caps:    []int{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN},
 			sockets: []socket{{"netd", c.control}}},
-		{path: bin("redoubt-rund"), account: root, memlock: 8 << 20, args: args, ownMountsBut: filepath.Join(c.runDir, "netns"),
+		{path: bin("redoubt-rund"), account: root, traceback: "single", memlock: 8 << 20, args: args, ownMountsBut: filepath.Join(c.runDir, "netns"),
 			caps: []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
 				unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_ADMIN},
 			sockets: []socket{{"rund", c.control}}},
-		{path: bin("redoubtd"), account: c.control, memlock: 64 << 20, args: args,
+		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, args: args,
 			sockets: []socket{{"api", root}, {"metrics", root}}},
 	}
 }

@@ -23,6 +23,7 @@ func launch(args []string) error {
 	var uid, gid, parent int
 	var capList, netns, sockets string
 	var memlock uint64
+	var traceback string
 	fs := flag.NewFlagSet(launchVerb, flag.ContinueOnError)
 	fs.IntVar(&uid, "uid", -1, "")
 	fs.IntVar(&gid, "gid", -1, "")
@@ -31,6 +32,7 @@ func launch(args []string) error {
 	fs.StringVar(&netns, "own-mounts-but", "", "")
 	fs.StringVar(&sockets, "sockets", "", "")
 	fs.Uint64Var(&memlock, "memlock", 0, "")
+	fs.StringVar(&traceback, "traceback", "none", "")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -59,7 +61,8 @@ func launch(args []string) error {
 	if os.Getppid() != parent {
 		return errors.New("the supervisor is gone")
 	}
-	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LISTEN_PID=" + strconv.Itoa(os.Getpid()),
+	// A fatal signal would print registers, which in keyd may hold a key.
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOTRACEBACK=" + traceback, "LISTEN_PID=" + strconv.Itoa(os.Getpid()),
 		"LISTEN_FDS=" + strconv.Itoa(strings.Count(sockets, ":")+1), "LISTEN_FDNAMES=" + sockets}
 	return fmt.Errorf("%s: %w", fs.Arg(0), syscall.Exec(fs.Arg(0), fs.Args(), env))
 }

@@ -13,6 +13,23 @@ import (
 // the shared directory of network namespaces. The returned func lets go.
 func prepare(c config) (func(), error) {
 	unix.Umask(0o077)
+	// The lock comes first: a second start must not touch a running node's
+	// directories.
+	if err := os.MkdirAll(c.dataDir, 0o711); err != nil {
+		return nil, err
+	}
+	lock, err := takeLock(c.dataDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := makeDirs(c); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return func() { lock.Close() }, nil
+}
+
+func makeDirs(c config) error {
 	for _, d := range []struct {
 		path  string
 		mode  os.FileMode
@@ -26,25 +43,26 @@ func prepare(c config) (func(), error) {
 		{filepath.Join(c.runDir, "rund"), 0o711, root},
 	} {
 		if err := makeDir(d.path, d.mode, d.owner); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	lock, err := os.OpenFile(filepath.Join(c.dataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	return shareMount(filepath.Join(c.runDir, "netns"))
+}
+
+// takeLock makes this the only supervisor of the data directory.
+func takeLock(dataDir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another redoubt-node uses %s: stop it first, or name another --data-dir", c.dataDir)
+			return nil, fmt.Errorf("another redoubt-node uses %s: stop it first, or name another --data-dir", dataDir)
 		}
 		return nil, err
 	}
-	if err := shareMount(filepath.Join(c.runDir, "netns")); err != nil {
-		lock.Close()
-		return nil, err
-	}
-	return func() { lock.Close() }, nil
+	return lock, nil
 }
 
 func makeDir(path string, mode os.FileMode, owner account) error {

@@ -26,6 +26,9 @@ const (
 	unlockWait = 30 * time.Second
 	// statusPoll is how often unlock asks whether the node is active yet.
 	statusPoll = 50 * time.Millisecond
+	// quorumPatience is how long unlock waits for the other managers before it
+	// leaves them to be unlocked, too.
+	quorumPatience = 3 * time.Second
 
 	maxSecretFile = 4 << 10 // a key or token with a comment around it
 	maxEnvFile    = 1 << 20

@@ -101,6 +101,10 @@ func (a *app) waitActive(ctx context.Context, path string, start time.Time, wait
 			fmt.Fprintf(a.Stdout, "Unlocked; active after %.1f s.\n", time.Since(start).Seconds())
 			return nil
 		}
+		if err == nil && st.Phase == controlpb.NodePhase_NODE_PHASE_NO_QUORUM && time.Since(start) > quorumPatience {
+			fmt.Fprintf(a.Stdout, "Unlocked; %s.\n", printable(st.Message))
+			return nil
+		}
 		if err == nil {
 			message = enumName(st.Phase, "NODE_PHASE_") + " " + st.Message
 		}

@@ -83,7 +83,7 @@ func checkRotatable(ctx context.Context, c *api) error {
 	if err != nil {
 		return err
 	}
-	if away := missing(r.Managers, 0); len(away) > 0 {
+	if away := missing(r.Managers, r.GetSlots().GetEpoch()); len(away) > 0 {
 		return apierr.State("bring it back or remove it, then rotate", "the key is not rotated while a manager is away (%s)", strings.Join(away, ", "))
 	}
 	return nil

@@ -81,30 +81,48 @@ func (m *managerState) watchSlots(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
+	pause := resealRetry
 	for {
-		if err := m.reseal(ctx); err != nil {
+		done, err := m.reseal(ctx)
+		if err != nil {
 			return err
 		}
-		if _, err := w.Next(ctx); err != nil {
+		if done {
+			pause = resealRetry
+			if _, err := w.Next(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		// Until then the old key opens this manager: ask again.
+		wait, cancel := context.WithTimeout(ctx, pause)
+		_, err = w.Next(wait)
+		cancel()
+		if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
 			return err
 		}
+		pause = min(2*pause, longestResealRetry)
 	}
 }
 
-// reseal brings keyd to the slot set of the store. A keyd that refuses is left
-// at its epoch, which `unlock-key slot ls` shows.
-func (m *managerState) reseal(ctx context.Context) error {
+// A keyd that could not re-seal (a full disk) is asked again after resealRetry,
+// doubling up to longestResealRetry.
+const resealRetry, longestResealRetry = 5 * time.Second, time.Minute
+
+// reseal brings keyd to the slot set of the store and reports whether it is
+// there. `unlock-key slot ls` shows the epoch of one that is not.
+func (m *managerState) reseal(ctx context.Context) (bool, error) {
 	var want *keydpb.SlotSet
 	if err := m.store.View(func(r *raftstore.ReadTx) error {
 		rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
 		want = rec.GetSet()
 		return nil
 	}); err != nil {
-		return err
+		return false, err
 	}
 	st, err := m.n.keyd.Status(ctx)
 	if err != nil {
-		return fmt.Errorf("%w (%v)", errKeydLost, err)
+		return false, fmt.Errorf("%w (%v)", errKeydLost, err)
 	}
 	epoch := st.GetSlots().GetEpoch()
 	if want.GetEpoch() > epoch {
@@ -121,7 +139,7 @@ func (m *managerState) reseal(ctx context.Context) error {
 	case m.n.refresh <- struct{}{}:
 	default:
 	}
-	return nil
+	return epoch >= want.GetEpoch(), nil
 }
 
 // lead is the leader's work, until ctx ends.
@@ -181,13 +199,14 @@ func (m *managerState) adjustQuorum(ctx context.Context, d *dispatcher.Dispatche
 	for _, s := range d.Sessions() {
 		applied[s.NodeID] = s.AppliedIndex
 	}
-	type manager struct{ id, addr string }
+	type manager struct {
+		id, addr string
+		denied   bool
+	}
 	var managers []manager
 	err := m.store.View(func(r *raftstore.ReadTx) error {
 		for node := range pkistore.Nodes.By(r, "role", "manager") {
-			if !node.GetDenied() {
-				managers = append(managers, manager{node.GetId(), node.GetAddress()})
-			}
+			managers = append(managers, manager{node.GetId(), node.GetAddress(), node.GetDenied()})
 		}
 		return nil
 	})
@@ -198,6 +217,9 @@ func (m *managerState) adjustQuorum(ctx context.Context, d *dispatcher.Dispatche
 		s, in := servers[mgr.id]
 		at, connected := applied[mgr.id]
 		switch {
+		case mgr.denied && in && !s.Voter:
+			err = m.store.RemoveServer(ctx, mgr.id)
+		case mgr.denied:
 		case !in:
 			err = m.store.AddNonvoter(ctx, mgr.id, mgr.addr)
 		case !s.Voter && connected && at > 0 && at+caughtUp >= m.store.AppliedIndex():

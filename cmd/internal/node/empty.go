@@ -168,7 +168,8 @@ func (n *Node) importKeyset(ctx context.Context, m *member, j *pki.Joined) error
 	pin := sha256.Sum256(root.RawSubjectPublicKeyInfo)
 	if _, err := n.keyd.ImportKeyset(ctx, &keydpb.ImportKeysetRequest{NodeId: m.NodeID, ClusterId: m.ClusterID,
 		SealedKeyset: j.SealedKeyset, Slots: slots, RootPin: pin[:]}); err != nil {
-		return fmt.Errorf("keyd: %w", err)
+		return apierr.State("see the log of redoubt-keyd; then `redoubt node rm` the node on a manager, and join again with a new token",
+			"keyd could not take over the cluster's keys: %v", err)
 	}
 	return n.keepManager(ctx, m, j.Leaf, j.Key, j.Boot, j.BootKey)
 }

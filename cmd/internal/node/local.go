@@ -121,6 +121,11 @@ func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequ
 	resp := &controlpb.LocalStatusResponse{Phase: s.phase, NodeId: self.NodeID, ClusterId: self.ClusterID,
 		Version: version.String(), Leader: s.leader, LeaderAddress: s.leaderAddr, LeafNotAfter: s.leafNotAfter,
 		Session: s.session, Message: s.message, Protections: n.env.Protections}
+	if st, err := n.keyd.Status(ctx); err == nil {
+		for _, p := range st.GetProtections() {
+			resp.Protections = append(resp.Protections, "keyd: "+p)
+		}
+	}
 	switch {
 	case self.NodeID == "":
 	case self.Manager:

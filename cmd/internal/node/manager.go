@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -57,7 +58,7 @@ func (n *Node) managerAfter(req *request) state {
 func (n *Node) serveManager(ctx context.Context, ready func(), left **request) error {
 	boot, err := n.bootCredentials()
 	if err != nil {
-		return err
+		return n.serveBroken(ctx, err, left)
 	}
 	listener, err := net.Listen("tcp", n.cfg.Listen)
 	if err != nil {
@@ -96,7 +97,11 @@ func (n *Node) bootCredentials() (*pki.Credentials, error) {
 	if err != nil {
 		return nil, err
 	}
-	return credentials(f.Chain, f.Key)
+	creds, err := credentials(f.Chain, f.Key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", n.disk.path("boot"), err)
+	}
+	return creds, nil
 }
 
 func credentials(der [][]byte, pkcs8 []byte) (*pki.Credentials, error) {
@@ -157,6 +162,7 @@ const retryKeyd = 500 * time.Millisecond
 
 // openKeys waits until keyd is open and takes what it lends.
 func (n *Node) openKeys(ctx context.Context) (*keys, error) {
+	var last string
 	for {
 		k, err := n.tryKeys(ctx)
 		if err == nil || ctx.Err() != nil {
@@ -166,7 +172,10 @@ func (n *Node) openKeys(ctx context.Context) (*keys, error) {
 		if keydclient.CodeOf(err) == keydpb.Code_CODE_EMPTY {
 			message = "keyd's directory was lost: restore it, or `redoubt leave --force` and join again"
 		}
-		n.log.Warn("no keys yet", "err", err)
+		if message != last {
+			last = message
+			n.log.Warn("no keys yet", "err", err)
+		}
 		n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", message)
 		timer := time.NewTimer(retryKeyd)
 		select {
@@ -202,12 +211,15 @@ func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
 	}
 	defer clear(resp.GetDek())
 	defer clear(resp.GetLeafKey())
-	if resp.GetClusterId() != n.who().ClusterID {
-		return nil, errors.New("keyd holds the keys of another cluster: restore its directory")
+	if resp.GetClusterId() != n.who().ClusterID || resp.GetNodeId() != n.who().NodeID {
+		return nil, errors.New("keyd holds the keys of another node: restore its directory")
 	}
 	k := &keys{watch: watch}
 	if k.creds, err = credentials(f.Chain, resp.GetLeafKey()); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", n.disk.path("leaf"), err)
+	}
+	if k.creds.Identity().NodeID != n.who().NodeID {
+		return nil, fmt.Errorf("%s is of another node: restore it", n.disk.path("leaf"))
 	}
 	if err := n.reissue(ctx, k.creds); err != nil {
 		return nil, err
@@ -241,12 +253,13 @@ func (n *Node) serveRequests(ctx context.Context, otherwise error, left **reques
 // admission decides who may connect to the port. It knows nobody until the
 // store is open.
 type admission struct {
-	decide func(alpn string, p *authz.Peer) error
+	decide atomic.Pointer[func(alpn string, p *authz.Peer) error]
 }
 
 func (a *admission) admit(alpn string, p *authz.Peer) error {
-	if a.decide == nil {
+	decide := a.decide.Load()
+	if decide == nil {
 		return errors.New("this manager is starting")
 	}
-	return a.decide(alpn, p)
+	return (*decide)(alpn, p)
 }

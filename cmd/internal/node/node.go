@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent/executor"
@@ -93,10 +94,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		requests: make(chan request),
 	}
 	defer n.keyd.Close()
-	first, err := n.first()
-	if err != nil {
-		return err
-	}
+	first := n.first()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })
 	g.Go(func() error { return n.serveHTTP(ctx, n.env.Listeners["metrics"]) })
@@ -113,13 +111,31 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 }
 
 // first is the state that the disk says this node is in.
-func (n *Node) first() (state, error) {
+func (n *Node) first() state {
 	m, err := n.disk.loadMember()
 	if err != nil {
-		return nil, err
+		return n.broken(err)
 	}
 	n.become(m)
-	return n.stateOf(m), nil
+	return n.stateOf(m)
+}
+
+// broken is the state of a node whose files are damaged: it says so and can
+// only be made to leave.
+func (n *Node) broken(cause error) state {
+	return func(ctx context.Context) (state, error) {
+		var left *request
+		if err := n.serveBroken(ctx, cause, &left); !errors.Is(err, errLeaving) || ctx.Err() != nil {
+			return nil, err
+		}
+		return n.leave(ctx, left)
+	}
+}
+
+func (n *Node) serveBroken(ctx context.Context, cause error, left **request) error {
+	n.log.Error("this node cannot start", "err", cause)
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_BROKEN, nil, "%v", cause)
+	return n.serveRequests(ctx, apierr.State("restore the file, or `redoubt leave --force` and join again", "this node cannot start: %v", cause), left)
 }
 
 func (n *Node) stateOf(m *member) state {

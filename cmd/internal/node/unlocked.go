@@ -72,7 +72,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		k.sealer.Close()
 	}()
 	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Changed: p.Recheck, Logger: n.log.With("part", "authz")})
-	admit.decide = m.admitTo(az)
+	decide := m.admitTo(az)
+	admit.decide.Store(&decide)
 	p.Unlock(k.creds, m.leader)
 	defer p.Lock()
 
@@ -122,7 +123,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	n.setPhase(controlpb.NodePhase_NODE_PHASE_STARTING, m, "waiting for a leader: a majority of managers must be up and unlocked")
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_NO_QUORUM, m, "waiting for a leader: a majority of managers must be up and unlocked")
 	return g.Wait()
 }
 

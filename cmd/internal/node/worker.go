@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -13,7 +14,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 	"github.com/redoubt-cluster/redoubt/pki"
-	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
@@ -29,20 +29,11 @@ func (w *workerState) fill(s *selfStatus) { s.leafNotAfter = w.creds.Leaf().NotA
 func (n *Node) worker(ctx context.Context) (state, error) {
 	leaf, err := n.disk.loadLeaf("leaf")
 	if err != nil {
-		return nil, err
+		return n.broken(err), nil
 	}
-	key, err := parseKey(leaf.Key)
+	creds, err := credentials(leaf.Chain, leaf.Key)
 	if err != nil {
-		return nil, err
-	}
-	chain := &profilepb.CertificateChain{Certificates: leaf.Chain}
-	trust, err := pki.TrustFromChain(chain)
-	if err != nil {
-		return nil, err
-	}
-	creds, err := pki.NewCredentials(chain, key, trust)
-	if err != nil {
-		return nil, err
+		return n.broken(fmt.Errorf("%s: %w", n.disk.path("leaf"), err)), nil
 	}
 	w := &workerState{n, creds}
 	n.setPhase(controlpb.NodePhase_NODE_PHASE_ACTIVE, w, "")

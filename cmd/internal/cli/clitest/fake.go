@@ -67,8 +67,8 @@ func New(state string) (*Node, error) {
 		n.role = profilepb.Role_ROLE_WORKER
 	case "locked":
 		n.phase = controlpb.NodePhase_NODE_PHASE_LOCKED
-	case "denied":
-		n.phase = controlpb.NodePhase_NODE_PHASE_DENIED
+	case "broken":
+		n.phase = controlpb.NodePhase_NODE_PHASE_BROKEN
 	case "leaderless":
 		n.leader = false
 	case "away":
@@ -158,8 +158,8 @@ func (n *Node) manager() error {
 		return apierr.NoCluster()
 	case n.phase == controlpb.NodePhase_NODE_PHASE_LOCKED:
 		return apierr.Locked()
-	case n.phase == controlpb.NodePhase_NODE_PHASE_DENIED:
-		return apierr.Removed()
+	case n.phase == controlpb.NodePhase_NODE_PHASE_BROKEN:
+		return apierr.NoLeader()
 	case n.role != profilepb.Role_ROLE_MANAGER:
 		return apierr.NotManager()
 	case !n.leader:

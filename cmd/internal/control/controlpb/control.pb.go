@@ -37,7 +37,8 @@ const (
 	NodePhase_NODE_PHASE_LOCKED      NodePhase = 2 // a manager whose store is sealed
 	NodePhase_NODE_PHASE_STARTING    NodePhase = 3
 	NodePhase_NODE_PHASE_ACTIVE      NodePhase = 4
-	NodePhase_NODE_PHASE_DENIED      NodePhase = 5 // removed from its cluster
+	NodePhase_NODE_PHASE_NO_QUORUM   NodePhase = 6 // an open manager, while there is no majority
+	NodePhase_NODE_PHASE_BROKEN      NodePhase = 7 // cannot start: message says why; only leave is served
 )
 
 // Enum value maps for NodePhase.
@@ -48,7 +49,8 @@ var (
 		2: "NODE_PHASE_LOCKED",
 		3: "NODE_PHASE_STARTING",
 		4: "NODE_PHASE_ACTIVE",
-		5: "NODE_PHASE_DENIED",
+		6: "NODE_PHASE_NO_QUORUM",
+		7: "NODE_PHASE_BROKEN",
 	}
 	NodePhase_value = map[string]int32{
 		"NODE_PHASE_UNSPECIFIED": 0,
@@ -56,7 +58,8 @@ var (
 		"NODE_PHASE_LOCKED":      2,
 		"NODE_PHASE_STARTING":    3,
 		"NODE_PHASE_ACTIVE":      4,
-		"NODE_PHASE_DENIED":      5,
+		"NODE_PHASE_NO_QUORUM":   6,
+		"NODE_PHASE_BROKEN":      7,
 	}
 )
 
@@ -3063,14 +3066,15 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02at\x18\x04 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06stderr\x18\x05 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x06 \x01(\fR\x04data\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error*\x9b\x01\n" +
+	"\x05error\x18\a \x01(\tR\x05error*\xbb\x01\n" +
 	"\tNodePhase\x12\x1a\n" +
 	"\x16NODE_PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10NODE_PHASE_EMPTY\x10\x01\x12\x15\n" +
 	"\x11NODE_PHASE_LOCKED\x10\x02\x12\x17\n" +
 	"\x13NODE_PHASE_STARTING\x10\x03\x12\x15\n" +
-	"\x11NODE_PHASE_ACTIVE\x10\x04\x12\x15\n" +
-	"\x11NODE_PHASE_DENIED\x10\x052\xd8\x03\n" +
+	"\x11NODE_PHASE_ACTIVE\x10\x04\x12\x18\n" +
+	"\x14NODE_PHASE_NO_QUORUM\x10\x06\x12\x15\n" +
+	"\x11NODE_PHASE_BROKEN\x10\a\"\x04\b\x05\x10\x052\xd8\x03\n" +
 	"\tBootstrap\x12R\n" +
 	"\x04Init\x12\x1f.redoubt.control.v1.InitRequest\x1a .redoubt.control.v1.InitResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12R\n" +
