@@ -124,18 +124,24 @@ func (s *Server) UpdateNode(ctx context.Context, req *controlpb.UpdateNodeReques
 	return resp, err
 }
 
-// RemoveNode denies a worker for ever. Its connections are cut and its tasks
+// RemoveNode denies a worker for ever, or a manager that never got a vote. Its connections are cut and its tasks
 // move as soon as this is committed.
 func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
 	resp := &controlpb.RemoveNodeResponse{}
+	voters := map[string]bool{}
+	for _, srv := range s.c.Store.Servers() {
+		voters[srv.ID] = srv.Voter
+	}
+	connected := s.connected()
 	err := s.update(ctx, func(tx *raftstore.Tx) error {
 		n, err := resolveNode(tx, req.GetNode())
 		if err != nil {
 			return err
 		}
 		resp.Id = n.GetId()
-		if n.GetRole() == profilepb.Role_ROLE_MANAGER {
-			return apierr.Unsupported("drain it instead: `redoubt node update --availability drain`", "node %s is a manager, and managers cannot be removed yet", n.GetName())
+		// One that joined but never came up counts for nothing yet.
+		if n.GetRole() == profilepb.Role_ROLE_MANAGER && (voters[n.GetId()] || connected[n.GetId()]) {
+			return apierr.Unsupported("drain it instead: `redoubt node update --availability drain "+n.GetName()+"`", "node %s is a manager, and managers cannot be removed yet", n.GetName())
 		}
 		sched, _ := schedstore.Nodes.Get(tx, n.GetId())
 		if schedstore.Up(sched) && !req.GetForce() {

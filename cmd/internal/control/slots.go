@@ -37,10 +37,7 @@ func (s *Server) ListSlots(ctx context.Context, _ *controlpb.ListSlotsRequest) (
 // acks are the managers with the slot epoch they last reported, by name. Only
 // one with a session now is there to seal: a node's state lags behind.
 func (s *Server) acks(r raftstore.Reader) (out []*controlpb.SlotAck) {
-	connected := map[string]bool{}
-	for _, ses := range s.c.Sessions() {
-		connected[ses.NodeID] = true
-	}
+	connected := s.connected()
 	for n := range pkistore.Nodes.By(r, "role", "manager") {
 		if n.GetDenied() {
 			continue
@@ -52,6 +49,15 @@ func (s *Server) acks(r raftstore.Reader) (out []*controlpb.SlotAck) {
 	slices.SortFunc(out, func(a, b *controlpb.SlotAck) int {
 		return strings.Compare(a.GetName()+a.GetNodeId(), b.GetName()+b.GetNodeId())
 	})
+	return out
+}
+
+// connected are the nodes that have a session now.
+func (s *Server) connected() map[string]bool {
+	out := map[string]bool{}
+	for _, ses := range s.c.Sessions() {
+		out[ses.NodeID] = true
+	}
 	return out
 }
 
