@@ -43,11 +43,8 @@ func Apply(p Profile) ([]string, error) {
 	defer runtime.UnlockOSThread()
 	var inForce []string
 
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("turn off core dumps: %w", err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return nil, fmt.Errorf("turn off core dumps: %w", err)
+	if err := HideMemory(); err != nil {
+		return nil, err
 	}
 	inForce = append(inForce, "core dumps off, not dumpable")
 
@@ -71,4 +68,22 @@ func Apply(p Profile) ([]string, error) {
 		return nil, err
 	}
 	return append(inForce, "no_new_privs", "seccomp: "+p.Syscalls.String()), nil
+}
+
+// HideMemory keeps this process's memory out of core dumps and away from
+// others of its own user.
+func HideMemory() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("turn off core dumps: %w", err)
+	}
+	// The soft limit alone: children, which hold no secret, may raise it again.
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil {
+		return fmt.Errorf("turn off core dumps: %w", err)
+	}
+	limit.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &limit); err != nil {
+		return fmt.Errorf("turn off core dumps: %w", err)
+	}
+	return nil
 }
