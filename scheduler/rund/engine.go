@@ -266,6 +266,7 @@ func (s *Server) removeContainer(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	cont, err := s.client.LoadContainer(ctx, id)
+	interrupted := len(s.taskCgroups(id)) > 0
 	switch {
 	case errdefs.IsNotFound(err):
 	case err != nil:
@@ -275,11 +276,19 @@ func (s *Server) removeContainer(ctx context.Context, id string) error {
 			if _, err := task.Delete(ctx, containerd.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
 				return fmt.Errorf("remove container: %w", err)
 			}
+			interrupted = len(s.taskCgroups(id)) > 0
 		} else if !errdefs.IsNotFound(err) {
 			return err
+		} else {
+			interrupted = true // or ended and let go, which costs only a look
 		}
 		if err := cont.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("remove container: %w", err)
+		}
+	}
+	if interrupted {
+		if err := s.reap(ctx, id); err != nil {
+			return err
 		}
 	}
 	// By its key: a crash may have left a snapshot without a container.

@@ -172,7 +172,7 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 		}
 		found[c.ID()] = w
 	}
-	if err := s.sweep(owners); err != nil {
+	if err := s.sweep(ctx, owners); err != nil {
 		s.log.Warn("cannot remove leftovers", "err", err)
 	}
 	s.mu.Lock()
@@ -190,10 +190,16 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 
 // sweep removes what belongs to no container: a crash in the middle of making
 // or removing one left it.
-func (s *Server) sweep(owners map[string]bool) error {
+func (s *Server) sweep(ctx context.Context, owners map[string]bool) error {
+	var errs []error
+	for _, id := range s.listCgroups() {
+		if !owners[id] {
+			errs = append(errs, s.reap(ctx, id))
+		}
+	}
 	pinned, err1 := s.netns.List()
 	dirs, err2 := s.listTaskDirs()
-	errs := []error{err1, err2}
+	errs = append(errs, err1, err2)
 	for _, id := range append(pinned, dirs...) {
 		if !owners[id] {
 			errs = append(errs, s.netns.Remove(id), s.taskDir(id).remove())

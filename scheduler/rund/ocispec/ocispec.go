@@ -89,6 +89,10 @@ func Build(c Container) (*specs.Spec, error) {
 	if c.User.UID >= c.IDSize || c.User.GID >= c.IDSize {
 		return nil, fmt.Errorf("user %d:%d lies outside the user namespace of %d ids", c.User.UID, c.User.GID, c.IDSize)
 	}
+	if c.Cwd == "/proc" || strings.HasPrefix(c.Cwd, "/proc/") {
+		// A descriptor that the runtime holds open there could lead out.
+		return nil, fmt.Errorf("working directory %q lies in /proc: choose another", c.Cwd)
+	}
 	process := specs.Process{
 		Terminal: c.Terminal, User: c.User, Args: c.Args, Env: c.Env, Cwd: c.Cwd,
 		NoNewPrivileges: true,
@@ -219,13 +223,19 @@ func CheckTarget(target string) error {
 	return nil
 }
 
-// MergeEnv puts the service's variables over the image's.
+// MergeEnv puts the service's variables over the image's. What is no variable in
+// an image is dropped: the runtime would refuse the container with words that
+// help nobody.
 func MergeEnv(image, own []string) []string {
-	env := append([]string(nil), image...)
+	var env []string
 	at := map[string]int{}
-	for i, e := range env {
-		name, _, _ := strings.Cut(e, "=")
-		at[name] = i
+	for _, e := range image {
+		name, _, ok := strings.Cut(e, "=")
+		if !ok || name == "" || strings.ContainsRune(e, 0) {
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, e)
 	}
 	if _, ok := at["PATH"]; !ok {
 		at["PATH"] = len(env)

@@ -51,6 +51,7 @@ func TestSeccomp(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for name, c := range map[string]func(*Container){
+		"proc":    func(c *Container) { c.Cwd = "/proc/self/fd/7" },
 		"command": func(c *Container) { c.Args = nil },
 		"uid":     func(c *Container) { c.User.UID = 65536 },
 		"gid":     func(c *Container) { c.User.GID = 1 << 31 },
@@ -88,6 +89,9 @@ func TestMergeEnv(t *testing.T) {
 	got := MergeEnv([]string{"A=1", "B=2"}, []string{"B=3", "C=4", "C=5"})
 	if s := strings.Join(got, " "); s != "A=1 B=3 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin C=5" {
 		t.Error(s)
+	}
+	if got := MergeEnv([]string{"", "=", "=x", "A", "B=\x00", "PATH=/x"}, nil); len(got) != 1 {
+		t.Error(got)
 	}
 	if got := MergeEnv([]string{"PATH=/x"}, nil); len(got) != 1 {
 		t.Error(got)
