@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
-	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
 // disk is what redoubtd keeps in its directory besides the store:
@@ -153,5 +152,3 @@ func parseKey(der []byte) (*ecdsa.PrivateKey, error) {
 	}
 	return ec, nil
 }
-
-func chainOf(c *profilepb.CertificateChain) [][]byte { return c.GetCertificates() }

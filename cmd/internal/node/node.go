@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -238,8 +237,3 @@ func (n *Node) ask(ctx context.Context, do any) (member, error) {
 }
 
 func (n *Node) socket(name string) string { return filepath.Join(n.env.RunDir, name+".sock") }
-
-// closeOnDone closes l when ctx ends.
-func closeOnDone(ctx context.Context, l net.Listener) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { l.Close() })
-}
