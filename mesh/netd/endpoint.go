@@ -28,6 +28,11 @@ func (n *Node) attach(h *netlink.Handle, e endpoint, bridge netlink.Link, gatewa
 	if err := n.step("made pair"); err != nil {
 		return err
 	}
+	if host.Attrs().MTU != n.mtu {
+		if err := h.LinkSetMTU(host, n.mtu); err != nil {
+			return fmt.Errorf("set the MTU of %s: %w", host.Attrs().Name, err)
+		}
+	}
 	if host.Attrs().MasterIndex != bridge.Attrs().Index {
 		// Between this and the flags below the port is down or, when somebody
 		// took it out of the bridge by hand, still bound by the rules.
@@ -125,6 +130,11 @@ func (n *Node) inside(e endpoint, sandbox *os.File, gateway net.IP) error {
 		if !slices.Equal(link.Attrs().HardwareAddr, e.mac[:]) {
 			if err := h.LinkSetHardwareAddr(link, e.mac[:]); err != nil {
 				return fmt.Errorf("set MAC: %w", err)
+			}
+		}
+		if link.Attrs().MTU != n.mtu {
+			if err := h.LinkSetMTU(link, n.mtu); err != nil {
+				return fmt.Errorf("set MTU: %w", err)
 			}
 		}
 		for _, name := range []string{"default", sandboxLink} {

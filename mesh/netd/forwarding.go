@@ -103,3 +103,28 @@ func closeUplinks(names []string) error {
 	}
 	return nil
 }
+
+// uplinkMTU is the smallest MTU of the interfaces that packets of containers may
+// leave by. With a larger one of their own, they would depend on every path
+// telling them in time.
+func uplinkMTU(h *netlink.Handle, links []netlink.Link) (int, error) {
+	addrs, err := h.AddrList(nil, unix.AF_INET)
+	if err != nil {
+		return 0, fmt.Errorf("list addresses: %w", err)
+	}
+	mtu := 0
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Name == bridgeName || isPort(a.Name) || a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 ||
+			!slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.LinkIndex == a.Index }) {
+			continue
+		}
+		if mtu == 0 || a.MTU < mtu {
+			mtu = a.MTU
+		}
+	}
+	if mtu == 0 {
+		return defaultMTU, nil
+	}
+	return max(mtu, minMTU), nil
+}

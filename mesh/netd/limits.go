@@ -13,6 +13,10 @@ const (
 	// Prefix lengths of the bridge's subnet.
 	minPrefix, maxPrefix = 8, 29
 
+	// MTU of containers on a node without an uplink, and the least that IPv4
+	// hosts must take.
+	defaultMTU, minMTU = 1500, 576
+
 	// Connections served at once; redoubtd needs one.
 	maxConns = 16
 

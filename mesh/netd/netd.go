@@ -111,8 +111,9 @@ type Node struct {
 	known   bool     // opened and guarded were read from the kernel
 	opened  []string // interfaces on which netd turned forwarding on
 	guarded bool     // there is a table that guards them
-	// brNetfilter is how the ports of the bridge are set.
+	// brNetfilter is how the ports of the bridge are set, mtu what they have.
 	brNetfilter bool
+	mtu         int
 	committed   *ruleset // what the kernel was last given; nil: not known
 	print       fingerprint
 	gen         uint32 // ruleset generation at which print was true

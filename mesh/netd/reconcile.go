@@ -64,6 +64,16 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 			ports[l.Attrs().Name] = l
 		}
 	}
+	mtu, err := uplinkMTU(h, links)
+	if err != nil {
+		return err
+	}
+	if mtu != n.mtu {
+		if n.mtu != 0 {
+			changed(fmt.Sprintf("followed the MTU of the uplink to %d", mtu))
+		}
+		n.mtu, full = mtu, true
+	}
 
 	n.holds.keep(p.endpoints)
 	gateway := net.IP(p.bridge.Addr().AsSlice())
@@ -73,7 +83,7 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 			return err
 		}
 		err := n.holds.take(e)
-		if err == nil && (full || !looksRight(ports[portName(e.task)], bridge)) {
+		if err == nil && (full || !looksRight(ports[portName(e.task)], bridge, mtu)) {
 			err = n.attach(h, e, bridge, gateway, changed)
 		}
 		if errors.Is(err, errInjected) {
@@ -104,8 +114,8 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 
 // looksRight judges a port from outside its sandbox: when the sandbox goes, so
 // does the port.
-func looksRight(l, bridge netlink.Link) bool {
-	return l != nil && l.Attrs().MasterIndex == bridge.Attrs().Index && l.Attrs().Flags&net.FlagUp != 0
+func looksRight(l, bridge netlink.Link, mtu int) bool {
+	return l != nil && l.Attrs().MTU == mtu && l.Attrs().MasterIndex == bridge.Attrs().Index && l.Attrs().Flags&net.FlagUp != 0
 }
 
 // updateRules commits the ruleset if it is not in force already.
