@@ -263,7 +263,9 @@ func (c *cluster) reboot() {
 		t.Errorf("something runs without a manager's word: %+v", r)
 	}
 	c.lab("start", "manager-1")
-	c.lab("unlock", "manager-1")
+	if r := c.onIn("manager-1", c.key(), "unlock"); r.code != 0 {
+		t.Fatal(r)
+	}
 	eventually(t, 60*time.Second, func() string {
 		r := c.on("manager-1", "service", "ps", "--format", "json", "old")
 		if r.code != 0 {
