@@ -110,9 +110,6 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd
 	if err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
 	}
-	if err := s.noCore(d.GetTaskId(), int(task.Pid())); err != nil {
-		return nil, fmt.Errorf("forbid core dumps: %w", err)
-	}
 	return task, nil
 }
 
@@ -120,9 +117,13 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd
 // handlers. The process waits to be started, so the pid is its own. The runtime
 // cannot do it where root lacks CAP_SYS_RESOURCE: the namespace is not root's.
 func (s *Server) noCore(id string, pid int) error {
-	return s.netns.AsOwner(id, func() error {
+	err := s.netns.AsOwner(id, func() error {
 		return unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
 	})
+	if err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	return nil
 }
 
 func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img containerd.Image, parent, hostname string) (containerd.Container, *specs.Spec, error) {

@@ -203,6 +203,9 @@ func (w *worker) start(ctx context.Context) error {
 		// First, so that a container without a task is known to have run.
 		_, err = cont.SetLabels(cctx, map[string]string{labelStarted: strconv.FormatInt(time.Now().UnixNano(), 10)})
 	}
+	if err == nil { // here, so that it also holds for a container that was adopted
+		err = w.s.noCore(w.id, int(w.task.Pid()))
+	}
 	if err == nil {
 		w.exit, err = w.task.Wait(ctx)
 	}
