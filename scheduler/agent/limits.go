@@ -53,8 +53,9 @@ const (
 	helperGrace     = 3 * time.Second
 
 	// helloPause is the least time between two descriptions, so that a helper
-	// that comes and goes does not use up what managers take from a node.
-	helloPause = 2 * time.Second
+	// that comes and goes does not use up what managers take from a node. It is
+	// short, as an image that was just imported should soon be known.
+	helloPause = 500 * time.Millisecond
 
 	// maxName and maxDetail bound the texts of a description.
 	maxName   = 128

@@ -118,6 +118,9 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 			}
 			svc, _ := schedstore.Services.Get(r, t.GetServiceId())
 			src = &logSource{live: schedstore.Live(t), name: schedstore.TaskName(svc.GetSpec().GetName(), t), node: nodeName(r, t.GetNodeId())}
+			if t.GetSlot() == 0 && src.node != "" {
+				src.name = svc.GetSpec().GetName() + "." + src.node
+			}
 			l.sources[t.GetId()] = src
 		}
 		// What ended while it was away has said all it will.
