@@ -89,7 +89,7 @@ Commands talk to this machine's own node, over --host (default
 	root.PersistentFlags().StringVarP(&a.host, "host", "H", "", "the node's socket, unix:///path/api.sock (or set REDOUBT_HOST)")
 	root.AddCommand(
 		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.joinTokenCmd(),
-		a.nodeCmd(), a.serviceCmd(), a.statusCmd(), a.versionCmd(), a.labCmd(),
+		a.nodeCmd(), a.serviceCmd(), a.imageCmd(), a.statusCmd(), a.versionCmd(), a.labCmd(),
 	)
 	return root
 }

@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"net"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,12 +10,9 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
-	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
-
-const clusterPort = "2377"
 
 func (a *app) joinCmd() *cobra.Command {
 	var (
@@ -176,25 +171,10 @@ func leaveCosts(ctx context.Context, c *api) string {
 	return fmt.Sprintf("%s, and the others go on counting it: of %d, %d must then stay up", gone, voters-1, voters/2+1)
 }
 
-// withPort completes host[:port] with the cluster's port; empty stays empty.
+// withPort completes host[:port]; empty stays empty.
 func withPort(s string) (string, error) {
 	if s == "" {
 		return "", nil
 	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		host, port = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), clusterPort
-		if strings.Contains(host, ":") && net.ParseIP(host) == nil {
-			return "", fmt.Errorf("%q is not host or host:port", s)
-		}
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > maxPort {
-		return "", fmt.Errorf("%q: the port must be 1 to %d", s, maxPort)
-	}
-	if net.ParseIP(host) == nil {
-		if err := ident.CheckHostname(host); err != nil {
-			return "", fmt.Errorf("%q is not host or host:port", s)
-		}
-	}
-	return net.JoinHostPort(host, port), nil
+	return pki.CompleteAddress(s)
 }

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
-	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 )
 
 // Exec runs a command on h: in its network and mount namespaces (the cgroup
@@ -94,29 +93,7 @@ func (l *Lab) loadOne(ctx context.Context, h Host, archive string) (map[string]s
 		return nil, err
 	}
 	defer c.Close()
-	stream, err := c.LoadImage(ctx)
-	if err != nil {
-		return nil, apiclient.Err(err)
-	}
-	buf := make([]byte, loadChunk)
-	for {
-		n, err := io.ReadFull(f, buf)
-		if n > 0 {
-			if serr := stream.Send(&controlpb.LoadImageRequest{Data: buf[:n]}); errors.Is(serr, io.EOF) {
-				break // refused: CloseAndRecv says why
-			} else if serr != nil {
-				return nil, apiclient.Err(serr)
-			}
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	r, err := stream.CloseAndRecv()
-	return r.GetImages(), apiclient.Err(err)
+	return apiclient.LoadImage(ctx, c, f)
 }
 
 func waitSignal(e *exec.ExitError) syscall.Signal {

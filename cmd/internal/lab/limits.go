@@ -23,6 +23,4 @@ const (
 	// downWait bounds the removal of everything.
 	downWait = 30 * time.Second
 	poll     = 50 * time.Millisecond
-
-	loadChunk = 1 << 20
 )

@@ -5,9 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki"
 )
 
 // Config is the section `node:` of the configuration file.
@@ -25,12 +25,9 @@ type Config struct {
 	DNS []string `yaml:"dns"`
 }
 
-// DefaultPort is the port managers listen on.
-const DefaultPort = 2377
-
 // DefaultConfig is what an absent section means.
 func DefaultConfig() Config {
-	return Config{Listen: fmt.Sprintf("0.0.0.0:%d", DefaultPort), BridgeSubnet: "172.30.0.0/20"}
+	return Config{Listen: fmt.Sprintf("0.0.0.0:%d", pki.DefaultPort), BridgeSubnet: "172.30.0.0/20"}
 }
 
 // Check validates the section and fills in the name.
@@ -46,10 +43,10 @@ func (c *Config) Check() error {
 		return fmt.Errorf("node.name: %w", err)
 	}
 	if _, err := netip.ParseAddrPort(c.Listen); err != nil {
-		return fmt.Errorf("node.listen %q: want an address and a port, as in 0.0.0.0:%d", c.Listen, DefaultPort)
+		return fmt.Errorf("node.listen %q: want an address and a port, as in 0.0.0.0:%d", c.Listen, pki.DefaultPort)
 	}
 	if c.Advertise != "" {
-		if _, err := CheckAddress(c.Advertise); err != nil {
+		if _, err := pki.CompleteAddress(c.Advertise); err != nil {
 			return fmt.Errorf("node.advertise: %w", err)
 		}
 	}
@@ -64,35 +61,12 @@ func (c *Config) Check() error {
 	return nil
 }
 
-// CheckAddress returns addr as host:port, with the default port where it has
-// none.
-func CheckAddress(addr string) (string, error) {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		host, port = addr, strconv.Itoa(DefaultPort)
-		if ip, err := netip.ParseAddr(addr); err == nil {
-			host = ip.String()
-		}
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	ip, notIP := netip.ParseAddr(host)
-	switch {
-	case err != nil || n == 0:
-		return "", fmt.Errorf("address %q: the port must be 1 to 65535", addr)
-	case notIP == nil && ip.IsUnspecified():
-		return "", fmt.Errorf("address %q: others cannot reach that, name one of this machine's addresses", addr)
-	case notIP != nil && ident.CheckHostname(host) != nil:
-		return "", fmt.Errorf("address %q: want host:port", addr)
-	}
-	return net.JoinHostPort(host, port), nil
-}
-
 // advertised is the address to tell others: asked for, configured, listened on,
 // or the machine's only one.
 func (c *Config) advertised(asked string) (string, error) {
 	for _, a := range []string{asked, c.Advertise} {
 		if a != "" {
-			return CheckAddress(a)
+			return pki.CompleteAddress(a)
 		}
 	}
 	listen := netip.MustParseAddrPort(c.Listen)

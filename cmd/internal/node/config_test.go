@@ -5,28 +5,6 @@ import (
 	"testing"
 )
 
-func TestCheckAddress(t *testing.T) {
-	for in, want := range map[string]string{
-		"192.0.2.1":         "192.0.2.1:2377",
-		"192.0.2.1:99":      "192.0.2.1:99",
-		"[2001:db8::1]:7":   "[2001:db8::1]:7",
-		"2001:db8::1":       "[2001:db8::1]:2377",
-		"manager.example":   "manager.example:2377",
-		"manager.example:1": "manager.example:1",
-	} {
-		if got, err := CheckAddress(in); err != nil || got != want {
-			t.Errorf("CheckAddress(%q) = %q, %v", in, got, err)
-		}
-	}
-	for _, in := range []string{"", ":2377", "0.0.0.0", "[::]:2377", "a b", "h:0", "h:65536", "h:x", "../x", "h:1:2:z"} {
-		if got, err := CheckAddress(in); err == nil {
-			t.Errorf("CheckAddress(%q) = %q", in, got)
-		} else if strings.Contains(err.Error(), "\n") {
-			t.Errorf("CheckAddress(%q): more than a line", in)
-		}
-	}
-}
-
 func TestConfigCheck(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		"":              func(*Config) {},

@@ -100,7 +100,7 @@ func (n *Node) found(ctx context.Context, req *controlpb.InitRequest) (*member, 
 func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 	var managers []string
 	for _, a := range req.GetManagers() {
-		addr, err := CheckAddress(a)
+		addr, err := pki.CompleteAddress(a)
 		if err != nil {
 			return nil, apierr.Invalid("", "%v", err)
 		}

@@ -23,6 +23,10 @@ import (
 // streams.
 const maxMessage = 4 << 20
 
+// maxAnswer bounds an answer of the leader that is passed on, in bytes: a listing
+// of 100,000 tasks fits.
+const maxAnswer = 64 << 20
+
 // serveLocal serves this node's own socket until ctx ends: Bootstrap here, and
 // Control by way of the leader.
 func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {

@@ -263,7 +263,8 @@ func (m *managerState) tryLeader(ctx context.Context) (*grpc.ClientConn, error) 
 			return m.conn.ClientConn, nil
 		}
 	}
-	conn, err := port.DialLeaderLocal(ctx, m.creds, port.Leader{NodeID: id, Address: addr})
+	conn, err := port.DialLeaderLocal(ctx, m.creds, port.Leader{NodeID: id, Address: addr},
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, err
 	}
