@@ -29,6 +29,19 @@ const (
 	// One kernel request may take this long.
 	netlinkTimeout = 30 * time.Second
 
+	// Connections that one container may have open, and may open in a second,
+	// so that none fills the node's table of connections: that holds 65536 on
+	// a node of 1 GiB and 262144 from 4 GiB on. The kernel looks through all
+	// that a container has when it opens another one.
+	maxFlows     = 16384
+	maxFlowRate  = 1000
+	maxFlowBurst = maxFlows
+
+	// Addresses for which connections are counted; the kernel drops those
+	// without. rateMemory is longer than a spent burst takes to be refilled.
+	maxCounted = 1 << 16
+	rateMemory = time.Minute
+
 	// Elements in one nftables message: an attribute's length is 16 bits.
 	maxElementsPerMessage = 256
 

@@ -100,15 +100,19 @@ const (
 	ctEstablished = 1 << 1
 	ctRelated     = 1 << 2
 	ctNew         = 1 << 3
+	ctConfirmed   = 1 << 3
 	ctDNAT        = 1 << 5
 )
 
-func ct(key expr.CtKey, bit uint32) match {
+func ctBit(key expr.CtKey, bit uint32) match {
 	mask := binary.NativeEndian.AppendUint32(nil, bit)
 	return match{&expr.Ct{Key: key, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		differs(make([]byte, 4))}
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)}}
 }
+
+func ct(key expr.CtKey, bit uint32) match { return append(ctBit(key, bit), differs(make([]byte, 4))) }
+
+func ctNot(key expr.CtKey, bit uint32) match { return append(ctBit(key, bit), equals(make([]byte, 4))) }
 
 func state(bit uint32) match { return ct(expr.CtKeySTATE, bit) }
 

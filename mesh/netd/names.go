@@ -13,6 +13,7 @@ const (
 	bridgeName = "rdt0"
 	portPrefix = "rdtv"
 	tableName  = "redoubt"
+	flowsName  = "redoubt_flows"
 	// sandboxLink is the interface's name inside a sandbox.
 	sandboxLink = "eth0"
 )

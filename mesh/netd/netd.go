@@ -31,9 +31,17 @@
 //     is dropped where it enters the bridge: no IPv6 yet, no VLAN tags. The
 //     bridge learns no MAC and the node asks no ARP, since netd knows where
 //     everything is; so there is no cache to poison.
+//   - A container has a bounded number of connections open that it began, and
+//     begins a bounded number in a second (limits.go); more are dropped and
+//     those that stand go on. So none fills the node's table of connections,
+//     without which the node itself would reach nobody. Connections from
+//     outside to published ports are not counted: whoever forges addresses
+//     could use up such a bound with a few packets and shut the port, and the
+//     kernel forgets half-open connections itself when its table is full.
 //
 // The rules stand in two tables named redoubt, families inet and bridge, which
-// are replaced in one transaction. Other people's tables are neither read nor
+// are replaced in one transaction, and in redoubt_flows, which counts and is
+// replaced only when it is not what it should be. Other people's tables are neither read nor
 // changed; what they drop stays dropped. A table that is changed or deleted by
 // hand is put back, at the kernel's notice or after seconds at the latest.
 //
@@ -115,8 +123,10 @@ type Node struct {
 	brNetfilter bool
 	mtu         int
 	committed   *ruleset // what the kernel was last given; nil: not known
-	print       fingerprint
+	print       prints
 	gen         uint32 // ruleset generation at which print was true
+	bounds      flowBounds
+	countsFlows bool // the kernel can
 
 	fault func(step string) error // set by tests only
 }
@@ -142,7 +152,8 @@ func New(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Node{runDir: o.RunDir, config: o.Config, log: o.Logger, ns: ns, holds: holds{}, stale: map[netip.Addr]bool{}}, nil
+	return &Node{runDir: o.RunDir, config: o.Config, log: o.Logger, ns: ns, holds: holds{}, stale: map[netip.Addr]bool{},
+		bounds: flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}}, nil
 }
 
 // Close gives back the descriptors, published ports among them. The kernel's
@@ -223,6 +234,12 @@ func (n *Node) require() error {
 	}
 	var missing []string
 	for _, f := range n.probe() {
+		if f.GetName() == featureFlows {
+			n.countsFlows = f.GetPresent()
+			if !n.countsFlows {
+				n.log.Warn("connections of containers are not bounded", "err", f.GetDetail())
+			}
+		}
 		if f.GetRequired() && !f.GetPresent() {
 			missing = append(missing, f.GetName()+" ("+f.GetDetail()+")")
 		}

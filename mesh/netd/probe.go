@@ -24,46 +24,54 @@ const (
 type feature struct {
 	name string
 	try  func(h *netlink.Handle) error
+	// without says what is missing on a node that lacks it; such a feature
+	// is not required.
+	without string
 }
 
 var features = []feature{
 	{"bridge", func(h *netlink.Handle) error {
 		return scratch(h, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: probeBridge, TxQLen: -1}})
-	}},
+	}, ""},
 	{"veth", func(h *netlink.Handle) error {
 		return scratch(h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: probeVeth, TxQLen: -1}, PeerName: probePeer})
-	}},
+	}, ""},
 	{"nftables inet", nft(func(b *builder) {
 		b.chain("c")
-	}, nftables.TableFamilyINet)},
+	}, nftables.TableFamilyINet), ""},
 	{"nftables bridge", nft(func(b *builder) {
 		ruleset{endpoints: []endpoint{sample}}.bridge(b)
-	}, nftables.TableFamilyBridge)},
+	}, nftables.TableFamilyBridge), ""},
 	{"nftables fib", nft(func(b *builder) {
 		b.rule(b.chain("c"), ipv4(), toNode(), accept())
-	}, nftables.TableFamilyINet)},
+	}, nftables.TableFamilyINet), ""},
 	{"nftables ct", nft(func(b *builder) {
 		b.rule(b.chain("c"), state(ctEstablished), accept())
-	}, nftables.TableFamilyINet)},
+	}, nftables.TableFamilyINet), ""},
 	// The whole of it, translation from maps and masquerading included.
 	{"nftables nat", nft(func(b *builder) {
 		ruleset{endpoints: []endpoint{sample}, opened: []string{"a"}, bridges: []string{"b"}}.inet(b)
-	}, nftables.TableFamilyINet)},
+	}, nftables.TableFamilyINet), ""},
 	{"conntrack", func(h *netlink.Handle) error {
 		_, err := h.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 		if errors.Is(err, netlink.ErrDumpInterrupted) {
 			return nil
 		}
 		return err
-	}},
+	}, ""},
 	{"forwarding", func(*netlink.Handle) error {
 		f, err := os.OpenFile("/proc/sys/net/ipv4/conf/lo/forwarding", os.O_RDWR, 0)
 		if err != nil {
 			return err
 		}
 		return f.Close()
-	}},
+	}, ""},
+	{featureFlows, nft(func(b *builder) {
+		flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}.rules(b)
+	}, nftables.TableFamilyINet), "how many connections a container opens is not bounded, so one may use up the node's table of them"},
 }
+
+const featureFlows = "nftables connlimit"
 
 var sample = endpoint{task: "probe", addr: netip.MustParsePrefix("192.0.2.2/24"), ports: []port{
 	{host: netip.IPv4Unspecified(), published: 1, target: 1},
@@ -74,9 +82,12 @@ var sample = endpoint{task: "probe", addr: netip.MustParsePrefix("192.0.2.2/24")
 func (n *Node) probe() (out []*netdpb.Feature) {
 	err := withRoutes(n.ns, func(h *netlink.Handle) error {
 		for _, f := range features {
-			r := &netdpb.Feature{Name: f.name, Required: true}
+			r := &netdpb.Feature{Name: f.name, Required: f.without == ""}
 			if err := f.try(h); err != nil {
 				r.Detail = err.Error()
+				if !r.Required {
+					r.Detail = f.without + ": " + r.Detail
+				}
 			} else {
 				r.Present = true
 			}

@@ -135,14 +135,34 @@ func (n *Node) updateRules(h *netlink.Handle, good []endpoint, changed func(stri
 		}
 		changed("put table " + tableName + " back")
 	}
-	fp, gen, err := commit(r)
+	bounds, err := n.boundsToSet()
+	if err != nil {
+		return err
+	}
+	print, gen, err := commit(r, bounds)
 	if err != nil {
 		n.committed = nil // whatever is in force, it is not known
 		return err
 	}
-	n.committed, n.print, n.gen = &r, fp, gen
+	n.committed, n.print, n.gen = &r, print, gen
 	n.opened, n.guarded = open, true
 	return nil
+}
+
+// boundsToSet returns the bounds if the table that counts connections is to be
+// made: at the first commit of a process, and when somebody changed it.
+func (n *Node) boundsToSet() (*flowBounds, error) {
+	if !n.countsFlows {
+		return nil, nil
+	}
+	if n.committed == nil {
+		return &n.bounds, nil
+	}
+	fp, err := readFingerprint(flows())
+	if err != nil || fp == n.print.flows {
+		return nil, err
+	}
+	return &n.bounds, nil
 }
 
 // rulesIntact reports whether the kernel's tables are as they were committed.
@@ -151,13 +171,13 @@ func (n *Node) rulesIntact() (bool, error) {
 	if err != nil || gen == n.gen {
 		return err == nil, err
 	}
-	fp, err := readFingerprint()
+	found, err := readPrints()
 	if err != nil {
 		// Perhaps it vanished while it was read: making it again is safe.
 		n.log.Warn("rules not read; they are made again", "err", err)
 		return false, nil
 	}
-	if fp != n.print {
+	if found != n.print {
 		return false, nil
 	}
 	n.gen = gen // the change was of other people's rules

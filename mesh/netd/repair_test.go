@@ -34,9 +34,14 @@ func TestTableIsPutBack(t *testing.T) {
 
 	inet, bridge := tables()
 	for name, harm := range map[string]func(c *nftables.Conn) error{
-		"inet deleted":   func(c *nftables.Conn) error { c.DelTable(inet); return nil },
-		"bridge deleted": func(c *nftables.Conn) error { c.DelTable(bridge); return nil },
-		"all flushed":    func(c *nftables.Conn) error { c.FlushRuleset(); return nil },
+		"inet deleted":     func(c *nftables.Conn) error { c.DelTable(inet); return nil },
+		"bridge deleted":   func(c *nftables.Conn) error { c.DelTable(bridge); return nil },
+		"counting deleted": func(c *nftables.Conn) error { c.DelTable(flows()); return nil },
+		"counting flushed": func(c *nftables.Conn) error {
+			c.FlushChain(&nftables.Chain{Table: flows(), Name: "forward"})
+			return nil
+		},
+		"all flushed": func(c *nftables.Conn) error { c.FlushRuleset(); return nil },
 		"chain flushed": func(c *nftables.Conn) error {
 			c.FlushChain(&nftables.Chain{Table: bridge, Name: "guard"})
 			return nil
@@ -81,7 +86,7 @@ func TestTableIsPutBack(t *testing.T) {
 			}
 			w.reaches(w.outside, "tcp", nodeIP+":8080", outsideIP)
 			w.in(w.node, func() error {
-				if fp, err := readFingerprint(); err != nil || fp != w.n.print {
+				if found, err := readPrints(); err != nil || found != w.n.print {
 					t.Errorf("the table is not what it was (%v)", err)
 				}
 				return nil

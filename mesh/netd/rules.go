@@ -26,6 +26,11 @@ func tables() (inet, bridge *nftables.Table) {
 		&nftables.Table{Name: tableName, Family: nftables.TableFamilyBridge}
 }
 
+// flows is the table that counts connections.
+func flows() *nftables.Table {
+	return &nftables.Table{Name: flowsName, Family: nftables.TableFamilyINet}
+}
+
 // builder queues one batch. Errors of the library are kept for the end.
 type builder struct {
 	conn  *nftables.Conn

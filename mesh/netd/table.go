@@ -14,9 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fingerprint identifies what the kernel holds of the owned tables. Counters
-// are not used in the rules, so it stays the same until somebody changes them.
+// fingerprint identifies what the kernel holds of the owned tables. What packets
+// change is not part of it, so it stays the same until somebody changes them.
 type fingerprint [sha256.Size]byte
+
+// prints are those of the tables that are replaced together, and of the one
+// that counts.
+type prints struct{ rules, flows fingerprint }
+
+func readPrints() (p prints, err error) {
+	if p.rules, err = readFingerprint(twoTables()...); err == nil {
+		p.flows, err = readFingerprint(flows())
+	}
+	return p, err
+}
 
 // nftSocketBuffer takes a whole batch or dump.
 const nftSocketBuffer = 8 << 20
@@ -43,37 +54,47 @@ func withNFT(fn func(c *nftables.Conn) error) error {
 }
 
 // commit replaces both tables in one transaction: packets see the old rules or
-// the new ones. It returns the fingerprint of what it made and the ruleset
-// generation it was read at.
-func commit(r ruleset) (fp fingerprint, gen uint32, err error) {
+// the new ones. The table that counts is replaced when bounds are given, and is
+// left as it is otherwise. It returns the fingerprints and the ruleset
+// generation they were read at.
+func commit(r ruleset, bounds *flowBounds) (p prints, gen uint32, err error) {
 	for range maxCommits {
 		before, err := generation()
 		if err != nil {
-			return fp, 0, err
+			return p, 0, err
 		}
 		err = withNFT(func(c *nftables.Conn) error {
-			for _, t := range twoTables() {
+			remove := twoTables()
+			if bounds != nil {
+				remove = append(remove, flows())
+			}
+			for _, t := range remove {
 				c.AddTable(t) // deleting what does not exist is an error
 				c.DelTable(t)
 			}
 			if err := r.build(c); err != nil {
 				return err
 			}
+			if bounds != nil {
+				if err := bounds.build(c); err != nil {
+					return err
+				}
+			}
 			return c.Flush()
 		})
 		if err != nil {
-			return fp, 0, fmt.Errorf("nftables: replace table %s: %w", tableName, err)
+			return p, 0, fmt.Errorf("nftables: replace table %s: %w", tableName, err)
 		}
-		if fp, err = readFingerprint(); err != nil {
-			return fp, 0, err
+		if p, err = readPrints(); err != nil {
+			return p, 0, err
 		}
 		// One commit is one generation. More mean that somebody else's fell
 		// between ours and the reading, and may have changed our table.
 		if gen, err = generation(); err != nil || gen == before+1 {
-			return fp, gen, err
+			return p, gen, err
 		}
 	}
-	return fp, 0, errors.New("nftables: the ruleset of this node is changed by others without pause: stop what does it")
+	return p, 0, errors.New("nftables: the ruleset of this node is changed by others without pause: stop what does it")
 }
 
 func twoTables() []*nftables.Table {
@@ -81,10 +102,12 @@ func twoTables() []*nftables.Table {
 	return []*nftables.Table{inet, bridge}
 }
 
-// removeTables deletes both; it is no error when there are none.
+func allTables() []*nftables.Table { return append(twoTables(), flows()) }
+
+// removeTables deletes all; it is no error when there are none.
 func removeTables() error {
 	return withNFT(func(c *nftables.Conn) error {
-		for _, t := range twoTables() {
+		for _, t := range allTables() {
 			c.AddTable(t)
 			c.DelTable(t)
 		}
@@ -159,9 +182,9 @@ func generation() (uint32, error) {
 	return 0, errors.New("nftables: the kernel did not say its ruleset's generation")
 }
 
-// readFingerprint hashes chains, rules, sets and elements of both tables as the
-// kernel tells them. A table that does not exist has a fingerprint as well.
-func readFingerprint() (fp fingerprint, err error) {
+// readFingerprint hashes chains, rules, sets and elements of the tables as the
+// kernel tells them; not elements that packets add. A table that does not exist has a fingerprint as well.
+func readFingerprint(tables ...*nftables.Table) (fp fingerprint, err error) {
 	sum := sha256.New()
 	put := func(kind string, items [][]byte) {
 		fmt.Fprintf(sum, "%s %d\n", kind, len(items))
@@ -170,7 +193,7 @@ func readFingerprint() (fp fingerprint, err error) {
 		}
 	}
 	err = withNFT(func(c *nftables.Conn) error {
-		for _, t := range twoTables() {
+		for _, t := range tables {
 			there, err := exists(c, t)
 			if err != nil {
 				return err
@@ -179,15 +202,15 @@ func readFingerprint() (fp fingerprint, err error) {
 				put("absent", nil)
 				continue
 			}
-			name := nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(tableName)) // the same number for chains and sets
+			name := nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(t.Name)) // the same number for chains and sets
 			for _, kind := range []int{unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETRULE} {
 				msgs, err := nftRequest(kind, unix.NLM_F_DUMP, t.Family, name)
 				if err != nil {
-					return fmt.Errorf("nftables: read table %s: %w", tableName, err)
+					return fmt.Errorf("nftables: read table %s: %w", t.Name, err)
 				}
 				var ours [][]byte
 				for _, m := range msgs {
-					if !notOurs(m) { // the header holds the ruleset's generation
+					if !ofAnother(m, t.Name) { // the header holds the ruleset's generation
 						ours = append(ours, m[min(len(m), nl.SizeofNfgenmsg):])
 					}
 				}
@@ -198,6 +221,10 @@ func readFingerprint() (fp fingerprint, err error) {
 				return fmt.Errorf("nftables: read sets: %w", err)
 			}
 			for _, s := range sets {
+				if s.Dynamic {
+					put("set "+s.Name, nil)
+					continue
+				}
 				elements, err := c.GetSetElements(s)
 				if err != nil {
 					return fmt.Errorf("nftables: read set %s: %w", s.Name, err)
@@ -216,16 +243,16 @@ func readFingerprint() (fp fingerprint, err error) {
 	return fingerprint(sum.Sum(nil)), err
 }
 
-// notOurs reports whether a message is about another table. Not every kernel
+// ofAnother reports whether a message is about another table. Not every kernel
 // filters a dump of chains.
-func notOurs(m []byte) bool {
+func ofAnother(m []byte, table string) bool {
 	attrs, err := nl.ParseRouteAttr(m[min(len(m), nl.SizeofNfgenmsg):])
 	if err != nil {
 		return false
 	}
 	for _, a := range attrs {
 		if a.Attr.Type&nl.NLA_TYPE_MASK == unix.NFTA_RULE_TABLE {
-			return string(bytes.TrimRight(a.Value, "\x00")) != tableName
+			return string(bytes.TrimRight(a.Value, "\x00")) != table
 		}
 	}
 	return false

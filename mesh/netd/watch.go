@@ -69,7 +69,7 @@ func (n *Node) adopt() error {
 		if err != nil {
 			return err
 		}
-		if _, _, err := commit(ruleset{opened: open, bridges: bridges}); err != nil {
+		if _, _, err := commit(ruleset{opened: open, bridges: bridges}, nil); err != nil {
 			return err
 		}
 		n.repairs++
