@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 // A sealed record: magic, format, suite, key epoch, salt, nonce, ciphertext.
@@ -260,9 +262,9 @@ func (s *Sealer) aad(header, aad []byte) *[]byte {
 
 // FileAAD is the AAD of a sealed file, as docs/formats.md has it.
 func FileAAD(clusterID string, incarnation uint64, nodeID, name string) []byte {
-	b := appendLP(nil, []byte(clusterID))
-	b = appendLP(b, binary.BigEndian.AppendUint64(nil, incarnation))
-	b = appendLP(b, []byte(nodeID))
-	b = appendLP(b, []byte("file"))
-	return appendLP(b, []byte(name))
+	b := lp.Append(nil, []byte(clusterID))
+	b = lp.Append(b, binary.BigEndian.AppendUint64(nil, incarnation))
+	b = lp.Append(b, []byte(nodeID))
+	b = lp.Append(b, []byte("file"))
+	return lp.Append(b, []byte(name))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 const (
@@ -117,14 +118,8 @@ func slotKey(kind keydpb.SlotKind, seed []byte) (hpke.PrivateKey, error) {
 }
 
 func kekInfo(c SlotContext, slotID string) []byte {
-	b := appendLP([]byte(kekSlotLabel), []byte(c.ClusterID))
-	b = appendLP(b, []byte(c.NodeID))
+	b := lp.Append([]byte(kekSlotLabel), []byte(c.ClusterID))
+	b = lp.Append(b, []byte(c.NodeID))
 	b = binary.BigEndian.AppendUint64(b, c.Epoch)
-	return appendLP(b, []byte(slotID))
-}
-
-// appendLP appends a 4-byte length and b: the encoding of every part of an
-// authenticated byte string.
-func appendLP(dst, b []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
+	return lp.Append(b, []byte(slotID))
 }

@@ -5,7 +5,8 @@ import (
 
 	memdb "github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/redoubt-cluster/redoubt/internal/strictpb"
 )
 
 // idIndexer is the primary index: the id, ended by a NUL so that no id is a
@@ -73,31 +74,12 @@ func unmarshalStrict(data []byte, m proto.Message) error {
 	if err := proto.Unmarshal(data, m); err != nil {
 		return err
 	}
-	return refuseUnknown(m.ProtoReflect())
+	return refuseUnknown(m)
 }
 
-func refuseUnknown(m protoreflect.Message) (err error) {
-	if len(m.GetUnknown()) > 0 {
-		return fmt.Errorf("%s: it has fields that this version does not know", m.Descriptor().FullName())
+func refuseUnknown(m proto.Message) error {
+	if t := strictpb.Unknown(m); t != "" {
+		return fmt.Errorf("%s: it has fields that this version does not know", t)
 	}
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.IsMap():
-			if fd.MapValue().Message() != nil {
-				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					err = refuseUnknown(v.Message())
-					return err == nil
-				})
-			}
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := 0; i < v.List().Len() && err == nil; i++ {
-				err = refuseUnknown(v.List().Get(i).Message())
-			}
-		default:
-			err = refuseUnknown(v.Message())
-		}
-		return err == nil
-	})
-	return err
+	return nil
 }

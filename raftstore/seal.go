@@ -3,6 +3,8 @@ package raftstore
 import (
 	"encoding/binary"
 	"errors"
+
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 // Labels of the sealed streams.
@@ -22,16 +24,16 @@ type binder struct {
 }
 
 func newBinder(c *Config) *binder {
-	p := lp(nil, []byte(c.ClusterID))
-	p = lp(p, u64(c.Incarnation))
-	p = lp(p, []byte(c.NodeID))
+	p := lp.Append(nil, []byte(c.ClusterID))
+	p = lp.Append(p, u64(c.Incarnation))
+	p = lp.Append(p, []byte(c.NodeID))
 	return &binder{sealer: c.Sealer, prefix: p}
 }
 
 func (b *binder) aad(parts ...[]byte) []byte {
 	out := append([]byte(nil), b.prefix...)
 	for _, p := range parts {
-		out = lp(out, p)
+		out = lp.Append(out, p)
 	}
 	return out
 }
@@ -51,11 +53,6 @@ func (b *binder) chunkAAD(snapshot string, n uint64, last bool) []byte {
 }
 
 func (b *binder) fileAAD(name string) []byte { return b.aad([]byte("file"), []byte(name)) }
-
-func lp(dst, part []byte) []byte {
-	dst = binary.BigEndian.AppendUint32(dst, uint32(len(part)))
-	return append(dst, part...)
-}
 
 func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/raftstore/internal/testseal"
 )
 
@@ -200,7 +201,7 @@ func sealedChunks(t testing.TB, id string, plain []byte) [][]byte {
 func readChunks(id string, size int, chunks ...[]byte) ([]byte, error) {
 	var in []byte
 	for _, c := range chunks {
-		in = lp(in, c)
+		in = lp.Append(in, c)
 	}
 	return io.ReadAll(newChunkReader(io.NopCloser(bytes.NewReader(in)), testBinder("c", "n"), id, int64(size)))
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 // sealedLog seals the content of every log entry, of whatever type. Index, term
@@ -133,8 +135,8 @@ func encodeLog(l *raft.Log) []byte {
 	}
 	out := make([]byte, 0, 16+len(l.Data)+len(l.Extensions))
 	out = binary.BigEndian.AppendUint64(out, uint64(at))
-	out = lp(out, l.Data)
-	return lp(out, l.Extensions)
+	out = lp.Append(out, l.Data)
+	return lp.Append(out, l.Extensions)
 }
 
 func decodeLog(plain []byte, l *raft.Log) error {

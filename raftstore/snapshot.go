@@ -141,5 +141,5 @@ func readDelimited(br *bufio.Reader, m proto.Message) error {
 		}
 		return err
 	}
-	return refuseUnknown(m.ProtoReflect())
+	return refuseUnknown(m)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 var errCrash = errors.New("crash")
@@ -160,7 +161,7 @@ func TestUnusableDirectoryIsTold(t *testing.T) {
 			return rewrite(dir, func(raw []byte) []byte {
 				body := raw[len(stateMagic)+4 : len(raw)-2*32]
 				body = append(bytes.Clone(body), 0xf8, 0x07, 1) // field 127, varint
-				return digested(append(putLP([]byte(stateMagic), body), make([]byte, 2*32)...))
+				return digested(append(lp.Append([]byte(stateMagic), body), make([]byte, 2*32)...))
 			})
 		}, "newer version"},
 	} {

@@ -7,11 +7,6 @@ import (
 
 var errEncoding = errors.New("malformed encoding")
 
-// putLP appends a 4-byte length and b.
-func putLP(dst, b []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
-}
-
 // lpReader takes length-prefixed parts off the front of a buffer, without
 // copying: the parts of a keyset stay in locked memory.
 type lpReader struct {

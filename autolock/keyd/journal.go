@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 const (
@@ -130,7 +131,7 @@ func cutLast(b []byte) (before, after []byte, ok bool) {
 }
 
 func journalHash(body []byte) string {
-	sum := sha256.Sum256(putLP([]byte(journalLabel), body))
+	sum := sha256.Sum256(lp.Append([]byte(journalLabel), body))
 	return hex.EncodeToString(sum[:])
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 const keysetMagic = "RDTY\x01"
@@ -62,7 +63,7 @@ func newKeyset(now time.Time) (*keyset, error) {
 	buf := memguard.NewBuffer(n)
 	out := append(buf.Bytes()[:0], keysetMagic...) // n bytes are exactly enough: append stays in the buffer
 	for _, p := range parts {
-		out = putLP(out, p)
+		out = lp.Append(out, p)
 	}
 	return openKeyset(buf)
 }

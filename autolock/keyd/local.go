@@ -10,6 +10,7 @@ import (
 	"github.com/awnumar/memguard"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 // localMagic opens the secrets of one manager: data key epoch u32, then four
@@ -96,7 +97,7 @@ func (p *prepared) destroy() {
 const keysetLabel = "redoubt keyset v1\x00"
 
 func keysetInfo(clusterID, nodeID string) []byte {
-	return putLP(putLP([]byte(keysetLabel), []byte(clusterID)), []byte(nodeID))
+	return lp.Append(lp.Append([]byte(keysetLabel), []byte(clusterID)), []byte(nodeID))
 }
 
 // sealKeyset seals a keyset to another manager's keyd.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
@@ -54,7 +55,7 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 		return nil, err
 	}
 	// An exporter value belongs to one connection, on which a token joins once.
-	seen := sha256.Sum256(putLP(putLP(nil, []byte(rec.GetId())), req.GetExporter()))
+	seen := sha256.Sum256(lp.Append(lp.Append(nil, []byte(rec.GetId())), req.GetExporter()))
 	if !s.joins.add(seen) {
 		return nil, denied("this join was already answered: connect and join again")
 	}

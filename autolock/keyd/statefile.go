@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -20,6 +19,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/statepb"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/internal/strictpb"
 )
 
 // The state file: magic and format, length u32, statepb.State, HMAC-SHA256 of
@@ -52,7 +53,7 @@ func encodeState(st *statepb.State, kek []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := putLP([]byte(stateMagic), body)
+	out := lp.Append([]byte(stateMagic), body)
 	mac, err := stateMAC(kek, out)
 	if err != nil {
 		return nil, err
@@ -91,7 +92,7 @@ func decodeState(raw []byte) (*stateFile, error) {
 func (f *stateFile) check() error {
 	st := f.state
 	switch {
-	case hasUnknown(st):
+	case strictpb.Unknown(st) != "":
 		return errStateNewer // the digest is right, so somebody wrote them
 	case !ident.Valid(st.GetClusterId()), !ident.Valid(st.GetNodeId()),
 		autolock.CheckSlotSet(st.GetSlots()) != nil,
@@ -104,19 +105,6 @@ func (f *stateFile) check() error {
 		}
 	}
 	return nil
-}
-
-// hasUnknown reports whether the state has fields that this version does not
-// know.
-func hasUnknown(st *statepb.State) bool {
-	messages := []proto.Message{st, st.GetSlots()}
-	for _, slot := range st.GetSlots().GetSlots() {
-		messages = append(messages, slot)
-	}
-	for _, kek := range st.GetKeks() {
-		messages = append(messages, kek)
-	}
-	return slices.ContainsFunc(messages, func(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 })
 }
 
 // authentic reports whether the MAC is by this KEK.

@@ -17,7 +17,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/redoubt-cluster/redoubt/internal/strictpb"
 )
 
 // MaxFrame bounds a frame's payload in bytes.
@@ -66,7 +67,10 @@ func Read(r io.Reader, m proto.Message) error {
 	if err := proto.Unmarshal(b, m); err != nil {
 		return fmt.Errorf("%w: %v", ErrFrame, err)
 	}
-	return refuseUnknown(m.ProtoReflect())
+	if t := strictpb.Unknown(m); t != "" {
+		return fmt.Errorf("%w: unknown field in %s", ErrFrame, t)
+	}
+	return nil
 }
 
 // readPayload reads n bytes. A small payload, as all that hold keys are, goes
@@ -87,33 +91,6 @@ func readPayload(r io.Reader, n int) ([]byte, error) {
 		return b, err
 	}
 	return b, nil
-}
-
-func refuseUnknown(m protoreflect.Message) error {
-	if len(m.GetUnknown()) > 0 {
-		return fmt.Errorf("%w: unknown field in %s", ErrFrame, m.Descriptor().FullName())
-	}
-	var err error
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.IsMap():
-			if fd.MapValue().Message() != nil {
-				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					err = refuseUnknown(v.Message())
-					return err == nil
-				})
-			}
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := 0; i < v.List().Len() && err == nil; i++ {
-				err = refuseUnknown(v.List().Get(i).Message())
-			}
-		default:
-			err = refuseUnknown(v.Message())
-		}
-		return err == nil
-	})
-	return err
 }
 
 // Client sends requests one at a time over one connection and dials again

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
@@ -249,5 +250,5 @@ func appendSource(b []byte, a net.Addr) ([]byte, error) {
 		return nil, fmt.Errorf("splice: source %q is no address and port", a)
 	}
 	s := netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()).String()
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...), nil
+	return lp.Append(b, []byte(s)), nil
 }

@@ -7,8 +7,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
+
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 // Labels open every signed byte string, so that a signature made for one
@@ -29,22 +30,22 @@ const (
 // JoinProofInput is what the token's key signs on a join.
 func JoinProofInput(exporter, csr, bootCSR []byte, tokenID string) []byte {
 	b := []byte(joinLabel)
-	b = lp(b, exporter)
-	b = lp(b, hash(csr))
-	b = lp(b, hash(bootCSR))
-	return lp(b, []byte(tokenID))
+	b = lp.Append(b, exporter)
+	b = lp.Append(b, hash(csr))
+	b = lp.Append(b, hash(bootCSR))
+	return lp.Append(b, []byte(tokenID))
 }
 
 // RenewProofInput is what the leaf in use signs on a renewal.
 func RenewProofInput(csr, bootCSR, oldLeaf []byte) []byte {
 	b := []byte(renewLabel)
-	b = lp(b, hash(csr))
-	b = lp(b, hash(bootCSR))
-	return lp(b, hash(oldLeaf))
+	b = lp.Append(b, hash(csr))
+	b = lp.Append(b, hash(bootCSR))
+	return lp.Append(b, hash(oldLeaf))
 }
 
 // TokenSigningInput is what the keyset signs when a token is minted.
-func TokenSigningInput(record []byte) []byte { return lp([]byte(tokenLabel), record) }
+func TokenSigningInput(record []byte) []byte { return lp.Append([]byte(tokenLabel), record) }
 
 // CheckJoinProof verifies a join proof with the token record's public key.
 func CheckJoinProof(public, exporter, csr, bootCSR []byte, tokenID string, proof []byte) error {
@@ -79,8 +80,4 @@ func hash(b []byte) []byte {
 	}
 	h := sha256.Sum256(b)
 	return h[:]
-}
-
-func lp(dst, b []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
 }

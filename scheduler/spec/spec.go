@@ -18,11 +18,12 @@ package spec
 
 import (
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/strictpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -144,30 +145,9 @@ func checkName(name string) error {
 // CheckKnown refuses a message with fields that this version does not know, at
 // any depth: they would be stored, and mean something later that nobody
 // validated.
-func CheckKnown(m proto.Message) error { return checkKnown(m.ProtoReflect()) }
-
-func checkKnown(m protoreflect.Message) (err error) {
-	if len(m.GetUnknown()) > 0 {
-		return fmt.Errorf("%s has fields that this version does not know: upgrade the cluster or use the matching client", m.Descriptor().Name())
+func CheckKnown(m proto.Message) error {
+	if t := strictpb.Unknown(m); t != "" {
+		return fmt.Errorf("%s has fields that this version does not know: upgrade the cluster or use the matching client", t[strings.LastIndexByte(t, '.')+1:])
 	}
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.IsMap():
-			if fd.MapValue().Message() != nil {
-				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					err = checkKnown(v.Message())
-					return err == nil
-				})
-			}
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := 0; i < v.List().Len() && err == nil; i++ {
-				err = checkKnown(v.List().Get(i).Message())
-			}
-		default:
-			err = checkKnown(v.Message())
-		}
-		return err == nil
-	})
-	return err
+	return nil
 }
