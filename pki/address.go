@@ -5,9 +5,24 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 )
+
+// DefaultPort is the port managers listen on.
+const DefaultPort = 2377
+
+// CompleteAddress returns what a person wrote for a manager's address, host or
+// host:port, as host:port.
+func CompleteAddress(s string) (string, error) {
+	full := s
+	if _, _, err := net.SplitHostPort(s); err != nil {
+		host := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+		full = net.JoinHostPort(host, strconv.Itoa(DefaultPort))
+	}
+	return full, CheckAddress(full)
+}
 
 // CheckAddress returns an error unless s is host:port at which others can
 // reach a manager.
@@ -29,7 +44,7 @@ func CheckAddress(s string) error {
 		return nil
 	}
 	if err := ident.CheckHostname(host); err != nil {
-		return fmt.Errorf("address %q: neither an IP address nor a host name", s)
+		return fmt.Errorf("address %q is not host:port: the host must be an IP address or a name", s)
 	}
 	return nil
 }

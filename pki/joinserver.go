@@ -82,7 +82,7 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	if !ok || !caller.Is(authzpb.Caller_CALLER_ANYONE) {
 		return nil, errJoinIdentity
 	}
-	source, ok := sourceOf(caller.Source)
+	source, ok := SourceOf(caller.Source)
 	if !ok {
 		return nil, errJoinIdentity
 	}
@@ -102,7 +102,7 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	// Only who proves nothing is charged, and is not written down any more once
 	// it did so too often: whoever shares an address with a guesser, as a node
 	// does with its containers, can still join with a token.
-	if errors.Is(err, errJoinRefused) && !s.sources.allow(sourceKey(source), time.Now()) {
+	if errors.Is(err, errJoinRefused) && !s.sources.allow(SourceKey(source), time.Now()) {
 		return nil, errJoinTooMany
 	}
 	log := s.cfg.Logger.With("source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName())

@@ -53,8 +53,8 @@ func (l *limiter) allow(key string, now time.Time) bool {
 	return true
 }
 
-// sourceOf returns the address of a TCP or already parsed peer.
-func sourceOf(a net.Addr) (netip.Addr, bool) {
+// SourceOf returns the address of a TCP or already parsed peer.
+func SourceOf(a net.Addr) (netip.Addr, bool) {
 	if a == nil {
 		return netip.Addr{}, false
 	}
@@ -65,8 +65,8 @@ func sourceOf(a net.Addr) (netip.Addr, bool) {
 	return ap.Addr().Unmap().WithZone(""), true
 }
 
-// sourceKey is what is measured together: an IPv4 address, an IPv6 /64.
-func sourceKey(a netip.Addr) string {
+// SourceKey is what is measured together: an IPv4 address, an IPv6 /64.
+func SourceKey(a netip.Addr) string {
 	bits := 32
 	if a.Is6() {
 		bits = 64

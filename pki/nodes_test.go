@@ -2,6 +2,7 @@ package pki_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,6 +102,29 @@ func TestCheckAddress(t *testing.T) {
 		"0.0.0.0:2377", "[::]:2377", "2001:db8::1:2377", "a b:1", "a/b:1", "224.0.0.1:1"} {
 		if pki.CheckAddress(bad) == nil {
 			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestCompleteAddress(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.1":         "192.0.2.1:2377",
+		"192.0.2.1:99":      "192.0.2.1:99",
+		"[2001:db8::1]:7":   "[2001:db8::1]:7",
+		"2001:db8::1":       "[2001:db8::1]:2377",
+		"[2001:db8::1]":     "[2001:db8::1]:2377",
+		"manager.example":   "manager.example:2377",
+		"manager.example:1": "manager.example:1",
+	} {
+		if got, err := pki.CompleteAddress(in); err != nil || got != want {
+			t.Errorf("CompleteAddress(%q) = %q, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", ":2377", "0.0.0.0", "[::]:2377", "a b", "h:0", "h:65536", "h:x", "../x", "h:1:2:z"} {
+		if got, err := pki.CompleteAddress(in); err == nil {
+			t.Errorf("CompleteAddress(%q) = %q", in, got)
+		} else if strings.Contains(err.Error(), "\n") {
+			t.Errorf("CompleteAddress(%q): more than a line", in)
 		}
 	}
 }

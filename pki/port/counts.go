@@ -2,8 +2,9 @@ package port
 
 import (
 	"net"
-	"net/netip"
 	"sync"
+
+	"github.com/redoubt-cluster/redoubt/pki"
 )
 
 // counts are the bounded resources. Each take is followed by one give.
@@ -73,20 +74,10 @@ func (c *counts) bounds(cl class) (total, each int) {
 	return 0, l.PerNode
 }
 
-// sourceKey is what counts together: an IPv4 address or an IPv6 /64.
+// sourceKey is what counts together.
 func sourceKey(a net.Addr) string {
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return a.String()
+	if ip, ok := pki.SourceOf(a); ok {
+		return pki.SourceKey(ip)
 	}
-	ip := ap.Addr().Unmap().WithZone("")
-	bits := 32
-	if ip.Is6() {
-		bits = 64
-	}
-	p, err := ip.Prefix(bits)
-	if err != nil {
-		return ip.String()
-	}
-	return p.String()
+	return a.String()
 }

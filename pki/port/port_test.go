@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -521,7 +522,7 @@ func TestRaftDialer(t *testing.T) {
 	got := h.echo(t, pki.ALPNRaft)
 	m := ca.NewNode(t, manager)
 	dial := RaftDialer(m.Credentials)
-	conn, err := dial(t.Context(), RaftAddress(h.node.Record.GetId(), h.addr))
+	conn, err := dial(t.Context(), raftstore.JoinAddr(h.node.Record.GetId(), h.addr))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -529,7 +530,7 @@ func TestRaftDialer(t *testing.T) {
 	if c := accepted(t, got); c.Peer().NodeID != m.Record.GetId() {
 		t.Error("raft does not know its peer")
 	}
-	if _, err := dial(t.Context(), RaftAddress(m.Record.GetId(), h.addr)); !errors.Is(err, pki.ErrWrongNode) {
+	if _, err := dial(t.Context(), raftstore.JoinAddr(m.Record.GetId(), h.addr)); !errors.Is(err, pki.ErrWrongNode) {
 		t.Errorf("another node at the address: %v", err)
 	}
 	for _, addr := range []string{"", h.addr, "x@" + h.addr, m.Record.GetId() + "@"} {

@@ -218,7 +218,7 @@ func badAddresses(t *testing.T, c *cluster) {
 	c.refused("worker-2", 2, "port must be", []byte(token), "join", "192.0.2.1:0")
 	c.refused("worker-2", 2, "at least 1 argument", []byte(token), "join")
 	c.refused("worker-2", 2, "not taken from the command line", nil, "join", token, "192.0.2.1")
-	c.refused("worker-2", 1, "others cannot reach that", []byte(token), "join", "--advertise", "0.0.0.0", c.host("manager-1").Address)
+	c.refused("worker-2", 2, "others cannot reach", []byte(token), "join", "--advertise", "0.0.0.0", c.host("manager-1").Address)
 	if s := c.tokenState(id); s != "valid" {
 		t.Errorf("the token is %s", s)
 	}
