@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -71,7 +70,7 @@ func (n *Node) network() (*mesh.Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mesh.NewLocal(mesh.LocalConfig{Netd: wire.NewClient(n.socket("netd")), Subnet: subnet, DNS: dns, Logger: n.log.With("part", "mesh")})
+	return mesh.NewLocal(mesh.LocalConfig{Netd: n.netd, Subnet: subnet, DNS: dns, Logger: n.log.With("part", "mesh")})
 }
 
 // dns are the configured servers, or the machine's own but those on loopback,
@@ -107,8 +106,8 @@ func (n *Node) dialManager(ctx context.Context, creds *pki.Credentials, addrs []
 	return port.DialGRPC(ctx, creds, addrs, grpc.WithChainUnaryInterceptor(n.noticeUnary), grpc.WithChainStreamInterceptor(n.noticeStream))
 }
 
-// noticeUnary and noticeStream look for the cluster's word that this node was
-// removed.
+// noticeUnary and noticeStream keep the cluster's word that this node may not
+// come in (it was removed, its certificate is too old), for status to show.
 func (n *Node) noticeUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return n.notice(invoke(ctx, method, req, reply, cc, opts...))
 }
@@ -163,6 +162,14 @@ func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers 
 
 // stopTimeout bounds how long a leaving node waits for its containers.
 const stopTimeout = 2 * time.Minute
+
+// abandonTasks is stopTasks for a node that leaves whatever comes of it: no
+// container should go on that nobody answers for.
+func (n *Node) abandonTasks(ctx context.Context) {
+	if err := n.stopTasks(ctx); err != nil && ctx.Err() == nil {
+		n.log.Warn("this node leaves and may go on running containers", "err", err)
+	}
+}
 
 // stopTasks ends every container of this node: it is leaving.
 func (n *Node) stopTasks(ctx context.Context) error {

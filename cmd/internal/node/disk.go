@@ -40,8 +40,6 @@ type member struct {
 	Peers []string `json:"peers,omitempty"`
 	// Founding is set on the first manager until the store holds the cluster.
 	Founding bool `json:"founding,omitempty"`
-	// Denied is set once the cluster has told this node that it was removed.
-	Denied bool `json:"denied,omitempty"`
 }
 
 // leafFile is a certificate chain in DER with either its key in PKCS #8 or the

@@ -223,8 +223,9 @@ func (m *managerState) adjustQuorum(ctx context.Context, d *dispatcher.Dispatche
 		case !in:
 			err = m.store.AddNonvoter(ctx, mgr.id, mgr.addr)
 		case !s.Voter && connected && at > 0 && at+caughtUp >= m.store.AppliedIndex():
-			err = m.store.AddVoter(ctx, mgr.id, mgr.addr)
-			m.n.log.Info("manager has a vote now", "node", mgr.id)
+			if err = m.store.AddVoter(ctx, mgr.id, mgr.addr); err == nil {
+				m.n.log.Info("manager has a vote now", "node", mgr.id)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("manager %s: %w", mgr.id, err)

@@ -45,17 +45,7 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 	if err := authz.CheckAll(controlpb.Bootstrap_ServiceDesc.ServiceName, controlpb.Control_ServiceDesc.ServiceName); err != nil {
 		return err
 	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		<-ctx.Done()
-		srv.Stop()
-	}()
-	if err := srv.Serve(l); err != nil && ctx.Err() == nil {
-		return err
-	}
-	<-stopped
-	return ctx.Err()
+	return serveGRPC(ctx, srv, l)
 }
 
 // dialLeader returns a connection to the leader for the operator API.

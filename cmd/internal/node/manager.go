@@ -46,6 +46,7 @@ func (n *Node) managerAfter(req *request) state {
 			req.refuse(fmt.Errorf("the manager could not start: %w", err))
 		}
 		if errors.Is(err, errLeaving) && ctx.Err() == nil {
+			n.abandonTasks(ctx)
 			return n.leave(ctx, left)
 		}
 		if ctx.Err() == nil && !errors.Is(err, errKeydLost) {

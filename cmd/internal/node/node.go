@@ -30,6 +30,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
+	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent/executor"
 )
 
@@ -41,6 +42,7 @@ type Node struct {
 	disk disk
 	keyd *keydclient.Client
 	rund *executor.Rund
+	netd *wire.Client
 
 	// refresh asks the agent to look at the node again.
 	refresh chan struct{}
@@ -89,10 +91,12 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		disk:     disk{filepath.Join(env.DataDir, "control")},
 		keyd:     keydclient.New(filepath.Join(env.RunDir, "keyd.sock")),
 		rund:     rund,
+		netd:     wire.NewClient(filepath.Join(env.RunDir, "netd.sock")),
 		refresh:  make(chan struct{}, 1),
 		requests: make(chan request),
 	}
 	defer n.keyd.Close()
+	defer n.netd.Close()
 	first := n.first()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })
@@ -127,6 +131,7 @@ func (n *Node) broken(cause error) state {
 		if err := n.serveBroken(ctx, cause, &left); !errors.Is(err, errLeaving) || ctx.Err() != nil {
 			return nil, err
 		}
+		n.abandonTasks(ctx)
 		return n.leave(ctx, left)
 	}
 }
@@ -235,5 +240,3 @@ func (n *Node) ask(ctx context.Context, do any) (member, error) {
 		return member{}, ctx.Err()
 	}
 }
-
-func (n *Node) socket(name string) string { return filepath.Join(n.env.RunDir, name+".sock") }

@@ -37,10 +37,8 @@ var keepAlive = []grpc.ServerOption{
 // serveOn serves srv on the protocol's listener until ctx ends. Every service
 // must have said who may call it.
 func serveOn(ctx context.Context, p *port.Port, alpn string, srv *grpc.Server) error {
-	for name := range srv.GetServiceInfo() {
-		if err := authz.CheckAll(name); err != nil {
-			return err
-		}
+	if err := authz.CheckServer(srv); err != nil {
+		return err
 	}
 	l, err := p.Listen(alpn)
 	if err != nil {
