@@ -54,6 +54,9 @@ func validateContainer(c *taskpb.ContainerSpec) error {
 	if err := checkDuration("stop grace period", c.GetStopGraceNs(), MaxStopGrace); err != nil {
 		return err
 	}
+	if c.GetInit() {
+		return fmt.Errorf("init is not there yet: use an image whose entrypoint reaps its children")
+	}
 	return validateMounts(c.GetMounts())
 }
 

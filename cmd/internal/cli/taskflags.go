@@ -31,7 +31,7 @@ func (t *taskFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&t.hostname, "hostname", "", "host name in the container")
 	f.BoolVar(&t.readOnly, "read-only", false, "read-only root file system")
 	f.BoolVarP(&t.tty, "tty", "t", false, "give the container a terminal")
-	f.BoolVar(&t.init, "init", false, "run an init that reaps processes")
+	f.BoolVar(&t.init, "init", false, "not there yet: refused")
 	f.StringVar(&t.stopSignal, "stop-signal", "", "signal that stops the container")
 	f.Var(&t.stopGrace, "stop-grace-period", "time before it is killed (default 10s)")
 	f.StringVar(&t.entrypoint, "entrypoint", "", "replace the image's entrypoint")
@@ -81,6 +81,9 @@ func (t *taskFlags) apply(f *pflag.FlagSet, spec *taskpb.TaskSpec) error {
 			return usagef("--entrypoint: %v", err)
 		}
 		c.Command = w
+	}
+	if t.init {
+		return usagef("--init is not there yet: use an image whose entrypoint reaps its children")
 	}
 	if t.limitPids < 0 {
 		return usagef("--limit-pids %d: give 0 or more", t.limitPids)
