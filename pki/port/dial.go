@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 
 	"google.golang.org/grpc"
 
-	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
 // DialGRPC connects to the first of the managers that answers and returns a
@@ -51,35 +50,17 @@ func DialLeaderLocal(ctx context.Context, creds *pki.Credentials, leader Leader,
 	return pki.GRPCOver(conn, opts...)
 }
 
-// DialLock connects to the lock service of a manager, locked or not.
-func DialLock(ctx context.Context, creds *pki.Credentials, addr string, opts ...grpc.DialOption) (*pki.GRPCConn, error) {
-	conn, err := pki.DialTLS(ctx, addr, creds.ClientConfig(pki.ALPNLock, ""))
-	if err != nil {
-		return nil, err
-	}
-	return pki.GRPCOver(conn, opts...)
-}
-
 // RaftDialer returns what raftstore.Transport dials with. Addresses are
 // "id@host:port", and only the node of that id is accepted there.
 func RaftDialer(creds *pki.Credentials) func(ctx context.Context, addr string) (net.Conn, error) {
 	return func(ctx context.Context, addr string) (net.Conn, error) {
-		id, hostport, err := SplitRaftAddress(addr)
+		id, hostport, err := raftstore.SplitAddr(addr)
 		if err != nil {
+			return nil, err
+		}
+		if err := pki.CheckAddress(hostport); err != nil {
 			return nil, err
 		}
 		return pki.DialTLS(ctx, hostport, creds.ClientConfig(pki.ALPNRaft, id))
 	}
-}
-
-// RaftAddress is the address of a manager in the raft configuration.
-func RaftAddress(nodeID, hostport string) string { return nodeID + "@" + hostport }
-
-// SplitRaftAddress takes a raft address apart.
-func SplitRaftAddress(addr string) (nodeID, hostport string, err error) {
-	nodeID, hostport, ok := strings.Cut(addr, "@")
-	if !ok || !ident.Valid(nodeID) {
-		return "", "", fmt.Errorf("raft address %q is not id@host:port", addr)
-	}
-	return nodeID, hostport, pki.CheckAddress(hostport)
 }
