@@ -16,9 +16,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxLoaded bounds the images of one archive.
-const maxLoaded = 256
-
 // Import loads every image of an OCI-layout or docker-save tar and returns
 // their names and digests. Names appear only when all of them are complete and
 // fit this machine; otherwise nothing of the archive stays.

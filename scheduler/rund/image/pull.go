@@ -19,8 +19,6 @@ var (
 	platformName = platforms.Format(platforms.DefaultSpec())
 )
 
-const maxParallelLayers = 3
-
 // pull fetches named@want and gives it that name.
 func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest) (containerd.Image, error) {
 	select {
@@ -61,6 +59,9 @@ func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Dig
 func (s *Store) bound(next images.Handler) images.Handler {
 	var total atomic.Int64
 	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if len(desc.URLs) > 0 { // they would be asked without the registry's TLS and limits
+			return nil, rejectf("image has parts outside its registry, which is not supported")
+		}
 		if desc.Size < 0 || desc.Size > s.maxBytes || total.Add(desc.Size) > s.maxBytes {
 			return nil, rejectf("image is larger than %d bytes (rund.limits.image_bytes)", s.maxBytes)
 		}

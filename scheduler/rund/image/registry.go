@@ -26,14 +26,6 @@ type Registry struct {
 	CAFile string `yaml:"ca_file"`
 }
 
-const (
-	maxCAFile   = 1 << 20
-	dialTimeout = 15 * time.Second
-	headTimeout = 30 * time.Second
-	attempts    = 3
-	firstDelay  = 500 * time.Millisecond
-)
-
 // Registries knows how each registry is reached.
 type Registries struct {
 	config map[string]Registry
@@ -94,7 +86,7 @@ func (r *Registries) resolver() remotes.Resolver {
 }
 
 func httpClient(roots *x509.CertPool) *http.Client {
-	return &http.Client{Transport: onlyTLS{&http.Transport{
+	return &http.Client{Transport: onlyTLS{stall: stallTimeout, Transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
@@ -105,14 +97,25 @@ func httpClient(roots *x509.CertPool) *http.Client {
 	}}}
 }
 
-// onlyTLS refuses to follow a redirect, or a token realm, to plain HTTP.
-type onlyTLS struct{ *http.Transport }
+// onlyTLS refuses to follow a redirect, or a token realm, to plain HTTP, and
+// gives up a response that stalls.
+type onlyTLS struct {
+	*http.Transport
+	stall time.Duration
+}
 
 func (t onlyTLS) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" {
 		return nil, fmt.Errorf("refused to speak %s to %s: only https is allowed", r.URL.Scheme, r.URL.Host)
 	}
-	return t.Transport.RoundTrip(r)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	resp, err := t.Transport.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &progress{body: resp.Body, ctx: ctx, cancel: cancel, limit: t.stall, left: t.stall}
+	return resp, nil
 }
 
 // retry runs f up to attempts times while its error may be transient.

@@ -1,0 +1,22 @@
+package image
+
+import "time"
+
+const (
+	maxCAFile   = 1 << 20
+	dialTimeout = 15 * time.Second
+	headTimeout = 30 * time.Second
+
+	// While a response is waited for, each minProgress bytes of it must come
+	// within stallTimeout: a registry that trickles holds a slot for pulls.
+	stallTimeout = 30 * time.Second
+	minProgress  = 64 << 10
+
+	// Attempts at one pull, and the first pause between two.
+	attempts   = 3
+	firstDelay = 500 * time.Millisecond
+
+	maxParallelLayers = 3
+	// maxLoaded bounds the images of one archive.
+	maxLoaded = 256
+)
