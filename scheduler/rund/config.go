@@ -48,7 +48,7 @@ type BindMount struct {
 type LimitsConfig struct {
 	Pids       int64 `yaml:"pids"`
 	LogBytes   int64 `yaml:"log_bytes"`   // per file, two files a task
-	ImageBytes int64 `yaml:"image_bytes"` // per image, compressed
+	ImageBytes int64 `yaml:"image_bytes"` // per image, compressed and unpacked
 	TmpfsBytes int64 `yaml:"tmpfs_bytes"` // tmpfs mounts without a size
 }
 

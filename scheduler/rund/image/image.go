@@ -10,6 +10,12 @@
 // TLS, verified against the system's roots or the CA configured for that host;
 // nothing can turn this off, and no redirect leaves https.
 //
+// What comes from outside is bounded (limits.go): the parts of an image
+// together, and again what they unpack to, which is measured before anything is
+// unpacked; each manifest, index and configuration, as they are read whole; and
+// the time in which a registry must send something worth waiting for. Layers
+// outside the registry that was named are refused.
+//
 // Credentials for registries are not supported yet: what needs them is refused
 // by the registry and reported as such.
 package image
@@ -64,7 +70,7 @@ type keyLock struct {
 }
 
 // New returns a store that remaps to host ids base to base+size-1 and refuses
-// images of more than maxBytes; at most parallel pulls run at once.
+// images of more than maxBytes, packed or unpacked; at most parallel pulls run at once.
 func New(c *containerd.Client, r *Registries, base, size uint32, maxBytes int64, parallel int) *Store {
 	return &Store{client: c, registries: r, base: base, size: size, maxBytes: maxBytes,
 		locks: map[digest.Digest]*keyLock{}, pulls: make(chan struct{}, parallel)}
@@ -116,7 +122,7 @@ func (s *Store) present(ctx context.Context, want digest.Digest) (containerd.Ima
 		return nil, err
 	}
 	for _, i := range list {
-		ok, _, _, missing, err := images.Check(ctx, s.client.ContentStore(), i.Target, Platform)
+		ok, _, _, missing, err := images.Check(ctx, small{s.client.ContentStore()}, i.Target, Platform)
 		if err == nil && ok && len(missing) == 0 && checkPlatform(ctx, s.client, i.Target) == nil {
 			return containerd.NewImageWithPlatform(s.client, i, Platform), nil
 		}
@@ -126,6 +132,9 @@ func (s *Store) present(ctx context.Context, want digest.Digest) (containerd.Ima
 
 func (s *Store) unpack(ctx context.Context, img containerd.Image) error {
 	if ok, err := img.IsUnpacked(ctx, Snapshotter); err != nil || ok {
+		return err
+	}
+	if err := s.measure(ctx, img); err != nil {
 		return err
 	}
 	return img.Unpack(ctx, Snapshotter)

@@ -17,6 +17,16 @@ const (
 	firstDelay = 500 * time.Millisecond
 
 	maxParallelLayers = 3
+	// Manifests, indexes and configurations are read whole; those of real
+	// images have kilobytes.
+	maxMetadata = 4 << 20
+	// overlayfs takes 500 lower directories at most.
+	maxLayers = 500
+	// entryBytes is what a file counts beyond its content. maxPadding is what
+	// a layer's stream may have beyond its files' bytes for a whole image.
+	entryBytes = 512
+	maxPadding = 1 << 20
+
 	// maxLoaded bounds the images of one archive.
 	maxLoaded = 256
 )

@@ -53,7 +53,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (map[string]string, err
 
 // archived lists the named images of an archive's index.
 func (s *Store) archived(ctx context.Context, index ocispec.Descriptor) ([]images.Image, error) {
-	b, err := content.ReadBlob(ctx, s.client.ContentStore(), index)
+	b, err := content.ReadBlob(ctx, small{s.client.ContentStore()}, index)
 	if err != nil {
 		return nil, err
 	}
@@ -87,9 +87,11 @@ func (s *Store) archived(ctx context.Context, index ocispec.Descriptor) ([]image
 // complete checks that everything this machine needs of an image is there, and
 // ties its parts together for containerd's garbage collector.
 func (s *Store) complete(ctx context.Context, i images.Image) error {
-	cs := s.client.ContentStore()
+	cs := small{s.client.ContentStore()}
 	ok, _, _, missing, err := images.Check(ctx, cs, i.Target, Platform)
 	switch {
+	case IsRejected(err):
+		return err
 	case err != nil:
 		return rejectf("image %s in the archive is malformed: %w", i.Name, err)
 	case !ok:

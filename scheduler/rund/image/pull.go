@@ -21,12 +21,11 @@ var (
 
 // pull fetches named@want and gives it that name.
 func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest) (containerd.Image, error) {
-	select {
-	case s.pulls <- struct{}{}:
-		defer func() { <-s.pulls }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	leave, err := s.slot(ctx)
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	pinned, err := reference.WithDigest(reference.TrimNamed(named), want)
 	if err != nil {
 		return nil, rejectf("image %s: %w", named, err)
@@ -54,6 +53,16 @@ func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Dig
 	return img, nil
 }
 
+// slot waits for one of the slots of what takes bandwidth or memory.
+func (s *Store) slot(ctx context.Context) (leave func(), err error) {
+	select {
+	case s.pulls <- struct{}{}:
+		return func() { <-s.pulls }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // bound refuses an image whose parts together exceed the limit, before they
 // are fetched.
 func (s *Store) bound(next images.Handler) images.Handler {
@@ -65,6 +74,13 @@ func (s *Store) bound(next images.Handler) images.Handler {
 		if desc.Size < 0 || desc.Size > s.maxBytes || total.Add(desc.Size) > s.maxBytes {
 			return nil, rejectf("image is larger than %d bytes (rund.limits.image_bytes)", s.maxBytes)
 		}
+		if !images.IsLayerType(desc.MediaType) {
+			// The content may be here already, under another size.
+			info, err := s.client.ContentStore().Info(ctx, desc.Digest)
+			if desc.Size > maxMetadata || err == nil && info.Size > maxMetadata {
+				return nil, tooMuchMetadata()
+			}
+		}
 		return next.Handle(ctx, desc)
 	})
 }
@@ -72,11 +88,12 @@ func (s *Store) bound(next images.Handler) images.Handler {
 // checkPlatform looks into the configuration of a manifest that was named
 // directly, where no index says for which machine it is.
 func checkPlatform(ctx context.Context, c *containerd.Client, target ocispec.Descriptor) error {
-	config, err := images.Config(ctx, c.ContentStore(), target, Platform)
+	cs := small{c.ContentStore()}
+	config, err := images.Config(ctx, cs, target, Platform)
 	if err != nil {
 		return err
 	}
-	p, err := images.ConfigPlatform(ctx, c.ContentStore(), config)
+	p, err := images.ConfigPlatform(ctx, cs, config)
 	if err != nil {
 		return err
 	}
