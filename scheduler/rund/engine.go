@@ -154,6 +154,9 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 	if signal == "" {
 		signal = config.Config.StopSignal
 	}
+	if len(signal) > maxSignal {
+		return nil, nil, rejected(fmt.Errorf("the stop signal has %d characters: at most %d are allowed", len(signal), maxSignal))
+	}
 	ext, err := typeurl.MarshalAny(d)
 	if err != nil {
 		return nil, nil, err

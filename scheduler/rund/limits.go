@@ -17,6 +17,7 @@ const (
 	maxMounts    = 64
 	maxDNS       = 8
 	maxTmpfsSize = 1 << 40
+	maxSignal    = 64 // characters; also of an image's
 	maxGrace     = time.Hour
 
 	defaultGrace = 10 * time.Second

@@ -74,6 +74,11 @@ func (s *Store) chownAll(ctx context.Context, root string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if path == filepath.Join(root, "proc") || path == filepath.Join(root, "sys") {
+			if !d.IsDir() { // the runtime would refuse to mount there, again and again
+				return rejectf("/%s of the image is not a directory", d.Name())
+			}
+		}
 		if d.Type()&(fs.ModeDevice|fs.ModeNamedPipe) != 0 {
 			return os.Remove(path)
 		}
