@@ -2,9 +2,11 @@ package port
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -20,22 +22,70 @@ func DialGRPC(ctx context.Context, creds *pki.Credentials, addrs []string, opts 
 	if len(addrs) == 0 {
 		return nil, errors.New("no manager's address is known")
 	}
+	conn, err := firstOf(ctx, len(addrs), func(ctx context.Context, i int) (*tls.Conn, error) {
+		return pki.DialTLS(ctx, addrs[i], creds.ClientConfig(pki.ALPNGRPC, ""))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("no manager can be reached: %w", err)
+	}
+	return pki.GRPCOver(conn, opts...)
+}
+
+// firstOf makes n attempts in order, the next one as soon as one failed, or
+// hedgeDelay after the one before it, so that a manager that swallows packets
+// costs no more than that. It returns the first connection made, and only after
+// every attempt has ended.
+func firstOf(ctx context.Context, n int, attempt func(context.Context, int) (*tls.Conn, error)) (*tls.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	type result struct {
+		conn *tls.Conn
+		err  error
+	}
+	results := make(chan result, n)
+	var won *tls.Conn
 	var failed error
-	for _, addr := range addrs {
-		conn, err := pki.DialTLS(ctx, addr, creds.ClientConfig(pki.ALPNGRPC, ""))
-		if err == nil {
-			return pki.GRPCOver(conn, opts...)
-		}
-		if failed == nil {
-			failed = err
-		} else {
-			failed = fmt.Errorf("%w; %w", failed, err)
-		}
-		if ctx.Err() != nil {
-			break
+	timer := time.NewTimer(hedgeDelay)
+	defer timer.Stop()
+	started, ended := 0, 0
+	start := func() {
+		i := started
+		started++
+		go func() {
+			conn, err := attempt(ctx, i)
+			results <- result{conn, err}
+		}()
+		timer.Reset(hedgeDelay)
+	}
+	start()
+	for ended < started {
+		select {
+		case r := <-results:
+			ended++
+			switch {
+			case r.err == nil && won == nil:
+				won = r.conn
+				cancel() // the others end at once
+			case r.err == nil:
+				r.conn.Close()
+			case failed == nil:
+				failed = r.err
+			default:
+				failed = fmt.Errorf("%w; %w", failed, r.err)
+			}
+			if won == nil && started < n && ctx.Err() == nil {
+				start()
+			}
+		case <-timer.C:
+			if won == nil && started < n {
+				start()
+			}
 		}
 	}
-	return nil, fmt.Errorf("no manager can be reached: %w", failed)
+	cancel()
+	if won != nil {
+		return won, nil
+	}
+	return nil, failed
 }
 
 // DialLeaderLocal connects a manager's local root to the leader.

@@ -50,6 +50,9 @@ const (
 	// deliverTimeout is how long a finished connection waits for its server.
 	deliverTimeout = 5 * time.Second
 
+	// hedgeDelay is how long a dialler waits for one manager before it tries the
+	// next one, too.
+	hedgeDelay = time.Second
 	// lingerTimeout is how long one direction of a splice may outlive the other.
 	lingerTimeout = 5 * time.Second
 )
