@@ -58,8 +58,8 @@ const (
 // Bounds of join tokens.
 const (
 	maxManagerToken = 24 * time.Hour
-	maxWorkerToken  = 365 * 24 * time.Hour
-	maxWorkerUses   = 100_000
+	maxWorkerToken  = 30 * 24 * time.Hour
+	maxWorkerUses   = 10_000
 )
 
 // Rates that a verb may be used at: a burst, and one more every interval.

@@ -18,8 +18,8 @@ import (
 
 // CreateToken has keyd sign the record of a token whose seed the caller keeps.
 func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequest) (*controlpb.CreateTokenResponse, error) {
-	if req.GetTtlSeconds() < 0 || req.GetTtlSeconds() > int64(365*24*time.Hour/time.Second) {
-		return nil, apierr.Invalid("", "a lifetime of %d seconds is out of bounds", req.GetTtlSeconds())
+	if most := int64(pki.MaxTokenTTL / time.Second); req.GetTtlSeconds() < 0 || req.GetTtlSeconds() > most {
+		return nil, apierr.Invalid("", "a lifetime of %d seconds is out of bounds: at most %d (%d days)", req.GetTtlSeconds(), most, most/86400)
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()

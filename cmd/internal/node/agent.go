@@ -160,8 +160,9 @@ func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers 
 	return r.Run(ctx)
 }
 
-// stopTimeout bounds how long a leaving node waits for its containers.
-const stopTimeout = 2 * time.Minute
+// stopTimeout bounds how long a leaving node waits for its containers: less than
+// the command line waits for the answer.
+const stopTimeout = 25 * time.Second
 
 // abandonTasks is stopTasks for a node that leaves whatever comes of it: no
 // container should go on that nobody answers for.

@@ -57,11 +57,6 @@ func NotManager() *Error {
 	return New(ReasonDenied, "run the command on a manager", "this node is a worker")
 }
 
-// Removed is the answer of a node that its cluster removed.
-func Removed() *Error {
-	return New(ReasonDenied, "run `redoubt leave --force` here, then join again with a new token", "this node was removed from its cluster")
-}
-
 // NoLeader is the answer while there is no quorum or no leader is known.
 func NoLeader() *Error {
 	return New(ReasonNoLeader, "see that a majority of managers is up and unlocked, then try again", "the cluster has no leader")
@@ -70,11 +65,6 @@ func NoLeader() *Error {
 // Unreachable is the answer when another node needed for this is away.
 func Unreachable(remedy, format string, args ...any) *Error {
 	return New(ReasonUnreachable, remedy, format, args...)
-}
-
-// Limited refuses what exceeds a bound or a rate.
-func Limited(remedy, format string, args ...any) *Error {
-	return New(ReasonLimited, remedy, format, args...)
 }
 
 // Unsupported refuses what this version does not do.
