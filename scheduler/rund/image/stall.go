@@ -30,8 +30,8 @@ func (p *progress) Read(b []byte) (int, error) {
 	if p.got += n; p.got >= minProgress {
 		p.got, p.left = 0, p.limit
 	}
-	if err != nil && err != io.EOF && context.Cause(p.ctx) == errStalled {
-		err = errStalled
+	if err != nil && context.Cause(p.ctx) == errStalled {
+		err = errStalled // also for EOF, which giving up may have caused
 	}
 	return n, err
 }
