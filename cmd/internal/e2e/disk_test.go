@@ -558,7 +558,7 @@ func damages(t *testing.T, c *cluster) {
 		{"the leaf's certificate", func() { th.flip("control/leaf", 0.1) }, 3, "certificate"},
 		{"the boot leaf", func() { th.flip("control/boot", 0.1) }, -1, "certificate"},
 		{"the membership", func() { th.flip("control/member", 0) }, -1, "member is damaged"},
-		{"the node's id", func() { th.flip("control/member", 0.1) }, 3, "does not open"},
+		{"the node's id", func() { th.flip("control/member", 0.1) }, 3, "keys of another node"},
 		{"a log entry", th.flipEntry, 3, "does not open: it was damaged"},
 	} {
 		d.do()
