@@ -97,7 +97,8 @@ func (a *app) waitActive(ctx context.Context, path string, start time.Time, wait
 	message := "no answer yet"
 	for {
 		st, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
-		if err == nil && st.Phase == controlpb.NodePhase_NODE_PHASE_ACTIVE {
+		// With its session the others know that it is back, too.
+		if err == nil && st.Phase == controlpb.NodePhase_NODE_PHASE_ACTIVE && (st.Session || time.Since(start) > quorumPatience) {
 			fmt.Fprintf(a.Stdout, "Unlocked; active after %.1f s.\n", time.Since(start).Seconds())
 			return nil
 		}
