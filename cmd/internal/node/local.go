@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -22,6 +23,9 @@ import (
 // maxMessage bounds a message on the local socket in bytes; larger things are
 // streams.
 const maxMessage = 4 << 20
+
+// helperPatience is how long status waits for the helpers.
+const helperPatience = 2 * time.Second
 
 // maxAnswer bounds an answer of the leader that is passed on, in bytes: a listing
 // of 100,000 tasks fits.
@@ -112,6 +116,9 @@ func (b bootstrap) Leave(ctx context.Context, req *controlpb.LeaveRequest) (*con
 func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequest) (*controlpb.LocalStatusResponse, error) {
 	n := b.n
 	s, self := n.status(), n.who()
+	// A helper that hangs must not keep the operator from seeing the rest.
+	ctx, cancel := context.WithTimeout(ctx, helperPatience)
+	defer cancel()
 	resp := &controlpb.LocalStatusResponse{Phase: s.phase, NodeId: self.NodeID, ClusterId: self.ClusterID,
 		Version: version.String(), Leader: s.leader, LeaderAddress: s.leaderAddr, LeafNotAfter: s.leafNotAfter,
 		Session: s.session, Message: s.message, Protections: n.env.Protections}

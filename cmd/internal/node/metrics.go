@@ -13,11 +13,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 )
 
 // serveHTTP answers /metrics, /healthz and /readyz on the metrics socket until
-// ctx ends. Health is that this process answers; ready is that the node does
+// ctx ends, to root alone. Health is that this process answers; ready is that the node does
 // its work, with the reason where it does not.
 func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 	reg := prometheus.NewRegistry()
@@ -53,7 +54,7 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 		<-ctx.Done()
 		srv.Close()
 	}()
-	err := srv.Serve(l)
+	err := srv.Serve(peercred.Listener(l, func(err error) { n.log.Warn("refused a caller on the metrics socket", "reason", err) }, 0))
 	if errors.Is(err, http.ErrServerClosed) {
 		<-stopped
 		return ctx.Err()
