@@ -2868,6 +2868,403 @@ func (x *ServiceLogsResponse) GetError() string {
 	return ""
 }
 
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A service, or one task ("web.3" or a task id).
+	Target        string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ExplainRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+type ExplainResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceView           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Absent where a service was asked for.
+	Task *TaskView `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	// What is the matter, in words; the first line is the answer.
+	Summary []string `protobuf:"bytes,3,rep,name=summary,proto3" json:"summary,omitempty"`
+	// Commands that may help, each complete.
+	Remedies []string `protobuf:"bytes,4,rep,name=remedies,proto3" json:"remedies,omitempty"`
+	// Nodes that could run one more task first; a bounded number.
+	Nodes []*NodeVerdict `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Nodes that are not in the list.
+	More          uint32 `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ExplainResponse) GetService() *ServiceView {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetTask() *TaskView {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetSummary() []string {
+	if x != nil {
+		return x.Summary
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetRemedies() []string {
+	if x != nil {
+		return x.Remedies
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetNodes() []*NodeVerdict {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+type NodeVerdict struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: it could run one more.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Tasks that may have a container there: of this service, and of all.
+	ServiceTasks  uint32 `protobuf:"varint,4,opt,name=service_tasks,json=serviceTasks,proto3" json:"service_tasks,omitempty"`
+	Tasks         uint32 `protobuf:"varint,5,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeVerdict) Reset() {
+	*x = NodeVerdict{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeVerdict) ProtoMessage() {}
+
+func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
+func (*NodeVerdict) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *NodeVerdict) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeVerdict) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *NodeVerdict) GetServiceTasks() uint32 {
+	if x != nil {
+		return x.ServiceTasks
+	}
+	return 0
+}
+
+func (x *NodeVerdict) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
+type EventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unix nanoseconds; 0: only what happens from now on. How far back it goes is
+	// bounded by what the leader keeps in memory.
+	Since int64 `protobuf:"varint,1,opt,name=since,proto3" json:"since,omitempty"`
+	// Unix nanoseconds; 0: no end, the stream follows.
+	Until         int64 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsRequest) Reset() {
+	*x = EventsRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsRequest) ProtoMessage() {}
+
+func (x *EventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
+func (*EventsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *EventsRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *EventsRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+type EventsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsResponse) Reset() {
+	*x = EventsResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsResponse) ProtoMessage() {}
+
+func (x *EventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
+func (*EventsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *EventsResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+type Event struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unix nanoseconds, by the cluster's clock.
+	At int64 `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"`
+	// node, service, task, token, unlock-key, cluster.
+	Type          string            `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Action        string            `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	Id            string            `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string            `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	Attributes    map[string]string `protobuf:"bytes,6,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Event) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Event) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Event) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Event) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Event) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Event) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 var File_cmd_internal_control_controlpb_control_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
@@ -3066,7 +3463,39 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02at\x18\x04 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06stderr\x18\x05 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x06 \x01(\fR\x04data\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error*\xbb\x01\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"(\n" +
+	"\x0eExplainRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\"\xff\x01\n" +
+	"\x0fExplainResponse\x129\n" +
+	"\aservice\x18\x01 \x01(\v2\x1f.redoubt.control.v1.ServiceViewR\aservice\x120\n" +
+	"\x04task\x18\x02 \x01(\v2\x1c.redoubt.control.v1.TaskViewR\x04task\x12\x18\n" +
+	"\asummary\x18\x03 \x03(\tR\asummary\x12\x1a\n" +
+	"\bremedies\x18\x04 \x03(\tR\bremedies\x125\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x1f.redoubt.control.v1.NodeVerdictR\x05nodes\x12\x12\n" +
+	"\x04more\x18\x06 \x01(\rR\x04more\"\x8d\x01\n" +
+	"\vNodeVerdict\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12#\n" +
+	"\rservice_tasks\x18\x04 \x01(\rR\fserviceTasks\x12\x14\n" +
+	"\x05tasks\x18\x05 \x01(\rR\x05tasks\";\n" +
+	"\rEventsRequest\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\x03R\x05until\"C\n" +
+	"\x0eEventsResponse\x121\n" +
+	"\x06events\x18\x01 \x03(\v2\x19.redoubt.control.v1.EventR\x06events\"\xf1\x01\n" +
+	"\x05Event\x12\x0e\n" +
+	"\x02at\x18\x01 \x01(\x03R\x02at\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12I\n" +
+	"\n" +
+	"attributes\x18\x06 \x03(\v2).redoubt.control.v1.Event.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xbb\x01\n" +
 	"\tNodePhase\x12\x1a\n" +
 	"\x16NODE_PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10NODE_PHASE_EMPTY\x10\x01\x12\x15\n" +
@@ -3085,7 +3514,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vLocalStatus\x12&.redoubt.control.v1.LocalStatusRequest\x1a'.redoubt.control.v1.LocalStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12c\n" +
 	"\tLoadImage\x12$.redoubt.control.v1.LoadImageRequest\x1a%.redoubt.control.v1.LoadImageResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x012\x93\r\n" +
+	"\x01\x06(\x012\xcc\x0e\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
@@ -3122,6 +3551,10 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\fWatchService\x12'.redoubt.control.v1.WatchServiceRequest\x1a(.redoubt.control.v1.WatchServiceResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01\x12i\n" +
 	"\vServiceLogs\x12&.redoubt.control.v1.ServiceLogsRequest\x1a'.redoubt.control.v1.ServiceLogsResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12[\n" +
+	"\aExplain\x12\".redoubt.control.v1.ExplainRequest\x1a#.redoubt.control.v1.ExplainResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12Z\n" +
+	"\x06Events\x12!.redoubt.control.v1.EventsRequest\x1a\".redoubt.control.v1.EventsResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
@@ -3137,7 +3570,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
@@ -3188,98 +3621,114 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*WatchServiceResponse)(nil),    // 46: redoubt.control.v1.WatchServiceResponse
 	(*ServiceLogsRequest)(nil),      // 47: redoubt.control.v1.ServiceLogsRequest
 	(*ServiceLogsResponse)(nil),     // 48: redoubt.control.v1.ServiceLogsResponse
-	nil,                             // 49: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 50: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	(*keydpb.Slot)(nil),             // 51: redoubt.keyd.v1.Slot
-	(profilepb.Role)(0),             // 52: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 53: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 54: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 55: redoubt.scheduler.v1.Availability
-	(*profilepb.TokenRecord)(nil),   // 56: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 57: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 58: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 59: redoubt.scheduler.v1.Service
-	(*schedulerpb.Task)(nil),        // 60: redoubt.scheduler.v1.Task
+	(*ExplainRequest)(nil),          // 49: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 50: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),             // 51: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),           // 52: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 53: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                   // 54: redoubt.control.v1.Event
+	nil,                             // 55: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                             // 56: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                             // 57: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),             // 58: redoubt.keyd.v1.Slot
+	(profilepb.Role)(0),             // 59: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),          // 60: redoubt.task.v1.Feature
+	(*schedulerpb.Node)(nil),        // 61: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),   // 62: redoubt.scheduler.v1.Availability
+	(*profilepb.TokenRecord)(nil),   // 63: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 64: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 65: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 66: redoubt.scheduler.v1.Service
+	(*schedulerpb.Task)(nil),        // 67: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	51, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	52, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	58, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	59, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,  // 2: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	52, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	53, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	49, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	59, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	60, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	55, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
 	13, // 6: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	52, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	54, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	59, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	61, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
 	13, // 9: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	55, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	62, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
 	14, // 11: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	55, // 12: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	50, // 13: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	62, // 12: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	56, // 13: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
 	14, // 14: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	52, // 15: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	59, // 15: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
 	23, // 16: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	56, // 17: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	63, // 17: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
 	23, // 18: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	57, // 19: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	64, // 19: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
 	30, // 20: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	51, // 21: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	58, // 21: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	30, // 22: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	58, // 23: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	59, // 24: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	65, // 23: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	66, // 24: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
 	36, // 25: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	58, // 26: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	60, // 27: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	65, // 26: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	67, // 27: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
 	43, // 28: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
 	36, // 29: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
 	43, // 30: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	1,  // 31: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,  // 32: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,  // 33: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,  // 34: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	9,  // 35: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	11, // 36: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	15, // 37: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	17, // 38: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	19, // 39: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	21, // 40: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	24, // 41: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	26, // 42: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	28, // 43: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	31, // 44: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	33, // 45: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	35, // 46: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	38, // 47: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	40, // 48: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	42, // 49: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	45, // 50: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	47, // 51: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	2,  // 52: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 53: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 54: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 55: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	10, // 56: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	12, // 57: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	16, // 58: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	18, // 59: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	20, // 60: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	22, // 61: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	25, // 62: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	27, // 63: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	29, // 64: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	32, // 65: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	34, // 66: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	37, // 67: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	39, // 68: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	41, // 69: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	44, // 70: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	46, // 71: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	48, // 72: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	52, // [52:73] is the sub-list for method output_type
-	31, // [31:52] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	36, // 31: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	43, // 32: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	51, // 33: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	54, // 34: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	57, // 35: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,  // 36: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,  // 37: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,  // 38: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,  // 39: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	9,  // 40: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	11, // 41: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	15, // 42: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	17, // 43: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	19, // 44: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	21, // 45: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	24, // 46: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	26, // 47: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	28, // 48: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	31, // 49: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	33, // 50: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	35, // 51: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	38, // 52: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	40, // 53: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	42, // 54: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	45, // 55: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	47, // 56: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	49, // 57: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	52, // 58: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,  // 59: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,  // 60: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,  // 61: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,  // 62: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	10, // 63: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	12, // 64: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	16, // 65: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	18, // 66: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	20, // 67: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	22, // 68: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	25, // 69: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	27, // 70: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	29, // 71: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	32, // 72: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	34, // 73: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	37, // 74: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	39, // 75: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	41, // 76: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	44, // 77: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	46, // 78: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	48, // 79: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	50, // 80: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	53, // 81: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	59, // [59:82] is the sub-list for method output_type
+	36, // [36:59] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -3293,7 +3742,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   50,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
