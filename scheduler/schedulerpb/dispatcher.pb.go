@@ -627,7 +627,9 @@ type Assignment struct {
 	NotBefore int64 `protobuf:"varint,7,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	// What the managers had on record when this was sent: a container that was
 	// started once and is gone is a failure, not something to start again.
-	Observed      TaskState `protobuf:"varint,8,opt,name=observed,proto3,enum=redoubt.scheduler.v1.TaskState" json:"observed,omitempty"`
+	Observed TaskState `protobuf:"varint,8,opt,name=observed,proto3,enum=redoubt.scheduler.v1.TaskState" json:"observed,omitempty"`
+	// While stopping: unix nanoseconds after which no grace is left. 0: none.
+	KillAt        int64 `protobuf:"varint,9,opt,name=kill_at,json=killAt,proto3" json:"kill_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -718,6 +720,13 @@ func (x *Assignment) GetObserved() TaskState {
 	return TaskState_TASK_STATE_UNSPECIFIED
 }
 
+func (x *Assignment) GetKillAt() int64 {
+	if x != nil {
+		return x.KillAt
+	}
+	return 0
+}
+
 type ManagerList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host:port of every manager.
@@ -772,7 +781,9 @@ type LogSubscription struct {
 	// -1: all.
 	Tail int64 `protobuf:"varint,5,opt,name=tail,proto3" json:"tail,omitempty"`
 	// Ends the subscription instead.
-	Cancel        bool `protobuf:"varint,6,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	Cancel bool `protobuf:"varint,6,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	// Only what was written before; 0: all.
+	Until         int64 `protobuf:"varint,7,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,6 +858,13 @@ func (x *LogSubscription) GetCancel() bool {
 		return x.Cancel
 	}
 	return false
+}
+
+func (x *LogSubscription) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
 }
 
 type Settings struct {
@@ -933,7 +951,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x128\n" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
-	"\x04more\x18\x05 \x01(\bR\x04more\"\xc1\x02\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"\xda\x02\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -945,16 +963,18 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x04spec\x18\x06 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1d\n" +
 	"\n" +
 	"not_before\x18\a \x01(\x03R\tnotBefore\x12;\n" +
-	"\bobserved\x18\b \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\bobserved\"+\n" +
+	"\bobserved\x18\b \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\bobserved\x12\x17\n" +
+	"\akill_at\x18\t \x01(\x03R\x06killAt\"+\n" +
 	"\vManagerList\x12\x1c\n" +
-	"\taddresses\x18\x01 \x03(\tR\taddresses\"\x96\x01\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\"\xac\x01\n" +
 	"\x0fLogSubscription\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\btask_ids\x18\x02 \x03(\tR\ataskIds\x12\x16\n" +
 	"\x06follow\x18\x03 \x01(\bR\x06follow\x12\x14\n" +
 	"\x05since\x18\x04 \x01(\x03R\x05since\x12\x12\n" +
 	"\x04tail\x18\x05 \x01(\x03R\x04tail\x12\x16\n" +
-	"\x06cancel\x18\x06 \x01(\bR\x06cancel\"-\n" +
+	"\x06cancel\x18\x06 \x01(\bR\x06cancel\x12\x14\n" +
+	"\x05until\x18\a \x01(\x03R\x05until\"-\n" +
 	"\bSettings\x12!\n" +
 	"\fheartbeat_ns\x18\x01 \x01(\x03R\vheartbeatNs2o\n" +
 	"\n" +

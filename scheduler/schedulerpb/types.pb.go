@@ -807,7 +807,10 @@ type Node struct {
 	AutoDrained bool `protobuf:"varint,8,opt,name=auto_drained,json=autoDrained,proto3" json:"auto_drained,omitempty"`
 	Manager     bool `protobuf:"varint,9,opt,name=manager,proto3" json:"manager,omitempty"`
 	// host the session came from.
-	Address       string `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`
+	// Drained with a deadline: unix nanoseconds after which its tasks are killed.
+	// 0: they get their stop grace, however long.
+	DrainBy       int64 `protobuf:"varint,11,opt,name=drain_by,json=drainBy,proto3" json:"drain_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -912,6 +915,13 @@ func (x *Node) GetAddress() string {
 	return ""
 }
 
+func (x *Node) GetDrainBy() int64 {
+	if x != nil {
+		return x.DrainBy
+	}
+	return 0
+}
+
 // NodeDescription is the node's own report, and trusted as far as that goes.
 type NodeDescription struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -927,8 +937,9 @@ type NodeDescription struct {
 	LoadedImages map[string]string `protobuf:"bytes,9,rep,name=loaded_images,json=loadedImages,proto3" json:"loaded_images,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Managers: epoch of the unlock slots its keyd has sealed to, and how far
 	// its store has applied.
-	SlotEpoch     uint64 `protobuf:"varint,10,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
-	AppliedIndex  uint64 `protobuf:"varint,11,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	SlotEpoch     uint64          `protobuf:"varint,10,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
+	AppliedIndex  uint64          `protobuf:"varint,11,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Storage       *taskpb.Storage `protobuf:"bytes,12,opt,name=storage,proto3" json:"storage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1040,6 +1051,13 @@ func (x *NodeDescription) GetAppliedIndex() uint64 {
 	return 0
 }
 
+func (x *NodeDescription) GetStorage() *taskpb.Storage {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
 var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
@@ -1099,7 +1117,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"oom_killed\x18\x06 \x01(\bR\toomKilled\x12!\n" +
 	"\fcontainer_id\x18\a \x01(\tR\vcontainerId\x12\x18\n" +
-	"\aaddress\x18\b \x01(\tR\aaddress\"\xfa\x03\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\"\x95\x04\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12F\n" +
@@ -1111,10 +1129,11 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\fauto_drained\x18\b \x01(\bR\vautoDrained\x12\x18\n" +
 	"\amanager\x18\t \x01(\bR\amanager\x12\x18\n" +
 	"\aaddress\x18\n" +
-	" \x01(\tR\aaddress\x1a9\n" +
+	" \x01(\tR\aaddress\x12\x19\n" +
+	"\bdrain_by\x18\v \x01(\x03R\adrainBy\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xff\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x04\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x12\n" +
@@ -1128,7 +1147,8 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"slot_epoch\x18\n" +
 	" \x01(\x04R\tslotEpoch\x12#\n" +
-	"\rapplied_index\x18\v \x01(\x04R\fappliedIndex\x1a?\n" +
+	"\rapplied_index\x18\v \x01(\x04R\fappliedIndex\x122\n" +
+	"\astorage\x18\f \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xfa\x02\n" +
@@ -1195,6 +1215,7 @@ var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(*taskpb.TaskSpec)(nil),  // 16: redoubt.task.v1.TaskSpec
 	(*taskpb.Resources)(nil), // 17: redoubt.task.v1.Resources
 	(*taskpb.Feature)(nil),   // 18: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),   // 19: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
 	15, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
@@ -1217,11 +1238,12 @@ var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
 	17, // 17: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
 	18, // 18: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
 	14, // 19: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	19, // 20: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }

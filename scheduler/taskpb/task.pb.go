@@ -70,7 +70,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -122,7 +122,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5, 0}
 }
 
 type Port_Protocol int32
@@ -171,7 +171,7 @@ func (x Port_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Protocol.Descriptor instead.
 func (Port_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type Port_Mode int32
@@ -220,7 +220,7 @@ func (x Port_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Mode.Descriptor instead.
 func (Port_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5, 1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6, 1}
 }
 
 type TaskSpec struct {
@@ -343,9 +343,11 @@ type ContainerSpec struct {
 	ReadOnly   bool              `protobuf:"varint,11,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	StopSignal string            `protobuf:"bytes,12,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
 	// 0: the default of 10 s.
-	StopGraceNs   int64 `protobuf:"varint,13,opt,name=stop_grace_ns,json=stopGraceNs,proto3" json:"stop_grace_ns,omitempty"`
-	Tty           bool  `protobuf:"varint,14,opt,name=tty,proto3" json:"tty,omitempty"`
-	Init          bool  `protobuf:"varint,15,opt,name=init,proto3" json:"init,omitempty"`
+	StopGraceNs int64 `protobuf:"varint,13,opt,name=stop_grace_ns,json=stopGraceNs,proto3" json:"stop_grace_ns,omitempty"`
+	Tty         bool  `protobuf:"varint,14,opt,name=tty,proto3" json:"tty,omitempty"`
+	Init        bool  `protobuf:"varint,15,opt,name=init,proto3" json:"init,omitempty"`
+	// Unset: the image's own, if it has one.
+	Healthcheck   *Healthcheck `protobuf:"bytes,16,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -485,6 +487,105 @@ func (x *ContainerSpec) GetInit() bool {
 	return false
 }
 
+func (x *ContainerSpec) GetHealthcheck() *Healthcheck {
+	if x != nil {
+		return x.Healthcheck
+	}
+	return nil
+}
+
+// Healthcheck is a command that rund runs inside the container from time to
+// time. A task that has one is running once the command has succeeded.
+type Healthcheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ["NONE"], ["CMD", word…] or ["CMD-SHELL", text for the container's
+	// /bin/sh]; empty: the image's command under the numbers below.
+	Test []string `protobuf:"bytes,1,rep,name=test,proto3" json:"test,omitempty"`
+	// 0: the image's, else 30 s, 30 s, 0 s, 5 s.
+	IntervalNs int64 `protobuf:"varint,2,opt,name=interval_ns,json=intervalNs,proto3" json:"interval_ns,omitempty"`
+	TimeoutNs  int64 `protobuf:"varint,3,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
+	// Failures in it do not count.
+	StartPeriodNs int64 `protobuf:"varint,4,opt,name=start_period_ns,json=startPeriodNs,proto3" json:"start_period_ns,omitempty"`
+	// The interval while it has not succeeded yet within the start period.
+	StartIntervalNs int64 `protobuf:"varint,5,opt,name=start_interval_ns,json=startIntervalNs,proto3" json:"start_interval_ns,omitempty"`
+	// Failures in a row after which it is unhealthy. 0: the image's, else 3.
+	Retries       uint32 `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Healthcheck) Reset() {
+	*x = Healthcheck{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Healthcheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Healthcheck) ProtoMessage() {}
+
+func (x *Healthcheck) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Healthcheck.ProtoReflect.Descriptor instead.
+func (*Healthcheck) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Healthcheck) GetTest() []string {
+	if x != nil {
+		return x.Test
+	}
+	return nil
+}
+
+func (x *Healthcheck) GetIntervalNs() int64 {
+	if x != nil {
+		return x.IntervalNs
+	}
+	return 0
+}
+
+func (x *Healthcheck) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+func (x *Healthcheck) GetStartPeriodNs() int64 {
+	if x != nil {
+		return x.StartPeriodNs
+	}
+	return 0
+}
+
+func (x *Healthcheck) GetStartIntervalNs() int64 {
+	if x != nil {
+		return x.StartIntervalNs
+	}
+	return 0
+}
+
+func (x *Healthcheck) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
 type Mount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Type          Mount_Type             `protobuf:"varint,1,opt,name=type,proto3,enum=redoubt.task.v1.Mount_Type" json:"type,omitempty"`
@@ -499,7 +600,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +612,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +625,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -581,7 +682,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +694,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +707,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -642,7 +743,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +755,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +768,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -712,7 +813,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +825,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +838,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Port) GetPublished() uint32 {
@@ -775,6 +876,121 @@ func (x *Port) GetHostIp() string {
 	return ""
 }
 
+// Storage is what a node's images, containers and logs occupy, and what its
+// policy removed.
+type Storage struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Images uint32                 `protobuf:"varint,1,opt,name=images,proto3" json:"images,omitempty"`
+	// Sum of the images' content, as packed.
+	ImageBytes int64 `protobuf:"varint,2,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
+	// Of the file system that holds containerd's root.
+	DiskBytes      int64  `protobuf:"varint,3,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	DiskFree       int64  `protobuf:"varint,4,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`
+	DeadContainers uint32 `protobuf:"varint,5,opt,name=dead_containers,json=deadContainers,proto3" json:"dead_containers,omitempty"`
+	// Unix nanoseconds of the last collection; 0: none yet.
+	CollectedAt int64 `protobuf:"varint,6,opt,name=collected_at,json=collectedAt,proto3" json:"collected_at,omitempty"`
+	// Since rund started.
+	ImagesRemoved     uint32 `protobuf:"varint,7,opt,name=images_removed,json=imagesRemoved,proto3" json:"images_removed,omitempty"`
+	ContainersRemoved uint32 `protobuf:"varint,8,opt,name=containers_removed,json=containersRemoved,proto3" json:"containers_removed,omitempty"`
+	// What keeps the policy from being met.
+	Message       string `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Storage) Reset() {
+	*x = Storage{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Storage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Storage) ProtoMessage() {}
+
+func (x *Storage) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Storage.ProtoReflect.Descriptor instead.
+func (*Storage) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Storage) GetImages() uint32 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
+func (x *Storage) GetImageBytes() int64 {
+	if x != nil {
+		return x.ImageBytes
+	}
+	return 0
+}
+
+func (x *Storage) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *Storage) GetDiskFree() int64 {
+	if x != nil {
+		return x.DiskFree
+	}
+	return 0
+}
+
+func (x *Storage) GetDeadContainers() uint32 {
+	if x != nil {
+		return x.DeadContainers
+	}
+	return 0
+}
+
+func (x *Storage) GetCollectedAt() int64 {
+	if x != nil {
+		return x.CollectedAt
+	}
+	return 0
+}
+
+func (x *Storage) GetImagesRemoved() uint32 {
+	if x != nil {
+		return x.ImagesRemoved
+	}
+	return 0
+}
+
+func (x *Storage) GetContainersRemoved() uint32 {
+	if x != nil {
+		return x.ContainersRemoved
+	}
+	return 0
+}
+
+func (x *Storage) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // Feature is a probed capability of kernel or runtime.
 type Feature struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -788,7 +1004,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +1016,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +1029,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Feature) GetName() string {
@@ -857,7 +1073,7 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\vconstraints\x18\x05 \x03(\tR\vconstraints\x12+\n" +
 	"\x05ports\x18\x06 \x03(\v2\x15.redoubt.task.v1.PortR\x05ports\x12\x14\n" +
 	"\x05force\x18\a \x01(\x04R\x05force\x12\x1c\n" +
-	"\tplatforms\x18\b \x03(\tR\tplatforms\"\xfe\x03\n" +
+	"\tplatforms\x18\b \x03(\tR\tplatforms\"\xbe\x04\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -875,10 +1091,20 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"stopSignal\x12\"\n" +
 	"\rstop_grace_ns\x18\r \x01(\x03R\vstopGraceNs\x12\x10\n" +
 	"\x03tty\x18\x0e \x01(\bR\x03tty\x12\x12\n" +
-	"\x04init\x18\x0f \x01(\bR\x04init\x1a9\n" +
+	"\x04init\x18\x0f \x01(\bR\x04init\x12>\n" +
+	"\vhealthcheck\x18\x10 \x01(\v2\x1c.redoubt.task.v1.HealthcheckR\vhealthcheck\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x01\n" +
+	"\vHealthcheck\x12\x12\n" +
+	"\x04test\x18\x01 \x03(\tR\x04test\x12\x1f\n" +
+	"\vinterval_ns\x18\x02 \x01(\x03R\n" +
+	"intervalNs\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\x03 \x01(\x03R\ttimeoutNs\x12&\n" +
+	"\x0fstart_period_ns\x18\x04 \x01(\x03R\rstartPeriodNs\x12*\n" +
+	"\x11start_interval_ns\x18\x05 \x01(\x03R\x0fstartIntervalNs\x12\x18\n" +
+	"\aretries\x18\x06 \x01(\rR\aretries\"\x80\x02\n" +
 	"\x05Mount\x12/\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1b.redoubt.task.v1.Mount.TypeR\x04type\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -920,7 +1146,19 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_HOST\x10\x01\x12\x10\n" +
-	"\fMODE_INGRESS\x10\x02\"k\n" +
+	"\fMODE_INGRESS\x10\x02\"\xba\x02\n" +
+	"\aStorage\x12\x16\n" +
+	"\x06images\x18\x01 \x01(\rR\x06images\x12\x1f\n" +
+	"\vimage_bytes\x18\x02 \x01(\x03R\n" +
+	"imageBytes\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x03 \x01(\x03R\tdiskBytes\x12\x1b\n" +
+	"\tdisk_free\x18\x04 \x01(\x03R\bdiskFree\x12'\n" +
+	"\x0fdead_containers\x18\x05 \x01(\rR\x0edeadContainers\x12!\n" +
+	"\fcollected_at\x18\x06 \x01(\x03R\vcollectedAt\x12%\n" +
+	"\x0eimages_removed\x18\a \x01(\rR\rimagesRemoved\x12-\n" +
+	"\x12containers_removed\x18\b \x01(\rR\x11containersRemoved\x12\x18\n" +
+	"\amessage\x18\t \x01(\tR\amessage\"k\n" +
 	"\aFeature\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1a\n" +
@@ -940,7 +1178,7 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(Mount_Type)(0),              // 0: redoubt.task.v1.Mount.Type
 	(RestartPolicy_Condition)(0), // 1: redoubt.task.v1.RestartPolicy.Condition
@@ -948,30 +1186,33 @@ var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(Port_Mode)(0),               // 3: redoubt.task.v1.Port.Mode
 	(*TaskSpec)(nil),             // 4: redoubt.task.v1.TaskSpec
 	(*ContainerSpec)(nil),        // 5: redoubt.task.v1.ContainerSpec
-	(*Mount)(nil),                // 6: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 7: redoubt.task.v1.Resources
-	(*RestartPolicy)(nil),        // 8: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 9: redoubt.task.v1.Port
-	(*Feature)(nil),              // 10: redoubt.task.v1.Feature
-	nil,                          // 11: redoubt.task.v1.ContainerSpec.LabelsEntry
+	(*Healthcheck)(nil),          // 6: redoubt.task.v1.Healthcheck
+	(*Mount)(nil),                // 7: redoubt.task.v1.Mount
+	(*Resources)(nil),            // 8: redoubt.task.v1.Resources
+	(*RestartPolicy)(nil),        // 9: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 10: redoubt.task.v1.Port
+	(*Storage)(nil),              // 11: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 12: redoubt.task.v1.Feature
+	nil,                          // 13: redoubt.task.v1.ContainerSpec.LabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
 	5,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	7,  // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	7,  // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	8,  // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	9,  // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
-	11, // 5: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
-	6,  // 6: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
-	0,  // 7: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	1,  // 8: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	2,  // 9: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	3,  // 10: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	8,  // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	8,  // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	9,  // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	10, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	13, // 5: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	7,  // 6: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
+	6,  // 7: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
+	0,  // 8: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
+	1,  // 9: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	2,  // 10: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	3,  // 11: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -985,7 +1226,7 @@ func file_scheduler_taskpb_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -91,6 +91,58 @@ func (Phase) EnumDescriptor() ([]byte, []int) {
 	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{0}
 }
 
+type Health int32
+
+const (
+	Health_HEALTH_UNSPECIFIED Health = 0 // there is no healthcheck
+	Health_HEALTH_STARTING    Health = 1
+	Health_HEALTH_HEALTHY     Health = 2
+	Health_HEALTH_UNHEALTHY   Health = 3
+)
+
+// Enum value maps for Health.
+var (
+	Health_name = map[int32]string{
+		0: "HEALTH_UNSPECIFIED",
+		1: "HEALTH_STARTING",
+		2: "HEALTH_HEALTHY",
+		3: "HEALTH_UNHEALTHY",
+	}
+	Health_value = map[string]int32{
+		"HEALTH_UNSPECIFIED": 0,
+		"HEALTH_STARTING":    1,
+		"HEALTH_HEALTHY":     2,
+		"HEALTH_UNHEALTHY":   3,
+	}
+)
+
+func (x Health) Enum() *Health {
+	p := new(Health)
+	*p = x
+	return p
+}
+
+func (x Health) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Health) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_rund_rundpb_rund_proto_enumTypes[1].Descriptor()
+}
+
+func (Health) Type() protoreflect.EnumType {
+	return &file_scheduler_rund_rundpb_rund_proto_enumTypes[1]
+}
+
+func (x Health) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Health.Descriptor instead.
+func (Health) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{1}
+}
+
 type ProbeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -132,6 +184,7 @@ type ProbeResponse struct {
 	Runtime       string                 `protobuf:"bytes,1,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	Features      []*taskpb.Feature      `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty"`
 	LoadedImages  map[string]string      `protobuf:"bytes,3,rep,name=loaded_images,json=loadedImages,proto3" json:"loaded_images,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Storage       *taskpb.Storage        `protobuf:"bytes,4,opt,name=storage,proto3" json:"storage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +236,13 @@ func (x *ProbeResponse) GetFeatures() []*taskpb.Feature {
 func (x *ProbeResponse) GetLoadedImages() map[string]string {
 	if x != nil {
 		return x.LoadedImages
+	}
+	return nil
+}
+
+func (x *ProbeResponse) GetStorage() *taskpb.Storage {
+	if x != nil {
+		return x.Storage
 	}
 	return nil
 }
@@ -286,7 +346,9 @@ type TaskDesired struct {
 	Spec        *taskpb.TaskSpec       `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
 	// Recorded with the container, so that addresses survive a restart of every
 	// daemon.
-	Endpoint      *Endpoint `protobuf:"bytes,7,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Endpoint *Endpoint `protobuf:"bytes,7,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// While stopping: unix nanoseconds after which no grace is left. 0: none.
+	KillAt        int64 `protobuf:"varint,8,opt,name=kill_at,json=killAt,proto3" json:"kill_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -368,6 +430,13 @@ func (x *TaskDesired) GetEndpoint() *Endpoint {
 		return x.Endpoint
 	}
 	return nil
+}
+
+func (x *TaskDesired) GetKillAt() int64 {
+	if x != nil {
+		return x.KillAt
+	}
+	return 0
 }
 
 type Endpoint struct {
@@ -551,7 +620,10 @@ type TaskActual struct {
 	Spec     *taskpb.TaskSpec `protobuf:"bytes,10,opt,name=spec,proto3" json:"spec,omitempty"`
 	// The failure will not go away by trying again here (wrong architecture,
 	// missing image, forbidden mount).
-	Rejected      bool `protobuf:"varint,11,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	Rejected bool `protobuf:"varint,11,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	// What it waits for or tries again, for people.
+	Message       string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	Health        Health `protobuf:"varint,13,opt,name=health,proto3,enum=redoubt.rund.v1.Health" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -663,12 +735,28 @@ func (x *TaskActual) GetRejected() bool {
 	return false
 }
 
+func (x *TaskActual) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *TaskActual) GetHealth() Health {
+	if x != nil {
+		return x.Health
+	}
+	return Health_HEALTH_UNSPECIFIED
+}
+
 type LogsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	Follow        bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
-	Since         int64                  `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
-	Tail          int64                  `protobuf:"varint,4,opt,name=tail,proto3" json:"tail,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Follow bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
+	Since  int64                  `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
+	Tail   int64                  `protobuf:"varint,4,opt,name=tail,proto3" json:"tail,omitempty"`
+	// Only records before; 0: all.
+	Until         int64 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -727,6 +815,13 @@ func (x *LogsRequest) GetSince() int64 {
 func (x *LogsRequest) GetTail() int64 {
 	if x != nil {
 		return x.Tail
+	}
+	return 0
+}
+
+func (x *LogsRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
 	}
 	return 0
 }
@@ -839,7 +934,9 @@ type ResolveImageResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
 	// Imported here, not from a registry.
-	Loaded        bool `protobuf:"varint,2,opt,name=loaded,proto3" json:"loaded,omitempty"`
+	Loaded bool `protobuf:"varint,2,opt,name=loaded,proto3" json:"loaded,omitempty"`
+	// os/arch it was made for; empty: not known.
+	Platforms     []string `protobuf:"bytes,3,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,6 +983,13 @@ func (x *ResolveImageResponse) GetLoaded() bool {
 		return x.Loaded
 	}
 	return false
+}
+
+func (x *ResolveImageResponse) GetPlatforms() []string {
+	if x != nil {
+		return x.Platforms
+	}
+	return nil
 }
 
 type ImportImageRequest struct {
@@ -982,11 +1086,12 @@ var File_scheduler_rund_rundpb_rund_proto protoreflect.FileDescriptor
 const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\n" +
 	" scheduler/rund/rundpb/rund.proto\x12\x0fredoubt.rund.v1\x1a\x1bscheduler/taskpb/task.proto\"\x0e\n" +
-	"\fProbeRequest\"\xf7\x01\n" +
+	"\fProbeRequest\"\xab\x02\n" +
 	"\rProbeResponse\x12\x18\n" +
 	"\aruntime\x18\x01 \x01(\tR\aruntime\x124\n" +
 	"\bfeatures\x18\x02 \x03(\v2\x18.redoubt.task.v1.FeatureR\bfeatures\x12U\n" +
-	"\rloaded_images\x18\x03 \x03(\v20.redoubt.rund.v1.ProbeResponse.LoadedImagesEntryR\floadedImages\x1a?\n" +
+	"\rloaded_images\x18\x03 \x03(\v20.redoubt.rund.v1.ProbeResponse.LoadedImagesEntryR\floadedImages\x122\n" +
+	"\astorage\x18\x04 \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"b\n" +
@@ -995,7 +1100,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x122\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.rund.v1.TaskDesiredR\x05tasks\"\x0f\n" +
-	"\rApplyResponse\"\x90\x02\n" +
+	"\rApplyResponse\"\xa9\x02\n" +
 	"\vTaskDesired\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.redoubt.rund.v1.PhaseR\x05phase\x12\x1d\n" +
@@ -1004,7 +1109,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\fservice_name\x18\x04 \x01(\tR\vserviceName\x12\x12\n" +
 	"\x04slot\x18\x05 \x01(\rR\x04slot\x12-\n" +
 	"\x04spec\x18\x06 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x125\n" +
-	"\bendpoint\x18\a \x01(\v2\x19.redoubt.rund.v1.EndpointR\bendpoint\"b\n" +
+	"\bendpoint\x18\a \x01(\v2\x19.redoubt.rund.v1.EndpointR\bendpoint\x12\x17\n" +
+	"\akill_at\x18\b \x01(\x03R\x06killAt\"b\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -1014,7 +1120,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\rWatchResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x121\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1b.redoubt.rund.v1.TaskActualR\x05tasks\x12\x18\n" +
-	"\aremoved\x18\x03 \x03(\tR\aremoved\"\xf0\x02\n" +
+	"\aremoved\x18\x03 \x03(\tR\aremoved\"\xbb\x03\n" +
 	"\n" +
 	"TaskActual\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -1029,21 +1135,25 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\bendpoint\x18\t \x01(\v2\x19.redoubt.rund.v1.EndpointR\bendpoint\x12-\n" +
 	"\x04spec\x18\n" +
 	" \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1a\n" +
-	"\brejected\x18\v \x01(\bR\brejected\"h\n" +
+	"\brejected\x18\v \x01(\bR\brejected\x12\x18\n" +
+	"\amessage\x18\f \x01(\tR\amessage\x12/\n" +
+	"\x06health\x18\r \x01(\x0e2\x17.redoubt.rund.v1.HealthR\x06health\"~\n" +
 	"\vLogsRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x14\n" +
 	"\x05since\x18\x03 \x01(\x03R\x05since\x12\x12\n" +
-	"\x04tail\x18\x04 \x01(\x03R\x04tail\"J\n" +
+	"\x04tail\x18\x04 \x01(\x03R\x04tail\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until\"J\n" +
 	"\fLogsResponse\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06stderr\x18\x02 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"3\n" +
 	"\x13ResolveImageRequest\x12\x1c\n" +
-	"\treference\x18\x01 \x01(\tR\treference\"F\n" +
+	"\treference\x18\x01 \x01(\tR\treference\"d\n" +
 	"\x14ResolveImageResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
-	"\x06loaded\x18\x02 \x01(\bR\x06loaded\"(\n" +
+	"\x06loaded\x18\x02 \x01(\bR\x06loaded\x12\x1c\n" +
+	"\tplatforms\x18\x03 \x03(\tR\tplatforms\"(\n" +
 	"\x12ImportImageRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x9a\x01\n" +
 	"\x13ImportImageResponse\x12H\n" +
@@ -1059,7 +1169,12 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\rPHASE_RUNNING\x10\x04\x12\x12\n" +
 	"\x0ePHASE_STOPPING\x10\x05\x12\x10\n" +
 	"\fPHASE_EXITED\x10\x06\x12\x10\n" +
-	"\fPHASE_FAILED\x10\a2\xe0\x03\n" +
+	"\fPHASE_FAILED\x10\a*_\n" +
+	"\x06Health\x12\x16\n" +
+	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
+	"\x0eHEALTH_HEALTHY\x10\x02\x12\x14\n" +
+	"\x10HEALTH_UNHEALTHY\x10\x032\xe0\x03\n" +
 	"\x04Rund\x12F\n" +
 	"\x05Probe\x12\x1d.redoubt.rund.v1.ProbeRequest\x1a\x1e.redoubt.rund.v1.ProbeResponse\x12F\n" +
 	"\x05Apply\x12\x1d.redoubt.rund.v1.ApplyRequest\x1a\x1e.redoubt.rund.v1.ApplyResponse\x12H\n" +
@@ -1080,59 +1195,63 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 	return file_scheduler_rund_rundpb_rund_proto_rawDescData
 }
 
-var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                   // 0: redoubt.rund.v1.Phase
-	(*ProbeRequest)(nil),         // 1: redoubt.rund.v1.ProbeRequest
-	(*ProbeResponse)(nil),        // 2: redoubt.rund.v1.ProbeResponse
-	(*ApplyRequest)(nil),         // 3: redoubt.rund.v1.ApplyRequest
-	(*ApplyResponse)(nil),        // 4: redoubt.rund.v1.ApplyResponse
-	(*TaskDesired)(nil),          // 5: redoubt.rund.v1.TaskDesired
-	(*Endpoint)(nil),             // 6: redoubt.rund.v1.Endpoint
-	(*WatchRequest)(nil),         // 7: redoubt.rund.v1.WatchRequest
-	(*WatchResponse)(nil),        // 8: redoubt.rund.v1.WatchResponse
-	(*TaskActual)(nil),           // 9: redoubt.rund.v1.TaskActual
-	(*LogsRequest)(nil),          // 10: redoubt.rund.v1.LogsRequest
-	(*LogsResponse)(nil),         // 11: redoubt.rund.v1.LogsResponse
-	(*ResolveImageRequest)(nil),  // 12: redoubt.rund.v1.ResolveImageRequest
-	(*ResolveImageResponse)(nil), // 13: redoubt.rund.v1.ResolveImageResponse
-	(*ImportImageRequest)(nil),   // 14: redoubt.rund.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),  // 15: redoubt.rund.v1.ImportImageResponse
-	nil,                          // 16: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                          // 17: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.Feature)(nil),       // 18: redoubt.task.v1.Feature
-	(*taskpb.TaskSpec)(nil),      // 19: redoubt.task.v1.TaskSpec
+	(Health)(0),                  // 1: redoubt.rund.v1.Health
+	(*ProbeRequest)(nil),         // 2: redoubt.rund.v1.ProbeRequest
+	(*ProbeResponse)(nil),        // 3: redoubt.rund.v1.ProbeResponse
+	(*ApplyRequest)(nil),         // 4: redoubt.rund.v1.ApplyRequest
+	(*ApplyResponse)(nil),        // 5: redoubt.rund.v1.ApplyResponse
+	(*TaskDesired)(nil),          // 6: redoubt.rund.v1.TaskDesired
+	(*Endpoint)(nil),             // 7: redoubt.rund.v1.Endpoint
+	(*WatchRequest)(nil),         // 8: redoubt.rund.v1.WatchRequest
+	(*WatchResponse)(nil),        // 9: redoubt.rund.v1.WatchResponse
+	(*TaskActual)(nil),           // 10: redoubt.rund.v1.TaskActual
+	(*LogsRequest)(nil),          // 11: redoubt.rund.v1.LogsRequest
+	(*LogsResponse)(nil),         // 12: redoubt.rund.v1.LogsResponse
+	(*ResolveImageRequest)(nil),  // 13: redoubt.rund.v1.ResolveImageRequest
+	(*ResolveImageResponse)(nil), // 14: redoubt.rund.v1.ResolveImageResponse
+	(*ImportImageRequest)(nil),   // 15: redoubt.rund.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),  // 16: redoubt.rund.v1.ImportImageResponse
+	nil,                          // 17: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	nil,                          // 18: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.Feature)(nil),       // 19: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),       // 20: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),      // 21: redoubt.task.v1.TaskSpec
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	18, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
-	16, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	5,  // 2: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	0,  // 3: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	19, // 4: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	6,  // 5: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	9,  // 6: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 7: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	6,  // 8: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	19, // 9: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	17, // 10: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	1,  // 11: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	3,  // 12: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	7,  // 13: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	10, // 14: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	12, // 15: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	14, // 16: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	2,  // 17: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	4,  // 18: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	8,  // 19: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	11, // 20: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	13, // 21: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	15, // 22: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	19, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	17, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	20, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	6,  // 3: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
+	0,  // 4: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
+	21, // 5: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	7,  // 6: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	10, // 7: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 8: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	7,  // 9: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	21, // 10: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 11: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	18, // 12: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	2,  // 13: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	4,  // 14: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	8,  // 15: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	11, // 16: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	13, // 17: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	15, // 18: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	3,  // 19: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	5,  // 20: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	9,  // 21: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	12, // 22: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	14, // 23: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	16, // 24: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -1145,7 +1264,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,

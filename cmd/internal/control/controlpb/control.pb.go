@@ -923,7 +923,10 @@ type NodeView struct {
 	JoinedAt int64  `protobuf:"varint,7,opt,name=joined_at,json=joinedAt,proto3" json:"joined_at,omitempty"`
 	TokenId  string `protobuf:"bytes,8,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// Availability in force, after auto and the latch.
-	Effective     schedulerpb.Availability `protobuf:"varint,9,opt,name=effective,proto3,enum=redoubt.scheduler.v1.Availability" json:"effective,omitempty"`
+	Effective schedulerpb.Availability `protobuf:"varint,9,opt,name=effective,proto3,enum=redoubt.scheduler.v1.Availability" json:"effective,omitempty"`
+	// Reserved by the tasks that are on it, and how many those are.
+	Reserved      *taskpb.Resources `protobuf:"bytes,10,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	Tasks         uint32            `protobuf:"varint,11,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1019,6 +1022,20 @@ func (x *NodeView) GetEffective() schedulerpb.Availability {
 		return x.Effective
 	}
 	return schedulerpb.Availability(0)
+}
+
+func (x *NodeView) GetReserved() *taskpb.Resources {
+	if x != nil {
+		return x.Reserved
+	}
+	return nil
+}
+
+func (x *NodeView) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
 }
 
 // Names in requests are an id, a unique prefix of one (4 characters at
@@ -1125,11 +1142,13 @@ type UpdateNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// UNSPECIFIED: unchanged.
-	Availability  schedulerpb.Availability `protobuf:"varint,2,opt,name=availability,proto3,enum=redoubt.scheduler.v1.Availability" json:"availability,omitempty"`
-	LabelAdd      map[string]string        `protobuf:"bytes,3,rep,name=label_add,json=labelAdd,proto3" json:"label_add,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	LabelRm       []string                 `protobuf:"bytes,4,rep,name=label_rm,json=labelRm,proto3" json:"label_rm,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Availability schedulerpb.Availability `protobuf:"varint,2,opt,name=availability,proto3,enum=redoubt.scheduler.v1.Availability" json:"availability,omitempty"`
+	LabelAdd     map[string]string        `protobuf:"bytes,3,rep,name=label_add,json=labelAdd,proto3" json:"label_add,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	LabelRm      []string                 `protobuf:"bytes,4,rep,name=label_rm,json=labelRm,proto3" json:"label_rm,omitempty"`
+	// With DRAIN: after so long what still runs is killed. 0: no bound.
+	DrainDeadlineNs int64 `protobuf:"varint,5,opt,name=drain_deadline_ns,json=drainDeadlineNs,proto3" json:"drain_deadline_ns,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *UpdateNodeRequest) Reset() {
@@ -1188,6 +1207,13 @@ func (x *UpdateNodeRequest) GetLabelRm() []string {
 		return x.LabelRm
 	}
 	return nil
+}
+
+func (x *UpdateNodeRequest) GetDrainDeadlineNs() int64 {
+	if x != nil {
+		return x.DrainDeadlineNs
+	}
+	return 0
 }
 
 type UpdateNodeResponse struct {
@@ -2710,10 +2736,12 @@ func (x *WatchServiceResponse) GetRemoved() bool {
 type ServiceLogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A service, or one task ("web.3" or a task id).
-	Target        string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
-	Follow        bool   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
-	Since         int64  `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
-	Tail          int64  `protobuf:"varint,4,opt,name=tail,proto3" json:"tail,omitempty"`
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Follow bool   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
+	Since  int64  `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
+	Tail   int64  `protobuf:"varint,4,opt,name=tail,proto3" json:"tail,omitempty"`
+	// Only what was written before; 0: all.
+	Until         int64 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2776,6 +2804,13 @@ func (x *ServiceLogsRequest) GetTail() int64 {
 	return 0
 }
 
+func (x *ServiceLogsRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
 type ServiceLogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -2785,6 +2820,8 @@ type ServiceLogsResponse struct {
 	Stderr        bool                   `protobuf:"varint,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	Data          []byte                 `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
 	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	NodeId        string                 `protobuf:"bytes,8,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ServiceId     string                 `protobuf:"bytes,9,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2864,6 +2901,20 @@ func (x *ServiceLogsResponse) GetData() []byte {
 func (x *ServiceLogsResponse) GetError() string {
 	if x != nil {
 		return x.Error
+	}
+	return ""
+}
+
+func (x *ServiceLogsResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ServiceLogsResponse) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
 	}
 	return ""
 }
@@ -3336,7 +3387,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x14\n" +
 	"\x05voter\x18\x05 \x01(\bR\x05voter\x12\x1c\n" +
-	"\treachable\x18\x06 \x01(\bR\treachable\"\xe9\x02\n" +
+	"\treachable\x18\x06 \x01(\bR\treachable\"\xb7\x03\n" +
 	"\bNodeView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
@@ -3346,17 +3397,21 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eleaf_not_after\x18\x06 \x01(\x03R\fleafNotAfter\x12\x1b\n" +
 	"\tjoined_at\x18\a \x01(\x03R\bjoinedAt\x12\x19\n" +
 	"\btoken_id\x18\b \x01(\tR\atokenId\x12@\n" +
-	"\teffective\x18\t \x01(\x0e2\".redoubt.scheduler.v1.AvailabilityR\teffective\"(\n" +
+	"\teffective\x18\t \x01(\x0e2\".redoubt.scheduler.v1.AvailabilityR\teffective\x126\n" +
+	"\breserved\x18\n" +
+	" \x01(\v2\x1a.redoubt.task.v1.ResourcesR\breserved\x12\x14\n" +
+	"\x05tasks\x18\v \x01(\rR\x05tasks\"(\n" +
 	"\x10ListNodesRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"[\n" +
 	"\x11ListNodesResponse\x122\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1c.redoubt.control.v1.NodeViewR\x05nodes\x12\x12\n" +
-	"\x04self\x18\x02 \x01(\tR\x04self\"\x99\x02\n" +
+	"\x04self\x18\x02 \x01(\tR\x04self\"\xc5\x02\n" +
 	"\x11UpdateNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12F\n" +
 	"\favailability\x18\x02 \x01(\x0e2\".redoubt.scheduler.v1.AvailabilityR\favailability\x12P\n" +
 	"\tlabel_add\x18\x03 \x03(\v23.redoubt.control.v1.UpdateNodeRequest.LabelAddEntryR\blabelAdd\x12\x19\n" +
-	"\blabel_rm\x18\x04 \x03(\tR\alabelRm\x1a;\n" +
+	"\blabel_rm\x18\x04 \x03(\tR\alabelRm\x12*\n" +
+	"\x11drain_deadline_ns\x18\x05 \x01(\x03R\x0fdrainDeadlineNs\x1a;\n" +
 	"\rLabelAddEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
@@ -3450,12 +3505,13 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x14WatchServiceResponse\x129\n" +
 	"\aservice\x18\x01 \x01(\v2\x1f.redoubt.control.v1.ServiceViewR\aservice\x122\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\x12\x18\n" +
-	"\aremoved\x18\x03 \x01(\bR\aremoved\"n\n" +
+	"\aremoved\x18\x03 \x01(\bR\aremoved\"\x84\x01\n" +
 	"\x12ServiceLogsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x14\n" +
 	"\x05since\x18\x03 \x01(\x03R\x05since\x12\x12\n" +
-	"\x04tail\x18\x04 \x01(\x03R\x04tail\"\xba\x01\n" +
+	"\x04tail\x18\x04 \x01(\x03R\x04tail\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until\"\xf2\x01\n" +
 	"\x13ServiceLogsResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
 	"\ttask_name\x18\x02 \x01(\tR\btaskName\x12\x1b\n" +
@@ -3463,7 +3519,10 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02at\x18\x04 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06stderr\x18\x05 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x06 \x01(\fR\x04data\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"(\n" +
+	"\x05error\x18\a \x01(\tR\x05error\x12\x17\n" +
+	"\anode_id\x18\b \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\t \x01(\tR\tserviceId\"(\n" +
 	"\x0eExplainRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\"\xff\x01\n" +
 	"\x0fExplainResponse\x129\n" +
@@ -3635,11 +3694,12 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*taskpb.Feature)(nil),          // 60: redoubt.task.v1.Feature
 	(*schedulerpb.Node)(nil),        // 61: redoubt.scheduler.v1.Node
 	(schedulerpb.Availability)(0),   // 62: redoubt.scheduler.v1.Availability
-	(*profilepb.TokenRecord)(nil),   // 63: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 64: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 65: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 66: redoubt.scheduler.v1.Service
-	(*schedulerpb.Task)(nil),        // 67: redoubt.scheduler.v1.Task
+	(*taskpb.Resources)(nil),        // 63: redoubt.task.v1.Resources
+	(*profilepb.TokenRecord)(nil),   // 64: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 65: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 66: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 67: redoubt.scheduler.v1.Service
+	(*schedulerpb.Task)(nil),        // 68: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
 	58, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
@@ -3653,82 +3713,83 @@ var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
 	61, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
 	13, // 9: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
 	62, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	14, // 11: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	62, // 12: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	56, // 13: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	14, // 14: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	59, // 15: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	23, // 16: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	63, // 17: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	23, // 18: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	64, // 19: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	30, // 20: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	58, // 21: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	30, // 22: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	65, // 23: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	66, // 24: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	36, // 25: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	65, // 26: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	67, // 27: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	43, // 28: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	36, // 29: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	43, // 30: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	36, // 31: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	43, // 32: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	51, // 33: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	54, // 34: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	57, // 35: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,  // 36: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,  // 37: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,  // 38: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,  // 39: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	9,  // 40: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	11, // 41: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	15, // 42: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	17, // 43: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	19, // 44: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	21, // 45: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	24, // 46: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	26, // 47: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	28, // 48: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	31, // 49: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	33, // 50: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	35, // 51: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	38, // 52: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	40, // 53: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	42, // 54: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	45, // 55: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	47, // 56: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	49, // 57: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	52, // 58: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,  // 59: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 60: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 61: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 62: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	10, // 63: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	12, // 64: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	16, // 65: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	18, // 66: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	20, // 67: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	22, // 68: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	25, // 69: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	27, // 70: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	29, // 71: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	32, // 72: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	34, // 73: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	37, // 74: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	39, // 75: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	41, // 76: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	44, // 77: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	46, // 78: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	48, // 79: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	50, // 80: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	53, // 81: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	59, // [59:82] is the sub-list for method output_type
-	36, // [36:59] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	63, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	14, // 12: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
+	62, // 13: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	56, // 14: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	14, // 15: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
+	59, // 16: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	23, // 17: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	64, // 18: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	23, // 19: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	65, // 20: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	30, // 21: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	58, // 22: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	30, // 23: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	66, // 24: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	67, // 25: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	36, // 26: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	66, // 27: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	68, // 28: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	43, // 29: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	36, // 30: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	43, // 31: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	36, // 32: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	43, // 33: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	51, // 34: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	54, // 35: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	57, // 36: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,  // 37: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,  // 38: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,  // 39: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,  // 40: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	9,  // 41: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	11, // 42: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	15, // 43: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	17, // 44: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	19, // 45: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	21, // 46: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	24, // 47: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	26, // 48: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	28, // 49: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	31, // 50: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	33, // 51: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	35, // 52: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	38, // 53: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	40, // 54: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	42, // 55: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	45, // 56: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	47, // 57: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	49, // 58: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	52, // 59: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,  // 60: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,  // 61: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,  // 62: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,  // 63: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	10, // 64: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	12, // 65: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	16, // 66: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	18, // 67: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	20, // 68: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	22, // 69: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	25, // 70: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	27, // 71: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	29, // 72: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	32, // 73: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	34, // 74: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	37, // 75: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	39, // 76: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	41, // 77: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	44, // 78: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	46, // 79: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	48, // 80: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	50, // 81: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	53, // 82: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	60, // [60:83] is the sub-list for method output_type
+	37, // [37:60] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
