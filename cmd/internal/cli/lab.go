@@ -38,7 +38,7 @@ a kernel, and the operator key is kept in a file.`,
 	group(c)
 	c.PersistentFlags().StringVar(&la.name, "name", "lab", "name of the lab")
 	c.AddCommand(la.upCmd(), la.lsCmd(), la.execCmd(), la.loadCmd(), la.imageCmd(), la.registryCmd(),
-		la.killCmd(), la.stopCmd(), la.startCmd(), la.downCmd(), la.demoCmd())
+		la.killCmd(), la.stopCmd(), la.startCmd(), la.cutCmd(), la.healCmd(), la.downCmd(), la.demoCmd())
 	return c
 }
 
@@ -106,9 +106,9 @@ func printHosts(a *app, out *output, l *lab.Lab) error {
 	var rows [][]string
 	for _, h := range hosts {
 		names = append(names, h.Name)
-		rows = append(rows, []string{h.Name, h.Role, h.Address, strconv.FormatBool(h.Running), h.DataDir, h.RunDir})
+		rows = append(rows, []string{h.Name, h.Role, h.Address, strconv.FormatBool(h.Running), h.Network, h.DataDir, h.RunDir})
 	}
-	return out.list(a.Stdout, names, hosts, []string{"NAME", "ROLE", "ADDRESS", "RUNNING", "DATA DIR", "RUN DIR"}, rows)
+	return out.list(a.Stdout, names, hosts, []string{"NAME", "ROLE", "ADDRESS", "RUNNING", "NETWORK", "DATA DIR", "RUN DIR"}, rows)
 }
 
 // host opens the lab and finds one of its hosts.

@@ -206,13 +206,14 @@ type HostJSON struct {
 	DataDir string `json:"data_dir"`
 	RunDir  string `json:"run_dir"`
 	Running bool   `json:"running"`
+	Network string `json:"network"` // up, cut, off
 }
 
 // Describe lists the hosts.
 func (l *Lab) Describe() []HostJSON {
 	var out []HostJSON
 	for _, h := range l.Hosts {
-		out = append(out, HostJSON{h.Name, h.Role, l.Addr(h).String(), l.DataDir(h), l.HostRunDir(h), l.pidFile(h, nodeProcess).alive()})
+		out = append(out, HostJSON{h.Name, h.Role, l.Addr(h).String(), l.DataDir(h), l.HostRunDir(h), l.pidFile(h, nodeProcess).alive(), string(l.NetworkOf(h))})
 	}
 	return out
 }

@@ -65,7 +65,7 @@ func nothingLeft(t *testing.T, l *Lab) {
 		t.Error(err)
 	}
 	for _, link := range links {
-		if n := link.Attrs().Name; n == l.Bridge() || strings.HasPrefix(n, strings.TrimSuffix(l.veth(Host{}), "0")) {
+		if n := link.Attrs().Name; n == l.Bridge() || strings.HasPrefix(n, strings.TrimSuffix(l.veth(Host{}), "0")) || link.Attrs().Alias == l.alias() {
 			t.Errorf("interface %s is left", n)
 		}
 	}
