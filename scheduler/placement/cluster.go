@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -18,6 +19,12 @@ type Cluster struct {
 	// away holds what is counted of nodes that are not known (yet): tasks and
 	// nodes may be told of in any order.
 	away map[string]*nodeInfo
+	// services has the live tasks of each service by node, and failures those
+	// of a revision that failed, with when. They stand here and not with the
+	// node so that looking at every node for a service costs nothing on nodes
+	// that have nothing of it.
+	services map[string]map[*nodeInfo]int
+	failures map[revisionKey]map[*nodeInfo]map[string]time.Time
 }
 
 // counted is one task as it was counted.
@@ -29,13 +36,15 @@ type counted struct {
 
 // nodeInfo sums up a node.
 type nodeInfo struct {
-	node     *schedulerpb.Node // nil in Cluster.away
-	live     int               // tasks that may have a container
-	nanoCPUs int64             // reserved
-	memory   int64             // reserved
-	services map[string]int    // live tasks of each service
+	node *schedulerpb.Node // nil in Cluster.away
+	// closed is why nothing at all is placed there, nil where something may be.
+	closed   *reason
+	order    uint64 // the beginning of the id, to compare by
+	live     int    // tasks that may have a container
+	failed   int    // tasks counted in Cluster.failures
+	nanoCPUs int64  // reserved
+	memory   int64  // reserved
 	ports    map[portKey][]string
-	failures map[revisionKey]map[string]time.Time
 }
 
 type portKey struct {
@@ -50,7 +59,10 @@ type revisionKey struct {
 
 // NewCluster returns a cluster without nodes.
 func NewCluster() *Cluster {
-	return &Cluster{nodes: map[string]*nodeInfo{}, away: map[string]*nodeInfo{}, tasks: map[string]counted{}}
+	return &Cluster{
+		nodes: map[string]*nodeInfo{}, away: map[string]*nodeInfo{}, tasks: map[string]counted{},
+		services: map[string]map[*nodeInfo]int{}, failures: map[revisionKey]map[*nodeInfo]map[string]time.Time{},
+	}
 }
 
 // SetNode makes a node known or replaces what was known. n is kept and must not
@@ -60,12 +72,18 @@ func (c *Cluster) SetNode(n *schedulerpb.Node) {
 	info := c.nodes[id]
 	if info == nil {
 		if info = c.away[id]; info == nil {
-			info = newInfo()
+			info = &nodeInfo{}
 		}
 		delete(c.away, id)
 		c.nodes[id] = info
 	}
 	info.node = n
+	if info.closed = stateReason(n); info.closed == nil {
+		info.closed = featureReason(n)
+	}
+	var head [8]byte
+	copy(head[:], id)
+	info.order = binary.BigEndian.Uint64(head[:])
 }
 
 // Node returns what SetNode was given last, or nil.
@@ -99,10 +117,10 @@ func (c *Cluster) SetTask(t *schedulerpb.Task, r *Request) {
 	switch state := store.State(t); {
 	case store.Live(t):
 		c.tasks[t.GetId()] = counted{t.GetNodeId(), r, true}
-		c.info(t.GetNodeId()).count(r, 1)
+		c.count(c.info(t.GetNodeId()), r, 1)
 	case state == store.Failed || state == store.Rejected:
 		c.tasks[t.GetId()] = counted{t.GetNodeId(), r, false}
-		c.info(t.GetNodeId()).fail(r, t)
+		c.fail(c.info(t.GetNodeId()), r, t)
 	}
 }
 
@@ -115,9 +133,9 @@ func (c *Cluster) RemoveTask(id string) {
 	delete(c.tasks, id)
 	info := c.info(was.nodeID)
 	if was.live {
-		info.count(was.request, -1)
+		c.count(info, was.request, -1)
 	} else {
-		info.forgive(was.request, id)
+		c.forgive(info, was.request, id)
 	}
 	if info.node == nil && info.empty() {
 		delete(c.away, was.nodeID)
@@ -130,29 +148,35 @@ func (c *Cluster) info(id string) *nodeInfo {
 	}
 	i := c.away[id]
 	if i == nil {
-		i = newInfo()
+		i = &nodeInfo{}
 		c.away[id] = i
 	}
 	return i
 }
 
-func newInfo() *nodeInfo {
-	return &nodeInfo{services: map[string]int{}, ports: map[portKey][]string{}, failures: map[revisionKey]map[string]time.Time{}}
-}
-
-func (i *nodeInfo) empty() bool { return i.live == 0 && len(i.failures) == 0 }
+func (i *nodeInfo) empty() bool { return i.live == 0 && i.failed == 0 }
 
 // count adds a task of r, or with -1 takes one away.
-func (i *nodeInfo) count(r *Request, sign int) {
+func (c *Cluster) count(i *nodeInfo, r *Request, sign int) {
 	i.live += sign
 	i.nanoCPUs += int64(sign) * r.nanoCPUs
 	i.memory += int64(sign) * r.memory
-	if i.services[r.ServiceID] += sign; i.services[r.ServiceID] == 0 {
-		delete(i.services, r.ServiceID)
+	own := c.services[r.ServiceID]
+	if own == nil {
+		own = map[*nodeInfo]int{}
+		c.services[r.ServiceID] = own
+	}
+	if own[i] += sign; own[i] == 0 {
+		if delete(own, i); len(own) == 0 {
+			delete(c.services, r.ServiceID)
+		}
 	}
 	for _, p := range r.ports {
 		k := portKey{p.GetPublished(), p.GetProtocol()}
 		if sign > 0 {
+			if i.ports == nil {
+				i.ports = map[portKey][]string{}
+			}
 			i.ports[k] = append(i.ports[k], p.GetHostIp())
 			continue
 		}
@@ -174,24 +198,32 @@ func without(list []string, s string) []string {
 
 // fail remembers when the store learnt of a failure: the node's own clock does
 // not count.
-func (i *nodeInfo) fail(r *Request, t *schedulerpb.Task) {
+func (c *Cluster) fail(i *nodeInfo, r *Request, t *schedulerpb.Task) {
 	k := revisionKey{r.ServiceID, r.Revision}
-	if i.failures[k] == nil {
-		i.failures[k] = map[string]time.Time{}
+	if c.failures[k] == nil {
+		c.failures[k] = map[*nodeInfo]map[string]time.Time{}
 	}
-	i.failures[k][t.GetId()] = time.Unix(0, t.GetMeta().GetUpdatedAt())
+	if c.failures[k][i] == nil {
+		c.failures[k][i] = map[string]time.Time{}
+	}
+	c.failures[k][i][t.GetId()] = time.Unix(0, t.GetMeta().GetUpdatedAt())
+	i.failed++
 }
 
-func (i *nodeInfo) forgive(r *Request, taskID string) {
+func (c *Cluster) forgive(i *nodeInfo, r *Request, taskID string) {
 	k := revisionKey{r.ServiceID, r.Revision}
-	if delete(i.failures[k], taskID); len(i.failures[k]) == 0 {
-		delete(i.failures, k)
+	if delete(c.failures[k][i], taskID); len(c.failures[k][i]) == 0 {
+		delete(c.failures[k], i)
 	}
+	if len(c.failures[k]) == 0 {
+		delete(c.failures, k)
+	}
+	i.failed--
 }
 
-func (i *nodeInfo) failing(r *Request, now time.Time) bool {
+func failing(failures map[string]time.Time, now time.Time) bool {
 	recent := 0
-	for _, at := range i.failures[revisionKey{r.ServiceID, r.Revision}] {
+	for _, at := range failures {
 		if now.Sub(at) < failureWindow {
 			recent++
 		}

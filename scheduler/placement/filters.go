@@ -9,18 +9,16 @@ import (
 )
 
 // refuses applies the filters in the order in which an operator would ask and
-// returns the first reason against one more task of r, or nil. added is how
-// many tasks of r are already meant for the node and not yet counted.
-func (i *nodeInfo) refuses(r *Request, added int) *reason {
+// returns the first reason against one more task of r, or nil. own is how many
+// tasks of the service the node has, added how many of r are already meant for
+// it and not yet counted.
+func (i *nodeInfo) refuses(r *Request, own, added int) *reason {
 	if added > 0 {
 		// What does not depend on the tasks there was asked for the first one.
-		return i.fullReason(r, added)
+		return i.fullReason(r, own, added)
 	}
-	if why := stateReason(i.node); why != nil {
-		return why
-	}
-	if why := featureReason(i.node); why != nil {
-		return why
+	if i.closed != nil {
+		return i.closed
 	}
 	if why := constraintReason(r, i.node); why != nil {
 		return why
@@ -28,7 +26,7 @@ func (i *nodeInfo) refuses(r *Request, added int) *reason {
 	if why := platformReason(r, i.node); why != nil {
 		return why
 	}
-	return i.fullReason(r, 0)
+	return i.fullReason(r, own, 0)
 }
 
 func stateReason(n *schedulerpb.Node) *reason {
@@ -115,19 +113,23 @@ func platformReason(r *Request, n *schedulerpb.Node) *reason {
 }
 
 // fullReason looks at what the tasks on a node use up.
-func (i *nodeInfo) fullReason(r *Request, added int) *reason {
+func (i *nodeInfo) fullReason(r *Request, own, added int) *reason {
+	if r.maxPerNode > 0 && own+added >= r.maxPerNode {
+		text := fmt.Sprintf("%d of it, as many as one node may have", r.maxPerNode)
+		return &reason{7, "has " + text, "have " + text}
+	}
 	have := i.node.GetDescription().GetResources()
 	n := int64(added)
 	if r.nanoCPUs > 0 && !fits(have.GetNanoCpus()-i.nanoCPUs, r.nanoCPUs, n) {
-		return lacks(7, fmt.Sprintf("%g free cores", float64(r.nanoCPUs)/1e9))
+		return lacks(8, fmt.Sprintf("%g free cores", float64(r.nanoCPUs)/1e9))
 	}
 	if r.memory > 0 && !fits(have.GetMemoryBytes()-i.memory, r.memory, n) {
-		return lacks(8, bytes(r.memory)+" of free memory")
+		return lacks(9, bytes(r.memory)+" of free memory")
 	}
 	for _, p := range r.ports {
 		if added > 0 || i.portTaken(p) {
 			text := fmt.Sprintf("port %d/%s in use", p.GetPublished(), spec.ProtocolName(p.GetProtocol()))
-			return &reason{9, "has " + text, "have " + text}
+			return &reason{10, "has " + text, "have " + text}
 		}
 	}
 	return nil

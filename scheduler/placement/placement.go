@@ -2,7 +2,7 @@
 // where there is none.
 //
 // It owns the filters (ready, availability, features, constraints, platform,
-// resources, host ports) and the order among the nodes that pass them: first
+// most tasks of a service on a node, resources, host ports) and the order among the nodes that pass them: first
 // those where the service's tasks do not keep failing, then those with the
 // fewest tasks of the service, then with the fewest tasks at all, then by id, so
 // that the same state always gives the same answer.
@@ -19,7 +19,6 @@
 package placement
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -36,6 +35,7 @@ type Request struct {
 	ports            []*taskpb.Port
 	platforms        []string
 	constraints      []spec.Constraint
+	maxPerNode       int
 }
 
 // Compile reads a task template. It fails on a constraint that does not parse,
@@ -48,6 +48,8 @@ func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec) (*Request, e
 		memory:    t.GetReservations().GetMemoryBytes(),
 		ports:     t.GetPorts(),
 		platforms: t.GetPlatforms(),
+
+		maxPerNode: int(t.GetMaxPerNode()),
 	}
 	for _, text := range t.GetConstraints() {
 		c, err := spec.ParseConstraint(text)
@@ -68,25 +70,27 @@ func (c *Cluster) Place(r *Request, n int, now time.Time) ([]string, *Refusal) {
 	}
 	h := make(candidates, 0, len(c.nodes))
 	refusal := &Refusal{}
+	own, failures := c.services[r.ServiceID], c.failures[revisionKey{r.ServiceID, r.Revision}]
 	for _, info := range c.nodes {
-		if why := info.refuses(r, 0); why != nil {
+		here := own[info]
+		if why := info.refuses(r, here, 0); why != nil {
 			refusal.add(*why)
 			continue
 		}
-		h = append(h, newCandidate(info, r, now))
+		h = append(h, candidate{info: info, failing: failing(failures[info], now), service: here, live: info.live})
 	}
-	heap.Init(&h)
+	h.init()
 	chosen := make([]string, 0, n)
 	for len(chosen) < n && len(h) > 0 {
 		best := &h[0]
 		chosen = append(chosen, best.info.node.GetId())
 		best.added++
-		if why := best.info.refuses(r, best.added); why != nil {
+		if why := best.info.refuses(r, best.service, best.added); why != nil {
 			refusal.add(*why)
-			heap.Pop(&h)
-			continue
+			h[0] = h[len(h)-1]
+			h = h[:len(h)-1]
 		}
-		heap.Fix(&h, 0)
+		h.down(0)
 	}
 	if len(chosen) == n {
 		return chosen, nil
@@ -99,7 +103,7 @@ func (c *Cluster) Check(r *Request, nodeID string) *Refusal {
 	info, ok := c.nodes[nodeID]
 	why := same(0, "gone")
 	if ok {
-		why = info.refuses(r, 0)
+		why = info.refuses(r, c.services[r.ServiceID][info], 0)
 	}
 	if why == nil {
 		return nil
@@ -118,43 +122,51 @@ func (r *Request) Matches(n *schedulerpb.Node) bool {
 
 // candidate is a node in the order of preference.
 type candidate struct {
-	info    *nodeInfo
-	failing bool
-	service int
-	added   int // tasks this Place has put there
+	info          *nodeInfo
+	failing       bool
+	service, live int // tasks before
+	added         int // tasks this Place has put there
 }
 
-func newCandidate(info *nodeInfo, r *Request, now time.Time) candidate {
-	return candidate{
-		info:    info,
-		failing: info.failing(r, now),
-		service: info.services[r.ServiceID],
-	}
-}
-
-type candidates []candidate
-
-func (h candidates) Len() int      { return len(h) }
-func (h candidates) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h candidates) Less(i, j int) bool {
-	a, b := &h[i], &h[j]
+func (a *candidate) before(b *candidate) bool {
 	if a.failing != b.failing {
 		return !a.failing
 	}
 	if x, y := a.service+a.added, b.service+b.added; x != y {
 		return x < y
 	}
-	if x, y := a.info.live+a.added, b.info.live+b.added; x != y {
+	if x, y := a.live+a.added, b.live+b.added; x != y {
 		return x < y
+	}
+	if a.info.order != b.info.order {
+		return a.info.order < b.info.order
 	}
 	return a.info.node.GetId() < b.info.node.GetId()
 }
 
-func (h *candidates) Push(x any) { *h = append(*h, x.(candidate)) }
+// candidates is a heap, the best first. container/heap would call every
+// comparison through an interface, and those are all that Place does for long.
+type candidates []candidate
 
-func (h *candidates) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return last
+func (h candidates) init() {
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		h.down(i)
+	}
+}
+
+// down puts the i-th in its place among those below it.
+func (h candidates) down(i int) {
+	for {
+		best := i
+		for child := 2*i + 1; child <= 2*i+2 && child < len(h); child++ {
+			if h[child].before(&h[best]) {
+				best = child
+			}
+		}
+		if best == i {
+			return
+		}
+		h[i], h[best] = h[best], h[i]
+		i = best
+	}
 }

@@ -94,6 +94,8 @@ func TestEveryRefusalExplainsItself(t *testing.T) {
 			&taskpb.TaskSpec{Reservations: &taskpb.Resources{MemoryBytes: 9 << 30}}, "no suitable node (1 lacks 9 GiB of free memory)"},
 		{"nothing known of resources", []*schedulerpb.Node{node("a", func(n *schedulerpb.Node) { n.Description = nil })},
 			&taskpb.TaskSpec{Reservations: &taskpb.Resources{MemoryBytes: 1}}, "no suitable node (1 lacks 1 bytes of free memory)"},
+		{"max per node", []*schedulerpb.Node{node("holder")},
+			&taskpb.TaskSpec{MaxPerNode: 1}, "no suitable node (1 has 1 of it, as many as one node may have)"},
 		{"port", []*schedulerpb.Node{node("busy")},
 			&taskpb.TaskSpec{Ports: port}, "no suitable node (1 has port 8080/tcp in use)"},
 	} {
@@ -104,6 +106,7 @@ func TestEveryRefusalExplainsItself(t *testing.T) {
 			}
 			c.SetTask(task("t", "other", "busy", store.Running), compile(t, "other", &taskpb.TaskSpec{Ports: port}))
 			r := compile(t, "svc", tc.spec)
+			c.SetTask(task("h", "svc", "holder", store.Running), r)
 			got, refusal := c.Place(r, 1, now)
 			if len(got) != 0 || refusal.String() != tc.want {
 				t.Fatalf("placed on %v, %q; want %q", got, refusal, tc.want)
@@ -260,6 +263,19 @@ func TestNeverOverfull(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestMaxPerNode(t *testing.T) {
+	c := NewCluster()
+	for i := range 3 {
+		c.SetNode(node(fmt.Sprint(i)))
+	}
+	r := compile(t, "svc", &taskpb.TaskSpec{MaxPerNode: 2})
+	c.SetTask(task("there", "svc", "0", store.Running), r)
+	got, refusal := c.Place(r, 10, now)
+	if want := "no suitable node (3 have 2 of it, as many as one node may have)"; len(got) != 5 || refusal.String() != want {
+		t.Fatalf("placed %v, %q; want 5, %q", got, refusal, want)
+	}
 }
 
 func BenchmarkPlace(b *testing.B) {

@@ -100,6 +100,11 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 	default:
 		return fmt.Errorf("the service has no mode: use replicated or global")
 	}
+	if n := s.GetTask().GetMaxPerNode(); n > MaxReplicas {
+		return fmt.Errorf("max per node is %d: use 1 to %d, or 0 for no bound", n, MaxReplicas)
+	} else if n > 0 && s.GetGlobal() != nil {
+		return fmt.Errorf("max per node is set for a global service, which has one task a node: leave it out")
+	}
 	return validateTask(s.GetTask())
 }
 

@@ -236,7 +236,10 @@ type TaskSpec struct {
 	Force uint64 `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
 	// "linux/amd64", … the image was made for; empty: not known, and the node
 	// finds out.
-	Platforms     []string `protobuf:"bytes,8,rep,name=platforms,proto3" json:"platforms,omitempty"`
+	Platforms []string `protobuf:"bytes,8,rep,name=platforms,proto3" json:"platforms,omitempty"`
+	// Most tasks of the service on one node; 0: no bound. Replicated services
+	// only.
+	MaxPerNode    uint32 `protobuf:"varint,20,opt,name=max_per_node,json=maxPerNode,proto3" json:"max_per_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +328,13 @@ func (x *TaskSpec) GetPlatforms() []string {
 		return x.Platforms
 	}
 	return nil
+}
+
+func (x *TaskSpec) GetMaxPerNode() uint32 {
+	if x != nil {
+		return x.MaxPerNode
+	}
+	return 0
 }
 
 type ContainerSpec struct {
@@ -1064,7 +1074,7 @@ var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
-	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\"\xf9\x02\n" +
+	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\"\x9b\x03\n" +
 	"\bTaskSpec\x12<\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1e.redoubt.task.v1.ContainerSpecR\tcontainer\x12>\n" +
 	"\freservations\x18\x02 \x01(\v2\x1a.redoubt.task.v1.ResourcesR\freservations\x122\n" +
@@ -1073,7 +1083,9 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\vconstraints\x18\x05 \x03(\tR\vconstraints\x12+\n" +
 	"\x05ports\x18\x06 \x03(\v2\x15.redoubt.task.v1.PortR\x05ports\x12\x14\n" +
 	"\x05force\x18\a \x01(\x04R\x05force\x12\x1c\n" +
-	"\tplatforms\x18\b \x03(\tR\tplatforms\"\xbe\x04\n" +
+	"\tplatforms\x18\b \x03(\tR\tplatforms\x12 \n" +
+	"\fmax_per_node\x18\x14 \x01(\rR\n" +
+	"maxPerNode\"\xbe\x04\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +

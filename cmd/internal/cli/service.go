@@ -32,6 +32,7 @@ type createFlags struct {
 	mounts                  mountList
 	ports                   portList
 	constraints             []string
+	maxPerNode              uint32
 	labels, containerLabels []string
 }
 
@@ -70,6 +71,7 @@ run the tasks.`,
 	f.StringArrayVar(&cf.envFile, "env-file", nil, "file of environment variables")
 	f.Var(&cf.mounts, "mount", "type=bind|tmpfs,source=…,target=…[,readonly]")
 	f.VarP(&cf.ports, "publish", "p", "published=8080,target=80,mode=host[,protocol=tcp]")
+	f.Uint32Var(&cf.maxPerNode, "replicas-max-per-node", 0, "most tasks of the service on one node; 0: no bound")
 	f.StringArrayVar(&cf.constraints, "constraint", nil, "where tasks may run, as node.labels.disk==ssd")
 	f.StringArrayVarP(&cf.labels, "label", "l", nil, "label of the service")
 	f.StringArrayVar(&cf.containerLabels, "container-label", nil, "label of its containers")
@@ -88,7 +90,7 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 		Task: &taskpb.TaskSpec{
 			Container:   &taskpb.ContainerSpec{Image: image, Args: args[1:], Mounts: cf.mounts},
 			Ports:       cf.ports,
-			Constraints: cf.constraints,
+			Constraints: cf.constraints, MaxPerNode: cf.maxPerNode,
 		},
 	}
 	// An empty --name is a script's variable that was not set, and would make

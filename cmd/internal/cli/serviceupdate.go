@@ -22,6 +22,7 @@ type updateFlags struct {
 	wait                                waitFlags
 	image, args                         string
 	replicas                            replicas
+	maxPerNode                          uint32
 	force                               bool
 	envAdd, envRm, constraintAdd        []string
 	constraintRm, labelAdd, labelRm     []string
@@ -51,6 +52,7 @@ waits until the service has converged (--detach does not).`,
 	f.StringVar(&u.image, "image", "", "new image")
 	f.StringVar(&u.args, "args", "", "new arguments, in one string")
 	f.Var(&u.replicas, "replicas", "number of tasks")
+	f.Uint32Var(&u.maxPerNode, "replicas-max-per-node", 0, "most tasks of the service on one node; 0: no bound")
 	f.BoolVar(&u.force, "force", false, "replace every task though nothing changed")
 	for _, l := range []struct {
 		to         *[]string
@@ -174,6 +176,9 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 		if task.Container.Args, err = words(u.args); err != nil {
 			return usagef("--args: %v", err)
 		}
+	}
+	if c.Flags().Changed("replicas-max-per-node") {
+		task.MaxPerNode = u.maxPerNode
 	}
 	if u.force {
 		task.Force++
