@@ -65,15 +65,16 @@ var errJoinRefused = status.Error(codes.PermissionDenied, "the join token is not
 
 // errTokenState are the answers to whoever holds the seed.
 var (
-	errTokenRevoked = status.Error(codes.PermissionDenied, "the join token was revoked: make a new one with redoubt join-token")
-	errTokenUsed    = status.Error(codes.PermissionDenied, "the join token is used up: make a new one with redoubt join-token")
-	errTokenExpired = status.Error(codes.PermissionDenied, profile.ErrTokenExpired.Error())
-	errTokenName    = status.Error(codes.PermissionDenied, "the join token admits a node of another name")
-	errTokenSource  = status.Error(codes.PermissionDenied, "the join token does not admit this source address")
-	errJoinInternal = status.Error(codes.Internal, "the join failed on the manager: see its log")
-	errJoinTooMany  = status.Error(codes.ResourceExhausted, "too many joins at a time: try again in a minute")
-	errNoExporter   = status.Error(codes.Unauthenticated, "a join must come over TLS of its own")
-	errJoinIdentity = status.Error(codes.PermissionDenied, "this call is for nodes that are in no cluster yet")
+	errTokenRevoked    = status.Error(codes.PermissionDenied, "the join token was revoked: make a new one with redoubt join-token")
+	errTokenUsed       = status.Error(codes.PermissionDenied, "the join token is used up: make a new one with redoubt join-token")
+	errTokenExpired    = status.Error(codes.PermissionDenied, profile.ErrTokenExpired.Error())
+	errTokenName       = status.Error(codes.PermissionDenied, "the join token admits a node of another name")
+	errTokenSource     = status.Error(codes.PermissionDenied, "the join token does not admit this source address")
+	errTooManyManagers = status.Errorf(codes.PermissionDenied, "the cluster has %d managers, the most there may be: join as a worker, or remove a manager (redoubt node rm)", raftstore.MaxManagers)
+	errJoinInternal    = status.Error(codes.Internal, "the join failed on the manager: see its log")
+	errJoinTooMany     = status.Error(codes.ResourceExhausted, "too many joins at a time: try again in a minute")
+	errNoExporter      = status.Error(codes.Unauthenticated, "a join must come over TLS of its own")
+	errJoinIdentity    = status.Error(codes.PermissionDenied, "this call is for nodes that are in no cluster yet")
 )
 
 // Join implements pkipb.JoinServer.
@@ -245,6 +246,21 @@ func checkUse(t *pkipb.Token, r *profilepb.TokenRecord, clusterID, name string, 
 	return nil
 }
 
+// CheckManagerRoom refuses where there is no room for another manager. Those
+// that were removed take none.
+func CheckManagerRoom(r raftstore.Reader) error {
+	n := 0
+	for m := range store.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
+		if !m.GetDenied() {
+			n++
+		}
+	}
+	if n >= raftstore.MaxManagers {
+		return errTooManyManagers
+	}
+	return nil
+}
+
 // sign has the certificates made and checks that they are what was asked for.
 func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb.Node, resp *pkipb.JoinResponse) error {
 	issued, err := s.cfg.Signer.SignJoin(ctx, SignJoin{
@@ -285,6 +301,11 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 	}
 	if err := checkUse(t, r, s.cfg.ClusterID, made.GetName(), source, tx.Now()); err != nil {
 		return err
+	}
+	if made.GetRole() == profilepb.Role_ROLE_MANAGER {
+		if err := CheckManagerRoom(tx); err != nil {
+			return err
+		}
 	}
 	t = proto.CloneOf(t)
 	t.Uses++

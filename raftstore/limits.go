@@ -5,6 +5,9 @@ import "time"
 // Bounds of the store. None of them is configuration: every manager of a
 // cluster must agree on what fits into an entry.
 const (
+	// MaxManagers bounds the servers of a cluster: more voters make every write
+	// slower and bear no likely loss.
+	MaxManagers = 7
 	// MaxTransactionBytes bounds the encoded form of one Update.
 	MaxTransactionBytes = 1 << 20
 	// MaxTransactionOps bounds the writes of one Update.

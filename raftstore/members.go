@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -136,3 +137,26 @@ func (s *Store) TransferLeadership(ctx context.Context) error {
 	}
 	return err
 }
+
+// Membership is the part of raft that package quorum steers by.
+type Membership interface {
+	AddNonvoter(id raft.ServerID, address raft.ServerAddress, prevIndex uint64, timeout time.Duration) raft.IndexFuture
+	AddVoter(id raft.ServerID, address raft.ServerAddress, prevIndex uint64, timeout time.Duration) raft.IndexFuture
+	DemoteVoter(id raft.ServerID, prevIndex uint64, timeout time.Duration) raft.IndexFuture
+	RemoveServer(id raft.ServerID, prevIndex uint64, timeout time.Duration) raft.IndexFuture
+	LeadershipTransferToServer(id raft.ServerID, address raft.ServerAddress) raft.Future
+	GetConfiguration() raft.ConfigurationFuture
+	Leader() raft.ServerAddress
+	LastIndex() uint64
+	State() raft.RaftState
+	Stats() map[string]string
+}
+
+// Membership returns raft's own view of the members, for package quorum alone.
+func (s *Store) Membership() Membership { return s.raft }
+
+// NodeID is this server's id.
+func (s *Store) NodeID() string { return s.cfg.NodeID }
+
+// Advertise is this server's own address, id@host:port.
+func (s *Store) Advertise() string { return s.cfg.Transport.Advertise }

@@ -9,6 +9,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
+// HCLog is log for libraries that speak hclog.
+func HCLog(log *slog.Logger) hclog.Logger { return raftLogger(log) }
+
 // raftLogger sends raft's messages to log. Raft logs indexes, terms, addresses
 // and errors, never the content of an entry.
 func raftLogger(log *slog.Logger) hclog.Logger {

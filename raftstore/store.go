@@ -16,12 +16,13 @@ import (
 
 // Store is one manager's replica. All methods may be used concurrently.
 type Store struct {
-	cfg   Config
-	halt  *halter
-	fsm   *fsm
-	bolt  *raftboltdb.BoltStore
-	trans *raft.NetworkTransport
-	raft  *raft.Raft
+	cfg      Config
+	halt     *halter
+	fsm      *fsm
+	bolt     *raftboltdb.BoltStore
+	trans    *watchedTransport
+	progress *progress
+	raft     *raft.Raft
 
 	proposer *proposer
 	reads    *readGate
@@ -89,10 +90,11 @@ func (s *Store) start(ctx context.Context) error {
 		return err
 	}
 	logger := raftLogger(s.cfg.Logger)
-	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	s.progress = newProgress()
+	s.trans = &watchedTransport{progress: s.progress, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: logger, Stream: newStreamLayer(s.cfg.Transport),
 		MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: s.cfg.IOTimeout,
-	})
+	})}
 	if err := s.newRaft(logger, logs, stable, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/quorum"
 	"github.com/redoubt-cluster/redoubt/scheduler"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 )
@@ -164,73 +165,24 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher) {
 	wg.Wait()
 }
 
-const (
-	// quorumInterval is how often the configuration is compared with the
-	// managers' records.
-	quorumInterval = 500 * time.Millisecond
-	// caughtUp is how many entries a manager may be behind to be given a vote.
-	caughtUp = 256
-)
-
-// keepQuorum brings the managers that joined into the configuration: without a
-// vote first, and with one when they have a session and nearly all entries, so
-// that a manager that never comes up costs the quorum nothing.
+// keepQuorum gives the managers their votes.
 func (m *managerState) keepQuorum(ctx context.Context, d *dispatcher.Dispatcher) error {
-	tick := time.NewTicker(quorumInterval)
-	defer tick.Stop()
-	for {
-		if err := m.adjustQuorum(ctx, d); err != nil && ctx.Err() == nil {
-			m.n.log.Warn("the quorum was not changed", "err", err)
+	quorum.Run(ctx, quorum.Config{Store: m.store, Logger: m.n.log.With("part", "quorum"), Managers: func() ([]quorum.Manager, error) {
+		up := map[string]bool{}
+		for _, s := range d.Sessions() {
+			up[s.NodeID] = s.AppliedIndex > 0
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-func (m *managerState) adjustQuorum(ctx context.Context, d *dispatcher.Dispatcher) error {
-	servers := map[string]raftstore.Server{}
-	for _, s := range m.store.Servers() {
-		servers[s.ID] = s
-	}
-	applied := map[string]uint64{}
-	for _, s := range d.Sessions() {
-		applied[s.NodeID] = s.AppliedIndex
-	}
-	type manager struct {
-		id, addr string
-		denied   bool
-	}
-	var managers []manager
-	err := m.store.View(func(r *raftstore.ReadTx) error {
-		for node := range pkistore.Nodes.By(r, "role", "manager") {
-			managers = append(managers, manager{node.GetId(), node.GetAddress(), node.GetDenied()})
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, mgr := range managers {
-		s, in := servers[mgr.id]
-		at, connected := applied[mgr.id]
-		switch {
-		case mgr.denied && in && !s.Voter:
-			err = m.store.RemoveServer(ctx, mgr.id)
-		case mgr.denied:
-		case !in:
-			err = m.store.AddNonvoter(ctx, mgr.id, mgr.addr)
-		case !s.Voter && connected && at > 0 && at+caughtUp >= m.store.AppliedIndex():
-			if err = m.store.AddVoter(ctx, mgr.id, mgr.addr); err == nil {
-				m.n.log.Info("manager has a vote now", "node", mgr.id)
+		var managers []quorum.Manager
+		err := m.store.View(func(r *raftstore.ReadTx) error {
+			for node := range pkistore.Nodes.By(r, "role", "manager") {
+				if !node.GetDenied() {
+					managers = append(managers, quorum.Manager{ID: node.GetId(), Addr: node.GetAddress(), Up: up[node.GetId()]})
+				}
 			}
-		}
-		if err != nil {
-			return fmt.Errorf("manager %s: %w", mgr.id, err)
-		}
-	}
+			return nil
+		})
+		return managers, err
+	}})
 	return nil
 }
 

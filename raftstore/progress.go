@@ -1,0 +1,159 @@
+package raftstore
+
+import (
+	"io"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Progress is how far a peer has followed this server, as the peer's own
+// answers say. Raft keeps that to itself, so it is read off the wire.
+type Progress struct {
+	// Index and Term are of the last entry that the peer is known to hold in
+	// common with this server; zero until it has confirmed one.
+	Index, Term uint64
+	// Contact is when the peer last answered.
+	Contact time.Time
+}
+
+// progress keeps what peers have confirmed. What was learned under one term is
+// forgotten with it: a later leader may have to overwrite a follower's tail.
+type progress struct {
+	mu    sync.Mutex
+	term  uint64 // guarded by mu; of the requests that what follows is from
+	peers map[raft.ServerID]Progress
+}
+
+func newProgress() *progress { return &progress{peers: map[raft.ServerID]Progress{}} }
+
+// confirm notes an answer to a request of the given term; index is zero where
+// the answer confirms no entry, as that to a heartbeat.
+func (p *progress) confirm(id raft.ServerID, term, index, indexTerm uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case term < p.term:
+		return
+	case term > p.term:
+		p.term = term
+		clear(p.peers)
+	}
+	now := p.peers[id]
+	now.Contact = time.Now()
+	if index > now.Index {
+		now.Index, now.Term = index, indexTerm
+	}
+	p.peers[id] = now
+}
+
+func (p *progress) all() map[raft.ServerID]Progress {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.peers)
+}
+
+// Progress returns how far each peer has followed while this server leads, by
+// id. A peer that never answered in this term is missing.
+func (s *Store) Progress() map[string]Progress {
+	out := map[string]Progress{}
+	for id, p := range s.progress.all() {
+		out[string(id)] = p
+	}
+	return out
+}
+
+// watchedTransport is raft's transport with an eye on the answers of peers.
+type watchedTransport struct {
+	*raft.NetworkTransport
+	progress *progress
+}
+
+// answered notes the answer to one request for entries.
+func (p *progress) answered(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
+	if resp.Term > args.Term {
+		return // the peer knows of a later leader
+	}
+	var index, term uint64
+	if resp.Success {
+		// A heartbeat has neither entries nor an entry before them.
+		index, term = args.PrevLogEntry, args.PrevLogTerm
+		if n := len(args.Entries); n > 0 {
+			index, term = args.Entries[n-1].Index, args.Entries[n-1].Term
+		}
+	}
+	p.confirm(id, args.Term, index, term)
+}
+
+// AppendEntries implements raft.Transport.
+func (t *watchedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	if err == nil {
+		t.progress.answered(id, args, resp)
+	}
+	return err
+}
+
+// InstallSnapshot implements raft.Transport.
+func (t *watchedTransport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	err := t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
+	if err == nil && resp.Success && resp.Term <= args.Term {
+		t.progress.confirm(id, args.Term, args.LastLogIndex, args.LastLogTerm)
+	}
+	return err
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *watchedTransport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	inner, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	if err != nil {
+		return nil, err
+	}
+	p := &watchedPipeline{AppendPipeline: inner, id: id, progress: t.progress,
+		ready: make(chan raft.AppendFuture), stop: make(chan struct{}), ended: make(chan struct{})}
+	go p.pass()
+	return p, nil
+}
+
+// watchedPipeline hands answers on in their order.
+type watchedPipeline struct {
+	raft.AppendPipeline
+	id       raft.ServerID
+	progress *progress
+	ready    chan raft.AppendFuture // never closed, as raft expects
+	stop     chan struct{}          // closed by Close
+	ended    chan struct{}          // closed by pass
+	closing  sync.Once
+}
+
+func (p *watchedPipeline) pass() {
+	defer close(p.ended)
+	for {
+		select {
+		case f := <-p.AppendPipeline.Consumer():
+			if f.Error() == nil {
+				p.progress.answered(p.id, f.Request(), f.Response())
+			}
+			select {
+			case p.ready <- f:
+			case <-p.stop:
+				return
+			}
+		case <-p.stop:
+			return
+		}
+	}
+}
+
+// Consumer implements raft.AppendPipeline.
+func (p *watchedPipeline) Consumer() <-chan raft.AppendFuture { return p.ready }
+
+// Close implements raft.AppendPipeline. It waits for the answers' goroutine.
+func (p *watchedPipeline) Close() error {
+	p.closing.Do(func() { close(p.stop) })
+	err := p.AppendPipeline.Close()
+	<-p.ended
+	return err
+}
