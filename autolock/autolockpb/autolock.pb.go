@@ -87,6 +87,76 @@ func (x *SlotRecord) GetSet() *keydpb.SlotSet {
 	return nil
 }
 
+// KeysetRecord is the newest cluster keyset as it was sealed to one manager's
+// keyd; its id is the node's.
+type KeysetRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Sealed        []byte                 `protobuf:"bytes,4,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeysetRecord) Reset() {
+	*x = KeysetRecord{}
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeysetRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeysetRecord) ProtoMessage() {}
+
+func (x *KeysetRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeysetRecord.ProtoReflect.Descriptor instead.
+func (*KeysetRecord) Descriptor() ([]byte, []int) {
+	return file_autolock_autolockpb_autolock_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *KeysetRecord) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *KeysetRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *KeysetRecord) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *KeysetRecord) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
 var File_autolock_autolockpb_autolock_proto protoreflect.FileDescriptor
 
 const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
@@ -96,7 +166,12 @@ const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
 	"SlotRecord\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12*\n" +
-	"\x03set\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x03setB8Z6github.com/redoubt-cluster/redoubt/autolock/autolockpbb\x06proto3"
+	"\x03set\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x03set\"|\n" +
+	"\fKeysetRecord\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06sealed\x18\x04 \x01(\fR\x06sealedB8Z6github.com/redoubt-cluster/redoubt/autolock/autolockpbb\x06proto3"
 
 var (
 	file_autolock_autolockpb_autolock_proto_rawDescOnce sync.Once
@@ -110,20 +185,22 @@ func file_autolock_autolockpb_autolock_proto_rawDescGZIP() []byte {
 	return file_autolock_autolockpb_autolock_proto_rawDescData
 }
 
-var file_autolock_autolockpb_autolock_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_autolock_autolockpb_autolock_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_autolock_autolockpb_autolock_proto_goTypes = []any{
 	(*SlotRecord)(nil),       // 0: redoubt.autolock.v1.SlotRecord
-	(*raftstorepb.Meta)(nil), // 1: redoubt.raftstore.v1.Meta
-	(*keydpb.SlotSet)(nil),   // 2: redoubt.keyd.v1.SlotSet
+	(*KeysetRecord)(nil),     // 1: redoubt.autolock.v1.KeysetRecord
+	(*raftstorepb.Meta)(nil), // 2: redoubt.raftstore.v1.Meta
+	(*keydpb.SlotSet)(nil),   // 3: redoubt.keyd.v1.SlotSet
 }
 var file_autolock_autolockpb_autolock_proto_depIdxs = []int32{
-	1, // 0: redoubt.autolock.v1.SlotRecord.meta:type_name -> redoubt.raftstore.v1.Meta
-	2, // 1: redoubt.autolock.v1.SlotRecord.set:type_name -> redoubt.keyd.v1.SlotSet
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 0: redoubt.autolock.v1.SlotRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	3, // 1: redoubt.autolock.v1.SlotRecord.set:type_name -> redoubt.keyd.v1.SlotSet
+	2, // 2: redoubt.autolock.v1.KeysetRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_autolock_autolockpb_autolock_proto_init() }
@@ -137,7 +214,7 @@ func file_autolock_autolockpb_autolock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_autolockpb_autolock_proto_rawDesc), len(file_autolock_autolockpb_autolock_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -46,8 +46,21 @@ type Node struct {
 	Denied   bool  `protobuf:"varint,9,opt,name=denied,proto3" json:"denied,omitempty"`
 	DeniedAt int64 `protobuf:"varint,10,opt,name=denied_at,json=deniedAt,proto3" json:"denied_at,omitempty"`
 	// Unix seconds of the current leaf's NotAfter.
-	LeafNotAfter  int64  `protobuf:"varint,11,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
-	TokenId       string `protobuf:"bytes,12,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	LeafNotAfter int64  `protobuf:"varint,11,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
+	TokenId      string `protobuf:"bytes,12,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// Managers: DER of the current leaf, for its keyd key: that is where a new
+	// keyset is sealed to.
+	Leaf []byte `protobuf:"bytes,13,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// SHA-256 of the certificate of the CA that issued the current leaf, and the
+	// current boot leaf.
+	LeafIssuer []byte `protobuf:"bytes,14,opt,name=leaf_issuer,json=leafIssuer,proto3" json:"leaf_issuer,omitempty"`
+	BootIssuer []byte `protobuf:"bytes,15,opt,name=boot_issuer,json=bootIssuer,proto3" json:"boot_issuer,omitempty"`
+	// An operator wants this worker to be a manager; unix seconds until when.
+	PromoteUntil int64 `protobuf:"varint,16,opt,name=promote_until,json=promoteUntil,proto3" json:"promote_until,omitempty"`
+	// The newest keyset this node was ever given, manager or not.
+	KeysetEpoch uint64 `protobuf:"varint,17,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	// Removed as compromised.
+	Compromised   bool `protobuf:"varint,18,opt,name=compromised,proto3" json:"compromised,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -166,6 +179,48 @@ func (x *Node) GetTokenId() string {
 	return ""
 }
 
+func (x *Node) GetLeaf() []byte {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
+func (x *Node) GetLeafIssuer() []byte {
+	if x != nil {
+		return x.LeafIssuer
+	}
+	return nil
+}
+
+func (x *Node) GetBootIssuer() []byte {
+	if x != nil {
+		return x.BootIssuer
+	}
+	return nil
+}
+
+func (x *Node) GetPromoteUntil() int64 {
+	if x != nil {
+		return x.PromoteUntil
+	}
+	return 0
+}
+
+func (x *Node) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
+}
+
+func (x *Node) GetCompromised() bool {
+	if x != nil {
+		return x.Compromised
+	}
+	return false
+}
+
 // Token is a join token's record and its use count.
 type Token struct {
 	state         protoimpl.MessageState       `protogen:"open.v1"`
@@ -250,8 +305,15 @@ type Cluster struct {
 	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	ClusterId string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// DER roots trusted now, and issuers accepted now.
-	Roots         [][]byte `protobuf:"bytes,4,rep,name=roots,proto3" json:"roots,omitempty"`
-	Issuers       [][]byte `protobuf:"bytes,5,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	Roots   [][]byte `protobuf:"bytes,4,rep,name=roots,proto3" json:"roots,omitempty"`
+	Issuers [][]byte `protobuf:"bytes,5,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Issuers from before a rotation: a leaf of theirs is good only where the
+	// node's record names its key.
+	FormerIssuers [][]byte `protobuf:"bytes,6,rep,name=former_issuers,json=formerIssuers,proto3" json:"former_issuers,omitempty"`
+	// Epoch of the keyset in force; 0 stands for 1.
+	KeysetEpoch uint64 `protobuf:"varint,7,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	// Managers removed as compromised, whose keyset held the root key.
+	Exposures     []*Exposure `protobuf:"bytes,8,rep,name=exposures,proto3" json:"exposures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +383,88 @@ func (x *Cluster) GetIssuers() [][]byte {
 	return nil
 }
 
+func (x *Cluster) GetFormerIssuers() [][]byte {
+	if x != nil {
+		return x.FormerIssuers
+	}
+	return nil
+}
+
+func (x *Cluster) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
+}
+
+func (x *Cluster) GetExposures() []*Exposure {
+	if x != nil {
+		return x.Exposures
+	}
+	return nil
+}
+
+type Exposure struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Unix seconds.
+	At            int64 `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exposure) Reset() {
+	*x = Exposure{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exposure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exposure) ProtoMessage() {}
+
+func (x *Exposure) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
+func (*Exposure) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Exposure) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Exposure) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Exposure) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
 type Manager struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -331,7 +475,7 @@ type Manager struct {
 
 func (x *Manager) Reset() {
 	*x = Manager{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +487,7 @@ func (x *Manager) String() string {
 func (*Manager) ProtoMessage() {}
 
 func (x *Manager) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +500,7 @@ func (x *Manager) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manager.ProtoReflect.Descriptor instead.
 func (*Manager) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{3}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Manager) GetNodeId() string {
@@ -390,7 +534,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +546,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +559,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{4}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *JoinRequest) GetTokenId() string {
@@ -482,7 +626,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +638,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +651,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *JoinResponse) GetNodeId() string {
@@ -584,7 +728,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +740,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +753,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -643,7 +787,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +799,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +812,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RenewResponse) GetLeaf() *profilepb.CertificateChain {
@@ -693,7 +837,7 @@ type LockStatusRequest struct {
 
 func (x *LockStatusRequest) Reset() {
 	*x = LockStatusRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +849,7 @@ func (x *LockStatusRequest) String() string {
 func (*LockStatusRequest) ProtoMessage() {}
 
 func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +862,7 @@ func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusRequest.ProtoReflect.Descriptor instead.
 func (*LockStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
 }
 
 type LockStatusResponse struct {
@@ -730,7 +874,7 @@ type LockStatusResponse struct {
 
 func (x *LockStatusResponse) Reset() {
 	*x = LockStatusResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +886,7 @@ func (x *LockStatusResponse) String() string {
 func (*LockStatusResponse) ProtoMessage() {}
 
 func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +899,7 @@ func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusResponse.ProtoReflect.Descriptor instead.
 func (*LockStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LockStatusResponse) GetLocked() bool {
@@ -765,11 +909,316 @@ func (x *LockStatusResponse) GetLocked() bool {
 	return false
 }
 
+type PromoteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PKCS #10, DER, with the node's keyd key.
+	Csr     []byte `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	BootCsr []byte `protobuf:"bytes,2,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	// By the worker leaf's key, see docs/formats.md.
+	Proof []byte `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
+	// Where the others reach it, host:port.
+	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// What the first call gave.
+	Confirm       *PromotionConfirm `protobuf:"bytes,5,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteRequest) Reset() {
+	*x = PromoteRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteRequest) ProtoMessage() {}
+
+func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
+func (*PromoteRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PromoteRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *PromoteRequest) GetBootCsr() []byte {
+	if x != nil {
+		return x.BootCsr
+	}
+	return nil
+}
+
+func (x *PromoteRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *PromoteRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PromoteRequest) GetConfirm() *PromotionConfirm {
+	if x != nil {
+		return x.Confirm
+	}
+	return nil
+}
+
+type PromotionConfirm struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Boot          *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromotionConfirm) Reset() {
+	*x = PromotionConfirm{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromotionConfirm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromotionConfirm) ProtoMessage() {}
+
+func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromotionConfirm.ProtoReflect.Descriptor instead.
+func (*PromotionConfirm) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PromotionConfirm) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
+func (x *PromotionConfirm) GetBoot() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+type PromoteResponse struct {
+	state        protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf         *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Boot         *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	SealedKeyset []byte                      `protobuf:"bytes,3,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
+	// The serialized unlock slots.
+	Slots         []byte     `protobuf:"bytes,4,opt,name=slots,proto3" json:"slots,omitempty"`
+	Managers      []*Manager `protobuf:"bytes,5,rep,name=managers,proto3" json:"managers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteResponse) Reset() {
+	*x = PromoteResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteResponse) ProtoMessage() {}
+
+func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
+func (*PromoteResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PromoteResponse) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
+func (x *PromoteResponse) GetBoot() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+func (x *PromoteResponse) GetSealedKeyset() []byte {
+	if x != nil {
+		return x.SealedKeyset
+	}
+	return nil
+}
+
+func (x *PromoteResponse) GetSlots() []byte {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+func (x *PromoteResponse) GetManagers() []*Manager {
+	if x != nil {
+		return x.Managers
+	}
+	return nil
+}
+
+type DemotedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DemotedRequest) Reset() {
+	*x = DemotedRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DemotedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DemotedRequest) ProtoMessage() {}
+
+func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DemotedRequest.ProtoReflect.Descriptor instead.
+func (*DemotedRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DemotedRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *DemotedRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type DemotedResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DemotedResponse) Reset() {
+	*x = DemotedResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DemotedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DemotedResponse) ProtoMessage() {}
+
+func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DemotedResponse.ProtoReflect.Descriptor instead.
+func (*DemotedResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
 var File_pki_pkipb_pki_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\n" +
-	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xf7\x02\n" +
+	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xb7\x04\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -783,20 +1232,35 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\tdenied_at\x18\n" +
 	" \x01(\x03R\bdeniedAt\x12$\n" +
 	"\x0eleaf_not_after\x18\v \x01(\x03R\fleafNotAfter\x12\x19\n" +
-	"\btoken_id\x18\f \x01(\tR\atokenId\"\xb4\x01\n" +
+	"\btoken_id\x18\f \x01(\tR\atokenId\x12\x12\n" +
+	"\x04leaf\x18\r \x01(\fR\x04leaf\x12\x1f\n" +
+	"\vleaf_issuer\x18\x0e \x01(\fR\n" +
+	"leafIssuer\x12\x1f\n" +
+	"\vboot_issuer\x18\x0f \x01(\fR\n" +
+	"bootIssuer\x12#\n" +
+	"\rpromote_until\x18\x10 \x01(\x03R\fpromoteUntil\x12!\n" +
+	"\fkeyset_epoch\x18\x11 \x01(\x04R\vkeysetEpoch\x12 \n" +
+	"\vcompromised\x18\x12 \x01(\bR\vcompromised\"\xb4\x01\n" +
 	"\x05Token\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +
 	"\x06signed\x18\x03 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\x12\x12\n" +
 	"\x04uses\x18\x04 \x01(\rR\x04uses\x12\x18\n" +
-	"\arevoked\x18\x05 \x01(\bR\arevoked\"\x98\x01\n" +
+	"\arevoked\x18\x05 \x01(\bR\arevoked\"\x9a\x02\n" +
 	"\aCluster\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12\x14\n" +
 	"\x05roots\x18\x04 \x03(\fR\x05roots\x12\x18\n" +
-	"\aissuers\x18\x05 \x03(\fR\aissuers\"<\n" +
+	"\aissuers\x18\x05 \x03(\fR\aissuers\x12%\n" +
+	"\x0eformer_issuers\x18\x06 \x03(\fR\rformerIssuers\x12!\n" +
+	"\fkeyset_epoch\x18\a \x01(\x04R\vkeysetEpoch\x126\n" +
+	"\texposures\x18\b \x03(\v2\x18.redoubt.pki.v1.ExposureR\texposures\"G\n" +
+	"\bExposure\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\"<\n" +
 	"\aManager\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xa2\x01\n" +
@@ -827,7 +1291,27 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x13\n" +
 	"\x11LockStatusRequest\",\n" +
 	"\x12LockStatusResponse\x12\x16\n" +
-	"\x06locked\x18\x01 \x01(\bR\x06locked2R\n" +
+	"\x06locked\x18\x01 \x01(\bR\x06locked\"\xa9\x01\n" +
+	"\x0ePromoteRequest\x12\x10\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x19\n" +
+	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12:\n" +
+	"\aconfirm\x18\x05 \x01(\v2 .redoubt.pki.v1.PromotionConfirmR\aconfirm\"\x86\x01\n" +
+	"\x10PromotionConfirm\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\xf5\x01\n" +
+	"\x0fPromoteResponse\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12#\n" +
+	"\rsealed_keyset\x18\x03 \x01(\fR\fsealedKeyset\x12\x14\n" +
+	"\x05slots\x18\x04 \x01(\fR\x05slots\x123\n" +
+	"\bmanagers\x18\x05 \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\"8\n" +
+	"\x0eDemotedRequest\x12\x10\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\"K\n" +
+	"\x0fDemotedResponse\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf2R\n" +
 	"\x04Join\x12J\n" +
 	"\x04Join\x12\x1b.redoubt.pki.v1.JoinRequest\x1a\x1c.redoubt.pki.v1.JoinResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x012X\n" +
@@ -837,7 +1321,13 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04Lock\x12]\n" +
 	"\n" +
 	"LockStatus\x12!.redoubt.pki.v1.LockStatusRequest\x1a\".redoubt.pki.v1.LockStatusResponse\"\b\x9a\xe5\x18\x04\n" +
-	"\x02\x04\x03B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
+	"\x02\x04\x032\xb6\x01\n" +
+	"\n" +
+	"Membership\x12S\n" +
+	"\aPromote\x12\x1e.redoubt.pki.v1.PromoteRequest\x1a\x1f.redoubt.pki.v1.PromoteResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x02\x12S\n" +
+	"\aDemoted\x12\x1e.redoubt.pki.v1.DemotedRequest\x1a\x1f.redoubt.pki.v1.DemotedResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\bB.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
 
 var (
 	file_pki_pkipb_pki_proto_rawDescOnce sync.Once
@@ -851,46 +1341,64 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 	return file_pki_pkipb_pki_proto_rawDescData
 }
 
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*Node)(nil),                        // 0: redoubt.pki.v1.Node
 	(*Token)(nil),                       // 1: redoubt.pki.v1.Token
 	(*Cluster)(nil),                     // 2: redoubt.pki.v1.Cluster
-	(*Manager)(nil),                     // 3: redoubt.pki.v1.Manager
-	(*JoinRequest)(nil),                 // 4: redoubt.pki.v1.JoinRequest
-	(*JoinResponse)(nil),                // 5: redoubt.pki.v1.JoinResponse
-	(*RenewRequest)(nil),                // 6: redoubt.pki.v1.RenewRequest
-	(*RenewResponse)(nil),               // 7: redoubt.pki.v1.RenewResponse
-	(*LockStatusRequest)(nil),           // 8: redoubt.pki.v1.LockStatusRequest
-	(*LockStatusResponse)(nil),          // 9: redoubt.pki.v1.LockStatusResponse
-	(*raftstorepb.Meta)(nil),            // 10: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 11: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 12: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.CertificateChain)(nil),  // 13: redoubt.profile.v1.CertificateChain
+	(*Exposure)(nil),                    // 3: redoubt.pki.v1.Exposure
+	(*Manager)(nil),                     // 4: redoubt.pki.v1.Manager
+	(*JoinRequest)(nil),                 // 5: redoubt.pki.v1.JoinRequest
+	(*JoinResponse)(nil),                // 6: redoubt.pki.v1.JoinResponse
+	(*RenewRequest)(nil),                // 7: redoubt.pki.v1.RenewRequest
+	(*RenewResponse)(nil),               // 8: redoubt.pki.v1.RenewResponse
+	(*LockStatusRequest)(nil),           // 9: redoubt.pki.v1.LockStatusRequest
+	(*LockStatusResponse)(nil),          // 10: redoubt.pki.v1.LockStatusResponse
+	(*PromoteRequest)(nil),              // 11: redoubt.pki.v1.PromoteRequest
+	(*PromotionConfirm)(nil),            // 12: redoubt.pki.v1.PromotionConfirm
+	(*PromoteResponse)(nil),             // 13: redoubt.pki.v1.PromoteResponse
+	(*DemotedRequest)(nil),              // 14: redoubt.pki.v1.DemotedRequest
+	(*DemotedResponse)(nil),             // 15: redoubt.pki.v1.DemotedResponse
+	(*raftstorepb.Meta)(nil),            // 16: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 17: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 18: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.CertificateChain)(nil),  // 19: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	10, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	11, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
-	10, // 2: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	12, // 3: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	10, // 4: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
-	13, // 5: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	13, // 6: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	3,  // 7: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	11, // 8: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	13, // 9: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	13, // 10: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	4,  // 11: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	6,  // 12: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	8,  // 13: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	5,  // 14: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	7,  // 15: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	9,  // 16: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	16, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	17, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	16, // 2: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	18, // 3: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	16, // 4: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	3,  // 5: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
+	19, // 6: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	19, // 7: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	4,  // 8: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
+	17, // 9: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	19, // 10: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	19, // 11: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	12, // 12: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	19, // 13: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	19, // 14: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	19, // 15: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	19, // 16: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	4,  // 17: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
+	19, // 18: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	5,  // 19: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	7,  // 20: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	9,  // 21: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	11, // 22: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	14, // 23: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	6,  // 24: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	8,  // 25: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	10, // 26: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	13, // 27: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	15, // 28: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	24, // [24:29] is the sub-list for method output_type
+	19, // [19:24] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }
@@ -904,9 +1412,9 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   16,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_pki_pkipb_pki_proto_goTypes,
 		DependencyIndexes: file_pki_pkipb_pki_proto_depIdxs,

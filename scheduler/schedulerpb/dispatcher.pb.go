@@ -427,6 +427,7 @@ type ManagerMessage struct {
 	//	*ManagerMessage_Managers
 	//	*ManagerMessage_Log
 	//	*ManagerMessage_Settings
+	//	*ManagerMessage_Membership
 	Message       isManagerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -505,6 +506,15 @@ func (x *ManagerMessage) GetSettings() *Settings {
 	return nil
 }
 
+func (x *ManagerMessage) GetMembership() *Membership {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_Membership); ok {
+			return x.Membership
+		}
+	}
+	return nil
+}
+
 type isManagerMessage_Message interface {
 	isManagerMessage_Message()
 }
@@ -525,6 +535,10 @@ type ManagerMessage_Settings struct {
 	Settings *Settings `protobuf:"bytes,4,opt,name=settings,proto3,oneof"`
 }
 
+type ManagerMessage_Membership struct {
+	Membership *Membership `protobuf:"bytes,5,opt,name=membership,proto3,oneof"`
+}
+
 func (*ManagerMessage_Assignments) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Managers) isManagerMessage_Message() {}
@@ -532,6 +546,8 @@ func (*ManagerMessage_Managers) isManagerMessage_Message() {}
 func (*ManagerMessage_Log) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Settings) isManagerMessage_Message() {}
+
+func (*ManagerMessage_Membership) isManagerMessage_Message() {}
 
 // Assignments: complete ones replace all, incremental ones follow each other
 // without a gap in sequence.
@@ -911,6 +927,62 @@ func (x *Settings) GetHeartbeatNs() int64 {
 	return 0
 }
 
+// Membership is what the cluster wants of the node itself.
+type Membership struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the issuing CA's certificate in force: a leaf of another one is
+	// to be renewed at once.
+	Issuer []byte `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Become a manager.
+	Promote       bool `protobuf:"varint,2,opt,name=promote,proto3" json:"promote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Membership) Reset() {
+	*x = Membership{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Membership) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Membership) ProtoMessage() {}
+
+func (x *Membership) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Membership.ProtoReflect.Descriptor instead.
+func (*Membership) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Membership) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *Membership) GetPromote() bool {
+	if x != nil {
+		return x.Promote
+	}
+	return false
+}
+
 var File_scheduler_schedulerpb_dispatcher_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
@@ -939,12 +1011,15 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x06 \x01(\bR\x03eof\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\x9c\x02\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\xe0\x02\n" +
 	"\x0eManagerMessage\x12E\n" +
 	"\vassignments\x18\x01 \x01(\v2!.redoubt.scheduler.v1.AssignmentsH\x00R\vassignments\x12?\n" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
 	"\x03log\x18\x03 \x01(\v2%.redoubt.scheduler.v1.LogSubscriptionH\x00R\x03log\x12<\n" +
-	"\bsettings\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.SettingsH\x00R\bsettingsB\t\n" +
+	"\bsettings\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.SettingsH\x00R\bsettings\x12B\n" +
+	"\n" +
+	"membership\x18\x05 \x01(\v2 .redoubt.scheduler.v1.MembershipH\x00R\n" +
+	"membershipB\t\n" +
 	"\amessage\"\xab\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
@@ -976,7 +1051,11 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06cancel\x18\x06 \x01(\bR\x06cancel\x12\x14\n" +
 	"\x05until\x18\a \x01(\x03R\x05until\"-\n" +
 	"\bSettings\x12!\n" +
-	"\fheartbeat_ns\x18\x01 \x01(\x03R\vheartbeatNs2o\n" +
+	"\fheartbeat_ns\x18\x01 \x01(\x03R\vheartbeatNs\">\n" +
+	"\n" +
+	"Membership\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12\x18\n" +
+	"\apromote\x18\x02 \x01(\bR\apromote2o\n" +
 	"\n" +
 	"Dispatcher\x12a\n" +
 	"\aSession\x12\".redoubt.scheduler.v1.AgentMessage\x1a$.redoubt.scheduler.v1.ManagerMessage\"\b\x9a\xe5\x18\x04\n" +
@@ -994,7 +1073,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_dispatcher_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*AgentMessage)(nil),    // 0: redoubt.scheduler.v1.AgentMessage
 	(*Hello)(nil),           // 1: redoubt.scheduler.v1.Hello
@@ -1008,34 +1087,36 @@ var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*ManagerList)(nil),     // 9: redoubt.scheduler.v1.ManagerList
 	(*LogSubscription)(nil), // 10: redoubt.scheduler.v1.LogSubscription
 	(*Settings)(nil),        // 11: redoubt.scheduler.v1.Settings
-	(*NodeDescription)(nil), // 12: redoubt.scheduler.v1.NodeDescription
-	(*TaskStatus)(nil),      // 13: redoubt.scheduler.v1.TaskStatus
-	(TaskState)(0),          // 14: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil), // 15: redoubt.task.v1.TaskSpec
+	(*Membership)(nil),      // 12: redoubt.scheduler.v1.Membership
+	(*NodeDescription)(nil), // 13: redoubt.scheduler.v1.NodeDescription
+	(*TaskStatus)(nil),      // 14: redoubt.scheduler.v1.TaskStatus
+	(TaskState)(0),          // 15: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil), // 16: redoubt.task.v1.TaskSpec
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
 	2,  // 1: redoubt.scheduler.v1.AgentMessage.heartbeat:type_name -> redoubt.scheduler.v1.Heartbeat
 	3,  // 2: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
 	5,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
-	12, // 4: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	13, // 4: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
 	4,  // 5: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	13, // 6: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	14, // 6: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
 	7,  // 7: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
 	9,  // 8: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
 	10, // 9: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
 	11, // 10: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
-	8,  // 11: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	14, // 12: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	15, // 13: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	14, // 14: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	0,  // 15: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	6,  // 16: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	16, // [16:17] is the sub-list for method output_type
-	15, // [15:16] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	12, // 11: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
+	8,  // 12: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	15, // 13: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	16, // 14: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	15, // 15: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	0,  // 16: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	6,  // 17: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	17, // [17:18] is the sub-list for method output_type
+	16, // [16:17] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
@@ -1055,6 +1136,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*ManagerMessage_Managers)(nil),
 		(*ManagerMessage_Log)(nil),
 		(*ManagerMessage_Settings)(nil),
+		(*ManagerMessage_Membership)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1062,7 +1144,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_dispatcher_proto_rawDesc), len(file_scheduler_schedulerpb_dispatcher_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

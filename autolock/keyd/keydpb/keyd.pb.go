@@ -218,6 +218,9 @@ type Request struct {
 	//	*Request_SignOwn
 	//	*Request_Forget
 	//	*Request_Unlock
+	//	*Request_RotateKeyset
+	//	*Request_AdoptKeyset
+	//	*Request_SignPromotion
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -395,6 +398,33 @@ func (x *Request) GetUnlock() *UnlockRequest {
 	return nil
 }
 
+func (x *Request) GetRotateKeyset() *RotateKeysetRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_RotateKeyset); ok {
+			return x.RotateKeyset
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetAdoptKeyset() *AdoptKeysetRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_AdoptKeyset); ok {
+			return x.AdoptKeyset
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetSignPromotion() *SignPromotionRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SignPromotion); ok {
+			return x.SignPromotion
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -460,6 +490,18 @@ type Request_Unlock struct {
 	Unlock *UnlockRequest `protobuf:"bytes,15,opt,name=unlock,proto3,oneof"`
 }
 
+type Request_RotateKeyset struct {
+	RotateKeyset *RotateKeysetRequest `protobuf:"bytes,16,opt,name=rotate_keyset,json=rotateKeyset,proto3,oneof"`
+}
+
+type Request_AdoptKeyset struct {
+	AdoptKeyset *AdoptKeysetRequest `protobuf:"bytes,17,opt,name=adopt_keyset,json=adoptKeyset,proto3,oneof"`
+}
+
+type Request_SignPromotion struct {
+	SignPromotion *SignPromotionRequest `protobuf:"bytes,18,opt,name=sign_promotion,json=signPromotion,proto3,oneof"`
+}
+
 func (*Request_Status) isRequest_Verb() {}
 
 func (*Request_Init) isRequest_Verb() {}
@@ -490,6 +532,12 @@ func (*Request_Forget) isRequest_Verb() {}
 
 func (*Request_Unlock) isRequest_Verb() {}
 
+func (*Request_RotateKeyset) isRequest_Verb() {}
+
+func (*Request_AdoptKeyset) isRequest_Verb() {}
+
+func (*Request_SignPromotion) isRequest_Verb() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -510,6 +558,9 @@ type Response struct {
 	//	*Response_SignOwn
 	//	*Response_Forget
 	//	*Response_Unlock
+	//	*Response_RotateKeyset
+	//	*Response_AdoptKeyset
+	//	*Response_SignPromotion
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -696,6 +747,33 @@ func (x *Response) GetUnlock() *UnlockResponse {
 	return nil
 }
 
+func (x *Response) GetRotateKeyset() *RotateKeysetResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_RotateKeyset); ok {
+			return x.RotateKeyset
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetAdoptKeyset() *AdoptKeysetResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_AdoptKeyset); ok {
+			return x.AdoptKeyset
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetSignPromotion() *SignPromotionResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SignPromotion); ok {
+			return x.SignPromotion
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -764,6 +842,18 @@ type Response_Unlock struct {
 	Unlock *UnlockResponse `protobuf:"bytes,16,opt,name=unlock,proto3,oneof"`
 }
 
+type Response_RotateKeyset struct {
+	RotateKeyset *RotateKeysetResponse `protobuf:"bytes,17,opt,name=rotate_keyset,json=rotateKeyset,proto3,oneof"`
+}
+
+type Response_AdoptKeyset struct {
+	AdoptKeyset *AdoptKeysetResponse `protobuf:"bytes,18,opt,name=adopt_keyset,json=adoptKeyset,proto3,oneof"`
+}
+
+type Response_SignPromotion struct {
+	SignPromotion *SignPromotionResponse `protobuf:"bytes,19,opt,name=sign_promotion,json=signPromotion,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Status) isResponse_Result() {}
@@ -795,6 +885,12 @@ func (*Response_SignOwn) isResponse_Result() {}
 func (*Response_Forget) isResponse_Result() {}
 
 func (*Response_Unlock) isResponse_Result() {}
+
+func (*Response_RotateKeyset) isResponse_Result() {}
+
+func (*Response_AdoptKeyset) isResponse_Result() {}
+
+func (*Response_SignPromotion) isResponse_Result() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1016,7 +1112,9 @@ type StatusResponse struct {
 	// Whether keyd's memory is locked, and other protections in force.
 	Protections []string `protobuf:"bytes,4,rep,name=protections,proto3" json:"protections,omitempty"`
 	// The manager whose keys these are.
-	NodeId        string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeId string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Epoch of the cluster keyset; 0 while locked.
+	KeysetEpoch   uint64 `protobuf:"varint,6,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1084,6 +1182,13 @@ func (x *StatusResponse) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
 }
 
 // InitRequest makes a new cluster: keyset, KEK, DEK, and the first manager's
@@ -1763,7 +1868,10 @@ type SignRenewRequest struct {
 	// By the old leaf's key over the request, see docs/formats.md.
 	Proof []byte `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
 	// Managers may renew their boot leaf in the same call.
-	BootCsr       []byte `protobuf:"bytes,4,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	BootCsr []byte `protobuf:"bytes,4,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	// The holder of a manager leaf asks for a worker leaf instead: it was
+	// demoted. There is no field for the other way round.
+	Demote        bool `protobuf:"varint,5,opt,name=demote,proto3" json:"demote,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1824,6 +1932,13 @@ func (x *SignRenewRequest) GetBootCsr() []byte {
 		return x.BootCsr
 	}
 	return nil
+}
+
+func (x *SignRenewRequest) GetDemote() bool {
+	if x != nil {
+		return x.Demote
+	}
+	return false
 }
 
 type SignRenewResponse struct {
@@ -2520,11 +2635,405 @@ func (x *UnlockResponse) GetSlotId() string {
 	return ""
 }
 
+// SignPromotion makes a worker a manager on redoubtd's word: there is no
+// approval that keyd could verify yet. The rest is verified: the worker leaf in
+// use, and that leaf's key wanting these very requests.
+type SignPromotionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The worker leaf now in use, and its issuers.
+	Old *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=old,proto3" json:"old,omitempty"`
+	// Carries the worker's keyd key.
+	Csr     []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
+	BootCsr []byte `protobuf:"bytes,3,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	// By the worker leaf's key, see docs/formats.md.
+	Proof         []byte `protobuf:"bytes,4,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignPromotionRequest) Reset() {
+	*x = SignPromotionRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignPromotionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignPromotionRequest) ProtoMessage() {}
+
+func (x *SignPromotionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignPromotionRequest.ProtoReflect.Descriptor instead.
+func (*SignPromotionRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SignPromotionRequest) GetOld() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Old
+	}
+	return nil
+}
+
+func (x *SignPromotionRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *SignPromotionRequest) GetBootCsr() []byte {
+	if x != nil {
+		return x.BootCsr
+	}
+	return nil
+}
+
+func (x *SignPromotionRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type SignPromotionResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Boot          *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignPromotionResponse) Reset() {
+	*x = SignPromotionResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignPromotionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignPromotionResponse) ProtoMessage() {}
+
+func (x *SignPromotionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignPromotionResponse.ProtoReflect.Descriptor instead.
+func (*SignPromotionResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SignPromotionResponse) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
+func (x *SignPromotionResponse) GetBoot() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+// RotateKeyset makes the keyset of the next epoch and seals it to the managers
+// that stay. It changes nothing here: this keyd, too, adopts it once it was
+// committed.
+type RotateKeysetRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Leaves of the managers that stay, this one included. A leaf may have
+	// expired: its holder was away.
+	Managers []*profilepb.CertificateChain `protobuf:"bytes,1,rep,name=managers,proto3" json:"managers,omitempty"`
+	// keyd keys that never get a keyset again.
+	Retired       [][]byte `protobuf:"bytes,2,rep,name=retired,proto3" json:"retired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeysetRequest) Reset() {
+	*x = RotateKeysetRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeysetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeysetRequest) ProtoMessage() {}
+
+func (x *RotateKeysetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeysetRequest.ProtoReflect.Descriptor instead.
+func (*RotateKeysetRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RotateKeysetRequest) GetManagers() []*profilepb.CertificateChain {
+	if x != nil {
+		return x.Managers
+	}
+	return nil
+}
+
+func (x *RotateKeysetRequest) GetRetired() [][]byte {
+	if x != nil {
+		return x.Retired
+	}
+	return nil
+}
+
+type RotateKeysetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// DER of the new issuing CA.
+	Issuer        []byte          `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Sealed        []*SealedKeyset `protobuf:"bytes,3,rep,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeysetResponse) Reset() {
+	*x = RotateKeysetResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeysetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeysetResponse) ProtoMessage() {}
+
+func (x *RotateKeysetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeysetResponse.ProtoReflect.Descriptor instead.
+func (*RotateKeysetResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RotateKeysetResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RotateKeysetResponse) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *RotateKeysetResponse) GetSealed() []*SealedKeyset {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+type SealedKeyset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealedKeyset) Reset() {
+	*x = SealedKeyset{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealedKeyset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealedKeyset) ProtoMessage() {}
+
+func (x *SealedKeyset) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealedKeyset.ProtoReflect.Descriptor instead.
+func (*SealedKeyset) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SealedKeyset) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *SealedKeyset) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// AdoptKeyset takes a keyset of a higher epoch into use.
+type AdoptKeysetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	SealedKeyset  []byte                 `protobuf:"bytes,2,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptKeysetRequest) Reset() {
+	*x = AdoptKeysetRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptKeysetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptKeysetRequest) ProtoMessage() {}
+
+func (x *AdoptKeysetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptKeysetRequest.ProtoReflect.Descriptor instead.
+func (*AdoptKeysetRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *AdoptKeysetRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AdoptKeysetRequest) GetSealedKeyset() []byte {
+	if x != nil {
+		return x.SealedKeyset
+	}
+	return nil
+}
+
+type AdoptKeysetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptKeysetResponse) Reset() {
+	*x = AdoptKeysetResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptKeysetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptKeysetResponse) ProtoMessage() {}
+
+func (x *AdoptKeysetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptKeysetResponse.ProtoReflect.Descriptor instead.
+func (*AdoptKeysetResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *AdoptKeysetResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a#pki/profile/profilepb/profile.proto\"\xe4\a\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a#pki/profile/profilepb/profile.proto\"\xcb\t\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -2545,8 +3054,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x06reseal\x18\f \x01(\v2\x1e.redoubt.keyd.v1.ResealRequestH\x00R\x06reseal\x12<\n" +
 	"\bsign_own\x18\r \x01(\v2\x1f.redoubt.keyd.v1.SignOwnRequestH\x00R\asignOwn\x128\n" +
 	"\x06forget\x18\x0e \x01(\v2\x1e.redoubt.keyd.v1.ForgetRequestH\x00R\x06forget\x128\n" +
-	"\x06unlock\x18\x0f \x01(\v2\x1e.redoubt.keyd.v1.UnlockRequestH\x00R\x06unlockB\x06\n" +
-	"\x04verb\"\xa6\b\n" +
+	"\x06unlock\x18\x0f \x01(\v2\x1e.redoubt.keyd.v1.UnlockRequestH\x00R\x06unlock\x12K\n" +
+	"\rrotate_keyset\x18\x10 \x01(\v2$.redoubt.keyd.v1.RotateKeysetRequestH\x00R\frotateKeyset\x12H\n" +
+	"\fadopt_keyset\x18\x11 \x01(\v2#.redoubt.keyd.v1.AdoptKeysetRequestH\x00R\vadoptKeyset\x12N\n" +
+	"\x0esign_promotion\x18\x12 \x01(\v2%.redoubt.keyd.v1.SignPromotionRequestH\x00R\rsignPromotionB\x06\n" +
+	"\x04verb\"\x90\n" +
+	"\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -2568,7 +3081,10 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x06reseal\x18\r \x01(\v2\x1f.redoubt.keyd.v1.ResealResponseH\x00R\x06reseal\x12=\n" +
 	"\bsign_own\x18\x0e \x01(\v2 .redoubt.keyd.v1.SignOwnResponseH\x00R\asignOwn\x129\n" +
 	"\x06forget\x18\x0f \x01(\v2\x1f.redoubt.keyd.v1.ForgetResponseH\x00R\x06forget\x129\n" +
-	"\x06unlock\x18\x10 \x01(\v2\x1f.redoubt.keyd.v1.UnlockResponseH\x00R\x06unlockB\b\n" +
+	"\x06unlock\x18\x10 \x01(\v2\x1f.redoubt.keyd.v1.UnlockResponseH\x00R\x06unlock\x12L\n" +
+	"\rrotate_keyset\x18\x11 \x01(\v2%.redoubt.keyd.v1.RotateKeysetResponseH\x00R\frotateKeyset\x12I\n" +
+	"\fadopt_keyset\x18\x12 \x01(\v2$.redoubt.keyd.v1.AdoptKeysetResponseH\x00R\vadoptKeyset\x12O\n" +
+	"\x0esign_promotion\x18\x13 \x01(\v2&.redoubt.keyd.v1.SignPromotionResponseH\x00R\rsignPromotionB\b\n" +
 	"\x06result\"L\n" +
 	"\x05Error\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.redoubt.keyd.v1.CodeR\x04code\x12\x18\n" +
@@ -2582,14 +3098,15 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\aSlotSet\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05slots\x18\x02 \x03(\v2\x15.redoubt.keyd.v1.SlotR\x05slots\"\x0f\n" +
-	"\rStatusRequest\"\xcc\x01\n" +
+	"\rStatusRequest\"\xef\x01\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.redoubt.keyd.v1.LockStateR\x05state\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12.\n" +
 	"\x05slots\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x12 \n" +
 	"\vprotections\x18\x04 \x03(\tR\vprotections\x12\x17\n" +
-	"\anode_id\x18\x05 \x01(\tR\x06nodeId\"\x8f\x01\n" +
+	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12!\n" +
+	"\fkeyset_epoch\x18\x06 \x01(\x04R\vkeysetEpoch\"\x8f\x01\n" +
 	"\vInitRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1f\n" +
 	"\vmanager_csr\x18\x02 \x01(\fR\n" +
@@ -2634,12 +3151,13 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x04uses\x18\b \x01(\rR\x04uses\"\x86\x01\n" +
 	"\x10SignJoinResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
-	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x8d\x01\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\xa5\x01\n" +
 	"\x10SignRenewRequest\x126\n" +
 	"\x03old\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x03old\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x14\n" +
 	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x19\n" +
-	"\bboot_csr\x18\x04 \x01(\fR\abootCsr\"\x87\x01\n" +
+	"\bboot_csr\x18\x04 \x01(\fR\abootCsr\x12\x16\n" +
+	"\x06demote\x18\x05 \x01(\bR\x06demote\"\x87\x01\n" +
 	"\x11SignRenewResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"=\n" +
@@ -2673,7 +3191,30 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\rUnlockRequest\x12\x12\n" +
 	"\x04seed\x18\x01 \x01(\fR\x04seed\")\n" +
 	"\x0eUnlockResponse\x12\x17\n" +
-	"\aslot_id\x18\x01 \x01(\tR\x06slotId*\xed\x01\n" +
+	"\aslot_id\x18\x01 \x01(\tR\x06slotId\"\x91\x01\n" +
+	"\x14SignPromotionRequest\x126\n" +
+	"\x03old\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x03old\x12\x10\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x19\n" +
+	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\x12\x14\n" +
+	"\x05proof\x18\x04 \x01(\fR\x05proof\"\x8b\x01\n" +
+	"\x15SignPromotionResponse\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"q\n" +
+	"\x13RotateKeysetRequest\x12@\n" +
+	"\bmanagers\x18\x01 \x03(\v2$.redoubt.profile.v1.CertificateChainR\bmanagers\x12\x18\n" +
+	"\aretired\x18\x02 \x03(\fR\aretired\"{\n" +
+	"\x14RotateKeysetResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x125\n" +
+	"\x06sealed\x18\x03 \x03(\v2\x1d.redoubt.keyd.v1.SealedKeysetR\x06sealed\"?\n" +
+	"\fSealedKeyset\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"O\n" +
+	"\x12AdoptKeysetRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12#\n" +
+	"\rsealed_keyset\x18\x02 \x01(\fR\fsealedKeyset\"+\n" +
+	"\x13AdoptKeysetResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch*\xed\x01\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCODE_INTERNAL\x10\x01\x12\x10\n" +
@@ -2711,7 +3252,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                           // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                      // 1: redoubt.keyd.v1.LockState
@@ -2751,9 +3292,16 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*ForgetResponse)(nil),              // 35: redoubt.keyd.v1.ForgetResponse
 	(*UnlockRequest)(nil),               // 36: redoubt.keyd.v1.UnlockRequest
 	(*UnlockResponse)(nil),              // 37: redoubt.keyd.v1.UnlockResponse
-	(*profilepb.CertificateChain)(nil),  // 38: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),       // 39: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil), // 40: redoubt.profile.v1.SignedTokenRecord
+	(*SignPromotionRequest)(nil),        // 38: redoubt.keyd.v1.SignPromotionRequest
+	(*SignPromotionResponse)(nil),       // 39: redoubt.keyd.v1.SignPromotionResponse
+	(*RotateKeysetRequest)(nil),         // 40: redoubt.keyd.v1.RotateKeysetRequest
+	(*RotateKeysetResponse)(nil),        // 41: redoubt.keyd.v1.RotateKeysetResponse
+	(*SealedKeyset)(nil),                // 42: redoubt.keyd.v1.SealedKeyset
+	(*AdoptKeysetRequest)(nil),          // 43: redoubt.keyd.v1.AdoptKeysetRequest
+	(*AdoptKeysetResponse)(nil),         // 44: redoubt.keyd.v1.AdoptKeysetResponse
+	(*profilepb.CertificateChain)(nil),  // 45: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),       // 46: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil), // 47: redoubt.profile.v1.SignedTokenRecord
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	8,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -2771,49 +3319,60 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	24, // 12: redoubt.keyd.v1.Request.sign_own:type_name -> redoubt.keyd.v1.SignOwnRequest
 	34, // 13: redoubt.keyd.v1.Request.forget:type_name -> redoubt.keyd.v1.ForgetRequest
 	36, // 14: redoubt.keyd.v1.Request.unlock:type_name -> redoubt.keyd.v1.UnlockRequest
-	5,  // 15: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	9,  // 16: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	11, // 17: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	13, // 18: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	15, // 19: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	17, // 20: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	19, // 21: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	21, // 22: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	23, // 23: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	27, // 24: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	29, // 25: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	31, // 26: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	33, // 27: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	25, // 28: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	35, // 29: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	37, // 30: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	0,  // 31: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,  // 32: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	6,  // 33: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,  // 34: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	7,  // 35: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	6,  // 36: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	38, // 37: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 38: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	7,  // 39: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	39, // 40: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	40, // 41: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	40, // 42: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	38, // 43: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 44: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 45: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 46: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 47: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 48: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 49: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	38, // 50: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	7,  // 51: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	7,  // 52: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	40, // 15: redoubt.keyd.v1.Request.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetRequest
+	43, // 16: redoubt.keyd.v1.Request.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetRequest
+	38, // 17: redoubt.keyd.v1.Request.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionRequest
+	5,  // 18: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	9,  // 19: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	11, // 20: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	13, // 21: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	15, // 22: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	17, // 23: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	19, // 24: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	21, // 25: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	23, // 26: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	27, // 27: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	29, // 28: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	31, // 29: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	33, // 30: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	25, // 31: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	35, // 32: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	37, // 33: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	41, // 34: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	44, // 35: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	39, // 36: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	0,  // 37: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,  // 38: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	6,  // 39: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,  // 40: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	7,  // 41: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	6,  // 42: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	45, // 43: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 44: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	7,  // 45: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	46, // 46: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	47, // 47: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	47, // 48: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	45, // 49: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 50: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 51: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 52: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 53: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 54: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 55: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 56: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	7,  // 57: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	7,  // 58: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	45, // 59: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 60: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 61: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	45, // 62: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	42, // 63: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -2837,6 +3396,9 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_SignOwn)(nil),
 		(*Request_Forget)(nil),
 		(*Request_Unlock)(nil),
+		(*Request_RotateKeyset)(nil),
+		(*Request_AdoptKeyset)(nil),
+		(*Request_SignPromotion)(nil),
 	}
 	file_autolock_keyd_keydpb_keyd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
@@ -2855,6 +3417,9 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_SignOwn)(nil),
 		(*Response_Forget)(nil),
 		(*Response_Unlock)(nil),
+		(*Response_RotateKeyset)(nil),
+		(*Response_AdoptKeyset)(nil),
+		(*Response_SignPromotion)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2862,7 +3427,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -47,6 +47,9 @@ const (
 	// A worker that would be CALLER_WORKER but for a leaf that expired at most
 	// 30 days ago. Only a renewal admits it.
 	Caller_CALLER_EXPIRED_WORKER Caller = 7
+	// A manager leaf that the node's record still names, though the record says
+	// worker: the node was demoted. It may ask for its worker leaf, nothing else.
+	Caller_CALLER_DEMOTED_MANAGER Caller = 8
 )
 
 // Enum value maps for Caller.
@@ -60,6 +63,7 @@ var (
 		5: "CALLER_MANAGER_LOCAL_ROOT",
 		6: "CALLER_NODE_LOCAL_ROOT",
 		7: "CALLER_EXPIRED_WORKER",
+		8: "CALLER_DEMOTED_MANAGER",
 	}
 	Caller_value = map[string]int32{
 		"CALLER_UNSPECIFIED":        0,
@@ -70,6 +74,7 @@ var (
 		"CALLER_MANAGER_LOCAL_ROOT": 5,
 		"CALLER_NODE_LOCAL_ROOT":    6,
 		"CALLER_EXPIRED_WORKER":     7,
+		"CALLER_DEMOTED_MANAGER":    8,
 	}
 )
 
@@ -168,7 +173,7 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\n" +
 	"\x1dpki/authz/authzpb/authz.proto\x12\x10redoubt.authz.v1\x1a google/protobuf/descriptor.proto\":\n" +
 	"\x04Rule\x122\n" +
-	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers*\xc1\x01\n" +
+	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers*\xdd\x01\n" +
 	"\x06Caller\x12\x16\n" +
 	"\x12CALLER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCALLER_ANYONE\x10\x01\x12\x11\n" +
@@ -177,7 +182,8 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\vCALLER_BOOT\x10\x04\x12\x1d\n" +
 	"\x19CALLER_MANAGER_LOCAL_ROOT\x10\x05\x12\x1a\n" +
 	"\x16CALLER_NODE_LOCAL_ROOT\x10\x06\x12\x19\n" +
-	"\x15CALLER_EXPIRED_WORKER\x10\a:L\n" +
+	"\x15CALLER_EXPIRED_WORKER\x10\a\x12\x1a\n" +
+	"\x16CALLER_DEMOTED_MANAGER\x10\b:L\n" +
 	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18ӌ\x03 \x01(\v2\x16.redoubt.authz.v1.RuleR\x04ruleB6Z4github.com/redoubt-cluster/redoubt/pki/authz/authzpbb\x06proto3"
 
 var (

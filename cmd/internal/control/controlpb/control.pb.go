@@ -706,9 +706,13 @@ type GetStatusResponse struct {
 	SlotEpoch    uint64                 `protobuf:"varint,10,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
 	Version      string                 `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
 	// What is wrong, each with the command that mends it.
-	Warnings      []string `protobuf:"bytes,12,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Warnings    []string `protobuf:"bytes,12,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	KeysetEpoch uint64   `protobuf:"varint,30,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	// Names of nodes whose certificate is of an issuing CA from before the last
+	// rotation, while such are accepted.
+	ReissuePending []string `protobuf:"bytes,31,rep,name=reissue_pending,json=reissuePending,proto3" json:"reissue_pending,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -821,6 +825,20 @@ func (x *GetStatusResponse) GetVersion() string {
 func (x *GetStatusResponse) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetReissuePending() []string {
+	if x != nil {
+		return x.ReissuePending
 	}
 	return nil
 }
@@ -1264,7 +1282,11 @@ type RemoveNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Also one that is not down.
-	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// Its keys are in other hands.
+	Compromised bool `protobuf:"varint,3,opt,name=compromised,proto3" json:"compromised,omitempty"`
+	// Managers: the slot of the new operator key that the CLI made and showed.
+	Slot          *keydpb.Slot `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1313,9 +1335,27 @@ func (x *RemoveNodeRequest) GetForce() bool {
 	return false
 }
 
+func (x *RemoveNodeRequest) GetCompromised() bool {
+	if x != nil {
+		return x.Compromised
+	}
+	return false
+}
+
+func (x *RemoveNodeRequest) GetSlot() *keydpb.Slot {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
 type RemoveNodeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Set where a manager left.
+	Rotation *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Compromised nodes: names of the services that had tasks there.
+	Services      []string `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1357,6 +1397,293 @@ func (x *RemoveNodeResponse) GetId() string {
 	return ""
 }
 
+func (x *RemoveNodeResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *RemoveNodeResponse) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+// Rotation is what came with a manager that left, in the same transaction.
+type Rotation struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	KeysetEpoch uint64                 `protobuf:"varint,1,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	SlotEpoch   uint64                 `protobuf:"varint,2,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
+	TokensVoid  uint32                 `protobuf:"varint,3,opt,name=tokens_void,json=tokensVoid,proto3" json:"tokens_void,omitempty"`
+	// Names of managers that are away: they open with the old operator key until
+	// they have caught up.
+	Away []string `protobuf:"bytes,4,rep,name=away,proto3" json:"away,omitempty"`
+	// The root key was on a machine that is in other hands.
+	RootExposed   bool `protobuf:"varint,5,opt,name=root_exposed,json=rootExposed,proto3" json:"root_exposed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rotation) Reset() {
+	*x = Rotation{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rotation) ProtoMessage() {}
+
+func (x *Rotation) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
+func (*Rotation) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Rotation) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
+}
+
+func (x *Rotation) GetSlotEpoch() uint64 {
+	if x != nil {
+		return x.SlotEpoch
+	}
+	return 0
+}
+
+func (x *Rotation) GetTokensVoid() uint32 {
+	if x != nil {
+		return x.TokensVoid
+	}
+	return 0
+}
+
+func (x *Rotation) GetAway() []string {
+	if x != nil {
+		return x.Away
+	}
+	return nil
+}
+
+func (x *Rotation) GetRootExposed() bool {
+	if x != nil {
+		return x.RootExposed
+	}
+	return false
+}
+
+type PromoteNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteNodeRequest) Reset() {
+	*x = PromoteNodeRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteNodeRequest) ProtoMessage() {}
+
+func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
+func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PromoteNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type PromoteNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteNodeResponse) Reset() {
+	*x = PromoteNodeResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteNodeResponse) ProtoMessage() {}
+
+func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteNodeResponse.ProtoReflect.Descriptor instead.
+func (*PromoteNodeResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PromoteNodeResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DemoteNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The slot of the new operator key that the CLI made and showed.
+	Slot          *keydpb.Slot `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DemoteNodeRequest) Reset() {
+	*x = DemoteNodeRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DemoteNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DemoteNodeRequest) ProtoMessage() {}
+
+func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DemoteNodeRequest.ProtoReflect.Descriptor instead.
+func (*DemoteNodeRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DemoteNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DemoteNodeRequest) GetSlot() *keydpb.Slot {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
+type DemoteNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Rotation      *Rotation              `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DemoteNodeResponse) Reset() {
+	*x = DemoteNodeResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DemoteNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DemoteNodeResponse) ProtoMessage() {}
+
+func (x *DemoteNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DemoteNodeResponse.ProtoReflect.Descriptor instead.
+func (*DemoteNodeResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DemoteNodeResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DemoteNodeResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Role  profilepb.Role         `protobuf:"varint,1,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
@@ -1377,7 +1704,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1716,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1729,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateTokenRequest) GetRole() profilepb.Role {
@@ -1474,7 +1801,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1813,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1826,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateTokenResponse) GetToken() *TokenView {
@@ -1541,7 +1868,7 @@ type TokenView struct {
 
 func (x *TokenView) Reset() {
 	*x = TokenView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1880,7 @@ func (x *TokenView) String() string {
 func (*TokenView) ProtoMessage() {}
 
 func (x *TokenView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1893,7 @@ func (x *TokenView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenView.ProtoReflect.Descriptor instead.
 func (*TokenView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TokenView) GetRecord() *profilepb.TokenRecord {
@@ -1598,7 +1925,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1937,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1950,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 type ListTokensResponse struct {
@@ -1635,7 +1962,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1974,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1987,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListTokensResponse) GetTokens() []*TokenView {
@@ -1679,7 +2006,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +2018,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +2031,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -1723,7 +2050,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +2062,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +2075,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RevokeTokenResponse) GetId() string {
@@ -1766,7 +2093,7 @@ type ListSlotsRequest struct {
 
 func (x *ListSlotsRequest) Reset() {
 	*x = ListSlotsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +2105,7 @@ func (x *ListSlotsRequest) String() string {
 func (*ListSlotsRequest) ProtoMessage() {}
 
 func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +2118,7 @@ func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSlotsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 type ListSlotsResponse struct {
@@ -1804,7 +2131,7 @@ type ListSlotsResponse struct {
 
 func (x *ListSlotsResponse) Reset() {
 	*x = ListSlotsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2143,7 @@ func (x *ListSlotsResponse) String() string {
 func (*ListSlotsResponse) ProtoMessage() {}
 
 func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2156,7 @@ func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSlotsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListSlotsResponse) GetSlots() *keydpb.SlotSet {
@@ -1859,7 +2186,7 @@ type SlotAck struct {
 
 func (x *SlotAck) Reset() {
 	*x = SlotAck{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2198,7 @@ func (x *SlotAck) String() string {
 func (*SlotAck) ProtoMessage() {}
 
 func (x *SlotAck) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2211,7 @@ func (x *SlotAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotAck.ProtoReflect.Descriptor instead.
 func (*SlotAck) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SlotAck) GetNodeId() string {
@@ -1924,7 +2251,7 @@ type RotateSlotRequest struct {
 
 func (x *RotateSlotRequest) Reset() {
 	*x = RotateSlotRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2263,7 @@ func (x *RotateSlotRequest) String() string {
 func (*RotateSlotRequest) ProtoMessage() {}
 
 func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2276,7 @@ func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotRequest.ProtoReflect.Descriptor instead.
 func (*RotateSlotRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RotateSlotRequest) GetSlot() *keydpb.Slot {
@@ -1970,7 +2297,7 @@ type RotateSlotResponse struct {
 
 func (x *RotateSlotResponse) Reset() {
 	*x = RotateSlotResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2309,7 @@ func (x *RotateSlotResponse) String() string {
 func (*RotateSlotResponse) ProtoMessage() {}
 
 func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2322,7 @@ func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotResponse.ProtoReflect.Descriptor instead.
 func (*RotateSlotResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RotateSlotResponse) GetEpoch() uint64 {
@@ -2028,7 +2355,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2367,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2380,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateServiceRequest) GetSpec() *schedulerpb.ServiceSpec {
@@ -2073,7 +2400,7 @@ type CreateServiceResponse struct {
 
 func (x *CreateServiceResponse) Reset() {
 	*x = CreateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2412,7 @@ func (x *CreateServiceResponse) String() string {
 func (*CreateServiceResponse) ProtoMessage() {}
 
 func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2425,7 @@ func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceResponse.ProtoReflect.Descriptor instead.
 func (*CreateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateServiceResponse) GetId() string {
@@ -2124,7 +2451,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2463,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2476,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListServicesRequest) GetServices() []string {
@@ -2170,7 +2497,7 @@ type ServiceView struct {
 
 func (x *ServiceView) Reset() {
 	*x = ServiceView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2509,7 @@ func (x *ServiceView) String() string {
 func (*ServiceView) ProtoMessage() {}
 
 func (x *ServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2522,7 @@ func (x *ServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceView.ProtoReflect.Descriptor instead.
 func (*ServiceView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ServiceView) GetService() *schedulerpb.Service {
@@ -2228,7 +2555,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2567,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2580,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceView {
@@ -2275,7 +2602,7 @@ type UpdateServiceRequest struct {
 
 func (x *UpdateServiceRequest) Reset() {
 	*x = UpdateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2614,7 @@ func (x *UpdateServiceRequest) String() string {
 func (*UpdateServiceRequest) ProtoMessage() {}
 
 func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2627,7 @@ func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UpdateServiceRequest) GetService() string {
@@ -2334,7 +2661,7 @@ type UpdateServiceResponse struct {
 
 func (x *UpdateServiceResponse) Reset() {
 	*x = UpdateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2673,7 @@ func (x *UpdateServiceResponse) String() string {
 func (*UpdateServiceResponse) ProtoMessage() {}
 
 func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2686,7 @@ func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UpdateServiceResponse) GetId() string {
@@ -2385,7 +2712,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2724,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2737,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -2429,7 +2756,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2768,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2781,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveServiceResponse) GetId() string {
@@ -2475,7 +2802,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2814,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2827,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -2529,7 +2856,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2868,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2881,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -2594,7 +2921,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2606,7 +2933,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2619,7 +2946,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -2638,7 +2965,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2977,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2990,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -2684,7 +3011,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +3023,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +3036,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -2748,7 +3075,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3087,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3100,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -2828,7 +3155,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +3167,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +3180,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -2929,7 +3256,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3268,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3281,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -2983,7 +3310,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3322,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3335,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -3068,7 +3395,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3407,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3420,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -3144,7 +3471,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3483,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3496,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -3195,7 +3522,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3534,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3547,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -3246,7 +3573,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3585,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3598,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Event) GetAt() int64 {
@@ -3363,7 +3690,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x12\n" +
-	"\x10GetStatusRequest\"\x9a\x03\n" +
+	"\x10GetStatusRequest\"\xe6\x03\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1b\n" +
@@ -3380,7 +3707,9 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"slot_epoch\x18\n" +
 	" \x01(\x04R\tslotEpoch\x12\x18\n" +
 	"\aversion\x18\v \x01(\tR\aversion\x12\x1a\n" +
-	"\bwarnings\x18\f \x03(\tR\bwarnings\"\xa2\x01\n" +
+	"\bwarnings\x18\f \x03(\tR\bwarnings\x12!\n" +
+	"\fkeyset_epoch\x18\x1e \x01(\x04R\vkeysetEpoch\x12'\n" +
+	"\x0freissue_pending\x18\x1f \x03(\tR\x0ereissuePending\"\xa2\x01\n" +
 	"\rManagerStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -3416,12 +3745,34 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
 	"\x12UpdateNodeResponse\x120\n" +
-	"\x04node\x18\x01 \x01(\v2\x1c.redoubt.control.v1.NodeViewR\x04node\"=\n" +
+	"\x04node\x18\x01 \x01(\v2\x1c.redoubt.control.v1.NodeViewR\x04node\"\x8a\x01\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"$\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12 \n" +
+	"\vcompromised\x18\x03 \x01(\bR\vcompromised\x12)\n" +
+	"\x04slot\x18\x04 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\"z\n" +
 	"\x12RemoveNodeResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xfd\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x1a\n" +
+	"\bservices\x18\x03 \x03(\tR\bservices\"\xa4\x01\n" +
+	"\bRotation\x12!\n" +
+	"\fkeyset_epoch\x18\x01 \x01(\x04R\vkeysetEpoch\x12\x1d\n" +
+	"\n" +
+	"slot_epoch\x18\x02 \x01(\x04R\tslotEpoch\x12\x1f\n" +
+	"\vtokens_void\x18\x03 \x01(\rR\n" +
+	"tokensVoid\x12\x12\n" +
+	"\x04away\x18\x04 \x03(\tR\x04away\x12!\n" +
+	"\froot_exposed\x18\x05 \x01(\bR\vrootExposed\"(\n" +
+	"\x12PromoteNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"%\n" +
+	"\x13PromoteNodeResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"R\n" +
+	"\x11DemoteNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
+	"\x04slot\x18\x02 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\"^\n" +
+	"\x12DemoteNodeResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\"\xfd\x01\n" +
 	"\x12CreateTokenRequest\x12,\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -3573,7 +3924,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vLocalStatus\x12&.redoubt.control.v1.LocalStatusRequest\x1a'.redoubt.control.v1.LocalStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12c\n" +
 	"\tLoadImage\x12$.redoubt.control.v1.LoadImageRequest\x1a%.redoubt.control.v1.LoadImageResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x012\xcc\x0e\n" +
+	"\x01\x06(\x012\x9b\x10\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
@@ -3584,6 +3935,11 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x01\x05\x12d\n" +
 	"\n" +
 	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12g\n" +
+	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12d\n" +
+	"\n" +
+	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12g\n" +
 	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12d\n" +
@@ -3629,7 +3985,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
@@ -3652,144 +4008,157 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*UpdateNodeResponse)(nil),      // 18: redoubt.control.v1.UpdateNodeResponse
 	(*RemoveNodeRequest)(nil),       // 19: redoubt.control.v1.RemoveNodeRequest
 	(*RemoveNodeResponse)(nil),      // 20: redoubt.control.v1.RemoveNodeResponse
-	(*CreateTokenRequest)(nil),      // 21: redoubt.control.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),     // 22: redoubt.control.v1.CreateTokenResponse
-	(*TokenView)(nil),               // 23: redoubt.control.v1.TokenView
-	(*ListTokensRequest)(nil),       // 24: redoubt.control.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),      // 25: redoubt.control.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),      // 26: redoubt.control.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),     // 27: redoubt.control.v1.RevokeTokenResponse
-	(*ListSlotsRequest)(nil),        // 28: redoubt.control.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),       // 29: redoubt.control.v1.ListSlotsResponse
-	(*SlotAck)(nil),                 // 30: redoubt.control.v1.SlotAck
-	(*RotateSlotRequest)(nil),       // 31: redoubt.control.v1.RotateSlotRequest
-	(*RotateSlotResponse)(nil),      // 32: redoubt.control.v1.RotateSlotResponse
-	(*CreateServiceRequest)(nil),    // 33: redoubt.control.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),   // 34: redoubt.control.v1.CreateServiceResponse
-	(*ListServicesRequest)(nil),     // 35: redoubt.control.v1.ListServicesRequest
-	(*ServiceView)(nil),             // 36: redoubt.control.v1.ServiceView
-	(*ListServicesResponse)(nil),    // 37: redoubt.control.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),    // 38: redoubt.control.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),   // 39: redoubt.control.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),    // 40: redoubt.control.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),   // 41: redoubt.control.v1.RemoveServiceResponse
-	(*ListTasksRequest)(nil),        // 42: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                // 43: redoubt.control.v1.TaskView
-	(*ListTasksResponse)(nil),       // 44: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),     // 45: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),    // 46: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),      // 47: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 48: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),          // 49: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 50: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),             // 51: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),           // 52: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 53: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                   // 54: redoubt.control.v1.Event
-	nil,                             // 55: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 56: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                             // 57: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),             // 58: redoubt.keyd.v1.Slot
-	(profilepb.Role)(0),             // 59: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 60: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 61: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 62: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),        // 63: redoubt.task.v1.Resources
-	(*profilepb.TokenRecord)(nil),   // 64: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 65: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 66: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 67: redoubt.scheduler.v1.Service
-	(*schedulerpb.Task)(nil),        // 68: redoubt.scheduler.v1.Task
+	(*Rotation)(nil),                // 21: redoubt.control.v1.Rotation
+	(*PromoteNodeRequest)(nil),      // 22: redoubt.control.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),     // 23: redoubt.control.v1.PromoteNodeResponse
+	(*DemoteNodeRequest)(nil),       // 24: redoubt.control.v1.DemoteNodeRequest
+	(*DemoteNodeResponse)(nil),      // 25: redoubt.control.v1.DemoteNodeResponse
+	(*CreateTokenRequest)(nil),      // 26: redoubt.control.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),     // 27: redoubt.control.v1.CreateTokenResponse
+	(*TokenView)(nil),               // 28: redoubt.control.v1.TokenView
+	(*ListTokensRequest)(nil),       // 29: redoubt.control.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),      // 30: redoubt.control.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),      // 31: redoubt.control.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),     // 32: redoubt.control.v1.RevokeTokenResponse
+	(*ListSlotsRequest)(nil),        // 33: redoubt.control.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),       // 34: redoubt.control.v1.ListSlotsResponse
+	(*SlotAck)(nil),                 // 35: redoubt.control.v1.SlotAck
+	(*RotateSlotRequest)(nil),       // 36: redoubt.control.v1.RotateSlotRequest
+	(*RotateSlotResponse)(nil),      // 37: redoubt.control.v1.RotateSlotResponse
+	(*CreateServiceRequest)(nil),    // 38: redoubt.control.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),   // 39: redoubt.control.v1.CreateServiceResponse
+	(*ListServicesRequest)(nil),     // 40: redoubt.control.v1.ListServicesRequest
+	(*ServiceView)(nil),             // 41: redoubt.control.v1.ServiceView
+	(*ListServicesResponse)(nil),    // 42: redoubt.control.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),    // 43: redoubt.control.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),   // 44: redoubt.control.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),    // 45: redoubt.control.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),   // 46: redoubt.control.v1.RemoveServiceResponse
+	(*ListTasksRequest)(nil),        // 47: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                // 48: redoubt.control.v1.TaskView
+	(*ListTasksResponse)(nil),       // 49: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),     // 50: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),    // 51: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),      // 52: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),     // 53: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),          // 54: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 55: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),             // 56: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),           // 57: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 58: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                   // 59: redoubt.control.v1.Event
+	nil,                             // 60: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                             // 61: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                             // 62: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),             // 63: redoubt.keyd.v1.Slot
+	(profilepb.Role)(0),             // 64: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),          // 65: redoubt.task.v1.Feature
+	(*schedulerpb.Node)(nil),        // 66: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),   // 67: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),        // 68: redoubt.task.v1.Resources
+	(*profilepb.TokenRecord)(nil),   // 69: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 70: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 71: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 72: redoubt.scheduler.v1.Service
+	(*schedulerpb.Task)(nil),        // 73: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	58, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	59, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	63, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	64, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,  // 2: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	59, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	60, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	55, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	64, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	65, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	60, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
 	13, // 6: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	59, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	61, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	64, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	66, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
 	13, // 9: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	62, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	63, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	67, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	68, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
 	14, // 12: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	62, // 13: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	56, // 14: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	67, // 13: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	61, // 14: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
 	14, // 15: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	59, // 16: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	23, // 17: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	64, // 18: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	23, // 19: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	65, // 20: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	30, // 21: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	58, // 22: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	30, // 23: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	66, // 24: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	67, // 25: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	36, // 26: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	66, // 27: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	68, // 28: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	43, // 29: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	36, // 30: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	43, // 31: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	36, // 32: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	43, // 33: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	51, // 34: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	54, // 35: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	57, // 36: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,  // 37: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,  // 38: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,  // 39: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,  // 40: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	9,  // 41: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	11, // 42: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	15, // 43: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	17, // 44: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	19, // 45: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	21, // 46: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	24, // 47: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	26, // 48: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	28, // 49: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	31, // 50: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	33, // 51: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	35, // 52: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	38, // 53: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	40, // 54: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	42, // 55: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	45, // 56: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	47, // 57: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	49, // 58: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	52, // 59: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,  // 60: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 61: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 62: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 63: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	10, // 64: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	12, // 65: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	16, // 66: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	18, // 67: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	20, // 68: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	22, // 69: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	25, // 70: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	27, // 71: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	29, // 72: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	32, // 73: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	34, // 74: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	37, // 75: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	39, // 76: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	41, // 77: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	44, // 78: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	46, // 79: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	48, // 80: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	50, // 81: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	53, // 82: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	60, // [60:83] is the sub-list for method output_type
-	37, // [37:60] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	63, // 16: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	21, // 17: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	63, // 18: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	21, // 19: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	64, // 20: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	28, // 21: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	69, // 22: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	28, // 23: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	70, // 24: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	35, // 25: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	63, // 26: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	35, // 27: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	71, // 28: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	72, // 29: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	41, // 30: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	71, // 31: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	73, // 32: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	48, // 33: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	41, // 34: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	48, // 35: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	41, // 36: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	48, // 37: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	56, // 38: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	59, // 39: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	62, // 40: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,  // 41: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,  // 42: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,  // 43: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,  // 44: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	9,  // 45: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	11, // 46: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	15, // 47: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	17, // 48: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	19, // 49: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	22, // 50: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	24, // 51: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	26, // 52: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	29, // 53: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	31, // 54: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	33, // 55: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	36, // 56: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	38, // 57: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	40, // 58: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	43, // 59: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	45, // 60: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	47, // 61: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	50, // 62: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	52, // 63: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	54, // 64: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	57, // 65: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,  // 66: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,  // 67: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,  // 68: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,  // 69: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	10, // 70: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	12, // 71: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	16, // 72: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	18, // 73: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	20, // 74: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	23, // 75: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	25, // 76: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	27, // 77: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	30, // 78: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	32, // 79: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	34, // 80: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	37, // 81: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	39, // 82: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	42, // 83: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	44, // 84: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	46, // 85: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	49, // 86: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	51, // 87: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	53, // 88: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	55, // 89: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	58, // 90: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	66, // [66:91] is the sub-list for method output_type
+	41, // [41:66] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -3803,7 +4172,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   57,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -282,6 +282,8 @@ const (
 	Control_ListNodes_FullMethodName     = "/redoubt.control.v1.Control/ListNodes"
 	Control_UpdateNode_FullMethodName    = "/redoubt.control.v1.Control/UpdateNode"
 	Control_RemoveNode_FullMethodName    = "/redoubt.control.v1.Control/RemoveNode"
+	Control_PromoteNode_FullMethodName   = "/redoubt.control.v1.Control/PromoteNode"
+	Control_DemoteNode_FullMethodName    = "/redoubt.control.v1.Control/DemoteNode"
 	Control_CreateToken_FullMethodName   = "/redoubt.control.v1.Control/CreateToken"
 	Control_ListTokens_FullMethodName    = "/redoubt.control.v1.Control/ListTokens"
 	Control_RevokeToken_FullMethodName   = "/redoubt.control.v1.Control/RevokeToken"
@@ -308,6 +310,9 @@ type ControlClient interface {
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*UpdateNodeResponse, error)
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
+	// Asks a worker to become a manager; done when its record says so.
+	PromoteNode(ctx context.Context, in *PromoteNodeRequest, opts ...grpc.CallOption) (*PromoteNodeResponse, error)
+	DemoteNode(ctx context.Context, in *DemoteNodeRequest, opts ...grpc.CallOption) (*DemoteNodeResponse, error)
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
@@ -371,6 +376,26 @@ func (c *controlClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveNodeResponse)
 	err := c.cc.Invoke(ctx, Control_RemoveNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) PromoteNode(ctx context.Context, in *PromoteNodeRequest, opts ...grpc.CallOption) (*PromoteNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromoteNodeResponse)
+	err := c.cc.Invoke(ctx, Control_PromoteNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) DemoteNode(ctx context.Context, in *DemoteNodeRequest, opts ...grpc.CallOption) (*DemoteNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DemoteNodeResponse)
+	err := c.cc.Invoke(ctx, Control_DemoteNode_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -563,6 +588,9 @@ type ControlServer interface {
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error)
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
+	// Asks a worker to become a manager; done when its record says so.
+	PromoteNode(context.Context, *PromoteNodeRequest) (*PromoteNodeResponse, error)
+	DemoteNode(context.Context, *DemoteNodeRequest) (*DemoteNodeResponse, error)
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
@@ -603,6 +631,12 @@ func (UnimplementedControlServer) UpdateNode(context.Context, *UpdateNodeRequest
 }
 func (UnimplementedControlServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
+}
+func (UnimplementedControlServer) PromoteNode(context.Context, *PromoteNodeRequest) (*PromoteNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteNode not implemented")
+}
+func (UnimplementedControlServer) DemoteNode(context.Context, *DemoteNodeRequest) (*DemoteNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DemoteNode not implemented")
 }
 func (UnimplementedControlServer) CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateToken not implemented")
@@ -735,6 +769,42 @@ func _Control_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).RemoveNode(ctx, req.(*RemoveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_PromoteNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).PromoteNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_PromoteNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).PromoteNode(ctx, req.(*PromoteNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_DemoteNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DemoteNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).DemoteNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_DemoteNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).DemoteNode(ctx, req.(*DemoteNodeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -985,6 +1055,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveNode",
 			Handler:    _Control_RemoveNode_Handler,
+		},
+		{
+			MethodName: "PromoteNode",
+			Handler:    _Control_PromoteNode_Handler,
+		},
+		{
+			MethodName: "DemoteNode",
+			Handler:    _Control_DemoteNode_Handler,
 		},
 		{
 			MethodName: "CreateToken",
