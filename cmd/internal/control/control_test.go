@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
@@ -63,7 +64,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, ca: pkitest.New(t), registry: map[string]string{ref: digestA}, logs: map[string][]*schedulerpb.LogChunk{}}
 	w.store = schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Slots)...)
 	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w, Logs: w,
-		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Logger: slog.New(slog.DiscardHandler)})
+		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, w.ca.Cluster()) })
 	w.manager, w.worker = w.addNode("manager-1", true), w.addNode("worker-1", false)
 	w.sessions = []dispatcher.SessionInfo{{NodeID: w.manager}, {NodeID: w.worker}}

@@ -15,6 +15,11 @@ const (
 	// whose answer broke off.
 	logRetry = 2 * time.Second
 
+	// maxVerdicts bounds the nodes, and maxExplained the lines of each kind, in
+	// which a task's place is explained.
+	maxVerdicts  = 256
+	maxExplained = 8
+
 	// maxHosts bounds the hosts that one line names.
 	maxHosts = 3
 )

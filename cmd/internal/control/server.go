@@ -19,6 +19,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -46,7 +47,9 @@ type Config struct {
 	Logs      LogSource
 	// Sessions lists the nodes that are connected now.
 	Sessions func() []dispatcher.SessionInfo
-	Logger   *slog.Logger
+	// Events is what has happened; somebody else runs it.
+	Events *events.Hub
+	Logger *slog.Logger
 }
 
 // Server implements controlpb.ControlServer.

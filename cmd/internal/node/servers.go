@@ -15,6 +15,7 @@ import (
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -101,13 +102,15 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	pkipb.RegisterRenewServer(nodes, pki.NewRenewServer(m.store, sign, n.log.With("part", "renew")))
 	schedulerpb.RegisterDispatcherServer(nodes, d)
 
+	hub := events.New(m.store, n.log.With("part", "events"))
 	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Logs: d, Sessions: d.Sessions,
-		Logger: n.log.With("part", "control")})
+		Events: hub, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	controlpb.RegisterControlServer(operators, api)
 
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ended(ctx, hub.Run(ctx)) })
 	g.Go(func() error { return serveOn(ctx, p, pki.ALPNGRPC, nodes) })
 	g.Go(func() error { return serveOn(ctx, p, pki.ALPNLocal, operators) })
 	g.Go(func() error {

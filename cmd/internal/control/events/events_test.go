@@ -1,0 +1,160 @@
+package events_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// start runs a hub over a store until the test ends.
+func start(t *testing.T) (*raftstore.Store, *events.Hub) {
+	s := schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Slots)...)
+	h := events.New(s, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = h.Run(ctx) // ends with ctx
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	// The hub follows from the moment on that it tells of this.
+	mark := 0
+	for h.Now() == 0 {
+		mark++
+		put(t, s, func(tx *raftstore.Tx) error {
+			return pkistore.Tokens.Put(tx, &pkipb.Token{Id: fmt.Sprint("mark", mark)})
+		})
+	}
+	return s, h
+}
+
+func put(t *testing.T, s *raftstore.Store, fn func(*raftstore.Tx) error) {
+	t.Helper()
+	if err := s.Update(t.Context(), fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// next reads until n events of kinds other than the marks are there.
+func next(t *testing.T, h *events.Hub, c events.Cursor, n int) (out []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for len(out) < n {
+		found, to, err := h.Read(ctx, c, true)
+		if err != nil {
+			t.Fatalf("after %q: %v", out, err)
+		}
+		c = to
+		for _, e := range found {
+			if e.Id[:min(4, len(e.Id))] != "mark" {
+				out = append(out, describe(e))
+			}
+		}
+	}
+	return out
+}
+
+func describe(e *controlpb.Event) string {
+	return fmt.Sprint(e.Type, " ", e.Action, " ", e.Name, " ", e.Attributes)
+}
+
+func TestEventsTellWhatHappened(t *testing.T) {
+	s, h := start(t)
+	from := h.Now()
+	put(t, s, func(tx *raftstore.Tx) error {
+		if err := pkistore.Nodes.Put(tx, &pkipb.Node{Id: "n1", Name: "worker-1", Role: 1, TokenId: "tok"}); err != nil {
+			return err
+		}
+		return schedstore.RegisterNode(tx, "n1", false)
+	})
+	put(t, s, func(tx *raftstore.Tx) error {
+		return schedstore.SetNodeState(tx, "n1", schedulerpb.NodeState_NODE_STATE_READY, "", "")
+	})
+	id, err := schedstore.CreateService(t.Context(), s, schedulertest.Spec("web", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := &schedulerpb.Task{Id: "t1", ServiceId: id, Slot: 1, Revision: 1, NodeId: "n1", Desired: schedstore.Running,
+		Status: &schedulerpb.TaskStatus{State: schedulerpb.TaskState_TASK_STATE_ASSIGNED}}
+	put(t, s, func(tx *raftstore.Tx) error { return schedstore.PutTask(tx, task) })
+	for _, st := range []*schedulerpb.TaskStatus{
+		{State: schedulerpb.TaskState_TASK_STATE_PREPARING},
+		{State: schedstore.Running, ContainerId: "c"},
+		{State: schedstore.Failed, ContainerId: "c", ExitCode: 3, Error: "exited with 3"},
+	} {
+		put(t, s, func(tx *raftstore.Tx) error { return schedstore.AdvanceTask(tx, "n1", "t1", st) })
+	}
+	put(t, s, func(tx *raftstore.Tx) error {
+		n, _ := pkistore.Nodes.Get(tx, "n1")
+		return pkistore.Nodes.Put(tx, &pkipb.Node{Meta: n.Meta, Id: "n1", Name: "worker-1", Role: 1, TokenId: "tok", Denied: true})
+	})
+
+	want := []string{
+		"node join worker-1 map[role:worker token:tok]",
+		"node ready worker-1 map[]",
+		"service create web map[]",
+		"task create web.1 map[node:worker-1 service:web]",
+		"task running web.1 map[node:worker-1 service:web]",
+		"task failed web.1 map[error:exited with 3 exit-code:3 node:worker-1 service:web]",
+		"node remove worker-1 map[]",
+	}
+	got := next(t, h, from, len(want))
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("event %d is %q, want %q", i, got[i], want[i])
+		}
+	}
+}
+
+func TestASlowReaderIsToldThatEventsWereDropped(t *testing.T) {
+	s, h := start(t)
+	from := h.Now()
+	const each = 1000
+	for i := range 10 { // more than are kept
+		put(t, s, func(tx *raftstore.Tx) error {
+			for j := range each {
+				if err := pkistore.Tokens.Put(tx, &pkipb.Token{Id: fmt.Sprintf("t%d-%d", i, j)}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for c := h.Now(); c < from+10*each; {
+		_, to, err := h.Read(ctx, c, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c = to
+	}
+	found, to, err := h.Read(ctx, from, false)
+	if err != nil || len(found) == 0 || found[0].Action != "events-lost" {
+		t.Fatalf("read %v, %v", found, err)
+	}
+	if again, _, err := h.Read(ctx, to, false); err != nil || again[0].Action == "events-lost" {
+		t.Errorf("told twice: %v, %v", again, err)
+	}
+	// Since finds by time what is kept.
+	last := found[len(found)-1]
+	if c := h.Since(last.At); c > to {
+		t.Errorf("the events since %d begin at %d, after %d", last.At, c, to)
+	}
+	if h.Since(time.Now().Add(time.Hour).UnixNano()) != h.Now() {
+		t.Error("something happened in the future")
+	}
+}

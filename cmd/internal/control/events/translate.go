@@ -1,0 +1,193 @@
+package events
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+
+	"google.golang.org/protobuf/proto"
+
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+func watched() []raftstore.Registered {
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots}
+}
+
+// translate makes events of changes. r is from after them: it is only asked for
+// names.
+func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb.Event) {
+	for _, c := range changes {
+		var e *controlpb.Event
+		var meta *raftstorepb.Meta
+		if old, now, ok := schedstore.Tasks.Event(c); ok {
+			e, meta = task(r, old, now), now.GetMeta()
+		} else if old, now, ok := schedstore.Services.Event(c); ok {
+			e, meta = service(old, now), now.GetMeta()
+		} else if old, now, ok := schedstore.Nodes.Event(c); ok {
+			e, meta = machine(r, old, now), now.GetMeta()
+		} else if old, now, ok := pkistore.Nodes.Event(c); ok {
+			e, meta = member(old, now), now.GetMeta()
+		} else if old, now, ok := pkistore.Tokens.Event(c); ok {
+			e, meta = token(old, now), now.GetMeta()
+		} else if old, now, ok := autolockstore.Slots.Event(c); ok && old != nil && now != nil {
+			e, meta = event("unlock-key", "rotate", "", ""), now.GetMeta()
+			e.Attributes["epoch"] = fmt.Sprint(now.GetSet().GetEpoch())
+		}
+		if e == nil {
+			continue
+		}
+		if e.At = meta.GetUpdatedAt(); e.At == 0 { // removed
+			e.At = r.Clock().UnixNano()
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func event(kind, action, id, name string) *controlpb.Event {
+	return &controlpb.Event{Type: kind, Action: action, Id: id, Name: name, Attributes: map[string]string{}}
+}
+
+// task tells of new tasks, of each state that a node reported, and of tasks
+// that are to stop. A task's way through the states before it starts is its own
+// affair.
+func task(r raftstore.Reader, old, now *schedulerpb.Task) *controlpb.Event {
+	if now == nil {
+		return nil // forgotten; its end was told
+	}
+	action := ""
+	switch state := schedstore.State(now); {
+	case old == nil && !schedstore.Wanted(now):
+		return nil
+	case old == nil:
+		action = "create"
+	case state != schedstore.State(old):
+		if schedstore.Live(now) && state != schedstore.Running {
+			return nil
+		}
+		action = schedstore.StateName(state)
+	case old.GetDesired() != now.GetDesired() && now.GetDesired() > schedstore.Running && schedstore.Live(now):
+		action = "stop"
+	default:
+		return nil
+	}
+	svc, _ := schedstore.Services.Get(r, now.GetServiceId())
+	e := event("task", action, now.GetId(), schedstore.TaskName(svc.GetSpec().GetName(), now))
+	set(e, "service", svc.GetSpec().GetName())
+	node, _ := pkistore.Nodes.Get(r, now.GetNodeId())
+	set(e, "node", node.GetName())
+	st := now.GetStatus()
+	if !schedstore.Live(now) {
+		set(e, "error", st.GetError())
+		if st.GetContainerId() != "" {
+			set(e, "exit-code", fmt.Sprint(st.GetExitCode()))
+		}
+		if st.GetOomKilled() {
+			set(e, "oom-killed", "true")
+		}
+	}
+	return e
+}
+
+func service(old, now *schedulerpb.Service) *controlpb.Event {
+	switch {
+	case now == nil:
+		return event("service", "remove", old.GetId(), old.GetSpec().GetName())
+	case old == nil:
+		return event("service", "create", now.GetId(), now.GetSpec().GetName())
+	case proto.Equal(old.GetSpec(), now.GetSpec()):
+		return nil
+	}
+	e := event("service", "update", now.GetId(), now.GetSpec().GetName())
+	if before, after := old.GetSpec().GetReplicated(), now.GetSpec().GetReplicated(); before.GetReplicas() != after.GetReplicas() {
+		e.Attributes["replicas"] = fmt.Sprintf("%d → %d", before.GetReplicas(), after.GetReplicas())
+	}
+	if before, after := old.GetSpec().GetTask().GetContainer().GetImage(), now.GetSpec().GetTask().GetContainer().GetImage(); before != after {
+		set(e, "image", after)
+	}
+	return e
+}
+
+// machine tells of a node as the scheduler sees it.
+func machine(r raftstore.Reader, old, now *schedulerpb.Node) *controlpb.Event {
+	if old == nil || now == nil {
+		return nil // the member's record tells
+	}
+	m, _ := pkistore.Nodes.Get(r, now.GetId())
+	switch {
+	case old.GetState() != now.GetState():
+		action := map[schedulerpb.NodeState]string{
+			schedulerpb.NodeState_NODE_STATE_READY:     "ready",
+			schedulerpb.NodeState_NODE_STATE_DOWN:      "down",
+			schedulerpb.NodeState_NODE_STATE_NOT_READY: "not-ready",
+		}[now.GetState()]
+		if action == "" {
+			return nil
+		}
+		e := event("node", action, now.GetId(), m.GetName())
+		set(e, "message", now.GetMessage())
+		return e
+	case old.GetAvailability() != now.GetAvailability() || old.GetAutoDrained() != now.GetAutoDrained():
+		e := event("node", "update", now.GetId(), m.GetName())
+		set(e, "availability", availability(schedstore.Effective(now)))
+		return e
+	case !maps.Equal(old.GetLabels(), now.GetLabels()):
+		return event("node", "update", now.GetId(), m.GetName())
+	}
+	return nil
+}
+
+func availability(a schedulerpb.Availability) string {
+	return map[schedulerpb.Availability]string{schedstore.Active: "active", schedstore.Pause: "pause", schedstore.Drain: "drain"}[a]
+}
+
+// member tells of a node's identity.
+func member(old, now *pkipb.Node) *controlpb.Event {
+	switch {
+	case now == nil:
+		return nil
+	case old == nil:
+		e := event("node", "join", now.GetId(), now.GetName())
+		set(e, "role", profile.RoleName(now.GetRole()))
+		set(e, "token", now.GetTokenId())
+		return e
+	case !old.GetDenied() && now.GetDenied():
+		return event("node", "remove", now.GetId(), now.GetName())
+	case old.GetRole() != now.GetRole():
+		e := event("node", "role", now.GetId(), now.GetName())
+		set(e, "role", profile.RoleName(now.GetRole()))
+		return e
+	case !bytes.Equal(old.GetLeafSpki(), now.GetLeafSpki()):
+		return event("node", "renew", now.GetId(), now.GetName())
+	}
+	return nil
+}
+
+func token(old, now *pkipb.Token) *controlpb.Event {
+	switch {
+	case now == nil:
+		return event("token", "remove", old.GetId(), "")
+	case old == nil:
+		return event("token", "create", now.GetId(), "")
+	case !old.GetRevoked() && now.GetRevoked():
+		return event("token", "revoke", now.GetId(), "")
+	case old.GetUses() != now.GetUses():
+		return event("token", "use", now.GetId(), "")
+	}
+	return nil
+}
+
+func set(e *controlpb.Event, key, value string) {
+	if value != "" {
+		e.Attributes[key] = value
+	}
+}

@@ -1,0 +1,230 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/placement"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// Explain says why a task is where it is, or nowhere, and which nodes could run
+// one more task of its service. It asks the scheduler's own filters about the
+// state as it is now.
+func (s *Server) Explain(ctx context.Context, req *controlpb.ExplainRequest) (*controlpb.ExplainResponse, error) {
+	resp := &controlpb.ExplainResponse{}
+	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		svc, task, err := target(r, req.GetTarget())
+		if err != nil {
+			return err
+		}
+		resp.Service = serviceView(r, svc)
+		revision := svc.GetRevision()
+		if task != nil {
+			revision = task.GetRevision()
+			for _, v := range taskViews(r, svc, "") {
+				if v.GetTask().GetId() == task.GetId() {
+					resp.Task = v
+				}
+			}
+		}
+		verdicts, err := ask(r, svc.GetId(), revision)
+		if err != nil {
+			return err
+		}
+		e := explainer{r: r, svc: svc, view: resp.Service, task: task, verdicts: verdicts, now: time.Now()}
+		resp.Summary, resp.Remedies = e.summary(), e.remedies()
+		resp.Nodes, resp.More = e.nodes()
+		return nil
+	})
+	return resp, err
+}
+
+// target finds a service, or where there is none, a task and its service.
+func target(r raftstore.Reader, ref string) (*schedulerpb.Service, *schedulerpb.Task, error) {
+	svc, err := schedstore.ResolveService(r, ref)
+	if err == nil {
+		return svc, nil, nil
+	}
+	task, terr := schedstore.ResolveTask(r, ref)
+	if terr != nil {
+		if strings.Contains(ref, ".") {
+			err = terr
+		}
+		return nil, nil, err
+	}
+	svc, ok := schedstore.Services.Get(r, task.GetServiceId())
+	if !ok {
+		return nil, nil, apierr.NotFound("", "the service of task %s was removed", ref)
+	}
+	return svc, task, nil
+}
+
+// ask builds what placement knows and asks every node about one more task.
+func ask(r raftstore.Reader, service string, revision uint64) ([]placement.Verdict, error) {
+	requests := map[string]*placement.Request{}
+	request := func(service string, revision uint64) *placement.Request {
+		id := schedstore.RevisionID(service, revision)
+		if req, ok := requests[id]; ok {
+			return req
+		}
+		var req *placement.Request
+		if rev, ok := schedstore.Revisions.Get(r, id); ok {
+			req, _ = placement.Compile(service, revision, rev.GetSpec()) // what does not compile is not placed
+		}
+		requests[id] = req
+		return req
+	}
+	c := placement.NewCluster()
+	for n := range schedstore.Nodes.All(r) {
+		c.SetNode(n)
+	}
+	for t := range schedstore.Tasks.All(r) {
+		if req := request(t.GetServiceId(), t.GetRevision()); req != nil {
+			c.SetTask(t, req)
+		}
+	}
+	req := request(service, revision)
+	if req == nil {
+		return nil, fmt.Errorf("service %s has no usable revision %d", service, revision)
+	}
+	return c.Explain(req), nil
+}
+
+// explainer words what was found.
+type explainer struct {
+	r        raftstore.Reader
+	svc      *schedulerpb.Service
+	view     *controlpb.ServiceView
+	task     *schedulerpb.Task
+	verdicts []placement.Verdict
+	now      time.Time
+}
+
+func (e *explainer) name() string { return e.svc.GetSpec().GetName() }
+
+func (e *explainer) summary() []string {
+	var out []string
+	if e.task != nil {
+		out = append(out, e.taskLine())
+	} else {
+		out = append(out, fmt.Sprintf("%s wants %d tasks and %d run", e.name(), e.view.GetWanted(), e.view.GetRunning()))
+		out = append(out, e.waiting()...)
+	}
+	fit := 0
+	for _, v := range e.verdicts {
+		if v.Reason == "" {
+			fit++
+		}
+	}
+	if e.task == nil || schedstore.State(e.task) <= schedulerpb.TaskState_TASK_STATE_PENDING {
+		out = append(out, fmt.Sprintf("%d of %d nodes could run one more", fit, len(e.verdicts)))
+	}
+	return out
+}
+
+func (e *explainer) taskLine() string {
+	t, st := e.task, e.task.GetStatus()
+	name := schedstore.TaskName(e.name(), t)
+	on := nodeName(e.r, t.GetNodeId())
+	why := cmp.Or(st.GetError(), st.GetMessage())
+	switch state := schedstore.State(t); {
+	case state == schedstore.Running && t.GetDesired() > schedstore.Running:
+		return fmt.Sprintf("%s is being stopped on %s", name, on)
+	case state == schedstore.Running:
+		return fmt.Sprintf("%s runs on %s", name, on)
+	case !schedstore.Live(t):
+		return after(fmt.Sprintf("%s ended on %s as %s", name, on, schedstore.StateName(state)), why)
+	case t.GetNodeId() != "":
+		return after(fmt.Sprintf("%s is %s on %s", name, schedstore.StateName(state), on), why)
+	case time.Unix(0, t.GetNotBefore()).After(e.now):
+		return fmt.Sprintf("%s waits %s before it is started again", name, time.Unix(0, t.GetNotBefore()).Sub(e.now).Round(time.Second))
+	}
+	return after(name+" waits for a node", why)
+}
+
+func after(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
+}
+
+// waiting groups the service's tasks that should run and do not, by what they
+// say, the most frequent first.
+func (e *explainer) waiting() []string {
+	count := map[string]int{}
+	for t := range schedstore.Tasks.By(e.r, "service", e.svc.GetId()) {
+		if schedstore.Wanted(t) && schedstore.State(t) != schedstore.Running {
+			st := t.GetStatus()
+			count[after(schedstore.StateName(st.GetState()), cmp.Or(st.GetError(), st.GetMessage()))]++
+		}
+	}
+	lines := make([]string, 0, len(count))
+	for what := range count {
+		lines = append(lines, what)
+	}
+	slices.SortFunc(lines, func(a, b string) int { return cmp.Or(cmp.Compare(count[b], count[a]), cmp.Compare(a, b)) })
+	for i, what := range lines {
+		lines[i] = fmt.Sprintf("%d %s", count[what], what)
+	}
+	return lines[:min(len(lines), maxExplained)]
+}
+
+// remedies are commands for what speaks against the nodes.
+func (e *explainer) remedies() (out []string) {
+	add := func(format string, args ...any) {
+		if s := fmt.Sprintf(format, args...); len(out) < maxExplained && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	if e.task != nil && schedstore.State(e.task) == schedstore.Running || e.task == nil && e.view.GetRunning() >= e.view.GetWanted() {
+		return nil
+	}
+	if len(e.verdicts) == 0 {
+		add("redoubt join-token worker")
+	}
+	for _, v := range e.sorted() {
+		node := nodeName(e.r, v.NodeID)
+		switch {
+		case v.Reason == "":
+			add("redoubt service logs --tail 20 %s", e.name())
+		case v.Reason == "drained", v.Reason == "paused":
+			add("redoubt node update --availability active %s", node)
+		case v.Reason == "down", v.Reason == "not ready":
+			add("redoubt node inspect %s", node)
+		case strings.HasPrefix(v.Reason, "lacks label "):
+			add("redoubt node update --label-add %s %s", strings.TrimPrefix(v.Reason, "lacks label "), node)
+		case strings.HasPrefix(v.Reason, "lacks "), strings.HasPrefix(v.Reason, "has port "):
+			add("redoubt join-token worker")
+		}
+	}
+	return out
+}
+
+// sorted has the nodes that could, those with the fewest tasks of the service
+// first, and then the others by their reason.
+func (e *explainer) sorted() []placement.Verdict {
+	slices.SortFunc(e.verdicts, func(a, b placement.Verdict) int {
+		return cmp.Or(strings.Compare(a.Reason, b.Reason), cmp.Compare(a.ServiceTasks, b.ServiceTasks),
+			cmp.Compare(a.Tasks, b.Tasks), strings.Compare(a.NodeID, b.NodeID))
+	})
+	return e.verdicts
+}
+
+func (e *explainer) nodes() (out []*controlpb.NodeVerdict, more uint32) {
+	all := e.sorted()
+	for _, v := range all[:min(len(all), maxVerdicts)] {
+		out = append(out, &controlpb.NodeVerdict{NodeId: v.NodeID, Name: nodeName(e.r, v.NodeID), Reason: v.Reason,
+			ServiceTasks: uint32(v.ServiceTasks), Tasks: uint32(v.Tasks)})
+	}
+	return out, uint32(len(all) - len(out))
+}

@@ -1,0 +1,76 @@
+package control_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+func (w *world) explain(target string) *controlpb.ExplainResponse {
+	w.t.Helper()
+	r, err := w.api.Explain(w.t.Context(), &controlpb.ExplainRequest{Target: target})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) put(t *schedulerpb.Task) {
+	w.t.Helper()
+	if err := w.store.Update(w.t.Context(), func(tx *raftstore.Tx) error { return schedstore.PutTask(tx, t) }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestExplainNamesWhatSpeaksAgainstEachNodeAndTheCommand(t *testing.T) {
+	w := newWorld(t)
+	sp := w.spec("web")
+	sp.Task.Constraints = []string{"node.labels.disk==ssd"}
+	id := w.create(sp)
+	w.put(&schedulerpb.Task{Id: "task1", ServiceId: id, Slot: 1, Revision: 1, Desired: schedstore.Running,
+		Status: &schedulerpb.TaskStatus{State: schedulerpb.TaskState_TASK_STATE_PENDING, Message: "no suitable node (1 lacks label disk=ssd)"}})
+
+	r := w.explain("web.1")
+	if r.Task.GetTask().GetId() != "task1" || r.Summary[0] != "web.1 waits for a node: no suitable node (1 lacks label disk=ssd)" ||
+		r.Summary[1] != "0 of 2 nodes could run one more" {
+		t.Errorf("explained as %q", r.Summary)
+	}
+	reasons := map[string]string{}
+	for _, n := range r.Nodes {
+		reasons[n.Name] = n.Reason
+	}
+	if reasons["worker-1"] != "lacks label disk=ssd" || reasons["manager-1"] != "drained" {
+		t.Errorf("reasons are %v", reasons)
+	}
+	for _, want := range []string{"redoubt node update --label-add disk=ssd worker-1", "redoubt node update --availability active manager-1"} {
+		if !slices.Contains(r.Remedies, want) {
+			t.Errorf("%q is not among the remedies %q", want, r.Remedies)
+		}
+	}
+
+	if r := w.explain("web"); r.Task != nil || !strings.HasPrefix(r.Summary[0], "web wants 2 tasks and 0 run") ||
+		!strings.HasPrefix(r.Summary[1], "1 pending: no suitable node") {
+		t.Errorf("the service is explained as %q", r.Summary)
+	}
+	_, err := w.api.Explain(t.Context(), &controlpb.ExplainRequest{Target: "web.9"})
+	wantReason(t, err, apierr.ReasonNotFound, "web.9")
+}
+
+func TestExplainOfWhatRunsOffersNoRemedy(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(w.spec("web"))
+	w.put(&schedulerpb.Task{Id: "task1", ServiceId: id, Slot: 1, Revision: 1, Desired: schedstore.Running, NodeId: w.worker,
+		Status: &schedulerpb.TaskStatus{State: schedstore.Running}})
+	if r := w.explain("web.1"); r.Summary[0] != "web.1 runs on worker-1" || len(r.Summary) != 1 || len(r.Remedies) != 0 {
+		t.Errorf("explained as %q, %q", r.Summary, r.Remedies)
+	}
+	if r := w.explain("web"); r.Nodes[0].Name != "worker-1" || r.Nodes[0].ServiceTasks != 1 || r.Nodes[0].Reason != "" {
+		t.Errorf("nodes are %v", r.Nodes)
+	}
+}
