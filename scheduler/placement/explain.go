@@ -13,9 +13,10 @@ type Verdict struct {
 // Explain asks every node, in no order.
 func (c *Cluster) Explain(r *Request) []Verdict {
 	out := make([]Verdict, 0, len(c.nodes))
+	own := c.services[r.ServiceID]
 	for id, info := range c.nodes {
-		v := Verdict{NodeID: id, ServiceTasks: info.services[r.ServiceID], Tasks: info.live}
-		if why := info.refuses(r, 0); why != nil {
+		v := Verdict{NodeID: id, ServiceTasks: own[info], Tasks: info.live}
+		if why := info.refuses(r, own[info], 0); why != nil {
 			v.Reason = why.one
 		}
 		out = append(out, v)

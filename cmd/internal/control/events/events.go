@@ -128,7 +128,7 @@ func (h *Hub) Since(at int64) Cursor {
 }
 
 // oldest and at are called with mu held.
-func (h *Hub) oldest() Cursor                 { return h.next - Cursor(len(h.ring)) }
+func (h *Hub) oldest() Cursor               { return h.next - Cursor(len(h.ring)) }
 func (h *Hub) at(c Cursor) *controlpb.Event { return h.ring[c%kept] }
 
 // Read returns a bounded number of events from the cursor on, and the cursor
