@@ -119,10 +119,15 @@ type member struct {
 func (m *member) hostport() string { return m.link.Addr().String() }
 
 func newMember(t testing.TB, id string, initial ...string) *member {
+	return openMember(t, t.TempDir(), raftstoretest.NewSealer(), id, initial...)
+}
+
+// openMember opens what stands in dir; the address is a new one.
+func openMember(t testing.TB, dir string, sealer raftstore.Sealer, id string, initial ...string) *member {
 	l := newLink(t, id)
 	s, err := raftstore.Open(t.Context(), raftstore.Config{
-		Dir: t.TempDir(), NodeID: id, ClusterID: "cluster",
-		Tables: []raftstore.Registered{things}, Sealer: raftstoretest.NewSealer(), Logger: slog.New(slog.DiscardHandler),
+		Dir: dir, NodeID: id, ClusterID: "cluster",
+		Tables: []raftstore.Registered{things}, Sealer: sealer, Logger: slog.New(slog.DiscardHandler),
 		Transport:    raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(id, l.Addr().String()), Dial: l.dial},
 		InitialPeers: initial, ElectionTimeout: 300 * time.Millisecond, TrailingLogs: 4,
 	})

@@ -23,11 +23,11 @@ type sealedLog struct {
 	halt  func(error) error
 }
 
-// IsMonotonic implements raft.MonotonicLogStore by what the inner store says.
-func (s *sealedLog) IsMonotonic() bool {
-	m, ok := s.inner.(raft.MonotonicLogStore)
-	return ok && m.IsMonotonic()
-}
+// IsMonotonic implements raft.MonotonicLogStore. Whatever the inner store can
+// do, raft must leave no gap: told so, it drops the whole log when a snapshot
+// from the leader replaces the state, and not only what is old in it. A gap
+// could not be told from entries that were taken away.
+func (s *sealedLog) IsMonotonic() bool { return true }
 
 // FirstIndex implements raft.LogStore.
 func (s *sealedLog) FirstIndex() (uint64, error) {

@@ -11,6 +11,8 @@ import (
 // that is left opens. Raft would start on it: without its log and stable values
 // it could vote a second time in a term, and without the snapshot that the log
 // goes on from it would hold another state than its neighbours.
+//
+// It also completes what a crash may have left half done.
 func checkWhole(logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore) error {
 	kept, err := snaps.List()
 	if err != nil {
@@ -27,6 +29,17 @@ func checkWhole(logs raft.LogStore, stable raft.StableStore, snaps raft.Snapshot
 	if first > upTo+1 {
 		return fmt.Errorf("the log begins at entry %d and no snapshot reaches that far: a part of the directory is missing: "+
 			"restore it whole, or leave and join again", first)
+	}
+	last, err := logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	if first > 0 && last < upTo {
+		// A snapshot came from the leader, and the process ended before the log
+		// it replaces was dropped. What follows would leave a gap behind it.
+		if err := logs.DeleteRange(first, last); err != nil {
+			return err
+		}
 	}
 	term, err := stable.GetUint64([]byte("CurrentTerm"))
 	if (first > 0 || upTo > 0) && (err != nil || term == 0) {
