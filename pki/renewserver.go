@@ -61,7 +61,7 @@ func (s *RenewServer) Renew(ctx context.Context, req *pkipb.RenewRequest) (*pkip
 	switch {
 	case errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrUncertain):
 		return nil, status.Error(codes.Unavailable, "the manager is not the leader now: try again")
-	case status.Code(err) == codes.Unauthenticated:
+	case status.Code(err) == codes.Unauthenticated, status.Code(err) == codes.PermissionDenied:
 		return nil, err
 	case err != nil:
 		log.Error("writing a renewal failed", "error", err)

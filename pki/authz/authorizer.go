@@ -237,7 +237,8 @@ func (a *Authorizer) checkRecord(p *Peer) error {
 }
 
 // CheckRecord returns a refusal unless the record n (nil where there is none)
-// stands for a node of that role with a key of that SPKI hash.
+// stands for a node of that role with a key of that SPKI hash. RefusalOf finds
+// in it what the node itself may be told.
 func CheckRecord(n *pkipb.Node, role profilepb.Role, spki []byte) error {
 	if n == nil {
 		return status.Error(codes.Unauthenticated, "the cluster knows no such node")
@@ -248,9 +249,9 @@ func CheckRecord(n *pkipb.Node, role profilepb.Role, spki []byte) error {
 	}
 	switch {
 	case n.GetDenied():
-		return status.Errorf(codes.Unauthenticated, "node %s was removed from the cluster", n.GetId())
+		return explained(n, authzpb.Refusal_REASON_REMOVED, fmt.Sprintf("node %s was removed from the cluster", n.GetId()))
 	case n.GetRole() != want:
-		return status.Errorf(codes.Unauthenticated, "the certificate of node %s is not of its role", n.GetId())
+		return explained(n, authzpb.Refusal_REASON_ROLE_CHANGED, fmt.Sprintf("the certificate of node %s is not of its role", n.GetId()))
 	case len(spki) == 0 || !slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, spki) }):
 		return status.Errorf(codes.Unauthenticated, "node %s has a newer certificate than this one", n.GetId())
 	}

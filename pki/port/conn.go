@@ -20,8 +20,11 @@ type Conn struct {
 	via  *authz.Peer // the follower that spliced it, or nil
 	raw  net.Conn    // the TCP connection at the bottom
 
-	budget  atomic.Int64 // bytes an anonymous peer may still send
-	expiry  *time.Timer  // ends an anonymous connection; nil for others
+	// bounded: the peer has no certificate, or is there only to be told why it
+	// is refused.
+	bounded bool
+	budget  atomic.Int64 // bytes a bounded peer may still send
+	expiry  *time.Timer  // ends a bounded connection; nil for others
 	release func()       // gives back what the connection counts against
 	once    sync.Once
 	err     error // of the first Close; guarded by once
@@ -30,12 +33,12 @@ type Conn struct {
 // Peer returns the verified peer, or nil for a caller without a certificate.
 func (c *Conn) Peer() *authz.Peer { return c.peer }
 
-var errBudget = errors.New("a caller without a certificate sent too much")
+var errBudget = errors.New("a caller without a valid certificate sent too much")
 
-// Read bounds what a caller without a certificate may send in all, whatever
-// protocol runs above.
+// Read bounds what a caller without a valid certificate may send in all,
+// whatever protocol runs above.
 func (c *Conn) Read(b []byte) (int, error) {
-	if c.peer != nil {
+	if !c.bounded {
 		return c.Conn.Read(b)
 	}
 	left := c.budget.Load()

@@ -22,7 +22,9 @@
 // Everything before a peer is known is bounded: connections, handshakes at a
 // time, both also by source, the size of the ClientHello, the time a handshake
 // takes, and what a caller without a certificate may send. The port does no
-// authorization beyond admitting peers; that is for package authz, per call.
+// authorization beyond admitting peers; that is for package authz, per call. A
+// node that the cluster removed is let in on h2 for a moment, within the bounds
+// of a caller without a certificate, to be told so by a refused call.
 //
 // The package also holds the dialling side: agents to any manager, raft, and a
 // manager's local root to the leader.

@@ -154,28 +154,37 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 	if err != nil {
 		return false, err
 	}
+	told := false
 	if m.creds != nil {
 		if err := p.cfg.Admit(alpn, peer); err != nil {
 			p.cfg.Logger.Warn("refused a node", "source", in.RemoteAddr().String(), "protocol", alpn, "reason", err)
-			return false, err
+			// A node that was removed should hear it. It gets as far as a
+			// caller without a certificate, and each call is refused again.
+			if told = alpn == pki.ALPNGRPC && authz.RefusalOf(err) != nil; !told {
+				return false, err
+			}
 		}
 	}
-	give, err := p.countPeer(in, alpn, peer)
+	give, err := p.countPeer(in, alpn, peer, told)
 	if err != nil {
 		return false, err
 	}
-	c := &Conn{Conn: tc, alpn: alpn, peer: peer, via: in.via, raw: in.raw}
+	c := &Conn{Conn: tc, alpn: alpn, peer: peer, via: in.via, raw: in.raw, bounded: peer == nil || told}
 	c.release = func() {
 		p.untrack(c)
 		give()
 		in.give()
 	}
 	// From here on closing c is what gives everything back.
-	if peer == nil {
+	if c.bounded {
+		life := p.cfg.Limits.AnonymousLife
+		if told {
+			life = p.cfg.Limits.ToldLife
+		}
 		c.budget.Store(p.cfg.Limits.AnonymousBytes)
 		// Set first, started then: Close reads the field.
 		c.expiry = time.AfterFunc(math.MaxInt64, c.Abort)
-		c.expiry.Reset(p.cfg.Limits.AnonymousLife)
+		c.expiry.Reset(life)
 	}
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		c.Close()
@@ -203,13 +212,17 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 // refusedMeanwhile closes the gap between the first Admit and track, in which a
 // Recheck would not have seen the connection.
 func (p *Port) refusedMeanwhile(c *Conn, m mode) bool {
+	// Whoever is only told is refused already.
 	return m.creds != nil &&
-		(p.cfg.Admit(c.alpn, c.peer) != nil || c.via != nil && p.cfg.Admit(pki.ALPNLeader, c.via) != nil)
+		(!(c.bounded && c.peer != nil) && p.cfg.Admit(c.alpn, c.peer) != nil || c.via != nil && p.cfg.Admit(pki.ALPNLeader, c.via) != nil)
 }
 
-func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer) (func(), error) {
-	if peer == nil {
-		raw := in.raw
+func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer, told bool) (func(), error) {
+	raw := in.raw
+	switch {
+	case told:
+		return p.told.take(peer.NodeID, func() { raw.Close() }), nil
+	case peer == nil:
 		return p.anonymous.take(sourceKey(in.RemoteAddr()), func() { raw.Close() }), nil
 	}
 	key := ""

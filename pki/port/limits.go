@@ -14,6 +14,10 @@ type Limits struct {
 	// Anonymous bounds callers without a certificate. Beyond it the oldest go.
 	Anonymous          int
 	AnonymousPerSource int
+	// Told bounds connections of nodes that are refused and told why, ToldPerNode
+	// those of one node. Beyond them the oldest go.
+	Told        int
+	ToldPerNode int
 	// SplicesPerSource bounds connections handed through to the leader.
 	SplicesPerSource int
 	// PerNode bounds the h2 connections of one node.
@@ -21,9 +25,12 @@ type Limits struct {
 	// Handshake bounds the time from accept to a known peer.
 	Handshake time.Duration
 	// AnonymousLife and AnonymousBytes bound what a caller without a
-	// certificate may take and send in all.
+	// certificate, or one that is only told why it is refused, may take and send
+	// in all.
 	AnonymousLife  time.Duration
 	AnonymousBytes int64
+	// ToldLife bounds a connection that is only there to be told why.
+	ToldLife time.Duration
 }
 
 var defaults = Limits{
@@ -32,11 +39,14 @@ var defaults = Limits{
 	HalfOpenPerSource:  64,
 	Anonymous:          64,
 	AnonymousPerSource: 8,
+	Told:               64,
+	ToldPerNode:        2,
 	SplicesPerSource:   1024,
 	PerNode:            64,
 	Handshake:          10 * time.Second,
 	AnonymousLife:      90 * time.Second,
 	AnonymousBytes:     64 << 10,
+	ToldLife:           10 * time.Second,
 }
 
 const (
@@ -63,6 +73,9 @@ func (l Limits) withDefaults() Limits {
 	set(&l.HalfOpenPerSource, defaults.HalfOpenPerSource)
 	set(&l.Anonymous, defaults.Anonymous)
 	set(&l.AnonymousPerSource, defaults.AnonymousPerSource)
+	set(&l.Told, defaults.Told)
+	set(&l.ToldPerNode, defaults.ToldPerNode)
+	set(&l.ToldLife, defaults.ToldLife)
 	set(&l.SplicesPerSource, defaults.SplicesPerSource)
 	set(&l.PerNode, defaults.PerNode)
 	set(&l.Handshake, defaults.Handshake)

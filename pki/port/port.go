@@ -31,7 +31,10 @@ type Config struct {
 	Boot *pki.Credentials
 	// Admit decides, at connect and again in Recheck, whether a verified peer
 	// may use a protocol; nil peer: no certificate, h2 only. It is not asked
-	// while the port is locked.
+	// while the port is locked. A peer of h2 that is refused with an error of
+	// which authz.RefusalOf knows the reason is let in for a moment, so that its
+	// call can be answered with that reason: the listener's server must refuse
+	// it as Admit does.
 	Admit  func(alpn string, p *authz.Peer) error
 	Logger *slog.Logger
 	Limits Limits
@@ -44,6 +47,7 @@ type Port struct {
 	quiet     *crowd          // their ClientHello did not come yet
 	half      *crowd          // their handshake is under way
 	anonymous *crowd          // they have no certificate
+	told      *crowd          // they are refused and told why
 	ctx       context.Context // of Serve: ends dials and splices
 	wg        sync.WaitGroup  // connections being handled
 
@@ -81,7 +85,7 @@ func New(c Config) (*Port, error) {
 	return &Port{
 		cfg: c, counts: newCounts(l),
 		quiet: newCrowd(l.HalfOpen, l.HalfOpenPerSource), half: newCrowd(l.HalfOpen, l.HalfOpenPerSource),
-		anonymous: newCrowd(l.Anonymous, l.AnonymousPerSource),
+		anonymous: newCrowd(l.Anonymous, l.AnonymousPerSource), told: newCrowd(l.Told, l.ToldPerNode),
 		listeners: map[string]*listener{}, open: map[tracked]struct{}{},
 	}, nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -41,8 +42,10 @@ type host struct {
 	addr   string
 	leader atomic.Pointer[Leader]
 
-	mu     sync.Mutex
-	denied map[string]bool // guarded by mu
+	mu sync.Mutex
+	// Both are guarded by mu.
+	denied  map[string]bool
+	removed map[string]*pkipb.Node
 }
 
 func (h *host) deny(id string) {
@@ -58,15 +61,20 @@ func newHost(t *testing.T, ca *pkitest.CA, limits Limits) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{node: ca.NewNode(t, manager), addr: l.Addr().String(), denied: map[string]bool{}}
+	h := &host{node: ca.NewNode(t, manager), addr: l.Addr().String(), denied: map[string]bool{}, removed: map[string]*pkipb.Node{}}
 	h.leader.Store(&Leader{Self: true})
 	h.Port, err = New(Config{
 		Listener: l, Boot: h.node.Boot, Logger: slog.New(slog.DiscardHandler), Limits: limits,
 		Admit: func(_ string, p *authz.Peer) error {
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			if p != nil && h.denied[p.NodeID] {
+			switch {
+			case p == nil:
+				return nil
+			case h.denied[p.NodeID]:
 				return errors.New("denied")
+			case h.removed[p.NodeID] != nil:
+				return authz.CheckRecord(h.removed[p.NodeID], p.Role, p.SPKI)
 			}
 			return nil
 		},

@@ -41,7 +41,7 @@ func (a *app) runInit(ctx context.Context, advertise string) error {
 		if err != nil {
 			return err
 		}
-		if st.Phase != controlpb.NodePhase_NODE_PHASE_EMPTY {
+		if st.Phase != controlpb.NodePhase_NODE_PHASE_EMPTY && st.Phase != controlpb.NodePhase_NODE_PHASE_REMOVED {
 			return apierr.InCluster(st.ClusterId)
 		}
 		key, err := a.showNewKey("Operator key")

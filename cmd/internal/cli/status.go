@@ -48,6 +48,8 @@ func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
 		err = apierr.NoLeader()
 	case controlpb.NodePhase_NODE_PHASE_BROKEN:
 		err = apierr.State("restore the file, or `redoubt leave --force` and join again", "this node cannot start: %s", local.Message)
+	case controlpb.NodePhase_NODE_PHASE_REMOVED:
+		err = apierr.Removed()
 	case controlpb.NodePhase_NODE_PHASE_ACTIVE:
 		if local.Role == profilepb.Role_ROLE_MANAGER {
 			cluster, err = c.GetStatus(ctx, &controlpb.GetStatusRequest{})

@@ -120,6 +120,14 @@ func Interceptors(log *slog.Logger) (grpc.UnaryServerInterceptor, grpc.StreamSer
 		}
 		id := ident.New()[:12]
 		shown := apierr.FromError(refusal(err), id)
+		var other interface{ LoggedElsewhere() bool }
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled), errors.As(err, &other) && other.LoggedElsewhere():
+			// The caller went away, as whoever follows logs does in the end, or
+			// another node refused the call and wrote it down.
+			log.DebugContext(ctx, "call ended", "method", method, "took", time.Since(start), "err", err)
+			return shown
+		}
 		log.WarnContext(ctx, "call refused", "method", method, "request", id, "took", time.Since(start), "err", err)
 		return shown
 	}

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -106,8 +104,8 @@ func (n *Node) dialManager(ctx context.Context, creds *pki.Credentials, addrs []
 	return port.DialGRPC(ctx, creds, addrs, grpc.WithChainUnaryInterceptor(n.noticeUnary), grpc.WithChainStreamInterceptor(n.noticeStream))
 }
 
-// noticeUnary and noticeStream keep the cluster's word that this node may not
-// come in (it was removed, its certificate is too old), for status to show.
+// noticeUnary and noticeStream pass errors by notice: the cluster's word that
+// this node may not come in (it was removed, its certificate is too old).
 func (n *Node) noticeUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return n.notice(invoke(ctx, method, req, reply, cc, opts...))
 }
@@ -126,13 +124,6 @@ type noticed struct {
 }
 
 func (s noticed) RecvMsg(m any) error { return s.n.notice(s.ClientStream.RecvMsg(m)) }
-
-func (n *Node) notice(err error) error {
-	if status.Code(err) == codes.Unauthenticated {
-		n.setTrouble(errors.New(status.Convert(err).Message()))
-	}
-	return err
-}
 
 // runRenewer keeps the node's leaf fresh; boot is nil on workers.
 func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers func() []string, boot *pki.Credentials) error {

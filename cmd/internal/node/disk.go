@@ -21,6 +21,7 @@ import (
 //	leaf        the certificate in use with its key; a manager's key is sealed
 //	boot        a manager's boot leaf with its key
 //	failure     why a manager's store last stopped by itself, in one line
+//	removed     that the cluster took this node out, and which one it was
 //	raft/       the sealed store
 //
 // Each file is whole or absent, and member is written last and removed first,

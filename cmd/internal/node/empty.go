@@ -23,7 +23,7 @@ import (
 
 // empty waits for init or join.
 func (n *Node) empty(ctx context.Context) (state, error) {
-	n.setPhase(controlpb.NodePhase_NODE_PHASE_EMPTY, nil, "in no cluster")
+	n.emptyPhase()
 	for {
 		req, err := n.next(ctx)
 		if err != nil {
@@ -41,6 +41,9 @@ func (n *Node) empty(ctx context.Context) (state, error) {
 		if err != nil {
 			req.refuse(err)
 			continue
+		}
+		if err := n.disk.dropRemoval(); err != nil {
+			n.log.Warn("the note of the removal from the last cluster stays", "err", err)
 		}
 		n.become(m)
 		if m.Manager {

@@ -45,9 +45,12 @@ func (n *Node) managerAfter(req *request) state {
 		if req != nil {
 			req.refuse(fmt.Errorf("the manager could not start: %w", err))
 		}
-		if errors.Is(err, errLeaving) && ctx.Err() == nil {
+		switch {
+		case errors.Is(err, errLeaving) && ctx.Err() == nil:
 			n.abandonTasks(ctx)
 			return n.leave(ctx, left)
+		case errors.Is(err, errRemoved) && ctx.Err() == nil:
+			return n.removed, nil
 		}
 		if ctx.Err() == nil && !errors.Is(err, errKeydLost) {
 			err = errors.Join(err, n.disk.noteFailure(err.Error()))

@@ -5,6 +5,9 @@
 //	empty ── init, join ──▶ worker
 //	                 └────▶ locked manager ──▶ manager
 //
+// A member that the cluster removed is told so, gives up what it had of it, and
+// is empty again.
+//
 // A node's state is a function that serves until the state ends and names the
 // next one (empty, worker, manager). What must be given up at the end of a state
 // is given up by its function returning: nothing of one state is reachable from
@@ -49,6 +52,9 @@ type Node struct {
 	// requests carries init, join and leave from the local socket to the state
 	// that can serve them.
 	requests chan request
+	// told is how the agent and the renewer hand on that a manager said this
+	// node was removed: the id it had then.
+	told chan string
 
 	mu   sync.Mutex // guards what follows
 	self *member    // nil while in no cluster
@@ -94,6 +100,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		netd:     wire.NewClient(filepath.Join(env.RunDir, "netd.sock")),
 		refresh:  make(chan struct{}, 1),
 		requests: make(chan request),
+		told:     make(chan string, 1),
 	}
 	defer n.keyd.Close()
 	defer n.netd.Close()
@@ -120,6 +127,9 @@ func (n *Node) first() state {
 		return n.broken(err)
 	}
 	n.become(m)
+	if r, err := n.disk.loadRemoval(); err == nil && r != nil && (r.Running || m != nil && r.NodeID == m.NodeID) {
+		return n.removed // cut short
+	}
 	return n.stateOf(m)
 }
 

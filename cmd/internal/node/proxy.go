@@ -8,9 +8,11 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 )
@@ -67,13 +69,23 @@ func copyAnswers(in grpc.ServerStream, out grpc.ClientStream) error {
 		if err := out.RecvMsg(&f); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return err
+			return passedOn{err}
 		}
 		if err := in.SendMsg(&f); err != nil {
 			return err
 		}
 	}
 }
+
+// passedOn is the leader's own answer.
+type passedOn struct{ error }
+
+func (e passedOn) Unwrap() error              { return e.error }
+func (e passedOn) GRPCStatus() *status.Status { return status.Convert(e.error) }
+
+// LoggedElsewhere reports whether the leader has written the refusal down; it
+// has not where it could not be reached.
+func (e passedOn) LoggedElsewhere() bool { return status.Code(e.error) != codes.Unavailable }
 
 // frame is a message as it came.
 type frame struct{ data []byte }

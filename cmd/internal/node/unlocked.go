@@ -110,6 +110,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error {
 		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, store.AppliedIndex})
 	})
+	g.Go(func() error { return n.awaitRemoval(ctx) })
 	g.Go(func() error { return n.serveRequests(ctx, apierr.InCluster(self.ClusterID), left) })
 	g.Go(func() error {
 		if err := m.awaitLeader(ctx); err != nil {

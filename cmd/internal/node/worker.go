@@ -43,6 +43,7 @@ func (n *Node) worker(ctx context.Context) (state, error) {
 	stop := errors.New("leaving")
 	g.Go(func() error { return n.runAgent(gctx, creds, w.managers, nil) })
 	g.Go(func() error { return n.runRenewer(gctx, creds, w.managers, nil) })
+	g.Go(func() error { return n.awaitRemoval(gctx) })
 	g.Go(func() error {
 		for {
 			req, err := n.next(gctx)
@@ -57,7 +58,11 @@ func (n *Node) worker(ctx context.Context) (state, error) {
 			return stop
 		}
 	})
-	if err := g.Wait(); !errors.Is(err, stop) || ctx.Err() != nil {
+	err = g.Wait()
+	switch {
+	case errors.Is(err, errRemoved) && ctx.Err() == nil:
+		return n.removed, nil
+	case !errors.Is(err, stop) || ctx.Err() != nil:
 		return nil, err
 	}
 	if err := n.stopTasks(ctx); err != nil && !left.do.(*controlpb.LeaveRequest).GetForce() {

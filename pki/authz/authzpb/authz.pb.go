@@ -105,6 +105,57 @@ func (Caller) EnumDescriptor() ([]byte, []int) {
 	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{0}
 }
 
+type Refusal_Reason int32
+
+const (
+	Refusal_REASON_UNSPECIFIED Refusal_Reason = 0
+	// The node was removed from the cluster. It will never be let in again.
+	Refusal_REASON_REMOVED Refusal_Reason = 1
+	// The node's role was changed: this certificate is not of its role any more.
+	Refusal_REASON_ROLE_CHANGED Refusal_Reason = 2
+)
+
+// Enum value maps for Refusal_Reason.
+var (
+	Refusal_Reason_name = map[int32]string{
+		0: "REASON_UNSPECIFIED",
+		1: "REASON_REMOVED",
+		2: "REASON_ROLE_CHANGED",
+	}
+	Refusal_Reason_value = map[string]int32{
+		"REASON_UNSPECIFIED":  0,
+		"REASON_REMOVED":      1,
+		"REASON_ROLE_CHANGED": 2,
+	}
+)
+
+func (x Refusal_Reason) Enum() *Refusal_Reason {
+	p := new(Refusal_Reason)
+	*p = x
+	return p
+}
+
+func (x Refusal_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Refusal_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_pki_authz_authzpb_authz_proto_enumTypes[1].Descriptor()
+}
+
+func (Refusal_Reason) Type() protoreflect.EnumType {
+	return &file_pki_authz_authzpb_authz_proto_enumTypes[1]
+}
+
+func (x Refusal_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Refusal_Reason.Descriptor instead.
+func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{1, 0}
+}
+
 // Rule lists every kind of caller an RPC admits.
 type Rule struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -150,6 +201,70 @@ func (x *Rule) GetCallers() []Caller {
 	return nil
 }
 
+// Refusal is the status detail with which a manager tells a node, over a
+// connection on which both proved who they are, why it is refused for good.
+type Refusal struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason Refusal_Reason         `protobuf:"varint,1,opt,name=reason,proto3,enum=redoubt.authz.v1.Refusal_Reason" json:"reason,omitempty"`
+	// The node that is meant. Whoever gets this looks whether it is that node.
+	NodeId string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Unix seconds of the cluster's clock; 0 where it is not known.
+	At            int64 `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Refusal) GetReason() Refusal_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Refusal_REASON_UNSPECIFIED
+}
+
+func (x *Refusal) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Refusal) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
 var file_pki_authz_authzpb_authz_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -173,7 +288,15 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\n" +
 	"\x1dpki/authz/authzpb/authz.proto\x12\x10redoubt.authz.v1\x1a google/protobuf/descriptor.proto\":\n" +
 	"\x04Rule\x122\n" +
-	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers*\xdd\x01\n" +
+	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers\"\xbb\x01\n" +
+	"\aRefusal\x128\n" +
+	"\x06reason\x18\x01 \x01(\x0e2 .redoubt.authz.v1.Refusal.ReasonR\x06reason\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\"M\n" +
+	"\x06Reason\x12\x16\n" +
+	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eREASON_REMOVED\x10\x01\x12\x17\n" +
+	"\x13REASON_ROLE_CHANGED\x10\x02*\xdd\x01\n" +
 	"\x06Caller\x12\x16\n" +
 	"\x12CALLER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCALLER_ANYONE\x10\x01\x12\x11\n" +
@@ -198,22 +321,25 @@ func file_pki_authz_authzpb_authz_proto_rawDescGZIP() []byte {
 	return file_pki_authz_authzpb_authz_proto_rawDescData
 }
 
-var file_pki_authz_authzpb_authz_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_authz_authzpb_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_pki_authz_authzpb_authz_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_pki_authz_authzpb_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_pki_authz_authzpb_authz_proto_goTypes = []any{
 	(Caller)(0),                        // 0: redoubt.authz.v1.Caller
-	(*Rule)(nil),                       // 1: redoubt.authz.v1.Rule
-	(*descriptorpb.MethodOptions)(nil), // 2: google.protobuf.MethodOptions
+	(Refusal_Reason)(0),                // 1: redoubt.authz.v1.Refusal.Reason
+	(*Rule)(nil),                       // 2: redoubt.authz.v1.Rule
+	(*Refusal)(nil),                    // 3: redoubt.authz.v1.Refusal
+	(*descriptorpb.MethodOptions)(nil), // 4: google.protobuf.MethodOptions
 }
 var file_pki_authz_authzpb_authz_proto_depIdxs = []int32{
 	0, // 0: redoubt.authz.v1.Rule.callers:type_name -> redoubt.authz.v1.Caller
-	2, // 1: redoubt.authz.v1.rule:extendee -> google.protobuf.MethodOptions
-	1, // 2: redoubt.authz.v1.rule:type_name -> redoubt.authz.v1.Rule
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	2, // [2:3] is the sub-list for extension type_name
-	1, // [1:2] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 1: redoubt.authz.v1.Refusal.reason:type_name -> redoubt.authz.v1.Refusal.Reason
+	4, // 2: redoubt.authz.v1.rule:extendee -> google.protobuf.MethodOptions
+	2, // 3: redoubt.authz.v1.rule:type_name -> redoubt.authz.v1.Rule
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	3, // [3:4] is the sub-list for extension type_name
+	2, // [2:3] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_pki_authz_authzpb_authz_proto_init() }
@@ -226,8 +352,8 @@ func file_pki_authz_authzpb_authz_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_authz_authzpb_authz_proto_rawDesc), len(file_pki_authz_authzpb_authz_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   1,
+			NumEnums:      2,
+			NumMessages:   2,
 			NumExtensions: 1,
 			NumServices:   0,
 		},

@@ -42,6 +42,11 @@ func NoCluster() *Error {
 	return New(ReasonNoCluster, "run `redoubt init` or `redoubt join` on it", "this node is in no cluster")
 }
 
+// Removed is the state of a node that its cluster took out.
+func Removed() *Error {
+	return New(ReasonDenied, "join again with `redoubt join` and a new token if that was not meant", "this node was removed from its cluster")
+}
+
 // InCluster refuses init and join on a node that is a member already.
 func InCluster(clusterID string) *Error {
 	return New(ReasonInCluster, "run `redoubt leave` first if that is meant", "this node is already in cluster %s", clusterID)

@@ -39,6 +39,7 @@ const (
 	NodePhase_NODE_PHASE_ACTIVE      NodePhase = 4
 	NodePhase_NODE_PHASE_NO_QUORUM   NodePhase = 6 // an open manager, while there is no majority
 	NodePhase_NODE_PHASE_BROKEN      NodePhase = 7 // cannot start: message says why; only leave is served
+	NodePhase_NODE_PHASE_REMOVED     NodePhase = 8 // the cluster removed it: in no cluster, message says which and when
 )
 
 // Enum value maps for NodePhase.
@@ -51,6 +52,7 @@ var (
 		4: "NODE_PHASE_ACTIVE",
 		6: "NODE_PHASE_NO_QUORUM",
 		7: "NODE_PHASE_BROKEN",
+		8: "NODE_PHASE_REMOVED",
 	}
 	NodePhase_value = map[string]int32{
 		"NODE_PHASE_UNSPECIFIED": 0,
@@ -60,6 +62,7 @@ var (
 		"NODE_PHASE_ACTIVE":      4,
 		"NODE_PHASE_NO_QUORUM":   6,
 		"NODE_PHASE_BROKEN":      7,
+		"NODE_PHASE_REMOVED":     8,
 	}
 )
 
@@ -3905,7 +3908,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xbb\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xd3\x01\n" +
 	"\tNodePhase\x12\x1a\n" +
 	"\x16NODE_PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10NODE_PHASE_EMPTY\x10\x01\x12\x15\n" +
@@ -3913,7 +3916,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x13NODE_PHASE_STARTING\x10\x03\x12\x15\n" +
 	"\x11NODE_PHASE_ACTIVE\x10\x04\x12\x18\n" +
 	"\x14NODE_PHASE_NO_QUORUM\x10\x06\x12\x15\n" +
-	"\x11NODE_PHASE_BROKEN\x10\a\"\x04\b\x05\x10\x052\xd8\x03\n" +
+	"\x11NODE_PHASE_BROKEN\x10\a\x12\x16\n" +
+	"\x12NODE_PHASE_REMOVED\x10\b\"\x04\b\x05\x10\x052\xd8\x03\n" +
 	"\tBootstrap\x12R\n" +
 	"\x04Init\x12\x1f.redoubt.control.v1.InitRequest\x1a .redoubt.control.v1.InitResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12R\n" +
