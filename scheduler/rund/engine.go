@@ -12,11 +12,12 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -43,6 +44,7 @@ const (
 	labelExited  = "redoubt.exited"  // unix nanoseconds
 	labelOOM     = "redoubt.oom"
 	labelFailure = "redoubt.failure"
+	labelRoot    = "containerd.io/gc.root" // of snapshots
 	extension    = "redoubt.task"
 )
 
@@ -66,7 +68,7 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd
 		return nil, rejected(err)
 	}
 	c := d.GetSpec().GetContainer()
-	img, parent, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest())
+	img, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest())
 	if err != nil {
 		return nil, err
 	}
@@ -76,24 +78,29 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	// What is made before the container refers to it must not be collected.
-	ctx, done, err := s.client.WithLease(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done(context.WithoutCancel(ctx))
-
-	if err := s.netns.Create(d.GetTaskId()); err != nil {
-		return nil, err
-	}
 	hostname := c.GetHostname()
 	if hostname == "" {
 		hostname = d.GetTaskId()[:12]
 	}
-	if err := s.taskDir(d.GetTaskId()).create(hostname, d.GetEndpoint()); err != nil {
+	// The kernel's part and containerd's do not need each other.
+	var sandbox errgroup.Group
+	sandbox.Go(func() error {
+		if err := s.netns.Create(d.GetTaskId()); err != nil {
+			return err
+		}
+		return s.taskDir(d.GetTaskId()).create(hostname, d.GetEndpoint())
+	})
+	err = s.snapshot(ctx, d.GetTaskId(), img.Parent)
+	if errdefs.IsNotFound(err) { // containerd forgot the image
+		s.images.Forget(img)
+		if img, err = s.images.Ensure(ctx, c.GetImage(), c.GetDigest()); err == nil {
+			err = s.snapshot(ctx, d.GetTaskId(), img.Parent)
+		}
+	}
+	if err = errors.Join(err, sandbox.Wait()); err != nil {
 		return nil, err
 	}
-	cont, spec, err := s.createContainer(ctx, d, img, parent, hostname)
+	cont, spec, err := s.createContainer(ctx, d, img, hostname)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +120,18 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd
 	return task, nil
 }
 
+// snapshot makes the container's own file system. It is a root of containerd's
+// collector, which a lease would be, too, for two more transactions: rund
+// removes it by its key, also where a crash left no container (see sweep).
+func (s *Server) snapshot(ctx context.Context, id, parent string) error {
+	_, err := s.client.SnapshotService(image.Snapshotter).Prepare(ctx, id, parent,
+		snapshots.WithLabels(map[string]string{labelRoot: now()}))
+	if err != nil {
+		return fmt.Errorf("file system: %w", err)
+	}
+	return nil
+}
+
 // noCore keeps the container's memory out of the host's core files and their
 // handlers. The process waits to be started, so the pid is its own. The runtime
 // cannot do it where root lacks CAP_SYS_RESOURCE: the namespace is not root's.
@@ -126,24 +145,17 @@ func (s *Server) noCore(id string, pid int) error {
 	return nil
 }
 
-func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img containerd.Image, parent, hostname string) (containerd.Container, *specs.Spec, error) {
+func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img *image.Ready, hostname string) (containerd.Container, *specs.Spec, error) {
 	id := d.GetTaskId()
-	config, err := img.Spec(ctx)
-	if err != nil {
-		return nil, nil, rejected(fmt.Errorf("image %s: its configuration is malformed: %w", d.GetSpec().GetContainer().GetImage(), err))
-	}
-	if _, err := s.client.SnapshotService(image.Snapshotter).Prepare(ctx, id, parent); err != nil {
-		return nil, nil, fmt.Errorf("file system: %w", err)
-	}
-	in, err := s.describe(d, config.Config.Entrypoint, config.Config.Cmd, config.Config.Env, config.Config.WorkingDir, hostname)
+	in, err := s.describe(d, img, hostname)
 	if err != nil {
 		return nil, nil, err
 	}
 	user := d.GetSpec().GetContainer().GetUser()
 	if user == "" {
-		user = config.Config.User
+		user = img.Config.User
 	}
-	if in.User, err = s.resolveUser(ctx, id, user); err != nil {
+	if in.User, err = s.users.resolve(ctx, s.client, id, img.Parent, user); err != nil {
 		return nil, nil, err
 	}
 	spec, err := ocispec.Build(in)
@@ -152,7 +164,7 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 	}
 	signal := d.GetSpec().GetContainer().GetStopSignal()
 	if signal == "" {
-		signal = config.Config.StopSignal
+		signal = img.Config.StopSignal
 	}
 	if len(signal) > maxSignal {
 		return nil, nil, rejected(fmt.Errorf("the stop signal has %d characters: at most %d are allowed", len(signal), maxSignal))
@@ -165,25 +177,30 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 	if err != nil {
 		return nil, nil, err
 	}
-	cont, err := s.client.NewContainer(ctx, id, func(_ context.Context, _ *containerd.Client, c *containers.Container) error {
-		c.Image, c.Snapshotter, c.SnapshotKey = img.Name(), image.Snapshotter, id
-		c.Runtime = containers.RuntimeInfo{Name: runtimeName, Options: runtime}
-		c.Labels = map[string]string{labelTask: id, labelService: d.GetServiceId(), labelSignal: signal}
-		c.Extensions = map[string]typeurl.Any{extension: ext}
-		return nil
-	}, containerd.WithSpec(spec))
+	anySpec, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, err = s.client.ContainerService().Create(ctx, containers.Container{
+		ID: id, Image: img.Name, Snapshotter: image.Snapshotter, SnapshotKey: id, Spec: anySpec,
+		Runtime:    containers.RuntimeInfo{Name: runtimeName, Options: runtime},
+		Labels:     map[string]string{labelTask: id, labelService: d.GetServiceId(), labelSignal: signal},
+		Extensions: map[string]typeurl.Any{extension: ext},
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("container: %w", err)
 	}
-	return cont, spec, nil
+	cont, err := s.client.LoadContainer(ctx, id)
+	return cont, spec, err
 }
 
 // describe puts the service's wishes, the image's and the node's rules together.
-func (s *Server) describe(d *rundpb.TaskDesired, entrypoint, cmd, env []string, cwd, hostname string) (ocispec.Container, error) {
+func (s *Server) describe(d *rundpb.TaskDesired, img *image.Ready, hostname string) (ocispec.Container, error) {
+	entrypoint, cmd, cwd := img.Config.Entrypoint, img.Config.Cmd, img.Config.WorkingDir
 	id, c, dir := d.GetTaskId(), d.GetSpec().GetContainer(), s.taskDir(d.GetTaskId())
 	limits, reserved := d.GetSpec().GetLimits(), d.GetSpec().GetReservations()
 	in := ocispec.Container{
-		Env: ocispec.MergeEnv(env, c.GetEnv()), Cwd: "/", Hostname: hostname, ReadOnly: c.GetReadOnly(), Terminal: c.GetTty(),
+		Env: ocispec.MergeEnv(img.Config.Env, c.GetEnv()), Cwd: "/", Hostname: hostname, ReadOnly: c.GetReadOnly(), Terminal: c.GetTty(),
 		UserNS: s.netns.UserPath(id), NetNS: s.netns.Path(id), IDBase: s.config.UserNS.Base, IDSize: s.config.UserNS.Size,
 		CgroupsPath: path.Join(s.config.CgroupParent, id),
 		NanoCPUs:    limits.GetNanoCpus(), Shares: reserved.GetNanoCpus(),
@@ -234,27 +251,6 @@ func (s *Server) mounts(id string, list []*taskpb.Mount) ([]ocispec.Mount, error
 		out = append(out, mount)
 	}
 	return out, nil
-}
-
-// resolveUser finds the numbers of a user in the container's own file system.
-func (s *Server) resolveUser(ctx context.Context, id, user string) (specs.User, error) {
-	if user == "" {
-		user = "0"
-	}
-	c := &containers.Container{ID: id, Snapshotter: image.Snapshotter, SnapshotKey: id}
-	spec := &specs.Spec{Linux: &specs.Linux{}, Process: &specs.Process{}}
-	if err := oci.WithUser(user)(ctx, s.client, c, spec); err != nil {
-		if transient(err) {
-			return specs.User{}, err
-		}
-		return specs.User{}, rejected(fmt.Errorf("user %q is not known to the image: %w", user, err))
-	}
-	u := spec.Process.User
-	if err := oci.WithAdditionalGIDs(strconv.Itoa(int(u.UID)))(ctx, s.client, c, spec); err != nil {
-		return specs.User{}, fmt.Errorf("groups of user %q: %w", user, err)
-	}
-	u.AdditionalGids = spec.Process.User.AdditionalGids
-	return u, nil
 }
 
 // wreck removes everything of a task; the container's process must be gone or

@@ -20,6 +20,9 @@ const (
 	maxSignal    = 64 // characters; also of an image's
 	maxGrace     = time.Hour
 
+	// maxKnownUsers bounds what is remembered of users in images.
+	maxKnownUsers = 256
+
 	defaultGrace = 10 * time.Second
 	// killWait is how long a container may take to vanish after SIGKILL.
 	killWait = 20 * time.Second

@@ -138,6 +138,7 @@ type node struct {
 	config Config
 	logs   *lockedBuffer
 	client rundpb.RundClient
+	server *Server
 	stop   func()
 	gen    uint64
 	digest string
@@ -202,7 +203,7 @@ func (n *node) start() {
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
 	conn := dial(n.t, filepath.Join(n.runDir, "s"))
-	n.client = rundpb.NewRundClient(conn)
+	n.client, n.server = rundpb.NewRundClient(conn), s
 	n.stop = func() {
 		conn.Close()
 		cancel()

@@ -13,8 +13,11 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -45,6 +48,7 @@ type Server struct {
 	images   *image.Store
 	netns    *netns.Store
 	binds    *binds
+	users    users
 	hub      *hub
 	creates  chan struct{} // slots
 	adopted  chan struct{} // closed by adopt when existing containers are known
@@ -199,13 +203,31 @@ func (s *Server) sweep(ctx context.Context, owners map[string]bool) error {
 	}
 	pinned, err1 := s.netns.List()
 	dirs, err2 := s.listTaskDirs()
-	errs = append(errs, err1, err2)
+	errs = append(errs, err1, err2, s.sweepSnapshots(ctx, owners))
 	for _, id := range append(pinned, dirs...) {
 		if !owners[id] {
 			errs = append(errs, s.netns.Remove(id), s.taskDir(id).remove())
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sweepSnapshots removes file systems of containers that were never made.
+func (s *Server) sweepSnapshots(ctx context.Context, owners map[string]bool) error {
+	sn := s.client.SnapshotService(image.Snapshotter)
+	var left []string
+	err := sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if ident.Valid(info.Name) && !owners[info.Name] && info.Labels[labelRoot] != "" {
+			left = append(left, info.Name)
+		}
+		return nil
+	})
+	for _, id := range left {
+		if rerr := sn.Remove(ctx, id); rerr != nil && !errdefs.IsNotFound(rerr) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
 }
 
 // forbidContainerd adds containerd's own directories to what must not be

@@ -2,15 +2,17 @@ package rund
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
@@ -32,6 +34,7 @@ type worker struct {
 	wake chan struct{} // buffered 1; desired changed
 
 	// Owned by run.
+	tried bool                // to create it
 	made  *rundpb.TaskDesired // what the container was made from
 	state *rundpb.TaskActual
 	task  containerd.Task
@@ -158,10 +161,19 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 	if changed {
 		return nil // wake is pending
 	}
-	err := w.s.removeContainer(pctx, w.id) // of an interrupted attempt
 	var task containerd.Task
+	var err error
+	if w.tried {
+		err = w.s.removeContainer(pctx, w.id) // of the interrupted attempt
+	}
+	w.tried = true
 	if err == nil {
 		task, err = w.s.prepare(pctx, d)
+	}
+	if errdefs.IsAlreadyExists(err) { // something was there that nobody knew of
+		if err = w.s.removeContainer(pctx, w.id); err == nil {
+			task, err = w.s.prepare(pctx, d)
+		}
 	}
 	if err == nil {
 		w.made, w.task = d, task
@@ -198,18 +210,19 @@ func (w *worker) start(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	w.report(rundpb.Phase_PHASE_STARTING, nil)
-	cont, err := w.s.client.LoadContainer(cctx, w.id)
-	if err == nil {
+	var before errgroup.Group
+	before.Go(func() error {
 		// First, so that a container without a task is known to have run.
-		_, err = cont.SetLabels(cctx, map[string]string{labelStarted: strconv.FormatInt(time.Now().UnixNano(), 10)})
-	}
-	if err == nil { // here, so that it also holds for a container that was adopted
-		err = w.s.noCore(w.id, int(w.task.Pid()))
-	}
+		_, err := w.s.client.ContainerService().Update(cctx, containers.Container{ID: w.id, Labels: map[string]string{labelStarted: now()}},
+			"labels."+labelStarted)
+		return err
+	})
+	// Here, so that it also holds for a container that was adopted.
+	err := w.s.noCore(w.id, int(w.task.Pid()))
 	if err == nil {
 		w.exit, err = w.task.Wait(ctx)
 	}
-	if err == nil {
+	if err = errors.Join(err, before.Wait()); err == nil {
 		err = w.task.Start(cctx)
 	}
 	switch {

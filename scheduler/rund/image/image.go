@@ -33,6 +33,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 const (
@@ -61,7 +62,17 @@ type Store struct {
 
 	mu    sync.Mutex
 	locks map[digest.Digest]*keyLock // one pull or remap per digest
+	ready map[digest.Digest]*Ready   // found complete before. Guarded by mu
 	pulls chan struct{}              // slots
+}
+
+// Ready is an image that a container can be made from.
+type Ready struct {
+	Name   string
+	Digest digest.Digest
+	Config ocispec.ImageConfig
+	// Parent is the snapshot that a container's own goes upon.
+	Parent string
 }
 
 type keyLock struct {
@@ -73,46 +84,76 @@ type keyLock struct {
 // images of more than maxBytes, packed or unpacked; at most parallel pulls run at once.
 func New(c *containerd.Client, r *Registries, base, size uint32, maxBytes int64, parallel int) *Store {
 	return &Store{client: c, registries: r, base: base, size: size, maxBytes: maxBytes,
-		locks: map[digest.Digest]*keyLock{}, pulls: make(chan struct{}, parallel)}
+		locks: map[digest.Digest]*keyLock{}, ready: map[digest.Digest]*Ready{}, pulls: make(chan struct{}, parallel)}
 }
 
-// Ensure makes the image that ref meant when it had digest dgst available and
-// returns it, with the name of the snapshot that a container's own goes upon.
-func (s *Store) Ensure(ctx context.Context, ref, dgst string) (containerd.Image, string, error) {
+// Ensure makes the image that ref meant when it had digest dgst available.
+//
+// What was found complete once is not looked at again: containerd does not
+// change it, only forget it. The caller who finds that it did calls Forget.
+func (s *Store) Ensure(ctx context.Context, ref, dgst string) (*Ready, error) {
 	named, err := parse(ref)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	want, err := digest.Parse(dgst)
 	if err != nil || want.Algorithm() != digest.SHA256 {
-		return nil, "", rejectf("image %s: digest %q is not sha256:… : the digest must be fixed when the service is created", ref, dgst)
+		return nil, rejectf("image %s: digest %q is not sha256:… : the digest must be fixed when the service is created", ref, dgst)
 	}
 	if d, ok := named.(reference.Digested); ok && d.Digest() != want {
-		return nil, "", rejectf("image %s: the reference names another digest than %s", ref, want)
+		return nil, rejectf("image %s: the reference names another digest than %s", ref, want)
+	}
+	if r := s.known(want); r != nil {
+		return r, nil
 	}
 	unlock, err := s.lock(ctx, want)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer unlock()
-
+	if r := s.known(want); r != nil {
+		return r, nil
+	}
 	img, err := s.present(ctx, want)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if img == nil {
 		if img, err = s.pull(ctx, named, want); err != nil {
-			return nil, "", err
+			return nil, err
 		}
 	}
 	if err := s.unpack(ctx, img); err != nil {
-		return nil, "", explain(ref, err)
+		return nil, explain(ref, err)
 	}
 	parent, err := s.remap(ctx, img)
 	if err != nil {
-		return nil, "", fmt.Errorf("image %s: %w", ref, err)
+		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}
-	return img, parent, nil
+	config, err := img.Spec(ctx)
+	if err != nil {
+		return nil, rejectf("image %s: its configuration is malformed: %w", ref, err)
+	}
+	r := &Ready{Name: img.Name(), Digest: want, Config: config.Config, Parent: parent}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready[want] = r
+	return r, nil
+}
+
+func (s *Store) known(d digest.Digest) *Ready {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready[d]
+}
+
+// Forget makes the next Ensure look at the image again.
+func (s *Store) Forget(r *Ready) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ready[r.Digest] == r {
+		delete(s.ready, r.Digest)
+	}
 }
 
 // present finds complete content under a digest, whatever its name.
