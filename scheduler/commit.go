@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
@@ -11,38 +13,56 @@ import (
 // commit writes a plan in bounded transactions. Parts that no longer hold are
 // left out and their services looked at again.
 func (l *loop) commit(ctx context.Context, writes []*write) error {
+	most := maxTransaction
 	for len(writes) > 0 {
-		chunk := writes[:take(writes)]
-		writes = writes[len(chunk):]
-		var stale []*write
-		err := l.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error {
-			stale = nil
-			for _, w := range chunk {
-				ok, err := l.apply(tx, w)
-				if err != nil {
-					return err
-				}
-				if !ok {
-					stale = append(stale, w)
-				}
+		chunk := writes[:take(writes, most)]
+		stale, err := l.write(ctx, chunk)
+		if errors.Is(err, raftstore.ErrConflict) {
+			// Nodes report on these tasks faster than so many can be written.
+			if len(chunk) > 1 {
+				most = max(1, most/4)
+				continue
 			}
-			return nil
-		})
+			stale, err = chunk, nil
+		}
 		if err != nil {
 			return err
 		}
 		if err := l.forget(stale); err != nil {
 			return err
 		}
+		writes = writes[len(chunk):]
 	}
 	return nil
 }
 
-// take says how many writes fit into one transaction.
-func take(writes []*write) int {
-	changes := 0
+// write is one transaction; it returns the parts that no longer hold.
+func (l *loop) write(ctx context.Context, chunk []*write) (stale []*write, err error) {
+	err = l.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error {
+		stale = nil
+		for _, w := range chunk {
+			ok, err := l.apply(tx, w)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				stale = append(stale, w)
+			}
+		}
+		return nil
+	})
+	return stale, err
+}
+
+// take says how many writes fit into one transaction of most changes.
+func take(writes []*write, most int) int {
+	changes, bytes := 0, 0
 	for i, w := range writes {
-		if changes += max(1, len(w.tasks)); changes > maxTransaction && i > 0 {
+		changes += max(1, len(w.tasks))
+		for _, e := range w.tasks {
+			bytes += taskOverhead + proto.Size(e.new)
+		}
+		if (changes > most || bytes > maxTransactionBytes) && i > 0 {
 			return i
 		}
 	}
@@ -100,11 +120,12 @@ func (l *loop) forget(stale []*write) error {
 	}
 	return l.cfg.Store.View(func(r *raftstore.ReadTx) error {
 		for _, w := range stale {
-			l.dirty[w.serviceID] = true
 			l.retry = true
 			for _, e := range w.tasks {
-				l.count(r, either(e.old, e.new).GetId())
+				t := either(e.old, e.new)
+				l.observeTask(r, t)
 			}
+			l.service(w.serviceID)
 		}
 		return nil
 	})

@@ -1,16 +1,25 @@
 package scheduler
 
-import "context"
+import (
+	"context"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+)
 
 // Interrupted does what a leader does that is lost half-way: some rounds, and of
 // the next round's plan only the first writes.
 func Interrupted(ctx context.Context, cfg Config, rounds, writes int) error {
 	l := newLoop(cfg)
-	if err := cfg.Store.View(l.load); err != nil {
+	w, err := cfg.Store.Watch(l.load, store.Tables()...)
+	if err != nil {
 		return err
 	}
+	defer w.Close()
 	for range rounds {
-		if err := l.step(ctx); err != nil {
+		if !l.work() {
+			break
+		}
+		if err := l.turn(ctx, w); err != nil {
 			return err
 		}
 	}

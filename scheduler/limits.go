@@ -1,13 +1,23 @@
 package scheduler
 
-import "time"
+import (
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
 
 const (
 	// maxRound is about how many changes one plan holds. What is over follows in
 	// the next round, from a newer snapshot.
 	maxRound = 2000
-	// maxTransaction bounds the changes of one transaction.
-	maxTransaction = 200
+	// maxTransaction and maxTransactionBytes bound one transaction, well within
+	// what the store takes; taskOverhead is what a task costs beside itself.
+	maxTransaction      = 1000
+	maxTransactionBytes = raftstore.MaxTransactionBytes / 2
+	taskOverhead        = 128
+
+	// messagePause is the least time between two reasons why a task waits.
+	messagePause = 10 * time.Second
 
 	// minPause and maxPause bound the wait before the loop starts again.
 	minPause = 50 * time.Millisecond

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/orchestrator"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -21,8 +22,9 @@ type loop struct {
 	cluster *placement.Cluster
 	// requests has the compiled revisions by id.
 	requests map[string]*placement.Request
-	// dirty are the services to look at.
-	dirty map[string]bool
+	// services has what is remembered of each, and dirty those to look at.
+	services map[string]*orchestrator.Service
+	dirty    map[string]bool
 	// retry: tasks without a node may have a chance now.
 	retry bool
 	// wake is when the next task that waits for its restart delay is due; zero:
@@ -37,6 +39,7 @@ func newLoop(cfg Config) *loop {
 		cfg:      cfg,
 		cluster:  placement.NewCluster(),
 		requests: map[string]*placement.Request{},
+		services: map[string]*orchestrator.Service{},
 		dirty:    map[string]bool{},
 		retry:    true,
 		latch:    true,
@@ -46,20 +49,31 @@ func newLoop(cfg Config) *loop {
 // work reports whether there is anything to look at.
 func (l *loop) work() bool { return len(l.dirty) > 0 || l.retry || l.latch }
 
+// service has one looked at.
+func (l *loop) service(id string) *orchestrator.Service {
+	l.dirty[id] = true
+	s := l.services[id]
+	if s == nil {
+		s = orchestrator.NewService()
+		l.services[id] = s
+	}
+	return s
+}
+
 // load reads everything.
 func (l *loop) load(r *raftstore.ReadTx) error {
 	for n := range store.Nodes.All(r) {
 		l.cluster.SetNode(n)
 	}
 	for s := range store.Services.All(r) {
-		l.dirty[s.GetId()] = true
+		l.service(s.GetId())
 	}
 	for rev := range store.Revisions.All(r) {
-		l.dirty[rev.GetServiceId()] = true // also of services that were removed
+		l.service(rev.GetServiceId()) // also of services that were removed
 	}
 	for t := range store.Tasks.All(r) {
-		l.dirty[t.GetServiceId()] = true
-		l.count(r, t.GetId())
+		l.service(t.GetServiceId())
+		l.count(r, t)
 	}
 	return nil
 }
@@ -68,20 +82,27 @@ func (l *loop) load(r *raftstore.ReadTx) error {
 // there is read from one snapshot, which also has what the loop itself wrote.
 func (l *loop) observe(events []raftstore.Event) error {
 	return l.cfg.Store.View(func(r *raftstore.ReadTx) error {
-		nodes := map[string]bool{}
+		nodes, tasks := map[string]bool{}, map[string]*schedulerpb.Task{}
 		for _, e := range events {
 			if old, now, ok := store.Tasks.Event(e); ok {
-				l.observeTask(r, old, now)
+				t := either(now, old)
+				tasks[t.GetId()] = t
 			} else if old, now, ok := store.Nodes.Event(e); ok {
 				nodes[either(old, now).GetId()] = true
 			} else if old, now, ok := store.Services.Event(e); ok {
-				l.dirty[either(old, now).GetId()] = true
+				l.service(either(old, now).GetId())
 			} else if old, now, ok := store.Revisions.Event(e); ok && now == nil {
 				delete(l.requests, old.GetId())
+				if l.services[old.GetServiceId()] != nil {
+					l.service(old.GetServiceId())
+				}
 			}
 		}
 		for id := range nodes {
 			l.observeNode(r, id)
+		}
+		for _, t := range tasks {
+			l.observeTask(r, t)
 		}
 		return nil
 	})
@@ -95,11 +116,16 @@ func either[T comparable](a, b T) T {
 	return a
 }
 
-func (l *loop) observeTask(r raftstore.Reader, old, now *schedulerpb.Task) {
-	t := either(old, now)
-	l.dirty[t.GetServiceId()] = true
-	l.count(r, t.GetId())
-	if now == nil || now.GetNodeId() == "" || !store.Live(now) {
+// observeTask looks once at a task of which there were any number of events.
+func (l *loop) observeTask(r raftstore.Reader, t *schedulerpb.Task) {
+	l.service(t.GetServiceId()).Touch(t.GetSlot(), t.GetTargetNodeId())
+	now, ok := store.Tasks.Get(r, t.GetId())
+	if !ok {
+		l.cluster.RemoveTask(t.GetId())
+	} else {
+		l.count(r, now)
+	}
+	if !ok || now.GetNodeId() == "" || !store.Live(now) {
 		l.retry = true // there is one more to place, or more room
 	}
 }
@@ -119,11 +145,11 @@ func (l *loop) observeNode(r raftstore.Reader, id string) {
 	}
 	l.retry, l.latch = true, true
 	for t := range store.Tasks.By(r, "node", id) {
-		l.dirty[t.GetServiceId()] = true
+		l.service(t.GetServiceId()).Touch(t.GetSlot(), t.GetTargetNodeId())
 	}
 	for s := range store.Services.All(r) {
 		if s.GetSpec().GetGlobal() != nil {
-			l.dirty[s.GetId()] = true
+			l.service(s.GetId()).Touch(0, id)
 		}
 	}
 }
@@ -140,12 +166,7 @@ func sameForScheduling(a, b *schedulerpb.Node) bool {
 }
 
 // count tells placement of a task as it is stored now.
-func (l *loop) count(r raftstore.Reader, id string) {
-	t, ok := store.Tasks.Get(r, id)
-	if !ok {
-		l.cluster.RemoveTask(id)
-		return
-	}
+func (l *loop) count(r raftstore.Reader, t *schedulerpb.Task) {
 	req := l.request(r, t.GetServiceId(), t.GetRevision())
 	if req == nil {
 		req = &placement.Request{ServiceID: t.GetServiceId(), Revision: t.GetRevision()}

@@ -28,7 +28,10 @@ type write struct {
 }
 
 // edit is one task, old and new; nil for made and forgotten.
-type edit struct{ old, new *schedulerpb.Task }
+type edit struct {
+	old, new *schedulerpb.Task
+	spare    bool // see orchestrator.Change
+}
 
 // step makes one plan and writes it.
 func (l *loop) step(ctx context.Context) error {
@@ -52,6 +55,7 @@ func (l *loop) plan() (writes []*write, err error) {
 		writes = l.planServices(r, now)
 		if l.retry || len(writes) > 0 {
 			writes = l.place(r, writes, now)
+			writes = l.spare(writes)
 		}
 		return nil
 	})
@@ -86,11 +90,18 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 				continue
 			}
 		}
-		p := orchestrator.Reconcile(in)
+		svc := l.services[id]
+		p := svc.Plan(in)
+		if p.More {
+			l.dirty[id] = true
+		}
+		if in.Service == nil && svc.Empty() && len(p.Revisions) == 0 {
+			delete(l.services, id)
+		}
 		for _, slot := range p.Slots {
 			w := &write{serviceID: id, guarded: true, version: p.ServiceVersion}
 			for _, c := range slot {
-				w.tasks = append(w.tasks, &edit{c.Old, c.New})
+				w.tasks = append(w.tasks, &edit{c.Old, c.New, c.Spare})
 			}
 			out = append(out, w)
 			changes += len(slot)
@@ -102,6 +113,23 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 	return out
 }
 
+// spare leaves out new slots for which there is no node, but for a few that show
+// what is missing and why.
+func (l *loop) spare(writes []*write) []*write {
+	waiting := map[string]int{}
+	return slices.DeleteFunc(writes, func(w *write) bool {
+		if len(w.tasks) != 1 || !w.tasks[0].spare || w.tasks[0].new.GetNodeId() != "" {
+			return false
+		}
+		t := w.tasks[0].new
+		if waiting[w.serviceID]++; waiting[w.serviceID] <= orchestrator.MaxWaiting {
+			return false
+		}
+		l.services[w.serviceID].Touch(t.GetSlot(), t.GetTargetNodeId())
+		return true
+	})
+}
+
 // delayed reports whether a task still waits for its restart delay, and sees
 // that the loop looks again when it is over. The delay is kept here and not by
 // the node: one that fails everything at once, or says so, would else turn the
@@ -111,10 +139,15 @@ func (l *loop) delayed(t *schedulerpb.Task, now time.Time) bool {
 	if !due.After(now) {
 		return false
 	}
+	l.wakeAt(due)
+	return true
+}
+
+// wakeAt sees that the loop looks again by then.
+func (l *loop) wakeAt(due time.Time) {
 	if l.wake.IsZero() || due.Before(l.wake) {
 		l.wake = due
 	}
-	return true
 }
 
 // batch is equal tasks to place: those of one revision, for one node where they
@@ -216,10 +249,25 @@ func (l *loop) placeBatch(b *batch, now time.Time) {
 			t.NodeId = nodes[i]
 			t.Status = &schedulerpb.TaskStatus{State: store.Assigned, At: now.UnixNano()}
 			l.cluster.SetTask(t, b.req)
-		case e.new.GetStatus().GetMessage() != why:
+		case e.new.GetStatus().GetMessage() != why && !l.saidLately(e.old, now):
 			e.clone().Status.Message = why
 		}
 	}
+}
+
+// saidLately reports whether a task's reason to wait was written a moment ago.
+// How many nodes lack what changes with every node, and each change would be an
+// entry of the log for each task that waits: the newest word follows later.
+func (l *loop) saidLately(t *schedulerpb.Task, now time.Time) bool {
+	if t == nil || t.GetStatus().GetMessage() == "" {
+		return false
+	}
+	again := time.Unix(0, t.GetMeta().GetUpdatedAt()).Add(messagePause)
+	if !again.After(now) {
+		return false
+	}
+	l.wakeAt(again)
+	return true
 }
 
 // clone returns the new task to change, never the stored one.

@@ -102,17 +102,37 @@ func follow(ctx context.Context, cfg Config) error {
 	}
 	defer w.Close()
 	for {
-		for l.work() {
-			if err := l.step(ctx); err != nil {
-				return err
-			}
-		}
-		events, err := l.next(ctx, w)
-		if err != nil {
-			return err
-		}
-		if err := l.observe(events); err != nil {
+		if err := l.turn(ctx, w); err != nil {
 			return err
 		}
 	}
 }
+
+// turn makes a step where there is work, and takes note of what happened; what
+// the step has written is among that.
+func (l *loop) turn(ctx context.Context, w *raftstore.Watch) error {
+	var events []raftstore.Event
+	var err error
+	if l.work() {
+		if err := l.step(ctx); err != nil {
+			return err
+		}
+		events, err = w.Next(over)
+		if errors.Is(err, context.Canceled) {
+			err = nil
+		}
+	} else {
+		events, err = l.next(ctx, w)
+	}
+	if err != nil {
+		return err
+	}
+	return l.observe(events)
+}
+
+// over is for asking without waiting.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()

@@ -9,6 +9,12 @@ const (
 	// so that one large service neither fills the memory nor keeps the others
 	// waiting.
 	maxCreates = 2000
+	// maxLook bounds the slots one plan looks at, for the same reason.
+	maxLook = 4000
+	// MaxWaiting is how many slots of a service may wait for a node before no
+	// more are made. They are there to be seen, with the reason, and to be
+	// placed at once when there is room; the others follow.
+	MaxWaiting = 256
 
 	// worksAfter is how long a task must have been there for its end not to
 	// count as one of a row of failures.

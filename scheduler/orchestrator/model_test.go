@@ -1,7 +1,9 @@
 package orchestrator
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"testing"
@@ -29,12 +31,17 @@ type world struct {
 	now     time.Time
 	version uint64
 	ids     int
+	// memory is what a leader remembers of the service.
+	memory *Service
+	// seen are the nodes as they were at the last plan.
+	seen map[string]*schedulerpb.Node
 }
 
 func newWorld(t rapid.TB, global bool, policy *taskpb.RestartPolicy) *world {
 	w := &world{
 		t: t, now: time.Unix(1_000_000, 0),
-		tasks: map[string]*schedulerpb.Task{}, nodes: map[string]*schedulerpb.Node{}, revs: map[string]*taskpb.TaskSpec{},
+		memory: NewService(),
+		tasks:  map[string]*schedulerpb.Task{}, nodes: map[string]*schedulerpb.Node{}, revs: map[string]*taskpb.TaskSpec{},
 	}
 	sp := &schedulerpb.ServiceSpec{Name: "web", Task: &taskpb.TaskSpec{Restart: policy}}
 	if global {
@@ -84,7 +91,16 @@ func (w *world) request() *placement.Request {
 func (w *world) input() Input {
 	return Input{
 		ServiceID: "svc", Service: w.service, Request: w.request(),
-		Tasks:     slices.Collect(maps.Values(w.tasks)),
+		Tasks: maps.Values(w.tasks),
+		Slot: func(slot uint32, node string) iter.Seq[*schedulerpb.Task] {
+			return func(yield func(*schedulerpb.Task) bool) {
+				for _, t := range w.tasks {
+					if t.GetSlot() == slot && t.GetTargetNodeId() == node && !yield(t) {
+						return
+					}
+				}
+			}
+		},
 		Revisions: slices.Sorted(maps.Keys(w.revs)),
 		Node:      func(id string) *schedulerpb.Node { return w.nodes[id] },
 		Nodes:     maps.Values(w.nodes),
@@ -96,12 +112,15 @@ func (w *world) input() Input {
 // reconcile carries out the changes of a plan that pass, and reports how many
 // there were in all.
 func (w *world) reconcile(pass func() bool) int {
-	p := Reconcile(w.input())
+	w.observeNodes()
+	p := w.memory.Plan(w.input())
 	for _, slot := range p.Slots {
-		if !pass() {
-			continue
-		}
+		passed := pass()
 		for _, c := range slot {
+			w.touch(cmp.Or(c.Old, c.New)) // also what is left out
+			if !passed {
+				continue
+			}
 			w.check(c)
 			if c.New == nil {
 				delete(w.tasks, c.Old.GetId())
@@ -159,7 +178,32 @@ func (w *world) invariants() {
 	}
 }
 
+func (w *world) touch(t *schedulerpb.Task) { w.memory.Touch(t.GetSlot(), t.GetTargetNodeId()) }
+
+// observeNodes touches what the leader's loop does for each that has changed.
+func (w *world) observeNodes() {
+	for _, t := range w.tasks {
+		if id := t.GetNodeId(); !proto.Equal(w.seen[id], w.nodes[id]) {
+			w.touch(t)
+		}
+	}
+	before := w.seen
+	w.seen = map[string]*schedulerpb.Node{}
+	for id, n := range w.nodes {
+		w.seen[id] = proto.CloneOf(n)
+		if !proto.Equal(before[id], n) {
+			w.memory.Touch(0, id)
+		}
+	}
+	for id := range before {
+		if w.nodes[id] == nil {
+			w.memory.Touch(0, id)
+		}
+	}
+}
+
 func (w *world) put(t *schedulerpb.Task) {
+	w.touch(t)
 	t = proto.CloneOf(t)
 	t.Meta = w.meta(t.Meta)
 	w.tasks[t.GetId()] = t
@@ -285,7 +329,8 @@ func TestConvergesFromAnywhere(t *testing.T) {
 			},
 			"remove node": func(t *rapid.T) {
 				if len(w.nodes) > 0 {
-					delete(w.nodes, pick(t, w.nodes))
+					id := pick(t, w.nodes)
+					delete(w.nodes, id)
 				}
 			},
 			"node state": func(t *rapid.T) {
@@ -305,6 +350,7 @@ func TestConvergesFromAnywhere(t *testing.T) {
 					w.agent(pick(t, w.tasks), rapid.IntRange(0, 3).Draw(t, "fails") == 0)
 				}
 			},
+			"leader change":  func(*rapid.T) { w.memory = NewService() },
 			"reconcile":      func(*rapid.T) { w.reconcile(func() bool { return true }) },
 			"half reconcile": func(*rapid.T) { w.reconcile(sometimes) },
 			"place": func(*rapid.T) {
@@ -321,6 +367,9 @@ func TestConvergesFromAnywhere(t *testing.T) {
 			w.addNode()
 		}
 		w.settle()
+		if p := Reconcile(w.input()); len(p.Slots)+len(p.Revisions) > 0 || p.More {
+			t.Fatalf("what was remembered hid from the plan %v", p)
+		}
 		w.converged(t)
 	})
 }

@@ -8,75 +8,87 @@ import (
 )
 
 // replicated keeps as many slots as there should be replicas.
-func (r *round) replicated() {
+func (s *Service) replicated(r *round) {
 	want := int(r.in.Service.GetSpec().GetReplicated().GetReplicas())
-	var kept []*group
 	for _, g := range r.sorted() {
-		for _, it := range g.items {
-			if it.t.GetDesired() >= store.Remove {
-				r.remove(it)
-			}
-		}
+		r.removeMarked(g)
 		if g.slot == 0 {
 			r.removeAll(g) // of no slot: not of this mode
-		} else if g.present() {
-			kept = append(kept, g)
+		}
+		s.sum(r, g)
+	}
+	if s.whole() && s.present > want {
+		s.scaleDown(r, s.present-want)
+	}
+	for _, g := range r.sorted() {
+		if r.kept(g) {
+			r.tend(g)
+			s.sum(r, g)
 		}
 	}
-	if len(kept) > want {
-		kept = r.scaleDown(kept, want)
+	if s.whole() {
+		s.update(r)
+		s.scaleUp(r, want-s.present)
 	}
-	r.tend(kept, func(*group) bool { return true })
-	r.scaleUp(want - len(kept))
 }
 
-// present reports whether the slot is in use: not one that only waits for its
-// tasks to be gone.
-func (g *group) present() bool {
-	return slices.ContainsFunc(g.items, func(it *item) bool {
-		return !it.gone && it.t.GetDesired() < store.Remove
-	})
-}
-
-// scaleDown removes the slots that serve least, then the highest, and returns
-// the others in order.
-func (r *round) scaleDown(groups []*group, want int) []*group {
-	slices.SortFunc(groups, func(a, b *group) int {
-		return cmp.Or(cmp.Compare(b.service(), a.service()), cmp.Compare(a.slot, b.slot))
-	})
-	for _, g := range groups[want:] {
-		r.removeAll(g)
-	}
-	kept := groups[:want]
-	slices.SortFunc(kept, func(a, b *group) int { return cmp.Compare(a.slot, b.slot) })
-	return kept
-}
-
-// service ranks a slot by what it gives: running, on its way, nothing.
-func (g *group) service() int {
-	best := 0
+// removeMarked goes on with what was to be forgotten.
+func (r *round) removeMarked(g *group) {
 	for _, it := range g.items {
-		switch {
-		case it.wanted() && store.State(it.t) == store.Running:
-			return 2
-		case it.wanted():
-			best = 1
+		if it.t.GetDesired() >= store.Remove {
+			r.remove(it)
 		}
 	}
-	return best
+}
+
+// scaleDown removes the n slots that serve least, then the highest.
+func (s *Service) scaleDown(r *round, n int) {
+	type slot struct {
+		place
+		rank uint8
+	}
+	var all []slot
+	for p, sum := range s.groups {
+		if sum.present && p.slot > 0 {
+			all = append(all, slot{p, sum.rank})
+		}
+	}
+	slices.SortFunc(all, func(a, b slot) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), b.compare(a.place))
+	})
+	for _, v := range all[:min(n, maxLook)] {
+		g := r.look(v.place)
+		r.removeAll(g)
+		s.sum(r, g)
+	}
 }
 
 // scaleUp fills the n lowest free slots. A slot whose former tasks are still
-// being removed is waited for, not passed over, so that slots stay dense.
-func (r *round) scaleUp(n int) {
-	for slot := uint32(1); n > 0 && r.creates < maxCreates; slot++ {
-		g := r.group(slot, "")
-		if g.present() {
+// being removed is waited for, not passed over, so that slots stay dense. While
+// enough slots wait for a node there is no use in making more: however many
+// replicas are asked for, the store holds what the nodes do and a few more.
+func (s *Service) scaleUp(r *round, n int) {
+	if s.waiting >= MaxWaiting {
+		return
+	}
+	for slot := s.low; n > 0 && r.creates < maxCreates; slot++ {
+		p := place{slot: slot}
+		sum, there := s.groups[p]
+		if sum.present {
+			if s.low == slot {
+				s.low++
+			}
 			continue
 		}
 		n--
+		if there {
+			continue
+		}
+		g := r.look(p)
 		if !slices.ContainsFunc(g.items, func(it *item) bool { return !it.gone }) {
+			g.spare = true
 			r.create(g, 0, nil)
+			s.sum(r, g)
 		}
 	}
 }
@@ -88,47 +100,34 @@ func (r *round) removeAll(g *group) {
 }
 
 // global keeps one task on every node that welcomes it.
-func (r *round) global() {
-	creatable := map[string]bool{}
-	for n := range r.in.Nodes {
-		if welcomes(n, r.in.Request) {
-			creatable[n.GetId()] = true
-			r.group(0, n.GetId())
-		}
-	}
-	var kept []*group
+func (s *Service) global(r *round) {
 	for _, g := range r.sorted() {
-		for _, it := range g.items {
-			if it.t.GetDesired() >= store.Remove {
-				r.remove(it)
+		r.removeMarked(g)
+		if r.kept(g) {
+			for _, it := range g.items {
+				if it.wanted() && it.t.GetNodeId() == "" && !r.creatable(g) {
+					r.stop(it)
+				}
 			}
-		}
-		if g.slot != 0 || r.in.Node(g.node) == nil {
+			r.tend(g)
+		} else {
 			r.removeAll(g) // not of this mode, or of a node that was removed
-			continue
 		}
-		for _, it := range g.items {
-			if it.wanted() && it.t.GetNodeId() == "" && !creatable[g.node] {
-				r.stop(it)
-			}
-		}
-		kept = append(kept, g)
+		s.sum(r, g)
 	}
-	r.tend(kept, func(g *group) bool { return creatable[g.node] })
+	if s.whole() {
+		s.update(r)
+	}
 }
 
-// tend brings each group to one task of the current revision. creatable says
-// where new tasks may be made.
-func (r *round) tend(groups []*group, creatable func(*group) bool) {
-	for _, g := range groups {
-		r.evict(g)
-		r.dedupe(g)
-	}
-	r.update(groups, creatable)
-	for _, g := range groups {
-		r.replace(g, creatable(g))
-		r.trim(g)
-	}
+// tend brings a group to one task of the current revision, but for one that
+// runs an older: those take turns.
+func (r *round) tend(g *group) {
+	r.evict(g)
+	r.dedupe(g)
+	r.renew(g)
+	r.replace(g, r.creatable(g))
+	r.trim(g)
 }
 
 // evict stops tasks that may not stay where they are: on a drained node, or on

@@ -3,11 +3,17 @@
 //
 // It owns the rules of replicas and slots, of global services, of restarts, of
 // rolling updates, of tasks lost with their node, and of what is kept of the
-// past. It refuses to act: Reconcile is a pure function from what is known of a
-// service to a Plan, without store, clock or goroutine. The leader loop (package
-// scheduler) calls it again whenever anything it looked at has changed, for
-// ever; a plan that was half carried out, by this leader or the one before, is
-// simply planned again from where it stopped.
+// past. It refuses to act: a plan is made from what is known of a service,
+// without store, clock or goroutine. The leader loop (package scheduler) asks
+// again whenever anything has changed, for ever; a plan that was half carried
+// out, by this leader or the one before, is simply planned again from where it
+// stopped.
+//
+// The cost of a plan grows with what changed. A Service remembers a few bytes of
+// each slot, which are what the rules about all slots together need (how many
+// there are, which one is next to be updated), and is told which slots to look
+// at again (Touch); all other rules look at one slot alone. Everything it
+// remembers can be had from the store again: a new Service looks at all slots.
 //
 // The invariants that every plan keeps:
 //
@@ -40,7 +46,10 @@ type Input struct {
 	// Request is the service's current revision, compiled; nil where it was
 	// removed.
 	Request *placement.Request
-	Tasks   []*schedulerpb.Task
+	// Tasks are all of the service; read where all slots are looked at.
+	Tasks iter.Seq[*schedulerpb.Task]
+	// Slot gives the tasks of one slot, or of one node of a global service.
+	Slot func(slot uint32, targetNode string) iter.Seq[*schedulerpb.Task]
 	// Revisions are the ids of those that are stored.
 	Revisions []string
 	// Node gives nil for a node that was removed.
@@ -52,21 +61,22 @@ type Input struct {
 	Now   time.Time
 }
 
-// Read collects the input from the store. Request, NewID and Now are the
+// Read says how to get the input from the store. Request, NewID and Now are the
 // caller's to fill.
 func Read(r raftstore.Reader, serviceID string) Input {
 	in := Input{
 		ServiceID: serviceID,
-		Nodes:     store.Nodes.All(r),
+		Tasks:     store.Tasks.By(r, "service", serviceID),
+		Slot: func(slot uint32, targetNode string) iter.Seq[*schedulerpb.Task] {
+			return store.Tasks.By(r, "slot", store.SlotKey(serviceID, slot, targetNode))
+		},
+		Nodes: store.Nodes.All(r),
 		Node: func(id string) *schedulerpb.Node {
 			n, _ := store.Nodes.Get(r, id)
 			return n
 		},
 	}
 	in.Service, _ = store.Services.Get(r, serviceID)
-	for t := range store.Tasks.By(r, "service", serviceID) {
-		in.Tasks = append(in.Tasks, t)
-	}
 	for rev := range store.Revisions.By(r, "service", serviceID) {
 		in.Revisions = append(in.Revisions, rev.GetId())
 	}
@@ -75,11 +85,16 @@ func Read(r raftstore.Reader, serviceID string) Input {
 
 // Change is one task to write: Old is absent for a new task, New for one to
 // forget.
-type Change struct{ Old, New *schedulerpb.Task }
+type Change struct {
+	Old, New *schedulerpb.Task
+	// Spare: New is of one more slot. It may be left out while there is no node
+	// for it and others wait already.
+	Spare bool
+}
 
 // Plan is what to do now. It holds for the service as it was at ServiceVersion
 // (0: removed) and for each task as Old has it; where that is no longer so, the
-// part must be left out and the service planned again.
+// part must be left out and its slot touched.
 type Plan struct {
 	ServiceID      string
 	ServiceVersion uint64
@@ -89,23 +104,9 @@ type Plan struct {
 	Slots [][]Change
 	// Revisions to forget.
 	Revisions []string
-}
-
-// Reconcile plans the next step of a service. An empty plan means that there is
-// nothing to do until something changes.
-func Reconcile(in Input) Plan {
-	r := newRound(in)
-	switch {
-	case in.Service == nil:
-		for _, g := range r.groups {
-			r.removeAll(g)
-		}
-	case in.Service.GetSpec().GetGlobal() != nil:
-		r.global()
-	default:
-		r.replicated()
-	}
-	return r.plan()
+	// More: some slots were not looked at yet, so that one large service does
+	// not keep the others waiting.
+	More bool
 }
 
 // Wanted is the number of tasks the service should have running now. A global

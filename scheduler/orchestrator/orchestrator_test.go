@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -289,6 +290,60 @@ func TestLargeServicesAreMadeInParts(t *testing.T) {
 		if len(w.tasks) != want {
 			t.Fatalf("%d tasks, %d wanted", len(w.tasks), want)
 		}
+		w.assignAll()
+	}
+}
+
+// assignAll gives every task that waits the same node.
+func (w *world) assignAll() {
+	for _, id := range slices.Collect(maps.Keys(w.tasks)) {
+		if t := w.tasks[id]; t.GetNodeId() == "" && store.Wanted(t) {
+			next := proto.CloneOf(t)
+			next.NodeId, next.Status.State = slices.Min(slices.Collect(maps.Keys(w.nodes))), store.Assigned
+			w.put(next)
+		}
+	}
+}
+
+func TestAnImpossibleNumberIsNotMade(t *testing.T) {
+	w := newWorld(t, false, nil)
+	scale := func(n uint64) {
+		w.bump(func(s *schedulerpb.Service) { s.Spec.GetReplicated().Replicas = n })
+	}
+	scale(1 << 40)
+	w.reconcile(all) // no node takes any: what is spare may be left out, and more are not asked for
+	if n := w.reconcile(all); n != 0 || len(w.tasks) > maxCreates {
+		t.Fatalf("%d tasks are there, %d more were asked for", len(w.tasks), n)
+	}
+	// Room for some: as many again.
+	before := len(w.tasks)
+	w.assignAll()
+	w.reconcile(all)
+	if len(w.tasks) != before+maxCreates {
+		t.Fatalf("%d tasks, %d wanted", len(w.tasks), before+maxCreates)
+	}
+	scale(3)
+	w.settle()
+	if n := Running(maps.Values(w.tasks)); n != 3 || len(w.tasks) != 3 {
+		t.Fatalf("%d of %d tasks run after scaling down, 3 wanted", n, len(w.tasks))
+	}
+}
+
+func TestOneSlotOfManyIsLookedAt(t *testing.T) {
+	w := newWorld(t, false, nil)
+	w.bump(func(s *schedulerpb.Service) { s.Spec.GetReplicated().Replicas = 100 })
+	w.settle()
+	in := w.input()
+	in.Tasks = nil // must not be read
+	looked := 0
+	slot := in.Slot
+	in.Slot = func(n uint32, node string) iter.Seq[*schedulerpb.Task] {
+		looked++
+		return slot(n, node)
+	}
+	w.memory.Touch(7, "")
+	if p := w.memory.Plan(in); looked != 1 || len(p.Slots) != 0 {
+		t.Fatalf("%d slots were looked at, %v planned", looked, p.Slots)
 	}
 }
 
@@ -297,15 +352,31 @@ func BenchmarkReconcile(b *testing.B) {
 		w := newWorld(b, false, nil)
 		w.bump(func(s *schedulerpb.Service) { s.Spec.GetReplicated().Replicas = n })
 		for w.reconcile(all) > 0 {
+			w.assignAll()
 		}
 		for id, t := range w.tasks {
 			t.NodeId, t.Status.State = "node0001", store.Running
 			w.tasks[id] = t
 		}
 		in := w.input()
-		b.Run(fmt.Sprintf("%d tasks at rest", n), func(b *testing.B) {
+		slots := map[uint32]*schedulerpb.Task{}
+		for _, t := range w.tasks {
+			slots[t.GetSlot()] = t
+		}
+		in.Slot = func(slot uint32, _ string) iter.Seq[*schedulerpb.Task] {
+			return func(yield func(*schedulerpb.Task) bool) {
+				if t := slots[slot]; t != nil {
+					yield(t)
+				}
+			}
+		}
+		svc := NewService()
+		for svc.Plan(in).More {
+		}
+		b.Run(fmt.Sprintf("one change among %d tasks", n), func(b *testing.B) {
 			for b.Loop() {
-				if p := Reconcile(in); len(p.Slots) > 0 {
+				svc.Touch(uint32(n/2), "")
+				if p := svc.Plan(in); len(p.Slots) > 0 {
 					b.Fatal("not at rest")
 				}
 			}

@@ -1,7 +1,7 @@
 package orchestrator
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -24,60 +24,47 @@ func (it *item) wanted() bool { return !it.gone && store.Wanted(it.t) }
 // group is the tasks of one slot, or of one node of a global service, oldest
 // first.
 type group struct {
-	slot  uint32
-	node  string
+	place
 	items []*item
+	spare bool // what is made here is of one more slot
 }
 
-// round is one run of Reconcile.
+// round is the making of one plan.
 type round struct {
-	in      Input
-	groups  map[string]*group
+	in     Input
+	groups map[place]*group
+	// creates counts; over are the groups for which there was no room.
 	creates int
+	over    []*group
 }
 
-// newRound groups the tasks, and gives up those whose node is lost.
-func newRound(in Input) *round {
-	r := &round{in: in, groups: map[string]*group{}}
-	tasks := slices.Clone(in.Tasks)
-	slices.SortFunc(tasks, func(a, b *schedulerpb.Task) int {
+// look reads a group, and gives up those of its tasks whose node is lost.
+func (r *round) look(p place) *group {
+	if g := r.groups[p]; g != nil {
+		return g
+	}
+	g := &group{place: p}
+	r.groups[p] = g
+	for t := range r.in.Slot(p.slot, p.node) {
+		it := &item{old: t, t: t}
+		g.items = append(g.items, it)
+		r.orphanIfLost(it)
+	}
+	slices.SortFunc(g.items, func(a, b *item) int {
 		switch {
-		case a.GetId() == b.GetId():
+		case a.old.GetId() == b.old.GetId():
 			return 0
-		case store.Newer(a, b):
+		case store.Newer(a.old, b.old):
 			return 1
 		}
 		return -1
 	})
-	for _, t := range tasks {
-		it := &item{old: t, t: t}
-		g := r.group(t.GetSlot(), t.GetTargetNodeId())
-		g.items = append(g.items, it)
-		r.orphanIfLost(it)
-	}
-	return r
-}
-
-func (r *round) group(slot uint32, node string) *group {
-	key := store.SlotKey("", slot, node)
-	g := r.groups[key]
-	if g == nil {
-		g = &group{slot: slot, node: node}
-		r.groups[key] = g
-	}
 	return g
 }
 
-// sorted gives the groups in the order of slots and nodes.
+// sorted gives the groups looked at in the order of slots and nodes.
 func (r *round) sorted() []*group {
-	out := make([]*group, 0, len(r.groups))
-	for _, g := range r.groups {
-		out = append(out, g)
-	}
-	slices.SortFunc(out, func(a, b *group) int {
-		return cmp.Or(cmp.Compare(a.slot, b.slot), cmp.Compare(a.node, b.node))
-	})
-	return out
+	return slices.SortedFunc(maps.Values(r.groups), func(a, b *group) int { return a.place.compare(b.place) })
 }
 
 // edit returns the task to change.
@@ -138,6 +125,7 @@ func (r *round) remove(it *item) {
 // create adds a new task to the group, unless the plan is full.
 func (r *round) create(g *group, notBefore int64, restarts []int64) {
 	if r.creates >= maxCreates {
+		r.over = append(r.over, g)
 		return
 	}
 	r.creates++
@@ -173,29 +161,14 @@ func (r *round) trim(g *group) {
 	}
 }
 
-// plan collects the differences.
-func (r *round) plan() Plan {
-	p := Plan{ServiceID: r.in.ServiceID, ServiceVersion: r.in.Service.GetMeta().GetVersion()}
-	used := map[string]bool{}
-	if s := r.in.Service; s != nil {
-		used[store.RevisionID(s.GetId(), s.GetRevision())] = true
-	}
-	for _, t := range r.in.Tasks {
-		// Also of those forgotten now: their revision goes in the next round, when
-		// it is certain that they did.
-		used[store.RevisionID(t.GetServiceId(), t.GetRevision())] = true
-	}
+// changes of every group, in order.
+func (r *round) changes() (out [][]Change) {
 	for _, g := range r.sorted() {
 		if c := g.changes(); len(c) > 0 {
-			p.Slots = append(p.Slots, c)
+			out = append(out, c)
 		}
 	}
-	for _, id := range r.in.Revisions {
-		if !used[id] {
-			p.Revisions = append(p.Revisions, id)
-		}
-	}
-	return p
+	return out
 }
 
 func (g *group) changes() (out []Change) {
@@ -204,7 +177,7 @@ func (g *group) changes() (out []Change) {
 		case it.gone && it.old != nil:
 			out = append(out, Change{Old: it.old})
 		case !it.gone && it.t != it.old:
-			out = append(out, Change{Old: it.old, New: it.t})
+			out = append(out, Change{Old: it.old, New: it.t, Spare: g.spare && it.old == nil})
 		}
 	}
 	return out

@@ -6,44 +6,45 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
-// update moves the groups to the current revision: one running task at a time
-// is stopped and replaced, and the next follows when that one runs. Tasks of an
-// older revision that do not run serve nobody and are replaced at once, which
-// is how an update mends a service that cannot start.
-func (r *round) update(groups []*group, creatable func(*group) bool) {
-	var next *item
-	busy := false
-	for _, g := range groups {
-		i := slices.IndexFunc(g.items, (*item).wanted)
-		if i < 0 {
-			busy = busy || r.returning(g, creatable(g))
-			continue
-		}
-		it := g.items[i]
-		switch {
-		case it.t.GetRevision() == r.in.Service.GetRevision():
-			busy = busy || r.unfinished(g, it)
-		case store.State(it.t) == store.Running:
-			if next == nil {
-				next = it
-			}
-		default:
-			busy = busy || it.t.GetNodeId() != ""
-			r.stop(it)
-		}
+// renew stops a task of an older revision that does not run: it serves nobody,
+// and replacing it at once is how an update mends a service that cannot start.
+func (r *round) renew(g *group) {
+	i := slices.IndexFunc(g.items, (*item).wanted)
+	if i < 0 {
+		return
 	}
-	if next != nil && !busy {
-		r.stop(next)
+	it := g.items[i]
+	if it.t.GetRevision() != r.in.Service.GetRevision() && store.State(it.t) != store.Running {
+		r.stop(it)
 	}
 }
 
+// update moves running tasks to the current revision: one at a time is stopped
+// and replaced, and the next follows when that one runs.
+func (s *Service) update(r *round) {
+	if s.busy > 0 || len(s.stale) == 0 {
+		return
+	}
+	var first *place
+	for p := range s.stale {
+		if first == nil || p.compare(*first) < 0 {
+			first = &p
+		}
+	}
+	g := r.look(*first)
+	if i := slices.IndexFunc(g.items, (*item).wanted); i >= 0 {
+		r.stop(g.items[i])
+	}
+	s.sum(r, g)
+}
+
 // returning reports whether a group without a wanted task is about to have one.
-func (r *round) returning(g *group, creatable bool) bool {
+func (r *round) returning(g *group) bool {
 	if slices.ContainsFunc(g.items, (*item).live) {
 		return true // still stopping
 	}
 	last := r.latest(g)
-	return creatable && !(last != nil && last.t.GetSettled() && last.t.GetRevision() == r.in.Service.GetRevision())
+	return r.creatable(g) && !(last != nil && last.t.GetSettled() && last.t.GetRevision() == r.in.Service.GetRevision())
 }
 
 // unfinished reports whether a task of the current revision is still on its way.

@@ -1,0 +1,247 @@
+package orchestrator
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// Service is what the leader remembers of one service from plan to plan. It
+// belongs to one goroutine.
+type Service struct {
+	all bool // nothing is known yet
+	// revision is that of the service for which the summaries hold; 0: removed.
+	revision uint64
+	dirty    map[place]struct{}
+	groups   map[place]summary // those with tasks
+
+	// Sums over groups.
+	present, busy, waiting int
+	stale                  map[place]struct{}
+	old                    map[uint64]int // groups with tasks of a revision that is not the current
+
+	low uint32 // every slot below is present
+}
+
+// place is a slot of a replicated service, or a node of a global one (slot 0).
+type place struct {
+	slot uint32
+	node string
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.slot, q.slot), cmp.Compare(p.node, q.node))
+}
+
+// summary is what the rules about all groups together need of one.
+type summary struct {
+	present bool  // in use: not one that only waits for its tasks to be gone
+	rank    uint8 // what it gives: 2 runs, 1 is on its way, 0 nothing
+	busy    bool  // an update waits for it
+	stale   bool  // it runs a task of an older revision
+	waiting bool  // its task has no node, and no restart delay to wait for
+	old     []uint64
+}
+
+// NewService knows nothing: its first plans look at everything.
+func NewService() *Service { return &Service{all: true} }
+
+// Touch has a slot, or a node of a global service, looked at again.
+func (s *Service) Touch(slot uint32, targetNode string) {
+	if !s.all {
+		s.dirty[place{slot, targetNode}] = struct{}{}
+	}
+}
+
+// Waiting is how many slots wait for a node.
+func (s *Service) Waiting() int { return s.waiting }
+
+// Empty reports whether nothing is left to plan for a service that was removed.
+func (s *Service) Empty() bool { return !s.all && len(s.groups) == 0 && len(s.dirty) == 0 }
+
+// reset forgets the summaries and has everything looked at.
+func (s *Service) reset(in Input) {
+	*s = Service{
+		revision: in.Service.GetRevision(),
+		dirty:    map[place]struct{}{}, groups: map[place]summary{},
+		stale: map[place]struct{}{}, old: map[uint64]int{}, low: 1,
+	}
+	for t := range in.Tasks {
+		s.Touch(t.GetSlot(), t.GetTargetNodeId())
+	}
+	if in.Service.GetSpec().GetGlobal() != nil {
+		for n := range in.Nodes {
+			s.Touch(0, n.GetId())
+		}
+	}
+}
+
+// Plan plans the next step. An empty plan without more means that there is
+// nothing to do until something changes. The caller touches every slot whose
+// changes were made, or left out.
+func (s *Service) Plan(in Input) Plan {
+	if s.all || s.revision != in.Service.GetRevision() {
+		s.reset(in)
+	}
+	r := &round{in: in, groups: map[place]*group{}}
+	for p := range s.dirty {
+		if len(r.groups) >= maxLook {
+			break
+		}
+		delete(s.dirty, p)
+		r.look(p)
+	}
+	switch {
+	case in.Service == nil:
+		for _, g := range r.groups {
+			r.removeAll(g)
+			s.sum(r, g)
+		}
+	case in.Service.GetSpec().GetGlobal() != nil:
+		s.global(r)
+	default:
+		s.replicated(r)
+	}
+	for _, g := range r.over {
+		s.dirty[g.place] = struct{}{}
+	}
+	return Plan{
+		ServiceID: in.ServiceID, ServiceVersion: in.Service.GetMeta().GetVersion(),
+		Slots: r.changes(), Revisions: s.unused(in), More: len(s.dirty) > 0,
+	}
+}
+
+// whole reports whether every summary is of now, so that rules about all of
+// them may be applied.
+func (s *Service) whole() bool { return len(s.dirty) == 0 }
+
+// unused are the revisions that nothing refers to. Tasks forgotten by this plan
+// still count: their revision goes when it is certain that they did.
+func (s *Service) unused(in Input) (out []string) {
+	if !s.whole() || in.Service != nil && len(in.Revisions) < 2 {
+		return nil
+	}
+	used := map[string]bool{}
+	if in.Service != nil {
+		used[store.RevisionID(in.ServiceID, s.revision)] = true
+	}
+	for rev := range s.old {
+		used[store.RevisionID(in.ServiceID, rev)] = true
+	}
+	for _, id := range in.Revisions {
+		if !used[id] {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// sum brings the sums up to date with a group as the plan leaves it.
+func (s *Service) sum(r *round, g *group) {
+	was := s.groups[g.place]
+	now, there := r.summarise(g)
+	count := func(n *int, was, is bool) {
+		if was {
+			*n--
+		}
+		if is {
+			*n++
+		}
+	}
+	count(&s.present, was.present, now.present)
+	count(&s.busy, was.busy, now.busy)
+	count(&s.waiting, was.waiting, now.waiting)
+	for _, rev := range was.old {
+		if s.old[rev]--; s.old[rev] == 0 {
+			delete(s.old, rev)
+		}
+	}
+	for _, rev := range now.old {
+		s.old[rev]++
+	}
+	if delete(s.stale, g.place); now.stale {
+		s.stale[g.place] = struct{}{}
+	}
+	if !now.present && g.slot > 0 {
+		s.low = min(s.low, g.slot)
+	}
+	if there {
+		s.groups[g.place] = now
+	} else {
+		delete(s.groups, g.place)
+	}
+}
+
+// summarise also reports whether anything is left of the group.
+func (r *round) summarise(g *group) (s summary, there bool) {
+	current := r.in.Service.GetRevision()
+	for _, it := range g.items {
+		there = there || !it.gone
+		if it.old == nil || r.in.Service != nil && it.old.GetRevision() == current {
+			continue
+		}
+		if rev := it.old.GetRevision(); !slices.Contains(s.old, rev) {
+			s.old = append(s.old, rev)
+		}
+	}
+	there = there || len(s.old) > 0
+	s.present, s.rank = g.present(), g.rank()
+	if r.in.Service == nil || !r.kept(g) {
+		return s, there
+	}
+	i := slices.IndexFunc(g.items, (*item).wanted)
+	if i < 0 {
+		s.busy = r.returning(g)
+		return s, there
+	}
+	it := g.items[i]
+	s.waiting = it.t.GetNodeId() == "" && it.t.GetNotBefore() == 0
+	switch {
+	case it.t.GetRevision() == current:
+		s.busy = r.unfinished(g, it)
+	case store.State(it.t) == store.Running:
+		s.stale = true
+	default:
+		s.busy = it.t.GetNodeId() != ""
+	}
+	return s, there
+}
+
+// present reports whether the slot is in use: not one that only waits for its
+// tasks to be gone.
+func (g *group) present() bool {
+	return slices.ContainsFunc(g.items, func(it *item) bool {
+		return !it.gone && it.t.GetDesired() < store.Remove
+	})
+}
+
+// rank says what a slot gives: running, on its way, nothing.
+func (g *group) rank() uint8 {
+	best := uint8(0)
+	for _, it := range g.items {
+		switch {
+		case it.wanted() && store.State(it.t) == store.Running:
+			return 2
+		case it.wanted():
+			best = 1
+		}
+	}
+	return best
+}
+
+// kept reports whether the group is one of this service as it is now.
+func (r *round) kept(g *group) bool {
+	if r.in.Service.GetSpec().GetGlobal() != nil {
+		return g.slot == 0 && r.in.Node(g.node) != nil
+	}
+	return g.slot > 0 && g.present()
+}
+
+// creatable reports whether a new task may be made in the group.
+func (r *round) creatable(g *group) bool {
+	return g.slot > 0 || welcomes(r.in.Node(g.node), r.in.Request)
+}
+
+// Reconcile plans for a service of which nothing is remembered.
+func Reconcile(in Input) Plan { return NewService().Plan(in) }
