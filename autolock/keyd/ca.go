@@ -54,6 +54,9 @@ func newCA(clusterID, kind string, now time.Time, life time.Duration, parent *x5
 		der, err = x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 	} else {
 		t.MaxPathLenZero = true
+		if t.NotAfter.After(parent.NotAfter) {
+			t.NotAfter = parent.NotAfter
+		}
 		signer := scalarSigner{parent.PublicKey.(*ecdsa.PublicKey), parentKey}
 		der, err = x509.CreateCertificate(rand.Reader, t, parent, &key.PublicKey, signer)
 	}
@@ -151,9 +154,20 @@ func (k *keyset) checkIssued(cert, want *x509.Certificate, id profile.Identity, 
 // verify returns an error unless this keyset's own CA issued cert, judged at
 // the given time.
 func (k *keyset) verify(cert *x509.Certificate, at time.Time) error {
+	return k.verifyBy(cert, at, k.issuing)
+}
+
+// verifyOld is verify for a leaf that may be of before a rotation.
+func (k *keyset) verifyOld(cert *x509.Certificate, at time.Time) error {
+	return k.verifyBy(cert, at, append([]*x509.Certificate{k.issuing}, k.former...)...)
+}
+
+func (k *keyset) verifyBy(cert *x509.Certificate, at time.Time, by ...*x509.Certificate) error {
 	roots, issuers := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(k.root)
-	issuers.AddCert(k.issuing)
+	for _, c := range by {
+		issuers.AddCert(c)
+	}
 	_, err := cert.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: issuers, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},

@@ -13,13 +13,15 @@
 // plus the joiner's proof over its own connection; a renewal from the leaf in
 // use and a proof by that leaf's key; this manager's own leaf only for the node
 // id that the state was made for; the keyset is sealed only to the key that is
-// certified in a manager leaf this CA signed. The shape of every certificate is
+// certified in a manager leaf this CA signed and that was not retired. A keyset
+// is adopted only with the very root key that is held here, and a higher epoch. The shape of every certificate is
 // pki/profile's and is compared after signing. Names, roles and lifetimes are
 // never taken from a request for a certificate.
 //
 // # What it takes on redoubtd's word
 //
-// That a token may be minted at all, how often a token was used, that a node was
+// That a token may be minted at all, that a worker shall be a manager, who of the
+// managers stays when the keyset is rotated, how often a token was used, that a node was
 // not removed, and which slots the operator wants. Those verbs are bounded,
 // rate-limited and written to the journal before they are answered. So a
 // compromised redoubtd on an unlocked manager can mint a manager token or add a

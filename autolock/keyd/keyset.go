@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -20,15 +21,23 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
-const keysetMagic = "RDTY\x01"
+// A keyset begins with its format. The first had neither epoch nor history and
+// is read as epoch 1.
+const (
+	keysetMagic   = "RDTY\x02"
+	keysetMagicV1 = "RDTY\x01"
+)
 
 // keyset is what makes the cluster: every manager's keyd holds the same. Its
 // secret parts are slices of one buffer of locked memory.
 type keyset struct {
 	buf       *memguard.LockedBuffer
 	clusterID string
+	epoch     uint64 // grows by one with each rotation
 	root      *x509.Certificate
 	issuing   *x509.Certificate
+	former    []*x509.Certificate // issuing CAs of before, newest first
+	retired   []byte              // SHA-256 of keyd keys that get no keyset, newest first
 
 	rootKey, issuingKey []byte // P-256 scalars
 	recordSeed          []byte // Ed25519 seed
@@ -54,8 +63,12 @@ func newKeyset(now time.Time) (*keyset, error) {
 	defer clear(fresh[:])
 	rand.Read(fresh[:])
 
-	parts := [][]byte{[]byte(clusterID), root.Raw, issuing.Raw, rootScalar, issuingScalar,
-		fresh[:32], fresh[32:64], fresh[64:]}
+	return packKeyset([]byte(clusterID), epochBytes(1), root.Raw, issuing.Raw, nil, nil,
+		rootScalar, issuingScalar, fresh[:32], fresh[32:64], fresh[64:])
+}
+
+// packKeyset writes the parts into locked memory and reads them back.
+func packKeyset(parts ...[]byte) (*keyset, error) {
 	n := len(keysetMagic)
 	for _, p := range parts {
 		n += 4 + len(p)
@@ -68,6 +81,8 @@ func newKeyset(now time.Time) (*keyset, error) {
 	return openKeyset(buf)
 }
 
+func epochBytes(epoch uint64) []byte { return binary.BigEndian.AppendUint64(nil, epoch) }
+
 // openKeyset reads a keyset out of buf, which it takes over, and checks that it
 // is whole: the keys are those of the certificates, and the issuing CA is the
 // root's.
@@ -79,13 +94,25 @@ func openKeyset(buf *memguard.LockedBuffer) (_ *keyset, err error) {
 	}()
 	buf.Freeze()
 	rest, ok := bytes.CutPrefix(buf.Bytes(), []byte(keysetMagic))
+	first := false
 	if !ok {
-		return nil, errors.New("keyset: not a keyset")
+		if rest, first = bytes.CutPrefix(buf.Bytes(), []byte(keysetMagicV1)); !first {
+			return nil, errors.New("keyset: not a keyset")
+		}
 	}
 	r := lpReader{rest: rest}
-	k := &keyset{buf: buf}
+	k := &keyset{buf: buf, epoch: 1}
 	k.clusterID = string(r.fixed(ident.Len))
+	if !first {
+		if b := r.fixed(8); b != nil && r.err == nil {
+			k.epoch = binary.BigEndian.Uint64(b)
+		}
+	}
 	rootDER, issuingDER := bytes.Clone(r.part()), bytes.Clone(r.part())
+	var formerDER []byte
+	if !first {
+		formerDER, k.retired = bytes.Clone(r.part()), bytes.Clone(r.part())
+	}
 	k.rootKey, k.issuingKey = r.fixed(32), r.fixed(32)
 	k.recordSeed = r.fixed(ed25519.SeedSize)
 	k.master, k.audit = r.fixed(autolock.KeyLen), r.fixed(autolock.KeyLen)
@@ -100,6 +127,9 @@ func openKeyset(buf *memguard.LockedBuffer) (_ *keyset, err error) {
 	}
 	if k.issuing, err = checkCA(issuingDER, k.issuingKey, k.root); err != nil {
 		return nil, fmt.Errorf("keyset: issuing CA: %w", err)
+	}
+	if err := k.openHistory(formerDER); err != nil {
+		return nil, fmt.Errorf("keyset: %w", err)
 	}
 	private := ed25519.NewKeyFromSeed(k.recordSeed)
 	defer clear(private)

@@ -32,6 +32,13 @@ const (
 	// guard pages and room for those of one call.
 	lockedMemory = 128 << 10
 
+	// maxManagers bounds the managers a keyset is sealed to at once.
+	maxManagers = 64
+
+	// A keyset remembers the issuing CAs and the keyd keys of this many rotations.
+	maxFormer  = 8
+	maxRetired = 128
+
 	// maxReplays bounds the joins remembered to refuse a second use.
 	maxReplays = 1 << 16
 )

@@ -163,6 +163,9 @@ func (s *Server) status() (*keydpb.StatusResponse, error) {
 		return nil, s.broken
 	}
 	st := &keydpb.StatusResponse{State: s.phase(), Protections: slices.Clone(s.protections)}
+	if s.secrets != nil {
+		st.KeysetEpoch = s.secrets.keyset.epoch
+	}
 	if s.file != nil {
 		st.ClusterId, st.NodeId, st.Slots = s.file.state.GetClusterId(), s.file.state.GetNodeId(), s.file.state.GetSlots()
 	}

@@ -54,6 +54,9 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
 	}
+	if opened.keyset.isRetired(reqs.keydKey) {
+		return nil, errRetired
+	}
 	// An exporter value belongs to one connection, on which a token joins once.
 	seen := sha256.Sum256(lp.Append(lp.Append(nil, []byte(rec.GetId())), req.GetExporter()))
 	if !s.joins.add(seen) {
@@ -67,7 +70,8 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 }
 
 // signRenew issues a new leaf to the holder of the one in use: same node, same
-// role, same keyd key, another key.
+// role, same keyd key, another key. A manager may ask for a worker's instead:
+// that gives less than it has, so nobody's word is needed.
 func (s *Server) signRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*keydpb.SignRenewResponse, error) {
 	opened, err := s.opened()
 	if err != nil {
@@ -86,20 +90,29 @@ func (s *Server) signRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*
 	if err := profile.CheckRenewProof(old, req.GetCsr(), req.GetBootCsr(), req.GetProof()); err != nil {
 		return nil, denied("%v", err)
 	}
-	reqs, err := parseRequests(id.Role, req.GetCsr(), req.GetBootCsr())
+	role, keydKey, event := id.Role, id.KeydKey, "sign-renew"
+	if req.GetDemote() {
+		if id.Role != profilepb.Role_ROLE_MANAGER {
+			return nil, denied("a manager can be demoted, not a %s", profile.RoleName(id.Role))
+		}
+		role, keydKey, event = profilepb.Role_ROLE_WORKER, nil, "sign-demotion"
+	}
+	reqs, err := parseRequests(role, req.GetCsr(), req.GetBootCsr())
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case string(reqs.keydKey) != string(id.KeydKey):
+	case string(reqs.keydKey) != string(keydKey):
 		return nil, denied("a renewal may not change the keyd key")
+	case keydKey != nil && opened.keyset.isRetired(keydKey):
+		return nil, errRetired
 	case reqs.leaf.Equal(old.PublicKey):
 		return nil, denied("a renewal needs a fresh key")
 	}
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
 	}
-	if err := s.note(entry{Event: "sign-renew", Node: id.NodeID, Role: profile.RoleName(id.Role)}); err != nil {
+	if err := s.note(entry{Event: event, Node: id.NodeID, Role: profile.RoleName(role)}); err != nil {
 		return nil, err
 	}
 	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, id.NodeID, now)
@@ -121,7 +134,7 @@ func (s *Server) checkOld(k *keyset, old *x509.Certificate, now time.Time) (prof
 		return id, denied("a %s leaf cannot be renewed", profile.RoleName(id.Role))
 	case now.After(old.NotAfter) && at.Equal(now):
 		return id, denied("the leaf to renew has expired: join again with a new token")
-	case id.ClusterID != k.clusterID || k.verify(old, at) != nil:
+	case id.ClusterID != k.clusterID || k.verifyOld(old, at) != nil:
 		return id, denied("the leaf to renew was not issued by this cluster, or is not valid yet")
 	}
 	return id, nil
@@ -175,6 +188,8 @@ func (s *Server) sealKeyset(req *keydpb.SealKeysetRequest) (*keydpb.SealKeysetRe
 		return nil, denied("the keyset goes to managers alone, not to a %s", profile.RoleName(id.Role))
 	case id.KeydKey == nil:
 		return nil, denied("the manager's leaf certifies no keyd key")
+	case opened.keyset.isRetired(id.KeydKey):
+		return nil, errRetired
 	}
 	if err := s.managers.check(managerRate, now); err != nil {
 		return nil, err

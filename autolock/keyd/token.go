@@ -51,7 +51,7 @@ func (s *Server) mintToken(req *keydpb.MintTokenRequest) (*keydpb.MintTokenRespo
 		return nil, err
 	}
 	return &keydpb.MintTokenResponse{Signed: &profilepb.SignedTokenRecord{
-		Record: raw, Signature: opened.keyset.signRecord(profile.TokenSigningInput(raw)),
+		Record: raw, Signature: opened.keyset.signRecord(profile.TokenSigningInput(raw)), KeysetEpoch: opened.keyset.epoch,
 	}}, nil
 }
 

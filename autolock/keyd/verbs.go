@@ -95,6 +95,21 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 		var r *keydpb.ResealResponse
 		r, err = s.reseal(v.Reseal)
 		resp.Result = &keydpb.Response_Reseal{Reseal: r}
+	case *keydpb.Request_RotateKeyset:
+		name = "rotate-keyset"
+		var r *keydpb.RotateKeysetResponse
+		r, err = s.rotateKeyset(v.RotateKeyset)
+		resp.Result = &keydpb.Response_RotateKeyset{RotateKeyset: r}
+	case *keydpb.Request_AdoptKeyset:
+		name = "adopt-keyset"
+		var r *keydpb.AdoptKeysetResponse
+		r, err = s.adoptKeyset(v.AdoptKeyset)
+		resp.Result = &keydpb.Response_AdoptKeyset{AdoptKeyset: r}
+	case *keydpb.Request_SignPromotion:
+		name = "sign-promotion"
+		var r *keydpb.SignPromotionResponse
+		r, err = s.signPromotion(ctx, v.SignPromotion)
+		resp.Result = &keydpb.Response_SignPromotion{SignPromotion: r}
 	case *keydpb.Request_Forget:
 		name = "forget"
 		err = s.forget()

@@ -61,6 +61,21 @@ func (c *Client) Reseal(ctx context.Context, req *keydpb.ResealRequest) (*keydpb
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Reseal{Reseal: req}}, (*keydpb.Response).GetReseal)
 }
 
+// RotateKeyset makes the next keyset for the managers that stay.
+func (c *Client) RotateKeyset(ctx context.Context, req *keydpb.RotateKeysetRequest) (*keydpb.RotateKeysetResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_RotateKeyset{RotateKeyset: req}}, (*keydpb.Response).GetRotateKeyset)
+}
+
+// AdoptKeyset takes a rotated keyset into use.
+func (c *Client) AdoptKeyset(ctx context.Context, req *keydpb.AdoptKeysetRequest) (*keydpb.AdoptKeysetResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_AdoptKeyset{AdoptKeyset: req}}, (*keydpb.Response).GetAdoptKeyset)
+}
+
+// SignPromotion issues a manager's certificates to a worker.
+func (c *Client) SignPromotion(ctx context.Context, req *keydpb.SignPromotionRequest) (*keydpb.SignPromotionResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignPromotion{SignPromotion: req}}, (*keydpb.Response).GetSignPromotion)
+}
+
 // PrepareJoin returns this keyd's public key, which a manager's certificate
 // request carries. On an empty keyd it makes the key.
 func (c *Client) PrepareJoin(ctx context.Context) ([]byte, error) {

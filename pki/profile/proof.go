@@ -15,9 +15,10 @@ import (
 // Labels open every signed byte string, so that a signature made for one
 // purpose is worth nothing for another.
 const (
-	joinLabel  = "redoubt join v1\x00"
-	renewLabel = "redoubt renew v1\x00"
-	tokenLabel = "redoubt token v1\x00"
+	joinLabel    = "redoubt join v1\x00"
+	renewLabel   = "redoubt renew v1\x00"
+	promoteLabel = "redoubt promote v1\x00"
+	tokenLabel   = "redoubt token v1\x00"
 )
 
 // ExporterLabel and ExporterLen are the TLS exporter that binds a join to its
@@ -42,6 +43,29 @@ func RenewProofInput(csr, bootCSR, oldLeaf []byte) []byte {
 	b = lp.Append(b, hash(csr))
 	b = lp.Append(b, hash(bootCSR))
 	return lp.Append(b, hash(oldLeaf))
+}
+
+// PromotionProofInput is what a worker's leaf signs to become a manager.
+func PromotionProofInput(csr, bootCSR, oldLeaf []byte) []byte {
+	b := lp.Append([]byte(promoteLabel), hash(csr))
+	b = lp.Append(b, hash(bootCSR))
+	return lp.Append(b, hash(oldLeaf))
+}
+
+// SignPromotionProof makes a promotion proof with the key of oldLeaf (DER).
+func SignPromotionProof(key crypto.Signer, csr, bootCSR, oldLeaf []byte) ([]byte, error) {
+	digest := sha256.Sum256(PromotionProofInput(csr, bootCSR, oldLeaf))
+	return key.Sign(rand.Reader, digest[:], crypto.SHA256)
+}
+
+// CheckPromotionProof verifies a promotion proof with oldLeaf's public key.
+func CheckPromotionProof(oldLeaf *x509.Certificate, csr, bootCSR, proof []byte) error {
+	digest := sha256.Sum256(PromotionProofInput(csr, bootCSR, oldLeaf.Raw))
+	key, ok := oldLeaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(key, digest[:], proof) {
+		return errors.New("the promotion proof does not verify")
+	}
+	return nil
 }
 
 // TokenSigningInput is what the keyset signs when a token is minted.

@@ -194,9 +194,12 @@ func (x *TokenRecord) GetCidr() string {
 // SignedTokenRecord: `record` is a serialized TokenRecord, `signature` keyd's
 // over it.
 type SignedTokenRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Record        []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
-	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Record    []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Signature []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Epoch of the keyset whose key signed; 0 stands for 1. A hint, not signed:
+	// the key of another epoch does not verify anyway.
+	KeysetEpoch   uint64 `protobuf:"varint,3,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,6 +246,13 @@ func (x *SignedTokenRecord) GetSignature() []byte {
 		return x.Signature
 	}
 	return nil
+}
+
+func (x *SignedTokenRecord) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
 }
 
 // CertificateChain: DER, leaf first, root last.
@@ -307,10 +317,11 @@ const file_pki_profile_profilepb_profile_proto_rawDesc = "" +
 	"expires_at\x18\x06 \x01(\x03R\texpiresAt\x12\x19\n" +
 	"\bmax_uses\x18\a \x01(\rR\amaxUses\x12\x1b\n" +
 	"\tnode_name\x18\b \x01(\tR\bnodeName\x12\x12\n" +
-	"\x04cidr\x18\t \x01(\tR\x04cidr\"I\n" +
+	"\x04cidr\x18\t \x01(\tR\x04cidr\"l\n" +
 	"\x11SignedTokenRecord\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"6\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12!\n" +
+	"\fkeyset_epoch\x18\x03 \x01(\x04R\vkeysetEpoch\"6\n" +
 	"\x10CertificateChain\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates*N\n" +
 	"\x04Role\x12\x14\n" +

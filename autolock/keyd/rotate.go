@@ -1,0 +1,265 @@
+package keyd
+
+import (
+	"bytes"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/awnumar/memguard"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// openHistory reads what a rotation keeps of the keysets before.
+func (k *keyset) openHistory(former []byte) error {
+	if k.epoch == 0 || len(k.retired)%sha256.Size != 0 || len(k.retired) > maxRetired*sha256.Size {
+		return errEncoding
+	}
+	r := lpReader{rest: former}
+	for len(r.rest) > 0 && r.err == nil {
+		der := r.part()
+		if r.err != nil {
+			break
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil || len(k.former) == maxFormer || !cert.IsCA || cert.CheckSignatureFrom(k.root) != nil {
+			return errors.New("a former issuing CA is malformed")
+		}
+		k.former = append(k.former, cert)
+	}
+	return r.end()
+}
+
+// isRetired reports whether that keyd key was a removed manager's.
+func (k *keyset) isRetired(keydKey []byte) bool {
+	sum := sha256.Sum256(keydKey)
+	for b := k.retired; len(b) > 0; b = b[sha256.Size:] {
+		if bytes.Equal(b[:sha256.Size], sum[:]) {
+			return true
+		}
+	}
+	return false
+}
+
+var errRetired = denied("that keyd key was retired with the manager that had it: it gets no keyset again")
+
+// next makes the keyset of the next epoch. The root stays; all that signs or
+// opens below it is new.
+func (k *keyset) next(now time.Time, retire [][]byte) (*keyset, error) {
+	issuing, scalar, err := newCA(k.clusterID, "issuing", now, issuingLife, k.root, k.rootKey)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(scalar)
+	var fresh [3 * autolock.KeyLen]byte
+	defer clear(fresh[:])
+	rand.Read(fresh[:])
+
+	former := lp.Append(nil, k.issuing.Raw)
+	for _, c := range k.former[:min(len(k.former), maxFormer-1)] {
+		former = lp.Append(former, c.Raw)
+	}
+	var retired []byte
+	for _, key := range retire {
+		sum := sha256.Sum256(key)
+		retired = append(retired, sum[:]...)
+	}
+	retired = append(retired, k.retired...)
+	retired = retired[:min(len(retired), maxRetired*sha256.Size)]
+	return packKeyset([]byte(k.clusterID), epochBytes(k.epoch+1), k.root.Raw, issuing.Raw, former, retired,
+		k.rootKey, scalar, fresh[:32], fresh[32:64], fresh[64:])
+}
+
+// rotateKeyset makes the next keyset for the managers that stay. That somebody
+// left, and who stays, is redoubtd's word; a manager that was retired before is
+// not among them whatever redoubtd says.
+func (s *Server) rotateKeyset(req *keydpb.RotateKeysetRequest) (*keydpb.RotateKeysetResponse, error) {
+	opened, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	to, err := s.recipients(opened, req, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.managers.check(managerRate, now); err != nil {
+		return nil, err
+	}
+	detail := fmt.Sprintf("epoch %d for", opened.keyset.epoch+1)
+	for _, id := range to {
+		detail += " " + id.NodeID
+	}
+	if err := s.note(entry{Event: "rotate-keyset", Detail: detail}); err != nil {
+		return nil, err
+	}
+	k, err := opened.keyset.next(now, req.GetRetired())
+	if err != nil {
+		return nil, fmt.Errorf("making the next keyset: %w", err)
+	}
+	defer k.destroy()
+	resp := &keydpb.RotateKeysetResponse{Epoch: k.epoch, Issuer: k.issuing.Raw}
+	for _, id := range to {
+		public, err := hpke.MLKEM768X25519().NewPublicKey(id.KeydKey)
+		if err != nil {
+			return nil, err
+		}
+		sealed, err := hpke.Seal(public, hpke.HKDFSHA256(), hpke.AES256GCM(), rotationInfo(k.clusterID, id.NodeID, k.epoch), k.buf.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		resp.Sealed = append(resp.Sealed, &keydpb.SealedKeyset{NodeId: id.NodeID, Sealed: sealed})
+	}
+	return resp, nil
+}
+
+// recipients are the managers that stay, from leaves that this cluster's CA
+// signed.
+func (s *Server) recipients(opened *secrets, req *keydpb.RotateKeysetRequest, now time.Time) (to []profile.Identity, err error) {
+	if len(req.GetManagers()) > maxManagers || len(req.GetRetired()) > maxManagers {
+		return nil, invalid("more than %d managers", maxManagers)
+	}
+	seen := map[string]bool{}
+	for _, m := range req.GetManagers() {
+		id, err := opened.keyset.manager(m, now)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case seen[id.NodeID]:
+			return nil, invalid("manager %s is named twice", id.NodeID)
+		case opened.keyset.isRetired(id.KeydKey):
+			return nil, errRetired
+		}
+		for _, key := range req.GetRetired() {
+			if bytes.Equal(key, id.KeydKey) {
+				return nil, invalid("manager %s both stays and leaves", id.NodeID)
+			}
+		}
+		seen[id.NodeID] = true
+		to = append(to, id)
+	}
+	for _, key := range req.GetRetired() {
+		if _, err := hpke.MLKEM768X25519().NewPublicKey(key); err != nil {
+			return nil, invalid("a retired key is no keyd key")
+		}
+	}
+	if !seen[s.file.state.GetNodeId()] {
+		return nil, denied("this manager itself does not stay: hand over leadership first")
+	}
+	return to, nil
+}
+
+// manager reads a manager's leaf. It may have expired, as its holder may be
+// away, and be of a former issuing CA: what counts is the key it certifies.
+func (k *keyset) manager(chain *profilepb.CertificateChain, now time.Time) (profile.Identity, error) {
+	certs, err := profile.ParseChain(chain)
+	if err != nil {
+		return profile.Identity{}, invalid("%v", err)
+	}
+	id, err := profile.NodeFromCert(certs[0])
+	if err != nil {
+		return id, invalid("%v", err)
+	}
+	at := now
+	if at.After(certs[0].NotAfter) {
+		at = certs[0].NotAfter
+	}
+	switch {
+	case id.ClusterID != k.clusterID || k.verifyOld(certs[0], at) != nil:
+		return id, denied("a manager's leaf was not issued by this cluster")
+	case id.Role != profilepb.Role_ROLE_MANAGER:
+		return id, denied("the keyset goes to managers alone, not to a %s", profile.RoleName(id.Role))
+	case id.KeydKey == nil:
+		return id, denied("a manager's leaf certifies no keyd key")
+	}
+	return id, nil
+}
+
+const rotationLabel = "redoubt keyset rotation v1\x00"
+
+func rotationInfo(clusterID, nodeID string, epoch uint64) []byte {
+	b := lp.Append(lp.Append([]byte(rotationLabel), []byte(clusterID)), []byte(nodeID))
+	return binary.BigEndian.AppendUint64(b, epoch)
+}
+
+// adoptKeyset takes the keyset of a later epoch into use. What proves it is the
+// root key, which is in every keyset, in no other place than keyds, and must be
+// the one held here: nobody without a keyset of this cluster can make one.
+func (s *Server) adoptKeyset(req *keydpb.AdoptKeysetRequest) (*keydpb.AdoptKeysetResponse, error) {
+	opened, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	old, nodeID := opened.keyset, s.file.state.GetNodeId()
+	switch {
+	case len(req.GetSealedKeyset()) > maxSealedKeyset:
+		return nil, invalid("the sealed keyset is larger than %d bytes", maxSealedKeyset)
+	case req.GetEpoch() == old.epoch:
+		return &keydpb.AdoptKeysetResponse{Epoch: old.epoch}, nil
+	case req.GetEpoch() < old.epoch:
+		return nil, refuse(keydpb.Code_CODE_STALE_EPOCH, "keyset epoch %d is not newer than epoch %d in use", req.GetEpoch(), old.epoch)
+	}
+	if err := s.managers.check(managerRate, time.Now()); err != nil {
+		return nil, err
+	}
+	k, err := opened.receiveNext(nodeID, req)
+	if err != nil {
+		return nil, err
+	}
+	next := &secrets{keyset: k, local: opened.local}
+	err = s.note(entry{Event: "adopt-keyset", Outcome: "begun", Detail: fmt.Sprintf("epoch %d", k.epoch)})
+	if err == nil {
+		err = s.save(next, nodeID, s.file.state.GetSlots())
+	}
+	if err != nil {
+		k.destroy()
+		return nil, err
+	}
+	s.secrets = next
+	old.destroy()
+	s.log.Info("took over the keyset", "epoch", k.epoch)
+	return &keydpb.AdoptKeysetResponse{Epoch: k.epoch}, nil
+}
+
+// receiveNext opens a rotated keyset and holds it against the one in use.
+func (s *secrets) receiveNext(nodeID string, req *keydpb.AdoptKeysetRequest) (*keyset, error) {
+	private, err := hpke.MLKEM768X25519().NewPrivateKey(s.local.keydSeed)
+	if err != nil {
+		return nil, err
+	}
+	info := rotationInfo(s.keyset.clusterID, nodeID, req.GetEpoch())
+	plain, err := hpke.Open(private, hpke.HKDFSHA256(), hpke.AES256GCM(), info, req.GetSealedKeyset())
+	if err != nil || len(plain) == 0 {
+		return nil, denied("the keyset is not sealed to this keyd for that epoch, or is damaged")
+	}
+	k, err := openKeyset(memguard.NewBufferFromBytes(plain)) // wipes plain
+	if err != nil {
+		return nil, denied("%v", err)
+	}
+	switch {
+	case k.clusterID != s.keyset.clusterID:
+		err = denied("the keyset is of another cluster")
+	case !k.root.Equal(s.keyset.root):
+		err = denied("the keyset has another root")
+	case k.epoch != req.GetEpoch():
+		err = denied("the keyset is of epoch %d, not of %d", k.epoch, req.GetEpoch())
+	case k.isRetired(s.local.keydKey):
+		err = errRetired
+	}
+	if err != nil {
+		k.destroy()
+		return nil, err
+	}
+	return k, nil
+}
