@@ -20,6 +20,10 @@ const (
 	maxVerdicts  = 256
 	maxExplained = 8
 
+	// lockPatience bounds the wait for managers that are away to say whether they
+	// are only locked.
+	lockPatience = 2 * time.Second
+
 	// maxHosts bounds the hosts that one line names.
 	maxHosts = 3
 )

@@ -49,6 +49,8 @@ type Config struct {
 	Sessions func() []dispatcher.SessionInfo
 	// Events is what has happened; somebody else runs it.
 	Events *events.Hub
+	// Locked asks a manager that is away whether it is only locked.
+	Locked func(ctx context.Context, nodeID, addr string) bool
 	Logger *slog.Logger
 }
 

@@ -20,6 +20,7 @@ import (
 func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (*controlpb.GetStatusResponse, error) {
 	resp := &controlpb.GetStatusResponse{ClusterId: s.c.ClusterID, Autolock: true, Version: version.String()}
 	servers := s.c.Store.Servers()
+	var managers []managerFact
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		warn := func(format string, args ...any) { resp.Warnings = append(resp.Warnings, fmt.Sprintf(format, args...)) }
 		for n := range pkistore.Nodes.All(r) {
@@ -34,6 +35,9 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			case schedulerpb.NodeState_NODE_STATE_NOT_READY:
 				warn("node %s is not ready, %s: `redoubt node inspect %s`", n.GetName(), sched.GetMessage(), n.GetId())
 			default:
+				if n.GetRole() == profilepb.Role_ROLE_MANAGER {
+					break // of which more is said below
+				}
 				warn("node %s is down: start it, or `redoubt node rm %s`", n.GetName(), n.GetId())
 			}
 			if time.Unix(n.GetLeafNotAfter(), 0).Before(r.Clock()) {
@@ -42,6 +46,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			if n.GetRole() == profilepb.Role_ROLE_MANAGER {
 				m := managerStatus(n, sched, servers)
 				resp.Managers = append(resp.Managers, m)
+				managers = append(managers, managerFact{ManagerStatus: m, zone: sched.GetLabels()[zoneLabel]})
 				if m.GetLeader() {
 					resp.LeaderId = n.GetId()
 				}
@@ -53,12 +58,6 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			if m.GetEpoch() < resp.SlotEpoch {
 				warn("manager %s still opens with the unlock key of before the rotation: `redoubt unlock-key slot ls`", m.GetName())
 			}
-		}
-		switch n := len(resp.GetManagers()); {
-		case n == 1:
-			warn("one manager only: its loss is the loss of the cluster; add two (`redoubt join-token manager`)")
-		case n%2 == 0:
-			warn("%d managers bear no more losses than %d: add or remove one", n, n-1)
 		}
 		for tok := range pkistore.Tokens.All(r) {
 			if long := longLived(tok); long {
@@ -76,5 +75,10 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 		}
 		return nil
 	})
-	return resp, err
+	if err != nil {
+		return nil, err
+	}
+	s.askLocked(ctx, managers)
+	resp.Warnings = append(quorumWarnings(managers), resp.Warnings...)
+	return resp, nil
 }

@@ -74,6 +74,22 @@ func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer
 	return serveOn(ctx, p, pki.ALPNLock, srv)
 }
 
+// askLocked asks another manager whether it is locked; one that does not answer
+// is not known to be.
+func (m *managerState) askLocked(ctx context.Context, nodeID, addr string) bool {
+	conn, err := pki.DialTLS(ctx, addr, m.creds.ClientConfig(pki.ALPNLock, nodeID))
+	if err != nil {
+		return false
+	}
+	c, err := pki.GRPCOver(conn)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	resp, err := pkipb.NewLockClient(c).LockStatus(ctx, &pkipb.LockStatusRequest{})
+	return err == nil && resp.GetLocked()
+}
+
 type lockServer struct {
 	pkipb.UnimplementedLockServer
 	locked bool
@@ -104,7 +120,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 
 	hub := events.New(m.store, n.log.With("part", "events"))
 	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Logs: d, Sessions: d.Sessions,
-		Events: hub, Logger: n.log.With("part", "control")})
+		Events: hub, Locked: m.askLocked, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	controlpb.RegisterControlServer(operators, api)
