@@ -307,6 +307,8 @@ type Cluster struct {
 	// DER roots trusted now, and issuers accepted now.
 	Roots   [][]byte `protobuf:"bytes,4,rep,name=roots,proto3" json:"roots,omitempty"`
 	Issuers [][]byte `protobuf:"bytes,5,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Raised by each restore and each recovery; absent is 1.
+	Incarnation uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// Issuers from before a rotation: a leaf of theirs is good only where the
 	// node's record names its key.
 	FormerIssuers [][]byte `protobuf:"bytes,6,rep,name=former_issuers,json=formerIssuers,proto3" json:"former_issuers,omitempty"`
@@ -381,6 +383,13 @@ func (x *Cluster) GetIssuers() [][]byte {
 		return x.Issuers
 	}
 	return nil
+}
+
+func (x *Cluster) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 func (x *Cluster) GetFormerIssuers() [][]byte {
@@ -619,7 +628,9 @@ type JoinResponse struct {
 	// A token's text does not tell its role. When the request lacks what a
 	// manager must send (or has what a worker must not), nothing was done and no
 	// use was counted: ask again, on the same connection, in the form of `role`.
-	RetryAsRole   bool `protobuf:"varint,9,opt,name=retry_as_role,json=retryAsRole,proto3" json:"retry_as_role,omitempty"`
+	RetryAsRole bool `protobuf:"varint,9,opt,name=retry_as_role,json=retryAsRole,proto3" json:"retry_as_role,omitempty"`
+	// Managers only: the cluster's incarnation.
+	Incarnation   uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -715,6 +726,13 @@ func (x *JoinResponse) GetRetryAsRole() bool {
 		return x.RetryAsRole
 	}
 	return false
+}
+
+func (x *JoinResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type RenewRequest struct {
@@ -1246,14 +1264,15 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +
 	"\x06signed\x18\x03 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\x12\x12\n" +
 	"\x04uses\x18\x04 \x01(\rR\x04uses\x12\x18\n" +
-	"\arevoked\x18\x05 \x01(\bR\arevoked\"\x9a\x02\n" +
+	"\arevoked\x18\x05 \x01(\bR\arevoked\"\xbc\x02\n" +
 	"\aCluster\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12\x14\n" +
 	"\x05roots\x18\x04 \x03(\fR\x05roots\x12\x18\n" +
-	"\aissuers\x18\x05 \x03(\fR\aissuers\x12%\n" +
+	"\aissuers\x18\x05 \x03(\fR\aissuers\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\x12%\n" +
 	"\x0eformer_issuers\x18\x06 \x03(\fR\rformerIssuers\x12!\n" +
 	"\fkeyset_epoch\x18\a \x01(\x04R\vkeysetEpoch\x126\n" +
 	"\texposures\x18\b \x03(\v2\x18.redoubt.pki.v1.ExposureR\texposures\"G\n" +
@@ -1270,7 +1289,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\x12\x14\n" +
 	"\x05proof\x18\x04 \x01(\fR\x05proof\x12\x1b\n" +
 	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12\x18\n" +
-	"\aaddress\x18\x06 \x01(\tR\aaddress\"\xfc\x02\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\"\x9e\x03\n" +
 	"\fJoinResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -1281,7 +1300,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x05slots\x18\x06 \x01(\fR\x05slots\x123\n" +
 	"\bmanagers\x18\a \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\x12,\n" +
 	"\x04role\x18\b \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\"\n" +
-	"\rretry_as_role\x18\t \x01(\bR\vretryAsRole\"Q\n" +
+	"\rretry_as_role\x18\t \x01(\bR\vretryAsRole\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\"Q\n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
 	"\x05proof\x18\x02 \x01(\fR\x05proof\x12\x19\n" +

@@ -217,7 +217,12 @@ type Request struct {
 	//	*Request_Reseal
 	//	*Request_SignOwn
 	//	*Request_Forget
+	//	*Request_SealBackup
+	//	*Request_FinishRestore
+	//	*Request_RaiseIncarnation
 	//	*Request_Unlock
+	//	*Request_OpenBackup
+	//	*Request_AuthorizeRecovery
 	//	*Request_RotateKeyset
 	//	*Request_AdoptKeyset
 	//	*Request_SignPromotion
@@ -389,10 +394,55 @@ func (x *Request) GetForget() *ForgetRequest {
 	return nil
 }
 
+func (x *Request) GetSealBackup() *SealBackupRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SealBackup); ok {
+			return x.SealBackup
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetFinishRestore() *FinishRestoreRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_FinishRestore); ok {
+			return x.FinishRestore
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetRaiseIncarnation() *RaiseIncarnationRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_RaiseIncarnation); ok {
+			return x.RaiseIncarnation
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetUnlock() *UnlockRequest {
 	if x != nil {
 		if x, ok := x.Verb.(*Request_Unlock); ok {
 			return x.Unlock
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetOpenBackup() *OpenBackupRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_OpenBackup); ok {
+			return x.OpenBackup
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetAuthorizeRecovery() *AuthorizeRecoveryRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_AuthorizeRecovery); ok {
+			return x.AuthorizeRecovery
 		}
 	}
 	return nil
@@ -485,9 +535,29 @@ type Request_Forget struct {
 	Forget *ForgetRequest `protobuf:"bytes,14,opt,name=forget,proto3,oneof"`
 }
 
+type Request_SealBackup struct {
+	SealBackup *SealBackupRequest `protobuf:"bytes,40,opt,name=seal_backup,json=sealBackup,proto3,oneof"`
+}
+
+type Request_FinishRestore struct {
+	FinishRestore *FinishRestoreRequest `protobuf:"bytes,41,opt,name=finish_restore,json=finishRestore,proto3,oneof"`
+}
+
+type Request_RaiseIncarnation struct {
+	RaiseIncarnation *RaiseIncarnationRequest `protobuf:"bytes,42,opt,name=raise_incarnation,json=raiseIncarnation,proto3,oneof"`
+}
+
 type Request_Unlock struct {
 	// Only on the root-only unlock socket (which also answers status).
 	Unlock *UnlockRequest `protobuf:"bytes,15,opt,name=unlock,proto3,oneof"`
+}
+
+type Request_OpenBackup struct {
+	OpenBackup *OpenBackupRequest `protobuf:"bytes,43,opt,name=open_backup,json=openBackup,proto3,oneof"`
+}
+
+type Request_AuthorizeRecovery struct {
+	AuthorizeRecovery *AuthorizeRecoveryRequest `protobuf:"bytes,44,opt,name=authorize_recovery,json=authorizeRecovery,proto3,oneof"`
 }
 
 type Request_RotateKeyset struct {
@@ -530,7 +600,17 @@ func (*Request_SignOwn) isRequest_Verb() {}
 
 func (*Request_Forget) isRequest_Verb() {}
 
+func (*Request_SealBackup) isRequest_Verb() {}
+
+func (*Request_FinishRestore) isRequest_Verb() {}
+
+func (*Request_RaiseIncarnation) isRequest_Verb() {}
+
 func (*Request_Unlock) isRequest_Verb() {}
+
+func (*Request_OpenBackup) isRequest_Verb() {}
+
+func (*Request_AuthorizeRecovery) isRequest_Verb() {}
 
 func (*Request_RotateKeyset) isRequest_Verb() {}
 
@@ -558,6 +638,11 @@ type Response struct {
 	//	*Response_SignOwn
 	//	*Response_Forget
 	//	*Response_Unlock
+	//	*Response_SealBackup
+	//	*Response_FinishRestore
+	//	*Response_RaiseIncarnation
+	//	*Response_OpenBackup
+	//	*Response_AuthorizeRecovery
 	//	*Response_RotateKeyset
 	//	*Response_AdoptKeyset
 	//	*Response_SignPromotion
@@ -747,6 +832,51 @@ func (x *Response) GetUnlock() *UnlockResponse {
 	return nil
 }
 
+func (x *Response) GetSealBackup() *SealBackupResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SealBackup); ok {
+			return x.SealBackup
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetFinishRestore() *FinishRestoreResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_FinishRestore); ok {
+			return x.FinishRestore
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetRaiseIncarnation() *RaiseIncarnationResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_RaiseIncarnation); ok {
+			return x.RaiseIncarnation
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetOpenBackup() *OpenBackupResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_OpenBackup); ok {
+			return x.OpenBackup
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetAuthorizeRecovery() *AuthorizeRecoveryResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_AuthorizeRecovery); ok {
+			return x.AuthorizeRecovery
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetRotateKeyset() *RotateKeysetResponse {
 	if x != nil {
 		if x, ok := x.Result.(*Response_RotateKeyset); ok {
@@ -842,6 +972,26 @@ type Response_Unlock struct {
 	Unlock *UnlockResponse `protobuf:"bytes,16,opt,name=unlock,proto3,oneof"`
 }
 
+type Response_SealBackup struct {
+	SealBackup *SealBackupResponse `protobuf:"bytes,40,opt,name=seal_backup,json=sealBackup,proto3,oneof"`
+}
+
+type Response_FinishRestore struct {
+	FinishRestore *FinishRestoreResponse `protobuf:"bytes,41,opt,name=finish_restore,json=finishRestore,proto3,oneof"`
+}
+
+type Response_RaiseIncarnation struct {
+	RaiseIncarnation *RaiseIncarnationResponse `protobuf:"bytes,42,opt,name=raise_incarnation,json=raiseIncarnation,proto3,oneof"`
+}
+
+type Response_OpenBackup struct {
+	OpenBackup *OpenBackupResponse `protobuf:"bytes,43,opt,name=open_backup,json=openBackup,proto3,oneof"`
+}
+
+type Response_AuthorizeRecovery struct {
+	AuthorizeRecovery *AuthorizeRecoveryResponse `protobuf:"bytes,44,opt,name=authorize_recovery,json=authorizeRecovery,proto3,oneof"`
+}
+
 type Response_RotateKeyset struct {
 	RotateKeyset *RotateKeysetResponse `protobuf:"bytes,17,opt,name=rotate_keyset,json=rotateKeyset,proto3,oneof"`
 }
@@ -885,6 +1035,16 @@ func (*Response_SignOwn) isResponse_Result() {}
 func (*Response_Forget) isResponse_Result() {}
 
 func (*Response_Unlock) isResponse_Result() {}
+
+func (*Response_SealBackup) isResponse_Result() {}
+
+func (*Response_FinishRestore) isResponse_Result() {}
+
+func (*Response_RaiseIncarnation) isResponse_Result() {}
+
+func (*Response_OpenBackup) isResponse_Result() {}
+
+func (*Response_AuthorizeRecovery) isResponse_Result() {}
 
 func (*Response_RotateKeyset) isResponse_Result() {}
 
@@ -1456,7 +1616,9 @@ type OpenStoreResponse struct {
 	LeafKey   []byte `protobuf:"bytes,3,opt,name=leaf_key,json=leafKey,proto3" json:"leaf_key,omitempty"`
 	ClusterId string `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// The manager whose keys these are: the caller refuses another than itself.
-	NodeId        string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeId string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Of the cluster's life: raised by each restore and each recovery.
+	Incarnation   uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1524,6 +1686,13 @@ func (x *OpenStoreResponse) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+func (x *OpenStoreResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type SealLeafRequest struct {
@@ -2278,7 +2447,9 @@ type ImportKeysetRequest struct {
 	SealedKeyset []byte                 `protobuf:"bytes,3,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
 	Slots        *SlotSet               `protobuf:"bytes,4,opt,name=slots,proto3" json:"slots,omitempty"`
 	// What the joiner pinned: SHA-256 of the root's SPKI.
-	RootPin       []byte `protobuf:"bytes,5,opt,name=root_pin,json=rootPin,proto3" json:"root_pin,omitempty"`
+	RootPin []byte `protobuf:"bytes,5,opt,name=root_pin,json=rootPin,proto3" json:"root_pin,omitempty"`
+	// As the managers say; 0 is 1.
+	Incarnation   uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2346,6 +2517,13 @@ func (x *ImportKeysetRequest) GetRootPin() []byte {
 		return x.RootPin
 	}
 	return nil
+}
+
+func (x *ImportKeysetRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type ImportKeysetResponse struct {
@@ -3029,11 +3207,746 @@ func (x *AdoptKeysetResponse) GetEpoch() uint64 {
 	return 0
 }
 
+// BackupFacts is what a backup says of itself, in clear and authenticated.
+type BackupFacts struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId   string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Unix seconds.
+	CreatedAt int64    `protobuf:"varint,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Slots     *SlotSet `protobuf:"bytes,4,opt,name=slots,proto3" json:"slots,omitempty"`
+	// Of the last entry that the state contains.
+	Index uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	// The manager that made it, and its version.
+	NodeId        string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Version       string `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupFacts) Reset() {
+	*x = BackupFacts{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupFacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupFacts) ProtoMessage() {}
+
+func (x *BackupFacts) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupFacts.ProtoReflect.Descriptor instead.
+func (*BackupFacts) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *BackupFacts) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *BackupFacts) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *BackupFacts) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *BackupFacts) GetSlots() *SlotSet {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+func (x *BackupFacts) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *BackupFacts) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *BackupFacts) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// BackupHead opens a backup: see docs/formats.md.
+type BackupHead struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Serialized BackupFacts.
+	Facts []byte `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
+	// The backup's key, sealed to each slot.
+	Keys          []*BackupKey `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	SealedKeyset  []byte       `protobuf:"bytes,3,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupHead) Reset() {
+	*x = BackupHead{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupHead) ProtoMessage() {}
+
+func (x *BackupHead) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupHead.ProtoReflect.Descriptor instead.
+func (*BackupHead) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *BackupHead) GetFacts() []byte {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *BackupHead) GetKeys() []*BackupKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *BackupHead) GetSealedKeyset() []byte {
+	if x != nil {
+		return x.SealedKeyset
+	}
+	return nil
+}
+
+type BackupKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SlotId        string                 `protobuf:"bytes,1,opt,name=slot_id,json=slotId,proto3" json:"slot_id,omitempty"`
+	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupKey) Reset() {
+	*x = BackupKey{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupKey) ProtoMessage() {}
+
+func (x *BackupKey) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupKey.ProtoReflect.Descriptor instead.
+func (*BackupKey) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *BackupKey) GetSlotId() string {
+	if x != nil {
+		return x.SlotId
+	}
+	return ""
+}
+
+func (x *BackupKey) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// SealBackup makes a fresh key, seals it to the slots, and the keyset under it.
+type SealBackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealBackupRequest) Reset() {
+	*x = SealBackupRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealBackupRequest) ProtoMessage() {}
+
+func (x *SealBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealBackupRequest.ProtoReflect.Descriptor instead.
+func (*SealBackupRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *SealBackupRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SealBackupRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type SealBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Serialized BackupHead.
+	Head []byte `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	// Seals the state; redoubtd has that in clear anyway.
+	StateKey      []byte `protobuf:"bytes,2,opt,name=state_key,json=stateKey,proto3" json:"state_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealBackupResponse) Reset() {
+	*x = SealBackupResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealBackupResponse) ProtoMessage() {}
+
+func (x *SealBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealBackupResponse.ProtoReflect.Descriptor instead.
+func (*SealBackupResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *SealBackupResponse) GetHead() []byte {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *SealBackupResponse) GetStateKey() []byte {
+	if x != nil {
+		return x.StateKey
+	}
+	return nil
+}
+
+// OpenBackup checks a backup's head with a slot's seed and, with restore, keeps
+// what is in it for FinishRestore. Only an empty keyd may restore.
+type OpenBackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seed          []byte                 `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
+	Head          []byte                 `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
+	Restore       bool                   `protobuf:"varint,3,opt,name=restore,proto3" json:"restore,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenBackupRequest) Reset() {
+	*x = OpenBackupRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenBackupRequest) ProtoMessage() {}
+
+func (x *OpenBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenBackupRequest.ProtoReflect.Descriptor instead.
+func (*OpenBackupRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *OpenBackupRequest) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
+	}
+	return nil
+}
+
+func (x *OpenBackupRequest) GetHead() []byte {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *OpenBackupRequest) GetRestore() bool {
+	if x != nil {
+		return x.Restore
+	}
+	return false
+}
+
+type OpenBackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StateKey      []byte                 `protobuf:"bytes,1,opt,name=state_key,json=stateKey,proto3" json:"state_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenBackupResponse) Reset() {
+	*x = OpenBackupResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenBackupResponse) ProtoMessage() {}
+
+func (x *OpenBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenBackupResponse.ProtoReflect.Descriptor instead.
+func (*OpenBackupResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *OpenBackupResponse) GetStateKey() []byte {
+	if x != nil {
+		return x.StateKey
+	}
+	return nil
+}
+
+// FinishRestore makes this keyd a manager's, of the next incarnation of the
+// cluster whose backup was opened.
+type FinishRestoreRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	NodeId     string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ManagerCsr []byte                 `protobuf:"bytes,2,opt,name=manager_csr,json=managerCsr,proto3" json:"manager_csr,omitempty"`
+	BootCsr    []byte                 `protobuf:"bytes,3,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	// Serialized BackupHead: the one that was opened.
+	Head          []byte `protobuf:"bytes,4,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishRestoreRequest) Reset() {
+	*x = FinishRestoreRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishRestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishRestoreRequest) ProtoMessage() {}
+
+func (x *FinishRestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishRestoreRequest.ProtoReflect.Descriptor instead.
+func (*FinishRestoreRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *FinishRestoreRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *FinishRestoreRequest) GetManagerCsr() []byte {
+	if x != nil {
+		return x.ManagerCsr
+	}
+	return nil
+}
+
+func (x *FinishRestoreRequest) GetBootCsr() []byte {
+	if x != nil {
+		return x.BootCsr
+	}
+	return nil
+}
+
+func (x *FinishRestoreRequest) GetHead() []byte {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+type FinishRestoreResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	ClusterId     string                      `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Manager       *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=manager,proto3" json:"manager,omitempty"`
+	Boot          *profilepb.CertificateChain `protobuf:"bytes,3,opt,name=boot,proto3" json:"boot,omitempty"`
+	Incarnation   uint64                      `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	StateKey      []byte                      `protobuf:"bytes,5,opt,name=state_key,json=stateKey,proto3" json:"state_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishRestoreResponse) Reset() {
+	*x = FinishRestoreResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishRestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishRestoreResponse) ProtoMessage() {}
+
+func (x *FinishRestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishRestoreResponse.ProtoReflect.Descriptor instead.
+func (*FinishRestoreResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *FinishRestoreResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *FinishRestoreResponse) GetManager() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Manager
+	}
+	return nil
+}
+
+func (x *FinishRestoreResponse) GetBoot() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+func (x *FinishRestoreResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *FinishRestoreResponse) GetStateKey() []byte {
+	if x != nil {
+		return x.StateKey
+	}
+	return nil
+}
+
+// AuthorizeRecovery takes a slot's seed, unlocks where that is needed, and lets
+// RaiseIncarnation be used once, soon.
+type AuthorizeRecoveryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seed          []byte                 `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizeRecoveryRequest) Reset() {
+	*x = AuthorizeRecoveryRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizeRecoveryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizeRecoveryRequest) ProtoMessage() {}
+
+func (x *AuthorizeRecoveryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizeRecoveryRequest.ProtoReflect.Descriptor instead.
+func (*AuthorizeRecoveryRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *AuthorizeRecoveryRequest) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
+	}
+	return nil
+}
+
+type AuthorizeRecoveryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizeRecoveryResponse) Reset() {
+	*x = AuthorizeRecoveryResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizeRecoveryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizeRecoveryResponse) ProtoMessage() {}
+
+func (x *AuthorizeRecoveryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizeRecoveryResponse.ProtoReflect.Descriptor instead.
+func (*AuthorizeRecoveryResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{52}
+}
+
+// RaiseIncarnation begins the next incarnation; asking again for the one in use
+// is no error.
+type RaiseIncarnationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation   uint64                 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseIncarnationRequest) Reset() {
+	*x = RaiseIncarnationRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseIncarnationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseIncarnationRequest) ProtoMessage() {}
+
+func (x *RaiseIncarnationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseIncarnationRequest.ProtoReflect.Descriptor instead.
+func (*RaiseIncarnationRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RaiseIncarnationRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+type RaiseIncarnationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseIncarnationResponse) Reset() {
+	*x = RaiseIncarnationResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseIncarnationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseIncarnationResponse) ProtoMessage() {}
+
+func (x *RaiseIncarnationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseIncarnationResponse.ProtoReflect.Descriptor instead.
+func (*RaiseIncarnationResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{54}
+}
+
 var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a#pki/profile/profilepb/profile.proto\"\xcb\t\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a#pki/profile/profilepb/profile.proto\"\xde\f\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -3053,13 +3966,19 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\rimport_keyset\x18\v \x01(\v2$.redoubt.keyd.v1.ImportKeysetRequestH\x00R\fimportKeyset\x128\n" +
 	"\x06reseal\x18\f \x01(\v2\x1e.redoubt.keyd.v1.ResealRequestH\x00R\x06reseal\x12<\n" +
 	"\bsign_own\x18\r \x01(\v2\x1f.redoubt.keyd.v1.SignOwnRequestH\x00R\asignOwn\x128\n" +
-	"\x06forget\x18\x0e \x01(\v2\x1e.redoubt.keyd.v1.ForgetRequestH\x00R\x06forget\x128\n" +
-	"\x06unlock\x18\x0f \x01(\v2\x1e.redoubt.keyd.v1.UnlockRequestH\x00R\x06unlock\x12K\n" +
+	"\x06forget\x18\x0e \x01(\v2\x1e.redoubt.keyd.v1.ForgetRequestH\x00R\x06forget\x12E\n" +
+	"\vseal_backup\x18( \x01(\v2\".redoubt.keyd.v1.SealBackupRequestH\x00R\n" +
+	"sealBackup\x12N\n" +
+	"\x0efinish_restore\x18) \x01(\v2%.redoubt.keyd.v1.FinishRestoreRequestH\x00R\rfinishRestore\x12W\n" +
+	"\x11raise_incarnation\x18* \x01(\v2(.redoubt.keyd.v1.RaiseIncarnationRequestH\x00R\x10raiseIncarnation\x128\n" +
+	"\x06unlock\x18\x0f \x01(\v2\x1e.redoubt.keyd.v1.UnlockRequestH\x00R\x06unlock\x12E\n" +
+	"\vopen_backup\x18+ \x01(\v2\".redoubt.keyd.v1.OpenBackupRequestH\x00R\n" +
+	"openBackup\x12Z\n" +
+	"\x12authorize_recovery\x18, \x01(\v2).redoubt.keyd.v1.AuthorizeRecoveryRequestH\x00R\x11authorizeRecovery\x12K\n" +
 	"\rrotate_keyset\x18\x10 \x01(\v2$.redoubt.keyd.v1.RotateKeysetRequestH\x00R\frotateKeyset\x12H\n" +
 	"\fadopt_keyset\x18\x11 \x01(\v2#.redoubt.keyd.v1.AdoptKeysetRequestH\x00R\vadoptKeyset\x12N\n" +
 	"\x0esign_promotion\x18\x12 \x01(\v2%.redoubt.keyd.v1.SignPromotionRequestH\x00R\rsignPromotionB\x06\n" +
-	"\x04verb\"\x90\n" +
-	"\n" +
+	"\x04verb\"\xa8\r\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -3081,7 +4000,14 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x06reseal\x18\r \x01(\v2\x1f.redoubt.keyd.v1.ResealResponseH\x00R\x06reseal\x12=\n" +
 	"\bsign_own\x18\x0e \x01(\v2 .redoubt.keyd.v1.SignOwnResponseH\x00R\asignOwn\x129\n" +
 	"\x06forget\x18\x0f \x01(\v2\x1f.redoubt.keyd.v1.ForgetResponseH\x00R\x06forget\x129\n" +
-	"\x06unlock\x18\x10 \x01(\v2\x1f.redoubt.keyd.v1.UnlockResponseH\x00R\x06unlock\x12L\n" +
+	"\x06unlock\x18\x10 \x01(\v2\x1f.redoubt.keyd.v1.UnlockResponseH\x00R\x06unlock\x12F\n" +
+	"\vseal_backup\x18( \x01(\v2#.redoubt.keyd.v1.SealBackupResponseH\x00R\n" +
+	"sealBackup\x12O\n" +
+	"\x0efinish_restore\x18) \x01(\v2&.redoubt.keyd.v1.FinishRestoreResponseH\x00R\rfinishRestore\x12X\n" +
+	"\x11raise_incarnation\x18* \x01(\v2).redoubt.keyd.v1.RaiseIncarnationResponseH\x00R\x10raiseIncarnation\x12F\n" +
+	"\vopen_backup\x18+ \x01(\v2#.redoubt.keyd.v1.OpenBackupResponseH\x00R\n" +
+	"openBackup\x12[\n" +
+	"\x12authorize_recovery\x18, \x01(\v2*.redoubt.keyd.v1.AuthorizeRecoveryResponseH\x00R\x11authorizeRecovery\x12L\n" +
 	"\rrotate_keyset\x18\x11 \x01(\v2%.redoubt.keyd.v1.RotateKeysetResponseH\x00R\frotateKeyset\x12I\n" +
 	"\fadopt_keyset\x18\x12 \x01(\v2$.redoubt.keyd.v1.AdoptKeysetResponseH\x00R\vadoptKeyset\x12O\n" +
 	"\x0esign_promotion\x18\x13 \x01(\v2&.redoubt.keyd.v1.SignPromotionResponseH\x00R\rsignPromotionB\b\n" +
@@ -3123,14 +4049,15 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x14WaitUnlockedResponse\"3\n" +
 	"\x10OpenStoreRequest\x12\x1f\n" +
 	"\vsealed_leaf\x18\x01 \x01(\fR\n" +
-	"sealedLeaf\"\x95\x01\n" +
+	"sealedLeaf\"\xb7\x01\n" +
 	"\x11OpenStoreResponse\x12\x10\n" +
 	"\x03dek\x18\x01 \x01(\fR\x03dek\x12\x1b\n" +
 	"\tdek_epoch\x18\x02 \x01(\rR\bdekEpoch\x12\x19\n" +
 	"\bleaf_key\x18\x03 \x01(\fR\aleafKey\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x17\n" +
-	"\anode_id\x18\x05 \x01(\tR\x06nodeId\",\n" +
+	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\",\n" +
 	"\x0fSealLeafRequest\x12\x19\n" +
 	"\bleaf_key\x18\x01 \x01(\fR\aleafKey\"3\n" +
 	"\x10SealLeafResponse\x12\x1f\n" +
@@ -3173,14 +4100,15 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\rsealed_keyset\x18\x01 \x01(\fR\fsealedKeyset\"\x14\n" +
 	"\x12PrepareJoinRequest\"0\n" +
 	"\x13PrepareJoinResponse\x12\x19\n" +
-	"\bkeyd_key\x18\x01 \x01(\fR\akeydKey\"\xbd\x01\n" +
+	"\bkeyd_key\x18\x01 \x01(\fR\akeydKey\"\xdf\x01\n" +
 	"\x13ImportKeysetRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12#\n" +
 	"\rsealed_keyset\x18\x03 \x01(\fR\fsealedKeyset\x12.\n" +
 	"\x05slots\x18\x04 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x12\x19\n" +
-	"\broot_pin\x18\x05 \x01(\fR\arootPin\"\x16\n" +
+	"\broot_pin\x18\x05 \x01(\fR\arootPin\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\"\x16\n" +
 	"\x14ImportKeysetResponse\"?\n" +
 	"\rResealRequest\x12.\n" +
 	"\x05slots\x18\x01 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\"&\n" +
@@ -3214,7 +4142,56 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12#\n" +
 	"\rsealed_keyset\x18\x02 \x01(\fR\fsealedKeyset\"+\n" +
 	"\x13AdoptKeysetResponse\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch*\xed\x01\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xe6\x01\n" +
+	"\vBackupFacts\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\x03R\tcreatedAt\x12.\n" +
+	"\x05slots\x18\x04 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x17\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"w\n" +
+	"\n" +
+	"BackupHead\x12\x14\n" +
+	"\x05facts\x18\x01 \x01(\fR\x05facts\x12.\n" +
+	"\x04keys\x18\x02 \x03(\v2\x1a.redoubt.keyd.v1.BackupKeyR\x04keys\x12#\n" +
+	"\rsealed_keyset\x18\x03 \x01(\fR\fsealedKeyset\"<\n" +
+	"\tBackupKey\x12\x17\n" +
+	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"C\n" +
+	"\x11SealBackupRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"E\n" +
+	"\x12SealBackupResponse\x12\x12\n" +
+	"\x04head\x18\x01 \x01(\fR\x04head\x12\x1b\n" +
+	"\tstate_key\x18\x02 \x01(\fR\bstateKey\"U\n" +
+	"\x11OpenBackupRequest\x12\x12\n" +
+	"\x04seed\x18\x01 \x01(\fR\x04seed\x12\x12\n" +
+	"\x04head\x18\x02 \x01(\fR\x04head\x12\x18\n" +
+	"\arestore\x18\x03 \x01(\bR\arestore\"1\n" +
+	"\x12OpenBackupResponse\x12\x1b\n" +
+	"\tstate_key\x18\x01 \x01(\fR\bstateKey\"\x7f\n" +
+	"\x14FinishRestoreRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1f\n" +
+	"\vmanager_csr\x18\x02 \x01(\fR\n" +
+	"managerCsr\x12\x19\n" +
+	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\x12\x12\n" +
+	"\x04head\x18\x04 \x01(\fR\x04head\"\xef\x01\n" +
+	"\x15FinishRestoreResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12>\n" +
+	"\amanager\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\amanager\x128\n" +
+	"\x04boot\x18\x03 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x1b\n" +
+	"\tstate_key\x18\x05 \x01(\fR\bstateKey\".\n" +
+	"\x18AuthorizeRecoveryRequest\x12\x12\n" +
+	"\x04seed\x18\x01 \x01(\fR\x04seed\"\x1b\n" +
+	"\x19AuthorizeRecoveryResponse\";\n" +
+	"\x17RaiseIncarnationRequest\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x1a\n" +
+	"\x18RaiseIncarnationResponse*\xed\x01\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCODE_INTERNAL\x10\x01\x12\x10\n" +
@@ -3252,7 +4229,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                           // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                      // 1: redoubt.keyd.v1.LockState
@@ -3299,9 +4276,22 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*SealedKeyset)(nil),                // 42: redoubt.keyd.v1.SealedKeyset
 	(*AdoptKeysetRequest)(nil),          // 43: redoubt.keyd.v1.AdoptKeysetRequest
 	(*AdoptKeysetResponse)(nil),         // 44: redoubt.keyd.v1.AdoptKeysetResponse
-	(*profilepb.CertificateChain)(nil),  // 45: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),       // 46: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil), // 47: redoubt.profile.v1.SignedTokenRecord
+	(*BackupFacts)(nil),                 // 45: redoubt.keyd.v1.BackupFacts
+	(*BackupHead)(nil),                  // 46: redoubt.keyd.v1.BackupHead
+	(*BackupKey)(nil),                   // 47: redoubt.keyd.v1.BackupKey
+	(*SealBackupRequest)(nil),           // 48: redoubt.keyd.v1.SealBackupRequest
+	(*SealBackupResponse)(nil),          // 49: redoubt.keyd.v1.SealBackupResponse
+	(*OpenBackupRequest)(nil),           // 50: redoubt.keyd.v1.OpenBackupRequest
+	(*OpenBackupResponse)(nil),          // 51: redoubt.keyd.v1.OpenBackupResponse
+	(*FinishRestoreRequest)(nil),        // 52: redoubt.keyd.v1.FinishRestoreRequest
+	(*FinishRestoreResponse)(nil),       // 53: redoubt.keyd.v1.FinishRestoreResponse
+	(*AuthorizeRecoveryRequest)(nil),    // 54: redoubt.keyd.v1.AuthorizeRecoveryRequest
+	(*AuthorizeRecoveryResponse)(nil),   // 55: redoubt.keyd.v1.AuthorizeRecoveryResponse
+	(*RaiseIncarnationRequest)(nil),     // 56: redoubt.keyd.v1.RaiseIncarnationRequest
+	(*RaiseIncarnationResponse)(nil),    // 57: redoubt.keyd.v1.RaiseIncarnationResponse
+	(*profilepb.CertificateChain)(nil),  // 58: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),       // 59: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil), // 60: redoubt.profile.v1.SignedTokenRecord
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	8,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -3318,61 +4308,75 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	32, // 11: redoubt.keyd.v1.Request.reseal:type_name -> redoubt.keyd.v1.ResealRequest
 	24, // 12: redoubt.keyd.v1.Request.sign_own:type_name -> redoubt.keyd.v1.SignOwnRequest
 	34, // 13: redoubt.keyd.v1.Request.forget:type_name -> redoubt.keyd.v1.ForgetRequest
-	36, // 14: redoubt.keyd.v1.Request.unlock:type_name -> redoubt.keyd.v1.UnlockRequest
-	40, // 15: redoubt.keyd.v1.Request.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetRequest
-	43, // 16: redoubt.keyd.v1.Request.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetRequest
-	38, // 17: redoubt.keyd.v1.Request.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionRequest
-	5,  // 18: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	9,  // 19: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	11, // 20: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	13, // 21: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	15, // 22: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	17, // 23: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	19, // 24: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	21, // 25: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	23, // 26: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	27, // 27: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	29, // 28: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	31, // 29: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	33, // 30: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	25, // 31: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	35, // 32: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	37, // 33: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	41, // 34: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	44, // 35: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	39, // 36: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	0,  // 37: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,  // 38: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	6,  // 39: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,  // 40: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	7,  // 41: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	6,  // 42: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	45, // 43: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 44: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	7,  // 45: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	46, // 46: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	47, // 47: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	47, // 48: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	45, // 49: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 50: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 51: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 52: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 53: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 54: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 55: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 56: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	7,  // 57: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	7,  // 58: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	45, // 59: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 60: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 61: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	45, // 62: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	42, // 63: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	48, // 14: redoubt.keyd.v1.Request.seal_backup:type_name -> redoubt.keyd.v1.SealBackupRequest
+	52, // 15: redoubt.keyd.v1.Request.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreRequest
+	56, // 16: redoubt.keyd.v1.Request.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationRequest
+	36, // 17: redoubt.keyd.v1.Request.unlock:type_name -> redoubt.keyd.v1.UnlockRequest
+	50, // 18: redoubt.keyd.v1.Request.open_backup:type_name -> redoubt.keyd.v1.OpenBackupRequest
+	54, // 19: redoubt.keyd.v1.Request.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryRequest
+	40, // 20: redoubt.keyd.v1.Request.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetRequest
+	43, // 21: redoubt.keyd.v1.Request.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetRequest
+	38, // 22: redoubt.keyd.v1.Request.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionRequest
+	5,  // 23: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	9,  // 24: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	11, // 25: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	13, // 26: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	15, // 27: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	17, // 28: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	19, // 29: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	21, // 30: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	23, // 31: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	27, // 32: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	29, // 33: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	31, // 34: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	33, // 35: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	25, // 36: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	35, // 37: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	37, // 38: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	49, // 39: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	53, // 40: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	57, // 41: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	51, // 42: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	55, // 43: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	41, // 44: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	44, // 45: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	39, // 46: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	0,  // 47: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,  // 48: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	6,  // 49: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,  // 50: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	7,  // 51: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	6,  // 52: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	58, // 53: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 54: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	7,  // 55: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	59, // 56: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	60, // 57: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	60, // 58: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	58, // 59: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 60: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 61: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 62: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 63: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 64: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 65: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 66: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	7,  // 67: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	7,  // 68: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	58, // 69: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 70: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 71: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 72: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	42, // 73: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	7,  // 74: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	47, // 75: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	58, // 76: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	58, // 77: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	78, // [78:78] is the sub-list for method output_type
+	78, // [78:78] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -3395,7 +4399,12 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_Reseal)(nil),
 		(*Request_SignOwn)(nil),
 		(*Request_Forget)(nil),
+		(*Request_SealBackup)(nil),
+		(*Request_FinishRestore)(nil),
+		(*Request_RaiseIncarnation)(nil),
 		(*Request_Unlock)(nil),
+		(*Request_OpenBackup)(nil),
+		(*Request_AuthorizeRecovery)(nil),
 		(*Request_RotateKeyset)(nil),
 		(*Request_AdoptKeyset)(nil),
 		(*Request_SignPromotion)(nil),
@@ -3417,6 +4426,11 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_SignOwn)(nil),
 		(*Response_Forget)(nil),
 		(*Response_Unlock)(nil),
+		(*Response_SealBackup)(nil),
+		(*Response_FinishRestore)(nil),
+		(*Response_RaiseIncarnation)(nil),
+		(*Response_OpenBackup)(nil),
+		(*Response_AuthorizeRecovery)(nil),
 		(*Response_RotateKeyset)(nil),
 		(*Response_AdoptKeyset)(nil),
 		(*Response_SignPromotion)(nil),
@@ -3427,7 +4441,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   42,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

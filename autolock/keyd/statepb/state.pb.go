@@ -32,8 +32,10 @@ type State struct {
 	// The KEK of this slot epoch, sealed to each slot.
 	Keks []*SealedKek `protobuf:"bytes,4,rep,name=keks,proto3" json:"keks,omitempty"`
 	// Sealed records under the KEK.
-	SealedKeyset  []byte `protobuf:"bytes,5,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
-	SealedLocal   []byte `protobuf:"bytes,6,opt,name=sealed_local,json=sealedLocal,proto3" json:"sealed_local,omitempty"`
+	SealedKeyset []byte `protobuf:"bytes,5,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
+	SealedLocal  []byte `protobuf:"bytes,6,opt,name=sealed_local,json=sealedLocal,proto3" json:"sealed_local,omitempty"`
+	// Of the cluster's life; absent is 1.
+	Incarnation   uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -110,6 +112,13 @@ func (x *State) GetSealedLocal() []byte {
 	return nil
 }
 
+func (x *State) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type SealedKek struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SlotId        string                 `protobuf:"bytes,1,opt,name=slot_id,json=slotId,proto3" json:"slot_id,omitempty"`
@@ -166,7 +175,7 @@ var File_autolock_keyd_statepb_state_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"!autolock/keyd/statepb/state.proto\x12\x15redoubt.keyd.state.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\"\xed\x01\n" +
+	"!autolock/keyd/statepb/state.proto\x12\x15redoubt.keyd.state.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\"\x8f\x02\n" +
 	"\x05State\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -174,7 +183,8 @@ const file_autolock_keyd_statepb_state_proto_rawDesc = "" +
 	"\x05slots\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x124\n" +
 	"\x04keks\x18\x04 \x03(\v2 .redoubt.keyd.state.v1.SealedKekR\x04keks\x12#\n" +
 	"\rsealed_keyset\x18\x05 \x01(\fR\fsealedKeyset\x12!\n" +
-	"\fsealed_local\x18\x06 \x01(\fR\vsealedLocal\"<\n" +
+	"\fsealed_local\x18\x06 \x01(\fR\vsealedLocal\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\"<\n" +
 	"\tSealedKek\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealedB:Z8github.com/redoubt-cluster/redoubt/autolock/keyd/statepbb\x06proto3"

@@ -400,6 +400,199 @@ func (*LeaveResponse) Descriptor() ([]byte, []int) {
 	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{5}
 }
 
+type RestoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first message has no data.
+	Advertise     string `protobuf:"bytes,1,opt,name=advertise,proto3" json:"advertise,omitempty"`
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRequest) Reset() {
+	*x = RestoreRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRequest) ProtoMessage() {}
+
+func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RestoreRequest) GetAdvertise() string {
+	if x != nil {
+		return x.Advertise
+	}
+	return ""
+}
+
+func (x *RestoreRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RestoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Incarnation   uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreResponse) Reset() {
+	*x = RestoreResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreResponse) ProtoMessage() {}
+
+func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestoreResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RestoreResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RestoreResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+type RecoverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRequest) Reset() {
+	*x = RecoverRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRequest) ProtoMessage() {}
+
+func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
+func (*RecoverRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{8}
+}
+
+type RecoverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation   uint64                 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverResponse) Reset() {
+	*x = RecoverResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverResponse) ProtoMessage() {}
+
+func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
+func (*RecoverResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RecoverResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type LocalStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -408,7 +601,7 @@ type LocalStatusRequest struct {
 
 func (x *LocalStatusRequest) Reset() {
 	*x = LocalStatusRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +613,7 @@ func (x *LocalStatusRequest) String() string {
 func (*LocalStatusRequest) ProtoMessage() {}
 
 func (x *LocalStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +626,7 @@ func (x *LocalStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalStatusRequest.ProtoReflect.Descriptor instead.
 func (*LocalStatusRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{6}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{10}
 }
 
 type LocalStatusResponse struct {
@@ -459,7 +652,7 @@ type LocalStatusResponse struct {
 
 func (x *LocalStatusResponse) Reset() {
 	*x = LocalStatusResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +664,7 @@ func (x *LocalStatusResponse) String() string {
 func (*LocalStatusResponse) ProtoMessage() {}
 
 func (x *LocalStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +677,7 @@ func (x *LocalStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalStatusResponse.ProtoReflect.Descriptor instead.
 func (*LocalStatusResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{7}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LocalStatusResponse) GetPhase() NodePhase {
@@ -580,7 +773,7 @@ type LoadImageRequest struct {
 
 func (x *LoadImageRequest) Reset() {
 	*x = LoadImageRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +785,7 @@ func (x *LoadImageRequest) String() string {
 func (*LoadImageRequest) ProtoMessage() {}
 
 func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +798,7 @@ func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageRequest.ProtoReflect.Descriptor instead.
 func (*LoadImageRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{8}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LoadImageRequest) GetData() []byte {
@@ -624,7 +817,7 @@ type LoadImageResponse struct {
 
 func (x *LoadImageResponse) Reset() {
 	*x = LoadImageResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +829,7 @@ func (x *LoadImageResponse) String() string {
 func (*LoadImageResponse) ProtoMessage() {}
 
 func (x *LoadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +842,7 @@ func (x *LoadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageResponse.ProtoReflect.Descriptor instead.
 func (*LoadImageResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{9}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LoadImageResponse) GetImages() map[string]string {
@@ -667,7 +860,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +872,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +885,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{10}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{14}
 }
 
 type GetStatusResponse struct {
@@ -720,7 +913,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +925,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +938,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{11}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetStatusResponse) GetClusterId() string {
@@ -860,7 +1053,7 @@ type ManagerStatus struct {
 
 func (x *ManagerStatus) Reset() {
 	*x = ManagerStatus{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1065,7 @@ func (x *ManagerStatus) String() string {
 func (*ManagerStatus) ProtoMessage() {}
 
 func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1078,7 @@ func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerStatus.ProtoReflect.Descriptor instead.
 func (*ManagerStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{12}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ManagerStatus) GetNodeId() string {
@@ -954,7 +1147,7 @@ type NodeView struct {
 
 func (x *NodeView) Reset() {
 	*x = NodeView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1159,7 @@ func (x *NodeView) String() string {
 func (*NodeView) ProtoMessage() {}
 
 func (x *NodeView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1172,7 @@ func (x *NodeView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeView.ProtoReflect.Descriptor instead.
 func (*NodeView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{13}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeView) GetId() string {
@@ -1071,7 +1264,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1276,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1289,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListNodesRequest) GetNodes() []string {
@@ -1117,7 +1310,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1322,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1335,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListNodesResponse) GetNodes() []*NodeView {
@@ -1174,7 +1367,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1379,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1392,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UpdateNodeRequest) GetNode() string {
@@ -1246,7 +1439,7 @@ type UpdateNodeResponse struct {
 
 func (x *UpdateNodeResponse) Reset() {
 	*x = UpdateNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1451,7 @@ func (x *UpdateNodeResponse) String() string {
 func (*UpdateNodeResponse) ProtoMessage() {}
 
 func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1464,7 @@ func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateNodeResponse) GetNode() *NodeView {
@@ -1296,7 +1489,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1501,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1514,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -1365,7 +1558,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1570,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1583,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -1431,7 +1624,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1636,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1649,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Rotation) GetKeysetEpoch() uint64 {
@@ -1503,7 +1696,7 @@ type PromoteNodeRequest struct {
 
 func (x *PromoteNodeRequest) Reset() {
 	*x = PromoteNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1708,7 @@ func (x *PromoteNodeRequest) String() string {
 func (*PromoteNodeRequest) ProtoMessage() {}
 
 func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1721,7 @@ func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PromoteNodeRequest) GetNode() string {
@@ -1547,7 +1740,7 @@ type PromoteNodeResponse struct {
 
 func (x *PromoteNodeResponse) Reset() {
 	*x = PromoteNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1752,7 @@ func (x *PromoteNodeResponse) String() string {
 func (*PromoteNodeResponse) ProtoMessage() {}
 
 func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1765,7 @@ func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeResponse.ProtoReflect.Descriptor instead.
 func (*PromoteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PromoteNodeResponse) GetId() string {
@@ -1593,7 +1786,7 @@ type DemoteNodeRequest struct {
 
 func (x *DemoteNodeRequest) Reset() {
 	*x = DemoteNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1798,7 @@ func (x *DemoteNodeRequest) String() string {
 func (*DemoteNodeRequest) ProtoMessage() {}
 
 func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1811,7 @@ func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DemoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DemoteNodeRequest) GetNode() string {
@@ -1645,7 +1838,7 @@ type DemoteNodeResponse struct {
 
 func (x *DemoteNodeResponse) Reset() {
 	*x = DemoteNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1850,7 @@ func (x *DemoteNodeResponse) String() string {
 func (*DemoteNodeResponse) ProtoMessage() {}
 
 func (x *DemoteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1863,7 @@ func (x *DemoteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeResponse.ProtoReflect.Descriptor instead.
 func (*DemoteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DemoteNodeResponse) GetId() string {
@@ -1707,7 +1900,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1912,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1925,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateTokenRequest) GetRole() profilepb.Role {
@@ -1804,7 +1997,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2009,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2022,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateTokenResponse) GetToken() *TokenView {
@@ -1871,7 +2064,7 @@ type TokenView struct {
 
 func (x *TokenView) Reset() {
 	*x = TokenView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2076,7 @@ func (x *TokenView) String() string {
 func (*TokenView) ProtoMessage() {}
 
 func (x *TokenView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2089,7 @@ func (x *TokenView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenView.ProtoReflect.Descriptor instead.
 func (*TokenView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TokenView) GetRecord() *profilepb.TokenRecord {
@@ -1928,7 +2121,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2133,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2146,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 type ListTokensResponse struct {
@@ -1965,7 +2158,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2170,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2183,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListTokensResponse) GetTokens() []*TokenView {
@@ -2009,7 +2202,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2214,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2227,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -2053,7 +2246,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2258,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2271,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RevokeTokenResponse) GetId() string {
@@ -2086,6 +2279,86 @@ func (x *RevokeTokenResponse) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+type CreateBackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateBackupRequest) Reset() {
+	*x = CreateBackupRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateBackupRequest) ProtoMessage() {}
+
+func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
+func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+}
+
+type CreateBackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateBackupResponse) Reset() {
+	*x = CreateBackupResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateBackupResponse) ProtoMessage() {}
+
+func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
+func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *CreateBackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
 }
 
 type ListSlotsRequest struct {
@@ -2096,7 +2369,7 @@ type ListSlotsRequest struct {
 
 func (x *ListSlotsRequest) Reset() {
 	*x = ListSlotsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2381,7 @@ func (x *ListSlotsRequest) String() string {
 func (*ListSlotsRequest) ProtoMessage() {}
 
 func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2394,7 @@ func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSlotsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 type ListSlotsResponse struct {
@@ -2134,7 +2407,7 @@ type ListSlotsResponse struct {
 
 func (x *ListSlotsResponse) Reset() {
 	*x = ListSlotsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2419,7 @@ func (x *ListSlotsResponse) String() string {
 func (*ListSlotsResponse) ProtoMessage() {}
 
 func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2432,7 @@ func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSlotsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListSlotsResponse) GetSlots() *keydpb.SlotSet {
@@ -2189,7 +2462,7 @@ type SlotAck struct {
 
 func (x *SlotAck) Reset() {
 	*x = SlotAck{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2474,7 @@ func (x *SlotAck) String() string {
 func (*SlotAck) ProtoMessage() {}
 
 func (x *SlotAck) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2487,7 @@ func (x *SlotAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotAck.ProtoReflect.Descriptor instead.
 func (*SlotAck) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SlotAck) GetNodeId() string {
@@ -2254,7 +2527,7 @@ type RotateSlotRequest struct {
 
 func (x *RotateSlotRequest) Reset() {
 	*x = RotateSlotRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2539,7 @@ func (x *RotateSlotRequest) String() string {
 func (*RotateSlotRequest) ProtoMessage() {}
 
 func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2552,7 @@ func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotRequest.ProtoReflect.Descriptor instead.
 func (*RotateSlotRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RotateSlotRequest) GetSlot() *keydpb.Slot {
@@ -2300,7 +2573,7 @@ type RotateSlotResponse struct {
 
 func (x *RotateSlotResponse) Reset() {
 	*x = RotateSlotResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2585,7 @@ func (x *RotateSlotResponse) String() string {
 func (*RotateSlotResponse) ProtoMessage() {}
 
 func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2598,7 @@ func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotResponse.ProtoReflect.Descriptor instead.
 func (*RotateSlotResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RotateSlotResponse) GetEpoch() uint64 {
@@ -2358,7 +2631,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2643,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2656,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateServiceRequest) GetSpec() *schedulerpb.ServiceSpec {
@@ -2403,7 +2676,7 @@ type CreateServiceResponse struct {
 
 func (x *CreateServiceResponse) Reset() {
 	*x = CreateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2688,7 @@ func (x *CreateServiceResponse) String() string {
 func (*CreateServiceResponse) ProtoMessage() {}
 
 func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2701,7 @@ func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceResponse.ProtoReflect.Descriptor instead.
 func (*CreateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CreateServiceResponse) GetId() string {
@@ -2454,7 +2727,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2739,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2752,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListServicesRequest) GetServices() []string {
@@ -2500,7 +2773,7 @@ type ServiceView struct {
 
 func (x *ServiceView) Reset() {
 	*x = ServiceView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2785,7 @@ func (x *ServiceView) String() string {
 func (*ServiceView) ProtoMessage() {}
 
 func (x *ServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2798,7 @@ func (x *ServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceView.ProtoReflect.Descriptor instead.
 func (*ServiceView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ServiceView) GetService() *schedulerpb.Service {
@@ -2558,7 +2831,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2843,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2856,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceView {
@@ -2605,7 +2878,7 @@ type UpdateServiceRequest struct {
 
 func (x *UpdateServiceRequest) Reset() {
 	*x = UpdateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2890,7 @@ func (x *UpdateServiceRequest) String() string {
 func (*UpdateServiceRequest) ProtoMessage() {}
 
 func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2903,7 @@ func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UpdateServiceRequest) GetService() string {
@@ -2664,7 +2937,7 @@ type UpdateServiceResponse struct {
 
 func (x *UpdateServiceResponse) Reset() {
 	*x = UpdateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2949,7 @@ func (x *UpdateServiceResponse) String() string {
 func (*UpdateServiceResponse) ProtoMessage() {}
 
 func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2962,7 @@ func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UpdateServiceResponse) GetId() string {
@@ -2715,7 +2988,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +3000,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +3013,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -2759,7 +3032,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +3044,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +3057,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RemoveServiceResponse) GetId() string {
@@ -2805,7 +3078,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3090,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3103,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -2859,7 +3132,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +3144,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3157,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -2924,7 +3197,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3209,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3222,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -2968,7 +3241,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3253,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3266,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -3014,7 +3287,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3299,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3312,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -3078,7 +3351,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3090,7 +3363,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3103,7 +3376,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -3158,7 +3431,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3443,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3456,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -3259,7 +3532,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +3544,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +3557,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -3313,7 +3586,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3325,7 +3598,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3338,7 +3611,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -3398,7 +3671,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3683,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3696,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -3474,7 +3747,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3486,7 +3759,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3499,7 +3772,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -3525,7 +3798,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3810,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3823,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -3576,7 +3849,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3588,7 +3861,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3601,7 +3874,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Event) GetAt() int64 {
@@ -3669,7 +3942,18 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x04role\x18\x03 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\"$\n" +
 	"\fLeaveRequest\x12\x14\n" +
 	"\x05force\x18\x01 \x01(\bR\x05force\"\x0f\n" +
-	"\rLeaveResponse\"\x14\n" +
+	"\rLeaveResponse\"B\n" +
+	"\x0eRestoreRequest\x12\x1c\n" +
+	"\tadvertise\x18\x01 \x01(\tR\tadvertise\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"k\n" +
+	"\x0fRestoreResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\x10\n" +
+	"\x0eRecoverRequest\"3\n" +
+	"\x0fRecoverResponse\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x14\n" +
 	"\x12LocalStatusRequest\"\xbb\x03\n" +
 	"\x13LocalStatusResponse\x123\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1d.redoubt.control.v1.NodePhaseR\x05phase\x12\x17\n" +
@@ -3804,7 +4088,10 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x12RevokeTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"%\n" +
 	"\x13RevokeTokenResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x12\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x15\n" +
+	"\x13CreateBackupRequest\"*\n" +
+	"\x14CreateBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x12\n" +
 	"\x10ListSlotsRequest\"|\n" +
 	"\x11ListSlotsResponse\x12.\n" +
 	"\x05slots\x18\x01 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x127\n" +
@@ -3917,18 +4204,22 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x11NODE_PHASE_ACTIVE\x10\x04\x12\x18\n" +
 	"\x14NODE_PHASE_NO_QUORUM\x10\x06\x12\x15\n" +
 	"\x11NODE_PHASE_BROKEN\x10\a\x12\x16\n" +
-	"\x12NODE_PHASE_REMOVED\x10\b\"\x04\b\x05\x10\x052\xd8\x03\n" +
+	"\x12NODE_PHASE_REMOVED\x10\b\"\x04\b\x05\x10\x052\x94\x05\n" +
 	"\tBootstrap\x12R\n" +
 	"\x04Init\x12\x1f.redoubt.control.v1.InitRequest\x1a .redoubt.control.v1.InitResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12R\n" +
 	"\x04Join\x12\x1f.redoubt.control.v1.JoinRequest\x1a .redoubt.control.v1.JoinResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12U\n" +
 	"\x05Leave\x12 .redoubt.control.v1.LeaveRequest\x1a!.redoubt.control.v1.LeaveResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x06\x12]\n" +
+	"\aRestore\x12\".redoubt.control.v1.RestoreRequest\x1a#.redoubt.control.v1.RestoreResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x06(\x01\x12[\n" +
+	"\aRecover\x12\".redoubt.control.v1.RecoverRequest\x1a#.redoubt.control.v1.RecoverResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12g\n" +
 	"\vLocalStatus\x12&.redoubt.control.v1.LocalStatusRequest\x1a'.redoubt.control.v1.LocalStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12c\n" +
 	"\tLoadImage\x12$.redoubt.control.v1.LoadImageRequest\x1a%.redoubt.control.v1.LoadImageResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x012\x9b\x10\n" +
+	"\x01\x06(\x012\x89\x11\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
@@ -3951,7 +4242,9 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"ListTokens\x12%.redoubt.control.v1.ListTokensRequest\x1a&.redoubt.control.v1.ListTokensResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12g\n" +
 	"\vRevokeToken\x12&.redoubt.control.v1.RevokeTokenRequest\x1a'.redoubt.control.v1.RevokeTokenResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12a\n" +
+	"\x01\x05\x12l\n" +
+	"\fCreateBackup\x12'.redoubt.control.v1.CreateBackupRequest\x1a(.redoubt.control.v1.CreateBackupResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12a\n" +
 	"\tListSlots\x12$.redoubt.control.v1.ListSlotsRequest\x1a%.redoubt.control.v1.ListSlotsResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12f\n" +
 	"\n" +
@@ -3989,7 +4282,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
@@ -3998,168 +4291,180 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*JoinResponse)(nil),            // 4: redoubt.control.v1.JoinResponse
 	(*LeaveRequest)(nil),            // 5: redoubt.control.v1.LeaveRequest
 	(*LeaveResponse)(nil),           // 6: redoubt.control.v1.LeaveResponse
-	(*LocalStatusRequest)(nil),      // 7: redoubt.control.v1.LocalStatusRequest
-	(*LocalStatusResponse)(nil),     // 8: redoubt.control.v1.LocalStatusResponse
-	(*LoadImageRequest)(nil),        // 9: redoubt.control.v1.LoadImageRequest
-	(*LoadImageResponse)(nil),       // 10: redoubt.control.v1.LoadImageResponse
-	(*GetStatusRequest)(nil),        // 11: redoubt.control.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 12: redoubt.control.v1.GetStatusResponse
-	(*ManagerStatus)(nil),           // 13: redoubt.control.v1.ManagerStatus
-	(*NodeView)(nil),                // 14: redoubt.control.v1.NodeView
-	(*ListNodesRequest)(nil),        // 15: redoubt.control.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 16: redoubt.control.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),       // 17: redoubt.control.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),      // 18: redoubt.control.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),       // 19: redoubt.control.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 20: redoubt.control.v1.RemoveNodeResponse
-	(*Rotation)(nil),                // 21: redoubt.control.v1.Rotation
-	(*PromoteNodeRequest)(nil),      // 22: redoubt.control.v1.PromoteNodeRequest
-	(*PromoteNodeResponse)(nil),     // 23: redoubt.control.v1.PromoteNodeResponse
-	(*DemoteNodeRequest)(nil),       // 24: redoubt.control.v1.DemoteNodeRequest
-	(*DemoteNodeResponse)(nil),      // 25: redoubt.control.v1.DemoteNodeResponse
-	(*CreateTokenRequest)(nil),      // 26: redoubt.control.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),     // 27: redoubt.control.v1.CreateTokenResponse
-	(*TokenView)(nil),               // 28: redoubt.control.v1.TokenView
-	(*ListTokensRequest)(nil),       // 29: redoubt.control.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),      // 30: redoubt.control.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),      // 31: redoubt.control.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),     // 32: redoubt.control.v1.RevokeTokenResponse
-	(*ListSlotsRequest)(nil),        // 33: redoubt.control.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),       // 34: redoubt.control.v1.ListSlotsResponse
-	(*SlotAck)(nil),                 // 35: redoubt.control.v1.SlotAck
-	(*RotateSlotRequest)(nil),       // 36: redoubt.control.v1.RotateSlotRequest
-	(*RotateSlotResponse)(nil),      // 37: redoubt.control.v1.RotateSlotResponse
-	(*CreateServiceRequest)(nil),    // 38: redoubt.control.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),   // 39: redoubt.control.v1.CreateServiceResponse
-	(*ListServicesRequest)(nil),     // 40: redoubt.control.v1.ListServicesRequest
-	(*ServiceView)(nil),             // 41: redoubt.control.v1.ServiceView
-	(*ListServicesResponse)(nil),    // 42: redoubt.control.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),    // 43: redoubt.control.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),   // 44: redoubt.control.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),    // 45: redoubt.control.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),   // 46: redoubt.control.v1.RemoveServiceResponse
-	(*ListTasksRequest)(nil),        // 47: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                // 48: redoubt.control.v1.TaskView
-	(*ListTasksResponse)(nil),       // 49: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),     // 50: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),    // 51: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),      // 52: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 53: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),          // 54: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 55: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),             // 56: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),           // 57: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 58: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                   // 59: redoubt.control.v1.Event
-	nil,                             // 60: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 61: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                             // 62: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),             // 63: redoubt.keyd.v1.Slot
-	(profilepb.Role)(0),             // 64: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 65: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 66: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 67: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),        // 68: redoubt.task.v1.Resources
-	(*profilepb.TokenRecord)(nil),   // 69: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 70: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 71: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 72: redoubt.scheduler.v1.Service
-	(*schedulerpb.Task)(nil),        // 73: redoubt.scheduler.v1.Task
+	(*RestoreRequest)(nil),          // 7: redoubt.control.v1.RestoreRequest
+	(*RestoreResponse)(nil),         // 8: redoubt.control.v1.RestoreResponse
+	(*RecoverRequest)(nil),          // 9: redoubt.control.v1.RecoverRequest
+	(*RecoverResponse)(nil),         // 10: redoubt.control.v1.RecoverResponse
+	(*LocalStatusRequest)(nil),      // 11: redoubt.control.v1.LocalStatusRequest
+	(*LocalStatusResponse)(nil),     // 12: redoubt.control.v1.LocalStatusResponse
+	(*LoadImageRequest)(nil),        // 13: redoubt.control.v1.LoadImageRequest
+	(*LoadImageResponse)(nil),       // 14: redoubt.control.v1.LoadImageResponse
+	(*GetStatusRequest)(nil),        // 15: redoubt.control.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),       // 16: redoubt.control.v1.GetStatusResponse
+	(*ManagerStatus)(nil),           // 17: redoubt.control.v1.ManagerStatus
+	(*NodeView)(nil),                // 18: redoubt.control.v1.NodeView
+	(*ListNodesRequest)(nil),        // 19: redoubt.control.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 20: redoubt.control.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),       // 21: redoubt.control.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),      // 22: redoubt.control.v1.UpdateNodeResponse
+	(*RemoveNodeRequest)(nil),       // 23: redoubt.control.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 24: redoubt.control.v1.RemoveNodeResponse
+	(*Rotation)(nil),                // 25: redoubt.control.v1.Rotation
+	(*PromoteNodeRequest)(nil),      // 26: redoubt.control.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),     // 27: redoubt.control.v1.PromoteNodeResponse
+	(*DemoteNodeRequest)(nil),       // 28: redoubt.control.v1.DemoteNodeRequest
+	(*DemoteNodeResponse)(nil),      // 29: redoubt.control.v1.DemoteNodeResponse
+	(*CreateTokenRequest)(nil),      // 30: redoubt.control.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),     // 31: redoubt.control.v1.CreateTokenResponse
+	(*TokenView)(nil),               // 32: redoubt.control.v1.TokenView
+	(*ListTokensRequest)(nil),       // 33: redoubt.control.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),      // 34: redoubt.control.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),      // 35: redoubt.control.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),     // 36: redoubt.control.v1.RevokeTokenResponse
+	(*CreateBackupRequest)(nil),     // 37: redoubt.control.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),    // 38: redoubt.control.v1.CreateBackupResponse
+	(*ListSlotsRequest)(nil),        // 39: redoubt.control.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),       // 40: redoubt.control.v1.ListSlotsResponse
+	(*SlotAck)(nil),                 // 41: redoubt.control.v1.SlotAck
+	(*RotateSlotRequest)(nil),       // 42: redoubt.control.v1.RotateSlotRequest
+	(*RotateSlotResponse)(nil),      // 43: redoubt.control.v1.RotateSlotResponse
+	(*CreateServiceRequest)(nil),    // 44: redoubt.control.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),   // 45: redoubt.control.v1.CreateServiceResponse
+	(*ListServicesRequest)(nil),     // 46: redoubt.control.v1.ListServicesRequest
+	(*ServiceView)(nil),             // 47: redoubt.control.v1.ServiceView
+	(*ListServicesResponse)(nil),    // 48: redoubt.control.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),    // 49: redoubt.control.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),   // 50: redoubt.control.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),    // 51: redoubt.control.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),   // 52: redoubt.control.v1.RemoveServiceResponse
+	(*ListTasksRequest)(nil),        // 53: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                // 54: redoubt.control.v1.TaskView
+	(*ListTasksResponse)(nil),       // 55: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),     // 56: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),    // 57: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),      // 58: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),     // 59: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),          // 60: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 61: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),             // 62: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),           // 63: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 64: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                   // 65: redoubt.control.v1.Event
+	nil,                             // 66: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                             // 67: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                             // 68: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),             // 69: redoubt.keyd.v1.Slot
+	(profilepb.Role)(0),             // 70: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),          // 71: redoubt.task.v1.Feature
+	(*schedulerpb.Node)(nil),        // 72: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),   // 73: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),        // 74: redoubt.task.v1.Resources
+	(*profilepb.TokenRecord)(nil),   // 75: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 76: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 77: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 78: redoubt.scheduler.v1.Service
+	(*schedulerpb.Task)(nil),        // 79: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	63, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	64, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	69, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	70, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,  // 2: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	64, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	65, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	60, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
-	13, // 6: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	64, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	66, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
-	13, // 9: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	67, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	68, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	14, // 12: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	67, // 13: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	61, // 14: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	14, // 15: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	63, // 16: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	21, // 17: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	63, // 18: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	21, // 19: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	64, // 20: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	28, // 21: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	69, // 22: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	28, // 23: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	70, // 24: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	35, // 25: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	63, // 26: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	35, // 27: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	71, // 28: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	72, // 29: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	41, // 30: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	71, // 31: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	73, // 32: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	48, // 33: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	41, // 34: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	48, // 35: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	41, // 36: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	48, // 37: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	56, // 38: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	59, // 39: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	62, // 40: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	70, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	71, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	66, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	17, // 6: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
+	70, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	72, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	17, // 9: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
+	73, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	74, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	18, // 12: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
+	73, // 13: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	67, // 14: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	18, // 15: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
+	69, // 16: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	25, // 17: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	69, // 18: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	25, // 19: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	70, // 20: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	32, // 21: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	75, // 22: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	32, // 23: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	76, // 24: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	41, // 25: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	69, // 26: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	41, // 27: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	77, // 28: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	78, // 29: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	47, // 30: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	77, // 31: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	79, // 32: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	54, // 33: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	47, // 34: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	54, // 35: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	47, // 36: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	54, // 37: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	62, // 38: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	65, // 39: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	68, // 40: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
 	1,  // 41: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
 	3,  // 42: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
 	5,  // 43: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,  // 44: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	9,  // 45: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	11, // 46: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	15, // 47: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	17, // 48: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	19, // 49: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	22, // 50: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	24, // 51: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	26, // 52: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	29, // 53: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	31, // 54: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	33, // 55: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	36, // 56: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	38, // 57: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	40, // 58: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	43, // 59: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	45, // 60: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	47, // 61: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	50, // 62: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	52, // 63: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	54, // 64: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	57, // 65: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,  // 66: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 67: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 68: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 69: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	10, // 70: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	12, // 71: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	16, // 72: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	18, // 73: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	20, // 74: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	23, // 75: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	25, // 76: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	27, // 77: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	30, // 78: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	32, // 79: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	34, // 80: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	37, // 81: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	39, // 82: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	42, // 83: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	44, // 84: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	46, // 85: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	49, // 86: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	51, // 87: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	53, // 88: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	55, // 89: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	58, // 90: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	66, // [66:91] is the sub-list for method output_type
-	41, // [41:66] is the sub-list for method input_type
+	7,  // 44: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,  // 45: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11, // 46: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13, // 47: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15, // 48: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	19, // 49: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	21, // 50: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	23, // 51: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	26, // 52: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	28, // 53: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	30, // 54: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	33, // 55: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	35, // 56: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	37, // 57: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	39, // 58: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	42, // 59: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	44, // 60: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	46, // 61: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	49, // 62: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	51, // 63: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	53, // 64: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	56, // 65: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	58, // 66: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	60, // 67: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	63, // 68: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,  // 69: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,  // 70: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,  // 71: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,  // 72: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10, // 73: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12, // 74: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14, // 75: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	16, // 76: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	20, // 77: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	22, // 78: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	24, // 79: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	27, // 80: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	29, // 81: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	31, // 82: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	34, // 83: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	36, // 84: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	38, // 85: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	40, // 86: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	43, // 87: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	45, // 88: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	48, // 89: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	50, // 90: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	52, // 91: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	55, // 92: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	57, // 93: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	59, // 94: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	61, // 95: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	64, // 96: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	69, // [69:97] is the sub-list for method output_type
+	41, // [41:69] is the sub-list for method input_type
 	41, // [41:41] is the sub-list for extension type_name
 	41, // [41:41] is the sub-list for extension extendee
 	0,  // [0:41] is the sub-list for field type_name
@@ -4176,7 +4481,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   62,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

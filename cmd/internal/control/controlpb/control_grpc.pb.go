@@ -25,6 +25,8 @@ const (
 	Bootstrap_Init_FullMethodName        = "/redoubt.control.v1.Bootstrap/Init"
 	Bootstrap_Join_FullMethodName        = "/redoubt.control.v1.Bootstrap/Join"
 	Bootstrap_Leave_FullMethodName       = "/redoubt.control.v1.Bootstrap/Leave"
+	Bootstrap_Restore_FullMethodName     = "/redoubt.control.v1.Bootstrap/Restore"
+	Bootstrap_Recover_FullMethodName     = "/redoubt.control.v1.Bootstrap/Recover"
 	Bootstrap_LocalStatus_FullMethodName = "/redoubt.control.v1.Bootstrap/LocalStatus"
 	Bootstrap_LoadImage_FullMethodName   = "/redoubt.control.v1.Bootstrap/LoadImage"
 )
@@ -38,6 +40,12 @@ type BootstrapClient interface {
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (*InitResponse, error)
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
+	// Makes this empty node the first manager of the cluster in a backup. keyd has
+	// been given the operator key for it already.
+	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreRequest, RestoreResponse], error)
+	// Begins a new incarnation of the cluster with this manager alone. keyd has
+	// been given the operator key for it already.
+	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error)
 	// What this node knows of itself, with or without a cluster.
 	LocalStatus(ctx context.Context, in *LocalStatusRequest, opts ...grpc.CallOption) (*LocalStatusResponse, error)
 	// Imports an image archive on this node.
@@ -82,6 +90,29 @@ func (c *bootstrapClient) Leave(ctx context.Context, in *LeaveRequest, opts ...g
 	return out, nil
 }
 
+func (c *bootstrapClient) Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreRequest, RestoreResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Bootstrap_ServiceDesc.Streams[0], Bootstrap_Restore_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RestoreRequest, RestoreResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Bootstrap_RestoreClient = grpc.ClientStreamingClient[RestoreRequest, RestoreResponse]
+
+func (c *bootstrapClient) Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecoverResponse)
+	err := c.cc.Invoke(ctx, Bootstrap_Recover_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *bootstrapClient) LocalStatus(ctx context.Context, in *LocalStatusRequest, opts ...grpc.CallOption) (*LocalStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LocalStatusResponse)
@@ -94,7 +125,7 @@ func (c *bootstrapClient) LocalStatus(ctx context.Context, in *LocalStatusReques
 
 func (c *bootstrapClient) LoadImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[LoadImageRequest, LoadImageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Bootstrap_ServiceDesc.Streams[0], Bootstrap_LoadImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Bootstrap_ServiceDesc.Streams[1], Bootstrap_LoadImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +145,12 @@ type BootstrapServer interface {
 	Init(context.Context, *InitRequest) (*InitResponse, error)
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
+	// Makes this empty node the first manager of the cluster in a backup. keyd has
+	// been given the operator key for it already.
+	Restore(grpc.ClientStreamingServer[RestoreRequest, RestoreResponse]) error
+	// Begins a new incarnation of the cluster with this manager alone. keyd has
+	// been given the operator key for it already.
+	Recover(context.Context, *RecoverRequest) (*RecoverResponse, error)
 	// What this node knows of itself, with or without a cluster.
 	LocalStatus(context.Context, *LocalStatusRequest) (*LocalStatusResponse, error)
 	// Imports an image archive on this node.
@@ -136,6 +173,12 @@ func (UnimplementedBootstrapServer) Join(context.Context, *JoinRequest) (*JoinRe
 }
 func (UnimplementedBootstrapServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedBootstrapServer) Restore(grpc.ClientStreamingServer[RestoreRequest, RestoreResponse]) error {
+	return status.Error(codes.Unimplemented, "method Restore not implemented")
+}
+func (UnimplementedBootstrapServer) Recover(context.Context, *RecoverRequest) (*RecoverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recover not implemented")
 }
 func (UnimplementedBootstrapServer) LocalStatus(context.Context, *LocalStatusRequest) (*LocalStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LocalStatus not implemented")
@@ -218,6 +261,31 @@ func _Bootstrap_Leave_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Bootstrap_Restore_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(BootstrapServer).Restore(&grpc.GenericServerStream[RestoreRequest, RestoreResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Bootstrap_RestoreServer = grpc.ClientStreamingServer[RestoreRequest, RestoreResponse]
+
+func _Bootstrap_Recover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecoverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BootstrapServer).Recover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Bootstrap_Recover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BootstrapServer).Recover(ctx, req.(*RecoverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Bootstrap_LocalStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LocalStatusRequest)
 	if err := dec(in); err != nil {
@@ -263,11 +331,20 @@ var Bootstrap_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Bootstrap_Leave_Handler,
 		},
 		{
+			MethodName: "Recover",
+			Handler:    _Bootstrap_Recover_Handler,
+		},
+		{
 			MethodName: "LocalStatus",
 			Handler:    _Bootstrap_LocalStatus_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Restore",
+			Handler:       _Bootstrap_Restore_Handler,
+			ClientStreams: true,
+		},
 		{
 			StreamName:    "LoadImage",
 			Handler:       _Bootstrap_LoadImage_Handler,
@@ -287,6 +364,7 @@ const (
 	Control_CreateToken_FullMethodName   = "/redoubt.control.v1.Control/CreateToken"
 	Control_ListTokens_FullMethodName    = "/redoubt.control.v1.Control/ListTokens"
 	Control_RevokeToken_FullMethodName   = "/redoubt.control.v1.Control/RevokeToken"
+	Control_CreateBackup_FullMethodName  = "/redoubt.control.v1.Control/CreateBackup"
 	Control_ListSlots_FullMethodName     = "/redoubt.control.v1.Control/ListSlots"
 	Control_RotateSlot_FullMethodName    = "/redoubt.control.v1.Control/RotateSlot"
 	Control_CreateService_FullMethodName = "/redoubt.control.v1.Control/CreateService"
@@ -316,6 +394,8 @@ type ControlClient interface {
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
+	// Streams a backup of the whole cluster, sealed to the unlock slots.
+	CreateBackup(ctx context.Context, in *CreateBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CreateBackupResponse], error)
 	ListSlots(ctx context.Context, in *ListSlotsRequest, opts ...grpc.CallOption) (*ListSlotsResponse, error)
 	// Replaces the operator slot; streams which managers have re-sealed.
 	RotateSlot(ctx context.Context, in *RotateSlotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RotateSlotResponse], error)
@@ -432,6 +512,25 @@ func (c *controlClient) RevokeToken(ctx context.Context, in *RevokeTokenRequest,
 	return out, nil
 }
 
+func (c *controlClient) CreateBackup(ctx context.Context, in *CreateBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CreateBackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[0], Control_CreateBackup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CreateBackupRequest, CreateBackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_CreateBackupClient = grpc.ServerStreamingClient[CreateBackupResponse]
+
 func (c *controlClient) ListSlots(ctx context.Context, in *ListSlotsRequest, opts ...grpc.CallOption) (*ListSlotsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListSlotsResponse)
@@ -444,7 +543,7 @@ func (c *controlClient) ListSlots(ctx context.Context, in *ListSlotsRequest, opt
 
 func (c *controlClient) RotateSlot(ctx context.Context, in *RotateSlotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RotateSlotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[0], Control_RotateSlot_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[1], Control_RotateSlot_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -513,7 +612,7 @@ func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opt
 
 func (c *controlClient) WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[1], Control_WatchService_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_WatchService_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -532,7 +631,7 @@ type Control_WatchServiceClient = grpc.ServerStreamingClient[WatchServiceRespons
 
 func (c *controlClient) ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_ServiceLogs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_ServiceLogs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -561,7 +660,7 @@ func (c *controlClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -594,6 +693,8 @@ type ControlServer interface {
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
+	// Streams a backup of the whole cluster, sealed to the unlock slots.
+	CreateBackup(*CreateBackupRequest, grpc.ServerStreamingServer[CreateBackupResponse]) error
 	ListSlots(context.Context, *ListSlotsRequest) (*ListSlotsResponse, error)
 	// Replaces the operator slot; streams which managers have re-sealed.
 	RotateSlot(*RotateSlotRequest, grpc.ServerStreamingServer[RotateSlotResponse]) error
@@ -646,6 +747,9 @@ func (UnimplementedControlServer) ListTokens(context.Context, *ListTokensRequest
 }
 func (UnimplementedControlServer) RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeToken not implemented")
+}
+func (UnimplementedControlServer) CreateBackup(*CreateBackupRequest, grpc.ServerStreamingServer[CreateBackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method CreateBackup not implemented")
 }
 func (UnimplementedControlServer) ListSlots(context.Context, *ListSlotsRequest) (*ListSlotsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSlots not implemented")
@@ -862,6 +966,17 @@ func _Control_RevokeToken_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Control_CreateBackup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CreateBackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).CreateBackup(m, &grpc.GenericServerStream[CreateBackupRequest, CreateBackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_CreateBackupServer = grpc.ServerStreamingServer[CreateBackupResponse]
 
 func _Control_ListSlots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListSlotsRequest)
@@ -1106,6 +1221,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "CreateBackup",
+			Handler:       _Control_CreateBackup_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "RotateSlot",
 			Handler:       _Control_RotateSlot_Handler,
