@@ -77,9 +77,8 @@ Commands talk to this machine's own node, over --host (default
 
   # Three replicas of an image, port 8080 of their nodes
   redoubt service create --name web --replicas 3 -p published=8080,target=80,mode=host registry.example/web:1`,
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SilenceErrors: true,
+		SilenceUsage:  true,
 	}
 	group(root)
 	root.SetIn(a.Stdin)
@@ -89,8 +88,10 @@ Commands talk to this machine's own node, over --host (default
 	root.PersistentFlags().StringVarP(&a.host, "host", "H", "", "the node's socket, unix:///path/api.sock (or set REDOUBT_HOST)")
 	root.AddCommand(
 		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.joinTokenCmd(),
-		a.nodeCmd(), a.serviceCmd(), a.imageCmd(), a.statusCmd(), a.versionCmd(), a.labCmd(),
+		a.nodeCmd(), a.serviceCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.versionCmd(), a.labCmd(),
+		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
+	a.completions(root)
 	return root
 }
 

@@ -89,10 +89,12 @@ func (n nodeJSON) managerStatus() string {
 
 func (a *app) nodeLsCmd() *cobra.Command {
 	var out output
+	var filter filterFlag
 	c := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List nodes",
 		Example: `  redoubt node ls
-  redoubt node ls --format json`,
+  redoubt node ls --filter state=down --filter label=zone=a
+  redoubt node ls --format '{{.ID}} {{.Hostname}}'`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
@@ -100,12 +102,22 @@ func (a *app) nodeLsCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				r.Nodes = slices.DeleteFunc(r.Nodes, func(v *controlpb.NodeView) bool { return !nodeMatches(&filter, v) })
 				return a.printNodes(&out, r)
 			})
 		},
 	}
 	out.flags(c, true)
+	out.noTruncFlag(c)
+	filter.add(c, "id", "name", "role=manager|worker", "state=ready|down|not ready|unknown",
+		"availability=active|pause|drain", "label")
 	return c
+}
+
+func nodeMatches(f *filterFlag, v *controlpb.NodeView) bool {
+	n := newNodeJSON(v, "")
+	return f.begins("id", n.ID) && f.begins("name", n.Hostname) && f.is("role", n.Role) && f.is("state", n.State) &&
+		f.is("availability", n.Availability) && f.label(v.GetNode().GetLabels())
 }
 
 func (a *app) printNodes(out *output, r *controlpb.ListNodesResponse) error {
@@ -115,7 +127,7 @@ func (a *app) printNodes(out *output, r *controlpb.ListNodesResponse) error {
 	for _, v := range r.Nodes {
 		n := newNodeJSON(v, r.Self)
 		ids, objects = append(ids, n.ID), append(objects, n)
-		id := shortID(n.ID)
+		id := out.id(n.ID)
 		if n.Self {
 			id += " *"
 		}
@@ -138,8 +150,8 @@ func (a *app) nodeInspectCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if out.json() {
-					return printProtos(a.Stdout, r.Nodes)
+				if out.structured() {
+					return printProtos(a.Stdout, &out, r.Nodes)
 				}
 				for i, v := range r.Nodes {
 					if i > 0 {

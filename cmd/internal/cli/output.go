@@ -13,37 +13,53 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// output is how a listing is printed: --format and -q.
+// output is how a listing is printed: --format, -q and --no-trunc.
 type output struct {
-	format formatFlag
-	quiet  bool
+	format  formatFlag
+	quiet   bool
+	noTrunc bool
 }
 
 func (o *output) flags(c *cobra.Command, quiet bool) {
-	c.Flags().Var(&o.format, "format", "table or json")
+	c.Flags().Var(&o.format, "format", "table, json, or a Go template as '{{.ID}} {{.Name}}'; see `redoubt help formats`")
+	fixed(c, "format", "table", "json")
 	if quiet {
 		c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print ids only")
 	}
 }
 
-func (o *output) json() bool { return o.format == "json" }
-
-// formatFlag is "", "table" or "json".
-type formatFlag string
-
-func (f *formatFlag) String() string {
-	if *f == "" {
-		return "table"
-	}
-	return string(*f)
+// noTruncFlag is for listings that cut long cells.
+func (o *output) noTruncFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&o.noTrunc, "no-trunc", false, "whole ids and messages")
 }
-func (f *formatFlag) Type() string { return "table|json" }
-func (f *formatFlag) Set(s string) error {
-	if s != "table" && s != "json" {
-		return fmt.Errorf("%q: use table or json", s)
+
+func (o *output) json() bool { return o.format.text == "json" }
+
+// structured reports whether objects are printed instead of a text for people.
+func (o *output) structured() bool { return o.json() || o.format.tmpl != nil }
+
+// id is an id as the table shows it.
+func (o *output) id(id string) string {
+	if o.noTrunc {
+		return id
 	}
-	*f = formatFlag(s)
-	return nil
+	return shortID(id)
+}
+
+// text is a message as the table shows it.
+func (o *output) text(s string) string {
+	if r := []rune(s); !o.noTrunc && len(r) > 60 {
+		return string(r[:59]) + "…"
+	}
+	return s
+}
+
+// objects prints v as JSON or through the template.
+func (o *output) objects(w io.Writer, v any) error {
+	if o.format.tmpl != nil {
+		return o.format.print(w, v)
+	}
+	return printJSON(w, v)
 }
 
 // table prints rows under head, aligned. Cells come from the network: control
@@ -92,7 +108,7 @@ func protoJSON(m proto.Message) json.RawMessage {
 }
 
 // list prints a listing in the form asked for. ids are used by -q, objects by
-// --format json, rows otherwise.
+// --format with json or a template, rows otherwise.
 func (o *output) list(w io.Writer, ids []string, objects any, head []string, rows [][]string) error {
 	switch {
 	case o.quiet:
@@ -100,8 +116,8 @@ func (o *output) list(w io.Writer, ids []string, objects any, head []string, row
 			fmt.Fprintln(w, id)
 		}
 		return nil
-	case o.json():
-		return printJSON(w, objects)
+	case o.structured():
+		return o.objects(w, objects)
 	}
 	return table(w, head, rows)
 }
@@ -145,11 +161,11 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// printProtos prints messages as one JSON array.
-func printProtos[M proto.Message](w io.Writer, ms []M) error {
+// printProtos prints messages as objects.
+func printProtos[M proto.Message](w io.Writer, o *output, ms []M) error {
 	out := make([]json.RawMessage, 0, len(ms))
 	for _, m := range ms {
 		out = append(out, protoJSON(m))
 	}
-	return printJSON(w, out)
+	return o.objects(w, out)
 }

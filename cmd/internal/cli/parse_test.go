@@ -238,6 +238,12 @@ func allCommands(c *cobra.Command) []*cobra.Command {
 
 func TestEveryCommandHasHelpAndExample(t *testing.T) {
 	for _, c := range allCommands(Root(System())) {
+		if c.IsAdditionalHelpTopicCommand() {
+			if c.Long == "" {
+				t.Errorf("%s: no help", c.CommandPath())
+			}
+			continue
+		}
 		if c.Short == "" || c.Args == nil {
 			t.Errorf("%s: no help, or takes any argument", c.CommandPath())
 		}

@@ -18,7 +18,7 @@ func (a *app) serviceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "service", Short: "Run containers and keep them running"}
 	group(c)
 	c.AddCommand(a.serviceCreateCmd(), a.serviceLsCmd(), a.servicePsCmd(), a.serviceInspectCmd(),
-		a.serviceUpdateCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd())
+		a.serviceUpdateCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd())
 	return c
 }
 

@@ -45,10 +45,12 @@ func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
 
 func (a *app) serviceLsCmd() *cobra.Command {
 	var out output
+	var filter filterFlag
 	c := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List services",
-		Example: `  redoubt service ls`,
-		Args:    args(0, 0),
+		Example: `  redoubt service ls
+  redoubt service ls --filter label=team=web --format '{{.Name}} {{.Running}}/{{.Wanted}}'`,
+		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{})
@@ -60,14 +62,20 @@ func (a *app) serviceLsCmd() *cobra.Command {
 				var rows [][]string
 				for _, v := range r.Services {
 					s := newServiceJSON(v)
+					if !filter.begins("id", s.ID) || !filter.begins("name", s.Name) || !filter.is("mode", s.Mode) ||
+						!filter.label(v.GetService().GetSpec().GetLabels()) {
+						continue
+					}
 					ids, objects = append(ids, s.ID), append(objects, s)
-					rows = append(rows, []string{shortID(s.ID), s.Name, s.Mode, fmt.Sprintf("%d/%d", s.Running, s.Wanted), s.Image, strings.Join(s.Ports, ", ")})
+					rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, fmt.Sprintf("%d/%d", s.Running, s.Wanted), s.Image, strings.Join(s.Ports, ", ")})
 				}
 				return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"}, rows)
 			})
 		},
 	}
 	out.flags(c, true)
+	out.noTruncFlag(c)
+	filter.add(c, "id", "name", "mode=replicated|global", "label")
 	return c
 }
 
@@ -101,10 +109,9 @@ func newTaskJSON(v *controlpb.TaskView) taskJSON {
 
 func (a *app) servicePsCmd() *cobra.Command {
 	var (
-		out     output
-		noTrunc bool
-		filters []string
-		node    string
+		out    output
+		filter filterFlag
+		node   string
 	)
 	c := &cobra.Command{
 		Use: "ps [SERVICE...]", Short: "List the tasks of services (none named: of all)",
@@ -112,42 +119,35 @@ func (a *app) servicePsCmd() *cobra.Command {
   redoubt service ps --filter desired-state=running --node worker-1`,
 		Args: args(0, -1),
 		RunE: func(c *cobra.Command, names []string) error {
-			keep, err := taskFilter(filters)
-			if err != nil {
-				return err
-			}
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.ListTasks(ctx, &controlpb.ListTasksRequest{Services: names, Node: node})
 				if err != nil {
 					return err
 				}
-				return a.printTasks(&out, slices.DeleteFunc(r.Tasks, func(t *controlpb.TaskView) bool { return !keep(t) }), noTrunc, time.Now())
+				return a.printTasks(&out, slices.DeleteFunc(r.Tasks, func(t *controlpb.TaskView) bool { return !taskMatches(&filter, t) }), time.Now())
 			})
 		},
 	}
 	out.flags(c, true)
-	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "whole ids and messages")
-	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "desired-state=running or desired-state=shutdown")
+	out.noTruncFlag(c)
+	filter.add(c, "id", "name", "node", "state="+taskStates, "desired-state=running|shutdown")
 	c.Flags().StringVar(&node, "node", "", "only tasks on this node")
 	return c
 }
 
-func taskFilter(filters []string) (func(*controlpb.TaskView) bool, error) {
-	keep := func(*controlpb.TaskView) bool { return true }
-	for _, f := range filters {
-		k, v, _ := strings.Cut(f, "=")
-		if k != "desired-state" || v != "running" && v != "shutdown" {
-			return nil, usagef("--filter %q: use desired-state=running or desired-state=shutdown", f)
-		}
-		running := v == "running"
-		keep = func(t *controlpb.TaskView) bool {
-			return (t.Task.GetDesired() <= schedulerpb.TaskState_TASK_STATE_RUNNING) == running
-		}
+// taskStates are what a task's state may be.
+const taskStates = "new|pending|assigned|accepted|preparing|ready|starting|running|complete|shutdown|failed|rejected|orphaned"
+
+func taskMatches(f *filterFlag, v *controlpb.TaskView) bool {
+	t := newTaskJSON(v)
+	desired := "running"
+	if v.Task.GetDesired() > schedulerpb.TaskState_TASK_STATE_RUNNING {
+		desired = "shutdown"
 	}
-	return keep, nil
+	return f.begins("id", t.ID) && f.begins("name", t.Name) && f.begins("node", t.Node) && f.is("state", t.State) && f.is("desired-state", desired)
 }
 
-func (a *app) printTasks(out *output, views []*controlpb.TaskView, noTrunc bool, now time.Time) error {
+func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time) error {
 	slices.SortStableFunc(views, func(x, y *controlpb.TaskView) int {
 		return cmp.Or(strings.Compare(x.ServiceName, y.ServiceName), cmp.Compare(x.Task.GetSlot(), y.Task.GetSlot()),
 			strings.Compare(x.NodeName, y.NodeName), cmp.Compare(y.Task.GetMeta().GetCreatedAt(), x.Task.GetMeta().GetCreatedAt()))
@@ -158,17 +158,11 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, noTrunc bool,
 	for _, v := range views {
 		t := newTaskJSON(v)
 		ids, objects = append(ids, t.ID), append(objects, t)
-		id, text := t.ID, cmp.Or(t.Error, t.Message)
+		text := cmp.Or(t.Error, t.Message)
 		if t.State == "running" {
 			text = t.Error
 		}
-		if !noTrunc {
-			id = shortID(id)
-			if r := []rune(text); len(r) > 60 {
-				text = string(r[:59]) + "…"
-			}
-		}
-		rows = append(rows, []string{id, t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), text})
+		rows = append(rows, []string{out.id(t.ID), t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), out.text(text)})
 	}
 	return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}, rows)
 }
@@ -186,8 +180,8 @@ func (a *app) serviceInspectCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if out.json() {
-					return printProtos(a.Stdout, r.Services)
+				if out.structured() {
+					return printProtos(a.Stdout, &out, r.Services)
 				}
 				for i, v := range r.Services {
 					if i > 0 {

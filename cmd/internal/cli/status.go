@@ -55,12 +55,12 @@ func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
 			cluster, err = c.GetStatus(ctx, &controlpb.GetStatusRequest{})
 		}
 	}
-	if out.json() {
+	if out.structured() {
 		v := map[string]json.RawMessage{"node": protoJSON(local)}
 		if cluster != nil {
 			v["cluster"] = protoJSON(cluster)
 		}
-		if perr := printJSON(a.Stdout, v); perr != nil {
+		if perr := out.objects(a.Stdout, v); perr != nil {
 			return perr
 		}
 		return err
@@ -159,8 +159,8 @@ func (a *app) versionCmd() *cobra.Command {
 			if node != nil {
 				delete(v, "node")
 			}
-			if out.json() {
-				return printJSON(a.Stdout, v)
+			if out.structured() {
+				return out.objects(a.Stdout, v)
 			}
 			field(a.Stdout, "Client", v["client"])
 			if node != nil {

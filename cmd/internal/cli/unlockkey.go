@@ -166,7 +166,7 @@ func (a *app) printSlots(out *output, r *controlpb.ListSlotsResponse) error {
 		}
 		managers = append(managers, []string{shortID(m.NodeId), m.Name, strconv.FormatUint(m.Epoch, 10), state})
 	}
-	if out.quiet || out.json() {
+	if out.quiet || out.structured() {
 		return out.list(a.Stdout, ids, protoJSON(r), nil, nil)
 	}
 	fmt.Fprintf(a.Stdout, "Epoch %d\n\n", r.Slots.GetEpoch())

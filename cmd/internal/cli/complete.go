@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+// completeTimeout bounds how long a shell waits for a list of names.
+const completeTimeout = 2 * time.Second
+
+// completion is what fills in names where a shell asks for them.
+type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// names completes with what fetch finds; where the node does not answer there
+// is nothing to offer, and no error on the operator's line.
+func (a *app) names(max int, fetch func(context.Context, *api) ([]string, error)) completion {
+	return func(c *cobra.Command, given []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		if max >= 0 && len(given) >= max {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var found []string
+		err := a.within(c.Context(), completeTimeout, func(ctx context.Context, api *api) (err error) {
+			found, err = fetch(ctx, api)
+			return err
+		})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		found = slices.DeleteFunc(found, func(s string) bool { return !strings.HasPrefix(s, prefix) || slices.Contains(given, s) })
+		for i := range found {
+			found[i] = printable(found[i])
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func serviceNames(ctx context.Context, api *api) (out []string, err error) {
+	r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{})
+	for _, v := range r.GetServices() {
+		out = append(out, v.GetService().GetSpec().GetName())
+	}
+	return out, err
+}
+
+func scaleNames(ctx context.Context, api *api) ([]string, error) {
+	out, err := serviceNames(ctx, api)
+	for i := range out {
+		out[i] += "="
+	}
+	return out, err
+}
+
+// taskNames are services and their tasks.
+func taskNames(ctx context.Context, api *api) ([]string, error) {
+	out, err := serviceNames(ctx, api)
+	if err != nil {
+		return nil, err
+	}
+	r, err := api.ListTasks(ctx, &controlpb.ListTasksRequest{})
+	for _, v := range r.GetTasks() {
+		out = append(out, taskName(v))
+	}
+	slices.Sort(out)
+	return slices.Compact(out), err
+}
+
+func nodeNames(ctx context.Context, api *api) (out []string, err error) {
+	r, err := api.ListNodes(ctx, &controlpb.ListNodesRequest{})
+	for _, n := range r.GetNodes() {
+		out = append(out, n.GetName())
+	}
+	return out, err
+}
+
+func tokenIDs(ctx context.Context, api *api) (out []string, err error) {
+	r, err := api.ListTokens(ctx, &controlpb.ListTokensRequest{})
+	for _, t := range r.GetTokens() {
+		if !t.GetRevoked() {
+			out = append(out, t.GetRecord().GetId())
+		}
+	}
+	return out, err
+}
+
+// fixed completes a flag with the values that it takes.
+func fixed(c *cobra.Command, flag string, values ...string) {
+	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // fails only where a flag gets two
+}
+
+// completions gives the commands that name objects their completion.
+func (a *app) completions(root *cobra.Command) {
+	for path, fill := range map[string]completion{
+		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
+		"service update": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
+		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
+		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),
+		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),
+		"join-token revoke": a.names(-1, tokenIDs),
+	} {
+		c, _, err := root.Find(strings.Fields(path))
+		if err != nil || c.CommandPath() != "redoubt "+path {
+			panic("completion of " + path + ", which is no command")
+		}
+		c.ValidArgsFunction = fill
+	}
+	c, _, _ := root.Find([]string{"node", "update"})
+	fixed(c, "availability", "active", "pause", "drain")
+	c, _, _ = root.Find([]string{"service", "create"})
+	fixed(c, "mode", "replicated", "global")
+}

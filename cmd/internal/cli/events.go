@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+// eventJSON is one event in `events --format json`, one line each.
+type eventJSON struct {
+	Time       time.Time         `json:"time"`
+	Type       string            `json:"type"`
+	Action     string            `json:"action"`
+	ID         string            `json:"id,omitempty"`
+	Name       string            `json:"name,omitempty"`
+	Attributes map[string]string `json:"attributes,omitempty"`
+}
+
+func (a *app) eventsCmd() *cobra.Command {
+	var out output
+	var filter filterFlag
+	var since, until string
+	c := &cobra.Command{
+		Use: "events", Short: "Follow what happens in the cluster",
+		Long: `events shows nodes, services, tasks, join tokens and unlock keys as they change,
+until it is interrupted or --until has come. --since also shows what the leader
+still has in memory: the newest few thousand events. It is a help for people;
+it does not replace an audit trail.`,
+		Example: `  redoubt events
+  redoubt events --since 10m --until 0s --filter type=task --filter action=failed
+  redoubt events --format json`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			req := &controlpb.EventsRequest{}
+			now := time.Now()
+			var err error
+			if req.Since, err = moment("--since", since, now); err != nil {
+				return err
+			}
+			if req.Until, err = moment("--until", until, now); err != nil {
+				return err
+			}
+			return a.runEvents(c.Context(), req, &out, &filter)
+		},
+	}
+	out.flags(c, false)
+	c.Flags().StringVar(&since, "since", "", "also what happened since: 10m, or 2026-01-02T15:04:05Z")
+	c.Flags().StringVar(&until, "until", "", "end then: 0s for now, or 2026-01-02T15:04:05Z")
+	filter.add(c, "type=node|service|task|token|unlock-key", "action", "id", "name", "service", "node")
+	return c
+}
+
+// moment reads a point in time, as Unix nanoseconds: a duration before now, or
+// RFC 3339. Empty is 0.
+func moment(flag, s string, now time.Time) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d).UnixNano(), nil
+	}
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t.UnixNano(), nil
+	}
+	return 0, usagef("%s %q: give a duration as 10m, or a time as 2026-01-02T15:04:05Z", flag, s)
+}
+
+func (a *app) runEvents(ctx context.Context, req *controlpb.EventsRequest, out *output, filter *filterFlag) error {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	stream, err := c.Events(ctx, req)
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	for {
+		r, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			if err = apiclient.Err(err); apierr.ReasonOf(err) == apierr.ReasonCanceled && ctx.Err() != nil {
+				return nil // interrupted: that is how it is ended
+			}
+			return err
+		}
+		for _, e := range r.Events {
+			if !eventMatches(filter, e) {
+				continue
+			}
+			if err := a.printEvent(out, e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// eventMatches never hides that events were lost.
+func eventMatches(f *filterFlag, e *controlpb.Event) bool {
+	if e.Type == "cluster" {
+		return true
+	}
+	of := func(kind string) string { // an event of a service has its name as its own
+		if e.Type == kind {
+			return e.Name
+		}
+		return e.Attributes[kind]
+	}
+	return f.is("type", e.Type) && f.is("action", e.Action) && f.begins("id", e.Id) && f.begins("name", e.Name) &&
+		f.is("service", of("service")) && f.is("node", of("node"))
+}
+
+func (a *app) printEvent(out *output, e *controlpb.Event) error {
+	at := time.Unix(0, e.At).UTC()
+	if out.structured() {
+		v := eventJSON{at, e.Type, e.Action, e.Id, e.Name, e.Attributes}
+		if out.json() {
+			b, err := json.Marshal(v)
+			if err == nil {
+				_, err = fmt.Fprintln(a.Stdout, string(b))
+			}
+			return err
+		}
+		return out.objects(a.Stdout, v)
+	}
+	line := at.Format("2006-01-02T15:04:05.000Z07:00") + " " + e.Type + " " + e.Action
+	if e.Name != "" || e.Id != "" {
+		line += " " + nodeLabel(e.Name, e.Id)
+	}
+	if attrs := pairs(e.Attributes); attrs != "" {
+		line += " (" + attrs + ")"
+	}
+	_, err := fmt.Fprintln(a.Stdout, printable(line))
+	return err
+}
