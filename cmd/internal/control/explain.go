@@ -197,6 +197,7 @@ func (e *explainer) remedies() (out []string) {
 		switch {
 		case v.Reason == "":
 			add("redoubt service logs --tail 20 %s", e.name())
+		case v.Reason == "drained" && e.autoDrained(v.NodeID): // managers keep out of it, by design
 		case v.Reason == "drained", v.Reason == "paused":
 			add("redoubt node update --availability active %s", node)
 		case v.Reason == "down", v.Reason == "not ready":
@@ -208,6 +209,11 @@ func (e *explainer) remedies() (out []string) {
 		}
 	}
 	return out
+}
+
+func (e *explainer) autoDrained(node string) bool {
+	n, _ := schedstore.Nodes.Get(e.r, node)
+	return n.GetManager() && n.GetAvailability() == schedstore.Auto
 }
 
 // sorted has the nodes that could, those with the fewest tasks of the service
