@@ -8,6 +8,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // Sealer encrypts what the store keeps on disk. Label names the stream, aad is
@@ -60,6 +62,11 @@ type Config struct {
 	SnapshotThreshold, TrailingLogs uint64
 	// SnapshotInterval is how often the threshold is looked at.
 	SnapshotInterval time.Duration
+
+	// wrapLog and wrapStable stand between the sealing and the files; only this
+	// package's tests set them.
+	wrapLog    func(raft.LogStore) raft.LogStore
+	wrapStable func(raft.StableStore) raft.StableStore
 }
 
 func (c *Config) complete() error {
@@ -88,6 +95,12 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotInterval, snapshotInterval)
 	setDefault(&c.SnapshotThreshold, snapshotThreshold)
 	setDefault(&c.TrailingLogs, trailingLogs)
+	if c.wrapLog == nil {
+		c.wrapLog = func(l raft.LogStore) raft.LogStore { return l }
+	}
+	if c.wrapStable == nil {
+		c.wrapStable = func(s raft.StableStore) raft.StableStore { return s }
+	}
 	return nil
 }
 

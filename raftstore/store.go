@@ -76,8 +76,8 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 // start builds raft over the sealed stores and starts the goroutines.
 func (s *Store) start(ctx context.Context) error {
 	bind := newBinder(&s.cfg)
-	sealed := &sealedLog{inner: s.bolt, bind: bind, halt: s.halt.storage}
-	stable := &sealedStable{inner: s.bolt, bind: bind, halt: s.halt.storage}
+	sealed := &sealedLog{inner: s.cfg.wrapLog(s.bolt), bind: bind, halt: s.halt.storage}
+	stable := &sealedStable{inner: s.cfg.wrapStable(s.bolt), bind: bind, halt: s.halt.storage}
 	if err := guarded(func() error { return errors.Join(sealed.verify(ctx.Done()), stable.verify()) }); err != nil {
 		return err
 	}

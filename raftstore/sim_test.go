@@ -1,0 +1,334 @@
+package raftstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
+)
+
+// The simulation: 3 to 5 managers in one process under faults, with clients
+// whose histories must be linearizable, and equal states at the end.
+//
+// A seed decides the number of managers, every fault with its time, what each
+// client asks for and the delays of messages and disks. Raft draws its election
+// timeouts from a generator of its own, and the order in which goroutines that
+// are ready run is the runtime's: a seed repeats the same faults, not the same
+// interleaving. A seed that has failed is to be run several times.
+//
+//	REDOUBT_SIM_SEEDS=5000 go test -run TestSimulation ./raftstore      (make sim SEEDS=5000)
+//	REDOUBT_SIM_SEED=17 go test -run TestSimulation -v ./raftstore      (one of them)
+const (
+	simSeeds   = 16 // of an ordinary run of the tests
+	simClients = 4
+	simKeys    = 3
+	simFaults  = 14
+)
+
+func TestSimulation(t *testing.T) {
+	if s := os.Getenv("REDOUBT_SIM_SEED"); s != "" {
+		seed, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("REDOUBT_SIM_SEED: %v", err)
+		}
+		simulate(t, seed)
+		return
+	}
+	first, n := uint64(1), simSeeds
+	if s := os.Getenv("REDOUBT_SIM_SEEDS"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil || n < 1 {
+			t.Fatalf("REDOUBT_SIM_SEEDS=%q: a number of seeds is wanted", s)
+		}
+		first = rand.Uint64N(1 << 40) // others each time
+	}
+	var sum simCount
+	var mu sync.Mutex
+	t.Run("seeds", func(t *testing.T) {
+		for seed := first; seed < first+uint64(n); seed++ {
+			t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+				t.Parallel()
+				got := simulate(t, seed)
+				mu.Lock()
+				defer mu.Unlock()
+				sum.add(got)
+				if t.Failed() {
+					t.Logf("repeat it: REDOUBT_SIM_SEED=%d go test -count=1 -run TestSimulation -v ./raftstore", seed)
+				}
+			})
+		}
+	})
+	t.Logf("simulation: seeds=%d from=%d %v failed=%v", n, first, sum, t.Failed())
+	if !t.Failed() && (sum.done == 0 || sum.unknown == 0 || sum.faults == 0) {
+		t.Errorf("a simulation in which nothing happens proves nothing: %v", sum)
+	}
+}
+
+// simCount is what happened in a simulation.
+type simCount struct{ done, unknown, refused, faults, crashes int }
+
+func (c *simCount) add(o simCount) {
+	c.done += o.done
+	c.unknown += o.unknown
+	c.refused += o.refused
+	c.faults += o.faults
+	c.crashes += o.crashes
+}
+
+func (c simCount) String() string {
+	return fmt.Sprintf("operations=%d unknown=%d refused=%d faults=%d crashes=%d", c.done, c.unknown, c.refused, c.faults, c.crashes)
+}
+
+func simulate(t *testing.T, seed uint64) (sum simCount) {
+	var bubble string
+	defer func() { tolerateUnanswered(recover(), bubble) }()
+	synctest.Test(t, func(t *testing.T) {
+		bubble = ownBubble()
+		r := rand.New(rand.NewPCG(seed, 0))
+		c := newSimCluster(t, seed, 3+2*r.IntN(2))
+		defer c.close()
+		c.net.mu.Lock()
+		c.net.delay = time.Duration(1+r.IntN(20)) * time.Millisecond
+		c.net.mu.Unlock()
+
+		var h history
+		stop := make(chan struct{})
+		counts := make([]simCount, simClients)
+		var clients sync.WaitGroup
+		for i := range simClients {
+			k := &simClient{c: c, h: &h, id: i, rand: rand.New(rand.NewPCG(seed, 100+uint64(i))), seen: map[string]*testpb.Thing{}}
+			clients.Go(func() {
+				k.run(stop)
+				counts[i] = k.count
+			})
+		}
+		for range simFaults {
+			time.Sleep(time.Duration(r.IntN(400)) * time.Millisecond) // simulated time
+			sum.faults++
+			sum.crashes += c.fault(r)
+		}
+		c.mend()
+		time.Sleep(2 * time.Second) // simulated time
+		close(stop)
+		clients.Wait()
+		for _, n := range counts {
+			sum.add(n)
+		}
+		c.agree()
+		h.check(t)
+	})
+	return sum
+}
+
+// tolerateUnanswered ends the panic of a bubble in which nothing is left but
+// questions that raft was asked and ended without answering: Store.await says
+// why there may be some. A process that closes its store ends.
+func tolerateUnanswered(p any, bubble string) {
+	if p == nil {
+		return
+	}
+	buf := make([]byte, 16<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	for g := range strings.SplitSeq(string(buf), "\n\n") {
+		head, _, _ := strings.Cut(g, "\n")
+		if strings.Contains(head, bubble) && !strings.Contains(g, "raftstore.(*Store).await.func1") {
+			panic(p)
+		}
+	}
+	if !strings.Contains(fmt.Sprint(p), "blocked goroutines remain") {
+		panic(p)
+	}
+}
+
+// ownBubble is how stack traces name the caller's bubble.
+func ownBubble() string {
+	buf := make([]byte, 200)
+	head, _, _ := strings.Cut(string(buf[:runtime.Stack(buf, false)]), "\n")
+	_, name, _ := strings.Cut(head, "synctest")
+	return "synctest" + name
+}
+
+// mend ends all faults and starts who is down.
+func (c *simCluster) mend() {
+	c.net.heal()
+	for _, m := range c.all {
+		m.disk.setSlow(0)
+		if m.current() == nil {
+			c.start(m)
+		}
+	}
+}
+
+// fault makes one fault, or undoes one; it returns the number of crashes.
+func (c *simCluster) fault(r *rand.Rand) (crashes int) {
+	c.t.Helper()
+	m := c.all[r.IntN(len(c.all))]
+	if lead := c.leaderNow(); lead != nil && r.IntN(2) == 0 {
+		m = lead // half of them where it hurts
+	}
+	up := m.current() != nil
+	what := r.IntN(12)
+	if testing.Verbose() {
+		c.t.Logf("fault %d at %s", what, m.id)
+	}
+	switch what {
+	case 0, 1, 2: // crash, and power back after a while
+		if up {
+			c.crash(m)
+			return 1
+		}
+		c.start(m)
+	case 3: // all of them lose their power at once
+		for _, m := range c.all {
+			if m.current() != nil {
+				c.crash(m)
+				crashes++
+			}
+		}
+		for _, m := range c.all {
+			c.start(m)
+		}
+	case 4, 5: // cut off, both ways
+		c.net.split([]string{m.id}, c.ids())
+	case 6: // a minority against the rest
+		ids := c.ids()
+		r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+		k := len(ids) / 2
+		c.net.split(ids[:k], ids[k:])
+	case 7: // it is heard and does not hear, or the reverse
+		for _, o := range c.ids() {
+			if r.IntN(2) == 0 {
+				c.net.block(o, m.id, true)
+			} else {
+				c.net.block(m.id, o, true)
+			}
+		}
+	case 8:
+		c.net.heal()
+		c.net.reset([]string{"", m.id}[r.IntN(2)])
+	case 9:
+		c.net.heal()
+	case 10:
+		m.disk.setSlow(time.Duration(r.IntN(300)) * time.Millisecond)
+	case 11:
+		if up {
+			ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
+			_ = m.current().TransferLeadership(ctx) // where it does not lead, or cannot, that is no fault of it
+			cancel()
+		}
+	}
+	return crashes
+}
+
+// simClient asks one thing after another of any manager.
+type simClient struct {
+	c     *simCluster
+	h     *history
+	id    int
+	n     int
+	rand  *rand.Rand
+	seen  map[string]*testpb.Thing // what it read last
+	count simCount
+}
+
+func (k *simClient) run(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(k.rand.IntN(60)) * time.Millisecond):
+		}
+		m := k.c.all[k.rand.IntN(len(k.c.all))]
+		if lead := k.c.leaderNow(); lead != nil && k.rand.IntN(4) > 0 {
+			m = lead
+		}
+		if s := m.current(); s != nil {
+			k.one(s)
+		}
+	}
+}
+
+var errCondition = errors.New("the condition does not hold")
+
+func (k *simClient) one(s *raftstore.Store) {
+	k.n++
+	in := opInput{kind: opKind(k.rand.IntN(4)), key: fmt.Sprint("k", k.rand.IntN(simKeys)), value: fmt.Sprintf("%d.%d", k.id, k.n)}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(50+k.rand.IntN(2000))*time.Millisecond)
+	defer cancel()
+	old := k.seen[in.key]
+	if in.kind == opCAS {
+		if old == nil {
+			in.kind = opRead
+		} else {
+			in.expect = old.GetName()
+		}
+	}
+	byVersion := k.rand.IntN(2) == 0
+	call := k.h.begin()
+	// What fn says is decided on this manager's own state: it counts only
+	// where that was not behind.
+	err := s.Barrier(ctx)
+	var out opOutput
+	if err == nil {
+		switch in.kind {
+		case opRead:
+			err = s.View(func(r *raftstore.ReadTx) error {
+				o, ok := things.Get(r, in.key)
+				out = opOutput{ok: ok, value: o.GetName(), version: o.GetMeta().GetVersion()}
+				if ok {
+					k.seen[in.key] = o
+				}
+				return nil
+			})
+		default:
+			err = s.Update(ctx, func(tx *raftstore.Tx) error { return k.write(tx, in, old, byVersion) })
+			out.ok = err == nil
+			if errors.Is(err, errCondition) || byVersion && in.kind == opCAS && errors.Is(err, raftstore.ErrConflict) {
+				err = nil
+			}
+		}
+	} else if in.kind != opRead {
+		err = fmt.Errorf("%w: %w", raftstore.ErrNotLeader, err) // nothing was sent
+	}
+	switch {
+	case err == nil:
+		k.count.done++
+	case in.kind == opRead, errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrConflict):
+		k.count.refused++
+		return // it has not happened; were that a lie, a reader would see a value that nobody wrote
+	default:
+		k.count.unknown++
+		out.unknown = true
+	}
+	k.h.end(k.id, call, in, out)
+}
+
+func (k *simClient) write(tx *raftstore.Tx, in opInput, old *testpb.Thing, byVersion bool) error {
+	now, ok := things.Get(tx, in.key)
+	next := &testpb.Thing{Id: in.key}
+	switch {
+	case in.kind == opCAS && byVersion: // the store compares
+		next = proto.Clone(old).(*testpb.Thing)
+	case in.kind == opCAS && (!ok || now.GetName() != in.expect), in.kind == opDelete && !ok:
+		return errCondition
+	case in.kind == opDelete:
+		return things.Delete(tx, in.key)
+	case ok:
+		next = proto.Clone(now).(*testpb.Thing)
+	}
+	next.Name = in.value
+	return things.Put(tx, next)
+}

@@ -1,0 +1,240 @@
+package raftstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
+)
+
+// simCluster is a cluster of real stores in one synctest bubble: simulated are
+// the network, the time, and how long the disk takes; raft, the sealing and the
+// database's files (in memory, where the machine has /dev/shm) are the real.
+type simCluster struct {
+	t    testing.TB
+	rand *rand.Rand // of the test's own goroutine
+	net  *simNet
+	root string // of all directories
+	all  []*simMember
+	end  sync.WaitGroup // stores of crashed members, being closed
+}
+
+// simMember is a manager through all its lives.
+type simMember struct {
+	id     string
+	sealer raftstore.Sealer
+	disk   *simDisk
+	lives  int
+	dir    string
+
+	mu    sync.Mutex // guards store, which is nil while the manager is down
+	store *raftstore.Store
+}
+
+func (m *simMember) current() *raftstore.Store {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.store
+}
+
+func newSimCluster(t testing.TB, seed uint64, n int) *simCluster {
+	parent := ""
+	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() {
+		parent = "/dev/shm"
+	}
+	root, err := os.MkdirTemp(parent, "redoubt-sim-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &simCluster{t: t, rand: rand.New(rand.NewPCG(seed, 1)), net: newSimNet(seed), root: root}
+	for i := range n {
+		c.add(fmt.Sprintf("m%d", i+1), uint64(i))
+	}
+	c.start(c.all[0])
+	if err := c.all[0].store.Bootstrap(); err != nil {
+		t.Fatal(err)
+	}
+	raftstoretest.WaitLeader(t, c.all[0].store)
+	for _, m := range c.all[1:] {
+		c.start(m)
+		c.change(func(ctx context.Context, leader *raftstore.Store) error { return leader.AddVoter(ctx, m.id, m.id+":1") })
+	}
+	return c
+}
+
+func (c *simCluster) add(id string, seed uint64) *simMember {
+	m := &simMember{id: id, sealer: raftstoretest.NewSealer(), disk: &simDisk{rand: rand.New(rand.NewPCG(seed, 3))}}
+	m.dir = fmt.Sprintf("%s/%s-0", c.root, id)
+	c.all = append(c.all, m)
+	return m
+}
+
+// start opens m on what its last life left.
+func (c *simCluster) start(m *simMember) {
+	c.t.Helper()
+	l, transport := c.net.home(m.id)
+	s, err := raftstore.Open(c.t.Context(), m.disk.wrap(raftstore.Config{
+		Dir: m.dir, NodeID: m.id, ClusterID: "sim", Tables: []raftstore.Registered{things}, Sealer: m.sealer,
+		Transport: transport, InitialPeers: c.ids(), Logger: slog.New(slog.DiscardHandler),
+		ElectionTimeout: 500 * time.Millisecond, CommitTimeout: 25 * time.Millisecond, IOTimeout: 2 * time.Second,
+		SnapshotThreshold: 24, TrailingLogs: 8, SnapshotInterval: 300 * time.Millisecond,
+	}))
+	if err != nil {
+		c.t.Fatalf("%s, life %d: %v", m.id, m.lives, err)
+	}
+	l.allow(s.PeerAllowed)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.store = s
+}
+
+func (c *simCluster) ids() []string {
+	var ids []string
+	for _, m := range c.all {
+		ids = append(ids, m.id)
+	}
+	return ids
+}
+
+// crash ends a life of m at this instant: every goroutine of the bubble waits
+// for time or for another, so no write is half way into the file, but many are
+// about to be made, or made and not reported. The next life gets the files as
+// they are now. What the old one still does reaches nobody.
+func (c *simCluster) crash(m *simMember) {
+	c.t.Helper()
+	synctest.Wait()
+	old := m.current()
+	next := fmt.Sprintf("%s/%s-%d", c.root, m.id, m.lives+1)
+	if err := os.CopyFS(next, os.DirFS(m.dir)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.net.mu.Lock()
+	if l := c.net.homes[m.id]; l != nil {
+		delete(c.net.homes, m.id)
+	}
+	c.net.mu.Unlock()
+	c.net.reset(m.id)
+	m.mu.Lock()
+	m.store = nil
+	m.mu.Unlock()
+	m.lives++
+	m.dir = next
+	// The old store must not dial out again: it is told first, and its
+	// transport closes before anything else happens in the bubble.
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	c.end.Go(func() {
+		if err := errors.Join(old.Close(ctx), old.Err()); err != nil {
+			c.t.Errorf("%s: %v", m.id, err)
+		}
+	})
+}
+
+// leaderNow returns a member that leads, or nil.
+func (c *simCluster) leaderNow() *simMember {
+	for _, m := range c.all {
+		if s := m.current(); s != nil && s.IsLeader() {
+			return m
+		}
+	}
+	return nil
+}
+
+// leader waits for a leader that a majority confirms.
+func (c *simCluster) leader() *simMember {
+	c.t.Helper()
+	for range 6000 {
+		if m := c.leaderNow(); m != nil {
+			ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+			err := m.current().Barrier(ctx)
+			cancel()
+			if err == nil {
+				return m
+			}
+		}
+		time.Sleep(10 * time.Millisecond) // simulated time
+	}
+	c.t.Fatal("nobody leads for a minute, although nothing is in the way")
+	return nil
+}
+
+// change runs fn at the leader until it succeeds.
+func (c *simCluster) change(fn func(context.Context, *raftstore.Store) error) {
+	c.t.Helper()
+	var err error
+	for range 20 {
+		ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+		err = fn(ctx, c.leader().current())
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+	c.t.Fatal(err)
+}
+
+// close ends all lives.
+func (c *simCluster) close() {
+	c.t.Helper()
+	c.net.heal()
+	for _, m := range c.all {
+		if s := m.current(); s != nil {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			if err := errors.Join(s.Close(ctx), s.Err()); err != nil {
+				c.t.Errorf("%s: %v", m.id, err)
+			}
+		}
+	}
+	c.end.Wait()
+	if err := os.RemoveAll(c.root); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// agree waits until every manager that runs has the same state, and says so
+// where they hold different objects at the same index.
+func (c *simCluster) agree() {
+	c.t.Helper()
+	leader := c.leader()
+	want, index := c.objects(leader)
+	for _, m := range c.all {
+		if m.current() == nil {
+			continue
+		}
+		for range 6000 {
+			if m.current().AppliedIndex() >= index {
+				break
+			}
+			time.Sleep(10 * time.Millisecond) // simulated time
+		}
+		got, at := c.objects(m)
+		if at != index || !slices.EqualFunc(got, want, func(a, b *testpb.Thing) bool { return proto.Equal(a, b) }) {
+			c.t.Errorf("%s at entry %d and %s at %d hold different objects:\n%v\n%v", leader.id, index, m.id, at, want, got)
+		}
+	}
+}
+
+func (c *simCluster) objects(m *simMember) (all []*testpb.Thing, index uint64) {
+	if err := m.current().View(func(r *raftstore.ReadTx) error {
+		index = m.current().AppliedIndex()
+		all = slices.Collect(things.All(r))
+		return nil
+	}); err != nil {
+		c.t.Errorf("%s: %v", m.id, err)
+	}
+	return all, index
+}
