@@ -70,6 +70,14 @@ fuzz-short: ## each fuzz target for FUZZTIME (10s)
 bench: ## every benchmark once, with allocations
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /e2e)
 
+.PHONY: bench-place
+bench-place: ## place TASKS tasks of a service on NODES nodes, as the leader does
+	@PLACE_NODES=$${NODES:-1000} PLACE_TASKS=$${TASKS:-100000} go test -count=1 -run '^TestPlaceLine$$' -v ./scheduler | grep '^nodes='
+
+.PHONY: bench-tasks
+bench-tasks: setup build ## TASKS tasks on AGENTS simulated nodes with real sessions to MANAGERS managers (root)
+	@go run ./cmd/internal/sim --bin bin --tasks $${TASKS:-10000} --agents $${AGENTS:-100} --managers $${MANAGERS:-1}
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
 	@bad=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); [ -z "$$bad" ] || { echo "not gofmt-ed: $$bad" >&2; exit 1; }

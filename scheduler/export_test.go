@@ -2,7 +2,12 @@ package scheduler
 
 import (
 	"context"
+	"slices"
+	"strconv"
+	"time"
 
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -28,4 +33,42 @@ func Interrupted(ctx context.Context, cfg Config, rounds, writes int) error {
 		return err
 	}
 	return l.commit(ctx, plan[:min(writes, len(plan))])
+}
+
+// PlaceOnly decides for n tasks of a service as the loop does, round by round
+// and counting each, but writes nothing. It returns how few and how many tasks
+// a node got, and how long the decisions took.
+func PlaceOnly(cfg Config, service string, n int) (least, most int, took time.Duration, err error) {
+	err = cfg.Store.View(func(r *raftstore.ReadTx) error {
+		l := newLoop(cfg)
+		on := map[string]int{}
+		for node := range store.Nodes.All(r) {
+			l.cluster.SetNode(node)
+			on[node.GetId()] = 0
+		}
+		svc, _ := store.Services.Get(r, service)
+		var tasks []*edit
+		for i := range n {
+			tasks = append(tasks, &edit{new: &schedulerpb.Task{
+				Id: strconv.Itoa(i), ServiceId: service, Revision: svc.GetRevision(), Desired: store.Running,
+				Status: &schedulerpb.TaskStatus{State: store.Pending},
+			}})
+		}
+		now := time.Now()
+		for round := range slices.Chunk(tasks, maxRound) {
+			for _, b := range l.batches(r, round, now) {
+				l.placeBatch(b, now)
+			}
+		}
+		took = time.Since(now)
+		for _, e := range tasks {
+			on[e.new.GetNodeId()]++
+		}
+		least, most = n, 0
+		for _, count := range on {
+			least, most = min(least, count), max(most, count)
+		}
+		return nil
+	})
+	return least, most, took, err
 }

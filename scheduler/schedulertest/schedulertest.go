@@ -5,6 +5,7 @@
 package schedulertest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -128,6 +129,46 @@ func Running(serviceID string, n int) func(raftstore.Reader) error {
 			return fmt.Errorf("%d tasks run and %d are live, %d wanted", running, live, n)
 		}
 		return nil
+	}
+}
+
+// AwaitTasks waits until n tasks are as cond says. It follows the changes, so
+// it may be used on large numbers, and while it waits costs what changes.
+func AwaitTasks(t testing.TB, s *raftstore.Store, n int, cond func(*schedulerpb.Task) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), awaitTimeout)
+	defer cancel()
+	for {
+		good := map[string]bool{}
+		w, err := s.Watch(func(r *raftstore.ReadTx) error {
+			for task := range store.Tasks.All(r) {
+				if cond(task) {
+					good[task.GetId()] = true
+				}
+			}
+			return nil
+		}, store.Tasks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var events []raftstore.Event
+		for err == nil && len(good) != n {
+			events, err = w.Next(ctx)
+			for _, e := range events {
+				if old, now, ok := store.Tasks.Event(e); ok && now != nil && cond(now) {
+					good[now.GetId()] = true
+				} else if ok {
+					delete(good, cmp.Or(now, old).GetId())
+				}
+			}
+		}
+		w.Close()
+		if err == nil {
+			return
+		}
+		if err != raftstore.ErrLagged {
+			t.Fatalf("%v: %d tasks are as wanted, not %d", err, len(good), n)
+		}
 	}
 }
 

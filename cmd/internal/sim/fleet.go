@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/port"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+const (
+	// joinsAtATime is below what a manager lets one source do without a
+	// certificate.
+	joinsAtATime = 4
+	maxReports   = 256 // as an agent's
+	retryPause   = time.Second
+)
+
+// fleet is all nodes of the simulation.
+type fleet struct {
+	managers []string
+	nodes    []*node
+	running  atomic.Int64 // tasks that were reported as running and not ended
+	wg       sync.WaitGroup
+}
+
+func newFleet(managers []string) *fleet { return &fleet{managers: managers} }
+
+// node is one member with its own identity.
+type node struct {
+	fleet *fleet
+	name  string
+	creds *pki.Credentials
+
+	mu    sync.Mutex // guards tasks
+	tasks map[string]schedulerpb.TaskState
+}
+
+func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
+	f.nodes = make([]*node, n)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(joinsAtATime)
+	for i := range n {
+		g.Go(func() error {
+			name := fmt.Sprintf("sim-%05d", i)
+			j, err := pki.Join(ctx, pki.JoinRequest{Token: token, Managers: f.managers, NodeName: name})
+			if err != nil {
+				return err
+			}
+			creds, err := pki.NewCredentials(j.Leaf, j.Key, j.Trust)
+			if err != nil {
+				return err
+			}
+			f.nodes[i] = &node{fleet: f, name: name, creds: creds, tasks: map[string]schedulerpb.TaskState{}}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (f *fleet) start(ctx context.Context) {
+	for _, n := range f.nodes {
+		f.wg.Go(func() {
+			for ctx.Err() == nil {
+				_ = n.session(ctx) // a lost session is made again, as agents do
+				t := time.NewTimer(rand.N(retryPause))
+				select {
+				case <-t.C:
+				case <-ctx.Done():
+				}
+				t.Stop()
+			}
+		})
+	}
+}
+
+func (f *fleet) wait() { f.wg.Wait() }
+
+// assigned is how many tasks nodes know of.
+func (f *fleet) assigned() (n int) {
+	for _, node := range f.nodes {
+		node.mu.Lock()
+		n += len(node.tasks)
+		node.mu.Unlock()
+	}
+	return n
+}
+
+// session holds one session until it breaks.
+func (n *node) session(ctx context.Context) error {
+	addrs := slices.Clone(n.fleet.managers)
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	conn, err := port.DialGRPC(ctx, n.creds, addrs)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := schedulerpb.NewDispatcherClient(conn).Session(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: &schedulerpb.Hello{Description: n.describe()}}}); err != nil {
+		return err
+	}
+	reports := make(chan []*schedulerpb.TaskReport, 1)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer cancel()
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return err
+			}
+			a := m.GetAssignments()
+			if a == nil {
+				continue
+			}
+			select {
+			case reports <- n.take(a):
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		}
+	})
+	g.Go(func() error {
+		defer cancel()
+		beat := 5 * time.Second
+		t := time.NewTicker(beat - rand.N(beat/5))
+		defer t.Stop()
+		for {
+			m := &schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Heartbeat{Heartbeat: &schedulerpb.Heartbeat{}}}
+			select {
+			case <-t.C:
+				if err := stream.Send(m); err != nil {
+					return err
+				}
+			case out := <-reports:
+				for part := range slices.Chunk(out, maxReports) {
+					m.Message = &schedulerpb.AgentMessage_Status{Status: &schedulerpb.StatusBatch{Reports: part}}
+					if err := stream.Send(m); err != nil {
+						return err
+					}
+				}
+			case <-gctx.Done():
+				return errors.Join(gctx.Err(), stream.CloseSend())
+			}
+		}
+	})
+	return g.Wait()
+}
+
+func (n *node) describe() *schedulerpb.NodeDescription {
+	return &schedulerpb.NodeDescription{
+		Hostname: n.name, Os: "linux", Arch: "amd64", RedoubtVersion: "sim",
+		Resources: &taskpb.Resources{NanoCpus: 64e9, MemoryBytes: 256 << 30},
+	}
+}
+
+// take does at once what the node is told, and says so.
+func (n *node) take(a *schedulerpb.Assignments) (out []*schedulerpb.TaskReport) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	const running = schedulerpb.TaskState_TASK_STATE_RUNNING
+	now := time.Now().UnixNano()
+	for _, u := range a.Update {
+		state := running
+		if u.Desired > running {
+			state = schedulerpb.TaskState_TASK_STATE_SHUTDOWN
+		}
+		was := n.tasks[u.TaskId]
+		if n.tasks[u.TaskId] = state; was == state {
+			continue
+		}
+		if state == running {
+			n.fleet.running.Add(1)
+		} else if was == running {
+			n.fleet.running.Add(-1)
+		}
+		out = append(out, &schedulerpb.TaskReport{TaskId: u.TaskId, Status: &schedulerpb.TaskStatus{
+			State: state, At: now, ContainerId: u.TaskId, Address: "10.99.0.2",
+		}})
+	}
+	for _, id := range a.Remove {
+		if n.tasks[id] == running {
+			n.fleet.running.Add(-1)
+		}
+		delete(n.tasks, id)
+	}
+	return out
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/lab"
+)
+
+// usage is the memory of the manager that has most.
+type usage struct{ rss, peak int64 }
+
+// memory reads what the kernel says of each manager's redoubtd.
+func memory(l *lab.Lab) (most usage, err error) {
+	for _, h := range l.Hosts {
+		pid, err := findDaemon(l.DataDir(h))
+		if err != nil {
+			return most, err
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return most, err
+		}
+		u := usage{field(status, "VmRSS:"), field(status, "VmHWM:")}
+		if u.rss > most.rss {
+			most.rss = u.rss
+		}
+		if u.peak > most.peak {
+			most.peak = u.peak
+		}
+	}
+	return most, nil
+}
+
+// findDaemon is the redoubtd that works in a data directory.
+func findDaemon(dataDir string) (int, error) {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has just ended
+		}
+		argv := bytes.Split(line, []byte{0})
+		if filepath.Base(string(argv[0])) == "redoubtd" && bytes.Contains(line, []byte(dataDir)) {
+			return strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return 0, fmt.Errorf("no redoubtd works in %s", dataDir)
+}
+
+// field reads a line of /proc/<pid>/status in bytes.
+func field(status []byte, name string) int64 {
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+// atRest counts the log entries that are written while nobody asks for anything.
+func atRest(ctx context.Context, l *lab.Lab, d time.Duration) (float64, error) {
+	if d == 0 {
+		return 0, nil
+	}
+	before, err := metric(ctx, l, "redoubt_raft_applied_index")
+	if err != nil {
+		return 0, err
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	after, err := metric(ctx, l, "redoubt_raft_applied_index")
+	return after - before, err
+}
+
+// metric reads one from the first manager.
+func metric(ctx context.Context, l *lab.Lab, name string) (float64, error) {
+	path := filepath.Join(l.HostRunDir(l.Hosts[0]), "metrics.sock")
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			return strconv.ParseFloat(strings.TrimSpace(rest), 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", path, name)
+}
