@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
@@ -65,7 +64,7 @@ func (c *cluster) takeAway(ctx context.Context, h lab.Host) (time.Time, error) {
 		return time.Now(), err
 	case "cut":
 		start := time.Now()
-		return start, c.link(h, netlink.LinkSetDown)
+		return start, c.lab.Cut([]lab.Host{h}, false)
 	}
 	start := time.Now()
 	return start, c.signal(h, unix.SIGSTOP)
@@ -77,18 +76,9 @@ func (c *cluster) bringBack(ctx context.Context, h lab.Host) error {
 		_, err := c.lab.Start(ctx, h, true)
 		return err
 	case "cut":
-		return c.link(h, netlink.LinkSetUp)
+		return c.lab.Heal([]lab.Host{h})
 	}
 	return c.signal(h, unix.SIGCONT)
-}
-
-// link changes the outer end of h's only link.
-func (c *cluster) link(h lab.Host, change func(netlink.Link) error) error {
-	l, err := netlink.LinkByName(fmt.Sprintf("rdtl%d-%d", c.lab.Number, h.Number))
-	if err != nil {
-		return err
-	}
-	return change(l)
 }
 
 func (c *cluster) signal(h lab.Host, s unix.Signal) error {
