@@ -56,7 +56,7 @@ func (l *link) Accept() (net.Conn, error) {
 			continue
 		}
 		if l.keep(c) {
-			return &buffered{c, r}, nil
+			return &buffered{c, r, id}, nil
 		}
 	}
 }
@@ -104,8 +104,11 @@ func (l *link) setCut(cut bool) {
 
 type buffered struct {
 	net.Conn
-	r *bufio.Reader
+	r  *bufio.Reader
+	id string
 }
+
+func (b *buffered) PeerID() string { return b.id }
 
 func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 

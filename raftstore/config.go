@@ -8,8 +8,6 @@ import (
 	"net"
 	"strings"
 	"time"
-
-	"github.com/hashicorp/raft"
 )
 
 // Sealer encrypts what the store keeps on disk. Label names the stream, aad is
@@ -25,8 +23,11 @@ type Sealer interface {
 
 // Transport carries raft's messages. Authentication is the caller's: Listener
 // must only ever return connections of peers that Store.PeerAllowed accepts,
-// and Dial must verify that it reached the id that addr names.
+// and Dial must verify that it reached the id that addr names. A Dial that
+// nobody listens for must fail with an error that is syscall.ECONNREFUSED, and
+// no other may be: it stands for "that process is gone".
 type Transport struct {
+	// Listener returns connections that are a PeerConn; others are closed.
 	Listener net.Listener
 	// Advertise is this server's own address, id@host:port.
 	Advertise string
@@ -45,6 +46,12 @@ type Config struct {
 	Tables    []Registered
 	Sealer    Sealer
 	Transport Transport
+	// LogStore is the kind of the log; empty means the one that Dir has, or the
+	// default. A log of another kind is converted when the store is opened.
+	LogStore LogStore
+	// Storage, for tests, stands between the store and its files: open opens
+	// those in Dir, and what Storage returns is used in their place.
+	Storage func(open func() (*Storage, error)) (*Storage, error)
 	// InitialPeers are ids that PeerAllowed accepts while this server does not
 	// know the cluster's configuration yet.
 	InitialPeers []string
@@ -62,11 +69,6 @@ type Config struct {
 	SnapshotThreshold, TrailingLogs uint64
 	// SnapshotInterval is how often the threshold is looked at.
 	SnapshotInterval time.Duration
-
-	// wrapLog and wrapStable stand between the sealing and the files; only this
-	// package's tests set them.
-	wrapLog    func(raft.LogStore) raft.LogStore
-	wrapStable func(raft.StableStore) raft.StableStore
 }
 
 func (c *Config) complete() error {
@@ -82,6 +84,9 @@ func (c *Config) complete() error {
 	case c.Logger == nil:
 		return errors.New("raftstore: Config.Logger is required")
 	}
+	if _, err := ParseLogStore(string(c.LogStore)); err != nil {
+		return fmt.Errorf("raftstore: Config.LogStore: %w", err)
+	}
 	id, _, err := SplitAddr(c.Transport.Advertise)
 	if err != nil {
 		return fmt.Errorf("raftstore: Config.Transport.Advertise: %w", err)
@@ -95,12 +100,6 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotInterval, snapshotInterval)
 	setDefault(&c.SnapshotThreshold, snapshotThreshold)
 	setDefault(&c.TrailingLogs, trailingLogs)
-	if c.wrapLog == nil {
-		c.wrapLog = func(l raft.LogStore) raft.LogStore { return l }
-	}
-	if c.wrapStable == nil {
-		c.wrapStable = func(s raft.StableStore) raft.StableStore { return s }
-	}
 	return nil
 }
 

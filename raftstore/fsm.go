@@ -24,6 +24,8 @@ type fsm struct {
 	schema *memdb.DBSchema
 	hub    *hub
 	halt   func(error) // told once, when the state machine stops
+	// onConfiguration is told that a configuration was committed.
+	onConfiguration func()
 
 	// mu orders commits against snapshots: whoever holds it sees state and
 	// watches that belong together. Held for as long as a commit takes, never
@@ -262,6 +264,13 @@ func (f *fsm) prepare(txn *memdb.Txn, index uint64, clock int64, op *raftstorepb
 		return change{}, ErrConflict
 	}
 	return c, nil
+}
+
+// StoreConfiguration implements raft.ConfigurationStore.
+func (f *fsm) StoreConfiguration(uint64, raft.Configuration) {
+	if f.onConfiguration != nil { // nil in tests of the state machine alone
+		f.onConfiguration()
+	}
 }
 
 // Snapshot implements raft.FSM.

@@ -115,6 +115,8 @@ func (s *Store) followLeadership() {
 			establish()
 		case <-observed:
 			s.lead.notify()
+		case <-s.moved:
+			s.dropStrangers()
 		case <-s.stopping:
 			return
 		}

@@ -60,7 +60,7 @@ const (
 	trailingLogs      = 4096
 	snapshotInterval  = 30 * time.Second
 
-	defaultElectionTimeout = time.Second
+	defaultElectionTimeout = 500 * time.Millisecond
 	defaultCommitTimeout   = 5 * time.Millisecond
 	defaultIOTimeout       = 10 * time.Second
 	// enqueueTimeout bounds the wait for a place in raft's own queue.
@@ -74,4 +74,18 @@ const (
 	// maxRPCsInFlight the depth of replication pipelining.
 	transportPool   = 3
 	maxRPCsInFlight = 2
+
+	// failoverStagger is what each further follower waits before it stands for
+	// election in place of a leader whose process is gone, failoverDial bounds
+	// one attempt to reach it, and failoverProbes, failoverProbePause apart, the
+	// attempts.
+	failoverStagger    = 100 * time.Millisecond
+	failoverDial       = time.Second
+	failoverProbes     = 4
+	failoverProbePause = 20 * time.Millisecond
+	// acceptRetry is the pause after accepting a connection failed.
+	acceptRetry = 50 * time.Millisecond
+	// A dialled connection is given up at a random point of this part of its
+	// certificates' remaining life.
+	minConnLife, maxConnLife = 0.5, 0.8
 )

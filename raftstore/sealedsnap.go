@@ -77,15 +77,24 @@ func (s *sealedSnapshots) Create(version raft.SnapshotVersion, index, term uint6
 
 // List implements raft.SnapshotStore: newest first.
 func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
-	ids, err := s.ids()
+	out, err := s.metas()
 	if err != nil {
 		return nil, s.halt.storage(err)
+	}
+	return out, nil
+}
+
+// metas is List before raft runs.
+func (s *sealedSnapshots) metas() ([]*raft.SnapshotMeta, error) {
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
 	}
 	var out []*raft.SnapshotMeta
 	for _, id := range ids[:min(len(ids), snapshotsKept)] {
 		m, err := s.readMeta(id)
 		if err != nil {
-			return nil, s.halt.storage(err)
+			return nil, err
 		}
 		out = append(out, m)
 	}

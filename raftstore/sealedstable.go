@@ -65,6 +65,35 @@ func (s *sealedStable) verify() error {
 	return nil
 }
 
+// votes returns what raft must never forget: its term, the term it last voted in
+// and whether it voted. Absent values are 0.
+func (s *sealedStable) votes() (term, vote uint64, voted bool, err error) {
+	if term, err = s.number("CurrentTerm"); err != nil {
+		return 0, 0, false, err
+	}
+	if vote, err = s.number("LastVoteTerm"); err != nil {
+		return 0, 0, false, err
+	}
+	_, err = s.read([]byte("LastVoteCand"))
+	if err != nil && !errors.Is(err, errStableNotFound) {
+		return 0, 0, false, err
+	}
+	return term, vote, err == nil, nil
+}
+
+func (s *sealedStable) number(key string) (uint64, error) {
+	val, err := s.read([]byte(key))
+	switch {
+	case errors.Is(err, errStableNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case len(val) != 8:
+		return 0, errMalformed
+	}
+	return binary.BigEndian.Uint64(val), nil
+}
+
 // SetUint64 implements raft.StableStore.
 func (s *sealedStable) SetUint64(key []byte, val uint64) error { return s.Set(key, u64(val)) }
 

@@ -190,6 +190,9 @@ type simConn struct {
 	closed   bool
 }
 
+// PeerID implements raftstore.PeerConn.
+func (c *simConn) PeerID() string { return c.to }
+
 type simChunk struct {
 	at   time.Time
 	data []byte

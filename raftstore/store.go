@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // Store is one manager's replica. All methods may be used concurrently.
@@ -19,8 +17,10 @@ type Store struct {
 	cfg      Config
 	halt     *halter
 	fsm      *fsm
-	bolt     *raftboltdb.BoltStore
-	trans    *watchedTransport
+	files    *Storage
+	mark     *watermark
+	layer    *streamLayer
+	trans    *transport
 	progress *progress
 	raft     *raft.Raft
 
@@ -28,6 +28,8 @@ type Store struct {
 	reads    *readGate
 	lead     *leadership
 
+	lost      chan string   // capacity 1: see failover.go
+	moved     chan struct{} // capacity 1: a configuration was committed
 	stopping  chan struct{} // closed by Close or by the supervisor: no new work
 	stopOnce  sync.Once
 	raftDown  chan struct{} // closed when raft's goroutines have ended
@@ -35,11 +37,6 @@ type Store struct {
 	closeOnce sync.Once
 	closeErr  error
 }
-
-const (
-	logFile      = "raft.db"
-	snapshotsDir = "snapshots"
-)
 
 // Open opens the store in c.Dir, or makes an empty one. It reads and opens the
 // whole log first, so anything damaged, or a wrong key, is an error here.
@@ -56,51 +53,72 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	}
 	s := &Store{
 		cfg: c, halt: newHalter(c.Logger),
-		stopping: make(chan struct{}), raftDown: make(chan struct{}),
+		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}),
 	}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
 		return nil, err
 	}
+	s.fsm.onConfiguration = func() {
+		select {
+		case s.moved <- struct{}{}:
+		default:
+		}
+	}
 	if err := errors.Join(os.MkdirAll(c.Dir, 0o700), os.Chmod(c.Dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
-	if err := s.openBolt(); err != nil {
+	bind := newBinder(&s.cfg)
+	if s.files, err = s.openFiles(bind); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
-	if err := s.start(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("raftstore: %w", err), s.bolt.Close())
+	if err := s.start(ctx, bind); err != nil {
+		return nil, errors.Join(fmt.Errorf("raftstore: %w", err), s.files.Close())
 	}
 	return s, nil
 }
 
+func (s *Store) openFiles(bind *binder) (*Storage, error) {
+	open := func() (*Storage, error) {
+		f := &files{dir: s.cfg.Dir, bind: bind, halt: s.halt, logger: raftLogger(s.cfg.Logger)}
+		return f.open(s.cfg.LogStore)
+	}
+	if s.cfg.Storage != nil {
+		return s.cfg.Storage(open)
+	}
+	return open()
+}
+
 // start builds raft over the sealed stores and starts the goroutines.
-func (s *Store) start(ctx context.Context) error {
-	bind := newBinder(&s.cfg)
-	sealed := &sealedLog{inner: s.cfg.wrapLog(s.bolt), bind: bind, halt: s.halt.storage}
-	stable := &sealedStable{inner: s.cfg.wrapStable(s.bolt), bind: bind, halt: s.halt.storage}
-	if err := guarded(func() error { return errors.Join(sealed.verify(ctx.Done()), stable.verify()) }); err != nil {
+func (s *Store) start(ctx context.Context, bind *binder) error {
+	mark := &watermark{file: s.files.Mark, bind: bind}
+	sealed := &sealedLog{inner: &markedLog{s.files.Log, mark}, bind: bind, halt: s.halt.storage}
+	stable := &sealedStable{inner: s.files.Stable, bind: bind, halt: s.halt.storage}
+	if err := guarded(func() error {
+		if err := mark.load(); err != nil {
+			return err
+		}
+		return errors.Join(sealed.verify(ctx.Done()), stable.verify())
+	}); err != nil {
 		return err
 	}
 	logs, err := raft.NewLogCache(logCacheEntries, sealed)
 	if err != nil {
 		return err
 	}
-	snaps, err := openSnapshots(filepath.Join(s.cfg.Dir, snapshotsDir), bind, s.halt)
-	if err != nil {
-		return err
-	}
+	s.mark = mark
+	snaps := &markedSnapshots{s.files.Snapshots, mark}
 	logger := raftLogger(s.cfg.Logger)
 	s.progress = newProgress()
-	s.trans = &watchedTransport{progress: s.progress, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Logger: logger, Stream: newStreamLayer(s.cfg.Transport),
-		MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: s.cfg.IOTimeout,
-	})}
-	if err := s.newRaft(logger, logs, stable, snaps); err != nil {
+	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
+	s.trans = newTransport(&s.cfg, s.layer, s.progress, logger, s.admitRPC)
+	if err := s.newRaft(logger, logs, &markedStable{stable, mark}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
 	s.proposer = newProposer(s.stopping, s.round)
 	s.reads = newReadGate(s.stopping, s.verifyLeader)
 	s.lead = newLeadership()
+	s.wg.Go(s.trans.serve) // from now on: what comes in asks raft who may speak
+	s.wg.Go(s.watchLeader)
 	s.wg.Go(s.proposer.run)
 	s.wg.Go(s.reads.run)
 	s.wg.Go(s.followLeadership)
@@ -110,13 +128,17 @@ func (s *Store) start(ctx context.Context) error {
 
 // newRaft starts raft in a goroutine that a storage failure may end. Panics of
 // raft's start become errors.
-func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore) error {
+func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable *markedStable, snaps raft.SnapshotStore) error {
 	var err error
 	started := make(chan struct{})
 	go func() {
 		defer close(started)
 		err = guarded(func() (err error) {
-			if err := checkWhole(logs, stable, snaps); err != nil {
+			kept, err := snaps.List()
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(s.mark.check(logs, stable.sealedStable, kept), checkWhole(logs, stable, kept)); err != nil {
 				return err
 			}
 			s.raft, err = raft.NewRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans)
@@ -186,7 +208,7 @@ func (s *Store) Close(ctx context.Context) error {
 		s.stopWork()
 		s.wg.Wait()
 		s.halt.stop(nil)
-		s.closeErr = s.bolt.Close()
+		s.closeErr = s.files.Close()
 	})
 	return s.closeErr
 }

@@ -13,11 +13,7 @@ import (
 // goes on from it would hold another state than its neighbours.
 //
 // It also completes what a crash may have left half done.
-func checkWhole(logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore) error {
-	kept, err := snaps.List()
-	if err != nil {
-		return err
-	}
+func checkWhole(logs raft.LogStore, stable raft.StableStore, kept []*raft.SnapshotMeta) error {
 	var upTo uint64 // what a snapshot covers
 	for _, m := range kept {
 		upTo = max(upTo, m.Index)

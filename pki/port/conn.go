@@ -33,6 +33,26 @@ type Conn struct {
 // Peer returns the verified peer, or nil for a caller without a certificate.
 func (c *Conn) Peer() *authz.Peer { return c.peer }
 
+// PeerID is the node id of the verified peer, or nothing.
+func (c *Conn) PeerID() string {
+	if c.peer == nil {
+		return ""
+	}
+	return c.peer.NodeID
+}
+
+// NotAfter is when the peer's certificate ends.
+func (c *Conn) NotAfter() time.Time { return notAfter(c.Conn) }
+
+// notAfter is the end of the certificate that the other side showed; far away
+// where it showed none.
+func notAfter(c *tls.Conn) time.Time {
+	if shown := c.ConnectionState().PeerCertificates; len(shown) > 0 {
+		return shown[0].NotAfter
+	}
+	return time.Now().AddDate(1, 0, 0)
+}
+
 var errBudget = errors.New("a caller without a valid certificate sent too much")
 
 // Read bounds what a caller without a valid certificate may send in all,

@@ -111,6 +111,23 @@ func RaftDialer(creds *pki.Credentials) func(ctx context.Context, addr string) (
 		if err := pki.CheckAddress(hostport); err != nil {
 			return nil, err
 		}
-		return pki.DialTLS(ctx, hostport, creds.ClientConfig(pki.ALPNRaft, id))
+		until := creds.Leaf().NotAfter
+		conn, err := pki.DialTLS(ctx, hostport, creds.ClientConfig(pki.ALPNRaft, id))
+		if err != nil {
+			return nil, err
+		}
+		if peer := notAfter(conn); peer.Before(until) {
+			until = peer
+		}
+		return raftConn{conn, until}, nil
 	}
 }
+
+// raftConn is a connection that rests on two certificates until the first ends.
+type raftConn struct {
+	*tls.Conn
+	until time.Time
+}
+
+// NotAfter is what raftstore.PeerConn describes.
+func (c raftConn) NotAfter() time.Time { return c.until }

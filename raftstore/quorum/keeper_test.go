@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -53,24 +52,16 @@ func newCluster(t *testing.T) *cluster {
 }
 
 func (c *cluster) start(ctx context.Context, id string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	transport, hostport := raftstoretest.Loopback(c.t, id)
 	s, err := raftstore.Open(ctx, raftstore.Config{
 		Dir: c.t.TempDir(), NodeID: id, ClusterID: "cluster", Tables: []raftstore.Registered{things}, Sealer: raftstoretest.NewSealer(), Logger: slog.New(slog.DiscardHandler),
-		Transport: raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(id, l.Addr().String()),
-			Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-				_, hostport, _ := raftstore.SplitAddr(addr)
-				return new(net.Dialer).DialContext(ctx, "tcp", hostport)
-			}},
-		ElectionTimeout: 300 * time.Millisecond,
+		Transport: transport, ElectionTimeout: 300 * time.Millisecond,
 	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.stores[id] = s
-	c.managers = append(c.managers, quorum.Manager{ID: id, Addr: l.Addr().String(), Up: true})
+	c.managers = append(c.managers, quorum.Manager{ID: id, Addr: hostport, Up: true})
 	c.wg.Go(func() {
 		_ = s.WhileLeader(ctx, func(ctx context.Context) {
 			quorum.Run(ctx, quorum.Config{Store: s, Managers: c.list, Logger: slog.New(slog.DiscardHandler), DemoteAfter: 100 * time.Millisecond})

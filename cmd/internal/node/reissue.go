@@ -48,7 +48,7 @@ func (m *managerState) dialRaft(ctx context.Context, addr string) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	if tc, ok := conn.(*tls.Conn); ok {
+	if tc, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		m.met(tc.ConnectionState().PeerCertificates[0])
 	}
 	return conn, nil

@@ -1,0 +1,221 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// transport is raft's transport with every message bound to the peer that sent
+// it. Raft takes a message's word for who sent it; here each peer has a reader
+// of its own, fed with that peer's connections only, and what it reads passes
+// the rules of admit before raft sees it. Sending needs nothing of that: Dial
+// verifies whom it reached.
+type transport struct {
+	*watchedTransport // outgoing
+	layer             *streamLayer
+	conf              raft.NetworkTransportConfig
+	log               hclog.Logger
+	// admit refuses a message of peer, or changes it to what peer may say.
+	admit   func(peer string, cmd any) error
+	consume chan raft.RPC
+	stop    chan struct{} // closed by Close
+	wg      sync.WaitGroup
+
+	mu        sync.Mutex // guards the rest
+	readers   map[string]*peerReader
+	heartbeat func(raft.RPC)
+	closed    bool
+}
+
+// peerReader is the reader of one peer.
+type peerReader struct {
+	*raft.NetworkTransport
+	stream *handedStream
+}
+
+func newTransport(c *Config, layer *streamLayer, watch *progress, logger hclog.Logger, admit func(string, any) error) *transport {
+	t := &transport{
+		layer: layer, log: logger, admit: admit, consume: make(chan raft.RPC), stop: make(chan struct{}),
+		readers: map[string]*peerReader{},
+		conf: raft.NetworkTransportConfig{
+			Logger: logger, MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: c.IOTimeout,
+		},
+	}
+	conf := t.conf
+	conf.Stream = newHandedStream(c.Transport.Advertise, layer.Dial)
+	t.watchedTransport = &watchedTransport{progress: watch, NetworkTransport: raft.NewNetworkTransportWithConfig(&conf)}
+	return t
+}
+
+// Consumer implements raft.Transport.
+func (t *transport) Consumer() <-chan raft.RPC { return t.consume }
+
+// SetHeartbeatHandler implements raft.Transport: heartbeats pass by what waits
+// for the disk.
+func (t *transport) SetHeartbeatHandler(fn func(raft.RPC)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heartbeat = fn
+}
+
+// serve accepts connections until the layer is closed.
+func (t *transport) serve() {
+	for {
+		c, peer, err := t.layer.Accept()
+		switch {
+		case err == nil:
+			if r := t.readerOf(peer); r == nil || !r.stream.hand(c) {
+				_ = c.Close() // we are closing
+			}
+			continue
+		case errors.Is(err, net.ErrClosed):
+			return
+		}
+		t.log.Error("accepting a connection failed", "error", err)
+		timer := time.NewTimer(acceptRetry)
+		select {
+		case <-timer.C:
+		case <-t.stop:
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// readerOf returns the reader of peer, or nil when the transport is closed. How
+// many there can be is bounded by whom the listener lets in.
+func (t *transport) readerOf(peer string) *peerReader {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
+	if r := t.readers[peer]; r != nil {
+		return r
+	}
+	stream := newHandedStream(peer, nil)
+	conf := t.conf
+	conf.Stream = stream
+	r := &peerReader{NetworkTransport: raft.NewNetworkTransportWithConfig(&conf), stream: stream}
+	r.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		t.mu.Lock()
+		fn := t.heartbeat
+		t.mu.Unlock()
+		if t.allowed(peer, rpc) {
+			fn(rpc)
+		}
+	})
+	t.readers[peer] = r
+	t.wg.Go(func() { t.forward(peer, r) })
+	return r
+}
+
+func (t *transport) forward(peer string, r *peerReader) {
+	for {
+		select {
+		case rpc := <-r.NetworkTransport.Consumer():
+			if t.allowed(peer, rpc) {
+				t.deliver(rpc)
+			}
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+// deliver hands a message to raft.
+func (t *transport) deliver(rpc raft.RPC) {
+	select {
+	case t.consume <- rpc:
+	case <-t.stop:
+		rpc.Respond(nil, raft.ErrTransportShutdown)
+	}
+}
+
+// allowed answers what is refused, and cuts its sender off: nobody sends such a
+// thing by mistake.
+func (t *transport) allowed(peer string, rpc raft.RPC) bool {
+	err := t.admit(peer, rpc.Command)
+	if err == nil {
+		return true
+	}
+	t.log.Warn("refused a message", "peer", peer, "message", fmt.Sprintf("%T", rpc.Command), "reason", err)
+	rpc.Respond(nil, err)
+	t.layer.cut(func(id string) bool { return id == peer })
+	return false
+}
+
+// Close implements raft.WithClose.
+func (t *transport) Close() error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return nil
+	}
+	t.closed = true
+	close(t.stop)
+	readers := t.readers
+	t.mu.Unlock()
+	err := errors.Join(t.layer.Close(), t.NetworkTransport.Close())
+	for _, r := range readers {
+		err = errors.Join(err, r.NetworkTransport.Close())
+	}
+	t.wg.Wait()
+	return err
+}
+
+// handedStream is a raft.StreamLayer whose connections are handed to it.
+type handedStream struct {
+	addr string
+	dial func(raft.ServerAddress, time.Duration) (net.Conn, error)
+	ch   chan net.Conn
+	done chan struct{}
+	once sync.Once
+}
+
+func newHandedStream(addr string, dial func(raft.ServerAddress, time.Duration) (net.Conn, error)) *handedStream {
+	return &handedStream{addr: addr, dial: dial, ch: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// hand gives c to the reader, or reports that it is closed.
+func (s *handedStream) hand(c net.Conn) bool {
+	select {
+	case s.ch <- c:
+		return true
+	case <-s.done:
+		return false
+	}
+}
+
+// Accept implements net.Listener.
+func (s *handedStream) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.ch:
+		return c, nil
+	case <-s.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (s *handedStream) Close() error {
+	s.once.Do(func() { close(s.done) })
+	return nil
+}
+
+// Addr implements net.Listener: what raft calls itself.
+func (s *handedStream) Addr() net.Addr { return advertised(s.addr) }
+
+// Dial implements raft.StreamLayer.
+func (s *handedStream) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	if s.dial == nil {
+		return nil, errors.ErrUnsupported // a reader of others' connections
+	}
+	return s.dial(addr, timeout)
+}
