@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 
 	"google.golang.org/protobuf/proto"
@@ -26,6 +27,18 @@ func Adoptable(n *pkipb.Node, leaf *x509.Certificate) bool {
 		leaf.NotAfter.Unix() > n.GetLeafNotAfter()
 }
 
+// issuedBy is the hash of the active issuer that signed leaf; nil for none.
+func issuedBy(c *pkipb.Cluster, leaf *x509.Certificate) []byte {
+	for _, der := range c.GetIssuers() {
+		ca, err := x509.ParseCertificate(der)
+		if err == nil && leaf.CheckSignatureFrom(ca) == nil {
+			sum := sha256.Sum256(der)
+			return sum[:]
+		}
+	}
+	return nil
+}
+
 // AdoptLeaf records a leaf that is Adoptable; others change nothing.
 func AdoptLeaf(tx *raftstore.Tx, leaf *x509.Certificate) error {
 	id, err := profile.NodeFromCert(leaf)
@@ -37,6 +50,8 @@ func AdoptLeaf(tx *raftstore.Tx, leaf *x509.Certificate) error {
 		return nil
 	}
 	n = proto.CloneOf(n)
-	n.PreviousSpki, n.LeafSpki, n.LeafNotAfter = nil, id.SPKI, leaf.NotAfter.Unix()
+	n.PreviousSpki, n.LeafSpki, n.LeafNotAfter, n.Leaf = nil, id.SPKI, leaf.NotAfter.Unix(), leaf.Raw
+	c, _ := store.Cluster.Get(tx, store.ClusterID)
+	n.LeafIssuer = issuedBy(c, leaf)
 	return store.Nodes.Put(tx, n)
 }

@@ -67,7 +67,9 @@ func newState(chain *profilepb.CertificateChain, key crypto.Signer, trust Trust)
 	if id.ClusterID != trust.ClusterID {
 		return nil, errors.New("own certificate: it is of another cluster")
 	}
-	if err := trust.verifyChain(certs, certs[0].NotAfter); err != nil {
+	// Its own leaf of before a rotation is one the records name, or it is refused
+	// by the others.
+	if rank, err := trust.verifyChain(certs, certs[0].NotAfter); err != nil || rank == issuerUnknown && !trust.AnyIssuer {
 		return nil, errors.New("own certificate: it is not signed by a trusted issuer")
 	}
 	// Whoever keeps this chain takes its last certificate as a root later on, so
@@ -118,6 +120,26 @@ func (c *Credentials) SetTrust(t Trust) error {
 	return nil
 }
 
+// Heed sets the two questions that a manager's trust asks its store.
+func (c *Credentials) Heed(known func(profile.Identity) bool, behind func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := *c.state.Load()
+	s.trust.Known, s.trust.Behind = known, behind
+	c.state.Store(&s)
+}
+
+// outdated reports whether the present leaf is of an issuer that is known to be
+// a former one.
+func (c *Credentials) outdated() bool {
+	s := c.state.Load()
+	return slices.ContainsFunc(s.trust.Former, func(f *x509.Certificate) bool { return s.cert.Leaf.CheckSignatureFrom(f) == nil })
+}
+
+// IssuerHash is the SHA-256 of the certificate of the CA that issued the present
+// leaf.
+func (c *Credentials) IssuerHash() []byte { return issuerHash(c.Chain()) }
+
 // Identity is what the present certificate says.
 func (c *Credentials) Identity() profile.Identity { return c.state.Load().id }
 
@@ -156,13 +178,15 @@ func (c *Credentials) VerifyPeer(cs tls.ConnectionState, want Expect) (*authz.Pe
 
 // FollowCluster keeps the trust in step with the cluster record until ctx ends
 // or the store does. A record that cannot be used is reported and the old
-// trust kept.
-func (c *Credentials) FollowCluster(ctx context.Context, s store.Store, log *slog.Logger) error {
+// trust kept. changed, where it is not nil, is called after each change.
+func (c *Credentials) FollowCluster(ctx context.Context, s store.Store, log *slog.Logger, changed func()) error {
 	return store.FollowCluster(ctx, s, func(rec *pkipb.Cluster) {
 		t, err := TrustFromCluster(rec)
-		if err == nil && t.same(c.Trust()) {
+		old := c.Trust()
+		if err == nil && t.same(old) {
 			return
 		}
+		t.Known, t.Behind = old.Known, old.Behind
 		if err == nil {
 			err = c.SetTrust(t)
 		}
@@ -170,6 +194,9 @@ func (c *Credentials) FollowCluster(ctx context.Context, s store.Store, log *slo
 			log.Error("kept the old trusted roots and issuers", "error", err)
 			return
 		}
-		log.Info("took over trusted roots and issuers", "roots", len(t.Roots), "issuers", len(t.Issuers))
+		log.Info("took over trusted roots and issuers", "roots", len(t.Roots), "issuers", len(t.Issuers), "former", len(t.Former))
+		if changed != nil {
+			changed()
+		}
 	})
 }

@@ -11,6 +11,7 @@ var (
 	ErrPeerExpired    = errors.New("its certificate has expired: check the clocks, or join it again")
 	ErrPeerNotYet     = errors.New("its certificate is not valid yet: check the clocks")
 	ErrUntrusted      = errors.New("its certificate is not signed by this cluster: check the address")
+	ErrFormerIssuer   = errors.New("its certificate is of before the keys were rotated, and not the one on record: renew it, or join again")
 	ErrWrongRole      = errors.New("its role may not use this protocol")
 	ErrWrongNode      = errors.New("another node answers at that address")
 	ErrNoCertificate  = errors.New("it shows no certificate")

@@ -168,7 +168,11 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 	if err != nil {
 		return nil, err
 	}
-	if err := checkUse(token, record, s.cfg.ClusterID, j.GetNodeName(), source, time.Now()); err != nil {
+	var c *pkipb.Cluster
+	if err := s.cfg.Store.View(func(r *raftstore.ReadTx) (err error) { c, err = store.GetCluster(r); return err }); err != nil {
+		return nil, errJoinInternal
+	}
+	if err := checkUse(c, token, record, s.cfg.ClusterID, j.GetNodeName(), source, time.Now()); err != nil {
 		return nil, err
 	}
 	if !j.form(record.GetRole()) {
@@ -225,13 +229,13 @@ func (s *JoinServer) prove(j *join) (*pkipb.Token, *profilepb.TokenRecord, error
 }
 
 // checkUse says whether the token may be used once more, by that node.
-func checkUse(t *pkipb.Token, r *profilepb.TokenRecord, clusterID, name string, source netip.Addr, now time.Time) error {
+func checkUse(c *pkipb.Cluster, t *pkipb.Token, r *profilepb.TokenRecord, clusterID, name string, source netip.Addr, now time.Time) error {
 	switch err := profile.CheckToken(r, clusterID, now); {
 	case errors.Is(err, profile.ErrTokenExpired):
 		return errTokenExpired
 	case err != nil:
 		return errJoinRefused
-	case t.GetRevoked():
+	case t.GetRevoked(), TokenVoid(c, t):
 		return errTokenRevoked
 	case r.GetMaxUses() != 0 && t.GetUses() >= r.GetMaxUses():
 		return errTokenUsed
@@ -299,11 +303,19 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 	if err != nil {
 		return err
 	}
-	if err := checkUse(t, r, s.cfg.ClusterID, made.GetName(), source, tx.Now()); err != nil {
+	c, err := store.GetCluster(tx)
+	if err != nil {
 		return err
 	}
+	if err := checkUse(c, t, r, s.cfg.ClusterID, made.GetName(), source, tx.Now()); err != nil {
+		return err
+	}
+	n := proto.CloneOf(made)
 	if made.GetRole() == profilepb.Role_ROLE_MANAGER {
 		if err := CheckManagerRoom(tx); err != nil {
+			return err
+		}
+		if err := given(c, n); err != nil {
 			return err
 		}
 	}
@@ -312,7 +324,6 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 	if err := store.Tokens.Put(tx, t); err != nil {
 		return err
 	}
-	n := proto.CloneOf(made)
 	if err := store.Nodes.Put(tx, n); err != nil {
 		return err
 	}
@@ -323,6 +334,8 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 // rest from a caller who is nobody yet.
 func joinStoreError(log *slog.Logger, err error) error {
 	switch {
+	case errors.Is(err, ErrRotated):
+		return status.Error(codes.Unavailable, "the cluster's keys are being rotated: try again")
 	case errors.Is(err, raftstore.ErrNotLeader):
 		return status.Error(codes.Unavailable, "the manager is not the leader now: try again")
 	case errors.Is(err, raftstore.ErrUncertain):

@@ -39,6 +39,16 @@ const (
 	// clockCheck is how often a wait for a renewal looks at the wall clock.
 	clockCheck = time.Minute
 
+	// maxFormerIssuers bounds the issuers of before that are still accepted.
+	maxFormerIssuers = 8
+
+	// reissueGrace is how long a node has to take a certificate over before the
+	// issuer of the one before is forgotten: renewals are tried again until then.
+	reissueGrace = 15 * time.Minute
+
+	// promoteWait is how long a worker has to become a manager.
+	promoteWait = 5 * time.Minute
+
 	// renewTimeout bounds one attempt.
 	renewTimeout = time.Minute
 )

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -38,12 +39,12 @@ func InitCluster(tx *raftstore.Tx, m FirstManager) (*pkipb.Node, error) {
 	}
 	c := &pkipb.Cluster{
 		Id: store.ClusterID, ClusterId: id.ClusterID,
-		Roots: [][]byte{leaf[len(leaf)-1].Raw}, Issuers: [][]byte{leaf[1].Raw},
+		Roots: [][]byte{leaf[len(leaf)-1].Raw}, Issuers: [][]byte{leaf[1].Raw}, KeysetEpoch: firstEpoch,
 	}
 	if err := store.Cluster.Put(tx, c); err != nil {
 		return nil, err
 	}
-	n := &pkipb.Node{Id: id.NodeID, Name: m.Name, Role: id.Role, Address: m.Address}
+	n := &pkipb.Node{Id: id.NodeID, Name: m.Name, Role: id.Role, Address: m.Address, KeysetEpoch: firstEpoch}
 	if err := setLeaves(n, Issued{m.Leaf, m.Boot}, nil); err != nil {
 		return nil, err
 	}
@@ -79,6 +80,10 @@ func setLeaves(n *pkipb.Node, issued Issued, previous []byte) error {
 		return errors.New("the new certificate has the old key: make a fresh one")
 	}
 	n.PreviousSpki, n.LeafSpki, n.LeafNotAfter = previous, leaf.SPKI, leaf.notAfter
+	n.LeafIssuer, n.Leaf = issuerHash(issued.Leaf), nil
+	if n.GetRole() == profilepb.Role_ROLE_MANAGER {
+		n.Leaf = issued.Leaf.GetCertificates()[0]
+	}
 	if issued.Boot == nil {
 		return nil
 	}
@@ -89,8 +94,18 @@ func setLeaves(n *pkipb.Node, issued Issued, previous []byte) error {
 	if bytes.Equal(boot.SPKI, leaf.SPKI) {
 		return errors.New("the boot leaf must have a key of its own")
 	}
-	n.BootSpki = boot.SPKI
+	n.BootSpki, n.BootIssuer = boot.SPKI, issuerHash(issued.Boot)
 	return nil
+}
+
+// issuerHash is the SHA-256 of the certificate of the CA that issued a chain's
+// leaf; nil where it is not there.
+func issuerHash(chain *profilepb.CertificateChain) []byte {
+	if len(chain.GetCertificates()) < 2 {
+		return nil
+	}
+	sum := sha256.Sum256(chain.GetCertificates()[1])
+	return sum[:]
 }
 
 type issuedLeaf struct {

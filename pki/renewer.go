@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -37,7 +38,12 @@ type Renewer struct {
 	// Persist writes what came, durably, before it is used.
 	Persist func(ctx context.Context, r Renewed) error
 	Logger  *slog.Logger
+
+	mu sync.Mutex // one renewal at a time
 }
+
+// Now renews at once: the issuing CA was replaced.
+func (r *Renewer) Now(ctx context.Context) error { return r.once(ctx) }
 
 // Run renews at a random point between 50 and 80 % of each certificate's life
 // and tries again after failures, until ctx ends. It goes on after the
@@ -102,6 +108,8 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // once is one renewal: request, check, persist, use.
 func (r *Renewer) once(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	var got Renewed
@@ -139,7 +147,7 @@ func (r *Renewer) request(got *Renewed) (*pkipb.RenewRequest, error) {
 	if got.Key, req.Csr, err = newRequest(r.Credentials.Identity().KeydKey); err != nil {
 		return nil, err
 	}
-	if r.Boot != nil && time.Now().After(renewAt(r.Boot.Leaf(), 0)) {
+	if r.Boot != nil && (time.Now().After(renewAt(r.Boot.Leaf(), 0)) || r.Boot.outdated()) {
 		if got.BootKey, req.BootCsr, err = newRequest(nil); err != nil {
 			return nil, err
 		}

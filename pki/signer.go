@@ -24,6 +24,15 @@ type RenewSigner interface {
 	SignRenew(ctx context.Context, req SignRenew) (Issued, error)
 }
 
+// RoleSigner certifies a node for another role.
+type RoleSigner interface {
+	// SignPromotion makes a worker a manager; SealKeyset then gives it the keys.
+	SignPromotion(ctx context.Context, req SignRenew) (Issued, error)
+	SealKeyset(ctx context.Context, manager *profilepb.CertificateChain) ([]byte, error)
+	// SignDemotion gives the holder of a manager leaf a worker's.
+	SignDemotion(ctx context.Context, req SignRenew) (Issued, error)
+}
+
 // Signer is all of it: what the composition root binds keyd to.
 type Signer interface {
 	TokenMinter

@@ -39,7 +39,7 @@ func ExpectClient(alpn string) Expect {
 	case ALPNLock:
 		return Expect{Roles: lockers}
 	}
-	return Expect{Roles: managers}
+	return Expect{Roles: managers, Raft: alpn == ALPNRaft}
 }
 
 // ExpectServer is what a client of that protocol accepts.
@@ -47,7 +47,7 @@ func ExpectServer(alpn, nodeID string) Expect {
 	if alpn == ALPNLock {
 		return Expect{Roles: lockers, NodeID: nodeID}
 	}
-	return Expect{Roles: managers, NodeID: nodeID}
+	return Expect{Roles: managers, NodeID: nodeID, Raft: alpn == ALPNRaft}
 }
 
 func baseConfig(alpn string) *tls.Config {

@@ -24,9 +24,19 @@ type Trust struct {
 	Roots     []*x509.Certificate
 	// Issuers are the active issuing CAs; a certificate of any other is refused.
 	Issuers []*x509.Certificate
+	// Former are issuing CAs of before a rotation, whose keys a manager that left
+	// may still have: a leaf of theirs is refused unless Known.
+	Former []*x509.Certificate
 	// AnyIssuer accepts every issuer below the roots. It is for workers and
 	// joiners, who have no copy of the cluster record.
 	AnyIssuer bool
+	// Known reports whether a node's record names that leaf's key. Nil: it does
+	// not.
+	Known func(profile.Identity) bool
+	// Behind reports whether this manager may have missed a rotation, so that it
+	// must take, between managers, an issuer that it does not know. Nil: it did
+	// not.
+	Behind func() bool
 }
 
 // TrustFromCluster is a manager's trust.
@@ -38,6 +48,9 @@ func TrustFromCluster(c *pkipb.Cluster) (Trust, error) {
 	}
 	if t.Issuers, err = parseAll(c.GetIssuers()); err != nil {
 		return Trust{}, fmt.Errorf("cluster record: issuer: %w", err)
+	}
+	if t.Former, err = parseAll(c.GetFormerIssuers()); err != nil {
+		return Trust{}, fmt.Errorf("cluster record: former issuer: %w", err)
 	}
 	return t, t.check()
 }
@@ -81,7 +94,7 @@ func (t Trust) check() error {
 	case len(t.Issuers) == 0 && !t.AnyIssuer:
 		return errors.New("trust: there is no active issuer")
 	}
-	for _, c := range slices.Concat(t.Roots, t.Issuers) {
+	for _, c := range slices.Concat(t.Roots, t.Issuers, t.Former) {
 		if !c.IsCA {
 			return errors.New("trust: a root or issuer is no CA")
 		}
@@ -97,6 +110,8 @@ type Expect struct {
 	// Grace is for how long after its expiry a worker's certificate is still
 	// accepted.
 	Grace time.Duration
+	// Raft marks the protocol that a manager which was away catches up by.
+	Raft bool
 }
 
 // Verify checks the certificates that a peer presented, leaf first, and
@@ -117,8 +132,14 @@ func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, 
 		return nil, ErrOtherCluster
 	}
 	now := time.Now()
-	if err := t.verifyChain(presented, now); err != nil {
+	rank, err := t.verifyChain(presented, now)
+	switch {
+	case err != nil:
 		return nil, err
+	case rank == issuerFormer && (t.Known == nil || !t.Known(id)):
+		return nil, fmt.Errorf("node %s: %w", id.NodeID, ErrFormerIssuer)
+	case rank == issuerUnknown && !t.AnyIssuer && !(want.Raft && t.Behind != nil && t.Behind()):
+		return nil, ErrUntrusted
 	}
 	p := &authz.Peer{Identity: id, Leaf: leaf}
 	for _, c := range presented {
@@ -127,10 +148,20 @@ func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, 
 	return p, fit(id, leaf, now, want)
 }
 
-func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) error {
+// issuerRank says what is known of the CA that issued a leaf.
+type issuerRank int
+
+const (
+	issuerUnknown issuerRank = iota // below a root, and no more
+	issuerFormer
+	issuerActive
+)
+
+// verifyChain returns the best rank among the chains from the leaf to a root.
+func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (issuerRank, error) {
 	leaf := presented[0]
 	if now.Before(leaf.NotBefore) {
-		return ErrPeerNotYet
+		return issuerUnknown, ErrPeerNotYet
 	}
 	// Expiry is the leaf's own question, answered below: its chain must have
 	// been good while the leaf was.
@@ -142,26 +173,44 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) error {
 	for _, c := range t.Roots {
 		roots.AddCert(c)
 	}
-	active := t.Issuers
-	if t.AnyIssuer {
-		active = slices.Concat(active, presented[1:])
-	}
-	for _, c := range active {
+	for _, c := range slices.Concat(t.Issuers, t.Former, presented[1:]) {
 		issuers.AddCert(c)
 	}
 	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: issuers, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return ErrUntrusted
+		return issuerUnknown, ErrUntrusted
 	}
+	rank, found := issuerUnknown, false
 	for _, chain := range chains {
 		// Leaf, issuing CA, root: a root signs no node.
-		if len(chain) >= 3 && (t.AnyIssuer || slices.ContainsFunc(t.Issuers, chain[1].Equal)) {
-			return nil
+		if len(chain) < 3 {
+			continue
+		}
+		found = true
+		switch {
+		case slices.ContainsFunc(t.Issuers, chain[1].Equal):
+			rank = issuerActive
+		case slices.ContainsFunc(t.Former, chain[1].Equal):
+			rank = max(rank, issuerFormer)
 		}
 	}
-	return ErrUntrusted
+	if !found {
+		return issuerUnknown, ErrUntrusted
+	}
+	return rank, nil
+}
+
+// Again is Verify for a peer that was verified before, under this trust and for
+// that protocol: the issuers may have changed since.
+func (t Trust) Again(p *authz.Peer, alpn string) error {
+	certs, err := parseAll(p.Chain)
+	if err != nil {
+		return err
+	}
+	_, err = t.Verify(certs, ExpectClient(alpn))
+	return err
 }
 
 func fit(id profile.Identity, leaf *x509.Certificate, now time.Time, want Expect) error {
@@ -184,7 +233,8 @@ func fit(id profile.Identity, leaf *x509.Certificate, now time.Time, want Expect
 func (t Trust) same(o Trust) bool {
 	eq := func(a, b *x509.Certificate) bool { return bytes.Equal(a.Raw, b.Raw) }
 	return t.ClusterID == o.ClusterID && t.AnyIssuer == o.AnyIssuer &&
-		slices.EqualFunc(t.Roots, o.Roots, eq) && slices.EqualFunc(t.Issuers, o.Issuers, eq)
+		slices.EqualFunc(t.Roots, o.Roots, eq) &&
+		slices.EqualFunc(t.Issuers, o.Issuers, eq) && slices.EqualFunc(t.Former, o.Former, eq)
 }
 
 func parseAll(ders [][]byte) ([]*x509.Certificate, error) {

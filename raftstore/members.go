@@ -102,6 +102,12 @@ func (s *Store) AddVoter(ctx context.Context, id, hostport string) error {
 	return s.member(ctx, s.raft.AddVoter(raft.ServerID(id), addr, 0, membershipTimeout))
 }
 
+// DemoteVoter takes a server's vote. Leader only. From then on the quorum does
+// without it, whatever becomes of it.
+func (s *Store) DemoteVoter(ctx context.Context, id string) error {
+	return s.member(ctx, s.raft.DemoteVoter(raft.ServerID(id), 0, membershipTimeout))
+}
+
 // RemoveServer takes a server out of the configuration; one that is not in it
 // is no error. Leader only.
 func (s *Store) RemoveServer(ctx context.Context, id string) error {

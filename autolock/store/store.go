@@ -1,7 +1,8 @@
-// Package store declares the replicated table of the unlock slots. Only
-// redoubtd imports it: keyd never reads the replicated store.
+// Package store declares the replicated tables of the unlock slots and of rotated
+// keysets, which are sealed to keyds. Only redoubtd imports it: keyd never reads
+// the replicated store.
 //
-// The table has one record, with id RecordID: the slot set that every manager's
+// Slots has one record, with id RecordID: the slot set that every manager's
 // keyd seals its KEK to. A rotation commits a set of a higher epoch first, then
 // each manager's redoubtd hands it to its keyd.
 package store
@@ -16,3 +17,10 @@ const RecordID = "slots"
 
 // Slots is the table.
 var Slots = raftstore.NewTable[*autolockpb.SlotRecord]("slots")
+
+// Keysets holds, for each manager that stayed at the last rotation, the newest
+// keyset as it was sealed to that manager's keyd.
+var Keysets = raftstore.NewTable[*autolockpb.KeysetRecord]("keysets")
+
+// Tables lists them for raftstore.Config.
+func Tables() []raftstore.Registered { return []raftstore.Registered{Slots, Keysets} }

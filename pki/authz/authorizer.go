@@ -150,6 +150,10 @@ func (a *Authorizer) admit(ctx context.Context, method string) (Identity, error)
 		return id, nil
 	}
 	a.cfg.Logger.Warn("refused a call", "method", method, "caller", id.String())
+	if id.Is(authzpb.Caller_CALLER_DEMOTED_MANAGER) {
+		return Identity{}, explained(&pkipb.Node{Id: id.NodeID}, authzpb.Refusal_REASON_ROLE_CHANGED,
+			fmt.Sprintf("node %s is a worker now: the certificate it shows is a manager's", id.NodeID))
+	}
 	return Identity{}, status.Errorf(codes.PermissionDenied, "%s is for %s, not for %s", method, describe(admitted), id)
 }
 
@@ -200,7 +204,21 @@ func (a *Authorizer) identifyNode(alpn string, p *Peer) (Identity, error) {
 		id.LocalRoot, id.LocalRootOf = true, p.NodeID
 	}
 	id.kinds = []authzpb.Caller{kind}
-	return id, a.checkRecord(p)
+	err = a.checkRecord(p)
+	if err != nil && kind == authzpb.Caller_CALLER_MANAGER && alpn == ALPNGRPC && a.demoted(p) {
+		id.kinds, err = []authzpb.Caller{authzpb.Caller_CALLER_DEMOTED_MANAGER}, nil
+	}
+	return id, err
+}
+
+// demoted reports whether the holder of a manager leaf is a worker on record,
+// and the leaf the one on record.
+func (a *Authorizer) demoted(p *Peer) bool {
+	if a.cfg.Directory == nil {
+		return false
+	}
+	n, err := a.cfg.Directory.Node(p.NodeID)
+	return err == nil && n.GetRole() == profilepb.Role_ROLE_WORKER && CheckRecord(n, profilepb.Role_ROLE_WORKER, p.SPKI) == nil
 }
 
 // kindOf maps what a certificate and the chosen protocol say to a caller. Each
@@ -308,6 +326,7 @@ var kindNames = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_BOOT:               "locked managers",
 	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "root on a manager",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "root on the node itself",
+	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "demoted managers",
 }
 
 func describe(kinds []authzpb.Caller) string {

@@ -30,6 +30,7 @@ type CA struct {
 	Root      *x509.Certificate
 	Issuer    *x509.Certificate
 
+	rootKey   *ecdsa.PrivateKey
 	issuerKey *ecdsa.PrivateKey
 	recordKey ed25519.PrivateKey
 }
@@ -44,7 +45,7 @@ func New(t testing.TB) *CA {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &CA{ClusterID: ident.New(), Root: root, Issuer: issuer, issuerKey: issuerKey, recordKey: recordKey}
+	return &CA{ClusterID: ident.New(), Root: root, Issuer: issuer, rootKey: rootKey, issuerKey: issuerKey, recordKey: recordKey}
 }
 
 func key(t testing.TB) *ecdsa.PrivateKey {
@@ -201,6 +202,41 @@ func (c *CA) SignRenew(_ context.Context, q pki.SignRenew) (pki.Issued, error) {
 		return pki.Issued{}, err
 	}
 	return c.issue(id, q.CSR, q.BootCSR)
+}
+
+// SignPromotion implements pki.RoleSigner.
+func (c *CA) SignPromotion(_ context.Context, q pki.SignRenew) (pki.Issued, error) {
+	return c.signRole(q, profilepb.Role_ROLE_MANAGER, profile.CheckPromotionProof)
+}
+
+// SignDemotion implements pki.RoleSigner.
+func (c *CA) SignDemotion(_ context.Context, q pki.SignRenew) (pki.Issued, error) {
+	return c.signRole(q, profilepb.Role_ROLE_WORKER, profile.CheckRenewProof)
+}
+
+func (c *CA) signRole(q pki.SignRenew, role profilepb.Role, check func(*x509.Certificate, []byte, []byte, []byte) error) (pki.Issued, error) {
+	old, err := profile.ParseChain(q.Old)
+	if err != nil {
+		return pki.Issued{}, err
+	}
+	id, err := profile.NodeFromCert(old[0])
+	if err != nil {
+		return pki.Issued{}, err
+	}
+	if err := check(old[0], q.CSR, q.BootCSR, q.Proof); err != nil {
+		return pki.Issued{}, err
+	}
+	id.Role = role
+	return c.issue(id, q.CSR, q.BootCSR)
+}
+
+// NextIssuer makes the issuing CA of a rotation, under the same root, and signs
+// with it from now on.
+func (c *CA) NextIssuer(t testing.TB) *x509.Certificate {
+	t.Helper()
+	c.issuerKey = key(t)
+	c.Issuer = caCert(t, "issuing "+ident.New(), 0, c.Root, c.issuerKey, c.rootKey)
+	return c.Issuer
 }
 
 // SealKeyset implements pki.JoinSigner; what it seals is no keyset.

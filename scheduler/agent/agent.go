@@ -57,6 +57,8 @@ type Config struct {
 	// Managers, if not nil, is told the managers' addresses when they change,
 	// to be dialled after a restart.
 	Managers func(addresses []string)
+	// Membership, if not nil, is told what the cluster wants of the node itself.
+	Membership func(*schedulerpb.Membership)
 	// Connected, if not nil, is told when a session begins and ends.
 	Connected func(bool)
 	Logger    *slog.Logger

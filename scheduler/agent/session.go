@@ -227,6 +227,10 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 			if s.Managers != nil && len(v.Managers.Addresses) > 0 {
 				s.Managers(slices.Clone(v.Managers.Addresses))
 			}
+		case *schedulerpb.ManagerMessage_Membership:
+			if s.Membership != nil {
+				s.Membership(v.Membership)
+			}
 		case *schedulerpb.ManagerMessage_Log:
 			s.logs.subscribe(ctx, v.Log)
 		case *schedulerpb.ManagerMessage_Settings:

@@ -56,6 +56,9 @@ type Config struct {
 	// Managers lists host:port of every manager, for the nodes to know. Nil:
 	// they are not told.
 	Managers func() []string
+	// Membership says what the cluster wants of a node itself; it is asked when a
+	// session begins, and again by Tell. Nil: nothing.
+	Membership func(node string) *schedulerpb.Membership
 	// Heartbeat is asked of nodes; zero: every 5 s.
 	Heartbeat time.Duration
 	Logger    *slog.Logger
@@ -279,8 +282,23 @@ func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) err
 	if len(d.managers) > 0 {
 		s.control(managerList(d.managers))
 	}
+	if d.config.Membership != nil {
+		s.control(membership(d.config.Membership(s.node)))
+	}
 	d.writer.nodeUp(s.node, s.address, desc)
 	return nil
+}
+
+// Tell says again what the cluster wants of those nodes, where they have
+// sessions.
+func (d *Dispatcher) Tell(nodes ...string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range nodes {
+		if m := d.members[id]; m != nil && m.session != nil && d.config.Membership != nil {
+			m.session.control(membership(d.config.Membership(id)))
+		}
+	}
 }
 
 // redescribe takes a later description, unless the session is not the node's

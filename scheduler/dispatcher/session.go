@@ -268,6 +268,10 @@ func settings(heartbeat time.Duration) *schedulerpb.ManagerMessage {
 	}}
 }
 
+func membership(m *schedulerpb.Membership) *schedulerpb.ManagerMessage {
+	return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Membership{Membership: m}}
+}
+
 func managerList(addresses []string) *schedulerpb.ManagerMessage {
 	return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Managers{
 		Managers: &schedulerpb.ManagerList{Addresses: addresses},

@@ -62,6 +62,21 @@ func RegisterNode(tx *raftstore.Tx, id string, manager bool) error {
 	return LatchManagers(tx)
 }
 
+// SetNodeRole records that a node became a manager, or a worker again. It keeps
+// its tasks: a promoted worker stays as available as it was, and auto, which is
+// for managers, becomes active.
+func SetNodeRole(tx *raftstore.Tx, id string, manager bool) error {
+	return updateNode(tx, id, func(n *schedulerpb.Node) {
+		n.Manager = manager
+		if !manager {
+			n.AutoDrained = false
+			if n.Availability == Auto {
+				n.Availability = Active
+			}
+		}
+	})
+}
+
 // latched reports whether a worker has ever joined, as far as can be seen.
 func latched(r raftstore.Reader) bool {
 	for n := range Nodes.All(r) {

@@ -62,7 +62,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, ca: pkitest.New(t), registry: map[string]string{ref: digestA}, logs: map[string][]*schedulerpb.LogChunk{}}
-	w.store = schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Slots)...)
+	w.store = schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Tables()...)...)
 	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w, Logs: w,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, w.ca.Cluster()) })

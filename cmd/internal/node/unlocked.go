@@ -100,8 +100,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		}
 	}
 	g.Go(func() error { return ended(ctx, az.Run(ctx)) })
-	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log)) })
-	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log)) })
+	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log, nil)) })
+	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil)) })
 	g.Go(func() error { return m.followLeader(ctx, p) })
 	g.Go(func() error { return m.followSlots(ctx) })
 	g.Go(func() error { return n.serveLock(ctx, p, az, false) })
@@ -131,7 +131,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 // tables are all rooms' tables.
 func tables() []raftstore.Registered {
 	all := append(pkistore.Tables(), schedstore.Tables()...)
-	return append(all, autolockstore.Slots)
+	return append(all, autolockstore.Tables()...)
 }
 
 func (m *managerState) fill(s *selfStatus) {

@@ -20,7 +20,7 @@ import (
 
 // start runs a hub over a store until the test ends.
 func start(t *testing.T) (*raftstore.Store, *events.Hub) {
-	s := schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Slots)...)
+	s := schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Tables()...)...)
 	h := events.New(s, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

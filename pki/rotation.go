@@ -1,0 +1,154 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// firstEpoch is the keyset epoch of a new cluster. Records of before there were
+// epochs have 0 and mean it.
+const firstEpoch = 1
+
+// KeysetEpoch is the epoch in force.
+func KeysetEpoch(c *pkipb.Cluster) uint64 { return max(c.GetKeysetEpoch(), firstEpoch) }
+
+// NextKeyset is what a rotation brings that everybody may see.
+type NextKeyset struct {
+	Epoch  uint64
+	Issuer []byte // DER
+}
+
+// ErrRotated says that the keyset was rotated meanwhile: make the next one anew.
+var ErrRotated = errors.New("the cluster's keys were rotated meanwhile")
+
+// KnowsKeyset reports whether a node was given the keyset in force: its leaving
+// then needs another one.
+func KnowsKeyset(c *pkipb.Cluster, n *pkipb.Node) bool {
+	return n.GetRole() == profilepb.Role_ROLE_MANAGER || n.GetKeysetEpoch() >= KeysetEpoch(c)
+}
+
+// given notes that a new manager has the keyset in force. It has where its leaf
+// is of the issuer in force, as both came from one keyd, the keyset last.
+func given(c *pkipb.Cluster, n *pkipb.Node) error {
+	if !bytes.Equal(n.GetLeafIssuer(), ActiveIssuer(c)) {
+		return ErrRotated
+	}
+	n.KeysetEpoch = KeysetEpoch(c)
+	return nil
+}
+
+// Leaving says how a node leaves.
+type Leaving struct {
+	// Demote keeps it as a worker; otherwise it is denied for ever.
+	Demote bool
+	// Compromised notes that its keys are in other hands.
+	Compromised bool
+	// Next is the keyset of those who stay; nil where the node knows none.
+	Next *NextKeyset
+}
+
+// Leave takes a node out, or its role as a manager, and with it everything that
+// it knows the keys of: the issuing CA is a former one from that moment, and
+// join tokens signed before are void. All of it takes effect when the
+// transaction commits.
+func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
+	old, ok := store.Nodes.Get(tx, nodeID)
+	if !ok || old.GetDenied() {
+		return nil, fmt.Errorf("node %s is not in the cluster", nodeID)
+	}
+	c, err := store.GetCluster(tx)
+	if err != nil {
+		return nil, err
+	}
+	manager := old.GetRole() == profilepb.Role_ROLE_MANAGER
+	if KnowsKeyset(c, old) != (l.Next != nil) || l.Demote && !manager {
+		return nil, ErrRotated
+	}
+	n := proto.CloneOf(old)
+	n.PromoteUntil = 0
+	if l.Demote {
+		// Its manager leaf stays on record: with that it asks for a worker's.
+		n.Role, n.Address, n.Leaf = profilepb.Role_ROLE_WORKER, "", nil
+		n.BootSpki, n.BootIssuer, n.KeysetEpoch = nil, nil, 0
+	} else {
+		n.Denied, n.DeniedAt, n.Compromised = true, tx.Now().Unix(), l.Compromised
+	}
+	if err := store.Nodes.Put(tx, n); err != nil {
+		return nil, err
+	}
+	if l.Next == nil {
+		return old, nil
+	}
+	if l.Next.Epoch != KeysetEpoch(c)+1 {
+		return nil, ErrRotated
+	}
+	c = proto.CloneOf(c)
+	c.FormerIssuers = append(c.GetIssuers(), c.GetFormerIssuers()...)
+	c.FormerIssuers = c.FormerIssuers[:min(len(c.FormerIssuers), maxFormerIssuers)]
+	c.Issuers, c.KeysetEpoch = [][]byte{l.Next.Issuer}, l.Next.Epoch
+	if l.Compromised && manager {
+		c.Exposures = append(c.Exposures, &pkipb.Exposure{NodeId: n.GetId(), Name: n.GetName(), At: tx.Now().Unix()})
+	}
+	return old, store.Cluster.Put(tx, c)
+}
+
+// TokenVoid reports whether a token was signed by a keyset of before a rotation.
+func TokenVoid(c *pkipb.Cluster, t *pkipb.Token) bool {
+	return max(t.GetSigned().GetKeysetEpoch(), firstEpoch) != KeysetEpoch(c)
+}
+
+// NeedsReissue reports whether a node's certificates are not all of the issuer
+// in force.
+func NeedsReissue(c *pkipb.Cluster, n *pkipb.Node) bool {
+	if n.GetDenied() || KeysetEpoch(c) == firstEpoch {
+		return false
+	}
+	want := ActiveIssuer(c)
+	return !bytes.Equal(n.GetLeafIssuer(), want) ||
+		n.GetRole() == profilepb.Role_ROLE_MANAGER && !bytes.Equal(n.GetBootIssuer(), want)
+}
+
+// ActiveIssuer is the SHA-256 of the issuing CA's certificate in force.
+func ActiveIssuer(c *pkipb.Cluster) []byte {
+	if len(c.GetIssuers()) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(c.GetIssuers()[0])
+	return sum[:]
+}
+
+// DropFormer takes former issuers off the list once nobody needs them: every
+// node has certificates of the one in force, and had reissueGrace to take them,
+// as a node whose reply was lost holds the one before.
+func DropFormer(tx *raftstore.Tx) error {
+	c, err := store.GetCluster(tx)
+	if err != nil || !FormerUnused(tx, c, tx.Now()) {
+		return err
+	}
+	c = proto.CloneOf(c)
+	c.FormerIssuers = nil
+	return store.Cluster.Put(tx, c)
+}
+
+// FormerUnused reports whether DropFormer would do something.
+func FormerUnused(r raftstore.Reader, c *pkipb.Cluster, now time.Time) bool {
+	if len(c.GetFormerIssuers()) == 0 {
+		return false
+	}
+	for n := range store.Nodes.All(r) {
+		if NeedsReissue(c, n) || !n.GetDenied() && now.Sub(time.Unix(0, n.GetMeta().GetUpdatedAt())) < reissueGrace {
+			return false
+		}
+	}
+	return true
+}
