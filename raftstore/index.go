@@ -17,6 +17,7 @@ var (
 	_ memdb.SingleIndexer = idIndexer{}
 	_ memdb.PrefixIndexer = idIndexer{}
 	_ memdb.MultiIndexer  = keyIndexer{}
+	_ memdb.PrefixIndexer = keyIndexer{}
 )
 
 func (idIndexer) FromObject(raw any) (bool, []byte, error) {
@@ -52,6 +53,11 @@ func (x keyIndexer) FromObject(raw any) (bool, [][]byte, error) {
 func (keyIndexer) FromArgs(args ...any) ([]byte, error) {
 	s, err := oneString(args)
 	return terminated(s), err
+}
+
+func (keyIndexer) PrefixFromArgs(args ...any) ([]byte, error) {
+	s, err := oneString(args)
+	return []byte(s), err
 }
 
 func oneString(args []any) (string, error) {

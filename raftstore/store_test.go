@@ -25,6 +25,8 @@ func TestPutGetDelete(t *testing.T) {
 			"all":          {ids(things.All(r)), []string{"a", "ab"}},
 			"prefix":       {ids(things.Prefix(r, "ab")), []string{"ab"}},
 			"by label":     {ids(things.By(r, "label", "x")), []string{"a", "ab"}},
+			"by prefix":    {ids(things.ByPrefix(r, "label", "x")), []string{"a", "ab"}},
+			"by no prefix": {ids(things.ByPrefix(r, "label", "\x00")), nil},
 			"by name":      {ids(things.By(r, "name", "anna")), []string{"a"}},
 			"part of name": {ids(things.By(r, "name", "ann")), []string{}},
 		} {

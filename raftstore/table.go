@@ -143,13 +143,27 @@ func (t *Table[T]) Prefix(r Reader, idPrefix string) iter.Seq[T] {
 // By yields the objects that have key in the named index, in the order of ids.
 // It panics where the table has no such index.
 func (t *Table[T]) By(r Reader, index, key string) iter.Seq[T] {
-	if !slices.ContainsFunc(t.infos, func(i indexInfo) bool { return i.name == index }) {
-		panic(fmt.Sprintf("raftstore: table %s has no index %q", t.name, index))
-	}
+	t.mustHave(index)
 	if !validKey(key) {
 		return func(func(T) bool) {}
 	}
 	return t.scan(r, index, key)
+}
+
+// ByPrefix yields the objects that have a key with that prefix in the named
+// index, in the order of keys. It panics where the table has no such index.
+func (t *Table[T]) ByPrefix(r Reader, index, prefix string) iter.Seq[T] {
+	t.mustHave(index)
+	if !validKey(prefix) {
+		return func(func(T) bool) {}
+	}
+	return t.scan(r, index+prefixSuffix, prefix)
+}
+
+func (t *Table[T]) mustHave(index string) {
+	if !slices.ContainsFunc(t.infos, func(i indexInfo) bool { return i.name == index }) {
+		panic(fmt.Sprintf("raftstore: table %s has no index %q", t.name, index))
+	}
 }
 
 // Count returns the number of objects.

@@ -79,7 +79,7 @@ func TestHostPortsSpreadOrWait(t *testing.T) {
 	web := create(t, s, sp)
 	schedulertest.Await(t, s, func(r raftstore.Reader) error {
 		running, waiting := 0, 0
-		for task := range store.Tasks.By(r, "service", web) {
+		for task := range store.OfService(r, web) {
 			if store.State(task) == store.Running {
 				running++
 			} else if strings.Contains(task.GetStatus().GetMessage(), "2 have port 8080/tcp in use") {
@@ -97,7 +97,7 @@ func TestHostPortsSpreadOrWait(t *testing.T) {
 	// starts, so it cannot block itself.
 	update(t, s, web, func(sp *schedulerpb.ServiceSpec) { sp.Task.Force++ })
 	schedulertest.Await(t, s, func(r raftstore.Reader) error {
-		for task := range store.Tasks.By(r, "service", web) {
+		for task := range store.OfService(r, web) {
 			if store.Live(task) && task.GetRevision() != 2 {
 				return fmt.Errorf("slot %d still runs revision %d", task.GetSlot(), task.GetRevision())
 			}

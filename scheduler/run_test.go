@@ -86,7 +86,7 @@ func TestSpreadsAndMovesWhatADownNodeRan(t *testing.T) {
 	schedulertest.SetState(t, s, nodes[0], down)
 	schedulertest.Await(t, s, schedulertest.Running(web, 20))
 	if err := s.View(func(r *raftstore.ReadTx) error {
-		for task := range store.Tasks.By(r, "service", web) {
+		for task := range store.OfService(r, web) {
 			if task.GetNodeId() == nodes[0] && (store.State(task) != store.Orphaned || task.GetDesired() < store.Shutdown) {
 				return fmt.Errorf("task on the lost node: %v", task)
 			}
@@ -110,7 +110,7 @@ func TestGlobalFollowsNodes(t *testing.T) {
 	// The first worker drains the manager for good.
 	worker := schedulertest.AddNode(t, s, false)
 	schedulertest.Await(t, s, func(r raftstore.Reader) error {
-		for task := range store.Tasks.By(r, "service", svc) {
+		for task := range store.OfService(r, svc) {
 			if store.Live(task) && task.GetNodeId() == manager {
 				return errors.New("the manager still runs a task")
 			}
@@ -141,7 +141,7 @@ func TestPendingTasksSayWhyAndGoOn(t *testing.T) {
 	sp.Task.Constraints = []string{"node.labels.disk == ssd"}
 	db := create(t, s, sp)
 	schedulertest.Await(t, s, func(r raftstore.Reader) error {
-		for task := range store.Tasks.By(r, "service", db) {
+		for task := range store.OfService(r, db) {
 			if task.GetStatus().GetMessage() == "no suitable node (1 lacks label disk=ssd)" && store.State(task) == store.Pending {
 				return nil
 			}
@@ -233,7 +233,7 @@ func TestScaleDoesNotReplace(t *testing.T) {
 	schedulertest.Await(t, s, schedulertest.Running(web, 4))
 	slots := map[uint32]bool{}
 	if err := s.View(func(r *raftstore.ReadTx) error {
-		for task := range store.Tasks.By(r, "service", web) {
+		for task := range store.OfService(r, web) {
 			slots[task.GetSlot()] = true
 			if task.GetRevision() != 1 {
 				return fmt.Errorf("scaling made revision %d", task.GetRevision())
@@ -337,7 +337,7 @@ func TestTheLeaderKeepsTheRestartDelay(t *testing.T) {
 	web := create(t, s, sp)
 	placed := func(not string) (found *schedulerpb.Task) {
 		schedulertest.Await(t, s, func(r raftstore.Reader) error {
-			for task := range store.Tasks.By(r, "service", web) {
+			for task := range store.OfService(r, web) {
 				if task.GetId() != not && task.GetNodeId() == node && store.Live(task) {
 					found = task
 					return nil
@@ -352,7 +352,7 @@ func TestTheLeaderKeepsTheRestartDelay(t *testing.T) {
 		return store.AdvanceTask(tx, node, first.GetId(), &schedulerpb.TaskStatus{State: store.Rejected, Error: "no"})
 	})
 	schedulertest.Await(t, s, func(r raftstore.Reader) error {
-		for task := range store.Tasks.By(r, "service", web) {
+		for task := range store.OfService(r, web) {
 			if store.Live(task) && task.GetNodeId() == "" && task.GetStatus().GetMessage() == "waiting for the restart delay" {
 				return nil
 			}

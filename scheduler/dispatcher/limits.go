@@ -25,7 +25,9 @@ const (
 	// Statuses: what one message may carry, and how they become transactions.
 	maxBatchReports = 1024
 	flushDelay      = 20 * time.Millisecond
-	flushReports    = 256
+	flushReports    = 1024
+	flushBytes      = 256 << 10 // of statuses, with taskBytes for the task of each
+	taskBytes       = 128
 	flushNodes      = 8 // descriptions are larger
 	writeRetry      = 50 * time.Millisecond
 	maxWriteRetry   = time.Second

@@ -93,8 +93,7 @@ func (w *writer) statuses(node string, reports []*schedulerpb.TaskReport, again 
 			case t.NodeId != node || store.State(t) < store.Assigned:
 				foreign = rep.TaskId
 			default:
-				_, changed := store.Advance(t, rep.Status)
-				if changed && (rep.Status.State > store.State(t) || again()) {
+				if store.IsNews(t, rep.Status) && (rep.Status.State > store.State(t) || again()) {
 					news = append(news, rep)
 				}
 			}
@@ -173,7 +172,8 @@ func (w *writer) rest(ctx context.Context, d time.Duration, early <-chan struct{
 	}
 }
 
-// take removes up to n words; nodes first, as tasks depend on them.
+// take removes up to n words, and no more than fit into a transaction; nodes
+// first, as tasks depend on them.
 func (w *writer) take(n int) (map[string]taskWord, map[string]nodeWord) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -185,10 +185,12 @@ func (w *writer) take(n int) (map[string]taskWord, map[string]nodeWord) {
 		nodes[id] = word
 		delete(w.nodes, id)
 	}
+	bytes := 0
 	for id, word := range w.tasks {
-		if len(tasks)+len(nodes) >= n {
+		if len(tasks)+len(nodes) >= n || bytes > flushBytes {
 			break
 		}
+		bytes += taskBytes + proto.Size(word.status)
 		tasks[id] = word
 		delete(w.tasks, id)
 	}

@@ -66,7 +66,7 @@ type Input struct {
 func Read(r raftstore.Reader, serviceID string) Input {
 	in := Input{
 		ServiceID: serviceID,
-		Tasks:     store.Tasks.By(r, "service", serviceID),
+		Tasks:     store.OfService(r, serviceID),
 		Slot: func(slot uint32, targetNode string) iter.Seq[*schedulerpb.Task] {
 			return store.Tasks.By(r, "slot", store.SlotKey(serviceID, slot, targetNode))
 		},

@@ -116,7 +116,7 @@ func Await(t testing.TB, s *raftstore.Store, cond func(r raftstore.Reader) error
 func Running(serviceID string, n int) func(raftstore.Reader) error {
 	return func(r raftstore.Reader) error {
 		running, live := 0, 0
-		for t := range store.Tasks.By(r, "service", serviceID) {
+		for t := range store.OfService(r, serviceID) {
 			if store.Live(t) {
 				live++
 			}

@@ -100,19 +100,29 @@ func AdvanceTask(tx *raftstore.Tx, nodeID, taskID string, st *schedulerpb.TaskSt
 // Advance returns a copy of t with the status st where that is news from a
 // node: a state that exists for nodes to report and is not behind.
 func Advance(t *schedulerpb.Task, st *schedulerpb.TaskStatus) (*schedulerpb.Task, bool) {
-	st = cleanStatus(st)
-	switch s := st.GetState(); {
-	case s < State(t), !reportable(s), sameWords(st, t.GetStatus()):
+	if !IsNews(t, st) {
 		return t, false
-	case s == State(t) && s > Running:
-		return t, false // how it ended was said once
 	}
 	next := proto.CloneOf(t)
-	next.Status = st
+	next.Status = cleanStatus(st)
 	return next, true
 }
 
-// sameWords compares but for the time: when a node says it again is no news.
+// IsNews reports whether Advance would change anything. When a node says the
+// same again, at another time, that is no news.
+func IsNews(t *schedulerpb.Task, st *schedulerpb.TaskStatus) bool {
+	switch s := st.GetState(); {
+	case s < State(t), !reportable(s):
+		return false
+	case s > State(t):
+		return true
+	case s > Running:
+		return false // how it ended was said once
+	}
+	return !sameWords(cleanStatus(st), t.GetStatus())
+}
+
+// sameWords compares but for the time.
 func sameWords(a, b *schedulerpb.TaskStatus) bool {
 	c := proto.CloneOf(a)
 	c.At = b.GetAt()

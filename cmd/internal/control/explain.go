@@ -162,7 +162,7 @@ func after(what, why string) string {
 // say, the most frequent first.
 func (e *explainer) waiting() []string {
 	count := map[string]int{}
-	for t := range schedstore.Tasks.By(e.r, "service", e.svc.GetId()) {
+	for t := range schedstore.OfService(e.r, e.svc.GetId()) {
 		if schedstore.Wanted(t) && schedstore.State(t) != schedstore.Running {
 			st := t.GetStatus()
 			count[after(schedstore.StateName(st.GetState()), cmp.Or(st.GetError(), st.GetMessage()))]++

@@ -136,7 +136,7 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 		}
 		return ids, ok && schedstore.Live(t)
 	}
-	for t := range schedstore.Tasks.By(r, "service", l.service) {
+	for t := range schedstore.OfService(r, l.service) {
 		consider(t)
 	}
 	_, more = schedstore.Services.Get(r, l.service)

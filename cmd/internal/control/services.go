@@ -109,12 +109,12 @@ func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err er
 
 // serviceView counts the service's tasks.
 func serviceView(r raftstore.Reader, svc *schedulerpb.Service) *controlpb.ServiceView {
-	v := &controlpb.ServiceView{Service: svc, Running: orchestrator.Running(schedstore.Tasks.By(r, "service", svc.GetId()))}
+	v := &controlpb.ServiceView{Service: svc, Running: orchestrator.Running(schedstore.OfService(r, svc.GetId()))}
 	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask())
 	if err != nil { // validation lets no such service in
 		return v
 	}
-	v.Wanted = orchestrator.Wanted(svc, req, schedstore.Nodes.All(r), schedstore.Tasks.By(r, "service", svc.GetId()))
+	v.Wanted = orchestrator.Wanted(svc, req, schedstore.Nodes.All(r), schedstore.OfService(r, svc.GetId()))
 	return v
 }
 

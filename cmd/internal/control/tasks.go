@@ -41,7 +41,7 @@ func (s *Server) ListTasks(ctx context.Context, req *controlpb.ListTasksRequest)
 // slot, newest first.
 func taskViews(r raftstore.Reader, svc *schedulerpb.Service, node string) (out []*controlpb.TaskView) {
 	images := map[uint64]string{}
-	for t := range schedstore.Tasks.By(r, "service", svc.GetId()) {
+	for t := range schedstore.OfService(r, svc.GetId()) {
 		if node != "" && t.GetNodeId() != node {
 			continue
 		}

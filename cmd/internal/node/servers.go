@@ -35,6 +35,10 @@ var keepAlive = []grpc.ServerOption{
 	grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(256), grpc.ConnectionTimeout(10 * time.Second),
 }
 
+// lean is for the many sessions that say little: a connection keeps no buffer
+// for writing while it writes nothing, and a small one for reading.
+var lean = []grpc.ServerOption{grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(16 << 10), grpc.SharedWriteBuffer(true)}
+
 // serveOn serves srv on the protocol's listener until ctx ends. Every service
 // must have said who may call it.
 func serveOn(ctx context.Context, p *port.Port, alpn string, srv *grpc.Server) error {
@@ -113,7 +117,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	if err != nil {
 		return err
 	}
-	nodes := grpc.NewServer(append(az.ServerOptions(), keepAlive...)...)
+	nodes := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), lean...)...)
 	pkipb.RegisterJoinServer(nodes, join)
 	pkipb.RegisterRenewServer(nodes, pki.NewRenewServer(m.store, sign, n.log.With("part", "renew")))
 	schedulerpb.RegisterDispatcherServer(nodes, d)

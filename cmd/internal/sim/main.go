@@ -105,7 +105,7 @@ func run(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("the nodes did not come up: %w", err)
 	}
 	joined := time.Since(joining)
-	idle, err := memory(l)
+	idle, err := measure(l)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	loaded, err := memory(l)
+	loaded, err := measure(l)
 	if err != nil {
 		return err
 	}
@@ -121,8 +121,8 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	line := fmt.Sprintf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager RSS %dMiB peak %dMiB idle %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v",
-		o.tasks, o.agents, o.managers, took.Seconds(), loaded.rss>>20, loaded.peak>>20, idle.rss>>20,
+	line := fmt.Sprintf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB idle %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v",
+		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, loaded.peak>>20, idle.rss>>20,
 		float64(loaded.rss-idle.rss)/1024/float64(max(1, o.tasks)), joined.Seconds(), entries, o.rest)
 	if o.remove {
 		gone, err := remove(ctx, c, f)

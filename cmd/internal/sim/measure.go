@@ -16,11 +16,14 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/lab"
 )
 
-// usage is the memory of the manager that has most.
-type usage struct{ rss, peak int64 }
+// usage is that of the manager that used most.
+type usage struct {
+	rss, peak int64
+	cpu       time.Duration
+}
 
-// memory reads what the kernel says of each manager's redoubtd.
-func memory(l *lab.Lab) (most usage, err error) {
+// measure reads what the kernel says of each manager's redoubtd.
+func measure(l *lab.Lab) (most usage, err error) {
 	for _, h := range l.Hosts {
 		pid, err := findDaemon(l.DataDir(h))
 		if err != nil {
@@ -30,7 +33,12 @@ func memory(l *lab.Lab) (most usage, err error) {
 		if err != nil {
 			return most, err
 		}
-		u := usage{field(status, "VmRSS:"), field(status, "VmHWM:")}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return most, err
+		}
+		u := usage{field(status, "VmRSS:"), field(status, "VmHWM:"), processorTime(stat)}
+		most.cpu = max(most.cpu, u.cpu)
 		if u.rss > most.rss {
 			most.rss = u.rss
 		}
@@ -39,6 +47,14 @@ func memory(l *lab.Lab) (most usage, err error) {
 		}
 	}
 	return most, nil
+}
+
+// processorTime is fields 14 and 15 of /proc/<pid>/stat, in ticks of 10 ms.
+func processorTime(stat []byte) time.Duration {
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // findDaemon is the redoubtd that works in a data directory.
