@@ -144,6 +144,27 @@ func TestTaskRuns(t *testing.T) {
 	})
 }
 
+// TestRunningMeansHealthy: a task with a healthcheck is said to run once that
+// has passed, and what a check found meanwhile is told.
+func TestRunningMeansHealthy(t *testing.T) {
+	each(t, func(n *node) {
+		a := assignment(running)
+		a.Spec.Container.Healthcheck = &taskpb.Healthcheck{Test: []string{"CMD", "x"}}
+		n.manager.Assign(a)
+		n.settle(5 * time.Second)
+		for _, message := range []string{"waiting for its healthcheck to pass", "its healthcheck fails: exit code 1"} {
+			if st := n.manager.Status(a.TaskId); st.State != schedulerpb.TaskState_TASK_STATE_STARTING || st.Message != message {
+				t.Errorf("status %v, want %q", st, message)
+			}
+			n.rund.Health(a.TaskId, rundpb.Health_HEALTH_STARTING, "its healthcheck fails: exit code 1")
+			n.settle(5 * time.Second)
+		}
+		n.rund.Health(a.TaskId, rundpb.Health_HEALTH_HEALTHY, "")
+		n.settle(5 * time.Second)
+		n.want(a.TaskId, running)
+	})
+}
+
 func TestEnds(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -279,7 +279,7 @@ func (m *machine) declaration(phases map[string]rundpb.Phase) []*rundpb.TaskDesi
 		t := m.tasks[id]
 		d := &rundpb.TaskDesired{TaskId: id, Phase: p}
 		if a := t.assignment; a != nil {
-			d.ServiceId, d.ServiceName, d.Slot, d.Spec = a.ServiceId, a.ServiceName, a.Slot, a.Spec
+			d.ServiceId, d.ServiceName, d.Slot, d.Spec, d.KillAt = a.ServiceId, a.ServiceName, a.Slot, a.Spec, a.KillAt
 		}
 		if d.Spec == nil {
 			d.Spec = t.actual.GetSpec()

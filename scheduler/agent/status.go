@@ -114,7 +114,7 @@ func (m *machine) follow(t *task, now time.Time) {
 	}
 	switch t.actual.Phase {
 	case rundpb.Phase_PHASE_PREPARING:
-		m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, t.actual.Error)
+		m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, t.actual.Message)
 	case rundpb.Phase_PHASE_CREATED:
 		switch {
 		case t.attached:
@@ -125,13 +125,17 @@ func (m *machine) follow(t *task, now time.Time) {
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_READY, "")
 		}
 	case rundpb.Phase_PHASE_STARTING:
-		m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, "")
+		m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, t.actual.Message)
 	case rundpb.Phase_PHASE_RUNNING:
-		// Running is said only of what also answers on its address.
-		if t.attached {
-			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, "")
-		} else {
+		// Running is said only of what also answers on its address, and passed
+		// its healthcheck, if it has one.
+		switch {
+		case !t.attached:
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, "waiting for its network")
+		case t.actual.Health == rundpb.Health_HEALTH_STARTING:
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, cmp.Or(t.actual.Message, "waiting for its healthcheck to pass"))
+		default:
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, "")
 		}
 	case rundpb.Phase_PHASE_EXITED:
 		switch {

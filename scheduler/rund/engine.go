@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/health"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -46,6 +47,10 @@ const (
 	labelFailure = "redoubt.failure"
 	labelRoot    = "containerd.io/gc.root" // of snapshots
 	extension    = "redoubt.task"
+
+	labelHealthy    = "redoubt.healthy"   // unix nanoseconds of the first time
+	labelUnhealthy  = "redoubt.unhealthy" // why, once it is to be ended for it
+	extensionHealth = "redoubt.healthcheck"
 )
 
 // rejected marks an error that another attempt on this node will not change.
@@ -63,12 +68,12 @@ func transient(err error) bool {
 
 // prepare makes everything of a task up to a created container whose process
 // waits to be started.
-func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd.Task, error) {
+func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, note func(string)) (containerd.Task, error) {
 	if err := checkTask(d); err != nil {
 		return nil, rejected(err)
 	}
 	c := d.GetSpec().GetContainer()
-	img, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest())
+	img, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), note)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +98,7 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired) (containerd
 	err = s.snapshot(ctx, d.GetTaskId(), img.Parent)
 	if errdefs.IsNotFound(err) { // containerd forgot the image
 		s.images.Forget(img)
-		if img, err = s.images.Ensure(ctx, c.GetImage(), c.GetDigest()); err == nil {
+		if img, err = s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), note); err == nil {
 			err = s.snapshot(ctx, d.GetTaskId(), img.Parent)
 		}
 	}
@@ -169,9 +174,19 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 	if len(signal) > maxSignal {
 		return nil, nil, rejected(fmt.Errorf("the stop signal has %d characters: at most %d are allowed", len(signal), maxSignal))
 	}
-	ext, err := typeurl.MarshalAny(d)
-	if err != nil {
+	extensions := map[string]typeurl.Any{}
+	if extensions[extension], err = typeurl.MarshalAny(d); err != nil {
 		return nil, nil, err
+	}
+	// What is checked is decided once: the image may be gone later.
+	check, err := health.Effective(d.GetSpec().GetContainer().GetHealthcheck(), img.Healthcheck)
+	if err != nil {
+		return nil, nil, rejected(err)
+	}
+	if check != nil {
+		if extensions[extensionHealth], err = typeurl.MarshalAny(check.Proto()); err != nil {
+			return nil, nil, err
+		}
 	}
 	runtime, err := typeurl.MarshalAny(&options.Options{BinaryName: s.config.Containerd.Runtime})
 	if err != nil {
@@ -185,7 +200,7 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 		ID: id, Image: img.Name, Snapshotter: image.Snapshotter, SnapshotKey: id, Spec: anySpec,
 		Runtime:    containers.RuntimeInfo{Name: runtimeName, Options: runtime},
 		Labels:     map[string]string{labelTask: id, labelService: d.GetServiceId(), labelSignal: signal},
-		Extensions: map[string]typeurl.Any{extension: ext},
+		Extensions: extensions,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("container: %w", err)

@@ -31,6 +31,15 @@ const (
 	parallelPulls   = 3
 	parallelCreates = 4
 
+	// Healthchecks: how many run at once on the node, what is kept of one's
+	// output and read of it in all, how long the end of its output and one
+	// call to containerd may take beyond the check's own time.
+	parallelChecks   = 8
+	maxCheckOutput   = 4 << 10
+	maxCheckDrain    = 1 << 20
+	checkOutputWait  = 200 * time.Millisecond
+	checkCallTimeout = 10 * time.Second
+
 	// Between attempts while containerd does not answer.
 	retryMin = 100 * time.Millisecond
 	retryMax = 3 * time.Second

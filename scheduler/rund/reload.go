@@ -1,6 +1,7 @@
 package rund
 
 import (
+	"cmp"
 	"context"
 	"path"
 	"strconv"
@@ -16,6 +17,14 @@ import (
 // which also covers a wait that broke because containerd went away.
 func (w *worker) ended(containerd.ExitStatus) {
 	w.exit, w.stale = nil, true
+	w.check.stop()
+	w.check = nil
+}
+
+// forgetTask is for a container that is no more.
+func (w *worker) forgetTask() {
+	w.check.stop()
+	w.task, w.exit, w.check = nil, nil, nil
 }
 
 func (w *worker) reloadIfStale(ctx context.Context) error {
@@ -32,7 +41,8 @@ func (w *worker) reload(ctx context.Context) error {
 	defer cancel()
 	cont, err := w.s.client.LoadContainer(cctx, w.id)
 	if errdefs.IsNotFound(err) {
-		w.stale, w.task, w.exit = false, nil, nil
+		w.stale = false
+		w.forgetTask()
 		if w.state != nil && w.phase() != rundpb.Phase_PHASE_PREPARING {
 			w.report(rundpb.Phase_PHASE_FAILED, func(a *rundpb.TaskActual) { a.Error = "the container was removed by somebody else" })
 		}
@@ -83,6 +93,7 @@ func (w *worker) reload(ctx context.Context) error {
 		if w.exit, err = task.Wait(ctx); err != nil { // outlives this call
 			return err
 		}
+		w.observe(ctx, info)
 		if w.phase() != rundpb.Phase_PHASE_STOPPING {
 			w.resume(rundpb.Phase_PHASE_RUNNING)
 		}
@@ -101,7 +112,7 @@ func (w *worker) resume(p rundpb.Phase) {
 // reloadWithoutTask: either creation was interrupted, then another attempt may
 // start over, or a container that ran was lost with the machine or its shim.
 func (w *worker) reloadWithoutTask(ctx context.Context, cont containerd.Container, labels map[string]string) error {
-	w.task, w.exit = nil, nil
+	w.forgetTask()
 	if labels[labelStarted] == "" {
 		w.stale = false
 		w.state = nil
@@ -146,7 +157,8 @@ func (w *worker) storeExit(ctx context.Context, cont containerd.Container, label
 	if err != nil {
 		return err
 	}
-	w.task, w.exit, w.stale = nil, nil, false
+	w.forgetTask()
+	w.stale = false
 	w.reportExit(all)
 	return nil
 }
@@ -164,7 +176,8 @@ func (w *worker) reportExit(labels map[string]string) {
 		return
 	}
 	w.report(phase, func(a *rundpb.TaskActual) {
-		a.ExitCode, a.OomKilled, a.At, a.Error = int32(code), labels[labelOOM] != "", nanos(labels[labelExited]), labels[labelFailure]
+		a.ExitCode, a.OomKilled, a.At = int32(code), labels[labelOOM] != "", nanos(labels[labelExited])
+		a.Error = cmp.Or(labels[labelFailure], labels[labelUnhealthy])
 	})
 }
 

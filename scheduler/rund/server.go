@@ -51,6 +51,7 @@ type Server struct {
 	users    users
 	hub      *hub
 	creates  chan struct{} // slots
+	checks   chan struct{} // slots of healthchecks
 	adopted  chan struct{} // closed by adopt when existing containers are known
 
 	mu         sync.Mutex
@@ -81,7 +82,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, log: o.Log, netns: ns,
 		binds: &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
-		hub:   newHub(), creates: make(chan struct{}, parallelCreates),
+		hub:   newHub(), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
 		adopted: make(chan struct{}), workers: map[string]*worker{},
 	}
 	if s.logger == "" {

@@ -40,6 +40,8 @@ type worker struct {
 	task  containerd.Task
 	exit  <-chan containerd.ExitStatus // nil: nobody waits
 	stale bool                         // state must be read from containerd first
+	check *prober                      // nil: there is no healthcheck, or nothing runs
+	sick  string                       // unhealthy, and why: to be ended
 	delay time.Duration                // before the next attempt
 }
 
@@ -51,6 +53,11 @@ func (w *worker) want(d *rundpb.TaskDesired) {
 	if p := d.GetPhase(); w.abort != nil && p != rundpb.Phase_PHASE_CREATED && p != rundpb.Phase_PHASE_RUNNING {
 		w.abort()
 	}
+	w.rouse()
+}
+
+// rouse makes run look again.
+func (w *worker) rouse() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -66,6 +73,7 @@ func (w *worker) wanted() (*rundpb.TaskDesired, bool) {
 // run ends when the task is forgotten or ctx ends; the latter leaves the
 // container as it is.
 func (w *worker) run(ctx context.Context) {
+	defer func() { w.check.stop() }()
 	for ctx.Err() == nil {
 		gone, err := w.converge(ctx)
 		if gone && w.s.retire(w) {
@@ -75,6 +83,7 @@ func (w *worker) run(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			w.delay = min(max(2*w.delay, retryMin), retryMax)
 			w.log.Warn("will try again", "err", err, "in", w.delay)
+			w.note("trying again: " + plainRuntimeError(err))
 			retry = time.After(w.delay)
 		} else {
 			w.delay = 0
@@ -88,6 +97,8 @@ func (w *worker) run(ctx context.Context) {
 		case <-retry:
 		case st := <-w.exit:
 			w.ended(st)
+		case h := <-w.check.updates():
+			w.checked(ctx, h)
 		}
 	}
 }
@@ -113,6 +124,9 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 		if w.phase() == rundpb.Phase_PHASE_CREATED && d.GetPhase() == rundpb.Phase_PHASE_RUNNING {
 			return false, w.start(ctx)
 		}
+		if w.sick != "" && w.alive() {
+			return false, w.endSick(ctx)
+		}
 		return false, nil
 	case rundpb.Phase_PHASE_STOPPING:
 		return false, w.stop(ctx, d)
@@ -123,19 +137,36 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 	if err := w.s.wreck(ctx, w.id); err != nil {
 		return false, err
 	}
-	w.state, w.made, w.task, w.exit = nil, nil, nil, nil
+	w.state, w.made, w.task, w.exit, w.sick = nil, nil, nil, nil, ""
 	w.s.hub.remove(w.id)
 	return true, nil
 }
 
 func (w *worker) phase() rundpb.Phase { return w.state.GetPhase() }
 
+// alive reports whether there is a process to end.
+func (w *worker) alive() bool {
+	switch w.phase() {
+	case rundpb.Phase_PHASE_RUNNING, rundpb.Phase_PHASE_STARTING, rundpb.Phase_PHASE_STOPPING:
+		return true
+	}
+	return false
+}
+
+// note publishes what the task waits for, until its next phase.
+func (w *worker) note(message string) {
+	if w.state != nil && w.state.GetMessage() != message {
+		w.state.Message = message
+		w.s.hub.set(w.state)
+	}
+}
+
 // report publishes a new phase.
 func (w *worker) report(p rundpb.Phase, change func(*rundpb.TaskActual)) {
 	if w.state == nil {
 		w.state = &rundpb.TaskActual{TaskId: w.id}
 	}
-	w.state.Phase, w.state.At = p, time.Now().UnixNano()
+	w.state.Phase, w.state.At, w.state.Message = p, time.Now().UnixNano(), ""
 	if change != nil {
 		change(w.state)
 	}
@@ -168,11 +199,11 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 	}
 	w.tried = true
 	if err == nil {
-		task, err = w.s.prepare(pctx, d)
+		task, err = w.s.prepare(pctx, d, w.note)
 	}
 	if errdefs.IsAlreadyExists(err) { // something was there that nobody knew of
 		if err = w.s.removeContainer(pctx, w.id); err == nil {
-			task, err = w.s.prepare(pctx, d)
+			task, err = w.s.prepare(pctx, d, w.note)
 		}
 	}
 	if err == nil {
@@ -199,9 +230,9 @@ func (w *worker) fail(ctx context.Context, err error) error {
 	if werr := w.s.removeContainer(ctx, w.id); werr != nil {
 		w.log.Warn("cannot clean up", "err", werr)
 	}
-	w.task, w.exit = nil, nil
+	w.forgetTask()
 	w.report(rundpb.Phase_PHASE_FAILED, func(a *rundpb.TaskActual) {
-		a.Error, a.Rejected, a.ContainerId = oneLine(err), image.IsRejected(err), ""
+		a.Error, a.Rejected, a.ContainerId = plainRuntimeError(err), image.IsRejected(err), ""
 	})
 	return nil
 }
@@ -211,9 +242,10 @@ func (w *worker) start(ctx context.Context) error {
 	defer cancel()
 	w.report(rundpb.Phase_PHASE_STARTING, nil)
 	var before errgroup.Group
-	before.Go(func() error {
+	var info containers.Container
+	before.Go(func() (err error) {
 		// First, so that a container without a task is known to have run.
-		_, err := w.s.client.ContainerService().Update(cctx, containers.Container{ID: w.id, Labels: map[string]string{labelStarted: now()}},
+		info, err = w.s.client.ContainerService().Update(cctx, containers.Container{ID: w.id, Labels: map[string]string{labelStarted: now()}},
 			"labels."+labelStarted)
 		return err
 	})
@@ -227,6 +259,7 @@ func (w *worker) start(ctx context.Context) error {
 	}
 	switch {
 	case err == nil:
+		w.observe(ctx, info)
 		w.report(rundpb.Phase_PHASE_RUNNING, nil)
 		return nil
 	case ctx.Err() != nil || transient(err):
@@ -251,43 +284,73 @@ func (w *worker) stop(ctx context.Context, d *rundpb.TaskDesired) error {
 	if err := w.s.removeContainer(ctx, w.id); err != nil {
 		return err
 	}
-	w.task, w.exit = nil, nil
+	w.forgetTask()
 	w.report(rundpb.Phase_PHASE_EXITED, func(a *rundpb.TaskActual) {
 		a.Error, a.ExitCode, a.ContainerId, a.Spec = "stopped before it was started", -1, "", d.GetSpec()
 	})
 	return nil
 }
 
-// terminate sends the stop signal, waits the grace period, then kills.
+// terminate sends the stop signal, waits the grace period, then kills. What is
+// desired may shorten the wait meanwhile.
 func (w *worker) terminate(ctx context.Context) error {
+	w.check.stop()
+	w.check = nil
 	if w.phase() != rundpb.Phase_PHASE_STOPPING {
 		w.report(rundpb.Phase_PHASE_STOPPING, nil)
 	}
-	grace := time.Duration(w.made.GetSpec().GetContainer().GetStopGraceNs())
-	if grace == 0 {
-		grace = defaultGrace
-	}
+	again := false // something else may be desired by now
+	defer func() {
+		if again {
+			w.rouse()
+		}
+	}()
+	begun := time.Now()
 	for _, step := range []struct {
 		signal unix.Signal
-		wait   time.Duration
-	}{{w.stopSignal(ctx), grace}, {unix.SIGKILL, killWait}} {
+		until  func() time.Time
+	}{
+		{w.stopSignal(ctx), func() time.Time { return w.graceEnd(begun) }},
+		{unix.SIGKILL, func() time.Time { return time.Now().Add(killWait) }},
+	} {
 		if err := w.kill(ctx, step.signal); err != nil {
 			return err
 		}
-		t := time.NewTimer(step.wait)
-		select {
-		case st := <-w.exit:
-			t.Stop()
-			w.ended(st)
-			return w.reloadIfStale(ctx)
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		case <-t.C:
+		for over := false; !over; {
+			t := time.NewTimer(time.Until(step.until()))
+			select {
+			case st := <-w.exit:
+				t.Stop()
+				w.ended(st)
+				return w.reloadIfStale(ctx)
+			case <-ctx.Done():
+				t.Stop()
+				return ctx.Err()
+			case <-w.wake:
+				t.Stop()
+				again = true
+			case <-t.C:
+				over = true
+			}
 		}
 	}
 	w.stale = true
 	return fmt.Errorf("the container did not end within %s after SIGKILL", killWait)
+}
+
+// graceEnd is when a container that was asked to stop is killed.
+func (w *worker) graceEnd(begun time.Time) time.Time {
+	grace := time.Duration(w.made.GetSpec().GetContainer().GetStopGraceNs())
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	end := begun.Add(grace)
+	if d, _ := w.wanted(); d.GetKillAt() != 0 {
+		if at := time.Unix(0, d.GetKillAt()); at.Before(end) {
+			return at
+		}
+	}
+	return end
 }
 
 func (w *worker) kill(ctx context.Context, sig unix.Signal) error {

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/distribution/reference"
 
@@ -54,6 +56,9 @@ func validateContainer(c *taskpb.ContainerSpec) error {
 	if err := checkDuration("stop grace period", c.GetStopGraceNs(), MaxStopGrace); err != nil {
 		return err
 	}
+	if err := validateHealthcheck(c.GetHealthcheck()); err != nil {
+		return err
+	}
 	if c.GetInit() {
 		return fmt.Errorf("init is not there yet: use an image whose entrypoint reaps its children")
 	}
@@ -71,7 +76,8 @@ func checkImage(image, digest string) error {
 	}
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
-		return fmt.Errorf("image %q is not a reference: %w", clip(image), err)
+		// The parser quotes what it was given as it is.
+		return fmt.Errorf("image %q is not a reference: %s", clip(image), strings.Map(printable, err.Error()))
 	}
 	if digest != "" && !digestRule.MatchString(digest) {
 		return fmt.Errorf("image digest %q: use sha256: and 64 hexadecimal digits", clip(digest))
@@ -96,8 +102,8 @@ func checkArgs(command, args []string) error {
 			if len(a) > MaxArg {
 				return fmt.Errorf("an argument is %d bytes long: at most %d are allowed", len(a), MaxArg)
 			}
-			if strings.IndexByte(a, 0) >= 0 {
-				return fmt.Errorf("an argument has a NUL byte: remove it")
+			if strings.IndexByte(a, 0) >= 0 || !utf8.ValidString(a) {
+				return fmt.Errorf("an argument has a NUL byte or is not UTF-8: remove it")
 			}
 		}
 	}
@@ -145,8 +151,8 @@ func CheckLabels(what string, labels map[string]string) error {
 		if len(v) > MaxLabelValue {
 			return fmt.Errorf("%s %s is %d bytes long: at most %d are allowed", what, k, len(v), MaxLabelValue)
 		}
-		if strings.ContainsFunc(v, control) {
-			return fmt.Errorf("%s %s has a control character: remove it", what, k)
+		if strings.ContainsFunc(v, control) || !utf8.ValidString(v) {
+			return fmt.Errorf("%s %s has a control character or is not UTF-8: remove it", what, k)
 		}
 	}
 	return nil
@@ -157,6 +163,13 @@ func checkDuration(what string, ns int64, most time.Duration) error {
 		return fmt.Errorf("%s is %v: use 0s to %v", what, time.Duration(ns), most)
 	}
 	return nil
+}
+
+func printable(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return '?'
+	}
+	return r
 }
 
 func control(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r == 0x7f }

@@ -59,6 +59,14 @@ const (
 	MaxRestartDelay    = 24 * time.Hour
 	MaxRestartWindow   = 30 * 24 * time.Hour
 	MaxStopGrace       = time.Hour
+
+	// Healthchecks: MinHealthInterval keeps a node from doing nothing else.
+	// rund bounds what images ask for in the same way.
+	MinHealthInterval = time.Second
+	MinHealthTimeout  = 100 * time.Millisecond
+	MaxHealthDuration = time.Hour
+	MaxHealthStart    = 24 * time.Hour
+	MaxHealthRetries  = 1000
 )
 
 // Defaults.

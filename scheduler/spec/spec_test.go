@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -33,6 +34,8 @@ func full() *schedulerpb.ServiceSpec {
 					{Type: taskpb.Mount_TYPE_TMPFS, Target: "/tmp", TmpfsSize: 1 << 20, TmpfsMode: 0o1777},
 				},
 				ReadOnly: true, StopSignal: "int", StopGraceNs: 3e9, Tty: true,
+				Healthcheck: &taskpb.Healthcheck{Test: []string{"CMD-SHELL", "curl -f localhost || exit 1"}, IntervalNs: 1e9, TimeoutNs: 2e9,
+					StartPeriodNs: 60e9, StartIntervalNs: 1e9, Retries: 3},
 			},
 			Reservations: &taskpb.Resources{NanoCpus: 1e8, MemoryBytes: 32 << 20},
 			Limits:       &taskpb.Resources{NanoCpus: 2e8, MemoryBytes: 64 << 20, Pids: 100},
@@ -156,6 +159,16 @@ func TestValidateRefuses(t *testing.T) {
 		"memory exceeds":                func(s *s) { s.Task.Reservations.MemoryBytes = 65 << 20 },
 		"CPU exceeds":                   func(s *s) { s.Task.Reservations.NanoCpus = 3e8 },
 		"pids cannot be reserved":       func(s *s) { s.Task.Reservations.Pids = 1 },
+		"health interval is 1ns":        func(s *s) { s.Task.Container.Healthcheck.IntervalNs = 1 },
+		"health timeout is 2h0m0s":      func(s *s) { s.Task.Container.Healthcheck.TimeoutNs = int64(2 * time.Hour) },
+		"health start period is -1ns":   func(s *s) { s.Task.Container.Healthcheck.StartPeriodNs = -1 },
+		"health retries is 1001":        func(s *s) { s.Task.Container.Healthcheck.Retries = 1001 },
+		"begin with CMD":                func(s *s) { s.Task.Container.Healthcheck.Test = []string{"curl"} },
+		"healthcheck has no command":    func(s *s) { s.Task.Container.Healthcheck.Test = []string{"CMD", ""} },
+		"no single text":                func(s *s) { s.Task.Container.Healthcheck.Test = []string{"CMD-SHELL", "a", "b"} },
+		"switched off and has an":       func(s *s) { s.Task.Container.Healthcheck.Test = []string{"NONE"} },
+		"switched off and has a":        func(s *s) { s.Task.Container.Healthcheck = &taskpb.Healthcheck{Test: []string{"NONE", "x"}} },
+		"a word of the healthcheck":     func(s *s) { s.Task.Container.Healthcheck.Test = []string{"CMD", "\x00"} },
 		"pids limit is -1":              func(s *s) { s.Task.Limits.Pids = -1 },
 		"restart condition":             func(s *s) { s.Task.Restart.Condition = 9 },
 		"restart delay":                 func(s *s) { s.Task.Restart.DelayNs = -1 },

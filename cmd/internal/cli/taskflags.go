@@ -23,6 +23,7 @@ type taskFlags struct {
 	condition                restartCondition
 	restartDelay, restartWin nonNegative
 	maxAttempts              uint64
+	health                   healthFlags
 }
 
 func (t *taskFlags) add(f *pflag.FlagSet) {
@@ -44,6 +45,7 @@ func (t *taskFlags) add(f *pflag.FlagSet) {
 	f.Var(&t.restartDelay, "restart-delay", "pause before a restart (default 5s)")
 	f.Uint64Var(&t.maxAttempts, "restart-max-attempts", 0, "most restarts (0: no bound)")
 	f.Var(&t.restartWin, "restart-window", "time over which restarts are counted")
+	t.health.add(f)
 }
 
 // apply puts the flags that were given into spec.
@@ -66,6 +68,9 @@ func (t *taskFlags) apply(f *pflag.FlagSet, spec *taskpb.TaskSpec) error {
 	set("stop-signal", func() { c.StopSignal = t.stopSignal })
 	set("stop-grace-period", func() { c.StopGraceNs = int64(t.stopGrace) })
 	limits, reserved, restart := orNew(spec.Limits), orNew(spec.Reservations), orNew(spec.Restart)
+	if err := t.health.apply(f, c); err != nil {
+		return err
+	}
 	set("limit-cpu", func() { limits.NanoCpus, spec.Limits = int64(t.limitCPU), limits })
 	set("limit-memory", func() { limits.MemoryBytes, spec.Limits = int64(t.limitMemory), limits })
 	set("limit-pids", func() { limits.Pids, spec.Limits = t.limitPids, limits })

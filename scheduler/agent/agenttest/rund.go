@@ -127,6 +127,13 @@ func (r *Rund) Exit(task string, code int32, oom bool) bool {
 	return true
 }
 
+// Health reports what healthchecks found of a task that runs.
+func (r *Rund) Health(task string, h rundpb.Health, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.change(task, func(t *rundpb.TaskActual) { t.Health, t.Message = h, message })
+}
+
 // Actual is the task as Watch reports it, or nil.
 func (r *Rund) Actual(task string) *rundpb.TaskActual {
 	r.mu.Lock()
@@ -233,7 +240,12 @@ func (r *Rund) converge(d *rundpb.TaskDesired) {
 			}
 			r.starts[id]++
 			r.change(id, func(t *rundpb.TaskActual) { t.Phase = rundpb.Phase_PHASE_STARTING })
-			r.change(id, func(t *rundpb.TaskActual) { t.Phase = rundpb.Phase_PHASE_RUNNING })
+			r.change(id, func(t *rundpb.TaskActual) {
+				t.Phase = rundpb.Phase_PHASE_RUNNING
+				if d.Spec.GetContainer().GetHealthcheck() != nil {
+					t.Health = rundpb.Health_HEALTH_STARTING
+				}
+			})
 		}
 	default:
 		if t == nil {

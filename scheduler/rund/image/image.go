@@ -34,6 +34,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 const (
@@ -71,6 +73,8 @@ type Ready struct {
 	Name   string
 	Digest digest.Digest
 	Config ocispec.ImageConfig
+	// Healthcheck is the image's, nil for none. Unchecked.
+	Healthcheck *taskpb.Healthcheck
 	// Parent is the snapshot that a container's own goes upon.
 	Parent string
 }
@@ -91,7 +95,8 @@ func New(c *containerd.Client, r *Registries, base, size uint32, maxBytes int64,
 //
 // What was found complete once is not looked at again: containerd does not
 // change it, only forget it. The caller who finds that it did calls Forget.
-func (s *Store) Ensure(ctx context.Context, ref, dgst string) (*Ready, error) {
+// note is told what is waited for.
+func (s *Store) Ensure(ctx context.Context, ref, dgst string, note func(string)) (*Ready, error) {
 	named, err := parse(ref)
 	if err != nil {
 		return nil, err
@@ -119,7 +124,7 @@ func (s *Store) Ensure(ctx context.Context, ref, dgst string) (*Ready, error) {
 		return nil, err
 	}
 	if img == nil {
-		if img, err = s.pull(ctx, named, want); err != nil {
+		if img, err = s.pull(ctx, named, want, note); err != nil {
 			return nil, err
 		}
 	}
@@ -130,11 +135,10 @@ func (s *Store) Ensure(ctx context.Context, ref, dgst string) (*Ready, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}
-	config, err := img.Spec(ctx)
-	if err != nil {
+	r := &Ready{Name: img.Name(), Digest: want, Parent: parent}
+	if r.Config, r.Healthcheck, err = s.config(ctx, img); err != nil {
 		return nil, rejectf("image %s: its configuration is malformed: %w", ref, err)
 	}
-	r := &Ready{Name: img.Name(), Digest: want, Config: config.Config, Parent: parent}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ready[want] = r
@@ -196,7 +200,7 @@ func (s *Store) Resolve(ctx context.Context, ref string) (dgst string, loaded bo
 		return "", false, err
 	}
 	var d digest.Digest
-	err = retry(ctx, func() error {
+	err = retry(ctx, nil, func() error {
 		_, desc, err := s.registries.resolver().Resolve(ctx, named.String())
 		d = desc.Digest
 		return err

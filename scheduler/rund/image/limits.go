@@ -27,6 +27,10 @@ const (
 	entryBytes = 512
 	maxPadding = 1 << 20
 
+	// An image's healthcheck.
+	maxCheckArgs  = 512
+	maxCheckBytes = 64 << 10
+
 	// maxLoaded bounds the images of one archive.
 	maxLoaded = 256
 )

@@ -20,7 +20,8 @@ var (
 )
 
 // pull fetches named@want and gives it that name.
-func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest) (containerd.Image, error) {
+func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest, note func(string)) (containerd.Image, error) {
+	note("waiting for other images to be pulled")
 	leave, err := s.slot(ctx)
 	if err != nil {
 		return nil, err
@@ -30,8 +31,10 @@ func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Dig
 	if err != nil {
 		return nil, rejectf("image %s: %w", named, err)
 	}
+	note("pulling image " + named.String())
 	var img containerd.Image
-	err = retry(ctx, func() (err error) {
+	again := func(err error) { note(explain(named.String(), err).Error() + ": trying again") }
+	err = retry(ctx, again, func() (err error) {
 		img, err = s.client.Pull(ctx, pinned.String(),
 			containerd.WithResolver(s.registries.resolver()),
 			containerd.WithPlatformMatcher(Platform),

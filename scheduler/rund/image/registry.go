@@ -119,12 +119,15 @@ func (t onlyTLS) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // retry runs f up to attempts times while its error may be transient.
-func retry(ctx context.Context, f func() error) error {
+func retry(ctx context.Context, again func(error), f func() error) error {
 	delay := firstDelay
 	for i := 1; ; i++ {
 		err := f()
 		if err == nil || i == attempts || permanent(err) || ctx.Err() != nil {
 			return err
+		}
+		if again != nil {
+			again(err)
 		}
 		t := time.NewTimer(delay)
 		select {

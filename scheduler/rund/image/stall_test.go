@@ -76,7 +76,7 @@ func TestStalledTransferIsGivenUp(t *testing.T) {
 			r, host, asked := slowRegistry(t, 200*time.Millisecond, blob, 1, between)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			err := retry(ctx, func() error { return fetch(ctx, r, host, blob) })
+			err := retry(ctx, nil, func() error { return fetch(ctx, r, host, blob) })
 			if !errors.Is(err, errStalled) || IsRejected(err) || ctx.Err() != nil {
 				t.Errorf("got %v", err)
 			}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -54,6 +55,26 @@ func run(verb string, args []string) error {
 			fmt.Fprintf(w, "line %d %s\n", i, strings.Repeat("x", 80))
 		}
 		return w.Flush()
+	case "sleep": // for so long
+		d, err := time.ParseDuration(args[0])
+		time.Sleep(d)
+		return err
+	case "test": // whether a file is there
+		_, err := os.Stat(args[0])
+		return err
+	case "touch":
+		return os.WriteFile(args[0], nil, 0o600)
+	case "whoami": // user, capabilities, seccomp and core limit, and fails to tell them
+		b, err := os.ReadFile("/proc/self/status")
+		for _, l := range strings.Split(string(b), "\n") {
+			if f := strings.Fields(l); len(f) > 1 && strings.Contains("Uid: CapEff: CapBnd: NoNewPrivs: Seccomp:", f[0]) {
+				fmt.Print(f[0], f[1], " ")
+			}
+		}
+		if len(args) > 0 {
+			return errors.New("told")
+		}
+		return err
 	case "exit":
 		n, err := strconv.Atoi(args[0])
 		if err != nil {
