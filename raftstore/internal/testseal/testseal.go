@@ -24,6 +24,12 @@ func New() *Sealer {
 	return s
 }
 
+// WithKey returns a sealer that another process can have, too.
+func WithKey(key string) *Sealer {
+	sum := sha256.Sum256([]byte(key))
+	return &Sealer{key: sum[:]}
+}
+
 func (s *Sealer) derive(info string) ([]byte, error) {
 	return hkdf.Key(sha256.New, s.key, nil, info, 32)
 }
