@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/quietlog"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -49,6 +50,7 @@ type JoinServer struct {
 	cfg     JoinConfig
 	sources *limiter
 	slots   chan struct{} // a place for each join at a time
+	refused *quietlog.Log
 }
 
 // NewJoinServer returns a JoinServer.
@@ -56,7 +58,7 @@ func NewJoinServer(c JoinConfig) (*JoinServer, error) {
 	if c.Store == nil || c.Signer == nil || c.Slots == nil || c.OnJoin == nil || c.Logger == nil || !ident.Valid(c.ClusterID) {
 		return nil, errors.New("pki: the join server's configuration is incomplete")
 	}
-	return &JoinServer{cfg: c, sources: newLimiter(joinBurst, joinRefill, maxSources), slots: make(chan struct{}, maxJoinsAtATime)}, nil
+	return &JoinServer{cfg: c, sources: newLimiter(joinBurst, joinRefill, maxSources), slots: make(chan struct{}, maxJoinsAtATime), refused: quietlog.New(c.Logger)}, nil
 }
 
 // errJoinRefused is the one answer to whoever did not prove to hold a token's
@@ -106,12 +108,11 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	if errors.Is(err, errJoinRefused) && !s.sources.allow(SourceKey(source), time.Now()) {
 		return nil, errJoinTooMany
 	}
-	log := s.cfg.Logger.With("source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName())
 	switch {
 	case err != nil:
-		log.Warn("refused a join", "reason", status.Convert(err).Message())
+		s.refused.Warn(SourceKey(source), "refused a join", "token", req.GetTokenId(), "name", req.GetNodeName(), "reason", status.Convert(err).Message())
 	case !resp.GetRetryAsRole():
-		log.Info("a node joined", "node", resp.GetNodeId(), "role", profile.RoleName(resp.GetRole()))
+		s.cfg.Logger.Info("a node joined", "source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName(), "node", resp.GetNodeId(), "role", profile.RoleName(resp.GetRole()))
 	}
 	return resp, err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/redoubt-cluster/redoubt/internal/quietlog"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -47,8 +49,9 @@ type Config struct {
 
 // Authorizer admits calls. It is safe for concurrent use.
 type Authorizer struct {
-	cfg  Config
-	live liveCalls
+	cfg     Config
+	live    liveCalls
+	refused *quietlog.Log
 }
 
 // New returns an Authorizer. Where there is a Directory, its owner also calls
@@ -57,7 +60,7 @@ func New(c Config) *Authorizer {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Authorizer{cfg: c}
+	return &Authorizer{cfg: c, refused: quietlog.New(c.Logger)}
 }
 
 // ServerOptions are the interceptors and credentials for a server whose
@@ -138,23 +141,35 @@ var errCertExpired = status.Error(codes.Unauthenticated, "the certificate expire
 func (a *Authorizer) admit(ctx context.Context, method string) (Identity, error) {
 	admitted, err := ruleOf(method)
 	if err != nil {
-		a.cfg.Logger.Error("refused a call", "method", method, "reason", err)
+		a.refused.Warn(sourceOf(ctx), "refused a call", "method", method, "reason", err)
 		return Identity{}, status.Error(codes.PermissionDenied, err.Error())
 	}
 	id, err := a.identify(ctx)
 	if err != nil {
-		a.cfg.Logger.Warn("refused a call", "method", method, "reason", status.Convert(err).Message())
+		a.refused.Warn(sourceOf(ctx), "refused a call", "method", method, "reason", status.Convert(err).Message())
 		return Identity{}, err
 	}
 	if slices.ContainsFunc(admitted, id.Is) {
 		return id, nil
 	}
-	a.cfg.Logger.Warn("refused a call", "method", method, "caller", id.String())
+	a.refused.Warn(sourceOf(ctx), "refused a call", "method", method, "caller", id.String())
 	if id.Is(authzpb.Caller_CALLER_DEMOTED_MANAGER) {
 		return Identity{}, explained(&pkipb.Node{Id: id.NodeID}, authzpb.Refusal_REASON_ROLE_CHANGED,
 			fmt.Sprintf("node %s is a worker now: the certificate it shows is a manager's", id.NodeID))
 	}
 	return Identity{}, status.Errorf(codes.PermissionDenied, "%s is for %s, not for %s", method, describe(admitted), id)
+}
+
+// sourceOf is what refusals of a caller are counted by: its host.
+func sourceOf(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.Addr == nil {
+		return "nowhere"
+	}
+	if host, _, err := net.SplitHostPort(p.Addr.String()); err == nil {
+		return host
+	}
+	return p.Addr.String()
 }
 
 // identify says who is at the other end of the call's connection, now.

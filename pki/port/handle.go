@@ -70,8 +70,17 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	giveHalf := p.half.take(source, cancel)
 	defer giveHalf()
 	giveQuiet()
+	if in.via != nil {
+		// The follower says which source it is, so it is measured itself, too.
+		giveCarried := p.carriedHalf.take(in.via.NodeID, cancel)
+		defer giveCarried()
+	}
 	if len(offered) != 1 {
 		return false, fmt.Errorf("the ClientHello offers %d protocols: exactly one is expected", len(offered))
+	}
+	// From here on it costs a signature, or a connection to the leader.
+	if err := p.handshakes.wait(ctx, source); err != nil {
+		return false, err
 	}
 	in.Conn = &replayed{Conn: in.Conn, prefix: read}
 	alpn, m := offered[0], p.currentMode()
@@ -157,12 +166,18 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 	told := false
 	if m.creds != nil {
 		if err := p.cfg.Admit(alpn, peer); err != nil {
-			p.cfg.Logger.Warn("refused a node", "source", in.RemoteAddr().String(), "protocol", alpn, "reason", err)
+			p.refusals.Warn(sourceKey(in.RemoteAddr()), "refused a node", "address", in.RemoteAddr().String(), "protocol", alpn, "reason", err)
 			// A node that was removed should hear it. It gets as far as a
 			// caller without a certificate, and each call is refused again.
 			if told = alpn == pki.ALPNGRPC && authz.RefusalOf(err) != nil; !told {
 				return false, err
 			}
+		}
+	}
+	if peer == nil {
+		if err := p.paceStranger(ctx, in); err != nil {
+			p.refusals.Warn(sourceKey(in.RemoteAddr()), "refused a caller without a certificate", "reason", err)
+			return false, err
 		}
 	}
 	give, err := p.countPeer(in, alpn, peer, told)
@@ -209,6 +224,15 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 	return true, err
 }
 
+// paceStranger waits until a caller without a certificate may go on. A follower
+// that carries some is measured as a source of its own.
+func (p *Port) paceStranger(ctx context.Context, in *incoming) error {
+	if err := p.strangers.wait(ctx, sourceKey(in.RemoteAddr())); err != nil || in.via == nil {
+		return err
+	}
+	return p.strangers.wait(ctx, "node "+in.via.NodeID)
+}
+
 // refusedMeanwhile closes the gap between the first Admit and track, in which a
 // Recheck would not have seen the connection.
 func (p *Port) refusedMeanwhile(c *Conn, m mode) bool {
@@ -223,7 +247,12 @@ func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer, told bool)
 	case told:
 		return p.told.take(peer.NodeID, func() { raw.Close() }), nil
 	case peer == nil:
-		return p.anonymous.take(sourceKey(in.RemoteAddr()), func() { raw.Close() }), nil
+		give := p.anonymous.take(sourceKey(in.RemoteAddr()), func() { raw.Close() })
+		if in.via == nil {
+			return give, nil
+		}
+		giveCarried := p.carriedAnonymous.take(in.via.NodeID, func() { raw.Close() })
+		return func() { give(); giveCarried() }, nil
 	}
 	key := ""
 	if alpn == pki.ALPNGRPC {

@@ -18,6 +18,19 @@ type Limits struct {
 	// those of one node. Beyond them the oldest go.
 	Told        int
 	ToldPerNode int
+	// HandshakeBurst and HandshakeRate (a second) bound how often a source may
+	// begin a handshake here or have one carried to the leader; AnonymousBurst
+	// and AnonymousRate bound its connections without a certificate. Who comes
+	// too early waits.
+	HandshakeBurst int
+	HandshakeRate  int
+	AnonymousBurst int
+	AnonymousRate  int
+	// CarriedHalfOpen and CarriedAnonymous bound what one follower may carry here
+	// in handshakes and in connections without a certificate, whatever sources
+	// it names. Beyond them the oldest go.
+	CarriedHalfOpen  int
+	CarriedAnonymous int
 	// SplicesPerSource bounds connections handed through to the leader.
 	SplicesPerSource int
 	// PerNode bounds the h2 connections of one node.
@@ -41,6 +54,12 @@ var defaults = Limits{
 	AnonymousPerSource: 8,
 	Told:               64,
 	ToldPerNode:        2,
+	HandshakeBurst:     1024,
+	HandshakeRate:      250,
+	AnonymousBurst:     128,
+	AnonymousRate:      4,
+	CarriedHalfOpen:    256,
+	CarriedAnonymous:   32,
 	SplicesPerSource:   1024,
 	PerNode:            64,
 	Handshake:          10 * time.Second,
@@ -56,6 +75,13 @@ const (
 
 	// maxSourceHeader bounds the source address before a spliced connection.
 	maxSourceHeader = 64
+
+	// maxPaced sources are measured apart.
+	maxPaced = 8192
+	// handshakePatience and anonymousPatience are how long a connection that
+	// came too early waits for its turn.
+	handshakePatience = 3 * time.Second
+	anonymousPatience = 2 * time.Second
 
 	// deliverTimeout is how long a finished connection waits for its server.
 	deliverTimeout = 5 * time.Second
@@ -76,6 +102,12 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Told, defaults.Told)
 	set(&l.ToldPerNode, defaults.ToldPerNode)
 	set(&l.ToldLife, defaults.ToldLife)
+	set(&l.HandshakeBurst, defaults.HandshakeBurst)
+	set(&l.HandshakeRate, defaults.HandshakeRate)
+	set(&l.AnonymousBurst, defaults.AnonymousBurst)
+	set(&l.AnonymousRate, defaults.AnonymousRate)
+	set(&l.CarriedHalfOpen, defaults.CarriedHalfOpen)
+	set(&l.CarriedAnonymous, defaults.CarriedAnonymous)
 	set(&l.SplicesPerSource, defaults.SplicesPerSource)
 	set(&l.PerNode, defaults.PerNode)
 	set(&l.Handshake, defaults.Handshake)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/quietlog"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
@@ -44,12 +45,17 @@ type Config struct {
 type Port struct {
 	cfg       Config
 	counts    *counts
-	quiet     *crowd          // their ClientHello did not come yet
-	half      *crowd          // their handshake is under way
-	anonymous *crowd          // they have no certificate
-	told      *crowd          // they are refused and told why
-	ctx       context.Context // of Serve: ends dials and splices
-	wg        sync.WaitGroup  // connections being handled
+	quiet     *crowd // their ClientHello did not come yet
+	half      *crowd // their handshake is under way
+	anonymous *crowd // they have no certificate
+	told      *crowd // they are refused and told why
+	// By the follower that carried them here:
+	carriedHalf, carriedAnonymous *crowd
+	// By source:
+	handshakes, strangers *pace
+	refusals              *quietlog.Log
+	ctx                   context.Context // of Serve: ends dials and splices
+	wg                    sync.WaitGroup  // connections being handled
 
 	mu        sync.Mutex // guards the rest
 	mode      mode
@@ -86,7 +92,11 @@ func New(c Config) (*Port, error) {
 		cfg: c, counts: newCounts(l),
 		quiet: newCrowd(l.HalfOpen, l.HalfOpenPerSource), half: newCrowd(l.HalfOpen, l.HalfOpenPerSource),
 		anonymous: newCrowd(l.Anonymous, l.AnonymousPerSource), told: newCrowd(l.Told, l.ToldPerNode),
-		listeners: map[string]*listener{}, open: map[tracked]struct{}{},
+		carriedHalf: newCrowd(l.HalfOpen, l.CarriedHalfOpen), carriedAnonymous: newCrowd(l.Anonymous, l.CarriedAnonymous),
+		handshakes: newPace(l.HandshakeBurst, time.Second/time.Duration(l.HandshakeRate), handshakePatience, maxPaced),
+		strangers:  newPace(l.AnonymousBurst, time.Second/time.Duration(l.AnonymousRate), anonymousPatience, maxPaced),
+		refusals:   quietlog.New(c.Logger),
+		listeners:  map[string]*listener{}, open: map[tracked]struct{}{},
 	}, nil
 }
 

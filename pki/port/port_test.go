@@ -107,7 +107,7 @@ func (h *host) echo(t *testing.T, alpn string) <-chan *Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := make(chan *Conn, 16)
+	got := make(chan *Conn, 1024)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {

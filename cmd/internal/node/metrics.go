@@ -31,7 +31,7 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 		ConstLabels: prometheus.Labels{"version": version.String()}})
 	info.Set(1)
 	reg.MustRegister(info)
-	gauge("node_phase", "1 in no cluster, 2 locked, 3 starting, 4 active, 6 no quorum, 7 broken.", func(s selfStatus) float64 { return float64(s.phase) })
+	gauge("node_phase", "1 in no cluster, 2 locked, 3 starting, 4 active, 6 no quorum, 7 broken, 8 removed.", func(s selfStatus) float64 { return float64(s.phase) })
 	gauge("agent_session", "1 while the agent has a session with a manager.", func(s selfStatus) float64 { return number(s.session) })
 	gauge("raft_leader", "1 while this manager leads.", func(s selfStatus) float64 { return number(s.leader) })
 	gauge("raft_applied_index", "Last entry of the store this manager applied.", func(s selfStatus) float64 { return float64(s.applied) })
