@@ -140,6 +140,12 @@ func (c *Credentials) outdated() bool {
 // leaf.
 func (c *Credentials) IssuerHash() []byte { return issuerHash(c.Chain()) }
 
+// Peer is this node as others see it that verified its certificate.
+func (c *Credentials) Peer() *authz.Peer {
+	s := c.state.Load()
+	return &authz.Peer{Identity: s.id, Leaf: s.cert.Leaf, Chain: s.cert.Certificate}
+}
+
 // Identity is what the present certificate says.
 func (c *Credentials) Identity() profile.Identity { return c.state.Load().id }
 

@@ -42,7 +42,7 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 	srv := grpc.NewServer(append(az.LocalServerOptions(),
 		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream),
 		grpc.ForceServerCodecV2(rawCodec{}),
-		grpc.UnknownServiceHandler(proxy{n.dialLeader}.handle),
+		grpc.UnknownServiceHandler(proxy{n.dialLeader, n.direct}.handle),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(64),
 		grpc.KeepaliveParams(keepalive.ServerParameters{}))...)
 	controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})

@@ -23,12 +23,19 @@ import (
 type proxy struct {
 	// leader returns a connection to the leader, or a refusal.
 	leader func(context.Context) (*grpc.ClientConn, error)
+	// direct answers a call here where this node leads and can; may be nil.
+	direct func(method string) directCall
 }
 
 func (p proxy) handle(_ any, in grpc.ServerStream) error {
 	method, ok := grpc.MethodFromServerStream(in)
 	if !ok || !strings.HasPrefix(method, "/"+controlpb.Control_ServiceDesc.ServiceName+"/") {
 		return fmt.Errorf("no such method: %s", method)
+	}
+	if p.direct != nil {
+		if call := p.direct(method); call != nil {
+			return call(in)
+		}
 	}
 	ctx, cancel := context.WithCancel(in.Context())
 	defer cancel()

@@ -128,6 +128,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	controlpb.RegisterControlServer(operators, api)
+	m.direct.Store(&direct{api: api, az: az})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, hub.Run(ctx)) })

@@ -36,6 +36,9 @@ type managerState struct {
 	// leaves are re-issued certificates that this manager, leading, has met.
 	leaves chan *x509.Certificate
 
+	// direct answers this node's own local root while it leads; nil at first.
+	direct atomic.Pointer[direct]
+
 	mu       sync.Mutex // guards the connection to the leader
 	leaderTo string
 	conn     *pki.GRPCConn

@@ -1,0 +1,64 @@
+package node
+
+import (
+	"strings"
+
+	"google.golang.org/grpc"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+)
+
+// direct answers calls of the operator API at the leader's own socket without
+// carrying them to itself: through TLS and back they would cost more than all
+// that is done for them. Who calls is judged by the same authorizer, from the
+// same certificate and record.
+//
+// Only calls with one request and one answer go this way. A stream may last
+// longer than this manager leads, or than it is one, and what ends it then is
+// the connection to the leader.
+type direct struct {
+	api controlpb.ControlServer
+	az  *authz.Authorizer
+}
+
+// directCall answers one call.
+type directCall func(in grpc.ServerStream) error
+
+// direct returns how to answer method here, or nil where it must be carried to
+// the leader.
+func (n *Node) direct(method string) directCall {
+	n.mu.Lock()
+	live := n.live
+	n.mu.Unlock()
+	m, ok := live.(*managerState)
+	if !ok || !m.store.IsLeader() {
+		return nil
+	}
+	d, desc := m.direct.Load(), unaryMethods[method]
+	if d == nil || desc == nil {
+		return nil
+	}
+	return func(in grpc.ServerStream) error {
+		ctx, err := d.az.Carry(in.Context(), method, m.creds.Peer())
+		if err != nil {
+			return err
+		}
+		resp, err := desc.Handler(d.api, ctx, in.RecvMsg, nil)
+		if err != nil {
+			return err
+		}
+		return in.SendMsg(resp)
+	}
+}
+
+// unaryMethods are the methods of the operator API that are no streams, by
+// their full name.
+var unaryMethods = func() map[string]*grpc.MethodDesc {
+	out := map[string]*grpc.MethodDesc{}
+	for i := range controlpb.Control_ServiceDesc.Methods {
+		d := &controlpb.Control_ServiceDesc.Methods[i]
+		out[strings.Join([]string{"", controlpb.Control_ServiceDesc.ServiceName, d.MethodName}, "/")] = d
+	}
+	return out
+}()
