@@ -132,9 +132,12 @@ func (tx *Tx) put(t Registered, given Object) error {
 // halt a manager, and what a peer sent may hold anything, so whatever would be
 // refused there has to be refused here, before every manager sees it.
 func canonical(t Registered, given Object) (Object, []byte, error) {
-	bare := cloneObject(given)
-	meta := bare.GetMeta()
-	setMeta(bare, nil)
+	bare, meta := given, given.GetMeta()
+	if meta != nil {
+		bare = cloneObject(given)
+		meta = bare.GetMeta()
+		setMeta(bare, nil)
+	}
 	if size := proto.Size(bare); size > MaxTransactionBytes {
 		return nil, nil, ErrTooLarge
 	}

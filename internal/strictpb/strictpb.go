@@ -6,6 +6,8 @@
 package strictpb
 
 import (
+	"sync"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -14,28 +16,53 @@ import (
 // version does not know; it is empty where there is none.
 func Unknown(m proto.Message) string { return string(unknown(m.ProtoReflect())) }
 
+// unknown looks into the fields that can hold messages, and no others: most of
+// what is read has many fields and few messages.
 func unknown(m protoreflect.Message) (found protoreflect.FullName) {
 	if len(m.GetUnknown()) > 0 {
 		return m.Descriptor().FullName()
 	}
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
+	for _, fd := range messageFields(m.Descriptor()) {
+		if !m.Has(fd) {
+			continue
+		}
+		switch v := m.Get(fd); {
 		case fd.IsMap():
-			if fd.MapValue().Message() != nil {
-				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					found = unknown(v.Message())
-					return found == ""
-				})
-			}
-		case fd.Message() == nil:
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				found = unknown(v.Message())
+				return found == ""
+			})
 		case fd.IsList():
-			for i := 0; i < v.List().Len() && found == ""; i++ {
-				found = unknown(v.List().Get(i).Message())
+			for l, i := v.List(), 0; i < l.Len() && found == ""; i++ {
+				found = unknown(l.Get(i).Message())
 			}
 		default:
 			found = unknown(v.Message())
 		}
-		return found == ""
-	})
-	return found
+		if found != "" {
+			return found
+		}
+	}
+	return ""
+}
+
+// fieldsOf keeps what messageFields found, by descriptor. Messages are of the
+// program's own types, so there are only so many.
+var fieldsOf sync.Map
+
+// messageFields are the fields of d whose values are messages, or lists or maps
+// of messages.
+func messageFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
+	if known, ok := fieldsOf.Load(d); ok {
+		return known.([]protoreflect.FieldDescriptor)
+	}
+	var out []protoreflect.FieldDescriptor
+	for i := range d.Fields().Len() {
+		fd := d.Fields().Get(i)
+		if fd.Message() != nil && (!fd.IsMap() || fd.MapValue().Message() != nil) {
+			out = append(out, fd)
+		}
+	}
+	fieldsOf.Store(d, out)
+	return out
 }

@@ -38,3 +38,12 @@ func TestUnknown(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkUnknown(b *testing.B) {
+	m := &structpb.Struct{Fields: map[string]*structpb.Value{"k": structpb.NewStringValue("x"), "l": structpb.NewBoolValue(true)}}
+	for b.Loop() {
+		if strictpb.Unknown(m) != "" {
+			b.Fatal("found something")
+		}
+	}
+}

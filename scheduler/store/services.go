@@ -28,12 +28,21 @@ func refuse(format string, args ...any) error {
 // CreateService validates the spec, fills in defaults and stores a new service
 // at revision 1. The image's digest must have been resolved before.
 func CreateService(ctx context.Context, s *raftstore.Store, sp *schedulerpb.ServiceSpec) (string, error) {
-	sp, err := prepare(sp)
+	a, err := prepare(sp)
 	if err != nil {
 		return "", err
 	}
+	return CreateAdmitted(ctx, s, a)
+}
+
+// CreateAdmitted is CreateService for a spec that was looked at already.
+func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (string, error) {
+	if err := resolved(a); err != nil {
+		return "", err
+	}
+	sp := a.Spec()
 	id := ident.New()
-	err = s.Update(ctx, func(tx *raftstore.Tx) error {
+	err := s.Update(ctx, func(tx *raftstore.Tx) error {
 		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1}); err != nil {
 			return err
 		}
@@ -52,10 +61,11 @@ func CreateService(ctx context.Context, s *raftstore.Store, sp *schedulerpb.Serv
 // task template becomes a new revision where it differs; a change of replicas
 // or labels does not. Name and mode are for life.
 func UpdateService(ctx context.Context, s *raftstore.Store, id string, version uint64, sp *schedulerpb.ServiceSpec) error {
-	sp, err := prepare(sp)
+	a, err := prepare(sp)
 	if err != nil {
 		return err
 	}
+	sp = a.Spec()
 	return s.Update(ctx, func(tx *raftstore.Tx) error {
 		old, ok := Services.Get(tx, id)
 		switch {
@@ -94,19 +104,23 @@ func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
 }
 
 // prepare returns the spec as it is stored.
-func prepare(sp *schedulerpb.ServiceSpec) (*schedulerpb.ServiceSpec, error) {
-	sp = spec.Normalize(sp)
-	if err := spec.Validate(sp); err != nil {
-		return nil, refuse("%v", err)
+func prepare(sp *schedulerpb.ServiceSpec) (spec.Admitted, error) {
+	a, err := spec.Admit(sp)
+	if err != nil {
+		return a, refuse("%v", err)
 	}
-	if sp.GetTask().GetContainer().GetDigest() == "" {
-		return nil, fmt.Errorf("image %q has no digest: resolve it before the service is stored", sp.GetTask().GetContainer().GetImage())
+	return a, resolved(a)
+}
+
+func resolved(a spec.Admitted) error {
+	if c := a.Spec().GetTask().GetContainer(); c.GetDigest() == "" {
+		return fmt.Errorf("image %q has no digest: resolve it before the service is stored", c.GetImage())
 	}
-	return sp, nil
+	return nil
 }
 
 func putRevision(tx *raftstore.Tx, serviceID string, n uint64, sp *schedulerpb.ServiceSpec) error {
 	return Revisions.Put(tx, &schedulerpb.Revision{
-		Id: RevisionID(serviceID, n), ServiceId: serviceID, Spec: proto.CloneOf(sp.GetTask()),
+		Id: RevisionID(serviceID, n), ServiceId: serviceID, Spec: sp.GetTask(),
 	})
 }

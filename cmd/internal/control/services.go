@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -25,11 +23,11 @@ func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateService
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	id, err := schedstore.CreateService(ctx, s.c.Store, sp)
+	id, err := schedstore.CreateAdmitted(ctx, s.c.Store, sp)
 	if err != nil {
 		return nil, err
 	}
-	s.c.Logger.InfoContext(ctx, "service created", "service", sp.GetName(), "id", id)
+	s.c.Logger.InfoContext(ctx, "service created", "service", sp.Spec().GetName(), "id", id)
 	return &controlpb.CreateServiceResponse{Id: id, Warnings: warnings}, nil
 }
 
@@ -49,7 +47,7 @@ func (s *Server) UpdateService(ctx context.Context, req *controlpb.UpdateService
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	if err := schedstore.UpdateService(ctx, s.c.Store, old.GetId(), req.GetVersion(), sp); err != nil {
+	if err := schedstore.UpdateService(ctx, s.c.Store, old.GetId(), req.GetVersion(), sp.Spec()); err != nil {
 		return nil, err
 	}
 	return &controlpb.UpdateServiceResponse{Id: old.GetId(), Warnings: warnings}, nil
@@ -120,20 +118,21 @@ func serviceView(r raftstore.Reader, svc *schedulerpb.Service) *controlpb.Servic
 
 // admit checks a spec and pins its image. An image that did not change keeps
 // its digest: an update of something else must not replace what runs.
-func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (admitted *schedulerpb.ServiceSpec, warnings []string, err error) {
+func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (admitted spec.Admitted, warnings []string, err error) {
 	if sp == nil {
-		return nil, nil, apierr.Invalid("", "the request has no service in it")
+		return admitted, nil, apierr.Invalid("", "the request has no service in it")
 	}
-	sp = spec.Normalize(proto.CloneOf(sp))
-	if err := spec.Validate(sp); err != nil {
-		return nil, nil, apierr.Invalid("", "%v", err)
+	if admitted, err = spec.Admit(sp); err != nil {
+		return admitted, nil, apierr.Invalid("", "%v", err)
 	}
-	c := sp.GetTask().GetContainer()
+	c := admitted.Spec().GetTask().GetContainer()
 	was := old.GetTask().GetContainer()
-	if c.GetImage() == was.GetImage() && was.GetDigest() != "" && sp.GetTask().GetForce() == old.GetTask().GetForce() {
-		c.Digest = was.GetDigest()
-		return sp, nil, nil
+	digest := was.GetDigest()
+	if c.GetImage() != was.GetImage() || digest == "" || sp.GetTask().GetForce() != old.GetTask().GetForce() {
+		if digest, warnings, err = s.pin(ctx, c.GetImage()); err != nil {
+			return admitted, nil, err
+		}
 	}
-	c.Digest, warnings, err = s.pin(ctx, c.GetImage())
-	return sp, warnings, err
+	admitted, err = admitted.Pin(digest)
+	return admitted, warnings, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,7 +40,7 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 	// is none.
 	az := authz.New(authz.Config{Manager: func() bool { return true }, Logger: n.log})
 	unary, stream := control.Interceptors(n.log)
-	srv := grpc.NewServer(append(az.LocalServerOptions(),
+	srv := grpc.NewServer(append(slices.Concat(az.LocalServerOptions(), busy),
 		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream),
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.UnknownServiceHandler(proxy{n.dialLeader, n.direct}.handle),

@@ -39,6 +39,12 @@ var keepAlive = []grpc.ServerOption{
 // for writing while it writes nothing, and a small one for reading.
 var lean = []grpc.ServerOption{grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(16 << 10), grpc.SharedWriteBuffer(true)}
 
+// busy suits a server that many calls a second come to: workers whose stacks
+// have grown already, and windows that need no probing.
+var busy = []grpc.ServerOption{
+	grpc.NumStreamWorkers(16), grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(4 << 20),
+}
+
 // serveOn serves srv on the protocol's listener until ctx ends. Every service
 // must have said who may call it.
 func serveOn(ctx context.Context, p *port.Port, alpn string, srv *grpc.Server) error {
@@ -126,7 +132,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Logs: d, Sessions: d.Sessions,
 		Events: hub, Locked: m.askLocked, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
-	operators := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
+	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	controlpb.RegisterControlServer(operators, api)
 	m.direct.Store(&direct{api: api, az: az})
 
