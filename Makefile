@@ -61,6 +61,18 @@ test-interop: setup build ## the tier that needs outside tools beside the cluste
 race: setup ## every unit test under the race detector
 	CGO_ENABLED=1 go test -race -timeout 30m $$(go list ./... | grep -v /e2e)
 
+.PHONY: sim
+sim: ## clusters simulated under faults: SEEDS (1000) of them; SEED=n repeats one
+	REDOUBT_SIM_SEEDS=$${SEEDS:-1000} REDOUBT_SIM_SEED=$${SEED:-} go test -count=1 -v -timeout 12h -run '^TestSimulation$$' ./raftstore | grep -vE '^ *(---|===) (PASS|RUN|PAUSE|CONT|NAME)'
+
+.PHONY: crash
+crash: ## a real store killed CYCLES (1000) times, and losing its power as often, with every kind of log
+	REDOUBT_CRASH_CYCLES=$${CYCLES:-1000} go test -count=1 -v -timeout 12h -run '^Test(Crash|PowerLoss)$$' ./raftstore
+
+.PHONY: nemesis
+nemesis: setup build ## five real managers under faults for MINUTES (30), judged for linearizability (root)
+	REDOUBT_NEMESIS_MINUTES=$${MINUTES:-30} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestNemesis$$' ./cmd/internal/e2e/
+
 .PHONY: fuzz-short
 fuzz-short: ## each fuzz target for FUZZTIME (10s)
 	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \

@@ -18,6 +18,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest/linear"
 )
 
 // The simulation: 3 to 5 managers in one process under faults, with clients
@@ -37,6 +38,8 @@ const (
 	simKeys    = 3
 	simFaults  = 12
 )
+
+var simKinds = []linear.Kind{linear.Read, linear.Write, linear.CAS, linear.Delete}
 
 func TestSimulation(t *testing.T) {
 	if s := os.Getenv("REDOUBT_SIM_SEED"); s != "" {
@@ -104,7 +107,7 @@ func simulate(t *testing.T, seed uint64) (sum simCount) {
 		c.net.delay = time.Duration(1+r.IntN(20)) * time.Millisecond
 		c.net.mu.Unlock()
 
-		var h history
+		var h linear.History
 		stop := make(chan struct{})
 		counts := make([]simCount, simClients)
 		var clients sync.WaitGroup
@@ -128,7 +131,7 @@ func simulate(t *testing.T, seed uint64) (sum simCount) {
 			sum.add(n)
 		}
 		c.agree()
-		h.check(t)
+		h.Check(t)
 	})
 	return sum
 }
@@ -244,7 +247,7 @@ func (c *simCluster) fault(r *rand.Rand) (crashes int) {
 // simClient asks one thing after another of any manager.
 type simClient struct {
 	c     *simCluster
-	h     *history
+	h     *linear.History
 	id    int
 	n     int
 	rand  *rand.Rand
@@ -273,74 +276,74 @@ var errCondition = errors.New("the condition does not hold")
 
 func (k *simClient) one(s *raftstore.Store) {
 	k.n++
-	in := opInput{kind: opKind(k.rand.IntN(4)), key: fmt.Sprint("k", k.rand.IntN(simKeys)), value: fmt.Sprintf("%d.%d", k.id, k.n)}
+	in := linear.Input{Kind: simKinds[k.rand.IntN(len(simKinds))], Key: fmt.Sprint("k", k.rand.IntN(simKeys)), Value: fmt.Sprintf("%d.%d", k.id, k.n)}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(50+k.rand.IntN(2000))*time.Millisecond)
 	defer cancel()
-	old := k.seen[in.key]
-	if in.kind == opCAS {
+	old := k.seen[in.Key]
+	if in.Kind == linear.CAS {
 		if old == nil {
-			in.kind = opRead
+			in.Kind = linear.Read
 		} else {
-			in.expect = old.GetName()
+			in.Expect = old.GetName()
 		}
 	}
 	byVersion := k.rand.IntN(2) == 0
-	call := k.h.begin()
+	call := k.h.Begin()
 	// Why fn refuses is decided on this manager's own state, and means something
 	// only where that was not behind.
-	current := in.kind == opRead || in.kind != opWrite && k.rand.IntN(2) == 0
+	current := in.Kind == linear.Read || in.Kind != linear.Write && k.rand.IntN(2) == 0
 	var err error
 	if current {
 		err = s.Barrier(ctx)
 	}
-	var out opOutput
+	var out linear.Output
 	if err == nil {
-		switch in.kind {
-		case opRead:
+		switch in.Kind {
+		case linear.Read:
 			err = s.View(func(r *raftstore.ReadTx) error {
-				o, ok := things.Get(r, in.key)
-				out = opOutput{ok: ok, value: o.GetName(), version: o.GetMeta().GetVersion()}
+				o, ok := things.Get(r, in.Key)
+				out = linear.Output{OK: ok, Value: o.GetName(), Version: o.GetMeta().GetVersion()}
 				if ok {
-					k.seen[in.key] = o
+					k.seen[in.Key] = o
 				}
 				return nil
 			})
 		default:
 			err = s.Update(ctx, func(tx *raftstore.Tx) error { return k.write(tx, in, old, byVersion) })
-			out.ok = err == nil
-			if current && (errors.Is(err, errCondition) || byVersion && in.kind == opCAS && errors.Is(err, raftstore.ErrConflict)) {
+			out.OK = err == nil
+			if current && (errors.Is(err, errCondition) || byVersion && in.Kind == linear.CAS && errors.Is(err, raftstore.ErrConflict)) {
 				err = nil
 			}
 		}
-	} else if in.kind != opRead {
+	} else if in.Kind != linear.Read {
 		err = fmt.Errorf("%w: %w", raftstore.ErrNotLeader, err) // nothing was sent
 	}
 	switch {
 	case err == nil:
 		k.count.done++
-	case in.kind == opRead, errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrConflict), errors.Is(err, errCondition):
+	case in.Kind == linear.Read, errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrConflict), errors.Is(err, errCondition):
 		k.count.refused++
 		return // it has not happened; were that a lie, a reader would see a value that nobody wrote
 	default:
 		k.count.unknown++
-		out.unknown = true
+		out.Unknown = true
 	}
-	k.h.end(k.id, call, in, out)
+	k.h.End(k.id, call, in, out)
 }
 
-func (k *simClient) write(tx *raftstore.Tx, in opInput, old *testpb.Thing, byVersion bool) error {
-	now, ok := things.Get(tx, in.key)
-	next := &testpb.Thing{Id: in.key}
+func (k *simClient) write(tx *raftstore.Tx, in linear.Input, old *testpb.Thing, byVersion bool) error {
+	now, ok := things.Get(tx, in.Key)
+	next := &testpb.Thing{Id: in.Key}
 	switch {
-	case in.kind == opCAS && byVersion: // the store compares
+	case in.Kind == linear.CAS && byVersion: // the store compares
 		next = proto.Clone(old).(*testpb.Thing)
-	case in.kind == opCAS && (!ok || now.GetName() != in.expect), in.kind == opDelete && !ok:
+	case in.Kind == linear.CAS && (!ok || now.GetName() != in.Expect), in.Kind == linear.Delete && !ok:
 		return errCondition
-	case in.kind == opDelete:
-		return things.Delete(tx, in.key)
+	case in.Kind == linear.Delete:
+		return things.Delete(tx, in.Key)
 	case ok:
 		next = proto.Clone(now).(*testpb.Thing)
 	}
-	next.Name = in.value
+	next.Name = in.Value
 	return things.Put(tx, next)
 }
