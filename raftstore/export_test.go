@@ -1,6 +1,14 @@
 package raftstore
 
-import "github.com/hashicorp/raft"
+import (
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+)
 
 // WithDisk lets a test stand between the store and its log and stable files.
 func (c Config) WithDisk(log func(raft.LogStore) raft.LogStore, stable func(raft.StableStore) raft.StableStore) Config {
@@ -12,4 +20,47 @@ func (c Config) WithDisk(log func(raft.LogStore) raft.LogStore, stable func(raft
 		return s, err
 	}
 	return c
+}
+
+// ConvertUpTo opens the files of c and ends as a crash would before the write
+// to the stable store that comes after so many.
+func ConvertUpTo(c Config, writes int) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	halt := newHalter(slog.New(slog.DiscardHandler))
+	f := &files{dir: c.Dir, bind: newBinder(&c), halt: halt, logger: raftLogger(c.Logger)}
+	f.wrap = func(s raft.StableStore) raft.StableStore { return &cutStable{s, writes} }
+	s, err := f.open(c.LogStore)
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+type cutStable struct {
+	raft.StableStore
+	left int
+}
+
+var errCut = errors.New("cut short")
+
+func (s *cutStable) Set(key, val []byte) error {
+	if s.left == 0 {
+		return errCut
+	}
+	s.left--
+	return s.StableStore.Set(key, val)
+}
+
+// ForgetLayout makes a closed directory look as the first release left it.
+func ForgetLayout(t testing.TB, dir string, sealer Sealer) {
+	t.Helper()
+	db, err := raftboltdb.NewBoltStore(filepath.Join(dir, boltFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Set(sealer.Name([]byte(layoutKey)), nil), db.Close()); err != nil {
+		t.Fatal(err)
+	}
 }

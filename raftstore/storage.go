@@ -72,6 +72,8 @@ type files struct {
 	logger hclog.Logger
 	bolt   *raftboltdb.BoltStore
 	stable *sealedStable // returns its errors: nothing of raft runs yet
+	// wrap, for tests, stands between the sealing and the stable values.
+	wrap func(raft.StableStore) raft.StableStore
 }
 
 // open opens the directory, and changes the log's kind first where another is
@@ -87,7 +89,11 @@ func (f *files) open(want LogStore) (_ *Storage, err error) {
 		return nil, err
 	}
 	opened.add(f.bolt)
-	f.stable = &sealedStable{inner: f.bolt, bind: f.bind, halt: func(err error) error { return err }}
+	var inner raft.StableStore = f.bolt
+	if f.wrap != nil {
+		inner = f.wrap(inner)
+	}
+	f.stable = &sealedStable{inner: inner, bind: f.bind, halt: func(err error) error { return err }}
 	snaps, err := openSnapshots(filepath.Join(f.dir, snapshotsDir), f.bind, f.halt)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
 // Config is the section `node:` of the configuration file.
@@ -23,6 +24,15 @@ type Config struct {
 	BridgeSubnet string `yaml:"bridge_subnet"`
 	// DNS are the servers containers ask; those of the machine by default.
 	DNS []string `yaml:"dns"`
+	// Raft is how a manager keeps its store.
+	Raft RaftConfig `yaml:"raft"`
+}
+
+// RaftConfig is the part `node.raft`.
+type RaftConfig struct {
+	// LogStore is the kind of the log, bolt or wal; empty means the one that is
+	// there, or the default. Another kind is converted at the next start.
+	LogStore string `yaml:"log_store"`
 }
 
 // DefaultConfig is what an absent section means.
@@ -52,6 +62,9 @@ func (c *Config) Check() error {
 	}
 	if _, err := netip.ParsePrefix(c.BridgeSubnet); err != nil {
 		return fmt.Errorf("node.bridge_subnet %q: want a network, as in 172.30.0.0/20", c.BridgeSubnet)
+	}
+	if _, err := raftstore.ParseLogStore(c.Raft.LogStore); err != nil {
+		return fmt.Errorf("node.raft.log_store: %w", err)
 	}
 	for _, s := range c.DNS {
 		if _, err := netip.ParseAddr(s); err != nil {

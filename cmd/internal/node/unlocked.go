@@ -59,7 +59,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16)}
 	m.store, err = raftstore.Open(ctx, raftstore.Config{
 		Dir: n.disk.raftDir(), NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: 1,
-		Tables: tables(), Sealer: k.sealer, InitialPeers: self.Peers, Logger: n.log.With("part", "store"),
+		Tables: tables(), Sealer: k.sealer, LogStore: raftstore.LogStore(n.cfg.Raft.LogStore), InitialPeers: self.Peers, Logger: n.log.With("part", "store"),
 		Transport: raftstore.Transport{Listener: listener, Advertise: raftstore.JoinAddr(self.NodeID, self.Advertise), Dial: m.dialRaft},
 	})
 	if err != nil {

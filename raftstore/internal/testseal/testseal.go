@@ -11,11 +11,15 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"sync"
 )
 
 // Sealer is a real AES-256-GCM sealer under a random key that lives as long as
 // the value.
-type Sealer struct{ key []byte }
+type Sealer struct {
+	key   []byte
+	aeads sync.Map // label to cipher.AEAD
+}
 
 // New returns a sealer with a fresh key.
 func New() *Sealer {
@@ -35,6 +39,9 @@ func (s *Sealer) derive(info string) ([]byte, error) {
 }
 
 func (s *Sealer) aead(label string) (cipher.AEAD, error) {
+	if a, ok := s.aeads.Load(label); ok {
+		return a.(cipher.AEAD), nil
+	}
 	key, err := s.derive("seal " + label)
 	if err != nil {
 		return nil, err
@@ -43,7 +50,11 @@ func (s *Sealer) aead(label string) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cipher.NewGCMWithRandomNonce(block)
+	a, err := cipher.NewGCMWithRandomNonce(block)
+	if err == nil {
+		s.aeads.Store(label, a)
+	}
+	return a, err
 }
 
 // Seal implements raftstore.Sealer.
