@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -29,15 +30,25 @@ func (s *Store) Barrier(ctx context.Context) error {
 	return nil
 }
 
+// verifyLeader asks a majority whether this server leads. Raft counts any answer
+// that comes in after the question was put, also one to a message sent before
+// it. Such an answer may have been under way while another leader was elected,
+// so the answers are counted here by when their question was sent, and raft is
+// made to ask again until there are enough.
 func (s *Store) verifyLeader() error {
-	err := s.await(s.raft.VerifyLeader())
-	if errors.Is(err, raft.ErrRaftShutdown) {
-		return ErrClosed
+	since := time.Now()
+	for {
+		err := s.await(s.raft.VerifyLeader())
+		if errors.Is(err, raft.ErrRaftShutdown) {
+			return ErrClosed
+		}
+		if err != nil {
+			return ErrNotLeader
+		}
+		if s.progress.followedSince(since, s.cfg.NodeID, s.configuration()) {
+			return nil
+		}
 	}
-	if err != nil {
-		return ErrNotLeader
-	}
-	return nil
 }
 
 // readGate lets many readers share one round of leadership verification. A

@@ -24,6 +24,9 @@ type link struct {
 	id      string
 	allowed chan func(string) bool // capacity 1, held while it is used
 
+	// until is the life of what is accepted; 0 for no end.
+	until time.Duration
+
 	mu    sync.Mutex // guards the rest
 	cut   bool
 	conns map[net.Conn]struct{}
@@ -56,7 +59,11 @@ func (l *link) Accept() (net.Conn, error) {
 			continue
 		}
 		if l.keep(c) {
-			return &buffered{c, r, id}, nil
+			b := &buffered{c, r, id}
+			if l.until > 0 {
+				return &ending{b, time.Now().Add(l.until)}, nil
+			}
+			return b, nil
 		}
 	}
 }
@@ -102,6 +109,24 @@ func (l *link) setCut(cut bool) {
 	}
 }
 
+// breakAll ends every connection there is.
+func (l *link) breakAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		_ = c.Close()
+	}
+	clear(l.conns)
+}
+
+// ending is a connection whose certificate ends.
+type ending struct {
+	*buffered
+	at time.Time
+}
+
+func (e *ending) NotAfter() time.Time { return e.at }
+
 type buffered struct {
 	net.Conn
 	r  *bufio.Reader
@@ -121,18 +146,25 @@ type member struct {
 
 func (m *member) hostport() string { return m.link.Addr().String() }
 
+// testElectionTimeout is short, so that elections cost little.
+const testElectionTimeout = 300 * time.Millisecond
+
 func newMember(t testing.TB, id string, initial ...string) *member {
 	return openMember(t, t.TempDir(), raftstoretest.NewSealer(), id, initial...)
 }
 
 // openMember opens what stands in dir; the address is a new one.
 func openMember(t testing.TB, dir string, sealer raftstore.Sealer, id string, initial ...string) *member {
-	l := newLink(t, id)
+	return openMemberOn(t, newLink(t, id), testElectionTimeout, dir, sealer, initial...)
+}
+
+func openMemberOn(t testing.TB, l *link, timeout time.Duration, dir string, sealer raftstore.Sealer, initial ...string) *member {
+	id := l.id
 	s, err := raftstore.Open(t.Context(), raftstore.Config{
 		Dir: dir, NodeID: id, ClusterID: "cluster",
 		Tables: []raftstore.Registered{things}, Sealer: sealer, Logger: slog.New(slog.DiscardHandler),
 		Transport:    raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(id, l.Addr().String()), Dial: l.dial},
-		InitialPeers: initial, ElectionTimeout: 300 * time.Millisecond, TrailingLogs: 4,
+		InitialPeers: initial, ElectionTimeout: timeout, TrailingLogs: 4,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -151,15 +183,20 @@ func openMember(t testing.TB, dir string, sealer raftstore.Sealer, id string, in
 // newCluster returns three voters, the first of which leads.
 func newCluster(t testing.TB) []*member {
 	t.Helper()
+	return newClusterWith(t, testElectionTimeout)
+}
+
+func newClusterWith(t testing.TB, timeout time.Duration) []*member {
+	t.Helper()
 	ctx := waitContext(t)
-	a := newMember(t, "a")
+	a := openMemberOn(t, newLink(t, "a"), timeout, t.TempDir(), raftstoretest.NewSealer())
 	if err := a.Bootstrap(); err != nil {
 		t.Fatal(err)
 	}
 	raftstoretest.WaitLeader(t, a.Store)
 	all := []*member{a}
 	for _, id := range []string{"b", "c"} {
-		m := newMember(t, id, "a")
+		m := openMemberOn(t, newLink(t, id), timeout, t.TempDir(), raftstoretest.NewSealer(), "a")
 		if err := a.AddNonvoter(ctx, m.id, m.hostport()); err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,9 @@ type Progress struct {
 	Index, Term uint64
 	// Contact is when the peer last answered.
 	Contact time.Time
+	// Followed is when the latest request was sent that the peer, by its answer,
+	// followed as one of its leader.
+	Followed time.Time
 }
 
 // progress keeps what peers have confirmed. What was learned under one term is
@@ -72,7 +75,7 @@ type watchedTransport struct {
 }
 
 // answered notes the answer to one request for entries.
-func (p *progress) answered(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
+func (p *progress) answered(id raft.ServerID, sent time.Time, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
 	if resp.Term > args.Term {
 		return // the peer knows of a later leader
 	}
@@ -85,13 +88,44 @@ func (p *progress) answered(id raft.ServerID, args *raft.AppendEntriesRequest, r
 		}
 	}
 	p.confirm(id, args.Term, index, term)
+	if resp.Success {
+		p.followed(id, args.Term, sent)
+	}
+}
+
+func (p *progress) followed(id raft.ServerID, term uint64, sent time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := p.peers[id]; term == p.term && sent.After(now.Followed) {
+		now.Followed = sent
+		p.peers[id] = now
+	}
+}
+
+// followedSince reports whether a majority of the voters, self among them, has
+// followed a request that was sent at or after since.
+func (p *progress) followedSince(since time.Time, self string, servers []raft.Server) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	voters, followed := 0, 0
+	for _, srv := range servers {
+		if srv.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if string(srv.ID) == self || !p.peers[srv.ID].Followed.Before(since) {
+			followed++
+		}
+	}
+	return followed > voters/2
 }
 
 // AppendEntries implements raft.Transport.
 func (t *watchedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	sent := time.Now()
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
 	if err == nil {
-		t.progress.answered(id, args, resp)
+		t.progress.answered(id, sent, args, resp)
 	}
 	return err
 }
@@ -134,7 +168,7 @@ func (p *watchedPipeline) pass() {
 		select {
 		case f := <-p.AppendPipeline.Consumer():
 			if f.Error() == nil {
-				p.progress.answered(p.id, f.Request(), f.Response())
+				p.progress.answered(p.id, f.Start(), f.Request(), f.Response())
 			}
 			select {
 			case p.ready <- f:
