@@ -12,6 +12,7 @@ func TestConfigCheck(t *testing.T) {
 		"node.listen":   func(c *Config) { c.Listen = "2377" },
 		"node.advert":   func(c *Config) { c.Advertise = "0.0.0.0:1" },
 		"bridge_subnet": func(c *Config) { c.BridgeSubnet = "172.30.0.0" },
+		"log_store":     func(c *Config) { c.Raft.LogStore = "leveldb" },
 		"node.dns":      func(c *Config) { c.DNS = []string{"dns.example"} },
 	} {
 		c := DefaultConfig()

@@ -41,9 +41,14 @@ func (n *Node) reissue(ctx context.Context, creds *pki.Credentials) error {
 	return creds.SetLeaf(resp.GetLeaf(), key)
 }
 
-// dialRaft is how the store reaches another manager. It looks at the leaf that
-// is met there.
+// dialRaft is how the store reaches another manager, unless it was removed. It
+// looks at the leaf that is met there.
 func (m *managerState) dialRaft(ctx context.Context, addr string) (net.Conn, error) {
+	if id, _, err := raftstore.SplitAddr(addr); err != nil {
+		return nil, err
+	} else if m.denied(id) {
+		return nil, fmt.Errorf("node %s was removed from the cluster", id)
+	}
 	conn, err := port.RaftDialer(m.creds)(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -52,6 +57,30 @@ func (m *managerState) dialRaft(ctx context.Context, addr string) (net.Conn, err
 		m.met(tc.ConnectionState().PeerCertificates[0])
 	}
 	return conn, nil
+}
+
+// denied reports whether this manager knows that a node was removed.
+func (m *managerState) denied(id string) bool {
+	if !m.opened.Load() { // what stands in the store is not known yet
+		return false
+	}
+	rec, err := pkistore.Directory{Store: m.store}.Node(id)
+	return err == nil && rec.GetDenied()
+}
+
+// dropDenied cuts the raft connections of removed managers among nodes (nil: all
+// there are), those that this manager dialled too.
+func (m *managerState) dropDenied(nodes []string) {
+	if nodes == nil {
+		for _, s := range m.store.Servers() {
+			nodes = append(nodes, s.ID)
+		}
+	}
+	for _, id := range nodes {
+		if m.denied(id) {
+			m.store.DropPeer(id)
+		}
+	}
 }
 
 // met notes a leaf that another manager showed on a verified connection, where

@@ -74,7 +74,10 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		err = errors.Join(err, store.Close(cctx))
 		k.sealer.Close()
 	}()
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Changed: p.Recheck, Logger: n.log.With("part", "authz")})
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
+		p.Recheck(nodes)
+		m.dropDenied(nodes)
+	}})
 	decide := m.admitTo(az)
 	admit.decide.Store(&decide)
 	p.Unlock(k.creds, m.leader)
