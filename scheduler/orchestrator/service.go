@@ -41,7 +41,16 @@ type summary struct {
 	busy    bool  // an update waits for it
 	stale   bool  // it runs a task of an older revision
 	waiting bool  // its task has no node, and no restart delay to wait for
-	old     []uint64
+	// old are the revisions of its tasks other than the current; nil: none. A
+	// pointer, as this is kept of each slot there is.
+	old *[]uint64
+}
+
+func (s *summary) revisions() []uint64 {
+	if s.old == nil {
+		return nil
+	}
+	return *s.old
 }
 
 // NewService knows nothing: its first plans look at everything.
@@ -91,6 +100,9 @@ func (s *Service) Plan(in Input) Plan {
 		}
 		delete(s.dirty, p)
 		r.look(p)
+	}
+	if len(s.dirty) == 0 {
+		s.dirty = map[place]struct{}{} // a map never gives back what it grew to
 	}
 	switch {
 	case in.Service == nil:
@@ -152,12 +164,12 @@ func (s *Service) sum(r *round, g *group) {
 	count(&s.present, was.present, now.present)
 	count(&s.busy, was.busy, now.busy)
 	count(&s.waiting, was.waiting, now.waiting)
-	for _, rev := range was.old {
+	for _, rev := range was.revisions() {
 		if s.old[rev]--; s.old[rev] == 0 {
 			delete(s.old, rev)
 		}
 	}
-	for _, rev := range now.old {
+	for _, rev := range now.revisions() {
 		s.old[rev]++
 	}
 	if delete(s.stale, g.place); now.stale {
@@ -176,16 +188,19 @@ func (s *Service) sum(r *round, g *group) {
 // summarise also reports whether anything is left of the group.
 func (r *round) summarise(g *group) (s summary, there bool) {
 	current := r.in.Service.GetRevision()
+	var old []uint64
 	for _, it := range g.items {
 		there = there || !it.gone
 		if it.old == nil || r.in.Service != nil && it.old.GetRevision() == current {
 			continue
 		}
-		if rev := it.old.GetRevision(); !slices.Contains(s.old, rev) {
-			s.old = append(s.old, rev)
+		if rev := it.old.GetRevision(); !slices.Contains(old, rev) {
+			old = append(old, rev)
 		}
 	}
-	there = there || len(s.old) > 0
+	if len(old) > 0 {
+		s.old, there = &old, true
+	}
 	s.present, s.rank = g.present(), g.rank()
 	if r.in.Service == nil || !r.kept(g) {
 		return s, there
