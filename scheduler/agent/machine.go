@@ -325,6 +325,24 @@ func (m *machine) retryDue(now time.Time) bool {
 	return false
 }
 
+// holds is the digest of the assignments, once they were heard in full.
+func (m *machine) holds() []byte {
+	if !m.assigned {
+		return nil
+	}
+	var set []*schedulerpb.Assignment
+	for _, t := range m.tasks {
+		if t.assignment != nil {
+			set = append(set, t.assignment)
+		}
+	}
+	d, err := schedulerpb.AssignmentsDigest(set)
+	if err != nil {
+		return nil // the manager says all of it again
+	}
+	return d
+}
+
 // reports takes up to n statuses that the manager has not heard.
 func (m *machine) reports(n int) []*schedulerpb.TaskReport {
 	var out []*schedulerpb.TaskReport

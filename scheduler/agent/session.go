@@ -65,7 +65,9 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 	}
 	a.mu.Lock()
 	a.machine.reportAll()
+	s.holds = a.machine.holds()
 	a.mu.Unlock()
+	s.assembler.holds = s.holds != nil
 	a.reportKick.now()
 
 	g, gctx := errgroup.WithContext(ctx)
@@ -89,6 +91,7 @@ type session struct {
 	*agent
 	stream    grpc.BidiStreamingClient[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]
 	assembler assembler // of receive
+	holds     []byte    // digest of what the node held when it began
 	heartbeat time.Duration
 	settings  chan time.Duration // from receive to send, latest wins
 	alive     kick               // from receive to send
@@ -100,7 +103,9 @@ type session struct {
 func (s *session) send(ctx context.Context) error {
 	began := time.Now()
 	hello, described := s.describe(), began
-	if err := s.stream.Send(helloMessage(hello)); err != nil {
+	first := helloMessage(hello)
+	first.GetHello().Holds = s.holds
+	if err := s.stream.Send(first); err != nil {
 		return s.sendError(err)
 	}
 	beat := time.NewTimer(s.nextBeat(began))
@@ -260,6 +265,9 @@ func (s *session) take(m *schedulerpb.Assignments) error {
 	if first && s.Connected != nil {
 		s.Connected(true)
 	}
+	if set.unchanged {
+		return nil
+	}
 	return s.input(func(mc *machine, now time.Time) error {
 		return mc.assign(now, set.complete, set.update, set.remove)
 	})
@@ -271,12 +279,15 @@ type assembler struct {
 	sequence uint64
 	parts    *assignmentSet
 	heard    bool
+	holds    bool // the manager was told what the node holds
 }
 
 type assignmentSet struct {
 	complete bool
-	update   []*schedulerpb.Assignment
-	remove   []string
+	// unchanged: it is what was held when the session began.
+	unchanged bool
+	update    []*schedulerpb.Assignment
+	remove    []string
 }
 
 // add returns what may take effect now, or nil. The contract: the first
@@ -287,6 +298,13 @@ func (a *assembler) add(m *schedulerpb.Assignments) (*assignmentSet, error) {
 		return nil, fmt.Errorf("assignments %d arrived after %d: some are missing", m.Sequence, a.sequence)
 	}
 	a.sequence++
+	if m.Unchanged {
+		if !a.holds || !m.Complete || m.More || a.heard || a.parts != nil || len(m.Update)+len(m.Remove) > 0 {
+			return nil, errors.New("assignments that are called unchanged are malformed")
+		}
+		a.heard = true
+		return &assignmentSet{complete: true, unchanged: true}, nil
+	}
 	switch {
 	case m.Complete && a.parts != nil, m.Complete && len(m.Remove) > 0, a.parts != nil && len(m.Remove) > 0:
 		return nil, errors.New("a complete set of assignments is malformed")

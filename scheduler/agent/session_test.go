@@ -52,6 +52,33 @@ func TestAssembler(t *testing.T) {
 	}
 }
 
+func TestAssemblerTakesUnchangedOnlyWhereSomethingIsHeld(t *testing.T) {
+	unchanged := &schedulerpb.Assignments{Sequence: 1, Complete: true, Unchanged: true}
+	a := assembler{holds: true}
+	if set, err := a.add(unchanged); err != nil || !set.unchanged || !a.heard {
+		t.Fatal(set, err)
+	}
+	if set, err := a.add(&schedulerpb.Assignments{Sequence: 2, Remove: []string{"1"}}); err != nil || len(set.remove) != 1 {
+		t.Fatal(set, err)
+	}
+	if _, err := a.add(&schedulerpb.Assignments{Sequence: 3, Complete: true, Unchanged: true}); err == nil {
+		t.Error("unchanged is taken later in a session")
+	}
+	for _, bad := range []*schedulerpb.Assignments{
+		{Sequence: 1, Unchanged: true},
+		{Sequence: 1, Complete: true, More: true, Unchanged: true},
+		{Sequence: 1, Complete: true, Unchanged: true, Remove: []string{"1"}},
+		{Sequence: 1, Complete: true, Unchanged: true, Update: []*schedulerpb.Assignment{{TaskId: "1"}}},
+	} {
+		if _, err := (&assembler{holds: true}).add(bad); err == nil {
+			t.Errorf("%v is taken", bad)
+		}
+	}
+	if _, err := (&assembler{}).add(unchanged); err == nil {
+		t.Error("unchanged is taken by a node that holds nothing")
+	}
+}
+
 // Whatever a manager sends, the agent does not panic, and increments never
 // take effect before a complete set.
 func FuzzAssignments(f *testing.F) {

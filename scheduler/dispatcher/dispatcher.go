@@ -69,6 +69,8 @@ type Dispatcher struct {
 	schedulerpb.UnimplementedDispatcherServer
 	config Config
 	writer *writer
+	// complete holds a place for each session that makes a complete set.
+	complete chan struct{}
 
 	sessions sync.WaitGroup // handlers and their readers
 
@@ -101,10 +103,12 @@ func New(c Config) (*Dispatcher, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Dispatcher{
-		config:  c,
-		writer:  newWriter(c.Store, c.Logger),
-		members: map[string]*member{},
-		subs:    map[string]*subscription{},
+		config: c,
+		writer: newWriter(c.Store, c.Logger),
+
+		complete: make(chan struct{}, maxCompleteSets),
+		members:  map[string]*member{},
+		subs:     map[string]*subscription{},
 	}, nil
 }
 

@@ -22,6 +22,13 @@ const (
 	maxAssignmentBytes = 1 << 20
 	maxAssignments     = 512
 
+	// maxCompleteSets is how many sessions make their complete set at a time.
+	maxCompleteSets = 16
+
+	// maxEnded bounds the ended tasks a node is told of, so that logs of the
+	// newest can be read and the number of its tasks stays bounded.
+	maxEnded = 1000
+
 	// Statuses: what one message may carry, and how they become transactions.
 	maxBatchReports = 1024
 	flushDelay      = 20 * time.Millisecond

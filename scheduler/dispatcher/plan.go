@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -20,10 +21,16 @@ type plan struct {
 	node     string
 	sequence uint64
 	sent     map[string]told
+	ended    int // of those sent, how many had ended
+	// holds is what the node said it holds from an earlier session.
+	holds []byte
 }
 
 // told is what makes an assignment different from the one sent before.
-type told struct{ desired schedulerpb.TaskState }
+type told struct {
+	desired schedulerpb.TaskState
+	ended   bool // for counting; a node knows that itself
+}
 
 // next returns the messages that bring the node up to date: at first the
 // complete set, then changes in the tasks named, or in all.
@@ -54,6 +61,13 @@ func (p *plan) next(s *raftstore.Store, l *slog.Logger, all bool, dirty map[stri
 	}
 	slices.SortFunc(update, func(a, b *schedulerpb.Assignment) int { return cmp.Compare(a.TaskId, b.TaskId) })
 	slices.Sort(remove)
+	if p.sequence == 0 && len(p.holds) > 0 {
+		d, err := schedulerpb.AssignmentsDigest(update)
+		if err == nil && bytes.Equal(d, p.holds) {
+			p.sequence = 1
+			return []*schedulerpb.Assignments{{Complete: true, Sequence: 1, Unchanged: true}}, nil
+		}
+	}
 	return p.split(update, remove), nil
 }
 
@@ -63,16 +77,21 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 	before, known := p.sent[id]
 	if !ok || t.NodeId != p.node || store.State(t) < store.Assigned {
 		if known {
+			p.note(id, told{})
 			delete(p.sent, id)
 			*remove = append(*remove, id)
 		}
 		return
 	}
-	now := told{t.Desired}
+	now := told{t.Desired, !store.Live(t)}
+	if !known && now.ended && p.ended >= maxEnded {
+		return
+	}
 	if store.State(t) == store.Orphaned {
 		now.desired = max(now.desired, store.Shutdown) // its successor runs elsewhere
 	}
-	if known && now == before {
+	if known && now.desired == before.desired {
+		p.note(id, now)
 		return
 	}
 	a := &schedulerpb.Assignment{
@@ -93,8 +112,19 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 		l.Error("a task's revision is missing, it cannot be started", "task", t.Id, "service", t.ServiceId, "revision", t.Revision)
 		return
 	}
-	p.sent[id] = now
+	p.note(id, now)
 	*update = append(*update, a)
+}
+
+// note remembers what the node was told of a task.
+func (p *plan) note(id string, now told) {
+	if p.sent[id].ended {
+		p.ended--
+	}
+	if now.ended {
+		p.ended++
+	}
+	p.sent[id] = now
 }
 
 // split numbers the change and cuts it into messages of bounded size.

@@ -123,7 +123,19 @@ func (s *session) flush() error {
 	if !all && len(dirty) == 0 {
 		return nil
 	}
+	if all {
+		// A new leader gets every session at once: what each costs is made a few
+		// at a time, so that neither memory nor heartbeats suffer.
+		select {
+		case s.d.complete <- struct{}{}:
+		case <-s.ctx.Done():
+			return s.why()
+		}
+	}
 	sets, err := s.plan.next(s.d.config.Store, s.d.config.Logger, all, dirty)
+	if all {
+		<-s.d.complete
+	}
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
@@ -225,6 +237,10 @@ func (s *session) greet(h *schedulerpb.Hello, first bool) error {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	if first {
+		if n := len(h.Holds); n != 0 && n != schedulerpb.DigestSize {
+			return status.Errorf(codes.InvalidArgument, "a digest of assignments has %d bytes, not %d", schedulerpb.DigestSize, n)
+		}
+		s.plan.holds = h.Holds // serve begins with it when hello is closed
 		return s.d.register(s, h.Description)
 	}
 	if err := s.quota.hellos.wait(s.ctx, 1); err != nil {

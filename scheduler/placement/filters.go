@@ -118,6 +118,10 @@ func (i *nodeInfo) fullReason(r *Request, own, added int) *reason {
 		text := fmt.Sprintf("%d of it, as many as one node may have", r.maxPerNode)
 		return &reason{7, "has " + text, "have " + text}
 	}
+	if i.live+added >= MaxTasksPerNode {
+		text := fmt.Sprintf("%d tasks, as many as a node takes", MaxTasksPerNode)
+		return &reason{7, "has " + text, "have " + text}
+	}
 	have := i.node.GetDescription().GetResources()
 	n := int64(added)
 	if r.nanoCPUs > 0 && !fits(have.GetNanoCpus()-i.nanoCPUs, r.nanoCPUs, n) {

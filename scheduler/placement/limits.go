@@ -8,6 +8,10 @@ const (
 	failureThreshold = 3
 	failureWindow    = 5 * time.Minute
 
+	// MaxTasksPerNode bounds the live tasks of a node. Agents take 4,096, with
+	// the ended ones that they are told of.
+	MaxTasksPerNode = 3000
+
 	// maxReasons bounds the different reasons in one refusal, so that it stays
 	// a line.
 	maxReasons = 6

@@ -141,8 +141,11 @@ func (*AgentMessage_Status) isAgentMessage_Message() {}
 func (*AgentMessage_Log) isAgentMessage_Message() {}
 
 type Hello struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Description   *NodeDescription       `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Description *NodeDescription       `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	// First of a session: AssignmentsDigest of what the node holds from an earlier
+	// one; empty: nothing.
+	Holds         []byte `protobuf:"bytes,2,opt,name=holds,proto3" json:"holds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +183,13 @@ func (*Hello) Descriptor() ([]byte, []int) {
 func (x *Hello) GetDescription() *NodeDescription {
 	if x != nil {
 		return x.Description
+	}
+	return nil
+}
+
+func (x *Hello) GetHolds() []byte {
+	if x != nil {
+		return x.Holds
 	}
 	return nil
 }
@@ -559,7 +569,9 @@ type Assignments struct {
 	Remove   []string               `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`
 	// A complete set too large for one message goes on in the next; it takes
 	// effect with the first message that does not say so.
-	More          bool `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
+	More bool `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
+	// The complete set is what the node said it holds, and not repeated.
+	Unchanged     bool `protobuf:"varint,6,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -625,6 +637,13 @@ func (x *Assignments) GetRemove() []string {
 func (x *Assignments) GetMore() bool {
 	if x != nil {
 		return x.More
+	}
+	return false
+}
+
+func (x *Assignments) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
 	}
 	return false
 }
@@ -993,9 +1012,10 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.redoubt.scheduler.v1.HeartbeatH\x00R\theartbeat\x12;\n" +
 	"\x06status\x18\x03 \x01(\v2!.redoubt.scheduler.v1.StatusBatchH\x00R\x06status\x122\n" +
 	"\x03log\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.LogChunkH\x00R\x03logB\t\n" +
-	"\amessage\"P\n" +
+	"\amessage\"f\n" +
 	"\x05Hello\x12G\n" +
-	"\vdescription\x18\x01 \x01(\v2%.redoubt.scheduler.v1.NodeDescriptionR\vdescription\"0\n" +
+	"\vdescription\x18\x01 \x01(\v2%.redoubt.scheduler.v1.NodeDescriptionR\vdescription\x12\x14\n" +
+	"\x05holds\x18\x02 \x01(\fR\x05holds\"0\n" +
 	"\tHeartbeat\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\"I\n" +
 	"\vStatusBatch\x12:\n" +
@@ -1020,13 +1040,14 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
 	"membership\x18\x05 \x01(\v2 .redoubt.scheduler.v1.MembershipH\x00R\n" +
 	"membershipB\t\n" +
-	"\amessage\"\xab\x01\n" +
+	"\amessage\"\xc9\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x128\n" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
-	"\x04more\x18\x05 \x01(\bR\x04more\"\xda\x02\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\x12\x1c\n" +
+	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xda\x02\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
