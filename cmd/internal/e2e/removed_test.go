@@ -3,8 +3,10 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -22,6 +24,7 @@ func TestRemovedNodeGivesUp(t *testing.T) {
 		}
 		return ""
 	})
+	c.socketsKnowTheirUsers()
 	h := c.host("worker-1")
 	keys := func() (left []string) {
 		for _, name := range []string{"member", "leaf"} {
@@ -72,4 +75,50 @@ func TestRemovedNodeGivesUp(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// socketsKnowTheirUsers: no socket of a node says a word to a user it is not
+// for, whatever file modes would let through.
+func (c *cluster) socketsKnowTheirUsers() {
+	t := c.t
+	t.Helper()
+	ask := func(uid uint32, sock string) string {
+		cmd := exec.Command("curl", "-s", "-m", "5", "--http0.9", "--unix-socket", sock, "http://node/healthz")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: 0}}
+		out, _ := cmd.Output() // curl fails where it is refused
+		return string(out)
+	}
+	for _, name := range []string{"manager-1", "worker-1"} {
+		h := c.host(name)
+		sockets, err := filepath.Glob(filepath.Join(h.RunDir, "*.sock"))
+		if err != nil || len(sockets) < 5 {
+			t.Fatalf("%s has the sockets %v (%v)", name, sockets, err)
+		}
+		if got := ask(0, filepath.Join(h.RunDir, "metrics.sock")); got != "ok\n" {
+			t.Errorf("root at the metrics socket of %s gets %q: this test asks in vain", name, got)
+		}
+		for _, sock := range sockets {
+			info, err := os.Stat(sock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// As far as the kernel's check of the peer, whatever the mode.
+			if err := os.Chmod(sock, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			for _, uid := range []uint32{65534, 12345} {
+				if got := ask(uid, sock); got != "" {
+					t.Errorf("user %d at %s gets %q", uid, sock, got)
+				}
+			}
+			if filepath.Base(sock) != "metrics.sock" && filepath.Base(sock) != "api.sock" && filepath.Base(sock) != "unlock.sock" {
+				if got := ask(0, sock); got != "" {
+					t.Errorf("root at %s gets %q", sock, got)
+				}
+			}
+			if err := os.Chmod(sock, info.Mode().Perm()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }

@@ -33,7 +33,11 @@ var keepAlive = []grpc.ServerOption{
 	grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 	grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(256), grpc.ConnectionTimeout(10 * time.Second),
+	grpc.MaxHeaderListSize(maxHeaders),
 }
+
+// maxHeaders bounds the headers of a call in bytes; ours are below 1 KiB.
+const maxHeaders = 16 << 10
 
 // lean is for the many sessions that say little: a connection keeps no buffer
 // for writing while it writes nothing, and a small one for reading.

@@ -1,0 +1,298 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/daemon"
+	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkitest"
+	"github.com/redoubt-cluster/redoubt/pki/port"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
+	"github.com/redoubt-cluster/redoubt/scheduler/agent/executor"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// callerWorld is an unlocked manager that leads, put together as serveUnlocked
+// does it, without the helpers: port 2377, its services and the local socket.
+type callerWorld struct {
+	ca    *pkitest.CA
+	m     *managerState
+	addr  string // of port 2377
+	local string // the local socket
+	// locked is port 2377 of a manager that is locked.
+	locked string
+}
+
+func newCallerWorld(t *testing.T) *callerWorld {
+	t.Helper()
+	ca := pkitest.New(t)
+	self := ca.NewNode(t, profilepb.Role_ROLE_MANAGER)
+	store := raftstoretest.New(t, tables()...)
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // another user comes by below
+		t.Fatal(err)
+	}
+	rund, err := executor.New(filepath.Join(dir, "rund.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	n := &Node{env: daemon.Env{Log: log}, log: log, cfg: DefaultConfig(), disk: disk{dir}, rund: rund,
+		keyd: keydclient.New(filepath.Join(dir, "keyd.sock")), netd: wire.NewClient(filepath.Join(dir, "netd.sock")),
+		refresh: make(chan struct{}, 1), requests: make(chan request), told: make(chan string, 1)}
+	n.self = &member{NodeID: self.Record.GetId(), ClusterID: ca.ClusterID, Manager: true}
+	w := &callerWorld{ca: ca, m: &managerState{n: n, store: store, creds: self.Credentials}}
+	w.update(t, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, ca.Cluster()) })
+	w.put(t, self)
+	n.st.phase, n.live = controlpb.NodePhase_NODE_PHASE_ACTIVE, w.m
+
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Logger: log})
+	lead, leadAddr := newTestPort(t, self.Boot, w.m.admitTo(az))
+	lead.Unlock(self.Credentials, func() port.Leader { return port.Leader{Self: true} })
+	w.addr = leadAddr
+	lockedPort, lockedAddr := newTestPort(t, self.Boot, func(string, *authz.Peer) error { return errors.New("locked") })
+	w.locked = lockedAddr
+
+	w.local = filepath.Join(dir, "api.sock")
+	l, err := net.Listen("unix", w.local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{dir, w.local} {
+		if err := os.Chmod(p, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serveInTest(t, func(ctx context.Context) error { return w.m.serve(ctx, lead, az) })
+	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, false) })
+	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, true) })
+	serveInTest(t, func(ctx context.Context) error { return n.serveLocal(ctx, l) })
+	t.Cleanup(w.m.dropConn)
+	return w
+}
+
+func newTestPort(t *testing.T, boot *pki.Credentials, admit func(string, *authz.Peer) error) (*port.Port, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := port.New(port.Config{Listener: l, Boot: boot, Admit: admit, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveInTest(t, p.Serve)
+	return p, l.Addr().String()
+}
+
+// serveInTest runs serve until the test ends.
+func serveInTest(t *testing.T, serve func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
+func (w *callerWorld) update(t *testing.T, fn func(*raftstore.Tx) error) {
+	t.Helper()
+	if err := w.m.store.Update(t.Context(), fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// put makes n a member as its record says.
+func (w *callerWorld) put(t *testing.T, n *pkitest.Node) *pkitest.Node {
+	t.Helper()
+	w.update(t, func(tx *raftstore.Tx) error {
+		if err := pkistore.Nodes.Put(tx, n.Record); err != nil {
+			return err
+		}
+		return schedstore.RegisterNode(tx, n.Record.GetId(), n.Record.GetRole() == profilepb.Role_ROLE_MANAGER)
+	})
+	return n
+}
+
+// tableCaller is a column of the table.
+type tableCaller struct {
+	name    string
+	message []byte
+	// kinds is what the caller is, by the way it comes; a way that is not named
+	// gets it nowhere.
+	kinds map[string][]authzpb.Caller
+	big   bool // its message is refused unread
+	local bool // it comes by the local socket
+	dial  func(t *testing.T, way string) (interface {
+		grpc.ClientConnInterface
+		io.Closer
+	}, error)
+}
+
+// expect is what the rule says of the caller.
+func (c *tableCaller) expect(way string, rule []authzpb.Caller) outcome {
+	for _, k := range c.kinds[way] {
+		if slices.Contains(rule, k) {
+			if c.big {
+				return tooBig
+			}
+			return reached
+		}
+	}
+	return refused
+}
+
+type closerConn = interface {
+	grpc.ClientConnInterface
+	io.Closer
+}
+
+// callers are the columns. Each comes by whatever protocol the service is on.
+func (w *callerWorld) callers(t *testing.T) []*tableCaller {
+	const worker, manager = profilepb.Role_ROLE_WORKER, profilepb.Role_ROLE_MANAGER
+	day := 24 * time.Hour
+	foreign := pkitest.New(t)
+	removedWorker, removedManager, demoted := w.ca.NewNode(t, worker), w.ca.NewNode(t, manager), w.ca.NewNode(t, manager)
+	removedWorker.Record.Denied, removedManager.Record.Denied = true, true
+	demoted.Record.Role = worker
+	stale := w.ca.NewNode(t, worker)
+	staleRecord := *stale
+	staleRecord.Record.LeafSpki = []byte("the hash of a newer key, 32 bytes")
+	at := func(role profilepb.Role, d time.Duration) *pki.Credentials {
+		return w.put(t, w.ca.NewNodeAt(t, role, time.Now().Add(d))).Credentials
+	}
+	for _, n := range []*pkitest.Node{removedWorker, removedManager, demoted, &staleRecord} {
+		w.put(t, n)
+	}
+	member, boss := w.put(t, w.ca.NewNode(t, worker)), w.put(t, w.ca.NewNode(t, manager))
+	tcp := func(creds *pki.Credentials) func(*testing.T, string) (closerConn, error) {
+		return func(t *testing.T, way string) (closerConn, error) {
+			if way == "api.sock" {
+				return nil, errors.New("that is no protocol of port 2377")
+			}
+			cfg := w.m.creds.ClientConfig(way, "")
+			cfg.GetClientCertificate = nil
+			if creds != nil {
+				cfg.GetClientCertificate = creds.GetClientCertificate
+			}
+			conn, err := pki.DialTLS(t.Context(), w.addr, cfg)
+			if err != nil {
+				return nil, err
+			}
+			return pki.GRPCOver(conn)
+		}
+	}
+	h2 := func(k ...authzpb.Caller) map[string][]authzpb.Caller {
+		return map[string][]authzpb.Caller{pki.ALPNGRPC: k}
+	}
+	ofManager := map[string][]authzpb.Caller{pki.ALPNGRPC: {authzpb.Caller_CALLER_MANAGER}, pki.ALPNLock: {authzpb.Caller_CALLER_MANAGER},
+		pki.ALPNLocal: {authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}}
+	big := make([]byte, maxMessage+1<<20)
+	return []*tableCaller{
+		{name: "nobody: no certificate", dial: tcp(nil), kinds: h2(authzpb.Caller_CALLER_ANYONE)},
+		{name: "a worker of another CA", dial: tcp(foreign.NewNode(t, worker).Credentials)},
+		{name: "a manager of another CA", dial: tcp(foreign.NewNode(t, manager).Credentials)},
+		{name: "a worker, expired 1 day", dial: tcp(at(worker, -2*day)), kinds: h2(authzpb.Caller_CALLER_EXPIRED_WORKER)},
+		{name: "a worker, expired 39 days", dial: tcp(at(worker, -40*day))},
+		{name: "a manager, expired", dial: tcp(at(manager, -2*day))},
+		{name: "a worker, not valid yet", dial: tcp(at(worker, 2*time.Hour))},
+		{name: "a manager, not valid yet", dial: tcp(at(manager, 2*time.Hour))},
+		{name: "a worker", dial: tcp(member.Credentials), kinds: h2(authzpb.Caller_CALLER_WORKER)},
+		{name: "a worker with the certificate before the last", dial: tcp(stale.Credentials)},
+		{name: "a worker the cluster does not know", dial: tcp(w.ca.NewNode(t, worker).Credentials)},
+		{name: "a locked manager: its boot leaf", dial: tcp(boss.Boot), kinds: map[string][]authzpb.Caller{pki.ALPNLock: {authzpb.Caller_CALLER_BOOT}}},
+		{name: "a demoted manager", dial: tcp(demoted.Credentials), kinds: h2(authzpb.Caller_CALLER_DEMOTED_MANAGER)},
+		{name: "a demoted manager's boot leaf", dial: tcp(demoted.Boot)},
+		{name: "a removed worker", dial: tcp(removedWorker.Credentials)},
+		{name: "a removed manager", dial: tcp(removedManager.Credentials)},
+		{name: "a removed manager's boot leaf", dial: tcp(removedManager.Boot)},
+		{name: "a manager (local root carried by it)", dial: tcp(boss.Credentials), kinds: ofManager},
+		{name: "a manager, 5 MiB message", dial: tcp(boss.Credentials), kinds: ofManager, big: true, message: big},
+		{name: "root on this node", local: true, dial: w.dialLocal(0), kinds: map[string][]authzpb.Caller{
+			"api.sock": {authzpb.Caller_CALLER_NODE_LOCAL_ROOT}, pki.ALPNLocal: {authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}}},
+		{name: "another user on this node", local: true, dial: w.dialLocal(65534)},
+	}
+}
+
+// dialLocal connects to the local socket as that user, whatever the way is: the
+// socket serves Bootstrap itself and carries Control on.
+func (w *callerWorld) dialLocal(uid uint32) func(*testing.T, string) (closerConn, error) {
+	return func(t *testing.T, _ string) (closerConn, error) {
+		return grpc.NewClient("passthrough:///"+w.local, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialAs(ctx, w.local, uid) }))
+	}
+}
+
+// dialAs connects to a unix socket from a process of that user: the kernel
+// reports who connected, whoever has the socket after that.
+func dialAs(ctx context.Context, path string, uid uint32) (net.Conn, error) {
+	if uid == 0 {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	defer ours.Close()
+	defer theirs.Close()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^$")
+	cmd.Env = []string{dialFor + "=" + path}
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	// It ends as soon as either side of what it copies does.
+	go cmd.Wait()
+	return net.FileConn(ours)
+}
+
+// dialFor, when set, makes the test binary connect descriptor 3 with a socket.
+const dialFor = "REDOUBT_TEST_DIAL"
+
+func TestMain(m *testing.M) {
+	path := os.Getenv(dialFor)
+	if path == "" {
+		os.Exit(m.Run())
+	}
+	in, err := net.FileConn(os.NewFile(3, "in"))
+	if err != nil {
+		os.Exit(1)
+	}
+	out, err := net.Dial("unix", path)
+	if err != nil {
+		os.Exit(1)
+	}
+	go func() {
+		io.Copy(out, in)
+		os.Exit(0)
+	}()
+	io.Copy(in, out)
+}
