@@ -26,4 +26,11 @@ const (
 
 	// maxHosts bounds the hosts that one line names.
 	maxHosts = 3
+
+	// pageBytes and pageObjects end one page of a streamed listing; a page is
+	// larger than pageBytes by one object at most. maxListed bounds the objects
+	// of a listing in one answer.
+	pageBytes   = 256 << 10
+	pageObjects = 512
+	maxListed   = 1000
 )

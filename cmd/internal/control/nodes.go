@@ -22,29 +22,54 @@ import (
 // ListNodes returns the named nodes, or all by name.
 func (s *Server) ListNodes(ctx context.Context, req *controlpb.ListNodesRequest) (*controlpb.ListNodesResponse, error) {
 	resp := &controlpb.ListNodesResponse{Self: self(ctx)}
+	return resp, s.eachNode(ctx, req, collect(&resp.Nodes))
+}
+
+// StreamNodes is ListNodes in pages.
+func (s *Server) StreamNodes(req *controlpb.ListNodesRequest, stream controlpb.Control_StreamNodesServer) error {
+	p := &pages[*controlpb.NodeView]{send: func(page []*controlpb.NodeView) error {
+		return stream.Send(&controlpb.ListNodesResponse{Self: self(stream.Context()), Nodes: page})
+	}}
+	return p.end(s.eachNode(stream.Context(), req, p.add))
+}
+
+func (s *Server) eachNode(ctx context.Context, req *controlpb.ListNodesRequest, yield func(*controlpb.NodeView) error) error {
 	servers := s.c.Store.Servers()
-	err := s.view(ctx, func(r *raftstore.ReadTx) error {
-		for _, ref := range req.GetNodes() {
-			n, err := resolveNode(r, ref)
-			if err != nil {
+	return s.view(ctx, func(r *raftstore.ReadTx) error {
+		nodes, err := pickNodes(r, req.GetNodes())
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			if err := yield(nodeView(r, n, servers)); err != nil {
 				return err
 			}
-			resp.Nodes = append(resp.Nodes, nodeView(r, n, servers))
 		}
-		if len(req.GetNodes()) > 0 {
-			return nil
-		}
-		for n := range pkistore.Nodes.All(r) {
-			if !n.GetDenied() {
-				resp.Nodes = append(resp.Nodes, nodeView(r, n, servers))
-			}
-		}
-		slices.SortFunc(resp.Nodes, func(a, b *controlpb.NodeView) int {
-			return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetId(), b.GetId()))
-		})
 		return nil
 	})
-	return resp, err
+}
+
+// pickNodes resolves references in their order; none means all, by name.
+func pickNodes(r raftstore.Reader, refs []string) (out []*pkipb.Node, err error) {
+	for _, ref := range refs {
+		n, err := resolveNode(r, ref)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	if len(refs) > 0 {
+		return out, nil
+	}
+	for n := range pkistore.Nodes.All(r) {
+		if !n.GetDenied() {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b *pkipb.Node) int {
+		return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetId(), b.GetId()))
+	})
+	return out, nil
 }
 
 // self is the node whose local root calls.

@@ -76,14 +76,30 @@ func (s *Server) RemoveService(ctx context.Context, req *controlpb.RemoveService
 // ListServices returns the named services, or all by name.
 func (s *Server) ListServices(ctx context.Context, req *controlpb.ListServicesRequest) (*controlpb.ListServicesResponse, error) {
 	resp := &controlpb.ListServicesResponse{}
-	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+	return resp, s.eachService(ctx, req, collect(&resp.Services))
+}
+
+// StreamServices is ListServices in pages.
+func (s *Server) StreamServices(req *controlpb.ListServicesRequest, stream controlpb.Control_StreamServicesServer) error {
+	p := &pages[*controlpb.ServiceView]{send: func(page []*controlpb.ServiceView) error {
+		return stream.Send(&controlpb.ListServicesResponse{Services: page})
+	}}
+	return p.end(s.eachService(stream.Context(), req, p.add))
+}
+
+func (s *Server) eachService(ctx context.Context, req *controlpb.ListServicesRequest, yield func(*controlpb.ServiceView) error) error {
+	return s.view(ctx, func(r *raftstore.ReadTx) error {
 		services, err := pick(r, req.GetServices())
-		for _, svc := range services {
-			resp.Services = append(resp.Services, serviceView(r, svc))
+		if err != nil {
+			return err
 		}
-		return err
+		for _, svc := range services {
+			if err := yield(serviceView(r, svc)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	return resp, err
 }
 
 // pick resolves references in their order; none means all, by name.

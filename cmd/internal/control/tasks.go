@@ -16,7 +16,19 @@ import (
 // ListTasks returns the tasks of the named services and the named node.
 func (s *Server) ListTasks(ctx context.Context, req *controlpb.ListTasksRequest) (*controlpb.ListTasksResponse, error) {
 	resp := &controlpb.ListTasksResponse{}
-	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+	return resp, s.eachTask(ctx, req, collect(&resp.Tasks))
+}
+
+// StreamTasks is ListTasks in pages.
+func (s *Server) StreamTasks(req *controlpb.ListTasksRequest, stream controlpb.Control_StreamTasksServer) error {
+	p := &pages[*controlpb.TaskView]{send: func(page []*controlpb.TaskView) error {
+		return stream.Send(&controlpb.ListTasksResponse{Tasks: page})
+	}}
+	return p.end(s.eachTask(stream.Context(), req, p.add))
+}
+
+func (s *Server) eachTask(ctx context.Context, req *controlpb.ListTasksRequest, yield func(*controlpb.TaskView) error) error {
+	return s.view(ctx, func(r *raftstore.ReadTx) error {
 		services, err := pick(r, req.GetServices())
 		if err != nil {
 			return err
@@ -30,21 +42,39 @@ func (s *Server) ListTasks(ctx context.Context, req *controlpb.ListTasksRequest)
 			node = n.GetId()
 		}
 		for _, svc := range services {
-			resp.Tasks = append(resp.Tasks, taskViews(r, svc, node)...)
+			if err := eachTaskOf(r, svc, node, yield); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
-	return resp, err
 }
 
 // taskViews are the service's tasks, of one node or (node == "") of all, by
 // slot, newest first.
 func taskViews(r raftstore.Reader, svc *schedulerpb.Service, node string) (out []*controlpb.TaskView) {
-	images := map[uint64]string{}
+	// It returns what yield does, and that is nil.
+	_ = eachTaskOf(r, svc, node, func(v *controlpb.TaskView) error {
+		out = append(out, v)
+		return nil
+	})
+	return out
+}
+
+// eachTaskOf yields in that order. Only references to the tasks are held.
+func eachTaskOf(r raftstore.Reader, svc *schedulerpb.Service, node string, yield func(*controlpb.TaskView) error) error {
+	var tasks []*schedulerpb.Task
 	for t := range schedstore.OfService(r, svc.GetId()) {
-		if node != "" && t.GetNodeId() != node {
-			continue
+		if node == "" || t.GetNodeId() == node {
+			tasks = append(tasks, t)
 		}
+	}
+	slices.SortFunc(tasks, func(x, y *schedulerpb.Task) int {
+		return cmp.Or(cmp.Compare(x.GetSlot(), y.GetSlot()), cmp.Compare(x.GetTargetNodeId(), y.GetTargetNodeId()),
+			cmp.Compare(y.GetMeta().GetCreatedAt(), x.GetMeta().GetCreatedAt()), cmp.Compare(x.GetId(), y.GetId()))
+	})
+	images := map[uint64]string{}
+	for _, t := range tasks {
 		image, ok := images[t.GetRevision()]
 		if !ok {
 			if rev, found := schedstore.Revisions.Get(r, schedstore.RevisionID(svc.GetId(), t.GetRevision())); found {
@@ -52,15 +82,13 @@ func taskViews(r raftstore.Reader, svc *schedulerpb.Service, node string) (out [
 			}
 			images[t.GetRevision()] = image
 		}
-		out = append(out, &controlpb.TaskView{Task: t, ServiceName: svc.GetSpec().GetName(),
-			NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())), Image: image})
+		v := &controlpb.TaskView{Task: t, ServiceName: svc.GetSpec().GetName(),
+			NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())), Image: image}
+		if err := yield(v); err != nil {
+			return err
+		}
 	}
-	slices.SortFunc(out, func(a, b *controlpb.TaskView) int {
-		x, y := a.GetTask(), b.GetTask()
-		return cmp.Or(cmp.Compare(x.GetSlot(), y.GetSlot()), cmp.Compare(x.GetTargetNodeId(), y.GetTargetNodeId()),
-			cmp.Compare(y.GetMeta().GetCreatedAt(), x.GetMeta().GetCreatedAt()), cmp.Compare(x.GetId(), y.GetId()))
-	})
-	return out
+	return nil
 }
 
 func nodeName(r raftstore.Reader, id string) string {

@@ -4219,12 +4219,14 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vLocalStatus\x12&.redoubt.control.v1.LocalStatusRequest\x1a'.redoubt.control.v1.LocalStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12c\n" +
 	"\tLoadImage\x12$.redoubt.control.v1.LoadImageRequest\x1a%.redoubt.control.v1.LoadImageResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x012\x89\x11\n" +
+	"\x01\x06(\x012\xc7\x13\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
 	"\tListNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12d\n" +
+	"\x01\x05\x12e\n" +
+	"\vStreamNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12d\n" +
 	"\n" +
 	"UpdateNode\x12%.redoubt.control.v1.UpdateNodeRequest\x1a&.redoubt.control.v1.UpdateNodeResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12d\n" +
@@ -4253,13 +4255,17 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12j\n" +
 	"\fListServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12m\n" +
+	"\x01\x05\x12n\n" +
+	"\x0eStreamServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12m\n" +
 	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12m\n" +
 	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
 	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12l\n" +
+	"\x01\x05\x12e\n" +
+	"\vStreamTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12l\n" +
 	"\fWatchService\x12'.redoubt.control.v1.WatchServiceRequest\x1a(.redoubt.control.v1.WatchServiceResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01\x12i\n" +
 	"\vServiceLogs\x12&.redoubt.control.v1.ServiceLogsRequest\x1a'.redoubt.control.v1.ServiceLogsResponse\"\a\x9a\xe5\x18\x03\n" +
@@ -4416,55 +4422,61 @@ var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
 	13, // 47: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
 	15, // 48: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
 	19, // 49: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	21, // 50: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	23, // 51: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	26, // 52: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	28, // 53: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	30, // 54: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	33, // 55: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	35, // 56: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	37, // 57: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	39, // 58: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	42, // 59: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	44, // 60: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	46, // 61: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	49, // 62: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	51, // 63: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	53, // 64: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	56, // 65: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	58, // 66: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	60, // 67: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	63, // 68: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,  // 69: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 70: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 71: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 72: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10, // 73: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12, // 74: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14, // 75: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	16, // 76: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	20, // 77: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	22, // 78: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	24, // 79: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	27, // 80: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	29, // 81: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	31, // 82: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	34, // 83: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	36, // 84: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	38, // 85: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	40, // 86: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	43, // 87: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	45, // 88: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	48, // 89: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	50, // 90: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	52, // 91: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	55, // 92: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	57, // 93: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	59, // 94: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	61, // 95: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	64, // 96: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	69, // [69:97] is the sub-list for method output_type
-	41, // [41:69] is the sub-list for method input_type
+	19, // 50: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	21, // 51: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	23, // 52: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	26, // 53: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	28, // 54: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	30, // 55: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	33, // 56: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	35, // 57: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	37, // 58: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	39, // 59: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	42, // 60: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	44, // 61: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	46, // 62: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	46, // 63: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	49, // 64: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	51, // 65: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	53, // 66: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	53, // 67: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	56, // 68: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	58, // 69: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	60, // 70: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	63, // 71: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,  // 72: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,  // 73: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,  // 74: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,  // 75: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10, // 76: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12, // 77: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14, // 78: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	16, // 79: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	20, // 80: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	20, // 81: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	22, // 82: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	24, // 83: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	27, // 84: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	29, // 85: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	31, // 86: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	34, // 87: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	36, // 88: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	38, // 89: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	40, // 90: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	43, // 91: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	45, // 92: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	48, // 93: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	48, // 94: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	50, // 95: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	52, // 96: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	55, // 97: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	55, // 98: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	57, // 99: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	59, // 100: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	61, // 101: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	64, // 102: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	72, // [72:103] is the sub-list for method output_type
+	41, // [41:72] is the sub-list for method input_type
 	41, // [41:41] is the sub-list for extension type_name
 	41, // [41:41] is the sub-list for extension extendee
 	0,  // [0:41] is the sub-list for field type_name

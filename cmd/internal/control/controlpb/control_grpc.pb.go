@@ -355,27 +355,30 @@ var Bootstrap_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Control_GetStatus_FullMethodName     = "/redoubt.control.v1.Control/GetStatus"
-	Control_ListNodes_FullMethodName     = "/redoubt.control.v1.Control/ListNodes"
-	Control_UpdateNode_FullMethodName    = "/redoubt.control.v1.Control/UpdateNode"
-	Control_RemoveNode_FullMethodName    = "/redoubt.control.v1.Control/RemoveNode"
-	Control_PromoteNode_FullMethodName   = "/redoubt.control.v1.Control/PromoteNode"
-	Control_DemoteNode_FullMethodName    = "/redoubt.control.v1.Control/DemoteNode"
-	Control_CreateToken_FullMethodName   = "/redoubt.control.v1.Control/CreateToken"
-	Control_ListTokens_FullMethodName    = "/redoubt.control.v1.Control/ListTokens"
-	Control_RevokeToken_FullMethodName   = "/redoubt.control.v1.Control/RevokeToken"
-	Control_CreateBackup_FullMethodName  = "/redoubt.control.v1.Control/CreateBackup"
-	Control_ListSlots_FullMethodName     = "/redoubt.control.v1.Control/ListSlots"
-	Control_RotateSlot_FullMethodName    = "/redoubt.control.v1.Control/RotateSlot"
-	Control_CreateService_FullMethodName = "/redoubt.control.v1.Control/CreateService"
-	Control_ListServices_FullMethodName  = "/redoubt.control.v1.Control/ListServices"
-	Control_UpdateService_FullMethodName = "/redoubt.control.v1.Control/UpdateService"
-	Control_RemoveService_FullMethodName = "/redoubt.control.v1.Control/RemoveService"
-	Control_ListTasks_FullMethodName     = "/redoubt.control.v1.Control/ListTasks"
-	Control_WatchService_FullMethodName  = "/redoubt.control.v1.Control/WatchService"
-	Control_ServiceLogs_FullMethodName   = "/redoubt.control.v1.Control/ServiceLogs"
-	Control_Explain_FullMethodName       = "/redoubt.control.v1.Control/Explain"
-	Control_Events_FullMethodName        = "/redoubt.control.v1.Control/Events"
+	Control_GetStatus_FullMethodName      = "/redoubt.control.v1.Control/GetStatus"
+	Control_ListNodes_FullMethodName      = "/redoubt.control.v1.Control/ListNodes"
+	Control_StreamNodes_FullMethodName    = "/redoubt.control.v1.Control/StreamNodes"
+	Control_UpdateNode_FullMethodName     = "/redoubt.control.v1.Control/UpdateNode"
+	Control_RemoveNode_FullMethodName     = "/redoubt.control.v1.Control/RemoveNode"
+	Control_PromoteNode_FullMethodName    = "/redoubt.control.v1.Control/PromoteNode"
+	Control_DemoteNode_FullMethodName     = "/redoubt.control.v1.Control/DemoteNode"
+	Control_CreateToken_FullMethodName    = "/redoubt.control.v1.Control/CreateToken"
+	Control_ListTokens_FullMethodName     = "/redoubt.control.v1.Control/ListTokens"
+	Control_RevokeToken_FullMethodName    = "/redoubt.control.v1.Control/RevokeToken"
+	Control_CreateBackup_FullMethodName   = "/redoubt.control.v1.Control/CreateBackup"
+	Control_ListSlots_FullMethodName      = "/redoubt.control.v1.Control/ListSlots"
+	Control_RotateSlot_FullMethodName     = "/redoubt.control.v1.Control/RotateSlot"
+	Control_CreateService_FullMethodName  = "/redoubt.control.v1.Control/CreateService"
+	Control_ListServices_FullMethodName   = "/redoubt.control.v1.Control/ListServices"
+	Control_StreamServices_FullMethodName = "/redoubt.control.v1.Control/StreamServices"
+	Control_UpdateService_FullMethodName  = "/redoubt.control.v1.Control/UpdateService"
+	Control_RemoveService_FullMethodName  = "/redoubt.control.v1.Control/RemoveService"
+	Control_ListTasks_FullMethodName      = "/redoubt.control.v1.Control/ListTasks"
+	Control_StreamTasks_FullMethodName    = "/redoubt.control.v1.Control/StreamTasks"
+	Control_WatchService_FullMethodName   = "/redoubt.control.v1.Control/WatchService"
+	Control_ServiceLogs_FullMethodName    = "/redoubt.control.v1.Control/ServiceLogs"
+	Control_Explain_FullMethodName        = "/redoubt.control.v1.Control/Explain"
+	Control_Events_FullMethodName         = "/redoubt.control.v1.Control/Events"
 )
 
 // ControlClient is the client API for Control service.
@@ -386,6 +389,9 @@ const (
 type ControlClient interface {
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
+	// The same for any number of them: one answer after the other, each of
+	// bounded size. ListNodes refuses more than 1,000.
+	StreamNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListNodesResponse], error)
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*UpdateNodeResponse, error)
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
 	// Asks a worker to become a manager; done when its record says so.
@@ -401,9 +407,15 @@ type ControlClient interface {
 	RotateSlot(ctx context.Context, in *RotateSlotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RotateSlotResponse], error)
 	CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*CreateServiceResponse, error)
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
+	// The same for any number of them: one answer after the other, each of
+	// bounded size. ListServices refuses more than 1,000.
+	StreamServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListServicesResponse], error)
 	UpdateService(ctx context.Context, in *UpdateServiceRequest, opts ...grpc.CallOption) (*UpdateServiceResponse, error)
 	RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error)
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
+	// The same for any number of them: one answer after the other, each of
+	// bounded size. ListTasks refuses more than 1,000.
+	StreamTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTasksResponse], error)
 	// Streams the service and its tasks, whole, at each change.
 	WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error)
 	ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error)
@@ -441,6 +453,25 @@ func (c *controlClient) ListNodes(ctx context.Context, in *ListNodesRequest, opt
 	}
 	return out, nil
 }
+
+func (c *controlClient) StreamNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListNodesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[0], Control_StreamNodes_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListNodesRequest, ListNodesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamNodesClient = grpc.ServerStreamingClient[ListNodesResponse]
 
 func (c *controlClient) UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*UpdateNodeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -514,7 +545,7 @@ func (c *controlClient) RevokeToken(ctx context.Context, in *RevokeTokenRequest,
 
 func (c *controlClient) CreateBackup(ctx context.Context, in *CreateBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CreateBackupResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[0], Control_CreateBackup_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[1], Control_CreateBackup_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -543,7 +574,7 @@ func (c *controlClient) ListSlots(ctx context.Context, in *ListSlotsRequest, opt
 
 func (c *controlClient) RotateSlot(ctx context.Context, in *RotateSlotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RotateSlotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[1], Control_RotateSlot_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_RotateSlot_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -580,6 +611,25 @@ func (c *controlClient) ListServices(ctx context.Context, in *ListServicesReques
 	return out, nil
 }
 
+func (c *controlClient) StreamServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListServicesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_StreamServices_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListServicesRequest, ListServicesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamServicesClient = grpc.ServerStreamingClient[ListServicesResponse]
+
 func (c *controlClient) UpdateService(ctx context.Context, in *UpdateServiceRequest, opts ...grpc.CallOption) (*UpdateServiceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateServiceResponse)
@@ -610,9 +660,28 @@ func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opt
 	return out, nil
 }
 
+func (c *controlClient) StreamTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTasksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_StreamTasks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListTasksRequest, ListTasksResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamTasksClient = grpc.ServerStreamingClient[ListTasksResponse]
+
 func (c *controlClient) WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_WatchService_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_WatchService_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -631,7 +700,7 @@ type Control_WatchServiceClient = grpc.ServerStreamingClient[WatchServiceRespons
 
 func (c *controlClient) ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_ServiceLogs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_ServiceLogs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -660,7 +729,7 @@ func (c *controlClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -685,6 +754,9 @@ type Control_EventsClient = grpc.ServerStreamingClient[EventsResponse]
 type ControlServer interface {
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
+	// The same for any number of them: one answer after the other, each of
+	// bounded size. ListNodes refuses more than 1,000.
+	StreamNodes(*ListNodesRequest, grpc.ServerStreamingServer[ListNodesResponse]) error
 	UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error)
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
 	// Asks a worker to become a manager; done when its record says so.
@@ -700,9 +772,15 @@ type ControlServer interface {
 	RotateSlot(*RotateSlotRequest, grpc.ServerStreamingServer[RotateSlotResponse]) error
 	CreateService(context.Context, *CreateServiceRequest) (*CreateServiceResponse, error)
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
+	// The same for any number of them: one answer after the other, each of
+	// bounded size. ListServices refuses more than 1,000.
+	StreamServices(*ListServicesRequest, grpc.ServerStreamingServer[ListServicesResponse]) error
 	UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error)
 	RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error)
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
+	// The same for any number of them: one answer after the other, each of
+	// bounded size. ListTasks refuses more than 1,000.
+	StreamTasks(*ListTasksRequest, grpc.ServerStreamingServer[ListTasksResponse]) error
 	// Streams the service and its tasks, whole, at each change.
 	WatchService(*WatchServiceRequest, grpc.ServerStreamingServer[WatchServiceResponse]) error
 	ServiceLogs(*ServiceLogsRequest, grpc.ServerStreamingServer[ServiceLogsResponse]) error
@@ -726,6 +804,9 @@ func (UnimplementedControlServer) GetStatus(context.Context, *GetStatusRequest) 
 }
 func (UnimplementedControlServer) ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodes not implemented")
+}
+func (UnimplementedControlServer) StreamNodes(*ListNodesRequest, grpc.ServerStreamingServer[ListNodesResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamNodes not implemented")
 }
 func (UnimplementedControlServer) UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateNode not implemented")
@@ -763,6 +844,9 @@ func (UnimplementedControlServer) CreateService(context.Context, *CreateServiceR
 func (UnimplementedControlServer) ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListServices not implemented")
 }
+func (UnimplementedControlServer) StreamServices(*ListServicesRequest, grpc.ServerStreamingServer[ListServicesResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamServices not implemented")
+}
 func (UnimplementedControlServer) UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateService not implemented")
 }
@@ -771,6 +855,9 @@ func (UnimplementedControlServer) RemoveService(context.Context, *RemoveServiceR
 }
 func (UnimplementedControlServer) ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTasks not implemented")
+}
+func (UnimplementedControlServer) StreamTasks(*ListTasksRequest, grpc.ServerStreamingServer[ListTasksResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamTasks not implemented")
 }
 func (UnimplementedControlServer) WatchService(*WatchServiceRequest, grpc.ServerStreamingServer[WatchServiceResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchService not implemented")
@@ -840,6 +927,17 @@ func _Control_ListNodes_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Control_StreamNodes_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListNodesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamNodes(m, &grpc.GenericServerStream[ListNodesRequest, ListNodesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamNodesServer = grpc.ServerStreamingServer[ListNodesResponse]
 
 func _Control_UpdateNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UpdateNodeRequest)
@@ -1043,6 +1141,17 @@ func _Control_ListServices_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_StreamServices_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListServicesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamServices(m, &grpc.GenericServerStream[ListServicesRequest, ListServicesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamServicesServer = grpc.ServerStreamingServer[ListServicesResponse]
+
 func _Control_UpdateService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UpdateServiceRequest)
 	if err := dec(in); err != nil {
@@ -1096,6 +1205,17 @@ func _Control_ListTasks_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Control_StreamTasks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListTasksRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamTasks(m, &grpc.GenericServerStream[ListTasksRequest, ListTasksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamTasksServer = grpc.ServerStreamingServer[ListTasksResponse]
 
 func _Control_WatchService_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchServiceRequest)
@@ -1222,6 +1342,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 	},
 	Streams: []grpc.StreamDesc{
 		{
+			StreamName:    "StreamNodes",
+			Handler:       _Control_StreamNodes_Handler,
+			ServerStreams: true,
+		},
+		{
 			StreamName:    "CreateBackup",
 			Handler:       _Control_CreateBackup_Handler,
 			ServerStreams: true,
@@ -1229,6 +1354,16 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "RotateSlot",
 			Handler:       _Control_RotateSlot_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamServices",
+			Handler:       _Control_StreamServices_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamTasks",
+			Handler:       _Control_StreamTasks_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -1,0 +1,64 @@
+package apiclient
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"google.golang.org/grpc"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+// Listings of everything come as streams, so that there may be any number of
+// objects. What was named is few and is asked for in one call.
+
+// ListServices lists the named services, or all.
+func (c *Client) ListServices(ctx context.Context, req *controlpb.ListServicesRequest, opts ...grpc.CallOption) (*controlpb.ListServicesResponse, error) {
+	if len(req.GetServices()) > 0 {
+		return c.ControlClient.ListServices(ctx, req, opts...)
+	}
+	out := &controlpb.ListServicesResponse{}
+	return out, gather(ctx, req, c.StreamServices, opts, func(page *controlpb.ListServicesResponse) {
+		out.Services = append(out.Services, page.GetServices()...)
+	})
+}
+
+// ListTasks lists the tasks of the named services, or of all, and of the named
+// node, or of all.
+func (c *Client) ListTasks(ctx context.Context, req *controlpb.ListTasksRequest, opts ...grpc.CallOption) (*controlpb.ListTasksResponse, error) {
+	out := &controlpb.ListTasksResponse{}
+	return out, gather(ctx, req, c.StreamTasks, opts, func(page *controlpb.ListTasksResponse) {
+		out.Tasks = append(out.Tasks, page.GetTasks()...)
+	})
+}
+
+// ListNodes lists the named nodes, or all.
+func (c *Client) ListNodes(ctx context.Context, req *controlpb.ListNodesRequest, opts ...grpc.CallOption) (*controlpb.ListNodesResponse, error) {
+	if len(req.GetNodes()) > 0 {
+		return c.ControlClient.ListNodes(ctx, req, opts...)
+	}
+	out := &controlpb.ListNodesResponse{}
+	return out, gather(ctx, req, c.StreamNodes, opts, func(page *controlpb.ListNodesResponse) {
+		out.Self = page.GetSelf()
+		out.Nodes = append(out.Nodes, page.GetNodes()...)
+	})
+}
+
+// gather takes all pages.
+func gather[Req, Page any](ctx context.Context, req *Req,
+	open func(context.Context, *Req, ...grpc.CallOption) (grpc.ServerStreamingClient[Page], error), opts []grpc.CallOption, take func(*Page)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := open(ctx, req, opts...)
+	for err == nil {
+		var page *Page
+		if page, err = stream.Recv(); err == nil {
+			take(page)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
