@@ -113,18 +113,29 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 	return out
 }
 
-// spare leaves out new slots for which there is no node, but for a few that show
-// what is missing and why.
+// spare leaves out new slots for which there is no node, but for as many as may
+// wait, to show what is missing and why.
 func (l *loop) spare(writes []*write) []*write {
-	waiting := map[string]int{}
+	waiting := map[string]int{} // of each service, without new slots
+	isNew := func(w *write) bool { return len(w.tasks) == 1 && w.tasks[0].spare }
+	for _, w := range writes {
+		if !isNew(w) {
+			continue
+		}
+		if _, ok := waiting[w.serviceID]; !ok {
+			waiting[w.serviceID] = l.services[w.serviceID].Waiting()
+		}
+		waiting[w.serviceID]--
+	}
 	return slices.DeleteFunc(writes, func(w *write) bool {
-		if len(w.tasks) != 1 || !w.tasks[0].spare || w.tasks[0].new.GetNodeId() != "" {
+		if !isNew(w) || w.tasks[0].new.GetNodeId() != "" {
+			return false
+		}
+		if waiting[w.serviceID] < orchestrator.MaxWaiting {
+			waiting[w.serviceID]++
 			return false
 		}
 		t := w.tasks[0].new
-		if waiting[w.serviceID]++; waiting[w.serviceID] <= orchestrator.MaxWaiting {
-			return false
-		}
 		l.services[w.serviceID].Touch(t.GetSlot(), t.GetTargetNodeId())
 		return true
 	})
