@@ -52,6 +52,8 @@ type Config struct {
 	// Refresh, if not nil, asks for the node to be looked at again at once: an
 	// image was imported.
 	Refresh <-chan struct{}
+	// Described, if not nil, is told each description that was sent.
+	Described func(*schedulerpb.NodeDescription)
 	// AppliedIndex, on managers, is sent with heartbeats.
 	AppliedIndex func() uint64
 	// Managers, if not nil, is told the managers' addresses when they change,

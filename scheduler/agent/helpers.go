@@ -357,6 +357,13 @@ func missing(features []*taskpb.Feature) string {
 	return "the node lacks " + strings.Join(names, ", ")
 }
 
+// described passes on what the manager was told.
+func (a *agent) described(d *schedulerpb.NodeDescription) {
+	if a.Described != nil {
+		a.Described(d)
+	}
+}
+
 // describe is the node's own word plus what probing found.
 func (a *agent) describe() *schedulerpb.NodeDescription {
 	d := a.Describe()

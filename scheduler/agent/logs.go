@@ -79,7 +79,7 @@ func (l *logs) serve(ctx context.Context, r *schedulerpb.LogSubscription, task, 
 	case !assigned:
 		last.Error = "the task is not on this node"
 	default:
-		req := &rundpb.LogsRequest{TaskId: task, Follow: r.Follow, Since: r.Since, Tail: r.Tail}
+		req := &rundpb.LogsRequest{TaskId: task, Follow: r.Follow, Since: r.Since, Until: r.Until, Tail: r.Tail}
 		err := l.agent.Executor.Logs(ctx, req, func(c *rundpb.LogsResponse) error { return l.forward(ctx, r.Id, task, c) })
 		if err != nil {
 			last.Error = clip(err.Error())

@@ -108,6 +108,7 @@ func (s *session) send(ctx context.Context) error {
 	if err := s.stream.Send(first); err != nil {
 		return s.sendError(err)
 	}
+	s.described(hello)
 	beat := time.NewTimer(s.nextBeat(began))
 	defer beat.Stop()
 	silent := time.NewTimer(silentHeartbeats * s.heartbeat)
@@ -160,6 +161,7 @@ func (s *session) send(ctx context.Context) error {
 			if err := s.stream.Send(helloMessage(d)); err != nil {
 				return s.sendError(err)
 			}
+			s.described(d)
 		case <-s.reportKick:
 			if err := s.sendReports(); err != nil {
 				return err

@@ -22,6 +22,8 @@ type LogRequest struct {
 	Follow  bool
 	// Since is in Unix nanoseconds, 0: from the beginning kept.
 	Since int64
+	// Until is in Unix nanoseconds, 0: to the end.
+	Until int64
 	// Tail is the number of last lines of each task, -1: all.
 	Tail int64
 }
@@ -120,7 +122,7 @@ func (d *Dispatcher) subscribe(r LogRequest) (*subscription, error) {
 		}
 		sub.mu.Unlock()
 		m.session.control(logRequest(&schedulerpb.LogSubscription{
-			Id: sub.id, TaskIds: ids, Follow: r.Follow, Since: r.Since, Tail: r.Tail,
+			Id: sub.id, TaskIds: ids, Follow: r.Follow, Since: r.Since, Until: r.Until, Tail: r.Tail,
 		}))
 	}
 	return sub, nil

@@ -91,6 +91,9 @@ func (s *Server) Logs(req *rundpb.LogsRequest, stream grpc.ServerStreamingServer
 	if req.GetSince() > 0 {
 		q.Since = time.Unix(0, req.GetSince())
 	}
+	if req.GetUntil() > 0 {
+		q.Until = time.Unix(0, req.GetUntil())
+	}
 	if t := req.GetTail(); t > 0 {
 		q.Tail = int(min(t, maxLogTail))
 	}
@@ -113,11 +116,11 @@ func (s *Server) Logs(req *rundpb.LogsRequest, stream grpc.ServerStreamingServer
 // ResolveImage gives a digest: of the image that was loaded here under the
 // name, and only without one, of the registry.
 func (s *Server) ResolveImage(ctx context.Context, req *rundpb.ResolveImageRequest) (*rundpb.ResolveImageResponse, error) {
-	digest, loaded, err := s.images.Resolve(ctx, req.GetReference())
+	digest, loaded, platforms, err := s.images.Resolve(ctx, req.GetReference())
 	if err != nil {
 		return nil, imageStatus(err)
 	}
-	return &rundpb.ResolveImageResponse{Digest: digest, Loaded: loaded}, nil
+	return &rundpb.ResolveImageResponse{Digest: digest, Loaded: loaded, Platforms: platforms}, nil
 }
 
 // ImportImage loads the images of an archive.

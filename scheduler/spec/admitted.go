@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -25,10 +26,14 @@ func Admit(s *schedulerpb.ServiceSpec) (Admitted, error) {
 // Spec is shared: do not modify it.
 func (a Admitted) Spec() *schedulerpb.ServiceSpec { return a.spec }
 
-// Pin returns a with the digest that its image was resolved to.
-func (a Admitted) Pin(digest string) (Admitted, error) {
-	if digest == a.spec.GetTask().GetContainer().GetDigest() {
+// Pin returns a with the digest that its image was resolved to, and the machines
+// that image is made for, empty for not known.
+func (a Admitted) Pin(digest string, platforms []string) (Admitted, error) {
+	if digest == a.spec.GetTask().GetContainer().GetDigest() && slices.Equal(platforms, a.spec.GetTask().GetPlatforms()) {
 		return a, nil
+	}
+	if err := validatePlatforms(platforms); err != nil {
+		platforms = nil // the registry's word, and a help only
 	}
 	image := a.spec.GetTask().GetContainer().GetImage()
 	if !digestRule.MatchString(digest) {
@@ -39,7 +44,7 @@ func (a Admitted) Pin(digest string) (Admitted, error) {
 		return Admitted{}, fmt.Errorf("image %q was resolved to another digest than it names: %s", clip(image), digest)
 	}
 	s := proto.CloneOf(a.spec)
-	s.Task.Container.Digest = digest
+	s.Task.Container.Digest, s.Task.Platforms = digest, platforms
 	if n := proto.Size(s); n > MaxSpecBytes {
 		return Admitted{}, fmt.Errorf("the service is %d bytes long in all: at most %d are allowed", n, MaxSpecBytes)
 	}

@@ -36,7 +36,7 @@ func TestAdmitted(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := proto.CloneOf(a.Spec())
-		p, err := a.Pin(c.digest)
+		p, err := a.Pin(c.digest, nil)
 		if (err == nil) != c.ok {
 			t.Errorf("%s pinned to %q: %v", c.image, c.digest, err)
 		}

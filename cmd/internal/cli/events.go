@@ -68,8 +68,9 @@ func moment(flag, s string, now time.Time) (int64, error) {
 	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
 		return now.Add(-d).UnixNano(), nil
 	}
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t.UnixNano(), nil
+	// Within what nanoseconds since 1970 can say; 0 would be no bound.
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil && t.Year() >= 1970 && t.Year() < 2262 {
+		return max(t.UnixNano(), 1), nil
 	}
 	return 0, usagef("%s %q: give a duration as 10m, or a time as 2026-01-02T15:04:05Z", flag, s)
 }

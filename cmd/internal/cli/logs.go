@@ -20,8 +20,8 @@ import (
 
 // logsFlags are those of service logs.
 type logsFlags struct {
-	follow, timestamps, raw bool
-	since, tail             string
+	follow, timestamps, raw, details bool
+	since, until, tail               string
 }
 
 func (a *app) serviceLogsCmd() *cobra.Command {
@@ -32,9 +32,12 @@ func (a *app) serviceLogsCmd() *cobra.Command {
 		Long: `logs shows what the containers of a service, or of one task of it (web.3 or a
 task's id), wrote; their stderr goes to stderr. On a terminal control
 characters are shown as ^X, as output of a container is not to be trusted with
-it; --raw shows lines as they are, without names.`,
+it; --raw shows lines as they are, without names. Lines of several tasks come in
+the order of their times. Output is kept as long as its container is: of the
+last few tasks of each slot, and the last one or two megabytes of each.`,
 		Example: `  redoubt service logs --tail 20 web
-  redoubt service logs --follow --since 10m web.3`,
+  redoubt service logs --follow --since 10m web.3
+  redoubt service logs --since 2026-01-02T15:00:00Z --until 2026-01-02T15:05:00Z web`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			req, err := l.request(args[0], time.Now())
@@ -48,7 +51,9 @@ it; --raw shows lines as they are, without names.`,
 	f.BoolVarP(&l.follow, "follow", "f", false, "go on as they write more")
 	f.BoolVarP(&l.timestamps, "timestamps", "t", false, "show the time of each line")
 	f.BoolVar(&l.raw, "raw", false, "lines as they are, without names")
+	f.BoolVar(&l.details, "details", false, "show the ids of node, service and task with each line")
 	f.StringVar(&l.since, "since", "", "only newer lines: 10m, or 2026-01-02T15:04:05Z")
+	f.StringVar(&l.until, "until", "", "only older lines, likewise")
 	f.StringVarP(&l.tail, "tail", "n", "all", "only the last lines of each task")
 	return c
 }
@@ -62,14 +67,20 @@ func (l *logsFlags) request(target string, now time.Time) (*controlpb.ServiceLog
 		}
 		req.Tail = n
 	}
-	if l.since != "" {
-		if d, err := time.ParseDuration(l.since); err == nil && d >= 0 {
-			req.Since = now.Add(-d).UnixNano()
-		} else if t, err := time.Parse(time.RFC3339, l.since); err == nil {
-			req.Since = t.UnixNano()
-		} else {
-			return nil, usagef("--since %q: give a duration as 10m, or a time as 2026-01-02T15:04:05Z", l.since)
-		}
+	var err error
+	if req.Since, err = moment("--since", l.since, now); err != nil {
+		return nil, err
+	}
+	if req.Until, err = moment("--until", l.until, now); err != nil {
+		return nil, err
+	}
+	switch {
+	case l.follow && l.until != "":
+		return nil, usagef("--follow and --until exclude each other")
+	case l.until != "" && req.Since >= req.Until:
+		return nil, usagef("--since is not before --until: no line can be between them")
+	case l.raw && l.details:
+		return nil, usagef("--raw and --details exclude each other")
 	}
 	return req, nil
 }
@@ -117,14 +128,18 @@ type logPrinter struct {
 	flags    logsFlags
 	part     map[logStream][]byte // what came of a line so far
 	name     map[string]string
+	details  map[string]string
 }
 
 func (p *logPrinter) add(r *controlpb.ServiceLogsResponse) error {
 	s := logStream{r.TaskId, r.Stderr}
 	if p.name == nil {
-		p.name = map[string]string{}
+		p.name, p.details = map[string]string{}, map[string]string{}
 	}
 	p.name[r.TaskId] = r.TaskName + "@" + r.NodeName
+	if p.flags.details {
+		p.details[r.TaskId] = fmt.Sprintf("node=%s,service=%s,task=%s ", r.NodeId, r.ServiceId, r.TaskId)
+	}
 	buf := append(p.part[s], r.Data...)
 	for {
 		i := bytes.IndexByte(buf, '\n')
@@ -169,7 +184,7 @@ func (p *logPrinter) line(s logStream, at int64, line []byte) error {
 	if p.flags.raw {
 		b.Write(line)
 	} else {
-		fmt.Fprintf(&b, "%s | ", printable(p.name[s.task]))
+		fmt.Fprintf(&b, "%s | %s", printable(p.name[s.task]), printable(p.details[s.task]))
 		if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 			b.WriteString(caret(string(line)))
 		} else {

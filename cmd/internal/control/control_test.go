@@ -114,13 +114,13 @@ func (w *world) state(id string, s schedulerpb.NodeState, message string) {
 }
 
 // Resolve is the registry.
-func (w *world) Resolve(_ context.Context, reference string) (string, error) {
+func (w *world) Resolve(_ context.Context, reference string) (string, []string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d := w.registry[reference]; d != "" {
-		return d, nil
+		return d, []string{"linux/amd64", "linux/arm64"}, nil
 	}
-	return "", errors.New("image " + reference + " is not in its registry: push it, or correct the name")
+	return "", nil, errors.New("image " + reference + " is not in its registry: push it, or correct the name")
 }
 
 // Logs gives what was set of each task, then its end.

@@ -24,13 +24,13 @@ import (
 // that was stolen must not say what others run under a name that a manager or a
 // registry knows, nor keep an image from being used by disagreeing. Its word
 // counts for images that nobody else knows, and is warned of.
-func (s *Server) pin(ctx context.Context, image string) (digest string, warnings []string, err error) {
+func (s *Server) pin(ctx context.Context, image string) (digest string, platforms, warnings []string, err error) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
-		return "", nil, apierr.Invalid("", "image %q is no reference: %v", image, err)
+		return "", nil, nil, apierr.Invalid("", "image %q is no reference: %v", image, err)
 	}
 	if d, ok := named.(reference.Digested); ok {
-		return d.Digest().String(), nil, nil
+		return d.Digest().String(), nil, nil, nil
 	}
 	ref := reference.TagNameOnly(named).String()
 	managers, workers := map[string][]string{}, map[string][]string{} // digest → hosts
@@ -48,11 +48,11 @@ func (s *Server) pin(ctx context.Context, image string) (digest string, warnings
 		return nil
 	})
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	digest, err = agreed(ref, managers)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	if digest == "" {
 		var missing error
@@ -60,12 +60,12 @@ func (s *Server) pin(ctx context.Context, image string) (digest string, warnings
 		if len(workers) > 0 {
 			within = shortResolveTimeout
 		}
-		if digest, missing = s.resolve(ctx, ref, within); missing != nil {
+		if digest, platforms, missing = s.resolve(ctx, ref, within); missing != nil {
 			if digest, err = agreed(ref, workers); err != nil {
-				return "", nil, err
+				return "", nil, nil, err
 			}
 			if digest == "" {
-				return "", nil, unresolved(ref, missing)
+				return "", nil, nil, unresolved(ref, missing)
 			}
 			warnings = append(warnings, fmt.Sprintf("image %s is taken as %s on the word of workers only (%s): load it on a manager as well to be sure",
 				ref, digest, hosts(workers[digest])))
@@ -76,19 +76,19 @@ func (s *Server) pin(ctx context.Context, image string) (digest string, warnings
 			warnings = append(warnings, fmt.Sprintf("%s has another image loaded as %s (%s): it is not used", hosts(workers[other]), ref, other))
 		}
 	}
-	return digest, warnings, nil
+	return digest, platforms, warnings, nil
 }
 
 // resolve asks the registry, for so long: one that does not answer must not
 // use up the time of the whole call.
-func (s *Server) resolve(ctx context.Context, ref string, within time.Duration) (string, error) {
+func (s *Server) resolve(ctx context.Context, ref string, within time.Duration) (string, []string, error) {
 	asking, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	digest, err := s.c.Images.Resolve(asking, ref)
+	digest, platforms, err := s.c.Images.Resolve(asking, ref)
 	if err != nil && ctx.Err() == nil && asking.Err() != nil {
 		err = fmt.Errorf("its registry did not answer within %s", within)
 	}
-	return digest, err
+	return digest, platforms, err
 }
 
 // agreed is the digest that all hosts give, or "" where there are none.

@@ -15,6 +15,14 @@ const (
 	// whose answer broke off.
 	logRetry = 2 * time.Second
 
+	// Merging logs: how long output waits for what may be older, from the start
+	// and while following, how much waits at most, and what a piece counts
+	// beyond its bytes.
+	logPatience       = 3 * time.Second
+	logFollowPatience = 500 * time.Millisecond
+	logMergeBytes     = 8 << 20
+	logPieceBytes     = 200
+
 	// maxVerdicts bounds the nodes, and maxExplained the lines of each kind, in
 	// which a task's place is explained.
 	maxVerdicts  = 256

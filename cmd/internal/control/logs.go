@@ -27,7 +27,10 @@ type LogSource interface {
 // follows a service it also takes up the tasks that are begun later, and those
 // whose node was away, and it ends when the service is removed.
 func (s *Server) ServiceLogs(req *controlpb.ServiceLogsRequest, stream controlpb.Control_ServiceLogsServer) error {
-	l := &logReader{s: s, req: req, sources: map[string]*logSource{}, answers: make(chan *controlpb.ServiceLogsResponse)}
+	l := &logReader{s: s, req: req, sources: map[string]*logSource{}, events: make(chan logEvent)}
+	if req.GetFollow() && req.GetUntil() != 0 {
+		return apierr.Invalid("leave one out", "logs cannot be followed and end at a time")
+	}
 	var first []string
 	err := s.view(stream.Context(), func(r *raftstore.ReadTx) (err error) {
 		if err = l.resolve(r); err == nil {
@@ -42,23 +45,9 @@ func (s *Server) ServiceLogs(req *controlpb.ServiceLogsRequest, stream controlpb
 		return apierr.NotFound("see `redoubt service ps`", "%s has no task whose output can be read", req.GetTarget())
 	}
 	g, ctx := errgroup.WithContext(stream.Context())
+	g.Go(func() error { return l.send(ctx, stream.Send) })
 	g.Go(func() error {
-		for {
-			select {
-			case a, ok := <-l.answers:
-				if !ok {
-					return nil
-				}
-				if err := stream.Send(a); err != nil {
-					return err
-				}
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	})
-	g.Go(func() error {
-		defer close(l.answers)
+		defer close(l.events)
 		return l.run(ctx, first)
 	})
 	return g.Wait()
@@ -71,12 +60,14 @@ type logReader struct {
 	service string                // id; empty: of one task only
 	task    string                // id
 	sources map[string]*logSource // by task
-	answers chan *controlpb.ServiceLogsResponse
+	events  chan logEvent
 }
 
 // logSource is one task that is or was read.
 type logSource struct {
 	name, node    string
+	nodeID        string
+	service       string
 	live          bool
 	reading, done bool
 	last          int64     // when the last piece was written, 0: nothing was read
@@ -117,7 +108,7 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 				return // there is no output (yet)
 			}
 			svc, _ := schedstore.Services.Get(r, t.GetServiceId())
-			src = &logSource{live: schedstore.Live(t), name: schedstore.TaskName(svc.GetSpec().GetName(), t), node: nodeName(r, t.GetNodeId())}
+			src = &logSource{live: schedstore.Live(t), name: schedstore.TaskName(svc.GetSpec().GetName(), t), node: nodeName(r, t.GetNodeId()), nodeID: t.GetNodeId(), service: t.GetServiceId()}
 			if t.GetSlot() == 0 && src.node != "" {
 				src.name = svc.GetSpec().GetName() + "." + src.node
 			}
@@ -225,18 +216,16 @@ type logEnd struct {
 // ended takes note, and says once what went wrong.
 func (l *logReader) ended(ctx context.Context, e logEnd) error {
 	src := l.sources[e.task]
+	if err := l.tell(ctx, logEvent{end: e.task}); err != nil {
+		return err
+	}
 	src.reading, src.last, src.again = false, max(src.last, e.last), time.Now().Add(logRetry)
 	src.done = e.err == "" || !src.live
 	if e.err == "" || e.err == src.said || !src.live {
 		return nil // of one that ended long ago nothing may be left
 	}
 	src.said = e.err
-	select {
-	case l.answers <- &controlpb.ServiceLogsResponse{TaskId: e.task, TaskName: src.name, NodeName: src.node, Error: e.err}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return l.tell(ctx, logEvent{piece: &controlpb.ServiceLogsResponse{TaskId: e.task, TaskName: src.name, NodeName: src.node, Error: e.err}})
 }
 
 // begin reads some tasks in a goroutine of its own, which tells the end of each.
@@ -244,13 +233,16 @@ func (l *logReader) begin(ctx context.Context, g *errgroup.Group, ids []string, 
 	if len(ids) == 0 {
 		return
 	}
+	if err := l.tell(ctx, logEvent{begin: ids}); err != nil {
+		return // run sees it, too
+	}
 	from := map[string]logSource{}
 	for _, id := range ids {
 		from[id] = *l.sources[id]
 	}
 	g.Go(func() error {
 		last := map[string]int64{}
-		ask := dispatcher.LogRequest{TaskIDs: ids, Follow: l.req.GetFollow(), Since: since, Tail: tail}
+		ask := dispatcher.LogRequest{TaskIDs: ids, Follow: l.req.GetFollow(), Since: since, Until: l.req.GetUntil(), Tail: tail}
 		for chunk, err := range l.s.c.Logs.Logs(ctx, ask) {
 			if err != nil {
 				return err
@@ -258,14 +250,12 @@ func (l *logReader) begin(ctx context.Context, g *errgroup.Group, ids []string, 
 			id := chunk.GetTaskId()
 			if len(chunk.GetData()) > 0 || chunk.GetError() != "" && !chunk.GetEof() {
 				answer := &controlpb.ServiceLogsResponse{TaskId: id, TaskName: from[id].name, NodeName: from[id].node,
-					At: chunk.GetAt(), Stderr: chunk.GetStderr(), Data: chunk.GetData()}
+					At: chunk.GetAt(), Stderr: chunk.GetStderr(), Data: chunk.GetData(), NodeId: from[id].nodeID, ServiceId: from[id].service}
 				if !chunk.GetEof() {
 					answer.Error = chunk.GetError()
 				}
-				select {
-				case l.answers <- answer:
-				case <-ctx.Done():
-					return context.Cause(ctx)
+				if err := l.tell(ctx, logEvent{piece: answer}); err != nil {
+					return err
 				}
 				last[id] = max(last[id], chunk.GetAt())
 			}

@@ -34,8 +34,9 @@ type Minter interface {
 
 // Images finds what a reference means now.
 type Images interface {
-	// Resolve asks the reference's registry for its digest.
-	Resolve(ctx context.Context, reference string) (digest string, err error)
+	// Resolve asks the reference's registry for its digest, and the machines it
+	// is made for where that is known.
+	Resolve(ctx context.Context, reference string) (digest string, platforms []string, err error)
 }
 
 // Config is what the server needs.

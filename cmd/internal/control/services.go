@@ -143,12 +143,12 @@ func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (a
 	}
 	c := admitted.Spec().GetTask().GetContainer()
 	was := old.GetTask().GetContainer()
-	digest := was.GetDigest()
+	digest, platforms := was.GetDigest(), old.GetTask().GetPlatforms()
 	if c.GetImage() != was.GetImage() || digest == "" || sp.GetTask().GetForce() != old.GetTask().GetForce() {
-		if digest, warnings, err = s.pin(ctx, c.GetImage()); err != nil {
+		if digest, platforms, warnings, err = s.pin(ctx, c.GetImage()); err != nil {
 			return admitted, nil, err
 		}
 	}
-	admitted, err = admitted.Pin(digest)
+	admitted, err = admitted.Pin(digest, platforms)
 	return admitted, warnings, err
 }

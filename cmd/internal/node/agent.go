@@ -42,7 +42,7 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 			}
 			return cc, cc, nil
 		},
-		Executor: n.rund, Network: network, Refresh: n.refresh, Connected: n.setSession, Logger: n.log.With("part", "agent"),
+		Executor: n.rund, Network: network, Refresh: n.refresh, Connected: n.setSession, Described: n.reported.set, Logger: n.log.With("part", "agent"),
 		Describe: func() *schedulerpb.NodeDescription { return n.describe(nil) },
 		Managers: func(addrs []string) {
 			if err := n.remember(func(m *member) { m.Managers = addrs }); err != nil {

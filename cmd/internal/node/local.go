@@ -169,5 +169,10 @@ func (b bootstrap) LoadImage(in controlpb.Bootstrap_LoadImageServer) error {
 	case b.n.refresh <- struct{}{}:
 	default: // asked for already
 	}
+	// Who creates a service next means this image by its name. A node without a
+	// session reports it when it has one.
+	if b.n.status().session {
+		b.n.reported.await(ctx, resp.GetImages(), reportPatience)
+	}
 	return in.SendAndClose(&controlpb.LoadImageResponse{Images: resp.GetImages()})
 }

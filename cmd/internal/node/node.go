@@ -49,6 +49,8 @@ type Node struct {
 
 	// refresh asks the agent to look at the node again.
 	refresh chan struct{}
+	// reported is what managers were told of the node.
+	reported reported
 	// requests carries init, join and leave from the local socket to the state
 	// that can serve them.
 	requests chan request

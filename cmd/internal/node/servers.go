@@ -183,7 +183,7 @@ func (m *managerState) addresses() (out []string) {
 // registries' configuration.
 type images struct{ n *Node }
 
-func (i images) Resolve(ctx context.Context, reference string) (string, error) {
+func (i images) Resolve(ctx context.Context, reference string) (string, []string, error) {
 	resp, err := i.n.rund.Client().ResolveImage(ctx, &rundpb.ResolveImageRequest{Reference: reference})
-	return resp.GetDigest(), oneLine(err)
+	return resp.GetDigest(), resp.GetPlatforms(), oneLine(err)
 }

@@ -186,29 +186,37 @@ func (s *Store) unpack(ctx context.Context, img containerd.Image) error {
 }
 
 // Resolve gives the digest of a reference: of the image loaded here under that
-// name, or else what its registry says now.
-func (s *Store) Resolve(ctx context.Context, ref string) (dgst string, loaded bool, err error) {
+// name, or else what its registry says now. platforms is empty where they are not
+// known: of what was loaded every node has its own.
+func (s *Store) Resolve(ctx context.Context, ref string) (dgst string, loaded bool, platforms []string, err error) {
 	named, err := parse(ref)
 	if err != nil {
-		return "", false, err
+		return "", false, nil, err
 	}
 	i, err := s.client.ImageService().Get(ctx, named.String())
 	switch {
 	case err == nil && i.Labels[labelLoaded] != "":
-		return i.Target.Digest.String(), true, nil
+		return i.Target.Digest.String(), true, nil, nil
 	case err != nil && !errdefs.IsNotFound(err):
-		return "", false, err
+		return "", false, nil, err
 	}
-	var d digest.Digest
-	err = retry(ctx, nil, func() error {
-		_, desc, err := s.registries.resolver().Resolve(ctx, named.String())
-		d = desc.Digest
+	resolver := s.registries.resolver()
+	var desc ocispec.Descriptor
+	err = retry(ctx, nil, func() (err error) {
+		_, desc, err = resolver.Resolve(ctx, named.String())
 		return err
 	})
 	if err != nil {
-		return "", false, explain(ref, err)
+		return "", false, nil, explain(ref, err)
 	}
-	return d.String(), false, nil
+	if err := desc.Digest.Validate(); err != nil {
+		return "", false, nil, explain(ref, err)
+	}
+	// A help to the scheduler: the node itself refuses what is not for it.
+	if fetcher, ferr := resolver.Fetcher(ctx, named.String()); ferr == nil {
+		platforms, _ = platformsOf(ctx, fetcher, desc)
+	}
+	return desc.Digest.String(), false, platforms, nil
 }
 
 // Loaded returns the names and digests of the images loaded here.

@@ -18,6 +18,8 @@ import (
 type Query struct {
 	// Since drops records that are not newer; zero drops none.
 	Since time.Time
+	// Until, when set, drops records that are not older.
+	Until time.Time
 	// Tail keeps only the last records of what is there at the start;
 	// negative keeps all.
 	Tail int
@@ -25,6 +27,8 @@ type Query struct {
 	Follow bool
 	Done   <-chan struct{}
 }
+
+func (q Query) before(r Record) bool { return q.Until.IsZero() || r.Time.Before(q.Until) }
 
 // Read calls emit for each record in dir that q selects, oldest first. A log
 // that was never written is empty. Records that are not ours are skipped.
@@ -38,7 +42,7 @@ func Read(ctx context.Context, dir string, q Query, emit func(Record) error) err
 		defer watch.close()
 	}
 	wanted := func(r Record) error {
-		if r.Time.After(q.Since) {
+		if r.Time.After(q.Since) && q.before(r) {
 			return emit(r)
 		}
 		return nil
@@ -60,7 +64,7 @@ func Read(ctx context.Context, dir string, q Query, emit func(Record) error) err
 	skip, err := toSkip(q, old, cur)
 	if err == nil {
 		first := func(r Record) error {
-			if skip > 0 {
+			if skip > 0 && q.before(r) {
 				skip--
 				return nil
 			}
@@ -101,7 +105,7 @@ func toSkip(q Query, files ...*file) (int, error) {
 	}
 	total := 0
 	for _, f := range files {
-		n, err := f.count()
+		n, err := f.count(q)
 		if err != nil {
 			return 0, err
 		}
@@ -140,9 +144,21 @@ func (f *file) close() error {
 	return f.Close()
 }
 
-func (f *file) count() (n int, err error) {
+// count counts the records that a tail is made of.
+func (f *file) count(q Query) (n int, err error) {
 	if f == nil {
 		return 0, nil
+	}
+	if !q.Until.IsZero() {
+		err := f.drain(func(r Record) error {
+			if q.before(r) {
+				n++
+			}
+			return nil
+		})
+		f.rest = nil
+		_, serr := f.Seek(0, io.SeekStart)
+		return n, errors.Join(err, serr)
 	}
 	buf := make([]byte, 64<<10)
 	for off := int64(0); ; {

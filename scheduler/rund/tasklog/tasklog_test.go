@@ -113,6 +113,38 @@ func TestRotationIsBounded(t *testing.T) {
 	}
 }
 
+// TestWindow: what lies between two times, and the last of it.
+func TestWindow(t *testing.T) {
+	dir := t.TempDir()
+	w, err := NewWriter(dir, maxRecord*2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(sec int) time.Time { return time.Unix(int64(sec), 0) }
+	for sec := range 2000 { // so that it is spread over both files
+		if err := w.Write(Record{Time: at(sec), Data: fmt.Append(nil, sec)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		q    Query
+		want string
+	}{
+		{Query{Tail: -1, Since: at(1989), Until: at(1992)}, "[1990 1991]"},
+		{Query{Tail: 2, Until: at(1500)}, "[1498 1499]"},
+		{Query{Tail: 3, Since: at(1498), Until: at(1500)}, "[1499]"},
+		{Query{Tail: 0, Until: at(1500)}, "[]"},
+		{Query{Tail: -1, Until: at(0)}, "[]"},
+	} {
+		if got := fmt.Sprint(collect(t, dir, c.q)); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.q, got, c.want)
+		}
+	}
+}
+
 func TestLongLinesAndNoNewline(t *testing.T) {
 	dir := t.TempDir()
 	w, err := NewWriter(dir, 1<<20)
