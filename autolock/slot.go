@@ -70,6 +70,18 @@ func CheckSlot(slot *keydpb.Slot) error {
 
 // SealToSlot seals a KEK to a slot.
 func SealToSlot(slot *keydpb.Slot, c SlotContext, kek []byte) ([]byte, error) {
+	return SealSecret(slot, kekInfo(c, slot.GetId()), kek)
+}
+
+// OpenSlot opens a sealed KEK with a slot's seed. A seed of another slot gives
+// ErrWrongSeed; the right seed with a damaged ciphertext gives another error,
+// so that damage is never taken for a typing mistake. The caller wipes the KEK.
+func OpenSlot(slot *keydpb.Slot, c SlotContext, seed, sealed []byte) ([]byte, error) {
+	return OpenSecret(slot, kekInfo(c, slot.GetId()), seed, sealed)
+}
+
+// SealSecret seals a 32-byte key to a slot, bound to info.
+func SealSecret(slot *keydpb.Slot, info, key []byte) ([]byte, error) {
 	if err := CheckSlot(slot); err != nil {
 		return nil, err
 	}
@@ -77,13 +89,11 @@ func SealToSlot(slot *keydpb.Slot, c SlotContext, kek []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), kekInfo(c, slot.GetId()), kek)
+	return hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), info, key)
 }
 
-// OpenSlot opens a sealed KEK with a slot's seed. A seed of another slot gives
-// ErrWrongSeed; the right seed with a damaged ciphertext gives another error,
-// so that damage is never taken for a typing mistake. The caller wipes the KEK.
-func OpenSlot(slot *keydpb.Slot, c SlotContext, seed, sealed []byte) ([]byte, error) {
+// OpenSecret opens what SealSecret made, with the errors of OpenSlot.
+func OpenSecret(slot *keydpb.Slot, info, seed, sealed []byte) ([]byte, error) {
 	priv, err := slotKey(slot.GetKind(), seed)
 	if err != nil {
 		return nil, err
@@ -91,15 +101,15 @@ func OpenSlot(slot *keydpb.Slot, c SlotContext, seed, sealed []byte) ([]byte, er
 	if string(priv.PublicKey().Bytes()) != string(slot.GetRecipient()) { // public halves
 		return nil, ErrWrongSeed
 	}
-	kek, err := hpke.Open(priv, hpke.HKDFSHA256(), hpke.AES256GCM(), kekInfo(c, slot.GetId()), sealed)
+	key, err := hpke.Open(priv, hpke.HKDFSHA256(), hpke.AES256GCM(), info, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("slot %s: the sealed key is damaged", slot.GetId())
 	}
-	if len(kek) != KeyLen {
-		clear(kek)
+	if len(key) != KeyLen {
+		clear(key)
 		return nil, fmt.Errorf("slot %s: the sealed key has a wrong length", slot.GetId())
 	}
-	return kek, nil
+	return key, nil
 }
 
 func slotKey(kind keydpb.SlotKind, seed []byte) (hpke.PrivateKey, error) {

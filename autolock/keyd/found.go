@@ -69,7 +69,7 @@ func (s *Server) init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.Ini
 		return nil, err
 	}
 	now := time.Now()
-	opened := new(secrets)
+	opened := &secrets{incarnation: 1}
 	if opened.keyset, err = newKeyset(now); err != nil {
 		return nil, fmt.Errorf("making the cluster's keys: %w", err)
 	}
@@ -110,7 +110,7 @@ func (s *Server) importKeyset(req *keydpb.ImportKeysetRequest) (*keydpb.ImportKe
 	if err != nil {
 		return nil, err
 	}
-	opened := &secrets{keyset: k}
+	opened := &secrets{keyset: k, incarnation: max(1, req.GetIncarnation())}
 	switch {
 	case k.clusterID != req.GetClusterId():
 		err = denied("the keyset is of another cluster")

@@ -51,7 +51,7 @@ func FuzzRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	opened := &secrets{keys, own}
+	opened := &secrets{keys, own, 1}
 	f.Cleanup(func() { opened.destroy(); p.destroy() })
 	server := func(t *testing.T, file *stateFile, s *secrets) *Server {
 		k, err := New(Config{Dir: t.TempDir(), Section: DefaultSection()})

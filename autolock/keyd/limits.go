@@ -39,6 +39,12 @@ const (
 	maxFormer  = 8
 	maxRetired = 128
 
+	// maxVersion bounds a version's text.
+	maxVersion = 128
+
+	// recoveryTime is how long a recovery may take from the key on.
+	recoveryTime = 2 * time.Minute
+
 	// maxReplays bounds the joins remembered to refuse a second use.
 	maxReplays = 1 << 16
 )

@@ -92,7 +92,8 @@ func (s *Server) openStore(req *keydpb.OpenStoreRequest) (*keydpb.OpenStoreRespo
 	if err != nil {
 		return nil, err
 	}
-	resp := &keydpb.OpenStoreResponse{DekEpoch: opened.local.dekEpoch, ClusterId: opened.keyset.clusterID, NodeId: s.file.state.GetNodeId()}
+	resp := &keydpb.OpenStoreResponse{DekEpoch: opened.local.dekEpoch, ClusterId: opened.keyset.clusterID, NodeId: s.file.state.GetNodeId(),
+		Incarnation: opened.incarnation}
 	if sealed := req.GetSealedLeaf(); len(sealed) > maxSealedLeaf {
 		return nil, invalid("the sealed leaf is larger than %d bytes", maxSealedLeaf)
 	} else if len(sealed) > 0 {

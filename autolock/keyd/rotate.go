@@ -217,7 +217,7 @@ func (s *Server) adoptKeyset(req *keydpb.AdoptKeysetRequest) (*keydpb.AdoptKeyse
 	if err != nil {
 		return nil, err
 	}
-	next := &secrets{keyset: k, local: opened.local}
+	next := &secrets{keyset: k, local: opened.local, incarnation: opened.incarnation}
 	err = s.note(entry{Event: "adopt-keyset", Outcome: "begun", Detail: fmt.Sprintf("epoch %d", k.epoch)})
 	if err == nil {
 		err = s.save(next, nodeID, s.file.state.GetSlots())

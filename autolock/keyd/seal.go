@@ -15,6 +15,9 @@ import (
 type secrets struct {
 	keyset *keyset
 	local  *local
+	// incarnation of the cluster's life, from 1: it is bound into all that the
+	// store seals.
+	incarnation uint64
 }
 
 func (s *secrets) destroy() {
@@ -38,6 +41,9 @@ func (s *secrets) sealState(nodeID string, slots *keydpb.SlotSet) (*statepb.Stat
 	defer kek.Destroy()
 	clusterID := s.keyset.clusterID
 	st := &statepb.State{ClusterId: clusterID, NodeId: nodeID, Slots: slots}
+	if s.incarnation > 1 { // the first was not written in the beginning
+		st.Incarnation = s.incarnation
+	}
 	c := autolock.SlotContext{ClusterID: clusterID, NodeID: nodeID, Epoch: slots.GetEpoch()}
 	for _, slot := range slots.GetSlots() {
 		sealed, err := autolock.SealToSlot(slot, c, kek.Bytes())
@@ -71,7 +77,7 @@ func (f *stateFile) open(seed []byte) (_ *secrets, slotID string, err error) {
 	if !f.authentic(kek.Bytes()) {
 		return nil, "", errStateDamaged
 	}
-	s := new(secrets)
+	s := &secrets{incarnation: max(1, f.state.GetIncarnation())} // the MAC covers it
 	defer func() {
 		if err != nil {
 			s.destroy()

@@ -168,10 +168,15 @@ func oneLine(err error) string {
 
 func wipeRequest(req *keydpb.Request) {
 	clear(req.GetUnlock().GetSeed())
+	clear(req.GetOpenBackup().GetSeed())
+	clear(req.GetAuthorizeRecovery().GetSeed())
 	clear(req.GetSealLeaf().GetLeafKey())
 }
 
 func wipeResponse(resp *keydpb.Response) {
 	clear(resp.GetOpenStore().GetDek())
+	clear(resp.GetSealBackup().GetStateKey())
+	clear(resp.GetOpenBackup().GetStateKey())
+	clear(resp.GetFinishRestore().GetStateKey())
 	clear(resp.GetOpenStore().GetLeafKey())
 }

@@ -29,6 +29,10 @@ type Server struct {
 	wrong    backoff       // guarded by mu
 	joins    replays       // guarded by mu
 	closed   bool          // guarded by mu
+	// restoring is a backup that was opened with a key, while EMPTY, and recovery
+	// until when the incarnation may be raised. Both are guarded by mu.
+	restoring *restoring
+	recovery  time.Time
 
 	// Rates, guarded by mu.
 	mints, managers, issues, denials bucket
@@ -97,7 +101,8 @@ func (s *Server) wipe() error {
 	err := s.journal.close()
 	s.secrets.destroy()
 	s.prepared.destroy()
-	s.secrets, s.prepared = nil, nil
+	s.restoring.destroy()
+	s.secrets, s.prepared, s.restoring, s.recovery = nil, nil, nil, time.Time{}
 	return err
 }
 

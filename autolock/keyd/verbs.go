@@ -17,8 +17,8 @@ func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.
 			return nil, err
 		}
 		return &keydpb.Response{Result: &keydpb.Response_WaitUnlocked{WaitUnlocked: &keydpb.WaitUnlockedResponse{}}}, nil
-	case *keydpb.Request_Unlock:
-		return nil, denied("unlocking is for root alone: use unlock.sock")
+	case *keydpb.Request_Unlock, *keydpb.Request_OpenBackup, *keydpb.Request_AuthorizeRecovery:
+		return nil, denied("what takes an operator key is for root alone: use unlock.sock")
 	default:
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -110,6 +110,21 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 		var r *keydpb.SignPromotionResponse
 		r, err = s.signPromotion(ctx, v.SignPromotion)
 		resp.Result = &keydpb.Response_SignPromotion{SignPromotion: r}
+	case *keydpb.Request_SealBackup:
+		name = "backup"
+		var r *keydpb.SealBackupResponse
+		r, err = s.sealBackup(v.SealBackup)
+		resp.Result = &keydpb.Response_SealBackup{SealBackup: r}
+	case *keydpb.Request_FinishRestore:
+		name = "restore"
+		var r *keydpb.FinishRestoreResponse
+		r, err = s.finishRestore(ctx, v.FinishRestore)
+		resp.Result = &keydpb.Response_FinishRestore{FinishRestore: r}
+	case *keydpb.Request_RaiseIncarnation:
+		name = "raise-incarnation"
+		var r *keydpb.RaiseIncarnationResponse
+		r, err = s.raiseIncarnation(v.RaiseIncarnation)
+		resp.Result = &keydpb.Response_RaiseIncarnation{RaiseIncarnation: r}
 	case *keydpb.Request_Forget:
 		name = "forget"
 		err = s.forget()
@@ -120,7 +135,7 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 	return name, resp, err
 }
 
-// unlockVerb answers root: unlock, and status.
+// unlockVerb answers root: status, and what takes an operator key.
 func (s *Server) unlockVerb(_ context.Context, req *keydpb.Request) (*keydpb.Response, error) {
 	switch v := req.GetVerb().(type) {
 	case *keydpb.Request_Status:
@@ -131,6 +146,16 @@ func (s *Server) unlockVerb(_ context.Context, req *keydpb.Request) (*keydpb.Res
 		defer s.mu.Unlock()
 		r, err := s.unlock(v.Unlock.GetSeed())
 		return &keydpb.Response{Result: &keydpb.Response_Unlock{Unlock: r}}, err
+	case *keydpb.Request_OpenBackup:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		r, err := s.openBackup(v.OpenBackup)
+		return &keydpb.Response{Result: &keydpb.Response_OpenBackup{OpenBackup: r}}, err
+	case *keydpb.Request_AuthorizeRecovery:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		err := s.authorizeRecovery(v.AuthorizeRecovery.GetSeed())
+		return &keydpb.Response{Result: &keydpb.Response_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryResponse{}}}, err
 	default:
 		return nil, denied("this socket unlocks and tells the status, nothing else")
 	}

@@ -89,6 +89,24 @@ func (c *Client) Forget(ctx context.Context) error {
 	return err
 }
 
+// SealBackup makes the head of a backup and the key that seals its state.
+func (c *Client) SealBackup(ctx context.Context, req *keydpb.SealBackupRequest) (*keydpb.SealBackupResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SealBackup{SealBackup: req}}, (*keydpb.Response).GetSealBackup)
+}
+
+// FinishRestore makes an empty keyd a manager's from the backup that OpenBackup
+// opened.
+func (c *Client) FinishRestore(ctx context.Context, req *keydpb.FinishRestoreRequest) (*keydpb.FinishRestoreResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_FinishRestore{FinishRestore: req}}, (*keydpb.Response).GetFinishRestore)
+}
+
+// RaiseIncarnation begins the cluster's next incarnation, which AuthorizeRecovery
+// must have allowed.
+func (c *Client) RaiseIncarnation(ctx context.Context, to uint64) error {
+	_, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_RaiseIncarnation{RaiseIncarnation: &keydpb.RaiseIncarnationRequest{Incarnation: to}}}, (*keydpb.Response).GetRaiseIncarnation)
+	return err
+}
+
 // Unlock opens a locked keyd with a slot's seed and returns the slot's id. It
 // works on unlock.sock only. The seed stays the caller's to wipe.
 func (c *Client) Unlock(ctx context.Context, seed []byte) (slotID string, err error) {

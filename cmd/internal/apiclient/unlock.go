@@ -61,6 +61,24 @@ func (k *Keyd) Unlock(ctx context.Context, key *autolock.OperatorKey) error {
 	return err
 }
 
+// OpenBackup checks a backup's head with the key and returns the key of its
+// state; with restore keyd keeps what it found, for the node to restore from.
+func (k *Keyd) OpenBackup(ctx context.Context, key *autolock.OperatorKey, head []byte, restore bool) (stateKey []byte, err error) {
+	seed := key.Seed()
+	defer clear(seed)
+	resp, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_OpenBackup{OpenBackup: &keydpb.OpenBackupRequest{Seed: seed, Head: head, Restore: restore}}})
+	return resp.GetOpenBackup().GetStateKey(), err
+}
+
+// AuthorizeRecovery has keyd check the key, unlock where that is needed, and
+// allow one recovery.
+func (k *Keyd) AuthorizeRecovery(ctx context.Context, key *autolock.OperatorKey) error {
+	seed := key.Seed()
+	defer clear(seed)
+	_, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryRequest{Seed: seed}}})
+	return err
+}
+
 func (k *Keyd) call(ctx context.Context, req *keydpb.Request) (*keydpb.Response, error) {
 	resp := new(keydpb.Response)
 	if err := k.wire.Call(ctx, req, resp); err != nil {
@@ -83,6 +101,10 @@ func (k *Keyd) call(ctx context.Context, req *keydpb.Request) (*keydpb.Response,
 		return nil, ErrNotLocked
 	case keydpb.Code_CODE_EMPTY:
 		return nil, ErrNoKeyset
+	case keydpb.Code_CODE_INVALID:
+		return nil, apierr.Invalid("", "%s", e.Message)
+	case keydpb.Code_CODE_ALREADY:
+		return nil, apierr.State("", "%s", e.Message)
 	case keydpb.Code_CODE_DENIED:
 		return nil, apierr.Denied("", "keyd refused: %s", e.Message)
 	}
