@@ -23,6 +23,8 @@ type Store struct {
 	trans    *transport
 	progress *progress
 	raft     *raft.Raft
+	logs     raft.LogStore    // for Salvage, once raft is down
+	stable   raft.StableStore // likewise
 
 	proposer *proposer
 	reads    *readGate
@@ -107,6 +109,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	}
 	s.mark = mark
 	snaps := &markedSnapshots{s.files.Snapshots, mark}
+	s.logs, s.stable = logs, stable
 	logger := raftLogger(s.cfg.Logger)
 	s.progress = newProgress()
 	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
