@@ -43,6 +43,8 @@ type Joined struct {
 	SealedKeyset      []byte
 	Slots             []byte
 	Managers          []*pkipb.Manager
+	// Incarnation of the cluster; managers only.
+	Incarnation uint64
 	// Trust begins with the pinned root alone.
 	Trust Trust
 }
@@ -212,7 +214,7 @@ func (j *joining) accept(resp *pkipb.JoinResponse, out *Joined) error {
 			return errors.New("malformed list of managers")
 		}
 	}
-	out.Managers = resp.GetManagers()
+	out.Managers, out.Incarnation = resp.GetManagers(), resp.GetIncarnation()
 	if out.Role != profilepb.Role_ROLE_MANAGER {
 		if resp.GetBoot() != nil || len(resp.GetSealedKeyset()) > 0 {
 			return errors.New("it has what only managers are given")

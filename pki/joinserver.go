@@ -189,7 +189,10 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 	if err != nil {
 		return nil, joinStoreError(s.cfg.Logger, err)
 	}
-	err = s.cfg.Store.View(func(r *raftstore.ReadTx) error {
+	err = s.cfg.Store.View(func(r *raftstore.ReadTx) (err error) {
+		if resp.Incarnation, err = Incarnation(r); err != nil {
+			return err
+		}
 		for m := range store.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
 			if !m.GetDenied() && m.GetAddress() != "" {
 				resp.Managers = append(resp.Managers, &pkipb.Manager{NodeId: m.GetId(), Address: m.GetAddress()})

@@ -24,6 +24,13 @@ const (
 	rotateWait = time.Minute
 	// unlockWait is how long unlock waits for the node to be active.
 	unlockWait = 30 * time.Second
+	// backupTimeout bounds making and restoring a backup, recoverTimeout a recovery.
+	backupTimeout  = 15 * time.Minute
+	recoverTimeout = 90 * time.Second
+	// backupPiece is how much of a backup goes into one message.
+	backupPiece = 64 << 10
+	// leaderPatience is how long recover gives the managers to elect a leader.
+	leaderPatience = 5 * time.Second
 	// statusPoll is how often unlock asks whether the node is active yet.
 	statusPoll = 50 * time.Millisecond
 	// quorumPatience is how long unlock waits for the other managers before it

@@ -45,6 +45,7 @@ type Config struct {
 	ClusterID string
 	Minter    Minter
 	Images    Images
+	Backups   Backups
 	Logs      LogSource
 	// Sessions lists the nodes that are connected now.
 	Sessions func() []dispatcher.SessionInfo

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
@@ -22,7 +23,7 @@ import (
 //	boot        a manager's boot leaf with its key
 //	failure     why a manager's store last stopped by itself, in one line
 //	removed     that the cluster took this node out, and which one it was
-//	raft/       the sealed store
+//	raft/       the sealed store; raft.<n>/ in the n-th incarnation of the cluster
 //
 // Each file is whole or absent, and member is written last and removed first,
 // so that a crash in the middle of a join leaves a node that is in no cluster.
@@ -56,12 +57,35 @@ const maxFile = 1 << 20
 
 func (d disk) path(name string) string { return filepath.Join(d.dir, name) }
 
-func (d disk) raftDir() string { return d.path("raft") }
+// raftDir is the store's directory in an incarnation of the cluster.
+func (d disk) raftDir(incarnation uint64) string {
+	if incarnation <= 1 {
+		return d.path("raft")
+	}
+	return d.path("raft." + strconv.FormatUint(incarnation, 10))
+}
+
+// stores are the directories of all incarnations, whole or not.
+func (d disk) stores() []string {
+	one, _ := filepath.Glob(d.path("raft"))
+	more, _ := filepath.Glob(d.path("raft.*"))
+	return append(one, more...)
+}
 
 // used reports whether a store was ever here.
-func (d disk) used() bool {
-	_, err := os.Stat(d.raftDir())
-	return err == nil
+func (d disk) used() bool { return len(d.stores()) > 0 }
+
+// keepStore removes every store but that of an incarnation: those before it, and
+// one after it that a recovery was making when it was cut short.
+func (d disk) keepStore(incarnation uint64) error {
+	for _, dir := range d.stores() {
+		if dir != d.raftDir(incarnation) {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // loadMember returns nil where this node is in no cluster.
@@ -115,7 +139,12 @@ func (d disk) wipe() error {
 			return err
 		}
 	}
-	return os.RemoveAll(d.raftDir())
+	for _, dir := range d.stores() {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d disk) load(name string, v any) error {

@@ -35,7 +35,7 @@ func TestDiskKeepsAndWipes(t *testing.T) {
 	if err := d.noteFailure(""); err != nil || d.failure() != "" {
 		t.Errorf("still %q, %v", d.failure(), err)
 	}
-	if err := os.Mkdir(d.raftDir(), 0o700); err != nil || !d.used() {
+	if err := os.Mkdir(d.raftDir(1), 0o700); err != nil || !d.used() {
 		t.Errorf("a store is there: %v", err)
 	}
 	if err := d.wipe(); err != nil {

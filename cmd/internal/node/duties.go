@@ -29,18 +29,8 @@ func (m *managerState) found(ctx context.Context, boot *pki.Credentials) error {
 			return err
 		}
 	}
-	for !m.store.IsLeader() {
-		changed := m.store.LeaderChanged()
-		if m.store.IsLeader() {
-			break
-		}
-		select {
-		case <-changed:
-		case <-m.store.Done():
-			return errors.Join(m.store.Err(), raftstore.ErrClosed)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err := m.awaitLead(ctx); err != nil {
+		return err
 	}
 	st, err := n.keyd.Status(ctx)
 	if err != nil {
@@ -64,6 +54,24 @@ func (m *managerState) found(ctx context.Context, boot *pki.Credentials) error {
 		return fmt.Errorf("the cluster's first records: %w", err)
 	}
 	return n.remember(func(s *member) { s.Founding = false })
+}
+
+// awaitLead waits until this manager leads, as the only one there is will.
+func (m *managerState) awaitLead(ctx context.Context) error {
+	for !m.store.IsLeader() {
+		changed := m.store.LeaderChanged()
+		if m.store.IsLeader() {
+			break
+		}
+		select {
+		case <-changed:
+		case <-m.store.Done():
+			return errors.Join(m.store.Err(), raftstore.ErrClosed)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // followSlots has this manager's keyd seal to every new set of unlock slots.

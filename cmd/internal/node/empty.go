@@ -35,6 +35,8 @@ func (n *Node) empty(ctx context.Context) (state, error) {
 			m, err = n.found(ctx, do)
 		case *joinRequest:
 			m, err = n.join(ctx, do)
+		case *restoreRequest:
+			m, err = n.restore(ctx, do)
 		default:
 			err = apierr.NoCluster()
 		}
@@ -170,7 +172,7 @@ func (n *Node) importKeyset(ctx context.Context, m *member, j *pki.Joined) error
 	}
 	pin := sha256.Sum256(root.RawSubjectPublicKeyInfo)
 	if _, err := n.keyd.ImportKeyset(ctx, &keydpb.ImportKeysetRequest{NodeId: m.NodeID, ClusterId: m.ClusterID,
-		SealedKeyset: j.SealedKeyset, Slots: slots, RootPin: pin[:]}); err != nil {
+		SealedKeyset: j.SealedKeyset, Slots: slots, RootPin: pin[:], Incarnation: j.Incarnation}); err != nil {
 		return apierr.State("see the log of redoubt-keyd; then `redoubt node rm` the node on a manager, and join again with a new token",
 			"keyd could not take over the cluster's keys: %v", err)
 	}

@@ -51,6 +51,8 @@ func (n *Node) managerAfter(req *request) state {
 			return n.leave(ctx, left)
 		case errors.Is(err, errRemoved) && ctx.Err() == nil:
 			return n.removed, nil
+		case errors.Is(err, errRecovered) && ctx.Err() == nil:
+			return n.managerAfter(left), nil
 		}
 		if ctx.Err() == nil && !errors.Is(err, errKeydLost) {
 			err = errors.Join(err, n.disk.noteFailure(err.Error()))
@@ -126,6 +128,8 @@ type keys struct {
 	creds  *pki.Credentials
 	sealer *autolock.Sealer
 	watch  *keydclient.Watch
+	// incarnation of the cluster, from keyd's own state.
+	incarnation uint64
 }
 
 // awaitKeys is the locked state: it answers "locked" on the port and returns
@@ -136,7 +140,7 @@ func (n *Node) awaitKeys(ctx context.Context, p *port.Port, left **request) (*ke
 	defer cancel(nil)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serveLock(gctx, p, nil, true) })
-	g.Go(func() error { return n.serveRequests(gctx, apierr.Locked(), left) })
+	g.Go(func() error { return n.serveRequests(gctx, apierr.Locked(), left, nil) })
 	var got *keys
 	opened := errors.New("opened")
 	g.Go(func() error {
@@ -218,7 +222,7 @@ func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
 	if resp.GetClusterId() != n.who().ClusterID || resp.GetNodeId() != n.who().NodeID {
 		return nil, errors.New("keyd holds the keys of another node: restore its directory")
 	}
-	k := &keys{watch: watch}
+	k := &keys{watch: watch, incarnation: max(1, resp.GetIncarnation())}
 	if k.creds, err = credentials(f.Chain, resp.GetLeafKey()); err != nil {
 		return nil, fmt.Errorf("%s: %w", n.disk.path("leaf"), err)
 	}
@@ -233,14 +237,22 @@ func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
 }
 
 // serveRequests answers the operator's requests on a manager: leave with force,
-// and nothing else.
-func (n *Node) serveRequests(ctx context.Context, otherwise error, left **request) error {
+// recover where recoverable does not refuse it, and nothing else.
+func (n *Node) serveRequests(ctx context.Context, otherwise error, left **request, recoverable func() error) error {
 	for {
 		req, err := n.next(ctx)
 		if err != nil {
 			return err
 		}
 		leave, ok := req.do.(*controlpb.LeaveRequest)
+		if _, recovers := req.do.(*controlpb.RecoverRequest); recovers && recoverable != nil {
+			if err := recoverable(); err != nil {
+				req.refuse(err)
+				continue
+			}
+			*left = &req
+			return errRecovering
+		}
 		switch {
 		case !ok:
 			req.refuse(otherwise)

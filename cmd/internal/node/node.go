@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -57,6 +58,9 @@ type Node struct {
 	// told is how the agent and the renewer hand on that a manager said this
 	// node was removed: the id it had then.
 	told chan string
+
+	// incarnation of the cluster, while its store is open.
+	incarnation atomic.Uint64
 
 	mu   sync.Mutex // guards what follows
 	self *member    // nil while in no cluster
@@ -151,7 +155,7 @@ func (n *Node) broken(cause error) state {
 func (n *Node) serveBroken(ctx context.Context, cause error, left **request) error {
 	n.log.Error("this node cannot start", "err", cause)
 	n.setPhase(controlpb.NodePhase_NODE_PHASE_BROKEN, nil, "%v", cause)
-	return n.serveRequests(ctx, apierr.State("restore the file, or `redoubt leave --force` and join again", "this node cannot start: %v", cause), left)
+	return n.serveRequests(ctx, apierr.State("restore the file, or `redoubt leave --force` and join again", "this node cannot start: %v", cause), left, nil)
 }
 
 func (n *Node) stateOf(m *member) state {

@@ -133,7 +133,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	schedulerpb.RegisterDispatcherServer(nodes, d)
 
 	hub := events.New(m.store, n.log.With("part", "events"))
-	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Logs: d, Sessions: d.Sessions,
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Backups: backups{n}, Logs: d, Sessions: d.Sessions,
 		Events: hub, Locked: m.askLocked, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/redoubt-cluster/redoubt/autolock"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -56,12 +57,13 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err != nil {
 		return err
 	}
+	if err := n.disk.keepStore(k.incarnation); err != nil {
+		return err
+	}
 	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16)}
-	m.store, err = raftstore.Open(ctx, raftstore.Config{
-		Dir: n.disk.raftDir(), NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: 1,
-		Tables: tables(), Sealer: k.sealer, LogStore: raftstore.LogStore(n.cfg.Raft.LogStore), InitialPeers: self.Peers, Logger: n.log.With("part", "store"),
-		Transport: raftstore.Transport{Listener: listener, Advertise: raftstore.JoinAddr(self.NodeID, self.Advertise), Dial: m.dialRaft},
-	})
+	cfg := n.storeConfig(k.sealer, k.incarnation)
+	cfg.InitialPeers, cfg.Transport.Listener, cfg.Transport.Dial = self.Peers, listener, m.dialRaft
+	m.store, err = raftstore.Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -83,6 +85,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	p.Unlock(k.creds, m.leader)
 	defer p.Lock()
 
+	outer := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		err := k.watch.Wait(ctx)
@@ -105,6 +108,10 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 			return errors.Join(err, g.Wait())
 		}
 	}
+	if err := m.reincarnate(ctx, boot, k.incarnation); err != nil {
+		store.Close(context.WithoutCancel(ctx))
+		return errors.Join(err, g.Wait())
+	}
 	g.Go(func() error { return ended(ctx, az.Run(ctx)) })
 	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log, nil)) })
 	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil)) })
@@ -117,7 +124,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, store.AppliedIndex})
 	})
 	g.Go(func() error { return n.awaitRemoval(ctx) })
-	g.Go(func() error { return n.serveRequests(ctx, apierr.InCluster(self.ClusterID), left) })
+	g.Go(func() error { return n.serveRequests(ctx, apierr.InCluster(self.ClusterID), left, m.recoverable) })
 	g.Go(func() error {
 		if err := m.awaitLeader(ctx); err != nil {
 			return err
@@ -130,8 +137,23 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	n.setPhase(controlpb.NodePhase_NODE_PHASE_NO_QUORUM, m, "waiting for a leader: a majority of managers must be up and unlocked")
-	return g.Wait()
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_NO_QUORUM, m, "waiting for a leader: a majority of managers must be up and unlocked; if it never will be, see `redoubt recover`")
+	if err := g.Wait(); !errors.Is(err, errRecovering) || outer.Err() != nil {
+		return err
+	}
+	if err := m.recover(outer, k); err != nil {
+		(*left).refuse(err)
+		return err
+	}
+	return errRecovered
+}
+
+// storeConfig is what every opening of this manager's store has in common.
+func (n *Node) storeConfig(sealer *autolock.Sealer, incarnation uint64) raftstore.Config {
+	self := n.who()
+	return raftstore.Config{Dir: n.disk.raftDir(incarnation), NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: incarnation,
+		Tables: tables(), Sealer: sealer, LogStore: raftstore.LogStore(n.cfg.Raft.LogStore), Logger: n.log.With("part", "store"),
+		Transport: raftstore.Transport{Advertise: raftstore.JoinAddr(self.NodeID, self.Advertise)}}
 }
 
 // tables are all rooms' tables.

@@ -1,0 +1,216 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/backup"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+)
+
+func (a *app) backupCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "backup",
+		Short: "Save the whole cluster state, check it, bring it back",
+		Example: `  redoubt backup create /backup/monday.rdtb
+  redoubt backup verify /backup/monday.rdtb`,
+	}
+	group(c)
+	c.AddCommand(a.backupCreateCmd(), a.backupVerifyCmd(), a.backupRestoreCmd())
+	return c
+}
+
+func (a *app) backupCreateCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "create FILE",
+		Short: "Save the cluster's state and keys to a new file",
+		Long: `create writes everything that the managers hold to FILE: services, nodes, keys.
+The file is sealed to the operator key of today, and worth nothing without it;
+keep that key as long as the file. A file that exists is not overwritten.`,
+		Example: `  redoubt backup create /backup/monday.rdtb`,
+		Args:    args(1, 1),
+		RunE:    func(c *cobra.Command, got []string) error { return a.runBackupCreate(c.Context(), got[0]) },
+	}
+}
+
+func (a *app) runBackupCreate(ctx context.Context, path string) (err error) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return apierr.Exists("give another name", "%s exists already", path)
+	}
+	ctx, cancel := context.WithTimeout(ctx, backupTimeout)
+	defer cancel()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	f, err := os.CreateTemp(filepath.Dir(path), ".redoubt-backup-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+		}
+	}()
+	stream, err := c.CreateBackup(ctx, &controlpb.CreateBackupRequest{})
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	for {
+		msg, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return apiclient.Err(err)
+		}
+		if _, err := f.Write(msg.GetData()); err != nil {
+			return err
+		}
+	}
+	// What is kept must be whole: it is read again, from the disk.
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	r, err := backup.NewReader(f)
+	if err == nil {
+		err = r.Verify()
+	}
+	if err != nil {
+		return fmt.Errorf("the backup did not arrive whole: %w", err)
+	}
+	if err := os.Link(f.Name(), path); err != nil { // never replaces
+		return err
+	}
+	if err := errors.Join(f.Close(), os.Remove(f.Name()), atomicfile.SyncDir(filepath.Dir(path))); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Stdout, "%s: %s\nIt opens with the operator key of slot epoch %d; keep that key as long as this file.\n",
+		path, facts(r), r.Head.Facts.GetSlots().GetEpoch())
+	return nil
+}
+
+func facts(r *backup.Reader) string {
+	f := r.Head.Facts
+	return fmt.Sprintf("cluster %s, incarnation %d, entry %d, made %s", f.GetClusterId(), f.GetIncarnation(), f.GetIndex(),
+		time.Unix(f.GetCreatedAt(), 0).UTC().Format(time.RFC3339))
+}
+
+func (a *app) backupVerifyCmd() *cobra.Command {
+	var key string
+	c := &cobra.Command{
+		Use:   "verify FILE [--key-file FILE]",
+		Short: "Check that a backup is whole and, with a key, that it opens",
+		Long: `verify reads the whole file and checks its digest, which finds damage. With
+--key-file it also has this machine's keyd open it, which finds what somebody
+changed on purpose; nothing is restored and nothing written.`,
+		Example: `  redoubt backup verify /backup/monday.rdtb
+  redoubt backup verify /backup/monday.rdtb --key-file /media/usb/redoubt.key`,
+		Args: args(1, 1),
+		RunE: func(c *cobra.Command, got []string) error { return a.runBackupVerify(c.Context(), got[0], key) },
+	}
+	c.Flags().StringVar(&key, "key-file", "", `file with the operator key ("-": stdin)`)
+	return c
+}
+
+func (a *app) runBackupVerify(ctx context.Context, path, keyFile string) error {
+	r, err := verifyFile(path)
+	if err != nil {
+		return err
+	}
+	if keyFile == "" {
+		fmt.Fprintf(a.Stdout, "%s: whole; %s\nWhether it opens, --key-file tells.\n", path, facts(r))
+		return nil
+	}
+	key, err := a.readOperatorKey(keyFile)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if r, err = backup.NewReader(f); err != nil {
+		return badBackup(path, err)
+	}
+	var stateKey []byte
+	defer func() { clear(stateKey) }()
+	err = a.withKeyd(ctx, func(ctx context.Context, k *apiclient.Keyd) (err error) {
+		stateKey, err = k.OpenBackup(ctx, key, r.Raw, false)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.State(io.Discard, stateKey); err != nil {
+		return badBackup(path, err)
+	}
+	fmt.Fprintf(a.Stdout, "%s: whole and genuine; %s\n", path, facts(r))
+	return nil
+}
+
+// verifyFile checks what can be checked without a key.
+func verifyFile(path string) (*backup.Reader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, err := backup.NewReader(f)
+	if err == nil {
+		err = r.Verify()
+	}
+	if err != nil {
+		return nil, badBackup(path, err)
+	}
+	return r, nil
+}
+
+func badBackup(path string, err error) error {
+	return apierr.Invalid("use another backup", "%s: %v", path, err)
+}
+
+func (a *app) readOperatorKey(file string) (*autolock.OperatorKey, error) {
+	text, err := a.readSecret(file, "operator key")
+	if err != nil {
+		return nil, err
+	}
+	key, err := autolock.ParseOperatorKey(text)
+	if err != nil {
+		return nil, failf(ExitLocked, "%w; nothing was changed", err)
+	}
+	return &key, nil
+}
+
+// withKeyd calls keyd over the socket that takes keys.
+func (a *app) withKeyd(ctx context.Context, f func(context.Context, *apiclient.Keyd) error) error {
+	path, err := a.socketPath()
+	if err != nil {
+		return err
+	}
+	k := apiclient.NewKeyd(filepath.Join(filepath.Dir(path), apiclient.UnlockSocket))
+	defer k.Close()
+	err = bounded(ctx, func(ctx context.Context) error { return f(ctx, k) })
+	if errors.Is(err, apiclient.ErrWrongKey) || errors.Is(err, apiclient.ErrTooMany) {
+		return failf(ExitLocked, "%w", err)
+	}
+	return err
+}
