@@ -98,10 +98,10 @@ func (s *Store) salvage(w io.Writer) (Position, error) {
 
 // Import makes a store out of a state: of a cluster whose only server is this
 // one. Of c it uses the directory, which must not exist, ids, incarnation,
-// tables, sealer and the address to advertise. at is asked once the state was
-// read; what it says may not lie before the state. The directory appears whole
+// tables, sealer and the address to advertise. edit is called once the state was
+// read: it may change it, and says where it stands. The directory appears whole
 // or, after a crash, with a name of its own that the next Import removes.
-func Import(c Config, r io.Reader, at func() Position) (err error) {
+func Import(c Config, r io.Reader, edit func(*Draft) (Position, error)) (err error) {
 	if c.Logger == nil || c.Sealer == nil || c.Dir == "" {
 		return errors.New("raftstore: Import needs Dir, Sealer and Logger")
 	}
@@ -128,7 +128,11 @@ func Import(c Config, r io.Reader, at func() Position) (err error) {
 	if err := s.fsm.Restore(io.NopCloser(r)); err != nil {
 		return err
 	}
-	if err := s.lay(at()); err != nil {
+	at, err := edit(&Draft{s.fsm})
+	if err != nil {
+		return err
+	}
+	if err := s.lay(at); err != nil {
 		return err
 	}
 	if err := os.Rename(c.Dir, final); err != nil {

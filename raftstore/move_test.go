@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,10 +32,10 @@ func TestExportImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := importConfig(t, "n", 2)
-	if err := raftstore.Import(c, bytes.NewReader(state.Bytes()), func() raftstore.Position { return raftstore.Position{Index: 5000, Term: 7} }); err != nil {
+	if err := raftstore.Import(c, bytes.NewReader(state.Bytes()), at(raftstore.Position{Index: 5000, Term: 7})); err != nil {
 		t.Fatal(err)
 	}
-	if err := raftstore.Import(c, &state, func() raftstore.Position { return raftstore.Position{} }); err == nil {
+	if err := raftstore.Import(c, &state, at(raftstore.Position{})); err == nil {
 		t.Error("a second import into the same directory was not refused")
 	}
 	other := c
@@ -81,17 +82,17 @@ func TestImportRefusesWhatIsCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := state.Bytes()
-	for at := 0; at < len(whole); at += 7 {
+	for cutAt := 0; cutAt < len(whole); cutAt += 7 {
 		c := importConfig(t, "n", 2)
-		if err := raftstore.Import(c, bytes.NewReader(whole[:at]), func() raftstore.Position { return raftstore.Position{} }); err == nil {
-			t.Fatalf("cut at byte %d of %d it was imported", at, len(whole))
+		if err := raftstore.Import(c, bytes.NewReader(whole[:cutAt]), at(raftstore.Position{})); err == nil {
+			t.Fatalf("cut at byte %d of %d it was imported", cutAt, len(whole))
 		}
 		if left, _ := filepath.Glob(c.Dir + "*"); len(left) > 0 {
-			t.Fatalf("cut at byte %d it left %v", at, left)
+			t.Fatalf("cut at byte %d it left %v", cutAt, left)
 		}
 	}
 	c := importConfig(t, "n", 2)
-	if err := raftstore.Import(c, bytes.NewReader(append(bytes.Clone(whole), 0)), func() raftstore.Position { return raftstore.Position{} }); err == nil {
+	if err := raftstore.Import(c, bytes.NewReader(append(bytes.Clone(whole), 0)), at(raftstore.Position{})); err == nil {
 		t.Error("with a byte too many it was imported")
 	}
 }
@@ -118,12 +119,12 @@ func TestSalvage(t *testing.T) {
 		}
 	}
 	var state bytes.Buffer
-	at, err := survivor.Salvage(ctx, &state)
+	pos, err := survivor.Salvage(ctx, &state)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := importConfig(t, survivor.id, 2)
-	if err := raftstore.Import(c, &state, func() raftstore.Position { return at }); err != nil {
+	if err := raftstore.Import(c, &state, at(pos)); err != nil {
 		t.Fatal(err)
 	}
 	c.Transport.Listener = raftstoretest.NewListener()
@@ -144,8 +145,8 @@ func TestSalvage(t *testing.T) {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
-	if st := s.Membership().Stats(); st["term"] <= fmt.Sprint(at.Term) && len(st["term"]) == len(fmt.Sprint(at.Term)) {
-		t.Errorf("term %s does not follow %d", st["term"], at.Term)
+	if st := s.Membership().Stats(); st["term"] <= fmt.Sprint(pos.Term) && len(st["term"]) == len(fmt.Sprint(pos.Term)) {
+		t.Errorf("term %s does not follow %d", st["term"], pos.Term)
 	}
 }
 
@@ -159,4 +160,43 @@ func importConfig(t *testing.T, id string, incarnation uint64) raftstore.Config 
 		Tables: []raftstore.Registered{things}, Sealer: raftstoretest.NewSealer(), Logger: slog.New(slog.DiscardHandler),
 		Transport:       raftstore.Transport{Advertise: raftstore.JoinAddr(id, "127.0.0.1:1"), Dial: func(context.Context, string) (net.Conn, error) { return nil, errors.New("nobody is there") }},
 		ElectionTimeout: 50 * time.Millisecond}
+}
+
+func at(p raftstore.Position) func(*raftstore.Draft) (raftstore.Position, error) {
+	return func(*raftstore.Draft) (raftstore.Position, error) { return p, nil }
+}
+
+// A draft is changed by the rules of a store, and what it became is what the
+// store is.
+func TestDraft(t *testing.T) {
+	from := raftstoretest.New(t, things)
+	put(t, from, &testpb.Thing{Id: "one", Name: "taken"}, &testpb.Thing{Id: "two"})
+	var state bytes.Buffer
+	if err := from.Export(func(uint64) (io.Writer, error) { return &state, nil }); err != nil {
+		t.Fatal(err)
+	}
+	ctx := waitContext(t)
+	c := importConfig(t, "n", 2)
+	err := raftstore.Import(c, &state, func(d *raftstore.Draft) (raftstore.Position, error) {
+		var dup *raftstore.DuplicateError
+		if err := d.Update(ctx, func(tx *raftstore.Tx) error { return things.Put(tx, &testpb.Thing{Id: "three", Name: "taken"}) }); !errors.As(err, &dup) {
+			t.Errorf("a taken name: %v", err)
+		}
+		return raftstore.Position{}, d.Update(ctx, func(tx *raftstore.Tx) error {
+			return errors.Join(things.Delete(tx, "one"), things.Put(tx, &testpb.Thing{Id: "three", Name: "taken"}))
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Transport.Listener = raftstoretest.NewListener()
+	s, err := raftstore.Open(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(ctx)
+	var got []string
+	if err := s.View(func(r *raftstore.ReadTx) error { got = ids(things.All(r)); return nil }); err != nil || !slices.Equal(got, []string{"three", "two"}) {
+		t.Errorf("right after the store is opened it has %v (%v)", got, err)
+	}
 }

@@ -155,7 +155,7 @@ func (a *app) runBackupVerify(ctx context.Context, path, keyFile string) error {
 	defer func() { clear(stateKey) }()
 	err = a.withKeyd(ctx, func(ctx context.Context, k *apiclient.Keyd) (err error) {
 		stateKey, err = k.OpenBackup(ctx, key, r.Raw, false)
-		return err
+		return wrongDay(err)
 	})
 	if err != nil {
 		return err
@@ -182,6 +182,14 @@ func verifyFile(path string) (*backup.Reader, error) {
 		return nil, badBackup(path, err)
 	}
 	return r, nil
+}
+
+// wrongDay says which key a backup needs.
+func wrongDay(err error) error {
+	if errors.Is(err, apiclient.ErrWrongKey) {
+		return failf(ExitLocked, "wrong key: the backup opens with the operator key of the day it was made, and nothing was changed")
+	}
+	return err
 }
 
 func badBackup(path string, err error) error {

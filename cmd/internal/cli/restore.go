@@ -82,7 +82,7 @@ func (a *app) runRestore(ctx context.Context, path, keyFile, cluster, advertise 
 	}
 	if err := a.withKeyd(ctx, func(ctx context.Context, k *apiclient.Keyd) error {
 		_, err := k.OpenBackup(ctx, key, r.Raw, true)
-		return err
+		return wrongDay(err)
 	}); err != nil {
 		return err
 	}

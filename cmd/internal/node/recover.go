@@ -10,16 +10,16 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
-	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
-// A recovery takes three steps, and can be cut short between any two: the state
-// is written into a store of the next incarnation, beside the one in use; keyd,
-// which checked the operator key, raises the incarnation, and from then on the
-// new store is the one in use; its first leader denies the other managers and
-// voids the tokens, before it serves anybody.
+// A recovery takes two steps, and can be cut short between them: the state, in
+// which the other managers are denied and the tokens void, is written into a
+// store of the next incarnation, beside the one in use; and keyd, which checked
+// the operator key, raises the incarnation. From then on the new store is the
+// one in use.
 
 var (
 	// errRecovering ends a manager's state for its recovery, errRecovered after it.
@@ -47,7 +47,7 @@ func (m *managerState) recoverable() error {
 }
 
 // recover makes the store of the next incarnation out of this one's.
-func (m *managerState) recover(ctx context.Context, k *keys) error {
+func (m *managerState) recover(ctx context.Context, k *keys, boot *pki.Credentials) error {
 	next := k.incarnation + 1
 	m.n.log.Warn("recovering: this manager alone begins a new incarnation of the cluster", "incarnation", next)
 	pr, pw := io.Pipe()
@@ -59,7 +59,11 @@ func (m *managerState) recover(ctx context.Context, k *keys) error {
 		at, err = m.store.Salvage(ctx, pw)
 		pw.CloseWithError(err) // nil is the end
 	}()
-	err := raftstore.Import(m.n.storeConfig(k.sealer, next), pr, func() raftstore.Position { <-salvaged; return at })
+	err := raftstore.Import(m.n.storeConfig(k.sealer, next), pr, func(d *raftstore.Draft) (raftstore.Position, error) {
+		<-salvaged
+		self := m.n.who()
+		return at, beginIncarnation(ctx, d, next, &self, m.creds.Chain(), boot.Chain())
+	})
 	pr.CloseWithError(errors.New("the state could not be written"))
 	<-salvaged
 	if err != nil {
@@ -71,30 +75,9 @@ func (m *managerState) recover(ctx context.Context, k *keys) error {
 	return nil
 }
 
-// reincarnate does, once, what a new incarnation begins with. The store knows
-// whether it was done.
-func (m *managerState) reincarnate(ctx context.Context, boot *pki.Credentials, incarnation uint64) error {
-	m.n.incarnation.Store(incarnation)
-	var was uint64
-	err := m.store.View(func(r *raftstore.ReadTx) error {
-		if c, ok := pkistore.Cluster.Get(r, pkistore.ClusterID); ok {
-			was = max(1, c.GetIncarnation())
-		}
-		return nil
-	})
-	if err != nil || was == 0 || was >= incarnation {
-		return err
-	}
-	if err := m.awaitLead(ctx); err != nil {
-		return err
-	}
-	self := m.n.who()
-	err = pki.BeginIncarnation(ctx, m.store, incarnation,
-		pki.FirstManager{Name: self.Name, Address: self.Advertise, Leaf: m.creds.Chain(), Boot: boot.Chain()},
+// beginIncarnation makes a state the next incarnation's, before there is a store
+// of it: whoever opens that finds the tokens void and the others denied.
+func beginIncarnation(ctx context.Context, d *raftstore.Draft, incarnation uint64, m *member, leaf, boot *profilepb.CertificateChain) error {
+	return pki.BeginIncarnation(ctx, d, incarnation, pki.FirstManager{Name: m.Name, Address: m.Advertise, Leaf: leaf, Boot: boot},
 		schedstore.RemoveNode, func(tx *raftstore.Tx, n *pkipb.Node) error { return onJoin(tx, n) })
-	if err != nil {
-		return fmt.Errorf("begin incarnation %d: %w", incarnation, err)
-	}
-	m.n.log.Warn("a new incarnation of the cluster has begun: the managers of before are denied and all join tokens void", "incarnation", incarnation)
-	return nil
 }

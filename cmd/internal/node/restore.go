@@ -93,7 +93,7 @@ func (n *Node) restore(ctx context.Context, req *restoreRequest) (*member, error
 	m.ClusterID = resp.GetClusterId()
 	stateKey := resp.GetStateKey()
 	defer clear(stateKey)
-	if err = n.importState(ctx, m, file, stateKey, resp.GetIncarnation()); err == nil {
+	if err = n.importState(ctx, m, file, stateKey, resp); err == nil {
 		err = n.keepManager(ctx, m, resp.GetManager(), key, resp.GetBoot(), bootKey)
 	}
 	if err != nil {
@@ -104,7 +104,8 @@ func (n *Node) restore(ctx context.Context, req *restoreRequest) (*member, error
 }
 
 // importState makes the store out of a backup's state.
-func (n *Node) importState(ctx context.Context, m *member, file *backup.Reader, stateKey []byte, incarnation uint64) error {
+func (n *Node) importState(ctx context.Context, m *member, file *backup.Reader, stateKey []byte, resp *keydpb.FinishRestoreResponse) error {
+	incarnation := resp.GetIncarnation()
 	lent, err := n.keyd.OpenStore(ctx, &keydpb.OpenStoreRequest{})
 	if err != nil {
 		return fmt.Errorf("keyd: %w", err)
@@ -124,7 +125,10 @@ func (n *Node) importState(ctx context.Context, m *member, file *backup.Reader, 
 		defer close(opened)
 		pw.CloseWithError(file.State(pw, stateKey)) // nil is the end
 	}()
-	err = raftstore.Import(cfg, pr, func() raftstore.Position { return raftstore.Position{Index: file.Head.Facts.GetIndex()} })
+	err = raftstore.Import(cfg, pr, func(d *raftstore.Draft) (raftstore.Position, error) {
+		<-opened // what follows the state in the file was checked, too
+		return raftstore.Position{Index: file.Head.Facts.GetIndex()}, beginIncarnation(ctx, d, incarnation, m, resp.GetManager(), resp.GetBoot())
+	})
 	pr.CloseWithError(errors.New("the state could not be written"))
 	<-opened
 	if err != nil {

@@ -68,6 +68,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		return err
 	}
 	store := m.store
+	n.incarnation.Store(k.incarnation)
 	m.opened.Store(true)
 	defer func() {
 		m.dropConn()
@@ -108,10 +109,6 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 			return errors.Join(err, g.Wait())
 		}
 	}
-	if err := m.reincarnate(ctx, boot, k.incarnation); err != nil {
-		store.Close(context.WithoutCancel(ctx))
-		return errors.Join(err, g.Wait())
-	}
 	g.Go(func() error { return ended(ctx, az.Run(ctx)) })
 	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log, nil)) })
 	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil)) })
@@ -141,7 +138,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err := g.Wait(); !errors.Is(err, errRecovering) || outer.Err() != nil {
 		return err
 	}
-	if err := m.recover(outer, k); err != nil {
+	if err := m.recover(outer, k, boot); err != nil {
 		(*left).refuse(err)
 		return err
 	}

@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestLostQuorum is the story of a cluster that loses two of its three managers
+// for good, and of one that is brought back from a backup on another machine.
+func TestLostQuorum(t *testing.T) {
+	c := up(t, "lostq", 3, 1)
+	c.load()
+	c.ok("manager-1", "service", "create", "--name", "before", "--replicas", "1", image)
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "cluster.rdtb")
+	c.ok("manager-1", "backup", "create", file)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *cluster, string)
+	}{
+		{"a backup is verified, and what was done to it is named", verified},
+		{"one manager goes on alone", recovered},
+		{"the backup is restored on another machine", restored},
+	} {
+		if !t.Run(story.name, func(t *testing.T) {
+			sub := *c
+			sub.t = t
+			story.tell(t, &sub, file)
+		}) {
+			return
+		}
+	}
+}
+
+func verified(t *testing.T, c *cluster, file string) {
+	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Fatalf("the backup is %v (%v), want mode 0600", fi.Mode(), err)
+	}
+	if out := c.ok("manager-1", "backup", "verify", file); !strings.Contains(out, "whole;") {
+		t.Errorf("verify says %q", out)
+	}
+	if r := c.onIn("manager-1", c.key(), "backup", "verify", file, "--key-file", "-"); r.code != 0 || !strings.Contains(r.stdout, "genuine") {
+		t.Errorf("verify with the key: %v", r)
+	}
+	c.refused("manager-1", 4, "wrong key", []byte(newKey(t)), "backup", "verify", file, "--key-file", "-")
+	c.refused("manager-1", 1, "exists", nil, "backup", "create", file)
+	if found := c.filesWith([][]byte{[]byte("before"), []byte(image), []byte("worker-1")}, filepath.Dir(file)); len(found) > 0 {
+		t.Errorf("a service's, an image's or a node's name stands in %v", found)
+	}
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(filepath.Dir(file), "bad.rdtb")
+	for name, data := range map[string][]byte{
+		"cut in the head":    whole[:100],
+		"cut at the end":     whole[:len(whole)-1],
+		"something after it": append(append([]byte(nil), whole...), 'x'),
+		"flipped":            flipped(whole, len(whole)/2),
+		"empty":              nil,
+	} {
+		if err := os.WriteFile(bad, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := c.on("manager-1", "backup", "verify", bad); r.code == 0 || strings.Count(strings.TrimSpace(r.stderr), "\n") > 0 {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
+
+func flipped(b []byte, at int) []byte {
+	out := append([]byte(nil), b...)
+	out[at] ^= 1
+	return out
+}
+
+func recovered(t *testing.T, c *cluster, file string) {
+	token, _ := c.token("worker")
+	c.refused("manager-1", 1, "has a leader", c.key(), "recover", "--force-new-cluster", "--key-file", "-")
+	c.refused("manager-1", 2, "--force-new-cluster", c.key(), "recover")
+	c.ok("manager-1", "service", "create", "--detach", "--name", "after", "--replicas", "1", image)
+	c.lab("kill", "manager-2")
+	c.lab("kill", "manager-3")
+	eventually(t, 30*time.Second, func() string {
+		if r := c.on("manager-1", "service", "ls"); r.code != 0 {
+			return ""
+		}
+		return "two of three managers are gone, and the third answers still"
+	})
+	c.refused("manager-1", 4, "does not open this manager", []byte(newKey(t)), "recover", "--force-new-cluster", "--key-file", "-")
+	if r := c.onIn("manager-1", c.key(), "recover", "--force-new-cluster", "--key-file", "-"); r.code != 0 {
+		t.Fatalf("recover: %v", r)
+	}
+	eventually(t, 30*time.Second, func() string { return c.serves("manager-1", "before", "after") })
+	eventually(t, 30*time.Second, func() string {
+		if out := c.ok("manager-1", "node", "ls"); !strings.Contains(out, "worker-1") || strings.Contains(out, "manager-2") {
+			return "node ls says " + out
+		}
+		return ""
+	})
+	c.ok("manager-1", "service", "create", "--name", "alone", "--replicas", "1", image)
+	if out := c.ok("manager-1", "join-token", "ls"); !strings.Contains(out, "revoked") {
+		t.Errorf("the tokens of before are not void: %s (one was %.12s…)", out, token)
+	}
+	// One that was thought lost comes back: it is told that it was removed.
+	c.lab("start", "manager-2")
+	c.onIn("manager-2", c.key(), "unlock", "--timeout", "5s")
+	eventually(t, time.Minute, func() string {
+		if r := c.on("manager-2", "status"); !strings.Contains(r.stdout+r.stderr, "removed") {
+			return "manager-2 says " + r.String()
+		}
+		return ""
+	})
+	// After a restart the manager is of the new incarnation still.
+	c.lab("stop", "manager-1")
+	c.lab("start", "--unlock", "manager-1")
+	eventually(t, 30*time.Second, func() string { return c.serves("manager-1", "before", "after", "alone") })
+}
+
+// serves says which of the services host does not list.
+func (c *cluster) serves(host string, services ...string) string {
+	r := c.on(host, "service", "ls")
+	for _, s := range services {
+		if !strings.Contains(r.stdout, s) {
+			return host + " does not list " + s + ": " + r.String()
+		}
+	}
+	return ""
+}
+
+func restored(t *testing.T, c *cluster, file string) {
+	c.refused("manager-1", 1, "already", c.key(), "backup", "restore", file)
+	c.lab("stop", "manager-1")
+	c.lab("start", "manager-3")
+	c.ok("manager-3", "leave", "--force")
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(filepath.Dir(file), "bad.rdtb")
+	if err := os.WriteFile(bad, whole[:len(whole)-40], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.refused("manager-3", 1, "cut off", c.key(), "backup", "restore", bad)
+	c.refused("manager-3", 4, "wrong key", []byte(newKey(t)), "backup", "restore", file)
+	c.refused("manager-3", 1, "not of", c.key(), "backup", "restore", file, "--cluster", "aaaaaaaaaaaaaaaaaaaaaaaaaa")
+	if r := c.onIn("manager-3", c.key(), "backup", "restore", file); r.code != 0 {
+		t.Fatalf("restore: %v", r)
+	}
+	c.refused("manager-3", 1, "already", c.key(), "backup", "restore", file)
+	if missing := c.serves("manager-3", "before"); missing != "" {
+		t.Error(missing)
+	}
+	if out := c.ok("manager-3", "service", "ls"); strings.Contains(out, "after") {
+		t.Errorf("a service made after the backup is there: %s", out)
+	}
+	if out := c.ok("manager-3", "node", "ls"); strings.Contains(out, "worker-1") || strings.Contains(out, "manager-1") {
+		t.Errorf("nodes of before are members still: %s", out)
+	}
+	// It is a cluster like any other: nodes join, and its manager restarts.
+	c.ok("manager-3", "join-token", "worker", "-q")
+	c.lab("stop", "manager-3")
+	c.lab("start", "--unlock", "manager-3")
+	eventually(t, 30*time.Second, func() string { return c.serves("manager-3", "before") })
+}

@@ -1,0 +1,56 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+)
+
+// Draft is an imported state before there is a store of it: what is changed here
+// was always so for whoever opens the store.
+type Draft struct{ fsm *fsm }
+
+// View runs fn on the state.
+func (d *Draft) View(fn func(*ReadTx) error) error {
+	r, err := d.fsm.read()
+	if err != nil {
+		return err
+	}
+	return fn(r)
+}
+
+// Update runs fn on the state and keeps what it wrote: all of it or nothing. It
+// goes by the rules of Store.Update, through the same state machine.
+func (d *Draft) Update(ctx context.Context, fn func(*Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	tx, err := d.fsm.begin(time.Now())
+	if err != nil {
+		return err
+	}
+	if err := runTx(tx, fn); err != nil {
+		return err
+	}
+	t, err := tx.encode()
+	if err != nil || t == nil {
+		return err
+	}
+	data, err := proto.Marshal(&raftstorepb.Command{Now: tx.Now().UnixNano(), Transactions: []*raftstorepb.Transaction{t}})
+	if err != nil {
+		return err
+	}
+	switch results := d.fsm.Apply(&raft.Log{Index: d.fsm.index + 1, Data: data}).(type) {
+	case error:
+		return results
+	case []error:
+		return results[0]
+	default:
+		return fmt.Errorf("raftstore: the state machine answered %T", results)
+	}
+}
