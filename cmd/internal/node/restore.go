@@ -117,7 +117,7 @@ func (n *Node) importState(ctx context.Context, m *member, file *backup.Reader, 
 	}
 	defer sealer.Close()
 	cfg := raftstore.Config{Dir: n.disk.raftDir(incarnation), NodeID: m.NodeID, ClusterID: m.ClusterID, Incarnation: incarnation,
-		Tables: tables(), Sealer: sealer, Logger: n.log.With("part", "store"),
+		Tables: tables(), Sealer: sealer, LogStore: raftstore.LogStore(n.cfg.Raft.LogStore), Logger: n.log.With("part", "store"),
 		Transport: raftstore.Transport{Advertise: raftstore.JoinAddr(m.NodeID, m.Advertise)}}
 	pr, pw := io.Pipe()
 	opened := make(chan struct{})
