@@ -121,7 +121,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	line := fmt.Sprintf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB idle %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v",
+	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB idle %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v\n",
 		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, loaded.peak>>20, idle.rss>>20,
 		float64(loaded.rss-idle.rss)/1024/float64(max(1, o.tasks)), joined.Seconds(), entries, o.rest)
 	if o.remove {
@@ -129,9 +129,8 @@ func run(ctx context.Context, o options) (err error) {
 		if err != nil {
 			return err
 		}
-		line += fmt.Sprintf(" removed in %.2fs", gone.Seconds())
+		fmt.Printf("tasks=%d removed %.2fs\n", o.tasks, gone.Seconds())
 	}
-	fmt.Println(line)
 	return nil
 }
 
@@ -154,7 +153,8 @@ func converge(ctx context.Context, c *apiclient.Client, f *fleet, tasks int) (ti
 	// costs them the counting.
 	err = await(ctx, 5*time.Millisecond, func() (bool, error) { return f.running.Load() >= int64(tasks), nil })
 	if err == nil {
-		err = await(ctx, 20*time.Millisecond, func() (bool, error) {
+		every := 20*time.Millisecond + time.Duration(tasks)*2*time.Microsecond
+		err = await(ctx, every, func() (bool, error) {
 			resp, err := c.ListServices(ctx, &controlpb.ListServicesRequest{})
 			return err == nil && resp.GetServices()[0].GetRunning() == uint64(tasks), err
 		})
