@@ -96,10 +96,7 @@ func (c simCount) String() string {
 }
 
 func simulate(t *testing.T, seed uint64) (sum simCount) {
-	var bubble string
-	defer func() { tolerateUnanswered(recover(), bubble) }()
-	synctest.Test(t, func(t *testing.T) {
-		bubble = ownBubble()
+	inBubble(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		c := newSimCluster(t, seed, 3+2*r.IntN(2))
 		defer c.close()
@@ -134,6 +131,16 @@ func simulate(t *testing.T, seed uint64) (sum simCount) {
 		h.Check(t)
 	})
 	return sum
+}
+
+// inBubble runs fn in simulated time.
+func inBubble(t *testing.T, fn func(t *testing.T)) {
+	var bubble string
+	defer func() { tolerateUnanswered(recover(), bubble) }()
+	synctest.Test(t, func(t *testing.T) {
+		bubble = ownBubble()
+		fn(t)
+	})
 }
 
 // tolerateUnanswered ends the panic of a bubble in which nothing is left but
