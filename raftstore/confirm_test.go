@@ -28,6 +28,7 @@ func TestBarrierAsksVoters(t *testing.T) {
 			return leader.AddNonvoter(ctx, "guest", "guest:1")
 		})
 		leader := c.leader()
+		c.slowNet(5 * time.Millisecond)
 		time.Sleep(time.Second) // simulated time: the guest follows
 		for _, m := range c.all {
 			if m != leader && m != guest {
@@ -48,6 +49,7 @@ func TestBarrierWantsNewAnswers(t *testing.T) {
 		c := newSimCluster(t, 1, 3)
 		defer c.close()
 		leader := c.leader()
+		c.slowNet(5 * time.Millisecond)
 		time.Sleep(time.Second) // simulated time: connections are up
 		synctest.Wait()
 		for _, m := range c.all {

@@ -100,9 +100,7 @@ func simulate(t *testing.T, seed uint64) (sum simCount) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		c := newSimCluster(t, seed, 3+2*r.IntN(2))
 		defer c.close()
-		c.net.mu.Lock()
-		c.net.delay = time.Duration(1+r.IntN(20)) * time.Millisecond
-		c.net.mu.Unlock()
+		c.slowNet(time.Duration(1+r.IntN(20)) * time.Millisecond)
 
 		var h linear.History
 		stop := make(chan struct{})

@@ -101,6 +101,14 @@ func (c *simCluster) start(m *simMember) {
 	m.store = s
 }
 
+// slowNet lets messages take up to d. Where they take no time at all, an
+// exchange that is repeated until something times out keeps time from passing.
+func (c *simCluster) slowNet(d time.Duration) {
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	c.net.delay = d
+}
+
 func (c *simCluster) ids() []string {
 	var ids []string
 	for _, m := range c.all {
