@@ -66,8 +66,8 @@ sim: ## clusters simulated under faults: SEEDS (1000) of them; SEED=n repeats on
 	REDOUBT_SIM_SEEDS=$${SEEDS:-1000} REDOUBT_SIM_SEED=$${SEED:-} go test -count=1 -v -timeout 12h -run '^TestSimulation$$' ./raftstore | grep -vE '^ *(---|===) (PASS|RUN|PAUSE|CONT|NAME)'
 
 .PHONY: crash
-crash: ## a real store killed CYCLES (1000) times, and losing its power as often, with every kind of log
-	REDOUBT_CRASH_CYCLES=$${CYCLES:-1000} go test -count=1 -v -timeout 12h -run '^Test(Crash|PowerLoss)$$' ./raftstore
+crash: ## a real store killed CYCLES (1000) times, losing its power and bytes as often, with every kind of log
+	REDOUBT_CRASH_CYCLES=$${CYCLES:-1000} go test -count=1 -v -timeout 12h -run '^Test(Crash|PowerLoss|FlippedByte)$$' ./raftstore
 
 .PHONY: nemesis
 nemesis: setup build ## five real managers under faults for MINUTES (30), judged for linearizability (root)
