@@ -70,7 +70,12 @@ func (q TokenRequest) record(clusterID string, now time.Time) (*profilepb.TokenR
 // CreateToken has a record signed and stores it.
 func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*pkipb.Token, error) {
 	var clusterID string
+	now := time.Now()
 	err := s.View(func(r *raftstore.ReadTx) error {
+		// A token's life is measured by the cluster's clock, which may be ahead.
+		if c := r.Clock(); c.After(now) {
+			now = c
+		}
 		c, err := store.GetCluster(r)
 		clusterID = c.GetClusterId()
 		return err
@@ -78,7 +83,7 @@ func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	asked, err := q.record(clusterID, time.Now())
+	asked, err := q.record(clusterID, now)
 	if err != nil {
 		return nil, err
 	}

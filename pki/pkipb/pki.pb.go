@@ -884,8 +884,10 @@ func (*LockStatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type LockStatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Locked        bool                   `protobuf:"varint,1,opt,name=locked,proto3" json:"locked,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Locked bool                   `protobuf:"varint,1,opt,name=locked,proto3" json:"locked,omitempty"`
+	// Unix nanoseconds of this manager's clock, for others to compare.
+	Now           int64 `protobuf:"varint,15,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -925,6 +927,13 @@ func (x *LockStatusResponse) GetLocked() bool {
 		return x.Locked
 	}
 	return false
+}
+
+func (x *LockStatusResponse) GetNow() int64 {
+	if x != nil {
+		return x.Now
+	}
+	return 0
 }
 
 type PromoteRequest struct {
@@ -1309,9 +1318,10 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\rRenewResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x13\n" +
-	"\x11LockStatusRequest\",\n" +
+	"\x11LockStatusRequest\">\n" +
 	"\x12LockStatusResponse\x12\x16\n" +
-	"\x06locked\x18\x01 \x01(\bR\x06locked\"\xa9\x01\n" +
+	"\x06locked\x18\x01 \x01(\bR\x06locked\x12\x10\n" +
+	"\x03now\x18\x0f \x01(\x03R\x03now\"\xa9\x01\n" +
 	"\x0ePromoteRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x19\n" +
 	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\x12\x14\n" +

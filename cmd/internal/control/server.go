@@ -53,6 +53,8 @@ type Config struct {
 	Events *events.Hub
 	// Locked asks a manager that is away whether it is only locked.
 	Locked func(ctx context.Context, nodeID, addr string) bool
+	// Skews are the managers whose clocks are wrong, and by how much.
+	Skews  func() map[string]time.Duration
 	Logger *slog.Logger
 }
 

@@ -78,7 +78,22 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 	if err != nil {
 		return nil, err
 	}
+	resp.Warnings = append(s.clockWarnings(managers), resp.Warnings...)
 	s.askLocked(ctx, managers)
 	resp.Warnings = append(quorumWarnings(managers), resp.Warnings...)
 	return resp, nil
+}
+
+// clockWarnings tells of managers whose clocks are wrong.
+func (s *Server) clockWarnings(managers []managerFact) (out []string) {
+	if s.c.Skews == nil {
+		return nil
+	}
+	skews := s.c.Skews()
+	for _, m := range managers {
+		if by, ok := skews[m.GetNodeId()]; ok {
+			out = append(out, fmt.Sprintf("the clock of manager %s is off by %v: check its time service; beyond 30s it may not lead", m.GetName(), by.Round(100*time.Millisecond)))
+		}
+	}
+	return out
 }

@@ -62,8 +62,14 @@ func newCallerWorld(t *testing.T) *callerWorld {
 	n := &Node{env: daemon.Env{Log: log}, log: log, cfg: DefaultConfig(), disk: disk{dir}, rund: rund,
 		keyd: keydclient.New(filepath.Join(dir, "keyd.sock")), netd: wire.NewClient(filepath.Join(dir, "netd.sock")),
 		refresh: make(chan struct{}, 1), requests: make(chan request), told: make(chan string, 1)}
+	t.Cleanup(func() {
+		rund.Close()
+		n.keyd.Close()
+		n.netd.Close()
+	})
 	n.self = &member{NodeID: self.Record.GetId(), ClusterID: ca.ClusterID, Manager: true}
 	w := &callerWorld{ca: ca, m: &managerState{n: n, store: store, creds: self.Credentials}}
+	w.m.clocks = newClocks(w.m)
 	w.update(t, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, ca.Cluster()) })
 	w.put(t, self)
 	n.st.phase, n.live = controlpb.NodePhase_NODE_PHASE_ACTIVE, w.m
@@ -89,6 +95,9 @@ func newCallerWorld(t *testing.T) *callerWorld {
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, false) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, true) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLocal(ctx, l) })
+	serveInTest(t, func(ctx context.Context) error {
+		return n.serveRequests(ctx, errors.New("this node serves no requests"), new(*request))
+	})
 	t.Cleanup(w.m.dropConn)
 	return w
 }

@@ -110,7 +110,7 @@ type lockServer struct {
 }
 
 func (s lockServer) LockStatus(context.Context, *pkipb.LockStatusRequest) (*pkipb.LockStatusResponse, error) {
-	return &pkipb.LockStatusResponse{Locked: s.locked}, nil
+	return &pkipb.LockStatusResponse{Locked: s.locked, Now: time.Now().UnixNano()}, nil
 }
 
 // serve runs the services of an unlocked manager and, while it leads, the
@@ -134,7 +134,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 
 	hub := events.New(m.store, n.log.With("part", "events"))
 	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Backups: backups{n}, Logs: d, Sessions: d.Sessions,
-		Events: hub, Locked: m.askLocked, Logger: n.log.With("part", "control")})
+		Events: hub, Locked: m.askLocked, Skews: m.skews, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	controlpb.RegisterControlServer(operators, api)

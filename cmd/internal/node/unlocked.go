@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,8 @@ type managerState struct {
 	mu       sync.Mutex // guards the connection to the leader
 	leaderTo string
 	conn     *pki.GRPCConn
+	// clocks is set with opened.
+	clocks *clocks
 }
 
 // closeTimeout bounds handing over leadership and closing the store.
@@ -70,6 +73,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	store := m.store
 	n.incarnation.Store(k.incarnation)
 	m.opened.Store(true)
+	m.clocks = newClocks(m)
 	defer func() {
 		m.dropConn()
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -114,6 +118,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil)) })
 	g.Go(func() error { return m.followLeader(ctx, p) })
 	g.Go(func() error { return m.followSlots(ctx) })
+	g.Go(func() error { return m.clocks.run(ctx) })
 	g.Go(func() error { return n.serveLock(ctx, p, az, false) })
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
@@ -164,6 +169,19 @@ func (m *managerState) fill(s *selfStatus) {
 	s.leader = m.store.IsLeader()
 	_, s.leaderAddr = m.store.Leader()
 	s.leafNotAfter = m.creds.Leaf().NotAfter.Unix()
+	if off := m.clocks.offset(); off.Abs() > warnSkew {
+		s.message = strings.TrimPrefix(s.message+"; "+describeOffset(off), "; ")
+	}
+}
+
+// skews are the clocks to warn of: the other managers', and this one's.
+func (m *managerState) skews() map[string]time.Duration {
+	out := m.clocks.skews()
+	if off := m.clocks.offset(); off.Abs() > warnSkew {
+		// It is this one: the others are not to blame.
+		return map[string]time.Duration{m.n.who().NodeID: off}
+	}
+	return out
 }
 
 // leader says where h2 connections go.
