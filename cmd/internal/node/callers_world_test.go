@@ -96,7 +96,7 @@ func newCallerWorld(t *testing.T) *callerWorld {
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, true) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLocal(ctx, l) })
 	serveInTest(t, func(ctx context.Context) error {
-		return n.serveRequests(ctx, errors.New("this node serves no requests"), new(*request))
+		return n.serveRequests(ctx, errors.New("this node serves no requests"), new(*request), nil)
 	})
 	t.Cleanup(w.m.dropConn)
 	return w
