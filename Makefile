@@ -82,13 +82,45 @@ fuzz-short: ## each fuzz target for FUZZTIME (10s)
 bench: ## every benchmark once, with allocations
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /e2e)
 
+# What the peers need (half a gigabyte of modules, minutes of compiling) is built
+# for these targets alone, and no part of `make test`. PEERS=1 adds the peers,
+# measured in turn with Redoubt, to any of them.
+COMPARE = out/bench/compare -peers=$(if $(PEERS),true,false) -rounds $(or $(ROUNDS),1) -managers $(or $(MANAGERS),3) -clients $(or $(CLIENTS),64) \
+	-nodes $(or $(NODES),1000) -place $(or $(TASKS),100000) -tasks $(or $(TASKS),10000) -agents $(or $(AGENTS),100)
+
+.PHONY: bench-build
+bench-build: setup build
+	@mkdir -p out/bench
+	@go build -o out/bench/compare ./bench/compare
+	@go build -o out/bench/redoubt ./cmd/internal/bench
+	@go build -o out/bench/sim ./cmd/internal/sim
+	@go test -c -o out/bench/place ./scheduler
+	@$(if $(PEERS),for p in etcd swarmkit; do (cd bench/$$p && go build -o ../../out/bench/$$p .); done)
+
+.PHONY: bench-store
+bench-store: bench-build ## writes of 1 KiB a second, MANAGERS=3 CLIENTS=64 (root; PEERS=1: peers, too)
+	@$(COMPARE) -only store
+
+.PHONY: bench-reads
+bench-reads: bench-build ## linearizable reads a second, MANAGERS=3 CLIENTS=64 (root; PEERS=1: peers, too)
+	@$(COMPARE) -only reads
+
+.PHONY: bench-failover
+bench-failover: bench-build ## the leader is killed, or cut off → the next write (root; PEERS=1: peers, too)
+	@$(COMPARE) -only failover,cut
+
 .PHONY: bench-place
-bench-place: ## place TASKS tasks of a service on NODES nodes, as the leader does
-	@PLACE_NODES=$${NODES:-1000} PLACE_TASKS=$${TASKS:-100000} go test -count=1 -run '^TestPlaceLine$$' -v ./scheduler | grep '^nodes='
+bench-place: bench-build ## place TASKS tasks of a service on NODES nodes, as the leader does (PEERS=1: peers, too)
+	@$(COMPARE) -only place
 
 .PHONY: bench-tasks
-bench-tasks: setup build ## TASKS tasks on AGENTS simulated nodes with real sessions to MANAGERS managers (root)
-	@go run ./cmd/internal/sim --bin bin --tasks $${TASKS:-10000} --agents $${AGENTS:-100} --managers $${MANAGERS:-1}
+bench-tasks: bench-build ## TASKS tasks on AGENTS simulated nodes with real sessions (root; PEERS=1: peers, too)
+	@$(COMPARE) -only tasks
+
+.PHONY: bench-peers
+bench-peers: PEERS := 1
+bench-peers: bench-build ## all of these with all peers in one run, ROUNDS=5 each; the log is out/bench/peers.log (root)
+	@$(COMPARE) -rounds $(or $(ROUNDS),5) -log out/bench/peers.log
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck
