@@ -90,6 +90,7 @@ type nodeFacts struct {
 	runtime  string
 	features []*taskpb.Feature
 	images   map[string]string
+	storage  *taskpb.Storage
 }
 
 // Run serves until ctx ends and returns its error. Containers are left as they

@@ -262,6 +262,7 @@ func (a *agent) probeOnce(ctx context.Context) error {
 	for _, f := range rund.Features {
 		facts.features = append(facts.features, feature(f.Name, f.Detail, f.Present, f.Required))
 	}
+	facts.storage = rund.Storage
 	if facts.images, err = boundImages(rund.LoadedImages); err != nil {
 		a.Logger.Warn("not every imported image is made known", "error", err)
 	}
@@ -381,5 +382,6 @@ func (a *agent) describe() *schedulerpb.NodeDescription {
 	d.Runtime = a.node.runtime
 	d.Features = append(d.Features, a.node.features...)
 	d.LoadedImages = a.node.images
+	d.Storage = a.node.storage
 	return d
 }

@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -50,6 +51,11 @@ func checkDescription(d *schedulerpb.NodeDescription) error {
 		if err := checkText(f.Detail, maxDetailText); err != nil {
 			return fmt.Errorf("feature %s: detail %w", f.Name, err)
 		}
+	}
+	if st := d.GetStorage(); st.GetImageBytes() < 0 || st.GetDiskBytes() < 0 || st.GetDiskFree() < 0 || st.GetCollectedAt() < 0 {
+		return errors.New("the node reports a negative amount of storage")
+	} else if st != nil {
+		st.Message = cleanText(st.Message)
 	}
 	if len(d.LoadedImages) > maxImages {
 		return fmt.Errorf("the node lists %d images: at most %d are accepted", len(d.LoadedImages), maxImages)

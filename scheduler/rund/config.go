@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
@@ -22,6 +23,21 @@ type Config struct {
 	// BindMounts is the allow-list for bind mounts. Empty: none.
 	BindMounts []BindMount  `yaml:"bind_mounts"`
 	Limits     LimitsConfig `yaml:"limits"`
+	GC         GCConfig     `yaml:"gc"`
+}
+
+// GCConfig says what the node keeps that nobody uses.
+type GCConfig struct {
+	// ImagesUnusedFor is how long an image stays that no task here uses.
+	ImagesUnusedFor time.Duration `yaml:"images_unused_for"`
+	// Above DiskHighPercent of containerd's disk unused images go at once,
+	// until it is below DiskLowPercent.
+	DiskHighPercent int `yaml:"disk_high_percent"`
+	DiskLowPercent  int `yaml:"disk_low_percent"`
+	// DeadPerSlot and DeadFor bound the ended containers whose file system and
+	// log are kept, for each slot of a service and in time.
+	DeadPerSlot int           `yaml:"dead_per_slot"`
+	DeadFor     time.Duration `yaml:"dead_for"`
 }
 
 // ContainerdConfig says how containerd is reached.
@@ -59,6 +75,7 @@ func Defaults() Config {
 		CgroupParent: "/redoubt",
 		UserNS:       UserNSConfig{Base: 0x4000_0000, Size: 65536},
 		Limits:       LimitsConfig{Pids: 512, LogBytes: 1 << 20, ImageBytes: 16 << 30, TmpfsBytes: 64 << 20},
+		GC:           GCConfig{ImagesUnusedFor: 7 * 24 * time.Hour, DiskHighPercent: 85, DiskLowPercent: 75, DeadPerSlot: 5, DeadFor: 7 * 24 * time.Hour},
 	}
 }
 
@@ -84,6 +101,9 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("rund.bind_mounts: %q must be a clean absolute path other than /", b.Path)
 		}
 	}
+	if err := c.GC.validate(); err != nil {
+		return fmt.Errorf("rund.gc.%w", err)
+	}
 	for _, l := range []struct {
 		name   string
 		v, min int64
@@ -94,6 +114,22 @@ func (c *Config) Validate() error {
 		if l.v < l.min {
 			return fmt.Errorf("rund.limits.%s is %d: at least %d is needed", l.name, l.v, l.min)
 		}
+	}
+	return nil
+}
+
+func (g *GCConfig) validate() error {
+	switch {
+	case g.ImagesUnusedFor < time.Hour:
+		return fmt.Errorf("images_unused_for is %s: at least 1h is needed", g.ImagesUnusedFor)
+	case g.DiskHighPercent < 1 || g.DiskHighPercent > 100:
+		return fmt.Errorf("disk_high_percent is %d: use 1 to 100", g.DiskHighPercent)
+	case g.DiskLowPercent < 0 || g.DiskLowPercent >= g.DiskHighPercent:
+		return fmt.Errorf("disk_low_percent is %d: it must be less than disk_high_percent, %d", g.DiskLowPercent, g.DiskHighPercent)
+	case g.DeadPerSlot < 0:
+		return fmt.Errorf("dead_per_slot is %d: use 0 or more", g.DeadPerSlot)
+	case g.DeadFor < 0:
+		return fmt.Errorf("dead_for is %s: use 0s or more", g.DeadFor)
 	}
 	return nil
 }

@@ -54,6 +54,17 @@ func (h *hub) touch(id string) {
 	}
 }
 
+// all returns the present state.
+func (h *hub) all() []*rundpb.TaskActual {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*rundpb.TaskActual, 0, len(h.tasks))
+	for _, a := range h.tasks {
+		all = append(all, a)
+	}
+	return all
+}
+
 // subscribe returns the present state and what comes after it.
 func (h *hub) subscribe() ([]*rundpb.TaskActual, *subscription) {
 	h.mu.Lock()

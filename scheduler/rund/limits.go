@@ -40,6 +40,13 @@ const (
 	checkOutputWait  = 200 * time.Millisecond
 	checkCallTimeout = 10 * time.Second
 
+	// Garbage: when after the start, how often, and how long it may take.
+	collectFirst   = 30 * time.Second
+	collectEvery   = 5 * time.Minute
+	collectTimeout = 2 * time.Minute
+	// diskStep is how exactly free space is reported.
+	diskStep = 256 << 20
+
 	// Between attempts while containerd does not answer.
 	retryMin = 100 * time.Millisecond
 	retryMax = 3 * time.Second

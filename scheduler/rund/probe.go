@@ -40,6 +40,9 @@ func (s *Server) Probe(ctx context.Context, _ *rundpb.ProbeRequest) (*rundpb.Pro
 			return nil, imageStatus(err)
 		}
 	}
+	s.mu.Lock()
+	resp.Storage = s.storage
+	s.mu.Unlock()
 	return resp, nil
 }
 

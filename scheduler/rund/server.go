@@ -21,6 +21,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // Options say where a server works.
@@ -59,7 +60,10 @@ type Server struct {
 	applied    []*rundpb.TaskDesired // nil before the first Apply. Guarded by mu
 	workers    map[string]*worker    // guarded by mu
 	running    sync.WaitGroup        // workers; grows only under mu
-	ctx        context.Context       // of workers, while Serve runs. Guarded by mu
+	storage    *taskpb.Storage       // of the last collection. Guarded by mu
+	// containerdRoot lies on the disk that images fill. Guarded by mu
+	containerdRoot string
+	ctx            context.Context // of workers, while Serve runs. Guarded by mu
 }
 
 // New prepares a server. It touches no container.
@@ -118,6 +122,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	rundpb.RegisterRundServer(srv, s)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { s.adopt(ctx) })
+	tasks.Go(func() { s.collecting(ctx) })
 	tasks.Go(func() { <-ctx.Done(); srv.Stop() })
 	err := srv.Serve(l)
 	if ctx.Err() != nil {
@@ -239,6 +244,11 @@ func (s *Server) forbidContainerd(ctx context.Context) error {
 		return err
 	}
 	for _, p := range resp.GetPlugins() {
+		if root := p.GetExports()["root"]; filepath.IsAbs(root) && p.GetType() == "io.containerd.snapshotter.v1" && p.GetID() == image.Snapshotter {
+			s.mu.Lock()
+			s.containerdRoot = root
+			s.mu.Unlock()
+		}
 		if root := p.GetExports()["root"]; filepath.IsAbs(root) && !slices.Contains(s.binds.forbidden, filepath.Dir(root)) {
 			s.binds.forbidden = append(s.binds.forbidden, filepath.Dir(root))
 		}

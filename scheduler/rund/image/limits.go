@@ -31,6 +31,9 @@ const (
 	maxCheckArgs  = 512
 	maxCheckBytes = 64 << 10
 
+	// usedGrain is how exactly an image's last use is kept.
+	usedGrain = 10 * time.Minute
+
 	// maxLoaded bounds the images of one archive.
 	maxLoaded = 256
 )
