@@ -83,8 +83,8 @@ func (a *agent) declareRund(ctx context.Context) error {
 		wake := a.machine.wake(now)
 		if a.rundUp && a.machine.ready() {
 			phases = a.machine.phases(now)
-			if a.redeclare || told == nil || !maps.Equal(phases, told) {
-				a.redeclare = false
+			if a.redeclare || a.machine.again || told == nil || !maps.Equal(phases, told) {
+				a.redeclare, a.machine.again = false, false
 				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases)}
 			}
 		}

@@ -30,6 +30,7 @@ type machine struct {
 	observed bool // rund named all its tasks in this process
 	netKnown bool // netd took a declaration from this process
 	probed   bool
+	again    bool   // rund is to be told the same phases once more
 	refusal  string // why no new task is taken; empty: they are
 }
 
@@ -95,6 +96,7 @@ func (m *machine) assign(now time.Time, complete bool, update []*schedulerpb.Ass
 			a = proto.CloneOf(a)
 			a.Desired = old.Desired // desired only grows
 		}
+		m.again = m.again || a.KillAt != t.assignment.GetKillAt()
 		t.assignment = a
 	}
 	for _, id := range remove {

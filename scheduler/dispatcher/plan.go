@@ -30,6 +30,7 @@ type plan struct {
 type told struct {
 	desired schedulerpb.TaskState
 	ended   bool // for counting; a node knows that itself
+	killAt  int64
 }
 
 // next returns the messages that bring the node up to date: at first the
@@ -83,20 +84,23 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 		}
 		return
 	}
-	now := told{t.Desired, !store.Live(t)}
+	now := told{desired: t.Desired, ended: !store.Live(t)}
 	if !known && now.ended && p.ended >= maxEnded {
 		return
 	}
 	if store.State(t) == store.Orphaned {
 		now.desired = max(now.desired, store.Shutdown) // its successor runs elsewhere
 	}
-	if known && now.desired == before.desired {
+	if n, ok := store.Nodes.Get(r, p.node); ok && now.desired > store.Running && !now.ended && store.Effective(n) == store.Drain {
+		now.killAt = n.GetDrainBy()
+	}
+	if known && now.desired == before.desired && now.killAt == before.killAt {
 		p.note(id, now)
 		return
 	}
 	a := &schedulerpb.Assignment{
 		TaskId: t.Id, ServiceId: t.ServiceId, Slot: t.Slot,
-		Desired: now.desired, Observed: store.State(t),
+		Desired: now.desired, Observed: store.State(t), KillAt: now.killAt,
 	}
 	// What ended is not to be begun again by a node that forgot it.
 	if !store.Live(t) {
@@ -184,7 +188,7 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 			return err
 		}
 		tasks := map[string][]string{}
-		var gone []string
+		var gone, deadlines []string
 		for _, e := range events {
 			if old, now, ok := store.Tasks.Event(e); ok {
 				id := cmp.Or(old.GetId(), now.GetId())
@@ -193,12 +197,19 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 				}
 			} else if old, now, ok := store.Nodes.Event(e); ok && now == nil {
 				gone = append(gone, old.GetId())
+			} else if ok && now.GetDrainBy() != old.GetDrainBy() {
+				deadlines = append(deadlines, now.GetId())
 			}
 		}
 		d.mu.Lock()
 		for node, ids := range tasks {
 			if m := d.members[node]; m != nil && m.session != nil {
 				m.session.look(ids...)
+			}
+		}
+		for _, id := range deadlines {
+			if m := d.members[id]; m != nil && m.session != nil {
+				m.session.look()
 			}
 		}
 		for _, id := range gone {

@@ -138,6 +138,9 @@ type NodeUpdate struct {
 	Availability schedulerpb.Availability
 	LabelAdd     map[string]string
 	LabelRemove  []string
+	// DrainBy, in Unix nanoseconds and with Drain only: when what still runs
+	// there is killed. 0: never before its stop grace is over.
+	DrainBy int64
 }
 
 // UpdateNodeSpec changes availability and labels.
@@ -154,6 +157,9 @@ func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
 		}
 	default:
 		return refuse("availability %d is unknown: use active, pause or drain", u.Availability)
+	}
+	if u.DrainBy != 0 && u.Availability != Drain {
+		return refuse("a deadline is for availability drain")
 	}
 	labels := maps.Clone(old.GetLabels())
 	if labels == nil {
@@ -172,7 +178,7 @@ func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
 	return updateNode(tx, id, func(n *schedulerpb.Node) {
 		n.Labels = labels
 		if u.Availability != schedulerpb.Availability_AVAILABILITY_UNSPECIFIED {
-			n.Availability = u.Availability
+			n.Availability, n.DrainBy = u.Availability, u.DrainBy
 		}
 	})
 }

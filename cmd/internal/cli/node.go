@@ -181,6 +181,7 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("Role", n.Role)
 	line("Status", strings.TrimSpace(n.State+" "+v.GetNode().GetMessage()))
 	line("Availability", availabilityText(v))
+	line("Drain", drainText(v, now))
 	line("Manager status", n.managerStatus())
 	line("Address", n.Address)
 	line("Labels", pairs(v.GetNode().GetLabels()))
@@ -194,7 +195,19 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("Runtime", d.GetRuntime())
 	line("Redoubt", d.GetRedoubtVersion())
 	if r := d.GetResources(); r != nil {
-		line("Resources", fmt.Sprintf("%g CPUs, %s memory", float64(r.NanoCpus)/1e9, units.BytesSize(float64(r.MemoryBytes))))
+		amount := func(cpus, memory int64) string {
+			return fmt.Sprintf("%g CPUs, %s memory", float64(max(cpus, 0))/1e9, units.BytesSize(float64(max(memory, 0))))
+		}
+		used := v.GetReserved()
+		line("Resources", amount(r.NanoCpus, r.MemoryBytes))
+		line("Reserved", fmt.Sprintf("%s by %d tasks", amount(used.GetNanoCpus(), used.GetMemoryBytes()), v.GetTasks()))
+		line("Free", amount(r.NanoCpus-used.GetNanoCpus(), r.MemoryBytes-used.GetMemoryBytes()))
+	}
+	if st := d.GetStorage(); st != nil {
+		line("Images", fmt.Sprintf("%d, %s packed", st.Images, units.BytesSize(float64(st.ImageBytes))))
+		line("Disk", fmt.Sprintf("%s free of %s", units.BytesSize(float64(st.DiskFree)), units.BytesSize(float64(st.DiskBytes))))
+		line("Collected", fmt.Sprintf("%d images and %d dead containers since rund started, %d dead are kept", st.ImagesRemoved, st.ContainersRemoved, st.DeadContainers))
+		line("Storage", st.Message)
 	}
 	if fs := d.GetFeatures(); len(fs) > 0 {
 		fmt.Fprintln(w, "Features:")
@@ -212,6 +225,18 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	for _, ref := range slices.Sorted(maps.Keys(d.GetLoadedImages())) {
 		line("Loaded image", ref+"@"+d.LoadedImages[ref])
 	}
+}
+
+// drainText tells how far a drain is.
+func drainText(v *controlpb.NodeView, now time.Time) string {
+	if v.Effective != schedulerpb.Availability_AVAILABILITY_DRAIN || v.GetTasks() == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%d tasks are still there", v.GetTasks())
+	if by := time.Unix(0, v.GetNode().GetDrainBy()); by.After(now) {
+		text += ", killed " + in(by, now)
+	}
+	return text
 }
 
 // availabilityText shows what was set beside what is in force.
@@ -235,11 +260,15 @@ func (a *app) nodeUpdateCmd() *cobra.Command {
 	var (
 		availability, role string
 		add, rm            []string
+		deadline           nonNegative
 	)
 	c := &cobra.Command{
 		Use: "update [flags] NODE", Short: "Change a node's availability or labels",
 		Example: `  # Move its tasks elsewhere
   redoubt node update --availability drain worker-1
+
+  # At most five minutes after this, whatever their stop grace
+  redoubt node update --availability drain --drain-deadline 5m worker-1
 
   redoubt node update --label-add disk=ssd --label-rm rack worker-1`,
 		Args: args(1, 1),
@@ -251,6 +280,10 @@ func (a *app) nodeUpdateCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if deadline > 0 && availability != "drain" {
+				return usagef("--drain-deadline is for --availability drain")
+			}
+			req.DrainDeadlineNs = int64(deadline)
 			return a.each(c.Context(), names, func(ctx context.Context, api *api, _ string) (string, error) {
 				r, err := api.UpdateNode(ctx, req)
 				return r.GetNode().GetId(), err
@@ -259,6 +292,7 @@ func (a *app) nodeUpdateCmd() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&availability, "availability", "", "active, pause, drain or auto")
+	f.Var(&deadline, "drain-deadline", "with drain: kill what still runs there after so long")
 	f.StringArrayVar(&add, "label-add", nil, "add or change a label (key=value)")
 	f.StringArrayVar(&rm, "label-rm", nil, "remove a label (key)")
 	f.StringVar(&role, "role", "", "not there yet: refused")

@@ -15,6 +15,9 @@ const (
 	// whose answer broke off.
 	logRetry = 2 * time.Second
 
+	// maxDrain bounds the deadline of a drain.
+	maxDrain = 7 * 24 * time.Hour
+
 	// Merging logs: how long output waits for what may be older, from the start
 	// and while following, how much waits at most, and what a piece counts
 	// beyond its bytes.

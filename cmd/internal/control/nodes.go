@@ -17,6 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // ListNodes returns the named nodes, or all by name.
@@ -108,10 +109,26 @@ func nodeView(r raftstore.Reader, n *pkipb.Node, servers []raftstore.Server) *co
 	v := &controlpb.NodeView{Id: n.GetId(), Name: n.GetName(), Role: n.GetRole(), Node: sched,
 		LeafNotAfter: n.GetLeafNotAfter(), JoinedAt: n.GetMeta().GetCreatedAt() / int64(time.Second), TokenId: n.GetTokenId(),
 		Effective: schedstore.Effective(sched)}
+	v.Reserved, v.Tasks = reserved(r, n.GetId())
 	if n.GetRole() == profilepb.Role_ROLE_MANAGER {
 		v.Manager = managerStatus(n, sched, servers)
 	}
 	return v
+}
+
+// reserved sums up what the tasks that are on a node reserve of it.
+func reserved(r raftstore.Reader, node string) (*taskpb.Resources, uint32) {
+	sum, tasks := &taskpb.Resources{}, uint32(0)
+	for t := range schedstore.Tasks.By(r, "node", node) {
+		if !schedstore.Live(t) {
+			continue
+		}
+		tasks++
+		rev, _ := schedstore.Revisions.Get(r, schedstore.RevisionID(t.GetServiceId(), t.GetRevision()))
+		sum.NanoCpus += rev.GetSpec().GetReservations().GetNanoCpus()
+		sum.MemoryBytes += rev.GetSpec().GetReservations().GetMemoryBytes()
+	}
+	return sum, tasks
 }
 
 func managerStatus(n *pkipb.Node, sched *schedulerpb.Node, servers []raftstore.Server) *controlpb.ManagerStatus {
@@ -126,6 +143,14 @@ func managerStatus(n *pkipb.Node, sched *schedulerpb.Node, servers []raftstore.S
 // UpdateNode changes availability and labels.
 func (s *Server) UpdateNode(ctx context.Context, req *controlpb.UpdateNodeRequest) (*controlpb.UpdateNodeResponse, error) {
 	resp := &controlpb.UpdateNodeResponse{}
+	deadline := time.Duration(req.GetDrainDeadlineNs())
+	if deadline < 0 || deadline > maxDrain {
+		return nil, apierr.Invalid("", "the drain deadline is %v: use 0s to %v", deadline, maxDrain)
+	}
+	var drainBy int64
+	if deadline > 0 {
+		drainBy = time.Now().Add(deadline).UnixNano()
+	}
 	servers := s.c.Store.Servers()
 	var id string
 	err := s.update(ctx, func(tx *raftstore.Tx) error {
@@ -135,7 +160,7 @@ func (s *Server) UpdateNode(ctx context.Context, req *controlpb.UpdateNodeReques
 		}
 		id = n.GetId()
 		return schedstore.UpdateNodeSpec(tx, id, schedstore.NodeUpdate{
-			Availability: req.GetAvailability(), LabelAdd: req.GetLabelAdd(), LabelRemove: req.GetLabelRm()})
+			Availability: req.GetAvailability(), LabelAdd: req.GetLabelAdd(), LabelRemove: req.GetLabelRm(), DrainBy: drainBy})
 	})
 	if err != nil {
 		return nil, err
