@@ -92,6 +92,7 @@ func newCallerWorld(t *testing.T) *callerWorld {
 		}
 	}
 	serveInTest(t, func(ctx context.Context) error { return w.m.serve(ctx, lead, az) })
+	serveInTest(t, az.Run)
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, false) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, true) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLocal(ctx, l) })
