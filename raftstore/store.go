@@ -93,8 +93,8 @@ func (s *Store) openFiles(bind *binder) (*Storage, error) {
 // start builds raft over the sealed stores and starts the goroutines.
 func (s *Store) start(ctx context.Context, bind *binder) error {
 	mark := &watermark{file: s.files.Mark, bind: bind}
-	sealed := &sealedLog{inner: &markedLog{s.files.Log, mark}, bind: bind, halt: s.halt.storage}
-	stable := &sealedStable{inner: s.files.Stable, bind: bind, halt: s.halt.storage}
+	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage}
+	stable := &sealedStable{inner: guardedStable{s.files.Stable}, bind: bind, halt: s.halt.storage}
 	if err := guarded(func() error {
 		if err := mark.load(); err != nil {
 			return err
