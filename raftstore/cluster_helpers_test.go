@@ -147,7 +147,7 @@ type member struct {
 func (m *member) hostport() string { return m.link.Addr().String() }
 
 // testElectionTimeout is short, so that elections cost little.
-const testElectionTimeout = 300 * time.Millisecond
+const testElectionTimeout = 500 * time.Millisecond
 
 func newMember(t testing.TB, id string, initial ...string) *member {
 	return openMember(t, t.TempDir(), raftstoretest.NewSealer(), id, initial...)

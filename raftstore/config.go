@@ -58,7 +58,7 @@ type Config struct {
 	Logger       *slog.Logger
 
 	// ElectionTimeout is how long silence of the leader is borne; raft's
-	// heartbeat timeout is the same, its lease half of it.
+	// heartbeat timeout and its lease are the same.
 	ElectionTimeout time.Duration
 	// CommitTimeout is how often an idle leader tells followers what is
 	// committed.

@@ -60,7 +60,10 @@ const (
 	trailingLogs      = 4096
 	snapshotInterval  = 30 * time.Second
 
-	defaultElectionTimeout = 500 * time.Millisecond
+	// defaultElectionTimeout is also the leader's lease, after which it steps
+	// down: nothing is read on that lease, and with half of it a busy machine
+	// costs leaders.
+	defaultElectionTimeout = 600 * time.Millisecond
 	defaultCommitTimeout   = 5 * time.Millisecond
 	defaultIOTimeout       = 10 * time.Second
 	// enqueueTimeout bounds the wait for a place in raft's own queue.

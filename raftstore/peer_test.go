@@ -67,7 +67,7 @@ func TestPeerSpeaksForItselfOnly(t *testing.T) {
 			return tr.AppendEntries("b", target, &raft.AppendEntriesRequest{RPCHeader: head("c", "a"), Term: far}, &raft.AppendEntriesResponse{})
 		},
 		"entries in nobody's name": func(tr *raft.NetworkTransport) error {
-			return tr.AppendEntries("b", target, &raft.AppendEntriesRequest{Term: far, Leader: []byte("c@x:1"), PrevLogEntry: 1,
+			return tr.AppendEntries("b", target, &raft.AppendEntriesRequest{Term: far, PrevLogEntry: 1,
 				RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}, &raft.AppendEntriesResponse{})
 		},
 		"a vote for another": func(tr *raft.NetworkTransport) error {

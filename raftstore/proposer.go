@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
@@ -26,8 +27,7 @@ type proposer struct {
 
 // proposal is one transaction on its way.
 type proposal struct {
-	tx     *raftstorepb.Transaction
-	size   int
+	tx     []byte // a raftstorepb.Transaction
 	state  atomic.Int32
 	result chan error // capacity 1; the proposer sends once to what it took
 }
@@ -48,7 +48,11 @@ func newProposer(stop <-chan struct{}, propose func([]byte) (any, error)) *propo
 // submit waits until tx was applied or refused. What was never proposed when
 // ctx ends was not done; afterwards the outcome is uncertain.
 func (p *proposer) submit(ctx context.Context, tx *raftstorepb.Transaction) error {
-	q := &proposal{tx: tx, size: proto.Size(tx), result: make(chan error, 1)}
+	data, err := proto.Marshal(tx)
+	if err != nil {
+		return err
+	}
+	q := &proposal{tx: data, result: make(chan error, 1)}
 	select {
 	case p.queue <- q:
 	case <-ctx.Done():
@@ -106,12 +110,12 @@ func (p *proposer) run() {
 func (p *proposer) gather(first *proposal) (batch []*proposal, next *proposal) {
 	size := 0
 	for q := first; ; {
-		if size > 0 && size+q.size > maxBatchBytes {
+		if size > 0 && size+len(q.tx) > maxBatchBytes {
 			return batch, q
 		}
 		if q.state.CompareAndSwap(proposalWaiting, proposalTaken) {
 			batch = append(batch, q)
-			size += q.size
+			size += len(q.tx)
 		}
 		if len(batch) == maxBatchTransactions {
 			return batch, nil
@@ -136,15 +140,7 @@ func (p *proposer) round(batch []*proposal) {
 }
 
 func (p *proposer) commit(batch []*proposal) ([]error, error) {
-	cmd := &raftstorepb.Command{Now: time.Now().UnixNano()}
-	for _, q := range batch {
-		cmd.Transactions = append(cmd.Transactions, q.tx)
-	}
-	data, err := proto.Marshal(cmd)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := p.propose(data)
+	resp, err := p.propose(command(time.Now(), batch))
 	if err != nil {
 		return nil, proposeError(err)
 	}
@@ -158,6 +154,28 @@ func (p *proposer) commit(batch []*proposal) ([]error, error) {
 	}
 	return nil, fmt.Errorf("%w: the state machine gave no result", ErrUncertain)
 }
+
+// command is the encoding of a raftstorepb.Command with these transactions,
+// which their callers, being many, have encoded already.
+func command(now time.Time, batch []*proposal) []byte {
+	size := 16
+	for _, q := range batch {
+		size += len(q.tx) + 8
+	}
+	out := protowire.AppendTag(make([]byte, 0, size), commandNow, protowire.VarintType)
+	out = protowire.AppendVarint(out, uint64(now.UnixNano()))
+	for _, q := range batch {
+		out = protowire.AppendTag(out, commandTransactions, protowire.BytesType)
+		out = protowire.AppendBytes(out, q.tx)
+	}
+	return out
+}
+
+// Field numbers of raftstorepb.Command.
+const (
+	commandNow          = 1
+	commandTransactions = 2
+)
 
 // proposeError sorts raft's errors by whether the entry may have been applied.
 func proposeError(err error) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -21,6 +22,8 @@ type sealedLog struct {
 	inner raft.LogStore
 	bind  *binder
 	halt  func(error) error
+
+	buffers buffers
 }
 
 // IsMonotonic implements raft.MonotonicLogStore. Whatever the inner store can
@@ -52,8 +55,11 @@ func (s *sealedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log
 // StoreLogs implements raft.LogStore.
 func (s *sealedLog) StoreLogs(logs []*raft.Log) error {
 	out := make([]*raft.Log, len(logs))
+	plain := s.buffers.take()
+	defer func() { s.buffers.give(plain) }()
 	for i, l := range logs {
-		data, err := s.bind.sealer.Seal(labelLog, s.bind.logAAD(l.Index, l.Term, uint8(l.Type)), encodeLog(l))
+		plain = appendLog(plain[:0], l)
+		data, err := s.bind.sealer.Seal(labelLog, s.bind.logAAD(l.Index, l.Term, uint8(l.Type)), plain)
 		if err != nil {
 			return s.check(err, fmt.Sprintf("log entry %d cannot be sealed", l.Index))
 		}
@@ -126,14 +132,36 @@ func (s *sealedLog) check(err error, what string) error {
 	return s.halt(fmt.Errorf("%s: %w", what, err))
 }
 
-// encodeLog is what is sealed: the time of appending in nanoseconds, 0 for
+// buffers keeps one buffer between writes; it is in clear, as the entries kept
+// for replication are. Raft's leader and its followers write one at a time.
+type buffers struct {
+	mu   sync.Mutex
+	kept []byte // guarded by mu
+}
+
+func (b *buffers) take() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := b.kept
+	b.kept = nil
+	return out
+}
+
+func (b *buffers) give(buf []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if cap(buf) <= 2*maxBatchBytes {
+		b.kept = buf[:0]
+	}
+}
+
+// appendLog appends what is sealed: the time of appending in nanoseconds, 0 for
 // none, then data and extensions.
-func encodeLog(l *raft.Log) []byte {
+func appendLog(out []byte, l *raft.Log) []byte {
 	var at int64
 	if !l.AppendedAt.IsZero() {
 		at = l.AppendedAt.UnixNano()
 	}
-	out := make([]byte, 0, 16+len(l.Data)+len(l.Extensions))
 	out = binary.BigEndian.AppendUint64(out, uint64(at))
 	out = lp.Append(out, l.Data)
 	return lp.Append(out, l.Extensions)

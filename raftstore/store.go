@@ -164,7 +164,7 @@ func (s *Store) raftConfig(logger hclog.Logger) *raft.Config {
 	conf.LocalID = raft.ServerID(s.cfg.NodeID)
 	conf.HeartbeatTimeout = s.cfg.ElectionTimeout
 	conf.ElectionTimeout = s.cfg.ElectionTimeout
-	conf.LeaderLeaseTimeout = s.cfg.ElectionTimeout / 2
+	conf.LeaderLeaseTimeout = s.cfg.ElectionTimeout
 	conf.CommitTimeout = s.cfg.CommitTimeout
 	conf.MaxAppendEntries = maxAppendEntries
 	conf.SnapshotThreshold = s.cfg.SnapshotThreshold

@@ -228,6 +228,7 @@ func (m *managerState) followLeader(ctx context.Context, p *port.Port) error {
 		if now := m.leader(); now != last {
 			last = now
 			p.LeaderChanged()
+			m.dropConn() // calls under way to a leader that is gone would wait for it
 		}
 		select {
 		case <-changed:
@@ -281,7 +282,7 @@ func (m *managerState) leaderConn(ctx context.Context) (*grpc.ClientConn, error)
 	defer cancel()
 	for {
 		changed := m.store.LeaderChanged()
-		conn, err := m.tryLeader(ctx)
+		conn, err := m.tryLeader(ctx, changed)
 		if err == nil {
 			return conn, nil
 		}
@@ -297,7 +298,8 @@ func (m *managerState) leaderConn(ctx context.Context) (*grpc.ClientConn, error)
 	}
 }
 
-func (m *managerState) tryLeader(ctx context.Context) (*grpc.ClientConn, error) {
+// tryLeader connects to the leader of this moment, until there may be another.
+func (m *managerState) tryLeader(ctx context.Context, changed <-chan struct{}) (*grpc.ClientConn, error) {
 	id, addr := m.store.Leader()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -307,6 +309,15 @@ func (m *managerState) tryLeader(ctx context.Context) (*grpc.ClientConn, error) 
 			return m.conn.ClientConn, nil
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with cancel
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	conn, err := port.DialLeaderLocal(ctx, m.creds, port.Leader{NodeID: id, Address: addr},
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
