@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -121,7 +122,7 @@ func (c *Credentials) SetTrust(t Trust) error {
 }
 
 // Heed sets the two questions that a manager's trust asks its store.
-func (c *Credentials) Heed(known func(profile.Identity) bool, behind func() bool) {
+func (c *Credentials) Heed(known func(profile.Identity) bool, behind func() time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := *c.state.Load()

@@ -319,7 +319,7 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 		if err := CheckManagerRoom(tx); err != nil {
 			return err
 		}
-		if err := given(c, n); err != nil {
+		if err := given(tx, c, n); err != nil {
 			return err
 		}
 	}

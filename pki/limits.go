@@ -46,6 +46,12 @@ const (
 	// issuer of the one before is forgotten: renewals are tried again until then.
 	reissueGrace = 15 * time.Minute
 
+	// A manager that has heard no leader for raftPatience may have missed a
+	// rotation, and catches up with a manager of an issuer it does not know; after
+	// callPatience it asks such a one, as a worker would, what became of it.
+	raftPatience = 10 * time.Second
+	callPatience = 2 * time.Second
+
 	// promoteWait is how long a worker has to become a manager.
 	promoteWait = 5 * time.Minute
 

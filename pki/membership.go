@@ -132,7 +132,10 @@ func (s *MembershipServer) sign(ctx context.Context, caller authz.Identity, req 
 	if resp.Slots, err = s.c.Slots(ctx); err != nil {
 		return nil, err
 	}
-	return resp, s.c.Store.View(func(r *raftstore.ReadTx) error {
+	return resp, s.c.Store.View(func(r *raftstore.ReadTx) (err error) {
+		if resp.Incarnation, err = Incarnation(r); err != nil {
+			return err
+		}
 		for m := range store.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
 			if !m.GetDenied() && m.GetAddress() != "" {
 				resp.Managers = append(resp.Managers, &pkipb.Manager{NodeId: m.GetId(), Address: m.GetAddress()})
@@ -169,7 +172,7 @@ func (s *MembershipServer) confirm(ctx context.Context, caller authz.Identity, r
 		if err := setLeaves(n, issued, nil); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
-		if err := given(c, n); err != nil {
+		if err := given(tx, c, n); err != nil {
 			return err
 		}
 		if err := store.Nodes.Put(tx, n); err != nil {

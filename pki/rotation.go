@@ -39,12 +39,16 @@ func KnowsKeyset(c *pkipb.Cluster, n *pkipb.Node) bool {
 
 // given notes that a new manager has the keyset in force. It has where its leaf
 // is of the issuer in force, as both came from one keyd, the keyset last.
-func given(c *pkipb.Cluster, n *pkipb.Node) error {
+// The cluster record is written so that a rotation under way, which does not know
+// this manager, fails.
+func given(tx *raftstore.Tx, c *pkipb.Cluster, n *pkipb.Node) error {
 	if !bytes.Equal(n.GetLeafIssuer(), ActiveIssuer(c)) {
 		return ErrRotated
 	}
 	n.KeysetEpoch = KeysetEpoch(c)
-	return nil
+	c = proto.CloneOf(c)
+	c.ManagersMade++
+	return store.Cluster.Put(tx, c)
 }
 
 // Leaving says how a node leaves.

@@ -39,7 +39,11 @@ func ExpectClient(alpn string) Expect {
 	case ALPNLock:
 		return Expect{Roles: lockers}
 	}
-	return Expect{Roles: managers, Raft: alpn == ALPNRaft}
+	want := Expect{Roles: managers}
+	if alpn == ALPNRaft {
+		want.Patience = raftPatience
+	}
+	return want
 }
 
 // ExpectServer is what a client of that protocol accepts.
@@ -47,7 +51,14 @@ func ExpectServer(alpn, nodeID string) Expect {
 	if alpn == ALPNLock {
 		return Expect{Roles: lockers, NodeID: nodeID}
 	}
-	return Expect{Roles: managers, NodeID: nodeID, Raft: alpn == ALPNRaft}
+	want := Expect{Roles: managers, NodeID: nodeID}
+	switch alpn {
+	case ALPNRaft:
+		want.Patience = raftPatience
+	case ALPNGRPC:
+		want.Patience = callPatience
+	}
+	return want
 }
 
 func baseConfig(alpn string) *tls.Config {

@@ -136,8 +136,9 @@ func pruneTokens(tx *raftstore.Tx) error {
 
 // TokenInfo is a token as it may be shown.
 type TokenInfo struct {
-	Record  *profilepb.TokenRecord
-	Uses    uint32
+	Record *profilepb.TokenRecord
+	Uses   uint32
+	// Revoked by an operator, or by a rotation of the keys.
 	Revoked bool
 }
 
@@ -147,12 +148,13 @@ func ListTokens(s interface {
 }) ([]TokenInfo, error) {
 	var out []TokenInfo
 	err := s.View(func(r *raftstore.ReadTx) error {
+		c, _ := store.Cluster.Get(r, store.ClusterID)
 		for t := range store.Tokens.All(r) {
 			rec, err := profile.ParseTokenRecord(t.GetSigned().GetRecord())
 			if err != nil {
 				return fmt.Errorf("token %s: %w", t.GetId(), err)
 			}
-			out = append(out, TokenInfo{rec, t.GetUses(), t.GetRevoked()})
+			out = append(out, TokenInfo{rec, t.GetUses(), t.GetRevoked() || c != nil && TokenVoid(c, t)})
 		}
 		return nil
 	})

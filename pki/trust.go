@@ -33,10 +33,9 @@ type Trust struct {
 	// Known reports whether a node's record names that leaf's key. Nil: it does
 	// not.
 	Known func(profile.Identity) bool
-	// Behind reports whether this manager may have missed a rotation, so that it
-	// must take, between managers, an issuer that it does not know. Nil: it did
-	// not.
-	Behind func() bool
+	// Behind says for how long this manager has heard no leader, so that it may
+	// have missed a rotation. Nil: it hears one.
+	Behind func() time.Duration
 }
 
 // TrustFromCluster is a manager's trust.
@@ -110,8 +109,9 @@ type Expect struct {
 	// Grace is for how long after its expiry a worker's certificate is still
 	// accepted.
 	Grace time.Duration
-	// Raft marks the protocol that a manager which was away catches up by.
-	Raft bool
+	// Patience is for how long a manager must have heard no leader to take an
+	// issuer below the roots that it does not know; zero: it never does.
+	Patience time.Duration
 }
 
 // Verify checks the certificates that a peer presented, leaf first, and
@@ -138,7 +138,7 @@ func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, 
 		return nil, err
 	case rank == issuerFormer && (t.Known == nil || !t.Known(id)):
 		return nil, fmt.Errorf("node %s: %w", id.NodeID, ErrFormerIssuer)
-	case rank == issuerUnknown && !t.AnyIssuer && !(want.Raft && t.Behind != nil && t.Behind()):
+	case rank == issuerUnknown && !t.AnyIssuer && (want.Patience == 0 || t.Behind == nil || t.Behind() < want.Patience):
 		return nil, ErrUntrusted
 	}
 	p := &authz.Peer{Identity: id, Leaf: leaf}

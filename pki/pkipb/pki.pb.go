@@ -315,7 +315,10 @@ type Cluster struct {
 	// Epoch of the keyset in force; 0 stands for 1.
 	KeysetEpoch uint64 `protobuf:"varint,7,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
 	// Managers removed as compromised, whose keyset held the root key.
-	Exposures     []*Exposure `protobuf:"bytes,8,rep,name=exposures,proto3" json:"exposures,omitempty"`
+	Exposures []*Exposure `protobuf:"bytes,8,rep,name=exposures,proto3" json:"exposures,omitempty"`
+	// Counts managers that were made: a rotation that does not know the newest one
+	// conflicts with its making.
+	ManagersMade  uint64 `protobuf:"varint,9,opt,name=managers_made,json=managersMade,proto3" json:"managers_made,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -411,6 +414,13 @@ func (x *Cluster) GetExposures() []*Exposure {
 		return x.Exposures
 	}
 	return nil
+}
+
+func (x *Cluster) GetManagersMade() uint64 {
+	if x != nil {
+		return x.ManagersMade
+	}
+	return 0
 }
 
 type Exposure struct {
@@ -1074,8 +1084,10 @@ type PromoteResponse struct {
 	Boot         *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
 	SealedKeyset []byte                      `protobuf:"bytes,3,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
 	// The serialized unlock slots.
-	Slots         []byte     `protobuf:"bytes,4,opt,name=slots,proto3" json:"slots,omitempty"`
-	Managers      []*Manager `protobuf:"bytes,5,rep,name=managers,proto3" json:"managers,omitempty"`
+	Slots    []byte     `protobuf:"bytes,4,opt,name=slots,proto3" json:"slots,omitempty"`
+	Managers []*Manager `protobuf:"bytes,5,rep,name=managers,proto3" json:"managers,omitempty"`
+	// Of the cluster, for the store that the node makes.
+	Incarnation   uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1143,6 +1155,13 @@ func (x *PromoteResponse) GetManagers() []*Manager {
 		return x.Managers
 	}
 	return nil
+}
+
+func (x *PromoteResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type DemotedRequest struct {
@@ -1273,7 +1292,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +
 	"\x06signed\x18\x03 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\x12\x12\n" +
 	"\x04uses\x18\x04 \x01(\rR\x04uses\x12\x18\n" +
-	"\arevoked\x18\x05 \x01(\bR\arevoked\"\xbc\x02\n" +
+	"\arevoked\x18\x05 \x01(\bR\arevoked\"\xe1\x02\n" +
 	"\aCluster\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -1284,7 +1303,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\x12%\n" +
 	"\x0eformer_issuers\x18\x06 \x03(\fR\rformerIssuers\x12!\n" +
 	"\fkeyset_epoch\x18\a \x01(\x04R\vkeysetEpoch\x126\n" +
-	"\texposures\x18\b \x03(\v2\x18.redoubt.pki.v1.ExposureR\texposures\"G\n" +
+	"\texposures\x18\b \x03(\v2\x18.redoubt.pki.v1.ExposureR\texposures\x12#\n" +
+	"\rmanagers_made\x18\t \x01(\x04R\fmanagersMade\"G\n" +
 	"\bExposure\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
@@ -1330,13 +1350,14 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\aconfirm\x18\x05 \x01(\v2 .redoubt.pki.v1.PromotionConfirmR\aconfirm\"\x86\x01\n" +
 	"\x10PromotionConfirm\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
-	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\xf5\x01\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x97\x02\n" +
 	"\x0fPromoteResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12#\n" +
 	"\rsealed_keyset\x18\x03 \x01(\fR\fsealedKeyset\x12\x14\n" +
 	"\x05slots\x18\x04 \x01(\fR\x05slots\x123\n" +
-	"\bmanagers\x18\x05 \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\"8\n" +
+	"\bmanagers\x18\x05 \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\x12 \n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"8\n" +
 	"\x0eDemotedRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
 	"\x05proof\x18\x02 \x01(\fR\x05proof\"K\n" +

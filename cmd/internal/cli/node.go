@@ -12,7 +12,6 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
@@ -20,20 +19,8 @@ import (
 func (a *app) nodeCmd() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "See and manage the cluster's machines"}
 	group(c)
-	c.AddCommand(a.nodeLsCmd(), a.nodeInspectCmd(), a.nodeUpdateCmd(), a.nodeRmCmd(),
-		notYet("promote NODE...", "Make workers managers", "a node's role cannot be changed yet: make a token with `redoubt join-token manager` and join a machine with it"),
-		notYet("demote NODE...", "Make managers workers", "a node's role cannot be changed yet: a manager can only be kept or retired with its machine"))
+	c.AddCommand(a.nodeLsCmd(), a.nodeInspectCmd(), a.nodeUpdateCmd(), a.nodeRmCmd(), a.nodePromoteCmd(), a.nodeDemoteCmd())
 	return c
-}
-
-// notYet is a verb that exists and is refused, clearly.
-func notYet(use, short, why string) *cobra.Command {
-	return &cobra.Command{
-		Use: use, Short: short + " (not there yet: refused)", Args: args(1, -1),
-		RunE: func(*cobra.Command, []string) error {
-			return apierr.New(apierr.ReasonUnsupported, "", "%s", why)
-		},
-	}
 }
 
 // nodeJSON is one node in `node ls --format json`.
@@ -274,7 +261,7 @@ func (a *app) nodeUpdateCmd() *cobra.Command {
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, names []string) error {
 			if role != "" {
-				return apierr.New(apierr.ReasonUnsupported, "join a machine with a token of the other role", "a node's role cannot be changed yet")
+				return usagef("--role: use `redoubt node promote` and `redoubt node demote`")
 			}
 			req, err := nodeUpdate(names[0], availability, add, rm)
 			if err != nil {
@@ -295,7 +282,7 @@ func (a *app) nodeUpdateCmd() *cobra.Command {
 	f.Var(&deadline, "drain-deadline", "with drain: kill what still runs there after so long")
 	f.StringArrayVar(&add, "label-add", nil, "add or change a label (key=value)")
 	f.StringArrayVar(&rm, "label-rm", nil, "remove a label (key)")
-	f.StringVar(&role, "role", "", "not there yet: refused")
+	f.StringVar(&role, "role", "", "use promote and demote: refused")
 	return c
 }
 
@@ -321,24 +308,4 @@ func nodeUpdate(node, availability string, add, rm []string) (*controlpb.UpdateN
 		return nil, usagef("nothing to change: give --availability, --label-add or --label-rm")
 	}
 	return req, nil
-}
-
-func (a *app) nodeRmCmd() *cobra.Command {
-	var force bool
-	c := &cobra.Command{
-		Use: "rm [--force] NODE...", Aliases: []string{"remove"}, Short: "Remove workers; they are refused from that moment",
-		Example: `  redoubt node rm worker-3
-
-  # Though it is up: it may be compromised
-  redoubt node rm --force worker-3`,
-		Args: args(1, -1),
-		RunE: func(c *cobra.Command, names []string) error {
-			return a.each(c.Context(), names, func(ctx context.Context, api *api, n string) (string, error) {
-				r, err := api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force})
-				return r.GetId(), err
-			})
-		},
-	}
-	c.Flags().BoolVarP(&force, "force", "f", false, "remove a node that is not down")
-	return c
 }

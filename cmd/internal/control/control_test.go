@@ -403,7 +403,7 @@ func TestNodes(t *testing.T) {
 		_, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: node, Force: force})
 		return err
 	}
-	wantReason(t, remove("manager-1", true), apierr.ReasonUnsupported, "is a manager")
+	wantReason(t, remove("manager-1", true), apierr.ReasonState, "last manager")
 	wantReason(t, remove(w.worker, false), apierr.ReasonState, "is up")
 	w.state(w.worker, schedulerpb.NodeState_NODE_STATE_NOT_READY, "")
 	wantReason(t, remove(w.worker, false), apierr.ReasonState, "is up")

@@ -11,6 +11,9 @@ const (
 	resolveTimeout      = 10 * time.Second
 	shortResolveTimeout = 4 * time.Second
 
+	// promoteTimeout is how long a worker is waited for that becomes a manager.
+	promoteTimeout = 25 * time.Second
+
 	// logRetry is how long a follower of logs waits before it asks again a node
 	// whose answer broke off.
 	logRetry = 2 * time.Second

@@ -6,10 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -172,39 +170,4 @@ func (s *Server) UpdateNode(ctx context.Context, req *controlpb.UpdateNodeReques
 		return nil
 	})
 	return resp, err
-}
-
-// RemoveNode denies a worker for ever, or a manager that never got a vote. Its connections are cut and its tasks
-// move as soon as this is committed.
-func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
-	resp := &controlpb.RemoveNodeResponse{}
-	voters := map[string]bool{}
-	for _, srv := range s.c.Store.Servers() {
-		voters[srv.ID] = srv.Voter
-	}
-	connected := s.connected()
-	err := s.update(ctx, func(tx *raftstore.Tx) error {
-		n, err := resolveNode(tx, req.GetNode())
-		if err != nil {
-			return err
-		}
-		resp.Id = n.GetId()
-		// One that joined but never came up counts for nothing yet.
-		if n.GetRole() == profilepb.Role_ROLE_MANAGER && (voters[n.GetId()] || connected[n.GetId()]) {
-			return apierr.Unsupported("drain it instead: `redoubt node update --availability drain "+n.GetName()+"`", "node %s is a manager, and managers cannot be removed yet", n.GetName())
-		}
-		sched, _ := schedstore.Nodes.Get(tx, n.GetId())
-		if schedstore.Up(sched) && !req.GetForce() {
-			return apierr.State("stop it first, or add --force", "node %s is up", n.GetName())
-		}
-		if err := pki.Deny(tx, n.GetId()); err != nil {
-			return err
-		}
-		return schedstore.RemoveNode(tx, n.GetId())
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.c.Logger.InfoContext(ctx, "node removed", "node", resp.GetId())
-	return resp, nil
 }

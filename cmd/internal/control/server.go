@@ -44,6 +44,7 @@ type Config struct {
 	Store     *raftstore.Store
 	ClusterID string
 	Minter    Minter
+	Rotator   Rotator
 	Images    Images
 	Backups   Backups
 	Logs      LogSource

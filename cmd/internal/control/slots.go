@@ -88,26 +88,37 @@ func (s *Server) RotateSlot(req *controlpb.RotateSlotRequest, stream controlpb.C
 				return apierr.State("wait for it: `redoubt unlock-key slot ls`", "manager %s has not finished the rotation before this one", m.GetName())
 			}
 		}
-		next := &autolockpb.SlotRecord{Meta: rec.GetMeta(), Id: rec.GetId(), Set: &keydpb.SlotSet{Epoch: rec.GetSet().GetEpoch() + 1}}
-		for _, old := range rec.GetSet().GetSlots() {
-			if old.GetId() == slot.GetId() {
-				return apierr.Exists("run the command again", "a slot with that id exists already")
-			}
-			if old.GetKind() != keydpb.SlotKind_SLOT_KIND_OPERATOR {
-				next.Set.Slots = append(next.Set.Slots, old)
-			}
-		}
-		slot := proto.CloneOf(slot)
-		slot.CreatedAt = tx.Now().Unix()
-		next.Set.Slots = append(next.Set.Slots, slot)
-		epoch = next.GetSet().GetEpoch()
-		return autolockstore.Slots.Put(tx, next)
+		var err error
+		epoch, err = replaceOperatorSlot(tx, slot)
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	s.c.Logger.InfoContext(ctx, "unlock slots rotated", "epoch", epoch)
 	return s.reportAcks(stream, epoch)
+}
+
+// replaceOperatorSlot makes the slot set of the next epoch, with slot in the place
+// of the operator's.
+func replaceOperatorSlot(tx *raftstore.Tx, slot *keydpb.Slot) (epoch uint64, err error) {
+	rec, ok := autolockstore.Slots.Get(tx, autolockstore.RecordID)
+	if !ok {
+		return 0, errors.New("the store has no slot record")
+	}
+	next := &autolockpb.SlotRecord{Meta: rec.GetMeta(), Id: rec.GetId(), Set: &keydpb.SlotSet{Epoch: rec.GetSet().GetEpoch() + 1}}
+	for _, old := range rec.GetSet().GetSlots() {
+		if old.GetId() == slot.GetId() {
+			return 0, apierr.Exists("run the command again", "a slot with that id exists already")
+		}
+		if old.GetKind() != keydpb.SlotKind_SLOT_KIND_OPERATOR {
+			next.Set.Slots = append(next.Set.Slots, old)
+		}
+	}
+	slot = proto.CloneOf(slot)
+	slot.CreatedAt = tx.Now().Unix()
+	next.Set.Slots = append(next.Set.Slots, slot)
+	return next.GetSet().GetEpoch(), autolockstore.Slots.Put(tx, next)
 }
 
 func (s *Server) reportAcks(stream controlpb.Control_RotateSlotServer, epoch uint64) error {

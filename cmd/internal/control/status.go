@@ -3,17 +3,43 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
+
+// keysStatus says where the keys stand after a rotation.
+func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func(string, ...any)) {
+	c, err := pkistore.GetCluster(r)
+	if err != nil {
+		return
+	}
+	resp.KeysetEpoch = pki.KeysetEpoch(c)
+	for _, e := range c.GetExposures() {
+		warn("manager %s was removed as compromised on %s and had the root key: whoever has it can pretend to be a manager to nodes that are away or new. "+
+			"This version cannot replace the root: found a new cluster and move", e.GetName(), time.Unix(e.GetAt(), 0).UTC().Format(time.DateOnly))
+	}
+	for n := range pkistore.Nodes.All(r) {
+		if pki.NeedsReissue(c, n) {
+			resp.ReissuePending = append(resp.ReissuePending, n.GetName())
+		}
+	}
+	slices.Sort(resp.ReissuePending)
+	if n := len(resp.ReissuePending); n > 0 {
+		warn("%d nodes have certificates of before the last key rotation (%s): bring back those that are away, or remove them",
+			n, strings.Join(resp.ReissuePending[:min(n, maxHosts)], ", "))
+	}
+}
 
 // GetStatus is the cluster at a glance, with what is wrong and the command
 // that mends it.
@@ -23,6 +49,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 	var managers []managerFact
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		warn := func(format string, args ...any) { resp.Warnings = append(resp.Warnings, fmt.Sprintf(format, args...)) }
+		keysStatus(r, resp, warn)
 		for n := range pkistore.Nodes.All(r) {
 			if n.GetDenied() {
 				continue

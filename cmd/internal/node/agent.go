@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"github.com/redoubt-cluster/redoubt/mesh"
@@ -43,7 +44,8 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 			return cc, cc, nil
 		},
 		Executor: n.rund, Network: network, Refresh: n.refresh, Connected: n.setSession, Described: n.reported.set, Logger: n.log.With("part", "agent"),
-		Describe: func() *schedulerpb.NodeDescription { return n.describe(nil) },
+		Membership: n.heardMembership,
+		Describe:   func() *schedulerpb.NodeDescription { return n.describe(nil) },
 		Managers: func(addrs []string) {
 			if err := n.remember(func(m *member) { m.Managers = addrs }); err != nil {
 				n.log.Warn("the managers' addresses were not kept", "err", err)
@@ -148,7 +150,10 @@ func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers 
 			return n.keepManagerLeaf(ctx, got.Leaf, got.Key)
 		},
 	}
-	return r.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ended(ctx, r.Run(ctx)) })
+	g.Go(func() error { return n.followIssuer(ctx, r) })
+	return g.Wait()
 }
 
 // stopTimeout bounds how long a leaving node waits for its containers: less than

@@ -23,6 +23,7 @@ import (
 //	boot        a manager's boot leaf with its key
 //	failure     why a manager's store last stopped by itself, in one line
 //	removed     that the cluster took this node out, and which one it was
+//	promotion   what a worker becomes a manager with, until it is one
 //	raft/       the sealed store; raft.<n>/ in the n-th incarnation of the cluster
 //
 // Each file is whole or absent, and member is written last and removed first,
@@ -134,7 +135,7 @@ const maxFailure = 1024
 
 // wipe makes this node a member of nothing.
 func (d disk) wipe() error {
-	for _, name := range []string{"member", "leaf", "boot", "failure"} {
+	for _, name := range []string{"member", "leaf", "boot", "failure", "promotion"} {
 		if err := atomicfile.Remove(d.path(name)); err != nil {
 			return err
 		}
@@ -145,6 +146,26 @@ func (d disk) wipe() error {
 		}
 	}
 	return nil
+}
+
+// wipeManager removes what only a manager has.
+func (d disk) wipeManager() error {
+	for _, name := range []string{"boot", "failure", "promotion"} {
+		if err := atomicfile.Remove(d.path(name)); err != nil {
+			return err
+		}
+	}
+	for _, dir := range d.stores() {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d disk) has(name string) bool {
+	_, err := os.Stat(d.path(name))
+	return err == nil
 }
 
 func (d disk) load(name string, v any) error {

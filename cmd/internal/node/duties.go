@@ -187,6 +187,7 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher) {
 	})
 	run("clock", m.clocks.untilWrong)
 	run("certificates", m.adoptLeaves)
+	run("membership", func(ctx context.Context) error { return m.spreadMembership(ctx, d) })
 	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
 	wg.Wait()
 }

@@ -162,21 +162,29 @@ func joinRefusal(err error) error {
 }
 
 func (n *Node) importKeyset(ctx context.Context, m *member, j *pki.Joined) error {
+	if err := n.takeKeyset(ctx, m, j.Incarnation, j.SealedKeyset, j.Slots, j.Leaf.GetCertificates()[len(j.Leaf.GetCertificates())-1]); err != nil {
+		return err
+	}
+	return n.keepManager(ctx, m, j.Leaf, j.Key, j.Boot, j.BootKey)
+}
+
+// takeKeyset makes this node's keyd a manager's.
+func (n *Node) takeKeyset(ctx context.Context, m *member, incarnation uint64, sealed, slotSet, rootDER []byte) error {
 	slots := &keydpb.SlotSet{}
-	if err := proto.Unmarshal(j.Slots, slots); err != nil {
+	if err := proto.Unmarshal(slotSet, slots); err != nil {
 		return fmt.Errorf("the manager sent damaged unlock slots: %w", err)
 	}
-	root, err := x509.ParseCertificate(j.Leaf.GetCertificates()[len(j.Leaf.GetCertificates())-1])
+	root, err := x509.ParseCertificate(rootDER)
 	if err != nil {
 		return err
 	}
 	pin := sha256.Sum256(root.RawSubjectPublicKeyInfo)
 	if _, err := n.keyd.ImportKeyset(ctx, &keydpb.ImportKeysetRequest{NodeId: m.NodeID, ClusterId: m.ClusterID,
-		SealedKeyset: j.SealedKeyset, Slots: slots, RootPin: pin[:], Incarnation: j.Incarnation}); err != nil {
+		SealedKeyset: sealed, Slots: slots, RootPin: pin[:], Incarnation: incarnation}); err != nil {
 		return apierr.State("see the log of redoubt-keyd; then `redoubt node rm` the node on a manager, and join again with a new token",
 			"keyd could not take over the cluster's keys: %v", err)
 	}
-	return n.keepManager(ctx, m, j.Leaf, j.Key, j.Boot, j.BootKey)
+	return nil
 }
 
 func (n *Node) keepManager(ctx context.Context, m *member, leaf *profilepb.CertificateChain, key *ecdsa.PrivateKey, boot *profilepb.CertificateChain, bootKey *ecdsa.PrivateKey) error {

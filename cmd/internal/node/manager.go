@@ -36,12 +36,13 @@ func (n *Node) manager(ctx context.Context) (state, error) { return n.managerAft
 func (n *Node) managerAfter(req *request) state {
 	return func(ctx context.Context) (state, error) {
 		var left *request
+		var demoted *leafFile
 		err := n.serveManager(ctx, func() {
 			if req != nil {
 				req.answer <- answer{self: n.who()}
 				req = nil
 			}
-		}, &left)
+		}, &left, &demoted)
 		if req != nil {
 			req.refuse(fmt.Errorf("the manager could not start: %w", err))
 		}
@@ -53,6 +54,12 @@ func (n *Node) managerAfter(req *request) state {
 			return n.removed, nil
 		case errors.Is(err, errRecovered) && ctx.Err() == nil:
 			return n.managerAfter(left), nil
+		case errors.Is(err, errDemoted) && ctx.Err() == nil:
+			m := n.who()
+			if err := n.finishDemotion(ctx, &m, demoted); err != nil {
+				return nil, err // begun: it goes on at the next start
+			}
+			return n.worker, nil
 		}
 		if ctx.Err() == nil && !errors.Is(err, errKeydLost) {
 			err = errors.Join(err, n.disk.noteFailure(err.Error()))
@@ -61,7 +68,7 @@ func (n *Node) managerAfter(req *request) state {
 	}
 }
 
-func (n *Node) serveManager(ctx context.Context, ready func(), left **request) error {
+func (n *Node) serveManager(ctx context.Context, ready func(), left **request, demoted **leafFile) error {
 	boot, err := n.bootCredentials()
 	if err != nil {
 		return n.serveBroken(ctx, err, left)
@@ -84,7 +91,7 @@ func (n *Node) serveManager(ctx context.Context, ready func(), left **request) e
 			return err
 		}
 		defer keys.watch.Close()
-		return n.serveUnlocked(ctx, p, boot, admit, keys, ready, left)
+		return n.serveUnlocked(ctx, p, boot, admit, keys, ready, left, demoted)
 	})
 	return g.Wait()
 }

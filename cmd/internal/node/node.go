@@ -58,6 +58,10 @@ type Node struct {
 	// told is how the agent and the renewer hand on that a manager said this
 	// node was removed: the id it had then.
 	told chan string
+	// issuer, promote and roleChanged carry what the cluster said about this node
+	// to who follows it: the issuing CA in force, and its role.
+	issuer               chan []byte
+	promote, roleChanged chan struct{}
 
 	// incarnation of the cluster, while its store is open.
 	incarnation atomic.Uint64
@@ -107,10 +111,12 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		refresh:  make(chan struct{}, 1),
 		requests: make(chan request),
 		told:     make(chan string, 1),
+		issuer:   make(chan []byte, 1),
+		promote:  make(chan struct{}, 1), roleChanged: make(chan struct{}, 1),
 	}
 	defer n.keyd.Close()
 	defer n.netd.Close()
-	first := n.first()
+	first := n.first(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })
 	g.Go(func() error { return n.serveHTTP(ctx, n.env.Listeners["metrics"]) })
@@ -127,7 +133,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 }
 
 // first is the state that the disk says this node is in.
-func (n *Node) first() state {
+func (n *Node) first(ctx context.Context) state {
 	m, err := n.disk.loadMember()
 	if err != nil {
 		return n.broken(err)
@@ -135,6 +141,9 @@ func (n *Node) first() state {
 	n.become(m)
 	if r, err := n.disk.loadRemoval(); err == nil && r != nil && (r.Running || m != nil && r.NodeID == m.NodeID) {
 		return n.removed // cut short
+	}
+	if m, err = n.mendRole(ctx, m); err != nil {
+		return n.broken(err)
 	}
 	return n.stateOf(m)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/port"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -47,7 +48,7 @@ func (m *managerState) dialRaft(ctx context.Context, addr string) (net.Conn, err
 	if id, _, err := raftstore.SplitAddr(addr); err != nil {
 		return nil, err
 	} else if m.denied(id) {
-		return nil, fmt.Errorf("node %s was removed from the cluster", id)
+		return nil, fmt.Errorf("node %s is no manager any more", id)
 	}
 	conn, err := port.RaftDialer(m.creds)(ctx, addr)
 	if err != nil {
@@ -65,7 +66,7 @@ func (m *managerState) denied(id string) bool {
 		return false
 	}
 	rec, err := pkistore.Directory{Store: m.store}.Node(id)
-	return err == nil && rec.GetDenied()
+	return err == nil && rec != nil && (rec.GetDenied() || rec.GetRole() != profilepb.Role_ROLE_MANAGER)
 }
 
 // dropDenied cuts the raft connections of removed managers among nodes (nil: all

@@ -45,10 +45,18 @@ func (n *Node) notice(err error) error {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		n.setTrouble(errors.New(status.Convert(err).Message()))
 	}
-	if r := authz.RefusalOf(err); r.GetReason() == authzpb.Refusal_REASON_REMOVED && r.GetNodeId() == n.who().NodeID {
+	r := authz.RefusalOf(err)
+	switch self := n.who(); {
+	case r == nil || r.GetNodeId() != self.NodeID:
+	case r.GetReason() == authzpb.Refusal_REASON_REMOVED:
 		select {
 		case n.told <- r.GetNodeId():
 		default: // it is known already
+		}
+	case r.GetReason() == authzpb.Refusal_REASON_ROLE_CHANGED && self.Manager:
+		select {
+		case n.roleChanged <- struct{}{}:
+		default:
 		}
 	}
 	return err

@@ -117,7 +117,7 @@ func (s lockServer) LockStatus(context.Context, *pkipb.LockStatusRequest) (*pkip
 // leader's work.
 func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Authorizer) error {
 	n := m.n
-	d, err := dispatcher.New(dispatcher.Config{Store: m.store, Managers: m.addresses, Logger: n.log.With("part", "dispatcher")})
+	d, err := dispatcher.New(dispatcher.Config{Store: m.store, Managers: m.addresses, Membership: m.membershipOf, Logger: n.log.With("part", "dispatcher")})
 	if err != nil {
 		return err
 	}
@@ -130,10 +130,16 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	nodes := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), lean...)...)
 	pkipb.RegisterJoinServer(nodes, join)
 	pkipb.RegisterRenewServer(nodes, pki.NewRenewServer(m.store, sign, n.log.With("part", "renew")))
+	members, err := pki.NewMembershipServer(pki.MembershipConfig{Store: m.store, Signer: sign, Slots: m.slots, OnRole: onRole,
+		Logger: n.log.With("part", "membership")})
+	if err != nil {
+		return err
+	}
+	pkipb.RegisterMembershipServer(nodes, members)
 	schedulerpb.RegisterDispatcherServer(nodes, d)
 
 	hub := events.New(m.store, n.log.With("part", "events"))
-	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Images: images{n}, Backups: backups{n}, Logs: d, Sessions: d.Sessions,
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Rotator: sign, Images: images{n}, Backups: backups{n}, Logs: d, Sessions: d.Sessions,
 		Events: hub, Locked: m.askLocked, Skews: m.skews, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
@@ -153,6 +159,11 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 // onJoin makes the scheduler's record of a node that joins.
 func onJoin(tx *raftstore.Tx, node *pkipb.Node) error {
 	return schedstore.RegisterNode(tx, node.GetId(), node.GetRole() == profilepb.Role_ROLE_MANAGER)
+}
+
+// onRole keeps the scheduler's record of a node whose role changed.
+func onRole(tx *raftstore.Tx, node *pkipb.Node) error {
+	return schedstore.SetNodeRole(tx, node.GetId(), node.GetRole() == profilepb.Role_ROLE_MANAGER)
 }
 
 // slots are the unlock slots that a joining manager seals to.

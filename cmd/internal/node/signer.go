@@ -12,7 +12,10 @@ import (
 // signer binds keyd to what pki and the operator API ask for.
 type signer struct{ keyd *keydclient.Client }
 
-var _ pki.Signer = signer{}
+var (
+	_ pki.Signer     = signer{}
+	_ pki.RoleSigner = signer{}
+)
 
 func (s signer) MintToken(ctx context.Context, record *profilepb.TokenRecord) (*profilepb.SignedTokenRecord, error) {
 	resp, err := s.keyd.MintToken(ctx, &keydpb.MintTokenRequest{Record: record})
@@ -33,4 +36,22 @@ func (s signer) SealKeyset(ctx context.Context, manager *profilepb.CertificateCh
 func (s signer) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
 	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof})
 	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
+}
+
+func (s signer) SignPromotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
+	resp, err := s.keyd.SignPromotion(ctx, &keydpb.SignPromotionRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof})
+	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
+}
+
+func (s signer) SignDemotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
+	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, Proof: r.Proof, Demote: true})
+	return pki.Issued{Leaf: resp.GetLeaf()}, err
+}
+
+func (s signer) RotateKeyset(ctx context.Context, stay, retired [][]byte) (*keydpb.RotateKeysetResponse, error) {
+	req := &keydpb.RotateKeysetRequest{Retired: retired}
+	for _, leaf := range stay {
+		req.Managers = append(req.Managers, &profilepb.CertificateChain{Certificates: [][]byte{leaf}})
+	}
+	return s.keyd.RotateKeyset(ctx, req)
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -21,6 +22,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/port"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -33,6 +36,13 @@ type managerState struct {
 	creds *pki.Credentials
 	// slotEpoch is what this manager's keyd is sealed to.
 	slotEpoch atomic.Uint64
+	// keysetEpoch is what this manager's keyd signs with.
+	keysetEpoch atomic.Uint64
+	// spread wakes who tells nodes about themselves.
+	spread chan struct{}
+	// leaderless is since when no leader was heard, in Unix nanoseconds; 0 while
+	// one is.
+	leaderless atomic.Int64
 	// opened is set once store is: raft may dial before Open returns.
 	opened atomic.Bool
 	// leaves are re-issued certificates that this manager, leading, has met.
@@ -53,7 +63,7 @@ const closeTimeout = 10 * time.Second
 
 // serveUnlocked runs the store and everything above it until ctx ends or
 // something this manager cannot do without fails.
-func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Credentials, admit *admission, k *keys, ready func(), left **request) (err error) {
+func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Credentials, admit *admission, k *keys, ready func(), left **request, demoted **leafFile) (err error) {
 	n.setPhase(controlpb.NodePhase_NODE_PHASE_STARTING, nil, "opening the store")
 	self := n.who()
 	listener, err := p.Listen(pki.ALPNRaft)
@@ -63,7 +73,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err := n.disk.keepStore(k.incarnation); err != nil {
 		return err
 	}
-	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16)}
+	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1)}
+	m.leaderless.Store(1) // for ever
 	cfg := n.storeConfig(k.sealer, k.incarnation)
 	cfg.InitialPeers, cfg.Transport.Listener, cfg.Transport.Dial = self.Peers, listener, m.dialRaft
 	m.store, err = raftstore.Open(ctx, cfg)
@@ -81,6 +92,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		err = errors.Join(err, store.Close(cctx))
 		k.sealer.Close()
 	}()
+	k.creds.Heed(m.known, m.behind)
+	boot.Heed(m.known, nil)
 	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
 		p.Recheck(nodes)
 		m.dropDenied(nodes)
@@ -114,11 +127,14 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		}
 	}
 	g.Go(func() error { return ended(ctx, az.Run(ctx)) })
-	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log, nil)) })
+	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log, func() { p.Recheck(nil) })) })
 	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil)) })
 	g.Go(func() error { return m.followLeader(ctx, p) })
+	g.Go(func() error { return m.watchLeaderless(ctx) })
 	g.Go(func() error { return m.followSlots(ctx) })
 	g.Go(func() error { return m.clocks.run(ctx) })
+	g.Go(func() error { return m.followKeysets(ctx) })
+	g.Go(func() error { return n.awaitDemotion(ctx, k.creds, m.managers, demoted) })
 	g.Go(func() error { return n.serveLock(ctx, p, az, false) })
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
@@ -212,11 +228,67 @@ func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) e
 			return err
 		case rec.GetDenied():
 			return fmt.Errorf("node %s was removed from the cluster", p.NodeID)
+		case rec != nil && rec.GetRole() != profilepb.Role_ROLE_MANAGER:
+			return fmt.Errorf("node %s is no manager any more", p.NodeID)
 		case !m.store.PeerAllowed(p.NodeID):
 			return fmt.Errorf("node %s is no manager of this cluster", p.NodeID)
 		}
+		// The issuers may have changed since it shook hands.
+		if err := m.creds.Trust().Again(p, alpn); err != nil {
+			return err
+		}
 		m.met(p.Leaf)
 		return nil
+	}
+}
+
+// known reports whether a node's record names that leaf's key, whatever the
+// record says besides.
+func (m *managerState) known(id profile.Identity) bool {
+	n, err := pkistore.Directory{Store: m.store}.Node(id.NodeID)
+	if err != nil || len(id.SPKI) == 0 {
+		return false
+	}
+	return bytes.Equal(id.SPKI, n.GetLeafSpki()) || bytes.Equal(id.SPKI, n.GetPreviousSpki()) || bytes.Equal(id.SPKI, n.GetBootSpki())
+}
+
+// behind says for how long no leader was heard.
+func (m *managerState) behind() time.Duration {
+	since := m.leaderless.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, since))
+}
+
+// settled is how long a leader must be heard before this manager takes it that
+// it has missed nothing.
+const settled = 5 * time.Second
+
+// watchLeaderless keeps leaderless.
+func (m *managerState) watchLeaderless(ctx context.Context) error {
+	for {
+		changed := m.store.LeaderChanged()
+		id, _ := m.store.Leader()
+		wait := ctx
+		cancel := func() {}
+		switch {
+		case id == "":
+			m.leaderless.CompareAndSwap(0, time.Now().UnixNano())
+		case m.leaderless.Load() != 0:
+			wait, cancel = context.WithTimeout(ctx, settled)
+		}
+		select {
+		case <-changed:
+		case <-wait.Done():
+			if ctx.Err() == nil {
+				m.leaderless.Store(0)
+			}
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ func (n *Node) worker(ctx context.Context) (state, error) {
 	g.Go(func() error { return n.runAgent(gctx, creds, w.managers, nil) })
 	g.Go(func() error { return n.runRenewer(gctx, creds, w.managers, nil) })
 	g.Go(func() error { return n.awaitRemoval(gctx) })
+	g.Go(func() error { return n.awaitPromotion(gctx, w) })
 	g.Go(func() error {
 		for {
 			req, err := n.next(gctx)
@@ -62,6 +63,8 @@ func (n *Node) worker(ctx context.Context) (state, error) {
 	switch {
 	case errors.Is(err, errRemoved) && ctx.Err() == nil:
 		return n.removed, nil
+	case errors.Is(err, errPromoted) && ctx.Err() == nil:
+		return n.manager, nil
 	case !errors.Is(err, stop) || ctx.Err() != nil:
 		return nil, err
 	}

@@ -254,10 +254,45 @@ func (n *Node) UpdateNode(context.Context, *controlpb.UpdateNodeRequest) (*contr
 
 // RemoveNode implements Control.
 func (n *Node) RemoveNode(_ context.Context, r *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
-	if r.Node == "manager-1" {
-		return nil, apierr.Unsupported("retire it with its machine", "a manager cannot be removed yet")
+	resp := &controlpb.RemoveNodeResponse{Id: r.Node, Manager: strings.HasPrefix(r.Node, "manager")}
+	var err error
+	switch {
+	case r.Node == "manager-1":
+		return nil, apierr.State("add another manager first", "manager-1 is the last manager")
+	case r.Check:
+	case resp.Manager:
+		resp.Rotation, err = rotation(r.Slot, r.Compromised)
+	case r.Compromised:
+		resp.Services = []string{"web"}
 	}
-	return &controlpb.RemoveNodeResponse{Id: r.Node}, nil
+	return resp, err
+}
+
+// PromoteNode implements Control.
+func (n *Node) PromoteNode(_ context.Context, r *controlpb.PromoteNodeRequest) (*controlpb.PromoteNodeResponse, error) {
+	if strings.HasPrefix(r.Node, "manager") {
+		return nil, apierr.State("", "node %s is a manager already", r.Node)
+	}
+	return &controlpb.PromoteNodeResponse{Id: r.Node}, nil
+}
+
+// DemoteNode implements Control.
+func (n *Node) DemoteNode(_ context.Context, r *controlpb.DemoteNodeRequest) (*controlpb.DemoteNodeResponse, error) {
+	if r.Node == "manager-1" {
+		return nil, apierr.State("add another manager first", "manager-1 is the last manager")
+	}
+	if r.Check {
+		return &controlpb.DemoteNodeResponse{Id: r.Node}, nil
+	}
+	t, err := rotation(r.Slot, false)
+	return &controlpb.DemoteNodeResponse{Id: r.Node, Rotation: t}, err
+}
+
+func rotation(slot *keydpb.Slot, exposed bool) (*controlpb.Rotation, error) {
+	if err := autolock.CheckSlot(slot); err != nil {
+		return nil, apierr.Invalid("", "%v", err)
+	}
+	return &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, TokensVoid: 3, Away: []string{"manager-3"}, RootExposed: exposed}, nil
 }
 
 // CreateToken implements Control.

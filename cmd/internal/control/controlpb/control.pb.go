@@ -1482,7 +1482,9 @@ type RemoveNodeRequest struct {
 	// Its keys are in other hands.
 	Compromised bool `protobuf:"varint,3,opt,name=compromised,proto3" json:"compromised,omitempty"`
 	// Managers: the slot of the new operator key that the CLI made and showed.
-	Slot          *keydpb.Slot `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	Slot *keydpb.Slot `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Only says whether it could be done; nothing changes but who leads.
+	Check         bool `protobuf:"varint,5,opt,name=check,proto3" json:"check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1545,13 +1547,22 @@ func (x *RemoveNodeRequest) GetSlot() *keydpb.Slot {
 	return nil
 }
 
+func (x *RemoveNodeRequest) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
+}
+
 type RemoveNodeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Set where a manager left.
 	Rotation *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	// Compromised nodes: names of the services that had tasks there.
-	Services      []string `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
+	Services []string `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
+	// It is a manager, whose leaving needs a slot.
+	Manager       bool `protobuf:"varint,4,opt,name=manager,proto3" json:"manager,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1605,6 +1616,13 @@ func (x *RemoveNodeResponse) GetServices() []string {
 		return x.Services
 	}
 	return nil
+}
+
+func (x *RemoveNodeResponse) GetManager() bool {
+	if x != nil {
+		return x.Manager
+	}
+	return false
 }
 
 // Rotation is what came with a manager that left, in the same transaction.
@@ -1779,7 +1797,9 @@ type DemoteNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The slot of the new operator key that the CLI made and showed.
-	Slot          *keydpb.Slot `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	Slot *keydpb.Slot `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Only says whether it could be done; nothing changes but who leads.
+	Check         bool `protobuf:"varint,3,opt,name=check,proto3" json:"check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1826,6 +1846,13 @@ func (x *DemoteNodeRequest) GetSlot() *keydpb.Slot {
 		return x.Slot
 	}
 	return nil
+}
+
+func (x *DemoteNodeRequest) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
 }
 
 type DemoteNodeResponse struct {
@@ -4032,16 +4059,18 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
 	"\x12UpdateNodeResponse\x120\n" +
-	"\x04node\x18\x01 \x01(\v2\x1c.redoubt.control.v1.NodeViewR\x04node\"\x8a\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x1c.redoubt.control.v1.NodeViewR\x04node\"\xa0\x01\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12 \n" +
 	"\vcompromised\x18\x03 \x01(\bR\vcompromised\x12)\n" +
-	"\x04slot\x18\x04 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\"z\n" +
+	"\x04slot\x18\x04 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x14\n" +
+	"\x05check\x18\x05 \x01(\bR\x05check\"\x94\x01\n" +
 	"\x12RemoveNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x1a\n" +
-	"\bservices\x18\x03 \x03(\tR\bservices\"\xa4\x01\n" +
+	"\bservices\x18\x03 \x03(\tR\bservices\x12\x18\n" +
+	"\amanager\x18\x04 \x01(\bR\amanager\"\xa4\x01\n" +
 	"\bRotation\x12!\n" +
 	"\fkeyset_epoch\x18\x01 \x01(\x04R\vkeysetEpoch\x12\x1d\n" +
 	"\n" +
@@ -4053,10 +4082,11 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x12PromoteNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"%\n" +
 	"\x13PromoteNodeResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"R\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"h\n" +
 	"\x11DemoteNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
-	"\x04slot\x18\x02 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\"^\n" +
+	"\x04slot\x18\x02 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x14\n" +
+	"\x05check\x18\x03 \x01(\bR\x05check\"^\n" +
 	"\x12DemoteNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\"\xfd\x01\n" +

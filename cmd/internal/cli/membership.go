@@ -1,0 +1,190 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+func (a *app) nodePromoteCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "promote NODE...", Short: "Make workers managers",
+		Long: `promote makes workers managers: each gets the cluster's keys, sealed to its own
+keyd, joins the quorum, and has a vote once it has caught up. Its containers
+go on. After its next restart it is locked and needs the operator key.`,
+		Example: `  redoubt node promote worker-1`,
+		Args:    args(1, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			err := a.each(c.Context(), names, func(ctx context.Context, api *api, n string) (string, error) {
+				r, err := api.PromoteNode(ctx, &controlpb.PromoteNodeRequest{Node: n})
+				return r.GetId(), err
+			})
+			if err == nil {
+				fmt.Fprintln(a.Stdout, "A promoted node is locked after its next restart and then needs the operator key; it keeps its tasks unless you drain it.")
+			}
+			return err
+		},
+	}
+}
+
+func (a *app) nodeDemoteCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "demote NODE", Short: "Make a manager a worker",
+		Long: `demote makes a manager a worker. It is refused as a manager from that moment and
+its containers go on. As it knew the cluster's keys, they are replaced, and so
+is the operator key: the new one is printed before anything is done.`,
+		Example: `  redoubt node demote manager-3`,
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, names []string) error {
+			return a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot) (leaveResult, error) {
+				r, err := api.DemoteNode(ctx, &controlpb.DemoteNodeRequest{Node: names[0], Slot: slot, Check: slot == nil})
+				return leaveResult{id: r.GetId(), manager: true, rotation: r.GetRotation()}, err
+			})
+		},
+	}
+}
+
+func (a *app) nodeRmCmd() *cobra.Command {
+	var force, compromised bool
+	c := &cobra.Command{
+		Use: "rm [--force] [--compromised] NODE...", Aliases: []string{"remove"}, Short: "Remove nodes; they are refused from that moment",
+		Long: `rm removes nodes for ever: every call and connection of theirs is refused from
+the moment the command returns, and their tasks move. With a manager the keys
+that it knew are replaced, and so is the operator key: the new one is printed
+before anything is done. Join tokens made before are void then.
+
+--compromised says that the node's keys are in other hands. It implies --force
+and tells what they were good for. A manager's keys included the root's, which
+this version cannot replace: the command ends with exit code 3 then.`,
+		Example: `  redoubt node rm worker-3
+
+  # Though it is up
+  redoubt node rm --force worker-3
+
+  redoubt node rm --compromised manager-2`,
+		Args: args(1, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			var last error
+			for _, n := range names {
+				err := a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot) (leaveResult, error) {
+					r, err := api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force, Compromised: compromised, Slot: slot, Check: slot == nil})
+					if err == nil && slot == nil && !r.GetManager() { // no key is needed
+						r, err = api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force, Compromised: compromised})
+					}
+					return leaveResult{r.GetId(), r.GetManager(), r.GetRotation(), r.GetServices(), compromised}, err
+				})
+				if err != nil && last != nil {
+					a.printError(last)
+				}
+				if err != nil {
+					last = err
+				}
+			}
+			return last
+		},
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "remove a node that is not down")
+	c.Flags().BoolVar(&compromised, "compromised", false, "its keys are in other hands")
+	return c
+}
+
+// leaveResult is what came of a node that leaves, or of asking whether it can.
+type leaveResult struct {
+	id          string
+	manager     bool
+	rotation    *controlpb.Rotation
+	services    []string
+	compromised bool
+}
+
+// leave takes a node, or its role as a manager, out. A manager's leaving needs a
+// new operator key, which is shown after it was checked that it can leave, and
+// before it does.
+func (a *app) leave(ctx context.Context, do func(context.Context, *api, *keydpb.Slot) (leaveResult, error)) error {
+	return a.with(ctx, func(ctx context.Context, c *api) error {
+		r, err := retryMoved(ctx, func() (leaveResult, error) { return do(ctx, c, nil) })
+		if err != nil {
+			return err
+		}
+		if r.manager {
+			key, err := a.showNewKey("New operator key")
+			if err != nil {
+				return err
+			}
+			defer key.Wipe()
+			if r, err = retryMoved(ctx, func() (leaveResult, error) { return do(ctx, c, key.Slot()) }); err != nil {
+				return a.leaveFailed(err)
+			}
+		}
+		fmt.Fprintln(a.Stdout, printable(r.id))
+		return a.tellLeft(r)
+	})
+}
+
+// leaveFailed says which key counts now.
+func (a *app) leaveFailed(err error) error {
+	e := apiclient.Err(err)
+	switch apierr.ReasonOf(e) {
+	case apierr.ReasonTimeout, apierr.ReasonUnreachable, apierr.ReasonCanceled, apierr.ReasonInternal:
+		fmt.Fprintln(a.Stderr, "redoubt: keep both keys until `redoubt unlock-key slot ls` says which is in force")
+	default:
+		fmt.Fprintln(a.Stderr, "redoubt: the key above opens nothing; the old one stays in force")
+	}
+	return e
+}
+
+// tellLeft says what a node's leaving means besides.
+func (a *app) tellLeft(r leaveResult) error {
+	note := func(format string, args ...any) { fmt.Fprintf(a.Stdout, format+".\n", args...) }
+	if r.compromised {
+		what := "No service had tasks there"
+		if len(r.services) > 0 {
+			what = "Take what these services had in memory, environment and volumes as known: " + printable(strings.Join(r.services, ", "))
+		}
+		note("%s", what)
+	}
+	if t := r.rotation; t != nil {
+		note("The cluster's keys are replaced (keyset epoch %d); nodes renew their certificates now: `redoubt status` lists those that have not", t.KeysetEpoch)
+		if t.TokensVoid > 0 {
+			note("%d join tokens made before are void: make new ones with `redoubt join-token`", t.TokensVoid)
+		} else {
+			note("Join tokens made before are void; none was left to use")
+		}
+		if len(t.Away) > 0 {
+			note("These managers are away and open once more with the old operator key: %s", printable(strings.Join(t.Away, ", ")))
+		}
+		if t.RootExposed && r.manager {
+			return failf(ExitNotConverged, "the node is removed and its keys are replaced, but the root key was on it and root rotation is not available yet: `redoubt status` keeps the warning")
+		}
+	}
+	return nil
+}
+
+// A manager that leads hands over before it is taken out; the command then asks
+// again.
+const movedRetry, movedTries = time.Second, 10
+
+func retryMoved(ctx context.Context, do func() (leaveResult, error)) (r leaveResult, err error) {
+	tick := time.NewTicker(movedRetry)
+	defer tick.Stop()
+	for range movedTries {
+		if r, err = do(); !errors.Is(apiclient.Err(err), &apierr.Error{Reason: apierr.ReasonNoLeader}) {
+			return r, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return r, err
+		}
+	}
+	return r, err
+}

@@ -1,0 +1,331 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// Rotator has keyd make the keyset of the managers that stay, from their leaves
+// in DER.
+type Rotator interface {
+	RotateKeyset(ctx context.Context, stay, retired [][]byte) (*keydpb.RotateKeysetResponse, error)
+}
+
+// RemoveNode denies a node for ever. Its connections are cut and its tasks move
+// as soon as this is committed; where it is a manager, all that it knows the
+// keys of is replaced in the same transaction.
+func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
+	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(),
+		force: req.GetForce() || req.GetCompromised(), how: pki.Leaving{Compromised: req.GetCompromised()}}
+	if err := l.run(ctx); err != nil {
+		return nil, err
+	}
+	resp := &controlpb.RemoveNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager()}
+	if l.only {
+		return resp, nil
+	}
+	if req.GetCompromised() {
+		resp.Services = l.services
+	}
+	s.c.Logger.InfoContext(ctx, "node removed", "node", resp.GetId(), "compromised", req.GetCompromised(), "keyset_epoch", l.rotation.GetKeysetEpoch())
+	return resp, nil
+}
+
+// DemoteNode makes a manager a worker. Its containers go on.
+func (s *Server) DemoteNode(ctx context.Context, req *controlpb.DemoteNodeRequest) (*controlpb.DemoteNodeResponse, error) {
+	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(), force: true, how: pki.Leaving{Demote: true}}
+	if err := l.run(ctx); err != nil || l.only {
+		return &controlpb.DemoteNodeResponse{Id: l.node.GetId()}, err
+	}
+	s.c.Logger.InfoContext(ctx, "manager demoted", "node", l.node.GetId(), "keyset_epoch", l.rotation.GetKeysetEpoch())
+	return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), Rotation: l.rotation}, nil
+}
+
+// leaving is one removal or demotion.
+type leaving struct {
+	*Server
+	ref   string
+	slot  *keydpb.Slot
+	force bool
+	only  bool // check and no more
+	how   pki.Leaving
+
+	// What the first look found.
+	node    *pkipb.Node
+	cluster *pkipb.Cluster
+	stay    []*pkipb.Node // managers, in the order of their ids
+	voter   bool
+
+	next     *keydpb.RotateKeysetResponse
+	rotation *controlpb.Rotation
+	services []string
+}
+
+func (l *leaving) manager() bool { return l.node.GetRole() == profilepb.Role_ROLE_MANAGER }
+
+// run checks, has the next keyset made, takes the vote and commits. A failure
+// before the commit changes nothing but the vote, which the node gets back.
+func (l *leaving) run(ctx context.Context) error {
+	if err := l.view(ctx, func(r *raftstore.ReadTx) error { return l.look(r) }); err != nil {
+		return err
+	}
+	if err := l.check(ctx); err != nil || l.only {
+		return err
+	}
+	if pki.KnowsKeyset(l.cluster, l.node) {
+		if err := l.rotate(ctx); err != nil {
+			return err
+		}
+	}
+	// Without its vote first, the commit itself and all that follows would need
+	// the node that leaves.
+	if l.voter {
+		if err := l.c.Store.DemoteVoter(ctx, l.node.GetId()); err != nil {
+			return err
+		}
+	}
+	if err := l.update(ctx, l.commit); err != nil {
+		if errors.Is(err, pki.ErrRotated) {
+			return apierr.Conflict("cluster's set of managers")
+		}
+		return err
+	}
+	if l.manager() {
+		// The leader's duty repeats it where this fails.
+		if err := l.c.Store.RemoveServer(ctx, l.node.GetId()); err != nil {
+			l.c.Logger.WarnContext(ctx, "the quorum still has a manager that left", "node", l.node.GetId(), "err", err)
+		}
+	}
+	return nil
+}
+
+// look reads what the decision rests on.
+func (l *leaving) look(r raftstore.Reader) (err error) {
+	if l.node, err = resolveNode(r, l.ref); err != nil {
+		return err
+	}
+	if l.cluster, err = pkistore.GetCluster(r); err != nil {
+		return err
+	}
+	l.stay = nil
+	for m := range pkistore.Nodes.By(r, "role", "manager") {
+		if !m.GetDenied() && m.GetId() != l.node.GetId() {
+			l.stay = append(l.stay, m)
+		}
+	}
+	slices.SortFunc(l.stay, func(a, b *pkipb.Node) int { return strings.Compare(a.GetId(), b.GetId()) })
+	sched, _ := schedstore.Nodes.Get(r, l.node.GetId())
+	switch {
+	case schedstore.Up(sched) && !l.force:
+		return apierr.State("stop it first, or add --force", "node %s is up", l.node.GetName())
+	case l.how.Demote && !l.manager():
+		return apierr.State("", "node %s is a worker already", l.node.GetName())
+	}
+	return nil
+}
+
+// check refuses what would cost the cluster its quorum, and has another manager
+// do what this one cannot do to itself.
+func (l *leaving) check(ctx context.Context) error {
+	if !l.manager() {
+		return nil
+	}
+	name, id := l.node.GetName(), l.node.GetId()
+	if self(ctx) == id {
+		return apierr.State("run the command on another manager", "manager %s does not take itself out", name)
+	}
+	if len(l.stay) == 0 {
+		return apierr.State("add another manager first: `redoubt node promote`", "%s is the last manager", name)
+	}
+	if !l.only {
+		if l.slot == nil {
+			return apierr.Invalid("use a redoubt command of the same version as the managers", "a manager that leaves needs a new operator key's slot")
+		}
+		if err := autolock.CheckSlot(l.slot); err != nil {
+			return apierr.Invalid("", "%v", err)
+		}
+		if l.slot.GetKind() != keydpb.SlotKind_SLOT_KIND_OPERATOR || !ident.Valid(l.slot.GetId()) {
+			return apierr.Invalid("", "only an operator key's slot can be rotated")
+		}
+	}
+	connected := l.connected()
+	voters, up := 0, 0
+	for _, srv := range l.c.Store.Servers() {
+		switch {
+		case srv.ID == id:
+			l.voter = srv.Voter
+		case srv.Voter:
+			voters++
+			if connected[srv.ID] || srv.ID == l.c.Store.NodeID() {
+				up++
+			}
+		}
+	}
+	if up < voters/2+1 {
+		return apierr.State("bring them back (a locked one: `redoubt unlock` on it), or remove those first",
+			"without %s only %d of %d managers with a vote would be up, which is no majority", name, up, voters)
+	}
+	if id == l.c.Store.NodeID() {
+		if err := l.c.Store.TransferLeadership(ctx); err != nil {
+			return err
+		}
+		return apierr.New(apierr.ReasonNoLeader, "run the command again", "manager %s led the cluster and handed over", name)
+	}
+	return nil
+}
+
+// rotate has keyd make the next keyset, sealed to those who stay.
+func (l *leaving) rotate(ctx context.Context) error {
+	var stay, retired [][]byte
+	for _, m := range l.stay {
+		if len(m.GetLeaf()) == 0 {
+			return apierr.State("wait until it has renewed its certificate, or remove it first", "the certificate of manager %s is not on record yet", m.GetName())
+		}
+		stay = append(stay, m.GetLeaf())
+	}
+	if key := keydKeyOf(l.node); key != nil {
+		retired = append(retired, key)
+	}
+	var err error
+	if l.next, err = l.c.Rotator.RotateKeyset(ctx, stay, retired); err != nil {
+		return err
+	}
+	if l.next.GetEpoch() != pki.KeysetEpoch(l.cluster)+1 {
+		return apierr.State("try again in a few seconds", "the leader has not taken over the last keyset yet")
+	}
+	l.how.Next = &pki.NextKeyset{Epoch: l.next.GetEpoch(), Issuer: l.next.GetIssuer()}
+	return nil
+}
+
+func keydKeyOf(n *pkipb.Node) []byte {
+	certs, err := profile.ParseChain(&profilepb.CertificateChain{Certificates: [][]byte{n.GetLeaf()}})
+	if err != nil {
+		return nil
+	}
+	id, err := profile.NodeFromCert(certs[0])
+	if err != nil {
+		return nil
+	}
+	return id.KeydKey
+}
+
+// commit is the one transaction. It fails where the managers are not those the
+// keyset was sealed to.
+func (l *leaving) commit(tx *raftstore.Tx) error {
+	now := &leaving{Server: l.Server, ref: l.node.GetId(), force: l.force, how: l.how}
+	if err := now.look(tx); err != nil {
+		return err
+	}
+	same := func(a, b *pkipb.Node) bool { return a.GetId() == b.GetId() }
+	if now.node.GetRole() != l.node.GetRole() || l.next != nil && !slices.EqualFunc(now.stay, l.stay, same) {
+		return pki.ErrRotated
+	}
+	id := l.node.GetId()
+	l.services = servicesOn(tx, id)
+	if _, err := pki.Leave(tx, id, l.how); err != nil {
+		return err
+	}
+	if l.how.Demote {
+		if err := schedstore.SetNodeRole(tx, id, false); err != nil {
+			return err
+		}
+	} else if err := schedstore.RemoveNode(tx, id); err != nil {
+		return err
+	}
+	if l.next == nil {
+		return nil
+	}
+	l.rotation = &controlpb.Rotation{KeysetEpoch: l.next.GetEpoch(), RootExposed: l.how.Compromised}
+	return errors.Join(l.putKeysets(tx), l.putSlots(tx), l.countTokens(tx))
+}
+
+func (l *leaving) putKeysets(tx *raftstore.Tx) error {
+	if _, ok := autolockstore.Keysets.Get(tx, l.node.GetId()); ok {
+		if err := autolockstore.Keysets.Delete(tx, l.node.GetId()); err != nil {
+			return err
+		}
+	}
+	for _, k := range l.next.GetSealed() {
+		rec := &autolockpb.KeysetRecord{Id: k.GetNodeId(), Epoch: l.next.GetEpoch(), Sealed: k.GetSealed()}
+		if old, ok := autolockstore.Keysets.Get(tx, k.GetNodeId()); ok {
+			rec.Meta = old.GetMeta()
+		}
+		if err := autolockstore.Keysets.Put(tx, rec); err != nil {
+			return err
+		}
+		n, _ := pkistore.Nodes.Get(tx, k.GetNodeId())
+		n = proto.CloneOf(n)
+		n.KeysetEpoch = l.next.GetEpoch()
+		if err := pkistore.Nodes.Put(tx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putSlots replaces the operator's slot: who is away opens with the old key once
+// more.
+func (l *leaving) putSlots(tx *raftstore.Tx) (err error) {
+	if l.slot == nil {
+		return nil // a worker that was given the keyset, and no operator's key
+	}
+	connected := l.connected()
+	for _, m := range l.stay {
+		if !connected[m.GetId()] {
+			l.rotation.Away = append(l.rotation.Away, m.GetName())
+		}
+	}
+	l.rotation.SlotEpoch, err = replaceOperatorSlot(tx, l.slot)
+	return err
+}
+
+// countTokens counts what the rotation voids.
+func (l *leaving) countTokens(tx *raftstore.Tx) error {
+	c, err := pkistore.GetCluster(tx)
+	if err != nil {
+		return err
+	}
+	for t := range pkistore.Tokens.All(tx) {
+		rec, err := profile.ParseTokenRecord(t.GetSigned().GetRecord())
+		usable := err == nil && !t.GetRevoked() && profile.CheckToken(rec, l.c.ClusterID, tx.Now()) == nil &&
+			(rec.GetMaxUses() == 0 || t.GetUses() < rec.GetMaxUses())
+		// Void since now, and not since a rotation before.
+		if usable && pki.TokenVoid(c, t) && !pki.TokenVoid(l.cluster, t) {
+			l.rotation.TokensVoid++
+		}
+	}
+	return nil
+}
+
+// servicesOn names the services that have tasks on that node.
+func servicesOn(r raftstore.Reader, nodeID string) (names []string) {
+	seen := map[string]bool{}
+	for t := range schedstore.Tasks.By(r, "node", nodeID) {
+		svc, ok := schedstore.Services.Get(r, t.GetServiceId())
+		if ok && !seen[svc.GetId()] {
+			seen[svc.GetId()] = true
+			names = append(names, svc.GetSpec().GetName())
+		}
+	}
+	slices.Sort(names)
+	return names
+}

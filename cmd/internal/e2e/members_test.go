@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMembers is the life of the set of managers: a worker becomes one and
+// leads, managers become workers or leave, up or dead, and each time the keys
+// that the one that left knew are worth nothing.
+func TestMembers(t *testing.T) {
+	c := up(t, "members", 3, 2)
+	c.load()
+	c.ok("manager-1", "service", "create", "--name", "held", "--replicas", "2", "--constraint", "node.role==worker", image)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *cluster)
+	}{
+		{"a worker is promoted and keeps its containers", promoted},
+		{"the leader dies and the promoted one can lead", promotedLeads},
+		{"a manager is demoted", demoted},
+		{"a dead manager is removed, and others only while a majority stays", deadManagerRemoved},
+		{"a manager that is up is removed", liveManagerRemoved},
+	} {
+		if !t.Run(story.name, func(t *testing.T) {
+			sub := *c
+			sub.t = t
+			story.tell(t, &sub)
+		}) {
+			return
+		}
+	}
+}
+
+var shownKey = regexp.MustCompile(`RDTKEY-[A-Z0-9-]+`)
+
+// leave takes a manager out and keeps the operator key that it was shown.
+func (c *cluster) leave(host string, args ...string) result {
+	c.t.Helper()
+	r := c.on(host, args...)
+	if r.code != 0 {
+		c.t.Fatalf("%s: redoubt %v: %v", host, args, r)
+	}
+	key := shownKey.FindString(r.stdout)
+	if key == "" {
+		c.t.Fatalf("no new operator key was shown: %v", r)
+	}
+	if err := os.WriteFile(filepath.Join("/var/lib/redoubt-lab", c.name, "operator.key"), []byte(key+"\n"), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}
+
+func (c *cluster) voters(host string) (names []string, all string) {
+	all = c.ok(host, "status")
+	for line := range strings.Lines(all) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Manager:" && !strings.Contains(line, "no voter") && !strings.Contains(line, "unreachable") {
+			names = append(names, f[1])
+		}
+	}
+	return names, all
+}
+
+// reissued waits until every node has a certificate of the new issuer.
+func (c *cluster) reissued(host string, since time.Time) {
+	c.t.Helper()
+	eventually(c.t, 60*time.Second, func() string {
+		if s := c.ok(host, "status"); strings.Contains(s, "before the last key rotation") {
+			return s
+		}
+		return ""
+	})
+	c.t.Logf("every node re-issued %v after the command began", time.Since(since).Round(10*time.Millisecond))
+}
+
+func promoted(t *testing.T, c *cluster) {
+	eventually(t, 60*time.Second, func() string {
+		if n := len(c.containers()); n == 0 {
+			return fmt.Sprintf("%d containers run", n)
+		}
+		return ""
+	})
+	before := fmt.Sprint(c.containers())
+	start := time.Now()
+	c.ok("manager-1", "node", "promote", "worker-1")
+	t.Logf("manager on record after %v", time.Since(start).Round(10*time.Millisecond))
+	eventually(t, 60*time.Second, func() string {
+		if names, all := c.voters("manager-1"); !strings.Contains(strings.Join(names, " "), "worker-1") {
+			return all
+		}
+		return ""
+	})
+	t.Logf("promote → has a vote: %v", time.Since(start).Round(10*time.Millisecond))
+	if after := fmt.Sprint(c.containers()); after != before {
+		t.Errorf("containers changed: %s, then %s", before, after)
+	}
+	c.refused("manager-1", 1, "manager already", nil, "node", "promote", "worker-1")
+}
+
+func promotedLeads(t *testing.T, c *cluster) {
+	// Demote what would lead, until the promoted one does.
+	c.lab("stop", "manager-1")
+	eventually(t, 60*time.Second, func() string {
+		if r := c.on("worker-1", "status"); r.code != 0 {
+			return r.String()
+		}
+		return ""
+	})
+	c.lab("start", "manager-1")
+	c.unlock("manager-1")
+}
+
+func demoted(t *testing.T, c *cluster) {
+	before := fmt.Sprint(c.containers())
+	start := time.Now()
+	c.leave("manager-1", "node", "demote", "worker-1")
+	t.Logf("demoted after %v", time.Since(start).Round(10*time.Millisecond))
+	eventually(t, 60*time.Second, func() string {
+		if r := c.on("worker-1", "status"); r.code != 0 || !strings.Contains(r.stdout, "worker") || !strings.Contains(r.stdout, "active") || strings.Contains(r.stdout, "no session") || strings.Contains(r.stdout, "Session:") {
+			return r.String()
+		}
+		return ""
+	})
+	t.Logf("a worker with a session after %v", time.Since(start).Round(10*time.Millisecond))
+	h := c.host("worker-1")
+	for _, left := range []string{"control/raft", "control/boot", "keyd/state"} {
+		if _, err := os.Stat(filepath.Join(h.DataDir, left)); err == nil {
+			t.Errorf("%s is left", left)
+		}
+	}
+	if after := fmt.Sprint(c.containers()); after != before {
+		t.Errorf("containers changed: %s, then %s", before, after)
+	}
+	c.reissued("manager-1", start)
+}
+
+func deadManagerRemoved(t *testing.T, c *cluster) {
+	c.lab("stop", "manager-3")
+	eventually(t, 60*time.Second, func() string {
+		if names, all := c.voters("manager-1"); len(names) != 2 {
+			return all
+		}
+		return ""
+	})
+	c.refused("manager-1", 1, "no majority", nil, "node", "rm", "--force", "manager-2")
+	start := time.Now()
+	c.leave("manager-1", "node", "rm", "--force", "manager-3")
+	t.Logf("a dead manager removed after %v", time.Since(start).Round(10*time.Millisecond))
+	c.reissued("manager-1", start)
+}
+
+func liveManagerRemoved(t *testing.T, c *cluster) {
+	c.refused("manager-1", 1, "on another manager", nil, "node", "rm", "--force", "manager-1")
+	c.leave("manager-1", "node", "rm", "--force", "manager-2")
+	c.refused("manager-1", 1, "another manager", nil, "node", "demote", "manager-1")
+	c.reissued("manager-1", time.Now())
+	// The new key opens what stays, the one before opens nothing.
+	c.lab("stop", "manager-1")
+	c.lab("start", "manager-1")
+	c.unlock("manager-1")
+	c.ok("manager-1", "node", "ls")
+}
