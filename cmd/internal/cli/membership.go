@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -111,7 +110,7 @@ type leaveResult struct {
 // before it does.
 func (a *app) leave(ctx context.Context, do func(context.Context, *api, *keydpb.Slot) (leaveResult, error)) error {
 	return a.with(ctx, func(ctx context.Context, c *api) error {
-		r, err := retryMoved(ctx, func() (leaveResult, error) { return do(ctx, c, nil) })
+		r, err := retryMoved(ctx, true, func() (leaveResult, error) { return do(ctx, c, nil) })
 		if err != nil {
 			return err
 		}
@@ -121,7 +120,7 @@ func (a *app) leave(ctx context.Context, do func(context.Context, *api, *keydpb.
 				return err
 			}
 			defer key.Wipe()
-			if r, err = retryMoved(ctx, func() (leaveResult, error) { return do(ctx, c, key.Slot()) }); err != nil {
+			if r, err = retryMoved(ctx, false, func() (leaveResult, error) { return do(ctx, c, key.Slot()) }); err != nil {
 				return a.leaveFailed(err)
 			}
 		}
@@ -169,15 +168,18 @@ func (a *app) tellLeft(r leaveResult) error {
 	return nil
 }
 
-// A manager that leads hands over before it is taken out; the command then asks
-// again.
 const movedRetry, movedTries = time.Second, 10
 
-func retryMoved(ctx context.Context, do func() (leaveResult, error)) (r leaveResult, err error) {
+// retryMoved asks again where a manager that led handed over before it is taken
+// out. The answer may be lost with the old leader's connection: a question that
+// changes nothing is then asked again as well.
+func retryMoved(ctx context.Context, question bool, do func() (leaveResult, error)) (r leaveResult, err error) {
 	tick := time.NewTicker(movedRetry)
 	defer tick.Stop()
 	for range movedTries {
-		if r, err = do(); !errors.Is(apiclient.Err(err), &apierr.Error{Reason: apierr.ReasonNoLeader}) {
+		r, err = do()
+		switch reason := apierr.ReasonOf(apiclient.Err(err)); {
+		case err == nil, reason != apierr.ReasonNoLeader && !(question && reason == apierr.ReasonUnreachable):
 			return r, err
 		}
 		select {
