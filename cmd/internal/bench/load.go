@@ -103,8 +103,10 @@ func residentMiB(pids ...int) (sum int, err error) {
 	return sum >> 10, nil
 }
 
-// firstSuccess calls op for every one of the n servers at once, each again and
-// again with a patience of 100 ms, and returns when the first call succeeded.
+// firstSuccess returns when the first call of op succeeded. Each of the n servers
+// is called every 50 ms, whether or not earlier calls have returned: a call that
+// is lost costs no more than that, and one that is held until there is a leader
+// is not given up, be it late. A call may take 2 s.
 func firstSuccess(ctx context.Context, n int, op func(ctx context.Context, server, try int) error) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -113,35 +115,33 @@ func firstSuccess(ctx context.Context, n int, op func(ctx context.Context, serve
 	var last error
 	var mu sync.Mutex // guards last
 	var wg sync.WaitGroup
-	for s := range n {
-		wg.Go(func() {
-			for try := 0; ctx.Err() == nil; try++ {
-				tctx, stop := context.WithTimeout(ctx, 100*time.Millisecond)
-				err := op(tctx, s, try)
+	defer wg.Wait()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for try := 0; ; try++ {
+		for server := range n {
+			wg.Go(func() {
+				tctx, stop := context.WithTimeout(ctx, 2*time.Second)
+				defer stop()
+				err := op(tctx, server, try)
 				if err == nil {
 					once.Do(func() { close(won) })
-					stop()
 					return
 				}
 				mu.Lock()
+				defer mu.Unlock()
 				last = err
-				mu.Unlock()
-				select { // one that refuses at once is not asked in a tight loop
-				case <-time.After(5 * time.Millisecond):
-				case <-won:
-				case <-ctx.Done():
-				}
-				stop()
-			}
-		})
-	}
-	select {
-	case <-won:
-		cancel()
-		wg.Wait()
-		return nil
-	case <-ctx.Done():
-		wg.Wait()
-		return fmt.Errorf("no write succeeded within a minute: %w", last)
+			})
+		}
+		select {
+		case <-won:
+			cancel()
+			return nil
+		case <-ctx.Done():
+			mu.Lock()
+			defer mu.Unlock()
+			return fmt.Errorf("no write succeeded within a minute: %w", last)
+		case <-tick.C:
+		}
 	}
 }

@@ -82,7 +82,7 @@ func TestFirstSuccess(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		})
-		if took := time.Since(start); err != nil || took < time.Second || took > 1200*time.Millisecond {
+		if took := time.Since(start); err != nil || took < time.Second || took > 2100*time.Millisecond {
 			t.Errorf("%v after %v", err, took)
 		}
 	})
