@@ -61,7 +61,9 @@ func (c *cluster) start(ctx context.Context, id string) {
 		c.t.Fatal(err)
 	}
 	c.stores[id] = s
-	c.change(func(all []quorum.Manager) []quorum.Manager { return append(all, quorum.Manager{ID: id, Addr: hostport, Up: true}) })
+	c.change(func(all []quorum.Manager) []quorum.Manager {
+		return append(all, quorum.Manager{ID: id, Addr: hostport, Up: true})
+	})
 	c.wg.Go(func() {
 		_ = s.WhileLeader(ctx, func(ctx context.Context) {
 			quorum.Run(ctx, quorum.Config{Store: s, Managers: c.list, Logger: slog.New(slog.DiscardHandler), DemoteAfter: 100 * time.Millisecond})
