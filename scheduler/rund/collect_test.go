@@ -71,8 +71,9 @@ func TestCollect(t *testing.T) {
 	if !n.hasImage(used) || n.hasImage(unused) || !n.hasImage(probeRef) {
 		t.Errorf("used %v, unused %v, loaded by hand %v", n.hasImage(used), n.hasImage(unused), n.hasImage(probeRef))
 	}
+	// Other tests may have left images of theirs.
 	resp, err := n.client.Probe(n.ctx(), &rundpb.ProbeRequest{})
-	if err != nil || resp.GetStorage().GetImagesRemoved() != 1 || resp.GetStorage().GetDiskBytes() == 0 {
+	if err != nil || resp.GetStorage().GetImagesRemoved() < 1 || resp.GetStorage().GetDiskBytes() == 0 {
 		t.Errorf("report %v, %v", resp.GetStorage(), err)
 	}
 	// Still usable by what was started: and startable again, as it is in use.
