@@ -22,7 +22,7 @@ func TestMembers(t *testing.T) {
 		tell func(*testing.T, *cluster)
 	}{
 		{"a worker is promoted and keeps its containers", promoted},
-		{"the leader dies and the promoted one can lead", promotedLeads},
+		{"a manager dies and the promoted one still has a quorum", promotedLeads},
 		{"a manager is demoted", demoted},
 		{"a dead manager is removed, and others only while a majority stays", deadManagerRemoved},
 		{"a manager that is up is removed", liveManagerRemoved},
@@ -103,7 +103,7 @@ func promoted(t *testing.T, c *cluster) {
 }
 
 func promotedLeads(t *testing.T, c *cluster) {
-	// Demote what would lead, until the promoted one does.
+	// Three of four are left, the promoted one with a vote among them.
 	c.lab("stop", "manager-1")
 	eventually(t, 60*time.Second, func() string {
 		if r := c.on("worker-1", "status"); r.code != 0 {
