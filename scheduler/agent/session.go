@@ -96,6 +96,7 @@ type session struct {
 	settings  chan time.Duration // from receive to send, latest wins
 	alive     kick               // from receive to send
 	logs      *logs
+	clock     clock
 }
 
 // send is the only writer of the stream. What keeps the node alive goes first,
@@ -138,6 +139,7 @@ func (s *session) send(ctx context.Context) error {
 			if s.AppliedIndex != nil {
 				hb.AppliedIndex = s.AppliedIndex()
 			}
+			s.clock.ask(hb, time.Now())
 			if err := s.stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Heartbeat{Heartbeat: hb}}); err != nil {
 				return s.sendError(err)
 			}
@@ -241,6 +243,7 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 		case *schedulerpb.ManagerMessage_Log:
 			s.logs.subscribe(ctx, v.Log)
 		case *schedulerpb.ManagerMessage_Settings:
+			s.clock.answer(v.Settings, time.Now())
 			d := time.Duration(v.Settings.HeartbeatNs)
 			if d < minHeartbeat || d > maxHeartbeat {
 				return fmt.Errorf("the manager asks for a heartbeat of %v, which is out of range", d)

@@ -17,6 +17,14 @@ import (
 // digestForm is the only digest nodes report images by.
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
+// checkClock refuses what no clock can be off by: its sums must not overflow.
+func checkClock(c *schedulerpb.ClockOffset) error {
+	if c != nil && (time.Duration(c.AheadNs).Abs() > maxClockOffset || c.UnsureNs < 0 || time.Duration(c.UnsureNs) > maxClockOffset) {
+		return fmt.Errorf("the node's clock cannot be %d ns ahead, sure to %d ns", c.AheadNs, c.UnsureNs)
+	}
+	return nil
+}
+
 // checkDescription refuses what no honest node says of itself. The text of a
 // description is shown to people, so it holds no control characters.
 func checkDescription(d *schedulerpb.NodeDescription) error {

@@ -282,7 +282,7 @@ func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) err
 	}
 	m.session = s
 	m.deadline = time.Now().Add(d.grace())
-	s.control(settings(d.config.Heartbeat))
+	s.control(settings(d.config.Heartbeat, 0))
 	if len(d.managers) > 0 {
 		s.control(managerList(d.managers))
 	}
@@ -358,6 +358,8 @@ type SessionInfo struct {
 	Since           time.Time
 	// AppliedIndex is a manager's own word of how far its store is.
 	AppliedIndex uint64
+	// Clock is the node's own word of how far its clock is ahead; nil: none yet.
+	Clock *schedulerpb.ClockOffset
 }
 
 // Sessions lists the connected nodes, in no order.
@@ -367,7 +369,7 @@ func (d *Dispatcher) Sessions() []SessionInfo {
 	var out []SessionInfo
 	for id, m := range d.members {
 		if s := m.session; s != nil {
-			out = append(out, SessionInfo{id, s.address, s.since, s.applied.Load()})
+			out = append(out, SessionInfo{id, s.address, s.since, s.applied.Load(), s.clock.Load()})
 		}
 	}
 	return out

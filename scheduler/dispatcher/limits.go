@@ -76,6 +76,9 @@ const (
 	subscriptionBytes  = 4 << 20
 	subscriptionChunks = 4096
 
+	// maxClockOffset bounds what a node says of its clock.
+	maxClockOffset = 100 * 365 * 24 * time.Hour
+
 	// maxControl bounds messages waiting for one session beside assignments.
 	maxControl = 512
 

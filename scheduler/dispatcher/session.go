@@ -27,6 +27,7 @@ type session struct {
 	address string
 	since   time.Time
 	applied atomic.Uint64
+	clock   atomic.Pointer[schedulerpb.ClockOffset] // nil: not measured yet
 
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -38,6 +39,7 @@ type session struct {
 	mu       sync.Mutex // guards the following
 	messages []*schedulerpb.ManagerMessage
 	ack      bool
+	acked    int64               // Heartbeat.sent of the last
 	all      bool                // look at every task
 	dirty    map[string]struct{} // tasks to look at
 
@@ -106,12 +108,12 @@ func (s *session) why() error {
 // flush sends what is waiting.
 func (s *session) flush() error {
 	s.mu.Lock()
-	messages, ack, all, dirty := s.messages, s.ack, s.all, s.dirty
+	messages, ack, acked, all, dirty := s.messages, s.ack, s.acked, s.all, s.dirty
 	s.messages, s.ack, s.all, s.dirty = nil, false, false, nil
 	s.mu.Unlock()
 	if ack {
 		// Anything at all tells the node that somebody listens.
-		if err := s.stream.Send(settings(s.d.config.Heartbeat)); err != nil {
+		if err := s.stream.Send(settings(s.d.config.Heartbeat, acked)); err != nil {
 			return err
 		}
 	}
@@ -213,9 +215,13 @@ func (s *session) read() error {
 		s.d.heard(s)
 		switch v := m.Message.(type) {
 		case *schedulerpb.AgentMessage_Heartbeat:
+			if err := checkClock(v.Heartbeat.Clock); err != nil {
+				return status.Error(codes.InvalidArgument, err.Error())
+			}
 			s.applied.Store(v.Heartbeat.AppliedIndex)
+			s.clock.Store(v.Heartbeat.Clock)
 			s.mu.Lock()
-			s.ack = true
+			s.ack, s.acked = true, v.Heartbeat.Sent
 			s.mu.Unlock()
 			s.wake()
 		case *schedulerpb.AgentMessage_Status:
@@ -278,10 +284,14 @@ func (s *session) report(b *schedulerpb.StatusBatch) error {
 	return nil
 }
 
-func settings(heartbeat time.Duration) *schedulerpb.ManagerMessage {
-	return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Settings{
-		Settings: &schedulerpb.Settings{HeartbeatNs: int64(heartbeat)},
-	}}
+// settings answers a heartbeat, or none (sent is 0). The time is that of
+// sending: between it and the node's two readings lies all that is unsure.
+func settings(heartbeat time.Duration, sent int64) *schedulerpb.ManagerMessage {
+	set := &schedulerpb.Settings{HeartbeatNs: int64(heartbeat)}
+	if sent != 0 {
+		set.HeartbeatSent, set.Now = sent, time.Now().UnixNano()
+	}
+	return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Settings{Settings: set}}
 }
 
 func membership(m *schedulerpb.Membership) *schedulerpb.ManagerMessage {

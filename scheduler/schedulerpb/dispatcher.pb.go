@@ -197,7 +197,12 @@ func (x *Hello) GetHolds() []byte {
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As the description's, fresher (managers only).
-	AppliedIndex  uint64 `protobuf:"varint,1,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,1,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// Any number: the settings that answer name it. It is the node's wall clock in
+	// Unix nanoseconds, but means nothing to the manager.
+	Sent int64 `protobuf:"varint,2,opt,name=sent,proto3" json:"sent,omitempty"`
+	// What the node last found of its clock; none before the first answer.
+	Clock         *ClockOffset `protobuf:"bytes,3,opt,name=clock,proto3" json:"clock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -237,6 +242,20 @@ func (x *Heartbeat) GetAppliedIndex() uint64 {
 		return x.AppliedIndex
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetClock() *ClockOffset {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
 }
 
 type StatusBatch struct {
@@ -903,8 +922,12 @@ func (x *LogSubscription) GetUntil() int64 {
 }
 
 type Settings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	HeartbeatNs   int64                  `protobuf:"varint,1,opt,name=heartbeat_ns,json=heartbeatNs,proto3" json:"heartbeat_ns,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	HeartbeatNs int64                  `protobuf:"varint,1,opt,name=heartbeat_ns,json=heartbeatNs,proto3" json:"heartbeat_ns,omitempty"`
+	// Heartbeat.sent of the heartbeat that this answers, and the manager's wall
+	// clock when it did, in Unix nanoseconds. 0: it answers none.
+	HeartbeatSent int64 `protobuf:"varint,2,opt,name=heartbeat_sent,json=heartbeatSent,proto3" json:"heartbeat_sent,omitempty"`
+	Now           int64 `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -942,6 +965,20 @@ func (*Settings) Descriptor() ([]byte, []int) {
 func (x *Settings) GetHeartbeatNs() int64 {
 	if x != nil {
 		return x.HeartbeatNs
+	}
+	return 0
+}
+
+func (x *Settings) GetHeartbeatSent() int64 {
+	if x != nil {
+		return x.HeartbeatSent
+	}
+	return 0
+}
+
+func (x *Settings) GetNow() int64 {
+	if x != nil {
+		return x.Now
 	}
 	return 0
 }
@@ -1015,9 +1052,11 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\amessage\"f\n" +
 	"\x05Hello\x12G\n" +
 	"\vdescription\x18\x01 \x01(\v2%.redoubt.scheduler.v1.NodeDescriptionR\vdescription\x12\x14\n" +
-	"\x05holds\x18\x02 \x01(\fR\x05holds\"0\n" +
+	"\x05holds\x18\x02 \x01(\fR\x05holds\"}\n" +
 	"\tHeartbeat\x12#\n" +
-	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\"I\n" +
+	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12\x12\n" +
+	"\x04sent\x18\x02 \x01(\x03R\x04sent\x127\n" +
+	"\x05clock\x18\x03 \x01(\v2!.redoubt.scheduler.v1.ClockOffsetR\x05clock\"I\n" +
 	"\vStatusBatch\x12:\n" +
 	"\areports\x18\x01 \x03(\v2 .redoubt.scheduler.v1.TaskReportR\areports\"_\n" +
 	"\n" +
@@ -1070,9 +1109,11 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x05since\x18\x04 \x01(\x03R\x05since\x12\x12\n" +
 	"\x04tail\x18\x05 \x01(\x03R\x04tail\x12\x16\n" +
 	"\x06cancel\x18\x06 \x01(\bR\x06cancel\x12\x14\n" +
-	"\x05until\x18\a \x01(\x03R\x05until\"-\n" +
+	"\x05until\x18\a \x01(\x03R\x05until\"f\n" +
 	"\bSettings\x12!\n" +
-	"\fheartbeat_ns\x18\x01 \x01(\x03R\vheartbeatNs\">\n" +
+	"\fheartbeat_ns\x18\x01 \x01(\x03R\vheartbeatNs\x12%\n" +
+	"\x0eheartbeat_sent\x18\x02 \x01(\x03R\rheartbeatSent\x12\x10\n" +
+	"\x03now\x18\x03 \x01(\x03R\x03now\">\n" +
 	"\n" +
 	"Membership\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12\x18\n" +
@@ -1110,9 +1151,10 @@ var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*Settings)(nil),        // 11: redoubt.scheduler.v1.Settings
 	(*Membership)(nil),      // 12: redoubt.scheduler.v1.Membership
 	(*NodeDescription)(nil), // 13: redoubt.scheduler.v1.NodeDescription
-	(*TaskStatus)(nil),      // 14: redoubt.scheduler.v1.TaskStatus
-	(TaskState)(0),          // 15: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil), // 16: redoubt.task.v1.TaskSpec
+	(*ClockOffset)(nil),     // 14: redoubt.scheduler.v1.ClockOffset
+	(*TaskStatus)(nil),      // 15: redoubt.scheduler.v1.TaskStatus
+	(TaskState)(0),          // 16: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil), // 17: redoubt.task.v1.TaskSpec
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
@@ -1120,24 +1162,25 @@ var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	3,  // 2: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
 	5,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
 	13, // 4: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	4,  // 5: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	14, // 6: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	7,  // 7: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
-	9,  // 8: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
-	10, // 9: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
-	11, // 10: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
-	12, // 11: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
-	8,  // 12: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	15, // 13: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	16, // 14: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	15, // 15: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	0,  // 16: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	6,  // 17: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	14, // 5: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	4,  // 6: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
+	15, // 7: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	7,  // 8: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
+	9,  // 9: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
+	10, // 10: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
+	11, // 11: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
+	12, // 12: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
+	8,  // 13: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	16, // 14: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	17, // 15: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	16, // 16: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	0,  // 17: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	6,  // 18: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	18, // [18:19] is the sub-list for method output_type
+	17, // [17:18] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }

@@ -1058,6 +1058,60 @@ func (x *NodeDescription) GetStorage() *taskpb.Storage {
 	return nil
 }
 
+// ClockOffset is how far a node's wall clock is ahead of the leader's, by the
+// node's own measure: sure to within unsure_ns, half of the answer's round trip.
+type ClockOffset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AheadNs       int64                  `protobuf:"varint,1,opt,name=ahead_ns,json=aheadNs,proto3" json:"ahead_ns,omitempty"`
+	UnsureNs      int64                  `protobuf:"varint,2,opt,name=unsure_ns,json=unsureNs,proto3" json:"unsure_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockOffset) Reset() {
+	*x = ClockOffset{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockOffset) ProtoMessage() {}
+
+func (x *ClockOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockOffset.ProtoReflect.Descriptor instead.
+func (*ClockOffset) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ClockOffset) GetAheadNs() int64 {
+	if x != nil {
+		return x.AheadNs
+	}
+	return 0
+}
+
+func (x *ClockOffset) GetUnsureNs() int64 {
+	if x != nil {
+		return x.UnsureNs
+	}
+	return 0
+}
+
 var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
@@ -1151,7 +1205,10 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\astorage\x18\f \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xfa\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
+	"\vClockOffset\x12\x19\n" +
+	"\bahead_ns\x18\x01 \x01(\x03R\aaheadNs\x12\x1b\n" +
+	"\tunsure_ns\x18\x02 \x01(\x03R\bunsureNs*\xfa\x02\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eTASK_STATE_NEW\x10\n" +
@@ -1194,7 +1251,7 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(TaskState)(0),           // 0: redoubt.scheduler.v1.TaskState
 	(Availability)(0),        // 1: redoubt.scheduler.v1.Availability
@@ -1208,37 +1265,38 @@ var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(*TaskStatus)(nil),       // 9: redoubt.scheduler.v1.TaskStatus
 	(*Node)(nil),             // 10: redoubt.scheduler.v1.Node
 	(*NodeDescription)(nil),  // 11: redoubt.scheduler.v1.NodeDescription
-	nil,                      // 12: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                      // 13: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                      // 14: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	(*raftstorepb.Meta)(nil), // 15: redoubt.raftstore.v1.Meta
-	(*taskpb.TaskSpec)(nil),  // 16: redoubt.task.v1.TaskSpec
-	(*taskpb.Resources)(nil), // 17: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),   // 18: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),   // 19: redoubt.task.v1.Storage
+	(*ClockOffset)(nil),      // 12: redoubt.scheduler.v1.ClockOffset
+	nil,                      // 13: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                      // 14: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                      // 15: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	(*raftstorepb.Meta)(nil), // 16: redoubt.raftstore.v1.Meta
+	(*taskpb.TaskSpec)(nil),  // 17: redoubt.task.v1.TaskSpec
+	(*taskpb.Resources)(nil), // 18: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),   // 19: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),   // 20: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	15, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	16, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
 	5,  // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	15, // 2: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	16, // 3: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	12, // 4: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	16, // 2: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	17, // 3: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	13, // 4: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
 	6,  // 5: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
 	7,  // 6: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	16, // 7: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
-	15, // 8: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	17, // 7: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	16, // 8: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
 	0,  // 9: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
 	9,  // 10: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
 	0,  // 11: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	15, // 12: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	16, // 12: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
 	1,  // 13: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	13, // 14: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	14, // 14: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
 	11, // 15: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
 	2,  // 16: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	17, // 17: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	18, // 18: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	14, // 19: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	19, // 20: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	18, // 17: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	19, // 18: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	15, // 19: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	20, // 20: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
 	21, // [21:21] is the sub-list for method output_type
 	21, // [21:21] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
@@ -1261,7 +1319,7 @@ func file_scheduler_schedulerpb_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -35,6 +35,8 @@ type nodeJSON struct {
 	Address      string `json:"address"`
 	Version      string `json:"version"`
 	Self         bool   `json:"self"`
+	// Clock is how far its clock is ahead of the leader's, where that is known.
+	Clock string `json:"clock,omitempty"`
 	// Message says why it is not ready.
 	Message string `json:"message,omitempty"`
 }
@@ -46,12 +48,29 @@ func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
 		Availability: enumName(v.Effective, "AVAILABILITY_"),
 		Leader:       v.GetManager().GetLeader(), Reachable: v.GetManager().GetReachable(),
 		Address: v.GetNode().GetAddress(), Version: v.GetNode().GetDescription().GetRedoubtVersion(),
-		Self: v.Id == self, Message: v.GetNode().GetMessage(),
+		Self: v.Id == self, Message: v.GetNode().GetMessage(), Clock: clockText(v.GetClock()),
 	}
 	if a := v.GetManager().GetAddress(); a != "" {
 		n.Address = a
 	}
 	return n
+}
+
+// clockText is an offset, as far as it is sure: "+1h0m0s", or "ok" where it is
+// within a second.
+func clockText(c *schedulerpb.ClockOffset) string {
+	if c == nil {
+		return ""
+	}
+	ahead := time.Duration(c.GetAheadNs())
+	if ahead.Abs()-time.Duration(c.GetUnsureNs()) < time.Second {
+		return "ok"
+	}
+	text := ahead.Abs().Round(time.Second).String()
+	if ahead < 0 {
+		return "-" + text
+	}
+	return "+" + text
 }
 
 // status is the state, with the reason where a node is up and yet not ready.
@@ -118,10 +137,10 @@ func (a *app) printNodes(out *output, r *controlpb.ListNodesResponse) error {
 		if n.Self {
 			id += " *"
 		}
-		rows = append(rows, []string{id, n.Hostname, n.status(), n.Availability, n.managerStatus(), n.Address, n.Version})
+		rows = append(rows, []string{id, n.Hostname, n.status(), n.Availability, n.managerStatus(), n.Clock, n.Address, n.Version})
 	}
 	return out.list(a.Stdout, ids, objects,
-		[]string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "ADDRESS", "VERSION"}, rows)
+		[]string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "CLOCK", "ADDRESS", "VERSION"}, rows)
 }
 
 func (a *app) nodeInspectCmd() *cobra.Command {
@@ -177,6 +196,9 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	}
 	if v.LeafNotAfter != 0 {
 		line("Certificate", "expires "+in(time.Unix(v.LeafNotAfter, 0), now))
+	}
+	if c := v.GetClock(); c != nil {
+		line("Clock", fmt.Sprintf("%v ahead of the leader's, sure to %v", time.Duration(c.GetAheadNs()).Round(time.Millisecond), time.Duration(c.GetUnsureNs()).Round(time.Microsecond)))
 	}
 	line("System", strings.TrimSpace(d.GetOs()+"/"+d.GetArch()+" "+d.GetKernel()))
 	line("Runtime", d.GetRuntime())

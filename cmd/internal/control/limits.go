@@ -18,6 +18,9 @@ const (
 	// whose answer broke off.
 	logRetry = 2 * time.Second
 
+	// warnClock is from where on the clock of a node is worth a warning.
+	warnClock = 5 * time.Second
+
 	// maxDrain bounds the deadline of a drain.
 	maxDrain = 7 * 24 * time.Hour
 

@@ -34,14 +34,16 @@ func (s *Server) StreamNodes(req *controlpb.ListNodesRequest, stream controlpb.C
 }
 
 func (s *Server) eachNode(ctx context.Context, req *controlpb.ListNodesRequest, yield func(*controlpb.NodeView) error) error {
-	servers := s.c.Store.Servers()
+	servers, clocks := s.c.Store.Servers(), s.clocks()
 	return s.view(ctx, func(r *raftstore.ReadTx) error {
 		nodes, err := pickNodes(r, req.GetNodes())
 		if err != nil {
 			return err
 		}
 		for _, n := range nodes {
-			if err := yield(nodeView(r, n, servers)); err != nil {
+			v := nodeView(r, n, servers)
+			v.Clock = clocks[n.GetId()]
+			if err := yield(v); err != nil {
 				return err
 			}
 		}

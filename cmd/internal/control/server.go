@@ -55,7 +55,10 @@ type Config struct {
 	// Locked asks a manager that is away whether it is only locked.
 	Locked func(ctx context.Context, nodeID, addr string) bool
 	// Skews are the managers whose clocks are wrong, and by how much.
-	Skews  func() map[string]time.Duration
+	Skews func() map[string]time.Duration
+	// Offset is how far this manager's clock is ahead of the managers' median:
+	// nodes measure theirs by this manager's.
+	Offset func() time.Duration
 	Logger *slog.Logger
 }
 

@@ -50,6 +50,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		warn := func(format string, args ...any) { resp.Warnings = append(resp.Warnings, fmt.Sprintf(format, args...)) }
 		keysStatus(r, resp, warn)
+		s.nodeClockWarnings(r, warn)
 		for n := range pkistore.Nodes.All(r) {
 			if n.GetDenied() {
 				continue
@@ -109,18 +110,4 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 	s.askLocked(ctx, managers)
 	resp.Warnings = append(quorumWarnings(managers), resp.Warnings...)
 	return resp, nil
-}
-
-// clockWarnings tells of managers whose clocks are wrong.
-func (s *Server) clockWarnings(managers []managerFact) (out []string) {
-	if s.c.Skews == nil {
-		return nil
-	}
-	skews := s.c.Skews()
-	for _, m := range managers {
-		if by, ok := skews[m.GetNodeId()]; ok {
-			out = append(out, fmt.Sprintf("the clock of manager %s is off by %v: check its time service; beyond 30s it may not lead", m.GetName(), by.Round(100*time.Millisecond)))
-		}
-	}
-	return out
 }

@@ -140,7 +140,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 
 	hub := events.New(m.store, n.log.With("part", "events"))
 	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Rotator: sign, Images: images{n}, Backups: backups{n}, Logs: d, Sessions: d.Sessions,
-		Events: hub, Locked: m.askLocked, Skews: m.skews, Logger: n.log.With("part", "control")})
+		Events: hub, Locked: m.askLocked, Skews: m.skews, Offset: m.clocks.offset, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	controlpb.RegisterControlServer(operators, api)

@@ -1139,8 +1139,10 @@ type NodeView struct {
 	// Availability in force, after auto and the latch.
 	Effective schedulerpb.Availability `protobuf:"varint,9,opt,name=effective,proto3,enum=redoubt.scheduler.v1.Availability" json:"effective,omitempty"`
 	// Reserved by the tasks that are on it, and how many those are.
-	Reserved      *taskpb.Resources `protobuf:"bytes,10,opt,name=reserved,proto3" json:"reserved,omitempty"`
-	Tasks         uint32            `protobuf:"varint,11,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	Reserved *taskpb.Resources `protobuf:"bytes,10,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	Tasks    uint32            `protobuf:"varint,11,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// How far its clock is ahead of the leader's; none while it has no session.
+	Clock         *schedulerpb.ClockOffset `protobuf:"bytes,12,opt,name=clock,proto3" json:"clock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1250,6 +1252,13 @@ func (x *NodeView) GetTasks() uint32 {
 		return x.Tasks
 	}
 	return 0
+}
+
+func (x *NodeView) GetClock() *schedulerpb.ClockOffset {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
 }
 
 // Names in requests are an id, a unique prefix of one (4 characters at
@@ -4030,7 +4039,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x14\n" +
 	"\x05voter\x18\x05 \x01(\bR\x05voter\x12\x1c\n" +
-	"\treachable\x18\x06 \x01(\bR\treachable\"\xb7\x03\n" +
+	"\treachable\x18\x06 \x01(\bR\treachable\"\xf0\x03\n" +
 	"\bNodeView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
@@ -4043,7 +4052,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\teffective\x18\t \x01(\x0e2\".redoubt.scheduler.v1.AvailabilityR\teffective\x126\n" +
 	"\breserved\x18\n" +
 	" \x01(\v2\x1a.redoubt.task.v1.ResourcesR\breserved\x12\x14\n" +
-	"\x05tasks\x18\v \x01(\rR\x05tasks\"(\n" +
+	"\x05tasks\x18\v \x01(\rR\x05tasks\x127\n" +
+	"\x05clock\x18\f \x01(\v2!.redoubt.scheduler.v1.ClockOffsetR\x05clock\"(\n" +
 	"\x10ListNodesRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"[\n" +
 	"\x11ListNodesResponse\x122\n" +
@@ -4395,11 +4405,12 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*schedulerpb.Node)(nil),        // 72: redoubt.scheduler.v1.Node
 	(schedulerpb.Availability)(0),   // 73: redoubt.scheduler.v1.Availability
 	(*taskpb.Resources)(nil),        // 74: redoubt.task.v1.Resources
-	(*profilepb.TokenRecord)(nil),   // 75: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 76: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 77: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 78: redoubt.scheduler.v1.Service
-	(*schedulerpb.Task)(nil),        // 79: redoubt.scheduler.v1.Task
+	(*schedulerpb.ClockOffset)(nil), // 75: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),   // 76: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 77: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 78: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 79: redoubt.scheduler.v1.Service
+	(*schedulerpb.Task)(nil),        // 80: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
 	69, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
@@ -4414,102 +4425,103 @@ var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
 	17, // 9: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
 	73, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
 	74, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	18, // 12: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	73, // 13: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	67, // 14: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	18, // 15: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	69, // 16: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	25, // 17: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	69, // 18: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	25, // 19: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	70, // 20: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	32, // 21: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	75, // 22: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	32, // 23: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	76, // 24: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	41, // 25: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	69, // 26: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	41, // 27: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	77, // 28: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	78, // 29: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	47, // 30: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	77, // 31: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	79, // 32: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	54, // 33: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	47, // 34: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	54, // 35: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	47, // 36: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	54, // 37: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	62, // 38: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	65, // 39: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	68, // 40: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,  // 41: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,  // 42: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,  // 43: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,  // 44: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,  // 45: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11, // 46: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13, // 47: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15, // 48: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	19, // 49: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	19, // 50: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	21, // 51: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	23, // 52: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	26, // 53: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	28, // 54: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	30, // 55: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	33, // 56: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	35, // 57: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	37, // 58: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	39, // 59: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	42, // 60: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	44, // 61: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	46, // 62: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	46, // 63: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	49, // 64: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	51, // 65: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	53, // 66: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	53, // 67: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	56, // 68: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	58, // 69: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	60, // 70: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	63, // 71: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,  // 72: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 73: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 74: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 75: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10, // 76: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12, // 77: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14, // 78: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	16, // 79: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	20, // 80: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	20, // 81: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	22, // 82: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	24, // 83: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	27, // 84: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	29, // 85: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	31, // 86: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	34, // 87: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	36, // 88: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	38, // 89: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	40, // 90: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	43, // 91: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	45, // 92: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	48, // 93: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	48, // 94: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	50, // 95: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	52, // 96: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	55, // 97: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	55, // 98: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	57, // 99: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	59, // 100: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	61, // 101: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	64, // 102: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	72, // [72:103] is the sub-list for method output_type
-	41, // [41:72] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	75, // 12: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	18, // 13: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
+	73, // 14: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	67, // 15: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	18, // 16: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
+	69, // 17: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	25, // 18: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	69, // 19: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	25, // 20: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	70, // 21: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	32, // 22: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	76, // 23: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	32, // 24: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	77, // 25: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	41, // 26: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	69, // 27: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	41, // 28: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	78, // 29: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	79, // 30: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	47, // 31: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	78, // 32: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	80, // 33: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	54, // 34: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	47, // 35: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	54, // 36: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	47, // 37: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	54, // 38: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	62, // 39: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	65, // 40: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	68, // 41: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,  // 42: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,  // 43: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,  // 44: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,  // 45: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,  // 46: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11, // 47: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13, // 48: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15, // 49: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	19, // 50: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	19, // 51: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	21, // 52: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	23, // 53: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	26, // 54: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	28, // 55: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	30, // 56: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	33, // 57: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	35, // 58: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	37, // 59: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	39, // 60: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	42, // 61: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	44, // 62: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	46, // 63: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	46, // 64: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	49, // 65: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	51, // 66: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	53, // 67: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	53, // 68: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	56, // 69: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	58, // 70: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	60, // 71: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	63, // 72: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,  // 73: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,  // 74: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,  // 75: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,  // 76: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10, // 77: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12, // 78: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14, // 79: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	16, // 80: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	20, // 81: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	20, // 82: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	22, // 83: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	24, // 84: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	27, // 85: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	29, // 86: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	31, // 87: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	34, // 88: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	36, // 89: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	38, // 90: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	40, // 91: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	43, // 92: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	45, // 93: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	48, // 94: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	48, // 95: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	50, // 96: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	52, // 97: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	55, // 98: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	55, // 99: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	57, // 100: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	59, // 101: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	61, // 102: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	64, // 103: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	73, // [73:104] is the sub-list for method output_type
+	42, // [42:73] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
