@@ -34,10 +34,19 @@ func (s *Store) Barrier(ctx context.Context) error {
 // that comes in after the question was put, also one to a message sent before
 // it. Such an answer may have been under way while another leader was elected,
 // so the answers are counted here by when their question was sent, and raft is
-// made to ask again until there are enough.
+// made to ask again until there are enough. Raft also counts answers of servers
+// without a vote; where these alone are to be heard, asking goes on, at ease,
+// until a voter answers or raft gives up leading.
 func (s *Store) verifyLeader() error {
 	since := time.Now()
-	for {
+	for try := 0; ; try++ {
+		if wait := verifyPause(try); wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-s.stopping:
+				return ErrClosed
+			}
+		}
 		err := s.await(s.raft.VerifyLeader())
 		if errors.Is(err, raft.ErrRaftShutdown) {
 			return ErrClosed
@@ -49,6 +58,15 @@ func (s *Store) verifyLeader() error {
 			return nil
 		}
 	}
+}
+
+// verifyPause is the wait before raft is asked once more. Mostly the second
+// question is enough.
+func verifyPause(try int) time.Duration {
+	if try <= verifyAtOnce {
+		return 0
+	}
+	return min(verifyMinPause<<min(try-verifyAtOnce-1, 10), verifyMaxPause)
 }
 
 // readGate lets many readers share one round of leadership verification. A

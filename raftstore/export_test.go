@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"path/filepath"
@@ -63,4 +64,22 @@ func ForgetLayout(t testing.TB, dir string, sealer Sealer) {
 	if err := errors.Join(db.Set(sealer.Name([]byte(layoutKey)), nil), db.Close()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// LowerTerm writes two values of key one after the other, as raft would, and
+// returns why the store stopped.
+func LowerTerm(ctx context.Context, c Config, key string, one, two uint64) error {
+	s, err := Open(ctx, c)
+	if err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	go func() { // a failure ends the goroutine
+		defer close(done)
+		_ = s.stable.SetUint64([]byte(key), one)
+		_ = s.stable.SetUint64([]byte(key), two)
+	}()
+	<-done
+	why := s.Err()
+	return errors.Join(why, s.Close(ctx))
 }

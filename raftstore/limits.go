@@ -86,6 +86,10 @@ const (
 	failoverDial       = time.Second
 	failoverProbes     = 4
 	failoverProbePause = 20 * time.Millisecond
+	// verifyAtOnce is how often raft is asked again at once whether this server
+	// leads, verifyMinPause to verifyMaxPause what is waited before later times.
+	verifyAtOnce                   = 2
+	verifyMinPause, verifyMaxPause = time.Millisecond, 20 * time.Millisecond
 	// acceptRetry is the pause after accepting a connection failed.
 	acceptRetry = 50 * time.Millisecond
 	// A dialled connection is given up at a random point of this part of its

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -14,6 +15,38 @@ type sealedStable struct {
 	inner raft.StableStore
 	bind  *binder
 	halt  func(error) error
+	terms *termGuard // nil before raft runs
+}
+
+// termGuard holds the highest term that was, or is being, written. Neither the
+// term nor the term of the last vote ever goes down: whoever asks for that is
+// about to vote a second time in a term.
+type termGuard struct{ term, vote atomic.Uint64 }
+
+// current is the term that this server is in, or on its way to.
+func (g *termGuard) current() uint64 { return g.term.Load() }
+
+// raise refuses a value that is lower than one before. Values of other names
+// are not its business.
+func (g *termGuard) raise(key string, val uint64) error {
+	var kept *atomic.Uint64
+	switch key {
+	case "CurrentTerm":
+		kept = &g.term
+	case "LastVoteTerm":
+		kept = &g.vote
+	default:
+		return nil
+	}
+	for {
+		have := kept.Load()
+		if val < have {
+			return fmt.Errorf("it would go down from %d to %d", have, val)
+		}
+		if kept.CompareAndSwap(have, val) {
+			return nil
+		}
+	}
 }
 
 // errStableNotFound has the very text by which raft recognises an absent value;
@@ -62,7 +95,14 @@ func (s *sealedStable) verify() error {
 			return fmt.Errorf("raft's %s does not open: it was damaged, exchanged or sealed under another key: %w", key, err)
 		}
 	}
-	return nil
+	if s.terms == nil {
+		return nil
+	}
+	term, vote, _, err := s.votes()
+	if err == nil {
+		err = errors.Join(s.terms.raise("CurrentTerm", term), s.terms.raise("LastVoteTerm", vote))
+	}
+	return err
 }
 
 // votes returns what raft must never forget: its term, the term it last voted in
@@ -95,7 +135,14 @@ func (s *sealedStable) number(key string) (uint64, error) {
 }
 
 // SetUint64 implements raft.StableStore.
-func (s *sealedStable) SetUint64(key []byte, val uint64) error { return s.Set(key, u64(val)) }
+func (s *sealedStable) SetUint64(key []byte, val uint64) error {
+	if s.terms != nil {
+		if err := s.terms.raise(string(key), val); err != nil {
+			return s.check(err, key, "written")
+		}
+	}
+	return s.Set(key, u64(val))
+}
 
 // GetUint64 implements raft.StableStore.
 func (s *sealedStable) GetUint64(key []byte) (uint64, error) {

@@ -25,6 +25,7 @@ type Store struct {
 	raft     *raft.Raft
 	logs     raft.LogStore    // for Salvage, once raft is down
 	stable   raft.StableStore // likewise
+	terms    *termGuard
 
 	proposer *proposer
 	reads    *readGate
@@ -94,7 +95,8 @@ func (s *Store) openFiles(bind *binder) (*Storage, error) {
 func (s *Store) start(ctx context.Context, bind *binder) error {
 	mark := &watermark{file: s.files.Mark, bind: bind}
 	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage}
-	stable := &sealedStable{inner: guardedStable{s.files.Stable}, bind: bind, halt: s.halt.storage}
+	s.terms = &termGuard{}
+	stable := &sealedStable{inner: guardedStable{s.files.Stable}, bind: bind, halt: s.halt.storage, terms: s.terms}
 	if err := guarded(func() error {
 		if err := mark.load(); err != nil {
 			return err
@@ -113,7 +115,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	logger := raftLogger(s.cfg.Logger)
 	s.progress = newProgress()
 	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
-	s.trans = newTransport(&s.cfg, s.layer, s.progress, logger, s.admitRPC)
+	s.trans = newTransport(&s.cfg, s.layer, s.progress, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat})
 	if err := s.newRaft(logger, logs, &markedStable{stable, mark}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}

@@ -21,16 +21,23 @@ type transport struct {
 	layer             *streamLayer
 	conf              raft.NetworkTransportConfig
 	log               hclog.Logger
-	// admit refuses a message of peer, or changes it to what peer may say.
-	admit   func(peer string, cmd any) error
-	consume chan raft.RPC
-	stop    chan struct{} // closed by Close
-	wg      sync.WaitGroup
+	rules             peerRules
+	consume           chan raft.RPC
+	notes             chan raft.RPC // capacity 1: a heartbeat that was answered, for raft to know
+	stop              chan struct{} // closed by Close
+	wg                sync.WaitGroup
 
-	mu        sync.Mutex // guards the rest
-	readers   map[string]*peerReader
-	heartbeat func(raft.RPC)
-	closed    bool
+	mu      sync.Mutex // guards the rest
+	readers map[string]*peerReader
+	closed  bool
+}
+
+// peerRules is what the store says to a message before raft sees it.
+type peerRules struct {
+	// admit refuses a message of peer, or changes it to what peer may say.
+	admit func(peer string, cmd any) error
+	// answer answers a heartbeat where it can.
+	answer func(peer string, rpc raft.RPC) bool
 }
 
 // peerReader is the reader of one peer.
@@ -39,9 +46,9 @@ type peerReader struct {
 	stream *handedStream
 }
 
-func newTransport(c *Config, layer *streamLayer, watch *progress, logger hclog.Logger, admit func(string, any) error) *transport {
+func newTransport(c *Config, layer *streamLayer, watch *progress, logger hclog.Logger, rules peerRules) *transport {
 	t := &transport{
-		layer: layer, log: logger, admit: admit, consume: make(chan raft.RPC), stop: make(chan struct{}),
+		layer: layer, log: logger, rules: rules, consume: make(chan raft.RPC), notes: make(chan raft.RPC, 1), stop: make(chan struct{}),
 		readers: map[string]*peerReader{},
 		conf: raft.NetworkTransportConfig{
 			Logger: logger, MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: c.IOTimeout,
@@ -50,18 +57,35 @@ func newTransport(c *Config, layer *streamLayer, watch *progress, logger hclog.L
 	conf := t.conf
 	conf.Stream = newHandedStream(c.Transport.Advertise, layer.Dial)
 	t.watchedTransport = &watchedTransport{progress: watch, NetworkTransport: raft.NewNetworkTransportWithConfig(&conf)}
+	t.wg.Go(t.deliverNotes)
 	return t
 }
 
 // Consumer implements raft.Transport.
 func (t *transport) Consumer() <-chan raft.RPC { return t.consume }
 
-// SetHeartbeatHandler implements raft.Transport: heartbeats pass by what waits
-// for the disk.
-func (t *transport) SetHeartbeatHandler(fn func(raft.RPC)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.heartbeat = fn
+// SetHeartbeatHandler implements raft.Transport. Raft's handler is not used; see
+// heartbeat.go.
+func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// note hands a heartbeat that was answered to raft's loop, without waiting: one
+// that is on its way already says the same.
+func (t *transport) note(req raft.AppendEntriesRequest) {
+	select {
+	case t.notes <- raft.RPC{Command: &req, RespChan: make(chan raft.RPCResponse, 1)}:
+	default:
+	}
+}
+
+func (t *transport) deliverNotes() {
+	for {
+		select {
+		case rpc := <-t.notes:
+			t.deliver(rpc)
+		case <-t.stop:
+			return
+		}
+	}
 }
 
 // serve accepts connections until the layer is closed.
@@ -104,11 +128,8 @@ func (t *transport) readerOf(peer string) *peerReader {
 	conf.Stream = stream
 	r := &peerReader{NetworkTransport: raft.NewNetworkTransportWithConfig(&conf), stream: stream}
 	r.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
-		t.mu.Lock()
-		fn := t.heartbeat
-		t.mu.Unlock()
-		if t.allowed(peer, rpc) {
-			fn(rpc)
+		if t.allowed(peer, rpc) && !t.rules.answer(peer, rpc) {
+			t.deliver(rpc)
 		}
 	})
 	t.readers[peer] = r
@@ -141,7 +162,7 @@ func (t *transport) deliver(rpc raft.RPC) {
 // allowed answers what is refused, and cuts its sender off: nobody sends such a
 // thing by mistake.
 func (t *transport) allowed(peer string, rpc raft.RPC) bool {
-	err := t.admit(peer, rpc.Command)
+	err := t.rules.admit(peer, rpc.Command)
 	if err == nil {
 		return true
 	}
