@@ -18,7 +18,7 @@ import (
 
 type sessionStream = grpc.BidiStreamingServer[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]
 
-// session is one node's stream. serve's goroutine is the only sender, read's
+// session is one node's stream. write's goroutine is the only sender, read's
 // the only receiver.
 type session struct {
 	d       *Dispatcher
@@ -43,7 +43,7 @@ type session struct {
 	all      bool                // look at every task
 	dirty    map[string]struct{} // tasks to look at
 
-	plan plan // serve's
+	plan plan // write's
 
 	quota struct{ messages, chunks, reports, repeats, logs, hellos, refusals bucket } // read's
 }
@@ -68,8 +68,9 @@ func newSession(d *Dispatcher, stream sessionStream, node, address string) *sess
 	return s
 }
 
-// serve runs the session to its end. The reader cannot be interrupted other
-// than by returning from here; Run waits for it.
+// serve runs the session to its end. Neither the reader nor the writer, which a
+// node stops by reading nothing, can be interrupted other than by returning from
+// here; Run waits for them.
 func (s *session) serve() error {
 	slow := time.AfterFunc(helloTimeout, func() {
 		select {
@@ -85,6 +86,13 @@ func (s *session) serve() error {
 	case <-s.ctx.Done():
 		return s.why()
 	}
+	s.d.sessions.Go(func() { s.cancel(s.write()) })
+	<-s.ctx.Done()
+	return s.why()
+}
+
+// write sends what there is until the session ends, and says why it did.
+func (s *session) write() error {
 	for {
 		if err := s.flush(); err != nil {
 			return err
@@ -246,7 +254,7 @@ func (s *session) greet(h *schedulerpb.Hello, first bool) error {
 		if n := len(h.Holds); n != 0 && n != schedulerpb.DigestSize {
 			return status.Errorf(codes.InvalidArgument, "a digest of assignments has %d bytes, not %d", schedulerpb.DigestSize, n)
 		}
-		s.plan.holds = h.Holds // serve begins with it when hello is closed
+		s.plan.holds = h.Holds // write begins with it when hello is closed
 		return s.d.register(s, h.Description)
 	}
 	if err := s.quota.hellos.wait(s.ctx, 1); err != nil {
