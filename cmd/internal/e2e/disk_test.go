@@ -41,6 +41,7 @@ func TestStolenDisk(t *testing.T) {
 		{"redoubtd comes back unlocked", redoubtdRestarts},
 		{"the disk is worth nothing without the key", diskAlone},
 		{"every damage is named", damages},
+		{"no secret is in the segments of the other log store", otherLogStore},
 	} {
 		if !t.Run(story.name, func(t *testing.T) {
 			sub := *c
