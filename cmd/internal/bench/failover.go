@@ -60,8 +60,8 @@ func (c *cluster) failover(ctx context.Context) error {
 func (c *cluster) takeAway(ctx context.Context, h lab.Host) (time.Time, error) {
 	switch c.o.how {
 	case "kill":
-		err := c.lab.Kill(ctx, h, false)
-		return time.Now(), err
+		start := time.Now()
+		return start, c.lab.Kill(ctx, h, false)
 	case "cut":
 		start := time.Now()
 		return start, c.lab.Cut([]lab.Host{h}, false)

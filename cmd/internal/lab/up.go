@@ -174,6 +174,8 @@ func (l *Lab) AwaitReady(ctx context.Context, want int) error {
 				away = n.Name + " " + n.GetNode().GetMessage()
 			case n.Role == profilepb.Role_ROLE_MANAGER && !(n.GetManager().GetLeader() || n.GetManager().GetReachable()):
 				away = n.Name + " is not reachable as a manager"
+			case n.Role == profilepb.Role_ROLE_MANAGER && !n.GetManager().GetVoter():
+				away = n.Name + " has no vote yet" // without it the loss of another is the end of the cluster
 			default:
 				ready++
 			}

@@ -69,6 +69,7 @@ func newCallerWorld(t *testing.T) *callerWorld {
 	})
 	n.self = &member{NodeID: self.Record.GetId(), ClusterID: ca.ClusterID, Manager: true}
 	w := &callerWorld{ca: ca, m: &managerState{n: n, store: store, creds: self.Credentials}}
+	w.m.link = &leaderLink{dial: w.m.dialLeader}
 	w.m.clocks = newClocks(w.m)
 	w.update(t, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, ca.Cluster()) })
 	w.put(t, self)
@@ -99,7 +100,7 @@ func newCallerWorld(t *testing.T) *callerWorld {
 	serveInTest(t, func(ctx context.Context) error {
 		return n.serveRequests(ctx, errors.New("this node serves no requests"), new(*request), nil)
 	})
-	t.Cleanup(w.m.dropConn)
+	t.Cleanup(w.m.link.close)
 	return w
 }
 

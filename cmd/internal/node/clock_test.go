@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,13 +49,13 @@ func TestClockOffset(t *testing.T) {
 // and those that do not answer have no say.
 func TestClockJumps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var jump time.Duration // read and written in turn
+		var jump atomic.Int64 // a time.Duration
 		c := &clocks{changed: make(chan struct{}), others: func() []clockPeer { return []clockPeer{{id: "a"}, {id: "b"}, {id: "away"}} },
 			ask: func(_ context.Context, p clockPeer) (time.Duration, time.Duration, error) {
 				if p.id == "away" {
 					return 0, 0, errors.New("away")
 				}
-				return -jump, time.Millisecond, nil
+				return -time.Duration(jump.Load()), time.Millisecond, nil
 			}}
 		ctx, cancel := context.WithCancel(t.Context())
 		ran, wrong := make(chan error, 1), make(chan error, 1)
@@ -67,7 +68,7 @@ func TestClockJumps(t *testing.T) {
 			t.Fatalf("with a good clock: %v", err)
 		default:
 		}
-		jump = 10 * time.Minute
+		jump.Store(int64(10 * time.Minute))
 		start := time.Now()
 		if err := <-wrong; err == nil || !strings.Contains(err.Error(), "10m0s ahead") {
 			t.Errorf("after the jump: %v", err)

@@ -54,7 +54,7 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 }
 
 // dialLeader returns a connection to the leader for the operator API.
-func (n *Node) dialLeader(ctx context.Context) (*grpc.ClientConn, error) {
+func (n *Node) dialLeader(ctx context.Context) (grpc.ClientConnInterface, error) {
 	n.mu.Lock()
 	live, self, phase := n.live, n.self, n.st.phase
 	n.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 // local root, from the connection; no metadata is passed on.
 type proxy struct {
 	// leader returns a connection to the leader, or a refusal.
-	leader func(context.Context) (*grpc.ClientConn, error)
+	leader func(context.Context) (grpc.ClientConnInterface, error)
 	// direct answers a call here where this node leads and can; may be nil.
 	direct func(method string) directCall
 }

@@ -75,7 +75,7 @@ func TestProxy(t *testing.T) {
 	leader := serve(t, behind)
 
 	var refuse error
-	p := proxy{leader: func(context.Context) (*grpc.ClientConn, error) { return leader, refuse }}
+	p := proxy{leader: func(context.Context) (grpc.ClientConnInterface, error) { return leader, refuse }}
 	front := serve(t, grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(p.handle)))
 	client := controlpb.NewControlClient(front)
 

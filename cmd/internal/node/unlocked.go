@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
@@ -51,9 +49,7 @@ type managerState struct {
 	// direct answers this node's own local root while it leads; nil at first.
 	direct atomic.Pointer[direct]
 
-	mu       sync.Mutex // guards the connection to the leader
-	leaderTo string
-	conn     *pki.GRPCConn
+	link *leaderLink
 	// clocks is set with opened.
 	clocks *clocks
 }
@@ -74,6 +70,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		return err
 	}
 	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1)}
+	m.link = &leaderLink{dial: m.dialLeader}
 	m.leaderless.Store(1) // for ever
 	cfg := n.storeConfig(k.sealer, k.incarnation)
 	cfg.InitialPeers, cfg.Transport.Listener, cfg.Transport.Dial = self.Peers, listener, m.dialRaft
@@ -86,7 +83,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	m.opened.Store(true)
 	m.clocks = newClocks(m)
 	defer func() {
-		m.dropConn()
+		m.link.close()
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
 		err = errors.Join(err, store.Close(cctx))
@@ -300,7 +297,7 @@ func (m *managerState) followLeader(ctx context.Context, p *port.Port) error {
 		if now := m.leader(); now != last {
 			last = now
 			p.LeaderChanged()
-			m.dropConn() // calls under way to a leader that is gone would wait for it
+			m.link.drop() // calls under way to a leader that is gone would wait for it
 		}
 		select {
 		case <-changed:
@@ -349,12 +346,13 @@ const (
 )
 
 // leaderConn returns a connection to the leader's operator API.
-func (m *managerState) leaderConn(ctx context.Context) (*grpc.ClientConn, error) {
+func (m *managerState) leaderConn(ctx context.Context) (grpc.ClientConnInterface, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderWait)
 	defer cancel()
 	for {
 		changed := m.store.LeaderChanged()
-		conn, err := m.tryLeader(ctx, changed)
+		id, addr := m.store.Leader()
+		conn, err := m.link.get(ctx, port.Leader{NodeID: id, Address: addr}, changed)
 		if err == nil {
 			return conn, nil
 		}
@@ -370,43 +368,12 @@ func (m *managerState) leaderConn(ctx context.Context) (*grpc.ClientConn, error)
 	}
 }
 
-// tryLeader connects to the leader of this moment, until there may be another.
-func (m *managerState) tryLeader(ctx context.Context, changed <-chan struct{}) (*grpc.ClientConn, error) {
-	id, addr := m.store.Leader()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.conn != nil && m.leaderTo == id {
-		// A lost connection is idle: it never dials again.
-		if st := m.conn.GetState(); st == connectivity.Ready || st == connectivity.Connecting {
-			return m.conn.ClientConn, nil
-		}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() { // ends with cancel
-		select {
-		case <-changed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	conn, err := port.DialLeaderLocal(ctx, m.creds, port.Leader{NodeID: id, Address: addr},
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+// dialLeader connects to the operator API of the leader under this manager's own
+// certificate.
+func (m *managerState) dialLeader(ctx context.Context, to port.Leader) (leaderClient, error) {
+	conn, err := port.DialLeaderLocal(ctx, m.creds, to, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
-		return nil, err
+		return nil, err // not a nil *pki.GRPCConn
 	}
-	if m.conn != nil {
-		m.conn.Close()
-	}
-	m.conn, m.leaderTo = conn, id
-	return conn.ClientConn, nil
-}
-
-func (m *managerState) dropConn() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.conn != nil {
-		m.conn.Close()
-		m.conn = nil
-	}
+	return conn, nil
 }

@@ -1,0 +1,136 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/redoubt-cluster/redoubt/pki/port"
+)
+
+// leaderLink is the connection to the leader that all calls of the operator API
+// share. A handshake belongs to no call: it is made once for all who wait for
+// it, and goes on when they have lost patience. Otherwise, while a handshake
+// takes longer than callers wait, each would break off what the one before
+// had begun, and none would ever end.
+type leaderLink struct {
+	dial func(ctx context.Context, to port.Leader) (leaderClient, error)
+
+	wg sync.WaitGroup // the attempts under way
+
+	mu      sync.Mutex // guards the rest; never held while waiting
+	to      port.Leader
+	conn    leaderClient // nil: none
+	attempt *attempt     // nil: none that counts
+	closed  bool
+}
+
+// leaderClient is a client over one connection: *pki.GRPCConn.
+type leaderClient interface {
+	grpc.ClientConnInterface
+	GetState() connectivity.State
+	Close() error
+}
+
+// attempt is one handshake with a leader.
+type attempt struct {
+	to     port.Leader
+	cancel context.CancelFunc
+	done   chan struct{} // closed when conn and err are set
+	conn   leaderClient
+	err    error
+}
+
+// How long a handshake with the leader may take.
+const leaderDial = 5 * time.Second
+
+var errLinkClosed = errors.New("this manager is stopping")
+
+// get returns a connection to that leader. It gives up with ctx, and when changed
+// is closed, as there may be another leader then.
+func (l *leaderLink) get(ctx context.Context, to port.Leader, changed <-chan struct{}) (leaderClient, error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil, errLinkClosed
+	}
+	if l.conn != nil && l.to == to {
+		// A lost connection is idle: it never dials again.
+		if st := l.conn.GetState(); st == connectivity.Ready || st == connectivity.Connecting {
+			defer l.mu.Unlock()
+			return l.conn, nil
+		}
+	}
+	if l.attempt == nil || l.attempt.to != to {
+		l.beginLocked(to)
+	}
+	a := l.attempt
+	l.mu.Unlock()
+	select {
+	case <-a.done:
+		return a.conn, a.err
+	case <-changed:
+		return nil, errors.New("the leader has changed")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *leaderLink) beginLocked(to port.Leader) {
+	if l.attempt != nil {
+		l.attempt.cancel()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaderDial)
+	a := &attempt{to: to, cancel: cancel, done: make(chan struct{})}
+	l.attempt = a
+	l.wg.Go(func() {
+		defer close(a.done)
+		defer cancel()
+		conn, err := l.dial(ctx, to)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.attempt != a { // there is another leader, or this manager stops
+			if err == nil {
+				conn.Close()
+			}
+			a.err = errors.New("the leader has changed")
+			return
+		}
+		l.attempt = nil
+		if a.err = err; err != nil {
+			return
+		}
+		if l.conn != nil {
+			l.conn.Close()
+		}
+		a.conn, l.conn, l.to = conn, conn, to
+	})
+}
+
+// drop ends the connection, or the handshake for it: calls under way to a leader
+// that is gone would wait for it.
+func (l *leaderLink) drop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.attempt != nil {
+		l.attempt.cancel()
+		l.attempt = nil
+	}
+	if l.conn != nil {
+		l.conn.Close()
+		l.conn = nil
+	}
+}
+
+// close drops the connection for good.
+func (l *leaderLink) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.drop()
+	l.wg.Wait()
+}
