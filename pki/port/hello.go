@@ -61,7 +61,9 @@ type replayed struct {
 func (r *replayed) Read(b []byte) (int, error) {
 	if len(r.prefix) > 0 {
 		n := copy(b, r.prefix)
-		r.prefix = r.prefix[n:]
+		if r.prefix = r.prefix[n:]; len(r.prefix) == 0 {
+			r.prefix = nil // some KiB, for as long as a session lasts
+		}
 		return n, nil
 	}
 	return r.Conn.Read(b)

@@ -34,6 +34,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
+	"github.com/redoubt-cluster/redoubt/internal/heap"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent/executor"
 )
@@ -120,6 +121,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })
 	g.Go(func() error { return n.serveHTTP(ctx, n.env.Listeners["metrics"]) })
+	g.Go(func() error { return ended(ctx, heap.Keep(ctx)) })
 	g.Go(func() error {
 		for s := first; ; {
 			next, err := s(ctx)

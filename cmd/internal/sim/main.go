@@ -7,7 +7,7 @@
 // It prints one line of figures and removes what it made:
 //
 //	go run ./cmd/internal/sim --bin bin --agents 100 --tasks 10000
-//	tasks=10000 agents=100 managers=1 create→all RUNNING 2.53s manager CPU 1.40s RSS 119MiB …
+//	tasks=10000 agents=100 managers=1 create→all RUNNING 1.53s manager CPU 1.60s RSS 75MiB …
 //
 // It needs root, as labs do.
 package main
@@ -121,9 +121,13 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB idle %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v\n",
-		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, loaded.peak>>20, idle.rss>>20,
-		float64(loaded.rss-idle.rss)/1024/float64(max(1, o.tasks)), joined.Seconds(), entries, o.rest)
+	settled, err := measure(l)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB at rest %dMiB idle before %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v\n",
+		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, settled.peak>>20, settled.rss>>20, idle.rss>>20,
+		float64(settled.rss-idle.rss)/1024/float64(max(1, o.tasks)), joined.Seconds(), entries, o.rest)
 	if o.remove {
 		gone, err := remove(ctx, c, f)
 		if err != nil {

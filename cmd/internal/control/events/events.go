@@ -20,6 +20,8 @@ import (
 	"sort"
 	"sync"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -39,9 +41,15 @@ type Hub struct {
 	log   *slog.Logger
 
 	mu   sync.Mutex // guards the rest
-	ring []*controlpb.Event
-	next Cursor        // of the event that comes next; it goes to ring[next%kept]
+	ring []kept
+	next Cursor        // of the event that comes next; it goes to ring[next%most]
 	more chan struct{} // closed, and replaced, when there is more to read
+}
+
+// kept is an event encoded: a third of what it takes as it is read.
+type kept struct {
+	at   int64
+	data []byte
 }
 
 // New returns a hub without events.
@@ -99,10 +107,16 @@ func (h *Hub) add(made []*controlpb.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range made {
-		if len(h.ring) < kept {
-			h.ring = append(h.ring, e)
+		data, err := proto.Marshal(e)
+		if err != nil {
+			h.log.Error("an event cannot be kept", "type", e.GetType(), "err", err)
+			continue
+		}
+		k := kept{e.GetAt(), data}
+		if len(h.ring) < most {
+			h.ring = append(h.ring, k)
 		} else {
-			h.ring[h.next%kept] = e
+			h.ring[h.next%most] = k
 		}
 		h.next++
 	}
@@ -123,13 +137,13 @@ func (h *Hub) Since(at int64) Cursor {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	first := h.oldest()
-	n := sort.Search(len(h.ring), func(i int) bool { return h.at(first+Cursor(i)).GetAt() >= at })
+	n := sort.Search(len(h.ring), func(i int) bool { return h.at(first+Cursor(i)).at >= at })
 	return first + Cursor(n)
 }
 
 // oldest and at are called with mu held.
-func (h *Hub) oldest() Cursor               { return h.next - Cursor(len(h.ring)) }
-func (h *Hub) at(c Cursor) *controlpb.Event { return h.ring[c%kept] }
+func (h *Hub) oldest() Cursor   { return h.next - Cursor(len(h.ring)) }
+func (h *Hub) at(c Cursor) kept { return h.ring[c%most] }
 
 // Read returns a bounded number of events from the cursor on, and the cursor
 // after them. With wait it waits until there is one, or ctx ends. Where events
@@ -152,10 +166,15 @@ func (h *Hub) read(c Cursor) (out []*controlpb.Event, next Cursor, more <-chan s
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if first := h.oldest(); c < first {
-		out, c = append(out, lost(h.at(first).GetAt())), first
+		out, c = append(out, lost(h.at(first).at)), first
 	}
 	for ; c < h.next && len(out) < maxRead; c++ {
-		out = append(out, h.at(c))
+		e := &controlpb.Event{}
+		if err := proto.Unmarshal(h.at(c).data, e); err != nil { // Marshal made it
+			h.log.Error("an event cannot be read again", "err", err)
+			continue
+		}
+		out = append(out, e)
 	}
 	return out, c, h.more
 }
@@ -165,8 +184,8 @@ func lost(at int64) *controlpb.Event {
 }
 
 const (
-	// kept bounds the events in memory: a few MiB at most.
-	kept = 8192
+	// most bounds the events in memory: a few MiB at most.
+	most = 8192
 	// maxRead bounds one answer.
 	maxRead = 256
 )
