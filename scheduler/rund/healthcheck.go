@@ -82,14 +82,13 @@ func (c *prober) run(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		select { // not too many at once on the node; waiting is not in its time
-		case c.s.checks <- struct{}{}:
-		case <-ctx.Done():
+		place, err := c.s.place(ctx) // waiting is not in its time
+		if err != nil {
 			return
 		}
 		begun := time.Now()
-		res, err := c.check(ctx)
-		<-c.s.checks
+		res, err := c.check(ctx, place)
+		place()
 		if ctx.Err() != nil {
 			return
 		}
@@ -113,8 +112,24 @@ func (c *prober) run(ctx context.Context) {
 	}
 }
 
-// check runs one. An error means that nothing was learnt.
-func (c *prober) check(ctx context.Context) (res health.Result, err error) {
+// place waits for one of the places in which checks are started, as each start
+// is work for containerd, and returns how to leave it. Who does not is put out
+// of it: a service whose checks take an hour must not keep the others from
+// theirs.
+func (s *Server) place(ctx context.Context) (leave func(), err error) {
+	select {
+	case s.checks <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	once := sync.OnceFunc(func() { <-s.checks })
+	late := time.AfterFunc(checkPlace, once)
+	return func() { late.Stop(); once() }, nil
+}
+
+// check runs one and calls started when it runs. An error means that nothing was
+// learnt.
+func (c *prober) check(ctx context.Context, started func()) (res health.Result, err error) {
 	out, err := newCheckOutput(filepath.Join(string(c.s.taskDir(c.task.ID())), "check"))
 	if err != nil {
 		return res, err
@@ -140,6 +155,7 @@ func (c *prober) check(ctx context.Context) (res health.Result, err error) {
 	if err := p.Start(ectx); err != nil {
 		return c.failed(err)
 	}
+	started()
 	// As for the container itself; what it dumps in its first moment would
 	// still go where the host says.
 	if err := c.s.noCore(c.task.ID(), int(p.Pid())); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -1,6 +1,8 @@
 package rund
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +77,41 @@ func TestUnhealthyIsEnded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLongChecksKeepNobodyUp: a service whose checks take their whole hour, in
+// as many tasks as there are places, leaves others theirs.
+func TestLongChecksKeepNobodyUp(t *testing.T) {
+	n := newNode(t)
+	var all []*rundpb.TaskDesired
+	for range parallelChecks {
+		d := n.desired()
+		d.Spec.Container.Healthcheck = checkedEvery(time.Second, 1, "CMD", "/probe", "deaf")
+		d.Spec.Container.Healthcheck.TimeoutNs = int64(time.Hour)
+		all = append(all, d)
+	}
+	n.apply(all...)
+	for _, d := range all {
+		n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
+	}
+	for until := time.Now().Add(deadline); ; {
+		under := 0
+		for _, d := range all {
+			if _, err := os.Stat(filepath.Join(string(n.server.taskDir(d.GetTaskId())), "check")); err == nil {
+				under++
+			}
+		}
+		if under == parallelChecks {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("%d of %d checks began", under, parallelChecks)
+		}
+	}
+	d := n.desired()
+	d.Spec.Container.Healthcheck = checkedEvery(time.Second, 1, "CMD", "/probe", "test", "/home")
+	n.apply(append(all, d)...)
+	n.awaitHealth(d.GetTaskId(), rundpb.Health_HEALTH_HEALTHY)
 }
 
 // TestCheckIsConfined: a check may do no more than the container.

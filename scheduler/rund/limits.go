@@ -31,10 +31,12 @@ const (
 	parallelPulls   = 3
 	parallelCreates = 4
 
-	// Healthchecks: how many run at once on the node, what is kept of one's
-	// output and read of it in all, how long the end of its output and one
-	// call to containerd may take beyond the check's own time.
+	// Healthchecks: how many are started at once on the node and for how long one
+	// counts as that, what is kept of one's output and read of it in all, how
+	// long the end of its output and one call to containerd may take beyond the
+	// check's own time.
 	parallelChecks   = 8
+	checkPlace       = 2 * time.Second
 	maxCheckOutput   = 4 << 10
 	maxCheckDrain    = 1 << 20
 	checkOutputWait  = 200 * time.Millisecond

@@ -52,7 +52,7 @@ type Server struct {
 	users    users
 	hub      *hub
 	creates  chan struct{} // slots
-	checks   chan struct{} // slots of healthchecks
+	checks   chan struct{} // places of healthchecks that are being started
 	adopted  chan struct{} // closed by adopt when existing containers are known
 
 	mu         sync.Mutex
