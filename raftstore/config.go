@@ -8,6 +8,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // Sealer encrypts what the store keeps on disk. Label names the stream, aad is
@@ -52,6 +54,11 @@ type Config struct {
 	// Storage, for tests, stands between the store and its files: open opens
 	// those in Dir, and what Storage returns is used in their place.
 	Storage func(open func() (*Storage, error)) (*Storage, error)
+	// For tests in this package: wrapStable stands between the sealing and every
+	// stable value, the list of segments among them, and segmentBytes is the size
+	// of a segment.
+	wrapStable   func(raft.StableStore) raft.StableStore
+	segmentBytes int
 	// InitialPeers are ids that PeerAllowed accepts while this server does not
 	// know the cluster's configuration yet.
 	InitialPeers []string
@@ -100,6 +107,7 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotInterval, snapshotInterval)
 	setDefault(&c.SnapshotThreshold, snapshotThreshold)
 	setDefault(&c.TrailingLogs, trailingLogs)
+	setDefault(&c.segmentBytes, walSegmentBytes)
 	return nil
 }
 

@@ -39,7 +39,8 @@ const (
 	crashCyclesEnv = "REDOUBT_CRASH_CYCLES"
 	crashCycles    = 12 // of an ordinary run of the tests, for each kind of log
 	crashWriters   = 6
-	crashKept      = 40 // objects of each writer that stay
+	crashSegment   = 64 << 10 // of the log: each life begins several
+	crashKept      = 40       // objects of each writer that stay
 )
 
 // crashCyclesWanted is how many cycles, or images, a campaign takes.
@@ -59,7 +60,7 @@ func crashConfig(dir string, kind raftstore.LogStore) raftstore.Config {
 	c := soloConfig(dir, testseal.WithKey("crash campaign"))
 	c.LogStore = kind
 	c.SnapshotThreshold, c.SnapshotInterval, c.TrailingLogs = 24, 15*time.Millisecond, 8
-	return c
+	return c.WithSegments(crashSegment)
 }
 
 // crashChild is the process that is killed. It prints what it found, "found

@@ -23,6 +23,18 @@ func (c Config) WithDisk(log func(raft.LogStore) raft.LogStore, stable func(raft
 	return c
 }
 
+// WithSegments makes the log's segments that small.
+func (c Config) WithSegments(bytes int) Config {
+	c.segmentBytes = bytes
+	return c
+}
+
+// WithStable lets a test stand between the sealing and every stable value.
+func (c Config) WithStable(wrap func(raft.StableStore) raft.StableStore) Config {
+	c.wrapStable = wrap
+	return c
+}
+
 // ConvertUpTo opens the files of c and ends as a crash would before the write
 // to the stable store that comes after so many.
 func ConvertUpTo(c Config, writes int) error {
@@ -30,7 +42,7 @@ func ConvertUpTo(c Config, writes int) error {
 		return err
 	}
 	halt := newHalter(slog.New(slog.DiscardHandler))
-	f := &files{dir: c.Dir, bind: newBinder(&c), halt: halt, logger: raftLogger(c.Logger)}
+	f := &files{dir: c.Dir, bind: newBinder(&c), halt: halt, logger: raftLogger(c.Logger), segmentBytes: c.segmentBytes}
 	f.wrap = func(s raft.StableStore) raft.StableStore { return &cutStable{s, writes} }
 	s, err := f.open(c.LogStore)
 	if err != nil {

@@ -1,6 +1,7 @@
 package raftstore_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -30,13 +31,19 @@ import (
 // them count, so that page is old as long as another may be missing. The
 // watermark is never synced and may be older than all else. Every such disk
 // must open and hold each acknowledged write, the one under way or not, and
-// nothing behind it. Snapshots are not among it: they are synced whole, then
+// nothing behind it. Snapshots are not torn: they are synced whole, then
 // renamed.
+//
+// The segments are small, so that they are closed and begun again and again,
+// and snapshots let old ones go; the list of them is one of the stable values.
+// A segment's file that was just made, and one that was just removed, may be
+// there or not.
 const (
 	powerLossImages = 30 // of an ordinary run of the tests, for each kind of log
 	sector          = 512
 	metaPages       = 2 * 4096 // of the database
 	imageBytes      = 256 << 10
+	smallSegment    = 8 << 10
 )
 
 // diskState is what stands in each file, by its name; the segments' empty rest
@@ -117,7 +124,13 @@ type recordedLog struct {
 }
 
 func (l *recordedLog) StoreLogs(logs []*raft.Log) error {
-	return l.r.do(func() error { return l.LogStore.StoreLogs(logs) })
+	if err := l.r.do(func() error { return l.LogStore.StoreLogs(logs) }); err != nil {
+		return err
+	}
+	// A segment that became full is followed by the next one in a goroutine of
+	// the log's. To delete nothing waits for it: it is a write by itself.
+	const beyond = 1 << 60
+	return l.LogStore.DeleteRange(beyond, beyond)
 }
 
 type recordedStable struct {
@@ -149,7 +162,12 @@ func TestPowerLoss(t *testing.T) {
 					t.Fatalf("image %d of seed %d, during write %d of %d", i, seed, k, len(writes))
 				}
 			}
-			t.Logf("loss of power: log=%s writes=%d images=%d torn=%d lost=0 refused=0", kind, len(writes), images, torn)
+			segments, snapshots := countFiles(writes)
+			t.Logf("loss of power: log=%s writes=%d segments=%d snapshots=%d images=%d torn=%d lost=0 refused=0",
+				kind, len(writes), segments, snapshots, images, torn)
+			if kind == raftstore.LogWAL && segments < 5 || snapshots < 3 {
+				t.Error("too few segments or snapshots: this proves little")
+			}
 			if torn == 0 {
 				t.Error("no image differs from a whole write")
 			}
@@ -157,13 +175,39 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
+// countFiles counts the segments and snapshots that there ever were.
+func countFiles(writes []diskWrite) (segments, snapshots int) {
+	seen := map[string]bool{}
+	for _, w := range writes {
+		for name := range w.after.files {
+			if seen[name] {
+				continue
+			}
+			seen[name] = true
+			switch {
+			case strings.HasSuffix(name, ".wal"):
+				segments++
+			case strings.HasPrefix(name, "snapshots") && strings.HasSuffix(name, "state"):
+				snapshots++
+			}
+		}
+	}
+	return segments, snapshots
+}
+
+func powerLossConfig(dir string, kind raftstore.LogStore, sealer raftstore.Sealer) raftstore.Config {
+	c := soloConfig(dir, sealer)
+	c.LogStore, c.SnapshotThreshold = kind, 1<<40 // snapshots are taken when the test says so
+	return c.WithSegments(smallSegment)
+}
+
 func recordWrites(t *testing.T, kind raftstore.LogStore, sealer raftstore.Sealer) []diskWrite {
 	rec := &recorder{t: t, dir: t.TempDir()}
-	c := soloConfig(rec.dir, sealer)
-	c.LogStore = kind
+	c := powerLossConfig(rec.dir, kind, sealer)
 	s, err := raftstore.Open(t.Context(), c.WithDisk(
 		func(l raft.LogStore) raft.LogStore { return &recordedLog{l, rec} },
-		func(s raft.StableStore) raft.StableStore { return &recordedStable{s, rec} }))
+		func(s raft.StableStore) raft.StableStore { return s },
+	).WithStable(func(s raft.StableStore) raft.StableStore { return &recordedStable{s, rec} }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,9 +215,14 @@ func recordWrites(t *testing.T, kind raftstore.LogStore, sealer raftstore.Sealer
 		t.Fatal(err)
 	}
 	raftstoretest.WaitLeader(t, s)
-	for i := range 30 {
+	for i := range 40 {
 		put(t, s, &testpb.Thing{Id: fmt.Sprintf("p-%03d", i), Payload: make([]byte, i*97%3000)})
 		rec.acked.Store(int64(i + 1))
+		if i%13 == 12 { // one that removes segments; nothing is written meanwhile but by it
+			if err := s.Snapshot(waitContext(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	if err := s.Close(context.Background()); err != nil {
 		t.Fatal(err)
@@ -217,8 +266,27 @@ func lossOfPower(r *rand.Rand, writes []diskWrite, k int) (disk diskState, torn 
 		}
 		disk.files[name], disk.sizes[name] = out, max(w.before.sizes[name], w.after.sizes[name])
 	}
+	if k > 0 {
+		changedNames(r, disk, writes[k-1].after)
+	}
 	disk.files["mark"] = writes[max(0, k-r.IntN(6))].before.files["mark"]
 	return disk, torn
+}
+
+// changedNames forgets, by chance, the segments that were made since earlier and
+// have nothing in them yet, and brings back those that were removed.
+func changedNames(r *rand.Rand, disk, earlier diskState) {
+	isSegment := func(name string) bool { return strings.HasSuffix(name, ".wal") }
+	for name, content := range disk.files {
+		if _, was := earlier.files[name]; !was && isSegment(name) && len(bytes.Trim(content, "\x00")) == 0 && r.IntN(2) == 0 {
+			delete(disk.files, name)
+		}
+	}
+	for name, content := range earlier.files {
+		if _, is := disk.files[name]; !is && isSegment(name) && r.IntN(2) == 0 {
+			disk.files[name], disk.sizes[name] = content, earlier.sizes[name]
+		}
+	}
 }
 
 func checkDisk(t *testing.T, disk diskState, kind raftstore.LogStore, sealer raftstore.Sealer, acked int64) {
@@ -229,9 +297,7 @@ func checkDisk(t *testing.T, disk diskState, kind raftstore.LogStore, sealer raf
 	}
 	defer os.RemoveAll(dir)
 	disk.write(t, dir)
-	c := soloConfig(dir, sealer)
-	c.LogStore = kind
-	s, err := raftstore.Open(t.Context(), c)
+	s, err := raftstore.Open(t.Context(), powerLossConfig(dir, kind, sealer))
 	if err != nil {
 		t.Errorf("it does not open: %v", err)
 		return

@@ -74,6 +74,8 @@ type files struct {
 	stable *sealedStable // returns its errors: nothing of raft runs yet
 	// wrap, for tests, stands between the sealing and the stable values.
 	wrap func(raft.StableStore) raft.StableStore
+	// segmentBytes is the size of a segment.
+	segmentBytes int
 }
 
 // open opens the directory, and changes the log's kind first where another is
@@ -102,7 +104,7 @@ func (f *files) open(want LogStore) (_ *Storage, err error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Storage{Stable: f.bolt, Snapshots: snaps, Close: opened.Close}
+	out := &Storage{Stable: inner, Snapshots: snaps, Close: opened.Close}
 	mark, err := openMarkFile(filepath.Join(f.dir, markFileName))
 	if err != nil {
 		return nil, err
@@ -238,7 +240,7 @@ func (f *files) openLog(kind LogStore) (raft.LogStore, error) {
 	if kind == LogBolt {
 		return f.bolt, nil
 	}
-	return openWAL(filepath.Join(f.dir, walDir), f.stable, f.logger)
+	return openWAL(filepath.Join(f.dir, walDir), f.stable, f.segmentBytes, f.logger)
 }
 
 // convert copies the log into a store of the other kind and then says so. The
@@ -271,7 +273,7 @@ func (f *files) toWAL(from raft.LogStore) error {
 	if err := f.stable.Set([]byte(walStateKey), nil); err != nil { // not that of an earlier log
 		return err
 	}
-	to, err := openWAL(tmp, f.stable, f.logger)
+	to, err := openWAL(tmp, f.stable, f.segmentBytes, f.logger)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,8 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 
 func (s *Store) openFiles(bind *binder) (*Storage, error) {
 	open := func() (*Storage, error) {
-		f := &files{dir: s.cfg.Dir, bind: bind, halt: s.halt, logger: raftLogger(s.cfg.Logger)}
+		f := &files{dir: s.cfg.Dir, bind: bind, halt: s.halt, logger: raftLogger(s.cfg.Logger),
+			wrap: s.cfg.wrapStable, segmentBytes: s.cfg.segmentBytes}
 		return f.open(s.cfg.LogStore)
 	}
 	if s.cfg.Storage != nil {

@@ -33,15 +33,19 @@ type walLog struct{ *wal.WAL }
 // all behind it, for a write that a crash cut short, and forgets it. Entries
 // that were acknowledged may be among it where the file was damaged: the
 // watermark (mark.go) tells the two apart.
-func openWAL(dir string, stable *sealedStable, logger hclog.Logger) (*walLog, error) {
+func openWAL(dir string, stable *sealedStable, segmentBytes int, logger hclog.Logger) (*walLog, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
 		return nil, err
 	}
-	w, err := wal.Open(dir, wal.WithMetaStore(&walState{stable}), wal.WithLogger(logger),
-		wal.WithSegmentFiler(segment.NewFiler(dir, walFS{})), wal.WithSegmentSize(walSegmentBytes))
+	state, filer := &walState{stable}, segment.NewFiler(dir, walFS{})
+	if err := completeTail(dir, filer, state); err != nil {
+		return nil, fmt.Errorf("the last segment of the log in %s cannot be completed: %w", dir, err)
+	}
+	w, err := wal.Open(dir, wal.WithMetaStore(state), wal.WithLogger(logger),
+		wal.WithSegmentFiler(filer), wal.WithSegmentSize(segmentBytes))
 	if err != nil {
 		return nil, fmt.Errorf("the log in %s cannot be opened: %w", dir, err)
 	}
