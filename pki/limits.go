@@ -52,6 +52,10 @@ const (
 	raftPatience = 10 * time.Second
 	callPatience = 2 * time.Second
 
+	// maxGiven bounds the attempts at promotion of one node between two rotations,
+	// and maxRetired the keyd keys that one rotation retires.
+	maxGiven, maxRetired = 8, 64
+
 	// promoteWait is how long a worker has to become a manager.
 	promoteWait = 5 * time.Minute
 

@@ -55,6 +55,7 @@ func NewMembershipServer(c MembershipConfig) (*MembershipServer, error) {
 var (
 	errNotWanted    = status.Error(codes.FailedPrecondition, "no operator wants this node to be a manager, or the time for it is over: redoubt node promote")
 	errRoleTooOften = status.Error(codes.ResourceExhausted, "too many calls: try again in a few minutes")
+	errGivenOften   = status.Error(codes.ResourceExhausted, "this worker was given a manager's keys too often without becoming one: remove it and let it join anew")
 	errRoleInternal = status.Error(codes.Internal, "the change of role failed on the manager: see its log")
 	errRoleChain    = status.Error(codes.Unauthenticated, "a change of role needs the certificate in use")
 )
@@ -85,11 +86,13 @@ func (s *MembershipServer) Promote(ctx context.Context, req *pkipb.PromoteReques
 		return s.confirm(ctx, caller, req)
 	}
 	log := s.c.Logger.With("node", caller.NodeID)
-	if err := checkPromotion(caller, req); err != nil {
+	keydKey, err := checkPromotion(caller, req)
+	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	// Noted before it is given: whoever may know the keyset is taken out with a
-	// rotation, manager or not.
+	// rotation, manager or not, and the keyd key that may hold it is retired.
+	var epoch uint64
 	err = s.c.Store.Update(ctx, func(tx *raftstore.Tx) error {
 		n, ok := store.Nodes.Get(tx, caller.NodeID)
 		if !ok || !Wanted(n, tx.Now()) {
@@ -103,13 +106,20 @@ func (s *MembershipServer) Promote(ctx context.Context, req *pkipb.PromoteReques
 			return err
 		}
 		n = proto.CloneOf(n)
-		n.KeysetEpoch = KeysetEpoch(c)
+		epoch = KeysetEpoch(c)
+		n.KeysetEpoch = epoch
+		if err := giveTo(n, keydKey); err != nil {
+			return err
+		}
 		return store.Nodes.Put(tx, n)
 	})
 	if err != nil {
 		return nil, s.storeError(log, err)
 	}
-	resp, err := s.sign(ctx, caller, req)
+	resp, err := s.sign(ctx, caller, req, epoch)
+	if errors.Is(err, ErrRotated) {
+		return nil, s.storeError(log, err)
+	}
 	if err != nil {
 		log.Error("signing a promotion failed", "error", err)
 		return nil, errRoleInternal
@@ -118,7 +128,10 @@ func (s *MembershipServer) Promote(ctx context.Context, req *pkipb.PromoteReques
 	return resp, nil
 }
 
-func (s *MembershipServer) sign(ctx context.Context, caller authz.Identity, req *pkipb.PromoteRequest) (*pkipb.PromoteResponse, error) {
+// sign has keyd make what a new manager needs. What it sealed goes out only if
+// epoch, which the record names, is still in force after that: this keyd takes a
+// later keyset over once this store has it.
+func (s *MembershipServer) sign(ctx context.Context, caller authz.Identity, req *pkipb.PromoteRequest, epoch uint64) (*pkipb.PromoteResponse, error) {
 	issued, err := s.c.Signer.SignPromotion(ctx, SignRenew{
 		Old: &profilepb.CertificateChain{Certificates: caller.Chain}, CSR: req.GetCsr(), BootCSR: req.GetBootCsr(), Proof: req.GetProof(),
 	})
@@ -132,7 +145,14 @@ func (s *MembershipServer) sign(ctx context.Context, caller authz.Identity, req 
 	if resp.Slots, err = s.c.Slots(ctx); err != nil {
 		return nil, err
 	}
-	return resp, s.c.Store.View(func(r *raftstore.ReadTx) (err error) {
+	err = s.c.Store.View(func(r *raftstore.ReadTx) (err error) {
+		c, err := store.GetCluster(r)
+		if err != nil {
+			return err
+		}
+		if KeysetEpoch(c) != epoch {
+			return ErrRotated
+		}
 		if resp.Incarnation, err = Incarnation(r); err != nil {
 			return err
 		}
@@ -143,6 +163,10 @@ func (s *MembershipServer) sign(ctx context.Context, caller authz.Identity, req 
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // confirm makes the caller a manager with the certificates of the first call.
@@ -251,26 +275,27 @@ func (s *MembershipServer) caller(ctx context.Context) (authz.Identity, error) {
 	return caller, nil
 }
 
-func checkPromotion(caller authz.Identity, req *pkipb.PromoteRequest) error {
+// checkPromotion returns the keyd key that is to be given the keyset.
+func checkPromotion(caller authz.Identity, req *pkipb.PromoteRequest) ([]byte, error) {
 	csr, err := profile.ParseCSR(req.GetCsr())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	boot, err := profile.ParseCSR(req.GetBootCsr())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if csr.KeydKey == nil || boot.KeydKey != nil {
-		return errors.New("the requests are not a manager's")
+		return nil, errors.New("the requests are not a manager's")
 	}
 	old, err := profile.ParseChain(&profilepb.CertificateChain{Certificates: caller.Chain})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if bytes.Equal(csr.Request.RawSubjectPublicKeyInfo, old[0].RawSubjectPublicKeyInfo) {
-		return errors.New("the new certificate would have the old key: make a fresh one")
+		return nil, errors.New("the new certificate would have the old key: make a fresh one")
 	}
-	return profile.CheckPromotionProof(old[0], req.GetCsr(), req.GetBootCsr(), req.GetProof())
+	return csr.KeydKey, profile.CheckPromotionProof(old[0], req.GetCsr(), req.GetBootCsr(), req.GetProof())
 }
 
 func (s *MembershipServer) storeError(log *slog.Logger, err error) error {

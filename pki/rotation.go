@@ -3,13 +3,16 @@ package pki
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -26,6 +29,83 @@ func KeysetEpoch(c *pkipb.Cluster) uint64 { return max(c.GetKeysetEpoch(), first
 type NextKeyset struct {
 	Epoch  uint64
 	Issuer []byte // DER
+	// Retired is what KeysToRetire said when it was made.
+	Retired [][]byte
+}
+
+// KeysToRetire are the keyd keys that may hold a keyset and get none again once
+// that node leaves: its own, and what promotions were given, finished or not,
+// save the keys of the managers that stay.
+func KeysToRetire(r raftstore.Reader, leaving *pkipb.Node) (keys [][]byte) {
+	seen := map[string]bool{}
+	for m := range store.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
+		if key := certifiedKeydKey(m); key != nil && !m.GetDenied() && m.GetId() != leaving.GetId() {
+			seen[string(key)] = true
+		}
+	}
+	add := func(more ...[]byte) {
+		for _, key := range more {
+			if len(key) > 0 && !seen[string(key)] && len(keys) < maxRetired {
+				seen[string(key)] = true
+				keys = append(keys, key)
+			}
+		}
+	}
+	add(certifiedKeydKey(leaving))
+	add(leaving.GetGivenKeydKeys()...)
+	for n := range store.Nodes.All(r) {
+		add(n.GetGivenKeydKeys()...)
+	}
+	return keys
+}
+
+// certifiedKeydKey is the keyd key in a manager's leaf on record.
+func certifiedKeydKey(n *pkipb.Node) []byte {
+	leaf, err := x509.ParseCertificate(n.GetLeaf())
+	if err != nil {
+		return nil
+	}
+	id, err := profile.NodeFromCert(leaf)
+	if err != nil {
+		return nil
+	}
+	return id.KeydKey
+}
+
+// giveTo notes in n that the keyset goes to that keyd key.
+func giveTo(n *pkipb.Node, keydKey []byte) error {
+	same := func(k []byte) bool { return bytes.Equal(k, keydKey) }
+	switch {
+	case slices.ContainsFunc(n.GetGivenKeydKeys(), same):
+		return nil
+	case len(n.GetGivenKeydKeys()) >= maxGiven:
+		return errGivenOften
+	}
+	n.GivenKeydKeys = append(n.GivenKeydKeys, keydKey)
+	return nil
+}
+
+// forgetGiven takes retired keys off the records. What one rotation had no room
+// for is left to the next; a key that is certified is retired from the leaf.
+func forgetGiven(tx *raftstore.Tx, retired [][]byte) error {
+	var changed []*pkipb.Node
+	for n := range store.Nodes.All(tx) {
+		given := n.GetGivenKeydKeys()
+		left := slices.DeleteFunc(slices.Clone(given), func(k []byte) bool {
+			return slices.ContainsFunc(retired, func(r []byte) bool { return bytes.Equal(r, k) })
+		})
+		if len(left) < len(given) {
+			n = proto.CloneOf(n)
+			n.GivenKeydKeys = left
+			changed = append(changed, n)
+		}
+	}
+	for _, n := range changed {
+		if err := store.Nodes.Put(tx, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ErrRotated says that the keyset was rotated meanwhile: make the next one anew.
@@ -78,6 +158,9 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 	if KnowsKeyset(c, old) != (l.Next != nil) || l.Demote && !manager {
 		return nil, ErrRotated
 	}
+	if l.Next != nil && (l.Next.Epoch != KeysetEpoch(c)+1 || !slices.EqualFunc(l.Next.Retired, KeysToRetire(tx, old), bytes.Equal)) {
+		return nil, ErrRotated
+	}
 	n := proto.CloneOf(old)
 	n.PromoteUntil = 0
 	if l.Demote {
@@ -93,8 +176,8 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 	if l.Next == nil {
 		return old, nil
 	}
-	if l.Next.Epoch != KeysetEpoch(c)+1 {
-		return nil, ErrRotated
+	if err := forgetGiven(tx, l.Next.Retired); err != nil {
+		return nil, err
 	}
 	c = proto.CloneOf(c)
 	c.FormerIssuers = append(c.GetIssuers(), c.GetFormerIssuers()...)

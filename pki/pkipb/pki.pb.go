@@ -60,7 +60,11 @@ type Node struct {
 	// The newest keyset this node was ever given, manager or not.
 	KeysetEpoch uint64 `protobuf:"varint,17,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
 	// Removed as compromised.
-	Compromised   bool `protobuf:"varint,18,opt,name=compromised,proto3" json:"compromised,omitempty"`
+	Compromised bool `protobuf:"varint,18,opt,name=compromised,proto3" json:"compromised,omitempty"`
+	// keyd keys that were given a keyset by a promotion, finished or not: they are
+	// retired when the node leaves, or when another's leaving rotates the keyset
+	// while this one is no manager.
+	GivenKeydKeys [][]byte `protobuf:"bytes,19,rep,name=given_keyd_keys,json=givenKeydKeys,proto3" json:"given_keyd_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -219,6 +223,13 @@ func (x *Node) GetCompromised() bool {
 		return x.Compromised
 	}
 	return false
+}
+
+func (x *Node) GetGivenKeydKeys() [][]byte {
+	if x != nil {
+		return x.GivenKeydKeys
+	}
+	return nil
 }
 
 // Token is a join token's record and its use count.
@@ -1264,7 +1275,7 @@ var File_pki_pkipb_pki_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\n" +
-	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xb7\x04\n" +
+	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xdf\x04\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -1286,7 +1297,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"bootIssuer\x12#\n" +
 	"\rpromote_until\x18\x10 \x01(\x03R\fpromoteUntil\x12!\n" +
 	"\fkeyset_epoch\x18\x11 \x01(\x04R\vkeysetEpoch\x12 \n" +
-	"\vcompromised\x18\x12 \x01(\bR\vcompromised\"\xb4\x01\n" +
+	"\vcompromised\x18\x12 \x01(\bR\vcompromised\x12&\n" +
+	"\x0fgiven_keyd_keys\x18\x13 \x03(\fR\rgivenKeydKeys\"\xb4\x01\n" +
 	"\x05Token\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +

@@ -73,6 +73,7 @@ type leaving struct {
 	node    *pkipb.Node
 	cluster *pkipb.Cluster
 	stay    []*pkipb.Node // managers, in the order of their ids
+	retire  [][]byte      // keyd keys
 	voter   bool
 
 	next     *keydpb.RotateKeysetResponse
@@ -132,6 +133,7 @@ func (l *leaving) look(r raftstore.Reader) (err error) {
 			l.stay = append(l.stay, m)
 		}
 	}
+	l.retire = pki.KeysToRetire(r, l.node)
 	slices.SortFunc(l.stay, func(a, b *pkipb.Node) int { return strings.Compare(a.GetId(), b.GetId()) })
 	sched, _ := schedstore.Nodes.Get(r, l.node.GetId())
 	switch {
@@ -195,37 +197,22 @@ func (l *leaving) check(ctx context.Context) error {
 
 // rotate has keyd make the next keyset, sealed to those who stay.
 func (l *leaving) rotate(ctx context.Context) error {
-	var stay, retired [][]byte
+	var stay [][]byte
 	for _, m := range l.stay {
 		if len(m.GetLeaf()) == 0 {
 			return apierr.State("wait until it has renewed its certificate, or remove it first", "the certificate of manager %s is not on record yet", m.GetName())
 		}
 		stay = append(stay, m.GetLeaf())
 	}
-	if key := keydKeyOf(l.node); key != nil {
-		retired = append(retired, key)
-	}
 	var err error
-	if l.next, err = l.c.Rotator.RotateKeyset(ctx, stay, retired); err != nil {
+	if l.next, err = l.c.Rotator.RotateKeyset(ctx, stay, l.retire); err != nil {
 		return err
 	}
 	if l.next.GetEpoch() != pki.KeysetEpoch(l.cluster)+1 {
 		return apierr.State("try again in a few seconds", "the leader has not taken over the last keyset yet")
 	}
-	l.how.Next = &pki.NextKeyset{Epoch: l.next.GetEpoch(), Issuer: l.next.GetIssuer()}
+	l.how.Next = &pki.NextKeyset{Epoch: l.next.GetEpoch(), Issuer: l.next.GetIssuer(), Retired: l.retire}
 	return nil
-}
-
-func keydKeyOf(n *pkipb.Node) []byte {
-	certs, err := profile.ParseChain(&profilepb.CertificateChain{Certificates: [][]byte{n.GetLeaf()}})
-	if err != nil {
-		return nil
-	}
-	id, err := profile.NodeFromCert(certs[0])
-	if err != nil {
-		return nil
-	}
-	return id.KeydKey
 }
 
 // commit is the one transaction. It fails where the managers are not those the
