@@ -49,6 +49,8 @@ type cluster struct {
 
 	mu    sync.Mutex
 	hooks int // runs of OnJoin
+	// sealing, when set, runs in place of sealing a promotion's keyset; guarded by mu.
+	sealing func() error
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -103,6 +105,14 @@ func (c *cluster) serve() {
 	}
 	pkipb.RegisterJoinServer(srv, join)
 	pkipb.RegisterRenewServer(srv, pki.NewRenewServer(c.store, c.CA, log))
+	members, err := pki.NewMembershipServer(pki.MembershipConfig{Store: c.store, Signer: roleSigner{c}, Logger: log,
+		Slots:  func(context.Context) ([]byte, error) { return []byte("slots"), nil },
+		OnRole: func(*raftstore.Tx, *pkipb.Node) error { return nil },
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pkipb.RegisterMembershipServer(srv, members)
 	if err := authz.CheckServer(srv); err != nil {
 		c.t.Fatal(err)
 	}

@@ -50,9 +50,7 @@ func (c *cluster) leave(host string, args ...string) result {
 	if key == "" {
 		c.t.Fatalf("no new operator key was shown: %v", r)
 	}
-	if err := os.WriteFile(filepath.Join("/var/lib/redoubt-lab", c.name, "operator.key"), []byte(key+"\n"), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
+	c.keepKey(key)
 	return r
 }
 

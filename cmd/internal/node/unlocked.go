@@ -246,7 +246,12 @@ func (m *managerState) known(id profile.Identity) bool {
 	if err != nil || len(id.SPKI) == 0 {
 		return false
 	}
-	return bytes.Equal(id.SPKI, n.GetLeafSpki()) || bytes.Equal(id.SPKI, n.GetPreviousSpki()) || bytes.Equal(id.SPKI, n.GetBootSpki())
+	// By role: a boot leaf's key lies on the disk in clear, and must not pass for a
+	// manager's with whoever can still sign as a former issuer.
+	if id.Role == profilepb.Role_ROLE_BOOT {
+		return bytes.Equal(id.SPKI, n.GetBootSpki())
+	}
+	return bytes.Equal(id.SPKI, n.GetLeafSpki()) || bytes.Equal(id.SPKI, n.GetPreviousSpki())
 }
 
 // behind says for how long no leader was heard.

@@ -1,0 +1,275 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+const promoteMethod = "/redoubt.pki.v1.Membership/Promote"
+
+// TestStolenManager: whoever has a manager's disk, the operator key of that day
+// and so the whole keyset is cut at every manager within about a second of the
+// removal's commit, and nothing that the old keys sign opens anything again.
+func TestStolenManager(t *testing.T) {
+	c := up(t, "thief", 3, 1)
+	const rounds = 5
+	var cuts []time.Duration
+	for i := range rounds {
+		if !t.Run(fmt.Sprintf("removed %d", i+1), func(t *testing.T) {
+			sub := *c
+			sub.t = t
+			args := []string{"node", "rm", "--force", "manager-3"}
+			if i == 0 {
+				args = []string{"node", "rm", "--compromised", "manager-3"}
+			}
+			cuts = append(cuts, robbed(t, &sub, "removed", "manager-3", "manager-2", args...)...)
+			if i < rounds-1 {
+				sub.joinsAgain("manager-3")
+			}
+		}) {
+			return
+		}
+	}
+	slices.Sort(cuts)
+	t.Logf("commit → cut at a manager: n=%d, median %v, %v to %v", len(cuts), cuts[len(cuts)/2], cuts[0], cuts[len(cuts)-1])
+	t.Run("demoted", func(t *testing.T) {
+		sub := *c
+		sub.t = t
+		sub.joinsAgain("manager-3")
+		robbed(t, &sub, "", "manager-2", "manager-3", "node", "demote", "manager-2")
+	})
+}
+
+// robbed takes the victim out while a thief has everything of it, and tries all
+// that the thief can. It returns how long after the commit each of the thief's
+// connections was cut.
+func robbed(t *testing.T, c *cluster, action, victim, other string, leave ...string) []time.Duration {
+	eventually(t, time.Minute, func() string {
+		if c.leader("manager-1") != victim {
+			return ""
+		}
+		return c.on("manager-1", leave...).String() // it hands over
+	})
+	a := &attack{cluster: c, from: "manager-1", leader: c.addr2377("manager-1"), follower: c.addr2377(other)}
+	if c.leader("manager-1") == other {
+		a.leader, a.follower = a.follower, a.leader
+	}
+	addrs := []string{a.leader, a.follower}
+	th := a.steal(t, victim)
+	before := a.token(t, "worker")
+	held := hold(t, th.creds, a)
+	c.takeOut(leave...)
+	acked := time.Now()
+	for name, creds := range th.forgeries(a.stolen(t, other, "boot"), a.stolen(t, "worker-1", "leaf")) {
+		tryAll(t, name, creds, addrs)
+	}
+	forged, _ := th.mint(profilepb.Role_ROLE_WORKER)
+	bound, err := forged.Bind(before.ClusterID(), before.Pin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tok := range map[string]pki.Token{"a token of before": before, "a token that the thief signed": bound} {
+		for _, addr := range addrs {
+			if _, err := pki.Join(t.Context(), pki.JoinRequest{Token: tok, Managers: []string{addr}, NodeName: "thief"}); err == nil {
+				t.Errorf("%s still joins at %s", name, addr)
+			}
+		}
+	}
+	t.Logf("all was tried %v after the command's end", time.Since(acked).Round(time.Millisecond))
+	if action == "" {
+		held.wait(t)
+		return nil
+	}
+	commit := c.committed(action)
+	var cuts []time.Duration
+	for name, at := range held.wait(t) {
+		took := at.Sub(commit)
+		if cuts = append(cuts, took.Round(100*time.Microsecond)); took > 1500*time.Millisecond {
+			t.Errorf("%s was cut %v after the commit", name, took)
+		}
+	}
+	return cuts
+}
+
+// takeOut runs a command that takes a manager out; `--compromised` warns with 3.
+func (c *cluster) takeOut(args ...string) {
+	c.t.Helper()
+	eventually(c.t, time.Minute, func() string {
+		r := c.on("manager-1", args...)
+		key := shownKey.FindString(r.stdout)
+		if r.code != 0 && r.code != 3 || key == "" {
+			return r.String() // the one that leaves led, and handed over
+		}
+		c.keepKey(key)
+		return ""
+	})
+}
+
+// committed is when the last node of that event was taken out, by the cluster's
+// clock, which is this machine's.
+func (c *cluster) committed(action string) time.Time {
+	c.t.Helper()
+	var at time.Time
+	for line := range strings.Lines(c.ok("manager-1", "events", "--since", "1m", "--until", "0s", "--format", "json", "--filter", "type=node")) {
+		var e struct {
+			Time   time.Time
+			Action string
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			c.t.Fatal(err)
+		}
+		if e.Action == action && e.Time.After(at) {
+			at = e.Time
+		}
+	}
+	if at.IsZero() {
+		c.t.Fatalf("no event %q", action)
+	}
+	return at
+}
+
+func (c *cluster) joinsAgain(host string) {
+	c.t.Helper()
+	eventually(c.t, time.Minute, func() string {
+		if r := c.on(host, "status"); r.code != 5 || strings.Contains(r.stdout, "being ended") {
+			return r.String()
+		}
+		return ""
+	})
+	token := strings.TrimSpace(c.ok("manager-1", "join-token", "manager", "-q"))
+	if r := c.onIn(host, []byte(token), "join", c.addr2377("manager-1")); r.code != 0 {
+		c.t.Fatalf("joining again: %v", r)
+	}
+	eventually(c.t, time.Minute, func() string {
+		if names, all := c.voters("manager-1"); !slices.Contains(names, host) {
+			return all
+		}
+		return ""
+	})
+}
+
+// grip are connections that the thief holds.
+type grip struct {
+	wg  sync.WaitGroup
+	mu  sync.Mutex
+	cut map[string]time.Time // guarded by mu
+}
+
+// hold connects with all protocols and shows that each works.
+func hold(t *testing.T, creds *pki.Credentials, a *attack) *grip {
+	t.Helper()
+	g := &grip{cut: map[string]time.Time{}}
+	for _, addr := range []string{a.leader, a.follower} {
+		for _, tc := range []struct {
+			alpn, method string
+			req          proto.Message
+			want         codes.Code
+		}{
+			{pki.ALPNGRPC, renewMethod, &pkipb.RenewRequest{}, codes.InvalidArgument},
+			{pki.ALPNLocal, controlpb.Control_ListNodes_FullMethodName, &controlpb.ListNodesRequest{}, codes.OK},
+			{pki.ALPNLock, lockMethod, &pkipb.LockStatusRequest{}, codes.OK},
+			{pki.ALPNRaft, "", nil, 0},
+		} {
+			if tc.alpn == pki.ALPNLocal && addr != a.leader {
+				continue // a follower answers nobody's root but its own
+			}
+			cfg := creds.ClientConfig(tc.alpn, "")
+			if tc.method != "" {
+				if got := call(t, addr, cfg, tc.method, tc.req); got != tc.want {
+					t.Fatalf("before the removal %s at %s gives %v: this test tries in vain", tc.alpn, addr, got)
+				}
+			}
+			if tc.alpn == pki.ALPNLock {
+				continue // nobody waits on it
+			}
+			conn, err := pki.DialTLS(t.Context(), addr, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.watch(t, fmt.Sprintf("%s at %s", tc.alpn, addr), conn)
+		}
+	}
+	return g
+}
+
+// watch notes when the other side ends conn. A gRPC connection gets its preface,
+// so that the server does not end it for silence.
+func (g *grip) watch(t *testing.T, name string, conn net.Conn) {
+	t.Cleanup(func() { conn.Close() })
+	if !strings.HasPrefix(name, pki.ALPNRaft) {
+		io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+	}
+	g.wg.Go(func() {
+		io.Copy(io.Discard, conn)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.cut[name] = time.Now()
+	})
+}
+
+// wait returns when each was cut.
+func (g *grip) wait(t *testing.T) map[string]time.Time {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { g.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		t.Fatalf("only these were cut: %v", g.cut)
+	}
+	return g.cut
+}
+
+// tryAll shows creds on every protocol of every manager, and calls what somebody
+// might.
+func tryAll(t *testing.T, name string, creds *pki.Credentials, addrs []string) {
+	t.Helper()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, addr := range addrs {
+		for _, alpn := range []string{pki.ALPNRaft, pki.ALPNLeader} {
+			wg.Go(func() {
+				if !hungUp(t, addr, anyone(creds, alpn)) {
+					t.Errorf("%s was kept on %s at %s", name, alpn, addr)
+				}
+			})
+		}
+		for _, tc := range []struct {
+			alpn, method string
+			req          proto.Message
+		}{
+			{pki.ALPNGRPC, renewMethod, &pkipb.RenewRequest{}},
+			{pki.ALPNGRPC, promoteMethod, &pkipb.PromoteRequest{}},
+			{pki.ALPNGRPC, sessionMethod, &schedulerpb.AgentMessage{}},
+			{pki.ALPNGRPC, joinMethod, &pkipb.JoinRequest{}},
+			{pki.ALPNLocal, controlpb.Control_ListNodes_FullMethodName, &controlpb.ListNodesRequest{}},
+			{pki.ALPNLock, lockMethod, &pkipb.LockStatusRequest{}},
+		} {
+			wg.Go(func() {
+				switch got := call(t, addr, anyone(creds, tc.alpn), tc.method, tc.req); got {
+				case codes.Unavailable, codes.PermissionDenied, codes.Unauthenticated:
+				default:
+					t.Errorf("%s calls %s at %s: %v", name, tc.method, addr, got)
+				}
+			})
+		}
+	}
+}
