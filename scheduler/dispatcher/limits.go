@@ -32,6 +32,7 @@ const (
 	// Statuses: what one message may carry, and how they become transactions.
 	maxBatchReports = 1024
 	flushDelay      = 20 * time.Millisecond
+	progressDelay   = time.Second // of words on a task that is on its way
 	flushReports    = 1024
 	flushBytes      = 256 << 10 // of statuses, with taskBytes for the task of each
 	taskBytes       = 128

@@ -32,6 +32,9 @@ type writer struct {
 type taskWord struct {
 	node   string
 	status *schedulerpb.TaskStatus
+	// due is when it is written. Most tasks are on their way for less than
+	// progressDelay: what they pass on it then reaches no log.
+	due time.Time
 }
 
 type nodeWord struct {
@@ -103,11 +106,21 @@ func (w *writer) statuses(node string, reports []*schedulerpb.TaskReport, again 
 	if err != nil || len(news) == 0 {
 		return foreign, err
 	}
+	now := time.Now()
 	w.mu.Lock()
 	for _, rep := range news {
-		if old, ok := w.tasks[rep.TaskId]; !ok || old.status.State <= rep.Status.State {
-			w.tasks[rep.TaskId] = taskWord{node, rep.Status}
+		old, ok := w.tasks[rep.TaskId]
+		if ok && old.status.State > rep.Status.State {
+			continue
 		}
+		word := taskWord{node, rep.Status, now}
+		if rep.Status.State < store.Running {
+			word.due = now.Add(progressDelay)
+			if ok && old.due.Before(word.due) {
+				word.due = old.due
+			}
+		}
+		w.tasks[rep.TaskId] = word
 	}
 	enough := len(w.tasks) >= flushReports
 	w.mu.Unlock()
@@ -129,17 +142,23 @@ func signal(c chan struct{}) {
 func (w *writer) run(ctx context.Context) error {
 	size := flushReports
 	pause := writeRetry
+	due := time.NewTimer(0)
+	defer due.Stop()
 	for {
 		select {
 		case <-w.kick:
+		case <-due.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		// Let words gather, unless there are enough.
 		w.rest(ctx, flushDelay, w.full)
 		for ctx.Err() == nil {
-			tasks, nodes := w.take(size)
+			tasks, nodes, next := w.take(size, time.Now())
 			if len(tasks)+len(nodes) == 0 {
+				if !next.IsZero() {
+					due.Reset(time.Until(next))
+				}
 				break
 			}
 			err := w.write(ctx, tasks, nodes)
@@ -172,12 +191,13 @@ func (w *writer) rest(ctx context.Context, d time.Duration, early <-chan struct{
 	}
 }
 
-// take removes up to n words, and no more than fit into a transaction; nodes
-// first, as tasks depend on them.
-func (w *writer) take(n int) (map[string]taskWord, map[string]nodeWord) {
+// take removes up to n words that are due, and no more than fit into a
+// transaction; nodes first, as tasks depend on them. Where there are none, next
+// is when one will be; zero: nothing waits.
+func (w *writer) take(n int, now time.Time) (tasks map[string]taskWord, nodes map[string]nodeWord, next time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	tasks, nodes := map[string]taskWord{}, map[string]nodeWord{}
+	tasks, nodes = map[string]taskWord{}, map[string]nodeWord{}
 	for id, word := range w.nodes {
 		if len(nodes) >= min(n, flushNodes) {
 			break
@@ -190,11 +210,17 @@ func (w *writer) take(n int) (map[string]taskWord, map[string]nodeWord) {
 		if len(tasks)+len(nodes) >= n || bytes > flushBytes {
 			break
 		}
+		if word.due.After(now) {
+			if next.IsZero() || word.due.Before(next) {
+				next = word.due
+			}
+			continue
+		}
 		bytes += taskBytes + proto.Size(word.status)
 		tasks[id] = word
 		delete(w.tasks, id)
 	}
-	return tasks, nodes
+	return tasks, nodes, next
 }
 
 // putBack returns words that were not written, unless newer ones are there.

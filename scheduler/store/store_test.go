@@ -203,6 +203,47 @@ func TestOnlyTheOwnNodeReportsAndOnlyForward(t *testing.T) {
 	}
 }
 
+// What was to be forgotten goes with its node's word that it ended, and no
+// earlier.
+func TestEndOfATaskToForget(t *testing.T) {
+	s := schedulertest.NewStore(t)
+	keep, forget := ident.New(), ident.New()
+	put := func(id string, desired schedulerpb.TaskState) {
+		schedulertest.Update(t, s, func(tx *raftstore.Tx) error {
+			return store.PutTask(tx, &schedulerpb.Task{
+				Id: id, ServiceId: "svc", Slot: 1, NodeId: "mine", Desired: desired,
+				Status: &schedulerpb.TaskStatus{State: store.Assigned},
+			})
+		})
+	}
+	put(keep, store.Shutdown)
+	put(forget, store.Remove)
+	there := func(id string) (ok bool) {
+		view(t, s, func(r raftstore.Reader) { _, ok = store.Tasks.Get(r, id) })
+		return ok
+	}
+	say := func(node, id string, state schedulerpb.TaskState) {
+		schedulertest.Update(t, s, func(tx *raftstore.Tx) error {
+			err := store.AdvanceTask(tx, node, id, &schedulerpb.TaskStatus{State: state})
+			if node != "mine" && errors.Is(err, store.ErrNotYours) {
+				err = nil
+			}
+			return err
+		})
+	}
+	say("mine", forget, store.Running)
+	say("other", forget, store.Shutdown)
+	if !there(forget) {
+		t.Fatal("it was forgotten while it ran")
+	}
+	for _, id := range []string{keep, forget} {
+		say("mine", id, store.Failed)
+	}
+	if !there(keep) || there(forget) {
+		t.Errorf("kept: %v, forgotten: %v", there(keep), !there(forget))
+	}
+}
+
 // TestTasksOnlyGrow: no sequence of reports and changes takes a state back.
 func TestTasksOnlyGrow(t *testing.T) {
 	states := rapid.SampledFrom([]schedulerpb.TaskState{0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100, 110, 120, 130, 140})

@@ -81,7 +81,9 @@ func PutTask(tx *raftstore.Tx, t *schedulerpb.Task) error {
 // AdvanceTask records what a node says of one of its tasks. A report that is
 // older than what is known, or the same, changes nothing and is no error; nor
 // is one of a task that is gone. A report of a task of another node gives
-// ErrNotYours. A node can neither orphan nor unassign a task.
+// ErrNotYours. A node can neither orphan nor unassign a task. One that was to be
+// stopped and forgotten is forgotten when it has ended: that it did is then in
+// the log as one entry and not as two.
 func AdvanceTask(tx *raftstore.Tx, nodeID, taskID string, st *schedulerpb.TaskStatus) error {
 	old, ok := Tasks.Get(tx, taskID)
 	if !ok {
@@ -91,8 +93,11 @@ func AdvanceTask(tx *raftstore.Tx, nodeID, taskID string, st *schedulerpb.TaskSt
 		return ErrNotYours
 	}
 	next, changed := Advance(old, st)
-	if !changed {
+	switch {
+	case !changed:
 		return nil
+	case next.GetDesired() >= Remove && !Live(next):
+		return Tasks.Delete(tx, taskID)
 	}
 	return Tasks.Put(tx, next)
 }

@@ -61,11 +61,15 @@ func event(kind, action, id, name string) *controlpb.Event {
 // that are to stop. A task's way through the states before it starts is its own
 // affair.
 func task(r raftstore.Reader, old, now *schedulerpb.Task) *controlpb.Event {
-	if now == nil {
-		return nil // forgotten; its end was told
-	}
 	action := ""
+	if now == nil {
+		if old.GetNodeId() == "" || !schedstore.Live(old) {
+			return nil // forgotten; its end was told
+		}
+		now, action = old, schedstore.StateName(schedstore.Shutdown) // forgotten as it ended
+	}
 	switch state := schedstore.State(now); {
+	case action != "":
 	case old == nil && !schedstore.Wanted(now):
 		return nil
 	case old == nil:
