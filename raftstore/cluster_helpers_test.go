@@ -20,6 +20,7 @@ import (
 // says its id, as a certificate would, and the listener asks the store whether
 // that peer may speak. It can be cut off.
 type link struct {
+	clock raftstore.Clock // nil: the machine's
 	net.Listener
 	id      string
 	allowed chan func(string) bool // capacity 1, held while it is used
@@ -164,7 +165,7 @@ func openMemberOn(t testing.TB, l *link, timeout time.Duration, dir string, seal
 		Dir: dir, NodeID: id, ClusterID: "cluster",
 		Tables: []raftstore.Registered{things}, Sealer: sealer, Logger: slog.New(slog.DiscardHandler),
 		Transport:    raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(id, l.Addr().String()), Dial: l.dial},
-		InitialPeers: initial, ElectionTimeout: timeout, TrailingLogs: 4,
+		InitialPeers: initial, ElectionTimeout: timeout, TrailingLogs: 4, Clock: l.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -188,15 +189,20 @@ func newCluster(t testing.TB) []*member {
 
 func newClusterWith(t testing.TB, timeout time.Duration) []*member {
 	t.Helper()
+	return newClusterOn(t, timeout, newLink(t, "a"), newLink(t, "b"), newLink(t, "c"))
+}
+
+func newClusterOn(t testing.TB, timeout time.Duration, links ...*link) []*member {
+	t.Helper()
 	ctx := waitContext(t)
-	a := openMemberOn(t, newLink(t, "a"), timeout, t.TempDir(), raftstoretest.NewSealer())
+	a := openMemberOn(t, links[0], timeout, t.TempDir(), raftstoretest.NewSealer())
 	if err := a.Bootstrap(); err != nil {
 		t.Fatal(err)
 	}
 	raftstoretest.WaitLeader(t, a.Store)
 	all := []*member{a}
-	for _, id := range []string{"b", "c"} {
-		m := openMemberOn(t, newLink(t, id), timeout, t.TempDir(), raftstoretest.NewSealer(), "a")
+	for _, l := range links[1:] {
+		m := openMemberOn(t, l, timeout, t.TempDir(), raftstoretest.NewSealer(), "a")
 		if err := a.AddNonvoter(ctx, m.id, m.hostport()); err != nil {
 			t.Fatal(err)
 		}

@@ -62,7 +62,9 @@ type Config struct {
 	// InitialPeers are ids that PeerAllowed accepts while this server does not
 	// know the cluster's configuration yet.
 	InitialPeers []string
-	Logger       *slog.Logger
+	// Clock, if not nil, stands in for the machine's.
+	Clock  Clock
+	Logger *slog.Logger
 
 	// ElectionTimeout is how long silence of the leader is borne; raft's
 	// heartbeat timeout and its lease are the same.
@@ -93,6 +95,9 @@ func (c *Config) complete() error {
 	}
 	if _, err := ParseLogStore(string(c.LogStore)); err != nil {
 		return fmt.Errorf("raftstore: Config.LogStore: %w", err)
+	}
+	if c.Clock == nil {
+		c.Clock = machineClock{}
 	}
 	id, _, err := SplitAddr(c.Transport.Advertise)
 	if err != nil {

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -9,7 +10,8 @@ import (
 )
 
 // leadership publishes whether this server leads with a complete state: raft
-// made it leader, and everything committed before is applied.
+// made it leader, everything committed before is applied, and its clock is one
+// to stamp with.
 type leadership struct {
 	mu      sync.Mutex // guards the rest
 	ctx     context.Context
@@ -91,24 +93,33 @@ func (s *Store) followLeadership() {
 	defer s.lead.lose()
 	var established <-chan error
 	var retry <-chan time.Time
+	give := func() {} // ends the attempt under way
+	defer func() { give() }()
 	establish := func() {
+		ctx, cancel := context.WithCancel(context.Background())
 		answer := make(chan error, 1)
-		established, retry = answer, nil
-		s.wg.Go(func() { answer <- s.await(s.raft.Barrier(0)) })
+		established, retry, give = answer, nil, cancel
+		s.wg.Go(func() { answer <- s.establish(ctx) })
 	}
 	for {
 		select {
 		case leads := <-s.raft.LeaderCh():
 			s.lead.lose()
+			give()
 			established, retry = nil, nil
 			if leads {
 				establish()
 			}
 		case err := <-established:
 			established = nil
-			if err == nil {
+			give()
+			switch {
+			case err == nil:
 				s.lead.gain()
-			} else if s.raft.State() == raft.Leader { // a transfer was under way, for one
+			case s.raft.State() != raft.Leader:
+			case errors.Is(err, errClock):
+				retry = time.After(confirmRetry)
+			default: // a transfer was under way, for one
 				retry = time.After(establishRetry)
 			}
 		case <-retry:

@@ -71,6 +71,9 @@ const (
 	// establishRetry is the pause before a new leader tries again to complete
 	// its state.
 	establishRetry = 100 * time.Millisecond
+	// confirmRetry is the same where its clock was not confirmed and nobody took
+	// leadership over.
+	confirmRetry = time.Second
 	// membershipTimeout bounds the wait before a membership change is started.
 	membershipTimeout = 10 * time.Second
 	// transportPool is the number of idle connections kept to each peer, and

@@ -19,6 +19,7 @@ import (
 // transaction still succeeding or failing by itself. A lone writer thus waits
 // for nobody, and many writers share the cost of an fsync and a round.
 type proposer struct {
+	now     func() time.Time               // what entries are stamped with
 	propose func(data []byte) (any, error) // one consensus round
 	queue   chan *proposal
 	stop    <-chan struct{}
@@ -38,9 +39,9 @@ const (
 	proposalWithdrawn        // the caller gave up
 )
 
-func newProposer(stop <-chan struct{}, propose func([]byte) (any, error)) *proposer {
+func newProposer(stop <-chan struct{}, now func() time.Time, propose func([]byte) (any, error)) *proposer {
 	return &proposer{
-		propose: propose, stop: stop,
+		now: now, propose: propose, stop: stop,
 		queue: make(chan *proposal, maxWaitingTransactions), done: make(chan struct{}),
 	}
 }
@@ -140,7 +141,7 @@ func (p *proposer) round(batch []*proposal) {
 }
 
 func (p *proposer) commit(batch []*proposal) ([]error, error) {
-	resp, err := p.propose(command(time.Now(), batch))
+	resp, err := p.propose(command(p.now(), batch))
 	if err != nil {
 		return nil, proposeError(err)
 	}

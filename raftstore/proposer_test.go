@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
@@ -44,7 +45,7 @@ func (r *rounds) propose(data []byte) (any, error) {
 func startProposer(t *testing.T) (*proposer, *rounds, chan struct{}) {
 	r := &rounds{release: make(chan error)}
 	stop := make(chan struct{})
-	p := newProposer(stop, r.propose)
+	p := newProposer(stop, time.Now, r.propose)
 	go p.run()
 	t.Cleanup(func() { <-p.done })
 	return p, r, stop

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -120,7 +119,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	if err := s.newRaft(logger, logs, &markedStable{stable, mark}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
-	s.proposer = newProposer(s.stopping, s.round)
+	s.proposer = newProposer(s.stopping, s.cfg.Clock.Now, s.round)
 	s.reads = newReadGate(s.stopping, s.verifyLeader)
 	s.lead = newLeadership()
 	s.wg.Go(s.trans.serve) // from now on: what comes in asks raft who may speak
@@ -272,7 +271,7 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 		if err := s.lead.ready(ctx, s); err != nil {
 			return err
 		}
-		tx, err := s.fsm.begin(time.Now())
+		tx, err := s.fsm.begin(s.cfg.Clock.Now())
 		if err != nil {
 			return err
 		}

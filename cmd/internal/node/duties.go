@@ -151,25 +151,8 @@ func (m *managerState) reseal(ctx context.Context) (bool, error) {
 	return epoch >= want.GetEpoch(), nil
 }
 
-// leadRetry is the pause before a leader that may not lead hands over again.
-const leadRetry = time.Second
-
 // lead is the leader's work, until ctx ends.
 func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher) {
-	// Before anything is written by this manager's clock.
-	for {
-		err := m.clocks.mayLead()
-		if err == nil {
-			break
-		}
-		m.n.log.Error("this manager was elected and hands over", "err", err)
-		if err := m.store.TransferLeadership(ctx); err != nil {
-			m.n.log.Error("leadership was not handed over", "err", err)
-		}
-		if sleep(ctx, leadRetry) != nil {
-			return
-		}
-	}
 	var wg sync.WaitGroup
 	run := func(name string, f func(context.Context) error) {
 		wg.Go(func() {

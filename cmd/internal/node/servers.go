@@ -121,7 +121,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	if err != nil {
 		return err
 	}
-	sign := signer{n.keyd}
+	sign := timedSigner{signer{n.keyd}, m.clocks.mayLead}
 	join, err := pki.NewJoinServer(pki.JoinConfig{Store: m.store, Signer: sign, ClusterID: n.who().ClusterID, Slots: m.slots, OnJoin: onJoin,
 		Logger: n.log.With("part", "join")})
 	if err != nil {

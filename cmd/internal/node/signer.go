@@ -13,8 +13,8 @@ import (
 type signer struct{ keyd *keydclient.Client }
 
 var (
-	_ pki.Signer     = signer{}
-	_ pki.RoleSigner = signer{}
+	_ pki.Signer     = timedSigner{}
+	_ pki.RoleSigner = timedSigner{}
 )
 
 func (s signer) MintToken(ctx context.Context, record *profilepb.TokenRecord) (*profilepb.SignedTokenRecord, error) {

@@ -49,8 +49,7 @@ type managerState struct {
 	// direct answers this node's own local root while it leads; nil at first.
 	direct atomic.Pointer[direct]
 
-	link *leaderLink
-	// clocks is set with opened.
+	link   *leaderLink
 	clocks *clocks
 }
 
@@ -71,9 +70,10 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	}
 	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1)}
 	m.link = &leaderLink{dial: m.dialLeader}
+	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever
 	cfg := n.storeConfig(k.sealer, k.incarnation)
-	cfg.InitialPeers, cfg.Transport.Listener, cfg.Transport.Dial = self.Peers, listener, m.dialRaft
+	cfg.Clock, cfg.InitialPeers, cfg.Transport.Listener, cfg.Transport.Dial = m.clocks, self.Peers, listener, m.dialRaft
 	m.store, err = raftstore.Open(ctx, cfg)
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	store := m.store
 	n.incarnation.Store(k.incarnation)
 	m.opened.Store(true)
-	m.clocks = newClocks(m)
+	close(m.clocks.opened)
 	defer func() {
 		m.link.close()
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
