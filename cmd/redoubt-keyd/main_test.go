@@ -39,7 +39,7 @@ func launch(t *testing.T, bin, dir string, listeners []*os.File) (*exec.Cmd, *by
 	t.Helper()
 	log := new(bytes.Buffer)
 	cmd := exec.Command("/bin/sh", "-c", `export LISTEN_PID=$$; exec "$@"`, "sh", bin,
-		"--config", filepath.Join(dir, "config.yaml"), "--data-dir", dir, "--run-dir", dir, "--control-uid", fmt.Sprint(os.Getuid()))
+		"--config", filepath.Join(dir, "config.yaml"), "--data-dir", dir, "--run-dir", dir, "--control-user", fmt.Sprint(os.Getuid()))
 	cmd.Env = []string{"LISTEN_FDS=2", "LISTEN_FDNAMES=keyd:unlock"}
 	cmd.ExtraFiles, cmd.Stderr = listeners, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: keydUID, Gid: keydUID}, Pdeathsig: syscall.SIGKILL}
@@ -142,7 +142,7 @@ func TestBadStartsAreRefused(t *testing.T) {
 		if err := os.WriteFile(config, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.CommandContext(t.Context(), bin, "--config", config, "--data-dir", dir, "--control-uid", "1").CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), bin, "--config", config, "--data-dir", dir, "--control-user", "1").CombinedOutput()
 		if err == nil || !strings.Contains(string(out), want) {
 			t.Errorf("%q: %v, %s", content, err, out)
 		}

@@ -9,13 +9,15 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/account"
 )
 
 // daemon is one child, as declared; what it holds is written here and nowhere
 // else. A test compares it with /proc/<pid>/status.
 type daemon struct {
 	path    string // of its binary
-	account account
+	account account.Account
 	// caps are its permitted, effective, inheritable, ambient and bounding sets.
 	caps []int
 	// traceback is what Go prints of a process that ends in a panic: nothing,
@@ -34,13 +36,13 @@ type daemon struct {
 
 type socket struct {
 	name  string
-	owner account
+	owner account.Account
 }
 
-var root = account{}
+var root = account.Account{}
 
 func daemons(c config) []daemon {
-	args := []string{"--config", c.configFile, "--data-dir", c.dataDir, "--run-dir", c.runDir, "--control-uid", strconv.Itoa(c.control.uid)}
+	args := []string{"--config", c.configFile, "--data-dir", c.dataDir, "--run-dir", c.runDir, "--control-user", strconv.Itoa(c.control.UID)}
 	bin := func(name string) string { return filepath.Join(c.binDir, name) }
 	return []daemon{
 		{path: bin("redoubt-keyd"), account: c.keyd, traceback: "none", memlock: 64 << 20, args: args,
@@ -74,7 +76,7 @@ func (d *daemon) bind(runDir string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.Chown(path, s.owner.uid, s.owner.gid); err != nil {
+		if err := os.Chown(path, s.owner.UID, s.owner.GID); err != nil {
 			return err
 		}
 		if err := os.Chmod(path, 0o600); err != nil {

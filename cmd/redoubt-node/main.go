@@ -4,7 +4,8 @@
 // It runs as root and therefore does as little as can be: it reads no file but
 // the user database, accepts no connection, parses nothing that anybody sends,
 // and links nothing outside the standard library but x/sys. It takes flags only.
-// On a machine with systemd the packaged units can take its place.
+// On a machine with systemd the packaged units take its place, but for one
+// short step ("own-mounts").
 //
 // Each daemon is started through this same binary ("launch"), which sets mount
 // namespace, uid, capability sets and limits and then becomes the daemon. A
@@ -19,31 +20,28 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"os/user"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"syscall"
 
+	"github.com/redoubt-cluster/redoubt/internal/account"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 )
 
 type config struct {
 	configFile, dataDir, runDir, binDir string
-	control, keyd, netd                 account
+	control, keyd, netd                 account.Account
 }
-
-// account is a user a daemon runs as.
-type account struct{ uid, gid int }
 
 func main() {
 	// Children are told of this process's death by the death of the thread
 	// that made them: it must be the main one, and stay.
 	runtime.LockOSThread()
-	if len(os.Args) > 1 && os.Args[1] == launchVerb {
-		err := launch(os.Args[2:])
-		fmt.Fprintf(os.Stderr, "redoubt-node: %v\n", err)
-		os.Exit(1)
+	if len(os.Args) > 1 {
+		if become := map[string]func([]string) error{launchVerb: launch, ownMountsVerb: becomeWithOwnMounts}[os.Args[1]]; become != nil {
+			fmt.Fprintf(os.Stderr, "redoubt-node: %v\n", become(os.Args[2:])) // it came back: it failed
+			os.Exit(1)
+		}
 	}
 	c, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
@@ -98,33 +96,17 @@ func parse(args []string) (config, error) {
 	seen := map[int]string{}
 	for _, u := range []struct {
 		flag, name string
-		to         *account
+		to         *account.Account
 	}{{"control-user", control, &c.control}, {"keyd-user", keyd, &c.keyd}, {"netd-user", netd, &c.netd}} {
-		if *u.to, err = lookUp(u.name); err != nil {
+		if *u.to, err = account.Lookup(u.name); err != nil {
 			return c, fmt.Errorf("--%s: %w", u.flag, err)
 		}
-		if other, ok := seen[u.to.uid]; ok || u.to.uid == 0 {
-			return c, fmt.Errorf("--%s: uid %d is root's or already --%s: each daemon needs a user of its own", u.flag, u.to.uid, other)
+		if other, ok := seen[u.to.UID]; ok || u.to.UID == 0 {
+			return c, fmt.Errorf("--%s: uid %d is root's or already --%s: each daemon needs a user of its own", u.flag, u.to.UID, other)
 		}
-		seen[u.to.uid] = u.flag
+		seen[u.to.UID] = u.flag
 	}
 	return c, nil
-}
-
-func lookUp(name string) (account, error) {
-	if uid, err := strconv.Atoi(name); err == nil {
-		if uid < 0 || uid > 1<<31-2 {
-			return account{}, fmt.Errorf("uid %d is out of range", uid)
-		}
-		return account{uid, uid}, nil
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		return account{}, fmt.Errorf("no user is called %q: create it (useradd --system) or name another", name)
-	}
-	uid, err1 := strconv.Atoi(u.Uid)
-	gid, err2 := strconv.Atoi(u.Gid)
-	return account{uid, gid}, errors.Join(err1, err2)
 }
 
 func run(c config) error {

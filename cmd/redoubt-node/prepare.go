@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/account"
 )
 
 // prepare makes the directories, takes the data directory's lock and mounts
@@ -29,19 +31,26 @@ func prepare(c config) (func(), error) {
 	return func() { lock.Close() }, nil
 }
 
-func makeDirs(c config) error {
-	for _, d := range []struct {
-		path  string
-		mode  os.FileMode
-		owner account
-	}{
+// dir is a directory that must be there, with its mode and owner.
+type dir struct {
+	path  string
+	mode  os.FileMode
+	owner account.Account
+}
+
+func dirs(c config) []dir {
+	return []dir{
 		{c.dataDir, 0o711, root},
 		{filepath.Join(c.dataDir, "control"), 0o700, c.control},
 		{filepath.Join(c.dataDir, "keyd"), 0o700, c.keyd},
 		{c.runDir, 0o711, root},
 		{filepath.Join(c.runDir, "netns"), 0o711, root},
 		{filepath.Join(c.runDir, "rund"), 0o711, root},
-	} {
+	}
+}
+
+func makeDirs(c config) error {
+	for _, d := range dirs(c) {
 		if err := makeDir(d.path, d.mode, d.owner); err != nil {
 			return err
 		}
@@ -58,14 +67,14 @@ func takeLock(dataDir string) (*os.File, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another redoubt-node uses %s: stop it first, or name another --data-dir", dataDir)
+			return nil, fmt.Errorf("another redoubt-node, or redoubt.target, uses %s: stop it first, or name another --data-dir", dataDir)
 		}
 		return nil, err
 	}
 	return lock, nil
 }
 
-func makeDir(path string, mode os.FileMode, owner account) error {
+func makeDir(path string, mode os.FileMode, owner account.Account) error {
 	if err := os.MkdirAll(path, mode); err != nil {
 		return err
 	}
@@ -76,7 +85,7 @@ func makeDir(path string, mode os.FileMode, owner account) error {
 	if !fi.IsDir() {
 		return fmt.Errorf("%s is not a directory: move it away", path)
 	}
-	if err := os.Lchown(path, owner.uid, owner.gid); err != nil {
+	if err := os.Lchown(path, owner.UID, owner.GID); err != nil {
 		return err
 	}
 	return os.Chmod(path, mode)

@@ -79,7 +79,7 @@ func (c *child) start() error {
 	for _, n := range c.caps {
 		caps = append(caps, strconv.Itoa(n))
 	}
-	args := []string{"redoubt-node", launchVerb, "--uid", strconv.Itoa(c.account.uid), "--gid", strconv.Itoa(c.account.gid),
+	args := []string{"redoubt-node", launchVerb, "--uid", strconv.Itoa(c.account.UID), "--gid", strconv.Itoa(c.account.GID),
 		"--parent", strconv.Itoa(os.Getpid()), "--caps", strings.Join(caps, ","), "--sockets", c.socketNames(),
 		"--memlock", strconv.FormatUint(c.memlock, 10), "--traceback", c.traceback}
 	if c.ownMountsBut != "" {

@@ -240,7 +240,8 @@ func TestParseRefuses(t *testing.T) {
 		"no user is called":      {"--keyd-user", "no-such-user"},
 		"a user of its own":      {"--keyd-user", "71000"},
 		"is root's":              {"--netd-user", "0"},
-		"out of range":           {"--netd-user", "-2"},
+		"out of range":           {"--netd-user", "4294967294"},
+		"neither the name":       {"--keyd-user", "-2"},
 		"flag provided but not ": {"--config-file", "x"},
 	} {
 		if _, err := parse(append(ok, args...)); err == nil || !strings.Contains(err.Error(), want) {

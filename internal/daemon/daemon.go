@@ -14,12 +14,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/redoubt-cluster/redoubt/internal/account"
 	"github.com/redoubt-cluster/redoubt/internal/config"
 	"github.com/redoubt-cluster/redoubt/internal/listenfd"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
@@ -93,7 +93,7 @@ func setUp(d Daemon, args []string, stdout, stderr io.Writer) (env Env, logs log
 	fs.StringVar(&env.ConfigPath, "config", config.DefaultPath, "configuration `file`")
 	fs.StringVar(&env.DataDir, "data-dir", "/var/lib/redoubt", "`directory` of what must survive a reboot")
 	fs.StringVar(&env.RunDir, "run-dir", "/run/redoubt", "`directory` of sockets and state that need not")
-	uid := fs.Uint("control-uid", math.MaxUint32, "`uid` of redoubtd, admitted to the helpers' sockets")
+	control := fs.String("control-user", "", "`user` (name or uid) of redoubtd, admitted to the helpers' sockets")
 	show := fs.Bool("version", false, "print the version and exit")
 	if err := fs.Parse(args); err != nil {
 		return env, logs, err
@@ -105,10 +105,14 @@ func setUp(d Daemon, args []string, stdout, stderr io.Writer) (env Env, logs log
 	if fs.NArg() > 0 {
 		return env, logs, fmt.Errorf("unexpected argument %q: only flags are taken", fs.Arg(0))
 	}
-	if *uid >= math.MaxUint32 {
-		return env, logs, errors.New("--control-uid is missing: start it through redoubt-node or the packaged units")
+	if *control == "" {
+		return env, logs, errors.New("--control-user is missing: start it through redoubt-node or the packaged units")
 	}
-	env.ControlUID = uint32(*uid)
+	user, err := account.Lookup(*control)
+	if err != nil {
+		return env, logs, fmt.Errorf("--control-user: %w", err)
+	}
+	env.ControlUID = uint32(user.UID)
 	if err := config.Load(env.ConfigPath, map[string]any{d.Section: d.Config, "log": &logs}); err != nil {
 		return env, logs, err
 	}

@@ -20,12 +20,13 @@ func TestRunRefusesBeforeTouchingAnything(t *testing.T) {
 		Sandbox: func(Env) sandbox.Profile { t.Error("sandboxed"); return sandbox.Profile{} },
 		Run:     func(context.Context, Env) error { t.Error("ran"); return nil }}
 	for want, args := range map[string][]string{
-		"unexpected argument":      {"--control-uid", "1", "x"},
-		"--control-uid is":         {},
-		"flag provided but not":    {"--nope"},
-		`unknown key "nonsense"`:   {"--control-uid", "1", "--config", bad},
-		`no socket named "keyd"`:   {"--control-uid", "1"},
-		"invalid value \"-1\" for": {"--control-uid", "-1"},
+		"unexpected argument":    {"--control-user", "1", "x"},
+		"--control-user is":      {},
+		"flag provided but not":  {"--nope"},
+		`unknown key "nonsense"`: {"--control-user", "1", "--config", bad},
+		`no socket named "keyd"`: {"--control-user", "1"},
+		`"-1" is neither`:        {"--control-user", "-1"},
+		"no user is called":      {"--control-user", "no-such-user-here"},
 	} {
 		var out, errs bytes.Buffer
 		if code := run(d, args, &out, &errs); code != 2 || !strings.Contains(errs.String(), want) {

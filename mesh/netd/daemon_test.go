@@ -58,7 +58,7 @@ func TestDaemonWithItsOwnRights(t *testing.T) {
 	pin(t, filepath.Join(dir, "netns", task), func() error { return nil })
 	var logs bytes.Buffer
 	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, bin,
-		"--config", config, "--run-dir", dir, "--data-dir", dir, "--control-uid", fmt.Sprint(os.Getuid()))
+		"--config", config, "--run-dir", dir, "--data-dir", dir, "--control-user", fmt.Sprint(os.Getuid()))
 	cmd.Env = []string{"LISTEN_FDS=1", "LISTEN_FDNAMES=netd"}
 	cmd.ExtraFiles = []*os.File{passed}
 	cmd.Stdout, cmd.Stderr = &logs, &logs

@@ -44,7 +44,7 @@ func TestBinary(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.Command("/proc/self/exe", "launch", bin, "--config", conf, "--run-dir", n.runDir,
-			"--data-dir", filepath.Join(base, "data"), fmt.Sprintf("--control-uid=%d", controlUID))
+			"--data-dir", filepath.Join(base, "data"), fmt.Sprintf("--control-user=%d", controlUID))
 		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = []*os.File{f}, n.logs, n.logs
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {

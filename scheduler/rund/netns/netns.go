@@ -63,7 +63,7 @@ func Open(dir string, ids IDMap) (*Store, error) {
 		return nil, err
 	}
 	if !shared {
-		return nil, fmt.Errorf("%s is not a shared mount: start rund through redoubt-node, which makes it", dir)
+		return nil, fmt.Errorf("%s is not a shared mount: start rund through redoubt-node or the packaged units, which make it", dir)
 	}
 	return &Store{dir, ids}, nil
 }
