@@ -7,10 +7,12 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-netd redoubt-rund redoubt-demoapp
+INSTALLED := $(filter-out redoubt-demoapp,$(BINARIES))
+BIN      ?= bin
 VERSION  ?=
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
 OUT      := $(CURDIR)/out
-APT      := containerd runc nftables iproute2 conntrack protobuf-compiler openssl curl ca-certificates gcc libc6-dev
+APT      := containerd runc nftables iproute2 conntrack protobuf-compiler openssl curl ca-certificates gcc libc6-dev systemd
 # Packages that link the container runtime's client: their race build alone
 # takes minutes, and their concurrency is tested against the real runtime.
 HEAVY    := /scheduler/rund|/cmd/redoubt-rund|/cmd/internal/(e2e|lab|cli|node)|/cmd/redoubt
@@ -35,9 +37,28 @@ setup: $(OUT)/setup ## install the Debian packages that building and testing nee
 	@command -v go >/dev/null || { echo "Go is not on the PATH: install Go 1.26 or newer" >&2; exit 1; }
 
 .PHONY: build
-build: ## build every binary into bin/
-	@mkdir -p bin
-	go build -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+build: ## build every binary into BIN (bin)
+	@mkdir -p $(BIN)
+	go build -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
+
+PREFIX ?= /usr/local
+LIB    := $(DESTDIR)$(PREFIX)/lib
+SHARE  := $(DESTDIR)$(PREFIX)/share
+
+.PHONY: install
+install: ## what `make build` made, units, users, directories and completions, below DESTDIR (none) and PREFIX (/usr/local)
+	@for b in $(INSTALLED); do [ -x $(BIN)/$$b ] || { echo "$(BIN)/$$b is not there: run make build first" >&2; exit 1; }; done
+	install -D -m 0755 -t $(LIB)/redoubt $(addprefix $(BIN)/,$(filter-out redoubt,$(INSTALLED)))
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/redoubt
+	install -d $(LIB)/systemd/system
+	@for u in deploy/systemd/*.service deploy/systemd/*.socket deploy/systemd/*.mount deploy/systemd/*.slice deploy/systemd/*.target; do \
+	  to=$(LIB)/systemd/system/$${u##*/}; sed 's#/usr/lib/redoubt/#$(PREFIX)/lib/redoubt/#g' $$u >$$to; chmod 0644 $$to; echo $$to; done
+	install -D -m 0644 deploy/systemd/redoubt.sysusers $(LIB)/sysusers.d/redoubt.conf
+	install -D -m 0644 deploy/systemd/redoubt.tmpfiles $(LIB)/tmpfiles.d/redoubt.conf
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(BIN)/redoubt completion bash >$(SHARE)/bash-completion/completions/redoubt
+	$(BIN)/redoubt completion zsh >$(SHARE)/zsh/site-functions/_redoubt
+	$(BIN)/redoubt completion fish >$(SHARE)/fish/vendor_completions.d/redoubt.fish
 
 .PHONY: demo
 demo: setup build ## a whole cluster on this machine: runs a service, loses a worker, locks and unlocks a manager
@@ -72,6 +93,10 @@ crash: ## a real store killed CYCLES (1000) times, losing its power and bytes as
 .PHONY: nemesis
 nemesis: setup build ## five real managers under faults for MINUTES (30), judged for linearizability (root)
 	REDOUBT_NEMESIS_MINUTES=$${MINUTES:-30} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestNemesis$$' ./cmd/internal/e2e/
+
+.PHONY: killmatrix
+killmatrix: setup build ## daemons killed at random moments of every operation for MINUTES (30); SEED=n repeats a run's choices (root)
+	REDOUBT_KILLMATRIX_MINUTES=$${MINUTES:-30} REDOUBT_KILLMATRIX_SEED=$${SEED:-} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestKillPoints$$' ./cmd/internal/e2e/
 
 .PHONY: fuzz-short
 fuzz-short: ## each fuzz target for FUZZTIME (10s)
