@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/backup"
@@ -46,6 +47,12 @@ keep that key as long as the file. A file that exists is not overwritten.`,
 }
 
 func (a *app) runBackupCreate(ctx context.Context, path string) (err error) {
+	switch path {
+	case "":
+		return usagef("the file's name is empty: say where the backup goes")
+	case "-":
+		return usagef("a backup goes to a file, as it is read again to see that it is whole: name one (./- for one of that name)")
+	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return apierr.Exists("give another name", "%s exists already", path)
 	}
@@ -58,7 +65,7 @@ func (a *app) runBackupCreate(ctx context.Context, path string) (err error) {
 	defer c.Close()
 	f, err := os.CreateTemp(filepath.Dir(path), ".redoubt-backup-*") // mode 0600
 	if err != nil {
-		return err
+		return cannotWrite(path, err)
 	}
 	defer func() {
 		if err != nil {
@@ -78,12 +85,12 @@ func (a *app) runBackupCreate(ctx context.Context, path string) (err error) {
 			return apiclient.Err(err)
 		}
 		if _, err := f.Write(msg.GetData()); err != nil {
-			return err
+			return cannotWrite(path, err)
 		}
 	}
 	// What is kept must be whole: it is read again, from the disk.
 	if err := f.Sync(); err != nil {
-		return err
+		return cannotWrite(path, err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -95,15 +102,38 @@ func (a *app) runBackupCreate(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("the backup did not arrive whole: %w", err)
 	}
-	if err := os.Link(f.Name(), path); err != nil { // never replaces
-		return err
+	if err := rename(f.Name(), path); err != nil {
+		return cannotWrite(path, err)
 	}
-	if err := errors.Join(f.Close(), os.Remove(f.Name()), atomicfile.SyncDir(filepath.Dir(path))); err != nil {
+	if err := errors.Join(f.Close(), atomicfile.SyncDir(filepath.Dir(path))); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Stdout, "%s: %s\nIt opens with the operator key of slot epoch %d; keep that key as long as this file.\n",
 		path, facts(r), r.Head.Facts.GetSlots().GetEpoch())
 	return nil
+}
+
+// rename never replaces. A USB stick's file system has no links, a network's may
+// not know how to rename so.
+func rename(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	if err := os.Link(from, to); err != nil {
+		return err
+	}
+	return os.Remove(from)
+}
+
+// cannotWrite names the file that was asked for, and not the one that is written
+// before it has that name.
+func cannotWrite(path string, err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return fmt.Errorf("cannot write %s: %w: nothing was kept", path, err)
 }
 
 func facts(r *backup.Reader) string {
@@ -193,6 +223,9 @@ func wrongDay(err error) error {
 }
 
 func badBackup(path string, err error) error {
+	if errors.Is(err, backup.ErrNewer) { // which says what to do
+		return fmt.Errorf("%s: %w", path, err)
+	}
 	return apierr.Invalid("use another backup", "%s: %v", path, err)
 }
 

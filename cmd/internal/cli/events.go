@@ -43,11 +43,16 @@ it does not replace an audit trail.`,
 			req := &controlpb.EventsRequest{}
 			now := time.Now()
 			var err error
-			if req.Since, err = moment("--since", since, now); err != nil {
-				return err
-			}
-			if req.Until, err = moment("--until", until, now); err != nil {
-				return err
+			for _, t := range []struct {
+				flag, text string
+				at         *int64
+			}{{"since", since, &req.Since}, {"until", until, &req.Until}} {
+				if t.text == "" && c.Flags().Changed(t.flag) { // an unset variable, not: for ever
+					return usagef("--%s is empty: give a duration as 10m, or a time as 2026-01-02T15:04:05Z", t.flag)
+				}
+				if *t.at, err = moment("--"+t.flag, t.text, now); err != nil {
+					return err
+				}
 			}
 			return a.runEvents(c.Context(), req, &out, &filter)
 		},

@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
 func (a *app) backupRestoreCmd() *cobra.Command {
@@ -171,6 +172,9 @@ func (a *app) runRecover(ctx context.Context, keyFile string) error {
 	st, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
 	if err != nil {
 		return apiclient.Err(err)
+	}
+	if st.Role == profilepb.Role_ROLE_WORKER {
+		return apierr.NotManager()
 	}
 	switch st.Phase {
 	case controlpb.NodePhase_NODE_PHASE_EMPTY:

@@ -50,6 +50,8 @@ func verified(t *testing.T, c *cluster, file string) {
 	}
 	c.refused("manager-1", 4, "wrong key", []byte(newKey(t)), "backup", "verify", file, "--key-file", "-")
 	c.refused("manager-1", 1, "exists", nil, "backup", "create", file)
+	c.refused("manager-1", 1, "cannot write /nowhere/x: no such file", nil, "backup", "create", "/nowhere/x")
+	c.refused("worker-1", 5, "a worker", c.key(), "recover", "--force-new-cluster")
 	if found := c.filesWith([][]byte{[]byte("before"), []byte(image), []byte("worker-1")}, filepath.Dir(file)); len(found) > 0 {
 		t.Errorf("a service's, an image's or a node's name stands in %v", found)
 	}

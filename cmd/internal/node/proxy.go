@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 )
 
@@ -46,7 +47,7 @@ func (p proxy) handle(_ any, in grpc.ServerStream) error {
 	out, err := conn.NewStream(metadata.NewOutgoingContext(ctx, nil), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method,
 		grpc.ForceCodecV2(rawCodec{}))
 	if err != nil {
-		return err
+		return ofLeader(in.Context(), err)
 	}
 	// It ends with the caller's stream, which ends when this function returns:
 	// nothing else can interrupt RecvMsg.
@@ -76,12 +77,23 @@ func copyAnswers(in grpc.ServerStream, out grpc.ClientStream) error {
 		if err := out.RecvMsg(&f); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return passedOn{err}
+			return ofLeader(in.Context(), err)
 		}
 		if err := in.SendMsg(&f); err != nil {
 			return err
 		}
 	}
+}
+
+// ofLeader tells an answer of the leader, which explains itself, from the end of
+// the connection to it, of which gRPC would speak to the operator.
+func ofLeader(caller context.Context, err error) error {
+	st := status.Convert(err)
+	lost := st.Code() == codes.Canceled || st.Code() == codes.Unavailable && len(st.Details()) == 0
+	if !lost || caller.Err() != nil {
+		return passedOn{err}
+	}
+	return apierr.Unreachable("it may have taken effect: look before you repeat it", "the leader was lost before it answered")
 }
 
 // passedOn is the leader's own answer.

@@ -120,6 +120,23 @@ func TestProxy(t *testing.T) {
 		t.Errorf("after cancel: %v", err)
 	}
 
+	// A connection that is given up because there is another leader is not
+	// spoken of in the words of its transport.
+	stream, err = client.WatchService(t.Context(), &controlpb.WatchServiceRequest{Service: "forever"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leader.Close()
+	_, err = stream.Recv()
+	if e := apierr.Decode(err); e.Reason != apierr.ReasonUnreachable || !strings.Contains(e.Message, "the leader was lost") {
+		t.Errorf("after the leader was given up: %v", err)
+	}
+
 	refuse = apierr.Locked()
 	_, err = client.ListNodes(t.Context(), &controlpb.ListNodesRequest{})
 	if !errors.Is(apierr.Decode(err), &apierr.Error{Reason: apierr.ReasonLocked}) {
