@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -31,6 +32,9 @@ type fleet struct {
 	managers []string
 	nodes    []*node
 	running  atomic.Int64 // tasks that were reported as running and not ended
+	begun    atomic.Int64 // tasks that were ever begun
+	sessions atomic.Int64 // that know what they should run
+	sets     atomic.Int64 // complete sets that were sent, as they were not held already
 	wg       sync.WaitGroup
 }
 
@@ -42,8 +46,10 @@ type node struct {
 	name  string
 	creds *pki.Credentials
 
-	mu    sync.Mutex // guards tasks
+	mu    sync.Mutex // guards the rest
 	tasks map[string]schedulerpb.TaskState
+	held  map[string]*schedulerpb.Assignment // what it was told, for the digest
+	whole bool                               // a complete set is on its way
 }
 
 func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
@@ -61,7 +67,8 @@ func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
 			if err != nil {
 				return err
 			}
-			f.nodes[i] = &node{fleet: f, name: name, creds: creds, tasks: map[string]schedulerpb.TaskState{}}
+			f.nodes[i] = &node{fleet: f, name: name, creds: creds,
+				tasks: map[string]schedulerpb.TaskState{}, held: map[string]*schedulerpb.Assignment{}}
 			return nil
 		})
 	}
@@ -111,9 +118,20 @@ func (n *node) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: &schedulerpb.Hello{Description: n.describe()}}}); err != nil {
+	holds, err := n.digest()
+	if err != nil {
 		return err
 	}
+	hello := &schedulerpb.Hello{Description: n.describe(), Holds: holds}
+	if err := stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: hello}}); err != nil {
+		return err
+	}
+	known := false
+	defer func() {
+		if known {
+			n.fleet.sessions.Add(-1)
+		}
+	}()
 	reports := make(chan []*schedulerpb.TaskReport, 1)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -127,8 +145,13 @@ func (n *node) session(ctx context.Context) error {
 			if a == nil {
 				continue
 			}
+			out := n.take(a)
+			if !known && !a.More {
+				known = true
+				n.fleet.sessions.Add(1)
+			}
 			select {
-			case reports <- n.take(a):
+			case reports <- out:
 			case <-gctx.Done():
 				return gctx.Err()
 			}
@@ -168,13 +191,32 @@ func (n *node) describe() *schedulerpb.NodeDescription {
 	}
 }
 
+// digest is what an agent that comes again says it holds.
+func (n *node) digest() ([]byte, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.held) == 0 {
+		return nil, nil
+	}
+	return schedulerpb.AssignmentsDigest(slices.Collect(maps.Values(n.held)))
+}
+
 // take does at once what the node is told, and says so.
 func (n *node) take(a *schedulerpb.Assignments) (out []*schedulerpb.TaskReport) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if a.Unchanged {
+		return nil
+	}
+	if a.Complete {
+		n.fleet.sets.Add(1)
+		n.whole = true
+		clear(n.held)
+	}
 	const running = schedulerpb.TaskState_TASK_STATE_RUNNING
 	now := time.Now().UnixNano()
 	for _, u := range a.Update {
+		n.held[u.TaskId] = u
 		state := running
 		if u.Desired > running {
 			state = schedulerpb.TaskState_TASK_STATE_SHUTDOWN
@@ -185,6 +227,7 @@ func (n *node) take(a *schedulerpb.Assignments) (out []*schedulerpb.TaskReport) 
 		}
 		if state == running {
 			n.fleet.running.Add(1)
+			n.fleet.begun.Add(1)
 		} else if was == running {
 			n.fleet.running.Add(-1)
 		}
@@ -193,10 +236,24 @@ func (n *node) take(a *schedulerpb.Assignments) (out []*schedulerpb.TaskReport) 
 		}})
 	}
 	for _, id := range a.Remove {
-		if n.tasks[id] == running {
-			n.fleet.running.Add(-1)
+		delete(n.held, id)
+		n.drop(id)
+	}
+	if n.whole && !a.More {
+		n.whole = false
+		for id := range n.tasks {
+			if n.held[id] == nil {
+				n.drop(id)
+			}
 		}
-		delete(n.tasks, id)
 	}
 	return out
+}
+
+// drop forgets a task. The caller holds mu.
+func (n *node) drop(id string) {
+	if n.tasks[id] == schedulerpb.TaskState_TASK_STATE_RUNNING {
+		n.fleet.running.Add(-1)
+	}
+	delete(n.tasks, id)
 }

@@ -36,7 +36,7 @@ type options struct {
 	agents, tasks, managers int
 	rest                    time.Duration
 	timeout                 time.Duration
-	remove                  bool
+	remove, kill            bool
 }
 
 func main() {
@@ -48,6 +48,7 @@ func main() {
 	flag.DurationVar(&o.rest, "rest", 10*time.Second, "how long to watch the cluster at rest")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this")
 	flag.BoolVar(&o.remove, "remove", false, "also measure the removal of the service")
+	flag.BoolVar(&o.kill, "kill-leader", false, "also kill the leader's redoubtd and measure until all is as before; with 3 managers at least")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "sim: unknown argument %q\n", flag.Arg(0))
@@ -74,7 +75,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { c.Close() }()
 	token, _, err := apiclient.CreateToken(ctx, c, &controlpb.CreateTokenRequest{Role: profilepb.Role_ROLE_WORKER, LongLived: true})
 	if err != nil {
 		return apiclient.Err(err)
@@ -128,6 +129,15 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB at rest %dMiB idle before %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v\n",
 		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, settled.peak>>20, settled.rss>>20, idle.rss>>20,
 		float64(settled.rss-idle.rss)/1024/float64(max(1, o.tasks)), joined.Seconds(), entries, o.rest)
+	if o.kill {
+		if err := killLeader(ctx, l, f, o.tasks); err != nil {
+			return err
+		}
+		c.Close()
+		if c, err = l.AnyManager(ctx); err != nil {
+			return err
+		}
+	}
 	if o.remove {
 		gone, err := remove(ctx, c, f)
 		if err != nil {

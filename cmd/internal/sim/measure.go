@@ -92,7 +92,7 @@ func atRest(ctx context.Context, l *lab.Lab, d time.Duration) (float64, error) {
 	if d == 0 {
 		return 0, nil
 	}
-	before, err := metric(ctx, l, "redoubt_raft_applied_index")
+	before, err := metric(ctx, l, l.Hosts[0], "redoubt_raft_applied_index")
 	if err != nil {
 		return 0, err
 	}
@@ -103,13 +103,13 @@ func atRest(ctx context.Context, l *lab.Lab, d time.Duration) (float64, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	after, err := metric(ctx, l, "redoubt_raft_applied_index")
+	after, err := metric(ctx, l, l.Hosts[0], "redoubt_raft_applied_index")
 	return after - before, err
 }
 
-// metric reads one from the first manager.
-func metric(ctx context.Context, l *lab.Lab, name string) (float64, error) {
-	path := filepath.Join(l.HostRunDir(l.Hosts[0]), "metrics.sock")
+// metric reads one from a manager.
+func metric(ctx context.Context, l *lab.Lab, h lab.Host, name string) (float64, error) {
+	path := filepath.Join(l.HostRunDir(h), "metrics.sock")
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
