@@ -13,6 +13,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
 // FuzzRequest throws requests at an unlocked, an empty and a locked keyd. No
@@ -36,6 +37,17 @@ func FuzzRequest(f *testing.F) {
 	add(&keydpb.Request{Verb: &keydpb.Request_OpenStore{OpenStore: &keydpb.OpenStoreRequest{SealedLeaf: []byte("RDTS")}}})
 	add(&keydpb.Request{Verb: &keydpb.Request_SealLeaf{SealLeaf: &keydpb.SealLeafRequest{LeafKey: []byte{0x30, 0}}}})
 	add(&keydpb.Request{Verb: &keydpb.Request_MintToken{MintToken: &keydpb.MintTokenRequest{}}})
+	chain := &profilepb.CertificateChain{Certificates: [][]byte{{0x30, 0}, {0x30, 0}}}
+	add(&keydpb.Request{Verb: &keydpb.Request_RotateKeyset{RotateKeyset: &keydpb.RotateKeysetRequest{Managers: []*profilepb.CertificateChain{nil, chain}, Retired: [][]byte{nil, make([]byte, 1216)}}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_RotateKeyset{}})
+	add(&keydpb.Request{Verb: &keydpb.Request_AdoptKeyset{AdoptKeyset: &keydpb.AdoptKeysetRequest{Epoch: 2, SealedKeyset: make([]byte, 1200)}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_SignPromotion{SignPromotion: &keydpb.SignPromotionRequest{Old: chain, Csr: []byte{0x30, 0}, BootCsr: []byte{0x30, 0}, Proof: []byte{0x30, 0}}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_SignRenew{SignRenew: &keydpb.SignRenewRequest{Old: chain, Demote: true}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_SealBackup{SealBackup: &keydpb.SealBackupRequest{}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_FinishRestore{FinishRestore: &keydpb.FinishRestoreRequest{}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_RaiseIncarnation{RaiseIncarnation: &keydpb.RaiseIncarnationRequest{}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_OpenBackup{OpenBackup: &keydpb.OpenBackupRequest{Seed: make([]byte, 32)}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryRequest{Seed: make([]byte, 32)}}})
 	add(&keydpb.Request{Verb: &keydpb.Request_Unlock{Unlock: &keydpb.UnlockRequest{Seed: make([]byte, 32)}}})
 
 	now := time.Now()
@@ -83,7 +95,9 @@ func FuzzRequest(f *testing.F) {
 			for _, verb := range []func(context.Context, *keydpb.Request) (*keydpb.Response, error){k.controlVerb, k.unlockVerb} {
 				resp, err := verb(ctx, req)
 				if err == nil && (resp.GetSignJoin() != nil || resp.GetSignRenew() != nil || resp.GetSealKeyset() != nil ||
-					resp.GetInit() != nil || resp.GetImportKeyset() != nil || resp.GetUnlock() != nil) {
+					resp.GetInit() != nil || resp.GetImportKeyset() != nil || resp.GetUnlock() != nil || resp.GetRotateKeyset() != nil ||
+					resp.GetSignPromotion() != nil || resp.GetRaiseIncarnation() != nil || resp.GetFinishRestore() != nil ||
+					resp.GetOpenBackup() != nil || resp.GetAuthorizeRecovery() != nil || resp.GetAdoptKeyset() != nil && req.GetAdoptKeyset().GetEpoch() != 1) {
 					t.Fatalf("%v was granted", req)
 				}
 				if err != nil && codeOf(err) == keydpb.Code_CODE_INTERNAL && !errors.Is(err, context.Canceled) {

@@ -11,6 +11,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -205,7 +206,11 @@ func (l *leaving) rotate(ctx context.Context) error {
 		stay = append(stay, m.GetLeaf())
 	}
 	var err error
-	if l.next, err = l.c.Rotator.RotateKeyset(ctx, stay, l.retire); err != nil {
+	l.next, err = l.c.Rotator.RotateKeyset(ctx, stay, l.retire)
+	if keydclient.CodeOf(err) == keydpb.Code_CODE_RATE_LIMITED {
+		return apierr.State("try again in half a minute", "the cluster's keys were rotated or given too often just now")
+	}
+	if err != nil {
 		return err
 	}
 	if l.next.GetEpoch() != pki.KeysetEpoch(l.cluster)+1 {

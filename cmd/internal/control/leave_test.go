@@ -1,0 +1,324 @@
+package control_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/pkitest"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
+)
+
+// leaveWorld is a world whose managers have certified keyd keys, and a keyd of
+// the test's.
+type leaveWorld struct {
+	*world
+	second string
+	keys   map[string][]byte // keyd keys by node
+	// meanwhile, when set, runs while the keyset is made; fail is its answer.
+	meanwhile func()
+	fail      error
+	skip      uint64 // added to the epoch
+	asked     int
+	retired   [][]byte
+}
+
+func newLeaveWorld(t *testing.T) *leaveWorld {
+	w := &leaveWorld{world: newWorld(t), keys: map[string][]byte{}}
+	w.second = w.addNode("manager-2", true)
+	w.sessions = append(w.sessions, dispatcher.SessionInfo{NodeID: w.second})
+	for _, id := range []string{w.manager, w.second} {
+		w.certify(id)
+	}
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		return autolockstore.Slots.Put(tx, &autolockpb.SlotRecord{Id: autolockstore.RecordID, Set: &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{newSlot()}}})
+	})
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Rotator: w, Images: w, Logs: w,
+		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
+	return w
+}
+
+// change edits a node's record.
+func (w *leaveWorld) change(id string, f func(*pkipb.Node)) {
+	w.t.Helper()
+	schedulertest.Update(w.t, w.store, func(tx *raftstore.Tx) error {
+		n, _ := pkistore.Nodes.Get(tx, id)
+		n = proto.CloneOf(n)
+		f(n)
+		return pkistore.Nodes.Put(tx, n)
+	})
+}
+
+func (w *leaveWorld) certify(id string) {
+	w.t.Helper()
+	key, err := pkitest.KeydKey(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	leafKey, err := pki.NewKey()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	chain, err := w.ca.Issue(profile.Identity{ClusterID: w.ca.ClusterID, NodeID: id, Role: profilepb.Role_ROLE_MANAGER, KeydKey: key}, leafKey.Public(), time.Now(), time.Hour)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.keys[id] = key
+	w.change(id, func(n *pkipb.Node) { n.Leaf, n.KeysetEpoch = chain.Certificates[0], 1 })
+}
+
+// RotateKeyset is keyd.
+func (w *leaveWorld) RotateKeyset(_ context.Context, stay, retired [][]byte) (*keydpb.RotateKeysetResponse, error) {
+	w.asked++
+	w.retired = retired
+	if f := w.meanwhile; f != nil {
+		w.meanwhile = nil
+		f()
+	}
+	if w.fail != nil {
+		return nil, w.fail
+	}
+	resp := &keydpb.RotateKeysetResponse{Epoch: pki.KeysetEpoch(w.cluster()) + 1 + w.skip, Issuer: w.ca.NextIssuer(w.t).Raw}
+	for _, leaf := range stay {
+		certs, err := profile.ParseChain(&profilepb.CertificateChain{Certificates: [][]byte{leaf}})
+		if err != nil {
+			return nil, err
+		}
+		id, err := profile.NodeFromCert(certs[0])
+		if err != nil {
+			return nil, err
+		}
+		resp.Sealed = append(resp.Sealed, &keydpb.SealedKeyset{NodeId: id.NodeID, Sealed: []byte("sealed to " + id.NodeID)})
+	}
+	return resp, nil
+}
+
+func (w *leaveWorld) cluster() (c *pkipb.Cluster) {
+	_ = w.store.View(func(r *raftstore.ReadTx) error { c, _ = pkistore.GetCluster(r); return nil })
+	return c
+}
+
+// facts are all that a leaving may change.
+func (w *leaveWorld) facts() (out []proto.Message) {
+	_ = w.store.View(func(r *raftstore.ReadTx) error {
+		for n := range pkistore.Nodes.All(r) {
+			out = append(out, n)
+		}
+		c, _ := pkistore.GetCluster(r)
+		s, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
+		out = append(out, c, s)
+		for k := range autolockstore.Keysets.All(r) {
+			out = append(out, k)
+		}
+		return nil
+	})
+	return out
+}
+
+func (w *leaveWorld) remove(node string, slot *keydpb.Slot) (*controlpb.RemoveNodeResponse, error) {
+	return w.api.RemoveNode(w.t.Context(), &controlpb.RemoveNodeRequest{Node: node, Force: true, Slot: slot})
+}
+
+// What an operator gets wrong, and what goes wrong, is refused on a line that
+// names the remedy, and changes nothing.
+func TestLeavingRefusals(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		set    func(*leaveWorld)
+		do     func(*leaveWorld) error
+		reason apierr.Reason
+		text   string
+	}{
+		{"a name that nobody has", nil, func(w *leaveWorld) error { _, err := w.remove("manger-2", newSlot()); return err }, apierr.ReasonNotFound, "manger-2"},
+		{"no name", nil, func(w *leaveWorld) error { _, err := w.remove("", newSlot()); return err }, apierr.ReasonNotFound, ""},
+		{"a name that two have", func(w *leaveWorld) { w.addNode("manager-2", false) }, func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err }, apierr.ReasonAmbiguous, "manager-2"},
+		{"up, without --force", nil, func(w *leaveWorld) error {
+			_, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: "manager-2", Slot: newSlot()})
+			return err
+		}, apierr.ReasonState, "is up"},
+		{"without a slot", nil, func(w *leaveWorld) error { _, err := w.remove("manager-2", nil); return err }, apierr.ReasonInvalid, "new operator key's slot"},
+		{"with half a slot", nil, func(w *leaveWorld) error { _, err := w.remove("manager-2", &keydpb.Slot{Id: "x"}); return err }, apierr.ReasonInvalid, ""},
+		{"a worker is demoted", nil, func(w *leaveWorld) error {
+			_, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "worker-1", Slot: newSlot()})
+			return err
+		}, apierr.ReasonState, "is a worker already"},
+		{"by its own root", nil, func(w *leaveWorld) error {
+			ctx := authz.NewContext(t.Context(), authz.Identity{LocalRoot: true, LocalRootOf: w.second}, authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT)
+			_, err := w.api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: "manager-2", Force: true, Slot: newSlot()})
+			return err
+		}, apierr.ReasonState, "another manager"},
+		{"the last manager", func(w *leaveWorld) { w.change(w.manager, func(n *pkipb.Node) { n.Denied = true }) },
+			func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err }, apierr.ReasonState, "last manager"},
+		{"one that stays has no certificate on record", func(w *leaveWorld) { w.change(w.manager, func(n *pkipb.Node) { n.Leaf = nil }) },
+			func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err }, apierr.ReasonState, "not on record yet"},
+		{"keyd is gone", func(w *leaveWorld) { w.fail = errors.New("dial unix: no such file") },
+			func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err }, apierr.ReasonInternal, "internal error"},
+		{"too often", func(w *leaveWorld) {
+			w.fail = &keydclient.Error{Code: keydpb.Code_CODE_RATE_LIMITED, Message: "too many requests of this kind: try again in 10s"}
+		}, func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err }, apierr.ReasonState, "try again in half a minute"},
+		{"keyd is behind", func(w *leaveWorld) { w.skip = ^uint64(0) }, func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err },
+			apierr.ReasonState, "try again in a few seconds"},
+		{"keyd is ahead", func(w *leaveWorld) { w.skip = 1 }, func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err },
+			apierr.ReasonState, "try again in a few seconds"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newLeaveWorld(t)
+			if tc.set != nil {
+				tc.set(w)
+			}
+			before := w.facts()
+			wantReason(t, tc.do(w), tc.reason, tc.text)
+			w.unchanged(before)
+		})
+	}
+}
+
+func (w *leaveWorld) unchanged(before []proto.Message) {
+	w.t.Helper()
+	after := w.facts()
+	for i := range before {
+		if len(after) != len(before) || !proto.Equal(before[i], after[i]) {
+			w.t.Fatalf("half applied: %v", after)
+		}
+	}
+}
+
+// Whatever changes the managers while the keyset is made ends the attempt: it is
+// sealed to the wrong ones.
+func TestLeavingMeetsAnother(t *testing.T) {
+	for name, meanwhile := range map[string]func(*leaveWorld){
+		"a manager is promoted": func(w *leaveWorld) { w.certify(w.addNode("manager-3", true)) },
+		"the same one is removed": func(w *leaveWorld) {
+			if _, err := w.remove("manager-2", newSlot()); err != nil {
+				w.t.Error(err)
+			}
+		},
+		"a worker is given a keyset": func(w *leaveWorld) {
+			w.change(w.worker, func(n *pkipb.Node) { n.KeysetEpoch, n.GivenKeydKeys = 1, [][]byte{make([]byte, 1216)} })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newLeaveWorld(t)
+			var before []proto.Message
+			w.meanwhile = func() { meanwhile(w); before = w.facts() }
+			_, err := w.remove("manager-2", newSlot())
+			if err == nil {
+				t.Fatal("it left all the same")
+			}
+			wantReason(t, err, apierr.ReasonOf(err), "")
+			w.unchanged(before)
+		})
+	}
+}
+
+// One transaction takes the node, its keys, its slot and its tokens.
+func TestManagerLeaves(t *testing.T) {
+	for _, demote := range []bool{false, true} {
+		w := newLeaveWorld(t)
+		tok := pki.NewToken()
+		if _, err := pki.CreateToken(t.Context(), w.store, w.ca, pki.TokenRequest{ID: tok.ID(), PublicKey: tok.PublicKey(), Role: profilepb.Role_ROLE_WORKER}); err != nil {
+			t.Fatal(err)
+		}
+		// A promotion that came to nothing, of a worker that stays.
+		lost := bytes.Repeat([]byte{9}, 1216)
+		w.change(w.worker, func(n *pkipb.Node) { n.KeysetEpoch, n.GivenKeydKeys = 1, [][]byte{lost} })
+		slot := newSlot()
+		var rot *controlpb.Rotation
+		if demote {
+			if _, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "manager-2", Check: true}); err != nil || w.asked != 0 {
+				t.Fatalf("asking whether it can: %v, keyd was asked %d times", err, w.asked)
+			}
+			r, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "manager-2", Slot: slot})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rot = r.GetRotation()
+		} else {
+			r, err := w.remove("manager-2", slot)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rot = r.GetRotation()
+		}
+		if rot.GetKeysetEpoch() != 2 || rot.GetSlotEpoch() != 2 || rot.GetTokensVoid() != 1 || len(rot.GetAway()) != 0 {
+			t.Errorf("demote %v: %v", demote, rot)
+		}
+		if len(w.retired) != 2 || !bytes.Equal(w.retired[0], w.keys[w.second]) || !bytes.Equal(w.retired[1], lost) {
+			t.Errorf("%d keys are retired", len(w.retired))
+		}
+		err := w.store.View(func(r *raftstore.ReadTx) error {
+			if _, ok := autolockstore.Keysets.Get(r, w.second); ok {
+				t.Error("the one that left has a keyset")
+			}
+			k, _ := autolockstore.Keysets.Get(r, w.manager)
+			s, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
+			if k.GetEpoch() != 2 || !strings.Contains(string(k.GetSealed()), w.manager) || s.GetSet().GetSlots()[0].GetId() != slot.GetId() {
+				t.Errorf("%v, %v", k, s)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Again: there is nothing left to take.
+		if demote {
+			_, err = w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "manager-2", Slot: newSlot()})
+			wantReason(t, err, apierr.ReasonState, "is a worker already")
+		} else {
+			_, err = w.remove("manager-2", newSlot())
+			wantReason(t, err, apierr.ReasonNotFound, "manager-2")
+		}
+	}
+}
+
+// A worker whose promotion was cut short after the keyset was given leaves with
+// a rotation, and nobody needs a new operator key for it.
+func TestWorkerThatWasGivenTheKeysetLeaves(t *testing.T) {
+	w := newLeaveWorld(t)
+	lost := bytes.Repeat([]byte{9}, 1216)
+	w.change(w.worker, func(n *pkipb.Node) { n.KeysetEpoch, n.GivenKeydKeys = 1, [][]byte{lost} })
+	r, err := w.remove("worker-1", nil)
+	if err != nil || r.GetManager() || r.GetRotation().GetKeysetEpoch() != 2 || r.GetRotation().GetSlotEpoch() != 0 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if len(w.retired) != 1 || !bytes.Equal(w.retired[0], lost) {
+		t.Errorf("%d keys are retired", len(w.retired))
+	}
+}
+
+func TestPromotionRefusalsOfOperators(t *testing.T) {
+	w := newLeaveWorld(t)
+	before := w.facts()
+	promote := func(name string) error {
+		_, err := w.api.PromoteNode(t.Context(), &controlpb.PromoteNodeRequest{Node: name})
+		return err
+	}
+	wantReason(t, promote("nobody"), apierr.ReasonNotFound, "nobody")
+	wantReason(t, promote("manager-2"), apierr.ReasonState, "manager already")
+	w.sessions = nil
+	wantReason(t, promote("worker-1"), apierr.ReasonState, "is away")
+	w.unchanged(before)
+}
