@@ -309,6 +309,22 @@ func TestWorkerThatWasGivenTheKeysetLeaves(t *testing.T) {
 	}
 }
 
+type minterFunc func() error
+
+func (f minterFunc) MintToken(context.Context, *profilepb.TokenRecord) (*profilepb.SignedTokenRecord, error) {
+	return nil, f()
+}
+
+func TestTokensTooOften(t *testing.T) {
+	w := newWorld(t)
+	api := control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Logger: slog.New(slog.DiscardHandler), Minter: minterFunc(func() error {
+		return &keydclient.Error{Code: keydpb.Code_CODE_RATE_LIMITED, Message: "too many requests of this kind"}
+	})})
+	tok := pki.NewToken()
+	_, err := api.CreateToken(t.Context(), &controlpb.CreateTokenRequest{Id: tok.ID(), PublicKey: tok.PublicKey(), Role: profilepb.Role_ROLE_MANAGER})
+	wantReason(t, err, apierr.ReasonState, "try again in half a minute")
+}
+
 func TestPromotionRefusalsOfOperators(t *testing.T) {
 	w := newLeaveWorld(t)
 	before := w.facts()

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -28,6 +30,9 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 		LongLived: req.GetLongLived()})
 	if errors.Is(err, pki.ErrInvalidToken) {
 		return nil, apierr.Invalid("", "%v", err)
+	}
+	if keydclient.CodeOf(err) == keydpb.Code_CODE_RATE_LIMITED {
+		return nil, apierr.State("try again in half a minute", "join tokens were made, or managers' keys given, too often just now")
 	}
 	if err != nil {
 		return nil, err

@@ -153,17 +153,23 @@ func (c *cluster) joinsAgain(host string) {
 		}
 		return ""
 	})
-	// keyd makes managers at a bounded rate, which this story exceeds.
-	eventually(c.t, 2*time.Minute, func() string {
+	// keyd makes managers at a bounded rate, which this story exceeds: it gives one
+	// more every ten seconds.
+	again := time.NewTicker(11 * time.Second)
+	defer again.Stop()
+	for try := 0; ; try++ {
 		r := c.on("manager-1", "join-token", "manager", "-q")
 		if r.code == 0 {
 			r = c.onIn(host, []byte(strings.TrimSpace(r.stdout)), "join", c.addr2377("manager-1"))
 		}
-		if r.code != 0 {
-			return r.String()
+		if r.code == 0 {
+			break
 		}
-		return ""
-	})
+		if try == 12 {
+			c.t.Fatalf("joining again: %v", r)
+		}
+		<-again.C
+	}
 	eventually(c.t, time.Minute, func() string {
 		if names, all := c.voters("manager-1"); !slices.Contains(names, host) {
 			return all

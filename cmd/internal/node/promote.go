@@ -40,6 +40,8 @@ const (
 	// roleTries is how many there are before the leader says it again.
 	roleRetry = 2 * time.Second
 	roleTries = 5
+	// longestRoleRetry bounds the pause while keyd does not answer.
+	longestRoleRetry = time.Minute
 )
 
 // awaitPromotion follows the leader's wish that this worker be a manager.
@@ -47,6 +49,15 @@ func (n *Node) awaitPromotion(ctx context.Context, w *workerState) error {
 	staged, err := n.disk.loadPromotion()
 	if err != nil {
 		return err
+	}
+	for pause := roleRetry; ; pause = min(2*pause, longestRoleRetry) {
+		if staged, err = n.settleKeyd(ctx, staged); err == nil {
+			break
+		}
+		n.log.Warn("keyd could not be asked what it holds", "err", err, "retry_in", pause)
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
 	}
 	for {
 		if staged == nil {
@@ -167,8 +178,31 @@ func (n *Node) finishPromotion(s *promotion) error {
 	return n.disk.removePromotion()
 }
 
+// dropPromotion gives up what is staged, the keys first: the file is what says
+// that there are any.
 func (n *Node) dropPromotion(ctx context.Context) error {
-	return errors.Join(n.disk.removePromotion(), n.keyd.Forget(ctx))
+	if err := n.keyd.Forget(ctx); err != nil {
+		return err
+	}
+	return n.disk.removePromotion()
+}
+
+// settleKeyd brings what keyd holds and what is staged together on a worker: a
+// node that stopped between two steps may have one without the other. Keys that
+// nothing stands for are forgotten.
+func (n *Node) settleKeyd(ctx context.Context, staged *promotion) (*promotion, error) {
+	st, err := n.keyd.Status(ctx)
+	switch empty := st.GetState() == keydpb.LockState_LOCK_STATE_EMPTY; {
+	case err != nil:
+		return staged, err
+	case empty == (staged == nil):
+		return staged, nil
+	case empty:
+		n.log.Warn("the keys of a promotion that was cut short are gone: it begins anew when it is asked for again")
+		return nil, n.disk.removePromotion()
+	}
+	n.log.Warn("keyd held keys of a manager, which this node is not: they are forgotten")
+	return nil, n.keyd.Forget(ctx)
 }
 
 // mendRole finishes a change of role that was cut short and returns the member.
@@ -258,10 +292,14 @@ func (n *Node) finishDemotion(ctx context.Context, m *member, leaf *leafFile) er
 	return n.dropManager(ctx)
 }
 
-// dropManager wipes what only a manager has. The store is sealed under a key
-// that keyd forgets.
+// dropManager wipes what only a manager has, the keys first: the files are what
+// tells a node that was cut short here that there is something left to do. The
+// store is sealed under a key that keyd forgets.
 func (n *Node) dropManager(ctx context.Context) error {
-	return errors.Join(n.keyd.Forget(context.WithoutCancel(ctx)), n.disk.wipeManager())
+	if err := n.keyd.Forget(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	return n.disk.wipeManager()
 }
 
 func (d disk) loadPromotion() (*promotion, error) {
