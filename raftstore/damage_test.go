@@ -19,13 +19,16 @@ import (
 // nothing.
 func TestDamagedFile(t *testing.T) {
 	dir, sealer := t.TempDir(), raftstoretest.NewSealer()
-	filled(t, dir, sealer, false)
+	filledBolt := func(dir string, sealer raftstore.Sealer) {
+		filled(t, kindConfig(dir, sealer, raftstore.LogBolt), false)
+	}
+	filledBolt(dir, sealer)
 	whole, err := os.ReadFile(filepath.Join(dir, "raft.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := t.TempDir()
-	filled(t, other, raftstoretest.NewSealer(), false)
+	filledBolt(other, raftstoretest.NewSealer())
 	swapped, err := os.ReadFile(filepath.Join(other, "raft.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +53,7 @@ func TestDamagedFile(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "raft.db"), content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s, err := raftstore.Open(t.Context(), soloConfig(dir, sealer))
+			s, err := raftstore.Open(t.Context(), kindConfig(dir, sealer, raftstore.LogBolt))
 			if err != nil {
 				t.Log(err)
 				return

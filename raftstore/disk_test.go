@@ -52,9 +52,9 @@ func openSolo(t testing.TB, c raftstore.Config) *raftstore.Store {
 
 // filled makes a store with log entries, stable values and, on request, a
 // snapshot, and closes it.
-func filled(t testing.TB, dir string, sealer raftstore.Sealer, snapshot bool) {
+func filled(t testing.TB, c raftstore.Config, snapshot bool) {
 	t.Helper()
-	s := openSolo(t, soloConfig(dir, sealer))
+	s := openSolo(t, c)
 	if err := s.Bootstrap(); err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func filled(t testing.TB, dir string, sealer raftstore.Sealer, snapshot bool) {
 
 func TestNothingIsReadableOnDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
-	filled(t, dir, raftstoretest.NewSealer(), true)
+	filled(t, soloConfig(dir, raftstoretest.NewSealer()), true)
 	files, size := 0, 0
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -109,7 +109,7 @@ func TestNothingIsReadableOnDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if files != 4 || size < 12*5000*15 { // log, watermark, snapshot state, snapshot meta
+	if files != 5 || size < 12*5000*15 { // stable values, log, watermark, snapshot state, snapshot meta
 		t.Fatalf("%d files of %d bytes were looked at: the canaries were not written", files, size)
 	}
 }
@@ -118,7 +118,7 @@ func TestRestart(t *testing.T) {
 	for _, snapshot := range []bool{false, true} {
 		t.Run(fmt.Sprint("snapshot=", snapshot), func(t *testing.T) {
 			dir, sealer := t.TempDir(), raftstoretest.NewSealer()
-			filled(t, dir, sealer, snapshot)
+			filled(t, soloConfig(dir, sealer), snapshot)
 			s := openSolo(t, soloConfig(dir, sealer))
 			if err := s.Bootstrap(); err == nil {
 				t.Error("a store with state begins a new cluster")
@@ -263,9 +263,11 @@ func TestDamageIsRefusedAtOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, sealer := t.TempDir(), raftstoretest.NewSealer()
-			filled(t, dir, sealer, true)
+			config := kindConfig(dir, sealer, raftstore.LogBolt) // what is damaged here is in the database
+			filled(t, config, true)
 			c.damage(t, dir)
-			s, err := raftstore.Open(t.Context(), soloConfig(dir, sealer))
+			config.Transport.Listener = raftstoretest.NewListener()
+			s, err := raftstore.Open(t.Context(), config)
 			if err == nil {
 				t.Cleanup(func() { _ = s.Close(context.Background()) })
 			}
@@ -277,23 +279,35 @@ func TestDamageIsRefusedAtOpen(t *testing.T) {
 }
 
 func TestAnotherKeyOrIdentityOpensNothing(t *testing.T) {
-	dir, sealer := t.TempDir(), raftstoretest.NewSealer()
-	filled(t, dir, sealer, false)
-	other := soloConfig(dir, sealer)
-	other.Incarnation = 1
-	foreign := soloConfig(dir, sealer)
-	foreign.ClusterID = "another"
-	for what, c := range map[string]raftstore.Config{
-		"key": soloConfig(dir, raftstoretest.NewSealer()), "incarnation": other, "cluster": foreign,
-	} {
-		if s, err := raftstore.Open(t.Context(), c); err == nil {
-			_ = s.Close(context.Background())
-			t.Errorf("another %s opens the store", what)
-		} else if !strings.Contains(err.Error(), "does not open") {
-			t.Errorf("another %s: %v", what, err)
-		}
+	for _, kind := range []raftstore.LogStore{raftstore.LogBolt, raftstore.LogWAL} {
+		t.Run(string(kind), func(t *testing.T) {
+			dir, sealer := t.TempDir(), raftstoretest.NewSealer()
+			filled(t, kindConfig(dir, sealer, kind), false)
+			other := kindConfig(dir, sealer, "")
+			other.Incarnation = 1
+			foreign := kindConfig(dir, sealer, kind)
+			foreign.ClusterID = "another"
+			neighbour := kindConfig(dir, sealer, "")
+			neighbour.NodeID, neighbour.Transport.Advertise = "neighbour", raftstore.JoinAddr("neighbour", "canary-host:1")
+			for what, c := range map[string]raftstore.Config{
+				"key": kindConfig(dir, raftstoretest.NewSealer(), kind), "incarnation": other, "cluster": foreign, "node": neighbour,
+			} {
+				if s, err := raftstore.Open(t.Context(), c); err == nil {
+					_ = s.Close(context.Background())
+					t.Errorf("another %s opens the store", what)
+				} else if !strings.Contains(err.Error(), "does not open") {
+					t.Errorf("another %s: %v", what, err)
+				}
+			}
+			openSolo(t, kindConfig(dir, sealer, kind)) // and nothing was spoilt by trying
+			if s, err := raftstore.Open(t.Context(), kindConfig(dir, sealer, kind)); err == nil {
+				_ = s.Close(context.Background())
+				t.Error("two stores on one directory")
+			} else if !strings.Contains(err.Error(), "in use by another process") {
+				t.Errorf("two stores on one directory: %v", err)
+			}
+		})
 	}
-	openSolo(t, soloConfig(dir, sealer)) // and nothing was spoilt by trying
 }
 
 // failingSealer fails on demand, as a disk does.
@@ -354,7 +368,7 @@ func TestStorageFailureStopsTheStoreAndNotTheProcess(t *testing.T) {
 
 func TestUnknownTableStopsTheStore(t *testing.T) {
 	dir, sealer := t.TempDir(), raftstoretest.NewSealer()
-	filled(t, dir, sealer, false)
+	filled(t, soloConfig(dir, sealer), false)
 	c := soloConfig(dir, sealer)
 	c.Tables = []raftstore.Registered{others}
 	s := openSolo(t, c)

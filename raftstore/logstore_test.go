@@ -188,18 +188,35 @@ func TestWatermarkDamaged(t *testing.T) {
 }
 
 // TestDirectoryOfTheFirstRelease opens a directory that has neither a watermark
-// nor says of which kind its log is.
+// nor says of which kind its log is. It stays in bolt unless another is asked for.
 func TestDirectoryOfTheFirstRelease(t *testing.T) {
+	for _, want := range []raftstore.LogStore{"", raftstore.LogBolt, raftstore.LogWAL} {
+		dir, sealer := t.TempDir(), raftstoretest.NewSealer()
+		filledKind(t, dir, sealer, raftstore.LogBolt, 5)
+		if err := os.Remove(filepath.Join(dir, "mark")); err != nil {
+			t.Fatal(err)
+		}
+		raftstore.ForgetLayout(t, dir, sealer)
+		for range 2 { // also the second time
+			if err := allThere(t, kindConfig(dir, sealer, want), 5); err != nil {
+				t.Fatalf("%q: %v", want, err)
+			}
+			_, err := os.Stat(filepath.Join(dir, "wal"))
+			if (err == nil) != (want == raftstore.LogWAL) {
+				t.Errorf("%q is wanted; the segments: %v", want, err)
+			}
+		}
+	}
+}
+
+// TestNewDirectory gets segments where nothing is asked for.
+func TestNewDirectory(t *testing.T) {
 	dir, sealer := t.TempDir(), raftstoretest.NewSealer()
-	filledKind(t, dir, sealer, raftstore.LogBolt, 5)
-	if err := os.Remove(filepath.Join(dir, "mark")); err != nil {
-		t.Fatal(err)
-	}
-	raftstore.ForgetLayout(t, dir, sealer)
-	if err := allThere(t, kindConfig(dir, sealer, raftstore.LogWAL), 5); err != nil {
-		t.Fatal(err)
-	}
+	filledKind(t, dir, sealer, "", 2)
 	if _, err := os.Stat(filepath.Join(dir, "wal")); err != nil {
+		t.Error(err)
+	}
+	if err := allThere(t, kindConfig(dir, sealer, ""), 2); err != nil {
 		t.Error(err)
 	}
 }

@@ -74,13 +74,21 @@ func (s *Store) voters() int {
 // PeerAllowed reports whether a peer of that identity may speak raft to this
 // server: it is in the configuration, or, while there is none yet, in
 // Config.InitialPeers. The transport's listener must ask it for every
-// connection.
+// connection. Of one that is not known a voter may say that it is the leader
+// (vouch.go); it is asked when this is, and the peer must come again.
 func (s *Store) PeerAllowed(id string) bool {
-	servers := s.configuration()
-	if len(servers) == 0 {
+	allowed := s.peerAllowed(id)
+	if !allowed {
+		s.noteStranger(id)
+	}
+	return allowed
+}
+
+func (s *Store) peerAllowed(id string) bool {
+	if len(s.configuration()) == 0 {
 		return slices.Contains(s.cfg.InitialPeers, id)
 	}
-	return slices.ContainsFunc(servers, func(srv raft.Server) bool { return string(srv.ID) == id })
+	return s.inConfiguration(id) || s.strangers.admitted(id)
 }
 
 // AddNonvoter adds a server that follows without a vote. Leader only; it

@@ -22,6 +22,9 @@ func (s *Store) admitRPC(peer string, cmd any) error {
 	if id, _, err := SplitAddr(string(head.Addr)); err != nil || id != peer || string(head.ID) != peer {
 		return fmt.Errorf("it is in the name of %q at %q", head.ID, head.Addr)
 	}
+	if err := s.strangers.check(peer, cmd, func() bool { return s.inConfiguration(peer) }); err != nil {
+		return err
+	}
 	switch cmd := cmd.(type) {
 	case *raft.TimeoutNowRequest:
 		if _, leader := s.raft.LeaderWithID(); string(leader) != peer {
@@ -55,5 +58,8 @@ func (s *Store) DropPeer(id string) {
 // dropStrangers closes the connections of servers that are no longer in the
 // configuration.
 func (s *Store) dropStrangers() {
-	s.layer.cut(func(peer string) bool { return !s.PeerAllowed(peer) })
+	for _, srv := range s.configuration() {
+		s.strangers.forget(string(srv.ID))
+	}
+	s.layer.cut(func(peer string) bool { return !s.peerAllowed(peer) })
 }

@@ -28,6 +28,7 @@ type simCluster struct {
 	rand *rand.Rand // of the test's own goroutine
 	net  *simNet
 	root string // of all directories
+	log  raftstore.LogStore
 	all  []*simMember
 	end  sync.WaitGroup // stores of crashed members, being closed
 }
@@ -59,7 +60,8 @@ func newSimCluster(t testing.TB, seed uint64, n int) *simCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &simCluster{t: t, rand: rand.New(rand.NewPCG(seed, 1)), net: newSimNet(seed), root: root}
+	c := &simCluster{t: t, rand: rand.New(rand.NewPCG(seed, 1)), net: newSimNet(seed), root: root,
+		log: []raftstore.LogStore{raftstore.LogWAL, raftstore.LogBolt}[seed%2]}
 	for i := range n {
 		c.add(fmt.Sprintf("m%d", i+1), uint64(i))
 	}
@@ -90,8 +92,8 @@ func (c *simCluster) start(m *simMember) {
 		Dir: m.dir, NodeID: m.id, ClusterID: "sim", Tables: []raftstore.Registered{things}, Sealer: m.sealer,
 		Transport: transport, InitialPeers: c.ids(), Logger: slog.New(slog.DiscardHandler),
 		ElectionTimeout: 500 * time.Millisecond, CommitTimeout: 25 * time.Millisecond, IOTimeout: 2 * time.Second,
-		SnapshotThreshold: 24, TrailingLogs: 8, SnapshotInterval: 300 * time.Millisecond,
-	}))
+		SnapshotThreshold: 24, TrailingLogs: 8, SnapshotInterval: 300 * time.Millisecond, LogStore: c.log,
+	}.WithSegments(smallSegment)))
 	if err != nil {
 		c.t.Fatalf("%s, life %d: %v", m.id, m.lives, err)
 	}

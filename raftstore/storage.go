@@ -27,7 +27,7 @@ const (
 	// fdatasync an append.
 	LogWAL LogStore = "wal"
 	// DefaultLogStore is what a new directory gets where nothing is configured.
-	DefaultLogStore = LogBolt
+	DefaultLogStore = LogWAL
 )
 
 // ParseLogStore checks a configured kind. Empty means: what the directory has.

@@ -26,6 +26,8 @@ type Store struct {
 	stable   raft.StableStore // likewise
 	terms    *termGuard
 
+	strangers *strangers
+
 	proposer *proposer
 	reads    *readGate
 	lead     *leadership
@@ -54,7 +56,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{
-		cfg: c, halt: newHalter(c.Logger),
+		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(),
 		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}),
 	}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
@@ -115,7 +117,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	logger := raftLogger(s.cfg.Logger)
 	s.progress = newProgress()
 	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
-	s.trans = newTransport(&s.cfg, s.layer, s.progress, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat})
+	s.trans = newTransport(&s.cfg, s.layer, s.progress, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch})
 	if err := s.newRaft(logger, logs, &markedStable{stable, mark}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
@@ -124,6 +126,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	s.lead = newLeadership()
 	s.wg.Go(s.trans.serve) // from now on: what comes in asks raft who may speak
 	s.wg.Go(s.watchLeader)
+	s.wg.Go(s.askForStrangers)
 	s.wg.Go(s.proposer.run)
 	s.wg.Go(s.reads.run)
 	s.wg.Go(s.followLeadership)

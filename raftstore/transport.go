@@ -38,6 +38,8 @@ type peerRules struct {
 	admit func(peer string, cmd any) error
 	// answer answers a heartbeat where it can.
 	answer func(peer string, rpc raft.RPC) bool
+	// vouch is the answer to who asks for the leader.
+	vouch func() []byte
 }
 
 // peerReader is the reader of one peer.
@@ -94,7 +96,7 @@ func (t *transport) serve() {
 		c, peer, err := t.layer.Accept()
 		switch {
 		case err == nil:
-			if r := t.readerOf(peer); r == nil || !r.stream.hand(c) {
+			if r := t.readerOf(peer); r == nil || !r.stream.hand(&questionedConn{Conn: c, answer: t.rules.vouch}) {
 				_ = c.Close() // we are closing
 			}
 			continue

@@ -52,9 +52,18 @@ func openWAL(dir string, stable *sealedStable, segmentBytes int, logger hclog.Lo
 	return &walLog{w}, nil
 }
 
-// GetLog implements raft.LogStore with the error that raft knows.
+// GetLog implements raft.LogStore with the error that raft knows. raft-wal still
+// gives entries of the last segment that were deleted at its beginning, until it
+// is opened again: what is deleted is gone.
 func (w *walLog) GetLog(index uint64, l *raft.Log) error {
-	err := w.WAL.GetLog(index, l)
+	first, err := w.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if index < first {
+		return raft.ErrLogNotFound
+	}
+	err = w.WAL.GetLog(index, l)
 	if errors.Is(err, wal.ErrNotFound) {
 		return raft.ErrLogNotFound
 	}
