@@ -30,6 +30,8 @@ type loop struct {
 	// wake is when the next task that waits for its restart delay is due; zero:
 	// none waits.
 	wake time.Time
+	// again is when services are to be looked at though nothing changed.
+	again map[string]time.Time
 	// latch: managers' availability may have to be latched.
 	latch bool
 }
@@ -41,6 +43,7 @@ func newLoop(cfg Config) *loop {
 		requests: map[string]*placement.Request{},
 		services: map[string]*orchestrator.Service{},
 		dirty:    map[string]bool{},
+		again:    map[string]time.Time{},
 		retry:    true,
 		latch:    true,
 	}
@@ -157,7 +160,7 @@ func (l *loop) observeNode(r raftstore.Reader, id string) {
 func sameForScheduling(a, b *schedulerpb.Node) bool {
 	x, y := a.GetDescription(), b.GetDescription()
 	return a.GetState() == b.GetState() && a.GetManager() == b.GetManager() &&
-		store.Effective(a) == store.Effective(b) && maps.Equal(a.GetLabels(), b.GetLabels()) &&
+		store.Effective(a) == store.Effective(b) && a.GetDrainBy() == b.GetDrainBy() && maps.Equal(a.GetLabels(), b.GetLabels()) &&
 		x.GetHostname() == y.GetHostname() && x.GetOs() == y.GetOs() && x.GetArch() == y.GetArch() &&
 		proto.Equal(x.GetResources(), y.GetResources()) &&
 		slices.EqualFunc(x.GetFeatures(), y.GetFeatures(), func(f, g *taskpb.Feature) bool {

@@ -95,6 +95,9 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 		if p.More {
 			l.dirty[id] = true
 		}
+		if delete(l.again, id); !p.Again.IsZero() {
+			l.again[id] = p.Again
+		}
 		if in.Service == nil && svc.Empty() && len(p.Revisions) == 0 {
 			delete(l.services, id)
 		}

@@ -78,19 +78,37 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// next waits for events, or until a restart delay is over.
+// next waits for events, or until a restart delay or a deadline is over.
 func (l *loop) next(ctx context.Context, w *raftstore.Watch) ([]raftstore.Event, error) {
-	if l.wake.IsZero() {
+	at := l.wake
+	for _, t := range l.again {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	if at.IsZero() {
 		return w.Next(ctx)
 	}
-	due, cancel := context.WithDeadline(ctx, l.wake)
+	due, cancel := context.WithDeadline(ctx, at)
 	defer cancel()
 	events, err := w.Next(due)
 	if err != nil && due.Err() != nil && ctx.Err() == nil {
-		l.retry, l.wake = true, time.Time{}
 		return nil, nil
 	}
 	return events, err
+}
+
+// ripen marks what is due.
+func (l *loop) ripen(now time.Time) {
+	if !l.wake.IsZero() && !l.wake.After(now) {
+		l.retry, l.wake = true, time.Time{}
+	}
+	for id, at := range l.again {
+		if !at.After(now) {
+			delete(l.again, id)
+			l.service(id)
+		}
+	}
 }
 
 // follow works from one snapshot on, until something fails.
@@ -113,6 +131,7 @@ func follow(ctx context.Context, cfg Config) error {
 func (l *loop) turn(ctx context.Context, w *raftstore.Watch) error {
 	var events []raftstore.Event
 	var err error
+	l.ripen(time.Now())
 	if l.work() {
 		if err := l.step(ctx); err != nil {
 			return err

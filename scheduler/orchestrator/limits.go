@@ -16,6 +16,10 @@ const (
 	// placed at once when there is room; the others follow.
 	MaxWaiting = 256
 
+	// defaultGrace is how long a task may take to stop where its service does not
+	// say.
+	defaultGrace = 10 * time.Second
+
 	// worksAfter is how long a task must have been there for its end not to
 	// count as one of a row of failures.
 	worksAfter = time.Minute

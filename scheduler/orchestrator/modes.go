@@ -130,29 +130,13 @@ func (r *round) tend(g *group) {
 	r.trim(g)
 }
 
-// evict stops tasks that may not stay where they are: on a drained node, or on
-// one that the constraints of their own revision exclude by now. Constraints of
-// a newer revision take effect as the update gets there.
-func (r *round) evict(g *group) {
-	for _, it := range g.items {
-		if !it.wanted() || it.t.GetNodeId() == "" {
-			continue
-		}
-		n := r.in.Node(it.t.GetNodeId())
-		current := it.t.GetRevision() == r.in.Service.GetRevision()
-		if store.Effective(n) == store.Drain || current && !r.in.Request.Matches(n) {
-			r.stop(it)
-		}
-	}
-}
-
 // dedupe keeps one wanted task: that of the current revision, then the one that
 // came furthest, then the oldest. There is more than one only after a write
-// whose outcome the leader could not know.
+// whose outcome the leader could not know, or where a drain was taken back.
 func (r *round) dedupe(g *group) {
 	var best *item
 	for _, it := range g.items {
-		if !it.wanted() {
+		if !it.stays() {
 			continue
 		}
 		if best == nil {

@@ -19,7 +19,9 @@
 //
 //   - a slot (or a node, for a global service) has at most one task that may
 //     have a container; a replacement is made when its predecessor has ended,
-//     was never given a node, or was lost with its node;
+//     was never given a node, or was lost with its node. One that serves on a
+//     drained node is the exception: its replacement is made beside it, on
+//     another node, and it ends when that one runs;
 //   - state and desired state of a task only grow;
 //   - the restart policy governs tasks that ended by themselves. What the
 //     cluster stopped (update, drain, changed labels) or lost (node down or
@@ -107,6 +109,9 @@ type Plan struct {
 	// More: some slots were not looked at yet, so that one large service does
 	// not keep the others waiting.
 	More bool
+	// Again is when the service must be planned again though nothing changed;
+	// zero: never.
+	Again time.Time
 }
 
 // Wanted is the number of tasks the service should have running now. A global

@@ -194,9 +194,6 @@ func TestAvailability(t *testing.T) {
 		t.Fatal("pause stops what runs")
 	}
 	n.Availability = store.Drain
-	w.reconcile(all)
-	w.want("1:r1 running→shutdown") // and no second one beside it
-	w.end(1, store.Shutdown)
 	w.settle()
 	w.want("(1:r1 shutdown) 1:r1 running")
 	if w.live(1).GetNodeId() == n.GetId() {

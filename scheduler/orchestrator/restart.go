@@ -9,10 +9,10 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
-// replace makes a new task where the group has none that is live and should
-// have one.
+// replace makes a new task where the group has none that is live, but for one
+// that leaves, and should have one.
 func (r *round) replace(g *group, creatable bool) {
-	if slices.ContainsFunc(g.items, (*item).live) {
+	if slices.ContainsFunc(g.items, func(it *item) bool { return it.live() && !it.leaving }) {
 		return
 	}
 	last := r.latest(g)

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -15,11 +16,16 @@ type item struct {
 	old  *schedulerpb.Task // nil: made by this plan
 	t    *schedulerpb.Task // old itself until something is changed
 	gone bool
+	// leaving: it runs on a drained node until its replacement does.
+	leaving bool
 }
 
 // live, like store.Live, but for what the plan forgets.
 func (it *item) live() bool   { return !it.gone && store.Live(it.t) }
 func (it *item) wanted() bool { return !it.gone && store.Wanted(it.t) }
+
+// stays: wanted, and not to be replaced.
+func (it *item) stays() bool { return it.wanted() && !it.leaving }
 
 // group is the tasks of one slot, or of one node of a global service, oldest
 // first.
@@ -36,6 +42,9 @@ type round struct {
 	// creates counts; over are the groups for which there was no room.
 	creates int
 	over    []*group
+	// until is when the first task of those that leave must go; zero: none has
+	// a deadline.
+	until time.Time
 }
 
 // look reads a group, and gives up those of its tasks whose node is lost.
@@ -60,6 +69,20 @@ func (r *round) look(p place) *group {
 		return -1
 	})
 	return g
+}
+
+// main is the task that the group is about: the wanted one, and of one that
+// leaves and its replacement the latter. nil: none is wanted.
+func (g *group) main() (found *item) {
+	for _, it := range g.items {
+		if it.stays() {
+			return it
+		}
+		if it.leaving && it.wanted() {
+			found = it
+		}
+	}
+	return found
 }
 
 // sorted gives the groups looked at in the order of slots and nodes.

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
@@ -22,6 +23,11 @@ type Service struct {
 	old                    map[uint64]int // groups with tasks of a revision that is not the current
 
 	low uint32 // every slot below is present
+
+	// leaving are the groups with a task that leaves a drained node, and due is
+	// when the first of them must go; zero: no deadline.
+	leaving map[place]struct{}
+	due     time.Time
 }
 
 // place is a slot of a replicated service, or a node of a global one (slot 0).
@@ -74,7 +80,7 @@ func (s *Service) reset(in Input) {
 	*s = Service{
 		revision: in.Service.GetRevision(),
 		dirty:    map[place]struct{}{}, groups: map[place]summary{},
-		stale: map[place]struct{}{}, old: map[uint64]int{}, low: 1,
+		stale: map[place]struct{}{}, leaving: map[place]struct{}{}, old: map[uint64]int{}, low: 1,
 	}
 	for t := range in.Tasks {
 		s.Touch(t.GetSlot(), t.GetTargetNodeId())
@@ -92,6 +98,12 @@ func (s *Service) reset(in Input) {
 func (s *Service) Plan(in Input) Plan {
 	if s.all || s.revision != in.Service.GetRevision() {
 		s.reset(in)
+	}
+	if !s.due.IsZero() && !s.due.After(in.Now) {
+		for p := range s.leaving {
+			s.dirty[p] = struct{}{}
+		}
+		s.due = time.Time{}
 	}
 	r := &round{in: in, groups: map[place]*group{}}
 	for p := range s.dirty {
@@ -118,9 +130,15 @@ func (s *Service) Plan(in Input) Plan {
 	for _, g := range r.over {
 		s.dirty[g.place] = struct{}{}
 	}
+	switch {
+	case len(s.leaving) == 0:
+		s.due = time.Time{}
+	case !r.until.IsZero() && (s.due.IsZero() || r.until.Before(s.due)):
+		s.due = r.until
+	}
 	return Plan{
 		ServiceID: in.ServiceID, ServiceVersion: in.Service.GetMeta().GetVersion(),
-		Slots: r.changes(), Revisions: s.unused(in), More: len(s.dirty) > 0,
+		Slots: r.changes(), Revisions: s.unused(in), More: len(s.dirty) > 0, Again: s.due,
 	}
 }
 
@@ -175,6 +193,9 @@ func (s *Service) sum(r *round, g *group) {
 	if delete(s.stale, g.place); now.stale {
 		s.stale[g.place] = struct{}{}
 	}
+	if delete(s.leaving, g.place); slices.ContainsFunc(g.items, func(it *item) bool { return it.leaving && it.wanted() }) {
+		s.leaving[g.place] = struct{}{}
+	}
 	if !now.present && g.slot > 0 {
 		s.low = min(s.low, g.slot)
 	}
@@ -205,12 +226,11 @@ func (r *round) summarise(g *group) (s summary, there bool) {
 	if r.in.Service == nil || !r.kept(g) {
 		return s, there
 	}
-	i := slices.IndexFunc(g.items, (*item).wanted)
-	if i < 0 {
+	it := g.main()
+	if it == nil {
 		s.busy = r.returning(g)
 		return s, there
 	}
-	it := g.items[i]
 	s.waiting = it.t.GetNodeId() == "" && it.t.GetNotBefore() == 0
 	switch {
 	case it.t.GetRevision() == current:

@@ -9,12 +9,8 @@ import (
 // renew stops a task of an older revision that does not run: it serves nobody,
 // and replacing it at once is how an update mends a service that cannot start.
 func (r *round) renew(g *group) {
-	i := slices.IndexFunc(g.items, (*item).wanted)
-	if i < 0 {
-		return
-	}
-	it := g.items[i]
-	if it.t.GetRevision() != r.in.Service.GetRevision() && store.State(it.t) != store.Running {
+	it := g.main()
+	if it != nil && it.t.GetRevision() != r.in.Service.GetRevision() && store.State(it.t) != store.Running {
 		r.stop(it)
 	}
 }
@@ -32,8 +28,8 @@ func (s *Service) update(r *round) {
 		}
 	}
 	g := r.look(*first)
-	if i := slices.IndexFunc(g.items, (*item).wanted); i >= 0 {
-		r.stop(g.items[i])
+	if it := g.main(); it != nil {
+		r.stop(it)
 	}
 	s.sum(r, g)
 }
