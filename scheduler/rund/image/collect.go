@@ -3,6 +3,7 @@ package image
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -45,6 +46,7 @@ func (s *Store) Collect(ctx context.Context, now time.Time, p Policy, inUse func
 	used := inUse()
 	at := map[string]time.Time{}
 	var idle []images.Image
+	var failed []error
 	for _, i := range list {
 		c.Images++
 		if n, err := i.Size(ctx, s.client.ContentStore(), Platform); err == nil {
@@ -54,7 +56,7 @@ func (s *Store) Collect(ctx context.Context, now time.Time, p Policy, inUse func
 		if used[i.Target.Digest] || !known {
 			if now.Sub(last) > usedGrain {
 				if err := s.label(ctx, i.Name, map[string]string{labelUsed: strconv.FormatInt(now.UnixNano(), 10)}); err != nil && !errdefs.IsNotFound(err) {
-					return c, err
+					failed = append(failed, err)
 				}
 			}
 			continue
@@ -75,8 +77,8 @@ func (s *Store) Collect(ctx context.Context, now time.Time, p Policy, inUse func
 			continue
 		}
 		gone, err := s.remove(ctx, i, inUse)
-		if err != nil {
-			return c, err
+		if err != nil { // the disk must not fill up because of one
+			failed = append(failed, err)
 		}
 		if !gone {
 			continue
@@ -88,7 +90,7 @@ func (s *Store) Collect(ctx context.Context, now time.Time, p Policy, inUse func
 		}
 	}
 	c.Short = full && percent > p.High
-	return c, nil
+	return c, errors.Join(failed...)
 }
 
 func lastUse(i images.Image) (time.Time, bool) {
