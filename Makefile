@@ -76,7 +76,8 @@ test: setup build ## every test: unit, property, and stories over a lab cluster 
 
 .PHONY: test-interop
 test-interop: setup build ## the tier that needs outside tools beside the cluster
-	REDOUBT_BIN=$(CURDIR)/bin go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/e2e/...
+	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
+	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/e2e/...
 
 .PHONY: race
 race: setup ## every unit test under the race detector
@@ -92,7 +93,8 @@ crash: ## a real store killed CYCLES (1000) times, losing its power and bytes as
 
 .PHONY: nemesis
 nemesis: setup build ## five real managers under faults for MINUTES (30), judged for linearizability (root)
-	REDOUBT_NEMESIS_MINUTES=$${MINUTES:-30} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestNemesis$$' ./cmd/internal/e2e/
+	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
+	REDOUBT_NEMESIS_MINUTES=$${MINUTES:-30} REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestNemesis$$' ./cmd/internal/e2e/
 
 .PHONY: killmatrix
 killmatrix: setup build ## daemons killed at random moments of every operation for MINUTES (30); SEED=n repeats a run's choices (root)

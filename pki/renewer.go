@@ -37,6 +37,9 @@ type Renewer struct {
 	Call func(ctx context.Context, req *pkipb.RenewRequest) (*pkipb.RenewResponse, error)
 	// Persist writes what came, durably, before it is used.
 	Persist func(ctx context.Context, r Renewed) error
+	// Expired, on managers, replaces the certificate where it has ended, as a
+	// machine that slept finds it: nobody renews an ended one of a manager's.
+	Expired func(ctx context.Context) error
 	Logger  *slog.Logger
 
 	mu sync.Mutex // one renewal at a time
@@ -112,6 +115,9 @@ func (r *Renewer) once(ctx context.Context) error {
 	defer r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
+	if r.Expired != nil && time.Now().After(r.Credentials.Leaf().NotAfter) {
+		return r.Expired(ctx)
+	}
 	var got Renewed
 	req, err := r.request(&got)
 	if err != nil {

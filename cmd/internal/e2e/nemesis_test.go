@@ -32,10 +32,11 @@ import (
 //
 //	REDOUBT_NEMESIS_MINUTES=30 go test -run TestNemesis -timeout 2h ./cmd/internal/e2e/   (make nemesis MINUTES=30)
 //
-// Clocks do not jump here: hosts of a lab share the machine's. A fault that
-// moves a daemon's clock belongs into nemesisFaults.
+// With daemons whose clocks can be set (clock_helpers_test.go, as make nemesis has
+// them) clocks jump by up to an hour, either way.
 const (
 	nemesisEnv     = "REDOUBT_NEMESIS_MINUTES"
+	nemesisClock   = "clock"
 	nemesisRound   = 8 * time.Second
 	nemesisClients = 6
 	nemesisKeys    = 3
@@ -52,9 +53,16 @@ func TestNemesis(t *testing.T) {
 		rounds, end, managers = 1<<30, time.Now().Add(time.Duration(m*float64(time.Minute))), 5
 	}
 	seed := uint64(time.Now().UnixNano())
-	n := &nemesis{c: up(t, "nemesis", managers, 0), rand: rand.New(rand.NewPCG(seed, 0)), faults: map[string]int{}}
+	clocks := os.Getenv(shiftedEnv) != ""
+	if clocks {
+		useShifted(t)
+	}
+	n := &nemesis{clocks: clocks, c: up(t, "nemesis", managers, 0), rand: rand.New(rand.NewPCG(seed, 0)), faults: map[string]int{}}
 	n.c.load()
 	n.managers = n.c.hosts()
+	if n.clocks {
+		n.c.settableClocks()
+	}
 	start := time.Now()
 	for round := range rounds {
 		if !end.IsZero() && time.Now().After(end) {
@@ -81,6 +89,7 @@ type nemesis struct {
 	managers []host
 	rand     *rand.Rand
 	faults   map[string]int
+	clocks   bool     // can be set
 	deck     []string // kinds of faults that are still to come before one is repeated
 
 	mu                     sync.Mutex // guards the rest
@@ -98,6 +107,10 @@ var nemesisFaults = map[string]func(*nemesis, host) (undo func()){
 	"pause": func(n *nemesis, h host) func() {
 		n.signal(h, "redoubtd", syscall.SIGSTOP)
 		return func() { n.signal(h, "redoubtd", syscall.SIGCONT) }
+	},
+	nemesisClock: func(n *nemesis, h host) func() {
+		n.c.setClock(h, time.Duration(n.rand.Int64N(int64(2*time.Hour)))-time.Hour)
+		return func() { n.c.setClock(h, 0) }
 	},
 	"cut": func(n *nemesis, h host) func() { n.c.lab("cut", h.Name); return func() { n.c.lab("heal") } },
 	"split": func(n *nemesis, h host) func() {
@@ -167,6 +180,7 @@ func (n *nemesis) round(t *testing.T, round int) {
 func (n *nemesis) next() string {
 	if len(n.deck) == 0 {
 		n.deck = slices.Sorted(maps.Keys(nemesisFaults))
+		n.deck = slices.DeleteFunc(n.deck, func(name string) bool { return name == nemesisClock && !n.clocks })
 		n.rand.Shuffle(len(n.deck), func(i, j int) { n.deck[i], n.deck[j] = n.deck[j], n.deck[i] })
 	}
 	name := n.deck[0]

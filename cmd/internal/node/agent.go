@@ -150,6 +150,9 @@ func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers 
 			return n.keepManagerLeaf(ctx, got.Leaf, got.Key)
 		},
 	}
+	if boot != nil {
+		r.Expired = func(ctx context.Context) error { return n.reissue(ctx, creds) }
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, r.Run(ctx)) })
 	g.Go(func() error { return n.followIssuer(ctx, r) })

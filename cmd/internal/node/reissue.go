@@ -21,6 +21,10 @@ import (
 // manager that slept cannot ask the others with a certificate that has expired.
 const reissueBefore = time.Hour
 
+// ownLeafCheck is how often a leader sees to it that its own leaf is the one on
+// record.
+const ownLeafCheck = 10 * time.Second
+
 // reissue has this manager's own keyd certify a new key where the leaf has
 // expired or is about to. The leader adopts the new leaf when it meets it.
 func (n *Node) reissue(ctx context.Context, creds *pki.Credentials) error {
@@ -106,6 +110,8 @@ func (m *managerState) met(leaf *x509.Certificate) {
 
 // adoptLeaves records re-issued leaves: its own first, then those met.
 func (m *managerState) adoptLeaves(ctx context.Context) error {
+	own := time.NewTicker(ownLeafCheck)
+	defer own.Stop()
 	for leaf := m.creds.Leaf(); ; {
 		err := m.store.Update(ctx, func(tx *raftstore.Tx) error { return pki.AdoptLeaf(tx, leaf) })
 		if err != nil {
@@ -113,6 +119,8 @@ func (m *managerState) adoptLeaves(ctx context.Context) error {
 		}
 		select {
 		case leaf = <-m.leaves:
+		case <-own.C: // this machine slept, and re-issued its own meanwhile
+			leaf = m.creds.Leaf()
 		case <-ctx.Done():
 			return nil
 		}

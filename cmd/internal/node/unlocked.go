@@ -32,6 +32,7 @@ type managerState struct {
 	n     *Node
 	store *raftstore.Store
 	creds *pki.Credentials
+	boot  *pki.Credentials
 	// slotEpoch is what this manager's keyd is sealed to.
 	slotEpoch atomic.Uint64
 	// keysetEpoch is what this manager's keyd signs with.
@@ -68,7 +69,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err := n.disk.keepStore(k.incarnation); err != nil {
 		return err
 	}
-	m := &managerState{n: n, creds: k.creds, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1)}
+	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1)}
 	m.link = &leaderLink{dial: m.dialLeader}
 	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever

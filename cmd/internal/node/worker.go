@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
@@ -23,7 +26,26 @@ type workerState struct {
 	creds *pki.Credentials
 }
 
-func (w *workerState) fill(s *selfStatus) { s.leafNotAfter = w.creds.Leaf().NotAfter.Unix() }
+func (w *workerState) fill(s *selfStatus) {
+	end := w.creds.Leaf().NotAfter
+	s.leafNotAfter = end.Unix()
+	if word := expiredWord(end, time.Now()); word != "" {
+		s.message = strings.TrimSuffix(word+"; "+s.message, "; ")
+	}
+}
+
+// expiredWord says what became of a worker's certificate that has ended, and
+// what mends it.
+func expiredWord(end, now time.Time) string {
+	switch late := now.Sub(end); {
+	case late <= 0:
+		return ""
+	case late <= authz.ExpiredGrace:
+		return fmt.Sprintf("the certificate ended on %s and is being renewed", end.UTC().Format(time.DateOnly))
+	}
+	return fmt.Sprintf("the certificate ended on %s, more than %d days ago, and is renewed no more: `redoubt leave --force` here, `redoubt node rm` of this node on a manager, then `redoubt join` with a new token",
+		end.UTC().Format(time.DateOnly), int(authz.ExpiredGrace/(24*time.Hour)))
+}
 
 // worker serves the agent until the node leaves.
 func (n *Node) worker(ctx context.Context) (state, error) {

@@ -57,7 +57,7 @@ func build(bin, out string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	if err := linkAll(bin, out); err != nil {
+	if err := copyAll(bin, out); err != nil {
 		return err
 	}
 	args := []string{"build", "-buildvcs=false", "-trimpath", "-overlay", overlay, "-o", out + "/"}
@@ -72,27 +72,23 @@ func build(bin, out string) error {
 	return nil
 }
 
-// linkAll fills out with bin's binaries but the shifted ones.
-func linkAll(bin, out string) error {
-	from, err := filepath.Abs(bin)
-	if err != nil {
-		return err
-	}
-	files, err := os.ReadDir(from)
+// copyAll fills out with bin's binaries. A lab takes all of its binaries from
+// where the one it was made with really lies, so links would not do.
+func copyAll(bin, out string) error {
+	files, err := os.ReadDir(bin)
 	if err != nil {
 		return fmt.Errorf("%w: make build makes it", err)
 	}
 	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(bin, f.Name()))
+		if err != nil {
+			return err
+		}
 		to := filepath.Join(out, f.Name())
 		if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if err := os.Symlink(filepath.Join(from, f.Name()), to); err != nil {
-			return err
-		}
-	}
-	for _, b := range shifted { // go build would write through the link
-		if err := os.Remove(filepath.Join(out, b)); err != nil {
+		if err := os.WriteFile(to, b, 0o755); err != nil {
 			return err
 		}
 	}
