@@ -49,9 +49,10 @@ const (
 	// snapshotsKept is how many snapshots stay on disk.
 	snapshotsKept = 2
 
-	// logCacheEntries is the number of recent entries held in memory, in clear,
-	// for replication.
-	logCacheEntries = 1024
+	// recentEntries and recentBytes bound the recent entries held in memory, in
+	// clear, for replication.
+	recentEntries = 1024
+	recentBytes   = 8 << 20
 	// maxAppendEntries bounds one replication message.
 	maxAppendEntries = 64
 	// snapshotThreshold is how many entries make a new snapshot worth while;

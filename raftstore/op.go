@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	memdb "github.com/hashicorp/go-memdb"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
@@ -38,6 +37,15 @@ func versionOf(o Object) uint64 {
 // but the version, which is the caller's. A transaction's own overlay, the state
 // machine and restoring all go through here, so they cannot disagree.
 func insert(txn *memdb.Txn, t Registered, o Object) error {
+	if err := check(t, o, func(index, key string) error { return unheld(txn, t, o.GetId(), index, key) }); err != nil {
+		return err
+	}
+	return txn.Insert(t.Name(), o)
+}
+
+// check applies every rule to o but the version; free judges its keys in unique
+// indexes.
+func check(t Registered, o Object, free func(index, key string) error) error {
 	if err := checkID(o.GetId()); err != nil {
 		return fmt.Errorf("%s: %w", t.Name(), err)
 	}
@@ -55,16 +63,24 @@ func insert(txn *memdb.Txn, t Registered, o Object) error {
 			if !x.unique {
 				continue
 			}
-			held, err := txn.First(t.Name(), x.name, k)
-			if err != nil {
+			if err := free(x.name, k); err != nil {
 				return err
-			}
-			if held != nil && held.(Object).GetId() != o.GetId() {
-				return &DuplicateError{Table: t.Name(), Index: x.name, Key: k}
 			}
 		}
 	}
-	return txn.Insert(t.Name(), o)
+	return nil
+}
+
+// unheld refuses a key of a unique index that another object than id has.
+func unheld(txn *memdb.Txn, t Registered, id, index, key string) error {
+	held, err := txn.First(t.Name(), index, key)
+	if err != nil {
+		return err
+	}
+	if held != nil && held.(Object).GetId() != id {
+		return &DuplicateError{Table: t.Name(), Index: index, Key: key}
+	}
+	return nil
 }
 
 func checkID(id string) error {
@@ -90,4 +106,17 @@ func setMeta(o Object, m *raftstorepb.Meta) {
 	r.Set(fd, protoreflect.ValueOfMessage(m.ProtoReflect()))
 }
 
-func cloneObject(o Object) Object { return proto.Clone(o).(Object) }
+// withoutMeta is o without field 1. It shares everything else with o, and is for
+// reading only.
+func withoutMeta(o Object) Object {
+	from := o.ProtoReflect()
+	to := from.New()
+	from.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if fd.Number() != metaField {
+			to.Set(fd, v)
+		}
+		return true
+	})
+	to.SetUnknown(from.GetUnknown())
+	return to.Interface().(Object)
+}

@@ -107,10 +107,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	}); err != nil {
 		return err
 	}
-	logs, err := raft.NewLogCache(logCacheEntries, sealed)
-	if err != nil {
-		return err
-	}
+	logs := newRecentLog(sealed, recentEntries, recentBytes)
 	s.mark = mark
 	snaps := &markedSnapshots{s.files.Snapshots, mark}
 	s.logs, s.stable = logs, stable

@@ -177,7 +177,7 @@ func (t *Table[T]) Count(r Reader) int {
 
 func (t *Table[T]) scan(r Reader, index, arg string) iter.Seq[T] {
 	return func(yield func(T) bool) {
-		it, err := r.reader().txn.Get(t.name, index, arg)
+		it, err := r.reader().scan(t, index, arg)
 		if err != nil {
 			panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.name, err))
 		}

@@ -24,6 +24,11 @@ type reader struct {
 }
 
 func (r *reader) get(t Registered, id string) (Object, bool) {
+	if r.tx != nil {
+		if o, ok := r.tx.fresh[objectKey{t.Name(), id}]; ok {
+			return o, true
+		}
+	}
 	o, err := lookup(r.txn, t.Name(), id)
 	if err != nil {
 		panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.Name(), err))
@@ -32,6 +37,16 @@ func (r *reader) get(t Registered, id string) (Object, bool) {
 		r.tx.recordRead(t, id, o)
 	}
 	return o, o != nil
+}
+
+// scan walks an index, with the transaction's own writes in it.
+func (r *reader) scan(t Registered, index, arg string) (memdb.ResultIterator, error) {
+	if r.tx != nil {
+		if err := r.tx.settle(); err != nil {
+			return nil, err
+		}
+	}
+	return r.txn.Get(t.Name(), index, arg)
 }
 
 // ReadTx is the state as of one log entry. It is valid inside View only.
@@ -56,6 +71,7 @@ type Tx struct {
 	byKey map[objectKey]int // position in ops; nil there: created and deleted again
 	bytes int
 	done  bool
+	unsettled
 }
 
 type objectKey struct{ table, id string }
@@ -100,11 +116,16 @@ func (tx *Tx) put(t Registered, given Object) error {
 	}
 	id, version := o.GetId(), o.GetMeta().GetVersion()
 	key := objectKey{t.Name(), id}
+	pos, written := tx.byKey[key]
+	if written {
+		if err := tx.settle(); err != nil {
+			return err
+		}
+	}
 	there, err := lookup(tx.r.txn, t.Name(), id)
 	if err != nil {
 		return err
 	}
-	pos, written := tx.byKey[key]
 	switch {
 	case written && there == nil:
 		return fmt.Errorf("%s %s: it was deleted earlier in the same transaction", t.Name(), id)
@@ -115,7 +136,7 @@ func (tx *Tx) put(t Registered, given Object) error {
 	case !written && versionOf(there) != version:
 		return ErrConflict
 	}
-	if err := insert(tx.r.txn, t, o); err != nil {
+	if err := tx.lay(t, o, written); err != nil {
 		return err
 	}
 	op := &raftstorepb.Op{Table: t.Name(), Id: id, ExpectVersion: version, Object: data}
@@ -134,9 +155,7 @@ func (tx *Tx) put(t Registered, given Object) error {
 func canonical(t Registered, given Object) (Object, []byte, error) {
 	bare, meta := given, given.GetMeta()
 	if meta != nil {
-		bare = cloneObject(given)
-		meta = bare.GetMeta()
-		setMeta(bare, nil)
+		bare = withoutMeta(given)
 	}
 	if size := proto.Size(bare); size > MaxTransactionBytes {
 		return nil, nil, ErrTooLarge
@@ -153,7 +172,7 @@ func canonical(t Registered, given Object) (Object, []byte, error) {
 		return nil, nil, fmt.Errorf("%s: the object is refused: %w", t.Name(), err)
 	}
 	if meta != nil {
-		setMeta(o, meta)
+		setMeta(o, proto.CloneOf(meta))
 	}
 	return o, data, nil
 }
@@ -161,6 +180,9 @@ func canonical(t Registered, given Object) (Object, []byte, error) {
 func (tx *Tx) delete(t Registered, id string) error {
 	if tx.done {
 		return errTxDone
+	}
+	if err := tx.settle(); err != nil {
+		return err
 	}
 	there, err := lookup(tx.r.txn, t.Name(), id)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -145,4 +146,28 @@ func (c *cluster) memory(h lab.Host) (control, all int, err error) {
 	}
 	all, err = residentMiB(slices.Collect(maps.Values(pids))...)
 	return control, all, err
+}
+
+// processorTime is what the control daemon of h has used up to now. Unlike what is
+// measured by the clock, it depends little on what else the machine does.
+func (c *cluster) processorTime(h lab.Host) (time.Duration, error) {
+	pids, err := c.daemons(h)
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pids["redoubtd"]))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := bytes.Cut(b, []byte(") ")) // the name may hold anything
+	f := strings.Fields(string(rest))
+	if len(f) < 13 {
+		return 0, errors.New("/proc/<pid>/stat is too short")
+	}
+	user, err := strconv.Atoi(f[11])
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.Atoi(f[12])
+	return time.Duration(user+system) * (time.Second / 100), err // USER_HZ is 100 everywhere
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,9 +43,19 @@ func (c *cluster) measure(ctx context.Context, op func(ctx context.Context, api 
 		return err
 	}
 	defer closeAll(conns)
+	before, err := c.processorTime(leader)
+	if err != nil {
+		return err
+	}
+	var calls atomic.Int64
 	l, err := load(ctx, c.o.clients, c.o.window, func(ctx context.Context, client, n int) error {
+		calls.Add(1)
 		return apiclient.Err(op(ctx, conns[client%len(conns)], client, n))
 	})
+	if err != nil {
+		return err
+	}
+	after, err := c.processorTime(leader)
 	if err != nil {
 		return err
 	}
@@ -52,7 +63,8 @@ func (c *cluster) measure(ctx context.Context, op func(ctx context.Context, api 
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%v leader=%dMiB daemons=%dMiB\n", l, control, all)
+	fmt.Printf("%v leader=%dMiB daemons=%dMiB leader-cpu=%v/call\n", l, control, all,
+		((after - before) / time.Duration(calls.Load())).Round(time.Microsecond))
 	return nil
 }
 

@@ -39,14 +39,14 @@ var keepAlive = []grpc.ServerOption{
 // maxHeaders bounds the headers of a call in bytes; ours are below 1 KiB.
 const maxHeaders = 16 << 10
 
-// lean is for the many sessions that say little: a connection keeps no buffer
-// for writing while it writes nothing, and a small one for reading.
-var lean = []grpc.ServerOption{grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(16 << 10), grpc.SharedWriteBuffer(true)}
+// lean is for the many sessions that say little: a small buffer for reading, and
+// one for writing that gRPC shares among connections.
+var lean = []grpc.ServerOption{grpc.ReadBufferSize(4 << 10), grpc.WriteBufferSize(16 << 10)}
 
 // busy suits a server that many calls a second come to: workers whose stacks
-// have grown already, and windows that need no probing.
+// have grown already, one for each call of a full connection, and windows that need no probing.
 var busy = []grpc.ServerOption{
-	grpc.NumStreamWorkers(16), grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(4 << 20),
+	grpc.NumStreamWorkers(64), grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(4 << 20),
 }
 
 // serveOn serves srv on the protocol's listener until ctx ends. Every service
