@@ -183,7 +183,7 @@ func TestBoundsAndBadObjects(t *testing.T) {
 		t.Errorf("too many bytes: %v", err)
 	}
 	if err := try(func(tx *raftstore.Tx) error {
-		for i := range raftstore.MaxTransactionOps + 1 {
+		for i := range 100_000 {
 			if err := things.Put(tx, &testpb.Thing{Id: fmt.Sprint(i)}); err != nil && i < raftstore.MaxTransactionOps {
 				return err
 			}

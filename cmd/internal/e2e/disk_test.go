@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base32"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -17,9 +18,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -520,22 +518,30 @@ func (th *thief) flip(name string, at float64) {
 	}
 }
 
-// flipEntry changes one bit of a sealed log entry.
+// flipEntry changes one bit of a sealed log entry: the middle of the first one
+// in a segment. A segment has a header of 32 bytes, then frames: the kind, three
+// empty bytes, the length (little-endian, 4 bytes), and what it says of content.
 func (th *thief) flipEntry() {
 	th.t.Helper()
-	db, err := raftboltdb.NewBoltStore(th.path("data", "control/raft/raft.db"))
+	found, err := filepath.Glob(th.path("data", "control/raft/wal/*.wal"))
+	if err != nil || len(found) == 0 {
+		th.t.Fatalf("segments %v, %v", found, err)
+	}
+	f, err := os.OpenFile(found[0], os.O_RDWR, 0)
 	if err != nil {
 		th.t.Fatal(err)
 	}
-	defer db.Close()
-	var l raft.Log
-	last, err := db.LastIndex()
-	if err == nil {
-		err = db.GetLog(last, &l)
+	defer f.Close()
+	const header, frame, entry = 32, 8, 1
+	head := make([]byte, frame)
+	if _, err := f.ReadAt(head, header); err != nil || head[0] != entry {
+		th.t.Fatalf("the first frame is % x, %v", head, err)
 	}
-	if err == nil {
-		l.Data[len(l.Data)-1] ^= 1
-		err = db.StoreLog(&l)
+	at := int64(header + frame + binary.LittleEndian.Uint32(head[4:])/2)
+	b := make([]byte, 1)
+	if _, err = f.ReadAt(b, at); err == nil {
+		b[0] ^= 1
+		_, err = f.WriteAt(b, at)
 	}
 	if err != nil {
 		th.t.Fatal(err)
