@@ -389,7 +389,7 @@ func (w *world) converged(t rapid.TB) {
 		return
 	}
 	want := Wanted(w.service, w.request(), maps.Values(w.nodes), maps.Values(w.tasks))
-	if n := Running(maps.Values(w.tasks)); n != want {
+	if n := Count(maps.Values(w.tasks)).Running; n != want {
 		t.Fatalf("%d tasks run, %d wanted", n, want)
 	}
 	history := map[string]int{}

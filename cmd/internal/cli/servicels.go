@@ -24,6 +24,7 @@ type serviceJSON struct {
 	Mode    string   `json:"mode"`
 	Running uint64   `json:"running"`
 	Wanted  uint64   `json:"wanted"`
+	Held    uint64   `json:"held"`
 	Image   string   `json:"image"`
 	Ports   []string `json:"ports"`
 }
@@ -32,7 +33,7 @@ func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
 	spec := v.GetService().GetSpec()
 	s := serviceJSON{
 		ID: v.GetService().GetId(), Name: spec.GetName(), Mode: "replicated",
-		Running: v.Running, Wanted: v.Wanted, Image: spec.GetTask().GetContainer().GetImage(), Ports: []string{},
+		Running: v.Running, Wanted: v.Wanted, Held: v.Held, Image: spec.GetTask().GetContainer().GetImage(), Ports: []string{},
 	}
 	if spec.GetGlobal() != nil {
 		s.Mode = "global"
@@ -67,7 +68,11 @@ func (a *app) serviceLsCmd() *cobra.Command {
 						continue
 					}
 					ids, objects = append(ids, s.ID), append(objects, s)
-					rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, fmt.Sprintf("%d/%d", s.Running, s.Wanted), s.Image, strings.Join(s.Ports, ", ")})
+					replicas := fmt.Sprintf("%d/%d", s.Running, s.Wanted)
+					if s.Held > 0 {
+						replicas += fmt.Sprintf(" (%d held)", s.Held)
+					}
+					rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, replicas, s.Image, strings.Join(s.Ports, ", ")})
 				}
 				return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"}, rows)
 			})
@@ -124,7 +129,11 @@ func (a *app) servicePsCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printTasks(&out, slices.DeleteFunc(r.Tasks, func(t *controlpb.TaskView) bool { return !taskMatches(&filter, t) }), time.Now())
+				err = a.printTasks(&out, slices.DeleteFunc(r.Tasks, func(t *controlpb.TaskView) bool { return !taskMatches(&filter, t) }), time.Now())
+				if err != nil || len(names) == 0 || node != "" || out.structured() {
+					return err
+				}
+				return a.sayHeld(ctx, api, names)
 			})
 		},
 	}
@@ -133,6 +142,21 @@ func (a *app) servicePsCmd() *cobra.Command {
 	filter.add(c, "id", "name", "node", "state="+taskStates, "desired-state=running|shutdown")
 	c.Flags().StringVar(&node, "node", "", "only tasks on this node")
 	return c
+}
+
+// sayHeld tells of tasks that are wanted and not in the list, as they were not
+// made.
+func (a *app) sayHeld(ctx context.Context, api *api, names []string) error {
+	r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{Services: names})
+	if err != nil {
+		return err
+	}
+	for _, v := range r.Services {
+		if v.Held > 0 {
+			fmt.Fprintf(a.Stderr, "%d more of %s are held back: %s\n", v.Held, printable(v.GetService().GetSpec().GetName()), printable(v.HeldReason))
+		}
+	}
+	return nil
 }
 
 // taskStates are what a task's state may be.
@@ -204,6 +228,9 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 	field(w, "ID", s.ID)
 	field(w, "Name", s.Name)
 	field(w, "Mode", fmt.Sprintf("%s, %d of %d running", s.Mode, s.Running, s.Wanted))
+	if v.Held > 0 {
+		field(w, "Held back", fmt.Sprintf("%d: %s", v.Held, printable(v.HeldReason)))
+	}
 	field(w, "Revision", fmt.Sprint(v.GetService().GetRevision()))
 	field(w, "Labels", pairs(spec.GetLabels()))
 	field(w, "Image", c.GetImage())

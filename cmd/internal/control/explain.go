@@ -117,6 +117,9 @@ func (e *explainer) summary() []string {
 		out = append(out, e.taskLine())
 	} else {
 		out = append(out, fmt.Sprintf("%s wants %d tasks and %d run", e.name(), e.view.GetWanted(), e.view.GetRunning()))
+		if n := e.view.GetHeld(); n > 0 {
+			out = append(out, after(fmt.Sprintf("%d are held back until there is room", n), e.view.GetHeldReason()))
+		}
 		out = append(out, e.waiting()...)
 	}
 	fit := 0

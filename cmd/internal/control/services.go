@@ -123,12 +123,16 @@ func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err er
 
 // serviceView counts the service's tasks.
 func serviceView(r raftstore.Reader, svc *schedulerpb.Service) *controlpb.ServiceView {
-	v := &controlpb.ServiceView{Service: svc, Running: orchestrator.Running(schedstore.OfService(r, svc.GetId()))}
+	tally := orchestrator.Count(schedstore.OfService(r, svc.GetId()))
+	v := &controlpb.ServiceView{Service: svc, Running: tally.Running}
 	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask())
 	if err != nil { // validation lets no such service in
 		return v
 	}
 	v.Wanted = orchestrator.Wanted(svc, req, schedstore.Nodes.All(r), schedstore.OfService(r, svc.GetId()))
+	if svc.GetSpec().GetGlobal() == nil {
+		v.Held, v.HeldReason = tally.Held(v.Wanted)
+	}
 	return v
 }
 

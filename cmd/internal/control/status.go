@@ -98,7 +98,11 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			resp.TasksRunning += uint32(v.GetRunning())
 			resp.TasksWanted += uint32(v.GetWanted())
 			if v.GetRunning() < v.GetWanted() {
-				warn("service %s runs %d of %d tasks: `redoubt service ps %s`", svc.GetSpec().GetName(), v.GetRunning(), v.GetWanted(), svc.GetSpec().GetName())
+				held := ""
+				if v.GetHeld() > 0 {
+					held = fmt.Sprintf(", %d are held back until there is room", v.GetHeld())
+				}
+				warn("service %s runs %d of %d tasks%s: `redoubt service ps %s`", svc.GetSpec().GetName(), v.GetRunning(), v.GetWanted(), held, svc.GetSpec().GetName())
 			}
 		}
 		return nil

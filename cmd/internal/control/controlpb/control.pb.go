@@ -2799,10 +2799,14 @@ func (x *ListServicesRequest) GetServices() []string {
 }
 
 type ServiceView struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       *schedulerpb.Service   `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Running       uint64                 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
-	Wanted        uint64                 `protobuf:"varint,3,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *schedulerpb.Service   `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Running uint64                 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
+	Wanted  uint64                 `protobuf:"varint,3,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// Wanted tasks that were not made, as enough of the service wait for a node
+	// already; and why those wait.
+	Held          uint64 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
+	HeldReason    string `protobuf:"bytes,5,opt,name=held_reason,json=heldReason,proto3" json:"held_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2856,6 +2860,20 @@ func (x *ServiceView) GetWanted() uint64 {
 		return x.Wanted
 	}
 	return 0
+}
+
+func (x *ServiceView) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *ServiceView) GetHeldReason() string {
+	if x != nil {
+		return x.HeldReason
+	}
+	return ""
 }
 
 type ListServicesResponse struct {
@@ -4153,11 +4171,14 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"1\n" +
 	"\x13ListServicesRequest\x12\x1a\n" +
-	"\bservices\x18\x01 \x03(\tR\bservices\"x\n" +
+	"\bservices\x18\x01 \x03(\tR\bservices\"\xad\x01\n" +
 	"\vServiceView\x127\n" +
 	"\aservice\x18\x01 \x01(\v2\x1d.redoubt.scheduler.v1.ServiceR\aservice\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\x04R\arunning\x12\x16\n" +
-	"\x06wanted\x18\x03 \x01(\x04R\x06wanted\"S\n" +
+	"\x06wanted\x18\x03 \x01(\x04R\x06wanted\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\x04R\x04held\x12\x1f\n" +
+	"\vheld_reason\x18\x05 \x01(\tR\n" +
+	"heldReason\"S\n" +
 	"\x14ListServicesResponse\x12;\n" +
 	"\bservices\x18\x01 \x03(\v2\x1f.redoubt.control.v1.ServiceViewR\bservices\"\x81\x01\n" +
 	"\x14UpdateServiceRequest\x12\x18\n" +
