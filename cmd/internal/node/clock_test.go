@@ -137,7 +137,7 @@ func TestConfirm(t *testing.T) {
 		if _, took := confirm(""); took != 0 || asked != before {
 			t.Errorf("a fresh comparison is not enough: %v, %d more asked", took, asked-before)
 		}
-		if now := c.Now(); now.Sub(time.Now()).Abs() > time.Second {
+		if now := c.Now(); time.Until(now).Abs() > time.Second {
 			t.Errorf("it is %v", now)
 		}
 		// One after the other goes wrong: b hangs for ever, c and d are an hour behind.
