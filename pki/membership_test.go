@@ -105,7 +105,8 @@ func TestPromotionCutShort(t *testing.T) {
 	if rec = c.node(id); rec.GetRole() != worker || len(rec.GetGivenKeydKeys()) != 2 {
 		t.Errorf("after two keys: %v", rec)
 	}
-	if _, err := client.Promote(t.Context(), confirm(p)); err != nil {
+	// The worker's connection ends with its role, maybe before the answer is out.
+	if _, err := client.Promote(t.Context(), confirm(p)); err != nil && status.Code(err) != codes.Unavailable {
 		t.Fatal(err)
 	}
 	rec = c.node(id)

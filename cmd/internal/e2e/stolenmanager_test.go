@@ -100,6 +100,9 @@ func robbed(t *testing.T, c *cluster, victim, other string, leave ...string) []t
 	commit := c.committed()
 	var cuts []time.Duration
 	for name, at := range held.wait(t) {
+		if leave[1] == "demote" && strings.HasPrefix(name, pki.ALPNGRPC) {
+			continue // kept for one call, with which a demoted manager becomes a worker
+		}
 		took := at.Sub(commit)
 		if cuts = append(cuts, took.Round(100*time.Microsecond)); took > 1500*time.Millisecond {
 			t.Errorf("%s was cut %v after the commit", name, took)
