@@ -23,6 +23,8 @@ const (
 	ALPNLeader = "redoubt-leader/1"
 	ALPNLocal  = authz.ALPNLocal
 	ALPNLock   = authz.ALPNLock
+	// ALPNWitness is what managers know of each other's disks.
+	ALPNWitness = authz.ALPNWitness
 )
 
 var (
@@ -40,7 +42,7 @@ func ExpectClient(alpn string) Expect {
 		return Expect{Roles: lockers}
 	}
 	want := Expect{Roles: managers}
-	if alpn == ALPNRaft {
+	if alpn == ALPNRaft || alpn == ALPNWitness {
 		want.Patience = raftPatience
 	}
 	return want
@@ -53,7 +55,7 @@ func ExpectServer(alpn, nodeID string) Expect {
 	}
 	want := Expect{Roles: managers, NodeID: nodeID}
 	switch alpn {
-	case ALPNRaft:
+	case ALPNRaft, ALPNWitness:
 		want.Patience = raftPatience
 	case ALPNGRPC:
 		want.Patience = callPatience

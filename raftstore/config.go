@@ -63,8 +63,11 @@ type Config struct {
 	// know the cluster's configuration yet.
 	InitialPeers []string
 	// Clock, if not nil, stands in for the machine's.
-	Clock  Clock
-	Logger *slog.Logger
+	Clock Clock
+	// Dormant opens the store without taking part: it is woken by Wake, once its
+	// owner has asked the others about it (Witnessed), or closed.
+	Dormant bool
+	Logger  *slog.Logger
 
 	// ElectionTimeout is how long silence of the leader is borne; raft's
 	// heartbeat timeout and its lease are the same.

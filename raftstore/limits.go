@@ -94,6 +94,12 @@ const (
 	// leads, verifyMinPause to verifyMaxPause what is waited before later times.
 	verifyAtOnce                   = 2
 	verifyMinPause, verifyMaxPause = time.Millisecond, 20 * time.Millisecond
+	// What is known of the others' disks is saved every witnessInterval where it
+	// changed, and at once where a term or witnessEntries entries were added. Of
+	// maxWitnessed servers at most: some may have been removed since.
+	witnessInterval = 30 * time.Second
+	witnessEntries  = 10_000
+	maxWitnessed    = 64
 	// acceptRetry is the pause after accepting a connection failed.
 	acceptRetry = 50 * time.Millisecond
 	// A dialled connection is given up at a random point of this part of its

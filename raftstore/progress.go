@@ -25,12 +25,16 @@ type Progress struct {
 // progress keeps what peers have confirmed. What was learned under one term is
 // forgotten with it: a later leader may have to overwrite a follower's tail.
 type progress struct {
+	witness *witness
+
 	mu    sync.Mutex
 	term  uint64 // guarded by mu; of the requests that what follows is from
 	peers map[raft.ServerID]Progress
 }
 
-func newProgress() *progress { return &progress{peers: map[raft.ServerID]Progress{}} }
+func newProgress(w *witness) *progress {
+	return &progress{witness: w, peers: map[raft.ServerID]Progress{}}
+}
 
 // confirm notes an answer to a request of the given term; index is zero where
 // the answer confirms no entry, as that to a heartbeat.
@@ -72,11 +76,13 @@ func (s *Store) Progress() map[string]Progress {
 type watchedTransport struct {
 	*raft.NetworkTransport
 	progress *progress
+	dormancy *dormancy
 }
 
 // answered notes the answer to one request for entries.
 func (p *progress) answered(id raft.ServerID, sent time.Time, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) {
 	if resp.Term > args.Term {
+		p.witness.note(string(id), Reach{Term: resp.Term})
 		return // the peer knows of a later leader
 	}
 	var index, term uint64
@@ -88,6 +94,7 @@ func (p *progress) answered(id raft.ServerID, sent time.Time, args *raft.AppendE
 		}
 	}
 	p.confirm(id, args.Term, index, term)
+	p.witness.confirmed(id, resp.Term, index)
 	if resp.Success {
 		p.followed(id, args.Term, sent)
 	}
@@ -135,6 +142,7 @@ func (t *watchedTransport) InstallSnapshot(id raft.ServerID, target raft.ServerA
 	err := t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
 	if err == nil && resp.Success && resp.Term <= args.Term {
 		t.progress.confirm(id, args.Term, args.LastLogIndex, args.LastLogTerm)
+		t.progress.witness.confirmed(id, resp.Term, args.LastLogIndex)
 	}
 	return err
 }

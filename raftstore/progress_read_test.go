@@ -30,13 +30,13 @@ func TestFollowedSince(t *testing.T) {
 		"of an earlier term":         {func(p *progress) { answer(p, "c", 2, before, true); answer(p, "b", 1, after, true) }, false},
 		"forgotten with the term":    {func(p *progress) { answer(p, "b", 1, after, true); answer(p, "c", 2, before, true) }, false},
 	} {
-		p := newProgress()
+		p := newProgress(newWitness())
 		tc.answers(p)
 		if got := p.followedSince(asked, "a", servers); got != tc.want {
 			t.Errorf("%s: %t, want %t", name, got, tc.want)
 		}
 	}
-	if !newProgress().followedSince(asked, "a", servers[:1]) {
+	if !newProgress(newWitness()).followedSince(asked, "a", servers[:1]) {
 		t.Error("one alone is a majority")
 	}
 }

@@ -25,6 +25,10 @@ func (s *Store) admitRPC(peer string, cmd any) error {
 	if err := s.strangers.check(peer, cmd, func() bool { return s.inConfiguration(peer) }); err != nil {
 		return err
 	}
+	if err := s.dormancy.refuse(peer, cmd); err != nil {
+		return err
+	}
+	s.witness.heard(peer, cmd)
 	switch cmd := cmd.(type) {
 	case *raft.TimeoutNowRequest:
 		if _, leader := s.raft.LeaderWithID(); string(leader) != peer {

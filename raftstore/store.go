@@ -18,9 +18,13 @@ type Store struct {
 	fsm      *fsm
 	files    *Storage
 	mark     *watermark
+	bind     *binder
 	layer    *streamLayer
 	trans    *transport
 	progress *progress
+	witness  *witness
+	dormancy *dormancy
+	opened   Reach
 	raft     *raft.Raft
 	logs     raft.LogStore    // for Salvage, once raft is down
 	stable   raft.StableStore // likewise
@@ -56,7 +60,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{
-		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(),
+		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(), witness: newWitness(), dormancy: newDormancy(c.Dormant),
 		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}),
 	}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
@@ -72,6 +76,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
 	bind := newBinder(&s.cfg)
+	s.bind = bind
 	if s.files, err = s.openFiles(bind); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
@@ -103,7 +108,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 		if err := mark.load(); err != nil {
 			return err
 		}
-		return errors.Join(sealed.verify(ctx.Done()), stable.verify())
+		return errors.Join(sealed.verify(ctx.Done()), stable.verify(), s.loadWitness(stable))
 	}); err != nil {
 		return err
 	}
@@ -112,12 +117,14 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	snaps := &markedSnapshots{s.files.Snapshots, mark}
 	s.logs, s.stable = logs, stable
 	logger := raftLogger(s.cfg.Logger)
-	s.progress = newProgress()
+	s.progress = newProgress(s.witness)
 	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
-	s.trans = newTransport(&s.cfg, s.layer, s.progress, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch})
+	s.trans = newTransport(&s.cfg, s.layer, s.progress, s.dormancy, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch})
 	if err := s.newRaft(logger, logs, &markedStable{stable, mark}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
+	commit := s.raft.CommitIndex
+	s.witness.commit.Store(&commit)
 	s.proposer = newProposer(s.stopping, s.cfg.Clock.Now, s.round)
 	s.reads = newReadGate(s.stopping, s.verifyLeader)
 	s.lead = newLeadership()
@@ -128,6 +135,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	s.wg.Go(s.reads.run)
 	s.wg.Go(s.followLeadership)
 	s.wg.Go(s.supervise)
+	s.wg.Go(s.keepWitness)
 	return nil
 }
 
@@ -144,6 +152,9 @@ func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable *markedS
 				return err
 			}
 			if err := errors.Join(s.mark.check(logs, stable.sealedStable, kept), checkWhole(logs, stable, kept)); err != nil {
+				return err
+			}
+			if s.opened, err = reachOf(logs, stable.sealedStable, kept); err != nil {
 				return err
 			}
 			s.raft, err = raft.NewRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans)
@@ -212,6 +223,9 @@ func (s *Store) Close(ctx context.Context) error {
 		}
 		s.stopWork()
 		s.wg.Wait()
+		if s.halt.reason() == nil {
+			s.saveWitness()
+		}
 		s.halt.stop(nil)
 		s.closeErr = s.files.Close()
 	})

@@ -48,7 +48,7 @@ type peerReader struct {
 	stream *handedStream
 }
 
-func newTransport(c *Config, layer *streamLayer, watch *progress, logger hclog.Logger, rules peerRules) *transport {
+func newTransport(c *Config, layer *streamLayer, watch *progress, sleep *dormancy, logger hclog.Logger, rules peerRules) *transport {
 	t := &transport{
 		layer: layer, log: logger, rules: rules, consume: make(chan raft.RPC), notes: make(chan raft.RPC, 1), stop: make(chan struct{}),
 		readers: map[string]*peerReader{},
@@ -58,7 +58,7 @@ func newTransport(c *Config, layer *streamLayer, watch *progress, logger hclog.L
 	}
 	conf := t.conf
 	conf.Stream = newHandedStream(c.Transport.Advertise, layer.Dial)
-	t.watchedTransport = &watchedTransport{progress: watch, NetworkTransport: raft.NewNetworkTransportWithConfig(&conf)}
+	t.watchedTransport = &watchedTransport{progress: watch, dormancy: sleep, NetworkTransport: raft.NewNetworkTransportWithConfig(&conf)}
 	t.wg.Go(t.deliverNotes)
 	return t
 }
@@ -167,6 +167,10 @@ func (t *transport) allowed(peer string, rpc raft.RPC) bool {
 	err := t.rules.admit(peer, rpc.Command)
 	if err == nil {
 		return true
+	}
+	if errors.Is(err, errDormant) {
+		rpc.Respond(nil, err)
+		return false
 	}
 	t.log.Warn("refused a message", "peer", peer, "message", fmt.Sprintf("%T", rpc.Command), "reason", err)
 	rpc.Respond(nil, err)

@@ -238,6 +238,9 @@ func (a *Authorizer) identifyNode(alpn string, p *Peer) (Identity, error) {
 		id.LocalRoot, id.LocalRootOf = true, p.NodeID
 	}
 	id.kinds = []authzpb.Caller{kind}
+	if alpn == ALPNWitness {
+		return id, a.CheckPeer(alpn, p)
+	}
 	err = a.checkRecord(p)
 	if err != nil && kind == authzpb.Caller_CALLER_MANAGER && alpn == ALPNGRPC && a.demoted(p) {
 		id.kinds, err = []authzpb.Caller{authzpb.Caller_CALLER_DEMOTED_MANAGER}, nil
@@ -263,7 +266,8 @@ func kindOf(alpn string, role profilepb.Role) (authzpb.Caller, error) {
 	case alpn == ALPNGRPC && role == profilepb.Role_ROLE_WORKER:
 		return authzpb.Caller_CALLER_WORKER, nil
 	case alpn == ALPNGRPC && role == profilepb.Role_ROLE_MANAGER,
-		alpn == ALPNLock && role == profilepb.Role_ROLE_MANAGER:
+		alpn == ALPNLock && role == profilepb.Role_ROLE_MANAGER,
+		alpn == ALPNWitness && role == profilepb.Role_ROLE_MANAGER:
 		return authzpb.Caller_CALLER_MANAGER, nil
 	case alpn == ALPNLocal && role == profilepb.Role_ROLE_MANAGER:
 		return authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT, nil
@@ -313,7 +317,8 @@ func CheckRecord(n *pkipb.Node, role profilepb.Role, spki []byte) error {
 // CheckPeer is the check at connect, for every protocol of port 2377: it
 // returns a refusal unless the peer (nil: no certificate) could use it now.
 //
-// Between managers (raft and the splice to the leader) the record says only
+// Between managers (raft, the splice to the leader, what they know of each
+// other's disks) the record says only
 // whether the node was removed or is none: a manager that lags behind has old
 // records, and were it to refuse the leader's newer certificate, it could never
 // catch up. Who belongs to raft is the raft configuration's to say.

@@ -13,4 +13,6 @@ const (
 	ALPNGRPC  = "h2"
 	ALPNLocal = "redoubt-local/1"
 	ALPNLock  = "redoubt-lock/1"
+	// ALPNWitness is between managers, as raft is.
+	ALPNWitness = "redoubt-witness/1"
 )

@@ -957,6 +957,264 @@ func (x *LockStatusResponse) GetNow() int64 {
 	return 0
 }
 
+type RecallRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallRequest) Reset() {
+	*x = RecallRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallRequest) ProtoMessage() {}
+
+func (x *RecallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
+func (*RecallRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
+}
+
+type RecallResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Reaches []*Reach               `protobuf:"bytes,1,rep,name=reaches,proto3" json:"reaches,omitempty"`
+	// Whether the answering manager leads.
+	Leads bool `protobuf:"varint,2,opt,name=leads,proto3" json:"leads,omitempty"`
+	// The servers of its store, those among them that vote, and the entry up to
+	// which that is known.
+	Servers       []*Manager `protobuf:"bytes,3,rep,name=servers,proto3" json:"servers,omitempty"`
+	Voters        []string   `protobuf:"bytes,4,rep,name=voters,proto3" json:"voters,omitempty"`
+	Index         uint64     `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallResponse) Reset() {
+	*x = RecallResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallResponse) ProtoMessage() {}
+
+func (x *RecallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallResponse.ProtoReflect.Descriptor instead.
+func (*RecallResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RecallResponse) GetReaches() []*Reach {
+	if x != nil {
+		return x.Reaches
+	}
+	return nil
+}
+
+func (x *RecallResponse) GetLeads() bool {
+	if x != nil {
+		return x.Leads
+	}
+	return false
+}
+
+func (x *RecallResponse) GetServers() []*Manager {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+func (x *RecallResponse) GetVoters() []string {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
+func (x *RecallResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type Reach struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// A term that the manager has stored.
+	Term uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	// The last entry that it holds and that is committed.
+	Index         uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reach) Reset() {
+	*x = Reach{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reach) ProtoMessage() {}
+
+func (x *Reach) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reach.ProtoReflect.Descriptor instead.
+func (*Reach) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Reach) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Reach) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Reach) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type StepBackRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepBackRequest) Reset() {
+	*x = StepBackRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepBackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepBackRequest) ProtoMessage() {}
+
+func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepBackRequest.ProtoReflect.Descriptor instead.
+func (*StepBackRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+}
+
+type StepBackResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The servers of the store.
+	Servers       []*Manager `protobuf:"bytes,1,rep,name=servers,proto3" json:"servers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepBackResponse) Reset() {
+	*x = StepBackResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepBackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepBackResponse) ProtoMessage() {}
+
+func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepBackResponse.ProtoReflect.Descriptor instead.
+func (*StepBackResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *StepBackResponse) GetServers() []*Manager {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
 type PromoteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PKCS #10, DER, with the node's keyd key.
@@ -974,7 +1232,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1244,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1257,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PromoteRequest) GetCsr() []byte {
@@ -1047,7 +1305,7 @@ type PromotionConfirm struct {
 
 func (x *PromotionConfirm) Reset() {
 	*x = PromotionConfirm{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1317,7 @@ func (x *PromotionConfirm) String() string {
 func (*PromotionConfirm) ProtoMessage() {}
 
 func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1330,7 @@ func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionConfirm.ProtoReflect.Descriptor instead.
 func (*PromotionConfirm) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PromotionConfirm) GetLeaf() *profilepb.CertificateChain {
@@ -1105,7 +1363,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1375,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1388,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PromoteResponse) GetLeaf() *profilepb.CertificateChain {
@@ -1185,7 +1443,7 @@ type DemotedRequest struct {
 
 func (x *DemotedRequest) Reset() {
 	*x = DemotedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1455,7 @@ func (x *DemotedRequest) String() string {
 func (*DemotedRequest) ProtoMessage() {}
 
 func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1468,7 @@ func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedRequest.ProtoReflect.Descriptor instead.
 func (*DemotedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DemotedRequest) GetCsr() []byte {
@@ -1236,7 +1494,7 @@ type DemotedResponse struct {
 
 func (x *DemotedResponse) Reset() {
 	*x = DemotedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1506,7 @@ func (x *DemotedResponse) String() string {
 func (*DemotedResponse) ProtoMessage() {}
 
 func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1519,7 @@ func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedResponse.ProtoReflect.Descriptor instead.
 func (*DemotedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
@@ -1353,7 +1611,21 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x11LockStatusRequest\">\n" +
 	"\x12LockStatusResponse\x12\x16\n" +
 	"\x06locked\x18\x01 \x01(\bR\x06locked\x12\x10\n" +
-	"\x03now\x18\x0f \x01(\x03R\x03now\"\xa9\x01\n" +
+	"\x03now\x18\x0f \x01(\x03R\x03now\"\x0f\n" +
+	"\rRecallRequest\"\xb8\x01\n" +
+	"\x0eRecallResponse\x12/\n" +
+	"\areaches\x18\x01 \x03(\v2\x15.redoubt.pki.v1.ReachR\areaches\x12\x14\n" +
+	"\x05leads\x18\x02 \x01(\bR\x05leads\x121\n" +
+	"\aservers\x18\x03 \x03(\v2\x17.redoubt.pki.v1.ManagerR\aservers\x12\x16\n" +
+	"\x06voters\x18\x04 \x03(\tR\x06voters\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\"J\n" +
+	"\x05Reach\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\x11\n" +
+	"\x0fStepBackRequest\"E\n" +
+	"\x10StepBackResponse\x121\n" +
+	"\aservers\x18\x01 \x03(\v2\x17.redoubt.pki.v1.ManagerR\aservers\"\xa9\x01\n" +
 	"\x0ePromoteRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x19\n" +
 	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\x12\x14\n" +
@@ -1384,7 +1656,12 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04Lock\x12]\n" +
 	"\n" +
 	"LockStatus\x12!.redoubt.pki.v1.LockStatusRequest\x1a\".redoubt.pki.v1.LockStatusResponse\"\b\x9a\xe5\x18\x04\n" +
-	"\x02\x04\x032\xb6\x01\n" +
+	"\x02\x04\x032\xb3\x01\n" +
+	"\aWitness\x12P\n" +
+	"\x06Recall\x12\x1d.redoubt.pki.v1.RecallRequest\x1a\x1e.redoubt.pki.v1.RecallResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x03\x12V\n" +
+	"\bStepBack\x12\x1f.redoubt.pki.v1.StepBackRequest\x1a .redoubt.pki.v1.StepBackResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x032\xb6\x01\n" +
 	"\n" +
 	"Membership\x12S\n" +
 	"\aPromote\x12\x1e.redoubt.pki.v1.PromoteRequest\x1a\x1f.redoubt.pki.v1.PromoteResponse\"\a\x9a\xe5\x18\x03\n" +
@@ -1404,7 +1681,7 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 	return file_pki_pkipb_pki_proto_rawDescData
 }
 
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*Node)(nil),                        // 0: redoubt.pki.v1.Node
 	(*Token)(nil),                       // 1: redoubt.pki.v1.Token
@@ -1417,51 +1694,63 @@ var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*RenewResponse)(nil),               // 8: redoubt.pki.v1.RenewResponse
 	(*LockStatusRequest)(nil),           // 9: redoubt.pki.v1.LockStatusRequest
 	(*LockStatusResponse)(nil),          // 10: redoubt.pki.v1.LockStatusResponse
-	(*PromoteRequest)(nil),              // 11: redoubt.pki.v1.PromoteRequest
-	(*PromotionConfirm)(nil),            // 12: redoubt.pki.v1.PromotionConfirm
-	(*PromoteResponse)(nil),             // 13: redoubt.pki.v1.PromoteResponse
-	(*DemotedRequest)(nil),              // 14: redoubt.pki.v1.DemotedRequest
-	(*DemotedResponse)(nil),             // 15: redoubt.pki.v1.DemotedResponse
-	(*raftstorepb.Meta)(nil),            // 16: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 17: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 18: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.CertificateChain)(nil),  // 19: redoubt.profile.v1.CertificateChain
+	(*RecallRequest)(nil),               // 11: redoubt.pki.v1.RecallRequest
+	(*RecallResponse)(nil),              // 12: redoubt.pki.v1.RecallResponse
+	(*Reach)(nil),                       // 13: redoubt.pki.v1.Reach
+	(*StepBackRequest)(nil),             // 14: redoubt.pki.v1.StepBackRequest
+	(*StepBackResponse)(nil),            // 15: redoubt.pki.v1.StepBackResponse
+	(*PromoteRequest)(nil),              // 16: redoubt.pki.v1.PromoteRequest
+	(*PromotionConfirm)(nil),            // 17: redoubt.pki.v1.PromotionConfirm
+	(*PromoteResponse)(nil),             // 18: redoubt.pki.v1.PromoteResponse
+	(*DemotedRequest)(nil),              // 19: redoubt.pki.v1.DemotedRequest
+	(*DemotedResponse)(nil),             // 20: redoubt.pki.v1.DemotedResponse
+	(*raftstorepb.Meta)(nil),            // 21: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 22: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 23: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.CertificateChain)(nil),  // 24: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	16, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	17, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
-	16, // 2: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	18, // 3: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	16, // 4: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	21, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	22, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	21, // 2: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	23, // 3: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	21, // 4: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
 	3,  // 5: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
-	19, // 6: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	19, // 7: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	24, // 6: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	24, // 7: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	4,  // 8: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	17, // 9: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	19, // 10: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	19, // 11: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	12, // 12: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	19, // 13: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	19, // 14: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	19, // 15: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	19, // 16: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	4,  // 17: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	19, // 18: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	5,  // 19: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	7,  // 20: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	9,  // 21: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	11, // 22: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	14, // 23: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	6,  // 24: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	8,  // 25: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	10, // 26: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	13, // 27: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	15, // 28: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	24, // [24:29] is the sub-list for method output_type
-	19, // [19:24] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	22, // 9: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	24, // 10: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	24, // 11: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	13, // 12: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
+	4,  // 13: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
+	4,  // 14: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
+	17, // 15: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	24, // 16: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	24, // 17: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	24, // 18: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	24, // 19: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	4,  // 20: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
+	24, // 21: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	5,  // 22: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	7,  // 23: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	9,  // 24: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	11, // 25: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
+	14, // 26: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
+	16, // 27: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	19, // 28: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	6,  // 29: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	8,  // 30: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	10, // 31: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	12, // 32: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	15, // 33: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	18, // 34: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	20, // 35: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }
@@ -1475,9 +1764,9 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   21,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   5,
 		},
 		GoTypes:           file_pki_pkipb_pki_proto_goTypes,
 		DependencyIndexes: file_pki_pkipb_pki_proto_depIdxs,

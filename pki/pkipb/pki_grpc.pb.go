@@ -334,6 +334,158 @@ var Lock_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Witness_Recall_FullMethodName   = "/redoubt.pki.v1.Witness/Recall"
+	Witness_StepBack_FullMethodName = "/redoubt.pki.v1.Witness/StepBack"
+)
+
+// WitnessClient is the client API for Witness service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Witness is what managers know of each other's disks, and what one that lost
+// entries asks of the leader.
+type WitnessClient interface {
+	// How far the others' disks went at least, the caller's among them.
+	Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallResponse, error)
+	// Takes the caller's own vote, and only that, as its disk is an old copy. At
+	// the leader only; it returns when the others do without that vote.
+	StepBack(ctx context.Context, in *StepBackRequest, opts ...grpc.CallOption) (*StepBackResponse, error)
+}
+
+type witnessClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewWitnessClient(cc grpc.ClientConnInterface) WitnessClient {
+	return &witnessClient{cc}
+}
+
+func (c *witnessClient) Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecallResponse)
+	err := c.cc.Invoke(ctx, Witness_Recall_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *witnessClient) StepBack(ctx context.Context, in *StepBackRequest, opts ...grpc.CallOption) (*StepBackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StepBackResponse)
+	err := c.cc.Invoke(ctx, Witness_StepBack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// WitnessServer is the server API for Witness service.
+// All implementations must embed UnimplementedWitnessServer
+// for forward compatibility.
+//
+// Witness is what managers know of each other's disks, and what one that lost
+// entries asks of the leader.
+type WitnessServer interface {
+	// How far the others' disks went at least, the caller's among them.
+	Recall(context.Context, *RecallRequest) (*RecallResponse, error)
+	// Takes the caller's own vote, and only that, as its disk is an old copy. At
+	// the leader only; it returns when the others do without that vote.
+	StepBack(context.Context, *StepBackRequest) (*StepBackResponse, error)
+	mustEmbedUnimplementedWitnessServer()
+}
+
+// UnimplementedWitnessServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedWitnessServer struct{}
+
+func (UnimplementedWitnessServer) Recall(context.Context, *RecallRequest) (*RecallResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recall not implemented")
+}
+func (UnimplementedWitnessServer) StepBack(context.Context, *StepBackRequest) (*StepBackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StepBack not implemented")
+}
+func (UnimplementedWitnessServer) mustEmbedUnimplementedWitnessServer() {}
+func (UnimplementedWitnessServer) testEmbeddedByValue()                 {}
+
+// UnsafeWitnessServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to WitnessServer will
+// result in compilation errors.
+type UnsafeWitnessServer interface {
+	mustEmbedUnimplementedWitnessServer()
+}
+
+func RegisterWitnessServer(s grpc.ServiceRegistrar, srv WitnessServer) {
+	// If the following call panics, it indicates UnimplementedWitnessServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Witness_ServiceDesc, srv)
+}
+
+func _Witness_Recall_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecallRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).Recall(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_Recall_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).Recall(ctx, req.(*RecallRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Witness_StepBack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StepBackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).StepBack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_StepBack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).StepBack(ctx, req.(*StepBackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Witness_ServiceDesc is the grpc.ServiceDesc for Witness service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Witness_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "redoubt.pki.v1.Witness",
+	HandlerType: (*WitnessServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Recall",
+			Handler:    _Witness_Recall_Handler,
+		},
+		{
+			MethodName: "StepBack",
+			Handler:    _Witness_StepBack_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "pki/pkipb/pki.proto",
+}
+
+const (
 	Membership_Promote_FullMethodName = "/redoubt.pki.v1.Membership/Promote"
 	Membership_Demoted_FullMethodName = "/redoubt.pki.v1.Membership/Demoted"
 )

@@ -6,6 +6,7 @@
 //	redoubt-leader/1  a follower hands a caller's raw TLS through to the leader
 //	redoubt-local/1   gRPC of another manager's local root
 //	redoubt-lock/1    gRPC, lock status only
+//	redoubt-witness/1 gRPC between managers: how far their disks go
 //
 // The port peeks at the ClientHello without answering it. What is for this
 // manager it shakes hands with and hands out through a net.Listener per

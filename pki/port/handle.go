@@ -93,7 +93,7 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 		return p.dispatchGRPC(ctx, in, m, read, giveHalf)
 	case alpn == pki.ALPNLocal && !m.leader().Self:
 		return false, errNoLeader
-	case alpn == pki.ALPNRaft, alpn == pki.ALPNLock, alpn == pki.ALPNLocal:
+	case alpn == pki.ALPNRaft, alpn == pki.ALPNLock, alpn == pki.ALPNLocal, alpn == pki.ALPNWitness:
 		return p.serve(ctx, in, alpn, m, m.creds)
 	case alpn == pki.ALPNLeader:
 		return p.dispatchSpliced(ctx, in, m, giveHalf)

@@ -100,7 +100,7 @@ func New(c Config) (*Port, error) {
 	}, nil
 }
 
-var served = []string{pki.ALPNGRPC, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock}
+var served = []string{pki.ALPNGRPC, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock, pki.ALPNWitness}
 
 // Listen returns the listener of a protocol. Its connections are *Conn. There
 // is one at a time; after it was closed a new one can be had. Connections of a

@@ -188,6 +188,9 @@ func (k *keeper) FetchServerStats(_ context.Context, servers map[raft.ServerID]*
 		}
 		if p, ok := progress[string(id)]; ok {
 			out[id] = &autopilot.ServerStats{LastContact: time.Since(p.Contact), LastTerm: p.Term, LastIndex: p.Index}
+		} else {
+			// Not what it was when it was last heard of.
+			out[id] = &autopilot.ServerStats{LastContact: never}
 		}
 	}
 	return out

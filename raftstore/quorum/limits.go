@@ -16,6 +16,8 @@ const (
 	maxTrailing = 256
 	// silence is how long a healthy server may be silent.
 	silence = 3 * time.Second
+	// never is the silence of a server that was not heard of in this term.
+	never = 24 * time.Hour
 	// stableTime is how long a server must have been healthy to be given a vote.
 	stableTime = time.Second
 	// demoteAfter is how long a voter must have been silent to lose its vote: a

@@ -33,6 +33,7 @@ const callersPage = "../../../docs/callers.md"
 // rules; TestHelperSockets is about it.
 var wayOf = map[string]string{
 	"redoubt.pki.v1.Lock":             pki.ALPNLock,
+	"redoubt.pki.v1.Witness":          pki.ALPNWitness,
 	"redoubt.scheduler.v1.Dispatcher": pki.ALPNGRPC,
 	"redoubt.control.v1.Control":      pki.ALPNLocal,
 	"redoubt.control.v1.Bootstrap":    "api.sock",
@@ -211,7 +212,7 @@ func TestCallerTable(t *testing.T) {
 var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_ANYONE:             "pki.Join",
 	authzpb.Caller_CALLER_WORKER:             "pki.Renew scheduler.Dispatcher pki.Membership.Promote",
-	authzpb.Caller_CALLER_MANAGER:            "pki.Renew scheduler.Dispatcher pki.Lock",
+	authzpb.Caller_CALLER_MANAGER:            "pki.Renew scheduler.Dispatcher pki.Lock pki.Witness",
 	authzpb.Caller_CALLER_BOOT:               "pki.Lock",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",

@@ -95,6 +95,7 @@ func newCallerWorld(t *testing.T) *callerWorld {
 	serveInTest(t, func(ctx context.Context) error { return w.m.serve(ctx, lead, az) })
 	serveInTest(t, az.Run)
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, false) })
+	serveInTest(t, func(ctx context.Context) error { return w.m.serveWitness(ctx, lead, az) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, true) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLocal(ctx, l) })
 	serveInTest(t, func(ctx context.Context) error {
@@ -222,7 +223,7 @@ func (w *callerWorld) callers(t *testing.T) []*tableCaller {
 		return map[string][]authzpb.Caller{pki.ALPNGRPC: k}
 	}
 	ofManager := map[string][]authzpb.Caller{pki.ALPNGRPC: {authzpb.Caller_CALLER_MANAGER}, pki.ALPNLock: {authzpb.Caller_CALLER_MANAGER},
-		pki.ALPNLocal: {authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}}
+		pki.ALPNWitness: {authzpb.Caller_CALLER_MANAGER}, pki.ALPNLocal: {authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}}
 	big := make([]byte, maxMessage+1<<20)
 	return []*tableCaller{
 		{name: "nobody: no certificate", dial: tcp(nil), kinds: h2(authzpb.Caller_CALLER_ANYONE)},

@@ -43,6 +43,9 @@ type member struct {
 	Peers []string `json:"peers,omitempty"`
 	// Founding is set on the first manager until the store holds the cluster.
 	Founding bool `json:"founding,omitempty"`
+	// Renewed is when the store was found to be an old copy and thrown away, in
+	// Unix seconds.
+	Renewed int64 `json:"renewed,omitempty"`
 }
 
 // leafFile is a certificate chain in DER with either its key in PKCS #8 or the
@@ -87,6 +90,22 @@ func (d disk) keepStore(incarnation uint64) error {
 		}
 	}
 	return nil
+}
+
+// dropStore removes the store of an incarnation. It is gone at once: what is cut
+// short is removed by keepStore.
+func (d disk) dropStore(incarnation uint64) error {
+	old := d.raftDir(incarnation) + ".old"
+	if err := os.RemoveAll(old); err != nil {
+		return err
+	}
+	if err := os.Rename(d.raftDir(incarnation), old); err != nil {
+		return err
+	}
+	if err := atomicfile.SyncDir(d.dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(old)
 }
 
 // loadMember returns nil where this node is in no cluster.

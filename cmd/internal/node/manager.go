@@ -54,6 +54,11 @@ func (n *Node) managerAfter(req *request) state {
 			return n.removed, nil
 		case errors.Is(err, errRecovered) && ctx.Err() == nil:
 			return n.managerAfter(left), nil
+		case errors.Is(err, errOldCopy) && ctx.Err() == nil:
+			if err := n.disk.dropStore(n.incarnation.Load()); err != nil {
+				return nil, err
+			}
+			return n.manager, nil
 		case errors.Is(err, errDemoted) && ctx.Err() == nil:
 			m := n.who()
 			if err := n.finishDemotion(ctx, &m, demoted); err != nil {

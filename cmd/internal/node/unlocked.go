@@ -42,6 +42,8 @@ type managerState struct {
 	// leaderless is since when no leader was heard, in Unix nanoseconds; 0 while
 	// one is.
 	leaderless atomic.Int64
+	// vacant is the same for this moment: who was heard once ends it.
+	vacant atomic.Int64
 	// opened is set once store is: raft may dial before Open returns.
 	opened atomic.Bool
 	// leaves are re-issued certificates that this manager, leading, has met.
@@ -74,6 +76,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever
 	cfg := n.storeConfig(k.sealer, k.incarnation)
+	cfg.Dormant = !self.Founding
 	cfg.Clock, cfg.InitialPeers, cfg.Transport.Listener, cfg.Transport.Dial = m.clocks, self.Peers, listener, m.dialRaft
 	m.store, err = raftstore.Open(ctx, cfg)
 	if err != nil {
@@ -134,6 +137,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return m.followKeysets(ctx) })
 	g.Go(func() error { return n.awaitDemotion(ctx, k.creds, m.managers, demoted) })
 	g.Go(func() error { return n.serveLock(ctx, p, az, false) })
+	g.Go(func() error { return m.serveWitness(ctx, p, az) })
+	g.Go(func() error { return m.followWitness(ctx) })
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {
@@ -142,6 +147,9 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return n.awaitRemoval(ctx) })
 	g.Go(func() error { return n.serveRequests(ctx, apierr.InCluster(self.ClusterID), left, m.recoverable) })
 	g.Go(func() error {
+		if err := m.settle(ctx); err != nil {
+			return err
+		}
 		if err := m.awaitLeader(ctx); err != nil {
 			return err
 		}
@@ -153,7 +161,6 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	n.setPhase(controlpb.NodePhase_NODE_PHASE_NO_QUORUM, m, "waiting for a leader: a majority of managers must be up and unlocked; if it never will be, see `redoubt recover`")
 	if err := g.Wait(); !errors.Is(err, errRecovering) || outer.Err() != nil {
 		return err
 	}
@@ -183,6 +190,12 @@ func (m *managerState) fill(s *selfStatus) {
 	s.leader = m.store.IsLeader()
 	_, s.leaderAddr = m.store.Leader()
 	s.leafNotAfter = m.creds.Leaf().NotAfter.Unix()
+	if m.leaderlessFor() > noQuorumAfter && s.phase == controlpb.NodePhase_NODE_PHASE_ACTIVE {
+		s.phase, s.message = controlpb.NodePhase_NODE_PHASE_NO_QUORUM, lostQuorum
+	}
+	if note := m.renewedNote(); note != "" {
+		s.message = strings.TrimPrefix(s.message+"; "+note, "; ")
+	}
 	if off := m.clocks.offset(); off.Abs() > warnSkew {
 		s.message = strings.TrimPrefix(s.message+"; "+describeOffset(off), "; ")
 	}
@@ -217,7 +230,7 @@ func (m *managerState) leader() port.Leader {
 func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) error {
 	directory := pkistore.Directory{Store: m.store}
 	return func(alpn string, p *authz.Peer) error {
-		if alpn != pki.ALPNRaft && alpn != pki.ALPNLeader {
+		if alpn != pki.ALPNRaft && alpn != pki.ALPNLeader && alpn != pki.ALPNWitness {
 			return az.CheckPeer(alpn, p)
 		}
 		rec, err := directory.Node(p.NodeID)
@@ -228,7 +241,7 @@ func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) e
 			return fmt.Errorf("node %s was removed from the cluster", p.NodeID)
 		case rec != nil && rec.GetRole() != profilepb.Role_ROLE_MANAGER:
 			return fmt.Errorf("node %s is no manager any more", p.NodeID)
-		case !m.store.PeerAllowed(p.NodeID):
+		case !m.store.PeerAllowed(p.NodeID) && (alpn != pki.ALPNWitness || rec == nil): // it may ask before it is added
 			return fmt.Errorf("node %s is no manager of this cluster", p.NodeID)
 		}
 		// The issuers may have changed since it shook hands.
@@ -264,6 +277,21 @@ func (m *managerState) behind() time.Duration {
 	return time.Since(time.Unix(0, since))
 }
 
+// noQuorumAfter is how long there must be no leader for this manager to say so:
+// an election is over by then.
+const noQuorumAfter = 2 * time.Second
+
+const lostQuorum = "no leader is heard: a majority of managers must be up and unlocked; if it never will be, see `redoubt recover`"
+
+// leaderlessFor says for how long there is no leader at this moment.
+func (m *managerState) leaderlessFor() time.Duration {
+	since := m.vacant.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, since))
+}
+
 // settled is how long a leader must be heard before this manager takes it that
 // it has missed nothing.
 const settled = 5 * time.Second
@@ -275,6 +303,11 @@ func (m *managerState) watchLeaderless(ctx context.Context) error {
 		id, _ := m.store.Leader()
 		wait := ctx
 		cancel := func() {}
+		if id == "" {
+			m.vacant.CompareAndSwap(0, time.Now().UnixNano())
+		} else {
+			m.vacant.Store(0)
+		}
 		switch {
 		case id == "":
 			m.leaderless.CompareAndSwap(0, time.Now().UnixNano())
