@@ -101,6 +101,14 @@ func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*
 	}
 	t := &pkipb.Token{Id: got.GetId(), Signed: signed}
 	return t, s.Update(ctx, func(tx *raftstore.Tx) error {
+		// A keyd that has not taken the next keyset over yet signs what is void.
+		c, err := store.GetCluster(tx)
+		if err != nil {
+			return err
+		}
+		if TokenVoid(c, t) {
+			return ErrRotated
+		}
 		if err := pruneTokens(tx); err != nil {
 			return err
 		}

@@ -50,4 +50,9 @@ const (
 	pageBytes   = 256 << 10
 	pageObjects = 512
 	maxListed   = 1000
+
+	// A token that a rotation overtook is minted again mintTries times, mintPause
+	// apart: the leader's keyd takes the next keyset over meanwhile.
+	mintTries = 5
+	mintPause = 200 * time.Millisecond
 )

@@ -25,9 +25,18 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	tok, err := pki.CreateToken(ctx, s.c.Store, s.c.Minter, pki.TokenRequest{ID: req.GetId(), PublicKey: req.GetPublicKey(), Role: req.GetRole(),
-		TTL: time.Duration(req.GetTtlSeconds()) * time.Second, MaxUses: req.GetMaxUses(), NodeName: req.GetNodeName(), CIDR: req.GetCidr(),
-		LongLived: req.GetLongLived()})
+	mint := func() (*pkipb.Token, error) {
+		return pki.CreateToken(ctx, s.c.Store, s.c.Minter, pki.TokenRequest{ID: req.GetId(), PublicKey: req.GetPublicKey(), Role: req.GetRole(),
+			TTL: time.Duration(req.GetTtlSeconds()) * time.Second, MaxUses: req.GetMaxUses(), NodeName: req.GetNodeName(), CIDR: req.GetCidr(),
+			LongLived: req.GetLongLived()})
+	}
+	tok, err := mint()
+	for try := 0; errors.Is(err, pki.ErrRotated) && try < mintTries && pause(ctx, mintPause); try++ {
+		tok, err = mint()
+	}
+	if errors.Is(err, pki.ErrRotated) {
+		return nil, apierr.State("try again in a few seconds", "the leader has not taken over the cluster's new keys yet")
+	}
 	if errors.Is(err, pki.ErrInvalidToken) {
 		return nil, apierr.Invalid("", "%v", err)
 	}
@@ -61,6 +70,16 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 	})
 	s.c.Logger.InfoContext(ctx, "join token minted", "token", tok.GetId(), "role", profile.RoleName(req.GetRole()))
 	return resp, err
+}
+
+// pause waits for d and reports whether there is time left.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func tokenView(t *pkipb.Token) (*controlpb.TokenView, error) {

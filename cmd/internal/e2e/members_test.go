@@ -23,6 +23,7 @@ func TestMembers(t *testing.T) {
 	}{
 		{"a worker is promoted and keeps its containers", promoted},
 		{"a manager dies and the promoted one still has a quorum", promotedLeads},
+		{"what a clumsy operator gets wrong changes nothing", clumsy},
 		{"a manager is demoted", demoted},
 		{"a dead manager is removed, and others only while a majority stays", deadManagerRemoved},
 		{"a manager that is up is removed", liveManagerRemoved},
@@ -113,10 +114,55 @@ func promotedLeads(t *testing.T, c *cluster) {
 	c.unlock("manager-1")
 }
 
+func clumsy(t *testing.T, c *cluster) {
+	before := c.ok("manager-1", "unlock-key", "slot", "ls")
+	for _, verb := range [][]string{{"rm", "--force"}, {"rm", "--compromised"}, {"demote"}, {"promote"}} {
+		c.refused("manager-1", 1, "nobody", nil, append(append([]string{"node"}, verb...), "nobody")...)
+	}
+	c.refused("manager-1", 1, "worker already", nil, "node", "demote", "worker-2")
+	c.refused("manager-1", 1, "is up", nil, "node", "rm", "manager-2")
+	c.refused("worker-2", 5, "worker", nil, "node", "rm", "--force", "manager-2")
+	c.lab("stop", "manager-3")
+	c.lab("start", "manager-3")
+	c.refused("manager-3", 4, "locked", nil, "node", "rm", "--compromised", "manager-2")
+	c.refused("manager-3", 4, "locked", nil, "node", "demote", "manager-2")
+	c.unlock("manager-3")
+	if after := c.ok("manager-1", "unlock-key", "slot", "ls"); after != before {
+		t.Errorf("the slots changed:\n%s\nthen\n%s", before, after)
+	}
+}
+
+// both runs one command on two managers at once. One of them does it and shows
+// the key that counts; the other is refused on a line, after its own key was
+// called worthless where it showed one.
+func (c *cluster) both(args ...string) {
+	c.t.Helper()
+	results := make(chan result, 2)
+	for _, host := range []string{"manager-1", "manager-2"} {
+		go func() { results <- c.on(host, args...) }()
+	}
+	won := 0
+	for range 2 {
+		r := <-results
+		switch key := shownKey.FindString(r.stdout); {
+		case r.code == 0 && key != "":
+			won++
+			c.keepKey(key)
+		case r.code == 0 || r.stderr == "" || key != "" && !strings.Contains(r.stderr, "opens nothing"):
+			c.t.Errorf("the one that lost: %v", r)
+		default:
+			c.t.Logf("the one that lost: %s", strings.TrimSpace(r.stderr))
+		}
+	}
+	if won != 1 {
+		c.t.Fatalf("%d of two did it", won)
+	}
+}
+
 func demoted(t *testing.T, c *cluster) {
 	before := fmt.Sprint(c.containers())
 	start := time.Now()
-	c.leave("manager-1", "node", "demote", "worker-1")
+	c.both("node", "demote", "worker-1")
 	t.Logf("demoted after %v", time.Since(start).Round(10*time.Millisecond))
 	eventually(t, 60*time.Second, func() string {
 		if r := c.on("worker-1", "status"); r.code != 0 || !strings.Contains(r.stdout, "worker") || !strings.Contains(r.stdout, "active") || strings.Contains(r.stdout, "no session") || strings.Contains(r.stdout, "Session:") {
@@ -154,6 +200,14 @@ func deadManagerRemoved(t *testing.T, c *cluster) {
 
 func liveManagerRemoved(t *testing.T, c *cluster) {
 	c.refused("manager-1", 1, "on another manager", nil, "node", "rm", "--force", "manager-1")
+	c.lab("stop", "manager-2")
+	// Without a quorum it is refused before a key is shown.
+	r := c.on("manager-1", "node", "rm", "--force", "manager-2")
+	if r.code != 6 || r.stdout != "" || strings.Count(strings.TrimSpace(r.stderr), "\n") > 0 {
+		t.Errorf("without a quorum: %v", r)
+	}
+	c.lab("start", "manager-2")
+	c.unlock("manager-2")
 	c.leave("manager-1", "node", "rm", "--force", "manager-2")
 	c.refused("manager-1", 1, "another manager", nil, "node", "demote", "manager-1")
 	c.reissued("manager-1", time.Now())

@@ -160,10 +160,16 @@ func (c *cluster) joinsAgain(host string) {
 	// more every ten seconds.
 	again := time.NewTicker(11 * time.Second)
 	defer again.Stop()
+	var token string
 	for try := 0; ; try++ {
-		r := c.on("manager-1", "join-token", "manager", "-q")
-		if r.code == 0 {
-			r = c.onIn(host, []byte(strings.TrimSpace(r.stdout)), "join", c.addr2377("manager-1"))
+		var r result
+		if token == "" {
+			if r = c.on("manager-1", "join-token", "manager", "-q"); r.code == 0 {
+				token = strings.TrimSpace(r.stdout)
+			}
+		}
+		if token != "" {
+			r = c.onIn(host, []byte(token), "join", c.addr2377("manager-1"))
 		}
 		if r.code == 0 {
 			break
