@@ -292,3 +292,35 @@ func TestSnapshotStore(t *testing.T) {
 		t.Fatal(h.reason())
 	}
 }
+
+// TestSnapshotJustWrittenIsKept: a leader may send a snapshot of one index again
+// and again, and raft opens each when it is there.
+func TestSnapshotJustWrittenIsKept(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openSnapshots(dir, testBinder("c", "n"), newHalter(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		k, err := s.Create(1, 5, 1, raft.Configuration{}, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Write([]byte("state")); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, r, err := s.Open(k.ID())
+		if err != nil {
+			t.Fatalf("the snapshot that was just written: %v", err)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if ids, err := s.ids(); err != nil || len(ids) > snapshotsKept {
+			t.Fatalf("%d snapshots are kept (%v)", len(ids), err)
+		}
+	}
+}

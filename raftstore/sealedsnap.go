@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hashicorp/raft"
 
@@ -26,6 +27,9 @@ type sealedSnapshots struct {
 	dir  string
 	bind *binder
 	halt *halter
+	// mu is held to remove old snapshots, and shared to look for those there are:
+	// raft does both at once.
+	mu sync.RWMutex
 }
 
 const (
@@ -86,6 +90,8 @@ func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
 
 // metas is List before raft runs.
 func (s *sealedSnapshots) metas() ([]*raft.SnapshotMeta, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	ids, err := s.ids()
 	if err != nil {
 		return nil, err
@@ -160,13 +166,18 @@ func (s *sealedSnapshots) readMeta(id string) (*raft.SnapshotMeta, error) {
 	return m, nil
 }
 
-// prune removes what is older than the newest snapshotsKept.
-func (s *sealedSnapshots) prune() error {
+// prune keeps the snapshot that was just written, which raft opens next, and the
+// newest others up to snapshotsKept. Several may be of one index: a leader sends
+// its snapshot again where it got no answer.
+func (s *sealedSnapshots) prune(written string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	ids, err := s.ids()
 	if err != nil {
 		return err
 	}
-	for _, id := range ids[min(len(ids), snapshotsKept):] {
+	ids = slices.DeleteFunc(ids, func(id string) bool { return id == written })
+	for _, id := range ids[min(len(ids), snapshotsKept-1):] {
 		if err := os.RemoveAll(filepath.Join(s.dir, id)); err != nil {
 			return err
 		}
@@ -215,7 +226,7 @@ func (k *snapshotSink) Close() error {
 	if err := k.publish(); err != nil {
 		return errors.Join(err, os.RemoveAll(k.tmp))
 	}
-	return k.store.prune()
+	return k.store.prune(k.meta.ID)
 }
 
 func (k *snapshotSink) publish() error {
