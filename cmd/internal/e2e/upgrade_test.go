@@ -29,6 +29,7 @@ func release(t *testing.T, fixture string) {
 	th, key := fromRelease(t, fixture)
 	unlocked := func() {
 		t.Helper()
+		th.sh("rm", "-rf", th.path("run")) // the last round's sockets
 		th.start()
 		if r := th.redoubt(key, "unlock"); r.code != 0 {
 			t.Fatalf("unlock: %v\n%s", r, th.logs())

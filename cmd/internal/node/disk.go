@@ -22,6 +22,7 @@ import (
 //	leaf        the certificate in use with its key; a manager's key is sealed
 //	boot        a manager's boot leaf with its key
 //	failure     why a manager's store last stopped by itself, in one line
+//	probe       for a moment, whether the disk takes writes
 //	removed     that the cluster took this node out, and which one it was
 //	promotion   what a worker becomes a manager with, until it is one
 //	raft/       the sealed store; raft.<n>/ in the n-th incarnation of the cluster
@@ -148,6 +149,23 @@ func (d disk) failure() string {
 	}
 	return strings.Join(strings.Fields(string(b)), " ")
 }
+
+// takesWrites says why nothing can be written here. A full disk is not seen by
+// what happens next: appends to the log need no new block for a while, and then
+// the store stops again, with a failure that cannot be noted.
+func (d disk) takesWrites() error {
+	err := atomicfile.Write(d.path("probe"), make([]byte, probeSize))
+	if err == nil {
+		err = atomicfile.Remove(d.path("probe"))
+	}
+	if err != nil {
+		return fmt.Errorf("the disk takes no writes (%w): free space on it or repair it, and this manager goes on by itself", err)
+	}
+	return nil
+}
+
+// probeSize is what must be free in bytes: more than the small files take.
+const probeSize = 64 << 10
 
 // maxFailure bounds the kept cause in bytes.
 const maxFailure = 1024

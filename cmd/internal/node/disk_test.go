@@ -35,6 +35,16 @@ func TestDiskKeepsAndWipes(t *testing.T) {
 	if err := d.noteFailure(""); err != nil || d.failure() != "" {
 		t.Errorf("still %q, %v", d.failure(), err)
 	}
+	before, _ := os.ReadDir(d.dir)
+	if err := d.takesWrites(); err != nil {
+		t.Error(err)
+	}
+	if after, _ := os.ReadDir(d.dir); len(after) != len(before) {
+		t.Errorf("left behind by the probe: %v", after)
+	}
+	if err := (disk{d.path("none")}).takesWrites(); err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a directory that takes no writes: %v", err)
+	}
 	if err := os.Mkdir(d.raftDir(1), 0o700); err != nil || !d.used() {
 		t.Errorf("a store is there: %v", err)
 	}

@@ -180,21 +180,35 @@ func (n *Node) lockedMessage() string {
 // retryKeyd is the pause before keyd is asked again after a failure.
 const retryKeyd = 500 * time.Millisecond
 
-// openKeys waits until keyd is open and takes what it lends.
+// openKeys waits until the disk takes writes and keyd is open, and takes what
+// keyd lends.
 func (n *Node) openKeys(ctx context.Context) (*keys, error) {
 	var last string
+	var full error
 	for {
-		k, err := n.tryKeys(ctx)
+		var k *keys
+		wasFull := full != nil
+		full = n.disk.takesWrites()
+		err := full
+		if err == nil {
+			if wasFull {
+				n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", n.lockedMessage())
+			}
+			k, err = n.tryKeys(ctx)
+		}
 		if err == nil || ctx.Err() != nil {
 			return k, err
 		}
 		message := "waiting for keyd: " + err.Error()
-		if keydclient.CodeOf(err) == keydpb.Code_CODE_EMPTY {
+		switch {
+		case full != nil:
+			message = full.Error()
+		case keydclient.CodeOf(err) == keydpb.Code_CODE_EMPTY:
 			message = "keyd's directory was lost: restore it, or `redoubt leave --force` and join again"
 		}
 		if message != last {
 			last = message
-			n.log.Warn("no keys yet", "err", err)
+			n.log.Warn("not open yet", "err", err)
 		}
 		n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", message)
 		timer := time.NewTimer(retryKeyd)
