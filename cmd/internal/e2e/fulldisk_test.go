@@ -11,9 +11,10 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 )
 
-// TestFullDisk is the story of a manager whose disk is full, first as a follower
-// and then as the leader. It stops serving and says why, the others go on, and
-// once there is room it is back with everything.
+// TestFullDisk is the story of a manager whose disk is full, and then of one that
+// the kernel has made read-only, first as a follower and then as the leader. It
+// stops serving and says why, the others go on, and once the disk takes writes
+// again it is back with everything.
 func TestFullDisk(t *testing.T) {
 	c := up(t, "fulldisk", 3, 0)
 	c.load()
@@ -25,46 +26,64 @@ func TestFullDisk(t *testing.T) {
 	data := c.onSmallDisk(sick)
 	var written []string
 	for _, role := range []string{"follower", "leader"} {
-		if role == "leader" {
-			eventually(t, 2*time.Minute, func() string { return c.takeLead(sick, via) })
+		for _, ill := range []struct {
+			name, says string
+			fall, heal func()
+		}{
+			{"full", "no space left on device",
+				func() { c.inHost(sick, "sh", "-c", "cat /dev/zero >"+data+"/fill 2>/dev/null; true") },
+				func() { c.inHost(sick, "rm", data+"/fill") }},
+			{"read-only", "read-only file system",
+				func() { c.inHost(sick, "mount", "-o", "remount,abort", data) }, // as after an error of the device
+				func() {
+					c.lab("stop", sick)
+					c.inHost(sick, "sh", "-ec", fmt.Sprintf("umount %[1]s; e2fsck -p %[1]s.img || [ $? = 1 ]; mount -o loop %[1]s.img %[1]s", data))
+					c.lab("start", sick)
+				}},
+		} {
+			if role == "leader" {
+				eventually(t, 2*time.Minute, func() string { return c.takeLead(sick, via) })
+			}
+			stops, begun := c.stops(sick, ill.says), time.Now()
+			ill.fall()
+			kept := c.writeUntil(via, role+"-"+ill.name, func() bool { return c.stops(sick, ill.says) > stops })
+			t.Logf("%s: the %s noticed after %d acknowledged writes of 240 KB, %v", ill.name, role, len(kept), time.Since(begun).Round(100*time.Millisecond))
+			written = append(append(written, kept...), c.writeUntil(via, role+"-past-"+ill.name, nil)...)
+			eventually(t, time.Minute, func() string {
+				if r := c.on(sick, "status"); r.code == 0 || !strings.Contains(r.stdout, "takes no writes") || !strings.Contains(r.stdout, ill.says) {
+					return "status says " + r.String()
+				}
+				return ""
+			})
+			ill.heal()
+			c.unlock(sick)
+			eventually(t, time.Minute, func() string { return c.serves(sick, written...) })
+			eventually(t, time.Minute, func() string { return c.threeVote(via) })
 		}
-		stops, n, begun := c.stops(sick), 0, time.Now()
-		c.inHost(sick, "sh", "-c", "cat /dev/zero >"+data+"/fill 2>/dev/null; true")
-		// What needs no new block still works, as the log's segment is made in
-		// full: so write until the manager has noticed.
-		eventually(t, 2*time.Minute, func() string {
-			if c.stops(sick) > stops {
+	}
+}
+
+// writeUntil writes until done, or once where that is nil, and returns what was
+// acknowledged. What needs no new block works on a full disk, as the log's
+// segment is made in full: it takes many.
+func (c *cluster) writeUntil(via, prefix string, done func() bool) (kept []string) {
+	c.t.Helper()
+	n := 0
+	eventually(c.t, 2*time.Minute, func() string {
+		if done != nil && done() {
+			return ""
+		}
+		name := fmt.Sprintf("%s-%d", prefix, n) // a new one: what failed may have been written
+		n++
+		r := c.writeBig(via, name)
+		if r.code == 0 {
+			if kept = append(kept, name); done == nil {
 				return ""
 			}
-			name := fmt.Sprintf("%s-%d", role, n)
-			n++
-			if r := c.writeBig(via, name); r.code == 0 {
-				written = append(written, name)
-			}
-			return fmt.Sprintf("%s has not noticed after %d writes: %v", sick, n, c.on(sick, "status"))
-		})
-		t.Logf("the %s noticed after %d writes of 240 KB, %v", role, n, time.Since(begun).Round(100*time.Millisecond))
-		var name string
-		since := time.Now()
-		for try := 0; name == ""; try++ { // one that was cut off may have been written
-			if r := c.writeBig(via, fmt.Sprintf("%s-full-%d", role, try)); r.code == 0 {
-				name = fmt.Sprintf("%s-full-%d", role, try)
-			} else if time.Since(since) > 30*time.Second {
-				t.Fatalf("the others do not go on: %v", r)
-			}
 		}
-		written = append(written, name)
-		eventually(t, time.Minute, func() string {
-			if r := c.on(sick, "status"); r.code == 0 || !strings.Contains(r.stdout, "takes no writes") || !strings.Contains(r.stdout, "no space left on device") {
-				return "status says " + r.String()
-			}
-			return ""
-		})
-		c.inHost(sick, "rm", data+"/fill")
-		c.unlock(sick)
-		eventually(t, time.Minute, func() string { return c.serves(sick, written...) })
-		eventually(t, time.Minute, func() string { return c.threeVote(via) })
-	}
+		return fmt.Sprintf("after %d writes: %v", n, r)
+	})
+	return kept
 }
 
 // inHost runs a command in a host's namespaces.
@@ -79,7 +98,7 @@ func (c *cluster) onSmallDisk(name string) (dir string) {
 	c.t.Helper()
 	dir = c.host(name).DataDir
 	c.lab("stop", name)
-	c.inHost(name, "sh", "-ec", fmt.Sprintf("cp -a %[1]s %[1]s.moved; mount -t tmpfs -o size=96m,mode=0711 small %[1]s; cp -a --sparse=never %[1]s.moved/. %[1]s", dir))
+	c.inHost(name, "sh", "-ec", fmt.Sprintf("cp -a %[1]s %[1]s.moved; truncate -s 96M %[1]s.img; mkfs.ext4 -q -m 0 %[1]s.img; mount -o loop %[1]s.img %[1]s; chmod 0711 %[1]s; cp -a --sparse=never %[1]s.moved/. %[1]s", dir))
 	c.lab("start", "--unlock", name)
 	eventually(c.t, time.Minute, func() string { return c.threeVote(name) })
 	return dir
@@ -98,15 +117,16 @@ func (c *cluster) takeLead(name, via string) string {
 	return now + " led"
 }
 
-// stops counts how often a host's log says that its disk stopped the store.
-func (c *cluster) stops(name string) (n int) {
+// stops counts how often a host's manager stopped and came back to a disk that
+// takes no writes: it says so once each time.
+func (c *cluster) stops(name, why string) (n int) {
 	c.t.Helper()
 	b, err := os.ReadFile(filepath.Join(filepath.Dir(c.host(name).DataDir), "redoubt-node.log"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if strings.Contains(line, "the replicated store has stopped") && strings.Contains(line, "no space left on device") {
+		if strings.Contains(line, "the disk takes no writes") && strings.Contains(line, why) {
 			n++
 		}
 	}

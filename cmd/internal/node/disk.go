@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 )
@@ -158,10 +159,14 @@ func (d disk) takesWrites() error {
 	if err == nil {
 		err = atomicfile.Remove(d.path("probe"))
 	}
-	if err != nil {
-		return fmt.Errorf("the disk takes no writes (%w): free space on it or repair it, and this manager goes on by itself", err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	// The temporary file's name is another each time, and tells nothing.
+	if cause := syscall.Errno(0); errors.As(err, &cause) {
+		err = cause
+	}
+	return fmt.Errorf("the disk takes no writes (%s: %w): free space on it or repair it, and this manager goes on by itself", d.dir, err)
 }
 
 // probeSize is what must be free in bytes: more than the small files take.
