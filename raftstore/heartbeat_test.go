@@ -113,7 +113,9 @@ func withFollower(t *testing.T, fn func(f *follower)) {
 		var err error
 		f.Store, err = raftstore.Open(t.Context(), c.WithDisk(
 			func(l raft.LogStore) raft.LogStore { return &gatedLog{l, &f.log} },
-			func(s raft.StableStore) raft.StableStore { return &gatedStable{s, &f.stable, sealer.Name([]byte("Witness"))} }))
+			func(s raft.StableStore) raft.StableStore {
+				return &gatedStable{s, &f.stable, sealer.Name([]byte("Witness"))}
+			}))
 		if err != nil {
 			t.Fatal(err)
 		}
