@@ -236,7 +236,7 @@ func badArguments(t *testing.T, c *cluster) {
 	on(2, "unknown flag", "node", "ls", "--nope")
 	on(2, "unknown command", "nodes")
 	on(2, "did you mean", "service", "crate")
-	on(2, "use table or json", "node", "ls", "--format", "yaml")
+	on(2, "use table, json or a template", "node", "ls", "--format", "yaml")
 	create(2, "unknown flag", "--replica", "2")
 	create(2, "at most 63", "--name", strings.Repeat("a", 64))
 	for _, name := range []string{"../x", "a/b", "UPPER", "a b", ".", "-x", "x-", "a_b", "é", "a\x1b[2Jb", ""} {
@@ -385,13 +385,15 @@ func staleVersion(t *testing.T, c *cluster) {
 
 func badRemovals(t *testing.T, c *cluster) {
 	c.refused("manager-1", 1, "is up", nil, "node", "rm", "worker-1")
-	c.refused("manager-1", 1, "cannot be removed yet", nil, "node", "rm", "manager-1")
-	c.refused("manager-1", 1, "cannot be removed yet", nil, "node", "rm", "--force", "manager-1")
+	c.refused("manager-1", 1, "is up", nil, "node", "rm", "manager-1")
+	c.refused("manager-1", 1, "does not take itself out", nil, "node", "rm", "--force", "manager-1")
 	c.refused("manager-1", 1, "no node", nil, "node", "rm", "nosuch")
 	c.refused("manager-1", 1, "no node", nil, "node", "rm", "../manager-1")
-	c.refused("manager-1", 1, "role cannot be changed", nil, "node", "promote", "worker-1")
-	c.refused("manager-1", 1, "role cannot be changed", nil, "node", "demote", "manager-1")
-	c.refused("manager-1", 1, "role cannot be changed", nil, "node", "update", "--role", "manager", "worker-1")
+	c.refused("manager-1", 1, "no node", nil, "node", "promote", "nosuch")
+	c.refused("manager-1", 1, "is a manager already", nil, "node", "promote", "manager-1")
+	c.refused("manager-1", 1, "does not take itself out", nil, "node", "demote", "manager-1")
+	c.refused("manager-1", 1, "is a worker already", nil, "node", "demote", "worker-1")
+	c.refused("manager-1", 2, "use `redoubt node promote`", nil, "node", "update", "--role", "manager", "worker-1")
 	c.refused("manager-1", 1, "the cluster and all its services are lost", nil, "leave")
 }
 

@@ -228,15 +228,14 @@ func helpersAway(t *testing.T, c *cluster) {
 
 func tenThousand(t *testing.T, c *cluster) {
 	c.ok("manager-1", "service", "create", "--detach", "--name", "huge", "--replicas", "10000", "--constraint", "node.labels.none==such", image)
-	start := time.Now()
+	// A few wait and say why; the others are not made before they could be placed.
 	eventually(t, time.Minute, func() string {
-		if n := len(c.tasks("manager-1", "huge")); n != 10000 {
+		if n := len(c.tasks("manager-1", "huge")); n == 0 || n > 1000 {
 			return fmt.Sprintf("%d tasks", n)
 		}
 		return ""
 	})
-	t.Logf("10,000 tasks stand there after %v", time.Since(start).Round(100*time.Millisecond))
-	start = time.Now()
+	start := time.Now()
 	c.ok("manager-1", "status")
 	c.ok("manager-1", "service", "create", "--name", "small", "--replicas", "2", image)
 	t.Logf("another service runs after %v", time.Since(start).Round(100*time.Millisecond))
