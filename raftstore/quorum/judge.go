@@ -41,9 +41,12 @@ const (
 
 // Judge decides. What one server says is enough to find a disk to be old, as
 // often only one knows: so a lying one can cost the entries on a disk that the
-// others have too, and is not believed where they would not be enough.
+// others have too, and is not believed where they would not be enough. Which
+// servers would be enough is what its word cannot decide: a disk is given up
+// only where a majority of the voters that the disk itself names have answered,
+// besides one of those that are said to vote now.
 func Judge(c Case) Verdict {
-	voters, mine, answered, old, leader := 0, 0, 0, false, false
+	old, leader := false, false
 	// Who votes may have changed since, and an old disk does not know.
 	servers, newest := c.Servers, c.Own.Index
 	for id, t := range c.Answers {
@@ -51,6 +54,32 @@ func Judge(c Case) Verdict {
 			servers, newest = t.Servers, t.Index
 		}
 	}
+	voters, mine, answered := c.count(servers)
+	ownVoters, self, ownAnswered := c.count(c.Servers)
+	ownNeed := min(ownVoters/2+1, ownVoters-self) // of two, there is one other
+	for id, t := range c.Answers {
+		if id == c.ID {
+			continue
+		}
+		old = old || t.Known.Beyond(c.Own)
+		leader = leader || t.Leads
+	}
+	need := voters/2 + 1
+	empty := c.Own == raftstore.Reach{}
+	switch {
+	case old && (empty && leader || answered >= need && ownAnswered >= ownNeed):
+		return OldCopy
+	case old:
+		return OldButNeeded
+	case leader, len(servers) > 0 && len(c.Servers) > 0 && answered >= need-mine:
+		return UpToDate
+	}
+	return Unknown
+}
+
+// count returns how many of servers vote, whether this server is among them (1
+// or 0), and how many of the others have answered.
+func (c *Case) count(servers []raftstore.Server) (voters, mine, answered int) {
 	for _, s := range servers {
 		if !s.Voter {
 			continue
@@ -62,24 +91,7 @@ func Judge(c Case) Verdict {
 			answered++
 		}
 	}
-	for id, t := range c.Answers {
-		if id == c.ID {
-			continue
-		}
-		old = old || t.Known.Beyond(c.Own)
-		leader = leader || t.Leads
-	}
-	need := voters/2 + 1
-	empty := c.Own == raftstore.Reach{}
-	switch {
-	case old && (empty && leader || answered >= need):
-		return OldCopy
-	case old:
-		return OldButNeeded
-	case leader, len(servers) > 0 && len(c.Servers) > 0 && answered >= need-mine:
-		return UpToDate
-	}
-	return Unknown
+	return voters, mine, answered
 }
 
 // String implements fmt.Stringer.
