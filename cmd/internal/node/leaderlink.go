@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/pki/port"
 )
 
@@ -133,4 +134,43 @@ func (l *leaderLink) close() {
 	l.mu.Unlock()
 	l.drop()
 	l.wg.Wait()
+}
+
+// How long a call waits for a leader, and looks for it again.
+const (
+	leaderWait  = 5 * time.Second
+	leaderRetry = 100 * time.Millisecond
+)
+
+// leaderConn returns a connection to the leader's operator API.
+func (m *managerState) leaderConn(ctx context.Context) (grpc.ClientConnInterface, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	for {
+		changed := m.store.LeaderChanged()
+		id, addr := m.store.Leader()
+		conn, err := m.link.get(ctx, port.Leader{NodeID: id, Address: addr}, changed)
+		if err == nil {
+			return conn, nil
+		}
+		timer := time.NewTimer(leaderRetry)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, apierr.NoLeader()
+		}
+		timer.Stop()
+	}
+}
+
+// dialLeader connects to the operator API of the leader under this manager's own
+// certificate.
+func (m *managerState) dialLeader(ctx context.Context, to port.Leader) (leaderClient, error) {
+	conn, err := port.DialLeaderLocal(ctx, m.creds, to, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+	if err != nil {
+		return nil, err // not a nil *pki.GRPCConn
+	}
+	return conn, nil
 }

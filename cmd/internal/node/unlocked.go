@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
@@ -296,7 +295,7 @@ func (m *managerState) leaderlessFor() time.Duration {
 // it has missed nothing.
 const settled = 5 * time.Second
 
-// watchLeaderless keeps leaderless.
+// watchLeaderless keeps since when there is no leader.
 func (m *managerState) watchLeaderless(ctx context.Context) error {
 	for {
 		changed := m.store.LeaderChanged()
@@ -376,43 +375,4 @@ func (m *managerState) managers() []string {
 		return m.n.who().Managers
 	}
 	return out
-}
-
-// How long a call waits for a leader, and looks for it again.
-const (
-	leaderWait  = 5 * time.Second
-	leaderRetry = 100 * time.Millisecond
-)
-
-// leaderConn returns a connection to the leader's operator API.
-func (m *managerState) leaderConn(ctx context.Context) (grpc.ClientConnInterface, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderWait)
-	defer cancel()
-	for {
-		changed := m.store.LeaderChanged()
-		id, addr := m.store.Leader()
-		conn, err := m.link.get(ctx, port.Leader{NodeID: id, Address: addr}, changed)
-		if err == nil {
-			return conn, nil
-		}
-		timer := time.NewTimer(leaderRetry)
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, apierr.NoLeader()
-		}
-		timer.Stop()
-	}
-}
-
-// dialLeader connects to the operator API of the leader under this manager's own
-// certificate.
-func (m *managerState) dialLeader(ctx context.Context, to port.Leader) (leaderClient, error) {
-	conn, err := port.DialLeaderLocal(ctx, m.creds, to, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
-	if err != nil {
-		return nil, err // not a nil *pki.GRPCConn
-	}
-	return conn, nil
 }
