@@ -3287,8 +3287,10 @@ func (x *ListTasksResponse) GetTasks() []*TaskView {
 }
 
 type WatchServiceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Send changes after the first state, not all tasks each time.
+	Changes       bool `protobuf:"varint,2,opt,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3330,11 +3332,25 @@ func (x *WatchServiceRequest) GetService() string {
 	return ""
 }
 
+func (x *WatchServiceRequest) GetChanges() bool {
+	if x != nil {
+		return x.Changes
+	}
+	return false
+}
+
 type WatchServiceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       *ServiceView           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Tasks         []*TaskView            `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	Removed       bool                   `protobuf:"varint,3,opt,name=removed,proto3" json:"removed,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceView           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// All tasks, or with changes those that are new or differ.
+	Tasks   []*TaskView `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Removed bool        `protobuf:"varint,3,opt,name=removed,proto3" json:"removed,omitempty"`
+	// The next message belongs to this one.
+	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	// Ids of tasks that are no more.
+	Gone []string `protobuf:"bytes,5,rep,name=gone,proto3" json:"gone,omitempty"`
+	// This adds to what was sent before; otherwise it takes its place.
+	Changes       bool `protobuf:"varint,6,opt,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3386,6 +3402,27 @@ func (x *WatchServiceResponse) GetTasks() []*TaskView {
 func (x *WatchServiceResponse) GetRemoved() bool {
 	if x != nil {
 		return x.Removed
+	}
+	return false
+}
+
+func (x *WatchServiceResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *WatchServiceResponse) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *WatchServiceResponse) GetChanges() bool {
+	if x != nil {
+		return x.Changes
 	}
 	return false
 }
@@ -4201,13 +4238,17 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\tnode_name\x18\x03 \x01(\tR\bnodeName\x12\x14\n" +
 	"\x05image\x18\x04 \x01(\tR\x05image\"G\n" +
 	"\x11ListTasksResponse\x122\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\"/\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\"I\n" +
 	"\x13WatchServiceRequest\x12\x18\n" +
-	"\aservice\x18\x01 \x01(\tR\aservice\"\x9f\x01\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\achanges\x18\x02 \x01(\bR\achanges\"\xe1\x01\n" +
 	"\x14WatchServiceResponse\x129\n" +
 	"\aservice\x18\x01 \x01(\v2\x1f.redoubt.control.v1.ServiceViewR\aservice\x122\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\x12\x18\n" +
-	"\aremoved\x18\x03 \x01(\bR\aremoved\"\x84\x01\n" +
+	"\aremoved\x18\x03 \x01(\bR\aremoved\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x12\x12\n" +
+	"\x04gone\x18\x05 \x03(\tR\x04gone\x12\x18\n" +
+	"\achanges\x18\x06 \x01(\bR\achanges\"\x84\x01\n" +
 	"\x12ServiceLogsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x14\n" +
