@@ -12,12 +12,13 @@ const (
 	// maxDNS is how many name servers a resolver reads from resolv.conf.
 	maxDNS = 3
 
-	// What netd accepts: published ports of one endpoint, those of all, and
-	// endpoints. It refuses a whole declaration beyond them, so they are kept
+	// What netd accepts: published ports of one endpoint, those of all,
+	// endpoints, and addresses of managers. It refuses a whole declaration beyond them, so they are kept
 	// here, where only the one task too many suffers.
 	maxPorts      = 64
 	maxTotalPorts = 4096
 	maxEndpoints  = 1000
+	maxManagers   = 64
 
 	// maxMACTries bounds the search for a free hardware address.
 	maxMACTries = 64

@@ -19,8 +19,11 @@ type LocalConfig struct {
 	Netd   Caller
 	Subnet netip.Prefix
 	// DNS are the name servers containers are given, at most three.
-	DNS    []netip.Addr
-	Logger *slog.Logger
+	DNS []netip.Addr
+	// Managers says where the managers are, host:port, which containers are kept
+	// away from. Where its answer changes, Check is false. Nil: none.
+	Managers func() []string
+	Logger   *slog.Logger
 }
 
 // Local manages the node bridge. It is safe for concurrent use; Sync calls
@@ -34,6 +37,7 @@ type Local struct {
 
 	turn    chan struct{} // one Sync or Check at a time; guards the following
 	applied uint64        // generation netd has, 0: none known
+	keptOff []string      // managers as that generation had them
 	repairs uint64
 }
 
@@ -112,7 +116,7 @@ func (l *Local) Sync(ctx context.Context, attached []Attachment) (map[string]err
 	}
 	defer func() { <-l.turn }()
 
-	req := &netdpb.ApplyRequest{Generation: l.gen.Next(), BridgeAddress: l.Gateway().String()}
+	req := &netdpb.ApplyRequest{Generation: l.gen.Next(), BridgeAddress: l.Gateway().String(), Managers: l.managers()}
 	failed := l.endpoints(req, attached)
 	l.applied = 0
 	resp, err := l.call(ctx, &netdpb.Request{Verb: &netdpb.Request_Apply{Apply: req}})
@@ -135,8 +139,24 @@ func (l *Local) Sync(ctx context.Context, attached []Attachment) (map[string]err
 			failed[e.TaskId] = errors.New(text)
 		}
 	}
-	l.applied = req.Generation
+	l.applied, l.keptOff = req.Generation, req.Managers
 	return failed, nil
+}
+
+// managers are those of the configuration in one order, at most as many as netd
+// takes.
+func (l *Local) managers() []string {
+	if l.config.Managers == nil {
+		return nil
+	}
+	out := slices.Clone(l.config.Managers())
+	slices.Sort(out)
+	out = slices.Compact(out)
+	if len(out) > maxManagers {
+		l.config.Logger.Warn("containers are kept away from some of the managers only", "managers", len(out), "at_most", maxManagers)
+		out = out[:maxManagers]
+	}
+	return out
 }
 
 // endpoints fills req and returns the attachments that cannot be asked for.
@@ -178,8 +198,9 @@ func (l *Local) endpoints(req *netdpb.ApplyRequest, attached []Attachment) map[s
 	return failed
 }
 
-// Check reports whether netd still has what Sync gave it last. It is false
-// after a restart of netd: Sync again.
+// Check reports whether netd still has what Sync gave it last, and that is still
+// right. It is false after a restart of netd, and when other managers are there:
+// Sync again.
 func (l *Local) Check(ctx context.Context) (bool, error) {
 	if err := l.take(ctx); err != nil {
 		return false, err
@@ -198,7 +219,7 @@ func (l *Local) Check(ctx context.Context) (bool, error) {
 			"times", state.Repairs-l.repairs)
 	}
 	l.repairs = state.Repairs
-	return l.applied != 0 && state.Generation == l.applied, nil
+	return l.applied != 0 && state.Generation == l.applied && slices.Equal(l.keptOff, l.managers()), nil
 }
 
 // Probe asks netd what the kernel can do.

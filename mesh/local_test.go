@@ -334,3 +334,39 @@ func TestGenerationGrows(t *testing.T) {
 		t.Errorf("a later process begins with %d after %d", g, last)
 	}
 }
+
+// Where managers are may change while nothing else does: netd is told again.
+func TestManagersMove(t *testing.T) {
+	n := &netd{}
+	addrs := []string{"192.0.2.2:7377", "192.0.2.1:7377", "192.0.2.2:7377"}
+	l, err := NewLocal(LocalConfig{Netd: n.serve(t), Subnet: netip.MustParsePrefix("172.30.0.0/24"), Managers: func() []string { return addrs }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := func(want ...string) {
+		t.Helper()
+		if ok, err := l.Check(t.Context()); ok || err != nil {
+			t.Fatalf("check: %v %v", ok, err)
+		}
+		if _, err := l.Sync(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Join(n.got.Managers, " ") != strings.Join(want, " ") {
+			t.Errorf("managers %v, want %v", n.got.Managers, want)
+		}
+		addrs = append(addrs[1:], addrs[0]) // another order changes nothing
+		if ok, err := l.Check(t.Context()); !ok || err != nil {
+			t.Errorf("check: %v %v", ok, err)
+		}
+	}
+	said("192.0.2.1:7377", "192.0.2.2:7377")
+	addrs = append(addrs, "192.0.2.3:8377")
+	said("192.0.2.1:7377", "192.0.2.2:7377", "192.0.2.3:8377")
+	addrs = nil
+	for i := range maxManagers + 1 {
+		addrs = append(addrs, fmt.Sprintf("192.0.2.%d:7377", i+1))
+	}
+	if _, err := l.Sync(t.Context(), nil); err != nil || len(n.got.Managers) != maxManagers {
+		t.Errorf("%d managers, %v", len(n.got.Managers), err)
+	}
+}

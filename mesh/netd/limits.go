@@ -10,6 +10,10 @@ const (
 	maxPortsPerEndpoint = 64
 	maxPorts            = 4096
 
+	// Addresses of managers: a cluster has seven managers at most, and some
+	// may have changed theirs.
+	maxManagers = 64
+
 	// Prefix lengths of the bridge's subnet.
 	minPrefix, maxPrefix = 8, 29
 

@@ -56,9 +56,13 @@ func ipv4() match {
 
 func l4(proto byte) match { return match{load(expr.MetaKeyL4PROTO, 1), equals([]byte{proto})} }
 
-// dport needs l4 before it.
-func dport(p uint16) match {
-	return match{loadPayload(expr.PayloadBaseTransportHeader, 2, 2, 1), equals(binary.BigEndian.AppendUint16(nil, p))}
+// dportIn needs l4 before it, daddrPortIn also ipv4.
+func dportIn(s *nftables.Set) match {
+	return match{loadPayload(expr.PayloadBaseTransportHeader, 2, 2, keyReg), in(s)}
+}
+func daddrPortIn(s *nftables.Set) match {
+	return match{loadPayload(expr.PayloadBaseNetworkHeader, 16, 4, keyReg),
+		loadPayload(expr.PayloadBaseTransportHeader, 2, 2, keyReg+1), in(s)}
 }
 
 // Prefixes of whole bytes. They need ipv4 before them.

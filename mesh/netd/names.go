@@ -22,8 +22,8 @@ const (
 // inside the node only.
 const hairpinMark = 0x52445448
 
-// managementPort is redoubtd's. No container opens a connection to it, on this
-// node or another.
+// managementPort is redoubtd's unless it is configured otherwise. No container
+// opens a connection to it, on this node or another, whatever managers are named.
 const managementPort = 2377
 
 // portName is the host end of the task's veth pair: 50 bits of a hash, as an

@@ -24,8 +24,12 @@
 //     what overlay networks are for. A container may use a published port of
 //     another one by a node's address, as anybody may.
 //   - The node's own sockets are out of reach, by the bridge's address and by
-//     every other, and port 2377 is so on all nodes. Link-local addresses, where
-//     clouds hand out the machine's credentials, need netd.allow_link_local.
+//     every other, and port 2377 is so on all nodes. So are the ports that
+//     managers were said to have instead: on every address, as a manager may
+//     have several, or at the managers' alone where the port is a well-known
+//     one (below 1024), which containers need elsewhere. Link-local addresses,
+//     where clouds hand out the machine's credentials, need
+//     netd.allow_link_local.
 //   - Processes of the node reach containers by their published ports only.
 //   - A container sends IPv4 and ARP from its own MAC and address. Anything else
 //     is dropped where it enters the bridge: no IPv6 yet, no VLAN tags. The

@@ -18,6 +18,7 @@ import (
 type plan struct {
 	bridge    netip.Prefix
 	endpoints []endpoint
+	managers  managers
 }
 
 type endpoint struct {
@@ -70,6 +71,9 @@ func parse(req *netdpb.ApplyRequest, attached func(task string) bool) (p plan, b
 		return plan{}, nil, nil
 	}
 	if p.bridge, err = parseBridge(req.GetBridgeAddress()); err != nil {
+		return plan{}, nil, err
+	}
+	if p.managers, err = parseManagers(req.GetManagers()); err != nil {
 		return plan{}, nil, err
 	}
 	if n := len(req.GetEndpoints()); n > maxEndpoints {

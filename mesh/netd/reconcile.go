@@ -100,7 +100,7 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 	if err := n.step("attached"); err != nil {
 		return err
 	}
-	if err := n.updateRules(h, good, changed); err != nil {
+	if err := n.updateRules(h, good, p.managers, changed); err != nil {
 		return err
 	}
 	if err := n.step("rules"); err != nil {
@@ -119,12 +119,12 @@ func looksRight(l, bridge netlink.Link, mtu int) bool {
 }
 
 // updateRules commits the ruleset if it is not in force already.
-func (n *Node) updateRules(h *netlink.Handle, good []endpoint, changed func(string)) error {
+func (n *Node) updateRules(h *netlink.Handle, good []endpoint, m managers, changed func(string)) error {
 	open, bridges, err := uplinks(h, n.opened, n.guarded)
 	if err != nil {
 		return err
 	}
-	r := ruleset{endpoints: good, opened: open, bridges: bridges, allowLinkLocal: n.config.AllowLinkLocal}
+	r := ruleset{endpoints: good, opened: open, bridges: bridges, allowLinkLocal: n.config.AllowLinkLocal, managers: m}
 	if n.committed != nil && n.committed.same(r) {
 		ok, err := n.rulesIntact()
 		if err != nil {

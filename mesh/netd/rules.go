@@ -19,6 +19,7 @@ type ruleset struct {
 	// bridge to itself, and are none of netd's business.
 	opened, bridges []string
 	allowLinkLocal  bool
+	managers        managers
 }
 
 func tables() (inet, bridge *nftables.Table) {
@@ -125,6 +126,8 @@ func (r ruleset) inet(b *builder) {
 	setAddresses := b.set(nftables.Set{Name: "addresses", KeyType: typeAddr}, addresses)
 	setOpened := b.set(nftables.Set{Name: openedSet, KeyType: nftables.TypeIFName}, opened)
 	setBridges := b.set(nftables.Set{Name: "bridges", KeyType: typePath, Concatenation: true}, bridges)
+	setManagement := b.set(nftables.Set{Name: "management", KeyType: nftables.TypeInetService}, r.managers.everywhereKeys())
+	setManagers := b.set(nftables.Set{Name: "managers", KeyType: typeTarget, Concatenation: true}, r.managers.atKeys())
 	setTargets := b.set(nftables.Set{Name: "targets", KeyType: typeAddrSvc, Concatenation: true}, targets)
 	mapAnywhere := b.set(nftables.Set{Name: "published", IsMap: true, KeyType: typeService, DataType: typeTarget, Concatenation: true}, anywhere)
 	mapOn := b.set(nftables.Set{Name: "published_on", IsMap: true, KeyType: typeAddrSvc, DataType: typeTarget, Concatenation: true}, on)
@@ -185,7 +188,8 @@ func (r ruleset) inet(b *builder) {
 	answers(from)
 	b.rule(from, oif(bridgeName), ipv4(), published, accept())
 	b.rule(from, oif(bridgeName), drop())
-	b.rule(from, l4(unix.IPPROTO_TCP), dport(managementPort), drop())
+	b.rule(from, l4(unix.IPPROTO_TCP), dportIn(setManagement), drop())
+	b.rule(from, l4(unix.IPPROTO_TCP), ipv4(), daddrPortIn(setManagers), drop())
 	if !r.allowLinkLocal {
 		b.rule(from, ipv4(), daddrStarts(169, 254), drop())
 	}
@@ -247,6 +251,6 @@ func (r ruleset) bridge(b *builder) {
 
 // same reports whether both rulesets are the same.
 func (r ruleset) same(o ruleset) bool {
-	return r.allowLinkLocal == o.allowLinkLocal && slices.Equal(r.opened, o.opened) && slices.Equal(r.bridges, o.bridges) &&
+	return r.allowLinkLocal == o.allowLinkLocal && r.managers.same(o.managers) && slices.Equal(r.opened, o.opened) && slices.Equal(r.bridges, o.bridges) &&
 		slices.EqualFunc(r.endpoints, o.endpoints, endpoint.same)
 }

@@ -30,7 +30,7 @@ type managerFacts struct {
 
 // runAgent serves this node's tasks until ctx ends.
 func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers func() []string, facts *managerFacts) error {
-	network, err := n.network()
+	network, err := n.network(managers)
 	if err != nil {
 		return err
 	}
@@ -60,8 +60,9 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 	return agent.Run(ctx, c)
 }
 
-// network is the node bridge, by way of netd.
-func (n *Node) network() (*mesh.Local, error) {
+// network is the node bridge, by way of netd. Containers are kept away from the
+// managers.
+func (n *Node) network(managers func() []string) (*mesh.Local, error) {
 	subnet, err := netip.ParsePrefix(n.cfg.BridgeSubnet)
 	if err != nil {
 		return nil, err
@@ -70,7 +71,7 @@ func (n *Node) network() (*mesh.Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mesh.NewLocal(mesh.LocalConfig{Netd: n.netd, Subnet: subnet, DNS: dns, Logger: n.log.With("part", "mesh")})
+	return mesh.NewLocal(mesh.LocalConfig{Netd: n.netd, Subnet: subnet, DNS: dns, Managers: managers, Logger: n.log.With("part", "mesh")})
 }
 
 // dns are the configured servers, or the machine's own but those on loopback,
@@ -196,7 +197,7 @@ func (n *Node) stopTasks(ctx context.Context) error {
 	if !errors.Is(err, gone) {
 		return fmt.Errorf("stop the tasks: %w", err)
 	}
-	network, err := n.network()
+	network, err := n.network(func() []string { return n.who().Managers })
 	if err != nil {
 		return err
 	}

@@ -436,6 +436,9 @@ type ApplyRequest struct {
 	// The node bridge, CIDR of its own address.
 	BridgeAddress string      `protobuf:"bytes,2,opt,name=bridge_address,json=bridgeAddress,proto3" json:"bridge_address,omitempty"`
 	Endpoints     []*Endpoint `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Where managers are, host:port. No container reaches one there, nor port
+	// 2377 of any address.
+	Managers      []string `protobuf:"bytes,4,rep,name=managers,proto3" json:"managers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -487,6 +490,13 @@ func (x *ApplyRequest) GetBridgeAddress() string {
 func (x *ApplyRequest) GetEndpoints() []*Endpoint {
 	if x != nil {
 		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *ApplyRequest) GetManagers() []string {
+	if x != nil {
+		return x.Managers
 	}
 	return nil
 }
@@ -858,13 +868,14 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1a\n" +
 	"\brequired\x18\x03 \x01(\bR\brequired\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x8e\x01\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\xaa\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12%\n" +
 	"\x0ebridge_address\x18\x02 \x01(\tR\rbridgeAddress\x127\n" +
-	"\tendpoints\x18\x03 \x03(\v2\x19.redoubt.netd.v1.EndpointR\tendpoints\"\x9b\x01\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x19.redoubt.netd.v1.EndpointR\tendpoints\x12\x1a\n" +
+	"\bmanagers\x18\x04 \x03(\tR\bmanagers\"\x9b\x01\n" +
 	"\bEndpoint\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05netns\x18\x02 \x01(\tR\x05netns\x12\x10\n" +
