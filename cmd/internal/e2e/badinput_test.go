@@ -21,6 +21,7 @@ import (
 // manager and two workers, of which worker-2 has left and is to join again.
 // Every mistake ends with one line, its exit code, and nothing changed.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	c := up(t, "badinput", 1, 2)
 	c.load()
 	id := c.nodeID("worker-2")

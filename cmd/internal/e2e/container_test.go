@@ -110,6 +110,7 @@ const attackRef = "redoubt.lab/attacker:1"
 // TestHostileContainer puts a program that tries to get out into real
 // containers, and looks from inside and outside at what came of it.
 func TestHostileContainer(t *testing.T) {
+	t.Parallel()
 	c := up(t, "breakout", 1, 1)
 	c.lab("load", attackImage(t, attackRef, v1.Config{}, devices...))
 	for _, story := range []struct {

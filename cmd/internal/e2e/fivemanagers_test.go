@@ -13,6 +13,7 @@ import (
 // before, between and after is there, once; nothing is acknowledged meanwhile,
 // and what runs goes on.
 func TestFiveManagers(t *testing.T) {
+	t.Parallel()
 	c := up(t, "five", 5, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--quiet", "--name", "edge", "--publish", "published=8080,target=80,mode=host", image)

@@ -16,6 +16,7 @@ import (
 // stops serving and says why, the others go on, and once the disk takes writes
 // again it is back with everything.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	c := up(t, "fulldisk", 3, 0)
 	c.load()
 	eventually(t, time.Minute, func() string { return c.threeVote("manager-1") })

@@ -15,6 +15,7 @@ import (
 
 // TestInterop looks at a running cluster with other people's tools.
 func TestInterop(t *testing.T) {
+	t.Parallel()
 	c := up(t, "interop", 1, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "edge", "--replicas", "1", "--publish", "mode=host,published=8080,target=80", image)

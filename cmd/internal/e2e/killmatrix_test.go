@@ -19,6 +19,7 @@ const killed = "killed"
 // service's start, and expects the same end every time: every task runs once,
 // the port answers, and after the service is removed nothing of it is left.
 func TestKillMatrix(t *testing.T) {
+	t.Parallel()
 	c := up(t, "killmatrix", 1, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "old", image)

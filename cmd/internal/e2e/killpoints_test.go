@@ -44,6 +44,7 @@ var killed5 = []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-rund
 // TestKillPoints: REDOUBT_KILLMATRIX_MINUTES makes it long, _SEED repeats the
 // choices of an earlier run.
 func TestKillPoints(t *testing.T) {
+	t.Parallel()
 	budget, long := 18*time.Second, false
 	if m, err := strconv.Atoi(os.Getenv("REDOUBT_KILLMATRIX_MINUTES")); err == nil && m > 0 {
 		budget, long = time.Duration(m)*time.Minute, true

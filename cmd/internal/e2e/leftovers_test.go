@@ -1,16 +1,20 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// traces are everything on this machine that could be left of a lab.
-func traces(t *testing.T, name string) map[string][]string {
+// traces are everything on this machine that could be left of the lab called
+// name, with that number; other labs may run beside it.
+func traces(t *testing.T, name string, number int) map[string][]string {
 	t.Helper()
 	output := func(name string, args ...string) []string {
 		out, err := exec.Command(name, args...).Output()
@@ -44,7 +48,7 @@ func traces(t *testing.T, name string) map[string][]string {
 	}
 	return map[string][]string{
 		"network namespaces": mentioning(output("ip", "netns", "list")),
-		"interfaces":         interfaces(output("ip", "-brief", "link")),
+		"interfaces":         interfaces(t, name, number),
 		"nftables tables":    output("nft", "list", "tables"),
 		"mounts":             mentioning(strings.Split(string(mounts), "\n")),
 		"processes":          mentioning(procs),
@@ -53,32 +57,49 @@ func traces(t *testing.T, name string) map[string][]string {
 	}
 }
 
-// interfaces keeps the names of those that labs make.
-func interfaces(lines []string) (out []string) {
-	for _, l := range lines {
-		name, _, _ := strings.Cut(strings.Fields(l)[0], "@")
-		if strings.HasPrefix(name, "rdt") {
-			out = append(out, name)
+// interfaces are those with the lab's alias, or with a name that its number makes.
+func interfaces(t *testing.T, name string, number int) (out []string) {
+	b, err := exec.Command("ip", "-json", "link").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var links []struct{ IfName, IfAlias string }
+	if err := json.Unmarshal(b, &links); err != nil {
+		t.Fatal(err)
+	}
+	own := regexp.MustCompile(fmt.Sprintf(`^rdt(br-%[1]d$|l%[1]d-|cut%[1]d-)`, number))
+	for _, l := range links {
+		if own.MatchString(l.IfName) || strings.HasSuffix(l.IfAlias, " "+name) {
+			out = append(out, l.IfName)
 		}
 	}
 	return out
 }
 
 func TestLabDownLeavesNothing(t *testing.T) {
+	t.Parallel()
 	name := labName("leftovers")
-	before := traces(t, name)
+	before := traces(t, name, -1)
 	c := up(t, "leftovers", 1, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "edge", "--mode", "global", "--publish", "mode=host,published=8080,target=80", image)
 	c.lab("kill", "manager-1")
-	during := traces(t, name)
+	var state struct {
+		Number int `json:"number"`
+	}
+	b, err := os.ReadFile(filepath.Join("/var/lib/redoubt-lab", name, "lab.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.decode(string(b), &state)
+	during := traces(t, name, state.Number)
 	for _, kind := range []string{"network namespaces", "interfaces", "processes", "cgroups", "directories"} {
 		if len(during[kind]) == len(before[kind]) {
 			t.Errorf("%s: nothing to be seen of a running lab", kind)
 		}
 	}
 	c.lab("down")
-	for kind, left := range traces(t, name) {
+	for kind, left := range traces(t, name, state.Number) {
 		for _, l := range left {
 			if !slices.Contains(before[kind], l) {
 				t.Errorf("%s: left behind: %s", kind, l)

@@ -14,6 +14,7 @@ import (
 // leads, managers become workers or leave, up or dead, and each time the keys
 // that the one that left knew are worth nothing.
 func TestMembers(t *testing.T) {
+	t.Parallel()
 	c := up(t, "members", 3, 2)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "held", "--replicas", "2", "--constraint", "node.role==worker", image)

@@ -55,7 +55,9 @@ func TestNemesis(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	clocks := os.Getenv(shiftedEnv) != ""
 	if clocks {
-		useShifted(t)
+		useShifted(t) // which every test would use
+	} else {
+		t.Parallel()
 	}
 	n := &nemesis{clocks: clocks, c: up(t, "nemesis", managers, 0), rand: rand.New(rand.NewPCG(seed, 0)), faults: map[string]int{}}
 	n.c.load()

@@ -15,6 +15,7 @@ import (
 // not vote or serve, waits while the others could not do without it, and then
 // begins anew without a vote, which it gets back.
 func TestOldDisk(t *testing.T) {
+	t.Parallel()
 	c := up(t, "olddisk", 3, 0)
 	c.load()
 	leader := c.leader("manager-1")

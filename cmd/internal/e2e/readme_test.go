@@ -18,6 +18,7 @@ import (
 // binaries on the PATH. A line ends with exit code 0 unless it says otherwise
 // in a comment ("# exits 4"), and then with that.
 func TestReadmeTour(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "..", "..", "README.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 // TestLostQuorum is the story of a cluster that loses two of its three managers
 // for good, and of one that is brought back from a backup on another machine.
 func TestLostQuorum(t *testing.T) {
+	t.Parallel()
 	c := up(t, "lostq", 3, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "before", "--replicas", "1", image)

@@ -15,6 +15,7 @@ import (
 // managers, ends its containers, forgets its keys, says so, also after a restart,
 // and can be taken in again.
 func TestRemovedNodeGivesUp(t *testing.T) {
+	t.Parallel()
 	c := up(t, "removed", 1, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "held", "--replicas", "2", "--constraint", "node.role==worker", image)

@@ -13,6 +13,7 @@ import (
 // TestSpine is the main job from end to end, on one cluster of three managers
 // and two workers.
 func TestSpine(t *testing.T) {
+	t.Parallel()
 	c := up(t, "spine", 3, 2)
 	c.load()
 	for _, story := range []struct {

@@ -20,6 +20,7 @@ import (
 // install` installs and nothing else, makes a cluster there, and kills, stops
 // and starts the daemons beside a container that must not notice.
 func TestSystemd(t *testing.T) {
+	t.Parallel()
 	m := bootSystemd(t)
 	t.Run("daemons as declared", m.sub((*machine).sandboxes))
 	key := regexp.MustCompile(`RDTKEY-[A-Z0-9-]+`).FindString(m.ok(nil, "redoubt", "init"))

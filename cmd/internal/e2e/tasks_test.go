@@ -44,6 +44,7 @@ func checkedImage(t *testing.T, ref, file string) string {
 // that passes is running with its logs merged, and a drained node is empty when
 // its time is over, whatever grace its tasks were given.
 func TestTasks(t *testing.T) {
+	t.Parallel()
 	c := up(t, "tasks", 1, 1)
 	const m = "manager-1"
 	c.lab("load", checkedImage(t, "redoubt.test/well:1", "/probe"))

@@ -16,6 +16,7 @@ import (
 // TestReleases is the story of a manager that is upgraded: what a release wrote
 // opens with today's binaries, holds what it held, and is written on.
 func TestReleases(t *testing.T) {
+	t.Parallel()
 	fixtures, err := filepath.Glob("testdata/*-release/node.tar.gz")
 	if err != nil || len(fixtures) == 0 {
 		t.Fatalf("no release's data directory is there: %v", err)

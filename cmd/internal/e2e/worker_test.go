@@ -29,6 +29,7 @@ import (
 // and sees what can be made of it; and what a load of services does to the
 // operator.
 func TestStolenWorker(t *testing.T) {
+	t.Parallel()
 	c := up(t, "thief", 1, 2)
 	c.load()
 	for _, story := range []struct {
@@ -51,6 +52,7 @@ func TestStolenWorker(t *testing.T) {
 
 // TestWorkerKnowsManagers: a worker that joined one manager outlives it.
 func TestWorkerKnowsManagers(t *testing.T) {
+	t.Parallel()
 	c := up(t, "known", 3, 1)
 	start := time.Now()
 	eventually(t, 30*time.Second, func() string {
