@@ -46,8 +46,13 @@ const (
 	maxSnapshotMetaBytes = 1 << 20
 	// maxSnapshotObjectBytes bounds one object of a snapshot.
 	maxSnapshotObjectBytes = maxCommandBytes
-	// snapshotsKept is how many snapshots stay on disk.
-	snapshotsKept = 2
+	// snapshotsKept is how many snapshots stay on disk, and snapshotWriters how
+	// many of raft's goroutines write some: so many more may stay for a while.
+	// snapshotsRemembered is how many of those that were removed are known, to
+	// tell them from such as are missing.
+	snapshotsKept       = 2
+	snapshotWriters     = 2
+	snapshotsRemembered = 64
 
 	// recentEntries and recentBytes bound the recent entries held in memory, in
 	// clear, for replication.
@@ -67,6 +72,10 @@ const (
 	defaultElectionTimeout = 600 * time.Millisecond
 	defaultCommitTimeout   = 5 * time.Millisecond
 	defaultIOTimeout       = 10 * time.Second
+	// handoverTimeout and closeTimeout bound what Close waits for: another leader,
+	// and the end of what is under way, of which a disk is the slowest.
+	handoverTimeout = 5 * time.Second
+	closeTimeout    = 30 * time.Second
 	// enqueueTimeout bounds the wait for a place in raft's own queue.
 	enqueueTimeout = 10 * time.Second
 	// establishRetry is the pause before a new leader tries again to complete

@@ -27,10 +27,17 @@ type sealedSnapshots struct {
 	dir  string
 	bind *binder
 	halt *halter
-	// mu is held to remove old snapshots, and shared to look for those there are:
+	// mu is held to remove old snapshots, and shared to look at those there are:
 	// raft does both at once.
 	mu sync.RWMutex
+	// written are the last that this process made, oldest first, and removed those
+	// it took away last. Guarded by mu.
+	written, removed []string
 }
+
+// errSnapshotGone is what raft is told that opens a snapshot it saw in a list,
+// and that was old before it came to it: it looks again.
+var errSnapshotGone = errors.New("it was removed meanwhile, for newer ones")
 
 const (
 	snapState  = "state"
@@ -107,22 +114,39 @@ func (s *sealedSnapshots) metas() ([]*raft.SnapshotMeta, error) {
 	return out, nil
 }
 
-// Open implements raft.SnapshotStore.
+// Open implements raft.SnapshotStore. What it returns can be read to its end
+// also when the snapshot is removed meanwhile.
 func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if id != filepath.Base(id) || strings.HasSuffix(id, snapTmp) {
 		return nil, nil, fmt.Errorf("snapshot %q: no such snapshot", id)
 	}
-	m, err := s.readMeta(id)
-	if err != nil {
+	m, f, err := s.openFile(id)
+	switch {
+	case errors.Is(err, errSnapshotGone):
+		return nil, nil, err
+	case err != nil:
 		return nil, nil, s.halt.storage(err)
-	}
-	f, err := os.Open(filepath.Join(s.dir, id, snapState))
-	if err != nil {
-		return nil, nil, s.halt.storage(fmt.Errorf("snapshot %s: %w", id, err))
 	}
 	r := newChunkReader(f, s.bind, id, m.Size)
 	r.failed = s.halt.stop // the reader's user must still be told, to clean up
 	return m, r, nil
+}
+
+func (s *sealedSnapshots) openFile(id string) (*raft.SnapshotMeta, *os.File, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if slices.Contains(s.removed, id) {
+		return nil, nil, fmt.Errorf("snapshot %s: %w", id, errSnapshotGone)
+	}
+	m, err := s.readMeta(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := os.Open(filepath.Join(s.dir, id, snapState))
+	if err != nil {
+		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return m, f, nil
 }
 
 // ids are the names of complete snapshots, newest first: the index leads the
@@ -166,24 +190,45 @@ func (s *sealedSnapshots) readMeta(id string) (*raft.SnapshotMeta, error) {
 	return m, nil
 }
 
-// prune keeps the snapshot that was just written, which raft opens next, and the
-// newest others up to snapshotsKept. Several may be of one index: a leader sends
-// its snapshot again where it got no answer.
+// prune removes old snapshots after one was written. What stays are the newest,
+// snapshotsKept of them, and the last snapshotWriters that were written: raft
+// opens one from the leader once it is there, and may have finished one of its
+// own in between. Several may be of one index: a leader sends its snapshot again
+// where it got no answer.
 func (s *sealedSnapshots) prune(written string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.written = lastOf(append(s.written, written), snapshotWriters)
 	ids, err := s.ids()
 	if err != nil {
 		return err
 	}
-	ids = slices.DeleteFunc(ids, func(id string) bool { return id == written })
-	for _, id := range ids[min(len(ids), snapshotsKept-1):] {
-		if err := os.RemoveAll(filepath.Join(s.dir, id)); err != nil {
+	for _, id := range ids[min(len(ids), snapshotsKept):] {
+		if slices.Contains(s.written, id) {
+			continue
+		}
+		if err := s.removeLocked(id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// removeLocked takes a snapshot away. It loses its name first: one that a crash
+// leaves half removed must not look like one that was damaged.
+func (s *sealedSnapshots) removeLocked(id string) error {
+	path := filepath.Join(s.dir, id)
+	if err := os.Rename(path, path+snapTmp); err != nil {
+		return err
+	}
+	s.removed = lastOf(append(s.removed, id), snapshotsRemembered)
+	if err := atomicfile.SyncDir(s.dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(path + snapTmp)
+}
+
+func lastOf(ids []string, n int) []string { return ids[max(0, len(ids)-n):] }
 
 // snapshotSink is a snapshot being written by one goroutine of raft.
 type snapshotSink struct {
