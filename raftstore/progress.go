@@ -159,7 +159,11 @@ func (t *watchedTransport) AppendEntriesPipeline(id raft.ServerID, target raft.S
 	return p, nil
 }
 
-// watchedPipeline hands answers on in their order.
+// watchedPipeline hands answers on in their order, and never lets raft wait with
+// a message for one that it does not take. Raft stops taking them at the first
+// that is a refusal or an error, and may send some more before it looks; each
+// waits for a place that only an answer taken sets free, and nothing would ever
+// end that: the peer got no entry any more, and the store never closed.
 type watchedPipeline struct {
 	raft.AppendPipeline
 	id       raft.ServerID
@@ -172,17 +176,21 @@ type watchedPipeline struct {
 
 func (p *watchedPipeline) pass() {
 	defer close(p.ended)
+	var waiting []raft.AppendFuture // as many as raft sends before it looks
 	for {
+		var ready chan raft.AppendFuture
+		var first raft.AppendFuture
+		if len(waiting) > 0 {
+			ready, first = p.ready, waiting[0]
+		}
 		select {
 		case f := <-p.AppendPipeline.Consumer():
 			if f.Error() == nil {
 				p.progress.answered(p.id, f.Start(), f.Request(), f.Response())
 			}
-			select {
-			case p.ready <- f:
-			case <-p.stop:
-				return
-			}
+			waiting = append(waiting, f)
+		case ready <- first:
+			waiting = waiting[1:]
 		case <-p.stop:
 			return
 		}
