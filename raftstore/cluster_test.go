@@ -23,10 +23,10 @@ func TestClusterReplicates(t *testing.T) {
 	if x, y := get(t, a.Store, "x"), get(t, c.Store, "x"); x.GetMeta().String() != y.GetMeta().String() {
 		t.Errorf("meta differs: %v and %v", x.GetMeta(), y.GetMeta())
 	}
-	if err := b.Update(t.Context(), func(tx *raftstore.Tx) error { return things.Put(tx, &testpb.Thing{Id: "y"}) }); !errors.Is(err, raftstore.ErrNotLeader) {
+	if err := b.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Put(tx, &testpb.Thing{Id: "y"}) }); !errors.Is(err, raftstore.ErrNotLeader) {
 		t.Errorf("a follower writes: %v", err)
 	}
-	if err := b.Barrier(t.Context()); !errors.Is(err, raftstore.ErrNotLeader) {
+	if err := b.Barrier(waitContext(t)); !errors.Is(err, raftstore.ErrNotLeader) {
 		t.Errorf("a follower has a barrier: %v", err)
 	}
 	if err := a.Barrier(waitContext(t)); err != nil {
@@ -43,7 +43,7 @@ func TestClusterReplicates(t *testing.T) {
 		t.Error("the wrong peers are allowed")
 	}
 	for _, bad := range [][2]string{{"", "h:1"}, {"i@d", "h:1"}, {"id", "host"}} {
-		if err := a.AddVoter(t.Context(), bad[0], bad[1]); err == nil {
+		if err := a.AddVoter(waitContext(t), bad[0], bad[1]); err == nil {
 			t.Errorf("server %q at %q is added", bad[0], bad[1])
 		}
 	}
@@ -67,7 +67,7 @@ func TestLeaderCutOff(t *testing.T) {
 			t.Errorf("WhileLeader ended with %v", err)
 		}
 	})
-	<-leading
+	receive(t, "a to lead", leading)
 	a.link.setCut(true)
 	err := a.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Put(tx, &testpb.Thing{Id: "unacknowledged"}) })
 	if err == nil {
@@ -79,7 +79,7 @@ func TestLeaderCutOff(t *testing.T) {
 	if err := a.Barrier(waitContext(t)); !errors.Is(err, raftstore.ErrNotLeader) {
 		t.Fatalf("the cut-off leader gives a barrier: %v", err)
 	}
-	<-lost
+	receive(t, "a to notice that it leads no more", lost)
 	next := leaderOf(t, b, c)
 	for i := range 20 {
 		get(t, next.Store, fmt.Sprint("before-", i)) // everything acknowledged is there, at once

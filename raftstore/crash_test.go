@@ -217,11 +217,17 @@ func (c *crashCampaign) cycle(t *testing.T, kind raftstore.LogStore, last bool) 
 	life := time.Duration(c.rand.Int64N(int64(120 * time.Millisecond)))
 	fromReady := c.rand.IntN(4) > 0 // else it is counted from the start
 	kill := func() { _ = cmd.Process.Kill() }
+	stuck := time.AfterFunc(patience, func() {
+		t.Errorf("the process neither was ready nor ended within %v", patience)
+		kill()
+	})
+	defer stuck.Stop()
 	var timer *time.Timer
 	if !last && !fromReady {
 		timer = time.AfterFunc(life, kill)
 	}
 	ready := c.read(t, out, func() {
+		stuck.Stop()
 		switch {
 		case last:
 			kill()

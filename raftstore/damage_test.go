@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
@@ -60,14 +59,18 @@ func TestDamagedFile(t *testing.T) {
 			}
 			defer s.Close(context.Background())
 			// What is missing or overwritten was free: all of it must be there.
-			deadline := time.Now().Add(patience)
-			for !s.IsLeader() {
+			ctx := waitContext(t)
+			for {
+				changed := s.LeaderChanged()
+				if s.IsLeader() {
+					break
+				}
 				select {
-				case <-s.LeaderChanged():
+				case <-changed:
 				case <-s.Done():
 					t.Logf("it stopped: %v", s.Err())
 					return
-				case <-time.After(time.Until(deadline)):
+				case <-ctx.Done():
 					t.Fatal("neither a leader nor an error")
 				}
 			}

@@ -68,7 +68,7 @@ func filled(t testing.TB, c raftstore.Config, snapshot bool) {
 			}
 		}
 	}
-	if err := s.Close(t.Context()); err != nil {
+	if err := s.Close(waitContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Err(); err != nil {
@@ -129,7 +129,7 @@ func TestRestart(t *testing.T) {
 					t.Errorf("object %d has %d bytes", i, len(o.GetPayload()))
 				}
 			}
-			err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+			err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 				return things.Put(tx, &testpb.Thing{Id: "x", Name: "canary-name-3"})
 			})
 			var dup *raftstore.DuplicateError
@@ -341,7 +341,7 @@ func TestStorageFailureStopsTheStoreAndNotTheProcess(t *testing.T) {
 			<-ctx.Done()
 		})
 	}()
-	<-led
+	receive(t, "the store to lead", led)
 	sealer.seal.Store(true)
 	err := s.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Put(tx, &testpb.Thing{Id: "b"}) })
 	if err == nil {
@@ -355,10 +355,10 @@ func TestStorageFailureStopsTheStoreAndNotTheProcess(t *testing.T) {
 	if !errors.Is(s.Err(), errFire) {
 		t.Fatalf("the reason is %v", s.Err())
 	}
-	if err := <-lost; !errors.Is(err, errFire) {
+	if err := receive(t, "WhileLeader to return", lost); !errors.Is(err, errFire) {
 		t.Fatalf("WhileLeader ended with %v", err)
 	}
-	if err := s.Close(t.Context()); err != nil {
+	if err := s.Close(waitContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.View(func(*raftstore.ReadTx) error { return nil }); !errors.Is(err, errFire) {

@@ -51,7 +51,7 @@ func TestGrowthIsBounded(t *testing.T) {
 			payload := bytes.Repeat([]byte("n"), 64<<10)
 			most := int64(0)
 			for i := range c.writes {
-				if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+				if err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 					thing := &testpb.Thing{Id: string('a' + rune(i%4))}
 					if old, ok := things.Get(tx, thing.Id); ok {
 						thing = proto.CloneOf(old)
@@ -62,7 +62,7 @@ func TestGrowthIsBounded(t *testing.T) {
 					t.Fatal(err)
 				}
 				if i%32 == 31 {
-					if err := s.Snapshot(t.Context()); err != nil {
+					if err := s.Snapshot(waitContext(t)); err != nil {
 						t.Fatal(err)
 					}
 					most = max(most, size(t, dir))

@@ -23,9 +23,22 @@ var things = raftstore.NewTable("things",
 // patience is how long a test waits for what must happen.
 const patience = 60 * time.Second
 
+// receive waits for what must come.
+func receive[T any](t testing.TB, what string, from <-chan T) (v T) {
+	t.Helper()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case v = <-from:
+	case <-timer.C:
+		t.Fatalf("waited %v in vain for %s", patience, what)
+	}
+	return v
+}
+
 func put(t testing.TB, s *raftstore.Store, objs ...*testpb.Thing) {
 	t.Helper()
-	if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+	if err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 		for _, o := range objs {
 			if err := things.Put(tx, o); err != nil {
 				return err

@@ -34,14 +34,14 @@ func TestHostileObjects(t *testing.T) {
 		{"no id", &testpb.Thing{}, "id"},
 		{"too large", &testpb.Thing{Id: "large", Payload: bytes.Repeat([]byte{1}, raftstore.MaxTransactionBytes+1)}, "too large"},
 	} {
-		err := s.Update(t.Context(), func(tx *raftstore.Tx) error { return things.Put(tx, tc.o) })
+		err := s.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Put(tx, tc.o) })
 		switch {
 		case tc.want == "" && err != nil, tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
 			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
 		}
 	}
 	// An id that was only asked for is part of the entry, too.
-	err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+	err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 		things.Get(tx, "\xff")
 		return things.Put(tx, &testpb.Thing{Id: "reader"})
 	})

@@ -32,7 +32,7 @@ func filledKind(t testing.TB, dir string, sealer raftstore.Sealer, kind raftstor
 	for i := range n {
 		put(t, s, &testpb.Thing{Id: fmt.Sprintf("object-%d", i), Payload: make([]byte, 200)})
 	}
-	if err := errors.Join(s.Close(t.Context()), s.Err()); err != nil {
+	if err := errors.Join(s.Close(waitContext(t)), s.Err()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,7 +1,6 @@
 package raftstore_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -228,7 +227,7 @@ func TestFailoverOnProcessDeath(t *testing.T) {
 	if took > timeout {
 		t.Errorf("it took %v, as long as the leader's silence would have", took)
 	}
-	if err := next.Barrier(context.Background()); err != nil {
+	if err := next.Barrier(waitContext(t)); err != nil {
 		t.Error(err)
 	}
 }

@@ -24,9 +24,13 @@ func TestCutOffServerDoesNotDepose(t *testing.T) {
 	term := leader.Membership().Stats()["term"]
 	lone.link.setCut(true)
 	ctx := waitContext(t)
-	for id, _ := lone.Leader(); id != ""; id, _ = lone.Leader() {
-		select { // until it has lost its leader and stands for election
-		case <-lone.LeaderChanged():
+	for { // until it has lost its leader and stands for election
+		changed := lone.LeaderChanged()
+		if id, _ := lone.Leader(); id == "" {
+			break
+		}
+		select {
+		case <-changed:
 		case <-ctx.Done():
 			t.Fatal("it does not notice that it is cut off")
 		}

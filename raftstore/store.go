@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -213,16 +214,24 @@ func (s *Store) supervise() {
 func (s *Store) stopWork() { s.stopOnce.Do(func() { close(s.stopping) }) }
 
 // Close hands leadership to another manager where it can, stops everything and
-// releases the files. The store cannot be used afterwards.
+// releases the files. The store cannot be used afterwards. Where something does
+// not stop within closeTimeout, which only a disk that hangs should bring about,
+// the error says so and the files stay open: end the process.
 func (s *Store) Close(ctx context.Context) error {
 	s.closeOnce.Do(func() {
 		if s.halt.reason() == nil && s.raft.State() == raft.Leader && s.voters() > 1 {
-			if err := s.TransferLeadership(ctx); err != nil {
+			hctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+			if err := s.TransferLeadership(hctx); err != nil {
 				s.cfg.Logger.Info("leadership was not handed over before closing", "err", err)
 			}
+			cancel()
 		}
 		s.stopWork()
-		s.wg.Wait()
+		if err := s.ended(); err != nil {
+			s.halt.stop(nil)
+			s.closeErr = err
+			return
+		}
 		if s.halt.reason() == nil {
 			s.saveWitness()
 		}
@@ -230,6 +239,27 @@ func (s *Store) Close(ctx context.Context) error {
 		s.closeErr = s.files.Close()
 	})
 	return s.closeErr
+}
+
+// ended waits for every goroutine of the store and of raft.
+func (s *Store) ended() error {
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }() // ends with them, or with the process
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+	}
+	what := "the store's own work"
+	select {
+	case <-s.raftDown:
+	default:
+		what = "raft"
+	}
+	return fmt.Errorf("raftstore: %s did not stop within %v: a disk that hangs holds it, most likely: its files stay open until the process ends",
+		what, closeTimeout)
 }
 
 // Done is closed when the store has stopped: after Close, or on a failure that

@@ -42,11 +42,11 @@ func TestPutGetDelete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Update(t.Context(), func(tx *raftstore.Tx) error { return things.Delete(tx, "a") }); err != nil {
+	if err := s.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Delete(tx, "a") }); err != nil {
 		t.Fatal(err)
 	}
 	put(t, s, &testpb.Thing{Id: "c", Name: "anna"}) // the name is free again
-	if err := s.Update(t.Context(), func(tx *raftstore.Tx) error { return things.Delete(tx, "a") }); !errors.Is(err, raftstore.ErrNotFound) {
+	if err := s.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Delete(tx, "a") }); !errors.Is(err, raftstore.ErrNotFound) {
 		t.Fatalf("deleting twice: %v", err)
 	}
 }
@@ -60,7 +60,7 @@ func TestVersionsAreChecked(t *testing.T) {
 	put(t, s, fresh)
 	stale.Number = 3
 	update := func(o *testpb.Thing) error {
-		return s.Update(t.Context(), func(tx *raftstore.Tx) error { return things.Put(tx, o) })
+		return s.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Put(tx, o) })
 	}
 	if err := update(stale); !errors.Is(err, raftstore.ErrConflict) {
 		t.Errorf("a stale write: %v", err)
@@ -84,7 +84,7 @@ func TestVersionsAreChecked(t *testing.T) {
 func TestUniqueIndexNamesWhatIsTaken(t *testing.T) {
 	s := raftstoretest.New(t, things)
 	put(t, s, &testpb.Thing{Id: "a", Name: "anna"})
-	err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+	err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 		if err := things.Put(tx, &testpb.Thing{Id: "z"}); err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func TestConcurrentIncrements(t *testing.T) {
 		wg.Go(func() {
 			for i := range each {
 				for {
-					err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+					err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 						o, ok := things.Get(tx, fmt.Sprintf("c%d", (w+i)%2))
 						if !ok {
 							return errors.New("the counter is gone")
@@ -85,7 +85,7 @@ func TestReadsArePreconditions(t *testing.T) {
 	runs := 0
 	done := make(chan error, 1)
 	go func() {
-		done <- s.Update(t.Context(), func(tx *raftstore.Tx) error {
+		done <- s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 			runs++
 			door, ok := things.Get(tx, "door")
 			if !ok || door.GetNumber() == 0 {
@@ -98,12 +98,12 @@ func TestReadsArePreconditions(t *testing.T) {
 			return things.Put(tx, &testpb.Thing{Id: "guest"})
 		})
 	}()
-	<-entered
+	receive(t, "the transaction to run", entered)
 	shut := proto.Clone(get(t, s, "door")).(*testpb.Thing)
 	shut.Number = 0
 	put(t, s, shut)
 	close(release)
-	if err := <-done; err == nil || err.Error() != "the door is shut" || runs != 2 {
+	if err := receive(t, "the transaction to end", done); err == nil || err.Error() != "the door is shut" || runs != 2 {
 		t.Fatalf("%v after %d runs", err, runs)
 	}
 	if err := s.View(func(r *raftstore.ReadTx) error {
@@ -119,7 +119,7 @@ func TestReadsArePreconditions(t *testing.T) {
 func TestTxSeesItsOwnWrites(t *testing.T) {
 	s := raftstoretest.New(t, things)
 	put(t, s, &testpb.Thing{Id: "a", Name: "old", Labels: []string{"l"}}, &testpb.Thing{Id: "b", Labels: []string{"l"}})
-	err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+	err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 		for o := range things.By(tx, "label", "l") { // written while it is read
 			o = proto.Clone(o).(*testpb.Thing)
 			o.Labels = []string{"m"}
@@ -175,7 +175,7 @@ func TestTxSeesItsOwnWrites(t *testing.T) {
 
 func TestBoundsAndBadObjects(t *testing.T) {
 	s := raftstoretest.New(t, things)
-	try := func(fn func(*raftstore.Tx) error) error { return s.Update(t.Context(), fn) }
+	try := func(fn func(*raftstore.Tx) error) error { return s.Update(waitContext(t), fn) }
 	one := func(o *testpb.Thing) error {
 		return try(func(tx *raftstore.Tx) error { return things.Put(tx, o) })
 	}
@@ -241,7 +241,7 @@ func TestBoundsAndBadObjects(t *testing.T) {
 func TestNowIsNotBeforeTheClock(t *testing.T) {
 	s := raftstoretest.New(t, things)
 	put(t, s, &testpb.Thing{Id: "a"})
-	if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+	if err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 		a, _ := things.Get(tx, "a")
 		if written := time.Unix(0, a.GetMeta().GetUpdatedAt()); tx.Now().Before(written) {
 			t.Errorf("now is %v, before %v", tx.Now(), written)
@@ -269,7 +269,7 @@ func TestStoreAgainstModel(t *testing.T) {
 				next[k] = v
 			}
 			refused := false
-			err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+			err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 				deleted := map[string]bool{}
 				for range rapid.IntRange(1, 3).Draw(rt, "writes") {
 					i := prefix + id.Draw(rt, "id")

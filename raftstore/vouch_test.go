@@ -38,7 +38,7 @@ func awayWhileJoined(t *testing.T, c *simCluster) (away, newcomer *simMember) {
 
 func writeSim(t *testing.T, m *simMember, id string) {
 	t.Helper()
-	if err := m.current().Update(t.Context(), func(tx *raftstore.Tx) error {
+	if err := m.current().Update(waitContext(t), func(tx *raftstore.Tx) error {
 		return things.Put(tx, &testpb.Thing{Id: id})
 	}); err != nil {
 		t.Fatal(err)

@@ -84,13 +84,13 @@ func fillSegment(t *testing.T, dir string, sealer raftstore.Sealer, first int, t
 			t.Fatal(err)
 		}
 		marks = append(marks, b)
-		if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+		if err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 			return things.Put(tx, &testpb.Thing{Id: fmt.Sprint("object-", n), Payload: make([]byte, 200)})
 		}); err != nil {
 			break
 		}
 	}
-	<-s.Done()
+	receive(t, "the store to stop where its log cannot go on", s.Done())
 	if err := s.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestWatchFollowsItsSnapshot(t *testing.T) {
 		wg.Go(func() {
 			for i := range writes {
 				id := fmt.Sprintf("%d-%d", w, i%7)
-				if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+				if err := s.Update(waitContext(t), func(tx *raftstore.Tx) error {
 					if err := others.Put(tx, &testpb.Thing{Id: fmt.Sprintf("%d-%d", w, i)}); err != nil {
 						return err
 					}
@@ -160,7 +160,7 @@ func TestWatchEnds(t *testing.T) {
 	if _, err := s.Watch(func(*raftstore.ReadTx) error { return boom }, things); !errors.Is(err, boom) {
 		t.Fatal(err)
 	}
-	if err := s.Close(t.Context()); err != nil {
+	if err := s.Close(waitContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Next(waitContext(t)); !errors.Is(err, raftstore.ErrClosed) {
@@ -172,7 +172,7 @@ func TestWatchEnds(t *testing.T) {
 	if err := s.View(func(*raftstore.ReadTx) error { return nil }); !errors.Is(err, raftstore.ErrClosed) {
 		t.Fatal(err)
 	}
-	if err := s.Update(t.Context(), func(*raftstore.Tx) error { return nil }); !errors.Is(err, raftstore.ErrClosed) {
+	if err := s.Update(waitContext(t), func(*raftstore.Tx) error { return nil }); !errors.Is(err, raftstore.ErrClosed) {
 		t.Fatal(err)
 	}
 }
