@@ -20,6 +20,9 @@ import (
 const (
 	journalName  = "journal"
 	journalLabel = "redoubt keyd journal v1\x00"
+	// journalMagic is the first line of a file; those of the first release have
+	// none. Another number is another format, and not read.
+	journalMagic = "RDTJ1\n"
 	noMAC        = "-"
 )
 
@@ -64,7 +67,7 @@ type journal struct {
 var errJournalDamaged = errors.New("the journal was changed or damaged")
 
 // openJournal continues the journal in dir. A line cut short by a crash is
-// dropped. A journal that does not verify, or that keyd would not have let grow
+// dropped; a last line that is whole but for its end was not cut short. A journal that does not verify, or that keyd would not have let grow
 // so large, is set aside, and damaged says so: the evidence stays, and the
 // manager can still be unlocked. j is never nil.
 func openJournal(dir string) (j *journal, damaged bool, err error) {
@@ -80,7 +83,7 @@ func openJournal(dir string) (j *journal, damaged bool, err error) {
 		return j, false, fmt.Errorf("reading the journal: %w", err)
 	}
 	whole := raw[:bytes.LastIndexByte(raw, '\n')+1]
-	if err := j.read(whole, nil); err != nil {
+	if err := errors.Join(j.read(whole, nil), torn(raw[len(whole):])); err != nil {
 		j.seq, j.last = 0, ""
 		return j, true, j.setAside("damaged")
 	}
@@ -93,10 +96,26 @@ func openJournal(dir string) (j *journal, damaged bool, err error) {
 	return j, false, nil
 }
 
+// torn returns an error where what follows the last newline cannot be what a
+// crash left of a line: all of one, and another byte.
+func torn(rest []byte) error {
+	if len(rest) == 0 {
+		return nil
+	}
+	if string(rest[:len(rest)-1]) == journalMagic[:len(journalMagic)-1] {
+		return errJournalDamaged
+	}
+	if _, _, _, err := parseLine(rest[:len(rest)-1]); err == nil {
+		return errJournalDamaged
+	}
+	return nil
+}
+
 // read checks the chain of whole lines, and with a key their MACs, and leaves
 // seq and last at the end.
 func (j *journal) read(lines, key []byte) error {
 	first := true
+	lines = bytes.TrimPrefix(lines, []byte(journalMagic))
 	for line := range bytes.Lines(lines) {
 		e, hash, mac, err := parseLine(bytes.TrimSuffix(line, []byte("\n")))
 		switch {
@@ -193,6 +212,9 @@ func (j *journal) add(e entry) error {
 		mac = journalMAC(j.key, hash)
 	}
 	line := fmt.Appendf(body, " %s %s\n", hash, mac)
+	if j.size == 0 {
+		line = append([]byte(journalMagic), line...)
+	}
 	if _, err := j.file.Write(line); err != nil {
 		// Half a line would spoil the chain for the next one.
 		return errors.Join(fmt.Errorf("keyd: writing the journal: %w", err), j.file.Truncate(j.size))

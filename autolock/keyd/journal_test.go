@@ -60,10 +60,16 @@ func TestJournalFindsChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw := readJournal(t, filepath.Dir(j.path))
-	lines := bytes.SplitAfter(raw, []byte("\n"))
+	lines := bytes.SplitAfter(bytes.TrimPrefix(raw, []byte(journalMagic)), []byte("\n"))
 	check := func(lines []byte) error { return new(journal).read(lines, j.key) }
-	if err := check(raw); err != nil {
+	if err := check(raw); err != nil || !bytes.HasPrefix(raw, []byte(journalMagic)) {
 		t.Fatal(err)
+	}
+	if err := check(bytes.Join(lines, nil)); err != nil {
+		t.Errorf("a journal of the first release: %v", err)
+	}
+	if err := check(append([]byte("RDTJ2\n"), bytes.Join(lines, nil)...)); err == nil {
+		t.Error("a journal of another format is read")
 	}
 	for i := range raw {
 		raw[i] ^= 1
@@ -112,7 +118,7 @@ func TestDamagedJournalIsSetAsideAndTold(t *testing.T) {
 		"found at unlock": forgeLastMAC,
 		"stripped of its MACs": func(b []byte) []byte {
 			var out []byte
-			for line := range bytes.Lines(b) {
+			for line := range bytes.Lines(bytes.TrimPrefix(b, []byte(journalMagic))) {
 				out = append(append(out, line[:len(line)-65]...), noMAC+"\n"...)
 			}
 			return out
@@ -139,6 +145,47 @@ func TestDamagedJournalIsSetAsideAndTold(t *testing.T) {
 				t.Error("the new journal does not say so")
 			}
 		})
+	}
+}
+
+// TestEveryFlippedByteOfTheJournalIsTold: the last newline, too, without which
+// the last line looks like one that a crash cut short. A MAC takes the key.
+func TestEveryFlippedByteOfTheJournalIsTold(t *testing.T) {
+	dir := t.TempDir()
+	j, _, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.add(entry{Event: eventUnlock, Outcome: outcomeWrongKey}); err != nil {
+		t.Fatal(err)
+	}
+	j.key = []byte("a key")
+	if err := j.add(entry{Event: "e"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.close(); err != nil {
+		t.Fatal(err)
+	}
+	whole := readJournal(t, dir)
+	for i := range whole {
+		for _, x := range []byte{1, 2, 4, 8, 16, 32, 64, 128, whole[i] ^ '\n', whole[i] ^ 0xff} {
+			if x == 0 {
+				continue // it is one
+			}
+			b := bytes.Clone(whole)
+			b[i] ^= x
+			end := bytes.LastIndexByte(b, '\n') + 1
+			if new(journal).read(b[:end], j.key) == nil && torn(b[end:]) == nil {
+				t.Fatalf("byte %d of %d became %q, and nobody tells", i, len(whole), b[i])
+			}
+		}
+	}
+	whole[len(whole)-1] = 'x'
+	if err := os.WriteFile(j.path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, damaged, err := openJournal(dir); err != nil || !damaged {
+		t.Errorf("the last newline was exchanged: damaged %t, %v", damaged, err)
 	}
 }
 

@@ -507,18 +507,6 @@ func (th *thief) flip(name string, at float64) {
 	th.change(name, at, func(b byte) byte { return b ^ 1 })
 }
 
-// respell changes one character of what stands as text in a file, and leaves it
-// base64: what it says is damaged, not how.
-func (th *thief) respell(name string, at float64) {
-	th.t.Helper()
-	th.change(name, at, func(b byte) byte {
-		if b == 'A' {
-			return 'B'
-		}
-		return 'A'
-	})
-}
-
 func (th *thief) change(name string, at float64, to func(byte) byte) {
 	th.t.Helper()
 	b, err := os.ReadFile(th.path("data", name))
@@ -567,6 +555,13 @@ func (th *thief) flipEntry() {
 	}
 }
 
+// mirrored is base64 text of the same length that is another.
+func mirrored(s string) string {
+	b, _ := base64.StdEncoding.DecodeString(s)
+	b[len(b)/2] ^= 1
+	return base64.StdEncoding.EncodeToString(b)
+}
+
 func damages(t *testing.T, c *cluster) {
 	th := steal(t, c.host("manager-1"))
 	for _, d := range []struct {
@@ -580,11 +575,18 @@ func damages(t *testing.T, c *cluster) {
 		{"the state's sealed key", func() { th.flip("keyd/state", 0.4) }, 1, "state file is damaged"},
 		{"the state is gone", func() { th.sh("rm", th.path("data", "keyd/state")) }, 1, "keyd's directory was lost"},
 		{"the journal", func() { th.flip("keyd/journal", 0.5) }, 0, "the journal was changed or damaged"},
-		{"the leaf's sealed key", func() { th.respell("control/leaf", 0.97) }, 3, "sealed certificate key does not open"},
-		{"the leaf's certificate", func() { th.respell("control/leaf", 0.1) }, 3, "certificate"},
-		{"the boot leaf", func() { th.respell("control/boot", 0.1) }, -1, "certificate"},
-		{"the membership", func() { th.flip("control/member", 0) }, -1, "member is damaged"},
-		{"the node's id", func() { th.flip("control/member", 0.1) }, 3, "keys of another node"},
+		{"the leaf", func() { th.flip("control/leaf", 0.5) }, 3, "leaf is damaged"},
+		{"the leaf's sealed key", func() {
+			th.rewrite("control/leaf", func(f map[string]any) { f["sealed"] = mirrored(f["sealed"].(string)) })
+		}, 3, "sealed certificate key does not open"},
+		{"the leaf's certificate", func() {
+			th.rewrite("control/leaf", func(f map[string]any) { f["chain"] = f["chain"].([]any)[1:] })
+		}, 3, "certificate"},
+		{"the boot leaf", func() { th.flip("control/boot", 0.1) }, -1, "boot is damaged"},
+		{"the membership", func() { th.flip("control/member", 0.5) }, -1, "member is damaged"},
+		{"the node's id", func() {
+			th.rewrite("control/member", func(f map[string]any) { f["node_id"] = "aaaaaaaaaaaaaaaaaaaaaaaaaa" })
+		}, 3, "keys of another node"},
 		{"a log entry", th.flipEntry, 3, "does not open: it was damaged"},
 	} {
 		d.do()

@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -110,17 +109,11 @@ func (a *attack) uses(t *testing.T, tok pki.Token) string {
 // stolen are the credentials in a file of a host.
 func (a *attack) stolen(t *testing.T, host, file string) *pki.Credentials {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(a.host(host).DataDir, "control", file))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var f struct {
 		Chain [][]byte
 		Key   []byte
 	}
-	if err := json.Unmarshal(b, &f); err != nil {
-		t.Fatal(err)
-	}
+	readFile(t, filepath.Join(a.host(host).DataDir, "control", file), &f)
 	key, err := x509.ParsePKCS8PrivateKey(f.Key)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"encoding/pem"
 	"net"
 	"os"
@@ -38,13 +37,7 @@ func tool(t *testing.T, c *cluster, host string, stdin string, args ...string) (
 func opensslVerifies(t *testing.T, c *cluster) {
 	for _, h := range c.hosts() {
 		var leaf struct{ Chain [][]byte }
-		b, err := os.ReadFile(filepath.Join(h.DataDir, "control", "leaf"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(b, &leaf); err != nil {
-			t.Fatal(err)
-		}
+		readFile(t, filepath.Join(h.DataDir, "control", "leaf"), &leaf)
 		dir := t.TempDir()
 		var files []string
 		for i, der := range leaf.Chain {

@@ -55,13 +55,7 @@ func (a *attack) steal(t *testing.T, host string) *robber {
 		t.Fatalf("the stolen disk does not open with the key of its time: %v", err)
 	}
 	var leaf struct{ Chain, Sealed json.RawMessage }
-	b, err := os.ReadFile(filepath.Join(from, "control", "leaf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, &leaf); err != nil {
-		t.Fatal(err)
-	}
+	readFile(t, filepath.Join(from, "control", "leaf"), &leaf)
 	var chain [][]byte
 	var sealed []byte
 	if err := json.Unmarshal(leaf.Chain, &chain); err != nil {

@@ -1,7 +1,7 @@
 package e2e
 
 import (
-	"encoding/json"
+	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/headed"
 )
 
 // TestReleases is the story of a manager that is upgraded: what a release wrote
@@ -63,6 +64,13 @@ func release(t *testing.T, fixture string) {
 		holds(services, "service", "ls")
 		th.stop()
 	}
+	// What had no header was given one, and the directory is as documented.
+	for _, name := range []string{"member", "leaf", "boot"} {
+		raw, err := os.ReadFile(th.path("data", "control", name))
+		if err != nil || !bytes.HasPrefix(raw, []byte(headed.Magic)) {
+			t.Errorf("%s was not given its header: %.20q, %v", name, raw, err)
+		}
+	}
 }
 
 // fromRelease unpacks a release's data directory for a node that holds its
@@ -74,14 +82,9 @@ func fromRelease(t *testing.T, fixture string) (th *thief, key []byte) {
 	unpack := &thief{t: t}
 	unpack.sh("tar", "-xzf", fixture, "-C", dir)
 	var member struct{ Name, Advertise string }
-	b, err := os.ReadFile(filepath.Join(h.DataDir, "control", "member"))
-	if err == nil {
-		err = json.Unmarshal(b, &member)
-	}
-	if err == nil {
-		h.Address, _, err = net.SplitHostPort(member.Advertise)
-	}
-	if err != nil {
+	readFile(t, filepath.Join(h.DataDir, "control", "member"), &member)
+	var err error
+	if h.Address, _, err = net.SplitHostPort(member.Advertise); err != nil {
 		t.Fatal(err)
 	}
 	h.Name = member.Name

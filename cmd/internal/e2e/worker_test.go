@@ -3,9 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -59,13 +57,7 @@ func TestWorkerKnowsManagers(t *testing.T) {
 		var m struct {
 			Managers []string `json:"managers"`
 		}
-		b, err := os.ReadFile(filepath.Join(c.host("worker-1").DataDir, "control", "member"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(b, &m); err != nil {
-			t.Fatal(err)
-		}
+		readFile(t, filepath.Join(c.host("worker-1").DataDir, "control", "member"), &m)
 		if len(m.Managers) != 3 {
 			return fmt.Sprintf("the worker knows %v", m.Managers)
 		}

@@ -1,10 +1,8 @@
 package node
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/headed"
 )
 
 // disk is what redoubtd keeps in its directory besides the store:
@@ -30,6 +29,7 @@ import (
 //
 // Each file is whole or absent, and member is written last and removed first,
 // so that a crash in the middle of a join leaves a node that is in no cluster.
+// All but probe have the header of internal/headed (diskfile.go).
 type disk struct{ dir string }
 
 // member is the file of that name. It holds no secret.
@@ -57,9 +57,6 @@ type leafFile struct {
 	Key    []byte   `json:"key,omitempty"`
 	Sealed []byte   `json:"sealed,omitempty"`
 }
-
-// maxFile bounds each of the small files in bytes.
-const maxFile = 1 << 20
 
 func (d disk) path(name string) string { return filepath.Join(d.dir, name) }
 
@@ -139,12 +136,17 @@ func (d disk) noteFailure(cause string) error {
 	if cause == "" {
 		return atomicfile.Remove(d.path("failure"))
 	}
-	return atomicfile.Write(d.path("failure"), []byte(strings.ToValidUTF8(cause[:min(len(cause), maxFailure)], "?")))
+	return headed.Write(d.path("failure"), "failure", []byte(strings.ToValidUTF8(cause[:min(len(cause), maxFailure)], "?")))
 }
 
-// failure returns what noteFailure kept.
+// failure returns what noteFailure kept. It is a note to people: one that is
+// damaged, or of the first release, says nothing.
 func (d disk) failure() string {
-	b, err := atomicfile.ReadBounded(d.path("failure"), maxFailure)
+	raw, err := atomicfile.ReadBounded(d.path("failure"), maxFile)
+	if err != nil {
+		return ""
+	}
+	b, err := headed.Decode("failure", raw)
 	if err != nil {
 		return ""
 	}
@@ -208,28 +210,6 @@ func (d disk) wipeManager() error {
 func (d disk) has(name string) bool {
 	_, err := os.Stat(d.path(name))
 	return err == nil
-}
-
-func (d disk) load(name string, v any) error {
-	data, err := atomicfile.ReadBounded(d.path(name), maxFile)
-	if err != nil {
-		return err
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return fmt.Errorf("%s is damaged (%v): restore it, or leave and join again", d.path(name), err)
-	}
-	return nil
-}
-
-func (d disk) save(name string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	defer clear(data)
-	return atomicfile.Write(d.path(name), data)
 }
 
 func parseKey(der []byte) (*ecdsa.PrivateKey, error) {

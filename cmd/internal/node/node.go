@@ -136,6 +136,9 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 
 // first is the state that the disk says this node is in.
 func (n *Node) first(ctx context.Context) state {
+	if err := n.disk.migrate(); err != nil { // they are read as they are
+		n.log.Warn("files of the first release were not given their header yet", "err", err)
+	}
 	m, err := n.disk.loadMember()
 	if err != nil {
 		return n.broken(err)
