@@ -41,6 +41,8 @@ func measurements(o options) []measurement {
 	return []measurement{
 		{"store", fmt.Sprintf("1 KiB writes, %s managers, %s clients", n, c), "/s", o.rounds, rates("store", n, c, true, true)},
 		{"store1", fmt.Sprintf("1 KiB writes, %s managers, 1 client", n), "/s", o.rounds, rates("store", n, "1", true, true)},
+		{"service", fmt.Sprintf("services with 1 KiB, %s managers, %s clients", n, c), "/s", o.rounds,
+			[]subject{{name: "Redoubt", args: []string{"redoubt", "service", "-managers", n, "-clients", c, "-seconds", sec, "-bin", o.bin}, figure: rate}}},
 		{"single", fmt.Sprintf("1 KiB writes, 1 manager, %s clients", c), "/s", o.rounds, rates("store", "1", c, false, true)},
 		{"reads", fmt.Sprintf("linearizable reads of 1 KiB, %s managers, %s clients", n, c), "/s", o.rounds, rates("reads", n, c, true, false)},
 		{"failover", "leader's process killed → next write, median of " + failovers, " ms", 1,

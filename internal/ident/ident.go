@@ -3,8 +3,8 @@
 // characters of a–z and 2–7. Such an id is a valid SPIFFE trust domain and
 // path segment, DNS label and file name, so it needs no escaping anywhere.
 //
-// It owns the grammar of ids and of names that people choose; it knows nothing
-// of what they identify.
+// It owns the grammar of ids, and of names and labels that people choose; it
+// knows nothing of what they identify.
 package ident
 
 import (
@@ -53,6 +53,19 @@ func CheckName(s string) error {
 		return fmt.Errorf("name %q: only lowercase letters, digits and hyphens are allowed", s)
 	case s[0] == '-' || s[len(s)-1] == '-':
 		return fmt.Errorf("name %q: it must start and end with a letter or digit", s)
+	}
+	return nil
+}
+
+// CheckOwnName is CheckName for what has an id of its own, too: a name that reads
+// as an id is refused, as another could then be reached in its place. what names
+// it in errors.
+func CheckOwnName(what, name string) error {
+	if err := CheckName(name); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if Valid(name) {
+		return fmt.Errorf("%s name %q has the form of an id: choose another", what, name)
 	}
 	return nil
 }

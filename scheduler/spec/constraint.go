@@ -64,7 +64,7 @@ func ParseConstraint(text string) (Constraint, error) {
 		if !ok {
 			return c, fmt.Errorf("constraint %q: the key is unknown: use node.id, node.hostname, node.role, node.platform.os, node.platform.arch or node.labels.KEY", clip(text))
 		}
-		if len(label) > MaxLabelKey || !labelRule.MatchString(label) {
+		if !ident.ValidLabel(label) {
 			return c, fmt.Errorf("constraint %q: %q cannot be the key of a label", clip(text), clip(label))
 		}
 		c.Attribute, c.Label = NodeLabel, label

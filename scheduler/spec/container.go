@@ -18,7 +18,6 @@ var (
 	digestRule  = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	envNameRule = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
 	userRule    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$`)
-	labelRule   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$`)
 )
 
 func validateContainer(c *taskpb.ContainerSpec) error {
@@ -47,7 +46,7 @@ func validateContainer(c *taskpb.ContainerSpec) error {
 			return fmt.Errorf("hostname: %w", err)
 		}
 	}
-	if err := CheckLabels("container label", c.GetLabels()); err != nil {
+	if err := ident.CheckLabels("container label", c.GetLabels()); err != nil {
 		return err
 	}
 	if _, err := signalName(c.GetStopSignal()); err != nil {
@@ -139,25 +138,6 @@ func checkEnv(env []string) error {
 	return nil
 }
 
-// CheckLabels validates a set of labels; what names it in errors.
-func CheckLabels(what string, labels map[string]string) error {
-	if len(labels) > MaxLabels {
-		return fmt.Errorf("there are %d %ss: at most %d are allowed", len(labels), what, MaxLabels)
-	}
-	for k, v := range labels {
-		if len(k) > MaxLabelKey || !labelRule.MatchString(k) {
-			return fmt.Errorf("%s %q: use up to %d letters, digits and . _ / - between letters or digits", what, clip(k), MaxLabelKey)
-		}
-		if len(v) > MaxLabelValue {
-			return fmt.Errorf("%s %s is %d bytes long: at most %d are allowed", what, k, len(v), MaxLabelValue)
-		}
-		if strings.ContainsFunc(v, control) || !utf8.ValidString(v) {
-			return fmt.Errorf("%s %s has a control character or is not UTF-8: remove it", what, k)
-		}
-	}
-	return nil
-}
-
 func checkDuration(what string, ns int64, most time.Duration) error {
 	if ns < 0 || ns > int64(most) {
 		return fmt.Errorf("%s is %v: use 0s to %v", what, time.Duration(ns), most)
@@ -172,13 +152,4 @@ func printable(r rune) rune {
 	return r
 }
 
-func control(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r == 0x7f }
-
-// clip keeps an error one short line whatever was given.
-func clip(s string) string {
-	const most = 80
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
-}
+func clip(s string) string { return ident.Clip(s) }

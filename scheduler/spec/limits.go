@@ -11,11 +11,6 @@ const (
 	// MaxReplicas bounds the replicas of one service.
 	MaxReplicas = 100_000
 
-	// MaxLabels, MaxLabelKey and MaxLabelValue bound each set of labels.
-	MaxLabels     = 128
-	MaxLabelKey   = 128
-	MaxLabelValue = 4096
-
 	// MaxEnv bounds the number of variables, MaxEnvName and MaxEnvValue one.
 	MaxEnv      = 512
 	MaxEnvName  = 256

@@ -85,10 +85,10 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 	if err := CheckKnown(s); err != nil {
 		return err
 	}
-	if err := checkName(s.GetName()); err != nil {
+	if err := ident.CheckOwnName("service", s.GetName()); err != nil {
 		return err
 	}
-	if err := CheckLabels("service label", s.GetLabels()); err != nil {
+	if err := ident.CheckLabels("service label", s.GetLabels()); err != nil {
 		return err
 	}
 	switch m := s.GetMode().(type) {
@@ -133,18 +133,6 @@ func validateTask(t *taskpb.TaskSpec) error {
 		}
 	}
 	return validatePlatforms(t.GetPlatforms())
-}
-
-// checkName refuses, besides what no name may be, one that reads as an id: a
-// service could then be reached in another's place.
-func checkName(name string) error {
-	if err := ident.CheckName(name); err != nil {
-		return fmt.Errorf("service: %w", err)
-	}
-	if ident.Valid(name) {
-		return fmt.Errorf("service name %q has the form of an id: choose another", name)
-	}
-	return nil
 }
 
 // CheckKnown refuses a message with fields that this version does not know, at

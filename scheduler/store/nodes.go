@@ -5,9 +5,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
-	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 )
 
 // Short names of availabilities.
@@ -147,7 +148,7 @@ type NodeUpdate struct {
 func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
 	old, ok := Nodes.Get(tx, id)
 	if !ok {
-		return &LookupError{Kind: "node", Ref: id}
+		return &resolve.Error{Kind: "node", Ref: id}
 	}
 	switch u.Availability {
 	case schedulerpb.Availability_AVAILABILITY_UNSPECIFIED, Active, Pause, Drain:
@@ -172,7 +173,7 @@ func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
 		delete(labels, k)
 	}
 	maps.Copy(labels, u.LabelAdd)
-	if err := spec.CheckLabels("node label", labels); err != nil {
+	if err := ident.CheckLabels("node label", labels); err != nil {
 		return refuse("%v", err)
 	}
 	return updateNode(tx, id, func(n *schedulerpb.Node) {
@@ -196,7 +197,7 @@ func RemoveNode(tx *raftstore.Tx, id string) error {
 func updateNode(tx *raftstore.Tx, id string, fn func(*schedulerpb.Node)) error {
 	old, ok := Nodes.Get(tx, id)
 	if !ok {
-		return &LookupError{Kind: "node", Ref: id}
+		return &resolve.Error{Kind: "node", Ref: id}
 	}
 	n := proto.CloneOf(old)
 	fn(n)

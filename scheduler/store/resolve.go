@@ -2,48 +2,18 @@ package store
 
 import (
 	"fmt"
-	"iter"
 	"strconv"
 	"strings"
 
-	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
-
-// LookupError says that a reference names nothing, or more than one thing.
-type LookupError struct {
-	Kind, Ref string
-	Matches   int
-}
-
-func (e *LookupError) Error() string {
-	if e.Matches > 1 {
-		return fmt.Sprintf("%s %q is ambiguous, %d match: use more of the id", e.Kind, e.Ref, e.Matches)
-	}
-	return fmt.Sprintf("no %s %q: list them with `redoubt %s ls`", e.Kind, e.Ref, e.list())
-}
-
-func (e *LookupError) list() string {
-	if e.Kind == "task" {
-		return "service"
-	}
-	return e.Kind
-}
-
-// Is makes a reference that names nothing a raftstore.ErrNotFound.
-func (e *LookupError) Is(target error) bool { return target == raftstore.ErrNotFound && e.Matches == 0 }
 
 // ResolveService finds a service by id, name or unique prefix of its id, in
 // this order.
 func ResolveService(r raftstore.Reader, ref string) (*schedulerpb.Service, error) {
-	if s, ok := Services.Get(r, ref); ok {
-		return s, nil
-	}
-	for s := range Services.By(r, "name", ref) {
-		return s, nil
-	}
-	return only("service", ref, byPrefix(Services, r, ref))
+	return resolve.Named("service", Services, r, ref)
 }
 
 // ResolveNode finds a node by id, by the hostname it reports where no other
@@ -60,9 +30,9 @@ func ResolveNode(r raftstore.Reader, ref string) (*schedulerpb.Node, error) {
 		}
 	}
 	for range named {
-		return only("node", ref, named)
+		return resolve.Only("node", ref, named)
 	}
-	return only("node", ref, byPrefix(Nodes, r, ref))
+	return resolve.Only("node", ref, resolve.ByPrefix(Nodes, r, ref))
 }
 
 // ResolveTask finds a task by id or unique prefix, or by name: "web.3" is the
@@ -73,11 +43,11 @@ func ResolveTask(r raftstore.Reader, ref string) (*schedulerpb.Task, error) {
 	}
 	name, place, dotted := strings.Cut(ref, ".")
 	if !dotted {
-		return only("task", ref, byPrefix(Tasks, r, ref))
+		return resolve.Only("task", ref, resolve.ByPrefix(Tasks, r, ref))
 	}
 	s, err := ResolveService(r, name)
 	if err != nil {
-		return nil, &LookupError{Kind: "task", Ref: ref}
+		return nil, &resolve.Error{Kind: "task", Ref: ref}
 	}
 	var key string
 	if s.GetSpec().GetGlobal() != nil {
@@ -89,7 +59,7 @@ func ResolveTask(r raftstore.Reader, ref string) (*schedulerpb.Task, error) {
 	} else {
 		slot, err := strconv.ParseUint(place, 10, 32)
 		if err != nil || slot == 0 {
-			return nil, &LookupError{Kind: "task", Ref: ref}
+			return nil, &resolve.Error{Kind: "task", Ref: ref}
 		}
 		key = SlotKey(s.GetId(), uint32(slot), "")
 	}
@@ -100,7 +70,7 @@ func ResolveTask(r raftstore.Reader, ref string) (*schedulerpb.Task, error) {
 		}
 	}
 	if newest == nil {
-		return nil, &LookupError{Kind: "task", Ref: ref}
+		return nil, &resolve.Error{Kind: "task", Ref: ref}
 	}
 	return newest, nil
 }
@@ -120,25 +90,4 @@ func TaskName(serviceName string, t *schedulerpb.Task) string {
 		return serviceName + "." + t.GetTargetNodeId()
 	}
 	return fmt.Sprintf("%s.%d", serviceName, t.GetSlot())
-}
-
-func byPrefix[T raftstore.Object](tbl *raftstore.Table[T], r raftstore.Reader, ref string) iter.Seq[T] {
-	if len(ref) < ident.MinPrefix || len(ref) > ident.Len {
-		return func(func(T) bool) {}
-	}
-	return tbl.Prefix(r, ref)
-}
-
-func only[T raftstore.Object](kind, ref string, found iter.Seq[T]) (T, error) {
-	var first, zero T
-	n := 0
-	for o := range found {
-		if n++; n == 1 {
-			first = o
-		}
-	}
-	if n != 1 {
-		return zero, &LookupError{Kind: kind, Ref: ref, Matches: n}
-	}
-	return first, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 )
@@ -70,7 +71,7 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 		old, ok := Services.Get(tx, id)
 		switch {
 		case !ok:
-			return &LookupError{Kind: "service", Ref: id}
+			return &resolve.Error{Kind: "service", Ref: id}
 		case old.GetMeta().GetVersion() != version:
 			return ErrChanged
 		case old.GetSpec().GetName() != sp.GetName():
@@ -97,7 +98,7 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
 	return s.Update(ctx, func(tx *raftstore.Tx) error {
 		if _, ok := Services.Get(tx, id); !ok {
-			return &LookupError{Kind: "service", Ref: id}
+			return &resolve.Error{Kind: "service", Ref: id}
 		}
 		return Services.Delete(tx, id)
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -353,7 +354,7 @@ func TestResolve(t *testing.T) {
 		return store.UpdateDescription(tx, m, &schedulerpb.NodeDescription{Hostname: "host-" + n[:6]})
 	})
 	view(t, s, func(r raftstore.Reader) {
-		var lookup *store.LookupError
+		var lookup *resolve.Error
 		if _, err := store.ResolveNode(r, "host-"+n[:6]); !errors.As(err, &lookup) || lookup.Matches != 2 || errors.Is(err, raftstore.ErrNotFound) {
 			t.Errorf("an ambiguous name: %v", err)
 		}

@@ -45,6 +45,14 @@ func (c *Client) ListNodes(ctx context.Context, req *controlpb.ListNodesRequest,
 	})
 }
 
+// ListConfigs lists all configs, without their data.
+func (c *Client) ListConfigs(ctx context.Context, opts ...grpc.CallOption) (out []*controlpb.ConfigView, err error) {
+	err = gather(ctx, &controlpb.StreamConfigsRequest{}, c.StreamConfigs, opts, func(page *controlpb.StreamConfigsResponse) {
+		out = append(out, page.GetConfigs()...)
+	})
+	return out, err
+}
+
 // gather takes all pages.
 func gather[Req, Page any](ctx context.Context, req *Req,
 	open func(context.Context, *Req, ...grpc.CallOption) (grpc.ServerStreamingClient[Page], error), opts []grpc.CallOption, take func(*Page)) error {

@@ -18,6 +18,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/lab"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
 // cluster is a lab of managers.
@@ -102,8 +103,14 @@ func closeAll(conns []*apiclient.Client) {
 	}
 }
 
-// service is what is written: no replicas, so that the store is measured and not
-// the scheduler.
+// config is the like of what peers write: an object with so much data, and a name
+// of its own that is checked and unique.
+func (c *cluster) config(name string) *controlpb.CreateConfigRequest {
+	return &controlpb.CreateConfigRequest{Spec: &secretspb.ConfigSpec{Name: name, Data: bytes.Repeat([]byte("v"), c.o.size)}}
+}
+
+// service is what else is written: no replicas, so that the store is measured and
+// not the scheduler.
 func (c *cluster) service(name string) *controlpb.CreateServiceRequest {
 	return &controlpb.CreateServiceRequest{Spec: &schedulerpb.ServiceSpec{
 		Name: name, Labels: map[string]string{"bench": strings.Repeat("v", c.o.size)},

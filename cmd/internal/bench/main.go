@@ -5,14 +5,16 @@
 // bench/compare runs all of them in turn.
 //
 //	bench store    [-managers 3] [-clients 64] [-conns 8] [-size 1024] [-seconds 10] [-via leader|follower]
+//	bench service  the same
 //	bench reads    the same
 //	bench list     [-objects 100000]
 //	bench failover [-managers 3] [-rounds 10] [-how kill|stop|cut]
 //
-// store creates services without replicas that carry a label of that size: each
-// is a service and its first revision, validated, in one transaction. reads
-// shows one such service, linearizably. list creates as many and then lists them
-// all. It needs root, and binaries in -bin.
+// store creates configs with data of that size, which is the like of what peers
+// write. service creates services without replicas that carry a label of that
+// size: each is a service and its first revision, validated, in one transaction.
+// reads shows one such config with its data, linearizably. list creates as many
+// services and then lists them all. It needs root, and binaries in -bin.
 package main
 
 import (
@@ -44,10 +46,10 @@ func main() {
 
 func run(ctx context.Context, args []string) (err error) {
 	measures := map[string]func(*cluster, context.Context) error{
-		"store": (*cluster).store, "reads": (*cluster).reads, "list": (*cluster).list, "failover": (*cluster).failover,
+		"store": (*cluster).store, "service": (*cluster).services, "reads": (*cluster).reads, "list": (*cluster).list, "failover": (*cluster).failover,
 	}
 	if len(args) == 0 || measures[args[0]] == nil {
-		return errors.New("say what to measure: store, reads, list or failover")
+		return errors.New("say what to measure: store, service, reads, list or failover")
 	}
 	var o options
 	seconds := 0

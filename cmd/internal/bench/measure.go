@@ -14,6 +14,13 @@ import (
 
 func (c *cluster) store(ctx context.Context) error {
 	return c.measure(ctx, func(ctx context.Context, api *apiclient.Client, client, n int) error {
+		_, err := api.CreateConfig(ctx, c.config(fmt.Sprintf("bench-%d-%d", client, n)))
+		return err
+	})
+}
+
+func (c *cluster) services(ctx context.Context) error {
+	return c.measure(ctx, func(ctx context.Context, api *apiclient.Client, client, n int) error {
 		_, err := api.CreateService(ctx, c.service(fmt.Sprintf("bench-%d-%d", client, n)))
 		return err
 	})
@@ -25,13 +32,13 @@ func (c *cluster) reads(ctx context.Context) error {
 		return err
 	}
 	defer api.Close()
-	if _, err := api.CreateService(ctx, c.service("one")); err != nil {
+	if _, err := api.CreateConfig(ctx, c.config("one")); err != nil {
 		return apiclient.Err(err)
 	}
 	return c.measure(ctx, func(ctx context.Context, api *apiclient.Client, _, _ int) error {
-		r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{Services: []string{"one"}})
-		if err == nil && len(r.GetServices()) != 1 {
-			err = fmt.Errorf("%d services instead of one", len(r.GetServices()))
+		r, err := api.GetConfigs(ctx, &controlpb.GetConfigsRequest{Configs: []string{"one"}})
+		if err == nil && (len(r.GetConfigs()) != 1 || len(r.GetConfigs()[0].GetSpec().GetData()) != c.o.size) {
+			err = fmt.Errorf("the answer is not the one config with its data")
 		}
 		return err
 	})

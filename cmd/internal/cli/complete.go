@@ -56,6 +56,14 @@ func scaleNames(ctx context.Context, api *api) ([]string, error) {
 	return out, err
 }
 
+func configNames(ctx context.Context, api *api) (out []string, err error) {
+	all, err := api.ListConfigs(ctx)
+	for _, v := range all {
+		out = append(out, v.GetName())
+	}
+	return out, err
+}
+
 // taskNames are services and their tasks.
 func taskNames(ctx context.Context, api *api) ([]string, error) {
 	out, err := serviceNames(ctx, api)
@@ -99,6 +107,7 @@ func (a *app) completions(root *cobra.Command) {
 		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
 		"service update": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
+		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),
 		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),
 		"join-token revoke": a.names(-1, tokenIDs),

@@ -83,13 +83,31 @@ func (a *app) printError(err error) {
 	fmt.Fprintf(a.Stderr, "redoubt: %s\n", printable(secrets.ReplaceAllString(msg, "$1…")))
 }
 
+// printableText is printable for a text of several lines, each ended.
+func printableText(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		line = strings.TrimRight(line, "\r\n")
+		b.WriteString(strings.Map(func(r rune) rune {
+			if r != '\t' && unshown(r) {
+				return -1
+			}
+			return r
+		}, line))
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func unshown(r rune) bool { return r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 }
+
 // printable is s in one line without control characters.
 func printable(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || r == '\r' {
 			return ' '
 		}
-		if r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if unshown(r) {
 			return -1
 		}
 		return r

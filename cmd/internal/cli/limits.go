@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	secretspec "github.com/redoubt-cluster/redoubt/secrets/spec"
 )
 
 // Every bound of the command line.
@@ -41,5 +42,6 @@ const (
 	maxEnvFile    = 1 << 20
 	maxLogLine    = 64 << 10 // a longer line is shown in pieces
 	maxReplicas   = spec.MaxReplicas
+	maxConfig     = secretspec.MaxConfigBytes
 	maxPort       = 65535
 )

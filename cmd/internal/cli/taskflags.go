@@ -23,6 +23,7 @@ type taskFlags struct {
 	condition                restartCondition
 	restartDelay, restartWin nonNegative
 	maxAttempts              uint64
+	configs                  []string
 	health                   healthFlags
 }
 
@@ -33,6 +34,7 @@ func (t *taskFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&t.readOnly, "read-only", false, "read-only root file system")
 	f.BoolVarP(&t.tty, "tty", "t", false, "give the container a terminal")
 	f.BoolVar(&t.init, "init", false, "not there yet: refused")
+	f.StringArrayVar(&t.configs, "config", nil, "not there yet: refused")
 	f.StringVar(&t.stopSignal, "stop-signal", "", "signal that stops the container")
 	f.Var(&t.stopGrace, "stop-grace-period", "time before it is killed (default 10s)")
 	f.StringVar(&t.entrypoint, "entrypoint", "", "replace the image's entrypoint")
@@ -86,6 +88,9 @@ func (t *taskFlags) apply(f *pflag.FlagSet, spec *taskpb.TaskSpec) error {
 			return usagef("--entrypoint: %v", err)
 		}
 		c.Command = w
+	}
+	if len(t.configs) > 0 {
+		return usagef("--config is not there yet: mount a file of the nodes with --mount type=bind, or put it into the image")
 	}
 	if t.init {
 		return usagef("--init is not there yet: use an image whose entrypoint reaps its children")

@@ -35,6 +35,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 const (
@@ -62,7 +63,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, ca: pkitest.New(t), registry: map[string]string{ref: digestA}, logs: map[string][]*schedulerpb.LogChunk{}}
-	w.store = schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Tables()...)...)
+	w.store = schedulertest.NewStore(t, slices.Concat(pkistore.Tables(), autolockstore.Tables(), secretstore.Tables())...)
 	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w, Logs: w,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, w.ca.Cluster()) })

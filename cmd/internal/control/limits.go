@@ -51,6 +51,10 @@ const (
 	pageObjects = 512
 	maxListed   = 1000
 
+	// maxConfigs bounds the configs of one answer: each is 1 MiB at most, and
+	// clients take 64.
+	maxConfigs = 32
+
 	// A token that a rotation overtook is minted again mintTries times, mintPause
 	// apart: the leader's keyd takes the next keyset over meanwhile.
 	mintTries = 5

@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -100,7 +101,7 @@ func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
 		}
 	}
 	if len(found) != 1 {
-		return nil, &schedstore.LookupError{Kind: "node", Ref: ref, Matches: len(found)}
+		return nil, &resolve.Error{Kind: "node", Ref: ref, Matches: len(found)}
 	}
 	return found[0], nil
 }

@@ -1,5 +1,5 @@
-// Package control answers the operator API: services, tasks, nodes, join
-// tokens, unlock slots, logs and the cluster's status.
+// Package control answers the operator API: services, tasks, configs, nodes,
+// join tokens, unlock slots, logs and the cluster's status.
 //
 // It runs on the leader and is only ever called for a manager's local root;
 // package authz has checked that before a handler runs. A handler validates what
@@ -23,8 +23,10 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 // Minter has keyd sign a token's record.
@@ -90,7 +92,7 @@ func (s *Server) view(ctx context.Context, fn func(*raftstore.ReadTx) error) err
 
 // refusal turns what the rooms below return into what callers are told.
 func refusal(err error) error {
-	var lookup *schedstore.LookupError
+	var lookup *resolve.Error
 	var refused *schedstore.RefusedError
 	var dup *raftstore.DuplicateError
 	switch {
@@ -104,7 +106,7 @@ func refusal(err error) error {
 		return apierr.Invalid("", "%v", refused)
 	case errors.As(err, &dup):
 		return apierr.Exists("choose another name", "%q exists already in %s", dup.Key, dup.Table)
-	case errors.Is(err, schedstore.ErrChanged), errors.Is(err, raftstore.ErrConflict):
+	case errors.Is(err, schedstore.ErrChanged), errors.Is(err, secretstore.ErrChanged), errors.Is(err, raftstore.ErrConflict):
 		return apierr.Conflict("object")
 	case errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrClosed):
 		return apierr.NoLeader()

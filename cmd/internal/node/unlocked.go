@@ -24,6 +24,7 @@ import (
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 // managerState is a running, unlocked manager.
@@ -181,6 +182,7 @@ func (n *Node) storeConfig(sealer *autolock.Sealer, incarnation uint64) raftstor
 // tables are all rooms' tables.
 func tables() []raftstore.Registered {
 	all := append(pkistore.Tables(), schedstore.Tables()...)
+	all = append(all, secretstore.Tables()...)
 	return append(all, autolockstore.Tables()...)
 }
 

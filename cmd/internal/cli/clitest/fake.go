@@ -30,6 +30,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
 // Node is the fake. Its fields may be set before Serve.
@@ -47,6 +48,7 @@ type Node struct {
 	id       string
 	tokens   []*controlpb.TokenView
 	services []*schedulerpb.Service
+	configs  []*secretspb.Config
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
 	leader   bool

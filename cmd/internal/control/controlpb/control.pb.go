@@ -15,6 +15,7 @@ import (
 	profilepb "github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	schedulerpb "github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	taskpb "github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	secretspb "github.com/redoubt-cluster/redoubt/secrets/secretspb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -3121,6 +3122,446 @@ func (x *RemoveServiceResponse) GetId() string {
 	return ""
 }
 
+type CreateConfigRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *secretspb.ConfigSpec  `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateConfigRequest) Reset() {
+	*x = CreateConfigRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateConfigRequest) ProtoMessage() {}
+
+func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
+func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *CreateConfigRequest) GetSpec() *secretspb.ConfigSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type CreateConfigResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateConfigResponse) Reset() {
+	*x = CreateConfigResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateConfigResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateConfigResponse) ProtoMessage() {}
+
+func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
+func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *CreateConfigResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetConfigsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Configs       []string               `protobuf:"bytes,1,rep,name=configs,proto3" json:"configs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetConfigsRequest) Reset() {
+	*x = GetConfigsRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetConfigsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetConfigsRequest) ProtoMessage() {}
+
+func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetConfigsRequest.ProtoReflect.Descriptor instead.
+func (*GetConfigsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *GetConfigsRequest) GetConfigs() []string {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+type GetConfigsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Configs       []*secretspb.Config    `protobuf:"bytes,1,rep,name=configs,proto3" json:"configs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetConfigsResponse) Reset() {
+	*x = GetConfigsResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetConfigsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetConfigsResponse) ProtoMessage() {}
+
+func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetConfigsResponse.ProtoReflect.Descriptor instead.
+func (*GetConfigsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *GetConfigsResponse) GetConfigs() []*secretspb.Config {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+type StreamConfigsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamConfigsRequest) Reset() {
+	*x = StreamConfigsRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamConfigsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamConfigsRequest) ProtoMessage() {}
+
+func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamConfigsRequest.ProtoReflect.Descriptor instead.
+func (*StreamConfigsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+}
+
+type StreamConfigsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Configs       []*ConfigView          `protobuf:"bytes,1,rep,name=configs,proto3" json:"configs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamConfigsResponse) Reset() {
+	*x = StreamConfigsResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamConfigsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamConfigsResponse) ProtoMessage() {}
+
+func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamConfigsResponse.ProtoReflect.Descriptor instead.
+func (*StreamConfigsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *StreamConfigsResponse) GetConfigs() []*ConfigView {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+// ConfigView is a config without its data.
+type ConfigView struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Unix nanoseconds.
+	CreatedAt int64 `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Bytes of its data.
+	Size          uint64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Version       uint64 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigView) Reset() {
+	*x = ConfigView{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigView) ProtoMessage() {}
+
+func (x *ConfigView) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigView.ProtoReflect.Descriptor instead.
+func (*ConfigView) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ConfigView) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ConfigView) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConfigView) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ConfigView) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *ConfigView) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ConfigView) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type RemoveConfigRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Config string                 `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	// The version that was looked at; refused when it is another one now. 0: any.
+	Version       uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveConfigRequest) Reset() {
+	*x = RemoveConfigRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveConfigRequest) ProtoMessage() {}
+
+func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
+func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *RemoveConfigRequest) GetConfig() string {
+	if x != nil {
+		return x.Config
+	}
+	return ""
+}
+
+func (x *RemoveConfigRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type RemoveConfigResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveConfigResponse) Reset() {
+	*x = RemoveConfigResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveConfigResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveConfigResponse) ProtoMessage() {}
+
+func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
+func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *RemoveConfigResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type ListTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Either may be empty.
@@ -3132,7 +3573,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3585,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3598,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -3186,7 +3627,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3198,7 +3639,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3211,7 +3652,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -3251,7 +3692,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +3704,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +3717,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -3297,7 +3738,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3750,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3763,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -3357,7 +3798,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3810,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3823,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -3442,7 +3883,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3454,7 +3895,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3467,7 +3908,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -3522,7 +3963,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3534,7 +3975,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3547,7 +3988,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -3623,7 +4064,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3635,7 +4076,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3648,7 +4089,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -3677,7 +4118,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3689,7 +4130,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3702,7 +4143,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -3762,7 +4203,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4215,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4228,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -3838,7 +4279,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +4291,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +4304,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -3889,7 +4330,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3901,7 +4342,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3914,7 +4355,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -3940,7 +4381,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4393,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4406,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Event) GetAt() int64 {
@@ -4014,7 +4455,7 @@ var File_cmd_internal_control_controlpb_control_proto protoreflect.FileDescripto
 
 const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
-	",cmd/internal/control/controlpb/control.proto\x12\x12redoubt.control.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"V\n" +
+	",cmd/internal/control/controlpb/control.proto\x12\x12redoubt.control.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\x1a\x1esecrets/secretspb/config.proto\"V\n" +
 	"\vInitRequest\x12)\n" +
 	"\x04slot\x18\x01 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x1c\n" +
 	"\tadvertise\x18\x02 \x01(\tR\tadvertise\"F\n" +
@@ -4228,6 +4669,34 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x14RemoveServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"'\n" +
 	"\x15RemoveServiceResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"I\n" +
+	"\x13CreateConfigRequest\x122\n" +
+	"\x04spec\x18\x01 \x01(\v2\x1e.redoubt.secrets.v1.ConfigSpecR\x04spec\"&\n" +
+	"\x14CreateConfigResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"-\n" +
+	"\x11GetConfigsRequest\x12\x18\n" +
+	"\aconfigs\x18\x01 \x03(\tR\aconfigs\"J\n" +
+	"\x12GetConfigsResponse\x124\n" +
+	"\aconfigs\x18\x01 \x03(\v2\x1a.redoubt.secrets.v1.ConfigR\aconfigs\"\x16\n" +
+	"\x14StreamConfigsRequest\"Q\n" +
+	"\x15StreamConfigsResponse\x128\n" +
+	"\aconfigs\x18\x01 \x03(\v2\x1e.redoubt.control.v1.ConfigViewR\aconfigs\"\xfc\x01\n" +
+	"\n" +
+	"ConfigView\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12B\n" +
+	"\x06labels\x18\x03 \x03(\v2*.redoubt.control.v1.ConfigView.LabelsEntryR\x06labels\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x04R\aversion\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
+	"\x13RemoveConfigRequest\x12\x16\n" +
+	"\x06config\x18\x01 \x01(\tR\x06config\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"&\n" +
+	"\x14RemoveConfigResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"B\n" +
 	"\x10ListTasksRequest\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\x12\x12\n" +
@@ -4321,7 +4790,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vLocalStatus\x12&.redoubt.control.v1.LocalStatusRequest\x1a'.redoubt.control.v1.LocalStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12c\n" +
 	"\tLoadImage\x12$.redoubt.control.v1.LoadImageRequest\x1a%.redoubt.control.v1.LoadImageResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x012\xc7\x13\n" +
+	"\x01\x06(\x012\xf6\x16\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
@@ -4363,6 +4832,15 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12m\n" +
 	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12j\n" +
+	"\fCreateConfig\x12'.redoubt.control.v1.CreateConfigRequest\x1a(.redoubt.control.v1.CreateConfigResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12d\n" +
+	"\n" +
+	"GetConfigs\x12%.redoubt.control.v1.GetConfigsRequest\x1a&.redoubt.control.v1.GetConfigsResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12o\n" +
+	"\rStreamConfigs\x12(.redoubt.control.v1.StreamConfigsRequest\x1a).redoubt.control.v1.StreamConfigsResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12j\n" +
+	"\fRemoveConfig\x12'.redoubt.control.v1.RemoveConfigRequest\x1a(.redoubt.control.v1.RemoveConfigResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
 	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12e\n" +
@@ -4390,7 +4868,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
@@ -4445,145 +4923,169 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*UpdateServiceResponse)(nil),   // 50: redoubt.control.v1.UpdateServiceResponse
 	(*RemoveServiceRequest)(nil),    // 51: redoubt.control.v1.RemoveServiceRequest
 	(*RemoveServiceResponse)(nil),   // 52: redoubt.control.v1.RemoveServiceResponse
-	(*ListTasksRequest)(nil),        // 53: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                // 54: redoubt.control.v1.TaskView
-	(*ListTasksResponse)(nil),       // 55: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),     // 56: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),    // 57: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),      // 58: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 59: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),          // 60: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 61: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),             // 62: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),           // 63: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 64: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                   // 65: redoubt.control.v1.Event
-	nil,                             // 66: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 67: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                             // 68: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),             // 69: redoubt.keyd.v1.Slot
-	(profilepb.Role)(0),             // 70: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 71: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 72: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 73: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),        // 74: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil), // 75: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),   // 76: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 77: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 78: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 79: redoubt.scheduler.v1.Service
-	(*schedulerpb.Task)(nil),        // 80: redoubt.scheduler.v1.Task
+	(*CreateConfigRequest)(nil),     // 53: redoubt.control.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),    // 54: redoubt.control.v1.CreateConfigResponse
+	(*GetConfigsRequest)(nil),       // 55: redoubt.control.v1.GetConfigsRequest
+	(*GetConfigsResponse)(nil),      // 56: redoubt.control.v1.GetConfigsResponse
+	(*StreamConfigsRequest)(nil),    // 57: redoubt.control.v1.StreamConfigsRequest
+	(*StreamConfigsResponse)(nil),   // 58: redoubt.control.v1.StreamConfigsResponse
+	(*ConfigView)(nil),              // 59: redoubt.control.v1.ConfigView
+	(*RemoveConfigRequest)(nil),     // 60: redoubt.control.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),    // 61: redoubt.control.v1.RemoveConfigResponse
+	(*ListTasksRequest)(nil),        // 62: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                // 63: redoubt.control.v1.TaskView
+	(*ListTasksResponse)(nil),       // 64: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),     // 65: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),    // 66: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),      // 67: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),     // 68: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),          // 69: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 70: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),             // 71: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),           // 72: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 73: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                   // 74: redoubt.control.v1.Event
+	nil,                             // 75: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                             // 76: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                             // 77: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                             // 78: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),             // 79: redoubt.keyd.v1.Slot
+	(profilepb.Role)(0),             // 80: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),          // 81: redoubt.task.v1.Feature
+	(*schedulerpb.Node)(nil),        // 82: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),   // 83: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),        // 84: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil), // 85: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),   // 86: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 87: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 88: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 89: redoubt.scheduler.v1.Service
+	(*secretspb.ConfigSpec)(nil),    // 90: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),        // 91: redoubt.secrets.v1.Config
+	(*schedulerpb.Task)(nil),        // 92: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	69, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	70, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	79, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	80, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,  // 2: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	70, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	71, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	66, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	80, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	81, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	75, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
 	17, // 6: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	70, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	72, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	80, // 7: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	82, // 8: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
 	17, // 9: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	73, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	74, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	75, // 12: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	83, // 10: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	84, // 11: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	85, // 12: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
 	18, // 13: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	73, // 14: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	67, // 15: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	83, // 14: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	76, // 15: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
 	18, // 16: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	69, // 17: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	79, // 17: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	25, // 18: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	69, // 19: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	79, // 19: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	25, // 20: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	70, // 21: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	80, // 21: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
 	32, // 22: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	76, // 23: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	86, // 23: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
 	32, // 24: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	77, // 25: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	87, // 25: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
 	41, // 26: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	69, // 27: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	79, // 27: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	41, // 28: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	78, // 29: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	79, // 30: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	88, // 29: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	89, // 30: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
 	47, // 31: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	78, // 32: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	80, // 33: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	54, // 34: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	47, // 35: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	54, // 36: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	47, // 37: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	54, // 38: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	62, // 39: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	65, // 40: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	68, // 41: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,  // 42: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,  // 43: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,  // 44: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,  // 45: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,  // 46: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11, // 47: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13, // 48: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15, // 49: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	19, // 50: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	19, // 51: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	21, // 52: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	23, // 53: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	26, // 54: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	28, // 55: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	30, // 56: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	33, // 57: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	35, // 58: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	37, // 59: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	39, // 60: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	42, // 61: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	44, // 62: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	46, // 63: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	46, // 64: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	49, // 65: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	51, // 66: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	53, // 67: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	53, // 68: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	56, // 69: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	58, // 70: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	60, // 71: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	63, // 72: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,  // 73: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 74: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 75: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 76: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10, // 77: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12, // 78: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14, // 79: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	16, // 80: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	20, // 81: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	20, // 82: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	22, // 83: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	24, // 84: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	27, // 85: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	29, // 86: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	31, // 87: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	34, // 88: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	36, // 89: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	38, // 90: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	40, // 91: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	43, // 92: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	45, // 93: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	48, // 94: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	48, // 95: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	50, // 96: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	52, // 97: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	55, // 98: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	55, // 99: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	57, // 100: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	59, // 101: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	61, // 102: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	64, // 103: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	73, // [73:104] is the sub-list for method output_type
-	42, // [42:73] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	88, // 32: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	90, // 33: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	91, // 34: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	59, // 35: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	77, // 36: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	92, // 37: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	63, // 38: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	47, // 39: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	63, // 40: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	47, // 41: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	63, // 42: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	71, // 43: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	74, // 44: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	78, // 45: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,  // 46: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,  // 47: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,  // 48: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,  // 49: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,  // 50: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11, // 51: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13, // 52: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15, // 53: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	19, // 54: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	19, // 55: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	21, // 56: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	23, // 57: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	26, // 58: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	28, // 59: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	30, // 60: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	33, // 61: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	35, // 62: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	37, // 63: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	39, // 64: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	42, // 65: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	44, // 66: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	46, // 67: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	46, // 68: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	49, // 69: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	51, // 70: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	53, // 71: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	55, // 72: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	57, // 73: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	60, // 74: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	62, // 75: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	62, // 76: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	65, // 77: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	67, // 78: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	69, // 79: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	72, // 80: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,  // 81: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,  // 82: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,  // 83: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,  // 84: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10, // 85: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12, // 86: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14, // 87: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	16, // 88: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	20, // 89: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	20, // 90: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	22, // 91: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	24, // 92: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	27, // 93: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	29, // 94: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	31, // 95: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	34, // 96: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	36, // 97: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	38, // 98: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	40, // 99: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	43, // 100: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	45, // 101: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	48, // 102: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	48, // 103: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	50, // 104: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	52, // 105: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	54, // 106: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	56, // 107: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	58, // 108: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	61, // 109: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	64, // 110: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	64, // 111: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	66, // 112: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	68, // 113: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	70, // 114: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	73, // 115: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	81, // [81:116] is the sub-list for method output_type
+	46, // [46:81] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -4597,7 +5099,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   68,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -373,6 +373,10 @@ const (
 	Control_StreamServices_FullMethodName = "/redoubt.control.v1.Control/StreamServices"
 	Control_UpdateService_FullMethodName  = "/redoubt.control.v1.Control/UpdateService"
 	Control_RemoveService_FullMethodName  = "/redoubt.control.v1.Control/RemoveService"
+	Control_CreateConfig_FullMethodName   = "/redoubt.control.v1.Control/CreateConfig"
+	Control_GetConfigs_FullMethodName     = "/redoubt.control.v1.Control/GetConfigs"
+	Control_StreamConfigs_FullMethodName  = "/redoubt.control.v1.Control/StreamConfigs"
+	Control_RemoveConfig_FullMethodName   = "/redoubt.control.v1.Control/RemoveConfig"
 	Control_ListTasks_FullMethodName      = "/redoubt.control.v1.Control/ListTasks"
 	Control_StreamTasks_FullMethodName    = "/redoubt.control.v1.Control/StreamTasks"
 	Control_WatchService_FullMethodName   = "/redoubt.control.v1.Control/WatchService"
@@ -412,6 +416,14 @@ type ControlClient interface {
 	StreamServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListServicesResponse], error)
 	UpdateService(ctx context.Context, in *UpdateServiceRequest, opts ...grpc.CallOption) (*UpdateServiceResponse, error)
 	RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error)
+	// Configs are no place for secrets: whoever may call this reads them.
+	CreateConfig(ctx context.Context, in *CreateConfigRequest, opts ...grpc.CallOption) (*CreateConfigResponse, error)
+	// The named ones, with their data; one at least.
+	GetConfigs(ctx context.Context, in *GetConfigsRequest, opts ...grpc.CallOption) (*GetConfigsResponse, error)
+	// All of them by name, without their data: one answer after the other, each
+	// of bounded size.
+	StreamConfigs(ctx context.Context, in *StreamConfigsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamConfigsResponse], error)
+	RemoveConfig(ctx context.Context, in *RemoveConfigRequest, opts ...grpc.CallOption) (*RemoveConfigResponse, error)
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// The same for any number of them: one answer after the other, each of
 	// bounded size. ListTasks refuses more than 1,000.
@@ -650,6 +662,55 @@ func (c *controlClient) RemoveService(ctx context.Context, in *RemoveServiceRequ
 	return out, nil
 }
 
+func (c *controlClient) CreateConfig(ctx context.Context, in *CreateConfigRequest, opts ...grpc.CallOption) (*CreateConfigResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateConfigResponse)
+	err := c.cc.Invoke(ctx, Control_CreateConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GetConfigs(ctx context.Context, in *GetConfigsRequest, opts ...grpc.CallOption) (*GetConfigsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetConfigsResponse)
+	err := c.cc.Invoke(ctx, Control_GetConfigs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) StreamConfigs(ctx context.Context, in *StreamConfigsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamConfigsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_StreamConfigs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamConfigsRequest, StreamConfigsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamConfigsClient = grpc.ServerStreamingClient[StreamConfigsResponse]
+
+func (c *controlClient) RemoveConfig(ctx context.Context, in *RemoveConfigRequest, opts ...grpc.CallOption) (*RemoveConfigResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveConfigResponse)
+	err := c.cc.Invoke(ctx, Control_RemoveConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListTasksResponse)
@@ -662,7 +723,7 @@ func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opt
 
 func (c *controlClient) StreamTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTasksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_StreamTasks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_StreamTasks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -681,7 +742,7 @@ type Control_StreamTasksClient = grpc.ServerStreamingClient[ListTasksResponse]
 
 func (c *controlClient) WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_WatchService_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_WatchService_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -700,7 +761,7 @@ type Control_WatchServiceClient = grpc.ServerStreamingClient[WatchServiceRespons
 
 func (c *controlClient) ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_ServiceLogs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_ServiceLogs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -729,7 +790,7 @@ func (c *controlClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -777,6 +838,14 @@ type ControlServer interface {
 	StreamServices(*ListServicesRequest, grpc.ServerStreamingServer[ListServicesResponse]) error
 	UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error)
 	RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error)
+	// Configs are no place for secrets: whoever may call this reads them.
+	CreateConfig(context.Context, *CreateConfigRequest) (*CreateConfigResponse, error)
+	// The named ones, with their data; one at least.
+	GetConfigs(context.Context, *GetConfigsRequest) (*GetConfigsResponse, error)
+	// All of them by name, without their data: one answer after the other, each
+	// of bounded size.
+	StreamConfigs(*StreamConfigsRequest, grpc.ServerStreamingServer[StreamConfigsResponse]) error
+	RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error)
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// The same for any number of them: one answer after the other, each of
 	// bounded size. ListTasks refuses more than 1,000.
@@ -852,6 +921,18 @@ func (UnimplementedControlServer) UpdateService(context.Context, *UpdateServiceR
 }
 func (UnimplementedControlServer) RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveService not implemented")
+}
+func (UnimplementedControlServer) CreateConfig(context.Context, *CreateConfigRequest) (*CreateConfigResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateConfig not implemented")
+}
+func (UnimplementedControlServer) GetConfigs(context.Context, *GetConfigsRequest) (*GetConfigsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetConfigs not implemented")
+}
+func (UnimplementedControlServer) StreamConfigs(*StreamConfigsRequest, grpc.ServerStreamingServer[StreamConfigsResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamConfigs not implemented")
+}
+func (UnimplementedControlServer) RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveConfig not implemented")
 }
 func (UnimplementedControlServer) ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTasks not implemented")
@@ -1188,6 +1269,71 @@ func _Control_RemoveService_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_CreateConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CreateConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CreateConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CreateConfig(ctx, req.(*CreateConfigRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GetConfigs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetConfigsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetConfigs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetConfigs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetConfigs(ctx, req.(*GetConfigsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_StreamConfigs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamConfigsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamConfigs(m, &grpc.GenericServerStream[StreamConfigsRequest, StreamConfigsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamConfigsServer = grpc.ServerStreamingServer[StreamConfigsResponse]
+
+func _Control_RemoveConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveConfig(ctx, req.(*RemoveConfigRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_ListTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListTasksRequest)
 	if err := dec(in); err != nil {
@@ -1332,6 +1478,18 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_RemoveService_Handler,
 		},
 		{
+			MethodName: "CreateConfig",
+			Handler:    _Control_CreateConfig_Handler,
+		},
+		{
+			MethodName: "GetConfigs",
+			Handler:    _Control_GetConfigs_Handler,
+		},
+		{
+			MethodName: "RemoveConfig",
+			Handler:    _Control_RemoveConfig_Handler,
+		},
+		{
 			MethodName: "ListTasks",
 			Handler:    _Control_ListTasks_Handler,
 		},
@@ -1359,6 +1517,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamServices",
 			Handler:       _Control_StreamServices_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamConfigs",
+			Handler:       _Control_StreamConfigs_Handler,
 			ServerStreams: true,
 		},
 		{
