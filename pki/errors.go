@@ -2,6 +2,13 @@ package pki
 
 import "errors"
 
+// SignerBusy is how a signer refuses for now: it was asked too often. Its text is
+// for whoever proved to hold a token.
+type SignerBusy struct{ Err error }
+
+func (e *SignerBusy) Error() string { return e.Err.Error() }
+func (e *SignerBusy) Unwrap() error { return e.Err }
+
 // Why a peer was not accepted. VerifyPeer wraps one of them with the node's id;
 // the texts are made for the person who reads the last line of an error.
 var (
@@ -15,5 +22,5 @@ var (
 	ErrWrongRole      = errors.New("its role may not use this protocol")
 	ErrWrongNode      = errors.New("another node answers at that address")
 	ErrNoCertificate  = errors.New("it shows no certificate")
-	ErrConnectionLost = errors.New("the manager closed the connection: it may be starting, or without a leader; try again")
+	ErrConnectionLost = errors.New("the manager closed the connection: it may be starting, without a leader, or have too many callers from this address; try again")
 )

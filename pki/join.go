@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -29,6 +30,11 @@ type JoinRequest struct {
 	// KeydKey makes this node's keyd key. It is called only once a manager said
 	// that the token makes a manager.
 	KeydKey func(ctx context.Context) ([]byte, error)
+	// Patience is how long a join is tried again that was told to come later, or
+	// whose connection was cut; 0: the managers are asked once. Stop, if not nil,
+	// ends that when it is closed.
+	Patience time.Duration
+	Stop     <-chan struct{}
 }
 
 // Joined is what a node has to keep; it is a member once it has it. Whatever
@@ -60,12 +66,27 @@ func Join(ctx context.Context, req JoinRequest) (*Joined, error) {
 	if err := ident.CheckHostname(req.NodeName); err != nil {
 		return nil, err
 	}
-	var errs []error
 	for _, addr := range req.Managers {
 		if err := CheckAddress(addr); err != nil {
 			return nil, err
 		}
 	}
+	var out *Joined
+	cut := false
+	err := persist(ctx, req.Patience, req.Stop, func() (err error) {
+		out, err = joinAny(ctx, req)
+		if no := (*refusedError)(nil); cut && errors.As(err, &no) && no.code == codes.PermissionDenied {
+			err = fmt.Errorf("%w (an attempt before this was cut off, and may have used it: `redoubt node ls` shows whether it made a node, which is to be removed)", err)
+		}
+		cut = cut || errors.Is(err, ErrConnectionLost)
+		return err
+	})
+	return out, err
+}
+
+// joinAny asks the managers in turn, once.
+func joinAny(ctx context.Context, req JoinRequest) (*Joined, error) {
+	var errs []error
 	for _, addr := range req.Managers {
 		j, final, err := joinAt(ctx, addr, req)
 		if err == nil {
@@ -119,14 +140,11 @@ func joinAt(ctx context.Context, addr string, req JoinRequest) (_ *Joined, final
 	j := &joining{JoinRequest: req, client: pkipb.NewJoinClient(cc), exporter: exporter, trust: trust}
 	out, err := j.run(ctx)
 	switch status.Code(err) {
-	case codes.PermissionDenied, codes.InvalidArgument:
+	case codes.PermissionDenied, codes.InvalidArgument, codes.Aborted:
 		final = true // another manager would say the same
 	}
-	if s, ok := status.FromError(err); ok && err != nil {
-		err = errors.New(s.Message())
-	}
 	if err != nil {
-		err = fmt.Errorf("%s: %w", addr, err)
+		err = fmt.Errorf("%s: %w", addr, callError(err))
 	}
 	return out, final, err
 }

@@ -91,7 +91,7 @@ func (c *cluster) serve() {
 	c.port.Unlock(c.first.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	srv := grpc.NewServer(az.ServerOptions()...)
 	join, err := pki.NewJoinServer(pki.JoinConfig{
-		Store: c.store, Signer: c.CA, ClusterID: c.ClusterID, Logger: log,
+		Store: c.store, Signer: roleSigner{c}, ClusterID: c.ClusterID, Logger: log,
 		Slots: func(context.Context) ([]byte, error) { return []byte("slots"), nil },
 		OnJoin: func(*raftstore.Tx, *pkipb.Node) error {
 			c.mu.Lock()

@@ -74,7 +74,8 @@ var (
 	errTokenSource     = status.Error(codes.PermissionDenied, "the join token does not admit this source address")
 	errTooManyManagers = status.Errorf(codes.PermissionDenied, "the cluster has %d managers, the most there may be: join as a worker, or remove a manager (redoubt node rm)", raftstore.MaxManagers)
 	errJoinInternal    = status.Error(codes.Internal, "the join failed on the manager: see its log")
-	errJoinTooMany     = status.Error(codes.ResourceExhausted, "too many joins at a time: try again in a minute")
+	errJoinTooMany     = later(codes.ResourceExhausted, busyPause, "%d joins are under way", maxJoinsAtATime)
+	errJoinGuesses     = status.Errorf(codes.ResourceExhausted, "too many joins from this address had no token of this cluster: see that the token is right, and try again in %v", joinRefill)
 	errNoExporter      = status.Error(codes.Unauthenticated, "a join must come over TLS of its own")
 	errJoinIdentity    = status.Error(codes.PermissionDenied, "this call is for nodes that are in no cluster yet")
 )
@@ -106,7 +107,7 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	// it did so too often: whoever shares an address with a guesser, as a node
 	// does with its containers, can still join with a token.
 	if errors.Is(err, errJoinRefused) && !s.sources.allow(SourceKey(source), time.Now()) {
-		return nil, errJoinTooMany
+		return nil, errJoinGuesses
 	}
 	switch {
 	case err != nil:
@@ -182,6 +183,9 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 	n := &pkipb.Node{Id: ident.New(), Name: j.GetNodeName(), Role: record.GetRole(), Address: j.GetAddress(), TokenId: record.GetId()}
 	resp := &pkipb.JoinResponse{NodeId: n.Id, ClusterId: s.cfg.ClusterID, Role: n.Role}
 	if err := s.sign(ctx, j, token, n, resp); err != nil {
+		if errors.As(err, new(*SignerBusy)) { // who holds the seed may know
+			return nil, later(codes.ResourceExhausted, signerPause, "keyd of the leader was asked for too many certificates or keys")
+		}
 		s.cfg.Logger.Error("signing a join failed", "token", token.GetId(), "error", err)
 		return nil, errJoinInternal
 	}
@@ -339,11 +343,11 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 func joinStoreError(log *slog.Logger, err error) error {
 	switch {
 	case errors.Is(err, ErrRotated):
-		return status.Error(codes.Unavailable, "the cluster's keys are being rotated: try again")
+		return later(codes.Unavailable, minJoinPause, "the cluster's keys are being rotated")
 	case errors.Is(err, raftstore.ErrNotLeader):
-		return status.Error(codes.Unavailable, "the manager is not the leader now: try again")
+		return later(codes.Unavailable, minJoinPause, "the manager is not the leader now")
 	case errors.Is(err, raftstore.ErrUncertain):
-		return status.Error(codes.Unavailable, "the outcome of the join is unknown: check redoubt node ls and try again with a new token")
+		return status.Error(codes.Aborted, "the outcome of the join is unknown: check redoubt node ls and try again with a new token")
 	}
 	if s, ok := status.FromError(err); ok && s.Code() == codes.PermissionDenied {
 		return err

@@ -13,6 +13,13 @@ const (
 	// commit.
 	joinCallTimeout = 30 * time.Second
 
+	// A joiner that is told to come later, or whose connection is cut, asks again
+	// after minJoinPause, doubling up to maxJoinPause, or when it was told to.
+	minJoinPause, maxJoinPause = time.Second, 15 * time.Second
+	// busyPause is what it is told where too many join at a time, or where keyd
+	// signs no more for now.
+	busyPause, signerPause = 5 * time.Second, 10 * time.Second
+
 	// Bounds on what a joiner may send beside its requests.
 	maxAddress      = 300
 	maxJoinReply    = 1 << 20

@@ -95,6 +95,7 @@ func (a *app) runJoin(ctx context.Context, managers []string, advertise string, 
 	if _, err := pki.ParseToken(token); err != nil { // before any manager is dialled
 		return fmt.Errorf("the join token is not usable: %w", err)
 	}
+	defer a.noticeAfter(joinNotice, "not admitted yet: a busy or starting manager is asked again (Ctrl-C ends it)")()
 	r, err := c.Join(ctx, &controlpb.JoinRequest{Token: token, Managers: managers, Advertise: advertise})
 	if err != nil {
 		return apiclient.Err(err)

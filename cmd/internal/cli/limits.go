@@ -16,6 +16,8 @@ const (
 	resolveTimeout = 90 * time.Second
 	// joinTimeout bounds a join, which talks to several managers in turn.
 	joinTimeout = 2 * time.Minute
+	// joinNotice is when it says that it is still at it.
+	joinNotice = 5 * time.Second
 	// defaultWait is how long create, update and scale wait for convergence.
 	defaultWait = 5 * time.Minute
 	// stableFor is how long the wanted state must hold before it is called

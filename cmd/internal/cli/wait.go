@@ -191,3 +191,20 @@ func (p *progress) tasks(changed []taskLine, v *controlpb.WatchServiceResponse) 
 func (p *progress) converged() {
 	fmt.Fprintln(p.w, "converged")
 }
+
+// noticeAfter tells the operator something where what is under way takes longer
+// than d. The function returned ends that.
+func (a *app) noticeAfter(d time.Duration, text string) (end func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			fmt.Fprintln(a.Stderr, "redoubt: "+text)
+		case <-over:
+		}
+	}()
+	return func() { close(over); <-ended }
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -101,6 +102,10 @@ func (n *Node) found(ctx context.Context, req *controlpb.InitRequest) (*member, 
 	return m, nil
 }
 
+// joinPatience is how long a join is tried that is told to come later, or cut off:
+// less than the command line waits for the answer.
+const joinPatience = 90 * time.Second
+
 // join asks a cluster to admit this node.
 func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 	var managers []string
@@ -119,7 +124,8 @@ func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 	if addrErr != nil && req.GetAdvertise() != "" {
 		return nil, apierr.Invalid("", "%v", addrErr)
 	}
-	j, err := pki.Join(ctx, pki.JoinRequest{Token: req.token, Managers: managers, NodeName: n.cfg.Name, Address: advertise, KeydKey: n.keyd.PrepareJoin})
+	j, err := pki.Join(ctx, pki.JoinRequest{Token: req.token, Managers: managers, NodeName: n.cfg.Name, Address: advertise, KeydKey: n.keyd.PrepareJoin,
+		Patience: joinPatience, Stop: req.gone})
 	if err != nil {
 		return nil, errors.Join(joinRefusal(err), n.forget(ctx))
 	}
@@ -152,7 +158,10 @@ func joinRefusal(err error) error {
 	}
 	var op *net.OpError
 	var dns *net.DNSError
+	var busy *pki.LaterError
 	switch {
+	case errors.As(err, &busy):
+		return apierr.New(apierr.ReasonLimited, "", "%v", err)
 	case errors.Is(err, pki.ErrPeerLocked), errors.Is(err, pki.ErrConnectionLost):
 		return apierr.New(apierr.ReasonUnreachable, "", "%v", err)
 	case errors.As(err, &op), errors.As(err, &dns), errors.Is(err, context.DeadlineExceeded):

@@ -90,6 +90,7 @@ func (b bootstrap) Init(ctx context.Context, req *controlpb.InitRequest) (*contr
 type joinRequest struct {
 	*controlpb.JoinRequest
 	token pki.Token
+	gone  <-chan struct{} // closed: nobody waits for it any more
 }
 
 func (b bootstrap) Join(ctx context.Context, req *controlpb.JoinRequest) (*controlpb.JoinResponse, error) {
@@ -98,7 +99,7 @@ func (b bootstrap) Join(ctx context.Context, req *controlpb.JoinRequest) (*contr
 		return nil, apierr.Invalid("", "%v", err)
 	}
 	req.Token = ""
-	m, err := b.n.ask(ctx, &joinRequest{req, token})
+	m, err := b.n.ask(ctx, &joinRequest{req, token, ctx.Done()})
 	if err != nil {
 		return nil, err
 	}

@@ -25,12 +25,20 @@ func (s signer) MintToken(ctx context.Context, record *profilepb.TokenRecord) (*
 func (s signer) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, error) {
 	resp, err := s.keyd.SignJoin(ctx, &keydpb.SignJoinRequest{Token: r.Token, Exporter: r.Exporter, Csr: r.CSR, BootCsr: r.BootCSR,
 		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses})
-	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
+	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, orBusy(err)
+}
+
+// orBusy marks keyd's refusal of one request too many, which the caller may hear.
+func orBusy(err error) error {
+	if keydclient.CodeOf(err) == keydpb.Code_CODE_RATE_LIMITED {
+		return &pki.SignerBusy{Err: err}
+	}
+	return err
 }
 
 func (s signer) SealKeyset(ctx context.Context, manager *profilepb.CertificateChain) ([]byte, error) {
 	resp, err := s.keyd.SealKeyset(ctx, &keydpb.SealKeysetRequest{Manager: manager})
-	return resp.GetSealedKeyset(), err
+	return resp.GetSealedKeyset(), orBusy(err)
 }
 
 func (s signer) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
