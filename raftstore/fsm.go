@@ -127,6 +127,7 @@ func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
 	defer txn.Abort() // no effect after Commit
 	results := make([]error, len(cmd.Transactions))
 	var events []Event
+	sums := tally{}
 	for i, t := range cmd.Transactions {
 		changes, err := f.transact(txn, index, clock, t)
 		var halting *haltError
@@ -136,7 +137,12 @@ func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
 		results[i] = err
 		for _, c := range changes {
 			events = append(events, Event{Index: index, table: c.table, old: c.old, new: c.new})
+			sums.count(c.table, c.old, -1)
+			sums.count(c.table, c.new, 1)
 		}
+	}
+	if err := sums.write(txn); err != nil {
+		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -25,6 +25,14 @@ var things = NewTable("things",
 		return []string{t.GetName()}
 	}},
 	Index[*testpb.Thing]{Name: "label", Keys: (*testpb.Thing).GetLabels},
+).Summing(
+	Sum[*testpb.Thing]{Name: "label", Of: func(t *testpb.Thing) (string, Amounts) {
+		if len(t.GetLabels()) == 0 {
+			return "", Amounts{}
+		}
+		return t.GetLabels()[0], Amounts{1, int64(len(t.GetName()))}
+	}},
+	Sum[*testpb.Thing]{Name: "all", Of: func(*testpb.Thing) (string, Amounts) { return "things", Amounts{2: 1} }},
 )
 
 func newTestFSM(t testing.TB) *fsm {
@@ -253,9 +261,10 @@ func modelTransact(t testing.TB, model map[string]*testpb.Thing, index uint64, x
 	return next, true
 }
 
-// compare looks at every object by id and through every index.
-func compare(rt *rapid.T, r Reader, model map[string]*testpb.Thing) {
+// compare looks at every object by id, through every index, and at the sums.
+func compare(rt *rapid.T, r *ReadTx, model map[string]*testpb.Thing) {
 	byName, byLabel := map[string][]string{}, map[string][]string{}
+	sums := map[string]Amounts{}
 	for _, id := range slices.Sorted(maps.Keys(model)) {
 		o := model[id]
 		got, ok := things.Get(r, id)
@@ -264,9 +273,16 @@ func compare(rt *rapid.T, r Reader, model map[string]*testpb.Thing) {
 		}
 		byName[o.Name] = append(byName[o.Name], id)
 		byLabel[o.Labels[0]] = append(byLabel[o.Labels[0]], id)
+		sums[o.Labels[0]] = sums[o.Labels[0]].plus(Amounts{1, int64(len(o.Name))}, 1)
 	}
 	if n := things.Count(r); n != len(model) {
 		rt.Fatalf("%d objects, want %d", n, len(model))
+	}
+	if got := maps.Collect(things.Totals(r, "label", "")); !maps.Equal(got, sums) {
+		rt.Fatalf("sums are %v, want %v", got, sums)
+	}
+	if got := things.Total(r, "all", "things"); got != (Amounts{2: int64(len(model))}) {
+		rt.Fatalf("of %d objects %v count", len(model), got)
 	}
 	for _, k := range []string{"x", "y", "z"} {
 		if got := idsOf(things.By(r, "name", k)); !slices.Equal(got, byName[k]) {

@@ -93,8 +93,9 @@ func readSnapshot(r io.Reader, sch *memdb.DBSchema, tables map[string]Registered
 	}
 	txn := db.Txn(true)
 	defer txn.Abort()
+	sums := tally{}
 	for n := range head.Objects {
-		if err := readObject(br, txn, head, tables); err != nil {
+		if err := readObject(br, txn, head, tables, sums); err != nil {
 			return nil, nil, fmt.Errorf("object %d of %d: %w", n+1, head.Objects, err)
 		}
 	}
@@ -104,11 +105,14 @@ func readSnapshot(r io.Reader, sch *memdb.DBSchema, tables map[string]Registered
 		}
 		return nil, nil, err
 	}
+	if err := sums.write(txn); err != nil {
+		return nil, nil, err
+	}
 	txn.Commit()
 	return db, head, nil
 }
 
-func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHeader, tables map[string]Registered) error {
+func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHeader, tables map[string]Registered, sums tally) error {
 	so := &raftstorepb.SnapshotObject{}
 	if err := readDelimited(br, so); err != nil {
 		return err
@@ -131,6 +135,7 @@ func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHead
 	if old != nil {
 		return &DuplicateError{Table: so.Table, Index: idIndex, Key: o.GetId()}
 	}
+	sums.count(t, o, 1)
 	return insert(txn, t, o)
 }
 

@@ -37,6 +37,8 @@ type Registered interface {
 	decode(data []byte) (Object, error)
 	indexes() []indexInfo
 	keys(index int, o Object) []string
+	summed() bool
+	amounts(o Object, yield func(key string, n Amounts))
 }
 
 type indexInfo struct {
@@ -50,6 +52,7 @@ type Table[T Object] struct {
 	name  string
 	idx   []Index[T]
 	infos []indexInfo
+	sums  []Sum[T]
 }
 
 var nameRule = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
@@ -231,6 +234,9 @@ func schema(tables []Registered) (*memdb.DBSchema, error) {
 			}
 		}
 		s.Tables[t.Name()] = ts
+		if t.summed() {
+			s.Tables[sumsOf(t)] = sumsSchema(t)
+		}
 	}
 	return s, nil
 }

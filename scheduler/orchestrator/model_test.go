@@ -381,6 +381,14 @@ func TestConvergesFromAnywhere(t *testing.T) {
 	})
 }
 
+func (w *world) running() uint64 {
+	var c store.Count
+	for _, t := range w.tasks {
+		c.Add(t)
+	}
+	return c.Running
+}
+
 func (w *world) converged(t rapid.TB) {
 	if w.service == nil {
 		if len(w.tasks) > 0 || len(w.revs) > 0 {
@@ -389,7 +397,7 @@ func (w *world) converged(t rapid.TB) {
 		return
 	}
 	want := Wanted(w.service, w.request(), maps.Values(w.nodes), maps.Values(w.tasks))
-	if n := Count(maps.Values(w.tasks)).Running; n != want {
+	if n := w.running(); n != want {
 		t.Fatalf("%d tasks run, %d wanted", n, want)
 	}
 	history := map[string]int{}

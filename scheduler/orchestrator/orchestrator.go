@@ -31,7 +31,6 @@
 package orchestrator
 
 import (
-	"cmp"
 	"iter"
 	"time"
 
@@ -136,41 +135,13 @@ func Wanted(s *schedulerpb.Service, req *placement.Request, nodes iter.Seq[*sche
 	return uint64(len(on))
 }
 
-// Tally counts the tasks of a service as people ask for them.
-type Tally struct {
-	// Running do, whatever their revision, and are not asked to stop.
-	Running uint64
-	// waiting are without a node, and reason says why the last one is; wanted
-	// is with these.
-	waiting, wanted uint64
-	reason          string
-}
-
-// Count counts the tasks of a service.
-func Count(tasks iter.Seq[*schedulerpb.Task]) (c Tally) {
-	for t := range tasks {
-		if !store.Wanted(t) {
-			continue
-		}
-		c.wanted++
-		switch {
-		case store.State(t) == store.Running:
-			c.Running++
-		case t.GetNodeId() == "" && t.GetNotBefore() == 0:
-			c.waiting++
-			c.reason = cmp.Or(t.GetStatus().GetMessage(), c.reason)
-		}
+// Held is how many of the wanted tasks of a service are not made, as MaxWaiting
+// wait already.
+func Held(wanted uint64, c store.Count) uint64 {
+	if c.Waiting < MaxWaiting || c.Wanted >= wanted {
+		return 0
 	}
-	return c
-}
-
-// Held is how many of the wanted tasks are not made as MaxWaiting wait already,
-// and why those do.
-func (c Tally) Held(wanted uint64) (n uint64, why string) {
-	if c.waiting < MaxWaiting || c.wanted >= wanted {
-		return 0, ""
-	}
-	return wanted - c.wanted, c.reason
+	return wanted - c.Wanted
 }
 
 // welcomes reports whether the node may get a new task of a global service.

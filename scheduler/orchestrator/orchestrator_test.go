@@ -321,7 +321,7 @@ func TestAnImpossibleNumberIsNotMade(t *testing.T) {
 	}
 	scale(3)
 	w.settle()
-	if n := Count(maps.Values(w.tasks)).Running; n != 3 || len(w.tasks) != 3 {
+	if n := w.running(); n != 3 || len(w.tasks) != 3 {
 		t.Fatalf("%d of %d tasks run after scaling down, 3 wanted", n, len(w.tasks))
 	}
 }

@@ -44,7 +44,7 @@ var (
 
 	// Tasks has the indexes "node" (or Unassigned) and "slot", whose keys SlotKey
 	// makes; OfService goes by the latter. Each index costs some 0.4 KiB a task,
-	// which is as much as the task itself.
+	// which is as much as the task itself. CountOf and LiveOn count without them.
 	Tasks = raftstore.NewTable("tasks",
 		raftstore.Index[*schedulerpb.Task]{
 			Name: "node",
@@ -61,6 +61,9 @@ var (
 				return []string{SlotKey(t.GetServiceId(), t.GetSlot(), t.GetTargetNodeId())}
 			},
 		},
+	).Summing(
+		raftstore.Sum[*schedulerpb.Task]{Name: sumService, Of: countByService},
+		raftstore.Sum[*schedulerpb.Task]{Name: sumNode, Of: countByNode},
 	)
 
 	// Nodes has no index but the id.

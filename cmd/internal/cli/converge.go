@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,49 +13,149 @@ import (
 )
 
 // convergence decides when a service is where it was asked to be. It does no
-// I/O: views of the service go in with the time, and out come lines that say
-// what changed. Converged means that the wanted number of tasks of the newest
-// revision has been running, and nothing else of it, for stableFor without
-// one of them failing.
+// I/O: what the cluster says of the service goes in with the time, and out come
+// lines that say what changed. Each message costs what is in it, however many
+// tasks there are. Converged means that the wanted number of tasks of the
+// newest revision has been running, and nothing else of it, for stableFor
+// without one of them failing.
 type convergence struct {
-	seen  map[string]string // task id → the line last shown for it
-	since time.Time         // start of the present spell of all being well
+	service *controlpb.ServiceView
+	tasks   map[string]*controlpb.TaskView
+	slots   map[place][]*controlpb.TaskView // the tasks of each, in no order
+	order   []place                         // of slots, sorted; nil: not known
+	running map[uint64]map[string]bool      // ids of those that run and should, by revision
+	leaving map[string]bool                 // ids of those that run and should not
+	trouble map[string]bool                 // ids of those that do not run and say why
+
+	seen    map[string]string // task id → the line last shown for it
+	touched map[place]bool    // since lines were last shown
+	was     map[string]bool   // of tasks that were told of since the last whole state: did it run then
+
+	since time.Time // start of the present spell of all being well
 	well  bool
-	ran   string // ids of the tasks that ran in the last view
-	left  string // why not yet, for the timeout's message
 }
 
-// observe takes a view and returns the tasks whose line changed.
-func (c *convergence) observe(v *controlpb.WatchServiceResponse, now time.Time) []taskLine {
-	if c.seen == nil {
-		c.seen = map[string]string{}
+// place is where a task belongs: a slot, or a node where slot is 0.
+type place struct {
+	slot uint32
+	node string
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.slot, q.slot), strings.Compare(p.node, q.node))
+}
+
+func placeOf(v *controlpb.TaskView) place {
+	if slot := v.GetTask().GetSlot(); slot != 0 {
+		return place{slot: slot}
 	}
-	var changed []taskLine
-	for _, l := range taskLines(v) {
-		if c.seen[l.id] != l.text {
-			c.seen[l.id] = l.text
-			changed = append(changed, l)
-		}
+	return place{node: cmp.Or(v.GetTask().GetNodeId(), v.GetTask().GetTargetNodeId())}
+}
+
+// observe takes a message and returns the tasks whose line changed, once it has
+// all that belongs together.
+func (c *convergence) observe(m *controlpb.WatchServiceResponse, now time.Time) []taskLine {
+	if !m.GetChanges() {
+		c.restart()
 	}
-	well, left := standing(v)
-	// One that failed and was replaced between two views starts a new spell.
-	ran := runningIDs(v)
-	if well && (!c.well || ran != c.ran) {
+	for _, id := range m.GetGone() {
+		c.set(id, nil)
+		delete(c.seen, id)
+	}
+	for _, v := range m.GetTasks() {
+		c.set(v.GetTask().GetId(), v)
+	}
+	if m.GetMore() {
+		return nil
+	}
+	c.service = m.GetService()
+	// One that failed and was replaced between two messages starts a new spell.
+	flipped := false
+	for id, ran := range c.was {
+		flipped = flipped || ran != c.runs(id)
+	}
+	clear(c.was)
+	well, _ := c.standing()
+	if well && (!c.well || flipped) {
 		c.since = now
 	}
-	c.well, c.left, c.ran = well, left, ran
-	return changed
+	c.well = well
+	return c.changedLines()
 }
 
-func runningIDs(v *controlpb.WatchServiceResponse) string {
-	var ids []string
-	for _, t := range v.Tasks {
-		if t.Task.GetStatus().GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING {
-			ids = append(ids, t.Task.GetId())
+// restart forgets all but what was shown and what ran.
+func (c *convergence) restart() {
+	was := c.was
+	if was == nil {
+		was = map[string]bool{}
+	}
+	for id := range c.tasks {
+		if _, noted := was[id]; !noted {
+			was[id] = c.runs(id)
 		}
 	}
-	slices.Sort(ids)
-	return strings.Join(ids, " ")
+	seen := c.seen
+	if seen == nil {
+		seen = map[string]string{}
+	}
+	*c = convergence{service: c.service, since: c.since, well: c.well, seen: seen, was: was,
+		tasks: map[string]*controlpb.TaskView{}, slots: map[place][]*controlpb.TaskView{}, touched: map[place]bool{},
+		running: map[uint64]map[string]bool{}, leaving: map[string]bool{}, trouble: map[string]bool{}}
+}
+
+// runs reports whether the task does, whatever it should.
+func (c *convergence) runs(id string) bool {
+	return c.tasks[id].GetTask().GetStatus().GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING
+}
+
+// set puts a task in place of what was known of it; nil: it is no more.
+func (c *convergence) set(id string, v *controlpb.TaskView) {
+	if _, noted := c.was[id]; !noted {
+		c.was[id] = c.runs(id)
+	}
+	old := c.tasks[id]
+	delete(c.leaving, id)
+	delete(c.trouble, id)
+	delete(c.running[old.GetTask().GetRevision()], id)
+	if old != nil {
+		p := placeOf(old)
+		c.touched[p] = true
+		c.slots[p] = slices.DeleteFunc(c.slots[p], func(o *controlpb.TaskView) bool { return o == old })
+		if len(c.slots[p]) == 0 && (v == nil || placeOf(v) != p) {
+			delete(c.slots, p)
+			c.order = nil
+		}
+	}
+	if v == nil {
+		delete(c.tasks, id)
+		return
+	}
+	c.tasks[id] = v
+	c.classify(id, v)
+	p := placeOf(v)
+	c.touched[p] = true
+	if c.slots[p] == nil {
+		c.order = nil
+	}
+	c.slots[p] = append(c.slots[p], v)
+}
+
+func (c *convergence) classify(id string, v *controlpb.TaskView) {
+	const running = schedulerpb.TaskState_TASK_STATE_RUNNING
+	t := v.GetTask()
+	switch state := t.GetStatus().GetState(); {
+	case state == running && t.GetDesired() <= running:
+		if c.running[t.GetRevision()] == nil {
+			c.running[t.GetRevision()] = map[string]bool{}
+		}
+		c.running[t.GetRevision()][id] = true
+	case state == running:
+		c.leaving[id] = true
+	case t.GetDesired() <= running || state >= schedulerpb.TaskState_TASK_STATE_FAILED:
+		if taskTrouble(v) != "" {
+			c.trouble[id] = true
+		}
+	}
 }
 
 // remaining is how long the present state must still hold; ok is false while
@@ -66,26 +167,17 @@ func (c *convergence) remaining(now time.Time) (d time.Duration, ok bool) {
 	return max(0, stableFor-now.Sub(c.since)), true
 }
 
-// standing says whether v is the wanted state, and if not, why.
-func standing(v *controlpb.WatchServiceResponse) (bool, string) {
-	svc := v.GetService().GetService()
-	wanted := v.GetService().GetWanted()
-	var current, old uint64
-	reason := ""
-	for _, t := range v.Tasks {
-		k := t.Task
-		state := k.GetStatus().GetState()
-		switch {
-		case state == schedulerpb.TaskState_TASK_STATE_RUNNING && k.Revision == svc.GetRevision() && k.Desired <= schedulerpb.TaskState_TASK_STATE_RUNNING:
-			current++
-		case state == schedulerpb.TaskState_TASK_STATE_RUNNING:
-			old++
-		case k.Desired <= schedulerpb.TaskState_TASK_STATE_RUNNING || state >= schedulerpb.TaskState_TASK_STATE_FAILED:
-			if m := cmp.Or(k.GetStatus().GetError(), k.GetStatus().GetMessage()); m != "" {
-				reason = ": " + m
-			}
-		}
+// standing says whether this is the wanted state, and if not, why.
+func (c *convergence) standing() (bool, string) {
+	if c.service == nil {
+		return false, "no word from the cluster yet"
 	}
+	wanted, current := c.service.GetWanted(), uint64(len(c.running[c.service.GetService().GetRevision()]))
+	old := uint64(len(c.leaving))
+	for _, ids := range c.running {
+		old += uint64(len(ids))
+	}
+	old -= current
 	if current == wanted && old == 0 {
 		return true, ""
 	}
@@ -93,7 +185,27 @@ func standing(v *controlpb.WatchServiceResponse) (bool, string) {
 	if old > 0 {
 		left += fmt.Sprintf(", %d to stop", old)
 	}
-	return false, left + reason
+	return false, left + c.reason()
+}
+
+// reason is what the last one that does not run says.
+func (c *convergence) reason() string {
+	var last *controlpb.TaskView
+	for id := range c.trouble {
+		v := c.tasks[id]
+		if last == nil || cmp.Or(placeOf(v).compare(placeOf(last)), cmp.Compare(v.GetTask().GetMeta().GetCreatedAt(), last.GetTask().GetMeta().GetCreatedAt()),
+			strings.Compare(id, last.GetTask().GetId())) > 0 {
+			last = v
+		}
+	}
+	if last == nil {
+		return ""
+	}
+	return ": " + taskTrouble(last)
+}
+
+func taskTrouble(v *controlpb.TaskView) string {
+	return cmp.Or(v.GetTask().GetStatus().GetError(), v.GetTask().GetStatus().GetMessage())
 }
 
 // taskLine is one task's progress.
@@ -102,26 +214,47 @@ type taskLine struct {
 	slot           uint32
 }
 
-// taskLines gives the newest task of every slot (or node), in order.
-func taskLines(v *controlpb.WatchServiceResponse) []taskLine {
-	newest := map[string]*controlpb.TaskView{}
-	for _, t := range v.Tasks {
-		key := fmt.Sprintf("%d/", t.Task.GetSlot())
-		if t.Task.GetSlot() == 0 {
-			key += t.Task.GetNodeId()
-		}
-		if old := newest[key]; old == nil || t.Task.GetMeta().GetCreatedAt() >= old.Task.GetMeta().GetCreatedAt() {
-			newest[key] = t
+func (l taskLine) compare(o taskLine) int {
+	return cmp.Or(cmp.Compare(l.slot, o.slot), strings.Compare(l.name, o.name), strings.Compare(l.id, o.id))
+}
+
+// line is that of the newest task of a place.
+func (c *convergence) line(p place) taskLine {
+	var newest *controlpb.TaskView
+	for _, v := range c.slots[p] {
+		if newest == nil || cmp.Or(cmp.Compare(v.GetTask().GetMeta().GetCreatedAt(), newest.GetTask().GetMeta().GetCreatedAt()),
+			strings.Compare(v.GetTask().GetId(), newest.GetTask().GetId())) > 0 {
+			newest = v
 		}
 	}
-	var lines []taskLine
-	for _, t := range newest {
-		lines = append(lines, taskLine{t.Task.Id, taskName(t), taskText(t), t.Task.GetSlot()})
+	return taskLine{newest.GetTask().GetId(), taskName(newest), taskText(newest), newest.GetTask().GetSlot()}
+}
+
+// changedLines are those not shown yet, in order.
+func (c *convergence) changedLines() (out []taskLine) {
+	for p := range c.touched {
+		if len(c.slots[p]) == 0 {
+			continue
+		}
+		if l := c.line(p); c.seen[l.id] != l.text {
+			c.seen[l.id] = l.text
+			out = append(out, l)
+		}
 	}
-	slices.SortFunc(lines, func(a, b taskLine) int {
-		return cmp.Or(cmp.Compare(a.slot, b.slot), strings.Compare(a.name, b.name), strings.Compare(a.id, b.id))
-	})
-	return lines
+	clear(c.touched)
+	slices.SortFunc(out, taskLine.compare)
+	return out
+}
+
+// lines are the first n of the present state.
+func (c *convergence) lines(n int) (out []taskLine) {
+	if c.order == nil {
+		c.order = slices.SortedFunc(maps.Keys(c.slots), place.compare)
+	}
+	for _, p := range c.order[:min(n, len(c.order))] {
+		out = append(out, c.line(p))
+	}
+	return out
 }
 
 // taskName is web.5, or web.<node> for a task of a global service.

@@ -4,17 +4,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
-	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
-	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
@@ -169,56 +165,6 @@ func TestSecretsAreNotEchoed(t *testing.T) {
 	a.printError(usagef("unknown shorthand flag: 't' in -tRDT1.aaaa.bbbb and RDTKEY-ABCD-EFGH\x1b[2J\nmore"))
 	if s := b.String(); strings.Contains(s, "bbbb") || strings.Contains(s, "ABCD") || strings.Contains(s, "\x1b") || strings.Count(s, "\n") != 1 {
 		t.Errorf("%q", s)
-	}
-}
-
-// view is a service of two replicas at a revision, with tasks as given.
-func view(rev uint64, tasks ...*schedulerpb.Task) *controlpb.WatchServiceResponse {
-	v := &controlpb.WatchServiceResponse{Service: &controlpb.ServiceView{Wanted: 2, Service: &schedulerpb.Service{Revision: rev}}}
-	for _, t := range tasks {
-		v.Tasks = append(v.Tasks, &controlpb.TaskView{ServiceName: "web", Task: t})
-	}
-	return v
-}
-
-func task(id string, slot uint32, rev uint64, state schedulerpb.TaskState, created int64) *schedulerpb.Task {
-	return &schedulerpb.Task{Id: id, Slot: slot, Revision: rev, Desired: schedulerpb.TaskState_TASK_STATE_RUNNING,
-		Meta: &raftstorepb.Meta{CreatedAt: created}, Status: &schedulerpb.TaskStatus{State: state}}
-}
-
-func TestConvergence(t *testing.T) {
-	const running, failed, starting = schedulerpb.TaskState_TASK_STATE_RUNNING, schedulerpb.TaskState_TASK_STATE_FAILED, schedulerpb.TaskState_TASK_STATE_STARTING
-	now := time.Unix(1000, 0)
-	c := new(convergence)
-	step := func(v *controlpb.WatchServiceResponse, after time.Duration, want bool) {
-		t.Helper()
-		now = now.Add(after)
-		c.observe(v, now)
-		if left, ok := c.remaining(now); (ok && left == 0) != want {
-			t.Errorf("converged = %v, want %v (%s)", ok && left == 0, want, c.left)
-		}
-	}
-	step(view(1, task("a", 1, 1, starting, 1)), 0, false)
-	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, running, 1)), time.Second, false)
-	// One fails at once and is replaced: the spell starts anew.
-	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, failed, 1)), stableFor-1, false)
-	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, failed, 1), task("c", 2, 1, running, 2)), time.Second, false)
-	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, failed, 1), task("c", 2, 1, running, 2)), stableFor, true)
-	// Tasks of an old revision are not what was asked for.
-	step(view(2, task("a", 1, 1, running, 1), task("c", 2, 1, running, 2)), time.Hour, false)
-	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3), task("a", 1, 1, running, 1)), time.Hour, false)
-	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3)), time.Second, false)
-	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3)), stableFor, true)
-}
-
-func TestProgressNamesEachChangeOnce(t *testing.T) {
-	c := new(convergence)
-	v := view(1, task("b", 2, 1, schedulerpb.TaskState_TASK_STATE_PENDING, 1), task("a", 1, 1, schedulerpb.TaskState_TASK_STATE_RUNNING, 1))
-	if got := c.observe(v, time.Now()); len(got) != 2 || got[0].name != "web.1" {
-		t.Errorf("%v", got)
-	}
-	if got := c.observe(v, time.Now()); len(got) != 0 {
-		t.Errorf("said again: %v", got)
 	}
 }
 

@@ -36,7 +36,6 @@ func (a *app) converge(ctx context.Context, ids []string, w waitFlags) error {
 func (a *app) convergeOne(ctx context.Context, id string, w waitFlags) error {
 	show := a.progress(w.quiet)
 	conv := new(convergence)
-	conv.left = "no word from the cluster yet"
 	var broken error
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
@@ -46,7 +45,8 @@ func (a *app) convergeOne(ctx context.Context, id string, w waitFlags) error {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-			return failf(ExitNotConverged, "not converged within %s (%s)%s: it goes on; see `redoubt service ps %s`", w.timeout, conv.left, because(broken), id)
+			_, left := conv.standing()
+			return failf(ExitNotConverged, "not converged within %s (%s)%s: it goes on; see `redoubt service ps %s`", w.timeout, left, because(broken), id)
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case reason == apierr.ReasonUnreachable || reason == apierr.ReasonNoLeader || reason == apierr.ReasonCanceled:
@@ -79,7 +79,7 @@ func (a *app) watchOnce(ctx context.Context, id string, conv *convergence, show 
 		return err
 	}
 	defer c.Close()
-	stream, err := c.WatchService(ctx, &controlpb.WatchServiceRequest{Service: id})
+	stream, err := c.WatchService(ctx, &controlpb.WatchServiceRequest{Service: id, Changes: true})
 	if err != nil {
 		return apiclient.Err(err)
 	}
@@ -126,7 +126,11 @@ func (a *app) followViews(views <-chan *controlpb.WatchServiceResponse, end *err
 			if v.Removed {
 				return failf(ExitError, "the service was removed while it was waited for")
 			}
-			show.tasks(conv.observe(v, time.Now()), v)
+			changed := conv.observe(v, time.Now())
+			if v.More {
+				continue
+			}
+			show.tasks(changed, conv)
 		case <-stable.C:
 		}
 		stable.Stop()
@@ -162,25 +166,24 @@ func (a *app) progress(quiet bool) *progress {
 	return p
 }
 
-func (p *progress) tasks(changed []taskLine, v *controlpb.WatchServiceResponse) {
+func (p *progress) tasks(changed []taskLine, conv *convergence) {
 	if p.rows == 0 {
 		for _, l := range changed {
 			fmt.Fprintf(p.w, "%s: %s\n", printable(l.name), l.text)
 		}
 		return
 	}
-	lines := taskLines(v)
 	var b strings.Builder
 	if p.drawn > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", p.drawn)
 	}
-	_, left := standing(v)
+	_, left := conv.standing()
 	if left == "" {
 		left = "all running, checking that they stay"
 	}
 	fmt.Fprintf(&b, "\x1b[K%s\n", left)
 	p.drawn = 1
-	for _, l := range lines[:min(len(lines), p.rows)] {
+	for _, l := range conv.lines(p.rows) {
 		fmt.Fprintf(&b, "\x1b[K  %-24s %s\n", printable(l.name), l.text)
 		p.drawn++
 	}

@@ -503,33 +503,6 @@ func stream[T any](t *testing.T, run func(*serverStream[T]) error) (next func() 
 	}, wait
 }
 
-func TestWatchService(t *testing.T) {
-	w := newWorld(t)
-	id := w.create(w.spec("web"))
-	next, wait := stream(t, func(s *serverStream[*controlpb.WatchServiceResponse]) error {
-		return w.api.WatchService(&controlpb.WatchServiceRequest{Service: "web"}, s)
-	})
-	if m := next(); m.GetService().GetWanted() != 2 || len(m.GetTasks()) != 0 {
-		t.Errorf("at first %v", m)
-	}
-	schedulertest.Run(t, w.store)
-	schedulertest.Agents(t, w.store)
-	for m := next(); m.GetService().GetRunning() != 2; m = next() {
-	}
-	if _, err := w.api.RemoveService(t.Context(), &controlpb.RemoveServiceRequest{Service: id}); err != nil {
-		t.Fatal(err)
-	}
-	for m := next(); !m.GetRemoved(); m = next() {
-	}
-	if err := wait(); err != nil {
-		t.Errorf("the watch of a removed service ended with %v", err)
-	}
-	_, wait = stream(t, func(s *serverStream[*controlpb.WatchServiceResponse]) error {
-		return w.api.WatchService(&controlpb.WatchServiceRequest{Service: "web"}, s)
-	})
-	wantReason(t, wait(), apierr.ReasonNotFound, "no service")
-}
-
 // putTask stores a task of the service and what its node will say of its output.
 func (w *world) putTask(service string, slot uint32, state schedulerpb.TaskState, lines ...string) string {
 	w.t.Helper()

@@ -51,6 +51,9 @@ const (
 	pageObjects = 512
 	maxListed   = 1000
 
+	// maxGone bounds the tasks that one message says are no more.
+	maxGone = 16384
+
 	// maxConfigs bounds the configs of one answer: each is 1 MiB at most, and
 	// clients take 64.
 	maxConfigs = 32

@@ -106,7 +106,7 @@ func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
 	return found[0], nil
 }
 
-func nodeView(r raftstore.Reader, n *pkipb.Node, servers []raftstore.Server) *controlpb.NodeView {
+func nodeView(r *raftstore.ReadTx, n *pkipb.Node, servers []raftstore.Server) *controlpb.NodeView {
 	sched, _ := schedstore.Nodes.Get(r, n.GetId())
 	v := &controlpb.NodeView{Id: n.GetId(), Name: n.GetName(), Role: n.GetRole(), Node: sched,
 		LeafNotAfter: n.GetLeafNotAfter(), JoinedAt: n.GetMeta().GetCreatedAt() / int64(time.Second), TokenId: n.GetTokenId(),
@@ -119,16 +119,14 @@ func nodeView(r raftstore.Reader, n *pkipb.Node, servers []raftstore.Server) *co
 }
 
 // reserved sums up what the tasks that are on a node reserve of it.
-func reserved(r raftstore.Reader, node string) (*taskpb.Resources, uint32) {
+func reserved(r *raftstore.ReadTx, node string) (*taskpb.Resources, uint32) {
 	sum, tasks := &taskpb.Resources{}, uint32(0)
-	for t := range schedstore.Tasks.By(r, "node", node) {
-		if !schedstore.Live(t) {
-			continue
-		}
-		tasks++
-		rev, _ := schedstore.Revisions.Get(r, schedstore.RevisionID(t.GetServiceId(), t.GetRevision()))
-		sum.NanoCpus += rev.GetSpec().GetReservations().GetNanoCpus()
-		sum.MemoryBytes += rev.GetSpec().GetReservations().GetMemoryBytes()
+	for revision, n := range schedstore.LiveOn(r, node) {
+		tasks += uint32(n)
+		rev, _ := schedstore.Revisions.Get(r, revision)
+		each := rev.GetSpec().GetReservations()
+		sum.NanoCpus += int64(n) * each.GetNanoCpus()
+		sum.MemoryBytes += int64(n) * each.GetMemoryBytes()
 	}
 	return sum, tasks
 }

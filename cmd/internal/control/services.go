@@ -122,18 +122,30 @@ func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err er
 }
 
 // serviceView counts the service's tasks.
-func serviceView(r raftstore.Reader, svc *schedulerpb.Service) *controlpb.ServiceView {
-	tally := orchestrator.Count(schedstore.OfService(r, svc.GetId()))
-	v := &controlpb.ServiceView{Service: svc, Running: tally.Running}
+func serviceView(r *raftstore.ReadTx, svc *schedulerpb.Service) *controlpb.ServiceView {
+	count := schedstore.CountOf(r, svc.GetId())
+	v := &controlpb.ServiceView{Service: svc, Running: count.Running}
 	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask())
 	if err != nil { // validation lets no such service in
 		return v
 	}
 	v.Wanted = orchestrator.Wanted(svc, req, schedstore.Nodes.All(r), schedstore.OfService(r, svc.GetId()))
 	if svc.GetSpec().GetGlobal() == nil {
-		v.Held, v.HeldReason = tally.Held(v.Wanted)
+		if v.Held = orchestrator.Held(v.Wanted, count); v.Held > 0 {
+			v.HeldReason = waitingReason(r, svc.GetId())
+		}
 	}
 	return v
+}
+
+// waitingReason is why one of the service's tasks waits for a node.
+func waitingReason(r *raftstore.ReadTx, service string) string {
+	for t := range schedstore.Tasks.By(r, "node", schedstore.Unassigned) {
+		if why := t.GetStatus().GetMessage(); t.GetServiceId() == service && schedstore.Wanted(t) && t.GetNotBefore() == 0 && why != "" {
+			return why
+		}
+	}
+	return ""
 }
 
 // admit checks a spec and pins its image. An image that did not change keeps

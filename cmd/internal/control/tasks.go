@@ -3,7 +3,6 @@ package control
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -73,88 +72,36 @@ func eachTaskOf(r raftstore.Reader, svc *schedulerpb.Service, node string, yield
 		return cmp.Or(cmp.Compare(x.GetSlot(), y.GetSlot()), cmp.Compare(x.GetTargetNodeId(), y.GetTargetNodeId()),
 			cmp.Compare(y.GetMeta().GetCreatedAt(), x.GetMeta().GetCreatedAt()), cmp.Compare(x.GetId(), y.GetId()))
 	})
-	images := map[uint64]string{}
+	images := imagesOf(r, svc)
 	for _, t := range tasks {
-		image, ok := images[t.GetRevision()]
-		if !ok {
-			if rev, found := schedstore.Revisions.Get(r, schedstore.RevisionID(svc.GetId(), t.GetRevision())); found {
-				image = rev.GetSpec().GetContainer().GetImage()
-			}
-			images[t.GetRevision()] = image
-		}
-		v := &controlpb.TaskView{Task: t, ServiceName: svc.GetSpec().GetName(),
-			NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())), Image: image}
-		if err := yield(v); err != nil {
+		image := images(t)
+		if err := yield(taskView(r, svc, t, image)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// imagesOf returns what says which image a task of the service was made of.
+func imagesOf(r raftstore.Reader, svc *schedulerpb.Service) func(*schedulerpb.Task) string {
+	known := map[uint64]string{}
+	return func(t *schedulerpb.Task) string {
+		image, ok := known[t.GetRevision()]
+		if !ok {
+			rev, _ := schedstore.Revisions.Get(r, schedstore.RevisionID(svc.GetId(), t.GetRevision()))
+			image = rev.GetSpec().GetContainer().GetImage()
+			known[t.GetRevision()] = image
+		}
+		return image
+	}
+}
+
+func taskView(r raftstore.Reader, svc *schedulerpb.Service, t *schedulerpb.Task, image string) *controlpb.TaskView {
+	return &controlpb.TaskView{Task: t, ServiceName: svc.GetSpec().GetName(),
+		NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())), Image: image}
+}
+
 func nodeName(r raftstore.Reader, id string) string {
 	n, _ := pkistore.Nodes.Get(r, id)
 	return n.GetName()
-}
-
-// WatchService sends the service with its tasks at once and after every
-// change, until it is removed. Changes that come while one is sent are merged.
-func (s *Server) WatchService(req *controlpb.WatchServiceRequest, stream controlpb.Control_WatchServiceServer) error {
-	ctx := stream.Context()
-	var id string
-	err := s.view(ctx, func(r *raftstore.ReadTx) error {
-		svc, err := schedstore.ResolveService(r, req.GetService())
-		id = svc.GetId()
-		return err
-	})
-	for err == nil || errors.Is(err, raftstore.ErrLagged) {
-		var done bool
-		if done, err = s.watchService(stream, id); done {
-			return nil
-		}
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
-// watchService follows until the service is removed (done), or something ends
-// the watch.
-func (s *Server) watchService(stream controlpb.Control_WatchServiceServer, id string) (done bool, err error) {
-	w, err := s.c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, schedstore.Services, schedstore.Tasks)
-	if err != nil {
-		return false, err
-	}
-	defer w.Close()
-	for {
-		msg := &controlpb.WatchServiceResponse{}
-		err := s.c.Store.View(func(r *raftstore.ReadTx) error {
-			svc, ok := schedstore.Services.Get(r, id)
-			if msg.Removed = !ok; ok {
-				msg.Service, msg.Tasks = serviceView(r, svc), taskViews(r, svc, "")
-			}
-			return nil
-		})
-		if err == nil {
-			err = stream.Send(msg)
-		}
-		if err != nil || msg.Removed {
-			return msg.Removed, err
-		}
-		for changed := false; !changed; {
-			events, err := w.Next(stream.Context())
-			if err != nil {
-				return false, err
-			}
-			changed = slices.ContainsFunc(events, func(e raftstore.Event) bool { return concerns(e, id) })
-		}
-	}
-}
-
-func concerns(e raftstore.Event, service string) bool {
-	if old, now, ok := schedstore.Services.Event(e); ok {
-		return old.GetId() == service || now.GetId() == service
-	}
-	old, now, ok := schedstore.Tasks.Event(e)
-	return ok && (old.GetServiceId() == service || now.GetServiceId() == service)
 }

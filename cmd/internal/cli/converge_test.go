@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// view is a service of two replicas at a revision, with tasks as given.
+func view(rev uint64, tasks ...*schedulerpb.Task) *controlpb.WatchServiceResponse {
+	v := &controlpb.WatchServiceResponse{Service: &controlpb.ServiceView{Wanted: 2, Service: &schedulerpb.Service{Revision: rev}}}
+	for _, t := range tasks {
+		v.Tasks = append(v.Tasks, &controlpb.TaskView{ServiceName: "web", Task: t})
+	}
+	return v
+}
+
+func task(id string, slot uint32, rev uint64, state schedulerpb.TaskState, created int64) *schedulerpb.Task {
+	return &schedulerpb.Task{Id: id, Slot: slot, Revision: rev, Desired: schedulerpb.TaskState_TASK_STATE_RUNNING,
+		Meta: &raftstorepb.Meta{CreatedAt: created}, Status: &schedulerpb.TaskStatus{State: state}}
+}
+
+func TestConvergence(t *testing.T) {
+	const running, failed, starting = schedulerpb.TaskState_TASK_STATE_RUNNING, schedulerpb.TaskState_TASK_STATE_FAILED, schedulerpb.TaskState_TASK_STATE_STARTING
+	now := time.Unix(1000, 0)
+	c := new(convergence)
+	step := func(v *controlpb.WatchServiceResponse, after time.Duration, want bool) {
+		t.Helper()
+		now = now.Add(after)
+		c.observe(v, now)
+		if left, ok := c.remaining(now); (ok && left == 0) != want {
+			_, why := c.standing()
+			t.Errorf("converged = %v, want %v (%s)", ok && left == 0, want, why)
+		}
+	}
+	step(view(1, task("a", 1, 1, starting, 1)), 0, false)
+	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, running, 1)), time.Second, false)
+	// One fails at once and is replaced: the spell starts anew.
+	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, failed, 1)), stableFor-1, false)
+	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, failed, 1), task("c", 2, 1, running, 2)), time.Second, false)
+	step(view(1, task("a", 1, 1, running, 1), task("b", 2, 1, failed, 1), task("c", 2, 1, running, 2)), stableFor, true)
+	// Tasks of an old revision are not what was asked for.
+	step(view(2, task("a", 1, 1, running, 1), task("c", 2, 1, running, 2)), time.Hour, false)
+	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3), task("a", 1, 1, running, 1)), time.Hour, false)
+	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3)), time.Second, false)
+	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3)), stableFor, true)
+}
+
+func TestProgressNamesEachChangeOnce(t *testing.T) {
+	c := new(convergence)
+	v := view(1, task("b", 2, 1, schedulerpb.TaskState_TASK_STATE_PENDING, 1), task("a", 1, 1, schedulerpb.TaskState_TASK_STATE_RUNNING, 1))
+	if got := c.observe(v, time.Now()); len(got) != 2 || got[0].name != "web.1" {
+		t.Errorf("%v", got)
+	}
+	if got := c.observe(v, time.Now()); len(got) != 0 {
+		t.Errorf("said again: %v", got)
+	}
+}
+
+// TestChangesAreAsGoodAsTheWhole tells one of all tasks at each change and the
+// other of what changed, in pieces and with a broken connection now and then:
+// they show the same lines and agree on what stands and since when.
+func TestChangesAreAsGoodAsTheWhole(t *testing.T) {
+	states := []schedulerpb.TaskState{schedulerpb.TaskState_TASK_STATE_PENDING, schedulerpb.TaskState_TASK_STATE_STARTING,
+		schedulerpb.TaskState_TASK_STATE_RUNNING, schedulerpb.TaskState_TASK_STATE_RUNNING, schedulerpb.TaskState_TASK_STATE_RUNNING, schedulerpb.TaskState_TASK_STATE_FAILED}
+	rapid.Check(t, func(rt *rapid.T) {
+		now := time.Unix(1000, 0)
+		tasks := map[string]*schedulerpb.Task{}
+		whole, changes := new(convergence), new(convergence)
+		first, made := true, 0
+		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 2).Draw(rt, "wait")) * stableFor / 2)
+			rev := rapid.Uint64Range(1, 2).Draw(rt, "revision")
+			delta := view(rev)
+			delta.Changes = true
+			for range rapid.IntRange(0, 3).Draw(rt, "changed") {
+				// An id never comes back.
+				id := fmt.Sprint("t", rapid.IntRange(max(0, made-4), made).Draw(rt, "id"))
+				if id != fmt.Sprint("t", made) && tasks[id] == nil {
+					continue
+				}
+				if old := tasks[id]; old != nil && rapid.IntRange(0, 2).Draw(rt, "gone") == 0 {
+					delete(tasks, id)
+					delta.Gone = append(delta.Gone, id)
+					delta.Tasks = slices.DeleteFunc(delta.Tasks, func(v *controlpb.TaskView) bool { return v.Task.Id == id })
+					continue
+				} else if old == nil {
+					made++
+					tasks[id] = task(id, rapid.Uint32Range(0, 2).Draw(rt, "slot"), rapid.Uint64Range(1, 2).Draw(rt, "of"), states[0], int64(made))
+					if tasks[id].Slot == 0 {
+						tasks[id].NodeId = "n"
+					}
+				} else {
+					tasks[id] = proto.CloneOf(old)
+				}
+				x := tasks[id]
+				x.Status.State = rapid.SampledFrom(states).Draw(rt, "state")
+				x.Status.Error = rapid.SampledFrom([]string{"", "no room"}).Draw(rt, "error")
+				x.Desired = max(x.Desired, rapid.SampledFrom([]schedulerpb.TaskState{states[2], states[2], schedulerpb.TaskState_TASK_STATE_SHUTDOWN}).Draw(rt, "desired"))
+				delta.Gone = slices.DeleteFunc(delta.Gone, func(g string) bool { return g == id })
+				delta.Tasks = slices.DeleteFunc(delta.Tasks, func(v *controlpb.TaskView) bool { return v.Task.Id == id })
+				delta.Tasks = append(delta.Tasks, view(rev, x).Tasks...)
+			}
+			all := view(rev)
+			for _, x := range tasks {
+				all.Tasks = append(all.Tasks, view(rev, x).Tasks...)
+			}
+			want := whole.observe(all, now)
+			if first || rapid.IntRange(0, 9).Draw(rt, "broken") == 0 {
+				delta = proto.CloneOf(all)
+				first = false
+			}
+			var got []taskLine
+			for _, m := range pieces(rt, delta) {
+				got = append(got, changes.observe(m, now)...)
+			}
+			if !slices.Equal(got, want) {
+				rt.Fatalf("lines %v, want %v", got, want)
+			}
+			if !slices.Equal(changes.lines(9), whole.lines(9)) {
+				rt.Fatalf("lines %v, want %v", changes.lines(9), whole.lines(9))
+			}
+			ok, why := changes.standing()
+			if wok, wwhy := whole.standing(); ok != wok || why != wwhy || ok && !changes.since.Equal(whole.since) {
+				rt.Fatalf("%v %q since %v, want %v %q since %v", ok, why, changes.since, wok, wwhy, whole.since)
+			}
+			// And as counted by hand.
+			current, old := 0, 0
+			for _, x := range tasks {
+				switch {
+				case x.Status.State != states[2]:
+				case x.Revision == rev && x.Desired <= states[2]:
+					current++
+				default:
+					old++
+				}
+			}
+			if ok != (current == 2 && old == 0) {
+				rt.Fatalf("%d run as they should and %d as they should not, it says %v", current, old, ok)
+			}
+		}
+	})
+}
+
+// pieces cuts a message as the leader does.
+func pieces(rt *rapid.T, m *controlpb.WatchServiceResponse) (out []*controlpb.WatchServiceResponse) {
+	for len(m.Tasks) > 1 && rapid.Bool().Draw(rt, "cut") {
+		out = append(out, &controlpb.WatchServiceResponse{Tasks: m.Tasks[:1], More: true, Changes: m.Changes})
+		m.Tasks, m.Changes = m.Tasks[1:], true
+	}
+	return append(out, m)
+}
