@@ -61,6 +61,12 @@
 // sees everything that any manager had acknowledged before the call. WhileLeader
 // runs a function while this manager leads, beginning with such a state.
 //
+// # The leader's own disk
+//
+// A leader writes an entry to its disk while the followers write it to theirs.
+// It applies and acknowledges nothing, and calls nothing committed to others,
+// that its own disk does not hold (tail.go).
+//
 // # When storage fails
 //
 // Raft panics where its log or stable store fails. The wrappers end the

@@ -24,6 +24,9 @@ type fsm struct {
 	schema *memdb.DBSchema
 	hub    *hub
 	halt   func(error) // told once, when the state machine stops
+	// settled waits until an entry is on the local disk, and says why where it
+	// never will be; see tail.go. Nil in tests of the state machine alone.
+	settled func(index uint64) error
 	// onConfiguration is told that a configuration was committed.
 	onConfiguration func()
 
@@ -88,6 +91,12 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	f.mu.RUnlock()
 	if halted != nil {
 		return halted
+	}
+	if f.settled != nil {
+		if why := f.settled(entry.Index); why != nil {
+			f.refuse(why) // what comes after it must not be applied either
+			return fmt.Errorf("%w: %w", ErrUncertain, why)
+		}
 	}
 	results, err := f.apply(entry.Index, entry.Data)
 	if err != nil {

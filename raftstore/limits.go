@@ -58,6 +58,9 @@ const (
 	// clear, for replication.
 	recentEntries = 1024
 	recentBytes   = 8 << 20
+	// maxTailBytes bounds what a leader has sent and not written yet: where it is
+	// more, it waits for its own disk.
+	maxTailBytes = 4 << 20
 	// maxAppendEntries bounds one replication message.
 	maxAppendEntries = 64
 	// snapshotThreshold is how many entries make a new snapshot worth while;

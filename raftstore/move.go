@@ -42,6 +42,11 @@ func (s *Store) Salvage(ctx context.Context, w io.Writer) (Position, error) {
 	case <-ctx.Done():
 		return Position{}, ctx.Err()
 	}
+	select {
+	case <-s.tail.done:
+	case <-ctx.Done():
+		return Position{}, ctx.Err()
+	}
 	// The log's failure ends the goroutine that meets it.
 	var at Position
 	err := errors.New("raftstore: the log could not be read")

@@ -77,6 +77,9 @@ type watchedTransport struct {
 	*raft.NetworkTransport
 	progress *progress
 	dormancy *dormancy
+	// written is the given index, or a lower one up to which this server has
+	// written its log: it calls nothing committed that it lacks itself.
+	written func(uint64) uint64
 }
 
 // answered notes the answer to one request for entries.
@@ -130,6 +133,7 @@ func (p *progress) followedSince(since time.Time, self string, servers []raft.Se
 // AppendEntries implements raft.Transport.
 func (t *watchedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	sent := time.Now()
+	args.LeaderCommitIndex = t.written(args.LeaderCommitIndex)
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
 	if err == nil {
 		t.progress.answered(id, sent, args, resp)
@@ -153,7 +157,7 @@ func (t *watchedTransport) AppendEntriesPipeline(id raft.ServerID, target raft.S
 	if err != nil {
 		return nil, err
 	}
-	p := &watchedPipeline{AppendPipeline: inner, id: id, progress: t.progress,
+	p := &watchedPipeline{AppendPipeline: inner, id: id, progress: t.progress, written: t.written,
 		ready: make(chan raft.AppendFuture), stop: make(chan struct{}), ended: make(chan struct{})}
 	go p.pass()
 	return p, nil
@@ -168,6 +172,7 @@ type watchedPipeline struct {
 	raft.AppendPipeline
 	id       raft.ServerID
 	progress *progress
+	written  func(uint64) uint64
 	ready    chan raft.AppendFuture // never closed, as raft expects
 	stop     chan struct{}          // closed by Close
 	ended    chan struct{}          // closed by pass
@@ -195,6 +200,12 @@ func (p *watchedPipeline) pass() {
 			return
 		}
 	}
+}
+
+// AppendEntries implements raft.AppendPipeline.
+func (p *watchedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	args.LeaderCommitIndex = p.written(args.LeaderCommitIndex)
+	return p.AppendPipeline.AppendEntries(args, resp)
 }
 
 // Consumer implements raft.AppendPipeline.

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type Store struct {
 	dormancy *dormancy
 	opened   Reach
 	raft     *raft.Raft
+	tail     *tailLog
 	logs     raft.LogStore    // for Salvage, once raft is down
 	stable   raft.StableStore // likewise
 	terms    *termGuard
@@ -113,19 +115,29 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	}); err != nil {
 		return err
 	}
-	logs := newRecentLog(sealed, recentEntries, recentBytes)
+	logs := newTailLog(newRecentLog(sealed, recentEntries, recentBytes), s.halt.storage)
+	s.tail = logs
+	s.fsm.settled = func(index uint64) error {
+		if logs.settled(index) {
+			return nil
+		}
+		return cmp.Or(s.halt.reason(), errTail)
+	}
 	s.mark = mark
 	snaps := &markedSnapshots{s.files.Snapshots, mark}
 	s.logs, s.stable = logs, stable
 	logger := raftLogger(s.cfg.Logger)
 	s.progress = newProgress(s.witness)
 	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
-	s.trans = newTransport(&s.cfg, s.layer, s.progress, s.dormancy, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch})
-	if err := s.newRaft(logger, logs, &markedStable{stable, mark}, snaps); err != nil {
+	s.trans = newTransport(&s.cfg, s.layer, s.progress, s.dormancy, logs.before, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch})
+	if err := s.newRaft(logger, logs, &tailStable{&markedStable{stable, mark}, logs}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
-	commit := s.raft.CommitIndex
+	commit := func() uint64 { return logs.before(s.raft.CommitIndex()) }
 	s.witness.commit.Store(&commit)
+	leads := func() bool { return s.raft.State() == raft.Leader }
+	logs.leads.Store(&leads)
+	s.wg.Go(func() { logs.run(s.raftDown) })
 	s.proposer = newProposer(s.stopping, s.cfg.Clock.Now, s.round)
 	s.reads = newReadGate(s.stopping, s.verifyLeader)
 	s.lead = newLeadership()
@@ -142,7 +154,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 
 // newRaft starts raft in a goroutine that a storage failure may end. Panics of
 // raft's start become errors.
-func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable *markedStable, snaps raft.SnapshotStore) error {
+func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable *tailStable, snaps raft.SnapshotStore) error {
 	var err error
 	started := make(chan struct{})
 	go func() {
@@ -383,8 +395,8 @@ func (s *Store) AppliedIndex() uint64 {
 	return s.fsm.index
 }
 
-// LastIndex is the index of the last entry in the local log.
-func (s *Store) LastIndex() uint64 { return s.raft.LastIndex() }
+// LastIndex is the index of the last entry in the local log, on disk.
+func (s *Store) LastIndex() uint64 { return s.tail.before(s.raft.LastIndex()) }
 
 // Snapshot writes a snapshot now and drops the log entries it replaces, but for
 // those kept for slow followers.

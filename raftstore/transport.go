@@ -48,7 +48,7 @@ type peerReader struct {
 	stream *handedStream
 }
 
-func newTransport(c *Config, layer *streamLayer, watch *progress, sleep *dormancy, logger hclog.Logger, rules peerRules) *transport {
+func newTransport(c *Config, layer *streamLayer, watch *progress, sleep *dormancy, written func(uint64) uint64, logger hclog.Logger, rules peerRules) *transport {
 	t := &transport{
 		layer: layer, log: logger, rules: rules, consume: make(chan raft.RPC), notes: make(chan raft.RPC, 1), stop: make(chan struct{}),
 		readers: map[string]*peerReader{},
@@ -58,7 +58,7 @@ func newTransport(c *Config, layer *streamLayer, watch *progress, sleep *dormanc
 	}
 	conf := t.conf
 	conf.Stream = newHandedStream(c.Transport.Advertise, layer.Dial)
-	t.watchedTransport = &watchedTransport{progress: watch, dormancy: sleep, NetworkTransport: raft.NewNetworkTransportWithConfig(&conf)}
+	t.watchedTransport = &watchedTransport{progress: watch, dormancy: sleep, written: written, NetworkTransport: raft.NewNetworkTransportWithConfig(&conf)}
 	t.wg.Go(t.deliverNotes)
 	return t
 }
