@@ -12,11 +12,16 @@ BIN      ?= bin
 VERSION  ?=
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
 OUT      := $(CURDIR)/out
+comma    := ,
 APT      := containerd runc nftables iproute2 conntrack protobuf-compiler openssl curl ca-certificates gcc libc6-dev systemd e2fsprogs
 # Packages that link the container runtime's client: their race build alone
 # takes minutes, and their concurrency is tested against the real runtime.
 HEAVY    := /scheduler/rund|/cmd/redoubt-rund|/cmd/internal/(e2e|lab|cli|node)|/cmd/redoubt
 export CGO_ENABLED ?= 0
+# One way to compile: what is built is not compiled once more to be vetted or tested.
+export GOFLAGS := -trimpath $(filter-out -trimpath,$(GOFLAGS))
+# Stories that are told at a time, each with a lab of its own. Most of one is waiting.
+STORIES  ?= 4
 
 .PHONY: help
 help: ## this list
@@ -64,15 +69,24 @@ install: ## what `make build` made, units, users, directories and completions, b
 demo: setup build ## a whole cluster on this machine: runs a service, loses a worker, locks and unlocks a manager
 	bin/redoubt lab demo
 
+# $(call stage,NAME,COMMAND) runs it and notes how long it took, whatever comes of it.
+define stage
+@echo "== $(1)"; begun=$$SECONDS; failed=; ( $(2) ) || failed=$$?; \
+printf '%-32s %5d s%s\n' "$(1)" $$((SECONDS - begun)) "$${failed:+   FAILED}" >>$(OUT)/stages; \
+[ -z "$$failed" ] || { echo "== how long each stage took"; cat $(OUT)/stages; exit $$failed; }
+endef
+
+# Packages are given minutes, not the quarter of an hour that all of them may
+# take: what hangs fails soon, and its goroutines name it.
 .PHONY: test
-test: setup build ## every test: unit, property, and stories over a lab cluster (root)
-	go vet ./...
-	@echo "== unit, with the race detector"
-	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -vE '($(HEAVY))(/|$$)')
-	@echo "== unit, with the container runtime"
-	go test -timeout 15m $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e)
-	@echo "== stories"
-	REDOUBT_BIN=$(CURDIR)/bin go test -timeout 20m -count=1 -v ./cmd/internal/e2e/...
+test: setup ## every test: unit, property, and stories over a lab cluster (root)
+	@: >$(OUT)/stages
+	$(call stage,build,$(MAKE) build)
+	$(call stage,vet,go vet ./...)
+	$(call stage,unit$(comma) race detector,CGO_ENABLED=1 go test -race -vet=off -timeout 6m $$(go list ./... | grep -vE '($(HEAVY))(/|$$)'))
+	$(call stage,unit$(comma) container runtime,go test -vet=off -timeout 6m $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e))
+	$(call stage,stories,REDOUBT_BIN=$(CURDIR)/bin go test -vet=off -timeout 20m -parallel $(STORIES) -count=1 -v ./cmd/internal/e2e/...)
+	@echo "== how long each stage took"; cat $(OUT)/stages
 
 .PHONY: test-interop
 test-interop: setup build ## the tier that needs outside tools beside the cluster
