@@ -76,17 +76,34 @@ printf '%-32s %5d s%s\n' "$(1)" $$((SECONDS - begun)) "$${failed:+   FAILED}" >>
 [ -z "$$failed" ] || { echo "== how long each stage took"; cat $(OUT)/stages; exit $$failed; }
 endef
 
-# Packages are given minutes, not the quarter of an hour that all of them may
-# take: what hangs fails soon, and its goroutines name it.
+UNIT    = $$(go list ./... | grep -vE '($(HEAVY))(/|$$)')
+RUNTIME = $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e)
+
+# Begun first, so that nobody waits for them in the end.
+LONGEST = ./raftstore ./mesh/netd
+
+# The stories wait more than they work: what the unit tests need is compiled
+# beside them, and yields to them. A package is given minutes, not the time that
+# all of them may take: what hangs fails soon, and its goroutines name it.
 .PHONY: test
 test: setup ## every test: unit, property, and stories over a lab cluster (root)
-	@: >$(OUT)/stages
+	@rm -f $(OUT)/stages
 	$(call stage,build,$(MAKE) build)
-	$(call stage,vet,go vet ./...)
-	$(call stage,unit$(comma) race detector,CGO_ENABLED=1 go test -race -vet=off -timeout 6m $$(go list ./... | grep -vE '($(HEAVY))(/|$$)'))
-	$(call stage,unit$(comma) container runtime,go test -vet=off -timeout 6m $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e))
-	$(call stage,stories,REDOUBT_BIN=$(CURDIR)/bin go test -vet=off -timeout 20m -parallel $(STORIES) -count=1 -v ./cmd/internal/e2e/...)
+	@$(MAKE) -j2 stories compile
+	$(call stage,unit$(comma) race detector,CGO_ENABLED=1 go test -race -vet=off -p 3 -timeout 6m $(LONGEST) $(UNIT))
+	$(call stage,unit$(comma) container runtime,go test -vet=off -timeout 6m $(RUNTIME))
 	@echo "== how long each stage took"; cat $(OUT)/stages
+
+.PHONY: stories
+stories: ## the stories alone, of the binaries that make build made (root)
+	@mkdir -p $(OUT)
+	$(call stage,stories,REDOUBT_BIN=$(CURDIR)/bin go test -vet=off -timeout 20m -parallel $(STORIES) -count=1 -v ./cmd/internal/e2e/...)
+
+.PHONY: compile
+compile:
+	@mkdir -p $(OUT)
+	$(call stage,vet$(comma) beside the stories,nice -n 19 go vet ./...)
+	$(call stage,race compile$(comma) beside them,CGO_ENABLED=1 nice -n 19 go list -race -export -test $(UNIT) >/dev/null)
 
 .PHONY: test-interop
 test-interop: setup build ## the tier that needs outside tools beside the cluster
@@ -113,6 +130,12 @@ nemesis: setup build ## five real managers under faults for MINUTES (30), judged
 .PHONY: killmatrix
 killmatrix: setup build ## daemons killed at random moments of every operation for MINUTES (30); SEED=n repeats a run's choices (root)
 	REDOUBT_KILLMATRIX_MINUTES=$${MINUTES:-30} REDOUBT_KILLMATRIX_SEED=$${SEED:-} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestKillPoints$$' ./cmd/internal/e2e/
+
+.PHONY: stability
+stability: setup build ## three managers under load on a machine without a core to spare keep their leader for MINUTES (10) (root)
+	@mkdir -p out/bench
+	@go build -o out/bench/redoubt ./cmd/internal/bench
+	@out/bench/redoubt stability -seconds $$(( 60 * $${MINUTES:-10} )) -managers $(or $(MANAGERS),3) -clients $(or $(CLIENTS),16)
 
 .PHONY: fuzz-short
 fuzz-short: ## each fuzz target for FUZZTIME (10s)

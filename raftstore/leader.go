@@ -159,6 +159,10 @@ func (s *Store) Leader() (id, hostport string) {
 	return string(sid), hostport
 }
 
+// Term is the store's term as far as this server knows: every election that gets
+// as far as votes begins another.
+func (s *Store) Term() uint64 { return s.terms.current() }
+
 // LeaderChanged returns a channel that is closed when what IsLeader or Leader
 // say may have changed. Take it before looking at them.
 func (s *Store) LeaderChanged() <-chan struct{} {

@@ -9,12 +9,15 @@
 //	bench reads    the same
 //	bench list     [-objects 100000]
 //	bench failover [-managers 3] [-rounds 10] [-how kill|stop|cut]
+//	bench stability [-managers 3] [-seconds 600] [-spinners 4]
 //
 // store creates configs with data of that size, which is the like of what peers
 // write. service creates services without replicas that carry a label of that
 // size: each is a service and its first revision, validated, in one transaction.
 // reads shows one such config with its data, linearizably. list creates as many
-// services and then lists them all. It needs root, and binaries in -bin.
+// services and then lists them all. stability keeps every core busy with other
+// processes, writes all along and fails where the managers elected anybody. It
+// needs root, and binaries in -bin.
 package main
 
 import (
@@ -24,14 +27,15 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 )
 
 type options struct {
-	managers, clients, conns, size, rounds, objects int
-	window                                          time.Duration
-	via, how, bin                                   string
+	managers, clients, conns, size, rounds, objects, spinners int
+	window                                                    time.Duration
+	via, how, bin                                             string
 }
 
 func main() {
@@ -47,9 +51,13 @@ func main() {
 func run(ctx context.Context, args []string) (err error) {
 	measures := map[string]func(*cluster, context.Context) error{
 		"store": (*cluster).store, "service": (*cluster).services, "reads": (*cluster).reads, "list": (*cluster).list, "failover": (*cluster).failover,
+		"stability": (*cluster).stability,
+	}
+	if len(args) == 1 && args[0] == spinVerb {
+		spin()
 	}
 	if len(args) == 0 || measures[args[0]] == nil {
-		return errors.New("say what to measure: store, service, reads, list or failover")
+		return errors.New("say what to measure: store, service, reads, list, failover or stability")
 	}
 	var o options
 	seconds := 0
@@ -61,6 +69,7 @@ func run(ctx context.Context, args []string) (err error) {
 	f.IntVar(&seconds, "seconds", 10, "length of the measurement")
 	f.IntVar(&o.rounds, "rounds", 10, "failover: how often")
 	f.IntVar(&o.objects, "objects", 100_000, "list: services to list")
+	f.IntVar(&o.spinners, "spinners", 2*runtime.NumCPU(), "stability: processes that do nothing but use a core")
 	f.StringVar(&o.via, "via", "leader", "whose socket the clients use: the leader's or a follower's")
 	f.StringVar(&o.how, "how", "kill", "failover: kill the leader's daemons, stop them (they fall silent), or cut its host off")
 	f.StringVar(&o.bin, "bin", "bin", "directory of Redoubt's binaries")

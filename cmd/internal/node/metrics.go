@@ -34,6 +34,7 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 	gauge("node_phase", "1 in no cluster, 2 locked, 3 starting, 4 active, 6 no quorum, 7 broken, 8 removed.", func(s selfStatus) float64 { return float64(s.phase) })
 	gauge("agent_session", "1 while the agent has a session with a manager.", func(s selfStatus) float64 { return number(s.session) })
 	gauge("raft_leader", "1 while this manager leads.", func(s selfStatus) float64 { return number(s.leader) })
+	gauge("raft_term", "Term of the store this manager is in: it grows with every election.", func(s selfStatus) float64 { return float64(s.term) })
 	gauge("raft_applied_index", "Last entry of the store this manager applied.", func(s selfStatus) float64 { return float64(s.applied) })
 	gauge("leaf_not_after_seconds", "Unix time at which the node's certificate ends.", func(s selfStatus) float64 { return float64(s.leafNotAfter) })
 
@@ -69,6 +70,7 @@ type selfStatus struct {
 	leader       bool
 	leaderAddr   string
 	session      bool
+	term         uint64
 	applied      uint64
 	leafNotAfter int64
 	message      string

@@ -187,7 +187,7 @@ func tables() []raftstore.Registered {
 }
 
 func (m *managerState) fill(s *selfStatus) {
-	s.applied = m.store.AppliedIndex()
+	s.term, s.applied = m.store.Term(), m.store.AppliedIndex()
 	s.leader = m.store.IsLeader()
 	_, s.leaderAddr = m.store.Leader()
 	s.leafNotAfter = m.creds.Leaf().NotAfter.Unix()

@@ -26,7 +26,7 @@ func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int) error {
 		return err
 	}
 	begun, sets := f.begun.Load(), f.sets.Load()
-	before, err := metric(ctx, l, leader, "redoubt_raft_applied_index")
+	before, err := l.Metric(ctx, leader, "redoubt_raft_applied_index")
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int) error {
 		return fmt.Errorf("the next leader does not see all as it was: %w", err)
 	}
 	whole := time.Since(began)
-	after, err := metric(ctx, l, next, "redoubt_raft_applied_index")
+	after, err := l.Metric(ctx, next, "redoubt_raft_applied_index")
 	if err != nil {
 		return err
 	}

@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -92,7 +89,7 @@ func atRest(ctx context.Context, l *lab.Lab, d time.Duration) (float64, error) {
 	if d == 0 {
 		return 0, nil
 	}
-	before, err := metric(ctx, l, l.Hosts[0], "redoubt_raft_applied_index")
+	before, err := l.Metric(ctx, l.Hosts[0], "redoubt_raft_applied_index")
 	if err != nil {
 		return 0, err
 	}
@@ -103,36 +100,6 @@ func atRest(ctx context.Context, l *lab.Lab, d time.Duration) (float64, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	after, err := metric(ctx, l, l.Hosts[0], "redoubt_raft_applied_index")
+	after, err := l.Metric(ctx, l.Hosts[0], "redoubt_raft_applied_index")
 	return after - before, err
-}
-
-// metric reads one from a manager.
-func metric(ctx context.Context, l *lab.Lab, h lab.Host, name string) (float64, error) {
-	path := filepath.Join(l.HostRunDir(h), "metrics.sock")
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, name+" "); ok {
-			return strconv.ParseFloat(strings.TrimSpace(rest), 64)
-		}
-	}
-	return 0, fmt.Errorf("%s has no %s", path, name)
 }
