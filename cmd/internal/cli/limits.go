@@ -24,7 +24,9 @@ const (
 	// converged: a container that exits at once runs for a moment, too.
 	stableFor = 2 * time.Second
 	// rotateWait is how long unlock-key rotate waits for every manager.
-	rotateWait = time.Minute
+	rotateWait = 20 * time.Second
+	// rotateAway is how long it waits where only managers are left that are away.
+	rotateAway = 2 * time.Second
 	// unlockWait is how long unlock waits for the node to be active.
 	unlockWait = 30 * time.Second
 	// backupTimeout bounds making and restoring a backup, recoverTimeout a recovery.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,10 +35,17 @@ func (a *app) rotateCmd() *cobra.Command {
 		Short: "Replace the operator key",
 		Long: `rotate makes a new operator key, prints it, and has every manager re-seal to it.
 It is refused while a manager is away. When it has ended well, the old key
-opens no manager any more; keep both until then.`,
-		Example: `  redoubt unlock-key rotate`,
-		Args:    args(0, 0),
-		RunE:    func(c *cobra.Command, _ []string) error { return a.runRotate(c.Context(), wait) },
+opens no manager any more; keep both until then.
+
+Each manager is named when it has re-sealed. Where one goes away meanwhile the
+command says so and ends with exit code 3; that manager follows by itself when
+it is back, and ` + "`redoubt unlock-key slot ls`" + ` shows when it has.`,
+		Example: `  redoubt unlock-key rotate
+
+  # Where managers are slow
+  redoubt unlock-key rotate --timeout 2m`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error { return a.runRotate(c.Context(), wait) },
 	}
 	c.Flags().DurationVar(&wait, "timeout", rotateWait, "how long to wait for every manager")
 	return c
@@ -62,17 +71,41 @@ func (a *app) runRotate(ctx context.Context, wait time.Duration) error {
 	if err != nil {
 		return apiclient.Err(err)
 	}
+	return a.followRotation(ctx, cancel, stream.Recv)
+}
+
+// followRotation shows which managers have re-sealed, as they do. It ends when all
+// have, when the time is over, and soon where only managers are left that are
+// away.
+func (a *app) followRotation(ctx context.Context, cancel context.CancelFunc, recv func() (*controlpb.RotateSlotResponse, error)) error {
 	var last *controlpb.RotateSlotResponse
-	for {
-		r, err := stream.Recv()
+	told := map[string]bool{}
+	away := time.AfterFunc(math.MaxInt64, cancel)
+	defer away.Stop()
+	for waiting := false; ; {
+		r, err := recv()
 		if err != nil {
 			return a.rotateFailed(last, err)
 		}
 		last = r
+		for _, m := range r.Managers {
+			if m.Epoch >= r.Epoch && !told[m.NodeId] {
+				told[m.NodeId] = true
+				fmt.Fprintf(a.Stdout, "%s is sealed to the new key.\n", nodeLabel(m.Name, m.NodeId))
+			}
+		}
 		if r.Done {
 			fmt.Fprintf(a.Stdout, "Every manager is sealed to the new key (epoch %d); the old one opens none of them.\n", r.Epoch)
 			return nil
 		}
+		hopeless := !slices.ContainsFunc(r.Managers, func(m *controlpb.SlotAck) bool { return m.Reachable && m.Epoch < r.Epoch })
+		switch {
+		case hopeless && !waiting:
+			away.Reset(rotateAway)
+		case !hopeless:
+			away.Stop()
+		}
+		waiting = hopeless
 	}
 }
 
@@ -102,11 +135,25 @@ func (a *app) rotateFailed(last *controlpb.RotateSlotResponse, err error) error 
 		}
 		return e
 	}
-	if errors.Is(err, io.EOF) {
-		err = errors.New("the leader ended the call")
+	why := ""
+	switch e := apierr.Decode(err); {
+	case errors.Is(err, io.EOF):
+		why = "the leader ended the call; "
+	case e.Reason != apierr.ReasonTimeout && e.Reason != apierr.ReasonCanceled:
+		why = e.Message + "; "
 	}
-	return failf(ExitNotConverged, "epoch %d is committed, but these managers still open with the old key: %s (%s): keep both keys and see `redoubt unlock-key slot ls`",
-		last.Epoch, strings.Join(missing(last.Managers, last.Epoch), ", "), apierr.Decode(err).Message)
+	var behind []string
+	for _, m := range last.Managers {
+		switch name := nodeLabel(m.Name, m.NodeId); {
+		case m.Epoch >= last.Epoch:
+		case m.Reachable:
+			behind = append(behind, name)
+		default:
+			behind = append(behind, name+" (away)")
+		}
+	}
+	return failf(ExitNotConverged, "the new key is in force (epoch %d), but %s still opens with the old one: %sit follows by itself once it is up; keep both keys until `redoubt unlock-key slot ls` shows epoch %d for it, or remove it (redoubt node rm --force)",
+		last.Epoch, strings.Join(behind, ", "), why, last.Epoch)
 }
 
 // missing names the managers that are away or below epoch.

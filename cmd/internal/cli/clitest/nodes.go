@@ -1,0 +1,89 @@
+package clitest
+
+import (
+	"context"
+	"strings"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// GetStatus implements Control.
+func (n *Node) GetStatus(context.Context, *controlpb.GetStatusRequest) (*controlpb.GetStatusResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &controlpb.GetStatusResponse{ClusterId: n.cluster, Nodes: 1, NodesReady: 1, Autolock: true, SlotEpoch: n.slots.Epoch,
+		Managers: []*controlpb.ManagerStatus{{NodeId: n.id, Name: "manager-1", Leader: true, Voter: true, Reachable: true}}}, n.manager()
+}
+
+// ListNodes implements Control.
+func (n *Node) ListNodes(_ context.Context, r *controlpb.ListNodesRequest) (*controlpb.ListNodesResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, name := range r.Nodes {
+		if name != "manager-1" {
+			return nil, apierr.NotFound("see `redoubt node ls`", "no node %q", name)
+		}
+	}
+	return &controlpb.ListNodesResponse{Self: n.id, Nodes: []*controlpb.NodeView{n.view()}}, n.manager()
+}
+
+func (n *Node) view() *controlpb.NodeView {
+	return &controlpb.NodeView{Id: n.id, Name: "manager-1", Role: n.role, Effective: schedulerpb.Availability_AVAILABILITY_ACTIVE,
+		Node: &schedulerpb.Node{State: schedulerpb.NodeState_NODE_STATE_READY, Availability: schedulerpb.Availability_AVAILABILITY_AUTO,
+			Description: &schedulerpb.NodeDescription{RedoubtVersion: "fake\x1b[2J"}},
+		Manager: &controlpb.ManagerStatus{Leader: true, Voter: true, Reachable: true, Address: "192.0.2.10:2377"}}
+}
+
+// UpdateNode implements Control.
+func (n *Node) UpdateNode(context.Context, *controlpb.UpdateNodeRequest) (*controlpb.UpdateNodeResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &controlpb.UpdateNodeResponse{Node: n.view()}, n.manager()
+}
+
+// RemoveNode implements Control.
+func (n *Node) RemoveNode(_ context.Context, r *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
+	resp := &controlpb.RemoveNodeResponse{Id: r.Node, Manager: strings.HasPrefix(r.Node, "manager")}
+	var err error
+	switch {
+	case r.Node == "manager-1":
+		return nil, apierr.State("add another manager first", "manager-1 is the last manager")
+	case r.Check:
+	case resp.Manager:
+		resp.Rotation, err = rotation(r.Slot, r.Compromised)
+	case r.Compromised:
+		resp.Services = []string{"web"}
+	}
+	return resp, err
+}
+
+// PromoteNode implements Control.
+func (n *Node) PromoteNode(_ context.Context, r *controlpb.PromoteNodeRequest) (*controlpb.PromoteNodeResponse, error) {
+	if strings.HasPrefix(r.Node, "manager") {
+		return nil, apierr.State("", "node %s is a manager already", r.Node)
+	}
+	return &controlpb.PromoteNodeResponse{Id: r.Node}, nil
+}
+
+// DemoteNode implements Control.
+func (n *Node) DemoteNode(_ context.Context, r *controlpb.DemoteNodeRequest) (*controlpb.DemoteNodeResponse, error) {
+	if r.Node == "manager-1" {
+		return nil, apierr.State("add another manager first", "manager-1 is the last manager")
+	}
+	if r.Check {
+		return &controlpb.DemoteNodeResponse{Id: r.Node}, nil
+	}
+	t, err := rotation(r.Slot, false)
+	return &controlpb.DemoteNodeResponse{Id: r.Node, Rotation: t}, err
+}
+
+func rotation(slot *keydpb.Slot, exposed bool) (*controlpb.Rotation, error) {
+	if err := autolock.CheckSlot(slot); err != nil {
+		return nil, apierr.Invalid("", "%v", err)
+	}
+	return &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, TokensVoid: 3, Away: []string{"manager-3"}, RootExposed: exposed}, nil
+}
