@@ -75,13 +75,13 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Logf("simulation: seeds=%d from=%d %v failed=%v", n, first, sum, t.Failed())
-	if !t.Failed() && (sum.done == 0 || sum.unknown == 0 || sum.faults == 0) {
+	if !t.Failed() && (sum.done == 0 || sum.unknown == 0 || sum.faults == 0 || sum.disk == 0 || sum.members == 0) {
 		t.Errorf("a simulation in which nothing happens proves nothing: %v", sum)
 	}
 }
 
 // simCount is what happened in a simulation.
-type simCount struct{ done, unknown, refused, faults, crashes int }
+type simCount struct{ done, unknown, refused, faults, crashes, disk, members int }
 
 func (c *simCount) add(o simCount) {
 	c.done += o.done
@@ -89,10 +89,13 @@ func (c *simCount) add(o simCount) {
 	c.refused += o.refused
 	c.faults += o.faults
 	c.crashes += o.crashes
+	c.disk += o.disk
+	c.members += o.members
 }
 
 func (c simCount) String() string {
-	return fmt.Sprintf("operations=%d unknown=%d refused=%d faults=%d crashes=%d", c.done, c.unknown, c.refused, c.faults, c.crashes)
+	return fmt.Sprintf("operations=%d unknown=%d refused=%d faults=%d crashes=%d disk-errors=%d membership-changes=%d",
+		c.done, c.unknown, c.refused, c.faults, c.crashes, c.disk, c.members)
 }
 
 func simulate(t *testing.T, seed uint64) (sum simCount) {
@@ -116,9 +119,10 @@ func simulate(t *testing.T, seed uint64) (sum simCount) {
 		for range simFaults {
 			time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond) // simulated time
 			sum.faults++
-			sum.crashes += c.fault(r)
+			c.fault(r, &sum)
 		}
-		c.mend()
+		sum.disk += c.mend()
+		c.settle()
 		time.Sleep(2 * time.Second) // simulated time
 		close(stop)
 		clients.Wait()
@@ -171,26 +175,35 @@ func ownBubble() string {
 	return "synctest" + name
 }
 
-// mend ends all faults and starts who is down.
-func (c *simCluster) mend() {
+// mend ends all faults and starts who is down. It returns how many failures of
+// disks there were.
+func (c *simCluster) mend() (failures int) {
 	c.net.heal()
 	for _, m := range c.all {
-		m.disk.setSlow(0)
+		m.clock.ahead.Store(0)
+		failures += m.disk.mend()
+	}
+	synctest.Wait() // who has met a failure knows of it
+	for _, m := range c.all {
+		for s := m.current(); s != nil && s.Err() != nil; s = m.current() {
+			time.Sleep(10 * time.Millisecond) // simulated time: it is being closed
+		}
 		if m.current() == nil {
 			c.start(m)
 		}
 	}
+	return failures
 }
 
-// fault makes one fault, or undoes one; it returns the number of crashes.
-func (c *simCluster) fault(r *rand.Rand) (crashes int) {
+// fault makes one fault, or undoes one, and counts it.
+func (c *simCluster) fault(r *rand.Rand, sum *simCount) {
 	c.t.Helper()
 	m := c.all[r.IntN(len(c.all))]
 	if lead := c.leaderNow(); lead != nil && r.IntN(2) == 0 {
 		m = lead // half of them where it hurts
 	}
 	up := m.current() != nil
-	what := r.IntN(14)
+	what := r.IntN(22)
 	if testing.Verbose() {
 		c.t.Logf("fault %d at %s", what, m.id)
 	}
@@ -198,14 +211,15 @@ func (c *simCluster) fault(r *rand.Rand) (crashes int) {
 	case 0, 1, 2: // crash, and power back after a while
 		if up {
 			c.crash(m)
-			return 1
+			sum.crashes++
+			return
 		}
 		c.start(m)
 	case 3: // all of them lose their power at once
 		for _, m := range c.all {
 			if m.current() != nil {
 				c.crash(m)
-				crashes++
+				sum.crashes++
 			}
 		}
 		for _, m := range c.all {
@@ -232,7 +246,7 @@ func (c *simCluster) fault(r *rand.Rand) (crashes int) {
 	case 9:
 		c.net.heal()
 		for _, m := range c.all {
-			m.disk.setSlow(0)
+			sum.disk += m.disk.mend()
 		}
 	case 10:
 		m.disk.setSlow(time.Duration(r.IntN(300)) * time.Millisecond)
@@ -245,8 +259,20 @@ func (c *simCluster) fault(r *rand.Rand) (crashes int) {
 			_ = m.current().TransferLeadership(ctx) // where it does not lead, or cannot, that is no fault of it
 			cancel()
 		}
+	case 14, 15, 16: // its disk fails: the store stops, or goes on without that snapshot
+		op := simOps[r.IntN(len(simOps))]
+		if r.IntN(2) == 0 {
+			op = opAppend // the others are rare
+		}
+		m.disk.failAt(op, 1+r.IntN(4), r.IntN(2) == 0)
+	case 17: // every clock is off by some, and one by too much to lead
+		for _, o := range c.all {
+			o.clock.ahead.Store(int64(time.Duration(r.IntN(40_000)-20_000) * time.Millisecond))
+		}
+		m.clock.ahead.Store(int64(time.Duration(r.IntN(600)-300) * time.Second))
+	default:
+		sum.members += c.changeMembers(r, m)
 	}
-	return crashes
 }
 
 // simClient asks one thing after another of any manager.
@@ -267,7 +293,8 @@ func (k *simClient) run(stop <-chan struct{}) {
 			return
 		case <-time.After(time.Duration(k.rand.IntN(60)) * time.Millisecond):
 		}
-		m := k.c.all[k.rand.IntN(len(k.c.all))]
+		all := k.c.members()
+		m := all[k.rand.IntN(len(all))]
 		if lead := k.c.leaderNow(); lead != nil && k.rand.IntN(4) > 0 {
 			m = lead
 		}
@@ -309,6 +336,7 @@ func (k *simClient) one(s *raftstore.Store) {
 				o, ok := things.Get(r, in.Key)
 				out = linear.Output{OK: ok, Value: o.GetName(), Version: o.GetMeta().GetVersion()}
 				if ok {
+					k.checkClock(o)
 					k.seen[in.Key] = o
 				}
 				return nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,8 +30,25 @@ type simCluster struct {
 	net  *simNet
 	root string // of all directories
 	log  raftstore.LogStore
-	all  []*simMember
-	end  sync.WaitGroup // stores of crashed members, being closed
+	all  []*simMember   // changed, and ranged over, by the test's own goroutine alone
+	made int            // members added under way
+	end  sync.WaitGroup // stores being closed, and who watches over those that run
+
+	mu  sync.Mutex   // guards pub
+	pub []*simMember // all, for the clients
+}
+
+// members is for other goroutines than the test's own.
+func (c *simCluster) members() []*simMember {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pub
+}
+
+func (c *simCluster) setMembers(all []*simMember) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all, c.pub = all, slices.Clone(all)
 }
 
 // simMember is a manager through all its lives.
@@ -38,11 +56,32 @@ type simMember struct {
 	id     string
 	sealer raftstore.Sealer
 	disk   *simDisk
+	clock  simClock
 	lives  int
 	dir    string
+	// leaving is set when its removal was asked for.
+	leaving bool
 
 	mu    sync.Mutex // guards store, which is nil while the manager is down
 	store *raftstore.Store
+}
+
+// simClock is a manager's clock, so much ahead of the others'. It is fit to lead
+// by within simFit, as a quorum of the real ones decides it, and goes on from
+// what was confirmed, whatever is done to the machine's meanwhile.
+type simClock struct{ ahead, confirmed atomic.Int64 }
+
+const simFit = 30 * time.Second
+
+func (k *simClock) Now() time.Time { return time.Now().Add(time.Duration(k.confirmed.Load())) }
+
+func (k *simClock) Confirm(context.Context) (string, error) {
+	ahead := k.ahead.Load()
+	if time.Duration(ahead).Abs() > simFit {
+		return "", errors.New("the clock is off")
+	}
+	k.confirmed.Store(ahead)
+	return "", nil
 }
 
 func (m *simMember) current() *raftstore.Store {
@@ -78,9 +117,9 @@ func newSimCluster(t testing.TB, seed uint64, n int) *simCluster {
 }
 
 func (c *simCluster) add(id string, seed uint64) *simMember {
-	m := &simMember{id: id, sealer: raftstoretest.NewSealer(), disk: &simDisk{rand: rand.New(rand.NewPCG(seed, 3))}}
+	m := &simMember{id: id, sealer: raftstoretest.NewSealer(), disk: newSimDisk(seed)}
 	m.dir = fmt.Sprintf("%s/%s-0", c.root, id)
-	c.all = append(c.all, m)
+	c.setMembers(append(c.all, m))
 	return m
 }
 
@@ -90,7 +129,7 @@ func (c *simCluster) start(m *simMember) {
 	l, transport := c.net.home(m.id)
 	s, err := raftstore.Open(c.t.Context(), m.disk.wrap(raftstore.Config{
 		Dir: m.dir, NodeID: m.id, ClusterID: "sim", Tables: []raftstore.Registered{things}, Sealer: m.sealer,
-		Transport: transport, InitialPeers: c.ids(), Logger: slog.New(slog.DiscardHandler),
+		Transport: transport, InitialPeers: c.ids(), Clock: &m.clock, Logger: slog.New(slog.DiscardHandler),
 		ElectionTimeout: 500 * time.Millisecond, CommitTimeout: 25 * time.Millisecond, IOTimeout: 2 * time.Second,
 		SnapshotThreshold: 24, TrailingLogs: 8, SnapshotInterval: 300 * time.Millisecond, LogStore: c.log,
 	}.WithSegments(smallSegment)))
@@ -101,6 +140,40 @@ func (c *simCluster) start(m *simMember) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.store = s
+	c.end.Go(func() { c.watch(m, s) })
+}
+
+// watch closes a store that stopped by itself, as its owner would: by the
+// failure of its disk, and of nothing else.
+func (c *simCluster) watch(m *simMember, s *raftstore.Store) {
+	<-s.Done()
+	why := s.Err()
+	if why == nil {
+		return // closed
+	}
+	if !stoppedByDisk(why) {
+		c.t.Errorf("%s stopped by itself: %v", m.id, why)
+	}
+	c.shut(m, s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.store == s {
+		m.store = nil
+	}
+}
+
+func stoppedByDisk(why error) bool { return errors.Is(why, errSimDisk) }
+
+// shut closes a store without handing over, and wants that to end.
+func (c *simCluster) shut(m *simMember, s *raftstore.Store) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.Close(ctx); err != nil {
+		c.t.Errorf("%s: %v", m.id, err)
+	}
+	if why := s.Err(); why != nil && !stoppedByDisk(why) {
+		c.t.Errorf("%s: %v", m.id, why)
+	}
 }
 
 // slowNet lets messages take up to d. Where they take no time at all, an
@@ -142,20 +215,15 @@ func (c *simCluster) crash(m *simMember) {
 	m.mu.Unlock()
 	m.lives++
 	m.dir = next
+	m.disk.endLife()
 	// The old store must not dial out again: it is told first, and its
 	// transport closes before anything else happens in the bubble.
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	c.end.Go(func() {
-		if err := errors.Join(old.Close(ctx), old.Err()); err != nil {
-			c.t.Errorf("%s: %v", m.id, err)
-		}
-	})
+	c.end.Go(func() { c.shut(m, old) })
 }
 
 // leaderNow returns a member that leads, or nil.
 func (c *simCluster) leaderNow() *simMember {
-	for _, m := range c.all {
+	for _, m := range c.members() {
 		if s := m.current(); s != nil && s.IsLeader() {
 			return m
 		}
@@ -168,11 +236,13 @@ func (c *simCluster) leader() *simMember {
 	c.t.Helper()
 	for range 6000 {
 		if m := c.leaderNow(); m != nil {
-			ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
-			err := m.current().Barrier(ctx)
-			cancel()
-			if err == nil {
-				return m
+			if s := m.current(); s != nil {
+				ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+				err := s.Barrier(ctx)
+				cancel()
+				if err == nil {
+					return m
+				}
 			}
 		}
 		time.Sleep(10 * time.Millisecond) // simulated time
@@ -201,12 +271,9 @@ func (c *simCluster) close() {
 	c.t.Helper()
 	c.net.heal()
 	for _, m := range c.all {
+		m.disk.endLife()
 		if s := m.current(); s != nil {
-			ctx, cancel := context.WithCancel(context.Background())
-			cancel()
-			if err := errors.Join(s.Close(ctx), s.Err()); err != nil {
-				c.t.Errorf("%s: %v", m.id, err)
-			}
+			c.shut(m, s)
 		}
 	}
 	c.end.Wait()
