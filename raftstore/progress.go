@@ -158,7 +158,7 @@ func (t *watchedTransport) AppendEntriesPipeline(id raft.ServerID, target raft.S
 		return nil, err
 	}
 	p := &watchedPipeline{AppendPipeline: inner, id: id, progress: t.progress, written: t.written,
-		ready: make(chan raft.AppendFuture), stop: make(chan struct{}), ended: make(chan struct{})}
+		ready: make(chan raft.AppendFuture, 1), stop: make(chan struct{}), ended: make(chan struct{})}
 	go p.pass()
 	return p, nil
 }
@@ -173,7 +173,7 @@ type watchedPipeline struct {
 	id       raft.ServerID
 	progress *progress
 	written  func(uint64) uint64
-	ready    chan raft.AppendFuture // never closed, as raft expects
+	ready    chan raft.AppendFuture // capacity 1; never closed, as raft expects
 	stop     chan struct{}          // closed by Close
 	ended    chan struct{}          // closed by pass
 	closing  sync.Once
@@ -211,10 +211,28 @@ func (p *watchedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *r
 // Consumer implements raft.AppendPipeline.
 func (p *watchedPipeline) Consumer() <-chan raft.AppendFuture { return p.ready }
 
-// Close implements raft.AppendPipeline. It waits for the answers' goroutine.
+// Close implements raft.AppendPipeline. It waits for the answers' goroutine. The
+// last answer is a refusal: raft's own goroutine that takes them waits for one,
+// or to be told by the one that sends, which a failure of the log may have ended.
 func (p *watchedPipeline) Close() error {
-	p.closing.Do(func() { close(p.stop) })
-	err := p.AppendPipeline.Close()
-	<-p.ended
+	var err error
+	p.closing.Do(func() {
+		close(p.stop)
+		err = p.AppendPipeline.Close()
+		<-p.ended
+		select {
+		case <-p.ready: // nobody took it
+		default:
+		}
+		p.ready <- noAnswer{}
+	})
 	return err
 }
+
+// noAnswer is an answer that confirms nothing.
+type noAnswer struct{}
+
+func (noAnswer) Error() error                          { return raft.ErrPipelineShutdown }
+func (noAnswer) Start() time.Time                      { return time.Now() }
+func (noAnswer) Request() *raft.AppendEntriesRequest   { return new(raft.AppendEntriesRequest) }
+func (noAnswer) Response() *raft.AppendEntriesResponse { return new(raft.AppendEntriesResponse) }

@@ -259,7 +259,7 @@ func (c *simCluster) fault(r *rand.Rand, sum *simCount) {
 			_ = m.current().TransferLeadership(ctx) // where it does not lead, or cannot, that is no fault of it
 			cancel()
 		}
-	case 14, 15, 16: // its disk fails: the store stops, or goes on without that snapshot
+	case 14, 15, 16: // its disk fails, now or when it starts: the store stops, or goes on without that snapshot
 		op := simOps[r.IntN(len(simOps))]
 		if r.IntN(2) == 0 {
 			op = opAppend // the others are rare

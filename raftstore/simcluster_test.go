@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -126,6 +127,12 @@ func (c *simCluster) add(id string, seed uint64) *simMember {
 // start opens m on what its last life left.
 func (c *simCluster) start(m *simMember) {
 	c.t.Helper()
+	for !c.open(m) { // its disk fails just now: it is tried again
+	}
+}
+
+func (c *simCluster) open(m *simMember) bool {
+	c.t.Helper()
 	l, transport := c.net.home(m.id)
 	s, err := raftstore.Open(c.t.Context(), m.disk.wrap(raftstore.Config{
 		Dir: m.dir, NodeID: m.id, ClusterID: "sim", Tables: []raftstore.Registered{things}, Sealer: m.sealer,
@@ -133,6 +140,9 @@ func (c *simCluster) start(m *simMember) {
 		ElectionTimeout: 500 * time.Millisecond, CommitTimeout: 25 * time.Millisecond, IOTimeout: 2 * time.Second,
 		SnapshotThreshold: 24, TrailingLogs: 8, SnapshotInterval: 300 * time.Millisecond, LogStore: c.log,
 	}.WithSegments(smallSegment)))
+	if errors.Is(err, errSimDisk) {
+		return false
+	}
 	if err != nil {
 		c.t.Fatalf("%s, life %d: %v", m.id, m.lives, err)
 	}
@@ -141,6 +151,7 @@ func (c *simCluster) start(m *simMember) {
 	defer m.mu.Unlock()
 	m.store = s
 	c.end.Go(func() { c.watch(m, s) })
+	return true
 }
 
 // watch closes a store that stopped by itself, as its owner would: by the
@@ -162,7 +173,9 @@ func (c *simCluster) watch(m *simMember, s *raftstore.Store) {
 	}
 }
 
-func stoppedByDisk(why error) bool { return errors.Is(why, errSimDisk) }
+func stoppedByDisk(why error) bool {
+	return errors.Is(why, errSimDisk) || errors.Is(why, fs.ErrNotExist) // what simDisk.lose took away
+}
 
 // shut closes a store without handing over, and wants that to end.
 func (c *simCluster) shut(m *simMember, s *raftstore.Store) {

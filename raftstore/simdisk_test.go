@@ -21,11 +21,12 @@ import (
 type simDisk struct {
 	mu   sync.Mutex
 	rand *rand.Rand
-	slow time.Duration // the most that each half of a write takes
-	fail map[simOp]int // the operation of its kind, counted from now, that fails
-	late bool          // it fails after it was done
-	hits int           // failures there were
-	over chan struct{} // closed when the manager's present life ends: nothing takes time any more
+	slow time.Duration   // the most that each half of a write takes
+	fail map[simOp]int   // the operation of its kind, counted from now, that fails
+	late bool            // it fails after it was done
+	hits int             // failures there were
+	lose func(id string) // if not nil, called before a snapshot is opened
+	over chan struct{}   // closed when the manager's present life ends: nothing takes time any more
 }
 
 // simOp is a kind of operation.
@@ -214,6 +215,9 @@ func (s *simSnapshots) List() (all []*raft.SnapshotMeta, err error) {
 }
 
 func (s *simSnapshots) Open(id string) (m *raft.SnapshotMeta, r io.ReadCloser, err error) {
+	if s.disk.lose != nil {
+		s.disk.lose(id)
+	}
 	err = s.disk.do(opOpen, func() (err error) { m, r, err = s.SnapshotStore.Open(id); return err })
 	if err != nil {
 		return nil, nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -39,14 +40,15 @@ type Store struct {
 	reads    *readGate
 	lead     *leadership
 
-	lost      chan string   // capacity 1: see failover.go
-	moved     chan struct{} // capacity 1: a configuration was committed
-	stopping  chan struct{} // closed by Close or by the supervisor: no new work
-	stopOnce  sync.Once
-	raftDown  chan struct{} // closed when raft's goroutines have ended
-	wg        sync.WaitGroup
-	closeOnce sync.Once
-	closeErr  error
+	lost     chan string   // capacity 1: see failover.go
+	moved    chan struct{} // capacity 1: a configuration was committed
+	stopping chan struct{} // closed by Close or by the supervisor: no new work
+	stopOnce sync.Once
+	raftDown chan struct{} // closed when raft's goroutines have ended
+	wg       sync.WaitGroup
+	closing  atomic.Bool
+	closed   chan struct{} // closed when Close has ended
+	closeErr error         // written before closed is closed
 }
 
 // Open opens the store in c.Dir, or makes an empty one. It reads and opens the
@@ -64,7 +66,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	}
 	s := &Store{
 		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(), witness: newWitness(), dormancy: newDormancy(c.Dormant),
-		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}),
+		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}), closed: make(chan struct{}),
 	}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
 		return nil, err
@@ -230,27 +232,33 @@ func (s *Store) stopWork() { s.stopOnce.Do(func() { close(s.stopping) }) }
 // not stop within closeTimeout, which only a disk that hangs should bring about,
 // the error says so and the files stay open: end the process.
 func (s *Store) Close(ctx context.Context) error {
-	s.closeOnce.Do(func() {
-		if s.halt.reason() == nil && s.raft.State() == raft.Leader && s.voters() > 1 {
-			hctx, cancel := context.WithTimeout(ctx, handoverTimeout)
-			if err := s.TransferLeadership(hctx); err != nil {
-				s.cfg.Logger.Info("leadership was not handed over before closing", "err", err)
-			}
-			cancel()
-		}
-		s.stopWork()
-		if err := s.ended(); err != nil {
-			s.halt.stop(nil)
-			s.closeErr = err
-			return
-		}
-		if s.halt.reason() == nil {
-			s.saveWitness()
-		}
-		s.halt.stop(nil)
-		s.closeErr = s.files.Close()
-	})
+	if !s.closing.CompareAndSwap(false, true) {
+		<-s.closed
+		return s.closeErr
+	}
+	defer close(s.closed)
+	s.closeErr = s.shut(ctx)
 	return s.closeErr
+}
+
+func (s *Store) shut(ctx context.Context) error {
+	if s.halt.reason() == nil && s.raft.State() == raft.Leader && s.voters() > 1 {
+		hctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+		if err := s.TransferLeadership(hctx); err != nil {
+			s.cfg.Logger.Info("leadership was not handed over before closing", "err", err)
+		}
+		cancel()
+	}
+	s.stopWork()
+	if err := s.ended(); err != nil {
+		s.halt.stop(nil)
+		return err
+	}
+	if s.halt.reason() == nil {
+		s.saveWitness()
+	}
+	s.halt.stop(nil)
+	return s.files.Close()
 }
 
 // ended waits for every goroutine of the store and of raft.
