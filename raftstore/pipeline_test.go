@@ -18,7 +18,7 @@ func TestPipelineNobodyTakesFrom(t *testing.T) {
 	conf := raft.NetworkTransportConfig{MaxPool: 1, MaxRPCsInFlight: maxRPCsInFlight, Timeout: time.Minute,
 		Logger: raftLogger(slog.New(slog.DiscardHandler)),
 		Stream: newHandedStream("self", func(raft.ServerAddress, time.Duration) (net.Conn, error) { return here, nil })}
-	trans := &watchedTransport{progress: newProgress(newWitness()), dormancy: newDormancy(false),
+	trans := &watchedTransport{progress: newProgress(newWitness()), dormancy: newDormancy(false), written: func(i uint64) uint64 { return i },
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&conf)}
 	accepts := newHandedStream("peer", nil)
 	conf.Stream = accepts
