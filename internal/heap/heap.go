@@ -10,7 +10,10 @@
 //	 320 MiB 160 MiB   (GOGC 50)
 //
 // It is applied after each collection, so that it follows a burst within the
-// burst. And when a burst is over, what it left behind goes back to the kernel:
+// burst. Who is busy for longer gets as much room as it fills in busySpan, up to
+// maxBusyRoom: a manager that takes thousands of writes a second would otherwise
+// spend a third of its time marking what has not changed since the last
+// collection a moment ago. And when a burst is over, what it left behind goes back to the kernel:
 // a machine carries more than one daemon.
 //
 // The package owns the collector's settings of its process: nothing else may set
@@ -64,12 +67,15 @@ func Keep(ctx context.Context) error {
 type usage struct {
 	live    uint64 // found alive by the last collection
 	alloced uint64 // since the process began
+	at      time.Time
 }
 
 // keeper decides; it touches nothing.
 type keeper struct {
 	last            int
 	looked, settled uint64 // alloced at the last look, and when it last settled
+	paced           usage  // when the pace was last looked at
+	pace            float64
 }
 
 // percent is the GOGC that gives what is alive its room. It comes in steps, as
@@ -78,13 +84,28 @@ func (k *keeper) percent(u usage) int {
 	if u.live == 0 {
 		return maxPercent // nothing was collected yet
 	}
-	room := max(u.live*minPercent/100, minRoom)
+	room := max(u.live*minPercent/100, minRoom, k.busy(u))
 	p := int(math.Round(float64(room)/float64(u.live)*100/step)) * step
 	p = min(max(p, minPercent), maxPercent)
 	if d := p - k.last; d > step || d < -step || k.last == 0 {
 		k.last = p
 	}
 	return k.last
+}
+
+// busy is the room for what is allocated in busySpan at the pace of the last
+// paceMemory or so, of which what is longer ago counts less. What lasts a second
+// or two changes it little.
+func (k *keeper) busy(u usage) uint64 {
+	past := u.at.Sub(k.paced.at).Seconds()
+	if k.paced.at.IsZero() || past <= 0 {
+		k.paced = u
+		return 0
+	}
+	now := float64(u.alloced-k.paced.alloced) / past
+	k.pace += (now - k.pace) * (1 - math.Exp(-past/paceMemory.Seconds()))
+	k.paced = u
+	return uint64(min(k.pace*busySpan.Seconds(), maxBusyRoom))
 }
 
 // settle reports whether little was allocated since it was last asked, and
@@ -102,7 +123,7 @@ func (k *keeper) settle(u usage) bool {
 func read() usage {
 	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s)
-	return usage{live: s[0].Value.Uint64(), alloced: s[1].Value.Uint64()}
+	return usage{live: s[0].Value.Uint64(), alloced: s[1].Value.Uint64(), at: time.Now()}
 }
 
 // sentinel signals after each collection until the returned function is called.

@@ -32,6 +32,37 @@ func TestPercent(t *testing.T) {
 	}
 }
 
+// A second of work leaves the room as it is; work that lasts gets more, and
+// loses it again when it is over.
+func TestPercentOfTheBusy(t *testing.T) {
+	const live = 80 << 20
+	at := time.Unix(1_700_000_000, 0)
+	var k keeper
+	var alloced uint64
+	run := func(d time.Duration, pace uint64) (percent int) {
+		for ; d > 0; d -= 250 * time.Millisecond {
+			at, alloced = at.Add(250*time.Millisecond), alloced+pace/4
+			percent = k.percent(usage{live: live, alloced: alloced, at: at})
+		}
+		return percent
+	}
+	if got := run(30*time.Second, 1<<20); got != minPercent {
+		t.Errorf("at rest: GOGC %d", got)
+	}
+	if got := run(time.Second, 80<<20); got != minPercent {
+		t.Errorf("after a second of work: GOGC %d", got)
+	}
+	if got := run(10*time.Second, 80<<20); got < 110 {
+		t.Errorf("after ten seconds of work: GOGC %d", got)
+	}
+	if got := run(time.Minute, 1000<<20); got < 110 || got > 120 {
+		t.Errorf("at any pace: GOGC %d, want 120 for 96 MiB, or a step less", got)
+	}
+	if got := run(30*time.Second, 1<<20); got != minPercent {
+		t.Errorf("at rest again: GOGC %d", got)
+	}
+}
+
 func TestSettle(t *testing.T) {
 	var k keeper
 	for i, c := range []struct {

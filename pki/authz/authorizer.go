@@ -95,6 +95,13 @@ func (a *Authorizer) Unary(ctx context.Context, req any, info *grpc.UnaryServerI
 // lasts.
 func (a *Authorizer) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	ctx := ss.Context()
+	if !certified(ctx) { // no record can change who calls
+		id, err := a.admit(ctx, info.FullMethod)
+		if err != nil {
+			return err
+		}
+		return next(srv, &checkedStream{ss, context.WithValue(ctx, contextKey{}, id)})
+	}
 	// Registered before the check: a denial that commits in between is then
 	// seen by one of the two.
 	call := a.live.add(ctx, info.FullMethod)
@@ -126,7 +133,7 @@ func (a *Authorizer) Carry(ctx context.Context, method string, self *Peer) (cont
 	if p, ok := peer.FromContext(ctx); ok {
 		as.Addr = p.Addr
 	}
-	id, err := a.admit(peer.NewContext(ctx, as), method)
+	id, err := a.admitPeer(as, method)
 	if err != nil {
 		return nil, err
 	}
@@ -158,20 +165,26 @@ var errCertExpired = status.Error(codes.Unauthenticated, "the certificate expire
 
 // admit returns who calls, or a refusal.
 func (a *Authorizer) admit(ctx context.Context, method string) (Identity, error) {
+	p, _ := peer.FromContext(ctx)
+	return a.admitPeer(p, method)
+}
+
+// admitPeer is admit for the other end of a connection; nil: there is none.
+func (a *Authorizer) admitPeer(p *peer.Peer, method string) (Identity, error) {
 	admitted, err := ruleOf(method)
 	if err != nil {
-		a.refused.Warn(sourceOf(ctx), "refused a call", "method", method, "reason", err)
+		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", err)
 		return Identity{}, status.Error(codes.PermissionDenied, err.Error())
 	}
-	id, err := a.identify(ctx)
+	id, err := a.identify(p)
 	if err != nil {
-		a.refused.Warn(sourceOf(ctx), "refused a call", "method", method, "reason", status.Convert(err).Message())
+		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", status.Convert(err).Message())
 		return Identity{}, err
 	}
 	if slices.ContainsFunc(admitted, id.Is) {
 		return id, nil
 	}
-	a.refused.Warn(sourceOf(ctx), "refused a call", "method", method, "caller", id.String())
+	a.refused.Warn(sourceOf(p), "refused a call", "method", method, "caller", id.String())
 	if id.Is(authzpb.Caller_CALLER_DEMOTED_MANAGER) {
 		return Identity{}, explained(&pkipb.Node{Id: id.NodeID}, authzpb.Refusal_REASON_ROLE_CHANGED,
 			fmt.Sprintf("node %s is a worker now: the certificate it shows is a manager's", id.NodeID))
@@ -180,9 +193,8 @@ func (a *Authorizer) admit(ctx context.Context, method string) (Identity, error)
 }
 
 // sourceOf is what refusals of a caller are counted by: its host.
-func sourceOf(ctx context.Context) string {
-	p, ok := peer.FromContext(ctx)
-	if !ok || p.Addr == nil {
+func sourceOf(p *peer.Peer) string {
+	if p == nil || p.Addr == nil {
 		return "nowhere"
 	}
 	if host, _, err := net.SplitHostPort(p.Addr.String()); err == nil {
@@ -192,9 +204,8 @@ func sourceOf(ctx context.Context) string {
 }
 
 // identify says who is at the other end of the call's connection, now.
-func (a *Authorizer) identify(ctx context.Context) (Identity, error) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
+func (a *Authorizer) identify(p *peer.Peer) (Identity, error) {
+	if p == nil {
 		return Identity{}, status.Error(codes.Unauthenticated, "the call came over no connection")
 	}
 	id, err := a.identifyInfo(p.AuthInfo)
@@ -344,6 +355,16 @@ func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
 		return status.Errorf(codes.Unauthenticated, "node %s was removed from the cluster or is no manager", p.NodeID)
 	}
 	return nil
+}
+
+// certified reports whether the caller showed a certificate.
+func certified(ctx context.Context) bool {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return false
+	}
+	info, ok := p.AuthInfo.(*ConnInfo)
+	return ok && info.Peer != nil
 }
 
 func certExpiry(ctx context.Context) (time.Time, bool) {

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// liveCalls are the streams under way.
+// liveCalls are the streams under way of callers with a certificate.
 type liveCalls struct {
 	mu    sync.Mutex // guards calls
 	calls map[*liveCall]struct{}
@@ -20,7 +20,7 @@ type liveCall struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	method string
-	node   string   // empty for callers without a certificate
+	node   string
 	conn   net.Conn // nil where there is none to close
 }
 
@@ -57,7 +57,7 @@ func (l *liveCalls) of(nodes []string) []*liveCall {
 	defer l.mu.Unlock()
 	var out []*liveCall
 	for c := range l.calls {
-		if c.node != "" && (nodes == nil || slices.Contains(nodes, c.node)) {
+		if nodes == nil || slices.Contains(nodes, c.node) {
 			out = append(out, c)
 		}
 	}

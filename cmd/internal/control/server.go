@@ -126,6 +126,9 @@ func (s *Server) Interceptors() (grpc.UnaryServerInterceptor, grpc.StreamServerI
 // Interceptors is Server.Interceptors for servers of other services.
 func Interceptors(log *slog.Logger) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
 	finish := func(ctx context.Context, method string, start time.Time, err error) error {
+		if err == nil && !log.Enabled(ctx, slog.LevelDebug) {
+			return nil // as most calls end; not even what would be said is put together
+		}
 		if err == nil {
 			log.DebugContext(ctx, "call", "method", method, "took", time.Since(start))
 			return nil

@@ -27,7 +27,6 @@ func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateService
 	if err != nil {
 		return nil, err
 	}
-	s.c.Logger.InfoContext(ctx, "service created", "service", sp.Spec().GetName(), "id", id)
 	return &controlpb.CreateServiceResponse{Id: id, Warnings: warnings}, nil
 }
 
@@ -69,7 +68,6 @@ func (s *Server) RemoveService(ctx context.Context, req *controlpb.RemoveService
 	if err := schedstore.RemoveService(ctx, s.c.Store, id); err != nil {
 		return nil, err
 	}
-	s.c.Logger.InfoContext(ctx, "service removed", "id", id)
 	return &controlpb.RemoveServiceResponse{Id: id}, nil
 }
 
