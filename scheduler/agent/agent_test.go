@@ -162,6 +162,19 @@ func TestRunningMeansHealthy(t *testing.T) {
 		n.rund.Health(a.TaskId, rundpb.Health_HEALTH_HEALTHY, "")
 		n.settle(5 * time.Second)
 		n.want(a.TaskId, running)
+
+		// One that never passed is never said to run, not while rund ends it either.
+		sick := assignment(running)
+		sick.Spec.Container.Healthcheck = a.Spec.Container.Healthcheck
+		n.manager.Assign(sick)
+		n.settle(5 * time.Second)
+		n.rund.Health(sick.TaskId, rundpb.Health_HEALTH_UNHEALTHY, "unhealthy: exit code 1")
+		n.rund.Health(a.TaskId, rundpb.Health_HEALTH_UNHEALTHY, "unhealthy: exit code 1")
+		n.settle(5 * time.Second)
+		if st := n.manager.Status(sick.TaskId); st.State != schedulerpb.TaskState_TASK_STATE_STARTING || st.Message != "unhealthy: exit code 1" {
+			t.Errorf("one that never was healthy: %v", st)
+		}
+		n.want(a.TaskId, running)
 	})
 }
 

@@ -132,7 +132,8 @@ func (m *machine) follow(t *task, now time.Time) {
 		switch {
 		case !t.attached:
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, "waiting for its network")
-		case t.actual.Health == rundpb.Health_HEALTH_STARTING:
+		case t.actual.Health == rundpb.Health_HEALTH_STARTING, t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY:
+			// One that did run goes on being said to, until rund has ended it.
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, cmp.Or(t.actual.Message, "waiting for its healthcheck to pass"))
 		default:
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, "")

@@ -56,7 +56,7 @@ func TestUnhealthyIsEnded(t *testing.T) {
 		check *taskpb.Healthcheck
 		want  string
 	}{
-		"fails":      {checkedEvery(time.Second, 2, "CMD", "/probe", "test", "/nothing"), "2 healthchecks failed in a row, the last one: exit code 1: stat /nothing"},
+		"fails":      {checkedEvery(time.Second, 2, "CMD", "/probe", "test", "/nothing"), "unhealthy: exit code 1: stat /nothing"},
 		"no program": {checkedEvery(time.Second, 1, "CMD", "/nope"), "the image has no program /nope"},
 		"no shell":   {checkedEvery(time.Second, 1, "CMD-SHELL", "exit 0"), "the image has no program /bin/sh"},
 		"hangs": {&taskpb.Healthcheck{Test: []string{"CMD", "/probe", "deaf"}, IntervalNs: int64(time.Second), TimeoutNs: int64(time.Second), Retries: 1},

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +55,9 @@ func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
 	case controlpb.NodePhase_NODE_PHASE_ACTIVE:
 		if local.Role == profilepb.Role_ROLE_MANAGER {
 			cluster, err = c.GetStatus(ctx, &controlpb.GetStatusRequest{})
+			slices.SortFunc(cluster.GetManagers(), func(a, b *controlpb.ManagerStatus) int {
+				return cmp.Or(strings.Compare(a.GetName(), b.GetName()), strings.Compare(a.GetNodeId(), b.GetNodeId()))
+			})
 		}
 	}
 	if out.structured() {

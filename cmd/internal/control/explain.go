@@ -120,7 +120,7 @@ func (e *explainer) summary() []string {
 		if n := e.view.GetHeld(); n > 0 {
 			out = append(out, after(fmt.Sprintf("%d are held back until there is room", n), e.view.GetHeldReason()))
 		}
-		out = append(out, e.waiting()...)
+		out = append(append(out, e.waiting()...), e.givenUp()...)
 	}
 	fit := 0
 	for _, v := range e.verdicts {
@@ -182,6 +182,32 @@ func (e *explainer) waiting() []string {
 	return lines[:min(len(lines), maxExplained)]
 }
 
+// givenUp says how many tasks the restart policy starts no more.
+func (e *explainer) givenUp() []string {
+	var last *schedulerpb.Task
+	n := 0
+	for t := range schedstore.OfService(e.r, e.svc.GetId()) {
+		if t.GetSettled() && t.GetRevision() == e.svc.GetRevision() && !schedstore.Live(t) {
+			if n++; last == nil || t.GetStatus().GetAt() > last.GetStatus().GetAt() {
+				last = t
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	p := e.svc.GetSpec().GetTask().GetRestart()
+	policy := "condition " + strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(p.GetCondition().String(), "CONDITION_"), "_", "-"))
+	if most := p.GetMaxAttempts(); most > 0 {
+		policy += fmt.Sprintf(", %d attempts", most)
+		if w := p.GetWindowNs(); w > 0 {
+			policy += fmt.Sprintf(" within %s", time.Duration(w))
+		}
+	}
+	return []string{after(fmt.Sprintf("%d started no more by the restart policy (%s), the last one %s", n, policy, schedstore.StateName(schedstore.State(last))),
+		last.GetStatus().GetError())}
+}
+
 // remedies are commands for what speaks against the nodes.
 func (e *explainer) remedies() (out []string) {
 	add := func(format string, args ...any) {
@@ -191,6 +217,11 @@ func (e *explainer) remedies() (out []string) {
 	}
 	if e.task != nil && schedstore.State(e.task) == schedstore.Running || e.task == nil && e.view.GetRunning() >= e.view.GetWanted() {
 		return nil
+	}
+	if e.task == nil && len(e.givenUp()) > 0 {
+		add("redoubt service logs --tail 20 %s", e.name())
+		add("redoubt service update --force %s", e.name())
+		return out
 	}
 	if len(e.verdicts) == 0 {
 		add("redoubt join-token worker")

@@ -1,15 +1,18 @@
 package control_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 func (w *world) explain(target string) *controlpb.ExplainResponse {
@@ -71,5 +74,23 @@ func TestExplainOfWhatRunsOffersNoRemedy(t *testing.T) {
 	}
 	if r := w.explain("web"); r.Nodes[0].Name != "worker-1" || r.Nodes[0].ServiceTasks != 1 || r.Nodes[0].Reason != "" {
 		t.Errorf("nodes are %v", r.Nodes)
+	}
+}
+
+func TestExplainOfWhatTheRestartPolicyGaveUp(t *testing.T) {
+	w := newWorld(t)
+	sp := w.spec("web")
+	sp.Task.Restart = &taskpb.RestartPolicy{MaxAttempts: 3, WindowNs: int64(30 * time.Second)}
+	id := w.create(sp)
+	for i, at := range []int64{2, 1} {
+		w.put(&schedulerpb.Task{Id: fmt.Sprint("task", i), ServiceId: id, Slot: uint32(i + 1), Revision: 1, Desired: schedstore.Shutdown, Settled: true,
+			Status: &schedulerpb.TaskStatus{State: schedstore.Failed, Error: fmt.Sprint("exit code ", at), At: at}})
+	}
+	r := w.explain("web")
+	if len(r.Summary) < 2 || r.Summary[1] != "2 started no more by the restart policy (condition any, 3 attempts within 30s), the last one failed: exit code 2" {
+		t.Errorf("explained as %q", r.Summary)
+	}
+	if want := []string{"redoubt service logs --tail 20 web", "redoubt service update --force web"}; !slices.Equal(r.Remedies, want) {
+		t.Errorf("the remedies are %q, want %q", r.Remedies, want)
 	}
 }

@@ -175,7 +175,7 @@ func (r *Record) Take(begun time.Time, res Result) {
 	}
 	if r.failures++; r.failures >= r.policy.Retries {
 		r.status = Unhealthy
-		r.message = fmt.Sprintf("unhealthy: %d healthchecks failed in a row, the last one: %s", r.failures, r.policy.describe(res))
+		r.message = fmt.Sprintf("unhealthy: %s (%d healthchecks failed in a row)", r.policy.describe(res), r.failures)
 	}
 }
 

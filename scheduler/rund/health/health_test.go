@@ -82,7 +82,7 @@ func TestFailuresInARow(t *testing.T) {
 	at(60, Result{Err: errors.New("no such file")}, Healthy)
 	at(70, bad, Unhealthy)
 	at(80, good, Unhealthy) // final
-	if _, m := r.Status(); m != "unhealthy: 3 healthchecks failed in a row, the last one: exit code 1: connection refused" {
+	if _, m := r.Status(); m != "unhealthy: exit code 1: connection refused (3 healthchecks failed in a row)" {
 		t.Error(m)
 	}
 }

@@ -92,7 +92,8 @@ func task(r raftstore.Reader, old, now *schedulerpb.Task) *controlpb.Event {
 	st := now.GetStatus()
 	if !schedstore.Live(now) {
 		set(e, "error", st.GetError())
-		if st.GetContainerId() != "" {
+		// Nobody knows how a container ended that was lost with its node.
+		if s := schedstore.State(now); st.GetContainerId() != "" && (s == schedstore.Failed || s == schedstore.Complete) {
 			set(e, "exit-code", fmt.Sprint(st.GetExitCode()))
 		}
 		if st.GetOomKilled() {
