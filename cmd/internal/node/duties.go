@@ -74,43 +74,41 @@ func (m *managerState) awaitLead(ctx context.Context) error {
 	return nil
 }
 
-// followSlots has this manager's keyd seal to every new set of unlock slots.
-func (m *managerState) followSlots(ctx context.Context) error {
+// followTable does what a table of the store asks for, at once and at each change,
+// until ctx ends. What is not done yet is tried again after growing pauses.
+func (m *managerState) followTable(ctx context.Context, table raftstore.Registered, do func(context.Context) (done bool, err error)) error {
 	for {
-		err := m.watchSlots(ctx)
+		err := m.watchTable(ctx, table, do)
 		if !errors.Is(err, raftstore.ErrLagged) {
 			return err
 		}
 	}
 }
 
-func (m *managerState) watchSlots(ctx context.Context) error {
-	w, err := m.store.Watch(func(*raftstore.ReadTx) error { return nil }, autolockstore.Slots)
+func (m *managerState) watchTable(ctx context.Context, table raftstore.Registered, do func(context.Context) (bool, error)) error {
+	w, err := m.store.Watch(func(*raftstore.ReadTx) error { return nil }, table)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
 	pause := resealRetry
 	for {
-		done, err := m.reseal(ctx)
+		done, err := do(ctx)
 		if err != nil {
 			return err
 		}
+		wait, cancel := ctx, func() {}
 		if done {
 			pause = resealRetry
-			if _, err := w.Next(ctx); err != nil {
-				return err
-			}
-			continue
+		} else { // until then the old key opens this manager, or signs
+			wait, cancel = context.WithTimeout(ctx, pause)
+			pause = min(2*pause, longestResealRetry)
 		}
-		// Until then the old key opens this manager: ask again.
-		wait, cancel := context.WithTimeout(ctx, pause)
 		_, err = w.Next(wait)
 		cancel()
 		if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
 			return err
 		}
-		pause = min(2*pause, longestResealRetry)
 	}
 }
 

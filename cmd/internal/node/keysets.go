@@ -18,43 +18,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
-// followKeysets has this manager's keyd adopt each keyset that was rotated.
-func (m *managerState) followKeysets(ctx context.Context) error {
-	for {
-		err := m.watchKeysets(ctx)
-		if !errors.Is(err, raftstore.ErrLagged) {
-			return err
-		}
-	}
-}
-
-func (m *managerState) watchKeysets(ctx context.Context) error {
-	w, err := m.store.Watch(func(*raftstore.ReadTx) error { return nil }, autolockstore.Keysets)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	pause := resealRetry
-	for {
-		done, err := m.adoptKeyset(ctx)
-		if err != nil {
-			return err
-		}
-		wait, cancel := ctx, func() {}
-		if done {
-			pause = resealRetry
-		} else {
-			wait, cancel = context.WithTimeout(ctx, pause)
-			pause = min(2*pause, longestResealRetry)
-		}
-		_, err = w.Next(wait)
-		cancel()
-		if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
-			return err
-		}
-	}
-}
-
 // adoptKeyset brings keyd to the keyset of the store and reports whether it is
 // there.
 func (m *managerState) adoptKeyset(ctx context.Context) (bool, error) {
