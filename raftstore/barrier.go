@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -70,29 +71,44 @@ func verifyPause(try int) time.Duration {
 }
 
 // readGate lets many readers share one round of leadership verification. A
-// reader is served only by a round that began after it asked.
+// reader is served only by a round that began after it asked: it waits for the
+// next one, whatever is under way.
 type readGate struct {
 	verify func() error
 	stop   <-chan struct{}
-	ask    chan chan error // unbuffered
+	ask    chan struct{} // capacity 1: somebody waits for next
+
+	mu   sync.Mutex
+	next *readRound // guarded by mu; not begun
 }
 
+// readRound is one round, for all who wait for it.
+type readRound struct {
+	wanted bool          // guarded by the gate's mu
+	done   chan struct{} // closed when err is there
+	err    error
+}
+
+func newReadRound() *readRound { return &readRound{done: make(chan struct{})} }
+
 func newReadGate(stop <-chan struct{}, verify func() error) *readGate {
-	return &readGate{verify: verify, stop: stop, ask: make(chan chan error)}
+	return &readGate{verify: verify, stop: stop, ask: make(chan struct{}, 1), next: newReadRound()}
 }
 
 func (g *readGate) wait(ctx context.Context) error {
-	answer := make(chan error, 1)
+	g.mu.Lock()
+	round := g.next
+	round.wanted = true
+	g.mu.Unlock()
 	select {
-	case g.ask <- answer:
-	case <-g.stop:
-		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
+	case g.ask <- struct{}{}:
+	default: // it is known
 	}
 	select {
-	case err := <-answer:
-		return err
+	case <-round.done:
+		return round.err
+	case <-g.stop:
+		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -100,25 +116,20 @@ func (g *readGate) wait(ctx context.Context) error {
 
 func (g *readGate) run() {
 	for {
-		var waiting []chan error
 		select {
-		case a := <-g.ask:
-			waiting = append(waiting, a)
+		case <-g.ask:
 		case <-g.stop:
 			return
 		}
-	more:
-		for {
-			select {
-			case a := <-g.ask:
-				waiting = append(waiting, a)
-			default:
-				break more
-			}
+		g.mu.Lock()
+		round := g.next
+		if !round.wanted { // who asked was in time for the last one
+			g.mu.Unlock()
+			continue
 		}
-		err := g.verify()
-		for _, a := range waiting {
-			a <- err
-		}
+		g.next = newReadRound()
+		g.mu.Unlock()
+		round.err = g.verify()
+		close(round.done)
 	}
 }

@@ -49,13 +49,17 @@ func newFSM(tables []Registered, halt func(error)) (*fsm, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raftstore: tables: %w", err)
 	}
-	f := &fsm{tables: map[string]Registered{}, schema: sch, hub: newHub(), halt: halt, db: db}
+	f := &fsm{tables: map[string]Registered{}, schema: sch, hub: newHub(), halt: halt, db: unwatched(db)}
 	for _, t := range tables {
 		f.tables[t.Name()] = t
 	}
 	f.order = sortedTables(tables)
 	return f, nil
 }
+
+// unwatched is db without what go-memdb keeps, and closes, for each node of a
+// tree that changed: who waits for changes is told by the hub.
+func unwatched(db *memdb.MemDB) *memdb.MemDB { return db.Snapshot() }
 
 // read returns the current state.
 func (f *fsm) read() (*ReadTx, error) {
@@ -311,7 +315,7 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.db, f.index, f.clock = db, head.Index, head.Clock
+	f.db, f.index, f.clock = unwatched(db), head.Index, head.Clock
 	f.hub.reset()
 	return nil
 }
