@@ -29,6 +29,9 @@ import (
 // spinVerb makes this program one of the processes that use a core.
 const spinVerb = "spin"
 
+// lateNote is from when on a late timer is told of.
+const lateNote = 150 * time.Millisecond
+
 func spin() {
 	for {
 	}
@@ -49,8 +52,9 @@ func (c *cluster) stability(ctx context.Context) (err error) {
 	}
 	defer stop()
 	watch := c.watchTerms(ctx, before)
+	late := watchTimer(ctx)
 	l, failed, err := c.writeOver(ctx, leader)
-	found := watch()
+	found, worst := watch(), late()
 	if err != nil {
 		return err
 	}
@@ -64,8 +68,8 @@ func (c *cluster) stability(ctx context.Context) (err error) {
 	if elections != 0 || now != leader {
 		verdict = "UNSTABLE"
 	}
-	fmt.Printf("%s minutes=%.1f managers=%d cpus=%d spinners=%d load=%s writes: %v failed=%d leader=%s->%s term=%d->%d elections=%d\n", verdict, c.o.window.Minutes(),
-		c.o.managers, runtime.NumCPU(), c.o.spinners, loadAverage(), l, failed, leader.Name, now.Name, slices.Min(before), slices.Max(after), elections)
+	fmt.Printf("%s minutes=%.1f managers=%d cpus=%d spinners=%d load=%s late-timer=%v writes: %v failed=%d leader=%s->%s term=%d->%d elections=%d\n", verdict, c.o.window.Minutes(),
+		c.o.managers, runtime.NumCPU(), c.o.spinners, loadAverage(), worst.Round(time.Millisecond), l, failed, leader.Name, now.Name, slices.Min(before), slices.Max(after), elections)
 	if verdict != "stable" {
 		c.showElections()
 		return fmt.Errorf("the managers elected without need: %s", strings.Join(found, "; "))
@@ -156,6 +160,35 @@ func spinners(n int) (stop func(), err error) {
 		all = append(all, cmd)
 	}
 	return stop, nil
+}
+
+// watchTimer measures how late a timer of this program came at worst: it
+// shares no fault with a manager, so what it meets is the machine's doing.
+func watchTimer(ctx context.Context) (worst func() time.Duration) {
+	const every = 10 * time.Millisecond
+	ctx, cancel := context.WithCancel(ctx)
+	var late time.Duration
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			begun := time.Now()
+			select {
+			case <-time.After(every):
+			case <-ctx.Done():
+				return
+			}
+			if d := time.Since(begun) - every; d > late {
+				if late = d; d > lateNote {
+					fmt.Fprintf(os.Stderr, "%s a timer came %v late\n", time.Now().UTC().Format(time.RFC3339Nano), d.Round(time.Millisecond))
+				}
+			}
+		}
+	})
+	return func() time.Duration {
+		cancel()
+		wg.Wait()
+		return late
+	}
 }
 
 // watchTerms notes when a manager was seen in another term than before, until
