@@ -122,6 +122,10 @@ sim: ## clusters simulated under faults: SEEDS (1000) of them; SEED=n repeats on
 crash: ## a real store killed CYCLES (1000) times, losing its power and bytes as often, with every kind of log
 	REDOUBT_CRASH_CYCLES=$${CYCLES:-1000} go test -count=1 -v -timeout 12h -run '^Test(Crash|PowerLoss|FlippedByte)$$' ./raftstore
 
+.PHONY: flips
+flips: setup build ## a manager and a worker started with a flipped byte, FLIPS (100) of each file they keep (root)
+	REDOUBT_FLIPS=$${FLIPS:-100} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestFiles$$' ./cmd/internal/e2e/
+
 .PHONY: nemesis
 nemesis: setup build ## five real managers under faults for MINUTES (30), judged for linearizability (root)
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted

@@ -65,7 +65,7 @@ func (a *app) runRestore(ctx context.Context, path, keyFile, cluster, advertise 
 	if err != nil {
 		return apiclient.Err(err)
 	}
-	if st.Phase != controlpb.NodePhase_NODE_PHASE_EMPTY {
+	if st.Phase != controlpb.NodePhase_NODE_PHASE_EMPTY && st.Phase != controlpb.NodePhase_NODE_PHASE_REMOVED {
 		return apierr.InCluster(st.ClusterId)
 	}
 	key, err := a.readOperatorKey(keyFile)

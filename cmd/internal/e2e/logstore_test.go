@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
@@ -13,11 +12,6 @@ import (
 // for what must not be in it. Before, secretsStayOut has looked into segments.
 func otherLogStore(t *testing.T, c *cluster) {
 	h := c.host("manager-1")
-	file := filepath.Join(filepath.Dir(h.DataDir), "config.yaml")
-	config, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	pattern := filepath.Join(h.DataDir, "control", "raft*", "wal", "*.wal")
 	segments, _ := filepath.Glob(pattern)
 	if len(segments) == 0 {
@@ -33,10 +27,7 @@ func otherLogStore(t *testing.T, c *cluster) {
 		}
 	}
 	c.lab("stop", h.Name)
-	changed := strings.Replace(string(config), "node:\n", "node:\n  raft: {log_store: bolt}\n", 1)
-	if err := os.WriteFile(file, []byte(changed), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	c.logStore(h, "bolt")
 	c.lab("start", h.Name)
 	c.unlock(h.Name)
 	secretsStayOut(t, c)
