@@ -11,6 +11,9 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
+// ErrStalled is why a leader stops that cannot hand over.
+var ErrStalled = errStalled
+
 // WithDisk lets a test stand between the store and its log and stable files.
 func (c Config) WithDisk(log func(raft.LogStore) raft.LogStore, stable func(raft.StableStore) raft.StableStore) Config {
 	c.Storage = func(open func() (*Storage, error)) (*Storage, error) {

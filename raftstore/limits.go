@@ -75,6 +75,9 @@ const (
 	defaultElectionTimeout = 600 * time.Millisecond
 	defaultCommitTimeout   = 5 * time.Millisecond
 	defaultIOTimeout       = 10 * time.Second
+	// appendTimeout is how long a disk may take for one append before a leader
+	// hands over.
+	appendTimeout = 5 * time.Second
 	// handoverTimeout and closeTimeout bound what Close waits for: another leader,
 	// and the end of what is under way, of which a disk is the slowest.
 	handoverTimeout = 5 * time.Second

@@ -22,6 +22,7 @@ type sealedLog struct {
 	inner raft.LogStore
 	bind  *binder
 	halt  func(error) error
+	stall *stallWatch // nil for none
 
 	buffers buffers
 }
@@ -65,7 +66,7 @@ func (s *sealedLog) StoreLogs(logs []*raft.Log) error {
 		}
 		out[i] = &raft.Log{Index: l.Index, Term: l.Term, Type: l.Type, Data: data}
 	}
-	return s.check(s.inner.StoreLogs(out), "log entries cannot be written")
+	return s.check(s.stall.watch(func() error { return s.inner.StoreLogs(out) }), "log entries cannot be written")
 }
 
 // GetLog implements raft.LogStore. An entry that is not there is no failure:

@@ -174,7 +174,7 @@ func (c *simCluster) watch(m *simMember, s *raftstore.Store) {
 }
 
 func stoppedByDisk(why error) bool {
-	return errors.Is(why, errSimDisk) || errors.Is(why, fs.ErrNotExist) // what simDisk.lose took away
+	return errors.Is(why, errSimDisk) || errors.Is(why, raftstore.ErrStalled) || errors.Is(why, fs.ErrNotExist) // what simDisk.lose took away
 }
 
 // shut closes a store without handing over, and wants that to end.

@@ -33,6 +33,7 @@ type Store struct {
 	logs     raft.LogStore    // for Salvage, once raft is down
 	stable   raft.StableStore // likewise
 	terms    *termGuard
+	stall    *stallWatch
 
 	strangers *strangers
 
@@ -66,7 +67,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	}
 	s := &Store{
 		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(), witness: newWitness(), dormancy: newDormancy(c.Dormant),
-		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}), closed: make(chan struct{}),
+		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}), closed: make(chan struct{}), stall: newStallWatch(),
 	}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
 		return nil, err
@@ -106,7 +107,7 @@ func (s *Store) openFiles(bind *binder) (*Storage, error) {
 // start builds raft over the sealed stores and starts the goroutines.
 func (s *Store) start(ctx context.Context, bind *binder) error {
 	mark := &watermark{file: s.files.Mark, bind: bind}
-	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage}
+	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage, stall: s.stall}
 	s.terms = &termGuard{}
 	stable := &sealedStable{inner: guardedStable{s.files.Stable}, bind: bind, halt: s.halt.storage, terms: s.terms}
 	if err := guarded(func() error {
@@ -151,6 +152,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	s.wg.Go(s.followLeadership)
 	s.wg.Go(s.supervise)
 	s.wg.Go(s.keepWitness)
+	s.wg.Go(s.watchDisk)
 	return nil
 }
 
