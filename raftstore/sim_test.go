@@ -260,7 +260,7 @@ func (c *simCluster) fault(r *rand.Rand, sum *simCount) {
 			cancel()
 		}
 	case 14, 15, 16: // its disk fails, now or when it starts: the store stops, or goes on without that snapshot
-		op := simOps[r.IntN(len(simOps))]
+		op := simDiskFaults[r.IntN(len(simDiskFaults))]
 		if r.IntN(2) == 0 {
 			op = opAppend // the others are rare
 		}

@@ -42,7 +42,12 @@ const (
 )
 
 var simOps = []simOp{opAppend, opDelete, opEntry, opFirst, opLast, opSet, opGet, opMark, opMarkSync,
-	opSnapshot, opWrite, opFinish, opList, opOpen, opRead}
+	opSnapshot, opWrite, opFinish, opRead, opList, opOpen}
+
+// simDiskFaults are what fails in a simulation. A snapshot that cannot be listed or
+// opened ends the goroutine inside of what simDisk wraps: raft, given an error
+// of it at its start, would go on from an older one.
+var simDiskFaults = simOps[:len(simOps)-2]
 
 // errSimDisk is what a disk fails with.
 var errSimDisk = fmt.Errorf("simulated: %w", errors.Join(syscall.EIO, syscall.ENOSPC))
