@@ -25,7 +25,34 @@ const walSegmentBytes = 16 << 20
 
 // walLog is the log in append-only segments. Which segments there are stands in
 // the stable store, sealed, so the directory of segments holds nothing else.
-type walLog struct{ *wal.WAL }
+type walLog struct {
+	*wal.WAL
+	cause *walCause
+}
+
+// walCause keeps why the last change of the segments failed. raft-wal makes the
+// next segment in a goroutine of its own, and of a failure there says no more
+// than that the full one takes no append.
+type walCause struct{ err atomic.Pointer[error] }
+
+func (c *walCause) note(err error) error {
+	if err != nil {
+		c.err.Store(&err)
+	}
+	return err
+}
+
+// StoreLogs implements raft.LogStore.
+func (w *walLog) StoreLogs(logs []*raft.Log) error {
+	err := w.WAL.StoreLogs(logs)
+	if why := w.cause.err.Load(); err != nil && why != nil {
+		return fmt.Errorf("%w: the next segment could not be made: %w", err, *why)
+	}
+	return err
+}
+
+// StoreLog implements raft.LogStore.
+func (w *walLog) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }
 
 // openWAL opens the segments in dir, or makes the first one.
 //
@@ -40,7 +67,8 @@ func openWAL(dir string, stable *sealedStable, segmentBytes int, logger hclog.Lo
 	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
 		return nil, err
 	}
-	state, filer := &walState{stable}, segment.NewFiler(dir, walFS{})
+	cause := &walCause{}
+	state, filer := &walState{stable, cause}, segment.NewFiler(dir, walFS{cause})
 	if err := completeTail(dir, filer, state); err != nil {
 		return nil, fmt.Errorf("the last segment of the log in %s cannot be completed: %w", dir, err)
 	}
@@ -49,7 +77,7 @@ func openWAL(dir string, stable *sealedStable, segmentBytes int, logger hclog.Lo
 	if err != nil {
 		return nil, fmt.Errorf("the log in %s cannot be opened: %w", dir, err)
 	}
-	return &walLog{w}, nil
+	return &walLog{w, cause}, nil
 }
 
 // GetLog implements raft.LogStore with the error that raft knows. raft-wal still
@@ -74,7 +102,10 @@ func (w *walLog) GetLog(index uint64, l *raft.Log) error {
 const walStateKey = "WALState"
 
 // walState keeps raft-wal's list of segments in the sealed stable store.
-type walState struct{ stable *sealedStable }
+type walState struct {
+	stable *sealedStable
+	cause  *walCause
+}
 
 // Load implements types.MetaStore. The value is empty before the first segment;
 // that it is absent means that it was lost, and the segments would be deleted.
@@ -95,7 +126,7 @@ func (s *walState) CommitState(st types.PersistentState) error {
 	if err != nil {
 		return err
 	}
-	return s.stable.Set([]byte(walStateKey), raw)
+	return s.cause.note(s.stable.Set([]byte(walStateKey), raw))
 }
 
 var errWALStable = errors.New("raftstore: the log keeps no stable values")
@@ -111,7 +142,7 @@ func (*walState) Close() error { return nil }
 
 // walFS makes files that only their owner reads, allocated in full, so that an
 // append changes no metadata that fdatasync would have to wait for.
-type walFS struct{}
+type walFS struct{ cause *walCause }
 
 // ListDir implements types.VFS.
 func (walFS) ListDir(dir string) ([]string, error) {
@@ -127,7 +158,12 @@ func (walFS) ListDir(dir string) ([]string, error) {
 }
 
 // Create implements types.VFS.
-func (walFS) Create(dir, name string, size uint64) (types.WritableFile, error) {
+func (v walFS) Create(dir, name string, size uint64) (types.WritableFile, error) {
+	f, err := v.create(dir, name, size)
+	return f, v.cause.note(err)
+}
+
+func (walFS) create(dir, name string, size uint64) (types.WritableFile, error) {
 	path := filepath.Join(dir, name)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

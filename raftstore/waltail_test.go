@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -91,6 +92,9 @@ func fillSegment(t *testing.T, dir string, sealer raftstore.Sealer, first int, t
 		}
 	}
 	receive(t, "the store to stop where its log cannot go on", s.Done())
+	if why := s.Err(); why == nil || !strings.Contains(why.Error(), "the list of segments cannot be written") {
+		t.Errorf("it does not say why: %v", why)
+	}
 	if err := s.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
