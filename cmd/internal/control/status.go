@@ -50,6 +50,9 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		warn := func(format string, args ...any) { resp.Warnings = append(resp.Warnings, fmt.Sprintf(format, args...)) }
 		keysStatus(r, resp, warn)
+		if d := s.c.Store.Stalled(); d > 0 {
+			warn("the disk of the leading manager has not ended a write for %v, and nothing is acknowledged meanwhile: see to that disk", d.Round(time.Second))
+		}
 		s.nodeClockWarnings(r, warn)
 		for n := range pkistore.Nodes.All(r) {
 			if n.GetDenied() {
