@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -136,6 +137,9 @@ func DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, erro
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	d := net.Dialer{KeepAliveConfig: KeepAlive}
+	if from, ok := ctx.Value(sourceKey{}).(netip.Addr); ok {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
 	raw, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -149,6 +153,15 @@ func DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, erro
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	return conn, nil
+}
+
+// sourceKey is under which DialFrom keeps the address.
+type sourceKey struct{}
+
+// DialFrom makes connections that are dialled under ctx begin at an address of
+// this machine, which has several.
+func DialFrom(ctx context.Context, from netip.Addr) context.Context {
+	return context.WithValue(ctx, sourceKey{}, from)
 }
 
 // KeepAlive finds a peer that vanished within about a minute.

@@ -39,6 +39,13 @@ type nodeJSON struct {
 	Clock string `json:"clock,omitempty"`
 	// Message says why it is not ready.
 	Message string `json:"message,omitempty"`
+	// What tasks reserve of it, of how much it says to have, and how many tasks
+	// are on it.
+	Tasks          uint32  `json:"tasks"`
+	CPUReserved    float64 `json:"cpu_reserved"`
+	CPUTotal       float64 `json:"cpu_total"`
+	MemoryReserved int64   `json:"memory_reserved"`
+	MemoryTotal    int64   `json:"memory_total"`
 }
 
 func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
@@ -53,8 +60,32 @@ func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
 	if a := v.GetManager().GetAddress(); a != "" {
 		n.Address = a
 	}
+	all, used := v.GetNode().GetDescription().GetResources(), v.GetReserved()
+	n.Tasks, n.CPUTotal, n.MemoryTotal = v.GetTasks(), cpus(all.GetNanoCpus()), all.GetMemoryBytes()
+	n.CPUReserved, n.MemoryReserved = cpus(used.GetNanoCpus()), used.GetMemoryBytes()
 	return n
 }
+
+func cpus(nano int64) float64 { return float64(nano) / 1e9 }
+
+// cpuText and memoryText are what is reserved of what there is; a node that did
+// not say yet what it has shows nothing.
+func (n nodeJSON) cpuText() string {
+	if n.CPUTotal == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.4g/%.4g", n.CPUReserved, n.CPUTotal)
+}
+
+func (n nodeJSON) memoryText() string {
+	if n.MemoryTotal == 0 {
+		return ""
+	}
+	return units.CustomSize("%.3g%s", float64(max(n.MemoryReserved, 0)), 1024, binaryUnits) + "/" +
+		units.CustomSize("%.3g%s", float64(max(n.MemoryTotal, 0)), 1024, binaryUnits)
+}
+
+var binaryUnits = []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 
 // clockText is an offset, as far as it is sure: "+1h0m0s", or "ok" where it is
 // within a second.
@@ -100,7 +131,7 @@ func (a *app) nodeLsCmd() *cobra.Command {
 		Use: "ls", Aliases: []string{"list"}, Short: "List nodes",
 		Example: `  redoubt node ls
   redoubt node ls --filter state=down --filter label=zone=a
-  redoubt node ls --format '{{.ID}} {{.Hostname}}'`,
+  redoubt node ls --format 'table {{.Hostname}}\t{{.Tasks}}\t{{.CPUReserved}}\t{{.CPUTotal}}\t{{.MemoryReserved}}\t{{.MemoryTotal}}'`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
@@ -137,10 +168,11 @@ func (a *app) printNodes(out *output, r *controlpb.ListNodesResponse) error {
 		if n.Self {
 			id += " *"
 		}
-		rows = append(rows, []string{id, n.Hostname, n.status(), n.Availability, n.managerStatus(), n.Clock, n.Address, n.Version})
+		rows = append(rows, []string{id, n.Hostname, n.status(), n.Availability, n.managerStatus(),
+			fmt.Sprint(n.Tasks), n.cpuText(), n.memoryText(), n.Clock, n.Address, n.Version})
 	}
 	return out.list(a.Stdout, ids, objects,
-		[]string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "CLOCK", "ADDRESS", "VERSION"}, rows)
+		[]string{"ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "TASKS", "CPUS", "MEMORY", "CLOCK", "ADDRESS", "VERSION"}, rows)
 }
 
 func (a *app) nodeInspectCmd() *cobra.Command {

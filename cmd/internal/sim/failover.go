@@ -10,7 +10,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/lab"
-	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
 // killLeader kills the leader's redoubtd and prints how long it took until every
@@ -27,6 +26,10 @@ func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int) error {
 	}
 	begun, sets := f.begun.Load(), f.sets.Load()
 	before, err := l.Metric(ctx, leader, "redoubt_raft_applied_index")
+	if err != nil {
+		return err
+	}
+	usedBefore, err := usages(l)
 	if err != nil {
 		return err
 	}
@@ -62,9 +65,13 @@ func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int) error {
 	if err != nil {
 		return err
 	}
+	used, err := usageOf(l, next)
+	if err != nil {
+		return err
+	}
 	again := f.begun.Load() - begun
-	fmt.Printf("leader killed: all %d sessions %.2fs, all up and running %.2fs, %d complete sets sent, %.0f entries, %d tasks begun again, most RSS %dMiB\n",
-		all, sessions.Seconds(), whole.Seconds(), f.sets.Load()-sets, after-before, again, u.rss>>20)
+	fmt.Printf("leader killed: all %d sessions %.2fs, all up and running %.2fs, %d complete sets sent, %.0f entries, %d tasks begun again, the next leader used %.2fs of processor time, most RSS %dMiB\n",
+		all, sessions.Seconds(), whole.Seconds(), f.sets.Load()-sets, after-before, again, (used.cpu - usedBefore[next.Name].cpu).Seconds(), u.rss>>20)
 	if again != 0 {
 		return fmt.Errorf("%d tasks were begun again", again)
 	}
@@ -79,14 +86,14 @@ func whole(ctx context.Context, l *lab.Lab, h lab.Host, nodes, tasks int) (bool,
 		return false, err
 	}
 	defer c.Close()
-	ready := 0
-	list, err := c.ListNodes(ctx, &controlpb.ListNodesRequest{})
+	st, err := c.GetStatus(ctx, &controlpb.GetStatusRequest{})
 	if err != nil {
 		return false, apiclient.Err(err)
 	}
-	for _, n := range list.GetNodes() {
-		if n.GetNode().GetState() == schedulerpb.NodeState_NODE_STATE_READY && !n.GetNode().GetManager() {
-			ready++
+	ready := int(st.GetNodesReady())
+	for _, m := range st.GetManagers() {
+		if m.GetReachable() {
+			ready--
 		}
 	}
 	resp, err := c.ListServices(ctx, &controlpb.ListServicesRequest{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,9 +21,7 @@ import (
 )
 
 const (
-	// joinsAtATime is below what a manager lets one source do without a
-	// certificate.
-	joinsAtATime = 4
+	joinsAtATime = 8
 	maxReports   = 256 // as an agent's
 	retryPause   = time.Second
 )
@@ -30,6 +29,7 @@ const (
 // fleet is all nodes of the simulation.
 type fleet struct {
 	managers []string
+	from     *sources
 	nodes    []*node
 	running  atomic.Int64 // tasks that were reported as running and not ended
 	begun    atomic.Int64 // tasks that were ever begun
@@ -38,12 +38,15 @@ type fleet struct {
 	wg       sync.WaitGroup
 }
 
-func newFleet(managers []string) *fleet { return &fleet{managers: managers} }
+func newFleet(managers []string, from *sources) *fleet {
+	return &fleet{managers: managers, from: from}
+}
 
 // node is one member with its own identity.
 type node struct {
 	fleet *fleet
 	name  string
+	from  netip.Addr
 	creds *pki.Credentials
 
 	mu    sync.Mutex // guards the rest
@@ -59,7 +62,8 @@ func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
 	for i := range n {
 		g.Go(func() error {
 			name := fmt.Sprintf("sim-%05d", i)
-			j, err := pki.Join(ctx, pki.JoinRequest{Token: token, Managers: f.managers, NodeName: name})
+			from := f.from.addr(i)
+			j, err := pki.Join(pki.DialFrom(ctx, from), pki.JoinRequest{Token: token, Managers: f.managers, NodeName: name})
 			if err != nil {
 				return err
 			}
@@ -67,7 +71,7 @@ func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
 			if err != nil {
 				return err
 			}
-			f.nodes[i] = &node{fleet: f, name: name, creds: creds,
+			f.nodes[i] = &node{fleet: f, name: name, from: from, creds: creds,
 				tasks: map[string]schedulerpb.TaskState{}, held: map[string]*schedulerpb.Assignment{}}
 			return nil
 		})
@@ -107,7 +111,7 @@ func (f *fleet) assigned() (n int) {
 func (n *node) session(ctx context.Context) error {
 	addrs := slices.Clone(n.fleet.managers)
 	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
-	conn, err := port.DialGRPC(ctx, n.creds, addrs)
+	conn, err := port.DialGRPC(pki.DialFrom(ctx, n.from), n.creds, addrs)
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,10 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { c.Close() }()
+	empty, err := measure(l)
+	if err != nil {
+		return err
+	}
 	token, _, err := apiclient.CreateToken(ctx, c, &controlpb.CreateTokenRequest{Role: profilepb.Role_ROLE_WORKER, LongLived: true})
 	if err != nil {
 		return apiclient.Err(err)
@@ -84,28 +88,27 @@ func run(ctx context.Context, o options) (err error) {
 	for _, h := range l.Hosts {
 		managers = append(managers, fmt.Sprintf("%s:2377", l.Addr(h)))
 	}
-	f := newFleet(managers)
+	from, err := newSources()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, from.close()) }()
+	f := newFleet(managers, from)
 	joining := time.Now()
 	if err := f.join(ctx, token, o.agents); err != nil {
 		return err
 	}
+	joined := time.Since(joining)
 	fctx, end := context.WithCancel(ctx)
 	defer f.wait()
 	defer end()
 	f.start(fctx)
 	if err := await(ctx, 100*time.Millisecond, func() (bool, error) {
-		resp, err := c.ListNodes(ctx, &controlpb.ListNodesRequest{})
-		up := 0
-		for _, n := range resp.GetNodes() {
-			if n.GetNode().GetState() == schedulerpb.NodeState_NODE_STATE_READY && !n.GetNode().GetManager() {
-				up++
-			}
-		}
-		return up == o.agents, err
+		resp, err := c.GetStatus(ctx, &controlpb.GetStatusRequest{})
+		return int(resp.GetNodesReady()) == o.agents+o.managers, err
 	}); err != nil {
 		return fmt.Errorf("the nodes did not come up: %w", err)
 	}
-	joined := time.Since(joining)
 	idle, err := measure(l)
 	if err != nil {
 		return err
@@ -126,9 +129,9 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB at rest %dMiB idle before %dMiB (%.1f KiB a task) joins %.1fs entries at rest %.0f in %v\n",
+	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB at rest %dMiB idle before %dMiB (%.1f KiB a task, %.1f KiB a node) joins %.1fs entries at rest %.0f in %v\n",
 		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, settled.peak>>20, settled.rss>>20, idle.rss>>20,
-		float64(settled.rss-idle.rss)/1024/float64(max(1, o.tasks)), joined.Seconds(), entries, o.rest)
+		float64(settled.rss-idle.rss)/1024/float64(max(1, o.tasks)), float64(idle.rss-empty.rss)/1024/float64(max(1, o.agents)), joined.Seconds(), entries, o.rest)
 	if o.kill {
 		if err := killLeader(ctx, l, f, o.tasks); err != nil {
 			return err

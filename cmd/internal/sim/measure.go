@@ -13,37 +13,49 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/lab"
 )
 
-// usage is that of the manager that used most.
+// usage is that of a manager.
 type usage struct {
 	rss, peak int64
 	cpu       time.Duration
 }
 
-// measure reads what the kernel says of each manager's redoubtd.
+// measure gives the most that any manager uses.
 func measure(l *lab.Lab) (most usage, err error) {
-	for _, h := range l.Hosts {
-		pid, err := findDaemon(l.DataDir(h))
-		if err != nil {
-			return most, err
-		}
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			return most, err
-		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return most, err
-		}
-		u := usage{field(status, "VmRSS:"), field(status, "VmHWM:"), processorTime(stat)}
-		most.cpu = max(most.cpu, u.cpu)
-		if u.rss > most.rss {
-			most.rss = u.rss
-		}
-		if u.peak > most.peak {
-			most.peak = u.peak
-		}
+	all, err := usages(l)
+	for _, u := range all {
+		most = usage{max(most.rss, u.rss), max(most.peak, u.peak), max(most.cpu, u.cpu)}
 	}
-	return most, nil
+	return most, err
+}
+
+// usages is that of each manager, by name.
+func usages(l *lab.Lab) (map[string]usage, error) {
+	all := map[string]usage{}
+	for _, h := range l.Hosts {
+		u, err := usageOf(l, h)
+		if err != nil {
+			return nil, err
+		}
+		all[h.Name] = u
+	}
+	return all, nil
+}
+
+// usageOf reads what the kernel says of a manager's redoubtd.
+func usageOf(l *lab.Lab, h lab.Host) (u usage, err error) {
+	pid, err := findDaemon(l.DataDir(h))
+	if err != nil {
+		return u, err
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return u, err
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return u, err
+	}
+	return usage{field(status, "VmRSS:"), field(status, "VmHWM:"), processorTime(stat)}, nil
 }
 
 // processorTime is fields 14 and 15 of /proc/<pid>/stat, in ticks of 10 ms.

@@ -9,6 +9,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // GetStatus implements Control.
@@ -34,7 +35,8 @@ func (n *Node) ListNodes(_ context.Context, r *controlpb.ListNodesRequest) (*con
 func (n *Node) view() *controlpb.NodeView {
 	return &controlpb.NodeView{Id: n.id, Name: "manager-1", Role: n.role, Effective: schedulerpb.Availability_AVAILABILITY_ACTIVE,
 		Node: &schedulerpb.Node{State: schedulerpb.NodeState_NODE_STATE_READY, Availability: schedulerpb.Availability_AVAILABILITY_AUTO,
-			Description: &schedulerpb.NodeDescription{RedoubtVersion: "fake\x1b[2J"}},
+			Description: &schedulerpb.NodeDescription{RedoubtVersion: "fake\x1b[2J", Resources: &taskpb.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30}}},
+		Reserved: &taskpb.Resources{NanoCpus: 15e8, MemoryBytes: 512 << 20}, Tasks: 3,
 		Manager: &controlpb.ManagerStatus{Leader: true, Voter: true, Reachable: true, Address: "192.0.2.10:2377"}}
 }
 
