@@ -67,7 +67,13 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	}
 	// Whoever has said what it wants competes no more with those who say
 	// nothing, who are cheap to be many.
-	giveHalf := p.half.take(source, cancel)
+	lane := source
+	if len(offered) == 1 && offered[0] == pki.ALPNRaft {
+		// A follower carries nodes here under the same address; the managers'
+		// own word must not wait behind them, nor make room for them.
+		lane += " raft"
+	}
+	giveHalf := p.half.take(lane, cancel)
 	defer giveHalf()
 	giveQuiet()
 	if in.via != nil {
@@ -79,7 +85,7 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 		return false, fmt.Errorf("the ClientHello offers %d protocols: exactly one is expected", len(offered))
 	}
 	// From here on it costs a signature, or a connection to the leader.
-	if err := p.handshakes.wait(ctx, source); err != nil {
+	if err := p.handshakes.wait(ctx, lane); err != nil {
 		return false, err
 	}
 	in.Conn = &replayed{Conn: in.Conn, prefix: read}

@@ -83,6 +83,11 @@ const (
 	handshakePatience = 3 * time.Second
 	anonymousPatience = 2 * time.Second
 
+	// maxCarrying connections to the leader are made at a time, for callers that
+	// are handed through. It is well below HalfOpenPerSource, which all of them
+	// count against there.
+	maxCarrying = 16
+
 	// deliverTimeout is how long a finished connection waits for its server.
 	deliverTimeout = 5 * time.Second
 

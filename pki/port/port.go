@@ -53,6 +53,7 @@ type Port struct {
 	carriedHalf, carriedAnonymous *crowd
 	// By source:
 	handshakes, strangers *pace
+	carrying              chan struct{} // a place for each connection being made to the leader
 	refusals              *quietlog.Log
 	ctx                   context.Context // of Serve: ends dials and splices
 	wg                    sync.WaitGroup  // connections being handled
@@ -95,6 +96,7 @@ func New(c Config) (*Port, error) {
 		carriedHalf: newCrowd(l.HalfOpen, l.CarriedHalfOpen), carriedAnonymous: newCrowd(l.Anonymous, l.CarriedAnonymous),
 		handshakes: newPace(l.HandshakeBurst, time.Second/time.Duration(l.HandshakeRate), handshakePatience, maxPaced),
 		strangers:  newPace(l.AnonymousBurst, time.Second/time.Duration(l.AnonymousRate), anonymousPatience, maxPaced),
+		carrying:   make(chan struct{}, maxCarrying),
 		refusals:   quietlog.New(c.Logger),
 		listeners:  map[string]*listener{}, open: map[tracked]struct{}{},
 	}, nil

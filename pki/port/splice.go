@@ -2,6 +2,7 @@ package port
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -31,7 +32,7 @@ func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello
 	if err != nil {
 		return err
 	}
-	out, err := pki.DialTLS(ctx, l.Address, m.creds.ClientConfig(pki.ALPNLeader, l.NodeID))
+	out, err := p.dialLeader(ctx, m, l)
 	if err != nil {
 		return fmt.Errorf("the leader cannot be reached: %w", err)
 	}
@@ -52,6 +53,19 @@ func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello
 	in.Conn.(*replayed).prefix = nil
 	s.run()
 	return nil
+}
+
+// dialLeader makes the outer connection. Callers take turns: the leader keeps the
+// newest of one address that are half-open, so that hundreds at once, as after a
+// change of leader, would push each other out and none come through.
+func (p *Port) dialLeader(ctx context.Context, m mode, l Leader) (*tls.Conn, error) {
+	select {
+	case p.carrying <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-p.carrying }()
+	return pki.DialTLS(ctx, l.Address, m.creds.ClientConfig(pki.ALPNLeader, l.NodeID))
 }
 
 // spliced is a caller's connection handed through to the leader.

@@ -69,9 +69,12 @@ func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int) error {
 	if err != nil {
 		return err
 	}
+	if was := usedBefore[next.Name]; was.pid == used.pid { // not the one that was killed
+		used.cpu -= was.cpu
+	}
 	again := f.begun.Load() - begun
 	fmt.Printf("leader killed: all %d sessions %.2fs, all up and running %.2fs, %d complete sets sent, %.0f entries, %d tasks begun again, the next leader used %.2fs of processor time, most RSS %dMiB\n",
-		all, sessions.Seconds(), whole.Seconds(), f.sets.Load()-sets, after-before, again, (used.cpu - usedBefore[next.Name].cpu).Seconds(), u.rss>>20)
+		all, sessions.Seconds(), whole.Seconds(), f.sets.Load()-sets, after-before, again, used.cpu.Seconds(), u.rss>>20)
 	if again != 0 {
 		return fmt.Errorf("%d tasks were begun again", again)
 	}

@@ -23,7 +23,10 @@ import (
 const (
 	joinsAtATime = 8
 	maxReports   = 256 // as an agent's
-	retryPause   = time.Second
+
+	// As an agent's.
+	minPause = 200 * time.Millisecond
+	maxPause = 3 * time.Second
 )
 
 // fleet is all nodes of the simulation.
@@ -82,9 +85,14 @@ func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
 func (f *fleet) start(ctx context.Context) {
 	for _, n := range f.nodes {
 		f.wg.Go(func() {
+			pause := minPause
 			for ctx.Err() == nil {
+				began := time.Now()
 				_ = n.session(ctx) // a lost session is made again, as agents do
-				t := time.NewTimer(rand.N(retryPause))
+				if pause = min(2*pause, maxPause); time.Since(began) > maxPause {
+					pause = minPause
+				}
+				t := time.NewTimer(rand.N(pause))
 				select {
 				case <-t.C:
 				case <-ctx.Done():

@@ -15,6 +15,7 @@ import (
 
 // usage is that of a manager.
 type usage struct {
+	pid       int
 	rss, peak int64
 	cpu       time.Duration
 }
@@ -23,7 +24,7 @@ type usage struct {
 func measure(l *lab.Lab) (most usage, err error) {
 	all, err := usages(l)
 	for _, u := range all {
-		most = usage{max(most.rss, u.rss), max(most.peak, u.peak), max(most.cpu, u.cpu)}
+		most = usage{0, max(most.rss, u.rss), max(most.peak, u.peak), max(most.cpu, u.cpu)}
 	}
 	return most, err
 }
@@ -55,7 +56,7 @@ func usageOf(l *lab.Lab, h lab.Host) (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
-	return usage{field(status, "VmRSS:"), field(status, "VmHWM:"), processorTime(stat)}, nil
+	return usage{pid, field(status, "VmRSS:"), field(status, "VmHWM:"), processorTime(stat)}, nil
 }
 
 // processorTime is fields 14 and 15 of /proc/<pid>/stat, in ticks of 10 ms.
