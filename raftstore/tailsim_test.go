@@ -79,7 +79,7 @@ func TestNothingCountsBeforeTheLeaderHasWrittenIt(t *testing.T) {
 			c.net.split([]string{deaf.id}, []string{lead.id, heard.id})
 			c.net.reset(deaf.id) // nothing is under way to it
 			before := lead.current().LastIndex()
-			lead.disk.hang(time.Minute)
+			lead.disk.hang(10 * time.Second) // each half of a write; Close waits longer than both
 			outcome := lead.begin("b")
 			time.Sleep(time.Second) // simulated time
 
