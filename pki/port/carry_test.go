@@ -14,7 +14,7 @@ import (
 // have half-open come through a follower at once, as after a change of leader.
 // Each gets through at its first attempt, and raft of that follower with them.
 func TestManyThroughOneFollower(t *testing.T) {
-	const many, each = 60, 18
+	const many, each = 40, maxCarrying + 8
 	ca := pkitest.New(t)
 	lead, follower := newHost(t, ca, Limits{HalfOpenPerSource: each}), newHost(t, ca, Limits{HalfOpenPerSource: many})
 	follower.follow(lead)
