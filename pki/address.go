@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 )
 
 // DefaultPort is the port managers listen on.
@@ -38,13 +40,42 @@ func CheckAddress(s string) error {
 		return fmt.Errorf("address %q: the port must be a number from 1 to 65535", s)
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		if ip.IsUnspecified() || ip.IsMulticast() {
-			return fmt.Errorf("address %q: others cannot reach %s", s, host)
+		if ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" && ident.CheckHostname(ip.Zone()) != nil {
+			return fmt.Errorf("address %q: others cannot reach it", s)
 		}
 		return nil
 	}
 	if err := ident.CheckHostname(host); err != nil {
 		return fmt.Errorf("address %q is not host:port: the host must be an IP address or a name", s)
+	}
+	return nil
+}
+
+// checkManagers is CheckAddresses for managers with their ids; none is none to keep.
+func checkManagers(managers []*pkipb.Manager) error {
+	var addrs []string
+	for _, m := range managers {
+		if !ident.Valid(m.GetNodeId()) {
+			return errors.New("malformed list of managers")
+		}
+		addrs = append(addrs, m.GetAddress())
+	}
+	if len(addrs) == 0 {
+		return nil
+	}
+	return CheckAddresses(addrs)
+}
+
+// CheckAddresses returns an error unless these can be where the managers are, as
+// a manager says. Who keeps them keeps all or none.
+func CheckAddresses(addrs []string) error {
+	if n := len(addrs); n == 0 || n > maxAddresses {
+		return fmt.Errorf("%d addresses of managers: 1 to %d can be kept", n, maxAddresses)
+	}
+	for _, a := range addrs {
+		if err := CheckAddress(a); err != nil {
+			return err
+		}
 	}
 	return nil
 }

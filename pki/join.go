@@ -227,10 +227,8 @@ func (j *joining) accept(resp *pkipb.JoinResponse, out *Joined) error {
 	if err := j.acceptLeaf(out.Leaf, out.Key, out.NodeID, out.Role); err != nil {
 		return err
 	}
-	for _, m := range resp.GetManagers() {
-		if !ident.Valid(m.GetNodeId()) || CheckAddress(m.GetAddress()) != nil {
-			return errors.New("malformed list of managers")
-		}
+	if err := checkManagers(resp.GetManagers()); err != nil {
+		return err
 	}
 	out.Managers, out.Incarnation = resp.GetManagers(), resp.GetIncarnation()
 	if out.Role != profilepb.Role_ROLE_MANAGER {

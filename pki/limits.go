@@ -25,6 +25,10 @@ const (
 	maxJoinReply    = 1 << 20
 	maxJoinsAtATime = 16
 
+	// maxAddresses bounds the addresses of managers that a node keeps: far more
+	// than there are managers, and what netd takes.
+	maxAddresses = 64
+
 	// A source may fail to prove a token joinBurst times at once and then once
 	// every joinRefill; maxSources sources are remembered.
 	joinBurst  = 10

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -62,12 +61,7 @@ func (c *Credentials) checkPromotion(p *Promotion) error {
 	if len(p.SealedKeyset) == 0 || len(p.Slots) == 0 || len(p.Managers) == 0 {
 		return errors.New("the keyset, the unlock slots or the managers are missing")
 	}
-	for _, m := range p.Managers {
-		if !ident.Valid(m.GetNodeId()) || CheckAddress(m.GetAddress()) != nil {
-			return errors.New("malformed list of managers")
-		}
-	}
-	return nil
+	return checkManagers(p.Managers)
 }
 
 // checkIssued refuses certificates that are not this node's, of that role.

@@ -1,11 +1,15 @@
 package port
 
 import (
+	"crypto/tls"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 )
@@ -57,5 +61,39 @@ func TestManyThroughOneFollower(t *testing.T) {
 	wg.Wait()
 	if n := failed.Load(); n > 0 {
 		t.Errorf("%d of %d nodes did not come through", n, many)
+	}
+}
+
+// TestCarriedRaft: a follower that carries raft here, as no honest one does, and
+// names another one's address for it, takes nothing of that one's raft.
+func TestCarriedRaft(t *testing.T) {
+	ca := pkitest.New(t)
+	h := newHost(t, ca, Limits{HandshakeBurst: 2, HandshakeRate: 1})
+	h.echo(t, pki.ALPNRaft)
+	liar, peer := ca.NewNode(t, manager), ca.NewNode(t, manager)
+	for i := range 6 {
+		ctx := pki.DialFrom(t.Context(), netip.AddrFrom4([4]byte{127, 3, 0, byte(i) + 1}))
+		outer, err := pki.DialTLS(ctx, h.addr, liar.ClientConfig(pki.ALPNLeader, h.node.Record.GetId()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		outer.SetDeadline(time.Now().Add(patience))
+		if _, err := outer.Write(lp.Append(nil, []byte("127.0.0.1:7"))); err != nil {
+			t.Fatal(err)
+		}
+		if err := tls.Client(outer, peer.ClientConfig(pki.ALPNRaft, "")).HandshakeContext(t.Context()); err == nil {
+			t.Error("raft was carried")
+		}
+		outer.Close()
+	}
+	h.handshakes.mu.Lock()
+	for lane := range h.handshakes.full {
+		if strings.HasSuffix(lane, " raft") {
+			t.Errorf("what the liar carried was measured as raft of %s", lane)
+		}
+	}
+	h.handshakes.mu.Unlock()
+	if _, err := ping(t, h.addr, peer.ClientConfig(pki.ALPNRaft, h.node.Record.GetId())); err != nil {
+		t.Errorf("raft afterwards: %v", err)
 	}
 }

@@ -65,6 +65,11 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	if err != nil {
 		return false, err
 	}
+	if in.via != nil && (len(offered) != 1 || offered[0] != pki.ALPNGRPC) {
+		// Before it counts: a follower gone bad must not speak in the place of
+		// another one's raft, which is counted by the source that it names.
+		return false, fmt.Errorf("protocols %q cannot be spliced", offered)
+	}
 	// Whoever has said what it wants competes no more with those who say
 	// nothing, who are cheap to be many.
 	lane := source
@@ -91,8 +96,6 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	in.Conn = &replayed{Conn: in.Conn, prefix: read}
 	alpn, m := offered[0], p.currentMode()
 	switch {
-	case in.via != nil && alpn != pki.ALPNGRPC:
-		return false, fmt.Errorf("protocol %q cannot be spliced", alpn)
 	case m.creds == nil:
 		return p.dispatchLocked(ctx, in, alpn, m)
 	case alpn == pki.ALPNGRPC:

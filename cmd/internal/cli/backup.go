@@ -136,9 +136,10 @@ func cannotWrite(path string, err error) error {
 	return fmt.Errorf("cannot write %s: %w: nothing was kept", path, err)
 }
 
+// facts are what a backup says of itself: nobody vouches for them yet.
 func facts(r *backup.Reader) string {
 	f := r.Head.Facts
-	return fmt.Sprintf("cluster %s, incarnation %d, entry %d, made %s", f.GetClusterId(), f.GetIncarnation(), f.GetIndex(),
+	return fmt.Sprintf("cluster %s, incarnation %d, entry %d, made %s", printable(f.GetClusterId()), f.GetIncarnation(), f.GetIndex(),
 		time.Unix(f.GetCreatedAt(), 0).UTC().Format(time.RFC3339))
 }
 

@@ -167,11 +167,13 @@ func missing(acks []*controlpb.SlotAck, epoch uint64) []string {
 	return names
 }
 
+// nodeLabel is what a node is called in a line for a person. The name comes from
+// the network.
 func nodeLabel(name, id string) string {
-	if name == "" {
-		return shortID(id)
+	if name = printable(name); name != "" {
+		return name
 	}
-	return name
+	return printable(shortID(id))
 }
 
 func (a *app) slotLsCmd() *cobra.Command {

@@ -237,12 +237,23 @@ func (e *explainer) remedies() (out []string) {
 		case v.Reason == "down", v.Reason == "not ready":
 			add("redoubt node inspect %s", node)
 		case strings.HasPrefix(v.Reason, "lacks label "):
-			add("redoubt node update --label-add %s %s", strings.TrimPrefix(v.Reason, "lacks label "), node)
+			add("redoubt node update --label-add %s %s", word(strings.TrimPrefix(v.Reason, "lacks label ")), node)
 		case strings.HasPrefix(v.Reason, "lacks "), strings.HasPrefix(v.Reason, "has port "):
 			add("redoubt join-token worker")
 		}
 	}
 	return out
+}
+
+// word is s as one word of a shell's command line. A label's value is free text,
+// by whoever wrote the service, and the command is there to be pasted.
+func word(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._/=:@%+,-", r))
+	}) {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
 }
 
 func (e *explainer) autoDrained(node string) bool {

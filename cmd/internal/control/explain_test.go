@@ -64,6 +64,17 @@ func TestExplainNamesWhatSpeaksAgainstEachNodeAndTheCommand(t *testing.T) {
 	wantReason(t, err, apierr.ReasonNotFound, "web.9")
 }
 
+// What somebody wrote into a service is no command of the operator's.
+func TestExplainQuotesWhatIsPasted(t *testing.T) {
+	w := newWorld(t)
+	sp := w.spec("web")
+	sp.Task.Constraints = []string{"node.labels.disk==$(reboot); it's `id`"}
+	w.create(sp)
+	if want := []string{`redoubt node update --label-add 'disk=$(reboot); it'\''s ` + "`id`" + `' worker-1`}; !slices.Equal(w.explain("web").Remedies, want) {
+		t.Errorf("the remedies are %q, want %q", w.explain("web").Remedies, want)
+	}
+}
+
 func TestExplainOfWhatRunsOffersNoRemedy(t *testing.T) {
 	w := newWorld(t)
 	id := w.create(w.spec("web"))

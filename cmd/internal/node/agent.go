@@ -46,11 +46,7 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 		Executor: n.rund, Network: network, Refresh: n.refresh, Connected: n.setSession, Described: n.reported.set, Logger: n.log.With("part", "agent"),
 		Membership: n.heardMembership,
 		Describe:   func() *schedulerpb.NodeDescription { return n.describe(nil) },
-		Managers: func(addrs []string) {
-			if err := n.remember(func(m *member) { m.Managers = addrs }); err != nil {
-				n.log.Warn("the managers' addresses were not kept", "err", err)
-			}
-		},
+		Managers:   n.keepManagers,
 	}
 	if facts != nil {
 		c.Describe = func() *schedulerpb.NodeDescription { return n.describe(facts.slotEpoch) }
@@ -58,6 +54,19 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 	}
 	defer n.setSession(false)
 	return agent.Run(ctx, c)
+}
+
+// keepManagers keeps what a manager says of where the managers are. One gone bad
+// must not take the node from the others for good, nor write a file that is not
+// read any more, nor have netd refuse what it is told.
+func (n *Node) keepManagers(addrs []string) {
+	err := pki.CheckAddresses(addrs)
+	if err == nil {
+		err = n.remember(func(m *member) { m.Managers = addrs })
+	}
+	if err != nil {
+		n.log.Warn("the managers' addresses were not kept", "err", err)
+	}
 }
 
 // network is the node bridge, by way of netd. Containers are kept away from the

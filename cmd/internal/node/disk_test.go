@@ -1,6 +1,8 @@
 package node
 
 import (
+	"fmt"
+	"log/slog"
 	"os"
 	"reflect"
 	"slices"
@@ -145,5 +147,30 @@ func TestFilesOfTheFirstRelease(t *testing.T) {
 	}
 	if l, err := d.loadLeaf("boot"); err != nil || !slices.Equal(l.Key, []byte{4}) {
 		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+// A manager gone bad names managers: what it says is kept where it can be so, and
+// the former list otherwise.
+func TestHostileListsOfManagers(t *testing.T) {
+	n := &Node{disk: disk{t.TempDir()}, log: slog.New(slog.DiscardHandler), self: &member{NodeID: "n", ClusterID: "c"}}
+	good := []string{"192.0.2.1:2377", "[2001:db8::1]:7377", "m3.example:443"}
+	n.keepManagers(good)
+	many := make([]string, 100_000)
+	for i := range many {
+		many[i] = fmt.Sprintf("manager-%d.example:2377", i)
+	}
+	for _, bad := range [][]string{nil, many, {"192.0.2.1"}, {"192.0.2.1:0"}, {"a b:1"}, {"192.0.2.1:2377", ""}, {"[fe80::1%\x1bc]:2377"}} {
+		n.keepManagers(bad)
+		m, err := n.disk.loadMember()
+		if err != nil || !slices.Equal(m.Managers, good) || !slices.Equal(n.who().Managers, good) {
+			t.Fatalf("after %.3q: kept %.3q, %v", bad, m.Managers, err)
+		}
+	}
+	if err := n.disk.saveMember(&member{Managers: many}); err == nil {
+		t.Error("a file was written that is not read again")
+	}
+	if _, err := n.disk.loadMember(); err != nil {
+		t.Error(err)
 	}
 }

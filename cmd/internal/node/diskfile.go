@@ -11,8 +11,12 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/headed"
 )
 
-// maxFile bounds each of the small files in bytes.
-const maxFile = 1 << 20
+// maxFile bounds each of the small files in bytes, and maxHead what the header
+// takes of that.
+const (
+	maxFile = 1 << 20
+	maxHead = 256
+)
 
 // load reads one of the small files: JSON behind the header of internal/headed,
 // or JSON alone, as the first release wrote it.
@@ -58,6 +62,9 @@ func (d disk) save(name string, v any) error {
 		return err
 	}
 	defer clear(body)
+	if len(body) > maxFile-maxHead {
+		return fmt.Errorf("%s would be %d bytes long: at most %d are read", d.path(name), len(body), maxFile-maxHead)
+	}
 	return headed.Write(d.path(name), name, body)
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/quorum"
@@ -111,6 +112,9 @@ func (m *managerState) beginAnew(ctx context.Context, leader witnessPeer, own ra
 		if s.GetNodeId() != m.n.who().NodeID {
 			ids, addrs = append(ids, s.GetNodeId()), append(addrs, s.GetAddress())
 		}
+	}
+	if err := pki.CheckAddresses(addrs); err != nil {
+		return fmt.Errorf("what the leader says of the managers is refused: %w", err)
 	}
 	slices.Sort(ids)
 	if empty && slices.Equal(ids, m.n.who().Peers) {
