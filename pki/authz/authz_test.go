@@ -6,30 +6,20 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
@@ -85,62 +75,6 @@ func registerProbe() {
 	if err := protoregistry.GlobalFiles.RegisterFile(fd); err != nil {
 		panic(err)
 	}
-}
-
-// directory is a table of node records whose changes are pushed by the test.
-type directory struct {
-	mu      sync.Mutex
-	nodes   map[string]*pkipb.Node
-	err     error
-	changes chan []string
-}
-
-func newDirectory() *directory {
-	return &directory{nodes: map[string]*pkipb.Node{}, changes: make(chan []string)}
-}
-
-func (d *directory) Node(id string) (*pkipb.Node, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.nodes[id], d.err
-}
-
-func (d *directory) set(n *pkipb.Node) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.nodes[n.GetId()] = n
-}
-
-func (d *directory) Changes(ctx context.Context, changed func([]string)) error {
-	changed(nil)
-	for {
-		select {
-		case ids := <-d.changes:
-			changed(ids)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// node makes a verified peer and its record.
-func (d *directory) node(role profilepb.Role) *Peer {
-	spki := []byte(ident.New())
-	id := profile.Identity{ClusterID: ident.New(), NodeID: ident.New(), Role: role, SPKI: spki}
-	n := &pkipb.Node{Id: id.NodeID, Role: role, LeafSpki: spki}
-	if role == profilepb.Role_ROLE_BOOT {
-		n.Role, n.LeafSpki, n.BootSpki = profilepb.Role_ROLE_MANAGER, []byte("leaf"), spki
-	}
-	d.set(n)
-	return &Peer{Identity: id, Leaf: &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}}
-}
-
-func over(info credentials.AuthInfo) context.Context {
-	return peer.NewContext(context.Background(), &peer.Peer{Addr: &net.TCPAddr{}, AuthInfo: info})
-}
-
-func overTLS(alpn string, p *Peer) context.Context {
-	return over(&ConnInfo{TLSInfo: tlsInfo(tls.ConnectionState{NegotiatedProtocol: alpn}), Peer: p})
 }
 
 // callers are all kinds of identities that can knock, and the one kind of rule
@@ -330,211 +264,5 @@ func TestCheckAll(t *testing.T) {
 	}
 	if err := CheckServer(struct{ grpc.ServiceRegistrar }{}); err == nil {
 		t.Error("a server that cannot be looked at was accepted")
-	}
-}
-
-// fakeStream is a stream whose peer says nothing.
-type fakeStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s fakeStream) Context() context.Context { return s.ctx }
-func (s fakeStream) RecvMsg(any) error        { return io.EOF }
-
-// hold is a handler that waits for its context.
-func hold(_ any, ss grpc.ServerStream) error {
-	<-ss.Context().Done()
-	if err := ss.RecvMsg(nil); err == nil || err == io.EOF {
-		return errors.New("received after the cut")
-	}
-	return ss.Context().Err()
-}
-
-type closeConn struct {
-	net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (c *closeConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return nil
-}
-
-func TestStreamIsCut(t *testing.T) {
-	for name, change := range map[string]func(*pkipb.Node) *pkipb.Node{
-		"denied":  func(n *pkipb.Node) *pkipb.Node { n.Denied = true; return n },
-		"gone":    func(n *pkipb.Node) *pkipb.Node { return &pkipb.Node{Id: "other"} },
-		"demoted": func(n *pkipb.Node) *pkipb.Node { n.Role = profilepb.Role_ROLE_BOOT; return n },
-		"renewed twice": func(n *pkipb.Node) *pkipb.Node {
-			n.LeafSpki, n.PreviousSpki = []byte("a"), []byte("b")
-			return n
-		},
-	} {
-		for _, all := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, all=%t", name, all), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					d := newDirectory()
-					seen := make(chan []string, 4)
-					a := New(Config{Directory: d, Changed: func(ids []string) { seen <- ids }})
-					ctx, cancel := context.WithCancel(t.Context())
-					defer cancel()
-					run := make(chan error, 1)
-					go func() { run <- a.Run(ctx) }()
-					<-seen
-
-					p, bystander := d.node(profilepb.Role_ROLE_WORKER), d.node(profilepb.Role_ROLE_WORKER)
-					conn := &closeConn{closed: make(chan struct{})}
-					stream := func(ctx context.Context, p *Peer, conn net.Conn) chan error {
-						done := make(chan error, 1)
-						c := peer.NewContext(ctx, &peer.Peer{AuthInfo: &ConnInfo{TLSInfo: tlsInfo(tls.ConnectionState{NegotiatedProtocol: "h2"}), Peer: p, conn: conn}})
-						go func() {
-							done <- a.Stream(nil, fakeStream{ctx: c}, &grpc.StreamServerInfo{FullMethod: "/" + testService + "/Members"}, hold)
-						}()
-						return done
-					}
-					cut, stays := stream(ctx, p, conn), stream(ctx, bystander, nil)
-					synctest.Wait()
-
-					n := proto.CloneOf(d.nodes[p.NodeID])
-					d.mu.Lock()
-					delete(d.nodes, p.NodeID)
-					d.mu.Unlock()
-					d.set(change(n))
-					ids := []string{p.NodeID}
-					if all {
-						ids = nil
-					}
-					d.changes <- ids
-					if err := <-cut; status.Code(err) != codes.PermissionDenied && status.Code(err) != codes.Unauthenticated {
-						t.Errorf("the stream ended with %v", err)
-					}
-					<-conn.closed
-					<-seen
-					synctest.Wait()
-					select {
-					case err := <-stays:
-						t.Errorf("a bystander's stream ended: %v", err)
-					default:
-					}
-					cancel()
-					<-stays
-					if err := <-run; err != nil {
-						t.Error(err)
-					}
-				})
-			})
-		}
-	}
-}
-
-func TestStreamEndsWithCertificate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := newDirectory()
-		a := New(Config{Directory: d})
-		p := d.node(profilepb.Role_ROLE_WORKER)
-		start := time.Now()
-		err := a.Stream(nil, fakeStream{ctx: overTLS("h2", p)}, &grpc.StreamServerInfo{FullMethod: "/" + testService + "/Members"}, hold)
-		if status.Code(err) != codes.Unauthenticated || time.Since(start) != time.Hour {
-			t.Errorf("after %s: %v", time.Since(start), err)
-		}
-	})
-}
-
-// TestLocalSocket serves the probe on a unix socket to root and to another.
-func TestLocalSocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := New(Config{})
-	srv := grpc.NewServer(a.LocalServerOptions()...)
-	srv.RegisterService(&grpc.ServiceDesc{ServiceName: testService, HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{
-		{MethodName: fmt.Sprintf("Kind%d", authzpb.Caller_CALLER_NODE_LOCAL_ROOT), Handler: echoEmpty},
-		{MethodName: fmt.Sprintf("Kind%d", authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT), Handler: echoEmpty},
-	}}, struct{}{})
-	var wg sync.WaitGroup
-	wg.Go(func() { srv.Serve(l) })
-	defer wg.Wait()
-	defer srv.Stop()
-	cc, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cc.Close()
-	invoke := func(k authzpb.Caller) error {
-		return cc.Invoke(t.Context(), methodOf(k), &emptypb.Empty{}, &emptypb.Empty{})
-	}
-	if err := invoke(authzpb.Caller_CALLER_NODE_LOCAL_ROOT); err != nil {
-		t.Errorf("root of the node: %v", err)
-	}
-	if err := invoke(authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT); status.Code(err) != codes.PermissionDenied {
-		t.Errorf("root of a node that is no manager: %v", err)
-	}
-}
-
-func echoEmpty(_ any, ctx context.Context, dec func(any) error, ic grpc.UnaryServerInterceptor) (any, error) {
-	in := new(emptypb.Empty)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	m, _ := grpc.Method(ctx)
-	return ic(ctx, in, &grpc.UnaryServerInfo{FullMethod: m}, func(context.Context, any) (any, error) { return in, nil })
-}
-
-// TestLocalSocketNotRoot connects as another user: on a thread of its own that
-// gave up root and ends with the goroutine.
-func TestLocalSocketNotRoot(t *testing.T) {
-	l, err := net.Listen("unix", "@"+ident.New())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	type result struct {
-		fd  int
-		err error
-	}
-	dialled := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is not used again
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
-			err = errno
-		}
-		if err == nil {
-			err = unix.Connect(fd, &unix.SockaddrUnix{Name: l.Addr().String()})
-		}
-		dialled <- result{fd, err}
-	}()
-	r := <-dialled
-	defer unix.Close(r.fd)
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, _, err := LocalCredentials().ServerHandshake(conn); err == nil || !strings.Contains(err.Error(), "65534") {
-		t.Errorf("another user on the local socket: %v", err)
-	}
-}
-
-// TestLocalCredentials: neither kind of credentials takes the other's.
-func TestLocalCredentials(t *testing.T) {
-	a, b := net.Pipe()
-	defer a.Close()
-	defer b.Close()
-	if _, _, err := LocalCredentials().ServerHandshake(a); err == nil {
-		t.Error("a connection that is no local socket was accepted")
-	}
-	if _, _, err := TLSCredentials().ServerHandshake(a); err == nil {
-		t.Error("a connection without TLS was accepted")
-	}
-	if _, _, err := TLSCredentials().ServerHandshake(tls.Server(a, &tls.Config{})); err == nil {
-		t.Error("a connection whose peer nobody verified was accepted")
 	}
 }

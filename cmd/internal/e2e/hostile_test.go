@@ -2,22 +2,14 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -71,133 +63,6 @@ func TestHostileNetwork(t *testing.T) {
 		}
 	}
 	c.ok(follower, "node", "ls")
-}
-
-type attack struct {
-	*cluster
-	leader, follower string // host:port
-	from             string // the host on which the operator works
-}
-
-func (c *cluster) addr2377(name string) string {
-	return net.JoinHostPort(c.host(name).Address, "2377")
-}
-
-// token makes a join token.
-func (a *attack) token(t *testing.T, role string, flags ...string) pki.Token {
-	t.Helper()
-	text := a.ok(a.from, append([]string{"join-token", role, "-q"}, flags...)...)
-	tok, err := pki.ParseToken(strings.TrimSpace(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tok
-}
-
-// uses is how often a token was used, as the operator sees it.
-func (a *attack) uses(t *testing.T, tok pki.Token) string {
-	t.Helper()
-	for line := range strings.Lines(a.ok(a.from, "join-token", "ls")) {
-		if f := strings.Fields(line); len(f) > 2 && f[0] == tok.ID() {
-			return f[2]
-		}
-	}
-	t.Fatal("the token is not listed")
-	return ""
-}
-
-// stolen are the credentials in a file of a host.
-func (a *attack) stolen(t *testing.T, host, file string) *pki.Credentials {
-	t.Helper()
-	var f struct {
-		Chain [][]byte
-		Key   []byte
-	}
-	readFile(t, filepath.Join(a.host(host).DataDir, "control", file), &f)
-	key, err := x509.ParsePKCS8PrivateKey(f.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain := &profilepb.CertificateChain{Certificates: f.Chain}
-	trust, err := pki.TrustFromChain(chain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	creds, err := pki.NewCredentials(chain, key.(crypto.Signer), trust)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return creds
-}
-
-// admitted makes a worker of the test itself.
-func (a *attack) admitted(t *testing.T, name string) *pki.Credentials {
-	t.Helper()
-	j, err := pki.Join(t.Context(), pki.JoinRequest{Token: a.token(t, "worker"), Managers: []string{a.follower}, NodeName: name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	creds, err := pki.NewCredentials(j.Leaf, j.Key, j.Trust)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return creds
-}
-
-// anyone is a caller who verifies nothing and shows creds, or nothing.
-func anyone(creds *pki.Credentials, alpn ...string) *tls.Config {
-	cfg := &tls.Config{InsecureSkipVerify: true, NextProtos: alpn, MinVersion: tls.VersionTLS13}
-	if creds != nil {
-		cfg.GetClientCertificate = creds.GetClientCertificate
-	}
-	return cfg
-}
-
-// dial returns a client of addr.
-func dial(t *testing.T, addr string, cfg *tls.Config) (*pki.GRPCConn, error) {
-	t.Helper()
-	conn, err := pki.DialTLS(t.Context(), addr, cfg)
-	if err != nil {
-		return nil, err
-	}
-	cc, err := pki.GRPCOver(conn)
-	if err != nil {
-		return nil, err
-	}
-	t.Cleanup(func() { cc.Close() })
-	return cc, nil
-}
-
-// call makes one call on a connection of its own and returns its code:
-// Unavailable where the connection was refused.
-func call(t *testing.T, addr string, cfg *tls.Config, method string, req proto.Message) codes.Code {
-	t.Helper()
-	cc, err := dial(t, addr, cfg)
-	if err != nil {
-		return codes.Unavailable
-	}
-	defer cc.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	return status.Code(cc.Invoke(ctx, method, req, &pkipb.LockStatusResponse{}))
-}
-
-// hungUp reports whether addr ends a TLS connection by itself after saying
-// nothing, or did not begin one.
-func hungUp(t *testing.T, addr string, cfg *tls.Config) bool {
-	t.Helper()
-	conn, err := pki.DialTLS(t.Context(), addr, cfg)
-	if err != nil {
-		return true
-	}
-	defer conn.Close()
-	return ends(conn, 15*time.Second)
-}
-
-func ends(conn net.Conn, within time.Duration) bool {
-	conn.SetReadDeadline(time.Now().Add(within))
-	_, err := io.Copy(io.Discard, conn)
-	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 const (
@@ -292,150 +157,6 @@ func foreignCallers(t *testing.T, a *attack) {
 	}
 }
 
-// joiner makes requests on one connection, as the holder of tok.
-type joiner struct {
-	pkipb.JoinClient
-	tok      pki.Token
-	exporter []byte
-}
-
-func (a *attack) joiner(t *testing.T, addr string, tok pki.Token) *joiner {
-	t.Helper()
-	cc, err := dial(t, addr, anyone(nil, pki.ALPNGRPC))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cs := cc.TLS().ConnectionState()
-	exporter, err := cs.ExportKeyingMaterial(profile.ExporterLabel, []byte(tok.ID()), profile.ExporterLen)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &joiner{pkipb.NewJoinClient(cc), tok, exporter}
-}
-
-func csr(t *testing.T) []byte {
-	t.Helper()
-	key, err := pki.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := profile.NewCSR(key, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
-
-func (j *joiner) request(t *testing.T, name string) *pkipb.JoinRequest {
-	r := &pkipb.JoinRequest{TokenId: j.tok.ID(), NodeName: name, Csr: csr(t)}
-	r.Proof = j.tok.Sign(profile.JoinProofInput(j.exporter, r.Csr, nil, r.TokenId))
-	return r
-}
-
-// capturedJoin is a thief who saw everything that a joiner sent, on every
-// manager, and who guesses.
-func capturedJoin(t *testing.T, a *attack) {
-	tok := a.token(t, "worker")
-	refusal := ""
-	refused := func(what string, j *joiner, r *pkipb.JoinRequest) {
-		t.Helper()
-		_, err := j.Join(t.Context(), r)
-		switch msg := status.Convert(err).Message(); {
-		case status.Code(err) != codes.PermissionDenied:
-			t.Errorf("%s: %v", what, err)
-		case refusal == "":
-			refusal = msg
-		case refusal != msg:
-			t.Errorf("%s is told apart: %q, others %q", what, msg, refusal)
-		}
-	}
-	honest := a.joiner(t, a.follower, tok)
-	captured := honest.request(t, "victim")
-	for _, addr := range []string{a.leader, a.follower} {
-		refused("a captured join on another connection", a.joiner(t, addr, tok), captured)
-	}
-	bare, err := pki.NewToken().Bind(tok.ClusterID(), tok.Pin())
-	if err != nil {
-		t.Fatal(err)
-	}
-	thief := a.joiner(t, a.leader, tok) // the id, and so the exporter, without the seed
-	guess := thief.request(t, "thief")
-	guess.Proof = bare.Sign(profile.JoinProofInput(thief.exporter, guess.Csr, nil, tok.ID()))
-	refused("the id of a token with another seed", thief, guess)
-	unknown := a.joiner(t, a.leader, bare)
-	refused("a token that was never made", unknown, unknown.request(t, "thief"))
-	swapped := proto.CloneOf(captured)
-	swapped.Csr = csr(t)
-	refused("a proof over another request", honest, swapped)
-	cut := proto.CloneOf(captured)
-	cut.Proof = cut.Proof[:32]
-	refused("half a proof", honest, cut)
-	if got := a.uses(t, tok); got != "0/1" {
-		t.Errorf("the token was used %s times by refused joins", got)
-	}
-	if _, err := honest.Join(t.Context(), captured); err != nil {
-		t.Fatalf("the honest join through a follower: %v", err)
-	}
-	// Even on its own connection it is good for one answer.
-	if _, err := honest.Join(t.Context(), captured); status.Code(err) != codes.PermissionDenied {
-		t.Errorf("the same join again: %v", err)
-	}
-	// A token makes what it says, whatever is asked for.
-	boss := a.joiner(t, a.leader, a.token(t, "manager"))
-	resp, err := boss.Join(t.Context(), boss.request(t, "small"))
-	if err != nil || !resp.GetRetryAsRole() || resp.GetLeaf() != nil || resp.GetSealedKeyset() != nil {
-		t.Errorf("a manager's token asking as a worker got %v, %v", resp, err)
-	}
-	small := a.joiner(t, a.leader, a.token(t, "worker"))
-	r := &pkipb.JoinRequest{TokenId: small.tok.ID(), NodeName: "big", Csr: csr(t), BootCsr: csr(t), Address: "192.0.2.1:2377"}
-	r.Proof = small.tok.Sign(profile.JoinProofInput(small.exporter, r.Csr, r.BootCsr, r.TokenId))
-	resp, err = small.Join(t.Context(), r)
-	if err != nil || !resp.GetRetryAsRole() || resp.GetRole() != profilepb.Role_ROLE_WORKER || resp.GetLeaf() != nil || resp.GetSealedKeyset() != nil {
-		t.Errorf("a worker's token asking as a manager got %v, %v", resp, err)
-	}
-	// Revoked means at once.
-	gone := a.joiner(t, a.leader, a.token(t, "worker"))
-	a.ok(a.from, "join-token", "revoke", gone.tok.ID())
-	if _, err := gone.Join(t.Context(), gone.request(t, "late")); !strings.Contains(fmt.Sprint(err), "revoked") {
-		t.Errorf("a revoked token: %v", err)
-	}
-}
-
-// tokensRace joins many times at once with a token that is good for one.
-func tokensRace(t *testing.T, a *attack) {
-	tok := a.token(t, "worker")
-	const racers = 6
-	var joiners []*joiner
-	for i := range racers {
-		joiners = append(joiners, a.joiner(t, []string{a.leader, a.follower}[i%2], tok))
-	}
-	start := make(chan struct{})
-	errs := make(chan error, racers)
-	for i, j := range joiners {
-		r := j.request(t, fmt.Sprintf("racer-%d", i))
-		go func() {
-			<-start
-			_, err := j.Join(t.Context(), r)
-			errs <- err
-		}()
-	}
-	close(start)
-	won := 0
-	for range racers {
-		err := <-errs
-		switch status.Code(err) {
-		case codes.OK:
-			won++
-		case codes.PermissionDenied, codes.ResourceExhausted:
-		default:
-			t.Errorf("a loser was told: %v", err)
-		}
-	}
-	if got := a.uses(t, tok); won != 1 || got != "1/1" {
-		t.Errorf("%d joins won, the token counts %s", won, got)
-	}
-}
-
 // hostileWorker says what no honest agent says. The managers' state machines
 // halt on what they cannot read, so nothing of it may get that far.
 func hostileWorker(t *testing.T, a *attack) {
@@ -469,27 +190,6 @@ func hostileWorker(t *testing.T, a *attack) {
 	for _, m := range []string{"manager-1", "manager-2"} {
 		a.ok(m, "node", "update", "--label-add", "alive=yes", "worker-1")
 	}
-}
-
-// session opens a session and waits until the manager has answered.
-func (a *attack) session(t *testing.T, addr string, creds *pki.Credentials, d *schedulerpb.NodeDescription) (*pki.GRPCConn, grpc.BidiStreamingClient[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]) {
-	t.Helper()
-	cc, err := port.DialGRPC(t.Context(), creds, []string{addr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cc.Close() })
-	s, err := schedulerpb.NewDispatcherClient(cc).Session(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: &schedulerpb.Hello{Description: d}}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Recv(); err != nil {
-		t.Fatalf("no session at %s: %v", addr, err)
-	}
-	return cc, s
 }
 
 // silentConnections opens far more connections than are allowed, says nothing
