@@ -25,6 +25,8 @@ type daemon struct {
 	traceback string
 	// memlock is RLIMIT_MEMLOCK in bytes.
 	memlock uint64
+	// nice is its share of cores that are short: below zero is more than others.
+	nice int
 	// ownMountsBut, when set, gives it a mount namespace that shares only this
 	// directory.
 	ownMountsBut string
@@ -54,7 +56,8 @@ func daemons(c config) []daemon {
 			caps: []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
 				unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_ADMIN},
 			sockets: []socket{{"rund", c.control}}},
-		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, args: args,
+		// A leader that gets no core for an election timeout is given up.
+		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, nice: -10, args: args,
 			sockets: []socket{{"api", root}, {"metrics", root}}},
 	}
 }

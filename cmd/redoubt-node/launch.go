@@ -23,6 +23,7 @@ func launch(args []string) error {
 	var uid, gid, parent int
 	var capList, netns, sockets string
 	var memlock uint64
+	var niceness int
 	var traceback string
 	fs := flag.NewFlagSet(launchVerb, flag.ContinueOnError)
 	fs.IntVar(&uid, "uid", -1, "")
@@ -32,6 +33,7 @@ func launch(args []string) error {
 	fs.StringVar(&netns, "own-mounts-but", "", "")
 	fs.StringVar(&sockets, "sockets", "", "")
 	fs.Uint64Var(&memlock, "memlock", 0, "")
+	fs.IntVar(&niceness, "nice", 0, "")
 	fs.StringVar(&traceback, "traceback", "none", "")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -50,6 +52,9 @@ func launch(args []string) error {
 	}
 	if err := limits(memlock); err != nil {
 		return fmt.Errorf("limits: %w", err)
+	}
+	if err := weigh(niceness); err != nil {
+		return fmt.Errorf("scheduling weight: %w", err)
 	}
 	if err := become(uid, gid, caps); err != nil {
 		return err
@@ -85,6 +90,30 @@ func limits(memlock uint64) error {
 		}
 	}
 	return nil
+}
+
+// weigh sets the calling process's share of cores that are short, as a nice
+// value. A kernel that shares them out between sessions first (autogroup) would
+// heed it only within one: so the process gets a session of its own, and that
+// session the value. Where the supervisor lacks CAP_SYS_NICE, all stays as it is.
+func weigh(niceness int) error {
+	if niceness == 0 {
+		return nil
+	}
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, niceness); err != nil {
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+			return nil
+		}
+		return err
+	}
+	if _, err := unix.Setsid(); err != nil {
+		return err
+	}
+	err := os.WriteFile("/proc/self/autogroup", []byte(strconv.Itoa(niceness)), 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS) {
+		return nil // a kernel without autogroup, or a /proc that is read-only
+	}
+	return err
 }
 
 // become drops to uid, gid, no supplementary groups and exactly caps in every

@@ -81,7 +81,7 @@ func (c *child) start() error {
 	}
 	args := []string{"redoubt-node", launchVerb, "--uid", strconv.Itoa(c.account.UID), "--gid", strconv.Itoa(c.account.GID),
 		"--parent", strconv.Itoa(os.Getpid()), "--caps", strings.Join(caps, ","), "--sockets", c.socketNames(),
-		"--memlock", strconv.FormatUint(c.memlock, 10), "--traceback", c.traceback}
+		"--memlock", strconv.FormatUint(c.memlock, 10), "--nice", strconv.Itoa(c.nice), "--traceback", c.traceback}
 	if c.ownMountsBut != "" {
 		args = append(args, "--own-mounts-but", c.ownMountsBut)
 	}

@@ -48,7 +48,9 @@ func playDaemon(name string) {
 			status, _ := os.ReadFile("/proc/self/status")
 			limits, _ := os.ReadFile("/proc/self/limits")
 			mnt, _ := os.Readlink("/proc/self/ns/mnt")
-			fmt.Fprintf(c, "%s%sMnt:\t%s\nArgs:\t%s\nEnv:\t%s\n", status, limits, mnt, os.Args, os.Environ())
+			group, _ := os.ReadFile("/proc/self/autogroup")
+			raw, _ := unix.Getpriority(unix.PRIO_PROCESS, 0) // 20 less the nice value
+			fmt.Fprintf(c, "%s%sMnt:\t%s\nArgs:\t%s\nEnv:\t%s\nNice:\t%d\nAutogroup:\t%s\n", status, limits, mnt, os.Args, os.Environ(), 20-raw, group)
 			c.Close()
 		}
 	}()
@@ -133,21 +135,26 @@ func TestSupervisor(t *testing.T) {
 	waitFor(t, filepath.Join(run, "metrics.sock"))
 
 	hard := unix.Rlimit{Max: math.MaxUint64}
-	if !canRaiseLimits() {
+	if !holds(unix.CAP_SYS_RESOURCE) {
 		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &hard); err != nil {
 			t.Fatal(err)
 		}
+	}
+	weight := "0"
+	if holds(unix.CAP_SYS_NICE) {
+		weight = "-10"
 	}
 	mine, _ := os.Readlink("/proc/self/ns/mnt")
 	for _, tc := range []struct {
 		socket, uid, caps string
 		memlock           uint64
 		ownMounts         bool
+		nice              string
 	}{
-		{"keyd", "71001", "0000000000000000", 64 << 20, false},
-		{"netd", "71002", "0000000000201000", 8 << 20, false},
-		{"rund", "0", "00000000002000fb", 8 << 20, true},
-		{"api", "71000", "0000000000000000", 64 << 20, false},
+		{"keyd", "71001", "0000000000000000", 64 << 20, false, "0"},
+		{"netd", "71002", "0000000000201000", 8 << 20, false, "0"},
+		{"rund", "0", "00000000002000fb", 8 << 20, true, "0"},
+		{"api", "71000", "0000000000000000", 64 << 20, false, weight},
 	} {
 		got := ask(t, filepath.Join(run, tc.socket+".sock"))
 		if f := field(t, got, "Uid:"); f != strings.Repeat(tc.uid+" ", 3)+tc.uid {
@@ -166,6 +173,13 @@ func TestSupervisor(t *testing.T) {
 		}
 		if want := strconv.FormatUint(min(tc.memlock, hard.Max), 10); !strings.HasPrefix(field(t, got, "Max locked memory"), want+" "+want) {
 			t.Errorf("%s: memlock %s, want %s", tc.socket, field(t, got, "Max locked memory"), want)
+		}
+		if f := field(t, got, "Nice:"); f != tc.nice {
+			t.Errorf("%s: nice %s, want %s", tc.socket, f, tc.nice)
+		}
+		// A kernel without autogroup has no line for it.
+		if f := field(t, got, "Autogroup:"); f != "" && !strings.HasSuffix(f, " nice "+tc.nice) {
+			t.Errorf("%s: its session's group is %q, want nice %s", tc.socket, f, tc.nice)
 		}
 		if other := field(t, got, "Mnt:") != mine; other != tc.ownMounts {
 			t.Errorf("%s: own mount namespace: %v", tc.socket, other)
@@ -209,10 +223,11 @@ func TestSupervisor(t *testing.T) {
 	}
 }
 
-func canRaiseLimits() bool {
+// holds reports whether this process has a capability.
+func holds(c int) bool {
 	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var d [2]unix.CapUserData
-	return unix.Capget(&h, &d[0]) == nil && d[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+	return unix.Capget(&h, &d[0]) == nil && d[0].Effective&(1<<c) != 0
 }
 
 // waitFor returns once path exists.

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -89,6 +90,11 @@ func TestUnitsAgree(t *testing.T) {
 		same("LimitCORE", "0")
 		same("LimitNOFILE", "65536")
 		same("LimitMEMLOCK", fmt.Sprintf("%dM", d.memlock>>20))
+		nice := "" // systemd's own default
+		if d.nice != 0 {
+			nice = strconv.Itoa(d.nice)
+		}
+		same("Nice", nice)
 		same("Environment", "GOTRACEBACK="+d.traceback)
 		same("NoNewPrivileges", "yes")
 		same("UMask", "0077")

@@ -83,6 +83,10 @@ func (m *machine) sandboxes() {
 				m.t.Errorf("%s: %s %q, want %q", name, field, got, v)
 			}
 		}
+		nice := map[bool]string{true: "-10", false: "0"}[name == "redoubtd"]
+		if got := strings.TrimSpace(m.ok(nil, "ps", "-o", "ni=", "-p", pid)); got != nice {
+			m.t.Errorf("%s: nice %s, want %s", name, got, nice)
+		}
 		if m.ok(nil, "readlink", "/proc/"+pid+"/ns/mnt") == m.ok(nil, "readlink", "/proc/1/ns/mnt") {
 			m.t.Errorf("%s has the machine's mount namespace", name)
 		}
