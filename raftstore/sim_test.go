@@ -99,13 +99,13 @@ func (c simCount) String() string {
 }
 
 func simulate(t *testing.T, seed uint64) (sum simCount) {
+	var h linear.History
 	inBubble(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		c := newSimCluster(t, seed, 3+2*r.IntN(2))
 		defer c.close()
 		c.slowNet(time.Duration(1+r.IntN(20)) * time.Millisecond)
 
-		var h linear.History
 		stop := make(chan struct{})
 		counts := make([]simCount, simClients)
 		var clients sync.WaitGroup
@@ -130,8 +130,8 @@ func simulate(t *testing.T, seed uint64) (sum simCount) {
 			sum.add(n)
 		}
 		c.agree()
-		h.Check(t)
 	})
+	h.Check(t)
 	return sum
 }
 

@@ -224,6 +224,7 @@ func names(all []*simMember) (ids []string) {
 // when they have sent more than they have written, with disks that are slow and
 // a network that is not.
 func simulateTails(t *testing.T, seed uint64) (sum simCount, lost int) {
+	var h linear.History
 	inBubble(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 10))
 		c := newSimCluster(t, seed, 3+2*r.IntN(2))
@@ -235,7 +236,6 @@ func simulateTails(t *testing.T, seed uint64) (sum simCount, lost int) {
 			}
 		}
 		slow()
-		var h linear.History
 		stop := make(chan struct{})
 		counts := make([]simCount, simClients)
 		var clients sync.WaitGroup
@@ -297,7 +297,7 @@ func simulateTails(t *testing.T, seed uint64) (sum simCount, lost int) {
 			sum.add(n)
 		}
 		c.agree()
-		h.Check(t)
 	})
+	h.Check(t)
 	return sum, lost
 }

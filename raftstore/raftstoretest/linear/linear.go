@@ -138,11 +138,15 @@ func (h *History) End(client int, call int64, in Input, out Output) {
 	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: out, Return: ret})
 }
 
-// Check fails the test where the history is not linearizable.
+// Check fails the test where the history is not linearizable. It is bounded by
+// the time it takes, so in simulated time it would not be.
 func (h *History) Check(t testing.TB) {
 	t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if holds(h.ops, time.Minute) {
+		return
+	}
 	result, info := porcupine.CheckOperationsVerbose(Model, h.ops, time.Minute)
 	switch result {
 	case porcupine.Ok:

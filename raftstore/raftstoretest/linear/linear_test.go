@@ -1,7 +1,10 @@
 package linear
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/anishathalye/porcupine"
 )
@@ -45,5 +48,88 @@ func TestModel(t *testing.T) {
 		if got := porcupine.CheckOperations(Model, c.ops); got != c.want {
 			t.Errorf("%s: linearizable is %v, want %v", name, got, c.want)
 		}
+		if got := holds(c.ops, time.Minute); got != c.want {
+			t.Errorf("%s: without its open operations linearizable is %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestOpenOperations compares both ways to judge a history, of operations with
+// answers that may be wrong: the quick one accepts nothing that the other does
+// not, and where nothing was left out, refuses nothing else.
+func TestOpenOperations(t *testing.T) {
+	verdicts := map[[2]bool]int{}
+	for seed := range uint64(6000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		var ops []porcupine.Operation
+		left := false
+		now, version := int64(0), uint64(0)
+		written := []string{"", ""} // the last is what stands there, most of the time
+		for i := range 4 + r.IntN(8) {
+			now += 2
+			op := porcupine.Operation{ClientId: i, Call: now, Return: now + 1 + 2*r.Int64N(3)}
+			in := Input{Kind: Kind(r.IntN(5)), Key: "k", Value: fmt.Sprint(i), Expect: written[len(written)-1-r.IntN(2)]}
+			out := Output{OK: r.IntN(4) > 0}
+			switch {
+			case in.Kind == Read:
+				out.Value = written[len(written)-1-r.IntN(2)]
+				out.OK = out.Value != ""
+				if out.OK {
+					out.Version = version
+				}
+			case r.IntN(2) == 0:
+				out, op.Return = Output{Unknown: true}, Never
+				left = left || in.Kind == CAS || in.Kind == Create
+				fallthrough
+			default:
+				if in.Kind != Delete {
+					written = append(written, in.Value)
+				} else {
+					written = append(written, "")
+				}
+				version++
+			}
+			op.Input, op.Output = in, out
+			ops = append(ops, op)
+		}
+		exact, quick := porcupine.CheckOperations(Model, ops), holds(ops, time.Minute)
+		if quick != exact && (quick || !left) {
+			t.Fatalf("seed %d: linearizable is %v, without its open operations %v: %+v", seed, exact, quick, ops)
+		}
+		verdicts[[2]bool{exact, quick}]++
+	}
+	t.Logf("exact and quick verdicts: %v", verdicts)
+	if verdicts[[2]bool{true, true}] < 1000 || verdicts[[2]bool{false, false}] < 1000 {
+		t.Errorf("most histories are of one kind, which proves nothing: %v", verdicts)
+	}
+}
+
+// TestManyOpenOperations: what the plain search does not end within hours.
+func TestManyOpenOperations(t *testing.T) {
+	var ops []porcupine.Operation
+	now := int64(0)
+	add := func(in Input, out Output) {
+		now += 2
+		op := porcupine.Operation{Input: in, Output: out, Call: now, Return: now + 1}
+		if out.Unknown {
+			op.Return = Never
+		}
+		ops = append(ops, op)
+	}
+	for i := range 200 {
+		v := fmt.Sprint(i)
+		add(Input{Kind: Write, Key: "k", Value: v}, Output{Unknown: true})
+		add(Input{Kind: Delete, Key: "k"}, Output{Unknown: true})
+		add(Input{Kind: Write, Key: "k", Value: "w" + v}, Output{Unknown: true})
+		if i%2 == 0 {
+			add(Input{Kind: Read, Key: "k"}, Output{OK: true, Value: v, Version: uint64(i + 1)})
+		}
+	}
+	if !holds(ops, time.Minute) {
+		t.Error("a good history is refused")
+	}
+	add(Input{Kind: Read, Key: "k"}, Output{OK: true, Value: "0", Version: 1})
+	if holds(ops, time.Minute) {
+		t.Error("a bad history is accepted")
 	}
 }
