@@ -53,15 +53,15 @@ func TestUnconfirmedClockStampsNothing(t *testing.T) {
 	for i, l := range links {
 		l.clock = clocks[i]
 	}
-	all := newClusterOn(t, testElectionTimeout, links...)
-	a, c := all[0], all[2]
+	all := newClusterOn(t, links...)
+	a := all[0]
 	put(t, a.Store, &testpb.Thing{Id: "before"})
 	clocks[0].ahead.Store(int64(time.Hour))
 	clocks[0].unfit.Store(true)
 	if err := a.TransferLeadership(waitContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	leader := leaderOf(t, all[1], c)
+	leader := leaderOf(t, all[1], all[2])
 	for _, id := range []string{"x", "y", "z"} {
 		asked := clocks[0].asked.Load()
 		// Back to a, which may not and says c.
@@ -70,10 +70,9 @@ func TestUnconfirmedClockStampsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		clocks[0].waitAsked(t, asked+1)
-		if leader = leaderOf(t, all...); leader.id == "a" {
+		if leader = putAt(t, &testpb.Thing{Id: id}, all...); leader.id == "a" {
 			t.Fatal("a manager whose clock is off leads")
 		}
-		put(t, leader.Store, &testpb.Thing{Id: id})
 	}
 	if leader.id != "c" {
 		t.Errorf("%s leads, a named c", leader.id)
@@ -100,10 +99,11 @@ func TestLeaderAloneIsAskedAgain(t *testing.T) {
 	l, clock := newLink(t, "a"), &testClock{}
 	clock.unfit.Store(true)
 	l.clock = clock
-	a := openMemberOn(t, l, testElectionTimeout, t.TempDir(), raftstoretest.NewSealer())
+	a := openMemberOn(t, l, t.TempDir(), raftstoretest.NewSealer())
 	if err := a.Bootstrap(); err != nil {
 		t.Fatal(err)
 	}
+	a.Stand()
 	clock.waitAsked(t, 2)
 	if a.IsLeader() {
 		t.Fatal("it leads by a clock that was not confirmed")

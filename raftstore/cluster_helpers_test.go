@@ -2,6 +2,7 @@ package raftstore_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 )
 
@@ -27,6 +29,8 @@ type link struct {
 
 	// until is the life of what is accepted; 0 for no end.
 	until time.Duration
+	// timeout is its server's, if not testElectionTimeout.
+	timeout time.Duration
 
 	mu    sync.Mutex // guards the rest
 	cut   bool
@@ -110,16 +114,6 @@ func (l *link) setCut(cut bool) {
 	}
 }
 
-// breakAll ends every connection there is.
-func (l *link) breakAll() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.conns {
-		_ = c.Close()
-	}
-	clear(l.conns)
-}
-
 // ending is a connection whose certificate ends.
 type ending struct {
 	*buffered
@@ -147,8 +141,10 @@ type member struct {
 
 func (m *member) hostport() string { return m.link.Addr().String() }
 
-// testElectionTimeout is short, so that elections cost little.
-const testElectionTimeout = 500 * time.Millisecond
+// testElectionTimeout is longer than a busy machine keeps a leader from its
+// followers. First leaders need not wait for it (bootstrap), and what is about
+// timeouts is tested in simulated time.
+const testElectionTimeout = 20 * time.Second
 
 func newMember(t testing.TB, id string, initial ...string) *member {
 	return openMember(t, t.TempDir(), raftstoretest.NewSealer(), id, initial...)
@@ -156,24 +152,24 @@ func newMember(t testing.TB, id string, initial ...string) *member {
 
 // openMember opens what stands in dir; the address is a new one.
 func openMember(t testing.TB, dir string, sealer raftstore.Sealer, id string, initial ...string) *member {
-	return openMemberOn(t, newLink(t, id), testElectionTimeout, dir, sealer, initial...)
+	return openMemberOn(t, newLink(t, id), dir, sealer, initial...)
 }
 
-func openMemberOn(t testing.TB, l *link, timeout time.Duration, dir string, sealer raftstore.Sealer, initial ...string) *member {
+func openMemberOn(t testing.TB, l *link, dir string, sealer raftstore.Sealer, initial ...string) *member {
 	id := l.id
 	s, err := raftstore.Open(t.Context(), raftstore.Config{
 		Dir: dir, NodeID: id, ClusterID: "cluster",
 		Tables: []raftstore.Registered{things}, Sealer: sealer, Logger: slog.New(slog.DiscardHandler),
 		Transport:    raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(id, l.Addr().String()), Dial: l.dial},
-		InitialPeers: initial, ElectionTimeout: timeout, TrailingLogs: 4, Clock: l.clock,
+		InitialPeers: initial, ElectionTimeout: cmp.Or(l.timeout, testElectionTimeout), TrailingLogs: 4, Clock: l.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.allowed <- s.PeerAllowed
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // the others end, too: there is nobody to hand over to
 		if err := errors.Join(s.Close(ctx), s.Err()); err != nil {
 			t.Error(err)
 		}
@@ -181,28 +177,30 @@ func openMemberOn(t testing.TB, l *link, timeout time.Duration, dir string, seal
 	return &member{Store: s, link: l, id: id}
 }
 
+// bootstrap makes m the leader of a new cluster, at once.
+func (m *member) bootstrap(t testing.TB) {
+	t.Helper()
+	if err := m.Bootstrap(); err != nil {
+		t.Fatal(err)
+	}
+	m.Stand()
+	raftstoretest.WaitLeader(t, m.Store)
+}
+
 // newCluster returns three voters, the first of which leads.
 func newCluster(t testing.TB) []*member {
 	t.Helper()
-	return newClusterWith(t, testElectionTimeout)
+	return newClusterOn(t, newLink(t, "a"), newLink(t, "b"), newLink(t, "c"))
 }
 
-func newClusterWith(t testing.TB, timeout time.Duration) []*member {
-	t.Helper()
-	return newClusterOn(t, timeout, newLink(t, "a"), newLink(t, "b"), newLink(t, "c"))
-}
-
-func newClusterOn(t testing.TB, timeout time.Duration, links ...*link) []*member {
+func newClusterOn(t testing.TB, links ...*link) []*member {
 	t.Helper()
 	ctx := waitContext(t)
-	a := openMemberOn(t, links[0], timeout, t.TempDir(), raftstoretest.NewSealer())
-	if err := a.Bootstrap(); err != nil {
-		t.Fatal(err)
-	}
-	raftstoretest.WaitLeader(t, a.Store)
+	a := openMemberOn(t, links[0], t.TempDir(), raftstoretest.NewSealer())
+	a.bootstrap(t)
 	all := []*member{a}
 	for _, l := range links[1:] {
-		m := openMemberOn(t, l, timeout, t.TempDir(), raftstoretest.NewSealer(), "a")
+		m := openMemberOn(t, l, t.TempDir(), raftstoretest.NewSealer(), "a")
 		if err := a.AddNonvoter(ctx, m.id, m.hostport()); err != nil {
 			t.Fatal(err)
 		}
@@ -245,6 +243,28 @@ func leaderOf(t testing.TB, all ...*member) *member {
 	case <-ctx.Done():
 		t.Fatal("nobody leads")
 		return nil
+	}
+}
+
+// putAt writes o at the leader among all, as a client would that meets a change
+// of leader: it asks again, and takes what is there for its own.
+func putAt(t testing.TB, o *testpb.Thing, all ...*member) (leader *member) {
+	t.Helper()
+	ctx := waitContext(t)
+	for {
+		leader = leaderOf(t, all...)
+		err := leader.Update(ctx, func(tx *raftstore.Tx) error {
+			if _, ok := things.Get(tx, o.GetId()); ok {
+				return nil
+			}
+			return things.Put(tx, o)
+		})
+		switch {
+		case err == nil:
+			return leader
+		case !errors.Is(err, raftstore.ErrNotLeader) && !errors.Is(err, raftstore.ErrUncertain):
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -1,17 +1,14 @@
 package raftstore_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
-	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 )
 
 func TestClusterReplicates(t *testing.T) {
@@ -49,54 +46,6 @@ func TestClusterReplicates(t *testing.T) {
 	}
 }
 
-func TestLeaderCutOff(t *testing.T) {
-	all := newCluster(t)
-	a, b, c := all[0], all[1], all[2]
-	for i := range 20 {
-		put(t, a.Store, &testpb.Thing{Id: fmt.Sprint("before-", i)})
-	}
-	leading, lost := make(chan struct{}), make(chan struct{})
-	var wg sync.WaitGroup
-	t.Cleanup(wg.Wait)
-	wg.Go(func() {
-		if err := a.WhileLeader(t.Context(), func(ctx context.Context) {
-			close(leading)
-			<-ctx.Done()
-			close(lost)
-		}); !errors.Is(err, context.Canceled) {
-			t.Errorf("WhileLeader ended with %v", err)
-		}
-	})
-	receive(t, "a to lead", leading)
-	a.link.setCut(true)
-	err := a.Update(waitContext(t), func(tx *raftstore.Tx) error { return things.Put(tx, &testpb.Thing{Id: "unacknowledged"}) })
-	if err == nil {
-		t.Fatal("a leader without followers acknowledges a write")
-	}
-	if !errors.Is(err, raftstore.ErrUncertain) && !errors.Is(err, raftstore.ErrNotLeader) {
-		t.Fatalf("the cut-off leader says %v", err)
-	}
-	if err := a.Barrier(waitContext(t)); !errors.Is(err, raftstore.ErrNotLeader) {
-		t.Fatalf("the cut-off leader gives a barrier: %v", err)
-	}
-	receive(t, "a to notice that it leads no more", lost)
-	next := leaderOf(t, b, c)
-	for i := range 20 {
-		get(t, next.Store, fmt.Sprint("before-", i)) // everything acknowledged is there, at once
-	}
-	put(t, next.Store, &testpb.Thing{Id: "after"})
-	a.link.setCut(false)
-	waitFor(t, a, "after")
-	if err := a.View(func(r *raftstore.ReadTx) error {
-		if n := things.Count(r); n != 21 {
-			return fmt.Errorf("the former leader has %d objects, want 21", n)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestLeaderCloses(t *testing.T) {
 	all := newCluster(t)
 	put(t, all[0].Store, &testpb.Thing{Id: "x"})
@@ -105,7 +54,7 @@ func TestLeaderCloses(t *testing.T) {
 	}
 	next := leaderOf(t, all[1], all[2])
 	get(t, next.Store, "x")
-	put(t, next.Store, &testpb.Thing{Id: "y"})
+	putAt(t, &testpb.Thing{Id: "y"}, all[1], all[2])
 }
 
 func TestTransferAndRemoval(t *testing.T) {
@@ -131,10 +80,7 @@ func TestTransferAndRemoval(t *testing.T) {
 func TestNewServerGetsASnapshot(t *testing.T) {
 	ctx := waitContext(t)
 	a := newMember(t, "a")
-	if err := a.Bootstrap(); err != nil {
-		t.Fatal(err)
-	}
-	raftstoretest.WaitLeader(t, a.Store)
+	a.bootstrap(t)
 	for i := range 50 {
 		put(t, a.Store, &testpb.Thing{Id: fmt.Sprint(i), Name: fmt.Sprint("n", i), Payload: make([]byte, 8<<10)})
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
-	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 )
 
 // cutter hands connections on to a server and ends each after so many bytes
@@ -106,10 +105,7 @@ func TestSnapshotCutWhileItIsSent(t *testing.T) {
 	const chunk, chunks = 64 << 10, 4
 	ctx := waitContext(t)
 	a := newMember(t, "a")
-	if err := a.Bootstrap(); err != nil {
-		t.Fatal(err)
-	}
-	raftstoretest.WaitLeader(t, a.Store)
+	a.bootstrap(t)
 	const objects = 6
 	for i := range objects {
 		put(t, a.Store, &testpb.Thing{Id: fmt.Sprint(i), Payload: make([]byte, 50<<10)})

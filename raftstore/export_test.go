@@ -14,6 +14,9 @@ import (
 // ErrStalled is why a leader stops that cannot hand over.
 var ErrStalled = errStalled
 
+// Stand has a server stand for election without waiting for its timeout.
+func (s *Store) Stand() { s.stand() }
+
 // WithDisk lets a test stand between the store and its log and stable files.
 func (c Config) WithDisk(log func(raft.LogStore) raft.LogStore, stable func(raft.StableStore) raft.StableStore) Config {
 	c.Storage = func(open func() (*Storage, error)) (*Storage, error) {

@@ -64,6 +64,11 @@ func (s *Store) considerFailover(ctx context.Context, peer string) {
 		}
 	}
 	s.cfg.Logger.Info("the leader's process is gone: standing for election", "leader", peer)
+	s.stand()
+}
+
+// stand has this server stand for election now, as if a leader had told it to.
+func (s *Store) stand() {
 	answer := make(chan raft.RPCResponse, 1)
 	s.trans.deliver(raft.RPC{
 		Command: &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{

@@ -14,10 +14,7 @@ import (
 func TestReopenAfterSnapshotFromLeader(t *testing.T) {
 	ctx := waitContext(t)
 	a := newMember(t, "a")
-	if err := a.Bootstrap(); err != nil {
-		t.Fatal(err)
-	}
-	raftstoretest.WaitLeader(t, a.Store)
+	a.bootstrap(t)
 	dir, sealer := t.TempDir(), raftstoretest.NewSealer()
 	restart := func(b *member) *member {
 		t.Helper()

@@ -22,6 +22,9 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 )
 
+// simElectionTimeout is of simulated time.
+const simElectionTimeout = 500 * time.Millisecond
+
 // simCluster is a cluster of real stores in one synctest bubble: simulated are
 // the network, the time, and how long the disk takes; raft, the sealing and the
 // database's files (in memory, where the machine has /dev/shm) are the real.
@@ -137,7 +140,7 @@ func (c *simCluster) open(m *simMember) bool {
 	s, err := raftstore.Open(c.t.Context(), m.disk.wrap(raftstore.Config{
 		Dir: m.dir, NodeID: m.id, ClusterID: "sim", Tables: []raftstore.Registered{things}, Sealer: m.sealer,
 		Transport: transport, InitialPeers: c.ids(), Clock: &m.clock, Logger: slog.New(slog.DiscardHandler),
-		ElectionTimeout: 500 * time.Millisecond, CommitTimeout: 25 * time.Millisecond, IOTimeout: 2 * time.Second,
+		ElectionTimeout: simElectionTimeout, CommitTimeout: 25 * time.Millisecond, IOTimeout: 2 * time.Second,
 		SnapshotThreshold: 24, TrailingLogs: 8, SnapshotInterval: 300 * time.Millisecond, LogStore: c.log,
 	}.WithSegments(smallSegment)))
 	if errors.Is(err, errSimDisk) {

@@ -15,17 +15,18 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 )
 
+// shortElectionTimeout lets a server stand again and again.
+const shortElectionTimeout = 300 * time.Millisecond
+
 // TestOldCopyIsKnown puts an old copy of a server's disk back after the others
 // went on, compacted, and restarted: what they know of it is beyond its disk,
 // and while it is dormant it gives nobody its vote.
 func TestOldCopyIsKnown(t *testing.T) {
+	t.Parallel()
 	ctx := waitContext(t)
 	dirA, sealerA := t.TempDir(), raftstoretest.NewSealer()
 	a := openMember(t, dirA, sealerA, "a")
-	if err := a.Bootstrap(); err != nil {
-		t.Fatal(err)
-	}
-	raftstoretest.WaitLeader(t, a.Store)
+	a.bootstrap(t)
 	dirB, sealerB := t.TempDir(), raftstoretest.NewSealer()
 	b := openMember(t, dirB, sealerB, "b", "a")
 	if err := a.AddNonvoter(ctx, b.id, b.hostport()); err != nil {
@@ -43,7 +44,7 @@ func TestOldCopyIsKnown(t *testing.T) {
 	if err := os.CopyFS(old, os.DirFS(dirB)); err != nil {
 		t.Fatal(err)
 	}
-	b = openMemberOn(t, b.link.again(t), testElectionTimeout, dirB, sealerB)
+	b = openMemberOn(t, b.link.again(t), dirB, sealerB)
 	if known, own := a.Witnessed()["b"], b.Opened(); known.Beyond(own) {
 		t.Errorf("an honest disk looks old: %+v is known, %+v is there", known, own)
 	}
@@ -63,14 +64,16 @@ func TestOldCopyIsKnown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a = openMemberOn(t, a.link.again(t), testElectionTimeout, dirA, sealerA)
+	l := a.link.again(t)
+	l.timeout = shortElectionTimeout
+	a = openMemberOn(t, l, dirA, sealerA)
 	fake := openDormant(t, b.link.again(t), old, sealerB)
 	known, own := a.Witnessed()["b"], fake.Opened()
 	if !known.Beyond(own) || known.Index < own.Index+25 {
 		t.Fatalf("%+v is known of a disk that has %+v", known, own)
 	}
 	// Two of two voters are up, and one may not vote.
-	short, cancel := context.WithTimeout(ctx, 6*testElectionTimeout)
+	short, cancel := context.WithTimeout(ctx, 8*shortElectionTimeout)
 	defer cancel()
 	for short.Err() == nil {
 		changed := a.LeaderChanged()
@@ -108,7 +111,7 @@ func openDormant(t testing.TB, l *link, dir string, sealer raftstore.Sealer) *me
 	s, err := raftstore.Open(t.Context(), raftstore.Config{
 		Dir: dir, NodeID: l.id, ClusterID: "cluster", Tables: []raftstore.Registered{things}, Sealer: sealer, Logger: slog.New(slog.DiscardHandler),
 		Transport:       raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(l.id, l.Addr().String()), Dial: l.dial},
-		ElectionTimeout: testElectionTimeout, Dormant: true,
+		ElectionTimeout: shortElectionTimeout, Dormant: true,
 	})
 	if err != nil {
 		t.Fatal(err)
