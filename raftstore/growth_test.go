@@ -18,13 +18,17 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 )
 
+// growthSegment is less than what the store takes, of which a test would have to
+// fill several.
+const growthSegment = 2 << 20
+
 // However much is written, the directory stays within a bound that what is kept
 // sets: the state twice, and the log that snapshots leave.
 func TestGrowthIsBounded(t *testing.T) {
 	for kind, c := range map[raftstore.LogStore]struct{ writes, most int64 }{
-		raftstore.LogBolt: {640, 8 << 20},
-		// Three segments of 16 MiB, each of which is made in its full size.
-		raftstore.LogWAL: {1600, 52 << 20},
+		raftstore.LogBolt: {192, 6 << 20},
+		// Three segments, each of which is made in its full size, and the state.
+		raftstore.LogWAL: {192, 3*growthSegment + 1<<20},
 	} {
 		t.Run(string(kind), func(t *testing.T) {
 			dir := t.TempDir()
@@ -33,8 +37,8 @@ func TestGrowthIsBounded(t *testing.T) {
 				Logger: slog.New(slog.DiscardHandler), LogStore: kind,
 				Transport: raftstore.Transport{Listener: raftstoretest.NewListener(), Advertise: raftstore.JoinAddr("n", "none:1"),
 					Dial: func(context.Context, string) (net.Conn, error) { return nil, errors.New("there is nobody") }},
-				ElectionTimeout: 50 * time.Millisecond, SnapshotThreshold: 16, TrailingLogs: 16, SnapshotInterval: 20 * time.Millisecond,
-			})
+				ElectionTimeout: 50 * time.Millisecond, SnapshotThreshold: 16, TrailingLogs: 16, SnapshotInterval: time.Hour,
+			}.WithSegments(growthSegment))
 			if err != nil {
 				t.Fatal(err)
 			}

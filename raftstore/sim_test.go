@@ -33,7 +33,7 @@ import (
 //	REDOUBT_SIM_SEEDS=5000 go test -run TestSimulation ./raftstore      (make sim SEEDS=5000)
 //	REDOUBT_SIM_SEED=17 go test -run TestSimulation -v ./raftstore      (one of them)
 const (
-	simSeeds   = 16 // of an ordinary run of the tests
+	simSeeds   = 8 // of an ordinary run of the tests
 	simClients = 4
 	simKeys    = 3
 	simFaults  = 12
