@@ -53,6 +53,8 @@ const (
 	snapshotsKept       = 2
 	snapshotWriters     = 2
 	snapshotsRemembered = 64
+	// edgesKept is of how many snapshots the last entry is known.
+	edgesKept = 8
 
 	// recentEntries and recentBytes bound the recent entries held in memory, in
 	// clear, for replication.

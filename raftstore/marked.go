@@ -87,6 +87,7 @@ func (s *markedStable) moved(key []byte, change func(*marked)) error {
 type markedSnapshots struct {
 	raft.SnapshotStore
 	mark *watermark
+	edge *edgeLog // nil where no raft runs
 }
 
 // Create implements raft.SnapshotStore.
@@ -96,13 +97,15 @@ func (s *markedSnapshots) Create(version raft.SnapshotVersion, index, term uint6
 	if err != nil {
 		return nil, err
 	}
-	return &markedSink{SnapshotSink: sink, mark: s.mark, index: index}, nil
+	return &markedSink{SnapshotSink: sink, mark: s.mark, edge: s.edge, index: index, term: term}, nil
 }
 
 type markedSink struct {
 	raft.SnapshotSink
 	mark  *watermark
+	edge  *edgeLog
 	index uint64
+	term  uint64
 	ended bool // raft may call Close after Cancel
 }
 
@@ -118,5 +121,6 @@ func (k *markedSink) Close() error {
 		return err
 	}
 	k.ended = true
+	k.edge.note(k.index, k.term)
 	return k.mark.move(func(m *marked) { m.snap = max(m.snap, k.index) })
 }

@@ -160,7 +160,7 @@ func (s *Store) lay(at Position) (err error) {
 	if err := mark.load(); err != nil {
 		return err
 	}
-	snaps := &markedSnapshots{files.Snapshots, mark}
+	snaps := &markedSnapshots{files.Snapshots, mark, nil}
 	sink, err := snaps.Create(raft.SnapshotVersionMax, at.Index, at.Term, raft.Configuration{Servers: []raft.Server{{
 		ID: raft.ServerID(s.cfg.NodeID), Address: raft.ServerAddress(s.cfg.Transport.Advertise)}}}, at.Index, nil)
 	if err != nil {

@@ -30,6 +30,7 @@ type Store struct {
 	opened   Reach
 	raft     *raft.Raft
 	tail     *tailLog
+	edge     *edgeLog
 	logs     raft.LogStore    // for Salvage, once raft is down
 	stable   raft.StableStore // likewise
 	terms    *termGuard
@@ -118,7 +119,8 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	}); err != nil {
 		return err
 	}
-	logs := newTailLog(newRecentLog(sealed, recentEntries, recentBytes), s.halt.storage)
+	s.edge = newEdgeLog(newRecentLog(sealed, recentEntries, recentBytes), s.halt.storage)
+	logs := newTailLog(s.edge, s.halt.storage)
 	s.tail = logs
 	s.fsm.settled = func(index uint64) error {
 		if logs.settled(index) {
@@ -127,12 +129,12 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 		return cmp.Or(s.halt.reason(), errTail)
 	}
 	s.mark = mark
-	snaps := &markedSnapshots{s.files.Snapshots, mark}
+	snaps := &markedSnapshots{s.files.Snapshots, mark, s.edge}
 	s.logs, s.stable = logs, stable
 	logger := raftLogger(s.cfg.Logger)
 	s.progress = newProgress(s.witness)
 	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
-	s.trans = newTransport(&s.cfg, s.layer, s.progress, s.dormancy, logs.before, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch})
+	s.trans = newTransport(&s.cfg, s.layer, s.progress, s.dormancy, logs.before, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch, applied: s.reached})
 	if err := s.newRaft(logger, logs, &tailStable{&markedStable{stable, mark}, logs}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
@@ -173,6 +175,9 @@ func (s *Store) newRaft(logger hclog.Logger, logs raft.LogStore, stable *tailSta
 			}
 			if s.opened, err = reachOf(logs, stable.sealedStable, kept); err != nil {
 				return err
+			}
+			for _, m := range kept {
+				s.edge.note(m.Index, m.Term)
 			}
 			s.raft, err = raft.NewRaft(s.raftConfig(logger), s.fsm, logs, stable, snaps, s.trans)
 			return err
@@ -404,6 +409,9 @@ func (s *Store) AppliedIndex() uint64 {
 	defer s.fsm.mu.RUnlock()
 	return s.fsm.index
 }
+
+// reached is the term, and the last entry that raft gave to the state machine.
+func (s *Store) reached() (term, index uint64) { return s.raft.CurrentTerm(), s.raft.AppliedIndex() }
 
 // LastIndex is the index of the last entry in the local log, on disk.
 func (s *Store) LastIndex() uint64 { return s.tail.before(s.raft.LastIndex()) }

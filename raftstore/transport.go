@@ -40,6 +40,8 @@ type peerRules struct {
 	answer func(peer string, rpc raft.RPC) bool
 	// vouch is the answer to who asks for the leader.
 	vouch func() []byte
+	// applied is the term, and the last entry that was given to the state machine.
+	applied func() (term, index uint64)
 }
 
 // peerReader is the reader of one peer.
@@ -143,9 +145,7 @@ func (t *transport) forward(peer string, r *peerReader) {
 	for {
 		select {
 		case rpc := <-r.NetworkTransport.Consumer():
-			if t.allowed(peer, rpc) {
-				t.deliver(rpc)
-			}
+			t.receive(peer, rpc)
 		case <-t.stop:
 			return
 		}

@@ -30,9 +30,20 @@ func checkWhole(logs raft.LogStore, stable raft.StableStore, kept []*raft.Snapsh
 	if err != nil {
 		return err
 	}
-	if first > 0 && last < upTo {
+	another := false // the log has another entry where the snapshot ends
+	for _, m := range kept {
+		var l raft.Log
+		if m.Index == upTo && first > 0 && first <= upTo && upTo <= last {
+			if err := logs.GetLog(upTo, &l); err != nil {
+				return err
+			}
+			another = another || l.Term != m.Term
+		}
+	}
+	if first > 0 && last < upTo || another {
 		// A snapshot came from the leader, and the process ended before the log
-		// it replaces was dropped. What follows would leave a gap behind it.
+		// it replaces was dropped. What follows would leave a gap behind it, or
+		// belongs to what the snapshot has replaced.
 		if err := logs.DeleteRange(first, last); err != nil {
 			return err
 		}
