@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,14 +11,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/internal/quietlog"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
-	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
 // Directory answers who is a member.
@@ -201,160 +198,6 @@ func sourceOf(p *peer.Peer) string {
 		return host
 	}
 	return p.Addr.String()
-}
-
-// identify says who is at the other end of the call's connection, now.
-func (a *Authorizer) identify(p *peer.Peer) (Identity, error) {
-	if p == nil {
-		return Identity{}, status.Error(codes.Unauthenticated, "the call came over no connection")
-	}
-	id, err := a.identifyInfo(p.AuthInfo)
-	id.Source = p.Addr
-	return id, err
-}
-
-func (a *Authorizer) identifyInfo(info credentials.AuthInfo) (Identity, error) {
-	switch info := info.(type) {
-	case *LocalInfo:
-		id := Identity{LocalRoot: true, kinds: []authzpb.Caller{authzpb.Caller_CALLER_NODE_LOCAL_ROOT}}
-		if a.cfg.Manager != nil && a.cfg.Manager() {
-			id.kinds = append(id.kinds, authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT)
-		}
-		return id, nil
-	case *ConnInfo:
-		if info.Peer != nil {
-			return a.identifyNode(info.State.NegotiatedProtocol, info.Peer)
-		}
-		if info.State.NegotiatedProtocol != ALPNGRPC {
-			return Identity{}, status.Error(codes.Unauthenticated, "a certificate is needed here")
-		}
-		return Identity{kinds: []authzpb.Caller{authzpb.Caller_CALLER_ANYONE}}, nil
-	}
-	return Identity{}, status.Error(codes.Unauthenticated, "the connection says nothing about its peer")
-}
-
-func (a *Authorizer) identifyNode(alpn string, p *Peer) (Identity, error) {
-	id := Identity{NodeID: p.NodeID, Role: p.Role, SPKI: p.SPKI, Chain: p.Chain}
-	kind, err := kindOf(alpn, p.Role)
-	if err != nil {
-		return Identity{}, err
-	}
-	if late := time.Since(p.Leaf.NotAfter); late > 0 {
-		if kind != authzpb.Caller_CALLER_WORKER || late > ExpiredGrace {
-			return Identity{}, status.Errorf(codes.Unauthenticated, "the certificate of node %s has expired: join again with a new token", p.NodeID)
-		}
-		kind = authzpb.Caller_CALLER_EXPIRED_WORKER
-	}
-	if kind == authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT {
-		id.LocalRoot, id.LocalRootOf = true, p.NodeID
-	}
-	id.kinds = []authzpb.Caller{kind}
-	if alpn == ALPNWitness {
-		return id, a.CheckPeer(alpn, p)
-	}
-	err = a.checkRecord(p)
-	if err != nil && kind == authzpb.Caller_CALLER_MANAGER && alpn == ALPNGRPC && a.demoted(p) {
-		id.kinds, err = []authzpb.Caller{authzpb.Caller_CALLER_DEMOTED_MANAGER}, nil
-	}
-	return id, err
-}
-
-// demoted reports whether the holder of a manager leaf is a worker on record,
-// and the leaf the one on record.
-func (a *Authorizer) demoted(p *Peer) bool {
-	if a.cfg.Directory == nil {
-		return false
-	}
-	n, err := a.cfg.Directory.Node(p.NodeID)
-	return err == nil && n.GetRole() == profilepb.Role_ROLE_WORKER && CheckRecord(n, profilepb.Role_ROLE_WORKER, p.SPKI) == nil
-}
-
-// kindOf maps what a certificate and the chosen protocol say to a caller. Each
-// protocol admits its own roles, so that a boot leaf is worth nothing but on
-// the lock protocol.
-func kindOf(alpn string, role profilepb.Role) (authzpb.Caller, error) {
-	switch {
-	case alpn == ALPNGRPC && role == profilepb.Role_ROLE_WORKER:
-		return authzpb.Caller_CALLER_WORKER, nil
-	case alpn == ALPNGRPC && role == profilepb.Role_ROLE_MANAGER,
-		alpn == ALPNLock && role == profilepb.Role_ROLE_MANAGER,
-		alpn == ALPNWitness && role == profilepb.Role_ROLE_MANAGER:
-		return authzpb.Caller_CALLER_MANAGER, nil
-	case alpn == ALPNLocal && role == profilepb.Role_ROLE_MANAGER:
-		return authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT, nil
-	case alpn == ALPNLock && role == profilepb.Role_ROLE_BOOT:
-		return authzpb.Caller_CALLER_BOOT, nil
-	}
-	return 0, status.Errorf(codes.PermissionDenied, "that certificate may not use the protocol %s", alpn)
-}
-
-// checkRecord holds the certificate against the node's record.
-func (a *Authorizer) checkRecord(p *Peer) error {
-	if a.cfg.Directory == nil {
-		if p.Role == profilepb.Role_ROLE_BOOT {
-			return nil
-		}
-		return status.Error(codes.FailedPrecondition, "this node has no store to check the caller against: it is locked or no manager")
-	}
-	n, err := a.cfg.Directory.Node(p.NodeID)
-	if err != nil {
-		return status.Error(codes.Unavailable, "the node records cannot be read now")
-	}
-	return CheckRecord(n, p.Identity.Role, p.SPKI)
-}
-
-// CheckRecord returns a refusal unless the record n (nil where there is none)
-// stands for a node of that role with a key of that SPKI hash. RefusalOf finds
-// in it what the node itself may be told.
-func CheckRecord(n *pkipb.Node, role profilepb.Role, spki []byte) error {
-	if n == nil {
-		return status.Error(codes.Unauthenticated, "the cluster knows no such node")
-	}
-	want, keys := role, [][]byte{n.GetLeafSpki(), n.GetPreviousSpki()}
-	if role == profilepb.Role_ROLE_BOOT {
-		want, keys = profilepb.Role_ROLE_MANAGER, [][]byte{n.GetBootSpki()}
-	}
-	switch {
-	case n.GetDenied():
-		return explained(n, authzpb.Refusal_REASON_REMOVED, fmt.Sprintf("node %s was removed from the cluster", n.GetId()))
-	case n.GetRole() != want:
-		return explained(n, authzpb.Refusal_REASON_ROLE_CHANGED, fmt.Sprintf("the certificate of node %s is not of its role", n.GetId()))
-	case len(spki) == 0 || !slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, spki) }):
-		return status.Errorf(codes.Unauthenticated, "node %s has a newer certificate than this one", n.GetId())
-	}
-	return nil
-}
-
-// CheckPeer is the check at connect, for every protocol of port 2377: it
-// returns a refusal unless the peer (nil: no certificate) could use it now.
-//
-// Between managers (raft, the splice to the leader, what they know of each
-// other's disks) the record says only
-// whether the node was removed or is none: a manager that lags behind has old
-// records, and were it to refuse the leader's newer certificate, it could never
-// catch up. Who belongs to raft is the raft configuration's to say.
-func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
-	if p == nil {
-		return nil
-	}
-	if alpn == ALPNGRPC || alpn == ALPNLocal || alpn == ALPNLock {
-		_, err := a.identifyNode(alpn, p)
-		return err
-	}
-	if p.Role != profilepb.Role_ROLE_MANAGER || time.Now().After(p.Leaf.NotAfter) {
-		return status.Errorf(codes.PermissionDenied, "only managers with a valid certificate may use the protocol %s", alpn)
-	}
-	if a.cfg.Directory == nil {
-		return nil
-	}
-	n, err := a.cfg.Directory.Node(p.NodeID)
-	switch {
-	case err != nil:
-		return status.Error(codes.Unavailable, "the node records cannot be read now")
-	case n != nil && (n.GetDenied() || n.GetRole() != profilepb.Role_ROLE_MANAGER):
-		return status.Errorf(codes.Unauthenticated, "node %s was removed from the cluster or is no manager", p.NodeID)
-	}
-	return nil
 }
 
 // certified reports whether the caller showed a certificate.

@@ -4,7 +4,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
-	"crypto/hpke"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -16,64 +15,11 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
-
-type ca struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-func newKeydKey(t testing.TB) []byte {
-	k, err := hpke.MLKEM768X25519().GenerateKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k.PublicKey().Bytes()
-}
-
-func newCA(t testing.TB) ca {
-	k := newKey(t)
-	tmpl := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, k.Public(), k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ca{k, c}
-}
-
-func (c ca) sign(t testing.TB, tmpl *x509.Certificate, pub any) *x509.Certificate {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.cert, pub, c.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
-}
 
 func TestLeafRoundTrip(t *testing.T) {
 	authority := newCA(t)
@@ -187,77 +133,6 @@ func addExt(c *x509.Certificate, oid asn1.ObjectIdentifier, critical bool, value
 	c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: oid, Critical: critical, Value: value})
 }
 
-func TestCSR(t *testing.T) {
-	key := newKey(t)
-	for _, keyd := range [][]byte{nil, newKeydKey(t)} {
-		der, err := NewCSR(key, keyd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		csr, err := ParseCSR(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if string(csr.KeydKey) != string(keyd) || !key.PublicKey.Equal(csr.Request.PublicKey) {
-			t.Error("the request does not say what it was made of")
-		}
-		flipped := append([]byte(nil), der...)
-		flipped[len(flipped)-1] ^= 1
-		for name, bad := range map[string][]byte{"truncated": der[:len(der)-1], "tail": append(der[:len(der):len(der)], 0), "flipped": flipped} {
-			if _, err := ParseCSR(bad); err == nil {
-				t.Errorf("%s request accepted", name)
-			}
-		}
-	}
-	if _, err := NewCSR(key, []byte("short")); err == nil {
-		t.Error("NewCSR took a malformed keyd key")
-	}
-}
-
-func TestCSRRefusals(t *testing.T) {
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keydExt := pkix.Extension{Id: OIDKeydKey, Value: mustMarshal(newKeydKey(t), "")}
-	critical := keydExt
-	critical.Critical = true
-	cases := map[string]*x509.CertificateRequest{
-		"subject":         {Subject: pkix.Name{CommonName: "x"}},
-		"dns":             {DNSNames: []string{"a"}},
-		"uri":             {URIs: []*url.URL{NodeURI(ident.New(), ident.New())}},
-		"role":            {ExtraExtensions: []pkix.Extension{{Id: OIDRole, Value: mustMarshal("manager", "utf8")}}},
-		"keyd key + role": {ExtraExtensions: []pkix.Extension{keydExt, {Id: OIDRole, Value: mustMarshal("manager", "utf8")}}},
-		"critical":        {ExtraExtensions: []pkix.Extension{critical}},
-		"short keyd key":  {ExtraExtensions: []pkix.Extension{{Id: OIDKeydKey, Value: mustMarshal([]byte{1}, "")}}},
-		"not an octet string": {ExtraExtensions: []pkix.Extension{
-			{Id: OIDKeydKey, Value: mustMarshal("text", "utf8")}}},
-		"sha512": {SignatureAlgorithm: x509.ECDSAWithSHA512},
-		// The attribute the standard parser skips: a challenge password.
-		"attribute": {Attributes: []pkix.AttributeTypeAndValueSET{{Type: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7},
-			Value: [][]pkix.AttributeTypeAndValue{{{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "x"}}}}}},
-	}
-	for name, tmpl := range cases {
-		der, err := x509.CreateCertificateRequest(rand.Reader, tmpl, newKey(t))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if _, err := ParseCSR(der); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, p384)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ParseCSR(der); err == nil {
-		t.Error("p384: accepted")
-	}
-	if _, err := ParseCSR(make([]byte, MaxCSR+1)); err == nil {
-		t.Error("oversized: accepted")
-	}
-}
-
 // TestProofInputsDiffer: no two different inputs, nor two purposes, give the
 // same bytes, whatever the lengths of the parts.
 func TestProofInputsDiffer(t *testing.T) {
@@ -322,104 +197,4 @@ func TestProofs(t *testing.T) {
 	if CheckRenewProof(leaf, []byte("rsc"), nil, renew) == nil {
 		t.Error("renewal proof accepted for another request")
 	}
-}
-
-func goodRecord() *profilepb.TokenRecord {
-	now := time.Now()
-	return &profilepb.TokenRecord{
-		Id: ident.New(), ClusterId: ident.New(), PublicKey: make([]byte, 32), Role: profilepb.Role_ROLE_WORKER,
-		MintedAt: now.Unix(), ExpiresAt: now.Add(time.Hour).Unix(), MaxUses: 1, NodeName: "w1", Cidr: "10.0.0.0/8",
-	}
-}
-
-func TestCheckToken(t *testing.T) {
-	good := goodRecord()
-	now := time.Unix(good.MintedAt, 0)
-	if err := CheckToken(good, good.ClusterId, now); err != nil {
-		t.Fatal(err)
-	}
-	if err := CheckToken(good, good.ClusterId, now.Add(time.Hour)); err != ErrTokenExpired {
-		t.Errorf("at the second of expiry: %v", err)
-	}
-	cases := map[string]func(*profilepb.TokenRecord){
-		"id":          func(r *profilepb.TokenRecord) { r.Id = "x" },
-		"cluster":     func(r *profilepb.TokenRecord) { r.ClusterId = ident.New() },
-		"key":         func(r *profilepb.TokenRecord) { r.PublicKey = nil },
-		"boot role":   func(r *profilepb.TokenRecord) { r.Role = profilepb.Role_ROLE_BOOT },
-		"no role":     func(r *profilepb.TokenRecord) { r.Role = 0 },
-		"future":      func(r *profilepb.TokenRecord) { r.MintedAt += 3600; r.ExpiresAt += 3600 },
-		"no minting":  func(r *profilepb.TokenRecord) { r.MintedAt = 0 },
-		"backwards":   func(r *profilepb.TokenRecord) { r.ExpiresAt = r.MintedAt },
-		"endless":     func(r *profilepb.TokenRecord) { r.ExpiresAt = 0 },
-		"no limit":    func(r *profilepb.TokenRecord) { r.MaxUses = 0 },
-		"name":        func(r *profilepb.TokenRecord) { r.NodeName = "../x" },
-		"cidr":        func(r *profilepb.TokenRecord) { r.Cidr = "10.0.0.1/8" },
-		"not an cidr": func(r *profilepb.TokenRecord) { r.Cidr = "all" },
-	}
-	for name, change := range cases {
-		bad := proto.CloneOf(good)
-		change(bad)
-		if err := CheckToken(bad, good.ClusterId, now); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-}
-
-func TestOpenTokenRecord(t *testing.T) {
-	pub, priv, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sign := func(record []byte) *profilepb.SignedTokenRecord {
-		return &profilepb.SignedTokenRecord{Record: record, Signature: ed25519.Sign(priv, TokenSigningInput(record))}
-	}
-	record, err := proto.Marshal(goodRecord())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenTokenRecord(pub, sign(record)); err != nil {
-		t.Fatal(err)
-	}
-	unknown := protowire.AppendVarint(protowire.AppendTag(record[:len(record):len(record)], 99, protowire.VarintType), 1)
-	if _, err := OpenTokenRecord(pub, sign(unknown)); err == nil {
-		t.Error("a record with an unknown field was accepted")
-	}
-	s := sign(record)
-	s.Signature = ed25519.Sign(priv, record) // without the label
-	if _, err := OpenTokenRecord(pub, s); err == nil {
-		t.Error("a signature of another purpose was accepted")
-	}
-}
-
-func FuzzParseCSR(f *testing.F) {
-	key := newKey(f)
-	for _, k := range [][]byte{nil, newKeydKey(f)} {
-		der, err := NewCSR(key, k)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(der)
-	}
-	f.Fuzz(func(t *testing.T, der []byte) {
-		csr, err := ParseCSR(der)
-		if err != nil {
-			return
-		}
-		if string(csr.Request.Raw) != string(der) || len(csr.Request.URIs)+len(csr.Request.DNSNames) != 0 {
-			t.Error("accepted more than a bare request")
-		}
-	})
-}
-
-func FuzzParseTokenRecord(f *testing.F) {
-	good, err := proto.Marshal(goodRecord())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if r, err := ParseTokenRecord(b); err == nil && CheckTokenShape(r) != nil {
-			t.Error("accepted a malformed record")
-		}
-	})
 }
