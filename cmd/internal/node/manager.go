@@ -147,7 +147,8 @@ type keys struct {
 // awaitKeys is the locked state: it answers "locked" on the port and returns
 // when keyd has been opened.
 func (n *Node) awaitKeys(ctx context.Context, p *port.Port, left **request) (*keys, error) {
-	n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", n.lockedMessage())
+	// Whether a key helps is keyd's to say: its files may be damaged.
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "keyd has not said yet what it needs")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g, gctx := errgroup.WithContext(ctx)
@@ -184,16 +185,11 @@ const retryKeyd = 500 * time.Millisecond
 // keyd lends.
 func (n *Node) openKeys(ctx context.Context) (*keys, error) {
 	var last string
-	var full error
 	for {
 		var k *keys
-		wasFull := full != nil
-		full = n.disk.takesWrites()
+		full := n.disk.takesWrites()
 		err := full
 		if err == nil {
-			if wasFull {
-				n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", n.lockedMessage())
-			}
 			k, err = n.tryKeys(ctx)
 		}
 		if err == nil || ctx.Err() != nil {
@@ -222,6 +218,13 @@ func (n *Node) openKeys(ctx context.Context) (*keys, error) {
 }
 
 func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
+	st, err := n.keyd.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if st.GetState() == keydpb.LockState_LOCK_STATE_LOCKED {
+		n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "%s", n.lockedMessage())
+	}
 	if err := n.keyd.WaitUnlocked(ctx); err != nil {
 		return nil, err
 	}
