@@ -70,7 +70,7 @@ func newState(chain *profilepb.CertificateChain, key crypto.Signer, trust Trust)
 	}
 	// Its own leaf of before a rotation is one the records name, or it is refused
 	// by the others.
-	if rank, err := trust.verifyChain(certs, certs[0].NotAfter); err != nil || rank == issuerUnknown && !trust.AnyIssuer {
+	if v, err := trust.verifyChain(certs, certs[0].NotAfter); err != nil || v.rank == issuerUnknown && !trust.AnyIssuer {
 		return nil, errors.New("own certificate: it is not signed by a trusted issuer")
 	}
 	// Whoever keeps this chain takes its last certificate as a root later on, so

@@ -9,6 +9,11 @@ const (
 	// dialTimeout bounds connecting and shaking hands with one manager.
 	dialTimeout = 10 * time.Second
 
+	// maxVerified chains whose signatures were verified are remembered, each for
+	// verifiedLife.
+	maxVerified  = 4096
+	verifiedLife = time.Minute
+
 	// joinCallTimeout bounds one join call: a signature, a sealed keyset and a
 	// commit.
 	joinCallTimeout = 30 * time.Second

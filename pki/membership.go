@@ -223,7 +223,7 @@ func checkOurs(c *pkipb.Cluster, issued Issued) error {
 		if err != nil {
 			return err
 		}
-		if rank, err := trust.verifyChain(certs, time.Now()); err != nil || rank != issuerActive {
+		if v, err := trust.verifyChain(certs, time.Now()); err != nil || v.rank != issuerActive {
 			return ErrRotated
 		}
 	}

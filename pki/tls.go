@@ -144,6 +144,9 @@ func DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, erro
 	if err != nil {
 		return nil, err
 	}
+	if reached, ok := ctx.Value(reachedKey{}).(func()); ok {
+		reached()
+	}
 	conn := tls.Client(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
@@ -153,6 +156,15 @@ func DialTLS(ctx context.Context, addr string, cfg *tls.Config) (*tls.Conn, erro
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	return conn, nil
+}
+
+// reachedKey is under which OnReached keeps the function.
+type reachedKey struct{}
+
+// OnReached has f called when a connection that is dialled under ctx stands and
+// its handshake begins.
+func OnReached(ctx context.Context, f func()) context.Context {
+	return context.WithValue(ctx, reachedKey{}, f)
 }
 
 // sourceKey is under which DialFrom keeps the address.

@@ -123,22 +123,15 @@ func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, 
 	if len(presented) > profile.MaxChain {
 		return nil, fmt.Errorf("%w (its chain is longer than %d)", ErrUntrusted, profile.MaxChain)
 	}
-	leaf := presented[0]
-	id, err := profile.NodeFromCert(leaf)
-	if err != nil {
-		return nil, fmt.Errorf("%w (%w)", ErrUntrusted, err)
-	}
-	if id.ClusterID != t.ClusterID {
-		return nil, ErrOtherCluster
-	}
-	now := time.Now()
-	rank, err := t.verifyChain(presented, now)
+	leaf, now := presented[0], time.Now()
+	v, err := t.verifyChain(presented, now)
+	id := v.id
 	switch {
 	case err != nil:
 		return nil, err
-	case rank == issuerFormer && (t.Known == nil || !t.Known(id)):
+	case v.rank == issuerFormer && (t.Known == nil || !t.Known(id)):
 		return nil, fmt.Errorf("node %s: %w", id.NodeID, ErrFormerIssuer)
-	case rank == issuerUnknown && !t.AnyIssuer && (want.Patience == 0 || t.Behind == nil || t.Behind() < want.Patience):
+	case v.rank == issuerUnknown && !t.AnyIssuer && (want.Patience == 0 || t.Behind == nil || t.Behind() < want.Patience):
 		return nil, ErrUntrusted
 	}
 	p := &authz.Peer{Identity: id, Leaf: leaf}
@@ -157,11 +150,22 @@ const (
 	issuerActive
 )
 
-// verifyChain returns the best rank among the chains from the leaf to a root.
-func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (issuerRank, error) {
+// verifyChain returns who the leaf is of and the best rank among the chains
+// from it to a root.
+func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v verifiedChain, _ error) {
+	key := t.chainKey(presented)
+	if v, ok := verified.get(key, now); ok && v.id.ClusterID == t.ClusterID {
+		return v, nil
+	}
 	leaf := presented[0]
-	if now.Before(leaf.NotBefore) {
-		return issuerUnknown, ErrPeerNotYet
+	id, err := profile.NodeFromCert(leaf)
+	switch {
+	case err != nil:
+		return v, fmt.Errorf("%w (%w)", ErrUntrusted, err)
+	case id.ClusterID != t.ClusterID:
+		return v, ErrOtherCluster
+	case now.Before(leaf.NotBefore):
+		return v, ErrPeerNotYet
 	}
 	// Expiry is the leaf's own question, answered below: its chain must have
 	// been good while the leaf was.
@@ -180,7 +184,7 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (issuer
 		Roots: roots, Intermediates: issuers, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return issuerUnknown, ErrUntrusted
+		return v, ErrUntrusted
 	}
 	rank, found := issuerUnknown, false
 	for _, chain := range chains {
@@ -197,9 +201,14 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (issuer
 		}
 	}
 	if !found {
-		return issuerUnknown, ErrUntrusted
+		return v, ErrUntrusted
 	}
-	return rank, nil
+	v = verifiedChain{id: id, rank: rank, at: now}
+	v.from, v.until = window(chains)
+	if v.goodAt(now) { // not where the leaf has expired
+		verified.put(key, v)
+	}
+	return v, nil
 }
 
 // Again is Verify for a peer that was verified before, under this trust and for

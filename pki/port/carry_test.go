@@ -18,7 +18,7 @@ import (
 // have half-open come through a follower at once, as after a change of leader.
 // Each gets through at its first attempt, and raft of that follower with them.
 func TestManyThroughOneFollower(t *testing.T) {
-	const many, each = 40, maxCarrying + 8
+	const many, each = 60, 2*maxCarrying + 4 // of this side, whose handshakes end a little later
 	ca := pkitest.New(t)
 	lead, follower := newHost(t, ca, Limits{HalfOpenPerSource: each}), newHost(t, ca, Limits{HalfOpenPerSource: many})
 	follower.follow(lead)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,8 +23,8 @@ func DialGRPC(ctx context.Context, creds *pki.Credentials, addrs []string, opts 
 	if len(addrs) == 0 {
 		return nil, errors.New("no manager's address is known")
 	}
-	conn, err := firstOf(ctx, len(addrs), func(ctx context.Context, i int) (*tls.Conn, error) {
-		return pki.DialTLS(ctx, addrs[i], creds.ClientConfig(pki.ALPNGRPC, ""))
+	conn, err := firstOf(ctx, len(addrs), func(ctx context.Context, i int, reached func()) (*tls.Conn, error) {
+		return pki.DialTLS(pki.OnReached(ctx, reached), addrs[i], creds.ClientConfig(pki.ALPNGRPC, ""))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("no manager can be reached: %w", err)
@@ -33,9 +34,11 @@ func DialGRPC(ctx context.Context, creds *pki.Credentials, addrs []string, opts 
 
 // firstOf makes n attempts in order, the next one as soon as one failed, or
 // hedgeDelay after the one before it, so that a manager that swallows packets
-// costs no more than that. It returns the first connection made, and only after
+// costs no more than that. One that has taken the connection is given until
+// busyDelay: it has many to shake hands with, and those who ask again elsewhere make it
+// more for all. It returns the first connection made, and only after
 // every attempt has ended.
-func firstOf(ctx context.Context, n int, attempt func(context.Context, int) (*tls.Conn, error)) (*tls.Conn, error) {
+func firstOf(ctx context.Context, n int, attempt func(ctx context.Context, i int, reached func()) (*tls.Conn, error)) (*tls.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type result struct {
 		conn *tls.Conn
@@ -47,11 +50,12 @@ func firstOf(ctx context.Context, n int, attempt func(context.Context, int) (*tl
 	timer := time.NewTimer(hedgeDelay)
 	defer timer.Stop()
 	started, ended := 0, 0
+	reached := make(chan int, n) // each attempt says it once
 	start := func() {
 		i := started
 		started++
 		go func() {
-			conn, err := attempt(ctx, i)
+			conn, err := attempt(ctx, i, sync.OnceFunc(func() { reached <- i }))
 			results <- result{conn, err}
 		}()
 		timer.Reset(hedgeDelay)
@@ -74,6 +78,10 @@ func firstOf(ctx context.Context, n int, attempt func(context.Context, int) (*tl
 			}
 			if won == nil && started < n && ctx.Err() == nil {
 				start()
+			}
+		case i := <-reached:
+			if i == started-1 {
+				timer.Reset(busyDelay)
 			}
 		case <-timer.C:
 			if won == nil && started < n {

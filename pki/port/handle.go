@@ -136,7 +136,7 @@ func (p *Port) dispatchGRPC(ctx context.Context, in *incoming, m mode, read []by
 
 // dispatchSpliced takes the caller's own TLS out of a follower's connection.
 func (p *Port) dispatchSpliced(ctx context.Context, in *incoming, m mode, giveHalf func()) (bool, error) {
-	outer, peer, err := p.handshake(ctx, in.Conn, pki.ALPNLeader, m.creds)
+	outer, peer, err := p.handshake(ctx, in, pki.ALPNLeader, m.creds)
 	if err != nil {
 		return false, err
 	}
@@ -153,10 +153,24 @@ func (p *Port) dispatchSpliced(ctx context.Context, in *incoming, m mode, giveHa
 	return kept, err
 }
 
-// handshake completes a server's handshake and returns the admitted peer.
-func (p *Port) handshake(ctx context.Context, raw net.Conn, alpn string, creds *pki.Credentials) (*tls.Conn, *authz.Peer, error) {
-	conn := tls.Server(raw, creds.ServerConfig(alpn))
-	if err := conn.HandshakeContext(ctx); err != nil {
+// handshake completes a server's handshake and returns the admitted peer. Raft
+// waits for nobody's turn: it is what everybody else depends on.
+func (p *Port) handshake(ctx context.Context, in *incoming, alpn string, creds *pki.Credentials) (*tls.Conn, *authz.Peer, error) {
+	below := &turned{Conn: in.Conn, ctx: ctx}
+	if alpn != pki.ALPNRaft {
+		queue := queueNew
+		if in.via != nil { // the follower's own handshake is done
+			queue = queueBegun
+		}
+		below.turns = p.turns
+		if err := below.begin(queue); err != nil {
+			return nil, nil, err
+		}
+	}
+	conn := tls.Server(below, creds.ServerConfig(alpn))
+	err := conn.HandshakeContext(ctx)
+	below.end()
+	if err != nil {
 		return nil, nil, err
 	}
 	peer, err := creds.VerifyPeer(conn.ConnectionState(), pki.ExpectClient(alpn))
@@ -168,7 +182,7 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn, alpn string, creds *
 
 // serve shakes hands and hands the connection to the protocol's listener.
 func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, creds *pki.Credentials) (bool, error) {
-	tc, peer, err := p.handshake(ctx, in.Conn, alpn, creds)
+	tc, peer, err := p.handshake(ctx, in, alpn, creds)
 	if err != nil {
 		return false, err
 	}

@@ -94,6 +94,8 @@ const (
 	// hedgeDelay is how long a dialler waits for one manager before it tries the
 	// next one, too.
 	hedgeDelay = time.Second
+	// busyDelay is how long it waits for one that has taken the connection.
+	busyDelay = 4 * time.Second
 	// lingerTimeout is how long one direction of a splice may outlive the other.
 	lingerTimeout = 5 * time.Second
 )

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -53,6 +54,7 @@ type Port struct {
 	carriedHalf, carriedAnonymous *crowd
 	// By source:
 	handshakes, strangers *pace
+	turns                 *turns
 	carrying              chan struct{} // a place for each connection being made to the leader
 	refusals              *quietlog.Log
 	ctx                   context.Context // of Serve: ends dials and splices
@@ -96,6 +98,7 @@ func New(c Config) (*Port, error) {
 		carriedHalf: newCrowd(l.HalfOpen, l.CarriedHalfOpen), carriedAnonymous: newCrowd(l.Anonymous, l.CarriedAnonymous),
 		handshakes: newPace(l.HandshakeBurst, time.Second/time.Duration(l.HandshakeRate), handshakePatience, maxPaced),
 		strangers:  newPace(l.AnonymousBurst, time.Second/time.Duration(l.AnonymousRate), anonymousPatience, maxPaced),
+		turns:      newTurns(runtime.GOMAXPROCS(0)),
 		carrying:   make(chan struct{}, maxCarrying),
 		refusals:   quietlog.New(c.Logger),
 		listeners:  map[string]*listener{}, open: map[tracked]struct{}{},

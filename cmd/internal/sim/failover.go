@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +17,7 @@ import (
 // killLeader kills the leader's redoubtd and prints how long it took until every
 // node had a session with the next leader, what that cost, and whether a task
 // was begun again. That none may be is checked here, not only printed.
-func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int) error {
+func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int, trace bool) error {
 	leader, err := leaderOf(ctx, l)
 	if err != nil {
 		return err
@@ -36,6 +38,10 @@ func killLeader(ctx context.Context, l *lab.Lab, f *fleet, tasks int) error {
 	began := time.Now()
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		return err
+	}
+	if trace {
+		f.lost.print(io.Discard)
+		defer f.trace(ctx, os.Stderr)()
 	}
 	all := int64(len(f.nodes))
 	// The old sessions end at once; until then the count is of them.

@@ -38,6 +38,8 @@ type fleet struct {
 	begun    atomic.Int64 // tasks that were ever begun
 	sessions atomic.Int64 // that know what they should run
 	sets     atomic.Int64 // complete sets that were sent, as they were not held already
+	dials    atomic.Int64 // sessions that were tried
+	lost     lost
 	wg       sync.WaitGroup
 }
 
@@ -88,7 +90,8 @@ func (f *fleet) start(ctx context.Context) {
 			pause := minPause
 			for ctx.Err() == nil {
 				began := time.Now()
-				_ = n.session(ctx) // a lost session is made again, as agents do
+				f.dials.Add(1)
+				f.lost.add(n.session(ctx)) // a lost session is made again, as agents do
 				if pause = min(2*pause, maxPause); time.Since(began) > maxPause {
 					pause = minPause
 				}

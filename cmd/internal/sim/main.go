@@ -36,7 +36,7 @@ type options struct {
 	agents, tasks, managers int
 	rest                    time.Duration
 	timeout                 time.Duration
-	remove, kill            bool
+	remove, kill, trace     bool
 }
 
 func main() {
@@ -49,6 +49,7 @@ func main() {
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this")
 	flag.BoolVar(&o.remove, "remove", false, "also measure the removal of the service")
 	flag.BoolVar(&o.kill, "kill-leader", false, "also kill the leader's redoubtd and measure until all is as before; with 3 managers at least")
+	flag.BoolVar(&o.trace, "trace", false, "write every second how many sessions there are after the leader was killed, and why others ended")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "sim: unknown argument %q\n", flag.Arg(0))
@@ -133,7 +134,7 @@ func run(ctx context.Context, o options) (err error) {
 		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, settled.peak>>20, settled.rss>>20, idle.rss>>20,
 		float64(settled.rss-idle.rss)/1024/float64(max(1, o.tasks)), float64(idle.rss-empty.rss)/1024/float64(max(1, o.agents)), joined.Seconds(), entries, o.rest)
 	if o.kill {
-		if err := killLeader(ctx, l, f, o.tasks); err != nil {
+		if err := killLeader(ctx, l, f, o.tasks, o.trace); err != nil {
 			return err
 		}
 		c.Close()
