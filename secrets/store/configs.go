@@ -18,6 +18,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
@@ -28,7 +30,16 @@ import (
 var Configs = raftstore.NewTable("configs", raftstore.Index[*secretspb.Config]{
 	Name: "name", Unique: true,
 	Keys: func(c *secretspb.Config) []string { return []string{c.GetSpec().GetName()} },
-})
+}).Summing(raftstore.Sum[*secretspb.Config]{Name: sumBytes, Of: func(c *secretspb.Config) (string, raftstore.Amounts) {
+	return sumBytes, raftstore.Amounts{weight(c)}
+}})
+
+const sumBytes = "bytes"
+
+// weight is what a config counts for: a small one costs more than its bytes.
+func weight(c *secretspb.Config) int64 {
+	return int64(max(proto.Size(c.GetSpec()), minConfigWeight))
+}
 
 // Tables lists what the composition root registers with the store.
 func Tables() []raftstore.Registered { return []raftstore.Registered{Configs} }
@@ -36,10 +47,21 @@ func Tables() []raftstore.Registered { return []raftstore.Registered{Configs} }
 // ErrChanged: there is another config of that name than the one that was read.
 var ErrChanged = errors.New("the config is not the one that was read: look at it and try again")
 
+// ErrFull: the configs of the cluster take as much room as they may.
+var ErrFull = fmt.Errorf("the configs take %d MiB in all, as much as they may: remove some", MaxConfigsBytes>>20)
+
 // CreateConfig stores a config that package spec accepted, under a new id. The
-// config shares s from then on.
+// config shares s from then on. Those that are made at the same moment may
+// together exceed the bound by what they are.
 func CreateConfig(ctx context.Context, s *raftstore.Store, sp *secretspb.ConfigSpec) (id string, err error) {
 	id = ident.New()
+	var used int64
+	if err := s.View(func(r *raftstore.ReadTx) error { used = Configs.Total(r, sumBytes, sumBytes)[0]; return nil }); err != nil {
+		return "", err
+	}
+	if used+weight(&secretspb.Config{Spec: sp}) > MaxConfigsBytes {
+		return "", ErrFull
+	}
 	err = s.Update(ctx, func(tx *raftstore.Tx) error {
 		return Configs.Put(tx, &secretspb.Config{Id: id, Spec: sp})
 	})

@@ -99,7 +99,11 @@ func printableText(s string) string {
 	return b.String()
 }
 
-func unshown(r rune) bool { return r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 }
+// unshown are control characters, and those that change the order or the lines of
+// what is shown.
+func unshown(r rune) bool {
+	return r < 0x20 || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069'
+}
 
 // printable is s in one line without control characters.
 func printable(s string) string {

@@ -27,3 +27,18 @@ func TestTableStaysAlignedBesideEmptyCells(t *testing.T) {
 		}
 	}
 }
+
+// What a node says reaches the terminal as text in one line, in its own order.
+func TestNothingHostileIsPrinted(t *testing.T) {
+	const hostile = "a\x1b[31m\u009b2J\u202eb\u2066c\u2028d\ne\x7f"
+	const want = "a[31m2Jbcd e"
+	if got := printable(hostile); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := nodeLabel(hostile, "id"); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := nodeLabel("\x1b", "\u202eabcdefghijklmnop"); strings.ContainsFunc(got, unshown) || got == "" {
+		t.Errorf("a node without a name is called %q", got)
+	}
+}

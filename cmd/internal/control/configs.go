@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -21,6 +22,9 @@ func (s *Server) CreateConfig(ctx context.Context, req *controlpb.CreateConfigRe
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
 	id, err := secretstore.CreateConfig(ctx, s.c.Store, req.GetSpec())
+	if errors.Is(err, secretstore.ErrFull) {
+		return nil, apierr.State("`redoubt config ls` shows their sizes", "%v", err)
+	}
 	if err != nil {
 		return nil, err
 	}

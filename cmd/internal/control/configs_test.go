@@ -107,3 +107,26 @@ func TestConfigsAreListedWithoutTheirData(t *testing.T) {
 		t.Errorf("%d configs of %d", i, n)
 	}
 }
+
+// What every manager must hold in memory is bounded, also where somebody's loop
+// makes one config after the other.
+func TestConfigsAreBoundedInAll(t *testing.T) {
+	w := newWorld(t)
+	data := make([]byte, spec.MaxConfigBytes)
+	made := 0
+	for ; made < 200; made++ {
+		if _, err := w.config(fmt.Sprintf("c%d", made), data); err != nil {
+			wantReason(t, err, apierr.ReasonState, "128 MiB in all")
+			break
+		}
+	}
+	if made != 131 {
+		t.Errorf("%d configs were made, want 131 of 1000 KiB in 128 MiB", made)
+	}
+	if _, err := w.api.RemoveConfig(t.Context(), &controlpb.RemoveConfigRequest{Config: "c0"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.config("again", data); err != nil {
+		t.Errorf("after one was removed: %v", err)
+	}
+}

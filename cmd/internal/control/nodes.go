@@ -82,7 +82,9 @@ func self(ctx context.Context) string {
 }
 
 // resolveNode finds a member by id, by its name where that is unique, or by a
-// unique prefix of its id. Removed nodes are found by nothing.
+// unique prefix of its id. Removed nodes are found by nothing. A node chose its
+// name: one that is called as another's id begins does not get what was meant
+// for that one, nor the other way round.
 func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
 	if n, ok := pkistore.Nodes.Get(r, ref); ok && !n.GetDenied() {
 		return n, nil
@@ -93,9 +95,9 @@ func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
 			found = append(found, n)
 		}
 	}
-	if len(found) == 0 && len(ref) >= ident.MinPrefix {
+	if len(ref) >= ident.MinPrefix && len(ref) <= ident.Len {
 		for n := range pkistore.Nodes.Prefix(r, ref) {
-			if !n.GetDenied() {
+			if !n.GetDenied() && n.GetName() != ref {
 				found = append(found, n)
 			}
 		}
