@@ -1,7 +1,6 @@
 package raftstore
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -135,154 +134,27 @@ func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
 	if err := unmarshalStrict(data, cmd); err != nil {
 		return nil, err
 	}
-	clock := max(f.clock, cmd.Now)
+	e := &entry{
+		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.db.Txn(false),
+		now: make(map[objectKey]*changed, len(cmd.Transactions)), holders: map[heldKey]string{}, sums: tally{},
+	}
+	results, err := e.judge(cmd.Transactions)
+	if err != nil {
+		return nil, err
+	}
 	txn := f.db.Txn(true)
 	defer txn.Abort() // no effect after Commit
-	results := make([]error, len(cmd.Transactions))
-	var events []Event
-	sums := tally{}
-	for i, t := range cmd.Transactions {
-		changes, err := f.transact(txn, index, clock, t)
-		var halting *haltError
-		if errors.As(err, &halting) {
-			return nil, halting.err
-		}
-		results[i] = err
-		for _, c := range changes {
-			events = append(events, Event{Index: index, table: c.table, old: c.old, new: c.new})
-			sums.count(c.table, c.old, -1)
-			sums.count(c.table, c.new, 1)
-		}
-	}
-	if err := sums.write(txn); err != nil {
+	if err := e.write(txn); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	txn.Commit()
-	f.index, f.clock = index, clock
-	if len(events) > 0 {
-		f.hub.publish(events)
+	f.index, f.clock = index, e.clock
+	if len(e.events) > 0 {
+		f.hub.publish(e.events)
 	}
 	return results, nil
-}
-
-// haltError marks what is no refusal of a transaction but a command that this
-// version does not understand.
-type haltError struct{ err error }
-
-func (e *haltError) Error() string { return e.err.Error() }
-
-// transact runs one transaction: all of it, or nothing and an error. Unique
-// indexes are judged by the state it leaves: everything it replaces is taken
-// out first, so that the order of its writes does not matter.
-func (f *fsm) transact(txn *memdb.Txn, index uint64, clock int64, t *raftstorepb.Transaction) ([]change, error) {
-	if err := f.checkReads(txn, t.Reads); err != nil {
-		return nil, err
-	}
-	changes := make([]change, 0, len(t.Ops))
-	seen := make(map[objectKey]bool, len(t.Ops))
-	for _, op := range t.Ops {
-		c, err := f.prepare(txn, index, clock, op)
-		if err != nil {
-			return nil, err
-		}
-		key := objectKey{op.Table, op.Id}
-		if seen[key] {
-			return nil, ErrConflict // a proposer writes each object once
-		}
-		seen[key] = true
-		changes = append(changes, c)
-	}
-	for _, c := range changes {
-		if c.old != nil {
-			if err := txn.Delete(c.table.Name(), c.old); err != nil {
-				return nil, &haltError{err}
-			}
-		}
-	}
-	for i, c := range changes {
-		if c.new == nil {
-			continue
-		}
-		if err := insert(txn, c.table, c.new); err != nil {
-			if uerr := undo(txn, changes, i); uerr != nil {
-				return nil, uerr
-			}
-			return nil, err
-		}
-	}
-	return changes, nil
-}
-
-func (f *fsm) checkReads(txn *memdb.Txn, reads []*raftstorepb.Precondition) error {
-	for _, r := range reads {
-		if _, ok := f.tables[r.Table]; !ok {
-			return &haltError{fmt.Errorf("table %q is unknown", r.Table)}
-		}
-		o, err := lookup(txn, r.Table, r.Id)
-		if err != nil {
-			return &haltError{err}
-		}
-		if versionOf(o) != r.Version {
-			return ErrConflict
-		}
-	}
-	return nil
-}
-
-// undo takes out what the first n changes put in and puts back what all took
-// out.
-func undo(txn *memdb.Txn, changes []change, n int) error {
-	for _, c := range changes[:n] {
-		if c.new != nil {
-			if err := txn.Delete(c.table.Name(), c.new); err != nil {
-				return &haltError{err}
-			}
-		}
-	}
-	for _, c := range changes {
-		if c.old != nil {
-			if err := txn.Insert(c.table.Name(), c.old); err != nil {
-				return &haltError{err}
-			}
-		}
-	}
-	return nil
-}
-
-// prepare decodes and checks one write and says what it will change.
-func (f *fsm) prepare(txn *memdb.Txn, index uint64, clock int64, op *raftstorepb.Op) (change, error) {
-	t, ok := f.tables[op.Table]
-	if !ok {
-		return change{}, &haltError{fmt.Errorf("table %q is unknown", op.Table)}
-	}
-	old, err := lookup(txn, op.Table, op.Id)
-	if err != nil {
-		return change{}, &haltError{err}
-	}
-	c := change{table: t, old: old}
-	if op.Object != nil {
-		o, err := t.decode(op.Object)
-		if err != nil {
-			return change{}, &haltError{fmt.Errorf("table %s: %w", op.Table, err)}
-		}
-		if o.GetId() != op.Id {
-			return change{}, &haltError{fmt.Errorf("table %s: the object's id is not that of the command", op.Table)}
-		}
-		meta := &raftstorepb.Meta{Version: index, CreatedAt: clock, UpdatedAt: clock}
-		if old != nil {
-			meta.CreatedAt = old.GetMeta().GetCreatedAt()
-		}
-		setMeta(o, meta)
-		c.new = o
-	} else if old == nil {
-		return change{}, ErrConflict
-	}
-	if versionOf(old) != op.ExpectVersion {
-		return change{}, ErrConflict
-	}
-	return c, nil
 }
 
 // StoreConfiguration implements raft.ConfigurationStore.

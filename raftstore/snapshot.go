@@ -105,7 +105,7 @@ func readSnapshot(r io.Reader, sch *memdb.DBSchema, tables map[string]Registered
 		}
 		return nil, nil, err
 	}
-	if err := sums.write(txn); err != nil {
+	if err := sums.write(db.Txn(false), txn); err != nil {
 		return nil, nil, err
 	}
 	txn.Commit()

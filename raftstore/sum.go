@@ -133,14 +133,15 @@ func (y tally) count(t Registered, o Object, sign int64) {
 	})
 }
 
-// write adds what was gathered to the rows.
-func (y tally) write(txn *memdb.Txn) error {
+// write adds what was gathered to the rows, which are read from base: the same
+// state, as a tree that is read between two writes is copied again.
+func (y tally) write(base, txn *memdb.Txn) error {
 	for t, rows := range y {
 		for key, n := range rows {
 			if n == (Amounts{}) {
 				continue
 			}
-			raw, err := txn.First(sumsOf(t), idIndex, key)
+			raw, err := base.First(sumsOf(t), idIndex, key)
 			if err != nil {
 				return err
 			}
