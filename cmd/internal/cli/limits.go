@@ -23,6 +23,8 @@ const (
 	// stableFor is how long the wanted state must hold before it is called
 	// converged: a container that exits at once runs for a moment, too.
 	stableFor = 2 * time.Second
+	// maxAlike is how many tasks that say the same have a line each.
+	maxAlike = 10
 	// rotateWait is how long unlock-key rotate waits for every manager.
 	rotateWait = 20 * time.Second
 	// rotateAway is how long it waits where only managers are left that are away.

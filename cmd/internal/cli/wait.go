@@ -168,9 +168,7 @@ func (a *app) progress(quiet bool) *progress {
 
 func (p *progress) tasks(changed []taskLine, conv *convergence) {
 	if p.rows == 0 {
-		for _, l := range changed {
-			fmt.Fprintf(p.w, "%s: %s\n", printable(l.name), l.text)
-		}
+		p.lines(changed)
 		return
 	}
 	var b strings.Builder
@@ -189,6 +187,25 @@ func (p *progress) tasks(changed []taskLine, conv *convergence) {
 	}
 	b.WriteString("\x1b[J")
 	io.WriteString(p.w, b.String())
+}
+
+// lines writes a line per change. More than maxAlike that came together and say
+// the same are one line: of thousands of tasks without a node there is one thing
+// to say.
+func (p *progress) lines(changed []taskLine) {
+	alike := map[string]int{}
+	for _, l := range changed {
+		alike[l.text]++
+	}
+	for _, l := range changed {
+		switch n := alike[l.text]; {
+		case n > maxAlike:
+			alike[l.text] = -1
+			fmt.Fprintf(p.w, "%s and %d others: %s\n", printable(l.name), n-1, l.text)
+		case n > 0:
+			fmt.Fprintf(p.w, "%s: %s\n", printable(l.name), l.text)
+		}
+	}
 }
 
 func (p *progress) converged() {
