@@ -188,20 +188,25 @@ func (c *convergence) standing() (bool, string) {
 	return false, left + c.reason()
 }
 
-// reason is what the last one that does not run says.
+// reason is the newest error of those that do not run, or where there is none
+// the last message: one that waits to be started again hides why it must be.
 func (c *convergence) reason() string {
-	var last *controlpb.TaskView
+	var worst *controlpb.TaskView
 	for id := range c.trouble {
-		v := c.tasks[id]
-		if last == nil || cmp.Or(placeOf(v).compare(placeOf(last)), cmp.Compare(v.GetTask().GetMeta().GetCreatedAt(), last.GetTask().GetMeta().GetCreatedAt()),
-			strings.Compare(id, last.GetTask().GetId())) > 0 {
-			last = v
+		if v := c.tasks[id]; worst == nil || compareTrouble(v.GetTask(), worst.GetTask()) > 0 {
+			worst = v
 		}
 	}
-	if last == nil {
+	if worst == nil {
 		return ""
 	}
-	return ": " + taskTrouble(last)
+	return ": " + taskTrouble(worst)
+}
+
+func compareTrouble(a, b *schedulerpb.Task) int {
+	hasError := func(t *schedulerpb.Task) int { return min(1, len(t.GetStatus().GetError())) }
+	return cmp.Or(cmp.Compare(hasError(a), hasError(b)), cmp.Compare(a.GetMeta().GetCreatedAt(), b.GetMeta().GetCreatedAt()),
+		cmp.Compare(a.GetSlot(), b.GetSlot()), strings.Compare(a.GetId(), b.GetId()))
 }
 
 func taskTrouble(v *controlpb.TaskView) string {

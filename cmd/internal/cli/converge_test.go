@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +53,20 @@ func TestConvergence(t *testing.T) {
 	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3), task("a", 1, 1, running, 1)), time.Hour, false)
 	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3)), time.Second, false)
 	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3)), stableFor, true)
+}
+
+// TestWhatFailedIsTheReason has a task wait for its turn to be started again: it
+// has a message, and it is newer, but the operator needs to know what failed.
+func TestWhatFailedIsTheReason(t *testing.T) {
+	failed := task("a", 1, 1, schedulerpb.TaskState_TASK_STATE_FAILED, 1)
+	failed.Status.Error = "no user nosuchuser in the image"
+	waits := task("b", 1, 1, schedulerpb.TaskState_TASK_STATE_READY, 2)
+	waits.Status.Message = "waiting for the restart delay"
+	c := new(convergence)
+	c.observe(view(1, failed, waits), time.Now())
+	if _, why := c.standing(); !strings.HasSuffix(why, failed.Status.Error) {
+		t.Error(why)
+	}
 }
 
 func TestProgressNamesEachChangeOnce(t *testing.T) {
