@@ -13,8 +13,8 @@ const (
 	maxDNS = 3
 
 	// What netd accepts: published ports of one endpoint, those of all,
-	// endpoints, and addresses of managers. It refuses a whole declaration beyond them, so they are kept
-	// here, where only the one task too many suffers.
+	// endpoints, and addresses of managers. It refuses a whole declaration
+	// beyond them, so they are kept here, where only the one too many suffers.
 	maxPorts      = 64
 	maxTotalPorts = 4096
 	maxEndpoints  = 1000

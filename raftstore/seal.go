@@ -60,12 +60,9 @@ var errMalformed = errors.New("the sealed record is malformed")
 
 // takeLP is the reverse of lp.
 func takeLP(b []byte) (part, rest []byte, err error) {
-	if len(b) < 4 {
+	part, rest, ok := lp.Take(b)
+	if !ok {
 		return nil, nil, errMalformed
 	}
-	n := binary.BigEndian.Uint32(b)
-	if uint64(n) > uint64(len(b)-4) {
-		return nil, nil, errMalformed
-	}
-	return b[4 : 4+n], b[4+n:], nil
+	return part, rest, nil
 }

@@ -1,8 +1,9 @@
 package keyd
 
 import (
-	"encoding/binary"
 	"errors"
+
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 var errEncoding = errors.New("malformed encoding")
@@ -18,17 +19,12 @@ func (r *lpReader) part() []byte {
 	if r.err != nil {
 		return nil
 	}
-	if len(r.rest) < 4 {
+	p, rest, ok := lp.Take(r.rest)
+	if !ok {
 		r.err = errEncoding
 		return nil
 	}
-	n := binary.BigEndian.Uint32(r.rest)
-	if uint64(n) > uint64(len(r.rest)-4) {
-		r.err = errEncoding
-		return nil
-	}
-	p := r.rest[4 : 4+n : 4+n]
-	r.rest = r.rest[4+n:]
+	r.rest = rest
 	return p
 }
 

@@ -13,7 +13,6 @@ package headed
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -57,14 +56,14 @@ func Decode(name string, raw []byte) ([]byte, error) {
 	if covered[len(Magic)] != format {
 		return nil, ErrNewer
 	}
-	is, rest, ok := part(covered[len(Magic)+1:])
+	is, rest, ok := lp.Take(covered[len(Magic)+1:])
 	if !ok {
 		return nil, ErrDamaged
 	}
 	if string(is) != name {
 		return nil, fmt.Errorf("it is the file %.64q under another name", is)
 	}
-	body, rest, ok := part(rest)
+	body, rest, ok := lp.Take(rest)
 	if !ok || len(rest) > 0 {
 		return nil, ErrDamaged
 	}
@@ -76,16 +75,4 @@ func Write(path, name string, body []byte) error {
 	raw := Encode(name, body)
 	defer clear(raw)
 	return atomicfile.Write(path, raw)
-}
-
-// part takes one lp part off b.
-func part(b []byte) (p, rest []byte, ok bool) {
-	if len(b) < 4 {
-		return nil, nil, false
-	}
-	n := binary.BigEndian.Uint32(b)
-	if uint64(n) > uint64(len(b)-4) {
-		return nil, nil, false
-	}
-	return b[4 : 4+n], b[4+n:], true
 }

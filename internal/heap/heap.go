@@ -12,9 +12,9 @@
 // It is applied after each collection, so that it follows a burst within the
 // burst. Who is busy for longer gets as much room as it fills in busySpan, up to
 // maxBusyRoom: a manager that takes thousands of writes a second would otherwise
-// spend a third of its time marking what has not changed since the last
-// collection a moment ago. And when a burst is over, what it left behind goes back to the kernel:
-// a machine carries more than one daemon.
+// spend a third of its time marking what has not changed since the collection a
+// moment before. And when a burst is over, what it left behind goes back to the
+// kernel: a machine carries more than one daemon.
 //
 // The package owns the collector's settings of its process: nothing else may set
 // them. A GOGC or GOMEMLIMIT of the environment, which an operator sets on

@@ -12,3 +12,16 @@ import "encoding/binary"
 func Append(dst, part []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(part))), part...)
 }
+
+// Take takes one part off the front of b, without copying; ok is false where b
+// does not begin with a whole one.
+func Take(b []byte) (part, rest []byte, ok bool) {
+	if len(b) < 4 {
+		return nil, nil, false
+	}
+	n := binary.BigEndian.Uint32(b)
+	if uint64(n) > uint64(len(b)-4) {
+		return nil, nil, false
+	}
+	return b[4 : 4+n : 4+n], b[4+n:], true
+}

@@ -30,3 +30,19 @@ func TestOnlyOneReading(t *testing.T) {
 		}
 	})
 }
+
+// Take is the reverse of Append, and takes nothing else.
+func TestTake(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		part, rest := rapid.SliceOf(rapid.Byte()).Draw(t, "part"), rapid.SliceOf(rapid.Byte()).Draw(t, "rest")
+		b := append(lp.Append(nil, part), rest...)
+		p, r, ok := lp.Take(b)
+		if !ok || !bytes.Equal(p, part) || !bytes.Equal(r, rest) || cap(p) != len(p) {
+			t.Fatalf("%x gives %x and %x, %t", b, p, r, ok)
+		}
+		cut := rapid.IntRange(0, 3+len(part)).Draw(t, "cut")
+		if _, _, ok := lp.Take(b[:cut]); ok {
+			t.Fatalf("%x is taken for a part", b[:cut])
+		}
+	})
+}

@@ -51,7 +51,7 @@ var ErrChanged = errors.New("the config is not the one that was read: look at it
 var ErrFull = fmt.Errorf("the configs take %d MiB in all, as much as they may: remove some", MaxConfigsBytes>>20)
 
 // CreateConfig stores a config that package spec accepted, under a new id. The
-// config shares s from then on. Those that are made at the same moment may
+// config shares sp from then on. Those that are made at the same moment may
 // together exceed the bound by what they are.
 func CreateConfig(ctx context.Context, s *raftstore.Store, sp *secretspb.ConfigSpec) (id string, err error) {
 	id = ident.New()
@@ -77,8 +77,8 @@ func ResolveConfig(r raftstore.Reader, ref string) (*secretspb.Config, error) {
 	return resolve.Named("config", Configs, r, ref)
 }
 
-// RemoveConfig deletes the config that ref stands for and returns its id. A version other than 0 is the one
-// that was read: another one now is ErrChanged.
+// RemoveConfig deletes the config that ref stands for and returns its id. A
+// version other than 0 is the one that was read: another one now is ErrChanged.
 func RemoveConfig(ctx context.Context, s *raftstore.Store, ref string, version uint64) (id string, err error) {
 	err = s.Update(ctx, func(tx *raftstore.Tx) error {
 		c, err := ResolveConfig(tx, ref)

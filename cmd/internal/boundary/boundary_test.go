@@ -2,6 +2,7 @@ package boundary
 
 import (
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -181,15 +182,22 @@ func goList(t *testing.T, args ...string) []string {
 
 var testName = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
 
-// TestThreatModelNamesTests holds the threat model against the code.
-func TestThreatModelNamesTests(t *testing.T) {
+// TestPagesNameTests holds the threat model, and what else names tests, against
+// the code.
+func TestPagesNameTests(t *testing.T) {
 	root := filepath.Join("..", "..", "..")
-	page, err := os.ReadFile(filepath.Join(root, "threatmodel", "README.md"))
-	if err != nil {
-		t.Fatal(err)
+	pages := map[string]int{filepath.Join(root, "threatmodel", "README.md"): 30} // how many it names at least
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
+		}
+		for _, page := range found {
+			pages[page] = 0
+		}
 	}
 	defined := map[string]bool{}
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
@@ -202,13 +210,51 @@ func TestThreatModelNamesTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := testName.FindAllSubmatch(page, -1)
-	if len(named) < 30 {
-		t.Fatalf("only %d tests are named", len(named))
-	}
-	for _, m := range named {
-		if !defined[string(m[1])] {
-			t.Errorf("no test is called %s", m[1])
+	for page, least := range pages {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
 		}
+		named := testName.FindAllSubmatch(b, -1)
+		if len(named) < least {
+			t.Errorf("%s names only %d tests", page, len(named))
+		}
+		for _, m := range named {
+			if !defined[string(m[1])] {
+				t.Errorf("%s: no test is called %s", page, m[1])
+			}
+		}
+	}
+}
+
+// TestDecisionsAreListed holds the list of decisions against the pages: each once,
+// under its number and its title.
+func TestDecisionsAreListed(t *testing.T) {
+	dir := filepath.Join("..", "..", "..", "docs", "decisions")
+	pages, err := filepath.Glob(filepath.Join(dir, "0*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	var want strings.Builder
+	for _, page := range pages {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(b), "\n")
+		number, title, ok := strings.Cut(strings.TrimPrefix(first, "# "), ". ")
+		file := filepath.Base(page)
+		if !ok || number != strings.TrimLeft(file[:4], "0") {
+			t.Errorf("%s begins with %q: give it the number of its file", file, first)
+		}
+		fmt.Fprintf(&want, "| %s | [%s](%s) |\n", number, title, file)
+	}
+	list, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rows, _ := strings.Cut(string(list), "|---|---|\n")
+	if rows != want.String() {
+		t.Errorf("docs/decisions/README.md does not list what is there, which is\n%s", want.String())
 	}
 }

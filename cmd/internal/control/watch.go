@@ -74,8 +74,8 @@ func (w *serviceWatch) follow() (done bool, err error) {
 	}
 }
 
-// concern gives the ids of the service's tasks that changed. It is not nil where
-// anything of the service did.
+// concern gives the ids of the service's tasks that changed, and whether anything
+// of the service did.
 func (w *serviceWatch) concern(events []raftstore.Event) (tasks map[string]bool, concerned bool) {
 	tasks = map[string]bool{}
 	for _, e := range events {
