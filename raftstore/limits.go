@@ -83,6 +83,7 @@ const (
 	// handoverTimeout and closeTimeout bound what Close waits for: another leader,
 	// and the end of what is under way, of which a disk is the slowest.
 	handoverTimeout = 5 * time.Second
+	handoverRetry   = time.Second // of a leader whose disk hangs
 	closeTimeout    = 30 * time.Second
 	// enqueueTimeout bounds the wait for a place in raft's own queue.
 	enqueueTimeout = 10 * time.Second

@@ -77,20 +77,32 @@ func (s *Store) watchDisk() {
 	}
 }
 
+// giveUpLeading tries until another leads or the disk is back. Raft's refusal, as
+// that nobody took over in time, is no reason to stop: where all disks hang, as
+// those of one storage, managers that stop would only have to be started again.
 func (s *Store) giveUpLeading() {
-	if s.raft.State() != raft.Leader || s.voters() < 2 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), handoverTimeout)
-	defer cancel()
-	defer context.AfterFunc(s.layer.ctx, cancel)()
-	err := s.TransferLeadership(ctx)
-	if err == nil || s.raft.State() != raft.Leader {
-		s.cfg.Logger.Warn("leadership was handed over: the disk of this manager hangs")
-		return
-	}
-	if d := s.stall.stalled(); d > 0 {
-		s.halt.stop(fmt.Errorf("%w for %v, and leadership cannot be handed over (%w): the others go on without this manager: see to its disk",
-			errStalled, d.Round(time.Second), err))
+	answered := time.Now() // when raft last gave any answer
+	for s.raft.State() == raft.Leader && s.voters() > 1 && s.stall.stalled() > 0 {
+		ctx, cancel := context.WithTimeout(s.layer.ctx, handoverTimeout)
+		err := s.TransferLeadership(ctx)
+		cancel()
+		switch {
+		case s.layer.ctx.Err() != nil: // the store stops
+			return
+		case err == nil || s.raft.State() != raft.Leader:
+			s.cfg.Logger.Warn("leadership was handed over: the disk of this manager hangs")
+			return
+		case !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, raft.ErrEnqueueTimeout):
+			answered = time.Now()
+		case time.Since(answered) >= handoverTimeout:
+			if d := s.stall.stalled(); d > 0 {
+				s.halt.stop(fmt.Errorf("%w for %v, and leadership cannot be handed over (%w): the others go on without this manager: see to its disk",
+					errStalled, d.Round(time.Second), err))
+				return
+			}
+		}
+		if !pause(s.layer.ctx, handoverRetry) {
+			return
+		}
 	}
 }
