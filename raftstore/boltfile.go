@@ -38,7 +38,7 @@ func openBolt(path string) (db *raftboltdb.BoltStore, err error) {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%s is in use by another process", path)
 	case err != nil:
-		return nil, fmt.Errorf("%s cannot be opened: %w", path, err)
+		return nil, fmt.Errorf("%s cannot be opened: %w", path, lost(err))
 	}
 	return db, nil
 }
@@ -106,7 +106,7 @@ func checkMetaPages(path string) error {
 	return nil
 }
 
-var errMetaPage = errors.New("the file is damaged: the last state of its database is not whole: restore it, or leave and join again")
+var errMetaPage = errors.New("the file is damaged: the last state of its database is not whole")
 
 func metaPage(f *os.File, off int64) (size uint32, txid uint64, _ error) {
 	var page [metaBytes]byte

@@ -105,7 +105,7 @@ func (c *chunkReader) next() {
 		c.err = fmt.Errorf("snapshot %s, chunk %d: %w", c.id, c.n, err)
 	case c.read > c.size, last && c.read != c.size:
 		c.buf = nil
-		c.err = fmt.Errorf("snapshot %s: it does not have the %d bytes that its description says", c.id, c.size)
+		c.err = fmt.Errorf("snapshot %s: it does not have the %d bytes that its description says: %w", c.id, c.size, errLost)
 	case last:
 		c.err = io.EOF
 	}
@@ -124,7 +124,7 @@ func (c *chunkReader) chunk() (last bool, err error) {
 	}
 	n := binary.BigEndian.Uint32(head[:])
 	if n > snapshotChunkBytes+maxSealedOverhead {
-		return false, errMalformed
+		return false, fmt.Errorf("%w: %w", errMalformed, errLost)
 	}
 	sealed := make([]byte, n)
 	if _, err := io.ReadFull(c.r, sealed); err != nil {
@@ -136,11 +136,11 @@ func (c *chunkReader) chunk() (last bool, err error) {
 		plain, err = c.bind.sealer.Open(labelSnapshot, c.bind.chunkAAD(c.id, c.n, true), sealed)
 	}
 	if err != nil {
-		return false, fmt.Errorf("it does not open: damaged, exchanged or sealed under another key: %w", err)
+		return false, fmt.Errorf("it %w", unopened(err))
 	}
 	if last {
 		if n, err := c.r.Read(head[:1]); n != 0 || !errors.Is(err, io.EOF) {
-			return false, errors.New("the file goes on after the last chunk")
+			return false, fmt.Errorf("the file goes on after the last chunk: %w", errLost)
 		}
 	}
 	c.buf = plain
@@ -150,7 +150,7 @@ func (c *chunkReader) chunk() (last bool, err error) {
 
 func truncated(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the file is cut off")
+		return fmt.Errorf("the file is cut off: %w", errLost)
 	}
 	return err
 }

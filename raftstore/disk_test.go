@@ -274,6 +274,9 @@ func TestDamageIsRefusedAtOpen(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want an error about %q", err, c.want)
 			}
+			if !strings.HasSuffix(err.Error(), "or leave and join again") {
+				t.Errorf("%v: it does not say what to do", err)
+			}
 		})
 	}
 }

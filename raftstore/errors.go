@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 var (
@@ -22,6 +23,30 @@ var (
 	// ErrClosed: the store, or the watch, was closed.
 	ErrClosed = errors.New("the store is closed")
 )
+
+// errLost is the remedy for a directory that is not whole any more. Every refusal
+// of one ends with it.
+var errLost = errors.New("restore the directory whole, or leave and join again")
+
+// lost adds the remedy to an error of reading what is damaged. What the system
+// refused, and did not only fail to find, is no damage.
+func lost(err error) error {
+	var errno syscall.Errno
+	if errors.Is(err, errLost) || errors.As(err, &errno) && errno != syscall.ENOENT {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, errLost)
+}
+
+// unopened is said of a sealed record that does not open: what was found, what
+// that means, and the remedy.
+func unopened(err error) error {
+	const means = "does not open: it was damaged, exchanged or sealed under another key"
+	if err == nil {
+		return fmt.Errorf(means+": %w", errLost)
+	}
+	return fmt.Errorf(means+" (%w): %w", err, errLost)
+}
 
 // DuplicateError says that another object already holds a unique key. Index is
 // "id" where the object itself exists already.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -119,6 +120,9 @@ func openFlipped(t *testing.T, c raftstore.Config, disk diskState, want []*testp
 	c.Transport.Listener = raftstoretest.NewListener()
 	s, err := raftstore.Open(t.Context(), c)
 	if err != nil {
+		if !strings.Contains(err.Error(), "or leave and join again") {
+			t.Errorf("%v: it does not say what to do", err)
+		}
 		return err
 	}
 	defer s.Close(context.Background())

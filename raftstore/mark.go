@@ -103,8 +103,7 @@ func (w *watermark) load() error {
 	}
 	w.empty = empty == markSlots
 	if opened == 0 && !w.empty {
-		return errors.New("the watermark does not open: it was damaged, exchanged or sealed under another key: " +
-			"restore the directory whole, or leave and join again")
+		return fmt.Errorf("the watermark %w", unopened(nil))
 	}
 	return nil
 }
@@ -159,9 +158,6 @@ func (w *watermark) write(change func(*marked), sync bool) error {
 	}
 	return nil
 }
-
-// errLost is the remedy for what check finds.
-var errLost = errors.New("restore the directory whole, or leave and join again")
 
 // check compares the files with the mark.
 func (w *watermark) check(logs raft.LogStore, stable *sealedStable, kept []*raft.SnapshotMeta) error {

@@ -85,15 +85,15 @@ func (s *sealedLog) read(index uint64, out *raft.Log) error {
 		return err
 	}
 	if l.Index != index || len(l.Extensions) != 0 || !l.AppendedAt.IsZero() {
-		return fmt.Errorf("log entry %d: the record says that it is another", index)
+		return fmt.Errorf("log entry %d: the record says that it is another: %w", index, errLost)
 	}
 	plain, err := s.bind.sealer.Open(labelLog, s.bind.logAAD(l.Index, l.Term, uint8(l.Type)), l.Data)
 	if err != nil {
-		return fmt.Errorf("log entry %d does not open: it was damaged, exchanged or sealed under another key: %w", index, err)
+		return fmt.Errorf("log entry %d %w", index, unopened(err))
 	}
 	*out = raft.Log{Index: l.Index, Term: l.Term, Type: l.Type}
 	if err := decodeLog(plain, out); err != nil {
-		return fmt.Errorf("log entry %d: %w", index, err)
+		return fmt.Errorf("log entry %d: %w: %w", index, err, errLost)
 	}
 	return nil
 }
@@ -118,7 +118,7 @@ func (s *sealedLog) verify(done <-chan struct{}) error {
 		}
 		if err := s.read(i, &l); err != nil {
 			if errors.Is(err, raft.ErrLogNotFound) {
-				return fmt.Errorf("log entry %d is missing between %d and %d", i, first, last)
+				return fmt.Errorf("log entry %d is missing between %d and %d: %w", i, first, last, errLost)
 			}
 			return err
 		}

@@ -144,7 +144,7 @@ func (s *sealedSnapshots) openFile(id string) (*raft.SnapshotMeta, *os.File, err
 	}
 	f, err := os.Open(filepath.Join(s.dir, id, snapState))
 	if err != nil {
-		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
+		return nil, nil, fmt.Errorf("snapshot %s: %w", id, lost(err))
 	}
 	return m, f, nil
 }
@@ -174,18 +174,18 @@ func (s *sealedSnapshots) metaAAD(id string) []byte {
 func (s *sealedSnapshots) readMeta(id string) (*raft.SnapshotMeta, error) {
 	sealed, err := atomicfile.ReadBounded(filepath.Join(s.dir, id, snapMeta), maxSnapshotMetaBytes)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+		return nil, fmt.Errorf("snapshot %s: %w", id, lost(err))
 	}
 	plain, err := s.bind.sealer.Open(labelFile, s.metaAAD(id), sealed)
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s does not open: it was damaged, exchanged or sealed under another key: %w", id, err)
+		return nil, fmt.Errorf("snapshot %s %w", id, unopened(err))
 	}
 	m := &raft.SnapshotMeta{}
 	if err := json.Unmarshal(plain, m); err != nil {
-		return nil, fmt.Errorf("snapshot %s: description: %w", id, err)
+		return nil, fmt.Errorf("snapshot %s: description: %w: %w", id, err, errLost)
 	}
 	if m.ID != id {
-		return nil, fmt.Errorf("snapshot %s: it says that it is another", id)
+		return nil, fmt.Errorf("snapshot %s: it says that it is another: %w", id, errLost)
 	}
 	return m, nil
 }

@@ -92,7 +92,7 @@ var raftKeys = []string{"CurrentTerm", "LastVoteTerm", "LastVoteCand"}
 func (s *sealedStable) verify() error {
 	for _, key := range raftKeys {
 		if _, err := s.read([]byte(key)); err != nil && !errors.Is(err, errStableNotFound) {
-			return fmt.Errorf("raft's %s does not open: it was damaged, exchanged or sealed under another key: %w", key, err)
+			return fmt.Errorf("raft's %s %w", key, unopened(err))
 		}
 	}
 	if s.terms == nil {
@@ -129,7 +129,7 @@ func (s *sealedStable) number(key string) (uint64, error) {
 	case err != nil:
 		return 0, err
 	case len(val) != 8:
-		return 0, errMalformed
+		return 0, fmt.Errorf("raft's %s: %w: %w", key, errMalformed, errLost)
 	}
 	return binary.BigEndian.Uint64(val), nil
 }
@@ -151,7 +151,7 @@ func (s *sealedStable) GetUint64(key []byte) (uint64, error) {
 		return 0, err
 	}
 	if len(val) != 8 {
-		return 0, s.check(errMalformed, key, "read")
+		return 0, s.check(fmt.Errorf("%w: %w", errMalformed, errLost), key, "read")
 	}
 	return binary.BigEndian.Uint64(val), nil
 }

@@ -141,7 +141,7 @@ func (c *closers) Close() (err error) {
 	return err
 }
 
-var errPartMissing = errors.New("a part of the directory is missing: restore it whole, or leave and join again")
+var errPartMissing = fmt.Errorf("a part of the directory is missing: %w", errLost)
 
 // layout returns the kind of the log after seeing to it that it is the wanted
 // one. The stable value is the truth; each change of it is one transaction.
@@ -158,7 +158,7 @@ func (f *files) layout(want LogStore, mark *watermark, kept []*raft.SnapshotMeta
 		}
 		raw = []byte(have)
 	case err != nil:
-		return "", fmt.Errorf("the kind of the log does not open: it was damaged, exchanged or sealed under another key: %w", err)
+		return "", fmt.Errorf("the kind of the log %w", unopened(err))
 	case mark.empty:
 		return "", fmt.Errorf("there is no watermark: %w", errPartMissing)
 	}

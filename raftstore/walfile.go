@@ -70,12 +70,12 @@ func openWAL(dir string, stable *sealedStable, segmentBytes int, logger hclog.Lo
 	cause := &walCause{}
 	state, filer := &walState{stable, cause}, segment.NewFiler(dir, walFS{cause})
 	if err := completeTail(dir, filer, state); err != nil {
-		return nil, fmt.Errorf("the last segment of the log in %s cannot be completed: %w", dir, err)
+		return nil, fmt.Errorf("the last segment of the log in %s cannot be completed: %w", dir, lost(err))
 	}
 	w, err := wal.Open(dir, wal.WithMetaStore(state), wal.WithLogger(logger),
 		wal.WithSegmentFiler(filer), wal.WithSegmentSize(segmentBytes))
 	if err != nil {
-		return nil, fmt.Errorf("the log in %s cannot be opened: %w", dir, err)
+		return nil, fmt.Errorf("the log in %s cannot be opened: %w", dir, lost(err))
 	}
 	return &walLog{w, cause}, nil
 }
@@ -112,7 +112,7 @@ type walState struct {
 func (s *walState) Load(string) (st types.PersistentState, err error) {
 	raw, err := s.stable.read([]byte(walStateKey))
 	if err != nil {
-		return st, fmt.Errorf("the list of segments does not open: %w", err)
+		return st, fmt.Errorf("the list of segments %w", unopened(err))
 	}
 	if len(raw) > 0 {
 		err = json.Unmarshal(raw, &st)

@@ -1,7 +1,6 @@
 package raftstore
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -23,8 +22,7 @@ func checkWhole(logs raft.LogStore, stable raft.StableStore, kept []*raft.Snapsh
 		return err
 	}
 	if first > upTo+1 {
-		return fmt.Errorf("the log begins at entry %d and no snapshot reaches that far: a part of the directory is missing: "+
-			"restore it whole, or leave and join again", first)
+		return fmt.Errorf("the log begins at entry %d and no snapshot reaches that far: a part of the directory is missing: %w", first, errLost)
 	}
 	last, err := logs.LastIndex()
 	if err != nil {
@@ -50,8 +48,7 @@ func checkWhole(logs raft.LogStore, stable raft.StableStore, kept []*raft.Snapsh
 	}
 	term, err := stable.GetUint64([]byte("CurrentTerm"))
 	if (first > 0 || upTo > 0) && (err != nil || term == 0) {
-		return errors.New("there are entries or snapshots, but not the term that belongs to them: a part of the directory is missing: " +
-			"restore it whole, or leave and join again")
+		return fmt.Errorf("there are entries or snapshots, but not the term that belongs to them: a part of the directory is missing: %w", errLost)
 	}
 	return nil
 }
