@@ -14,6 +14,10 @@ const (
 	steady = 30 * time.Second
 	// Pause before a restart: doubles from the first to the second.
 	firstPause, longestPause = 100 * time.Millisecond, 10 * time.Second
+	// After a daemon refused its flags or configuration: it said why, whoever
+	// asks waits for the next start to hear it, and a file gets corrected.
+	refusedPause = 2 * time.Second
+	refusedCode  = 2
 	// How long daemons may take to stop before they are killed.
 	stopGrace = 20 * time.Second
 )
@@ -121,6 +125,10 @@ func reap(children []*child) {
 				c.pause = 0
 			}
 			c.postpone(now)
+			if status.Exited() && status.ExitStatus() == refusedCode {
+				c.pause = min(c.pause, refusedPause)
+				c.due = now.Add(c.pause)
+			}
 			logf("%s: ended (%s)", c.name(), describe(status))
 		}
 	}

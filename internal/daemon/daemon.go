@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/account"
 	"github.com/redoubt-cluster/redoubt/internal/config"
 	"github.com/redoubt-cluster/redoubt/internal/listenfd"
+	"github.com/redoubt-cluster/redoubt/internal/refusal"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 )
@@ -46,6 +47,9 @@ type Daemon struct {
 	Config  any
 	// Sockets that must have been passed.
 	Sockets []string
+	// Tell names the socket at which callers are told why the configuration was
+	// refused; empty: none.
+	Tell string
 	// Check, when set, looks at flags and configuration before anything is done.
 	Check func(Env) error
 	// Sandbox is put on before Run.
@@ -113,15 +117,18 @@ func setUp(d Daemon, args []string, stdout, stderr io.Writer) (env Env, logs log
 		return env, logs, fmt.Errorf("--control-user: %w", err)
 	}
 	env.ControlUID = uint32(user.UID)
-	if err := config.Load(env.ConfigPath, map[string]any{d.Section: d.Config, "log": &logs}); err != nil {
-		return env, logs, err
+	refused := config.Load(env.ConfigPath, map[string]any{d.Section: d.Config, "log": &logs})
+	if refused == nil && d.Check != nil {
+		refused = d.Check(env)
 	}
-	if d.Check != nil {
-		if err := d.Check(env); err != nil {
-			return env, logs, err
+	env.Listeners, err = listenfd.Listeners()
+	if refused != nil {
+		if l := env.Listeners[d.Tell]; l != nil {
+			refusal.Tell(l, refused.Error())
 		}
+		return env, logs, refused
 	}
-	if env.Listeners, err = listenfd.Listeners(); err != nil {
+	if err != nil {
 		return env, logs, err
 	}
 	for _, name := range d.Sockets {

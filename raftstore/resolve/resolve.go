@@ -17,7 +17,12 @@ import (
 type Error struct {
 	Kind, Ref string
 	Matches   int
+	// Found are some of the ids that match, each with what may tell them apart.
+	Found []string
 }
+
+// MaxFound is how many of the matches are told.
+const MaxFound = 8
 
 func (e *Error) Error() string {
 	if e.Matches > 1 {
@@ -60,14 +65,18 @@ func ByPrefix[T raftstore.Object](t *raftstore.Table[T], r raftstore.Reader, ref
 // Only is the one that was found for ref, or an *Error.
 func Only[T raftstore.Object](kind, ref string, found iter.Seq[T]) (T, error) {
 	var first, zero T
+	var ids []string
 	n := 0
 	for o := range found {
 		if n++; n == 1 {
 			first = o
 		}
+		if n <= MaxFound {
+			ids = append(ids, o.GetId())
+		}
 	}
 	if n != 1 {
-		return zero, &Error{Kind: kind, Ref: ref, Matches: n}
+		return zero, &Error{Kind: kind, Ref: ref, Matches: n, Found: ids}
 	}
 	return first, nil
 }

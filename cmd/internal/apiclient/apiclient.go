@@ -27,6 +27,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/refusal"
 )
 
 // Names of the sockets in a node's run directory.
@@ -80,11 +81,12 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if err != nil {
 		return nil, dialError(path, err)
 	}
+	heard := &refusal.Conn{Conn: first}
 	var once sync.Once
 	conn, err := grpc.NewClient("passthrough:///"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket; the server checks the uid
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (c net.Conn, err error) {
-			once.Do(func() { c = first })
+			once.Do(func() { c = heard })
 			if c == nil {
 				c, err = d.DialContext(ctx, "unix", path)
 			}
@@ -98,18 +100,21 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		return nil, err
 	}
 	conn.Connect() // takes first over at once, so that Close closes it
-	if err := awaitAnswer(ctx, conn, path); err != nil {
+	if err := awaitAnswer(ctx, conn, heard, path); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), conn}, nil
 }
 
-func awaitAnswer(ctx context.Context, conn *grpc.ClientConn, path string) error {
+func awaitAnswer(ctx context.Context, conn *grpc.ClientConn, first *refusal.Conn, path string) error {
 	wait, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	for {
 		state := conn.GetState()
+		if why := first.Refused(); why != "" {
+			return &RefusedConfigError{why}
+		}
 		switch state {
 		case connectivity.Ready:
 			return nil
@@ -128,6 +133,12 @@ func awaitAnswer(ctx context.Context, conn *grpc.ClientConn, path string) error 
 		}
 	}
 }
+
+// RefusedConfigError says that redoubtd does not start, and why: it is tried
+// again, and waiting for it helps only who corrects the file meanwhile.
+type RefusedConfigError struct{ why string }
+
+func (e *RefusedConfigError) Error() string { return "redoubtd does not start: " + e.why }
 
 func foreignUser() error {
 	return apierr.New(apierr.ReasonDenied, "run the command as root", "the node refused this user")

@@ -123,6 +123,8 @@ func printCluster(w io.Writer, s *controlpb.GetStatusResponse) {
 		switch {
 		case m.Leader:
 			state = "leader"
+		case m.Locked:
+			state = "locked"
 		case !m.Reachable:
 			state = "unreachable"
 		}

@@ -3,7 +3,9 @@ package control
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
@@ -103,7 +105,12 @@ func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
 		}
 	}
 	if len(found) != 1 {
-		return nil, &resolve.Error{Kind: "node", Ref: ref, Matches: len(found)}
+		e := &resolve.Error{Kind: "node", Ref: ref, Matches: len(found)}
+		for _, n := range found[:min(len(found), resolve.MaxFound)] {
+			sched, _ := schedstore.Nodes.Get(r, n.GetId())
+			e.Found = append(e.Found, fmt.Sprintf("%s (%s)", n.GetId(), strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(sched.GetState().String(), "NODE_STATE_"), "_", " "))))
+		}
+		return nil, e
 	}
 	return found[0], nil
 }

@@ -18,8 +18,7 @@ const zoneLabel = "zone"
 // managerFact is what the warnings about the quorum are made from.
 type managerFact struct {
 	*controlpb.ManagerStatus
-	zone   string
-	locked bool // it says so itself; asked only of those that are away
+	zone string
 }
 
 // quorumWarnings says what threatens the quorum, each with what mends it.
@@ -28,7 +27,7 @@ func quorumWarnings(managers []managerFact) (out []string) {
 	voters, up := 0, 0
 	for _, m := range managers {
 		switch {
-		case m.locked:
+		case m.GetLocked():
 			warn("manager %s is locked: `redoubt unlock` on it", m.GetName())
 		case !m.GetReachable():
 			warn("manager %s is down: start it and `redoubt unlock` it; `redoubt node rm %s` only if it never comes back", m.GetName(), m.GetNodeId())
@@ -88,15 +87,26 @@ func domains(managers []managerFact) map[string][]string {
 	return out
 }
 
-// askLocked asks the managers that are away whether they are only locked.
+// askLocked asks the managers that are away whether they are only locked. One
+// that just restarted has no session, but is not down yet by its record.
 func (s *Server) askLocked(ctx context.Context, managers []managerFact) {
+	connected := map[string]bool{}
+	for _, ses := range s.c.Sessions() {
+		connected[ses.NodeID] = true
+	}
 	ctx, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range managers {
-		if m := &managers[i]; !m.GetReachable() && s.c.Locked != nil {
-			wg.Go(func() { m.locked = s.c.Locked(ctx, m.GetNodeId(), m.GetAddress()) })
+		m := &managers[i]
+		if s.c.Locked == nil || m.GetLeader() || m.GetReachable() && connected[m.GetNodeId()] {
+			continue
 		}
+		wg.Go(func() {
+			if s.c.Locked(ctx, m.GetNodeId(), m.GetAddress()) {
+				m.Locked, m.Reachable = true, false
+			}
+		})
 	}
 	wg.Wait()
 }

@@ -11,7 +11,7 @@ import (
 func TestQuorumWarnings(t *testing.T) {
 	type m = managerFact
 	fact := func(name, host, zone string, voter, up, locked bool) m {
-		return m{&controlpb.ManagerStatus{NodeId: "id-" + name, Name: name, Address: host + ":2377", Voter: voter, Reachable: up}, zone, locked}
+		return m{&controlpb.ManagerStatus{NodeId: "id-" + name, Name: name, Address: host + ":2377", Voter: voter, Reachable: up, Locked: locked}, zone}
 	}
 	well := func(n int) (out []m) {
 		for i := range n {

@@ -99,7 +99,7 @@ func refusal(err error) error {
 	case err == nil, apierr.ReasonOf(err) != "":
 		return err
 	case errors.As(err, &lookup) && lookup.Matches > 1:
-		return apierr.Ambiguous(lookup.Kind, lookup.Ref)
+		return apierr.Ambiguous(lookup.Kind, lookup.Ref, lookup.Matches, lookup.Found)
 	case errors.As(err, &lookup):
 		return apierr.NotFound("", "%v", lookup)
 	case errors.As(err, &refused):

@@ -53,6 +53,9 @@ func (l *Lab) boot(ctx context.Context, h Host) error {
 			return fmt.Errorf("redoubt-node ended: see %s", l.LogFile(h, nodeProcess))
 		}
 		_, err := l.phase(ctx, h)
+		if refused := new(apiclient.RefusedConfigError); errors.As(err, &refused) {
+			return &finalError{err}
+		}
 		return err
 	})
 }

@@ -185,6 +185,9 @@ func (l *Lab) spawn(h Host, process string, argv ...string) error {
 	return nil
 }
 
+// finalError is one that waiting does not mend.
+type finalError struct{ error }
+
 // await polls until ok, bounded by ctx and wait.
 func await(ctx context.Context, wait time.Duration, what string, ok func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
@@ -196,6 +199,9 @@ func await(ctx context.Context, wait time.Duration, what string, ok func(context
 		err := ok(ctx)
 		if err == nil {
 			return nil
+		}
+		if final := new(finalError); errors.As(err, &final) {
+			return fmt.Errorf("%s: %w", what, final.error)
 		}
 		if last == nil || ctx.Err() == nil {
 			last = err

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -80,15 +79,9 @@ func newClocks(m *managerState) *clocks {
 // errNoTime is the answer of a version that does not tell its time.
 var errNoTime = errors.New("it is of a version that does not tell its time")
 
-// askClock asks another manager for its time. It asks by the boot leaf: this
-// manager's other one may have ended and been re-issued, and is then on no
-// record before somebody leads, which takes a clock that was confirmed.
+// askClock asks another manager for its time.
 func (m *managerState) askClock(ctx context.Context, p clockPeer) (ahead, unsure time.Duration, err error) {
-	conn, err := pki.DialTLS(ctx, p.addr, m.boot.ClientConfig(pki.ALPNLock, p.id))
-	if err != nil {
-		return 0, 0, err
-	}
-	c, err := pki.GRPCOver(conn)
+	c, err := m.dialLock(ctx, p.id, p.addr)
 	if err != nil {
 		return 0, 0, err
 	}

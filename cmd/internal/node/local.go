@@ -124,6 +124,14 @@ func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequ
 	resp := &controlpb.LocalStatusResponse{Phase: s.phase, NodeId: self.NodeID, ClusterId: self.ClusterID,
 		Version: version.String(), Leader: s.leader, LeaderAddress: s.leaderAddr, LeafNotAfter: s.leafNotAfter,
 		Session: s.session, Message: s.message, Protections: n.env.Protections}
+	n.mu.Lock()
+	live := n.live
+	n.mu.Unlock()
+	if m, ok := live.(*managerState); ok && s.phase == controlpb.NodePhase_NODE_PHASE_NO_QUORUM {
+		if who := m.absent(ctx); who != "" {
+			resp.Message += "; " + who
+		}
+	}
 	if st, err := n.keyd.Status(ctx); err == nil {
 		for _, p := range st.GetProtections() {
 			resp.Protections = append(resp.Protections, "keyd: "+p)

@@ -88,22 +88,6 @@ func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer
 	return serveOn(ctx, p, pki.ALPNLock, srv)
 }
 
-// askLocked asks another manager whether it is locked; one that does not answer
-// is not known to be.
-func (m *managerState) askLocked(ctx context.Context, nodeID, addr string) bool {
-	conn, err := pki.DialTLS(ctx, addr, m.creds.ClientConfig(pki.ALPNLock, nodeID))
-	if err != nil {
-		return false
-	}
-	c, err := pki.GRPCOver(conn)
-	if err != nil {
-		return false
-	}
-	defer c.Close()
-	resp, err := pkipb.NewLockClient(c).LockStatus(ctx, &pkipb.LockStatusRequest{})
-	return err == nil && resp.GetLocked()
-}
-
 type lockServer struct {
 	pkipb.UnimplementedLockServer
 	locked bool

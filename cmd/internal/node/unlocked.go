@@ -37,6 +37,8 @@ type managerState struct {
 	slotEpoch atomic.Uint64
 	// keysetEpoch is what this manager's keyd signs with.
 	keysetEpoch atomic.Uint64
+	// absence is who is missing while there is no quorum.
+	absence absence
 	// spread wakes who tells nodes about themselves.
 	spread chan struct{}
 	// leaderless is since when no leader was heard, in Unix nanoseconds; 0 while

@@ -1,5 +1,10 @@
 package apierr
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Constructors for the refusals that several handlers share.
 
 // Invalid refuses a request that could never be right.
@@ -12,9 +17,17 @@ func NotFound(remedy, format string, args ...any) *Error {
 	return New(ReasonNotFound, remedy, format, args...)
 }
 
-// Ambiguous refuses a name or prefix that means several things.
-func Ambiguous(what, name string) *Error {
-	return New(ReasonAmbiguous, "use its id, or a longer prefix of it", "%q means more than one %s", name, what)
+// Ambiguous refuses a name or prefix that means several things, of which found
+// are some.
+func Ambiguous(what, name string, matches int, found []string) *Error {
+	list := strings.Join(found, ", ")
+	if more := matches - len(found); more > 0 && list != "" {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	if list != "" {
+		list = ": " + list
+	}
+	return New(ReasonAmbiguous, "use its id, or a longer prefix of it", "%q means more than one %s%s", name, what, list)
 }
 
 // Exists refuses a name that is taken.
