@@ -344,6 +344,9 @@ func lockedManager(t *testing.T, c *cluster) {
 	c.lab("stop", "manager-2")
 	c.lab("start", "manager-2")
 	c.refused("manager-2", 4, "locked", nil, "service", "ls")
+	if out := c.ok("manager-1", "status"); !strings.Contains(out, "manager manager-2 is locked: `redoubt unlock` on it") {
+		t.Errorf("the others do not say that it is locked:\n%s", out)
+	}
 	c.refused("manager-2", 4, "key", []byte("RDTKEY-AAAAAAAA"), "unlock")
 	wrong := newKey(t)
 	c.refused("manager-2", 4, "nothing was changed", []byte(wrong), "unlock")
