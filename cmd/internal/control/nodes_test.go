@@ -48,7 +48,8 @@ func TestNodes(t *testing.T) {
 	wantReason(t, update(&controlpb.UpdateNodeRequest{Node: "worker-1", LabelAdd: map[string]string{"": "x"}}), apierr.ReasonInvalid, "label")
 	wantReason(t, update(&controlpb.UpdateNodeRequest{Node: "nobody"}), apierr.ReasonNotFound, "no node")
 	w.addNode("worker-1", false)
-	wantReason(t, update(&controlpb.UpdateNodeRequest{Node: "worker-1"}), apierr.ReasonAmbiguous, "more than one node")
+	wantReason(t, update(&controlpb.UpdateNodeRequest{Node: "worker-1"}), apierr.ReasonAmbiguous, `"worker-1" means more than one node: `)
+	wantReason(t, update(&controlpb.UpdateNodeRequest{Node: "worker-1"}), apierr.ReasonAmbiguous, w.worker+" (")
 	w.addNode(w.worker[:12], false) // a stolen token's node takes the short id of another one for its name
 	wantReason(t, update(&controlpb.UpdateNodeRequest{Node: w.worker[:12]}), apierr.ReasonAmbiguous, "more than one node")
 	if err := update(&controlpb.UpdateNodeRequest{Node: w.worker[:13], LabelAdd: map[string]string{"disk": "ssd"}}); err != nil {

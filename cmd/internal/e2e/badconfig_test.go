@@ -31,8 +31,15 @@ func badConfig(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started := make(chan result, 1)
-	go func() { started <- run(t, nil, "lab", "start", "--name", c.name, "worker-2") }()
+	want := fmt.Sprintf(`config.yaml: line %d: unknown key "dsn"`, line)
+	begun := time.Now()
+	if r := run(t, nil, "lab", "start", "--name", c.name, "worker-2"); r.code != 1 || !strings.Contains(r.stderr, want) {
+		t.Errorf("lab start with a refused configuration: %v", r)
+	}
+	c.refused("worker-2", 1, want, nil, "status")
+	if took := time.Since(begun); took > 10*time.Second { // each waits for the next attempt at most
+		t.Errorf("the refusal was told after %v", took)
+	}
 	ended := regexp.MustCompile(`"time":"([^"]+)".*redoubtd: ended \(exit code 2\)`)
 	eventually(t, time.Minute, func() string {
 		b, err := os.ReadFile(log)
@@ -40,7 +47,7 @@ func badConfig(t *testing.T, c *cluster) {
 			t.Fatal(err)
 		}
 		text := string(b[len(old):])
-		if want := fmt.Sprintf(`config.yaml: line %d: unknown key "dsn"`, line); !strings.Contains(text, want) {
+		if !strings.Contains(text, want) {
 			return "the log does not say: " + want
 		}
 		var at []time.Time
@@ -62,9 +69,12 @@ func badConfig(t *testing.T, c *cluster) {
 	if err := os.WriteFile(path, good, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-started; r.code != 0 {
-		t.Errorf("lab start, the file being right again: %v", r)
-	}
+	eventually(t, time.Minute, func() string {
+		if r := c.on("worker-2", "status"); r.code != 0 {
+			return "the file is right again: " + r.String()
+		}
+		return ""
+	})
 }
 
 // twice: who is a member founds and joins nothing else, and a directory that
