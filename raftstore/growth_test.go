@@ -26,7 +26,7 @@ const growthSegment = 2 << 20
 // sets: the state twice, and the log that snapshots leave.
 func TestGrowthIsBounded(t *testing.T) {
 	for kind, c := range map[raftstore.LogStore]struct{ writes, most int64 }{
-		raftstore.LogBolt: {192, 6 << 20},
+		raftstore.LogBolt: {192, 10 << 20},
 		// Three segments, each of which is made in its full size, and the state.
 		raftstore.LogWAL: {192, 3*growthSegment + 1<<20},
 	} {
