@@ -60,7 +60,7 @@ func TestTasks(t *testing.T) {
 	c.ok(m, "service", "create", "-d", "--name", "sick", "--stop-grace-period", "1s", "--restart-delay", "1s", "redoubt.test/sick:1")
 	eventually(t, time.Minute, func() string {
 		ps := c.ok(m, "service", "ps", "--no-trunc", "sick")
-		if strings.Count(ps, "unhealthy: 1 healthchecks failed") < 2 {
+		if strings.Count(ps, "unhealthy: exit code 1: ") < 2 || !strings.Contains(ps, "(1 healthchecks failed in a row)") {
 			return "no second task was tried and found unhealthy:\n" + ps
 		}
 		return ""
