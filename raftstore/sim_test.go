@@ -2,7 +2,6 @@ package raftstore_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,9 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
-	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest/linear"
 )
@@ -81,11 +77,12 @@ func TestSimulation(t *testing.T) {
 }
 
 // simCount is what happened in a simulation.
-type simCount struct{ done, unknown, refused, faults, crashes, disk, members int }
+type simCount struct{ done, unknown, unheard, refused, faults, crashes, disk, members int }
 
 func (c *simCount) add(o simCount) {
 	c.done += o.done
 	c.unknown += o.unknown
+	c.unheard += o.unheard
 	c.refused += o.refused
 	c.faults += o.faults
 	c.crashes += o.crashes
@@ -94,8 +91,8 @@ func (c *simCount) add(o simCount) {
 }
 
 func (c simCount) String() string {
-	return fmt.Sprintf("operations=%d unknown=%d refused=%d faults=%d crashes=%d disk-errors=%d membership-changes=%d",
-		c.done, c.unknown, c.refused, c.faults, c.crashes, c.disk, c.members)
+	return fmt.Sprintf("operations=%d unknown=%d unheard=%d refused=%d faults=%d crashes=%d disk-errors=%d membership-changes=%d",
+		c.done, c.unknown, c.unheard, c.refused, c.faults, c.crashes, c.disk, c.members)
 }
 
 func simulate(t *testing.T, seed uint64) (sum simCount) {
@@ -273,110 +270,4 @@ func (c *simCluster) fault(r *rand.Rand, sum *simCount) {
 	default:
 		sum.members += c.changeMembers(r, m)
 	}
-}
-
-// simClient asks one thing after another of any manager.
-type simClient struct {
-	c     *simCluster
-	h     *linear.History
-	id    int
-	n     int
-	rand  *rand.Rand
-	seen  map[string]*testpb.Thing // what it read last
-	count simCount
-}
-
-func (k *simClient) run(stop <-chan struct{}) {
-	for {
-		select {
-		case <-stop:
-			return
-		case <-time.After(time.Duration(k.rand.IntN(60)) * time.Millisecond):
-		}
-		all := k.c.members()
-		m := all[k.rand.IntN(len(all))]
-		if lead := k.c.leaderNow(); lead != nil && k.rand.IntN(4) > 0 {
-			m = lead
-		}
-		if s := m.current(); s != nil {
-			k.one(s)
-		}
-	}
-}
-
-var errCondition = errors.New("the condition does not hold")
-
-func (k *simClient) one(s *raftstore.Store) {
-	k.n++
-	in := linear.Input{Kind: simKinds[k.rand.IntN(len(simKinds))], Key: fmt.Sprint("k", k.rand.IntN(simKeys)), Value: fmt.Sprintf("%d.%d", k.id, k.n)}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(50+k.rand.IntN(2000))*time.Millisecond)
-	defer cancel()
-	old := k.seen[in.Key]
-	if in.Kind == linear.CAS {
-		if old == nil {
-			in.Kind = linear.Read
-		} else {
-			in.Expect = old.GetName()
-		}
-	}
-	byVersion := k.rand.IntN(2) == 0
-	call := k.h.Begin()
-	// Why fn refuses is decided on this manager's own state, and means something
-	// only where that was not behind.
-	current := in.Kind == linear.Read || in.Kind != linear.Write && k.rand.IntN(2) == 0
-	var err error
-	if current {
-		err = s.Barrier(ctx)
-	}
-	var out linear.Output
-	if err == nil {
-		switch in.Kind {
-		case linear.Read:
-			err = s.View(func(r *raftstore.ReadTx) error {
-				o, ok := things.Get(r, in.Key)
-				out = linear.Output{OK: ok, Value: o.GetName(), Version: o.GetMeta().GetVersion()}
-				if ok {
-					k.checkClock(o)
-					k.seen[in.Key] = o
-				}
-				return nil
-			})
-		default:
-			err = s.Update(ctx, func(tx *raftstore.Tx) error { return k.write(tx, in, old, byVersion) })
-			out.OK = err == nil
-			if current && (errors.Is(err, errCondition) || byVersion && in.Kind == linear.CAS && errors.Is(err, raftstore.ErrConflict)) {
-				err = nil
-			}
-		}
-	} else if in.Kind != linear.Read {
-		err = fmt.Errorf("%w: %w", raftstore.ErrNotLeader, err) // nothing was sent
-	}
-	switch {
-	case err == nil:
-		k.count.done++
-	case in.Kind == linear.Read, errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrConflict), errors.Is(err, errCondition):
-		k.count.refused++
-		return // it has not happened; were that a lie, a reader would see a value that nobody wrote
-	default:
-		k.count.unknown++
-		out.Unknown = true
-	}
-	k.h.End(k.id, call, in, out)
-}
-
-func (k *simClient) write(tx *raftstore.Tx, in linear.Input, old *testpb.Thing, byVersion bool) error {
-	now, ok := things.Get(tx, in.Key)
-	next := &testpb.Thing{Id: in.Key}
-	switch {
-	case in.Kind == linear.CAS && byVersion: // the store compares
-		next = proto.Clone(old).(*testpb.Thing)
-	case in.Kind == linear.CAS && (!ok || now.GetName() != in.Expect), in.Kind == linear.Delete && !ok:
-		return errCondition
-	case in.Kind == linear.Delete:
-		return things.Delete(tx, in.Key)
-	case ok:
-		next = proto.Clone(now).(*testpb.Thing)
-	}
-	next.Name = in.Value
-	return things.Put(tx, next)
 }

@@ -66,8 +66,9 @@ type simMember struct {
 	// leaving is set when its removal was asked for.
 	leaving bool
 
-	mu    sync.Mutex // guards store, which is nil while the manager is down
-	store *raftstore.Store
+	mu    sync.Mutex                // guards the rest
+	store *raftstore.Store          // nil while the manager is down
+	ended map[*raftstore.Store]bool // the lives that a crash has ended
 }
 
 // simClock is a manager's clock, so much ahead of the others'. It is fit to lead
@@ -92,6 +93,13 @@ func (m *simMember) current() *raftstore.Store {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.store
+}
+
+// crashed reports whether a crash has ended that life.
+func (m *simMember) crashed(s *raftstore.Store) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ended[s]
 }
 
 func newSimCluster(t testing.TB, seed uint64, n int) *simCluster {
@@ -121,7 +129,7 @@ func newSimCluster(t testing.TB, seed uint64, n int) *simCluster {
 }
 
 func (c *simCluster) add(id string, seed uint64) *simMember {
-	m := &simMember{id: id, sealer: raftstoretest.NewSealer(), disk: newSimDisk(seed)}
+	m := &simMember{id: id, sealer: raftstoretest.NewSealer(), disk: newSimDisk(seed), ended: map[*raftstore.Store]bool{}}
 	m.dir = fmt.Sprintf("%s/%s-0", c.root, id)
 	c.setMembers(append(c.all, m))
 	return m
@@ -211,11 +219,23 @@ func (c *simCluster) ids() []string {
 // crash ends a life of m at this instant: every goroutine of the bubble waits
 // for time or for another, so no write is half way into the file, but many are
 // about to be made, or made and not reported. The next life gets the files as
-// they are now. What the old one still does reaches nobody.
+// they are now. What the old one still does reaches nobody: it is closed, which
+// ends what it has under way, in its own files; it can dial nobody, and what it
+// still answers its callers must ignore (crashed).
 func (c *simCluster) crash(m *simMember) {
 	c.t.Helper()
-	synctest.Wait()
-	old := m.current()
+	old := c.cut(m)
+	c.end.Go(func() { c.shut(m, old) })
+}
+
+// cut is a crash that leaves the closing of the old life to the caller.
+func (c *simCluster) cut(m *simMember) (old *raftstore.Store) {
+	c.t.Helper()
+	synctest.Wait() // whoever was answered has taken the answer
+	old = m.current()
+	m.mu.Lock()
+	m.store, m.ended[old] = nil, true
+	m.mu.Unlock()
 	next := fmt.Sprintf("%s/%s-%d", c.root, m.id, m.lives+1)
 	if err := os.CopyFS(next, os.DirFS(m.dir)); err != nil {
 		c.t.Fatal(err)
@@ -226,15 +246,10 @@ func (c *simCluster) crash(m *simMember) {
 	}
 	c.net.mu.Unlock()
 	c.net.reset(m.id)
-	m.mu.Lock()
-	m.store = nil
-	m.mu.Unlock()
 	m.lives++
 	m.dir = next
 	m.disk.endLife()
-	// The old store must not dial out again: it is told first, and its
-	// transport closes before anything else happens in the bubble.
-	c.end.Go(func() { c.shut(m, old) })
+	return old
 }
 
 // leaderNow returns a member that leads, or nil.

@@ -96,7 +96,7 @@ func (n *simNet) home(id string) (*simListener, raftstore.Transport) {
 	n.homes[id] = l
 	return l, raftstore.Transport{
 		Listener: l, Advertise: raftstore.JoinAddr(id, id+":1"),
-		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return n.dial(ctx, id, addr) },
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return n.dial(ctx, l, addr) },
 	}
 }
 
@@ -139,13 +139,19 @@ type simAddr string
 func (simAddr) Network() string  { return "sim" }
 func (a simAddr) String() string { return string(a) }
 
-func (n *simNet) dial(ctx context.Context, from, addr string) (net.Conn, error) {
+// dial is for who still has that home.
+func (n *simNet) dial(ctx context.Context, home *simListener, addr string) (net.Conn, error) {
+	from := home.id
 	to, _, err := raftstore.SplitAddr(addr)
 	if err != nil {
 		return nil, err
 	}
 	for {
 		n.mu.Lock()
+		if n.homes[from] != home {
+			n.mu.Unlock()
+			return nil, net.ErrClosed
+		}
 		if !n.blocked[[2]string{from, to}] && !n.blocked[[2]string{to, from}] {
 			break
 		}
