@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -52,9 +53,9 @@ func guarded(fn func() error) (err error) {
 		switch p := recover().(type) {
 		case nil:
 		case runtime.Error:
-			err = errors.New("the file is damaged: a part of it is missing or overwritten")
+			err = fmt.Errorf("the file is damaged: a part of it is missing or overwritten: %w", errLost)
 		default:
-			err = fmt.Errorf("the file is damaged: %.200v", p)
+			err = fmt.Errorf("the file is damaged: %.200v: %w", p, errLost)
 		}
 	}()
 	return fn()
@@ -87,6 +88,9 @@ func checkMetaPages(path string) error {
 		return err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() == 0 {
+		return cmp.Or(err, errMetaPage)
+	}
 	held, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: boltLockTimeout, ReadOnly: true}) // for its lock
 	if err != nil {
 		return err

@@ -81,8 +81,11 @@ func (s *sealedLog) GetLog(index uint64, out *raft.Log) error {
 
 func (s *sealedLog) read(index uint64, out *raft.Log) error {
 	var l raft.Log
-	if err := s.inner.GetLog(index, &l); err != nil {
+	switch err := s.inner.GetLog(index, &l); {
+	case errors.Is(err, raft.ErrLogNotFound):
 		return err
+	case err != nil:
+		return fmt.Errorf("log entry %d: %w", index, lost(err))
 	}
 	if l.Index != index || len(l.Extensions) != 0 || !l.AppendedAt.IsZero() {
 		return fmt.Errorf("log entry %d: the record says that it is another: %w", index, errLost)

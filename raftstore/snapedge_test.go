@@ -30,10 +30,7 @@ type edgeBed struct {
 
 func newEdgeBed(t *testing.T) *edgeBed {
 	b := &edgeBed{t: t, lead: newMember(t, "a"), dir: t.TempDir(), sealer: raftstoretest.NewSealer()}
-	if err := b.lead.Bootstrap(); err != nil {
-		t.Fatal(err)
-	}
-	raftstoretest.WaitLeader(t, b.lead.Store)
+	b.lead.bootstrap(t)
 	for _, id := range []string{"s1", "s2", "s3"} {
 		put(t, b.lead.Store, &testpb.Thing{Id: id})
 	}
