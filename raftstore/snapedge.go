@@ -24,8 +24,11 @@ import (
 //     not go by any more, the store stops: what raft remembers is wrong then, and
 //     is right when it is opened.
 //   - The snapshot's last entry is found, if the log begins behind it.
+//   - Entries that a snapshot here has come to raft as nothing, after the
+//     snapshot's last (beyond): the leader's own newest snapshot may be older, and
+//     raft would refuse what it no longer finds in its log.
 //
-// edgeLog does the last three. It knows by which term a snapshot ends.
+// edgeLog does the three in the midst. It knows by which term a snapshot ends.
 type edgeLog struct {
 	raft.LogStore
 	halt func(error) error
@@ -66,6 +69,13 @@ func (e *edgeLog) term(index uint64) (uint64, bool) {
 	defer e.mu.Unlock()
 	term, ok := e.terms[index]
 	return term, ok
+}
+
+// newestEdge is the last entry of the newest snapshot.
+func (e *edgeLog) newestEdge() (index, term uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.newest, e.terms[e.newest]
 }
 
 func (e *edgeLog) last() uint64 {
@@ -159,10 +169,36 @@ func continues(log raft.LogStore, at uint64, e *edgeLog) (bool, error) {
 	return ok && l.Term == term, nil
 }
 
+// beyond is the request without the entries that a snapshot here ends with, or
+// has before its end: index and term are of its last. They were committed, so a
+// leader of this term has the same ones, and the request says what it said if it
+// begins behind them. It calls nothing committed that it does not itself reach:
+// what may stand in the log behind its last entry is not compared with anything.
+func beyond(req *raft.AppendEntriesRequest, index, term uint64) *raft.AppendEntriesRequest {
+	if req.PrevLogEntry >= index || req.PrevLogEntry == 0 && len(req.Entries) == 0 { // a heartbeat
+		return req
+	}
+	out := *req
+	out.PrevLogEntry, out.PrevLogTerm = index, term
+	for len(out.Entries) > 0 && out.Entries[0].Index <= index {
+		if l := out.Entries[0]; l.Index == index && l.Term != term {
+			return req // raft refuses it
+		}
+		out.Entries = out.Entries[1:]
+	}
+	out.LeaderCommitIndex = min(out.LeaderCommitIndex, index+uint64(len(out.Entries)))
+	return &out
+}
+
 // receive takes one message of peer, after the one before was delivered.
 func (t *transport) receive(peer string, rpc raft.RPC) {
 	if !t.allowed(peer, rpc) {
 		return
+	}
+	if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && t.rules.snapshot != nil {
+		if index, term := t.rules.snapshot(); index > 0 {
+			rpc.Command = beyond(req, index, term)
+		}
 	}
 	req, ok := rpc.Command.(*raft.InstallSnapshotRequest)
 	if !ok || !t.hasSnapshot(req) {

@@ -204,3 +204,22 @@ func TestSnapshotAgainstAnotherLog(t *testing.T) {
 	}
 	waitFor(t, b.f, "s3")
 }
+
+// The leader's newest snapshot is older than this server's, which has nothing
+// else: what it sends begins with entries that are nowhere in the log here.
+func TestLeaderWithAnOlderSnapshot(t *testing.T) {
+	b := newEdgeBed(t)
+	b.installed()
+	for from := uint64(1); from <= b.at; from++ {
+		if !b.entries(from, b.at, b.last) {
+			t.Fatalf("entries %d to %d, which the snapshot has, are refused", from, b.at)
+		}
+		if got := b.f.LastIndex(); got != b.at {
+			t.Fatalf("the log ends at %d, behind a snapshot up to %d", got, b.at)
+		}
+	}
+	if !b.entries(b.at-1, b.at+2, b.last) || !b.entries(b.at+3, b.last, b.last) {
+		t.Fatal("refused")
+	}
+	b.whole()
+}

@@ -134,7 +134,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	logger := raftLogger(s.cfg.Logger)
 	s.progress = newProgress(s.witness)
 	s.layer = newStreamLayer(s.cfg.Transport, s.noteLost)
-	s.trans = newTransport(&s.cfg, s.layer, s.progress, s.dormancy, logs.before, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch, applied: s.reached})
+	s.trans = newTransport(&s.cfg, s.layer, s.progress, s.dormancy, logs.before, logger, peerRules{admit: s.admitRPC, answer: s.answerHeartbeat, vouch: s.vouch, applied: s.reached, snapshot: s.snapshotApplied})
 	if err := s.newRaft(logger, logs, &tailStable{&markedStable{stable, mark}, logs}, snaps); err != nil {
 		return errors.Join(err, s.trans.Close())
 	}
@@ -412,6 +412,16 @@ func (s *Store) AppliedIndex() uint64 {
 
 // reached is the term, and the last entry that raft gave to the state machine.
 func (s *Store) reached() (term, index uint64) { return s.raft.CurrentTerm(), s.raft.AppliedIndex() }
+
+// snapshotApplied is the last entry of the newest snapshot; 0 while the state
+// machine is not that far, or raft does not run yet.
+func (s *Store) snapshotApplied() (index, term uint64) {
+	index, term = s.edge.newestEdge()
+	if _, applied := s.reached(); index > applied {
+		return 0, 0
+	}
+	return index, term
+}
 
 // LastIndex is the index of the last entry in the local log, on disk.
 func (s *Store) LastIndex() uint64 { return s.tail.before(s.raft.LastIndex()) }

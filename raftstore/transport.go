@@ -42,6 +42,9 @@ type peerRules struct {
 	vouch func() []byte
 	// applied is the term, and the last entry that was given to the state machine.
 	applied func() (term, index uint64)
+	// snapshot is the last entry of the newest snapshot, if all of it is applied;
+	// 0 for none.
+	snapshot func() (index, term uint64)
 }
 
 // peerReader is the reader of one peer.
