@@ -210,7 +210,7 @@ func TestSnapshotAgainstAnotherLog(t *testing.T) {
 func TestLeaderWithAnOlderSnapshot(t *testing.T) {
 	b := newEdgeBed(t)
 	b.installed()
-	for from := uint64(1); from <= b.at; from++ {
+	for from := uint64(2); from <= b.at; from++ {
 		if !b.entries(from, b.at, b.last) {
 			t.Fatalf("entries %d to %d, which the snapshot has, are refused", from, b.at)
 		}
