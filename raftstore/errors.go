@@ -29,10 +29,11 @@ var (
 var errLost = errors.New("restore the directory whole, or leave and join again")
 
 // lost adds the remedy to an error of reading what is damaged. What the system
-// refused, and did not only fail to find, is no damage.
+// refused is no damage, except where there is no file, or it would have to be
+// larger than any file: a damaged database says so of itself.
 func lost(err error) error {
 	var errno syscall.Errno
-	if errors.Is(err, errLost) || errors.As(err, &errno) && errno != syscall.ENOENT {
+	if errors.Is(err, errLost) || errors.As(err, &errno) && errno != syscall.ENOENT && errno != syscall.EFBIG {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, errLost)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/hashicorp/raft"
 )
@@ -159,6 +160,9 @@ func (s *sealedStable) GetUint64(key []byte) (uint64, error) {
 func (s *sealedStable) check(err error, key []byte, verb string) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, syscall.EFBIG) {
+		err = lost(err)
 	}
 	return s.halt(fmt.Errorf("raft's %s cannot be %s: %w", key, verb, err))
 }
