@@ -1,12 +1,8 @@
 package raftstore
 
 import (
-	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -15,6 +11,8 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/redoubt-cluster/redoubt/raftstore/internal/boltcheck"
 )
 
 // boltLockTimeout bounds the wait for the file lock another process holds.
@@ -27,7 +25,7 @@ const boltLockTimeout = 2 * time.Second
 // and a damaged page there ends the process where nobody can say why.
 func openBolt(path string) (db *raftboltdb.BoltStore, err error) {
 	err = guarded(func() (err error) {
-		if err := checkMetaPages(path); err != nil {
+		if err := checkDatabase(path); err != nil {
 			return err
 		}
 		db, err = raftboltdb.New(raftboltdb.Options{
@@ -61,25 +59,10 @@ func guarded(fn func() error) (err error) {
 	return fn()
 }
 
-// A bbolt meta page: a header of 16 bytes, then magic, version, page size and
-// flags (4 bytes each), root (16), free list, pages, transaction id and
-// checksum (8 each).
-const (
-	metaHeader   = 16
-	metaChecked  = 56 // what the checksum covers
-	metaBytes    = metaHeader + metaChecked + 8
-	metaMagic    = 0xED0CDAED
-	metaPageSize = metaHeader + 8
-	metaTxid     = metaHeader + 48
-)
-
-// checkMetaPages refuses a database of which one of the two meta pages does not
-// verify, or which are not those of two successive transactions. bbolt would go
-// on with the other page, which is the state before the last transaction: the
-// last entries acknowledged, or the last vote, would be gone without a word. A
-// crash does not do this: what counts of a meta page lies in one sector, and
-// the page written is never the one in force.
-func checkMetaPages(path string) error {
+// checkDatabase refuses a database in which bbolt would lose its way: in a tree
+// that is a circle it takes memory until the process is ended. It holds bbolt's
+// lock meanwhile.
+func checkDatabase(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -88,42 +71,17 @@ func checkMetaPages(path string) error {
 		return err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.Size() == 0 {
-		return cmp.Or(err, errMetaPage)
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 { // bbolt would begin a new one
+		return fmt.Errorf("%w: it is empty", boltcheck.ErrDamaged)
 	}
 	held, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: boltLockTimeout, ReadOnly: true}) // for its lock
 	if err != nil {
 		return err
 	}
 	defer held.Close()
-	size, first, err := metaPage(f, 0)
-	if err != nil {
-		return err
-	}
-	_, second, err := metaPage(f, int64(size))
-	if err != nil {
-		return err
-	}
-	if first-second != 1 && second-first != 1 {
-		return errMetaPage
-	}
-	return nil
-}
-
-var errMetaPage = errors.New("the file is damaged: the last state of its database is not whole")
-
-func metaPage(f *os.File, off int64) (size uint32, txid uint64, _ error) {
-	var page [metaBytes]byte
-	if _, err := f.ReadAt(page[:], off); errors.Is(err, io.EOF) {
-		return 0, 0, errMetaPage
-	} else if err != nil {
-		return 0, 0, err
-	}
-	sum := fnv.New64a()
-	sum.Write(page[metaHeader : metaHeader+metaChecked])
-	size = binary.NativeEndian.Uint32(page[metaPageSize:])
-	if binary.NativeEndian.Uint32(page[metaHeader:]) != metaMagic || sum.Sum64() != binary.NativeEndian.Uint64(page[metaHeader+metaChecked:]) {
-		return 0, 0, errMetaPage
-	}
-	return size, binary.NativeEndian.Uint64(page[metaTxid:]), nil
+	return boltcheck.Check(f, info.Size(), "logs", "conf")
 }

@@ -32,19 +32,26 @@ var errLost = errors.New("restore the directory whole, or leave and join again")
 // refused is no damage, except where there is no file, or it would have to be
 // larger than any file: a damaged database says so of itself.
 func lost(err error) error {
-	var errno syscall.Errno
-	if errors.Is(err, errLost) || errors.As(err, &errno) && errno != syscall.ENOENT && errno != syscall.EFBIG {
+	if errors.Is(err, errLost) || ofSystem(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, errLost)
+}
+
+func ofSystem(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && errno != syscall.ENOENT && errno != syscall.EFBIG
 }
 
 // unopened is said of a sealed record that does not open: what was found, what
 // that means, and the remedy.
 func unopened(err error) error {
 	const means = "does not open: it was damaged, exchanged or sealed under another key"
-	if err == nil {
+	switch {
+	case err == nil:
 		return fmt.Errorf(means+": %w", errLost)
+	case errors.Is(err, errLost), ofSystem(err):
+		return fmt.Errorf("cannot be read: %w", err)
 	}
 	return fmt.Errorf(means+" (%w): %w", err, errLost)
 }

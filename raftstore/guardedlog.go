@@ -8,6 +8,24 @@ import "github.com/hashicorp/raft"
 // have died with a stack trace.
 type guardedLog struct{ raft.LogStore }
 
+// FirstIndex implements raft.LogStore.
+func (g guardedLog) FirstIndex() (i uint64, err error) {
+	err = guarded(func() error {
+		i, err = g.LogStore.FirstIndex()
+		return err
+	})
+	return i, err
+}
+
+// LastIndex implements raft.LogStore.
+func (g guardedLog) LastIndex() (i uint64, err error) {
+	err = guarded(func() error {
+		i, err = g.LogStore.LastIndex()
+		return err
+	})
+	return i, err
+}
+
 // GetLog implements raft.LogStore.
 func (g guardedLog) GetLog(index uint64, l *raft.Log) error {
 	return guarded(func() error { return g.LogStore.GetLog(index, l) })

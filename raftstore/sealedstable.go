@@ -117,7 +117,7 @@ func (s *sealedStable) votes() (term, vote uint64, voted bool, err error) {
 	}
 	_, err = s.read([]byte("LastVoteCand"))
 	if err != nil && !errors.Is(err, errStableNotFound) {
-		return 0, 0, false, err
+		return 0, 0, false, fmt.Errorf("raft's last vote %w", unopened(err))
 	}
 	return term, vote, err == nil, nil
 }
@@ -128,7 +128,7 @@ func (s *sealedStable) number(key string) (uint64, error) {
 	case errors.Is(err, errStableNotFound):
 		return 0, nil
 	case err != nil:
-		return 0, err
+		return 0, fmt.Errorf("raft's %s %w", key, unopened(err))
 	case len(val) != 8:
 		return 0, fmt.Errorf("raft's %s: %w: %w", key, errMalformed, errLost)
 	}

@@ -95,7 +95,8 @@ func (f *files) open(want LogStore) (_ *Storage, err error) {
 	if f.wrap != nil {
 		inner = f.wrap(inner)
 	}
-	f.stable = &sealedStable{inner: inner, bind: f.bind, halt: func(err error) error { return err }}
+	// raft-wal writes its list in a goroutine of its own, where no caller's guard is.
+	f.stable = &sealedStable{inner: guardedStable{inner}, bind: f.bind, halt: func(err error) error { return err }}
 	snaps, err := openSnapshots(filepath.Join(f.dir, snapshotsDir), f.bind, f.halt)
 	if err != nil {
 		return nil, err
