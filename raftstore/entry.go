@@ -5,21 +5,18 @@ import (
 	"fmt"
 	"slices"
 
-	memdb "github.com/hashicorp/go-memdb"
-
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 )
 
 // entry is what one log entry changes, gathered beside the state it is applied
-// to, and written to the tables when all of it is judged. Written one by one,
-// each change would copy a path of the tree of every index anew, as a tree that
-// is read between two writes may share nothing with what is written later; so
-// all changes of an entry share one copy. And what is refused was never written.
+// to, and written to the tables when all of it is judged: what is refused was
+// never written, and however often an entry changes an object, the tables are
+// changed once.
 type entry struct {
 	tables map[string]Registered
 	index  uint64
 	clock  int64
-	base   *memdb.Txn // the state before; only read
+	base   *state // before
 	// now has what the entry changed, order its keys in the order of their first
 	// change. holders has who holds a unique key after what came so far, "" for
 	// nobody; what is not there is as in base.
@@ -42,7 +39,7 @@ func (e *entry) lookup(table, id string) (Object, error) {
 	if c, ok := e.now[objectKey{table, id}]; ok {
 		return c.now, nil
 	}
-	return lookup(e.base, table, id)
+	return e.base.get(table, id)
 }
 
 // haltError marks what is no refusal of a transaction but a command that this
@@ -150,13 +147,13 @@ func (e *entry) hold(changes []change) error {
 			continue
 		}
 		id := c.new.GetId()
-		if err := check(c.table, c.new, func(index, key string) error {
+		if err := check(c.table, c.new, func(index int, key string) error {
 			k := heldKey{c.table.Name(), index, key}
 			switch other, err := e.holder(k); {
 			case err != nil:
 				return &haltError{err}
 			case other != "" && other != id:
-				return &DuplicateError{Table: k.table, Index: index, Key: key}
+				return &DuplicateError{Table: k.table, Index: c.table.indexes()[index].name, Key: key}
 			}
 			before = append(before, e.setHolder(k, id))
 			return nil
@@ -196,11 +193,11 @@ func (e *entry) holder(k heldKey) (string, error) {
 	if id, ok := e.holders[k]; ok {
 		return id, nil
 	}
-	raw, err := e.base.First(k.table, k.index, k.key)
-	if err != nil || raw == nil {
+	o, err := e.base.holder(k.table, k.index, k.key)
+	if err != nil || o == nil {
 		return "", err
 	}
-	return raw.(Object).GetId(), nil
+	return o.GetId(), nil
 }
 
 // take notes a change that was accepted.
@@ -222,45 +219,31 @@ func (e *entry) take(c change) {
 	e.sums.count(c.table, c.new, 1)
 }
 
-// write puts all that changed into txn, which is at the state before. First it
-// takes out what goes, and what gives up a unique key, as another may get it.
-func (e *entry) write(txn *memdb.Txn) error {
+// write puts all that changed into d, which is at the state before.
+func (e *entry) write(d *draftState) error {
 	for _, c := range e.order {
-		if c.was == nil || (c.now != nil && sameUnique(c.table, c.was, c.now)) {
-			continue
+		var err error
+		switch {
+		case c.now != nil:
+			err = d.put(c.table, c.now)
+		case c.was != nil:
+			err = d.remove(c.table, c.was)
 		}
-		if err := txn.Delete(c.table.Name(), c.was); err != nil {
+		if err != nil {
 			return err
 		}
 	}
-	for _, c := range e.order {
-		if c.now == nil {
-			continue
-		}
-		if err := txn.Insert(c.table.Name(), c.now); err != nil {
-			return err
-		}
-	}
-	return e.sums.write(e.base, txn)
+	return e.sums.write(d)
 }
 
 func eachUnique(t Registered, o Object, yield func(heldKey)) {
 	for i, x := range t.indexes() {
 		if x.unique {
 			for _, k := range t.keys(i, o) {
-				yield(heldKey{t.Name(), x.name, k})
+				yield(heldKey{t.Name(), i, k})
 			}
 		}
 	}
-}
-
-func sameUnique(t Registered, a, b Object) bool {
-	for i, x := range t.indexes() {
-		if x.unique && !slices.Equal(t.keys(i, a), t.keys(i, b)) {
-			return false
-		}
-	}
-	return true
 }
 
 // judge takes all transactions of a command; an error halts the state machine.

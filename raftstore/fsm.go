@@ -8,8 +8,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	memdb "github.com/hashicorp/go-memdb"
-
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 )
 
@@ -20,7 +18,6 @@ import (
 type fsm struct {
 	tables map[string]Registered
 	order  []Registered // by name
-	schema *memdb.DBSchema
 	hub    *hub
 	halt   func(error) // told once, when the state machine stops
 	// settled waits until an entry is on the local disk, and says why where it
@@ -33,32 +30,19 @@ type fsm struct {
 	// watches that belong together. Held for as long as a commit takes, never
 	// while a caller's function runs.
 	mu     sync.RWMutex
-	db     *memdb.MemDB
+	state  *state
 	index  uint64
 	clock  int64
 	halted error
 }
 
 func newFSM(tables []Registered, halt func(error)) (*fsm, error) {
-	sch, err := schema(tables)
+	byName, err := tablesByName(tables)
 	if err != nil {
 		return nil, err
 	}
-	db, err := memdb.NewMemDB(sch)
-	if err != nil {
-		return nil, fmt.Errorf("raftstore: tables: %w", err)
-	}
-	f := &fsm{tables: map[string]Registered{}, schema: sch, hub: newHub(), halt: halt, db: unwatched(db)}
-	for _, t := range tables {
-		f.tables[t.Name()] = t
-	}
-	f.order = sortedTables(tables)
-	return f, nil
+	return &fsm{tables: byName, order: sortedTables(tables), hub: newHub(), halt: halt, state: newState(byName)}, nil
 }
-
-// unwatched is db without what go-memdb keeps, and closes, for each node of a
-// tree that changed: who waits for changes is told by the hub.
-func unwatched(db *memdb.MemDB) *memdb.MemDB { return db.Snapshot() }
 
 // read returns the current state.
 func (f *fsm) read() (*ReadTx, error) {
@@ -71,7 +55,7 @@ func (f *fsm) readLocked() (*ReadTx, error) {
 	if f.halted != nil {
 		return nil, f.halted
 	}
-	return &ReadTx{reader{txn: f.db.Txn(false), index: f.index, clock: f.clock}}, nil
+	return &ReadTx{reader{view: f.state, index: f.index, clock: f.clock}}, nil
 }
 
 // watch registers a watch and returns the state right before its first event.
@@ -135,22 +119,20 @@ func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
 		return nil, err
 	}
 	e := &entry{
-		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.db.Txn(false),
+		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.state,
 		now: make(map[objectKey]*changed, len(cmd.Transactions)), holders: map[heldKey]string{}, sums: tally{},
 	}
 	results, err := e.judge(cmd.Transactions)
 	if err != nil {
 		return nil, err
 	}
-	txn := f.db.Txn(true)
-	defer txn.Abort() // no effect after Commit
-	if err := e.write(txn); err != nil {
+	d := f.state.draft()
+	if err := e.write(d); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	txn.Commit()
-	f.index, f.clock = index, e.clock
+	f.state, f.index, f.clock = d.commit(), index, e.clock
 	if len(e.events) > 0 {
 		f.hub.publish(e.events)
 	}
@@ -181,13 +163,13 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	if _, err := f.read(); err != nil {
 		return err // raft offers an older one when the newest was refused
 	}
-	db, head, err := readSnapshot(rc, f.schema, f.tables)
+	s, head, err := readSnapshot(rc, f.tables)
 	if err != nil {
 		return f.stop(fmt.Errorf("the snapshot cannot be restored: %w", err))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.db, f.index, f.clock = unwatched(db), head.Index, head.Clock
+	f.state, f.index, f.clock = s, head.Index, head.Clock
 	f.hub.reset()
 	return nil
 }
@@ -202,5 +184,5 @@ func (f *fsm) begin(now time.Time) (*Tx, error) {
 	if clock := time.Unix(0, f.clock); now.Before(clock) {
 		now = clock
 	}
-	return newTx(f.db.Snapshot(), f.index, f.clock, now), nil
+	return newTx(f.state, f.index, f.clock, now), nil
 }

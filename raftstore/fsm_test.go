@@ -175,7 +175,7 @@ func TestWhatIsNotUnderstoodHalts(t *testing.T) {
 			if _, err := f.Snapshot(); err == nil {
 				t.Fatal("a snapshot of a halted state is made")
 			}
-			if n := len(contents(&ReadTx{reader{txn: f.db.Txn(false)}})); n != 1 || f.index != 1 {
+			if n := len(contents(&ReadTx{reader{view: f.state}})); n != 1 || f.index != 1 {
 				t.Fatalf("the halting entry left %d objects at index %d", n, f.index)
 			}
 		})
@@ -358,13 +358,13 @@ func FuzzApply(f *testing.F) {
 			apply(t, m, 1, 1, tx(putOp(t, 0, &testpb.Thing{Id: "seed", Name: "s"})))
 			resp := m.Apply(&raft.Log{Index: 2, Data: bytes.Clone(data)})
 			var snap bytes.Buffer
-			if err := writeSnapshot(&snap, m.order, &reader{txn: m.db.Txn(false), index: m.index, clock: m.clock}); err != nil {
+			if err := writeSnapshot(&snap, m.order, &reader{view: m.state, index: m.index, clock: m.clock}); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := readSnapshot(&snap, m.schema, m.tables); err != nil {
+			if _, _, err := readSnapshot(&snap, m.tables); err != nil {
 				t.Fatalf("the state cannot be read back: %v", err)
 			}
-			states[i] = fmt.Sprintf("%v %v", resp, contents(&ReadTx{reader{txn: m.db.Txn(false)}}))
+			states[i] = fmt.Sprintf("%v %v", resp, contents(&ReadTx{reader{view: m.state}}))
 		}
 		if states[0] != states[1] {
 			t.Fatalf("%s\n%s", states[0], states[1])
@@ -376,26 +376,26 @@ func FuzzSnapshotReader(f *testing.F) {
 	m := newTestFSM(f)
 	apply(f, m, 1, 1, tx(putOp(f, 0, &testpb.Thing{Id: "a", Name: "n", Labels: []string{"l", "k"}}), putOp(f, 0, &testpb.Thing{Id: "b"})))
 	var buf bytes.Buffer
-	if err := writeSnapshot(&buf, m.order, &reader{txn: m.db.Txn(false), index: m.index, clock: m.clock}); err != nil {
+	if err := writeSnapshot(&buf, m.order, &reader{view: m.state, index: m.index, clock: m.clock}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(buf.Bytes())
 	f.Add([]byte{0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		db, head, err := readSnapshot(bytes.NewReader(data), m.schema, m.tables)
+		db, head, err := readSnapshot(bytes.NewReader(data), m.tables)
 		if err != nil {
 			return
 		}
 		// What was accepted can be written and read again, to the same state.
 		var out bytes.Buffer
-		if err := writeSnapshot(&out, m.order, &reader{txn: db.Txn(false), index: head.Index, clock: head.Clock}); err != nil {
+		if err := writeSnapshot(&out, m.order, &reader{view: db, index: head.Index, clock: head.Clock}); err != nil {
 			t.Fatal(err)
 		}
-		again, _, err := readSnapshot(bytes.NewReader(out.Bytes()), m.schema, m.tables)
+		again, _, err := readSnapshot(bytes.NewReader(out.Bytes()), m.tables)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, b := contents(&ReadTx{reader{txn: db.Txn(false)}}), contents(&ReadTx{reader{txn: again.Txn(false)}})
+		a, b := contents(&ReadTx{reader{view: db}}), contents(&ReadTx{reader{view: again}})
 		if !maps.EqualFunc(a, b, func(x, y *testpb.Thing) bool { return proto.Equal(x, y) }) {
 			t.Fatal("the state changed on the way")
 		}

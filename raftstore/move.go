@@ -67,8 +67,8 @@ func (s *Store) Salvage(ctx context.Context, w io.Writer) (Position, error) {
 
 func (s *Store) salvage(w io.Writer) (Position, error) {
 	s.fsm.mu.RLock()
-	f := &fsm{tables: s.fsm.tables, order: s.fsm.order, schema: s.fsm.schema, hub: newHub(), halt: func(error) {},
-		db: s.fsm.db.Snapshot(), index: s.fsm.index, clock: s.fsm.clock}
+	f := &fsm{tables: s.fsm.tables, order: s.fsm.order, hub: newHub(), halt: func(error) {},
+		state: s.fsm.state, index: s.fsm.index, clock: s.fsm.clock}
 	s.fsm.mu.RUnlock()
 	first, err := s.logs.FirstIndex()
 	if err != nil {

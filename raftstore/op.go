@@ -3,7 +3,6 @@ package raftstore
 import (
 	"fmt"
 
-	memdb "github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
@@ -16,15 +15,6 @@ type change struct {
 	old, new Object
 }
 
-// lookup returns the object of that id, or nil.
-func lookup(txn *memdb.Txn, table, id string) (Object, error) {
-	raw, err := txn.First(table, idIndex, id)
-	if err != nil || raw == nil {
-		return nil, err
-	}
-	return raw.(Object), nil
-}
-
 // versionOf is 0 for an object that is not there.
 func versionOf(o Object) uint64 {
 	if o == nil {
@@ -33,19 +23,19 @@ func versionOf(o Object) uint64 {
 	return o.GetMeta().GetVersion()
 }
 
-// insert puts o into txn, in place of what has its id, after checking every rule
+// insert puts o into d, in place of what has its id, after checking every rule
 // but the version, which is the caller's. A transaction's own overlay, the state
 // machine and restoring all go through here, so they cannot disagree.
-func insert(txn *memdb.Txn, t Registered, o Object) error {
-	if err := check(t, o, func(index, key string) error { return unheld(txn, t, o.GetId(), index, key) }); err != nil {
+func insert(d *draftState, t Registered, o Object) error {
+	if err := check(t, o, func(index int, key string) error { return unheld(d, t, o.GetId(), index, key) }); err != nil {
 		return err
 	}
-	return txn.Insert(t.Name(), o)
+	return d.put(t, o)
 }
 
 // check applies every rule to o but the version; free judges its keys in unique
 // indexes.
-func check(t Registered, o Object, free func(index, key string) error) error {
+func check(t Registered, o Object, free func(index int, key string) error) error {
 	if err := checkID(o.GetId()); err != nil {
 		return fmt.Errorf("%s: %w", t.Name(), err)
 	}
@@ -63,7 +53,7 @@ func check(t Registered, o Object, free func(index, key string) error) error {
 			if !x.unique {
 				continue
 			}
-			if err := free(x.name, k); err != nil {
+			if err := free(i, k); err != nil {
 				return err
 			}
 		}
@@ -72,13 +62,13 @@ func check(t Registered, o Object, free func(index, key string) error) error {
 }
 
 // unheld refuses a key of a unique index that another object than id has.
-func unheld(txn *memdb.Txn, t Registered, id, index, key string) error {
-	held, err := txn.First(t.Name(), index, key)
+func unheld(v view, t Registered, id string, index int, key string) error {
+	held, err := v.holder(t.Name(), index, key)
 	if err != nil {
 		return err
 	}
-	if held != nil && held.(Object).GetId() != id {
-		return &DuplicateError{Table: t.Name(), Index: index, Key: key}
+	if held != nil && held.GetId() != id {
+		return &DuplicateError{Table: t.Name(), Index: t.indexes()[index].name, Key: key}
 	}
 	return nil
 }

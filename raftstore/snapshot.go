@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 
-	memdb "github.com/hashicorp/go-memdb"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
@@ -40,14 +39,14 @@ func (s *fsmSnapshot) Release() {}
 
 func writeSnapshot(w io.Writer, tables []Registered, r *reader) error {
 	head := &raftstorepb.SnapshotHeader{Format: snapshotFormat, Index: r.index, Clock: r.clock}
-	if err := eachObject(r.txn, tables, func(Registered, Object) error { head.Objects++; return nil }); err != nil {
+	if err := eachObject(r.view, tables, func(Registered, Object) error { head.Objects++; return nil }); err != nil {
 		return err
 	}
 	bw := bufio.NewWriterSize(w, snapshotChunkBytes)
 	if _, err := protodelim.MarshalTo(bw, head); err != nil {
 		return err
 	}
-	err := eachObject(r.txn, tables, func(t Registered, o Object) error {
+	err := eachObject(r.view, tables, func(t Registered, o Object) error {
 		data, err := proto.Marshal(o)
 		if err != nil {
 			return err
@@ -61,14 +60,14 @@ func writeSnapshot(w io.Writer, tables []Registered, r *reader) error {
 	return bw.Flush()
 }
 
-func eachObject(txn *memdb.Txn, tables []Registered, fn func(Registered, Object) error) error {
+func eachObject(v view, tables []Registered, fn func(Registered, Object) error) error {
 	for _, t := range tables {
-		it, err := txn.Get(t.Name(), idIndex+prefixSuffix, "")
+		rows, err := v.rows(t.Name())
 		if err != nil {
 			return err
 		}
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if err := fn(t, raw.(Object)); err != nil {
+		for o := range each(rows.byID, "", true) {
+			if err := fn(t, o); err != nil {
 				return err
 			}
 		}
@@ -78,7 +77,7 @@ func eachObject(txn *memdb.Txn, tables []Registered, fn func(Registered, Object)
 
 // readSnapshot builds a state and its indexes from a snapshot. It is strict:
 // every rule that holds for writes holds here too.
-func readSnapshot(r io.Reader, sch *memdb.DBSchema, tables map[string]Registered) (*memdb.MemDB, *raftstorepb.SnapshotHeader, error) {
+func readSnapshot(r io.Reader, tables map[string]Registered) (*state, *raftstorepb.SnapshotHeader, error) {
 	br := bufio.NewReaderSize(r, snapshotChunkBytes)
 	head := &raftstorepb.SnapshotHeader{}
 	if err := readDelimited(br, head); err != nil {
@@ -87,15 +86,10 @@ func readSnapshot(r io.Reader, sch *memdb.DBSchema, tables map[string]Registered
 	if head.Format != snapshotFormat {
 		return nil, nil, fmt.Errorf("format %d is not known to this version, which reads %d", head.Format, snapshotFormat)
 	}
-	db, err := memdb.NewMemDB(sch)
-	if err != nil {
-		return nil, nil, err
-	}
-	txn := db.Txn(true)
-	defer txn.Abort()
+	d := newState(tables).draft()
 	sums := tally{}
 	for n := range head.Objects {
-		if err := readObject(br, txn, head, tables, sums); err != nil {
+		if err := readObject(br, d, head, tables, sums); err != nil {
 			return nil, nil, fmt.Errorf("object %d of %d: %w", n+1, head.Objects, err)
 		}
 	}
@@ -105,14 +99,13 @@ func readSnapshot(r io.Reader, sch *memdb.DBSchema, tables map[string]Registered
 		}
 		return nil, nil, err
 	}
-	if err := sums.write(db.Txn(false), txn); err != nil {
+	if err := sums.write(d); err != nil {
 		return nil, nil, err
 	}
-	txn.Commit()
-	return db, head, nil
+	return d.commit(), head, nil
 }
 
-func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHeader, tables map[string]Registered, sums tally) error {
+func readObject(br *bufio.Reader, d *draftState, head *raftstorepb.SnapshotHeader, tables map[string]Registered, sums tally) error {
 	so := &raftstorepb.SnapshotObject{}
 	if err := readDelimited(br, so); err != nil {
 		return err
@@ -128,7 +121,7 @@ func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHead
 	if v := versionOf(o); v == 0 || v > head.Index {
 		return fmt.Errorf("table %s: an object's version is not that of an entry up to %d", so.Table, head.Index)
 	}
-	old, err := lookup(txn, so.Table, o.GetId())
+	old, err := d.get(so.Table, o.GetId())
 	if err != nil {
 		return err
 	}
@@ -136,7 +129,7 @@ func readObject(br *bufio.Reader, txn *memdb.Txn, head *raftstorepb.SnapshotHead
 		return &DuplicateError{Table: so.Table, Index: idIndex, Key: o.GetId()}
 	}
 	sums.count(t, o, 1)
-	return insert(txn, t, o)
+	return insert(d, t, o)
 }
 
 func readDelimited(br *bufio.Reader, m proto.Message) error {

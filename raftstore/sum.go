@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
-	memdb "github.com/hashicorp/go-memdb"
+	"github.com/redoubt-cluster/redoubt/raftstore/internal/cow"
 )
 
 // Sum is kept beside a table: what its objects amount to, added up by key, so
@@ -44,27 +45,16 @@ func (t *Table[T]) Summing(sums ...Sum[T]) *Table[T] {
 // Total is the sum of one key; zero where nothing counts under it.
 func (t *Table[T]) Total(r *ReadTx, sum, key string) Amounts {
 	t.mustSum(sum)
-	raw, err := r.r.txn.First(sumsOf(t), idIndex, sum+"\x00"+key)
-	if err != nil {
-		panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.name, err))
-	}
-	if raw == nil {
-		return Amounts{}
-	}
-	return raw.(*total).n
+	n, _ := t.mustRows(r.r.view).sums.Get(cow.Key{A: sum, B: key})
+	return n
 }
 
 // Totals yields the keys with that prefix whose sum is not zero, in order.
 func (t *Table[T]) Totals(r *ReadTx, sum, prefix string) iter.Seq2[string, Amounts] {
 	t.mustSum(sum)
 	return func(yield func(string, Amounts) bool) {
-		it, err := r.r.txn.Get(sumsOf(t), idIndex+prefixSuffix, sum+"\x00"+prefix)
-		if err != nil {
-			panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.name, err))
-		}
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			row := raw.(*total)
-			if !yield(row.key[len(sum)+1:], row.n) {
+		for k, n := range t.mustRows(r.r.view).sums.From(cow.Key{A: sum, B: prefix}) {
+			if k.A != sum || !strings.HasPrefix(k.B, prefix) || !yield(k.B, n) {
 				return
 			}
 		}
@@ -78,84 +68,49 @@ func (t *Table[T]) mustSum(name string) {
 }
 
 // amounts yields what o counts, under the sum's name and the key.
-func (t *Table[T]) amounts(o Object, yield func(key string, n Amounts)) {
+func (t *Table[T]) amounts(o Object, yield func(at cow.Key, n Amounts)) {
 	for _, s := range t.sums {
 		if key, n := s.Of(o.(T)); key != "" && n != (Amounts{}) {
-			yield(s.Name+"\x00"+key, n)
+			yield(cow.Key{A: s.Name, B: key}, n)
 		}
 	}
 }
 
 func (t *Table[T]) summed() bool { return len(t.sums) > 0 }
 
-// total is a row of sums; it never changes.
-type total struct {
-	key string // the sum's name, NUL, the key
-	n   Amounts
-}
-
-// sumsOf names the rows of a table's sums. No table has such a name.
-func sumsOf(t Registered) string { return t.Name() + "#sums" }
-
-// totalIndexer finds rows by their whole key.
-type totalIndexer struct{}
-
-func (totalIndexer) FromObject(raw any) (bool, []byte, error) {
-	return true, terminated(raw.(*total).key), nil
-}
-
-func (totalIndexer) FromArgs(args ...any) ([]byte, error) { return idIndexer{}.FromArgs(args...) }
-
-func (totalIndexer) PrefixFromArgs(args ...any) ([]byte, error) {
-	return idIndexer{}.PrefixFromArgs(args...)
-}
-
-func sumsSchema(t Registered) *memdb.TableSchema {
-	return &memdb.TableSchema{Name: sumsOf(t), Indexes: map[string]*memdb.IndexSchema{
-		idIndex: {Name: idIndex, Unique: true, Indexer: totalIndexer{}},
-	}}
-}
-
 // tally gathers changes of sums, so that each row is written once an entry.
-type tally map[Registered]map[string]Amounts
+type tally map[Registered]map[cow.Key]Amounts
 
 func (y tally) count(t Registered, o Object, sign int64) {
 	if o == nil || !t.summed() {
 		return
 	}
-	t.amounts(o, func(key string, n Amounts) {
+	t.amounts(o, func(at cow.Key, n Amounts) {
 		rows := y[t]
 		if rows == nil {
-			rows = map[string]Amounts{}
+			rows = map[cow.Key]Amounts{}
 			y[t] = rows
 		}
-		rows[key] = rows[key].plus(n, sign)
+		rows[at] = rows[at].plus(n, sign)
 	})
 }
 
-// write adds what was gathered to the rows, which are read from base: the same
-// state, as a tree that is read between two writes is copied again.
-func (y tally) write(base, txn *memdb.Txn) error {
+// write adds what was gathered to the rows.
+func (y tally) write(d *draftState) error {
 	for t, rows := range y {
-		for key, n := range rows {
+		c, err := d.change(t.Name())
+		if err != nil {
+			return err
+		}
+		for at, n := range rows {
 			if n == (Amounts{}) {
 				continue
 			}
-			raw, err := base.First(sumsOf(t), idIndex, key)
-			if err != nil {
-				return err
-			}
-			if raw != nil {
-				n = raw.(*total).n.plus(n, 1)
-			}
-			row := &total{key, n}
-			if n == (Amounts{}) {
-				err = txn.Delete(sumsOf(t), row)
+			was, _ := c.sums.Peek().Get(at)
+			if n = was.plus(n, 1); n == (Amounts{}) {
+				c.sums.Delete(at)
 			} else {
-				err = txn.Insert(sumsOf(t), row)
-			}
-			if err != nil {
-				return err
+				c.sums.Set(at, n)
 			}
 		}
 	}

@@ -7,10 +7,10 @@ import (
 	"slices"
 	"strings"
 
-	memdb "github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/redoubt-cluster/redoubt/raftstore/internal/cow"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 )
 
@@ -38,7 +38,7 @@ type Registered interface {
 	indexes() []indexInfo
 	keys(index int, o Object) []string
 	summed() bool
-	amounts(o Object, yield func(key string, n Amounts))
+	amounts(o Object, yield func(at cow.Key, n Amounts))
 }
 
 type indexInfo struct {
@@ -57,11 +57,8 @@ type Table[T Object] struct {
 
 var nameRule = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
-// idIndex is the name of the primary index.
+// idIndex is what errors call the primary key; no index may have that name.
 const idIndex = "id"
-
-// prefixSuffix makes go-memdb search an index by prefix, so no index may end so.
-const prefixSuffix = "_prefix"
 
 // NewTable describes a table. It panics where the description makes no sense:
 // that is a mistake in the program, found by any test that loads the package.
@@ -77,7 +74,7 @@ func NewTable[T Object](name string, indexes ...Index[T]) *Table[T] {
 	seen := map[string]bool{idIndex: true}
 	for _, x := range indexes {
 		switch {
-		case !nameRule.MatchString(x.Name), strings.HasSuffix(x.Name, prefixSuffix):
+		case !nameRule.MatchString(x.Name):
 			panic(fmt.Sprintf("raftstore: table %s: index name %q is not usable", name, x.Name))
 		case seen[x.Name]:
 			panic(fmt.Sprintf("raftstore: table %s: index name %q is taken", name, x.Name))
@@ -140,33 +137,30 @@ func (t *Table[T]) All(r Reader) iter.Seq[T] { return t.Prefix(r, "") }
 
 // Prefix yields the objects whose id begins with idPrefix, in the order of ids.
 func (t *Table[T]) Prefix(r Reader, idPrefix string) iter.Seq[T] {
-	return t.scan(r, idIndex+prefixSuffix, idPrefix)
+	return t.walk(r, idPrefix, true, func(r *rows) cow.Map[Object] { return r.byID })
 }
 
 // By yields the objects that have key in the named index, in the order of ids.
 // It panics where the table has no such index.
 func (t *Table[T]) By(r Reader, index, key string) iter.Seq[T] {
-	t.mustHave(index)
-	if !validKey(key) {
-		return func(func(T) bool) {}
-	}
-	return t.scan(r, index, key)
+	return t.scan(r, index, key, false)
 }
 
 // ByPrefix yields the objects that have a key with that prefix in the named
 // index, in the order of keys. It panics where the table has no such index.
 func (t *Table[T]) ByPrefix(r Reader, index, prefix string) iter.Seq[T] {
-	t.mustHave(index)
-	if !validKey(prefix) {
-		return func(func(T) bool) {}
-	}
-	return t.scan(r, index+prefixSuffix, prefix)
+	return t.scan(r, index, prefix, true)
 }
 
-func (t *Table[T]) mustHave(index string) {
-	if !slices.ContainsFunc(t.infos, func(i indexInfo) bool { return i.name == index }) {
+func (t *Table[T]) scan(r Reader, index, key string, prefix bool) iter.Seq[T] {
+	i := slices.IndexFunc(t.infos, func(i indexInfo) bool { return i.name == index })
+	if i < 0 {
 		panic(fmt.Sprintf("raftstore: table %s has no index %q", t.name, index))
 	}
+	if !validKey(key) {
+		return func(func(T) bool) {}
+	}
+	return t.walk(r, key, prefix, func(r *rows) cow.Map[Object] { return r.by[i] })
 }
 
 // Count returns the number of objects.
@@ -178,18 +172,25 @@ func (t *Table[T]) Count(r Reader) int {
 	return n
 }
 
-func (t *Table[T]) scan(r Reader, index, arg string) iter.Seq[T] {
+// walk yields what a tree has at key, or from that prefix on, as it is when the
+// walk begins: with the transaction's own writes so far.
+func (t *Table[T]) walk(r Reader, key string, prefix bool, tree func(*rows) cow.Map[Object]) iter.Seq[T] {
 	return func(yield func(T) bool) {
-		it, err := r.reader().scan(t, index, arg)
-		if err != nil {
-			panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.name, err))
-		}
-		for o := it.Next(); o != nil; o = it.Next() {
+		v := r.reader().settled()
+		for o := range each(tree(t.mustRows(v)), key, prefix) {
 			if !yield(o.(T)) {
 				return
 			}
 		}
 	}
+}
+
+func (t *Table[T]) mustRows(v view) *rows {
+	r, err := v.rows(t.name)
+	if err != nil {
+		panic("raftstore: " + err.Error())
+	}
+	return r
 }
 
 // Put writes obj, which the store copies. Meta absent or of version 0: the
@@ -213,32 +214,6 @@ func (t *Table[T]) Event(e Event) (old, new T, ok bool) {
 		new = e.new.(T)
 	}
 	return old, new, true
-}
-
-// schema builds the state machine's tables.
-func schema(tables []Registered) (*memdb.DBSchema, error) {
-	s := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}
-	for _, t := range tables {
-		if t == nil {
-			return nil, fmt.Errorf("raftstore: a nil table was registered")
-		}
-		if _, ok := s.Tables[t.Name()]; ok {
-			return nil, fmt.Errorf("raftstore: table %s is registered twice", t.Name())
-		}
-		ts := &memdb.TableSchema{Name: t.Name(), Indexes: map[string]*memdb.IndexSchema{
-			idIndex: {Name: idIndex, Unique: true, Indexer: idIndexer{}},
-		}}
-		for i, x := range t.indexes() {
-			ts.Indexes[x.name] = &memdb.IndexSchema{
-				Name: x.name, Unique: x.unique, AllowMissing: true, Indexer: keyIndexer{t, i},
-			}
-		}
-		s.Tables[t.Name()] = ts
-		if t.summed() {
-			s.Tables[sumsOf(t)] = sumsSchema(t)
-		}
-	}
-	return s, nil
 }
 
 // validKey reports whether s can stand in an index: keys end with a NUL there.

@@ -26,7 +26,6 @@ func TestNewTableRefusesNonsense(t *testing.T) {
 			NewTable("t", Index[*testpb.Thing]{Name: "a", Keys: keys}, Index[*testpb.Thing]{Name: "a", Keys: keys})
 		}, "taken"},
 		"no keys":        {func() { NewTable("t", Index[*testpb.Thing]{Name: "a"}) }, "no Keys"},
-		"prefix name":    {func() { NewTable("t", Index[*testpb.Thing]{Name: "a_prefix", Keys: keys}) }, "not usable"},
 		"sum of nothing": {func() { NewTable[*testpb.Thing]("t").Summing(Sum[*testpb.Thing]{Name: "a"}) }, "not usable"},
 		"wrong shape":    {func() { NewTable[odd]("t") }, "field 1"},
 	} {

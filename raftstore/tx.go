@@ -6,7 +6,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	memdb "github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
@@ -17,7 +16,7 @@ type Reader interface{ reader() *reader }
 
 // reader is a consistent state. What it returns is shared and never changes.
 type reader struct {
-	txn   *memdb.Txn
+	view  view
 	index uint64
 	clock int64
 	tx    *Tx // nil in a View
@@ -29,7 +28,7 @@ func (r *reader) get(t Registered, id string) (Object, bool) {
 			return o, true
 		}
 	}
-	o, err := lookup(r.txn, t.Name(), id)
+	o, err := r.view.get(t.Name(), id)
 	if err != nil {
 		panic(fmt.Sprintf("raftstore: table %s is not registered with this store: %v", t.Name(), err))
 	}
@@ -39,14 +38,14 @@ func (r *reader) get(t Registered, id string) (Object, bool) {
 	return o, o != nil
 }
 
-// scan walks an index, with the transaction's own writes in it.
-func (r *reader) scan(t Registered, index, arg string) (memdb.ResultIterator, error) {
+// settled is what can be walked, with the transaction's own writes in it.
+func (r *reader) settled() view {
 	if r.tx != nil {
 		if err := r.tx.settle(); err != nil {
-			return nil, err
+			panic(fmt.Sprintf("raftstore: what was checked and written cannot be read: %v", err))
 		}
 	}
-	return r.txn.Get(t.Name(), index, arg)
+	return r.view
 }
 
 // ReadTx is the state as of one log entry. It is valid inside View only.
@@ -65,6 +64,7 @@ func (r *ReadTx) Clock() time.Time { return time.Unix(0, r.r.clock) }
 // top. It is valid inside Update only and belongs to one goroutine.
 type Tx struct {
 	r     reader
+	draft *draftState // r's, to write
 	now   time.Time
 	reads map[objectKey]uint64
 	ops   []*raftstorepb.Op
@@ -76,9 +76,11 @@ type Tx struct {
 
 type objectKey struct{ table, id string }
 
-func newTx(db *memdb.MemDB, index uint64, clock int64, now time.Time) *Tx {
+func newTx(s *state, index uint64, clock int64, now time.Time) *Tx {
+	d := s.draft()
 	tx := &Tx{
-		r:     reader{txn: db.Txn(true), index: index, clock: clock},
+		draft: d,
+		r:     reader{view: d, index: index, clock: clock},
 		now:   now,
 		reads: map[objectKey]uint64{},
 		byKey: map[objectKey]int{},
@@ -122,7 +124,7 @@ func (tx *Tx) put(t Registered, given Object) error {
 			return err
 		}
 	}
-	there, err := lookup(tx.r.txn, t.Name(), id)
+	there, err := tx.draft.get(t.Name(), id)
 	if err != nil {
 		return err
 	}
@@ -184,7 +186,7 @@ func (tx *Tx) delete(t Registered, id string) error {
 	if err := tx.settle(); err != nil {
 		return err
 	}
-	there, err := lookup(tx.r.txn, t.Name(), id)
+	there, err := tx.draft.get(t.Name(), id)
 	if err != nil {
 		return err
 	}
@@ -195,7 +197,7 @@ func (tx *Tx) delete(t Registered, id string) error {
 		}
 		return ErrNotFound
 	}
-	if err := tx.r.txn.Delete(t.Name(), there); err != nil {
+	if err := tx.draft.remove(t, there); err != nil {
 		return err
 	}
 	version := versionOf(there)

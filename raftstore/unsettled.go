@@ -19,7 +19,11 @@ type freshWrite struct {
 	object Object
 }
 
-type heldKey struct{ table, index, key string }
+type heldKey struct {
+	table string
+	index int
+	key   string
+}
 
 // errHeld says that a key may be taken: the copy of the tables decides.
 var errHeld = errors.New("raftstore: the key may be taken")
@@ -27,13 +31,13 @@ var errHeld = errors.New("raftstore: the key may be taken")
 // lay adds o to what the transaction reads, after every check that insert makes.
 func (tx *Tx) lay(t Registered, o Object, written bool) error {
 	if written {
-		return insert(tx.r.txn, t, o) // all is settled
+		return insert(tx.draft, t, o) // all is settled
 	}
 	id := o.GetId()
 	var held []heldKey
-	err := check(t, o, func(index, key string) error {
+	err := check(t, o, func(index int, key string) error {
 		k := heldKey{t.Name(), index, key}
-		if _, ok := tx.held[k]; ok || unheld(tx.r.txn, t, id, index, key) != nil {
+		if _, ok := tx.held[k]; ok || unheld(tx.draft, t, id, index, key) != nil {
 			return errHeld
 		}
 		held = append(held, k)
@@ -43,7 +47,7 @@ func (tx *Tx) lay(t Registered, o Object, written bool) error {
 		if err := tx.settle(); err != nil {
 			return err
 		}
-		return insert(tx.r.txn, t, o)
+		return insert(tx.draft, t, o)
 	}
 	if err != nil {
 		return err
@@ -62,7 +66,7 @@ func (tx *Tx) lay(t Registered, o Object, written bool) error {
 // settle puts all writes into the transaction's copy of the tables, in order.
 func (tx *Tx) settle() error {
 	for i, w := range tx.order {
-		if err := insert(tx.r.txn, w.table, w.object); err != nil {
+		if err := insert(tx.draft, w.table, w.object); err != nil {
 			tx.order = tx.order[i:]
 			return err
 		}
