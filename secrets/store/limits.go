@@ -6,5 +6,5 @@ const (
 	// room for could not even be opened to remove some.
 	MaxConfigsBytes = 128 << 20
 	// minConfigWeight is what the smallest config counts for.
-	minConfigWeight = 4 << 10
+	minConfigWeight = 2 << 10
 )

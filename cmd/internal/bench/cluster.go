@@ -155,14 +155,38 @@ func (c *cluster) memory(h lab.Host) (control, all int, err error) {
 	return control, all, err
 }
 
-// processorTime is what the control daemon of h has used up to now. Unlike what is
-// measured by the clock, it depends little on what else the machine does.
-func (c *cluster) processorTime(h lab.Host) (time.Duration, error) {
-	pids, err := c.daemons(h)
-	if err != nil {
-		return 0, err
+// processorTime is what the leader's control daemon, those of all managers, and
+// this process, which is the clients, have used up to now. Unlike what is measured
+// by the clock, it depends little on what else the machine does.
+func (c *cluster) processorTime(leader lab.Host) (out used, err error) {
+	for _, h := range c.lab.Hosts {
+		pids, err := c.daemons(h)
+		if err != nil {
+			return out, err
+		}
+		t, err := processorTime(pids["redoubtd"])
+		if err != nil {
+			return out, err
+		}
+		out.managers += t
+		if h.Name == leader.Name {
+			out.leader = t
+		}
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pids["redoubtd"]))
+	out.clients, err = processorTime(os.Getpid())
+	return out, err
+}
+
+type used struct{ leader, managers, clients time.Duration }
+
+// since is what was used by each of n calls.
+func (u used) since(before used, n int64) used {
+	each := func(a, b time.Duration) time.Duration { return ((a - b) / time.Duration(n)).Round(time.Microsecond) }
+	return used{each(u.leader, before.leader), each(u.managers, before.managers), each(u.clients, before.clients)}
+}
+
+func processorTime(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}

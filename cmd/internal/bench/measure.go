@@ -70,8 +70,9 @@ func (c *cluster) measure(ctx context.Context, op func(ctx context.Context, api 
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%v leader=%dMiB daemons=%dMiB leader-cpu=%v/call\n", l, control, all,
-		((after - before) / time.Duration(calls.Load())).Round(time.Microsecond))
+	each := after.since(before, calls.Load())
+	fmt.Printf("%v leader=%dMiB daemons=%dMiB leader-cpu=%v/call managers-cpu=%v/call clients-cpu=%v/call\n", l, control, all,
+		each.leader, each.managers, each.clients)
 	return nil
 }
 
