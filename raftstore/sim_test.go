@@ -33,6 +33,8 @@ const (
 	simClients = 4
 	simKeys    = 3
 	simFaults  = 12
+	// meddledSeeds of them meet a message of every kind that is late or lost.
+	meddledSeeds = 200
 )
 
 var simKinds = []linear.Kind{linear.Read, linear.Write, linear.CAS, linear.Delete}
@@ -71,13 +73,16 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Logf("simulation: seeds=%d from=%d %v failed=%v", n, first, sum, t.Failed())
-	if !t.Failed() && (sum.done == 0 || sum.unknown == 0 || sum.faults == 0 || sum.disk == 0 || sum.members == 0) {
+	if !t.Failed() && (sum.done == 0 || sum.unknown == 0 || sum.faults == 0 || sum.disk == 0 || sum.members == 0 || n >= meddledSeeds && !sum.meddled.all()) {
 		t.Errorf("a simulation in which nothing happens proves nothing: %v", sum)
 	}
 }
 
 // simCount is what happened in a simulation.
-type simCount struct{ done, unknown, unheard, refused, faults, crashes, disk, members int }
+type simCount struct {
+	done, unknown, unheard, refused, faults, crashes, disk, members int
+	meddled                                                         simMeddled
+}
 
 func (c *simCount) add(o simCount) {
 	c.done += o.done
@@ -88,11 +93,12 @@ func (c *simCount) add(o simCount) {
 	c.crashes += o.crashes
 	c.disk += o.disk
 	c.members += o.members
+	c.meddled.add(o.meddled)
 }
 
 func (c simCount) String() string {
-	return fmt.Sprintf("operations=%d unknown=%d unheard=%d refused=%d faults=%d crashes=%d disk-errors=%d membership-changes=%d",
-		c.done, c.unknown, c.unheard, c.refused, c.faults, c.crashes, c.disk, c.members)
+	return fmt.Sprintf("operations=%d unknown=%d unheard=%d refused=%d faults=%d crashes=%d disk-errors=%d membership-changes=%d %v",
+		c.done, c.unknown, c.unheard, c.refused, c.faults, c.crashes, c.disk, c.members, c.meddled)
 }
 
 func simulate(t *testing.T, seed uint64) (sum simCount) {
@@ -119,6 +125,7 @@ func simulate(t *testing.T, seed uint64) (sum simCount) {
 			c.fault(r, &sum)
 		}
 		sum.disk += c.mend()
+		sum.meddled.add(c.net.meddler.done)
 		c.settle()
 		time.Sleep(2 * time.Second) // simulated time
 		close(stop)
@@ -176,6 +183,7 @@ func ownBubble() string {
 // disks there were.
 func (c *simCluster) mend() (failures int) {
 	c.net.heal()
+	c.net.obey()
 	for _, m := range c.all {
 		m.clock.ahead.Store(0)
 		failures += m.disk.mend()
@@ -200,7 +208,7 @@ func (c *simCluster) fault(r *rand.Rand, sum *simCount) {
 		m = lead // half of them where it hurts
 	}
 	up := m.current() != nil
-	what := r.IntN(22)
+	what := r.IntN(30)
 	if testing.Verbose() {
 		c.t.Logf("fault %d at %s", what, m.id)
 	}
@@ -267,6 +275,15 @@ func (c *simCluster) fault(r *rand.Rand, sum *simCount) {
 			o.clock.ahead.Store(int64(time.Duration(r.IntN(40_000)-20_000) * time.Millisecond))
 		}
 		m.clock.ahead.Store(int64(time.Duration(r.IntN(600)-300) * time.Second))
+	case 18, 19, 20, 21, 22, 23: // answers are lost, or messages come when another leads
+		c.net.meddle(r, simAppend, simSnapshot, simMessage(r.IntN(simMessages)), simMessage(r.IntN(simMessages)))
+	case 24, 25: // it falls behind by more than the log has, and gets a snapshot
+		c.net.split([]string{m.id}, c.ids())
+		time.Sleep(time.Duration(1000+r.IntN(2000)) * time.Millisecond) // simulated time, in which others write
+		if r.IntN(4) > 0 {
+			c.net.meddle(r, simSnapshot)
+		}
+		c.net.heal()
 	default:
 		sum.members += c.changeMembers(r, m)
 	}

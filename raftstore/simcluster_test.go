@@ -245,7 +245,11 @@ func (c *simCluster) cut(m *simMember) (old *raftstore.Store) {
 		delete(c.net.homes, m.id)
 	}
 	c.net.mu.Unlock()
-	c.net.reset(m.id)
+	if c.rand.IntN(2) == 0 {
+		c.net.die(m.id)
+	} else {
+		c.net.reset(m.id)
+	}
 	m.lives++
 	m.dir = next
 	m.disk.endLife()

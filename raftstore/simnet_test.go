@@ -3,6 +3,7 @@ package raftstore_test
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -26,6 +27,7 @@ type simNet struct {
 	homes   map[string]*simListener // by id
 	conns   map[*simConn]struct{}   // both ends of each open connection
 	changed chan struct{}           // closed and replaced when blocked changes
+	meddler simMeddler
 }
 
 func newSimNet(seed uint64) *simNet {
@@ -66,12 +68,25 @@ func (n *simNet) heal() {
 	n.wakeLocked()
 }
 
-// reset breaks off every connection of id, or all where it is empty.
+// reset breaks off every connection of id, or all where it is empty; what is
+// under way is lost.
 func (n *simNet) reset(id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for c := range n.conns {
 		if id == "" || c.from == id || c.to == id {
+			c.closeLocked()
+			c.peer.closeLocked()
+		}
+	}
+}
+
+// die closes id's ends of its connections: what it had sent still arrives.
+func (n *simNet) die(id string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
+		if c.from == id {
 			c.closeLocked()
 		}
 	}
@@ -170,6 +185,7 @@ func (n *simNet) dial(ctx context.Context, home *simListener, addr string) (net.
 	}
 	a, b := n.newConn(from, to), n.newConn(to, from)
 	a.peer, b.peer = b, a
+	b.answers, a.rested = true, true
 	select {
 	case l.backlog <- b:
 	default:
@@ -188,8 +204,11 @@ type simConn struct {
 	net      *simNet
 	from, to string
 	peer     *simConn
+	answers  bool // it was dialled
 
 	// Guarded by net.mu.
+	asked    byte       // the kind of message that was begun last, of the end that dialled
+	rested   bool       // it was answered, or nothing was asked yet
 	in       []simChunk // what the peer sent
 	wake     chan struct{}
 	deadline time.Time
@@ -209,13 +228,13 @@ func (c *simConn) wakeLocked() {
 	c.wake = make(chan struct{})
 }
 
+// closeLocked closes this end; the other one gets what is under way to it first.
 func (c *simConn) closeLocked() {
-	for _, e := range []*simConn{c, c.peer} {
-		if !e.closed {
-			e.closed = true
-			e.wakeLocked()
-			delete(c.net.conns, e)
-		}
+	if !c.closed {
+		c.closed = true
+		c.wakeLocked()
+		c.peer.wakeLocked()
+		delete(c.net.conns, c)
 	}
 }
 
@@ -242,6 +261,9 @@ func (c *simConn) Read(p []byte) (int, error) {
 			return k, nil
 		case len(c.in) > 0 && !held:
 			due = c.in[0].at
+		case c.peer.closed && !held:
+			n.mu.Unlock()
+			return 0, io.EOF
 		}
 		if !c.deadline.IsZero() && (due.IsZero() || c.deadline.Before(due)) {
 			due = c.deadline
@@ -269,10 +291,16 @@ func (c *simConn) Write(p []byte) (int, error) {
 	n := c.net
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if c.closed {
+	if c.closed || c.peer.closed {
 		return 0, net.ErrClosed
 	}
-	at := time.Now()
+	late, lost := n.meddler.meddleLocked(c, p)
+	if lost {
+		c.closeLocked()
+		c.peer.closeLocked()
+		return len(p), nil
+	}
+	at := time.Now().Add(late)
 	if n.delay > 0 {
 		at = at.Add(time.Duration(n.rand.Int64N(int64(n.delay))))
 	}
