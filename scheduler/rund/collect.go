@@ -133,7 +133,7 @@ func (s *Server) collectDead(ctx context.Context, now time.Time) (dead, removed 
 				dead++
 				continue
 			}
-			done, err := s.strip(ctx, a.GetTaskId())
+			done, err := s.strip(ctx, a.GetTaskId(), cmp.Or(a.GetContainerId(), a.GetTaskId()))
 			if done {
 				removed++
 			}
@@ -144,12 +144,12 @@ func (s *Server) collectDead(ctx context.Context, now time.Time) (dead, removed 
 }
 
 // strip removes what a dead container holds; false: it was done before.
-func (s *Server) strip(ctx context.Context, id string) (bool, error) {
+func (s *Server) strip(ctx context.Context, id, cid string) (bool, error) {
 	log := s.taskDir(id).log()
 	if _, err := os.Stat(log); errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
-	err := s.client.SnapshotService(image.Snapshotter).Remove(ctx, id)
+	err := s.client.SnapshotService(image.Snapshotter).Remove(ctx, cid)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return false, fmt.Errorf("remove file system of %s: %w", id, err)
 	}

@@ -21,7 +21,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/health"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
@@ -67,8 +66,8 @@ func transient(err error) bool {
 }
 
 // prepare makes everything of a task up to a created container whose process
-// waits to be started.
-func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, note func(string)) (containerd.Task, error) {
+// waits to be started. cid is a container's id that nothing has yet.
+func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, note func(string)) (containerd.Task, error) {
 	if err := checkTask(d); err != nil {
 		return nil, rejected(err)
 	}
@@ -95,17 +94,17 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, note func(s
 		}
 		return s.taskDir(d.GetTaskId()).create(hostname, d.GetEndpoint())
 	})
-	err = s.snapshot(ctx, d.GetTaskId(), img.Parent)
+	err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)
 	if errdefs.IsNotFound(err) { // containerd forgot the image
 		s.images.Forget(img)
 		if img, err = s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), note); err == nil {
-			err = s.snapshot(ctx, d.GetTaskId(), img.Parent)
+			err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)
 		}
 	}
 	if err = errors.Join(err, sandbox.Wait()); err != nil {
 		return nil, err
 	}
-	cont, spec, err := s.createContainer(ctx, d, img, hostname)
+	cont, spec, err := s.createContainer(ctx, d, cid, img, hostname)
 	if err != nil {
 		return nil, err
 	}
@@ -128,9 +127,9 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, note func(s
 // snapshot makes the container's own file system. It is a root of containerd's
 // collector, which a lease would be, too, for two more transactions: rund
 // removes it by its key, also where a crash left no container (see sweep).
-func (s *Server) snapshot(ctx context.Context, id, parent string) error {
-	_, err := s.client.SnapshotService(image.Snapshotter).Prepare(ctx, id, parent,
-		snapshots.WithLabels(map[string]string{labelRoot: now()}))
+func (s *Server) snapshot(ctx context.Context, id, cid, parent string) error {
+	_, err := s.client.SnapshotService(image.Snapshotter).Prepare(ctx, cid, parent,
+		snapshots.WithLabels(map[string]string{labelRoot: now(), labelTask: id}))
 	if err != nil {
 		return fmt.Errorf("file system: %w", err)
 	}
@@ -150,9 +149,9 @@ func (s *Server) noCore(id string, pid int) error {
 	return nil
 }
 
-func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img *image.Ready, hostname string) (containerd.Container, *specs.Spec, error) {
+func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, cid string, img *image.Ready, hostname string) (containerd.Container, *specs.Spec, error) {
 	id := d.GetTaskId()
-	in, err := s.describe(d, img, hostname)
+	in, err := s.describe(d, cid, img, hostname)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -160,7 +159,7 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 	if user == "" {
 		user = img.Config.User
 	}
-	if in.User, err = s.users.resolve(ctx, s.client, id, img.Parent, user); err != nil {
+	if in.User, err = s.users.resolve(ctx, s.client, cid, img.Parent, user); err != nil {
 		return nil, nil, err
 	}
 	spec, err := ocispec.Build(in)
@@ -197,7 +196,7 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 		return nil, nil, err
 	}
 	_, err = s.client.ContainerService().Create(ctx, containers.Container{
-		ID: id, Image: img.Name, Snapshotter: image.Snapshotter, SnapshotKey: id, Spec: anySpec,
+		ID: cid, Image: img.Name, Snapshotter: image.Snapshotter, SnapshotKey: cid, Spec: anySpec,
 		Runtime:    containers.RuntimeInfo{Name: runtimeName, Options: runtime},
 		Labels:     map[string]string{labelTask: id, labelService: d.GetServiceId(), labelSignal: signal},
 		Extensions: extensions,
@@ -205,19 +204,19 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, img
 	if err != nil {
 		return nil, nil, fmt.Errorf("container: %w", err)
 	}
-	cont, err := s.client.LoadContainer(ctx, id)
+	cont, err := s.client.LoadContainer(ctx, cid)
 	return cont, spec, err
 }
 
 // describe puts the service's wishes, the image's and the node's rules together.
-func (s *Server) describe(d *rundpb.TaskDesired, img *image.Ready, hostname string) (ocispec.Container, error) {
+func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready, hostname string) (ocispec.Container, error) {
 	entrypoint, cmd, cwd := img.Config.Entrypoint, img.Config.Cmd, img.Config.WorkingDir
 	id, c, dir := d.GetTaskId(), d.GetSpec().GetContainer(), s.taskDir(d.GetTaskId())
 	limits, reserved := d.GetSpec().GetLimits(), d.GetSpec().GetReservations()
 	in := ocispec.Container{
 		Env: ocispec.MergeEnv(img.Config.Env, c.GetEnv()), Cwd: "/", Hostname: hostname, ReadOnly: c.GetReadOnly(), Terminal: c.GetTty(),
 		UserNS: s.netns.UserPath(id), NetNS: s.netns.Path(id), IDBase: s.config.UserNS.Base, IDSize: s.config.UserNS.Size,
-		CgroupsPath: path.Join(s.config.CgroupParent, id),
+		CgroupsPath: path.Join(s.config.CgroupParent, cid),
 		NanoCPUs:    limits.GetNanoCpus(), Shares: reserved.GetNanoCpus(),
 		MemoryBytes: limits.GetMemoryBytes(), MemoryLow: reserved.GetMemoryBytes(), Pids: limits.GetPids(),
 		Hosts: dir.hosts(), HostnameFile: dir.hostname(), ResolvConf: dir.resolvConf(),
@@ -268,56 +267,10 @@ func (s *Server) mounts(id string, list []*taskpb.Mount) ([]ocispec.Mount, error
 	return out, nil
 }
 
-// wreck removes everything of a task; the container's process must be gone or
-// is killed. It may be repeated.
-func (s *Server) wreck(ctx context.Context, id string) error {
-	if err := s.removeContainer(ctx, id); err != nil {
-		return err
-	}
-	return errors.Join(s.netns.Remove(id), s.taskDir(id).remove())
-}
-
-func (s *Server) removeContainer(ctx context.Context, id string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	cont, err := s.client.LoadContainer(ctx, id)
-	interrupted := len(s.taskCgroups(id)) > 0
-	switch {
-	case errdefs.IsNotFound(err):
-	case err != nil:
-		return err
-	default:
-		if task, err := cont.Task(ctx, nil); err == nil {
-			if _, err := task.Delete(ctx, containerd.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
-				return fmt.Errorf("remove container: %w", err)
-			}
-			interrupted = len(s.taskCgroups(id)) > 0
-		} else if !errdefs.IsNotFound(err) {
-			return err
-		} else {
-			interrupted = true // or ended and let go, which costs only a look
-		}
-		if err := cont.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("remove container: %w", err)
-		}
-	}
-	if interrupted {
-		if err := s.reap(ctx, id); err != nil {
-			return err
-		}
-	}
-	// By its key: a crash may have left a snapshot without a container.
-	err = s.client.SnapshotService(image.Snapshotter).Remove(ctx, id)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove file system: %w", err)
-	}
-	return nil
-}
-
 // recorded returns what a container was made from.
 func recorded(c containers.Container) (*rundpb.TaskDesired, error) {
 	id := c.Labels[labelTask]
-	if id != c.ID || !ident.Valid(id) {
+	if task, ok := taskOf(c.ID); !ok || id != task {
 		return nil, fmt.Errorf("container %s is not ours", c.ID)
 	}
 	d := &rundpb.TaskDesired{}

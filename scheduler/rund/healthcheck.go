@@ -29,6 +29,7 @@ const checkExec = "redoubt-healthcheck"
 // is stopped or the container is unhealthy.
 type prober struct {
 	s       *Server
+	id      string // the task's
 	task    containerd.Task
 	process specs.Process // of a check
 	policy  *health.Policy
@@ -46,9 +47,9 @@ type healthState struct {
 
 // probe begins to check. The check is a process of the container: its user,
 // capabilities, seccomp filter, cgroup and namespaces.
-func (s *Server) probe(ctx context.Context, task containerd.Task, container *specs.Process, p *health.Policy, started time.Time, healthy bool) *prober {
+func (s *Server) probe(ctx context.Context, id string, task containerd.Task, container *specs.Process, p *health.Policy, started time.Time, healthy bool) *prober {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &prober{s: s, task: task, process: *container, policy: p, record: health.NewRecord(p, started, healthy),
+	c := &prober{s: s, id: id, task: task, process: *container, policy: p, record: health.NewRecord(p, started, healthy),
 		cancel: cancel, done: make(chan struct{}), news: make(chan healthState, 1)}
 	c.process.Args, c.process.Terminal, c.process.ConsoleSize = p.Args, false, nil
 	go c.run(ctx) // ends with ctx; stop waits for it
@@ -130,7 +131,7 @@ func (s *Server) place(ctx context.Context) (leave func(), err error) {
 // check runs one and calls started when it runs. An error means that nothing was
 // learnt.
 func (c *prober) check(ctx context.Context, started func()) (res health.Result, err error) {
-	out, err := newCheckOutput(filepath.Join(string(c.s.taskDir(c.task.ID())), "check"))
+	out, err := newCheckOutput(filepath.Join(string(c.s.taskDir(c.id)), "check"))
 	if err != nil {
 		return res, err
 	}
@@ -145,7 +146,7 @@ func (c *prober) check(ctx context.Context, started func()) (res health.Result, 
 		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkCallTimeout)
 		defer cancel()
 		if _, derr := p.Delete(dctx, containerd.WithProcessKill); derr != nil && !errdefs.IsNotFound(derr) && ctx.Err() == nil {
-			c.s.log.Warn("cannot end a healthcheck", "task", c.task.ID(), "err", derr)
+			c.s.log.Warn("cannot end a healthcheck", "task", c.id, "err", derr)
 		}
 	}()
 	exit, err := p.Wait(ectx)
@@ -158,7 +159,7 @@ func (c *prober) check(ctx context.Context, started func()) (res health.Result, 
 	started()
 	// As for the container itself; what it dumps in its first moment would
 	// still go where the host says.
-	if err := c.s.noCore(c.task.ID(), int(p.Pid())); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := c.s.noCore(c.id, int(p.Pid())); err != nil && !errors.Is(err, unix.ESRCH) {
 		return res, err
 	}
 	t := time.NewTimer(c.policy.Timeout)

@@ -119,7 +119,7 @@ func newPeer(b *testing.B, n *node) *peer {
 	dir := n.server.taskDir(p.id)
 	must(dir.create("peer", d.GetEndpoint()))
 	b.Cleanup(func() {
-		if err := n.server.wreck(context.Background(), p.id); err != nil {
+		if err := n.server.wreck(context.Background(), p.id, p.id); err != nil {
 			b.Error(err)
 		}
 	})

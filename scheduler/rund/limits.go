@@ -49,9 +49,18 @@ const (
 	// diskStep is how exactly free space is reported.
 	diskStep = 256 << 20
 
-	// Between attempts while containerd does not answer.
+	// Between attempts. That containerd answers again ends the wait.
 	retryMin = 100 * time.Millisecond
 	retryMax = 3 * time.Second
+	// Between connections to containerd while it is away, and for one.
+	redialMin     = 50 * time.Millisecond
+	redialMax     = 250 * time.Millisecond
+	redialTimeout = time.Second
+	// maxMess is how often leftovers of an interrupted start are tried to be
+	// removed before the task is given up: about 20 s.
+	maxMess = 10
+	// startTimeout bounds the start of a container that was made.
+	startTimeout = 20 * time.Second
 	// callTimeout bounds one containerd call that normally takes milliseconds.
 	callTimeout = time.Minute
 	// probeTimeout bounds what Probe asks of containerd.

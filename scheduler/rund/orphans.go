@@ -14,14 +14,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/redoubt-cluster/redoubt/internal/ident"
 )
 
 // Orphans. When containerd is killed while it makes a container, its shim goes
 // on: the next containerd cleans up what the shim has not made yet and then
 // knows nothing of shim, waiting process and cgroup. They belong to a task by
 // the shim's arguments and the cgroup's name, both of which hold its id.
+//
+// containerd cleans up after a shim that is gone by a short call of the shim's
+// program, with the same id in its arguments. It is no orphan: without it the
+// file system stays mounted and containerd's record of the shim on disk.
 
 // hierarchies are the directories that may hold a cgroup's directory.
 func hierarchies() []string {
@@ -34,10 +36,28 @@ func hierarchies() []string {
 
 // taskCgroups returns the existing directories of a task's cgroup.
 func (s *Server) taskCgroups(id string) (dirs []string) {
-	for _, h := range hierarchies() {
-		dir := filepath.Join(h, s.config.CgroupParent, id)
-		if fi, err := os.Lstat(dir); err == nil && fi.IsDir() {
+	for _, dir := range s.allCgroups() {
+		if task, _ := taskOf(filepath.Base(dir)); task == id {
 			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// allCgroups returns the directories of all tasks' cgroups.
+func (s *Server) allCgroups() (dirs []string) {
+	for _, h := range hierarchies() {
+		parent := filepath.Join(h, s.config.CgroupParent)
+		f, err := os.Open(parent)
+		if err != nil {
+			continue // not a hierarchy, or no task yet
+		}
+		names, _ := f.Readdirnames(-1)
+		f.Close()
+		for _, name := range names {
+			if _, ok := taskOf(name); ok {
+				dirs = append(dirs, filepath.Join(parent, name))
+			}
 		}
 	}
 	return dirs
@@ -45,15 +65,9 @@ func (s *Server) taskCgroups(id string) (dirs []string) {
 
 // listCgroups returns the tasks that have a cgroup.
 func (s *Server) listCgroups() (ids []string) {
-	for _, h := range hierarchies() {
-		entries, err := os.ReadDir(filepath.Join(h, s.config.CgroupParent))
-		if err != nil {
-			continue // not a hierarchy, or no task yet
-		}
-		for _, e := range entries {
-			if e.IsDir() && ident.Valid(e.Name()) && !slices.Contains(ids, e.Name()) {
-				ids = append(ids, e.Name())
-			}
+	for _, dir := range s.allCgroups() {
+		if task, _ := taskOf(filepath.Base(dir)); !slices.Contains(ids, task) {
+			ids = append(ids, task)
 		}
 	}
 	return ids
@@ -70,7 +84,17 @@ func (s *Server) reap(ctx context.Context, id string) error {
 			return err
 		}
 		if len(pids) == 0 {
-			break
+			more, err := s.awaitCleaners(ctx, id)
+			if err != nil {
+				return err
+			}
+			if !more {
+				break
+			}
+			continue // it may have been what kept another alive
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("processes %v, leftovers of the task, do not end or come again: %w", pids, ctx.Err())
 		}
 		s.log.Warn("ending what an interrupted containerd left", "task", id, "processes", len(pids))
 		for _, pid := range pids {
@@ -91,15 +115,9 @@ func (s *Server) reap(ctx context.Context, id string) error {
 // orphans returns the processes of a task: shims first, so that they do not
 // start others, then what is in its cgroup.
 func (s *Server) orphans(id string) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
+	pids, err := processes(func(args []string) bool { return isShim(args, id) || isCreator(args, id) })
 	if err != nil {
 		return nil, err
-	}
-	var pids []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && isShim(pid, id) {
-			pids = append(pids, pid)
-		}
 	}
 	for _, dir := range s.taskCgroups(id) {
 		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
@@ -115,19 +133,72 @@ func (s *Server) orphans(id string) ([]int, error) {
 	return pids, nil
 }
 
-// isShim reports whether a process is containerd's shim of the task. A container
-// that pretends to be one has its own process ended.
-func isShim(pid int, id string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+// processes returns those whose arguments match.
+func processes(match func(args []string) bool) (pids []int, err error) {
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return false
+		return nil, err
 	}
-	args := strings.Split(string(bytes.TrimRight(b, "\x00")), "\x00")
-	follows := func(name, value string) bool {
-		i := slices.Index(args, name)
-		return i > 0 && i+1 < len(args) && args[i+1] == value
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err == nil && len(b) > 0 && match(strings.Split(string(bytes.TrimRight(b, "\x00")), "\x00")) {
+			pids = append(pids, pid)
+		}
 	}
-	return strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && follows("-namespace", Namespace) && follows("-id", id)
+	return pids, nil
+}
+
+// shimCall reports whether these are the arguments of a call of containerd's
+// shim for the task.
+func shimCall(args []string, id string) bool {
+	value := func(name string) string {
+		if i := slices.Index(args, name); i > 0 && i+1 < len(args) {
+			return args[i+1]
+		}
+		return ""
+	}
+	task, _ := taskOf(value("-id"))
+	return strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && value("-namespace") == Namespace && task == id
+}
+
+// isShim: the shim itself, or the call that starts it. A container that pretends
+// to be one has its own process ended.
+func isShim(args []string, id string) bool { return shimCall(args, id) && !isCleaner(args, id) }
+
+// isCleaner: containerd's call that cleans up after a shim.
+func isCleaner(args []string, id string) bool {
+	return shimCall(args, id) && args[len(args)-1] == "delete"
+}
+
+// isCreator: the runtime, called by a shim to make the task's container. It goes
+// on without the shim, and what it starts is in no cgroup at first.
+func isCreator(args []string, id string) bool {
+	task, _ := taskOf(args[len(args)-1])
+	return task == id && slices.Contains(args, "create") && slices.Contains(args, "--bundle")
+}
+
+// awaitCleaners waits for containerd's own clean-up of the task's former shims;
+// more reports whether there was any.
+func (s *Server) awaitCleaners(ctx context.Context, id string) (more bool, err error) {
+	pids, err := processes(func(args []string) bool { return isCleaner(args, id) })
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err == nil {
+			err = awaitEnd(ctx, fd)
+			unix.Close(fd)
+		}
+		if err != nil {
+			return false, fmt.Errorf("await process %d, containerd's own clean-up of the task: %w", pid, err)
+		}
+	}
+	return len(pids) > 0, err
 }
 
 // endOrphan kills a process and waits for its end. The descriptor is opened
@@ -148,6 +219,11 @@ func (s *Server) endOrphan(ctx context.Context, id string, pid int) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
+	return awaitEnd(ctx, fd)
+}
+
+// awaitEnd waits for the process behind a descriptor.
+func awaitEnd(ctx context.Context, fd int) error {
 	for ctx.Err() == nil {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((100 * time.Millisecond).Milliseconds()))
 		if err != nil && !errors.Is(err, unix.EINTR) {

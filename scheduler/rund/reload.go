@@ -3,7 +3,10 @@ package rund
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -39,7 +42,7 @@ func (w *worker) reloadIfStale(ctx context.Context) error {
 func (w *worker) reload(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	cont, err := w.s.client.LoadContainer(cctx, w.id)
+	cont, err := w.s.client.LoadContainer(cctx, w.cid)
 	if errdefs.IsNotFound(err) {
 		w.stale = false
 		w.forgetTask()
@@ -61,7 +64,7 @@ func (w *worker) reload(ctx context.Context) error {
 	if w.state == nil {
 		w.state = &rundpb.TaskActual{TaskId: w.id}
 	}
-	w.state.Spec, w.state.Endpoint, w.state.ContainerId, w.state.Netns = w.made.GetSpec(), w.made.GetEndpoint(), w.id, w.id
+	w.state.Spec, w.state.Endpoint, w.state.ContainerId, w.state.Netns = w.made.GetSpec(), w.made.GetEndpoint(), w.cid, w.id
 
 	if _, over := info.Labels[labelExit]; over {
 		w.reportExit(info.Labels)
@@ -84,7 +87,7 @@ func (w *worker) reload(ctx context.Context) error {
 	case containerd.Stopped:
 		return w.recordExit(cctx, cont, task, st)
 	case containerd.Created:
-		if info.Labels[labelStarted] == "" || w.phase() == rundpb.Phase_PHASE_STARTING {
+		if info.Labels[labelStarted] == "" || !w.executed() {
 			w.resume(rundpb.Phase_PHASE_CREATED)
 			break
 		}
@@ -114,7 +117,7 @@ func (w *worker) resume(p rundpb.Phase) {
 func (w *worker) reloadWithoutTask(ctx context.Context, cont containerd.Container, labels map[string]string) error {
 	w.forgetTask()
 	if labels[labelStarted] == "" {
-		w.stale = false
+		w.stale, w.tried = false, true
 		w.state = nil
 		return nil
 	}
@@ -124,6 +127,19 @@ func (w *worker) reloadWithoutTask(ctx context.Context, cont containerd.Containe
 	})
 }
 
+// executed reports whether the container's own program runs, which containerd
+// does not always know: a runtime that dies with containerd in the middle of a
+// start may have let the process go already. Another start would then wait for
+// ever.
+func (w *worker) executed() bool {
+	runtime := cmp.Or(w.s.config.Containerd.Runtime, "runc")
+	if filepath.Base(runtime) != "runc" {
+		return false // how its waiting process looks is not known
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", w.task.Pid()))
+	return err == nil && len(b) > 0 && string(b) != runtime+"\x00init\x00"
+}
+
 // recordExit notes how a container ended, then lets its runtime state go. The
 // order makes an interruption harmless: the exit is read again.
 func (w *worker) recordExit(ctx context.Context, cont containerd.Container, task containerd.Task, st containerd.Status) error {
@@ -131,9 +147,12 @@ func (w *worker) recordExit(ctx context.Context, cont containerd.Container, task
 		labelExit:   strconv.FormatInt(int64(st.ExitStatus), 10),
 		labelExited: strconv.FormatInt(st.ExitTime.UnixNano(), 10),
 	}
-	kills, err := oomKills(path.Join(w.s.config.CgroupParent, w.id))
+	kills, err := oomKills(path.Join(w.s.config.CgroupParent, w.cid))
 	if err != nil {
 		w.log.Warn("cannot tell whether memory ran out", "err", err)
+	}
+	if w.phase() == rundpb.Phase_PHASE_STARTING && st.ExitStatus != 0 {
+		labels[labelFailure] = "it ended when containerd was interrupted starting it"
 	}
 	if kills > 0 && st.ExitStatus != 0 {
 		labels[labelOOM] = "true"

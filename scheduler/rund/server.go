@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
-	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -53,6 +52,7 @@ type Server struct {
 	hub      *hub
 	creates  chan struct{} // slots
 	checks   chan struct{} // places of healthchecks that are being started
+	answers  chan struct{} // buffered 1; containerd answers again, for adopt
 	adopted  chan struct{} // closed by adopt when existing containers are known
 
 	mu         sync.Mutex
@@ -87,7 +87,7 @@ func New(o Options) (*Server, error) {
 		config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, log: o.Log, netns: ns,
 		binds: &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		hub:   newHub(), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
-		adopted: make(chan struct{}), workers: map[string]*worker{},
+		answers: make(chan struct{}, 1), adopted: make(chan struct{}), workers: map[string]*worker{},
 	}
 	if s.logger == "" {
 		if s.logger, err = executable(); err != nil {
@@ -101,7 +101,8 @@ func New(o Options) (*Server, error) {
 		containerd.WithDefaultNamespace(Namespace),
 		containerd.WithDefaultRuntime(runtimeName),
 		containerd.WithDefaultPlatform(image.Platform),
-		containerd.WithTimeout(time.Second)) // of one connection attempt; they repeat for ever
+		containerd.WithTimeout(time.Second), // of one connection attempt; they repeat for ever
+		containerd.WithExtraDialOpts([]grpc.DialOption{redial()}))
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +123,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	rundpb.RegisterRundServer(srv, s)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { s.adopt(ctx) })
+	tasks.Go(func() { s.followRuntime(ctx) })
 	tasks.Go(func() { s.collecting(ctx) })
 	tasks.Go(func() { <-ctx.Done(); srv.Stop() })
 	err := srv.Serve(l)
@@ -149,11 +151,12 @@ func (s *Server) adopt(ctx context.Context) {
 		t := time.NewTimer(delay)
 		select {
 		case <-t.C:
+			delay = min(2*delay, retryMax)
+		case <-s.answers:
+			delay = retryMin
 		case <-ctx.Done():
-			t.Stop()
-			return
 		}
-		delay = min(2*delay, retryMax)
+		t.Stop()
 	}
 }
 
@@ -168,11 +171,18 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 		return err
 	}
 	found := map[string]*worker{}
-	owners := map[string]bool{}
+	tasks, containers := map[string]bool{}, map[string]bool{}
+	var twice []containerd.Container
 	for _, c := range list {
-		owners[c.ID()] = true
-		w := s.newWorker(c.ID())
-		w.stale = true
+		containers[c.ID()] = true
+		id, ok := taskOf(c.ID())
+		if !ok {
+			s.log.Error("container is not ours and left alone", "container", c.ID())
+			continue
+		}
+		tasks[id] = true
+		w := s.newWorker(id)
+		w.cid, w.stale = c.ID(), true
 		if err := w.reload(ctx); err != nil {
 			if transient(err) || ctx.Err() != nil {
 				return err
@@ -180,9 +190,28 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 			s.log.Error("container is not understood and left alone", "container", c.ID(), "err", err)
 			continue
 		}
-		found[c.ID()] = w
+		other := found[id]
+		if other == nil {
+			found[id] = w
+			continue
+		}
+		// Of two attempts at one task, the one that came further counts. The
+		// other was never started: an attempt is the last if it is.
+		if other.phase() < w.phase() {
+			w, other, found[id] = other, w, w
+		}
+		if other.state != nil {
+			s.hub.set(other.state)
+		}
+		twice = append(twice, list[slices.IndexFunc(list, func(c containerd.Container) bool { return c.ID() == w.cid })])
 	}
-	if err := s.sweep(ctx, owners); err != nil {
+	for _, c := range twice {
+		s.log.Warn("removing what an interrupted start left", "container", c.ID())
+		if _, err := s.removeOne(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := s.sweep(ctx, tasks, containers); err != nil {
 		s.log.Warn("cannot remove leftovers", "err", err)
 	}
 	s.mu.Lock()
@@ -200,7 +229,7 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 
 // sweep removes what belongs to no container: a crash in the middle of making
 // or removing one left it.
-func (s *Server) sweep(ctx context.Context, owners map[string]bool) error {
+func (s *Server) sweep(ctx context.Context, owners, containers map[string]bool) error {
 	var errs []error
 	for _, id := range s.listCgroups() {
 		if !owners[id] {
@@ -209,7 +238,7 @@ func (s *Server) sweep(ctx context.Context, owners map[string]bool) error {
 	}
 	pinned, err1 := s.netns.List()
 	dirs, err2 := s.listTaskDirs()
-	errs = append(errs, err1, err2, s.sweepSnapshots(ctx, owners))
+	errs = append(errs, err1, err2, s.sweepSnapshots(ctx, containers))
 	for _, id := range append(pinned, dirs...) {
 		if !owners[id] {
 			errs = append(errs, s.netns.Remove(id), s.taskDir(id).remove())
@@ -219,11 +248,11 @@ func (s *Server) sweep(ctx context.Context, owners map[string]bool) error {
 }
 
 // sweepSnapshots removes file systems of containers that were never made.
-func (s *Server) sweepSnapshots(ctx context.Context, owners map[string]bool) error {
+func (s *Server) sweepSnapshots(ctx context.Context, containers map[string]bool) error {
 	sn := s.client.SnapshotService(image.Snapshotter)
 	var left []string
 	err := sn.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if ident.Valid(info.Name) && !owners[info.Name] && info.Labels[labelRoot] != "" {
+		if _, ours := taskOf(info.Name); ours && !containers[info.Name] && info.Labels[labelRoot] != "" {
 			left = append(left, info.Name)
 		}
 		return nil
@@ -257,7 +286,7 @@ func (s *Server) forbidContainerd(ctx context.Context) error {
 }
 
 func (s *Server) newWorker(id string) *worker {
-	return &worker{s: s, id: id, log: s.log.With("task", id), wake: make(chan struct{}, 1)}
+	return &worker{s: s, id: id, cid: id, log: s.log.With("task", id), wake: make(chan struct{}, 1)}
 }
 
 // spawn runs w. Called with mu held.

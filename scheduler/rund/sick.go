@@ -36,7 +36,7 @@ func (w *worker) observe(ctx context.Context, info containers.Container) {
 	if healthy {
 		w.state.Health = rundpb.Health_HEALTH_HEALTHY
 	}
-	w.check = w.s.probe(ctx, w.task, process, policy, time.Unix(0, nanos(info.Labels[labelStarted])), healthy)
+	w.check = w.s.probe(ctx, w.id, w.task, process, policy, time.Unix(0, nanos(info.Labels[labelStarted])), healthy)
 }
 
 func checkOf(ext []byte, info containers.Container) (*health.Policy, *specs.Process, error) {
@@ -94,6 +94,6 @@ func (w *worker) endSick(ctx context.Context) error {
 func (w *worker) label(ctx context.Context, name, value string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := w.s.client.ContainerService().Update(ctx, containers.Container{ID: w.id, Labels: map[string]string{name: value}}, "labels."+name)
+	_, err := w.s.client.ContainerService().Update(ctx, containers.Container{ID: w.cid, Labels: map[string]string{name: value}}, "labels."+name)
 	return err
 }

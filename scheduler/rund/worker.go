@@ -23,18 +23,21 @@ import (
 // own goroutine, run; others only tell it what is desired.
 type worker struct {
 	s   *Server
-	id  string
+	id  string // the task's
 	log *slog.Logger
 
 	mu       sync.Mutex
 	desired  *rundpb.TaskDesired // nil: absent. Guarded by mu
 	governed bool                // an Apply has spoken since start. Guarded by mu
 	abort    context.CancelFunc  // ends a preparation that is under way. Guarded by mu
+	answers  bool                // containerd does, again. Guarded by mu
 
 	wake chan struct{} // buffered 1; desired changed
 
 	// Owned by run.
+	cid   string              // the container's id, see attempt
 	tried bool                // to create it
+	mess  int                 // how often leftovers could not be removed
 	made  *rundpb.TaskDesired // what the container was made from
 	state *rundpb.TaskActual
 	task  containerd.Task
@@ -64,6 +67,26 @@ func (w *worker) rouse() {
 	}
 }
 
+// back tells the worker that containerd answers again.
+func (w *worker) back() {
+	w.mu.Lock()
+	w.answers = true
+	w.mu.Unlock()
+	w.rouse()
+}
+
+// pause is how long to wait before the next attempt: longer each time, until
+// containerd comes back.
+func (w *worker) pause() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.answers {
+		w.answers, w.delay = false, 0
+	}
+	w.delay = min(max(2*w.delay, retryMin), retryMax)
+	return w.delay
+}
+
 func (w *worker) wanted() (*rundpb.TaskDesired, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -81,10 +104,10 @@ func (w *worker) run(ctx context.Context) {
 		}
 		var retry <-chan time.Time
 		if err != nil && ctx.Err() == nil {
-			w.delay = min(max(2*w.delay, retryMin), retryMax)
-			w.log.Warn("will try again", "err", err, "in", w.delay)
+			pause := w.pause()
+			w.log.Warn("will try again", "err", err, "in", pause.String())
 			w.note("trying again: " + plainRuntimeError(err))
-			retry = time.After(w.delay)
+			retry = time.After(pause)
 		} else {
 			w.delay = 0
 		}
@@ -134,7 +157,7 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 	if err := w.stop(ctx, nil); err != nil {
 		return false, err
 	}
-	if err := w.s.wreck(ctx, w.id); err != nil {
+	if err := w.s.wreck(ctx, w.id, w.cid); err != nil {
 		return false, err
 	}
 	w.state, w.made, w.task, w.exit, w.sick = nil, nil, nil, nil, ""
@@ -195,21 +218,21 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 	var task containerd.Task
 	var err error
 	if w.tried {
-		err = w.s.removeContainer(pctx, w.id) // of the interrupted attempt
+		err = w.again(pctx) // the attempt was interrupted
 	}
 	w.tried = true
 	if err == nil {
-		task, err = w.s.prepare(pctx, d, w.note)
+		task, err = w.s.prepare(pctx, d, w.cid, w.note)
 	}
-	if errdefs.IsAlreadyExists(err) { // something was there that nobody knew of
-		if err = w.s.removeContainer(pctx, w.id); err == nil {
-			task, err = w.s.prepare(pctx, d, w.note)
+	if occupied(err) { // something was there that nobody knew of
+		if err = w.again(pctx); err == nil {
+			task, err = w.s.prepare(pctx, d, w.cid, w.note)
 		}
 	}
 	if err == nil {
-		w.made, w.task = d, task
+		w.made, w.task, w.mess = d, task, 0
 		w.report(rundpb.Phase_PHASE_CREATED, func(a *rundpb.TaskActual) {
-			a.Spec, a.Endpoint, a.ContainerId, a.Netns = d.GetSpec(), d.GetEndpoint(), w.id, w.id
+			a.Spec, a.Endpoint, a.ContainerId, a.Netns = d.GetSpec(), d.GetEndpoint(), w.cid, w.id
 		})
 		return nil
 	}
@@ -222,12 +245,34 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 	case transient(err):
 		return err
 	}
+	var mess *messError
+	if errors.As(err, &mess) {
+		if w.mess++; w.mess < maxMess {
+			return err
+		}
+	}
 	return w.fail(ctx, err)
+}
+
+// messError says what of an interrupted attempt cannot be removed.
+type messError struct{ err error }
+
+func (e *messError) Error() string { return "an interrupted start left something: " + e.err.Error() }
+func (e *messError) Unwrap() error { return e.err }
+
+// again clears away what an attempt left and makes the next one a container
+// with an id of its own.
+func (w *worker) again(ctx context.Context) error {
+	if err := w.s.removeContainer(ctx, w.id, w.cid); err != nil {
+		return &messError{err}
+	}
+	w.cid = attempt(w.id)
+	return nil
 }
 
 // fail gives up on a task that has not run.
 func (w *worker) fail(ctx context.Context, err error) error {
-	if werr := w.s.removeContainer(ctx, w.id); werr != nil {
+	if werr := w.s.removeContainer(ctx, w.id, w.cid); werr != nil {
 		w.log.Warn("cannot clean up", "err", werr)
 	}
 	w.forgetTask()
@@ -238,14 +283,14 @@ func (w *worker) fail(ctx context.Context, err error) error {
 }
 
 func (w *worker) start(ctx context.Context) error {
-	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	cctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	w.report(rundpb.Phase_PHASE_STARTING, nil)
 	var before errgroup.Group
 	var info containers.Container
 	before.Go(func() (err error) {
 		// First, so that a container without a task is known to have run.
-		info, err = w.s.client.ContainerService().Update(cctx, containers.Container{ID: w.id, Labels: map[string]string{labelStarted: now()}},
+		info, err = w.s.client.ContainerService().Update(cctx, containers.Container{ID: w.cid, Labels: map[string]string{labelStarted: now()}},
 			"labels."+labelStarted)
 		return err
 	})
@@ -262,9 +307,9 @@ func (w *worker) start(ctx context.Context) error {
 		w.observe(ctx, info)
 		w.report(rundpb.Phase_PHASE_RUNNING, nil)
 		return nil
-	case ctx.Err() != nil || transient(err):
+	case ctx.Err() != nil || transient(err) || cctx.Err() != nil || w.executed(): // an earlier order may have come late
 		w.stale = true
-		return err
+		return fmt.Errorf("start: %w", err)
 	}
 	return w.fail(ctx, fmt.Errorf("start: %w", err))
 }
@@ -281,7 +326,7 @@ func (w *worker) stop(ctx context.Context, d *rundpb.TaskDesired) error {
 	if d == nil {
 		return nil // wreck does the rest
 	}
-	if err := w.s.removeContainer(ctx, w.id); err != nil {
+	if err := w.s.removeContainer(ctx, w.id, w.cid); err != nil {
 		return err
 	}
 	w.forgetTask()
@@ -369,7 +414,7 @@ func (w *worker) kill(ctx context.Context, sig unix.Signal) error {
 func (w *worker) stopSignal(ctx context.Context) unix.Signal {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if cont, err := w.s.client.LoadContainer(ctx, w.id); err == nil {
+	if cont, err := w.s.client.LoadContainer(ctx, w.cid); err == nil {
 		if labels, err := cont.Labels(ctx); err == nil {
 			if sig, err := parseSignal(labels[labelSignal]); err == nil && sig != 0 {
 				return sig
