@@ -92,7 +92,7 @@ func up(t *testing.T, base string, managers, workers int) *cluster {
 	c := &cluster{t, name}
 	t.Cleanup(func() {
 		if t.Failed() {
-			c.dumpLogs()
+			c.dump()
 		}
 		if r := run(t, nil, "lab", "down", "--name", name); r.code != 0 {
 			t.Errorf("lab down: %v", r)
@@ -217,16 +217,5 @@ func eventually(t *testing.T, within time.Duration, f func() string) {
 			t.Fatalf("after %v: %s", within, missing)
 		}
 		<-tick.C
-	}
-}
-
-// dumpLogs shows the ends of the hosts' logs when a story failed.
-func (c *cluster) dumpLogs() {
-	logs, _ := filepath.Glob(filepath.Join("/var/lib/redoubt-lab", c.name, "*", "*.log"))
-	for _, path := range logs {
-		b, _ := os.ReadFile(path)
-		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		lines = slices.DeleteFunc(lines, func(s string) bool { return strings.Contains(s, `"level":"INFO"`) || strings.Contains(s, "level=info") })
-		c.t.Logf("== %s\n%s", path, strings.Join(lines[max(0, len(lines)-25):], "\n"))
 	}
 }

@@ -33,7 +33,7 @@ func TestReadmeTour(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			(&cluster{t, "lab"}).dumpLogs()
+			(&cluster{t, "lab"}).dump()
 		}
 		if r := run(t, nil, "lab", "down"); r.code != 0 {
 			t.Errorf("lab down: %v", r)
