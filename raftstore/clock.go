@@ -38,7 +38,10 @@ func (s *Store) establish(ctx context.Context) error {
 		return err
 	}
 	successor, err := s.cfg.Clock.Confirm(ctx)
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
+		return s.raiseAlone()
+	}
+	if ctx.Err() != nil {
 		return err
 	}
 	s.cfg.Logger.Error("this manager was elected and hands over", "err", err)

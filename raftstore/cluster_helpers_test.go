@@ -28,7 +28,8 @@ type link struct {
 	allowed chan func(string) bool // capacity 1, held while it is used
 
 	// until is the life of what is accepted; 0 for no end.
-	until time.Duration
+	until  time.Duration
+	tables []raftstore.Registered // nil: things alone
 	// timeout is its server's, if not testElectionTimeout.
 	timeout time.Duration
 
@@ -44,6 +45,15 @@ func newLink(t testing.TB, id string) *link {
 		t.Fatal(err)
 	}
 	return &link{Listener: ln, id: id, allowed: make(chan func(string) bool, 1), conns: map[net.Conn]struct{}{}}
+}
+
+// reopened is the link of the same server's next life.
+func (l *link) reopened(t testing.TB) *link {
+	ln, err := net.Listen("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &link{Listener: ln, id: l.id, allowed: make(chan func(string) bool, 1), conns: map[net.Conn]struct{}{}}
 }
 
 func (l *link) Accept() (net.Conn, error) {
@@ -157,9 +167,13 @@ func openMember(t testing.TB, dir string, sealer raftstore.Sealer, id string, in
 
 func openMemberOn(t testing.TB, l *link, dir string, sealer raftstore.Sealer, initial ...string) *member {
 	id := l.id
+	tables := l.tables
+	if tables == nil {
+		tables = []raftstore.Registered{things}
+	}
 	s, err := raftstore.Open(t.Context(), raftstore.Config{
 		Dir: dir, NodeID: id, ClusterID: "cluster",
-		Tables: []raftstore.Registered{things}, Sealer: sealer, Logger: slog.New(slog.DiscardHandler),
+		Tables: tables, Sealer: sealer, Logger: slog.New(slog.DiscardHandler),
 		Transport:    raftstore.Transport{Listener: l, Advertise: raftstore.JoinAddr(id, l.Addr().String()), Dial: l.dial},
 		InitialPeers: initial, ElectionTimeout: cmp.Or(l.timeout, testElectionTimeout), TrailingLogs: 4, Clock: l.clock,
 	})

@@ -17,6 +17,23 @@ var ErrStalled = errStalled
 // Stand has a server stand for election without waiting for its timeout.
 func (s *Store) Stand() { s.stand() }
 
+// LevelsAsked is closed when the next round of questions for levels has ended,
+// which AskLevels asks for.
+func (s *Store) LevelsAsked() <-chan struct{} {
+	s.levels.mu.Lock()
+	defer s.levels.mu.Unlock()
+	return s.levels.asked
+}
+
+// AskLevels has the other servers asked now.
+func (s *Store) AskLevels() { s.levels.ask() }
+
+// ReadLevel reads an answer, Permitted judges an object.
+var (
+	ReadLevel = readLevel
+	Permitted = permitted
+)
+
 // WithDisk lets a test stand between the store and its log and stable files.
 func (c Config) WithDisk(log func(raft.LogStore) raft.LogStore, stable func(raft.StableStore) raft.StableStore) Config {
 	c.Storage = func(open func() (*Storage, error)) (*Storage, error) {

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -26,6 +27,8 @@ type fsm struct {
 	// onConfiguration is told that a configuration was committed.
 	onConfiguration func()
 
+	understood uint32 // the store level of this version: see level.go
+
 	// mu orders commits against snapshots: whoever holds it sees state and
 	// watches that belong together. Held for as long as a commit takes, never
 	// while a caller's function runs.
@@ -33,6 +36,7 @@ type fsm struct {
 	state  *state
 	index  uint64
 	clock  int64
+	level  uint32
 	halted error
 }
 
@@ -41,7 +45,8 @@ func newFSM(tables []Registered, halt func(error)) (*fsm, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fsm{tables: byName, order: sortedTables(tables), hub: newHub(), halt: halt, state: newState(byName)}, nil
+	return &fsm{tables: byName, order: sortedTables(tables), hub: newHub(), halt: halt, state: newState(byName),
+		understood: Understood(tables), level: firstLevel}, nil
 }
 
 // read returns the current state.
@@ -55,7 +60,7 @@ func (f *fsm) readLocked() (*ReadTx, error) {
 	if f.halted != nil {
 		return nil, f.halted
 	}
-	return &ReadTx{reader{view: f.state, index: f.index, clock: f.clock}}, nil
+	return &ReadTx{reader{view: f.state, index: f.index, clock: f.clock, level: f.level}}, nil
 }
 
 // watch registers a watch and returns the state right before its first event.
@@ -86,6 +91,9 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		}
 	}
 	results, err := f.apply(entry.Index, entry.Data)
+	if errors.Is(err, errNewer) {
+		return f.stop(err)
+	}
 	if err != nil {
 		return f.stop(fmt.Errorf("log entry %d cannot be applied: %w: "+
 			"this manager has stopped so as not to diverge; is its version older than its neighbours'?", entry.Index, err))
@@ -118,6 +126,9 @@ func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
 	if err := unmarshalStrict(data, cmd); err != nil {
 		return nil, err
 	}
+	if err := newer(cmd.Level, f.understood); err != nil {
+		return nil, err
+	}
 	e := &entry{
 		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.state,
 		now: make(map[objectKey]*changed, len(cmd.Transactions)), holders: map[heldKey]string{}, sums: tally{},
@@ -132,7 +143,7 @@ func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.state, f.index, f.clock = d.commit(), index, e.clock
+	f.state, f.index, f.clock, f.level = d.commit(), index, e.clock, max(f.level, cmd.Level)
 	if len(e.events) > 0 {
 		f.hub.publish(e.events)
 	}
@@ -163,13 +174,16 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	if _, err := f.read(); err != nil {
 		return err // raft offers an older one when the newest was refused
 	}
-	s, head, err := readSnapshot(rc, f.tables)
+	s, head, err := readSnapshot(rc, f.tables, f.understood)
+	if errors.Is(err, errNewer) {
+		return f.stop(err)
+	}
 	if err != nil {
 		return f.stop(fmt.Errorf("the snapshot cannot be restored: %w", err))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.state, f.index, f.clock = s, head.Index, head.Clock
+	f.state, f.index, f.clock, f.level = s, head.Index, head.Clock, max(head.Level, firstLevel)
 	f.hub.reset()
 	return nil
 }
@@ -184,5 +198,5 @@ func (f *fsm) begin(now time.Time) (*Tx, error) {
 	if clock := time.Unix(0, f.clock); now.Before(clock) {
 		now = clock
 	}
-	return newTx(f.state, f.index, f.clock, now), nil
+	return newTx(f.state, f.index, f.clock, f.level, now), nil
 }

@@ -361,7 +361,7 @@ func FuzzApply(f *testing.F) {
 			if err := writeSnapshot(&snap, m.order, &reader{view: m.state, index: m.index, clock: m.clock}); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := readSnapshot(&snap, m.tables); err != nil {
+			if _, _, err := readSnapshot(&snap, m.tables, m.understood); err != nil {
 				t.Fatalf("the state cannot be read back: %v", err)
 			}
 			states[i] = fmt.Sprintf("%v %v", resp, contents(&ReadTx{reader{view: m.state}}))
@@ -382,7 +382,7 @@ func FuzzSnapshotReader(f *testing.F) {
 	f.Add(buf.Bytes())
 	f.Add([]byte{0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		db, head, err := readSnapshot(bytes.NewReader(data), m.tables)
+		db, head, err := readSnapshot(bytes.NewReader(data), m.tables, m.understood)
 		if err != nil {
 			return
 		}
@@ -391,7 +391,7 @@ func FuzzSnapshotReader(f *testing.F) {
 		if err := writeSnapshot(&out, m.order, &reader{view: db, index: head.Index, clock: head.Clock}); err != nil {
 			t.Fatal(err)
 		}
-		again, _, err := readSnapshot(bytes.NewReader(out.Bytes()), m.tables)
+		again, _, err := readSnapshot(bytes.NewReader(out.Bytes()), m.tables, m.understood)
 		if err != nil {
 			t.Fatal(err)
 		}

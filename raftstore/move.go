@@ -68,7 +68,7 @@ func (s *Store) Salvage(ctx context.Context, w io.Writer) (Position, error) {
 func (s *Store) salvage(w io.Writer) (Position, error) {
 	s.fsm.mu.RLock()
 	f := &fsm{tables: s.fsm.tables, order: s.fsm.order, hub: newHub(), halt: func(error) {},
-		state: s.fsm.state, index: s.fsm.index, clock: s.fsm.clock}
+		state: s.fsm.state, index: s.fsm.index, clock: s.fsm.clock, level: s.fsm.level, understood: s.fsm.understood}
 	s.fsm.mu.RUnlock()
 	first, err := s.logs.FirstIndex()
 	if err != nil {

@@ -22,6 +22,7 @@ type proposer struct {
 	now     func() time.Time               // what entries are stamped with
 	propose func(data []byte) (any, error) // one consensus round
 	queue   chan *proposal
+	level   func() uint32 // the cluster's store level
 	stop    <-chan struct{}
 	done    chan struct{} // closed when run has returned
 }
@@ -29,6 +30,8 @@ type proposer struct {
 // proposal is one transaction on its way.
 type proposal struct {
 	tx     []byte // a raftstorepb.Transaction
+	level  uint32 // the store level that it was composed at
+	raise  uint32 // in place of a transaction: the level to raise the store to
 	state  atomic.Int32
 	result chan error // capacity 1; the proposer sends once to what it took
 }
@@ -39,21 +42,30 @@ const (
 	proposalWithdrawn        // the caller gave up
 )
 
-func newProposer(stop <-chan struct{}, now func() time.Time, propose func([]byte) (any, error)) *proposer {
+func newProposer(stop <-chan struct{}, now func() time.Time, level func() uint32, propose func([]byte) (any, error)) *proposer {
 	return &proposer{
-		now: now, propose: propose, stop: stop,
+		now: now, propose: propose, level: level, stop: stop,
 		queue: make(chan *proposal, maxWaitingTransactions), done: make(chan struct{}),
 	}
 }
 
-// submit waits until tx was applied or refused. What was never proposed when
-// ctx ends was not done; afterwards the outcome is uncertain.
-func (p *proposer) submit(ctx context.Context, tx *raftstorepb.Transaction) error {
+// submit waits until tx, which was composed at that store level, was applied or
+// refused. What was never proposed when ctx ends was not done; afterwards the
+// outcome is uncertain.
+func (p *proposer) submit(ctx context.Context, tx *raftstorepb.Transaction, level uint32) error {
 	data, err := proto.Marshal(tx)
 	if err != nil {
 		return err
 	}
-	q := &proposal{tx: data, result: make(chan error, 1)}
+	return p.wait(ctx, &proposal{tx: data, level: level, result: make(chan error, 1)})
+}
+
+// raise waits until the store's level was raised.
+func (p *proposer) raise(ctx context.Context, level uint32) error {
+	return p.wait(ctx, &proposal{raise: level, result: make(chan error, 1)})
+}
+
+func (p *proposer) wait(ctx context.Context, q *proposal) error {
 	select {
 	case p.queue <- q:
 	case <-ctx.Done():
@@ -107,14 +119,21 @@ func (p *proposer) run() {
 	}
 }
 
-// gather takes what waits, up to the bounds of an entry. next did not fit.
+// gather takes what waits, up to the bounds of an entry. next did not fit. A
+// transaction of before the level was raised is to be composed anew, as it may
+// lack preconditions that can be told only now; a raise is an entry by itself.
 func (p *proposer) gather(first *proposal) (batch []*proposal, next *proposal) {
 	size := 0
 	for q := first; ; {
-		if size > 0 && size+len(q.tx) > maxBatchBytes {
+		if len(batch) > 0 && (q.raise > 0 || size+len(q.tx) > maxBatchBytes) {
 			return batch, q
 		}
-		if q.state.CompareAndSwap(proposalWaiting, proposalTaken) {
+		switch taken := q.state.CompareAndSwap(proposalWaiting, proposalTaken); {
+		case taken && q.raise > 0:
+			return []*proposal{q}, nil
+		case taken && q.level != p.level():
+			q.result <- ErrConflict
+		case taken:
 			batch = append(batch, q)
 			size += len(q.tx)
 		}
@@ -141,19 +160,38 @@ func (p *proposer) round(batch []*proposal) {
 }
 
 func (p *proposer) commit(batch []*proposal) ([]error, error) {
+	if raise := batch[0].raise; raise > 0 {
+		resp, err := p.propose(raising(p.now(), raise))
+		if err != nil {
+			return nil, proposeError(err)
+		}
+		_, err = answers(resp, 0)
+		return []error{nil}, err
+	}
 	resp, err := p.propose(command(p.now(), batch))
 	if err != nil {
 		return nil, proposeError(err)
 	}
+	return answers(resp, len(batch))
+}
+
+// answers is what the state machine said of n transactions.
+func answers(resp any, n int) ([]error, error) {
 	switch r := resp.(type) {
 	case []error:
-		if len(r) == len(batch) {
+		if len(r) == n {
 			return r, nil
 		}
 	case error:
 		return nil, r
 	}
 	return nil, fmt.Errorf("%w: the state machine gave no result", ErrUncertain)
+}
+
+// raising is the encoding of a raftstorepb.Command that raises the level.
+func raising(now time.Time, level uint32) []byte {
+	out := protowire.AppendVarint(protowire.AppendTag(nil, commandNow, protowire.VarintType), uint64(now.UnixNano()))
+	return protowire.AppendVarint(protowire.AppendTag(out, commandLevel, protowire.VarintType), uint64(level))
 }
 
 // command is the encoding of a raftstorepb.Command with these transactions,
@@ -176,6 +214,7 @@ func command(now time.Time, batch []*proposal) []byte {
 const (
 	commandNow          = 1
 	commandTransactions = 2
+	commandLevel        = 3
 )
 
 // proposeError sorts raft's errors by whether the entry may have been applied.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ type rounds struct {
 	mu      sync.Mutex
 	sizes   []int
 	release chan error
+	level   atomic.Uint32
 }
 
 func (r *rounds) propose(data []byte) (any, error) {
@@ -45,7 +47,7 @@ func (r *rounds) propose(data []byte) (any, error) {
 func startProposer(t *testing.T) (*proposer, *rounds, chan struct{}) {
 	r := &rounds{release: make(chan error)}
 	stop := make(chan struct{})
-	p := newProposer(stop, time.Now, r.propose)
+	p := newProposer(stop, time.Now, func() uint32 { return r.level.Load() }, r.propose)
 	go p.run()
 	t.Cleanup(func() { <-p.done })
 	return p, r, stop
@@ -60,7 +62,7 @@ func submitAll(p *proposer, txs ...*raftstorepb.Transaction) []chan error {
 	for _, x := range txs {
 		c := make(chan error, 1)
 		out = append(out, c)
-		go func() { c <- p.submit(context.Background(), x) }()
+		go func() { c <- p.submit(context.Background(), x, 0) }()
 		synctest.Wait()
 	}
 	return out
@@ -111,9 +113,9 @@ func TestProposerTellsWhatIsKnown(t *testing.T) {
 		p, r, stop := startProposer(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		taken, waiting := make(chan error, 1), make(chan error, 1)
-		go func() { taken <- p.submit(ctx, named("taken")) }()
+		go func() { taken <- p.submit(ctx, named("taken"), 0) }()
 		synctest.Wait()
-		go func() { waiting <- p.submit(ctx, named("waiting")) }()
+		go func() { waiting <- p.submit(ctx, named("waiting"), 0) }()
 		synctest.Wait()
 		cancel()
 		if err := <-taken; !errors.Is(err, ErrUncertain) || !errors.Is(err, context.Canceled) {

@@ -23,6 +23,9 @@ type sealedLog struct {
 	bind  *binder
 	halt  func(error) error
 	stall *stallWatch // nil for none
+	// accept judges the commands that are there when the store is opened; nil for
+	// none.
+	accept func(data []byte) error
 
 	buffers buffers
 }
@@ -124,6 +127,11 @@ func (s *sealedLog) verify(done <-chan struct{}) error {
 				return fmt.Errorf("log entry %d is missing between %d and %d: %w", i, first, last, errLost)
 			}
 			return err
+		}
+		if s.accept != nil && l.Type == raft.LogCommand {
+			if err := s.accept(l.Data); err != nil {
+				return fmt.Errorf("log entry %d: %w", i, err)
+			}
 		}
 	}
 	return nil

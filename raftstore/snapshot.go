@@ -39,6 +39,9 @@ func (s *fsmSnapshot) Release() {}
 
 func writeSnapshot(w io.Writer, tables []Registered, r *reader) error {
 	head := &raftstorepb.SnapshotHeader{Format: snapshotFormat, Index: r.index, Clock: r.clock}
+	if r.level > firstLevel { // the first release knows no such field
+		head.Level = r.level
+	}
 	if err := eachObject(r.view, tables, func(Registered, Object) error { head.Objects++; return nil }); err != nil {
 		return err
 	}
@@ -77,7 +80,7 @@ func eachObject(v view, tables []Registered, fn func(Registered, Object) error) 
 
 // readSnapshot builds a state and its indexes from a snapshot. It is strict:
 // every rule that holds for writes holds here too.
-func readSnapshot(r io.Reader, tables map[string]Registered) (*state, *raftstorepb.SnapshotHeader, error) {
+func readSnapshot(r io.Reader, tables map[string]Registered, understood uint32) (*state, *raftstorepb.SnapshotHeader, error) {
 	br := bufio.NewReaderSize(r, snapshotChunkBytes)
 	head := &raftstorepb.SnapshotHeader{}
 	if err := readDelimited(br, head); err != nil {
@@ -85,6 +88,9 @@ func readSnapshot(r io.Reader, tables map[string]Registered) (*state, *raftstore
 	}
 	if head.Format != snapshotFormat {
 		return nil, nil, fmt.Errorf("format %d is not known to this version, which reads %d", head.Format, snapshotFormat)
+	}
+	if err := newer(head.Level, understood); err != nil {
+		return nil, nil, err
 	}
 	d := newState(tables).draft()
 	sums := tally{}

@@ -36,6 +36,7 @@ type Store struct {
 	stall    *stallWatch
 
 	strangers *strangers
+	levels    *levels
 
 	proposer *proposer
 	reads    *readGate
@@ -66,7 +67,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{
-		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(), witness: newWitness(), dormancy: newDormancy(c.Dormant),
+		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(), levels: newLevels(), witness: newWitness(), dormancy: newDormancy(c.Dormant),
 		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}), closed: make(chan struct{}), stall: newStallWatch(),
 	}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
@@ -107,7 +108,7 @@ func (s *Store) openFiles(bind *binder) (*Storage, error) {
 // start builds raft over the sealed stores and starts the goroutines.
 func (s *Store) start(ctx context.Context, bind *binder) error {
 	mark := &watermark{file: s.files.Mark, bind: bind}
-	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage, stall: s.stall}
+	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage, stall: s.stall, accept: s.fsm.accepts}
 	s.terms = &termGuard{}
 	stable := &sealedStable{inner: guardedStable{s.files.Stable}, bind: bind, halt: s.halt.storage, terms: s.terms}
 	if err := guarded(func() error {
@@ -142,7 +143,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	leads := func() bool { return s.raft.State() == raft.Leader }
 	logs.leads.Store(&leads)
 	s.wg.Go(func() { logs.run(s.raftDown) })
-	s.proposer = newProposer(s.stopping, s.cfg.Clock.Now, s.round)
+	s.proposer = newProposer(s.stopping, s.cfg.Clock.Now, s.clusterLevel, s.round)
 	s.reads = newReadGate(s.stopping, s.verifyLeader)
 	s.lead = newLeadership()
 	s.wg.Go(s.trans.serve) // from now on: what comes in asks raft who may speak
@@ -154,6 +155,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	s.wg.Go(s.supervise)
 	s.wg.Go(s.keepWitness)
 	s.wg.Go(s.watchDisk)
+	s.wg.Go(s.keepLevel)
 	return nil
 }
 
@@ -260,13 +262,13 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 			return err
 		}
 		if err := runTx(tx, fn); err != nil {
-			return err
+			return s.withBehind(err)
 		}
 		t, err := tx.encode()
 		if err != nil || t == nil {
 			return err
 		}
-		err = s.proposer.submit(ctx, t)
+		err = s.proposer.submit(ctx, t, tx.r.level)
 		if !errors.Is(err, ErrConflict) {
 			return s.explain(err)
 		}

@@ -34,6 +34,7 @@ type Index[T Object] struct {
 // Registered is a table of any type, as Config lists them. Only *Table is one.
 type Registered interface {
 	Name() string
+	descriptor() protoreflect.MessageDescriptor
 	decode(data []byte) (Object, error)
 	indexes() []indexInfo
 	keys(index int, o Object) []string
@@ -108,6 +109,11 @@ const metaField = 1
 func (t *Table[T]) Name() string { return t.name }
 
 func (t *Table[T]) indexes() []indexInfo { return t.infos }
+
+func (t *Table[T]) descriptor() protoreflect.MessageDescriptor {
+	var zero T
+	return zero.ProtoReflect().Descriptor()
+}
 
 func (t *Table[T]) decode(data []byte) (Object, error) {
 	var zero T

@@ -19,6 +19,7 @@ type reader struct {
 	view  view
 	index uint64
 	clock int64
+	level uint32
 	tx    *Tx // nil in a View
 }
 
@@ -60,6 +61,9 @@ func (r *ReadTx) Index() uint64 { return r.r.index }
 // backwards and the same on every manager.
 func (r *ReadTx) Clock() time.Time { return time.Unix(0, r.r.clock) }
 
+// Level is the cluster's store level: see level.go.
+func (r *ReadTx) Level() uint32 { return r.r.level }
+
 // Tx is a transaction being composed: a state to read, with its own writes on
 // top. It is valid inside Update only and belongs to one goroutine.
 type Tx struct {
@@ -76,11 +80,11 @@ type Tx struct {
 
 type objectKey struct{ table, id string }
 
-func newTx(s *state, index uint64, clock int64, now time.Time) *Tx {
+func newTx(s *state, index uint64, clock int64, level uint32, now time.Time) *Tx {
 	d := s.draft()
 	tx := &Tx{
 		draft: d,
-		r:     reader{view: d, index: index, clock: clock},
+		r:     reader{view: d, index: index, clock: clock, level: level},
 		now:   now,
 		reads: map[objectKey]uint64{},
 		byKey: map[objectKey]int{},
@@ -95,10 +99,16 @@ func (tx *Tx) reader() *reader { return &tx.r }
 // time.Now, for what is written.
 func (tx *Tx) Now() time.Time { return tx.now }
 
+// Level is the cluster's store level: see level.go.
+func (tx *Tx) Level() uint32 { return tx.r.level }
+
 // Index is the index of the last entry that is part of the state read.
 func (tx *Tx) Index() uint64 { return tx.r.index }
 
 func (tx *Tx) recordRead(t Registered, id string, o Object) {
+	if tx.r.level < sinceOf(t.descriptor()) {
+		return // nothing is there at this level, and not all managers would understand the question
+	}
 	key := objectKey{t.Name(), id}
 	if _, written := tx.byKey[key]; written {
 		return // the write carries its own precondition
@@ -114,6 +124,9 @@ func (tx *Tx) put(t Registered, given Object) error {
 	}
 	o, data, err := canonical(t, given)
 	if err != nil {
+		return err
+	}
+	if err := permitted(o, t.Name(), tx.r.level); err != nil {
 		return err
 	}
 	id, version := o.GetId(), o.GetMeta().GetVersion()
@@ -192,9 +205,7 @@ func (tx *Tx) delete(t Registered, id string) error {
 	}
 	key := objectKey{t.Name(), id}
 	if there == nil {
-		if _, written := tx.byKey[key]; !written {
-			tx.reads[key] = 0
-		}
+		tx.recordRead(t, id, nil)
 		return ErrNotFound
 	}
 	if err := tx.draft.remove(t, there); err != nil {

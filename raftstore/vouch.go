@@ -162,16 +162,25 @@ func (s *Store) askFor(ctx context.Context, id string) {
 
 // askLeader asks the server at addr whom it follows.
 func (s *Store) askLeader(ctx context.Context, addr string) (leader string, term uint64, err error) {
+	err = s.question(ctx, addr, func(r io.Reader) error {
+		leader, term, err = readVouch(r)
+		return err
+	})
+	return leader, term, err
+}
+
+// question asks the server at addr, and has its answer read.
+func (s *Store) question(ctx context.Context, addr string, read func(io.Reader) error) error {
 	c, err := s.cfg.Transport.Dial(ctx, addr)
 	if err != nil {
-		return "", 0, err
+		return err
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	if _, err := c.Write([]byte{vouchQuestion}); err != nil {
-		return "", 0, err
+		return err
 	}
-	return readVouch(c)
+	return read(c)
 }
 
 // readVouch reads an answer: a term and an id, `term u64 ‖ lp(id)`.
@@ -191,14 +200,15 @@ func readVouch(r io.Reader) (leader string, term uint64, err error) {
 	return string(id), binary.BigEndian.Uint64(head[:]), nil
 }
 
-// vouch is the answer to a question: the leader that this server has just heard.
+// vouch is the answer to a question: the leader that this server has just heard,
+// and the store level that it understands.
 func (s *Store) vouch() []byte {
 	_, leader := s.raft.LeaderWithID()
 	heard := time.Since(s.raft.LastContact()) < s.cfg.ElectionTimeout || s.raft.State() == raft.Leader
 	if !heard || !s.inConfiguration(string(leader)) {
 		leader = ""
 	}
-	return lp.Append(u64(s.terms.current()), []byte(leader))
+	return binary.BigEndian.AppendUint32(lp.Append(u64(s.terms.current()), []byte(leader)), s.fsm.understood)
 }
 
 // questionedConn is an accepted connection, which may turn out to bring a

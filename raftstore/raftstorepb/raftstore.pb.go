@@ -13,6 +13,7 @@ package raftstorepb
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -95,7 +96,10 @@ type Command struct {
 	// backwards, whatever this says.
 	Now int64 `protobuf:"varint,1,opt,name=now,proto3" json:"now,omitempty"`
 	// Sub-transactions, each of which succeeds or fails by itself.
-	Transactions  []*Transaction `protobuf:"bytes,2,rep,name=transactions,proto3" json:"transactions,omitempty"`
+	Transactions []*Transaction `protobuf:"bytes,2,rep,name=transactions,proto3" json:"transactions,omitempty"`
+	// Raises the cluster's store level; 0: as it is. Never without all managers
+	// understanding it.
+	Level         uint32 `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -142,6 +146,13 @@ func (x *Command) GetTransactions() []*Transaction {
 		return x.Transactions
 	}
 	return nil
+}
+
+func (x *Command) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 type Transaction struct {
@@ -335,7 +346,9 @@ type SnapshotHeader struct {
 	Index  uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	Clock  int64                  `protobuf:"varint,3,opt,name=clock,proto3" json:"clock,omitempty"`
 	// How many SnapshotObjects follow; neither more nor fewer are accepted.
-	Objects       uint64 `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
+	Objects uint64 `protobuf:"varint,4,opt,name=objects,proto3" json:"objects,omitempty"`
+	// The store level; 0 is 1.
+	Level         uint32 `protobuf:"varint,5,opt,name=level,proto3" json:"level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +411,13 @@ func (x *SnapshotHeader) GetObjects() uint64 {
 	return 0
 }
 
+func (x *SnapshotHeader) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 type SnapshotObject struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Table         string                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
@@ -450,20 +470,66 @@ func (x *SnapshotObject) GetObject() []byte {
 	return nil
 }
 
+var file_raftstore_raftstorepb_raftstore_proto_extTypes = []protoimpl.ExtensionInfo{
+	{
+		ExtendedType:  (*descriptorpb.MessageOptions)(nil),
+		ExtensionType: (*uint32)(nil),
+		Field:         50781,
+		Name:          "redoubt.raftstore.v1.since",
+		Tag:           "varint,50781,opt,name=since",
+		Filename:      "raftstore/raftstorepb/raftstore.proto",
+	},
+	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*uint32)(nil),
+		Field:         50782,
+		Name:          "redoubt.raftstore.v1.field_since",
+		Tag:           "varint,50782,opt,name=field_since",
+		Filename:      "raftstore/raftstorepb/raftstore.proto",
+	},
+	{
+		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
+		ExtensionType: (*uint32)(nil),
+		Field:         50783,
+		Name:          "redoubt.raftstore.v1.value_since",
+		Tag:           "varint,50783,opt,name=value_since",
+		Filename:      "raftstore/raftstorepb/raftstore.proto",
+	},
+}
+
+// Extension fields to descriptorpb.MessageOptions.
+var (
+	// optional uint32 since = 50781;
+	E_Since = &file_raftstore_raftstorepb_raftstore_proto_extTypes[0]
+)
+
+// Extension fields to descriptorpb.FieldOptions.
+var (
+	// optional uint32 field_since = 50782;
+	E_FieldSince = &file_raftstore_raftstorepb_raftstore_proto_extTypes[1]
+)
+
+// Extension fields to descriptorpb.EnumValueOptions.
+var (
+	// optional uint32 value_since = 50783;
+	E_ValueSince = &file_raftstore_raftstorepb_raftstore_proto_extTypes[2]
+)
+
 var File_raftstore_raftstorepb_raftstore_proto protoreflect.FileDescriptor
 
 const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
 	"\n" +
-	"%raftstore/raftstorepb/raftstore.proto\x12\x14redoubt.raftstore.v1\"^\n" +
+	"%raftstore/raftstorepb/raftstore.proto\x12\x14redoubt.raftstore.v1\x1a google/protobuf/descriptor.proto\"^\n" +
 	"\x04Meta\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1d\n" +
 	"\n" +
 	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"b\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"x\n" +
 	"\aCommand\x12\x10\n" +
 	"\x03now\x18\x01 \x01(\x03R\x03now\x12E\n" +
-	"\ftransactions\x18\x02 \x03(\v2!.redoubt.raftstore.v1.TransactionR\ftransactions\"s\n" +
+	"\ftransactions\x18\x02 \x03(\v2!.redoubt.raftstore.v1.TransactionR\ftransactions\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\rR\x05level\"s\n" +
 	"\vTransaction\x12*\n" +
 	"\x03ops\x18\x01 \x03(\v2\x18.redoubt.raftstore.v1.OpR\x03ops\x128\n" +
 	"\x05reads\x18\x02 \x03(\v2\".redoubt.raftstore.v1.PreconditionR\x05reads\"y\n" +
@@ -476,15 +542,21 @@ const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
 	"\fPrecondition\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"n\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\x84\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
 	"\x05clock\x18\x03 \x01(\x03R\x05clock\x12\x18\n" +
-	"\aobjects\x18\x04 \x01(\x04R\aobjects\">\n" +
+	"\aobjects\x18\x04 \x01(\x04R\aobjects\x12\x14\n" +
+	"\x05level\x18\x05 \x01(\rR\x05level\">\n" +
 	"\x0eSnapshotObject\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x16\n" +
-	"\x06object\x18\x02 \x01(\fR\x06objectB:Z8github.com/redoubt-cluster/redoubt/raftstore/raftstorepbb\x06proto3"
+	"\x06object\x18\x02 \x01(\fR\x06object:7\n" +
+	"\x05since\x12\x1f.google.protobuf.MessageOptions\x18\u074c\x03 \x01(\rR\x05since:@\n" +
+	"\vfield_since\x12\x1d.google.protobuf.FieldOptions\x18ތ\x03 \x01(\rR\n" +
+	"fieldSince:D\n" +
+	"\vvalue_since\x12!.google.protobuf.EnumValueOptions\x18ߌ\x03 \x01(\rR\n" +
+	"valueSinceB:Z8github.com/redoubt-cluster/redoubt/raftstore/raftstorepbb\x06proto3"
 
 var (
 	file_raftstore_raftstorepb_raftstore_proto_rawDescOnce sync.Once
@@ -500,22 +572,28 @@ func file_raftstore_raftstorepb_raftstore_proto_rawDescGZIP() []byte {
 
 var file_raftstore_raftstorepb_raftstore_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_raftstore_raftstorepb_raftstore_proto_goTypes = []any{
-	(*Meta)(nil),           // 0: redoubt.raftstore.v1.Meta
-	(*Command)(nil),        // 1: redoubt.raftstore.v1.Command
-	(*Transaction)(nil),    // 2: redoubt.raftstore.v1.Transaction
-	(*Op)(nil),             // 3: redoubt.raftstore.v1.Op
-	(*Precondition)(nil),   // 4: redoubt.raftstore.v1.Precondition
-	(*SnapshotHeader)(nil), // 5: redoubt.raftstore.v1.SnapshotHeader
-	(*SnapshotObject)(nil), // 6: redoubt.raftstore.v1.SnapshotObject
+	(*Meta)(nil),                          // 0: redoubt.raftstore.v1.Meta
+	(*Command)(nil),                       // 1: redoubt.raftstore.v1.Command
+	(*Transaction)(nil),                   // 2: redoubt.raftstore.v1.Transaction
+	(*Op)(nil),                            // 3: redoubt.raftstore.v1.Op
+	(*Precondition)(nil),                  // 4: redoubt.raftstore.v1.Precondition
+	(*SnapshotHeader)(nil),                // 5: redoubt.raftstore.v1.SnapshotHeader
+	(*SnapshotObject)(nil),                // 6: redoubt.raftstore.v1.SnapshotObject
+	(*descriptorpb.MessageOptions)(nil),   // 7: google.protobuf.MessageOptions
+	(*descriptorpb.FieldOptions)(nil),     // 8: google.protobuf.FieldOptions
+	(*descriptorpb.EnumValueOptions)(nil), // 9: google.protobuf.EnumValueOptions
 }
 var file_raftstore_raftstorepb_raftstore_proto_depIdxs = []int32{
 	2, // 0: redoubt.raftstore.v1.Command.transactions:type_name -> redoubt.raftstore.v1.Transaction
 	3, // 1: redoubt.raftstore.v1.Transaction.ops:type_name -> redoubt.raftstore.v1.Op
 	4, // 2: redoubt.raftstore.v1.Transaction.reads:type_name -> redoubt.raftstore.v1.Precondition
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
+	7, // 3: redoubt.raftstore.v1.since:extendee -> google.protobuf.MessageOptions
+	8, // 4: redoubt.raftstore.v1.field_since:extendee -> google.protobuf.FieldOptions
+	9, // 5: redoubt.raftstore.v1.value_since:extendee -> google.protobuf.EnumValueOptions
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	3, // [3:6] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
 }
 
@@ -532,12 +610,13 @@ func file_raftstore_raftstorepb_raftstore_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftstore_raftstorepb_raftstore_proto_rawDesc), len(file_raftstore_raftstorepb_raftstore_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   7,
-			NumExtensions: 0,
+			NumExtensions: 3,
 			NumServices:   0,
 		},
 		GoTypes:           file_raftstore_raftstorepb_raftstore_proto_goTypes,
 		DependencyIndexes: file_raftstore_raftstorepb_raftstore_proto_depIdxs,
 		MessageInfos:      file_raftstore_raftstorepb_raftstore_proto_msgTypes,
+		ExtensionInfos:    file_raftstore_raftstorepb_raftstore_proto_extTypes,
 	}.Build()
 	File_raftstore_raftstorepb_raftstore_proto = out.File
 	file_raftstore_raftstorepb_raftstore_proto_goTypes = nil

@@ -149,11 +149,11 @@ var File_secrets_secretspb_config_proto protoreflect.FileDescriptor
 
 const file_secrets_secretspb_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1esecrets/secretspb/config.proto\x12\x12redoubt.secrets.v1\x1a%raftstore/raftstorepb/raftstore.proto\"|\n" +
+	"\x1esecrets/secretspb/config.proto\x12\x12redoubt.secrets.v1\x1a%raftstore/raftstorepb/raftstore.proto\"\x82\x01\n" +
 	"\x06Config\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x122\n" +
-	"\x04spec\x18\x03 \x01(\v2\x1e.redoubt.secrets.v1.ConfigSpecR\x04spec\"\xb3\x01\n" +
+	"\x04spec\x18\x03 \x01(\v2\x1e.redoubt.secrets.v1.ConfigSpecR\x04spec:\x04\xe8\xe5\x18\x02\"\xb3\x01\n" +
 	"\n" +
 	"ConfigSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12B\n" +

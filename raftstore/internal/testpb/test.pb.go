@@ -24,6 +24,52 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Kind int32
+
+const (
+	Kind_KIND_UNSPECIFIED Kind = 0
+	Kind_KIND_LATER       Kind = 1
+)
+
+// Enum value maps for Kind.
+var (
+	Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_LATER",
+	}
+	Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_LATER":       1,
+	}
+)
+
+func (x Kind) Enum() *Kind {
+	p := new(Kind)
+	*p = x
+	return p
+}
+
+func (x Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_raftstore_internal_testpb_test_proto_enumTypes[0].Descriptor()
+}
+
+func (Kind) Type() protoreflect.EnumType {
+	return &file_raftstore_internal_testpb_test_proto_enumTypes[0]
+}
+
+func (x Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Kind.Descriptor instead.
+func (Kind) EnumDescriptor() ([]byte, []int) {
+	return file_raftstore_internal_testpb_test_proto_rawDescGZIP(), []int{0}
+}
+
 type Thing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
@@ -161,6 +207,152 @@ func (x *Odd) GetMeta() *raftstorepb.Meta {
 	return nil
 }
 
+// Novel is of a later version, and parts of it are of later ones still.
+type Novel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Title         string                 `protobuf:"bytes,4,opt,name=title,proto3" json:"title,omitempty"`
+	Chapters      []*Chapter             `protobuf:"bytes,5,rep,name=chapters,proto3" json:"chapters,omitempty"`
+	Kinds         map[string]Kind        `protobuf:"bytes,6,rep,name=kinds,proto3" json:"kinds,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value,enum=redoubt.raftstore.test.v1.Kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Novel) Reset() {
+	*x = Novel{}
+	mi := &file_raftstore_internal_testpb_test_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Novel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Novel) ProtoMessage() {}
+
+func (x *Novel) ProtoReflect() protoreflect.Message {
+	mi := &file_raftstore_internal_testpb_test_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Novel.ProtoReflect.Descriptor instead.
+func (*Novel) Descriptor() ([]byte, []int) {
+	return file_raftstore_internal_testpb_test_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Novel) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Novel) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Novel) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Novel) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Novel) GetChapters() []*Chapter {
+	if x != nil {
+		return x.Chapters
+	}
+	return nil
+}
+
+func (x *Novel) GetKinds() map[string]Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+type Chapter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Nothing nested may be overlooked.
+	Inner         *Chapter `protobuf:"bytes,2,opt,name=inner,proto3" json:"inner,omitempty"`
+	Kind          Kind     `protobuf:"varint,3,opt,name=kind,proto3,enum=redoubt.raftstore.test.v1.Kind" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Chapter) Reset() {
+	*x = Chapter{}
+	mi := &file_raftstore_internal_testpb_test_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Chapter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Chapter) ProtoMessage() {}
+
+func (x *Chapter) ProtoReflect() protoreflect.Message {
+	mi := &file_raftstore_internal_testpb_test_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Chapter.ProtoReflect.Descriptor instead.
+func (*Chapter) Descriptor() ([]byte, []int) {
+	return file_raftstore_internal_testpb_test_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Chapter) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Chapter) GetInner() *Chapter {
+	if x != nil {
+		return x.Inner
+	}
+	return nil
+}
+
+func (x *Chapter) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
 var File_raftstore_internal_testpb_test_proto protoreflect.FileDescriptor
 
 const file_raftstore_internal_testpb_test_proto_rawDesc = "" +
@@ -175,7 +367,26 @@ const file_raftstore_internal_testpb_test_proto_rawDesc = "" +
 	"\x06number\x18\x06 \x01(\x03R\x06number\"E\n" +
 	"\x03Odd\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
-	"\x04meta\x18\x02 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04metaB>Z<github.com/redoubt-cluster/redoubt/raftstore/internal/testpbb\x06proto3"
+	"\x04meta\x18\x02 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\"\xdb\x02\n" +
+	"\x05Novel\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
+	"\x05title\x18\x04 \x01(\tB\x04\xf0\xe5\x18\x03R\x05title\x12>\n" +
+	"\bchapters\x18\x05 \x03(\v2\".redoubt.raftstore.test.v1.ChapterR\bchapters\x12A\n" +
+	"\x05kinds\x18\x06 \x03(\v2+.redoubt.raftstore.test.v1.Novel.KindsEntryR\x05kinds\x1aY\n" +
+	"\n" +
+	"KindsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x125\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x1f.redoubt.raftstore.test.v1.KindR\x05value:\x028\x01:\x04\xe8\xe5\x18\x02\"\x8c\x01\n" +
+	"\aChapter\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
+	"\x05inner\x18\x02 \x01(\v2\".redoubt.raftstore.test.v1.ChapterR\x05inner\x123\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x1f.redoubt.raftstore.test.v1.KindR\x04kind*2\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\n" +
+	"KIND_LATER\x10\x01\x1a\x04\xf8\xe5\x18\x04B>Z<github.com/redoubt-cluster/redoubt/raftstore/internal/testpbb\x06proto3"
 
 var (
 	file_raftstore_internal_testpb_test_proto_rawDescOnce sync.Once
@@ -189,20 +400,31 @@ func file_raftstore_internal_testpb_test_proto_rawDescGZIP() []byte {
 	return file_raftstore_internal_testpb_test_proto_rawDescData
 }
 
-var file_raftstore_internal_testpb_test_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_raftstore_internal_testpb_test_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_raftstore_internal_testpb_test_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_raftstore_internal_testpb_test_proto_goTypes = []any{
-	(*Thing)(nil),            // 0: redoubt.raftstore.test.v1.Thing
-	(*Odd)(nil),              // 1: redoubt.raftstore.test.v1.Odd
-	(*raftstorepb.Meta)(nil), // 2: redoubt.raftstore.v1.Meta
+	(Kind)(0),                // 0: redoubt.raftstore.test.v1.Kind
+	(*Thing)(nil),            // 1: redoubt.raftstore.test.v1.Thing
+	(*Odd)(nil),              // 2: redoubt.raftstore.test.v1.Odd
+	(*Novel)(nil),            // 3: redoubt.raftstore.test.v1.Novel
+	(*Chapter)(nil),          // 4: redoubt.raftstore.test.v1.Chapter
+	nil,                      // 5: redoubt.raftstore.test.v1.Novel.KindsEntry
+	(*raftstorepb.Meta)(nil), // 6: redoubt.raftstore.v1.Meta
 }
 var file_raftstore_internal_testpb_test_proto_depIdxs = []int32{
-	2, // 0: redoubt.raftstore.test.v1.Thing.meta:type_name -> redoubt.raftstore.v1.Meta
-	2, // 1: redoubt.raftstore.test.v1.Odd.meta:type_name -> redoubt.raftstore.v1.Meta
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	6, // 0: redoubt.raftstore.test.v1.Thing.meta:type_name -> redoubt.raftstore.v1.Meta
+	6, // 1: redoubt.raftstore.test.v1.Odd.meta:type_name -> redoubt.raftstore.v1.Meta
+	6, // 2: redoubt.raftstore.test.v1.Novel.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // 3: redoubt.raftstore.test.v1.Novel.chapters:type_name -> redoubt.raftstore.test.v1.Chapter
+	5, // 4: redoubt.raftstore.test.v1.Novel.kinds:type_name -> redoubt.raftstore.test.v1.Novel.KindsEntry
+	4, // 5: redoubt.raftstore.test.v1.Chapter.inner:type_name -> redoubt.raftstore.test.v1.Chapter
+	0, // 6: redoubt.raftstore.test.v1.Chapter.kind:type_name -> redoubt.raftstore.test.v1.Kind
+	0, // 7: redoubt.raftstore.test.v1.Novel.KindsEntry.value:type_name -> redoubt.raftstore.test.v1.Kind
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_raftstore_internal_testpb_test_proto_init() }
@@ -215,13 +437,14 @@ func file_raftstore_internal_testpb_test_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftstore_internal_testpb_test_proto_rawDesc), len(file_raftstore_internal_testpb_test_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   2,
+			NumEnums:      1,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_raftstore_internal_testpb_test_proto_goTypes,
 		DependencyIndexes: file_raftstore_internal_testpb_test_proto_depIdxs,
+		EnumInfos:         file_raftstore_internal_testpb_test_proto_enumTypes,
 		MessageInfos:      file_raftstore_internal_testpb_test_proto_msgTypes,
 	}.Build()
 	File_raftstore_internal_testpb_test_proto = out.File
