@@ -30,6 +30,8 @@ type JoinRequest struct {
 	// KeydKey makes this node's keyd key. It is called only once a manager said
 	// that the token makes a manager.
 	KeydKey func(ctx context.Context) ([]byte, error)
+	// StoreLevel is what this version understands of a manager's store.
+	StoreLevel uint32
 	// Patience is how long a join is tried again that was told to come later, or
 	// whose connection was cut; 0: the managers are asked once. Stop, if not nil,
 	// ends that when it is closed.
@@ -197,7 +199,7 @@ func (j *joining) ask(ctx context.Context, out *Joined) (*pkipb.JoinResponse, er
 	var keydKey []byte
 	var err error
 	if out.Role == profilepb.Role_ROLE_MANAGER {
-		req.Address = j.Address
+		req.Address, req.StoreLevel = j.Address, j.StoreLevel
 		if keydKey, err = j.KeydKey(ctx); err != nil {
 			return nil, fmt.Errorf("making the keyd key: %w", err)
 		}

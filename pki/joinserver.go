@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -189,7 +190,7 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 		s.cfg.Logger.Error("signing a join failed", "token", token.GetId(), "error", err)
 		return nil, errJoinInternal
 	}
-	err = s.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error { return s.commit(tx, n, source) })
+	err = s.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error { return s.commit(tx, n, source, j.GetStoreLevel()) })
 	if err != nil {
 		return nil, joinStoreError(s.cfg.Logger, err)
 	}
@@ -273,6 +274,15 @@ func CheckManagerRoom(r raftstore.Reader) error {
 	return nil
 }
 
+// checkLevel refuses a manager whose version would not understand what is in the
+// store. One that says nothing is of a version before there were levels.
+func checkLevel(tx *raftstore.Tx, understands uint32) error {
+	if understands = max(understands, 1); understands < tx.Level() {
+		return fmt.Errorf("this node's version is too old to be a manager here: it understands store level %d and the cluster is at %d: install the version that the managers run", understands, tx.Level())
+	}
+	return nil
+}
+
 // sign has the certificates made and checks that they are what was asked for.
 func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb.Node, resp *pkipb.JoinResponse) error {
 	issued, err := s.cfg.Signer.SignJoin(ctx, SignJoin{
@@ -302,7 +312,7 @@ func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb
 
 // commit makes the node and counts the use, together or not at all. The token
 // is looked at again: of two joins with its last use, the store lets one pass.
-func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Addr) error {
+func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Addr, level uint32) error {
 	t, ok := store.Tokens.Get(tx, made.GetTokenId())
 	if !ok {
 		return errTokenRevoked
@@ -322,6 +332,9 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 	if made.GetRole() == profilepb.Role_ROLE_MANAGER {
 		if err := CheckManagerRoom(tx); err != nil {
 			return err
+		}
+		if err := checkLevel(tx, level); err != nil {
+			return status.Error(codes.PermissionDenied, err.Error())
 		}
 		if err := given(tx, c, n); err != nil {
 			return err

@@ -101,6 +101,9 @@ func (s *MembershipServer) Promote(ctx context.Context, req *pkipb.PromoteReques
 		if err := CheckManagerRoom(tx); err != nil {
 			return err
 		}
+		if err := checkLevel(tx, req.GetStoreLevel()); err != nil {
+			return status.Error(codes.FailedPrecondition, err.Error())
+		}
 		c, err := store.GetCluster(tx)
 		if err != nil {
 			return err
@@ -183,6 +186,9 @@ func (s *MembershipServer) confirm(ctx context.Context, caller authz.Identity, r
 		}
 		if err := CheckManagerRoom(tx); err != nil {
 			return err
+		}
+		if err := checkLevel(tx, req.GetStoreLevel()); err != nil {
+			return status.Error(codes.FailedPrecondition, err.Error())
 		}
 		c, err := store.GetCluster(tx)
 		if err != nil {

@@ -24,11 +24,12 @@ type Promotion struct {
 }
 
 // RequestPromotion is a worker's first call: certificates for keydKey's node and
-// the keyset. Nothing in the cluster has changed when it returns.
-func (c *Credentials) RequestPromotion(ctx context.Context, client pkipb.MembershipClient, keydKey []byte) (*Promotion, error) {
+// the keyset. Nothing in the cluster has changed when it returns. level is what
+// this version understands of a manager's store.
+func (c *Credentials) RequestPromotion(ctx context.Context, client pkipb.MembershipClient, keydKey []byte, level uint32) (*Promotion, error) {
 	old, oldKey := c.current()
 	p := new(Promotion)
-	req := new(pkipb.PromoteRequest)
+	req := &pkipb.PromoteRequest{StoreLevel: level}
 	var err error
 	if p.Key, req.Csr, err = newRequest(keydKey); err != nil {
 		return nil, err

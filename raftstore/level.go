@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 
@@ -167,28 +168,51 @@ func latestIn(d protoreflect.MessageDescriptor) uint32 {
 		return n.(uint32)
 	}
 	level := uint32(firstLevel)
-	seen := map[protoreflect.FullName]bool{}
-	var visit func(d protoreflect.MessageDescriptor)
-	visit = func(d protoreflect.MessageDescriptor) {
-		if seen[d.FullName()] {
-			return
+	eachDeclared(d, map[protoreflect.FullName]bool{}, func(d protoreflect.Descriptor) { level = max(level, sinceOf(d)) })
+	latest.Store(d.FullName(), level)
+	return level
+}
+
+// eachDeclared yields a message, its fields, and all that stands in them.
+func eachDeclared(d protoreflect.MessageDescriptor, seen map[protoreflect.FullName]bool, yield func(protoreflect.Descriptor)) {
+	if seen[d.FullName()] {
+		return
+	}
+	seen[d.FullName()] = true
+	yield(d)
+	for i := range d.Fields().Len() {
+		fd := d.Fields().Get(i)
+		yield(fd)
+		if fd.Message() != nil {
+			eachDeclared(fd.Message(), seen, yield)
 		}
-		seen[d.FullName()] = true
-		level = max(level, sinceOf(d))
-		for i := range d.Fields().Len() {
-			fd := d.Fields().Get(i)
-			level = max(level, sinceOf(fd))
-			if fd.Message() != nil {
-				visit(fd.Message())
-			}
-			if fd.Enum() != nil {
-				for i := range fd.Enum().Values().Len() {
-					level = max(level, sinceOf(fd.Enum().Values().Get(i)))
-				}
+		if e := fd.Enum(); e != nil && !seen[e.FullName()] {
+			seen[e.FullName()] = true
+			for i := range e.Values().Len() {
+				yield(e.Values().Get(i))
 			}
 		}
 	}
-	visit(d)
-	latest.Store(d.FullName(), level)
-	return level
+}
+
+// Declared lists, sorted and each with its level, all that objects of these
+// tables can hold. A release's list says what managers of that release
+// understand.
+func Declared(tables []Registered) (out []string) {
+	seen := map[protoreflect.FullName]bool{}
+	for _, t := range tables {
+		out = append(out, fmt.Sprintf("%d table %s of %s", sinceOf(t.descriptor()), t.Name(), t.descriptor().FullName()))
+		eachDeclared(t.descriptor(), seen, func(d protoreflect.Descriptor) {
+			switch d := d.(type) {
+			case protoreflect.FieldDescriptor:
+				out = append(out, fmt.Sprintf("%d field %s = %d, %s %s", max(sinceOf(d), sinceOf(d.Parent())), d.FullName(), d.Number(), d.Cardinality(), d.Kind()))
+			case protoreflect.EnumValueDescriptor:
+				out = append(out, fmt.Sprintf("%d value %s = %d", sinceOf(d), d.FullName(), d.Number()))
+			default:
+				out = append(out, fmt.Sprintf("%d message %s", sinceOf(d), d.FullName()))
+			}
+		})
+	}
+	slices.Sort(out)
+	return out
 }

@@ -557,7 +557,9 @@ type JoinRequest struct {
 	Proof    []byte `protobuf:"bytes,4,opt,name=proof,proto3" json:"proof,omitempty"`
 	NodeName string `protobuf:"bytes,5,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	// Managers only: where the others reach it, host:port.
-	Address       string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
+	// Managers only: the store level that its version understands.
+	StoreLevel    uint32 `protobuf:"varint,7,opt,name=store_level,json=storeLevel,proto3" json:"store_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -632,6 +634,13 @@ func (x *JoinRequest) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *JoinRequest) GetStoreLevel() uint32 {
+	if x != nil {
+		return x.StoreLevel
+	}
+	return 0
 }
 
 type JoinResponse struct {
@@ -1225,7 +1234,9 @@ type PromoteRequest struct {
 	// Where the others reach it, host:port.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
 	// What the first call gave.
-	Confirm       *PromotionConfirm `protobuf:"bytes,5,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	Confirm *PromotionConfirm `protobuf:"bytes,5,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	// The store level that this node's version understands; in both calls.
+	StoreLevel    uint32 `protobuf:"varint,6,opt,name=store_level,json=storeLevel,proto3" json:"store_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1293,6 +1304,13 @@ func (x *PromoteRequest) GetConfirm() *PromotionConfirm {
 		return x.Confirm
 	}
 	return nil
+}
+
+func (x *PromoteRequest) GetStoreLevel() uint32 {
+	if x != nil {
+		return x.StoreLevel
+	}
+	return 0
 }
 
 type PromotionConfirm struct {
@@ -1581,14 +1599,16 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x02at\x18\x03 \x01(\x03R\x02at\"<\n" +
 	"\aManager\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xa2\x01\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xc3\x01\n" +
 	"\vJoinRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x19\n" +
 	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\x12\x14\n" +
 	"\x05proof\x18\x04 \x01(\fR\x05proof\x12\x1b\n" +
 	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12\x18\n" +
-	"\aaddress\x18\x06 \x01(\tR\aaddress\"\x9e\x03\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x1f\n" +
+	"\vstore_level\x18\a \x01(\rR\n" +
+	"storeLevel\"\x9e\x03\n" +
 	"\fJoinResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -1625,13 +1645,15 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\"\x11\n" +
 	"\x0fStepBackRequest\"E\n" +
 	"\x10StepBackResponse\x121\n" +
-	"\aservers\x18\x01 \x03(\v2\x17.redoubt.pki.v1.ManagerR\aservers\"\xa9\x01\n" +
+	"\aservers\x18\x01 \x03(\v2\x17.redoubt.pki.v1.ManagerR\aservers\"\xca\x01\n" +
 	"\x0ePromoteRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x19\n" +
 	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\x12\x14\n" +
 	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12:\n" +
-	"\aconfirm\x18\x05 \x01(\v2 .redoubt.pki.v1.PromotionConfirmR\aconfirm\"\x86\x01\n" +
+	"\aconfirm\x18\x05 \x01(\v2 .redoubt.pki.v1.PromotionConfirmR\aconfirm\x12\x1f\n" +
+	"\vstore_level\x18\x06 \x01(\rR\n" +
+	"storeLevel\"\x86\x01\n" +
 	"\x10PromotionConfirm\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x97\x02\n" +

@@ -153,7 +153,7 @@ const file_secrets_secretspb_config_proto_rawDesc = "" +
 	"\x06Config\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x122\n" +
-	"\x04spec\x18\x03 \x01(\v2\x1e.redoubt.secrets.v1.ConfigSpecR\x04spec:\x04\xe8\xe5\x18\x02\"\xb3\x01\n" +
+	"\x04spec\x18\x03 \x01(\v2\x1e.redoubt.secrets.v1.ConfigSpecR\x04spec:\x04\xe8\xe5\x18\x02\"\xb9\x01\n" +
 	"\n" +
 	"ConfigSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12B\n" +
@@ -161,7 +161,7 @@ const file_secrets_secretspb_config_proto_rawDesc = "" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B6Z4github.com/redoubt-cluster/redoubt/secrets/secretspbb\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x04\xe8\xe5\x18\x02B6Z4github.com/redoubt-cluster/redoubt/secrets/secretspbb\x06proto3"
 
 var (
 	file_secrets_secretspb_config_proto_rawDescOnce sync.Once

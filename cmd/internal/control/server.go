@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
@@ -95,6 +96,7 @@ func refusal(err error) error {
 	var lookup *resolve.Error
 	var refused *schedstore.RefusedError
 	var dup *raftstore.DuplicateError
+	var level *raftstore.LevelError
 	switch {
 	case err == nil, apierr.ReasonOf(err) != "":
 		return err
@@ -104,6 +106,8 @@ func refusal(err error) error {
 		return apierr.NotFound("", "%v", lookup)
 	case errors.As(err, &refused):
 		return apierr.Invalid("", "%v", refused)
+	case errors.As(err, &level):
+		return apierr.State("", "%v", level)
 	case errors.As(err, &dup):
 		return apierr.Exists("choose another name", "%q exists already in %s", dup.Key, dup.Table)
 	case errors.Is(err, schedstore.ErrChanged), errors.Is(err, secretstore.ErrChanged), errors.Is(err, raftstore.ErrConflict):
@@ -120,11 +124,32 @@ func refusal(err error) error {
 
 // Interceptors give every call an id, log it, and make its error presentable.
 func (s *Server) Interceptors() (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
-	return Interceptors(s.c.Logger)
+	return interceptors(s.c.Logger, s.named)
+}
+
+// named puts names in place of ids where managers are to be upgraded.
+func (s *Server) named(err error) error {
+	var level *raftstore.LevelError
+	if !errors.As(err, &level) {
+		return err
+	}
+	_ = s.c.Store.View(func(r *raftstore.ReadTx) error { // else the ids must do
+		for i, id := range level.Behind {
+			if n, ok := pkistore.Nodes.Get(r, id); ok {
+				level.Behind[i] = n.GetName()
+			}
+		}
+		return nil
+	})
+	return err
 }
 
 // Interceptors is Server.Interceptors for servers of other services.
 func Interceptors(log *slog.Logger) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
+	return interceptors(log, func(err error) error { return err })
+}
+
+func interceptors(log *slog.Logger, named func(error) error) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
 	finish := func(ctx context.Context, method string, start time.Time, err error) error {
 		if err == nil && !log.Enabled(ctx, slog.LevelDebug) {
 			return nil // as most calls end; not even what would be said is put together
@@ -134,7 +159,7 @@ func Interceptors(log *slog.Logger) (grpc.UnaryServerInterceptor, grpc.StreamSer
 			return nil
 		}
 		id := ident.New()[:12]
-		shown := apierr.FromError(refusal(err), id)
+		shown := apierr.FromError(refusal(named(err)), id)
 		var other interface{ LoggedElsewhere() bool }
 		switch {
 		case errors.Is(ctx.Err(), context.Canceled), errors.As(err, &other) && other.LoggedElsewhere():

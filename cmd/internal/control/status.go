@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -41,6 +42,24 @@ func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func
 	}
 }
 
+// levelWarning says which managers are to be upgraded before what the others
+// understand can be used.
+func levelWarning(r raftstore.Reader, level raftstore.Level, warn func(string, ...any)) {
+	var behind []string
+	for _, b := range level.Behind {
+		n, _ := pkistore.Nodes.Get(r, b.ID)
+		switch name := cmp.Or(n.GetName(), b.ID); b.Level {
+		case 0:
+			behind = append(behind, name+" (does not say what it understands)")
+		default:
+			behind = append(behind, fmt.Sprintf("%s (understands %d)", name, b.Level))
+		}
+	}
+	if len(behind) > 0 {
+		warn("the store is at level %d of %d, and what is newer is refused: upgrade manager %s", level.Cluster, level.Here, strings.Join(behind, ", "))
+	}
+}
+
 // GetStatus is the cluster at a glance, with what is wrong and the command
 // that mends it.
 func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (*controlpb.GetStatusResponse, error) {
@@ -54,6 +73,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			warn("the disk of the leading manager has not ended a write for %v, and nothing is acknowledged meanwhile: see to that disk", d.Round(time.Second))
 		}
 		s.nodeClockWarnings(r, warn)
+		levelWarning(r, s.c.Store.Level(), warn)
 		for n := range pkistore.Nodes.All(r) {
 			if n.GetDenied() {
 				continue

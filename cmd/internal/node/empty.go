@@ -125,7 +125,8 @@ func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 		return nil, apierr.Invalid("", "%v", addrErr)
 	}
 	j, err := pki.Join(ctx, pki.JoinRequest{Token: req.token, Managers: managers, NodeName: n.cfg.Name, Address: advertise, KeydKey: n.keyd.PrepareJoin,
-		Patience: joinPatience, Stop: req.gone})
+		StoreLevel: storeLevel(),
+		Patience:   joinPatience, Stop: req.gone})
 	if err != nil {
 		return nil, errors.Join(joinRefusal(err), n.forget(ctx))
 	}

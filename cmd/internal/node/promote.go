@@ -99,7 +99,7 @@ func (n *Node) tryPromotion(ctx context.Context, w *workerState, staged *promoti
 			return nil, err
 		}
 	}
-	_, err = client.Promote(ctx, &pkipb.PromoteRequest{Address: staged.Member.Advertise, Confirm: &pkipb.PromotionConfirm{
+	_, err = client.Promote(ctx, &pkipb.PromoteRequest{StoreLevel: storeLevel(), Address: staged.Member.Advertise, Confirm: &pkipb.PromotionConfirm{
 		Leaf: &profilepb.CertificateChain{Certificates: staged.Leaf.Chain}, Boot: &profilepb.CertificateChain{Certificates: staged.Boot.Chain}}})
 	// A reply that was lost: the record says manager, and the worker leaf is
 	// refused for that very reason.
@@ -129,7 +129,7 @@ func (n *Node) stagePromotion(ctx context.Context, w *workerState, client pkipb.
 	if err != nil {
 		return nil, err
 	}
-	p, err := w.creds.RequestPromotion(ctx, client, keydKey)
+	p, err := w.creds.RequestPromotion(ctx, client, keydKey, storeLevel())
 	if err != nil {
 		return nil, err
 	}

@@ -188,6 +188,9 @@ func tables() []raftstore.Registered {
 	return append(all, autolockstore.Tables()...)
 }
 
+// storeLevel is what this version understands of the store.
+func storeLevel() uint32 { return raftstore.Understood(tables()) }
+
 func (m *managerState) fill(s *selfStatus) {
 	s.term, s.applied = m.store.Term(), m.store.AppliedIndex()
 	s.leader = m.store.IsLeader()
