@@ -10,8 +10,8 @@
 //	 320 MiB 160 MiB   (GOGC 50)
 //
 // It is applied after each collection, so that it follows a burst within the
-// burst. Who is busy for longer gets as much room as it fills in busySpan, up to
-// maxBusyRoom: a manager that takes thousands of writes a second would otherwise
+// burst. Who is busy for longer than busyAfter gets as much room as it fills in
+// busySpan, up to maxBusyRoom, all of it after as long again: a manager that takes thousands of writes a second would otherwise
 // spend a third of its time marking what has not changed since the collection a
 // moment before. And when a burst is over, what it left behind goes back to the
 // kernel: a machine carries more than one daemon.
@@ -76,6 +76,7 @@ type keeper struct {
 	looked, settled uint64 // alloced at the last look, and when it last settled
 	paced           usage  // when the pace was last looked at
 	pace            float64
+	since           time.Time // of when it is one of work
 }
 
 // percent is the GOGC that gives what is alive its room. It comes in steps, as
@@ -94,18 +95,23 @@ func (k *keeper) percent(u usage) int {
 }
 
 // busy is the room for what is allocated in busySpan at the pace of the last
-// paceMemory or so, of which what is longer ago counts less. What lasts a second
-// or two changes it little.
+// paceMemory or so, of which what is longer ago counts less. Work that is over
+// within busyAfter gets none: ten thousand tasks that start are no more than that.
 func (k *keeper) busy(u usage) uint64 {
 	past := u.at.Sub(k.paced.at).Seconds()
 	if k.paced.at.IsZero() || past <= 0 {
-		k.paced = u
+		k.paced, k.since = u, u.at
 		return 0
 	}
 	now := float64(u.alloced-k.paced.alloced) / past
 	k.pace += (now - k.pace) * (1 - math.Exp(-past/paceMemory.Seconds()))
 	k.paced = u
-	return uint64(min(k.pace*busySpan.Seconds(), maxBusyRoom))
+	if k.pace < busyPace {
+		k.since = u.at
+	}
+	lasted := u.at.Sub(k.since) - busyAfter
+	share := min(max(lasted.Seconds()/busyAfter.Seconds(), 0), 1)
+	return uint64(share * min(k.pace*busySpan.Seconds(), maxBusyRoom))
 }
 
 // settle reports whether little was allocated since it was last asked, and

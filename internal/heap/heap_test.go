@@ -49,8 +49,14 @@ func TestPercentOfTheBusy(t *testing.T) {
 	if got := run(30*time.Second, 1<<20); got != minPercent {
 		t.Errorf("at rest: GOGC %d", got)
 	}
-	if got := run(time.Second, 80<<20); got != minPercent {
-		t.Errorf("after a second of work: GOGC %d", got)
+	if got := run(2*time.Second, 100<<20); got != minPercent {
+		t.Errorf("after two seconds of work: GOGC %d", got)
+	}
+	if got := run(3*time.Second, 1<<20); got != minPercent {
+		t.Errorf("after a pause: GOGC %d", got)
+	}
+	if got := run(2*time.Second, 100<<20); got != minPercent {
+		t.Errorf("after two seconds of work once more: GOGC %d", got)
 	}
 	if got := run(10*time.Second, 80<<20); got < 110 {
 		t.Errorf("after ten seconds of work: GOGC %d", got)

@@ -8,11 +8,14 @@ const (
 	minPercent = 50
 	minRoom    = 16 << 20
 	maxPercent = 400
-	// Who allocates at a pace gets room for busySpan of it, maxBusyRoom at most.
-	// paceMemory is how long a pace must last to count for two thirds.
+	// Who allocates at a pace of busyPace a second or more for longer than
+	// busyAfter gets room for busySpan of it, maxBusyRoom at most. paceMemory is
+	// how long a pace must last to count for two thirds.
+	busyPace    = 16 << 20
+	busyAfter   = 2 * time.Second
 	busySpan    = 1500 * time.Millisecond
 	maxBusyRoom = 96 << 20
-	paceMemory  = 4 * time.Second
+	paceMemory  = time.Second
 	// step is the least change of the percentage that is worth the moment.
 	step = 10
 

@@ -55,7 +55,7 @@ type Port struct {
 	// By source:
 	handshakes, strangers *pace
 	turns                 *turns
-	carrying              chan struct{} // a place for each connection being made to the leader
+	carrying              *turns // of connections being made to the leader
 	refusals              *quietlog.Log
 	ctx                   context.Context // of Serve: ends dials and splices
 	wg                    sync.WaitGroup  // connections being handled
@@ -99,7 +99,7 @@ func New(c Config) (*Port, error) {
 		handshakes: newPace(l.HandshakeBurst, time.Second/time.Duration(l.HandshakeRate), handshakePatience, maxPaced),
 		strangers:  newPace(l.AnonymousBurst, time.Second/time.Duration(l.AnonymousRate), anonymousPatience, maxPaced),
 		turns:      newTurns(runtime.GOMAXPROCS(0)),
-		carrying:   make(chan struct{}, maxCarrying),
+		carrying:   newTurns(maxCarrying),
 		refusals:   quietlog.New(c.Logger),
 		listeners:  map[string]*listener{}, open: map[tracked]struct{}{},
 	}, nil

@@ -59,12 +59,10 @@ func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello
 // newest of one address that are half-open, so that hundreds at once, as after a
 // change of leader, would push each other out and none come through.
 func (p *Port) dialLeader(ctx context.Context, m mode, l Leader) (*tls.Conn, error) {
-	select {
-	case p.carrying <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := p.carrying.take(ctx, queueNew); err != nil {
+		return nil, err
 	}
-	defer func() { <-p.carrying }()
+	defer p.carrying.give()
 	return pki.DialTLS(ctx, l.Address, m.creds.ClientConfig(pki.ALPNLeader, l.NodeID))
 }
 

@@ -11,6 +11,12 @@ import (
 // all nodes come to a new leader, would each get a little of the processor and
 // all be late together, raft's heartbeats and its leadership with them. Who waits
 // for bytes holds no turn, and who has begun goes before who has not.
+//
+// Of those that have not begun the newest goes first. Where they are more than
+// can be served, those at the other end have been given up by their callers, or
+// are about to make room for others: served in the order of their coming, a crowd
+// of thousands is served too late, all of it, for as long as it comes again. Where
+// there is no crowd the order makes no difference.
 type turns struct {
 	mu     sync.Mutex
 	free   int
@@ -59,14 +65,15 @@ func (t *turns) give() {
 
 // pass hands a turn to the next in the queues. The caller holds mu.
 func (t *turns) pass() {
-	for i := range t.queues {
-		q := &t.queues[i]
-		if e := q.Front(); e != nil {
-			close(q.Remove(e).(chan struct{}))
-			return
-		}
+	e, q := t.queues[queueBegun].Front(), &t.queues[queueBegun]
+	if e == nil {
+		e, q = t.queues[queueNew].Back(), &t.queues[queueNew]
 	}
-	t.free++
+	if e == nil {
+		t.free++
+		return
+	}
+	close(q.Remove(e).(chan struct{}))
 }
 
 // turned is a connection during its handshake: it holds a turn but while it reads

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestTurns: no more at a time than there are turns, who has begun first, and who
-// gives up leaves the queue whole.
+// TestTurns: no more at a time than there are turns, who has begun first, then
+// the newest, and who gives up leaves the queue whole.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(1)
@@ -41,7 +41,7 @@ func TestTurns(t *testing.T) {
 		}
 		turns.give()
 		synctest.Wait()
-		if want := []string{"begun", "new 1", "new 2"}; !slices.Equal(got, want) {
+		if want := []string{"begun", "new 2", "new 1"}; !slices.Equal(got, want) {
 			t.Errorf("the order was %q, want %q", got, want)
 		}
 		if turns.free != 1 || turns.queues[0].Len()+turns.queues[1].Len() > 0 {

@@ -34,7 +34,8 @@ type fleet struct {
 	managers []string
 	from     *sources
 	nodes    []*node
-	running  atomic.Int64 // tasks that were reported as running and not ended
+	running  atomic.Int64 // tasks that run on nodes with a session
+	cutOff   atomic.Int64 // tasks that run on others: managers may have replaced them
 	begun    atomic.Int64 // tasks that were ever begun
 	sessions atomic.Int64 // that know what they should run
 	sets     atomic.Int64 // complete sets that were sent, as they were not held already
@@ -58,6 +59,8 @@ type node struct {
 	tasks map[string]schedulerpb.TaskState
 	held  map[string]*schedulerpb.Assignment // what it was told, for the digest
 	whole bool                               // a complete set is on its way
+	known bool                               // it has a session and knows what to run
+	runs  int64                              // how many of tasks run
 }
 
 func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
@@ -141,12 +144,7 @@ func (n *node) session(ctx context.Context) error {
 	if err := stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: hello}}); err != nil {
 		return err
 	}
-	known := false
-	defer func() {
-		if known {
-			n.fleet.sessions.Add(-1)
-		}
-	}()
+	defer n.cut()
 	reports := make(chan []*schedulerpb.TaskReport, 1)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -161,9 +159,8 @@ func (n *node) session(ctx context.Context) error {
 				continue
 			}
 			out := n.take(a)
-			if !known && !a.More {
-				known = true
-				n.fleet.sessions.Add(1)
+			if again, first := n.meet(a.More); first {
+				out = again
 			}
 			select {
 			case reports <- out:
@@ -229,7 +226,6 @@ func (n *node) take(a *schedulerpb.Assignments) (out []*schedulerpb.TaskReport) 
 		clear(n.held)
 	}
 	const running = schedulerpb.TaskState_TASK_STATE_RUNNING
-	now := time.Now().UnixNano()
 	for _, u := range a.Update {
 		n.held[u.TaskId] = u
 		state := running
@@ -241,14 +237,12 @@ func (n *node) take(a *schedulerpb.Assignments) (out []*schedulerpb.TaskReport) 
 			continue
 		}
 		if state == running {
-			n.fleet.running.Add(1)
+			n.count(1)
 			n.fleet.begun.Add(1)
 		} else if was == running {
-			n.fleet.running.Add(-1)
+			n.count(-1)
 		}
-		out = append(out, &schedulerpb.TaskReport{TaskId: u.TaskId, Status: &schedulerpb.TaskStatus{
-			State: state, At: now, ContainerId: u.TaskId, Address: "10.99.0.2",
-		}})
+		out = append(out, reportOn(u.TaskId, state))
 	}
 	for _, id := range a.Remove {
 		delete(n.held, id)
@@ -265,10 +259,58 @@ func (n *node) take(a *schedulerpb.Assignments) (out []*schedulerpb.TaskReport) 
 	return out
 }
 
+func reportOn(id string, state schedulerpb.TaskState) *schedulerpb.TaskReport {
+	return &schedulerpb.TaskReport{TaskId: id, Status: &schedulerpb.TaskStatus{
+		State: state, At: time.Now().UnixNano(), ContainerId: id, Address: "10.99.0.2",
+	}}
+}
+
+// meet notes that the session's first set is whole, and returns what an agent
+// then reports: all it has, as what it said before may have been lost.
+func (n *node) meet(more bool) (all []*schedulerpb.TaskReport, first bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known || more {
+		return nil, false
+	}
+	n.known = true
+	n.fleet.sessions.Add(1)
+	n.fleet.running.Add(n.runs)
+	n.fleet.cutOff.Add(-n.runs)
+	for id, state := range n.tasks {
+		all = append(all, reportOn(id, state))
+	}
+	return all, true
+}
+
+// cut notes that the session ended. What the node runs it runs on, and is not
+// counted as the service's: the managers replace it after a while.
+func (n *node) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.known {
+		return
+	}
+	n.known = false
+	n.fleet.sessions.Add(-1)
+	n.fleet.running.Add(-n.runs)
+	n.fleet.cutOff.Add(n.runs)
+}
+
+// count changes how many tasks run. The caller holds mu.
+func (n *node) count(by int64) {
+	n.runs += by
+	if n.known {
+		n.fleet.running.Add(by)
+	} else {
+		n.fleet.cutOff.Add(by)
+	}
+}
+
 // drop forgets a task. The caller holds mu.
 func (n *node) drop(id string) {
 	if n.tasks[id] == schedulerpb.TaskState_TASK_STATE_RUNNING {
-		n.fleet.running.Add(-1)
+		n.count(-1)
 	}
 	delete(n.tasks, id)
 }

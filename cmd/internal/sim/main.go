@@ -49,7 +49,7 @@ func main() {
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this")
 	flag.BoolVar(&o.remove, "remove", false, "also measure the removal of the service")
 	flag.BoolVar(&o.kill, "kill-leader", false, "also kill the leader's redoubtd and measure until all is as before; with 3 managers at least")
-	flag.BoolVar(&o.trace, "trace", false, "write every second how many sessions there are after the leader was killed, and why others ended")
+	flag.BoolVar(&o.trace, "trace", false, "write every second how many sessions there are, until all are up and after the leader was killed, and why others ended")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "sim: unknown argument %q\n", flag.Arg(0))
@@ -104,12 +104,20 @@ func run(ctx context.Context, o options) (err error) {
 	defer f.wait()
 	defer end()
 	f.start(fctx)
+	stop := func() {}
+	if o.trace {
+		fmt.Fprintf(os.Stderr, "%d nodes joined in %.1fs\n", o.agents, joined.Seconds())
+		stop = f.trace(ctx, os.Stderr)
+	}
+	defer func() { stop() }()
 	if err := await(ctx, 100*time.Millisecond, func() (bool, error) {
 		resp, err := c.GetStatus(ctx, &controlpb.GetStatusRequest{})
 		return int(resp.GetNodesReady()) == o.agents+o.managers, err
 	}); err != nil {
 		return fmt.Errorf("the nodes did not come up: %w", err)
 	}
+	stop()
+	stop = func() {}
 	idle, err := measure(l)
 	if err != nil {
 		return err
@@ -178,7 +186,8 @@ func converge(ctx context.Context, c *apiclient.Client, f *fleet, tasks int) (ti
 		})
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%d of %d tasks run: %w", f.running.Load(), tasks, err)
+		return 0, fmt.Errorf("%d of %d tasks run on %d nodes with a session, %d more on nodes that are cut off: %w",
+			f.running.Load(), tasks, f.sessions.Load(), f.cutOff.Load(), err)
 	}
 	return time.Since(began), nil
 }
