@@ -68,7 +68,8 @@ func line(text string) string {
 		}
 		return r
 	}, text)
-	return text[:min(len(text), maxLine-len(prefix)-1)]
+	// Never within a character: what is cut there is dropped with it.
+	return strings.ToValidUTF8(text[:min(len(text), maxLine-len(prefix)-1)], "")
 }
 
 // Conn is a connection on which a refusal is heard. It is read by one goroutine.

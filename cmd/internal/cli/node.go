@@ -32,6 +32,7 @@ type nodeJSON struct {
 	Availability string `json:"availability"`
 	Leader       bool   `json:"leader"`
 	Reachable    bool   `json:"reachable"`
+	Locked       bool   `json:"locked"`
 	Address      string `json:"address"`
 	Version      string `json:"version"`
 	Self         bool   `json:"self"`
@@ -53,7 +54,7 @@ func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
 		ID: v.Id, Hostname: v.Name, Role: enumName(v.Role, "ROLE_"),
 		State:        enumName(v.GetNode().GetState(), "NODE_STATE_"),
 		Availability: enumName(v.Effective, "AVAILABILITY_"),
-		Leader:       v.GetManager().GetLeader(), Reachable: v.GetManager().GetReachable(),
+		Leader:       v.GetManager().GetLeader(), Reachable: v.GetManager().GetReachable(), Locked: v.GetManager().GetLocked(),
 		Address: v.GetNode().GetAddress(), Version: v.GetNode().GetDescription().GetRedoubtVersion(),
 		Self: v.Id == self, Message: v.GetNode().GetMessage(), Clock: clockText(v.GetClock()),
 	}
@@ -118,6 +119,8 @@ func (n nodeJSON) managerStatus() string {
 		return ""
 	case n.Leader:
 		return "leader"
+	case n.Locked:
+		return "locked"
 	case n.Reachable:
 		return "reachable"
 	}

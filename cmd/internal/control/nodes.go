@@ -13,6 +13,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -38,6 +39,10 @@ func (s *Server) StreamNodes(req *controlpb.ListNodesRequest, stream controlpb.C
 
 func (s *Server) eachNode(ctx context.Context, req *controlpb.ListNodesRequest, yield func(*controlpb.NodeView) error) error {
 	servers, clocks := s.c.Store.Servers(), s.clocks()
+	locked, err := s.lockedManagers(ctx, servers)
+	if err != nil {
+		return err
+	}
 	return s.view(ctx, func(r *raftstore.ReadTx) error {
 		nodes, err := pickNodes(r, req.GetNodes())
 		if err != nil {
@@ -46,12 +51,38 @@ func (s *Server) eachNode(ctx context.Context, req *controlpb.ListNodesRequest, 
 		for _, n := range nodes {
 			v := nodeView(r, n, servers)
 			v.Clock = clocks[n.GetId()]
+			if m := v.GetManager(); m != nil && locked[n.GetId()] {
+				m.Locked, m.Reachable = true, false
+			}
 			if err := yield(v); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// lockedManagers are those that say they are locked. They are asked outside of a
+// view, as they are given time to answer.
+func (s *Server) lockedManagers(ctx context.Context, servers []raftstore.Server) (map[string]bool, error) {
+	var managers []managerFact
+	if err := s.c.Store.View(func(r *raftstore.ReadTx) error {
+		for n := range pkistore.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
+			if !n.GetDenied() {
+				sched, _ := schedstore.Nodes.Get(r, n.GetId())
+				managers = append(managers, managerFact{ManagerStatus: managerStatus(n, sched, servers)})
+			}
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	s.askLocked(ctx, managers)
+	locked := map[string]bool{}
+	for _, m := range managers {
+		locked[m.GetNodeId()] = m.GetLocked()
+	}
+	return locked, nil
 }
 
 // pickNodes resolves references in their order; none means all, by name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,11 +17,13 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 // start runs a hub over a store until the test ends.
 func start(t *testing.T) (*raftstore.Store, *events.Hub) {
-	s := schedulertest.NewStore(t, append(pkistore.Tables(), autolockstore.Tables()...)...)
+	s := schedulertest.NewStore(t, slices.Concat(pkistore.Tables(), autolockstore.Tables(), secretstore.Tables())...)
 	h := events.New(s, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -101,6 +104,10 @@ func TestEventsTellWhatHappened(t *testing.T) {
 		n, _ := pkistore.Nodes.Get(tx, "n1")
 		return pkistore.Nodes.Put(tx, &pkipb.Node{Meta: n.Meta, Id: "n1", Name: "worker-1", Role: 1, TokenId: "tok", Denied: true})
 	})
+	put(t, s, func(tx *raftstore.Tx) error {
+		return secretstore.Configs.Put(tx, &secretspb.Config{Id: "c1", Spec: &secretspb.ConfigSpec{Name: "site", Data: []byte("secret enough")}})
+	})
+	put(t, s, func(tx *raftstore.Tx) error { return secretstore.Configs.Delete(tx, "c1") })
 
 	want := []string{
 		"node join worker-1 map[role:worker token:tok]",
@@ -110,6 +117,8 @@ func TestEventsTellWhatHappened(t *testing.T) {
 		"task running web.1 map[node:worker-1 service:web]",
 		"task failed web.1 map[error:exited with 3 exit-code:3 node:worker-1 service:web]",
 		"node remove worker-1 map[]",
+		"config create site map[]",
+		"config remove site map[]",
 	}
 	got := next(t, h, from, len(want))
 	for i := range want {

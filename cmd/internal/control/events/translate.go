@@ -16,10 +16,12 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -38,6 +40,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = member(old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Tokens.Event(c); ok {
 			e, meta = token(old, now), now.GetMeta()
+		} else if old, now, ok := secretstore.Configs.Event(c); ok {
+			e, meta = config(old, now), now.GetMeta()
 		} else if old, now, ok := autolockstore.Slots.Event(c); ok && old != nil && now != nil {
 			e, meta = event("unlock-key", "rotate", "", ""), now.GetMeta()
 			e.Attributes["epoch"] = fmt.Sprint(now.GetSet().GetEpoch())
@@ -187,6 +191,17 @@ func token(old, now *pkipb.Token) *controlpb.Event {
 		return event("token", "revoke", now.GetId(), "")
 	case old.GetUses() != now.GetUses():
 		return event("token", "use", now.GetId(), "")
+	}
+	return nil
+}
+
+// config tells of names alone: what a config holds is for whoever inspects it.
+func config(old, now *secretspb.Config) *controlpb.Event {
+	switch {
+	case now == nil:
+		return event("config", "remove", old.GetId(), old.GetSpec().GetName())
+	case old == nil:
+		return event("config", "create", now.GetId(), now.GetSpec().GetName())
 	}
 	return nil
 }
