@@ -131,6 +131,10 @@ nemesis: setup build ## five real managers under faults for MINUTES (30), judged
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
 	REDOUBT_NEMESIS_MINUTES=$${MINUTES:-30} REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestNemesis$$' ./cmd/internal/e2e/
 
+.PHONY: runtime-kills
+runtime-kills: setup build ## containerd killed KILLS (100) times at random moments of starts and ends; OF=redoubt-rund kills rund, OF=hang stops containerd for a while; SEED=n (root)
+	REDOUBT_RUNTIME_KILLS=$${KILLS:-100} REDOUBT_RUNTIME_KILLS_SEED=$${SEED:-} REDOUBT_RUNTIME_KILLS_OF=$${OF:-} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestRuntimeKills$$' ./cmd/internal/e2e/
+
 .PHONY: killmatrix
 killmatrix: setup build ## daemons killed at random moments of every operation for MINUTES (30); SEED=n repeats a run's choices (root)
 	REDOUBT_KILLMATRIX_MINUTES=$${MINUTES:-30} REDOUBT_KILLMATRIX_SEED=$${SEED:-} REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 12h -run '^TestKillPoints$$' ./cmd/internal/e2e/

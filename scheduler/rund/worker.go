@@ -263,7 +263,9 @@ func (e *messError) Unwrap() error { return e.err }
 // again clears away what an attempt left and makes the next one a container
 // with an id of its own.
 func (w *worker) again(ctx context.Context) error {
-	if err := w.s.removeContainer(ctx, w.id, w.cid); err != nil {
+	if err := w.s.removeContainer(ctx, w.id, w.cid); transient(err) {
+		return err
+	} else if err != nil {
 		return &messError{err}
 	}
 	w.cid = attempt(w.id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,7 @@ const (
 	dumpLines = 12  // of each log
 	dumpWidth = 400 // of each line, in bytes
 	dumpTasks = 6
-	dumpOf    = 8 // lines about each task
+	dumpOf    = 6 // lines about each task
 )
 
 // dump shows the ends of the hosts' logs, and then all that is known of the
@@ -35,10 +36,16 @@ func (c *cluster) dump() {
 		}
 		c.t.Logf("== %s\n%s", filepath.Base(filepath.Dir(path))+"/"+filepath.Base(path), strings.Join(lines, "\n"))
 	}
+	held := map[string]string{}
+	for _, w := range c.workers() {
+		for _, kind := range []string{"containers", "tasks", "snapshots"} {
+			held[w+" "+kind] = c.try(w, "ctr", "-n", "redoubt", kind, "ls")
+		}
+	}
 	shown := 0
 	for _, id := range c.oddTasks() {
 		if shown++; shown <= dumpTasks {
-			c.t.Logf("== task %s\n%s", id, strings.Join(c.aboutTask(id, logs), "\n"))
+			c.t.Logf("== task %s\n%s", id, strings.Join(aboutTask(id, held, logs), "\n"))
 		}
 	}
 	if shown > dumpTasks {
@@ -65,6 +72,14 @@ func (c *cluster) try(host string, args ...string) string {
 	return string(out)
 }
 
+func (c *cluster) workers() (names []string) {
+	dirs, _ := filepath.Glob(filepath.Join("/var/lib/redoubt-lab", c.name, "worker-*"))
+	for _, d := range dirs {
+		names = append(names, filepath.Base(d))
+	}
+	return names
+}
+
 // oddTasks are those that a manager wants to run and that do not, and those that
 // a worker has and no manager wants.
 func (c *cluster) oddTasks() (ids []string) {
@@ -88,9 +103,8 @@ func (c *cluster) oddTasks() (ids []string) {
 			}
 		}
 	}
-	workers, _ := filepath.Glob(filepath.Join("/var/lib/redoubt-lab", c.name, "worker-*"))
-	for _, w := range workers {
-		for _, f := range strings.Fields(c.try(filepath.Base(w), "ctr", "-n", "redoubt", "containers", "ls", "-q")) {
+	for _, w := range c.workers() {
+		for _, f := range strings.Fields(c.try(w, "ctr", "-n", "redoubt", "containers", "ls", "-q")) {
 			if id, _, _ := strings.Cut(f, "."); !known[id] {
 				ids = append(ids, id)
 			}
@@ -101,7 +115,7 @@ func (c *cluster) oddTasks() (ids []string) {
 
 // aboutTask is what containerd has of a task, which processes name it, and what
 // the logs say of it last.
-func (c *cluster) aboutTask(id string, logs []string) (lines []string) {
+func aboutTask(id string, held map[string]string, logs []string) (lines []string) {
 	about := func(source, text string) {
 		var found []string
 		for l := range strings.Lines(text) {
@@ -111,12 +125,8 @@ func (c *cluster) aboutTask(id string, logs []string) (lines []string) {
 		}
 		lines = append(lines, found[max(0, len(found)-dumpOf):]...)
 	}
-	workers, _ := filepath.Glob(filepath.Join("/var/lib/redoubt-lab", c.name, "worker-*"))
-	for _, w := range workers {
-		host := filepath.Base(w)
-		for _, kind := range []string{"containers", "tasks", "snapshots"} {
-			about(host+" "+kind, c.try(host, "ctr", "-n", "redoubt", kind, "ls"))
-		}
+	for _, what := range slices.Sorted(maps.Keys(held)) {
+		about(what, held[what])
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {

@@ -72,7 +72,12 @@ func (k *runtimeKills) disturb(what string, do func(), whole func() string) {
 	signal := syscall.SIGKILL
 	switch k.victim {
 	case "redoubt-rund":
-		victim = k.daemons(h)[k.victim]
+		eventually(t, 30*time.Second, func() string { // it may have been hit a moment ago
+			if victim = k.daemons(h)[k.victim]; victim < 2 {
+				return k.victim + " does not run"
+			}
+			return ""
+		})
 	case "hang":
 		signal = syscall.SIGSTOP
 	}
