@@ -297,6 +297,7 @@ func (c *simCluster) change(fn func(context.Context, *raftstore.Store) error) {
 		if err == nil {
 			return
 		}
+		time.Sleep(100 * time.Millisecond) // simulated time: a transfer may be under way
 	}
 	c.t.Fatal(err)
 }

@@ -112,6 +112,17 @@ func (e *edgeLog) GetLog(index uint64, out *raft.Log) error {
 	return nil
 }
 
+// LastIndex implements raft.LogStore. A log that is empty behind a snapshot ends
+// where that does: raft counts what a snapshot is due for from there, and with 0
+// it would take one after the other of the same state.
+func (e *edgeLog) LastIndex() (uint64, error) {
+	last, err := e.LogStore.LastIndex()
+	if err == nil && last == 0 {
+		last = e.last()
+	}
+	return last, err
+}
+
 // errEdge is why a store stops that must be opened again.
 var errEdge = errors.New("the leader's snapshot took the place of entries that raft goes on by: start this manager again, it then goes by the snapshot")
 
@@ -119,15 +130,15 @@ var errEdge = errors.New("the leader's snapshot took the place of entries that r
 // has taken a snapshot of the leader, which is the newest then. (A log that is
 // dropped for another one is so from an entry on that is not in any snapshot.)
 func (e *edgeLog) DeleteRange(lo, hi uint64) error {
+	last, err := e.LogStore.LastIndex()
+	if err != nil || last == 0 { // what LastIndex says is no entry
+		return err
+	}
 	at := e.last()
 	if at < lo || at > hi {
 		return e.LogStore.DeleteRange(lo, hi)
 	}
 	first, err := e.FirstIndex()
-	if err != nil {
-		return err
-	}
-	last, err := e.LastIndex()
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,9 @@ import (
 //
 //   - Only commands of a leader go into the tail. All else waits for the tail,
 //     and then for its own write: the first entry of a term, configurations,
-//     barriers, whatever a follower is sent, and what is cut off.
+//     barriers and whatever a follower is sent. What is deleted waits for what of
+//     it is in the tail: its end for all, and its beginning, under load that never
+//     leaves it empty, for nothing.
 //   - The state machine applies an entry when it is not in the tail any more,
 //     and what is not applied is neither acknowledged, read, watched nor part of
 //     a snapshot.
@@ -208,8 +210,8 @@ func (t *tailLog) LastIndex() (uint64, error) {
 
 // DeleteRange implements raft.LogStore.
 func (t *tailLog) DeleteRange(lo, hi uint64) error {
-	if err := t.settle(); err != nil {
-		return err
+	if !t.settled(hi) {
+		return t.halt(errTail)
 	}
 	return t.LogStore.DeleteRange(lo, hi)
 }

@@ -25,6 +25,7 @@ type transport struct {
 	consume           chan raft.RPC
 	notes             chan raft.RPC // capacity 1: a heartbeat that was answered, for raft to know
 	stop              chan struct{} // closed by Close
+	handover          time.Duration // what raft waits for one who is to take over
 	wg                sync.WaitGroup
 
 	mu      sync.Mutex // guards the rest
@@ -56,7 +57,7 @@ type peerReader struct {
 func newTransport(c *Config, layer *streamLayer, watch *progress, sleep *dormancy, written func(uint64) uint64, logger hclog.Logger, rules peerRules) *transport {
 	t := &transport{
 		layer: layer, log: logger, rules: rules, consume: make(chan raft.RPC), notes: make(chan raft.RPC, 1), stop: make(chan struct{}),
-		readers: map[string]*peerReader{},
+		readers: map[string]*peerReader{}, handover: c.ElectionTimeout,
 		conf: raft.NetworkTransportConfig{
 			Logger: logger, MaxPool: transportPool, MaxRPCsInFlight: maxRPCsInFlight, Timeout: c.IOTimeout,
 		},
