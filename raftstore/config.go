@@ -115,7 +115,7 @@ func (c *Config) complete() error {
 	setDefault(&c.SnapshotInterval, snapshotInterval)
 	setDefault(&c.SnapshotThreshold, snapshotThreshold)
 	setDefault(&c.TrailingLogs, trailingLogs)
-	setDefault(&c.segmentBytes, walSegmentBytes)
+	setDefault(&c.segmentBytes, SegmentBytes)
 	return nil
 }
 

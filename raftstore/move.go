@@ -126,7 +126,7 @@ func Import(c Config, r io.Reader, edit func(*Draft) (Position, error)) (err err
 	if err := os.Mkdir(c.Dir, 0o700); err != nil {
 		return err
 	}
-	setDefault(&c.segmentBytes, walSegmentBytes)
+	setDefault(&c.segmentBytes, SegmentBytes)
 	s := &Store{cfg: c, halt: newHalter(c.Logger)}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
 		return err

@@ -19,9 +19,9 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 )
 
-// walSegmentBytes is the size of a segment. A segment is removed when every
+// SegmentBytes is the size of a segment. A segment is removed when every
 // entry in it is older than the last snapshot needs.
-const walSegmentBytes = 16 << 20
+const SegmentBytes = 16 << 20
 
 // walLog is the log in append-only segments. Which segments there are stands in
 // the stable store, sealed, so the directory of segments holds nothing else.

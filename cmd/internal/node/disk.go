@@ -12,8 +12,11 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/headed"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
 // disk is what redoubtd keeps in its directory besides the store:
@@ -157,7 +160,10 @@ func (d disk) failure() string {
 // what happens next: appends to the log need no new block for a while, and then
 // the store stops again, with a failure that cannot be noted.
 func (d disk) takesWrites() error {
-	err := atomicfile.Write(d.path("probe"), make([]byte, probeSize))
+	err := d.hasRoom()
+	if err == nil {
+		err = atomicfile.Write(d.path("probe"), make([]byte, probeSize))
+	}
 	if err == nil {
 		err = atomicfile.Remove(d.path("probe"))
 	}
@@ -168,11 +174,30 @@ func (d disk) takesWrites() error {
 	if cause := syscall.Errno(0); errors.As(err, &cause) {
 		err = cause
 	}
-	return fmt.Errorf("the disk takes no writes (%s: %w): free space on it or repair it, and this manager goes on by itself", d.dir, err)
+	return fmt.Errorf("the disk takes no writes (%s: %w): free %d MiB on it or repair it, and this manager goes on by itself", d.dir, err, minFree>>20)
 }
 
-// probeSize is what must be free in bytes: more than the small files take.
-const probeSize = 64 << 10
+// hasRoom is ENOSPC where the next segment of the log would not fit. A file
+// system that does not say what is free has its say when it is written to.
+func (d disk) hasRoom() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(d.dir, &fs); err != nil || fs.Blocks == 0 {
+		return nil
+	}
+	if fs.Bavail < minFree/uint64(max(fs.Bsize, 1)) {
+		return syscall.ENOSPC
+	}
+	return nil
+}
+
+const (
+	// probeSize is what is written to try the disk, in bytes: more than the small
+	// files take.
+	probeSize = 64 << 10
+	// minFree is what must be free: a segment of the log, which is allocated in
+	// full, and something for the rest.
+	minFree = raftstore.SegmentBytes + 1<<20
+)
 
 // maxFailure bounds the kept cause in bytes.
 const maxFailure = 1024
