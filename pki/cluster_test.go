@@ -45,8 +45,9 @@ type cluster struct {
 	sealing func() error
 }
 
-func newCluster(t *testing.T) *cluster {
-	c := &cluster{CA: pkitest.New(t), t: t, store: raftstoretest.New(t, store.Tables()...)}
+// newCluster serves a cluster; its store has others' tables besides.
+func newCluster(t *testing.T, others ...raftstore.Registered) *cluster {
+	c := &cluster{CA: pkitest.New(t), t: t, store: raftstoretest.New(t, append(store.Tables(), others...)...)}
 	c.first = c.NewNode(t, manager)
 	c.update(func(tx *raftstore.Tx) error {
 		n := proto.CloneOf(c.first.Record)
