@@ -88,6 +88,17 @@ func (a *Authorizer) Unary(ctx context.Context, req any, info *grpc.UnaryServerI
 	return next(context.WithValue(ctx, contextKey{}, id), req)
 }
 
+// Admit judges a call that came within a stream, as if it had come by itself over
+// the stream's connection, and returns the context for its handler. Whoever opened
+// the stream may do no more for it.
+func (a *Authorizer) Admit(ctx context.Context, method string) (context.Context, error) {
+	id, err := a.admit(ctx, method)
+	if err != nil {
+		return nil, err
+	}
+	return context.WithValue(ctx, contextKey{}, id), nil
+}
+
 // Stream is the interceptor of streams. It keeps checking while the stream
 // lasts.
 func (a *Authorizer) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/callstream"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/refusal"
 )
@@ -69,7 +70,7 @@ func ParseHost(host string) (string, error) {
 type Client struct {
 	controlpb.BootstrapClient
 	controlpb.ControlClient
-	conn *grpc.ClientConn
+	conn *callstream.Conn
 }
 
 // Dial connects to the API socket at path and waits until somebody answers
@@ -83,7 +84,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	}
 	heard := &refusal.Conn{Conn: first}
 	var once sync.Once
-	conn, err := grpc.NewClient("passthrough:///"+path,
+	cc, err := grpc.NewClient("passthrough:///"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a unix socket; the server checks the uid
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (c net.Conn, err error) {
 			once.Do(func() { c = heard })
@@ -99,12 +100,19 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		first.Close()
 		return nil, err
 	}
+	conn := callstream.Over(cc, carried, maxReply)
 	conn.Connect() // takes first over at once, so that Close closes it
-	if err := awaitAnswer(ctx, conn, heard, path); err != nil {
+	if err := awaitAnswer(ctx, cc, heard, path); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), conn}, nil
+}
+
+// carried reports whether calls of method may share a stream: those of the
+// operator API that are no streams themselves.
+func carried(method string) bool {
+	return strings.HasPrefix(method, "/"+controlpb.Control_ServiceDesc.ServiceName+"/")
 }
 
 func awaitAnswer(ctx context.Context, conn *grpc.ClientConn, first *refusal.Conn, path string) error {

@@ -150,35 +150,37 @@ func Interceptors(log *slog.Logger) (grpc.UnaryServerInterceptor, grpc.StreamSer
 }
 
 func interceptors(log *slog.Logger, named func(error) error) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
-	finish := func(ctx context.Context, method string, start time.Time, err error) error {
-		if err == nil && !log.Enabled(ctx, slog.LevelDebug) {
-			return nil // as most calls end; not even what would be said is put together
-		}
-		if err == nil {
-			log.DebugContext(ctx, "call", "method", method, "took", time.Since(start))
-			return nil
-		}
-		id := ident.New()[:12]
-		shown := apierr.FromError(refusal(named(err)), id)
-		var other interface{ LoggedElsewhere() bool }
-		switch {
-		case errors.Is(ctx.Err(), context.Canceled), errors.As(err, &other) && other.LoggedElsewhere():
-			// The caller went away, as whoever follows logs does in the end, or
-			// another node refused the call and wrote it down.
-			log.DebugContext(ctx, "call ended", "method", method, "took", time.Since(start), "err", err)
-			return shown
-		}
-		log.WarnContext(ctx, "call refused", "method", method, "request", id, "took", time.Since(start), "err", err)
-		return shown
-	}
 	unary := func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 		start := time.Now()
 		resp, err := h(ctx, req)
-		return resp, finish(ctx, info.FullMethod, start, err)
+		return resp, Ended(ctx, log, info.FullMethod, start, named(err))
 	}
 	stream := func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
 		start := time.Now()
-		return finish(ss.Context(), info.FullMethod, start, h(srv, ss))
+		return Ended(ss.Context(), log, info.FullMethod, start, named(h(srv, ss)))
 	}
 	return unary, stream
+}
+
+// Ended logs a call that has ended and returns its error as callers are told.
+func Ended(ctx context.Context, log *slog.Logger, method string, start time.Time, err error) error {
+	if err == nil && !log.Enabled(ctx, slog.LevelDebug) {
+		return nil // as most calls end; not even what would be said is put together
+	}
+	if err == nil {
+		log.DebugContext(ctx, "call", "method", method, "took", time.Since(start))
+		return nil
+	}
+	id := ident.New()[:12]
+	shown := apierr.FromError(refusal(err), id)
+	var other interface{ LoggedElsewhere() bool }
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled), errors.As(err, &other) && other.LoggedElsewhere():
+		// The caller went away, as whoever follows logs does in the end, or
+		// another node refused the call and wrote it down.
+		log.DebugContext(ctx, "call ended", "method", method, "took", time.Since(start), "err", err)
+		return shown
+	}
+	log.WarnContext(ctx, "call refused", "method", method, "request", id, "took", time.Since(start), "err", err)
+	return shown
 }

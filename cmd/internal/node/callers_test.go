@@ -37,6 +37,7 @@ var wayOf = map[string]string{
 	"redoubt.scheduler.v1.Dispatcher": pki.ALPNGRPC,
 	"redoubt.control.v1.Control":      pki.ALPNLocal,
 	"redoubt.control.v1.Bootstrap":    "api.sock",
+	"redoubt.control.v1.CallStream":   "api.sock",
 	"redoubt.rund.v1.Rund":            "rund.sock",
 }
 
@@ -217,7 +218,7 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
 	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Control",
-	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap",
+	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream",
 }
 
 // TestWhoMayWhat holds the rules against golden and docs/callers.md.

@@ -45,7 +45,7 @@ type callerWorld struct {
 	locked string
 }
 
-func newCallerWorld(t *testing.T) *callerWorld {
+func newCallerWorld(t testing.TB) *callerWorld {
 	t.Helper()
 	ca := pkitest.New(t)
 	self := ca.NewNode(t, profilepb.Role_ROLE_MANAGER)
@@ -105,7 +105,7 @@ func newCallerWorld(t *testing.T) *callerWorld {
 	return w
 }
 
-func newTestPort(t *testing.T, boot *pki.Credentials, admit func(string, *authz.Peer) error) (*port.Port, string) {
+func newTestPort(t testing.TB, boot *pki.Credentials, admit func(string, *authz.Peer) error) (*port.Port, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -120,7 +120,7 @@ func newTestPort(t *testing.T, boot *pki.Credentials, admit func(string, *authz.
 }
 
 // serveInTest runs serve until the test ends.
-func serveInTest(t *testing.T, serve func(context.Context) error) {
+func serveInTest(t testing.TB, serve func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- serve(ctx) }()
@@ -132,7 +132,7 @@ func serveInTest(t *testing.T, serve func(context.Context) error) {
 	})
 }
 
-func (w *callerWorld) update(t *testing.T, fn func(*raftstore.Tx) error) {
+func (w *callerWorld) update(t testing.TB, fn func(*raftstore.Tx) error) {
 	t.Helper()
 	if err := w.m.store.Update(t.Context(), fn); err != nil {
 		t.Fatal(err)
@@ -140,7 +140,7 @@ func (w *callerWorld) update(t *testing.T, fn func(*raftstore.Tx) error) {
 }
 
 // put makes n a member as its record says.
-func (w *callerWorld) put(t *testing.T, n *pkitest.Node) *pkitest.Node {
+func (w *callerWorld) put(t testing.TB, n *pkitest.Node) *pkitest.Node {
 	t.Helper()
 	w.update(t, func(tx *raftstore.Tx) error {
 		if err := pkistore.Nodes.Put(tx, n.Record); err != nil {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -22,8 +23,8 @@ type direct struct {
 	az  *authz.Authorizer
 }
 
-// directCall answers one call.
-type directCall func(in grpc.ServerStream) error
+// directCall answers one call, whose request decode gives.
+type directCall func(ctx context.Context, decode func(any) error) (any, error)
 
 // direct returns how to answer method here, or nil where it must be carried to
 // the leader.
@@ -39,16 +40,12 @@ func (n *Node) direct(method string) directCall {
 	if d == nil || desc == nil {
 		return nil
 	}
-	return func(in grpc.ServerStream) error {
-		ctx, err := d.az.Carry(in.Context(), method, m.creds.Peer())
+	return func(ctx context.Context, decode func(any) error) (any, error) {
+		ctx, err := d.az.Carry(ctx, method, m.creds.Peer())
 		if err != nil {
-			return err
+			return nil, err
 		}
-		resp, err := desc.Handler(d.api, ctx, in.RecvMsg, nil)
-		if err != nil {
-			return err
-		}
-		return in.SendMsg(resp)
+		return desc.Handler(d.api, ctx, decode, nil)
 	}
 }
 

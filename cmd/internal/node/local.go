@@ -40,14 +40,16 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 	// is none.
 	az := authz.New(authz.Config{Manager: func() bool { return true }, Logger: n.log})
 	unary, stream := control.Interceptors(n.log)
+	carry := proxy{n.dialLeader, n.direct}
 	srv := grpc.NewServer(append(slices.Concat(az.LocalServerOptions(), busy),
 		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream),
 		grpc.ForceServerCodecV2(rawCodec{}),
-		grpc.UnknownServiceHandler(proxy{n.dialLeader, n.direct}.handle),
+		grpc.UnknownServiceHandler(carry.handle),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(64),
 		grpc.KeepaliveParams(keepalive.ServerParameters{}))...)
 	controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
-	if err := authz.CheckAll(controlpb.Bootstrap_ServiceDesc.ServiceName, controlpb.Control_ServiceDesc.ServiceName); err != nil {
+	controlpb.RegisterCallStreamServer(srv, carried{az: az, proxy: carry, log: n.log})
+	if err := authz.CheckAll(controlpb.Bootstrap_ServiceDesc.ServiceName, controlpb.CallStream_ServiceDesc.ServiceName, controlpb.Control_ServiceDesc.ServiceName); err != nil {
 		return err
 	}
 	return serveGRPC(ctx, srv, l)

@@ -35,7 +35,11 @@ func (p proxy) handle(_ any, in grpc.ServerStream) error {
 	}
 	if p.direct != nil {
 		if call := p.direct(method); call != nil {
-			return call(in)
+			resp, err := call(in.Context(), in.RecvMsg)
+			if err != nil {
+				return err
+			}
+			return in.SendMsg(resp)
 		}
 	}
 	ctx, cancel := context.WithCancel(in.Context())

@@ -355,6 +355,112 @@ var Bootstrap_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	CallStream_Calls_FullMethodName = "/redoubt.control.v1.CallStream/Calls"
+)
+
+// CallStreamClient is the client API for CallStream service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// CallStream carries many short calls over one stream: a stream of its own for
+// each costs both sides more than all that is done for it.
+type CallStreamClient interface {
+	// What is carried is judged and answered call by call, as if each had come by
+	// itself; the rule here is for the stream.
+	Calls(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CallBatch, AnswerBatch], error)
+}
+
+type callStreamClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewCallStreamClient(cc grpc.ClientConnInterface) CallStreamClient {
+	return &callStreamClient{cc}
+}
+
+func (c *callStreamClient) Calls(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[CallBatch, AnswerBatch], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CallStream_ServiceDesc.Streams[0], CallStream_Calls_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CallBatch, AnswerBatch]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CallStream_CallsClient = grpc.BidiStreamingClient[CallBatch, AnswerBatch]
+
+// CallStreamServer is the server API for CallStream service.
+// All implementations must embed UnimplementedCallStreamServer
+// for forward compatibility.
+//
+// CallStream carries many short calls over one stream: a stream of its own for
+// each costs both sides more than all that is done for it.
+type CallStreamServer interface {
+	// What is carried is judged and answered call by call, as if each had come by
+	// itself; the rule here is for the stream.
+	Calls(grpc.BidiStreamingServer[CallBatch, AnswerBatch]) error
+	mustEmbedUnimplementedCallStreamServer()
+}
+
+// UnimplementedCallStreamServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedCallStreamServer struct{}
+
+func (UnimplementedCallStreamServer) Calls(grpc.BidiStreamingServer[CallBatch, AnswerBatch]) error {
+	return status.Error(codes.Unimplemented, "method Calls not implemented")
+}
+func (UnimplementedCallStreamServer) mustEmbedUnimplementedCallStreamServer() {}
+func (UnimplementedCallStreamServer) testEmbeddedByValue()                    {}
+
+// UnsafeCallStreamServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to CallStreamServer will
+// result in compilation errors.
+type UnsafeCallStreamServer interface {
+	mustEmbedUnimplementedCallStreamServer()
+}
+
+func RegisterCallStreamServer(s grpc.ServiceRegistrar, srv CallStreamServer) {
+	// If the following call panics, it indicates UnimplementedCallStreamServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&CallStream_ServiceDesc, srv)
+}
+
+func _CallStream_Calls_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(CallStreamServer).Calls(&grpc.GenericServerStream[CallBatch, AnswerBatch]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CallStream_CallsServer = grpc.BidiStreamingServer[CallBatch, AnswerBatch]
+
+// CallStream_ServiceDesc is the grpc.ServiceDesc for CallStream service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var CallStream_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "redoubt.control.v1.CallStream",
+	HandlerType: (*CallStreamServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Calls",
+			Handler:       _CallStream_Calls_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "cmd/internal/control/controlpb/control.proto",
+}
+
+const (
 	Control_GetStatus_FullMethodName      = "/redoubt.control.v1.Control/GetStatus"
 	Control_ListNodes_FullMethodName      = "/redoubt.control.v1.Control/ListNodes"
 	Control_StreamNodes_FullMethodName    = "/redoubt.control.v1.Control/StreamNodes"
