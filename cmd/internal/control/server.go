@@ -124,11 +124,12 @@ func refusal(err error) error {
 
 // Interceptors give every call an id, log it, and make its error presentable.
 func (s *Server) Interceptors() (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
-	return interceptors(s.c.Logger, s.named)
+	return interceptors(s.c.Logger, s.Named)
 }
 
-// named puts names in place of ids where managers are to be upgraded.
-func (s *Server) named(err error) error {
+// Named puts names in place of ids where managers are to be upgraded. The
+// interceptors do; who calls a method without them does it.
+func (s *Server) Named(err error) error {
 	var level *raftstore.LevelError
 	if !errors.As(err, &level) {
 		return err

@@ -19,8 +19,15 @@ import (
 // longer than this manager leads, or than it is one, and what ends it then is
 // the connection to the leader.
 type direct struct {
-	api controlpb.ControlServer
+	api directServer
 	az  *authz.Authorizer
+}
+
+// directServer is control.Server.
+type directServer interface {
+	controlpb.ControlServer
+	// Named is what the server does with a refusal that it sends.
+	Named(err error) error
 }
 
 // directCall answers one call, whose request decode gives.
@@ -45,7 +52,11 @@ func (n *Node) direct(method string) directCall {
 		if err != nil {
 			return nil, err
 		}
-		return desc.Handler(d.api, ctx, decode, nil)
+		resp, err := desc.Handler(d.api, ctx, decode, nil)
+		if err != nil {
+			return nil, d.api.Named(err)
+		}
+		return resp, nil
 	}
 }
 
