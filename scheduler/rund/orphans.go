@@ -115,7 +115,7 @@ func (s *Server) reap(ctx context.Context, id string) error {
 // orphans returns the processes of a task: shims first, so that they do not
 // start others, then what is in its cgroup.
 func (s *Server) orphans(id string) ([]int, error) {
-	pids, err := processes(func(args []string) bool { return isShim(args, id) || isCreator(args, id) })
+	pids, err := s.processes(func(args []string) bool { return isShim(args, id) || isCreator(args, id) })
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +133,11 @@ func (s *Server) orphans(id string) ([]int, error) {
 	return pids, nil
 }
 
-// processes returns those whose arguments match.
-func processes(match func(args []string) bool) (pids []int, err error) {
+// processes returns those whose arguments match. Those of containers do not
+// count: their arguments say what they like, and one that never ends, or always
+// comes again, would keep what is left of another task for ever. Whatever runs
+// in a task's own cgroup is found there.
+func (s *Server) processes(match func(args []string) bool) (pids []int, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -145,11 +148,27 @@ func processes(match func(args []string) bool) (pids []int, err error) {
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err == nil && len(b) > 0 && match(strings.Split(string(bytes.TrimRight(b, "\x00")), "\x00")) {
+		if err == nil && len(b) > 0 && match(strings.Split(string(bytes.TrimRight(b, "\x00")), "\x00")) && !s.contained(pid) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// contained reports whether a process is in the cgroup of a task.
+func (s *Server) contained(pid int) bool {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)) // else it has ended
+	for line := range strings.Lines(string(b)) {
+		for ok := true; ok; {
+			if _, line, ok = strings.Cut(line, s.config.CgroupParent+"/"); ok {
+				name, _, _ := strings.Cut(strings.TrimSpace(line), "/")
+				if _, task := taskOf(name); task {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // shimCall reports whether these are the arguments of a call of containerd's
@@ -165,8 +184,7 @@ func shimCall(args []string, id string) bool {
 	return strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && value("-namespace") == Namespace && task == id
 }
 
-// isShim: the shim itself, or the call that starts it. A container that pretends
-// to be one has its own process ended.
+// isShim: the shim itself, or the call that starts it.
 func isShim(args []string, id string) bool { return shimCall(args, id) && !isCleaner(args, id) }
 
 // isCleaner: containerd's call that cleans up after a shim.
@@ -184,7 +202,7 @@ func isCreator(args []string, id string) bool {
 // awaitCleaners waits for containerd's own clean-up of the task's former shims;
 // more reports whether there was any.
 func (s *Server) awaitCleaners(ctx context.Context, id string) (more bool, err error) {
-	pids, err := processes(func(args []string) bool { return isCleaner(args, id) })
+	pids, err := s.processes(func(args []string) bool { return isCleaner(args, id) })
 	for _, pid := range pids {
 		fd, err := unix.PidfdOpen(pid, 0)
 		if errors.Is(err, unix.ESRCH) {

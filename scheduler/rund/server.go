@@ -210,6 +210,7 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 		if _, err := s.removeOne(ctx, c); err != nil {
 			return err
 		}
+		delete(containers, c.ID()) // its file system goes with the others that have no container
 	}
 	if err := s.sweep(ctx, tasks, containers); err != nil {
 		s.log.Warn("cannot remove leftovers", "err", err)
