@@ -32,6 +32,9 @@ type daemon struct {
 	ownMountsBut string
 	sockets      []socket
 	args         []string
+	// tells: it tells callers itself what it refuses, and is tried again. The
+	// others would only be missing.
+	tells bool
 
 	files []*os.File // of sockets; held open for its whole life
 }
@@ -57,7 +60,7 @@ func daemons(c config) []daemon {
 				unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_ADMIN},
 			sockets: []socket{{"rund", c.control}}},
 		// A leader that gets no core for an election timeout is given up.
-		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, nice: -10, args: args,
+		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, nice: -10, args: args, tells: true,
 			sockets: []socket{{"api", root}, {"metrics", root}}},
 	}
 }

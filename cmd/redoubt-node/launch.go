@@ -23,7 +23,7 @@ func launch(args []string) error {
 	var uid, gid, parent int
 	var capList, netns, sockets string
 	var memlock uint64
-	var niceness int
+	var niceness, refusals int
 	var traceback string
 	fs := flag.NewFlagSet(launchVerb, flag.ContinueOnError)
 	fs.IntVar(&uid, "uid", -1, "")
@@ -32,6 +32,7 @@ func launch(args []string) error {
 	fs.StringVar(&capList, "caps", "", "")
 	fs.StringVar(&netns, "own-mounts-but", "", "")
 	fs.StringVar(&sockets, "sockets", "", "")
+	fs.IntVar(&refusals, "refusals", 0, "")
 	fs.Uint64Var(&memlock, "memlock", 0, "")
 	fs.IntVar(&niceness, "nice", 0, "")
 	fs.StringVar(&traceback, "traceback", "none", "")
@@ -68,7 +69,8 @@ func launch(args []string) error {
 	}
 	// A fatal signal would print registers, which in keyd may hold a key.
 	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOTRACEBACK=" + traceback, "LISTEN_PID=" + strconv.Itoa(os.Getpid()),
-		"LISTEN_FDS=" + strconv.Itoa(strings.Count(sockets, ":")+1), "LISTEN_FDNAMES=" + sockets}
+		"LISTEN_FDS=" + strconv.Itoa(strings.Count(sockets, ":")+1), "LISTEN_FDNAMES=" + sockets,
+		"REDOUBT_REFUSALS_FD=" + strconv.Itoa(refusals)}
 	return fmt.Errorf("%s: %w", fs.Arg(0), syscall.Exec(fs.Arg(0), fs.Args(), env))
 }
 

@@ -10,7 +10,10 @@
 // Each daemon is started through this same binary ("launch"), which sets mount
 // namespace, uid, capability sets and limits and then becomes the daemon. A
 // daemon that ends is started again, after a pause that doubles while it keeps
-// failing; its sockets stay bound, so callers wait instead of being refused.
+// failing; its sockets stay bound, so callers wait instead of being refused. But
+// where keyd, netd or rund refuses the configuration that this process was
+// started with, it stops them all, says so and ends with code 2: nobody else
+// would. A file that gets worse while the node runs stops nothing.
 // Containers do not belong to this process tree and are not touched.
 package main
 
@@ -53,6 +56,9 @@ func main() {
 	}
 	if err := run(c); err != nil {
 		fmt.Fprintf(os.Stderr, "redoubt-node: %v\n", err)
+		if errors.As(err, new(*refusedError)) {
+			os.Exit(refusedCode)
+		}
 		os.Exit(1)
 	}
 }

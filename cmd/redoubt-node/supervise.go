@@ -12,12 +12,12 @@ import (
 const (
 	// A daemon that lived this long starts again at once.
 	steady = 30 * time.Second
-	// Pause before a restart: doubles from the first to the second.
-	firstPause, longestPause = 100 * time.Millisecond, 10 * time.Second
-	// After a daemon refused its flags or configuration: it said why, whoever
-	// asks waits for the next start to hear it, and a file gets corrected.
-	refusedPause = 2 * time.Second
-	refusedCode  = 2
+	// Pause before a restart: doubles from the first to the second. The second
+	// is short, as callers wait for the next start, if only to hear what a daemon
+	// refuses, and as the pause is what a node lacks after a bad half minute.
+	firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second
+	// How a daemon ends that refused its flags or configuration.
+	refusedCode = 2
 	// How long daemons may take to stop before they are killed.
 	stopGrace = 20 * time.Second
 )
@@ -29,16 +29,20 @@ type child struct {
 	started time.Time
 	pause   time.Duration
 	due     time.Time // when to start it, while pid is 0
+	words   words     // where it says what it refuses
 }
 
 // supervise owns every child from here to the end: all of its state lives in
 // this goroutine, which stays on the main thread. It returns after a SIGTERM,
-// when all children are gone.
+// or a refusal of what this process was started with, when all children are gone.
 func supervise(daemons []daemon, signals <-chan os.Signal) error {
 	children := make([]*child, len(daemons))
 	for i := range daemons {
 		children[i] = &child{daemon: &daemons[i]}
 	}
+	// Once a daemon was steady, a configuration that is refused is one that
+	// somebody has changed since: the node goes on as well as it can.
+	settled := false
 	timer := time.NewTimer(0)
 	for {
 		select {
@@ -47,7 +51,12 @@ func supervise(daemons []daemon, signals <-chan os.Signal) error {
 			if s != syscall.SIGCHLD {
 				return stop(children, signals)
 			}
-			reap(children)
+			if refused := reap(children, &settled); refused != nil {
+				if err := stop(children, signals); err != nil {
+					return err
+				}
+				return refused
+			}
 		}
 		timer.Reset(startDue(children))
 	}
@@ -85,7 +94,7 @@ func (c *child) start() error {
 	}
 	args := []string{"redoubt-node", launchVerb, "--uid", strconv.Itoa(c.account.UID), "--gid", strconv.Itoa(c.account.GID),
 		"--parent", strconv.Itoa(os.Getpid()), "--caps", strings.Join(caps, ","), "--sockets", c.socketNames(),
-		"--memlock", strconv.FormatUint(c.memlock, 10), "--nice", strconv.Itoa(c.nice), "--traceback", c.traceback}
+		"--refusals", strconv.Itoa(3 + len(c.files)), "--memlock", strconv.FormatUint(c.memlock, 10), "--nice", strconv.Itoa(c.nice), "--traceback", c.traceback}
 	if c.ownMountsBut != "" {
 		args = append(args, "--own-mounts-but", c.ownMountsBut)
 	}
@@ -95,17 +104,25 @@ func (c *child) start() error {
 		return err
 	}
 	defer null.Close()
-	files := append([]*os.File{null, os.Stderr, os.Stderr}, c.files...)
-	p, err := os.StartProcess(self, args, &os.ProcAttr{Files: files, Env: []string{}, Dir: "/"})
+	words, theirs, err := newWords()
 	if err != nil {
 		return err
 	}
-	c.pid, c.started = p.Pid, time.Now()
+	defer theirs.Close()
+	files := append(append([]*os.File{null, os.Stderr, os.Stderr}, c.files...), theirs)
+	p, err := os.StartProcess(self, args, &os.ProcAttr{Files: files, Env: []string{}, Dir: "/"})
+	if err != nil {
+		words.close()
+		return err
+	}
+	c.pid, c.started, c.words = p.Pid, time.Now(), words
 	return p.Release()
 }
 
-// reap collects every child that ended and plans its next start.
-func reap(children []*child) {
+// reap collects every child that ended and plans its next start. It sets settled
+// where a child has lived long enough, and until then returns the first refusal of
+// one that has no callers of its own to tell (redoubtd has: they wait for it).
+func reap(children []*child, settled *bool) (refused *refusedError) {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
@@ -113,21 +130,24 @@ func reap(children []*child) {
 			continue
 		}
 		if err != nil || pid <= 0 {
-			return
+			return refused
+		}
+		now := time.Now()
+		for _, c := range children {
+			if c.pid != 0 && now.Sub(c.started) >= steady {
+				*settled, c.pause = true, 0
+			}
 		}
 		for _, c := range children {
 			if c.pid != pid {
 				continue
 			}
-			now := time.Now()
 			c.pid = 0
-			if now.Sub(c.started) >= steady {
-				c.pause = 0
-			}
+			said := c.words.read()
+			c.words.close()
 			c.postpone(now)
-			if status.Exited() && status.ExitStatus() == refusedCode {
-				c.pause = min(c.pause, refusedPause)
-				c.due = now.Add(c.pause)
+			if status.Exited() && status.ExitStatus() == refusedCode && said != "" && !c.tells && !*settled && refused == nil {
+				refused = &refusedError{c.name(), said}
 			}
 			logf("%s: ended (%s)", c.name(), describe(status))
 		}
@@ -153,7 +173,7 @@ func stop(children []*child, signals <-chan os.Signal) error {
 		select {
 		case s := <-signals:
 			if s == syscall.SIGCHLD {
-				reap(children)
+				_ = reap(children, new(bool)) // it is all over
 			}
 		case <-deadline.C:
 			for _, c := range children {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/refusal"
 )
 
 // The test binary plays every part: supervisor, launcher, and, under the
@@ -33,6 +36,16 @@ func TestMain(m *testing.M) {
 // playDaemon answers every connection on its first socket with what the
 // kernel says of it, until SIGTERM.
 func playDaemon(name string) {
+	toSupervisor := refusal.ToSupervisor()
+	// The file names the daemon that refuses it; one that crashes says nothing.
+	switch refuses, _ := os.ReadFile(os.Args[slices.Index(os.Args, "--config")+1]); string(refuses) {
+	case name:
+		toSupervisor.Tell("line 3: unknown\x1b[2J key")
+		os.Exit(refusedCode)
+	case name + " crashes":
+		os.Exit(refusedCode)
+	}
+	toSupervisor.Close()
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	l, err := net.FileListener(os.NewFile(3, "s"))
@@ -88,7 +101,10 @@ func field(t *testing.T, text, name string) string {
 	return ""
 }
 
-func TestSupervisor(t *testing.T) {
+// supervisor is one that supervises nothing but this binary, in directories of
+// its own.
+func supervisor(t *testing.T) (run string, args []string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "rdt") // short: unix sockets
 	if err != nil {
 		t.Fatal(err)
@@ -113,8 +129,12 @@ func TestSupervisor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	args := []string{"--bin-dir", bin, "--data-dir", filepath.Join(dir, "data"), "--run-dir", run,
+	return run, []string{"--bin-dir", bin, "--data-dir", filepath.Join(dir, "data"), "--run-dir", run, "--config", filepath.Join(dir, "refuses"),
 		"--control-user", "71000", "--keyd-user", "71001", "--netd-user", "71002"}
+}
+
+func TestSupervisor(t *testing.T) {
+	run, args := supervisor(t)
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()

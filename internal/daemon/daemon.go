@@ -66,14 +66,17 @@ type logConfig struct {
 func Main(d Daemon) { os.Exit(run(d, os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(d Daemon, args []string, stdout, stderr io.Writer) int {
+	supervisor := refusal.ToSupervisor()
 	env, logs, err := setUp(d, args, stdout, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
 		fmt.Fprintf(stderr, "%s: %v\n", d.Name, err)
+		supervisor.Tell(err.Error())
 		return 2
 	}
+	supervisor.Close()
 	env.Log = slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logs.Level})).With("daemon", d.Name)
 	slog.SetDefault(env.Log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

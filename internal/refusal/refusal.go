@@ -7,6 +7,9 @@
 // cannot be taken for the beginning of HTTP/2, whose first byte is the highest
 // of a short frame's length, 0.
 //
+// The supervisor, where it is redoubt-node, is told on a pipe that it passed, and
+// the pipe is closed once the configuration is good.
+//
 // It owns that line alone. Only root is told: a configuration is for root to
 // read.
 package refusal

@@ -75,6 +75,34 @@ func badConfig(t *testing.T, c *cluster) {
 		}
 		return ""
 	})
+	helperConfig(t, c, path, good)
+}
+
+// helperConfig: of a helper's mistake nobody would hear but the supervisor, which
+// says it and ends. It is not told to a node that runs.
+func helperConfig(t *testing.T, c *cluster, path string, good []byte) {
+	bad := "netd: {allow_link_lokal: true}\n" + string(good)
+	if err := os.WriteFile(path, []byte(bad), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.ok("worker-2", "status")
+	c.lab("stop", "worker-2")
+	begun := time.Now()
+	r := run(t, nil, "lab", "start", "--name", c.name, "worker-2")
+	for _, want := range []string{"redoubt-node: redoubt-netd: configuration", `config.yaml: line 1: unknown key "allow_link_lokal"`} {
+		if r.code != 1 || !strings.Contains(r.stderr, want) {
+			t.Errorf("lab start where netd refuses the configuration: %v, want %q", r, want)
+		}
+	}
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("the refusal was told after %v", took)
+	}
+	c.refused("worker-2", 6, "no node answers", nil, "status")
+	if err := os.WriteFile(path, good, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.lab("start", "worker-2")
+	c.ok("worker-2", "status")
 }
 
 // twice: who is a member founds and joins nothing else, and a directory that

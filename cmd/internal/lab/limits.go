@@ -13,6 +13,8 @@ const (
 	usernsSize  = 65536
 
 	maxState = 64 << 10
+	// maxLastWords bounds what is read of a log for its last line.
+	maxLastWords = 4 << 10
 
 	// bootWait bounds the start of one process.
 	bootWait = 30 * time.Second

@@ -50,7 +50,7 @@ func (l *Lab) boot(ctx context.Context, h Host) error {
 	}
 	return await(ctx, bootWait, h.Name+" does not answer (see "+l.LogFile(h, nodeProcess)+")", func(ctx context.Context) error {
 		if !l.pidFile(h, nodeProcess).alive() {
-			return fmt.Errorf("redoubt-node ended: see %s", l.LogFile(h, nodeProcess))
+			return &finalError{fmt.Errorf("redoubt-node ended: %s", l.lastWords(h))}
 		}
 		_, err := l.phase(ctx, h)
 		if refused := new(apiclient.RefusedConfigError); errors.As(err, &refused) {
@@ -82,6 +82,25 @@ func (l *Lab) startContainerd(ctx context.Context, h Host) error {
 			return unix.Connect(fd, &unix.SockaddrUnix{Name: "/run/containerd/containerd.sock"})
 		})
 	})
+}
+
+// lastWords is the last line of what h's redoubt-node wrote.
+func (l *Lab) lastWords(h Host) string {
+	f, err := os.Open(l.LogFile(h, nodeProcess))
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err.Error()
+	}
+	end := make([]byte, min(fi.Size(), maxLastWords))
+	if _, err := f.ReadAt(end, fi.Size()-int64(len(end))); err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(end)), "\n")
+	return lines[len(lines)-1]
 }
 
 // phase asks h's node for its state.
