@@ -11,9 +11,9 @@
 package raftstorepb
 
 import (
+	levelpb "github.com/redoubt-cluster/redoubt/internal/levelpb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -25,6 +25,12 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Symbols defined in public import of internal/levelpb/level.proto.
+
+var E_Since = levelpb.E_Since
+var E_FieldSince = levelpb.E_FieldSince
+var E_ValueSince = levelpb.E_ValueSince
 
 // Meta is field 1 of every replicated object; the store alone writes it.
 type Meta struct {
@@ -470,56 +476,11 @@ func (x *SnapshotObject) GetObject() []byte {
 	return nil
 }
 
-var file_raftstore_raftstorepb_raftstore_proto_extTypes = []protoimpl.ExtensionInfo{
-	{
-		ExtendedType:  (*descriptorpb.MessageOptions)(nil),
-		ExtensionType: (*uint32)(nil),
-		Field:         50781,
-		Name:          "redoubt.raftstore.v1.since",
-		Tag:           "varint,50781,opt,name=since",
-		Filename:      "raftstore/raftstorepb/raftstore.proto",
-	},
-	{
-		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
-		ExtensionType: (*uint32)(nil),
-		Field:         50782,
-		Name:          "redoubt.raftstore.v1.field_since",
-		Tag:           "varint,50782,opt,name=field_since",
-		Filename:      "raftstore/raftstorepb/raftstore.proto",
-	},
-	{
-		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
-		ExtensionType: (*uint32)(nil),
-		Field:         50783,
-		Name:          "redoubt.raftstore.v1.value_since",
-		Tag:           "varint,50783,opt,name=value_since",
-		Filename:      "raftstore/raftstorepb/raftstore.proto",
-	},
-}
-
-// Extension fields to descriptorpb.MessageOptions.
-var (
-	// optional uint32 since = 50781;
-	E_Since = &file_raftstore_raftstorepb_raftstore_proto_extTypes[0]
-)
-
-// Extension fields to descriptorpb.FieldOptions.
-var (
-	// optional uint32 field_since = 50782;
-	E_FieldSince = &file_raftstore_raftstorepb_raftstore_proto_extTypes[1]
-)
-
-// Extension fields to descriptorpb.EnumValueOptions.
-var (
-	// optional uint32 value_since = 50783;
-	E_ValueSince = &file_raftstore_raftstorepb_raftstore_proto_extTypes[2]
-)
-
 var File_raftstore_raftstorepb_raftstore_proto protoreflect.FileDescriptor
 
 const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
 	"\n" +
-	"%raftstore/raftstorepb/raftstore.proto\x12\x14redoubt.raftstore.v1\x1a google/protobuf/descriptor.proto\"^\n" +
+	"%raftstore/raftstorepb/raftstore.proto\x12\x14redoubt.raftstore.v1\x1a\x1cinternal/levelpb/level.proto\"^\n" +
 	"\x04Meta\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1d\n" +
 	"\n" +
@@ -551,12 +512,7 @@ const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
 	"\x05level\x18\x05 \x01(\rR\x05level\">\n" +
 	"\x0eSnapshotObject\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x16\n" +
-	"\x06object\x18\x02 \x01(\fR\x06object:7\n" +
-	"\x05since\x12\x1f.google.protobuf.MessageOptions\x18\u074c\x03 \x01(\rR\x05since:@\n" +
-	"\vfield_since\x12\x1d.google.protobuf.FieldOptions\x18ތ\x03 \x01(\rR\n" +
-	"fieldSince:D\n" +
-	"\vvalue_since\x12!.google.protobuf.EnumValueOptions\x18ߌ\x03 \x01(\rR\n" +
-	"valueSinceB:Z8github.com/redoubt-cluster/redoubt/raftstore/raftstorepbb\x06proto3"
+	"\x06object\x18\x02 \x01(\fR\x06objectB:Z8github.com/redoubt-cluster/redoubt/raftstore/raftstorepbP\x00b\x06proto3"
 
 var (
 	file_raftstore_raftstorepb_raftstore_proto_rawDescOnce sync.Once
@@ -572,28 +528,22 @@ func file_raftstore_raftstorepb_raftstore_proto_rawDescGZIP() []byte {
 
 var file_raftstore_raftstorepb_raftstore_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_raftstore_raftstorepb_raftstore_proto_goTypes = []any{
-	(*Meta)(nil),                          // 0: redoubt.raftstore.v1.Meta
-	(*Command)(nil),                       // 1: redoubt.raftstore.v1.Command
-	(*Transaction)(nil),                   // 2: redoubt.raftstore.v1.Transaction
-	(*Op)(nil),                            // 3: redoubt.raftstore.v1.Op
-	(*Precondition)(nil),                  // 4: redoubt.raftstore.v1.Precondition
-	(*SnapshotHeader)(nil),                // 5: redoubt.raftstore.v1.SnapshotHeader
-	(*SnapshotObject)(nil),                // 6: redoubt.raftstore.v1.SnapshotObject
-	(*descriptorpb.MessageOptions)(nil),   // 7: google.protobuf.MessageOptions
-	(*descriptorpb.FieldOptions)(nil),     // 8: google.protobuf.FieldOptions
-	(*descriptorpb.EnumValueOptions)(nil), // 9: google.protobuf.EnumValueOptions
+	(*Meta)(nil),           // 0: redoubt.raftstore.v1.Meta
+	(*Command)(nil),        // 1: redoubt.raftstore.v1.Command
+	(*Transaction)(nil),    // 2: redoubt.raftstore.v1.Transaction
+	(*Op)(nil),             // 3: redoubt.raftstore.v1.Op
+	(*Precondition)(nil),   // 4: redoubt.raftstore.v1.Precondition
+	(*SnapshotHeader)(nil), // 5: redoubt.raftstore.v1.SnapshotHeader
+	(*SnapshotObject)(nil), // 6: redoubt.raftstore.v1.SnapshotObject
 }
 var file_raftstore_raftstorepb_raftstore_proto_depIdxs = []int32{
 	2, // 0: redoubt.raftstore.v1.Command.transactions:type_name -> redoubt.raftstore.v1.Transaction
 	3, // 1: redoubt.raftstore.v1.Transaction.ops:type_name -> redoubt.raftstore.v1.Op
 	4, // 2: redoubt.raftstore.v1.Transaction.reads:type_name -> redoubt.raftstore.v1.Precondition
-	7, // 3: redoubt.raftstore.v1.since:extendee -> google.protobuf.MessageOptions
-	8, // 4: redoubt.raftstore.v1.field_since:extendee -> google.protobuf.FieldOptions
-	9, // 5: redoubt.raftstore.v1.value_since:extendee -> google.protobuf.EnumValueOptions
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	3, // [3:6] is the sub-list for extension extendee
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
 }
 
@@ -610,13 +560,12 @@ func file_raftstore_raftstorepb_raftstore_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftstore_raftstorepb_raftstore_proto_rawDesc), len(file_raftstore_raftstorepb_raftstore_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   7,
-			NumExtensions: 3,
+			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_raftstore_raftstorepb_raftstore_proto_goTypes,
 		DependencyIndexes: file_raftstore_raftstorepb_raftstore_proto_depIdxs,
 		MessageInfos:      file_raftstore_raftstorepb_raftstore_proto_msgTypes,
-		ExtensionInfos:    file_raftstore_raftstorepb_raftstore_proto_extTypes,
 	}.Build()
 	File_raftstore_raftstorepb_raftstore_proto = out.File
 	file_raftstore_raftstorepb_raftstore_proto_goTypes = nil

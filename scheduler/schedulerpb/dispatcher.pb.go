@@ -9,6 +9,7 @@
 package schedulerpb
 
 import (
+	meshpb "github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	_ "github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	taskpb "github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -457,6 +458,7 @@ type ManagerMessage struct {
 	//	*ManagerMessage_Log
 	//	*ManagerMessage_Settings
 	//	*ManagerMessage_Membership
+	//	*ManagerMessage_Networks
 	Message       isManagerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -544,6 +546,15 @@ func (x *ManagerMessage) GetMembership() *Membership {
 	return nil
 }
 
+func (x *ManagerMessage) GetNetworks() *NetworkSet {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_Networks); ok {
+			return x.Networks
+		}
+	}
+	return nil
+}
+
 type isManagerMessage_Message interface {
 	isManagerMessage_Message()
 }
@@ -568,6 +579,10 @@ type ManagerMessage_Membership struct {
 	Membership *Membership `protobuf:"bytes,5,opt,name=membership,proto3,oneof"`
 }
 
+type ManagerMessage_Networks struct {
+	Networks *NetworkSet `protobuf:"bytes,6,opt,name=networks,proto3,oneof"`
+}
+
 func (*ManagerMessage_Assignments) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Managers) isManagerMessage_Message() {}
@@ -577,6 +592,8 @@ func (*ManagerMessage_Log) isManagerMessage_Message() {}
 func (*ManagerMessage_Settings) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Membership) isManagerMessage_Message() {}
+
+func (*ManagerMessage_Networks) isManagerMessage_Message() {}
 
 // Assignments: complete ones replace all, incremental ones follow each other
 // without a gap in sequence.
@@ -683,7 +700,9 @@ type Assignment struct {
 	// started once and is gone is a failure, not something to start again.
 	Observed TaskState `protobuf:"varint,8,opt,name=observed,proto3,enum=redoubt.scheduler.v1.TaskState" json:"observed,omitempty"`
 	// While stopping: unix nanoseconds after which no grace is left. 0: none.
-	KillAt        int64 `protobuf:"varint,9,opt,name=kill_at,json=killAt,proto3" json:"kill_at,omitempty"`
+	KillAt int64 `protobuf:"varint,9,opt,name=kill_at,json=killAt,proto3" json:"kill_at,omitempty"`
+	// Its addresses on networks; what those are is in the NetworkSet.
+	Attachments   []*taskpb.Attachment `protobuf:"bytes,10,rep,name=attachments,proto3" json:"attachments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +798,13 @@ func (x *Assignment) GetKillAt() int64 {
 		return x.KillAt
 	}
 	return 0
+}
+
+func (x *Assignment) GetAttachments() []*taskpb.Attachment {
+	if x != nil {
+		return x.Attachments
+	}
+	return nil
 }
 
 type ManagerList struct {
@@ -1039,11 +1065,605 @@ func (x *Membership) GetPromote() bool {
 	return false
 }
 
+// NetworkSet: what the node learns of networks. It is told of those that it has
+// a task on or is an entry of, and of no other. Complete sets replace all,
+// incremental ones follow each other without a gap in sequence, counted apart
+// from the assignments'.
+type NetworkSet struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Complete bool                   `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
+	Sequence uint64                 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// A set too large for one message goes on in the next; it takes effect with
+	// the first message that does not say so.
+	More   bool           `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	Update []*NetworkView `protobuf:"bytes,4,rep,name=update,proto3" json:"update,omitempty"`
+	// Ids of networks that the node has no more business with.
+	Remove []string `protobuf:"bytes,5,rep,name=remove,proto3" json:"remove,omitempty"`
+	// The nodes it shares a network with: its WireGuard peers are these and no
+	// others.
+	Peers []*PeerView `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Ids of nodes that are no peer any more.
+	RemovePeers []string `protobuf:"bytes,7,rep,name=remove_peers,json=removePeers,proto3" json:"remove_peers,omitempty"`
+	// The node itself; absent: as before.
+	Self          *PeerView `protobuf:"bytes,8,opt,name=self,proto3" json:"self,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkSet) Reset() {
+	*x = NetworkSet{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkSet) ProtoMessage() {}
+
+func (x *NetworkSet) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkSet.ProtoReflect.Descriptor instead.
+func (*NetworkSet) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *NetworkSet) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *NetworkSet) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *NetworkSet) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *NetworkSet) GetUpdate() []*NetworkView {
+	if x != nil {
+		return x.Update
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetPeers() []*PeerView {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetRemovePeers() []string {
+	if x != nil {
+		return x.RemovePeers
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetSelf() *PeerView {
+	if x != nil {
+		return x.Self
+	}
+	return nil
+}
+
+// NetworkView is one network as a node needs it.
+type NetworkView struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// This adds to, and takes from, what was sent of the network before; otherwise
+	// it takes the place of that. The fields up to options are then set again.
+	Changes  bool             `protobuf:"varint,2,opt,name=changes,proto3" json:"changes,omitempty"`
+	Name     string           `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Driver   string           `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
+	Kind     meshpb.Kind      `protobuf:"varint,5,opt,name=kind,proto3,enum=redoubt.mesh.v1.Kind" json:"kind,omitempty"`
+	Vni      uint32           `protobuf:"varint,6,opt,name=vni,proto3" json:"vni,omitempty"`
+	Subnets  []*meshpb.Subnet `protobuf:"bytes,7,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	Internal bool             `protobuf:"varint,8,opt,name=internal,proto3" json:"internal,omitempty"`
+	// Only what a policy allows passes between tasks of different services.
+	DefaultDeny bool              `protobuf:"varint,9,opt,name=default_deny,json=defaultDeny,proto3" json:"default_deny,omitempty"`
+	Options     map[string]string `protobuf:"bytes,10,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Tasks on it that may have a container, on this node and on others.
+	Endpoints []*EndpointView `protobuf:"bytes,11,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Ids of tasks that are gone from it; with changes only.
+	RemoveEndpoints []string              `protobuf:"bytes,12,rep,name=remove_endpoints,json=removeEndpoints,proto3" json:"remove_endpoints,omitempty"`
+	Services        []*NetworkServiceView `protobuf:"bytes,13,rep,name=services,proto3" json:"services,omitempty"`
+	// Ids of services that are gone from it; with changes only.
+	RemoveServices []string `protobuf:"bytes,14,rep,name=remove_services,json=removeServices,proto3" json:"remove_services,omitempty"`
+	// All rules of all policies of the network, also with changes, where those are
+	// in the same message as policy_changed.
+	Policy []*PolicyRuleView `protobuf:"bytes,15,rep,name=policy,proto3" json:"policy,omitempty"`
+	// With changes: policy replaces what was sent before.
+	PolicyChanged bool `protobuf:"varint,16,opt,name=policy_changed,json=policyChanged,proto3" json:"policy_changed,omitempty"`
+	// Ingress: the service whose published ports it carries.
+	ServiceId     string `protobuf:"bytes,17,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkView) Reset() {
+	*x = NetworkView{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkView) ProtoMessage() {}
+
+func (x *NetworkView) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkView.ProtoReflect.Descriptor instead.
+func (*NetworkView) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NetworkView) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NetworkView) GetChanges() bool {
+	if x != nil {
+		return x.Changes
+	}
+	return false
+}
+
+func (x *NetworkView) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkView) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *NetworkView) GetKind() meshpb.Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return meshpb.Kind(0)
+}
+
+func (x *NetworkView) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *NetworkView) GetSubnets() []*meshpb.Subnet {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *NetworkView) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
+func (x *NetworkView) GetDefaultDeny() bool {
+	if x != nil {
+		return x.DefaultDeny
+	}
+	return false
+}
+
+func (x *NetworkView) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *NetworkView) GetEndpoints() []*EndpointView {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *NetworkView) GetRemoveEndpoints() []string {
+	if x != nil {
+		return x.RemoveEndpoints
+	}
+	return nil
+}
+
+func (x *NetworkView) GetServices() []*NetworkServiceView {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *NetworkView) GetRemoveServices() []string {
+	if x != nil {
+		return x.RemoveServices
+	}
+	return nil
+}
+
+func (x *NetworkView) GetPolicy() []*PolicyRuleView {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *NetworkView) GetPolicyChanged() bool {
+	if x != nil {
+		return x.PolicyChanged
+	}
+	return false
+}
+
+func (x *NetworkView) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+// EndpointView is a task on a network.
+type EndpointView struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	TaskId    string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	NodeId    string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// 1… of a replicated service, 0 of a global one.
+	Slot uint32 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	// IPv4 first.
+	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// It runs and is not asked to stop: names and virtual addresses lead to it.
+	Serving       bool `protobuf:"varint,6,opt,name=serving,proto3" json:"serving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointView) Reset() {
+	*x = EndpointView{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointView) ProtoMessage() {}
+
+func (x *EndpointView) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointView.ProtoReflect.Descriptor instead.
+func (*EndpointView) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *EndpointView) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *EndpointView) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *EndpointView) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *EndpointView) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *EndpointView) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *EndpointView) GetServing() bool {
+	if x != nil {
+		return x.Serving
+	}
+	return false
+}
+
+// NetworkServiceView is a service on a network.
+type NetworkServiceView struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId    string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Name         string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	EndpointMode EndpointMode           `protobuf:"varint,3,opt,name=endpoint_mode,json=endpointMode,proto3,enum=redoubt.scheduler.v1.EndpointMode" json:"endpoint_mode,omitempty"`
+	// IPv4 first; none in mode dnsrr.
+	Vips []string `protobuf:"bytes,4,rep,name=vips,proto3" json:"vips,omitempty"`
+	// Names it has on this network besides its own.
+	Aliases       []string `protobuf:"bytes,5,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkServiceView) Reset() {
+	*x = NetworkServiceView{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkServiceView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkServiceView) ProtoMessage() {}
+
+func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkServiceView.ProtoReflect.Descriptor instead.
+func (*NetworkServiceView) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NetworkServiceView) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *NetworkServiceView) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkServiceView) GetEndpointMode() EndpointMode {
+	if x != nil {
+		return x.EndpointMode
+	}
+	return EndpointMode_ENDPOINT_MODE_UNSPECIFIED
+}
+
+func (x *NetworkServiceView) GetVips() []string {
+	if x != nil {
+		return x.Vips
+	}
+	return nil
+}
+
+func (x *NetworkServiceView) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+// PolicyRuleView allows one service to open flows to another.
+type PolicyRuleView struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	PolicyId   string                 `protobuf:"bytes,1,opt,name=policy_id,json=policyId,proto3" json:"policy_id,omitempty"`
+	PolicyName string                 `protobuf:"bytes,2,opt,name=policy_name,json=policyName,proto3" json:"policy_name,omitempty"`
+	// Place of the rule in its policy, from 0.
+	Index         uint32             `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Rule          *meshpb.PolicyRule `protobuf:"bytes,4,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyRuleView) Reset() {
+	*x = PolicyRuleView{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyRuleView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyRuleView) ProtoMessage() {}
+
+func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyRuleView.ProtoReflect.Descriptor instead.
+func (*PolicyRuleView) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PolicyRuleView) GetPolicyId() string {
+	if x != nil {
+		return x.PolicyId
+	}
+	return ""
+}
+
+func (x *PolicyRuleView) GetPolicyName() string {
+	if x != nil {
+		return x.PolicyName
+	}
+	return ""
+}
+
+func (x *PolicyRuleView) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PolicyRuleView) GetRule() *meshpb.PolicyRule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+// PeerView is a node as its peers need it.
+type PeerView struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// IPv4, as text.
+	MeshAddress string `protobuf:"bytes,2,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
+	// host:port where it answers peers (7946). Empty: none known.
+	Underlay      string `protobuf:"bytes,3,opt,name=underlay,proto3" json:"underlay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerView) Reset() {
+	*x = PeerView{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerView) ProtoMessage() {}
+
+func (x *PeerView) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerView.ProtoReflect.Descriptor instead.
+func (*PeerView) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PeerView) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *PeerView) GetMeshAddress() string {
+	if x != nil {
+		return x.MeshAddress
+	}
+	return ""
+}
+
+func (x *PeerView) GetUnderlay() string {
+	if x != nil {
+		return x.Underlay
+	}
+	return ""
+}
+
 var File_scheduler_schedulerpb_dispatcher_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
-	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"\x80\x02\n" +
+	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"\x80\x02\n" +
 	"\fAgentMessage\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.redoubt.scheduler.v1.HelloH\x00R\x05hello\x12?\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.redoubt.scheduler.v1.HeartbeatH\x00R\theartbeat\x12;\n" +
@@ -1070,7 +1690,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x06 \x01(\bR\x03eof\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\xe0\x02\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\xa0\x03\n" +
 	"\x0eManagerMessage\x12E\n" +
 	"\vassignments\x18\x01 \x01(\v2!.redoubt.scheduler.v1.AssignmentsH\x00R\vassignments\x12?\n" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
@@ -1078,7 +1698,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\bsettings\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.SettingsH\x00R\bsettings\x12B\n" +
 	"\n" +
 	"membership\x18\x05 \x01(\v2 .redoubt.scheduler.v1.MembershipH\x00R\n" +
-	"membershipB\t\n" +
+	"membership\x12>\n" +
+	"\bnetworks\x18\x06 \x01(\v2 .redoubt.scheduler.v1.NetworkSetH\x00R\bnetworksB\t\n" +
 	"\amessage\"\xc9\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
@@ -1086,7 +1707,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
 	"\x04more\x18\x05 \x01(\bR\x04more\x12\x1c\n" +
-	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xda\x02\n" +
+	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\x99\x03\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -1099,7 +1720,9 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
 	"not_before\x18\a \x01(\x03R\tnotBefore\x12;\n" +
 	"\bobserved\x18\b \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\bobserved\x12\x17\n" +
-	"\akill_at\x18\t \x01(\x03R\x06killAt\"+\n" +
+	"\akill_at\x18\t \x01(\x03R\x06killAt\x12=\n" +
+	"\vattachments\x18\n" +
+	" \x03(\v2\x1b.redoubt.task.v1.AttachmentR\vattachments\"+\n" +
 	"\vManagerList\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\"\xac\x01\n" +
 	"\x0fLogSubscription\x12\x0e\n" +
@@ -1117,7 +1740,65 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
 	"Membership\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12\x18\n" +
-	"\apromote\x18\x02 \x01(\bR\apromote2o\n" +
+	"\apromote\x18\x02 \x01(\bR\apromote\"\xb8\x02\n" +
+	"\n" +
+	"NetworkSet\x12\x1a\n" +
+	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x129\n" +
+	"\x06update\x18\x04 \x03(\v2!.redoubt.scheduler.v1.NetworkViewR\x06update\x12\x16\n" +
+	"\x06remove\x18\x05 \x03(\tR\x06remove\x124\n" +
+	"\x05peers\x18\x06 \x03(\v2\x1e.redoubt.scheduler.v1.PeerViewR\x05peers\x12!\n" +
+	"\fremove_peers\x18\a \x03(\tR\vremovePeers\x122\n" +
+	"\x04self\x18\b \x01(\v2\x1e.redoubt.scheduler.v1.PeerViewR\x04self\"\xf8\x05\n" +
+	"\vNetworkView\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\achanges\x18\x02 \x01(\bR\achanges\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06driver\x18\x04 \x01(\tR\x06driver\x12)\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x15.redoubt.mesh.v1.KindR\x04kind\x12\x10\n" +
+	"\x03vni\x18\x06 \x01(\rR\x03vni\x121\n" +
+	"\asubnets\x18\a \x03(\v2\x17.redoubt.mesh.v1.SubnetR\asubnets\x12\x1a\n" +
+	"\binternal\x18\b \x01(\bR\binternal\x12!\n" +
+	"\fdefault_deny\x18\t \x01(\bR\vdefaultDeny\x12H\n" +
+	"\aoptions\x18\n" +
+	" \x03(\v2..redoubt.scheduler.v1.NetworkView.OptionsEntryR\aoptions\x12@\n" +
+	"\tendpoints\x18\v \x03(\v2\".redoubt.scheduler.v1.EndpointViewR\tendpoints\x12)\n" +
+	"\x10remove_endpoints\x18\f \x03(\tR\x0fremoveEndpoints\x12D\n" +
+	"\bservices\x18\r \x03(\v2(.redoubt.scheduler.v1.NetworkServiceViewR\bservices\x12'\n" +
+	"\x0fremove_services\x18\x0e \x03(\tR\x0eremoveServices\x12<\n" +
+	"\x06policy\x18\x0f \x03(\v2$.redoubt.scheduler.v1.PolicyRuleViewR\x06policy\x12%\n" +
+	"\x0epolicy_changed\x18\x10 \x01(\bR\rpolicyChanged\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x11 \x01(\tR\tserviceId\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x01\n" +
+	"\fEndpointView\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x02 \x01(\tR\tserviceId\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04slot\x18\x04 \x01(\rR\x04slot\x12\x1c\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\x12\x18\n" +
+	"\aserving\x18\x06 \x01(\bR\aserving\"\xbe\x01\n" +
+	"\x12NetworkServiceView\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12G\n" +
+	"\rendpoint_mode\x18\x03 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeR\fendpointMode\x12\x12\n" +
+	"\x04vips\x18\x04 \x03(\tR\x04vips\x12\x18\n" +
+	"\aaliases\x18\x05 \x03(\tR\aaliases\"\x95\x01\n" +
+	"\x0ePolicyRuleView\x12\x1b\n" +
+	"\tpolicy_id\x18\x01 \x01(\tR\bpolicyId\x12\x1f\n" +
+	"\vpolicy_name\x18\x02 \x01(\tR\n" +
+	"policyName\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\x12/\n" +
+	"\x04rule\x18\x04 \x01(\v2\x1b.redoubt.mesh.v1.PolicyRuleR\x04rule\"b\n" +
+	"\bPeerView\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
+	"\fmesh_address\x18\x02 \x01(\tR\vmeshAddress\x12\x1a\n" +
+	"\bunderlay\x18\x03 \x01(\tR\bunderlay2o\n" +
 	"\n" +
 	"Dispatcher\x12a\n" +
 	"\aSession\x12\".redoubt.scheduler.v1.AgentMessage\x1a$.redoubt.scheduler.v1.ManagerMessage\"\b\x9a\xe5\x18\x04\n" +
@@ -1135,52 +1816,77 @@ func file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_dispatcher_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
-	(*AgentMessage)(nil),    // 0: redoubt.scheduler.v1.AgentMessage
-	(*Hello)(nil),           // 1: redoubt.scheduler.v1.Hello
-	(*Heartbeat)(nil),       // 2: redoubt.scheduler.v1.Heartbeat
-	(*StatusBatch)(nil),     // 3: redoubt.scheduler.v1.StatusBatch
-	(*TaskReport)(nil),      // 4: redoubt.scheduler.v1.TaskReport
-	(*LogChunk)(nil),        // 5: redoubt.scheduler.v1.LogChunk
-	(*ManagerMessage)(nil),  // 6: redoubt.scheduler.v1.ManagerMessage
-	(*Assignments)(nil),     // 7: redoubt.scheduler.v1.Assignments
-	(*Assignment)(nil),      // 8: redoubt.scheduler.v1.Assignment
-	(*ManagerList)(nil),     // 9: redoubt.scheduler.v1.ManagerList
-	(*LogSubscription)(nil), // 10: redoubt.scheduler.v1.LogSubscription
-	(*Settings)(nil),        // 11: redoubt.scheduler.v1.Settings
-	(*Membership)(nil),      // 12: redoubt.scheduler.v1.Membership
-	(*NodeDescription)(nil), // 13: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),     // 14: redoubt.scheduler.v1.ClockOffset
-	(*TaskStatus)(nil),      // 15: redoubt.scheduler.v1.TaskStatus
-	(TaskState)(0),          // 16: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil), // 17: redoubt.task.v1.TaskSpec
+	(*AgentMessage)(nil),       // 0: redoubt.scheduler.v1.AgentMessage
+	(*Hello)(nil),              // 1: redoubt.scheduler.v1.Hello
+	(*Heartbeat)(nil),          // 2: redoubt.scheduler.v1.Heartbeat
+	(*StatusBatch)(nil),        // 3: redoubt.scheduler.v1.StatusBatch
+	(*TaskReport)(nil),         // 4: redoubt.scheduler.v1.TaskReport
+	(*LogChunk)(nil),           // 5: redoubt.scheduler.v1.LogChunk
+	(*ManagerMessage)(nil),     // 6: redoubt.scheduler.v1.ManagerMessage
+	(*Assignments)(nil),        // 7: redoubt.scheduler.v1.Assignments
+	(*Assignment)(nil),         // 8: redoubt.scheduler.v1.Assignment
+	(*ManagerList)(nil),        // 9: redoubt.scheduler.v1.ManagerList
+	(*LogSubscription)(nil),    // 10: redoubt.scheduler.v1.LogSubscription
+	(*Settings)(nil),           // 11: redoubt.scheduler.v1.Settings
+	(*Membership)(nil),         // 12: redoubt.scheduler.v1.Membership
+	(*NetworkSet)(nil),         // 13: redoubt.scheduler.v1.NetworkSet
+	(*NetworkView)(nil),        // 14: redoubt.scheduler.v1.NetworkView
+	(*EndpointView)(nil),       // 15: redoubt.scheduler.v1.EndpointView
+	(*NetworkServiceView)(nil), // 16: redoubt.scheduler.v1.NetworkServiceView
+	(*PolicyRuleView)(nil),     // 17: redoubt.scheduler.v1.PolicyRuleView
+	(*PeerView)(nil),           // 18: redoubt.scheduler.v1.PeerView
+	nil,                        // 19: redoubt.scheduler.v1.NetworkView.OptionsEntry
+	(*NodeDescription)(nil),    // 20: redoubt.scheduler.v1.NodeDescription
+	(*ClockOffset)(nil),        // 21: redoubt.scheduler.v1.ClockOffset
+	(*TaskStatus)(nil),         // 22: redoubt.scheduler.v1.TaskStatus
+	(TaskState)(0),             // 23: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil),    // 24: redoubt.task.v1.TaskSpec
+	(*taskpb.Attachment)(nil),  // 25: redoubt.task.v1.Attachment
+	(meshpb.Kind)(0),           // 26: redoubt.mesh.v1.Kind
+	(*meshpb.Subnet)(nil),      // 27: redoubt.mesh.v1.Subnet
+	(EndpointMode)(0),          // 28: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicyRule)(nil),  // 29: redoubt.mesh.v1.PolicyRule
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
 	2,  // 1: redoubt.scheduler.v1.AgentMessage.heartbeat:type_name -> redoubt.scheduler.v1.Heartbeat
 	3,  // 2: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
 	5,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
-	13, // 4: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	14, // 5: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	20, // 4: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	21, // 5: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
 	4,  // 6: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	15, // 7: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	22, // 7: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
 	7,  // 8: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
 	9,  // 9: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
 	10, // 10: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
 	11, // 11: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
 	12, // 12: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
-	8,  // 13: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	16, // 14: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	17, // 15: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	16, // 16: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	0,  // 17: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	6,  // 18: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	18, // [18:19] is the sub-list for method output_type
-	17, // [17:18] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	13, // 13: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
+	8,  // 14: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	23, // 15: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	24, // 16: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	23, // 17: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	25, // 18: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
+	14, // 19: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
+	18, // 20: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
+	18, // 21: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
+	26, // 22: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
+	27, // 23: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
+	19, // 24: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
+	15, // 25: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
+	16, // 26: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
+	17, // 27: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
+	28, // 28: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	29, // 29: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	0,  // 30: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	6,  // 31: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	31, // [31:32] is the sub-list for method output_type
+	30, // [30:31] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
@@ -1201,6 +1907,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*ManagerMessage_Log)(nil),
 		(*ManagerMessage_Settings)(nil),
 		(*ManagerMessage_Membership)(nil),
+		(*ManagerMessage_Networks)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1208,7 +1915,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_dispatcher_proto_rawDesc), len(file_scheduler_schedulerpb_dispatcher_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

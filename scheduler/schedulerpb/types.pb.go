@@ -25,6 +25,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type EndpointMode int32
+
+const (
+	EndpointMode_ENDPOINT_MODE_UNSPECIFIED EndpointMode = 0 // vip
+	// To one virtual address, behind which the node picks a task.
+	EndpointMode_ENDPOINT_MODE_VIP EndpointMode = 1
+	// To the addresses of its tasks.
+	EndpointMode_ENDPOINT_MODE_DNSRR EndpointMode = 2
+)
+
+// Enum value maps for EndpointMode.
+var (
+	EndpointMode_name = map[int32]string{
+		0: "ENDPOINT_MODE_UNSPECIFIED",
+		1: "ENDPOINT_MODE_VIP",
+		2: "ENDPOINT_MODE_DNSRR",
+	}
+	EndpointMode_value = map[string]int32{
+		"ENDPOINT_MODE_UNSPECIFIED": 0,
+		"ENDPOINT_MODE_VIP":         1,
+		"ENDPOINT_MODE_DNSRR":       2,
+	}
+)
+
+func (x EndpointMode) Enum() *EndpointMode {
+	p := new(EndpointMode)
+	*p = x
+	return p
+}
+
+func (x EndpointMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EndpointMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_schedulerpb_types_proto_enumTypes[0].Descriptor()
+}
+
+func (EndpointMode) Type() protoreflect.EnumType {
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[0]
+}
+
+func (x EndpointMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EndpointMode.Descriptor instead.
+func (EndpointMode) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{0}
+}
+
 // TaskState only ever grows.
 type TaskState int32
 
@@ -97,11 +148,11 @@ func (x TaskState) String() string {
 }
 
 func (TaskState) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[0].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[1].Descriptor()
 }
 
 func (TaskState) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[0]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[1]
 }
 
 func (x TaskState) Number() protoreflect.EnumNumber {
@@ -110,7 +161,7 @@ func (x TaskState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TaskState.Descriptor instead.
 func (TaskState) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{0}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{1}
 }
 
 type Availability int32
@@ -154,11 +205,11 @@ func (x Availability) String() string {
 }
 
 func (Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[1].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[2].Descriptor()
 }
 
 func (Availability) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[1]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[2]
 }
 
 func (x Availability) Number() protoreflect.EnumNumber {
@@ -167,7 +218,7 @@ func (x Availability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Availability.Descriptor instead.
 func (Availability) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{2}
 }
 
 type NodeState int32
@@ -208,11 +259,11 @@ func (x NodeState) String() string {
 }
 
 func (NodeState) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[2].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[3].Descriptor()
 }
 
 func (NodeState) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[2]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[3]
 }
 
 func (x NodeState) Number() protoreflect.EnumNumber {
@@ -221,7 +272,7 @@ func (x NodeState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeState.Descriptor instead.
 func (NodeState) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
 }
 
 type Service struct {
@@ -231,7 +282,9 @@ type Service struct {
 	Spec  *ServiceSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
 	// Counts up with every change of spec.task (not of the replica count);
 	// names the Revision the service's new tasks are made from.
-	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Its virtual address on each of its networks; none in mode dnsrr.
+	Vips          []*taskpb.Attachment `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +345,13 @@ func (x *Service) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Service) GetVips() []*taskpb.Attachment {
+	if x != nil {
+		return x.Vips
+	}
+	return nil
 }
 
 // Revision is the immutable task template of a service at one revision
@@ -372,8 +432,10 @@ type ServiceSpec struct {
 	//
 	//	*ServiceSpec_Replicated
 	//	*ServiceSpec_Global
-	Mode          isServiceSpec_Mode `protobuf_oneof:"mode"`
-	Task          *taskpb.TaskSpec   `protobuf:"bytes,5,opt,name=task,proto3" json:"task,omitempty"`
+	Mode isServiceSpec_Mode `protobuf_oneof:"mode"`
+	Task *taskpb.TaskSpec   `protobuf:"bytes,5,opt,name=task,proto3" json:"task,omitempty"`
+	// How its name resolves on its networks.
+	EndpointMode  EndpointMode `protobuf:"varint,6,opt,name=endpoint_mode,json=endpointMode,proto3,enum=redoubt.scheduler.v1.EndpointMode" json:"endpoint_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,6 +514,13 @@ func (x *ServiceSpec) GetTask() *taskpb.TaskSpec {
 		return x.Task
 	}
 	return nil
+}
+
+func (x *ServiceSpec) GetEndpointMode() EndpointMode {
+	if x != nil {
+		return x.EndpointMode
+	}
+	return EndpointMode_ENDPOINT_MODE_UNSPECIFIED
 }
 
 type isServiceSpec_Mode interface {
@@ -570,7 +639,10 @@ type Task struct {
 	// counts; kept only where the policy bounds attempts.
 	RestartsAt []int64 `protobuf:"varint,11,rep,packed,name=restarts_at,json=restartsAt,proto3" json:"restarts_at,omitempty"`
 	// Dead, and its restart policy says that nothing replaces it.
-	Settled       bool `protobuf:"varint,12,opt,name=settled,proto3" json:"settled,omitempty"`
+	Settled bool `protobuf:"varint,12,opt,name=settled,proto3" json:"settled,omitempty"`
+	// Its addresses, given with its node. They are its own for as long as it may
+	// have a container: nothing else says who has an address.
+	Attachments   []*taskpb.Attachment `protobuf:"bytes,13,rep,name=attachments,proto3" json:"attachments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -687,6 +759,13 @@ func (x *Task) GetSettled() bool {
 		return x.Settled
 	}
 	return false
+}
+
+func (x *Task) GetAttachments() []*taskpb.Attachment {
+	if x != nil {
+		return x.Attachments
+	}
+	return nil
 }
 
 type TaskStatus struct {
@@ -1116,18 +1195,19 @@ var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
-	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\x9c\x01\n" +
+	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\xd3\x01\n" +
 	"\aService\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
 	"\x04spec\x18\x03 \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\x98\x01\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x125\n" +
+	"\x04vips\x18\x05 \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\x04vips\"\x98\x01\n" +
 	"\bRevision\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x03 \x01(\tR\tserviceId\x12-\n" +
-	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\"\xd6\x02\n" +
+	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\"\xa5\x03\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
 	"\x06labels\x18\x02 \x03(\v2-.redoubt.scheduler.v1.ServiceSpec.LabelsEntryR\x06labels\x12B\n" +
@@ -1135,7 +1215,8 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"replicated\x18\x03 \x01(\v2 .redoubt.scheduler.v1.ReplicatedH\x00R\n" +
 	"replicated\x126\n" +
 	"\x06global\x18\x04 \x01(\v2\x1c.redoubt.scheduler.v1.GlobalH\x00R\x06global\x12-\n" +
-	"\x04task\x18\x05 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04task\x1a9\n" +
+	"\x04task\x18\x05 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04task\x12M\n" +
+	"\rendpoint_mode\x18\x06 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeB\x04\xf0\xe5\x18\x03R\fendpointMode\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
@@ -1143,7 +1224,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"Replicated\x12\x1a\n" +
 	"\breplicas\x18\x01 \x01(\x04R\breplicas\"\b\n" +
-	"\x06Global\"\xa3\x03\n" +
+	"\x06Global\"\xe8\x03\n" +
 	"\x04Task\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -1160,7 +1241,8 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	" \x01(\tR\ftargetNodeId\x12\x1f\n" +
 	"\vrestarts_at\x18\v \x03(\x03R\n" +
 	"restartsAt\x12\x18\n" +
-	"\asettled\x18\f \x01(\bR\asettled\"\xfc\x01\n" +
+	"\asettled\x18\f \x01(\bR\asettled\x12C\n" +
+	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\"\xfc\x01\n" +
 	"\n" +
 	"TaskStatus\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\x05state\x12\x0e\n" +
@@ -1208,7 +1290,11 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
 	"\vClockOffset\x12\x19\n" +
 	"\bahead_ns\x18\x01 \x01(\x03R\aaheadNs\x12\x1b\n" +
-	"\tunsure_ns\x18\x02 \x01(\x03R\bunsureNs*\xfa\x02\n" +
+	"\tunsure_ns\x18\x02 \x01(\x03R\bunsureNs*o\n" +
+	"\fEndpointMode\x12#\n" +
+	"\x19ENDPOINT_MODE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
+	"\x11ENDPOINT_MODE_VIP\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1d\n" +
+	"\x13ENDPOINT_MODE_DNSRR\x10\x02\x1a\x04\xf8\xe5\x18\x03*\xfa\x02\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eTASK_STATE_NEW\x10\n" +
@@ -1250,58 +1336,63 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_types_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
-	(TaskState)(0),           // 0: redoubt.scheduler.v1.TaskState
-	(Availability)(0),        // 1: redoubt.scheduler.v1.Availability
-	(NodeState)(0),           // 2: redoubt.scheduler.v1.NodeState
-	(*Service)(nil),          // 3: redoubt.scheduler.v1.Service
-	(*Revision)(nil),         // 4: redoubt.scheduler.v1.Revision
-	(*ServiceSpec)(nil),      // 5: redoubt.scheduler.v1.ServiceSpec
-	(*Replicated)(nil),       // 6: redoubt.scheduler.v1.Replicated
-	(*Global)(nil),           // 7: redoubt.scheduler.v1.Global
-	(*Task)(nil),             // 8: redoubt.scheduler.v1.Task
-	(*TaskStatus)(nil),       // 9: redoubt.scheduler.v1.TaskStatus
-	(*Node)(nil),             // 10: redoubt.scheduler.v1.Node
-	(*NodeDescription)(nil),  // 11: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),      // 12: redoubt.scheduler.v1.ClockOffset
-	nil,                      // 13: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                      // 14: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                      // 15: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	(*raftstorepb.Meta)(nil), // 16: redoubt.raftstore.v1.Meta
-	(*taskpb.TaskSpec)(nil),  // 17: redoubt.task.v1.TaskSpec
-	(*taskpb.Resources)(nil), // 18: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),   // 19: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),   // 20: redoubt.task.v1.Storage
+	(EndpointMode)(0),         // 0: redoubt.scheduler.v1.EndpointMode
+	(TaskState)(0),            // 1: redoubt.scheduler.v1.TaskState
+	(Availability)(0),         // 2: redoubt.scheduler.v1.Availability
+	(NodeState)(0),            // 3: redoubt.scheduler.v1.NodeState
+	(*Service)(nil),           // 4: redoubt.scheduler.v1.Service
+	(*Revision)(nil),          // 5: redoubt.scheduler.v1.Revision
+	(*ServiceSpec)(nil),       // 6: redoubt.scheduler.v1.ServiceSpec
+	(*Replicated)(nil),        // 7: redoubt.scheduler.v1.Replicated
+	(*Global)(nil),            // 8: redoubt.scheduler.v1.Global
+	(*Task)(nil),              // 9: redoubt.scheduler.v1.Task
+	(*TaskStatus)(nil),        // 10: redoubt.scheduler.v1.TaskStatus
+	(*Node)(nil),              // 11: redoubt.scheduler.v1.Node
+	(*NodeDescription)(nil),   // 12: redoubt.scheduler.v1.NodeDescription
+	(*ClockOffset)(nil),       // 13: redoubt.scheduler.v1.ClockOffset
+	nil,                       // 14: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                       // 15: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                       // 16: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	(*raftstorepb.Meta)(nil),  // 17: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil), // 18: redoubt.task.v1.Attachment
+	(*taskpb.TaskSpec)(nil),   // 19: redoubt.task.v1.TaskSpec
+	(*taskpb.Resources)(nil),  // 20: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),    // 21: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),    // 22: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	16, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
-	5,  // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	16, // 2: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	17, // 3: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	13, // 4: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	6,  // 5: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
-	7,  // 6: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	17, // 7: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
-	16, // 8: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
-	0,  // 9: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
-	9,  // 10: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	0,  // 11: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	16, // 12: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	1,  // 13: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	14, // 14: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
-	11, // 15: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	2,  // 16: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	18, // 17: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	19, // 18: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	15, // 19: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	20, // 20: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	17, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	6,  // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	18, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	17, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	19, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	14, // 5: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	7,  // 6: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
+	8,  // 7: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
+	19, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	0,  // 9: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	17, // 10: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	1,  // 11: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
+	10, // 12: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	18, // 13: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	1,  // 14: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
+	17, // 15: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	2,  // 16: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
+	15, // 17: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	12, // 18: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	3,  // 19: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
+	20, // 20: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	21, // 21: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	16, // 22: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	22, // 23: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -1318,7 +1409,7 @@ func file_scheduler_schedulerpb_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,

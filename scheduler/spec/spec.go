@@ -105,6 +105,9 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 	} else if n > 0 && s.GetGlobal() != nil {
 		return fmt.Errorf("max per node is set for a global service, which has one task a node: leave it out")
 	}
+	if s.GetEndpointMode() != schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED {
+		return fmt.Errorf("an endpoint mode is for services on networks: leave it out")
+	}
 	return validateTask(s.GetTask())
 }
 
@@ -123,6 +126,9 @@ func validateTask(t *taskpb.TaskSpec) error {
 	}
 	if err := validatePorts(t.GetPorts()); err != nil {
 		return err
+	}
+	if len(t.GetNetworks()) > 0 {
+		return fmt.Errorf("attaching services to networks is not available in this version yet: leave the network out")
 	}
 	if n := len(t.GetConstraints()); n > MaxConstraints {
 		return fmt.Errorf("there are %d constraints: at most %d are allowed", n, MaxConstraints)

@@ -4,12 +4,13 @@
 // 	protoc        v3.21.12
 // source: scheduler/taskpb/task.proto
 
-// What a task is made from. Imports nothing, so that rund links neither the
-// store nor pki by knowing it.
+// What a task is made from. Imports no room's messages, so that rund links
+// neither the store nor pki by knowing it.
 
 package taskpb
 
 import (
+	_ "github.com/redoubt-cluster/redoubt/internal/levelpb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -70,7 +71,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -122,7 +123,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7, 0}
 }
 
 type Port_Protocol int32
@@ -171,7 +172,7 @@ func (x Port_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Protocol.Descriptor instead.
 func (Port_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type Port_Mode int32
@@ -220,7 +221,7 @@ func (x Port_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Mode.Descriptor instead.
 func (Port_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6, 1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8, 1}
 }
 
 type TaskSpec struct {
@@ -239,7 +240,9 @@ type TaskSpec struct {
 	Platforms []string `protobuf:"bytes,8,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	// Most tasks of the service on one node; 0: no bound. Replicated services
 	// only.
-	MaxPerNode    uint32 `protobuf:"varint,20,opt,name=max_per_node,json=maxPerNode,proto3" json:"max_per_node,omitempty"`
+	MaxPerNode uint32 `protobuf:"varint,20,opt,name=max_per_node,json=maxPerNode,proto3" json:"max_per_node,omitempty"`
+	// Networks that its container is attached to, besides the node's own.
+	Networks      []*NetworkUse `protobuf:"bytes,21,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,6 +340,123 @@ func (x *TaskSpec) GetMaxPerNode() uint32 {
 	return 0
 }
 
+func (x *TaskSpec) GetNetworks() []*NetworkUse {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+// NetworkUse is that a service's tasks are attached to a network.
+type NetworkUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As written: name, id or beginning of an id; as stored: the id.
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// Names that the service has on this network besides its own.
+	Aliases       []string `protobuf:"bytes,2,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkUse) Reset() {
+	*x = NetworkUse{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkUse) ProtoMessage() {}
+
+func (x *NetworkUse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkUse.ProtoReflect.Descriptor instead.
+func (*NetworkUse) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NetworkUse) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *NetworkUse) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+// Attachment is what one task, or one service's virtual address, has on a
+// network: one address of each family the network has, IPv4 first, as text
+// without a prefix length.
+type Attachment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId     string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	Addresses     []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attachment) Reset() {
+	*x = Attachment{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attachment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attachment) ProtoMessage() {}
+
+func (x *Attachment) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
+func (*Attachment) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Attachment) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *Attachment) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 type ContainerSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the user wrote, and the digest it meant at creation.
@@ -364,7 +484,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +496,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +509,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ContainerSpec) GetImage() string {
@@ -526,7 +646,7 @@ type Healthcheck struct {
 
 func (x *Healthcheck) Reset() {
 	*x = Healthcheck{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +658,7 @@ func (x *Healthcheck) String() string {
 func (*Healthcheck) ProtoMessage() {}
 
 func (x *Healthcheck) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +671,7 @@ func (x *Healthcheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Healthcheck.ProtoReflect.Descriptor instead.
 func (*Healthcheck) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Healthcheck) GetTest() []string {
@@ -610,7 +730,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +742,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +755,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -692,7 +812,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +824,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +837,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -753,7 +873,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +885,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +898,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -823,7 +943,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +955,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +968,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Port) GetPublished() uint32 {
@@ -910,7 +1030,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1042,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1055,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Storage) GetImages() uint32 {
@@ -1014,7 +1134,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1146,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1159,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Feature) GetName() string {
@@ -1074,7 +1194,7 @@ var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
-	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\"\x9b\x03\n" +
+	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\"\xda\x03\n" +
 	"\bTaskSpec\x12<\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1e.redoubt.task.v1.ContainerSpecR\tcontainer\x12>\n" +
 	"\freservations\x18\x02 \x01(\v2\x1a.redoubt.task.v1.ResourcesR\freservations\x122\n" +
@@ -1085,7 +1205,17 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\x05force\x18\a \x01(\x04R\x05force\x12\x1c\n" +
 	"\tplatforms\x18\b \x03(\tR\tplatforms\x12 \n" +
 	"\fmax_per_node\x18\x14 \x01(\rR\n" +
-	"maxPerNode\"\xbe\x04\n" +
+	"maxPerNode\x12=\n" +
+	"\bnetworks\x18\x15 \x03(\v2\x1b.redoubt.task.v1.NetworkUseB\x04\xf0\xe5\x18\x03R\bnetworks\"F\n" +
+	"\n" +
+	"NetworkUse\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
+	"\aaliases\x18\x02 \x03(\tR\aaliases:\x04\xe8\xe5\x18\x03\"O\n" +
+	"\n" +
+	"Attachment\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xbe\x04\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -1190,41 +1320,44 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(Mount_Type)(0),              // 0: redoubt.task.v1.Mount.Type
 	(RestartPolicy_Condition)(0), // 1: redoubt.task.v1.RestartPolicy.Condition
 	(Port_Protocol)(0),           // 2: redoubt.task.v1.Port.Protocol
 	(Port_Mode)(0),               // 3: redoubt.task.v1.Port.Mode
 	(*TaskSpec)(nil),             // 4: redoubt.task.v1.TaskSpec
-	(*ContainerSpec)(nil),        // 5: redoubt.task.v1.ContainerSpec
-	(*Healthcheck)(nil),          // 6: redoubt.task.v1.Healthcheck
-	(*Mount)(nil),                // 7: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 8: redoubt.task.v1.Resources
-	(*RestartPolicy)(nil),        // 9: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 10: redoubt.task.v1.Port
-	(*Storage)(nil),              // 11: redoubt.task.v1.Storage
-	(*Feature)(nil),              // 12: redoubt.task.v1.Feature
-	nil,                          // 13: redoubt.task.v1.ContainerSpec.LabelsEntry
+	(*NetworkUse)(nil),           // 5: redoubt.task.v1.NetworkUse
+	(*Attachment)(nil),           // 6: redoubt.task.v1.Attachment
+	(*ContainerSpec)(nil),        // 7: redoubt.task.v1.ContainerSpec
+	(*Healthcheck)(nil),          // 8: redoubt.task.v1.Healthcheck
+	(*Mount)(nil),                // 9: redoubt.task.v1.Mount
+	(*Resources)(nil),            // 10: redoubt.task.v1.Resources
+	(*RestartPolicy)(nil),        // 11: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 12: redoubt.task.v1.Port
+	(*Storage)(nil),              // 13: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 14: redoubt.task.v1.Feature
+	nil,                          // 15: redoubt.task.v1.ContainerSpec.LabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
-	5,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	8,  // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	8,  // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	9,  // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	10, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
-	13, // 5: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
-	7,  // 6: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
-	6,  // 7: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
-	0,  // 8: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	1,  // 9: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	2,  // 10: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	3,  // 11: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	7,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
+	10, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	10, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	11, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	12, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	5,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
+	15, // 6: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	9,  // 7: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
+	8,  // 8: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
+	0,  // 9: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
+	1,  // 10: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	2,  // 11: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	3,  // 12: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -1238,7 +1371,7 @@ func file_scheduler_taskpb_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

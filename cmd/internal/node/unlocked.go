@@ -16,6 +16,7 @@ import (
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/port"
@@ -185,6 +186,7 @@ func (n *Node) storeConfig(sealer *autolock.Sealer, incarnation uint64) raftstor
 func tables() []raftstore.Registered {
 	all := append(pkistore.Tables(), schedstore.Tables()...)
 	all = append(all, secretstore.Tables()...)
+	all = append(all, meshstore.Tables()...)
 	return append(all, autolockstore.Tables()...)
 }
 
