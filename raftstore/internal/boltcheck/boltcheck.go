@@ -16,8 +16,8 @@
 // nothing deeper. What the values say is their owner's business, and a page that
 // nobody uses is only lost room.
 //
-// It reads the file once, a page with what overflows from it at a time, and holds
-// a byte for each page of it.
+// It reads the file once, a page with what overflows from it at a time, of which
+// there is a bound, and holds a byte for each page of it.
 package boltcheck
 
 import (
@@ -139,6 +139,9 @@ func (w *walk) page(id uint64) (page, error) {
 	}
 	if p.overflow >= w.meta.high-id {
 		return page{}, damaged("page %d goes on beyond the end", id)
+	}
+	if p.overflow*size > maxOverflow {
+		return page{}, damaged("%d pages overflow from page %d", p.overflow, id)
 	}
 	for i := id; i <= id+p.overflow; i++ {
 		if w.owned[i] != unknown {

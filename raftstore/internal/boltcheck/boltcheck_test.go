@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -207,6 +208,24 @@ func TestDamage(t *testing.T) {
 				t.Errorf("got %v, want %q", err, c.says)
 			}
 		})
+	}
+}
+
+// A page of a large file says that most of the file overflows from it. It is
+// refused before anybody asks for as much memory.
+func TestOverflowIsBounded(t *testing.T) {
+	b, order := database(t), binary.NativeEndian
+	const pages = 1 << 20 // the file has 4 GiB, of which nothing is read but its beginning
+	order.PutUint32(b[pagesOf(t, b, 0x10)[0]*pageSize+12:], pages/2)
+	for at := 16; at <= pageSize+16; at += pageSize { // both metas, sealed anew
+		order.PutUint64(b[at+40:], pages)
+		sum := fnv.New64a()
+		sum.Write(b[at : at+56])
+		order.PutUint64(b[at+56:], sum.Sum64())
+	}
+	err := boltcheck.Check(bytes.NewReader(b), pages*pageSize, "logs", "conf")
+	if !errors.Is(err, boltcheck.ErrDamaged) || !strings.Contains(err.Error(), "overflow from page") {
+		t.Error(err)
 	}
 }
 

@@ -22,6 +22,10 @@ const (
 const (
 	minPage, maxPage = 1 << 10, 64 << 10
 	maxKey           = 32768
+	// maxOverflow bounds a page with what overflows from it in bytes. bbolt leaves
+	// four values beside each other at most that do not fit a page, and an entry of
+	// the log has some 2 MiB; a list of as many bytes names the free pages of 32 GiB.
+	maxOverflow = 64 << 20
 	// maxLevels is deeper than a tree of all pages that a disk holds.
 	maxLevels = 48
 )
