@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -60,7 +61,7 @@ func (w *world) snapshot() (s string) {
 		if err != nil {
 			return err
 		}
-		return withNFT(func(c *nftables.Conn) error {
+		return kernel.WithNFT(func(c *nftables.Conn) error {
 			ts, err := c.ListTables()
 			for _, t := range ts {
 				s += fmt.Sprintln("table", t.Family, t.Name)
@@ -213,7 +214,7 @@ func TestRemoval(t *testing.T) {
 				t.Errorf("the connection is still tracked: %v", f)
 			}
 		}
-		if l, _ := findLink(h, portName(a.GetTaskId())); l != nil {
+		if l, _ := kernel.FindLink(h, portName(a.GetTaskId())); l != nil {
 			t.Error("the interface is still there")
 		}
 		return err
@@ -244,7 +245,7 @@ func TestPortInUse(t *testing.T) {
 			port.Udp = network == "udp"
 			a := w.box(1, port)
 			bind := func() (c interface{ Close() error }, err error) {
-				err = inNetns(w.node, func() error {
+				err = kernel.InNetns(w.node, func() error {
 					if network == "udp" {
 						c, err = net.ListenPacket(network, ":8080")
 					} else {

@@ -10,13 +10,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // ensureBridge makes the node bridge what it is to be. It runs on a thread in
 // the node's namespace, as everything of this file does.
 func ensureBridge(h *netlink.Handle, addr netip.Prefix, changed func(string)) (netlink.Link, error) {
 	mac := bridgeMAC(addr.Addr())
-	link, err := findLink(h, bridgeName)
+	link, err := kernel.FindLink(h, bridgeName)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +46,7 @@ func ensureBridge(h *netlink.Handle, addr netip.Prefix, changed func(string)) (n
 	// route_localnet lets the answers to 127.0.0.1:<published> come back in;
 	// chain raw sees to it that nothing else of 127.0.0.0/8 does.
 	for _, s := range [][2]string{{"forwarding", "1"}, {"route_localnet", "1"}, {"accept_redirects", "0"}, {"send_redirects", "0"}, {"proxy_arp", "0"}} {
-		c, err := setSysctl(s[1], "ipv4/conf", bridgeName, s[0])
+		c, err := kernel.SetSysctl(s[1], "ipv4/conf", bridgeName, s[0])
 		if err != nil {
 			return nil, fmt.Errorf("set %s of %s: %w", s[0], bridgeName, err)
 		}
@@ -52,7 +54,7 @@ func ensureBridge(h *netlink.Handle, addr netip.Prefix, changed func(string)) (n
 			changed("set " + s[0] + " of the bridge")
 		}
 	}
-	if c, err := noIPv6(bridgeName); err != nil {
+	if c, err := kernel.NoIPv6(bridgeName); err != nil {
 		return nil, fmt.Errorf("turn IPv6 off on %s: %w", bridgeName, err)
 	} else if c {
 		changed("turned IPv6 off on the bridge")
@@ -128,27 +130,6 @@ func onlyAddress(h *netlink.Handle, link netlink.Link, addr netip.Prefix) (chang
 		return changed, nil
 	}
 	return true, h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(addr)})
-}
-
-// findLink is LinkByName with nil for a link that does not exist.
-func findLink(h *netlink.Handle, name string) (netlink.Link, error) {
-	link, err := h.LinkByName(name)
-	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for interface %s: %w", name, err)
-	}
-	return link, nil
-}
-
-// deleteLink deletes it; a link that is gone already is fine.
-func deleteLink(h *netlink.Handle, link netlink.Link) error {
-	err := h.LinkDel(link)
-	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("delete interface %s: %w", link.Attrs().Name, err)
-	}
-	return nil
 }
 
 // syncNeighbours writes down where each address of the bridge is. The node

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // attach gives the sandbox its interface, up to the point where the host end
@@ -54,7 +56,7 @@ func (n *Node) attach(h *netlink.Handle, e endpoint, bridge netlink.Link, gatewa
 	if err != nil {
 		return fmt.Errorf("write down the MAC of %s: %w", host.Attrs().Name, err)
 	}
-	if _, err := noIPv6(host.Attrs().Name); err != nil {
+	if _, err := kernel.NoIPv6(host.Attrs().Name); err != nil {
 		return fmt.Errorf("turn IPv6 off on %s: %w", host.Attrs().Name, err)
 	}
 	if err := n.step("isolated"); err != nil {
@@ -67,13 +69,13 @@ func (n *Node) attach(h *netlink.Handle, e endpoint, bridge netlink.Link, gatewa
 // sandbox, keeping the one that is there if it fits.
 func (n *Node) pair(h *netlink.Handle, e endpoint, sandbox *os.File, changed func(string)) (netlink.Link, error) {
 	name := portName(e.task)
-	host, err := findLink(h, name)
+	host, err := kernel.FindLink(h, name)
 	if err != nil {
 		return nil, err
 	}
 	keep := false
-	err = withRoutes(sandbox, func(sh *netlink.Handle) error {
-		inside, err := findLink(sh, sandboxLink)
+	err = kernel.WithRoutes(sandbox, func(sh *netlink.Handle) error {
+		inside, err := kernel.FindLink(sh, sandboxLink)
 		if err != nil || inside == nil {
 			return err
 		}
@@ -85,13 +87,13 @@ func (n *Node) pair(h *netlink.Handle, e endpoint, sandbox *os.File, changed fun
 			keep = true
 			return nil
 		}
-		return deleteLink(sh, inside)
+		return kernel.DeleteLink(sh, inside)
 	})
 	if err != nil || keep {
 		return host, err
 	}
 	if host != nil {
-		if err := deleteLink(h, host); err != nil {
+		if err := kernel.DeleteLink(h, host); err != nil {
 			return nil, err
 		}
 	}
@@ -115,7 +117,7 @@ func (n *Node) pair(h *netlink.Handle, e endpoint, sandbox *os.File, changed fun
 
 // inside configures the sandbox.
 func (n *Node) inside(e endpoint, sandbox *os.File, gateway net.IP) error {
-	err := withRoutes(sandbox, func(h *netlink.Handle) error {
+	err := kernel.WithRoutes(sandbox, func(h *netlink.Handle) error {
 		lo, err := h.LinkByName("lo")
 		if err != nil {
 			return err
@@ -138,7 +140,7 @@ func (n *Node) inside(e endpoint, sandbox *os.File, gateway net.IP) error {
 			}
 		}
 		for _, name := range []string{"default", sandboxLink} {
-			if _, err := noIPv6(name); err != nil {
+			if _, err := kernel.NoIPv6(name); err != nil {
 				return fmt.Errorf("turn IPv6 off: %w", err)
 			}
 		}

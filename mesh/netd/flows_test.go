@@ -11,6 +11,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // echo serves connections until the other side closes.
@@ -42,7 +44,7 @@ func (w *world) echo(ns *os.File, addr string) {
 
 // open connects and leaves the connection open until the test ends.
 func (w *world) open(ns *os.File, addr string, patience time.Duration) (c net.Conn, err error) {
-	err = inNetns(ns, func() (err error) { c, err = net.DialTimeout("tcp", addr, patience); return err })
+	err = kernel.InNetns(ns, func() (err error) { c, err = net.DialTimeout("tcp", addr, patience); return err })
 	if err == nil {
 		w.t.Cleanup(func() { c.Close() })
 		c.SetDeadline(time.Now().Add(2 * deadline))
@@ -207,8 +209,8 @@ func TestBoundsAreNotRequired(t *testing.T) {
 	w.serve(w.outside, "tcp", "0.0.0.0:7000")
 	w.reaches(a.ns, "tcp", outsideIP+":7000", nodeIP)
 	w.in(w.node, func() error {
-		return withNFT(func(c *nftables.Conn) error {
-			if there, err := exists(c, flows()); err != nil || there {
+		return kernel.WithNFT(func(c *nftables.Conn) error {
+			if there, err := kernel.Exists(c, flows()); err != nil || there {
 				t.Errorf("the table was made (%v)", err)
 			}
 			return nil

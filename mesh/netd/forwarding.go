@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // Forwarding. The kernel asks only the interface a packet came in by whether it
@@ -79,7 +81,7 @@ func sysctlIsOn(path string) (bool, error) {
 // openUplinks turns forwarding on. The guarding rules are in force already.
 func openUplinks(names []string, changed func(string)) error {
 	for _, name := range names {
-		c, err := setSysctl("1", "ipv4/conf", name, "forwarding")
+		c, err := kernel.SetSysctl("1", "ipv4/conf", name, "forwarding")
 		if err != nil && !os.IsNotExist(err) {
 			return fmt.Errorf("turn forwarding on for %s: %w", name, err)
 		}
@@ -97,7 +99,7 @@ func closeUplinks(names []string) error {
 		return err
 	}
 	for _, name := range names {
-		if _, err := setSysctl("0", "ipv4/conf", name, "forwarding"); err != nil && !os.IsNotExist(err) {
+		if _, err := kernel.SetSysctl("0", "ipv4/conf", name, "forwarding"); err != nil && !os.IsNotExist(err) {
 			return fmt.Errorf("turn forwarding off for %s: %w", name, err)
 		}
 	}

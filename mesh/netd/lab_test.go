@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -109,14 +110,14 @@ func setLinkUp(h *netlink.Handle, name string) error {
 
 func (w *world) in(ns *os.File, fn func() error) {
 	w.t.Helper()
-	if err := inNetns(ns, fn); err != nil {
+	if err := kernel.InNetns(ns, fn); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
 func (w *world) routes(ns *os.File, fn func(h *netlink.Handle) error) {
 	w.t.Helper()
-	if err := withRoutes(ns, fn, unix.NETLINK_NETFILTER); err != nil {
+	if err := kernel.WithRoutes(ns, fn, unix.NETLINK_NETFILTER); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -279,7 +280,7 @@ func (w *world) serve(ns *os.File, network, addr string) {
 
 // ask connects and returns the address the other side saw.
 func (w *world) ask(ns *os.File, network, addr string, patience time.Duration) (saw string, err error) {
-	err = inNetns(ns, func() error {
+	err = kernel.InNetns(ns, func() error {
 		c, err := net.DialTimeout(network, addr, patience)
 		if err != nil {
 			return err

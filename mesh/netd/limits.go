@@ -30,9 +30,6 @@ const (
 	repairEvery  = 5 * time.Second
 	repairSettle = 50 * time.Millisecond
 
-	// One kernel request may take this long.
-	netlinkTimeout = 30 * time.Second
-
 	// Connections that one container may have open, and may open in a second,
 	// so that none fills the node's table of connections: that holds 65536 on
 	// a node of 1 GiB and 262144 from 4 GiB on. The kernel looks through all

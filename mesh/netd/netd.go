@@ -86,6 +86,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -143,7 +144,7 @@ func New(o Options) (*Node, error) {
 	ns := o.Netns
 	if ns == nil {
 		var err error
-		if ns, err = openOwnNetns(); err != nil {
+		if ns, err = kernel.OpenOwn(); err != nil {
 			return nil, fmt.Errorf("netd: open the node's network namespace: %w", err)
 		}
 	} else {
@@ -292,12 +293,12 @@ func (n *Node) Probe() []*netdpb.Feature {
 func Cleanup(ns *os.File) error {
 	if ns == nil {
 		var err error
-		if ns, err = openOwnNetns(); err != nil {
+		if ns, err = kernel.OpenOwn(); err != nil {
 			return err
 		}
 		defer ns.Close()
 	}
-	return withRoutes(ns, func(h *netlink.Handle) error { return removeOwned(h) }, unix.NETLINK_NETFILTER)
+	return kernel.WithRoutes(ns, func(h *netlink.Handle) error { return removeOwned(h) }, unix.NETLINK_NETFILTER)
 }
 
 var errInjected = errors.New("injected")

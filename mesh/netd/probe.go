@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -80,7 +81,7 @@ var sample = endpoint{task: "probe", addr: netip.MustParsePrefix("192.0.2.2/24")
 
 // probe tries each feature in the node's namespace and undoes it. n.mu is held.
 func (n *Node) probe() (out []*netdpb.Feature) {
-	err := withRoutes(n.ns, func(h *netlink.Handle) error {
+	err := kernel.WithRoutes(n.ns, func(h *netlink.Handle) error {
 		for _, f := range features {
 			r := &netdpb.Feature{Name: f.name, Required: f.without == ""}
 			if err := f.try(h); err != nil {
@@ -104,26 +105,26 @@ func (n *Node) probe() (out []*netdpb.Feature) {
 // scratch makes the link and deletes it. One that a killed process left behind
 // is deleted first.
 func scratch(h *netlink.Handle, link netlink.Link) error {
-	old, err := findLink(h, link.Attrs().Name)
+	old, err := kernel.FindLink(h, link.Attrs().Name)
 	if err != nil {
 		return err
 	}
 	if old != nil {
-		if err := deleteLink(h, old); err != nil {
+		if err := kernel.DeleteLink(h, old); err != nil {
 			return err
 		}
 	}
 	if err := h.LinkAdd(link); err != nil {
 		return fmt.Errorf("make a %s: %w", link.Type(), err)
 	}
-	return deleteLink(h, link)
+	return kernel.DeleteLink(h, link)
 }
 
 // nft makes rules and deletes them in the same transaction: the kernel checks
 // them all and no packet ever sees them.
 func nft(make func(*builder), family nftables.TableFamily) func(*netlink.Handle) error {
 	return func(*netlink.Handle) error {
-		return withNFT(func(c *nftables.Conn) error {
+		return kernel.WithNFT(func(c *nftables.Conn) error {
 			t := c.AddTable(&nftables.Table{Name: probeTable, Family: family})
 			b := &builder{conn: c, table: t}
 			make(b)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // reconcile makes the kernel's state that of the plan and returns what went
@@ -23,7 +25,7 @@ import (
 func (n *Node) reconcile(ctx context.Context, p plan, full bool) (bad map[string]error, changes []string, err error) {
 	bad = make(map[string]error)
 	changed := func(what string) { changes = append(changes, what) }
-	err = withRoutes(n.ns, func(h *netlink.Handle) error {
+	err = kernel.WithRoutes(n.ns, func(h *netlink.Handle) error {
 		if !p.bridge.IsValid() {
 			return n.removeAll(h)
 		}
@@ -158,7 +160,7 @@ func (n *Node) boundsToSet() (*flowBounds, error) {
 	if n.committed == nil {
 		return &n.bounds, nil
 	}
-	fp, err := readFingerprint(flows())
+	fp, err := kernel.ReadFingerprint(flows())
 	if err != nil || fp == n.print.flows {
 		return nil, err
 	}
@@ -167,7 +169,7 @@ func (n *Node) boundsToSet() (*flowBounds, error) {
 
 // rulesIntact reports whether the kernel's tables are as they were committed.
 func (n *Node) rulesIntact() (bool, error) {
-	gen, err := generation()
+	gen, err := kernel.Generation()
 	if err != nil || gen == n.gen {
 		return err == nil, err
 	}
@@ -217,7 +219,7 @@ func (n *Node) cleanUp(h *netlink.Handle, bridge netlink.Link, ports map[string]
 		delete(ports, portName(e.task))
 	}
 	for _, l := range ports {
-		if err := deleteLink(h, l); err != nil {
+		if err := kernel.DeleteLink(h, l); err != nil {
 			return err
 		}
 	}
@@ -289,7 +291,7 @@ func removeOwned(h *netlink.Handle) error {
 		default:
 			continue
 		}
-		if err := deleteLink(h, l); err != nil {
+		if err := kernel.DeleteLink(h, l); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // Whatever somebody does to the table, it is put back at the kernel's notice.
@@ -26,7 +28,7 @@ func TestTableIsPutBack(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 	}()
-	notices, err := w.n.subscribe()
+	notices, err := kernel.Subscribe(w.n.ns, kernel.Rulesets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +71,7 @@ func TestTableIsPutBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := w.n.State().GetRepairs()
 			w.in(w.node, func() error {
-				return withNFT(func(c *nftables.Conn) error {
+				return kernel.WithNFT(func(c *nftables.Conn) error {
 					if err := harm(c); err != nil {
 						return err
 					}
@@ -77,11 +79,12 @@ func TestTableIsPutBack(t *testing.T) {
 				})
 			})
 			// Each notice may be the one of the repair.
-			notices.SetReadDeadline(time.Now().Add(deadline))
-			buf := make([]byte, 1<<16)
+			patience := time.After(deadline)
 			for w.n.State().GetRepairs() == before {
-				if _, err := notices.Read(buf); err != nil {
-					t.Fatalf("not put back: %v", err)
+				select {
+				case <-notices.C:
+				case <-patience:
+					t.Fatal("not put back")
 				}
 			}
 			w.reaches(w.outside, "tcp", nodeIP+":8080", outsideIP)
@@ -101,18 +104,18 @@ func TestForeignTablesAreLeftAlone(t *testing.T) {
 	w.apply(w.box(1))
 	var gen uint32
 	w.in(w.node, func() error {
-		err := withNFT(func(c *nftables.Conn) error {
+		err := kernel.WithNFT(func(c *nftables.Conn) error {
 			c.AddChain(&nftables.Chain{Table: c.AddTable(&nftables.Table{Name: "mine", Family: nftables.TableFamilyINet}), Name: "c"})
 			return c.Flush()
 		})
 		if err == nil {
-			gen, err = generation()
+			gen, err = kernel.Generation()
 		}
 		return err
 	})
 	w.n.repair(t.Context())
 	w.in(w.node, func() error {
-		if now, err := generation(); err != nil || now != gen || w.n.State().GetRepairs() != 0 {
+		if now, err := kernel.Generation(); err != nil || now != gen || w.n.State().GetRepairs() != 0 {
 			t.Errorf("the ruleset was changed: %d, was %d (%v)", now, gen, err)
 		}
 		return nil

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // The frames of a bridge pass the rules of routed packets too when br_netfilter
@@ -14,7 +16,7 @@ func TestTraffic(t *testing.T) {
 	for _, brNetfilter := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables="+brNetfilter, func(t *testing.T) {
 			w := newWorld(t)
-			err := inNetns(w.node, func() error {
+			err := kernel.InNetns(w.node, func() error {
 				return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(brNetfilter), 0)
 			})
 			if errors.Is(err, os.ErrNotExist) && brNetfilter == "0" {

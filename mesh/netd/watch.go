@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // Run keeps the state in force until ctx ends: it puts back what is changed by
@@ -17,18 +17,11 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := n.adopt(); err != nil {
 		return fmt.Errorf("secure the bridge that was found: %w", err)
 	}
-	notices, err := n.subscribe()
+	notices, err := kernel.Subscribe(n.ns, kernel.Rulesets)
 	if err != nil {
 		return err
 	}
-	news := make(chan struct{}, 1) // closed by the reader
-	go read(notices, news)
-	// Closing the socket ends the reader, which closes the channel.
-	defer func() {
-		notices.Close()
-		for range news {
-		}
-	}()
+	defer notices.Close()
 	tick := time.NewTicker(repairEvery)
 	defer tick.Stop()
 	for {
@@ -36,7 +29,7 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-		case _, ok := <-news:
+		case _, ok := <-notices.C:
 			if !ok {
 				return errors.New("the kernel's notices about nftables ended")
 			}
@@ -55,8 +48,8 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) adopt() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return withRoutes(n.ns, func(h *netlink.Handle) error {
-		link, err := findLink(h, bridgeName)
+	return kernel.WithRoutes(n.ns, func(h *netlink.Handle) error {
+		link, err := kernel.FindLink(h, bridgeName)
 		if err != nil || link == nil {
 			return err
 		}
@@ -100,43 +93,5 @@ func (n *Node) repair(ctx context.Context) {
 	if len(changes) > 0 {
 		n.repairs++
 		n.log.Warn("network state was changed by somebody and is restored", "changes", changes)
-	}
-}
-
-// subscribe opens a socket on which the kernel tells of every change to the
-// node's nftables.
-func (n *Node) subscribe() (f *os.File, err error) {
-	err = inNetns(n.ns, func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
-		if err != nil {
-			return err
-		}
-		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}); err != nil {
-			unix.Close(fd)
-			return err
-		}
-		f = os.NewFile(uintptr(fd), "nftables notices")
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("subscribe to nftables: %w", err)
-	}
-	return f, nil
-}
-
-// read passes on that there was news; what it was is looked up. It owns news.
-func read(f *os.File, news chan<- struct{}) {
-	defer close(news)
-	buf := make([]byte, 1<<16)
-	for {
-		_, err := f.Read(buf)
-		// ENOBUFS: so much news that some was lost.
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return
-		}
-		select {
-		case news <- struct{}{}:
-		default: // one is waiting already
-		}
 	}
 }

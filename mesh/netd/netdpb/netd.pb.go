@@ -31,6 +31,9 @@ type Request struct {
 	//	*Request_Probe
 	//	*Request_Apply
 	//	*Request_State
+	//	*Request_Fabric
+	//	*Request_FabricRotate
+	//	*Request_FabricState
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -100,6 +103,33 @@ func (x *Request) GetState() *StateRequest {
 	return nil
 }
 
+func (x *Request) GetFabric() *FabricRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Fabric); ok {
+			return x.Fabric
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetFabricRotate() *FabricRotateRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_FabricRotate); ok {
+			return x.FabricRotate
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetFabricState() *FabricStateRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_FabricState); ok {
+			return x.FabricState
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -116,11 +146,29 @@ type Request_State struct {
 	State *StateRequest `protobuf:"bytes,3,opt,name=state,proto3,oneof"`
 }
 
+type Request_Fabric struct {
+	Fabric *FabricRequest `protobuf:"bytes,4,opt,name=fabric,proto3,oneof"`
+}
+
+type Request_FabricRotate struct {
+	FabricRotate *FabricRotateRequest `protobuf:"bytes,5,opt,name=fabric_rotate,json=fabricRotate,proto3,oneof"`
+}
+
+type Request_FabricState struct {
+	FabricState *FabricStateRequest `protobuf:"bytes,6,opt,name=fabric_state,json=fabricState,proto3,oneof"`
+}
+
 func (*Request_Probe) isRequest_Verb() {}
 
 func (*Request_Apply) isRequest_Verb() {}
 
 func (*Request_State) isRequest_Verb() {}
+
+func (*Request_Fabric) isRequest_Verb() {}
+
+func (*Request_FabricRotate) isRequest_Verb() {}
+
+func (*Request_FabricState) isRequest_Verb() {}
 
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -130,6 +178,9 @@ type Response struct {
 	//	*Response_Probe
 	//	*Response_Apply
 	//	*Response_State
+	//	*Response_Fabric
+	//	*Response_FabricRotate
+	//	*Response_FabricState
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -208,6 +259,33 @@ func (x *Response) GetState() *StateResponse {
 	return nil
 }
 
+func (x *Response) GetFabric() *FabricResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Fabric); ok {
+			return x.Fabric
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetFabricRotate() *FabricRotateResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_FabricRotate); ok {
+			return x.FabricRotate
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetFabricState() *FabricStateResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_FabricState); ok {
+			return x.FabricState
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -228,6 +306,18 @@ type Response_State struct {
 	State *StateResponse `protobuf:"bytes,4,opt,name=state,proto3,oneof"`
 }
 
+type Response_Fabric struct {
+	Fabric *FabricResponse `protobuf:"bytes,5,opt,name=fabric,proto3,oneof"`
+}
+
+type Response_FabricRotate struct {
+	FabricRotate *FabricRotateResponse `protobuf:"bytes,6,opt,name=fabric_rotate,json=fabricRotate,proto3,oneof"`
+}
+
+type Response_FabricState struct {
+	FabricState *FabricStateResponse `protobuf:"bytes,7,opt,name=fabric_state,json=fabricState,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Probe) isResponse_Result() {}
@@ -235,6 +325,12 @@ func (*Response_Probe) isResponse_Result() {}
 func (*Response_Apply) isResponse_Result() {}
 
 func (*Response_State) isResponse_Result() {}
+
+func (*Response_Fabric) isResponse_Result() {}
+
+func (*Response_FabricRotate) isResponse_Result() {}
+
+func (*Response_FabricState) isResponse_Result() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -843,21 +939,715 @@ func (x *StateResponse) GetRepairs() uint64 {
 	return 0
 }
 
+// FabricRequest declares the node's WireGuard interface and its peers: whole, or
+// as a difference to the declaration in force.
+type FabricRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Grows; an older generation is refused.
+	Generation uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// 0: this is the whole. Otherwise the generation in force, to which peers are
+	// added or replaced by node_id, and removed taken away.
+	Base uint64 `protobuf:"varint,2,opt,name=base,proto3" json:"base,omitempty"`
+	// The own key for which the pre-shared keys were made: the one in force, or
+	// the next one, which is put in force by this. Empty without peers.
+	OwnPublicKey []byte `protobuf:"bytes,3,opt,name=own_public_key,json=ownPublicKey,proto3" json:"own_public_key,omitempty"`
+	// The node's mesh address with the prefix length of the mesh, 198.18.0.7/15.
+	// Empty: nothing is wanted; interface and peers go, the table that drops stays.
+	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// UDP. 0: one is chosen and kept.
+	ListenPort uint32 `protobuf:"varint,5,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
+	// 0: found from the routes to the peers' endpoints.
+	UnderlayMtu uint32 `protobuf:"varint,6,opt,name=underlay_mtu,json=underlayMtu,proto3" json:"underlay_mtu,omitempty"`
+	// TCP port that peers may reach at the mesh address. 0: none.
+	ControlPort   uint32        `protobuf:"varint,7,opt,name=control_port,json=controlPort,proto3" json:"control_port,omitempty"`
+	Peers         []*FabricPeer `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
+	Removed       []string      `protobuf:"bytes,9,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricRequest) Reset() {
+	*x = FabricRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricRequest) ProtoMessage() {}
+
+func (x *FabricRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricRequest.ProtoReflect.Descriptor instead.
+func (*FabricRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FabricRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *FabricRequest) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *FabricRequest) GetOwnPublicKey() []byte {
+	if x != nil {
+		return x.OwnPublicKey
+	}
+	return nil
+}
+
+func (x *FabricRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *FabricRequest) GetListenPort() uint32 {
+	if x != nil {
+		return x.ListenPort
+	}
+	return 0
+}
+
+func (x *FabricRequest) GetUnderlayMtu() uint32 {
+	if x != nil {
+		return x.UnderlayMtu
+	}
+	return 0
+}
+
+func (x *FabricRequest) GetControlPort() uint32 {
+	if x != nil {
+		return x.ControlPort
+	}
+	return 0
+}
+
+func (x *FabricRequest) GetPeers() []*FabricPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *FabricRequest) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+type FabricPeer struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NodeId    string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	PublicKey []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Never absent.
+	PresharedKey []byte `protobuf:"bytes,3,opt,name=preshared_key,json=presharedKey,proto3" json:"preshared_key,omitempty"`
+	// host:port; empty for a node that is only heard from.
+	Endpoint string `protobuf:"bytes,4,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Its mesh address, the only one it may send from.
+	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	// 0: none.
+	KeepaliveSeconds uint32 `protobuf:"varint,6,opt,name=keepalive_seconds,json=keepaliveSeconds,proto3" json:"keepalive_seconds,omitempty"`
+	// The key the peer is about to use. From its first handshake on it has the
+	// peer's address.
+	Next          *FabricKey `protobuf:"bytes,7,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricPeer) Reset() {
+	*x = FabricPeer{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricPeer) ProtoMessage() {}
+
+func (x *FabricPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricPeer.ProtoReflect.Descriptor instead.
+func (*FabricPeer) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FabricPeer) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *FabricPeer) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *FabricPeer) GetPresharedKey() []byte {
+	if x != nil {
+		return x.PresharedKey
+	}
+	return nil
+}
+
+func (x *FabricPeer) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *FabricPeer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *FabricPeer) GetKeepaliveSeconds() uint32 {
+	if x != nil {
+		return x.KeepaliveSeconds
+	}
+	return 0
+}
+
+func (x *FabricPeer) GetNext() *FabricKey {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+type FabricKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	PresharedKey  []byte                 `protobuf:"bytes,2,opt,name=preshared_key,json=presharedKey,proto3" json:"preshared_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricKey) Reset() {
+	*x = FabricKey{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricKey) ProtoMessage() {}
+
+func (x *FabricKey) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricKey.ProtoReflect.Descriptor instead.
+func (*FabricKey) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FabricKey) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *FabricKey) GetPresharedKey() []byte {
+	if x != nil {
+		return x.PresharedKey
+	}
+	return nil
+}
+
+type FabricResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	ListenPort    uint32                 `protobuf:"varint,2,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
+	Interface     string                 `protobuf:"bytes,3,opt,name=interface,proto3" json:"interface,omitempty"`
+	Mtu           uint32                 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricResponse) Reset() {
+	*x = FabricResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricResponse) ProtoMessage() {}
+
+func (x *FabricResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricResponse.ProtoReflect.Descriptor instead.
+func (*FabricResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FabricResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *FabricResponse) GetListenPort() uint32 {
+	if x != nil {
+		return x.ListenPort
+	}
+	return 0
+}
+
+func (x *FabricResponse) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *FabricResponse) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+// FabricRotateRequest makes the next key. It is not in force before a declaration
+// names it.
+type FabricRotateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricRotateRequest) Reset() {
+	*x = FabricRotateRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricRotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricRotateRequest) ProtoMessage() {}
+
+func (x *FabricRotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricRotateRequest.ProtoReflect.Descriptor instead.
+func (*FabricRotateRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{17}
+}
+
+type FabricRotateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	NextPublicKey []byte                 `protobuf:"bytes,2,opt,name=next_public_key,json=nextPublicKey,proto3" json:"next_public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricRotateResponse) Reset() {
+	*x = FabricRotateResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricRotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricRotateResponse) ProtoMessage() {}
+
+func (x *FabricRotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricRotateResponse.ProtoReflect.Descriptor instead.
+func (*FabricRotateResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FabricRotateResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *FabricRotateResponse) GetNextPublicKey() []byte {
+	if x != nil {
+		return x.NextPublicKey
+	}
+	return nil
+}
+
+type FabricStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricStateRequest) Reset() {
+	*x = FabricStateRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricStateRequest) ProtoMessage() {}
+
+func (x *FabricStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricStateRequest.ProtoReflect.Descriptor instead.
+func (*FabricStateRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{19}
+}
+
+type FabricStateResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	PublicKey  []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Empty: none was made.
+	NextPublicKey []byte `protobuf:"bytes,3,opt,name=next_public_key,json=nextPublicKey,proto3" json:"next_public_key,omitempty"`
+	ListenPort    uint32 `protobuf:"varint,4,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
+	Interface     string `protobuf:"bytes,5,opt,name=interface,proto3" json:"interface,omitempty"`
+	Mtu           uint32 `protobuf:"varint,6,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// kernel or embedded.
+	Driver string `protobuf:"bytes,7,opt,name=driver,proto3" json:"driver,omitempty"`
+	// How the embedded driver moves packets.
+	Mode string `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
+	// How often something was found changed by somebody and put back.
+	Repairs uint64 `protobuf:"varint,9,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	// What is not as declared; empty: nothing.
+	Degraded string             `protobuf:"bytes,10,opt,name=degraded,proto3" json:"degraded,omitempty"`
+	Peers    []*FabricPeerState `protobuf:"bytes,11,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Packets that the table dropped, by reason, since the process started.
+	Dropped       map[string]uint64 `protobuf:"bytes,12,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricStateResponse) Reset() {
+	*x = FabricStateResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricStateResponse) ProtoMessage() {}
+
+func (x *FabricStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricStateResponse.ProtoReflect.Descriptor instead.
+func (*FabricStateResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FabricStateResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *FabricStateResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *FabricStateResponse) GetNextPublicKey() []byte {
+	if x != nil {
+		return x.NextPublicKey
+	}
+	return nil
+}
+
+func (x *FabricStateResponse) GetListenPort() uint32 {
+	if x != nil {
+		return x.ListenPort
+	}
+	return 0
+}
+
+func (x *FabricStateResponse) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *FabricStateResponse) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *FabricStateResponse) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *FabricStateResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *FabricStateResponse) GetRepairs() uint64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
+}
+
+func (x *FabricStateResponse) GetDegraded() string {
+	if x != nil {
+		return x.Degraded
+	}
+	return ""
+}
+
+func (x *FabricStateResponse) GetPeers() []*FabricPeerState {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *FabricStateResponse) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+type FabricPeerState struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The key in force, which is the next one once that has shaken hands.
+	PublicKey []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	Endpoint  string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Milliseconds since the last handshake; absent: none yet.
+	HandshakeAgeMs *uint64 `protobuf:"varint,4,opt,name=handshake_age_ms,json=handshakeAgeMs,proto3,oneof" json:"handshake_age_ms,omitempty"`
+	ReceivedBytes  uint64  `protobuf:"varint,5,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	SentBytes      uint64  `protobuf:"varint,6,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FabricPeerState) Reset() {
+	*x = FabricPeerState{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricPeerState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricPeerState) ProtoMessage() {}
+
+func (x *FabricPeerState) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricPeerState.ProtoReflect.Descriptor instead.
+func (*FabricPeerState) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FabricPeerState) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *FabricPeerState) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *FabricPeerState) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *FabricPeerState) GetHandshakeAgeMs() uint64 {
+	if x != nil && x.HandshakeAgeMs != nil {
+		return *x.HandshakeAgeMs
+	}
+	return 0
+}
+
+func (x *FabricPeerState) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *FabricPeerState) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
 var File_mesh_netd_netdpb_netd_proto protoreflect.FileDescriptor
 
 const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\xb6\x01\n" +
+	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\x87\x03\n" +
 	"\aRequest\x125\n" +
 	"\x05probe\x18\x01 \x01(\v2\x1d.redoubt.netd.v1.ProbeRequestH\x00R\x05probe\x125\n" +
 	"\x05apply\x18\x02 \x01(\v2\x1d.redoubt.netd.v1.ApplyRequestH\x00R\x05apply\x125\n" +
-	"\x05state\x18\x03 \x01(\v2\x1d.redoubt.netd.v1.StateRequestH\x00R\x05stateB\x06\n" +
-	"\x04verb\"\xec\x01\n" +
+	"\x05state\x18\x03 \x01(\v2\x1d.redoubt.netd.v1.StateRequestH\x00R\x05state\x128\n" +
+	"\x06fabric\x18\x04 \x01(\v2\x1e.redoubt.netd.v1.FabricRequestH\x00R\x06fabric\x12K\n" +
+	"\rfabric_rotate\x18\x05 \x01(\v2$.redoubt.netd.v1.FabricRotateRequestH\x00R\ffabricRotate\x12H\n" +
+	"\ffabric_state\x18\x06 \x01(\v2#.redoubt.netd.v1.FabricStateRequestH\x00R\vfabricStateB\x06\n" +
+	"\x04verb\"\xc0\x03\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.netd.v1.ErrorH\x00R\x05error\x126\n" +
 	"\x05probe\x18\x02 \x01(\v2\x1e.redoubt.netd.v1.ProbeResponseH\x00R\x05probe\x126\n" +
 	"\x05apply\x18\x03 \x01(\v2\x1e.redoubt.netd.v1.ApplyResponseH\x00R\x05apply\x126\n" +
-	"\x05state\x18\x04 \x01(\v2\x1e.redoubt.netd.v1.StateResponseH\x00R\x05stateB\b\n" +
+	"\x05state\x18\x04 \x01(\v2\x1e.redoubt.netd.v1.StateResponseH\x00R\x05state\x129\n" +
+	"\x06fabric\x18\x05 \x01(\v2\x1f.redoubt.netd.v1.FabricResponseH\x00R\x06fabric\x12L\n" +
+	"\rfabric_rotate\x18\x06 \x01(\v2%.redoubt.netd.v1.FabricRotateResponseH\x00R\ffabricRotate\x12I\n" +
+	"\ffabric_state\x18\a \x01(\v2$.redoubt.netd.v1.FabricStateResponseH\x00R\vfabricStateB\b\n" +
 	"\x06result\"!\n" +
 	"\x05Error\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\x0e\n" +
@@ -898,7 +1688,78 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12=\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x1f.redoubt.netd.v1.EndpointResultR\tendpoints\x12\x18\n" +
-	"\arepairs\x18\x03 \x01(\x04R\arepairsB5Z3github.com/redoubt-cluster/redoubt/mesh/netd/netdpbb\x06proto3"
+	"\arepairs\x18\x03 \x01(\x04R\arepairs\"\xb7\x02\n" +
+	"\rFabricRequest\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\x04R\x04base\x12$\n" +
+	"\x0eown_public_key\x18\x03 \x01(\fR\fownPublicKey\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1f\n" +
+	"\vlisten_port\x18\x05 \x01(\rR\n" +
+	"listenPort\x12!\n" +
+	"\funderlay_mtu\x18\x06 \x01(\rR\vunderlayMtu\x12!\n" +
+	"\fcontrol_port\x18\a \x01(\rR\vcontrolPort\x121\n" +
+	"\x05peers\x18\b \x03(\v2\x1b.redoubt.netd.v1.FabricPeerR\x05peers\x12\x18\n" +
+	"\aremoved\x18\t \x03(\tR\aremoved\"\xfc\x01\n" +
+	"\n" +
+	"FabricPeer\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12#\n" +
+	"\rpreshared_key\x18\x03 \x01(\fR\fpresharedKey\x12\x1a\n" +
+	"\bendpoint\x18\x04 \x01(\tR\bendpoint\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12+\n" +
+	"\x11keepalive_seconds\x18\x06 \x01(\rR\x10keepaliveSeconds\x12.\n" +
+	"\x04next\x18\a \x01(\v2\x1a.redoubt.netd.v1.FabricKeyR\x04next\"O\n" +
+	"\tFabricKey\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12#\n" +
+	"\rpreshared_key\x18\x02 \x01(\fR\fpresharedKey\"\x80\x01\n" +
+	"\x0eFabricResponse\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1f\n" +
+	"\vlisten_port\x18\x02 \x01(\rR\n" +
+	"listenPort\x12\x1c\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\"\x15\n" +
+	"\x13FabricRotateRequest\"]\n" +
+	"\x14FabricRotateResponse\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12&\n" +
+	"\x0fnext_public_key\x18\x02 \x01(\fR\rnextPublicKey\"\x14\n" +
+	"\x12FabricStateRequest\"\xf0\x03\n" +
+	"\x13FabricStateResponse\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12&\n" +
+	"\x0fnext_public_key\x18\x03 \x01(\fR\rnextPublicKey\x12\x1f\n" +
+	"\vlisten_port\x18\x04 \x01(\rR\n" +
+	"listenPort\x12\x1c\n" +
+	"\tinterface\x18\x05 \x01(\tR\tinterface\x12\x10\n" +
+	"\x03mtu\x18\x06 \x01(\rR\x03mtu\x12\x16\n" +
+	"\x06driver\x18\a \x01(\tR\x06driver\x12\x12\n" +
+	"\x04mode\x18\b \x01(\tR\x04mode\x12\x18\n" +
+	"\arepairs\x18\t \x01(\x04R\arepairs\x12\x1a\n" +
+	"\bdegraded\x18\n" +
+	" \x01(\tR\bdegraded\x126\n" +
+	"\x05peers\x18\v \x03(\v2 .redoubt.netd.v1.FabricPeerStateR\x05peers\x12K\n" +
+	"\adropped\x18\f \x03(\v21.redoubt.netd.v1.FabricStateResponse.DroppedEntryR\adropped\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xef\x01\n" +
+	"\x0fFabricPeerState\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12-\n" +
+	"\x10handshake_age_ms\x18\x04 \x01(\x04H\x00R\x0ehandshakeAgeMs\x88\x01\x01\x12%\n" +
+	"\x0ereceived_bytes\x18\x05 \x01(\x04R\rreceivedBytes\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x06 \x01(\x04R\tsentBytesB\x13\n" +
+	"\x11_handshake_age_msB5Z3github.com/redoubt-cluster/redoubt/mesh/netd/netdpbb\x06proto3"
 
 var (
 	file_mesh_netd_netdpb_netd_proto_rawDescOnce sync.Once
@@ -912,40 +1773,60 @@ func file_mesh_netd_netdpb_netd_proto_rawDescGZIP() []byte {
 	return file_mesh_netd_netdpb_netd_proto_rawDescData
 }
 
-var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_mesh_netd_netdpb_netd_proto_goTypes = []any{
-	(*Request)(nil),        // 0: redoubt.netd.v1.Request
-	(*Response)(nil),       // 1: redoubt.netd.v1.Response
-	(*Error)(nil),          // 2: redoubt.netd.v1.Error
-	(*ProbeRequest)(nil),   // 3: redoubt.netd.v1.ProbeRequest
-	(*ProbeResponse)(nil),  // 4: redoubt.netd.v1.ProbeResponse
-	(*Feature)(nil),        // 5: redoubt.netd.v1.Feature
-	(*ApplyRequest)(nil),   // 6: redoubt.netd.v1.ApplyRequest
-	(*Endpoint)(nil),       // 7: redoubt.netd.v1.Endpoint
-	(*PublishedPort)(nil),  // 8: redoubt.netd.v1.PublishedPort
-	(*ApplyResponse)(nil),  // 9: redoubt.netd.v1.ApplyResponse
-	(*EndpointResult)(nil), // 10: redoubt.netd.v1.EndpointResult
-	(*StateRequest)(nil),   // 11: redoubt.netd.v1.StateRequest
-	(*StateResponse)(nil),  // 12: redoubt.netd.v1.StateResponse
+	(*Request)(nil),              // 0: redoubt.netd.v1.Request
+	(*Response)(nil),             // 1: redoubt.netd.v1.Response
+	(*Error)(nil),                // 2: redoubt.netd.v1.Error
+	(*ProbeRequest)(nil),         // 3: redoubt.netd.v1.ProbeRequest
+	(*ProbeResponse)(nil),        // 4: redoubt.netd.v1.ProbeResponse
+	(*Feature)(nil),              // 5: redoubt.netd.v1.Feature
+	(*ApplyRequest)(nil),         // 6: redoubt.netd.v1.ApplyRequest
+	(*Endpoint)(nil),             // 7: redoubt.netd.v1.Endpoint
+	(*PublishedPort)(nil),        // 8: redoubt.netd.v1.PublishedPort
+	(*ApplyResponse)(nil),        // 9: redoubt.netd.v1.ApplyResponse
+	(*EndpointResult)(nil),       // 10: redoubt.netd.v1.EndpointResult
+	(*StateRequest)(nil),         // 11: redoubt.netd.v1.StateRequest
+	(*StateResponse)(nil),        // 12: redoubt.netd.v1.StateResponse
+	(*FabricRequest)(nil),        // 13: redoubt.netd.v1.FabricRequest
+	(*FabricPeer)(nil),           // 14: redoubt.netd.v1.FabricPeer
+	(*FabricKey)(nil),            // 15: redoubt.netd.v1.FabricKey
+	(*FabricResponse)(nil),       // 16: redoubt.netd.v1.FabricResponse
+	(*FabricRotateRequest)(nil),  // 17: redoubt.netd.v1.FabricRotateRequest
+	(*FabricRotateResponse)(nil), // 18: redoubt.netd.v1.FabricRotateResponse
+	(*FabricStateRequest)(nil),   // 19: redoubt.netd.v1.FabricStateRequest
+	(*FabricStateResponse)(nil),  // 20: redoubt.netd.v1.FabricStateResponse
+	(*FabricPeerState)(nil),      // 21: redoubt.netd.v1.FabricPeerState
+	nil,                          // 22: redoubt.netd.v1.FabricStateResponse.DroppedEntry
 }
 var file_mesh_netd_netdpb_netd_proto_depIdxs = []int32{
 	3,  // 0: redoubt.netd.v1.Request.probe:type_name -> redoubt.netd.v1.ProbeRequest
 	6,  // 1: redoubt.netd.v1.Request.apply:type_name -> redoubt.netd.v1.ApplyRequest
 	11, // 2: redoubt.netd.v1.Request.state:type_name -> redoubt.netd.v1.StateRequest
-	2,  // 3: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
-	4,  // 4: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
-	9,  // 5: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
-	12, // 6: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
-	5,  // 7: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
-	7,  // 8: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
-	8,  // 9: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
-	10, // 10: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
-	10, // 11: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 3: redoubt.netd.v1.Request.fabric:type_name -> redoubt.netd.v1.FabricRequest
+	17, // 4: redoubt.netd.v1.Request.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateRequest
+	19, // 5: redoubt.netd.v1.Request.fabric_state:type_name -> redoubt.netd.v1.FabricStateRequest
+	2,  // 6: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
+	4,  // 7: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
+	9,  // 8: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
+	12, // 9: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
+	16, // 10: redoubt.netd.v1.Response.fabric:type_name -> redoubt.netd.v1.FabricResponse
+	18, // 11: redoubt.netd.v1.Response.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateResponse
+	20, // 12: redoubt.netd.v1.Response.fabric_state:type_name -> redoubt.netd.v1.FabricStateResponse
+	5,  // 13: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
+	7,  // 14: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
+	8,  // 15: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
+	10, // 16: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
+	10, // 17: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
+	14, // 18: redoubt.netd.v1.FabricRequest.peers:type_name -> redoubt.netd.v1.FabricPeer
+	15, // 19: redoubt.netd.v1.FabricPeer.next:type_name -> redoubt.netd.v1.FabricKey
+	21, // 20: redoubt.netd.v1.FabricStateResponse.peers:type_name -> redoubt.netd.v1.FabricPeerState
+	22, // 21: redoubt.netd.v1.FabricStateResponse.dropped:type_name -> redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_mesh_netd_netdpb_netd_proto_init() }
@@ -957,20 +1838,27 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 		(*Request_Probe)(nil),
 		(*Request_Apply)(nil),
 		(*Request_State)(nil),
+		(*Request_Fabric)(nil),
+		(*Request_FabricRotate)(nil),
+		(*Request_FabricState)(nil),
 	}
 	file_mesh_netd_netdpb_netd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
 		(*Response_Probe)(nil),
 		(*Response_Apply)(nil),
 		(*Response_State)(nil),
+		(*Response_Fabric)(nil),
+		(*Response_FabricRotate)(nil),
+		(*Response_FabricState)(nil),
 	}
+	file_mesh_netd_netdpb_netd_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_netd_netdpb_netd_proto_rawDesc), len(file_mesh_netd_netdpb_netd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
