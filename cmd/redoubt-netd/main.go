@@ -6,17 +6,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
 	"github.com/redoubt-cluster/redoubt/mesh/netd"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 )
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "--cleanup" {
-		if err := netd.Cleanup(nil); err != nil {
+		if err := errors.Join(netd.Cleanup(nil), fabric.Cleanup(nil)); err != nil {
 			fmt.Fprintf(os.Stderr, "redoubt-netd: %v\n", err)
 			os.Exit(1)
 		}
@@ -30,7 +32,15 @@ func main() {
 		Sockets: []string{"netd"},
 		Sandbox: func(daemon.Env) sandbox.Profile { return netd.SandboxProfile() },
 		Run: func(ctx context.Context, env daemon.Env) error {
-			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log})
+			f, err := fabric.New(fabric.Options{Logger: env.Log})
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := f.Start(); err != nil {
+				return fmt.Errorf("close the mesh: %w", err)
+			}
+			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log, Fabric: f})
 			if err != nil {
 				return err
 			}

@@ -52,7 +52,7 @@ func daemons(c config) []daemon {
 	return []daemon{
 		{path: bin("redoubt-keyd"), account: c.keyd, traceback: "none", memlock: 64 << 20, args: args,
 			sockets: []socket{{"keyd", c.control}, {"unlock", root}}},
-		{path: bin("redoubt-netd"), account: c.netd, traceback: "single", memlock: 8 << 20, args: args,
+		{path: bin("redoubt-netd"), account: c.netd, traceback: "none", memlock: 8 << 20, args: args,
 			caps:    []int{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN},
 			sockets: []socket{{"netd", c.control}}},
 		{path: bin("redoubt-rund"), account: root, traceback: "single", memlock: 8 << 20, args: args, ownMountsBut: filepath.Join(c.runDir, "netns"),

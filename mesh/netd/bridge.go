@@ -59,7 +59,7 @@ func ensureBridge(h *netlink.Handle, addr netip.Prefix, changed func(string)) (n
 	} else if c {
 		changed("turned IPv6 off on the bridge")
 	}
-	if c, err := onlyAddress(h, link, addr); err != nil {
+	if c, err := kernel.OnlyAddress(h, link, addr); err != nil {
 		return nil, fmt.Errorf("give %s to %s: %w", addr, bridgeName, err)
 	} else if c {
 		changed("set the bridge's address")
@@ -85,7 +85,7 @@ func overlap(h *netlink.Handle, addr netip.Prefix) error {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, a := range addrs {
-		p, ok := prefixOf(a.IPNet)
+		p, ok := kernel.PrefixOf(a.IPNet)
 		i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == a.LinkIndex })
 		if !ok || i < 0 || links[i].Attrs().Name == bridgeName || !p.Overlaps(addr) {
 			continue
@@ -94,42 +94,6 @@ func overlap(h *netlink.Handle, addr netip.Prefix) error {
 			addr.Masked(), p, links[i].Attrs().Name)
 	}
 	return nil
-}
-
-func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
-	if n == nil {
-		return netip.Prefix{}, false
-	}
-	a, ok := netip.AddrFromSlice(n.IP)
-	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(a.Unmap(), bits), ok
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
-}
-
-// onlyAddress gives the link this IPv4 address and takes away any other.
-func onlyAddress(h *netlink.Handle, link netlink.Link, addr netip.Prefix) (changed bool, err error) {
-	have, err := h.AddrList(link, unix.AF_INET)
-	if err != nil {
-		return false, err
-	}
-	found := false
-	for _, a := range have {
-		if p, ok := prefixOf(a.IPNet); ok && p == addr {
-			found = true
-			continue
-		}
-		changed = true
-		if err := h.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return changed, err
-		}
-	}
-	if found {
-		return changed, nil
-	}
-	return true, h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(addr)})
 }
 
 // syncNeighbours writes down where each address of the bridge is. The node

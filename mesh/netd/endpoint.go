@@ -144,7 +144,7 @@ func (n *Node) inside(e endpoint, sandbox *os.File, gateway net.IP) error {
 				return fmt.Errorf("turn IPv6 off: %w", err)
 			}
 		}
-		if _, err := onlyAddress(h, link, e.addr); err != nil {
+		if _, err := kernel.OnlyAddress(h, link, e.addr); err != nil {
 			return fmt.Errorf("set address %s: %w", e.addr, err)
 		}
 		if err := n.step("addressed"); err != nil {

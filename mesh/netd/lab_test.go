@@ -130,7 +130,7 @@ func (w *world) wire(name, addr string, host *os.File, hostAddr string) {
 		if err != nil {
 			return err
 		}
-		if _, err := onlyAddress(h, l, netip.MustParsePrefix(cidr)); err != nil {
+		if _, err := kernel.OnlyAddress(h, l, netip.MustParsePrefix(cidr)); err != nil {
 			return err
 		}
 		return h.LinkSetUp(l)

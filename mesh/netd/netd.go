@@ -1,6 +1,7 @@
 // Package netd owns the network of a node's containers: one bridge, one
 // interface per container, the rules that bind each to its own addresses, and
-// published ports. It is the only part of Redoubt that changes the kernel's
+// published ports. Its process also holds the node's end of the mesh (package
+// fabric). It is the only part of Redoubt that changes the kernel's
 // network state, and runs in a process of its own, redoubt-netd, which holds
 // CAP_NET_ADMIN and CAP_SYS_ADMIN and nothing worth stealing.
 //
@@ -86,6 +87,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
@@ -98,6 +100,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Netns is the node's network namespace; nil: the calling thread's.
 	Netns *os.File
+	// Fabric is the node's end of the mesh, which Serve runs; nil: none.
+	Fabric *fabric.Fabric
 }
 
 // Node is the network of one node. Its methods may be used concurrently; they
@@ -105,6 +109,7 @@ type Options struct {
 type Node struct {
 	runDir string
 	config Config
+	fabric *fabric.Fabric // nil: the node has no mesh
 	log    *slog.Logger
 	ns     *os.File
 
@@ -157,7 +162,7 @@ func New(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Node{runDir: o.RunDir, config: o.Config, log: o.Logger, ns: ns, holds: holds{}, stale: map[netip.Addr]bool{},
+	return &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, log: o.Logger, ns: ns, holds: holds{}, stale: map[netip.Addr]bool{},
 		bounds: flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}}, nil
 }
 
@@ -284,7 +289,10 @@ func (n *Node) State() *netdpb.StateResponse {
 func (n *Node) Probe() []*netdpb.Feature {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.probe()
+	if n.fabric == nil {
+		return n.probe()
+	}
+	return append(n.probe(), n.fabric.Probe())
 }
 
 // Cleanup deletes everything netd owns in the network namespace, which nil

@@ -11,10 +11,11 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
-func mustIPNet(s string) *net.IPNet { return ipNet(netip.MustParsePrefix(s)) }
+func mustIPNet(s string) *net.IPNet { return kernel.IPNet(netip.MustParsePrefix(s)) }
 
 func nobody(string) bool { return false }
 

@@ -243,7 +243,7 @@ func (n *Node) cleanUp(h *netlink.Handle, bridge netlink.Link, ports map[string]
 		return fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
-		if p, ok := prefixOf(a.IPNet); ok {
+		if p, ok := kernel.PrefixOf(a.IPNet); ok {
 			f.local[p.Addr()] = true
 		}
 	}

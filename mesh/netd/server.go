@@ -22,6 +22,13 @@ func (n *Node) Serve(ctx context.Context, l net.Listener, uid uint32) error {
 			cancel(err)
 		}
 	})
+	if n.fabric != nil {
+		running.Go(func() {
+			if err := n.fabric.Run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	slots := make(chan struct{}, maxConns)
 	denied := func(err error) { n.log.Warn("connection refused", "err", err) }
@@ -89,7 +96,38 @@ func (n *Node) answer(ctx context.Context, req *netdpb.Request) *netdpb.Response
 	case *netdpb.Request_State:
 		return &netdpb.Response{Result: &netdpb.Response_State{State: n.State()}}
 	}
+	if n.fabric != nil {
+		if resp := n.answerFabric(ctx, req); resp != nil {
+			return resp
+		}
+	}
 	return refusal("the request names no verb")
+}
+
+// answerFabric is nil for other requests.
+func (n *Node) answerFabric(ctx context.Context, req *netdpb.Request) *netdpb.Response {
+	var resp netdpb.Response
+	var err error
+	switch v := req.GetVerb().(type) {
+	case *netdpb.Request_Fabric:
+		var r *netdpb.FabricResponse
+		r, err = n.fabric.Declare(ctx, v.Fabric)
+		resp.Result = &netdpb.Response_Fabric{Fabric: r}
+	case *netdpb.Request_FabricRotate:
+		var r *netdpb.FabricRotateResponse
+		r, err = n.fabric.Rotate(ctx)
+		resp.Result = &netdpb.Response_FabricRotate{FabricRotate: r}
+	case *netdpb.Request_FabricState:
+		var r *netdpb.FabricStateResponse
+		r, err = n.fabric.State()
+		resp.Result = &netdpb.Response_FabricState{FabricState: r}
+	default:
+		return nil
+	}
+	if err != nil {
+		return refusal(err.Error())
+	}
+	return &resp
 }
 
 func refusal(message string) *netdpb.Response {

@@ -42,6 +42,7 @@ func WithNFT(fn func(c *nftables.Conn) error) error {
 	return errors.Join(fn(c), c.CloseLasting())
 }
 
+// Exists reports whether there is such a table.
 func Exists(c *nftables.Conn, t *nftables.Table) (bool, error) {
 	all, err := c.ListTablesOfFamily(t.Family)
 	if err != nil {
@@ -50,6 +51,7 @@ func Exists(c *nftables.Conn, t *nftables.Table) (bool, error) {
 	return slices.ContainsFunc(all, func(x *nftables.Table) bool { return x.Name == t.Name }), nil
 }
 
+// Request asks nftables something the library has no words for.
 func Request(kind, flags int, family nftables.TableFamily, attrs ...*nl.RtAttr) ([][]byte, error) {
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(family), Version: nl.NFNETLINK_V0})
@@ -92,14 +94,16 @@ func ReadFingerprint(tables ...*nftables.Table) (fp Fingerprint, err error) {
 	}
 	err = WithNFT(func(c *nftables.Conn) error {
 		for _, t := range tables {
-			there, err := Exists(c, t)
+			all, err := c.ListTablesOfFamily(t.Family)
 			if err != nil {
-				return err
+				return fmt.Errorf("nftables: list tables: %w", err)
 			}
-			if !there {
+			i := slices.IndexFunc(all, func(x *nftables.Table) bool { return x.Name == t.Name })
+			if i < 0 {
 				put("absent", nil)
 				continue
 			}
+			fmt.Fprintf(sum, "flags %d\n", all[i].Flags)                          // a dormant table has all its rules and none in force
 			name := nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(t.Name)) // the same number for chains and sets
 			for _, kind := range []int{unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETRULE} {
 				msgs, err := Request(kind, unix.NLM_F_DUMP, t.Family, name)

@@ -1,0 +1,120 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+)
+
+// Run keeps the state in force until ctx ends: it puts back what is changed by
+// hand, follows the MTU of the underlay, and hands a peer's address over to its
+// next key. Start comes before it.
+func (f *Fabric) Run(ctx context.Context) error {
+	notices, err := kernel.Subscribe(f.ns, kernel.Rulesets, kernel.Routes)
+	if err != nil {
+		return err
+	}
+	defer notices.Close()
+	tick := time.NewTicker(repairEvery)
+	defer tick.Stop()
+	turn := time.NewTimer(turnEvery)
+	defer turn.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-turn.C:
+			turn.Reset(f.followTurns(ctx))
+			continue
+		case <-tick.C:
+		case <-f.kick:
+		case _, ok := <-notices.C:
+			if !ok {
+				return errors.New("the kernel's notices about the network ended")
+			}
+			select { // let a series of changes end
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(repairSettle):
+			}
+		}
+		f.repair(ctx)
+	}
+}
+
+// followTurns returns after what time to look again.
+func (f *Fabric) followTurns(ctx context.Context) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil || f.closed || f.driver == nil || f.have == nil || !f.waiting() {
+		return turnEvery
+	}
+	began := time.Now()
+	err := f.inside(func(*netlink.Handle) error {
+		before := len(f.turned)
+		if err := f.lookForTurns(); err != nil || len(f.turned) == before {
+			return err
+		}
+		return f.settlePeers(nil, func(what string) { f.log.Info("a peer uses its next key", "change", what) })
+	})
+	if err != nil {
+		f.log.Warn("next keys of peers not looked for; it is tried again", "err", err)
+	}
+	return max(turnEvery, turnFactor*time.Since(began))
+}
+
+// repair compares and puts back.
+func (f *Fabric) repair(ctx context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ctx.Err() != nil || f.closed {
+		return
+	}
+	mtu := f.mtu
+	var changes []string
+	err := f.inside(func(h *netlink.Handle) (err error) {
+		// The kernel's device can be changed by others; nobody else speaks to
+		// the embedded one.
+		if k, ok := f.driver.(*kernelDriver); ok && f.have != nil {
+			s, err := k.read()
+			if err != nil {
+				f.have = nil
+			} else {
+				f.have, f.port = f.seen(s), s.port
+				if s.public != f.current.public {
+					f.have = nil
+				}
+			}
+		}
+		changes, err = f.reconcile(h)
+		return err
+	})
+	if err != nil && (f.degraded == nil || f.degraded.Error() != err.Error()) {
+		f.log.Error("mesh not restored; it is tried again", "err", err)
+	}
+	f.degraded = err
+	if f.mtu != mtu {
+		f.log.Info("followed the MTU of the underlay", "mtu", f.mtu)
+	}
+	if len(changes) > 0 && f.mtu == mtu {
+		f.repairs++
+		f.log.Warn("the mesh was changed by somebody and is restored", "changes", changes)
+	}
+}
+
+// seen is what the kernel's device has, with the endpoints that were declared:
+// it has followed the peers since.
+func (f *Fabric) seen(s *status) entries {
+	have := s.entries()
+	for k, e := range have {
+		if old, ok := f.have[k]; ok {
+			e.endpoint = old.endpoint
+			have[k] = e
+		}
+	}
+	return have
+}
