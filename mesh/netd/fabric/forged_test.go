@@ -61,7 +61,10 @@ func (e *ear) hears(patience time.Duration) (n int) {
 		}
 		tv := unix.NsecToTimeval(left.Nanoseconds())
 		unix.SetsockoptTimeval(e.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-		k, _, err := unix.Recvfrom(e.fd, buf, 0)
+		k, from, err := unix.Recvfrom(e.fd, buf, 0)
+		if l, ok := from.(*unix.SockaddrLinklayer); ok && l.Pkttype == unix.PACKET_OUTGOING {
+			continue // what the receiver says to it
+		}
 		if err == nil && string(buf[max(0, k-len(canary)):k]) == canary {
 			n++
 		}

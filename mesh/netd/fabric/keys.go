@@ -65,9 +65,14 @@ func (s *secret) wipe() {
 	s.page = nil
 }
 
-func (s *secret) Format(f fmt.State, _ rune) { f.Write([]byte("(hidden)")) }
-
-// A psk is the pre-shared key of a pair. It is printed by no verb.
+// A psk is the pre-shared key of a pair. It is printed by no verb, and neither
+// is what holds one: a formatter does not ask fields that are not exported.
 type psk [wgtypes.KeyLen]byte
 
-func (p psk) Format(f fmt.State, _ rune) { f.Write([]byte("(hidden)")) }
+func (psk) Format(f fmt.State, _ rune)     { hide(f) }
+func (peer) Format(f fmt.State, _ rune)    { hide(f) }
+func (nextKey) Format(f fmt.State, _ rune) { hide(f) }
+func (entry) Format(f fmt.State, _ rune)   { hide(f) }
+func (secret) Format(f fmt.State, _ rune)  { hide(f) }
+
+func hide(f fmt.State) { f.Write([]byte("(hidden)")) }

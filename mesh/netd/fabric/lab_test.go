@@ -303,3 +303,6 @@ func routeVia(to, via netip.Addr) func(h *netlink.Handle) error {
 		return h.RouteReplace(r)
 	}
 }
+
+// nothing is a declaration of nothing.
+func nothing(gen uint64) *netdpb.FabricRequest { return &netdpb.FabricRequest{Generation: gen} }

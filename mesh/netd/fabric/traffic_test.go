@@ -2,12 +2,14 @@ package fabric
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,21 +25,24 @@ func (n *node) echo() {
 	t.Helper()
 	var l net.Listener
 	within(t, n.overlay, func() (err error) { l, err = net.Listen("tcp", n.inside()+":7000"); return err })
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
+			running.Go(func() {
+				stop := context.AfterFunc(ctx, func() { c.Close() }) // its end may not come through
 				io.Copy(c, c)
-			}()
+				if stop() {
+					c.Close()
+				}
+			})
 		}
-	}()
-	t.Cleanup(func() { l.Close(); <-done })
+	})
+	t.Cleanup(func() { cancel(); l.Close(); running.Wait() })
 }
 
 func (n *node) dial(to *node) (c net.Conn, err error) {
