@@ -94,12 +94,14 @@ type Fabric struct {
 	mtu           int
 	have          entries // what the device was told; nil: not known
 	// turned are next keys of peers that have shaken hands.
-	turned   map[wgtypes.Key]bool
+	turned map[wgtypes.Key]bool
+	// asleep are keys of peers that are still to shake hands.
+	asleep   []wgtypes.Key
 	repairs  uint64
 	degraded error
 	closed   bool
 
-	kick chan struct{} // of capacity 1: Run is to look at everything
+	kick chan struct{} // of capacity 1: Run is to look at the MTU
 
 	avoidKernel bool // set by tests only
 }

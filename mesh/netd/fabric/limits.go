@@ -32,6 +32,9 @@ const (
 	repairEvery  = 5 * time.Second
 	repairSettle = 50 * time.Millisecond
 
+	// Handshakes that are begun in one go.
+	wakeAtOnce = 64
+
 	// How often it is looked whether a peer has begun to use its next key, and
 	// the least multiple of what looking costs.
 	turnEvery  = 10 * time.Millisecond

@@ -136,9 +136,12 @@ func (f *Fabric) settlePeers(touched map[wgtypes.Key]bool, changed func(string))
 	return f.wake(fresh)
 }
 
-// wake makes these peers shake hands.
+// wake makes these peers shake hands: a few at once, the others one batch after
+// another (Run), as beginning a handshake costs some tenths of a millisecond.
 func (f *Fabric) wake(keys []wgtypes.Key) error {
-	off, on, as := f.plan.wake(keys, f.turned)
+	now := min(len(keys), wakeAtOnce)
+	f.asleep = append(f.asleep, keys[now:]...)
+	off, on, as := f.plan.wake(keys[:now], f.turned)
 	for _, peers := range [][]wgtypes.PeerConfig{off, on, as} {
 		if err := f.tell(peers); err != nil {
 			return err

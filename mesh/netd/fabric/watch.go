@@ -30,31 +30,64 @@ func (f *Fabric) Run(ctx context.Context) error {
 		case <-turn.C:
 			turn.Reset(f.followTurns(ctx))
 			continue
-		case <-tick.C:
 		case <-f.kick:
+			if !settled(ctx) {
+				return ctx.Err()
+			}
+			if f.mtuHolds() {
+				continue
+			}
+		case <-tick.C:
 		case _, ok := <-notices.C:
 			if !ok {
 				return errors.New("the kernel's notices about the network ended")
 			}
-			select { // let a series of changes end
-			case <-ctx.Done():
+			if !settled(ctx) {
 				return ctx.Err()
-			case <-time.After(repairSettle):
 			}
 		}
 		f.repair(ctx)
 	}
 }
 
-// followTurns returns after what time to look again.
+// settled lets a series of changes end.
+func settled(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(repairSettle):
+		return true
+	}
+}
+
+// mtuHolds reports whether the peers of now can be reached with the MTU of then.
+func (f *Fabric) mtuHolds() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	holds := false
+	f.inside(func(h *netlink.Handle) error {
+		mtu, err := f.tunnelMTU(h)
+		holds = err == nil && mtu == f.mtu
+		return err
+	})
+	return holds
+}
+
+// followTurns wakes the next peers, looks for next keys in use and returns after what time to look again.
 func (f *Fabric) followTurns(ctx context.Context) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ctx.Err() != nil || f.closed || f.driver == nil || f.have == nil || !f.waiting() {
+	if ctx.Err() != nil || f.closed || f.driver == nil || f.have == nil || !f.waiting() && len(f.asleep) == 0 {
 		return turnEvery
 	}
 	began := time.Now()
 	err := f.inside(func(*netlink.Handle) error {
+		if keys := f.asleep; len(keys) > 0 {
+			f.asleep = nil
+			if err := f.wake(keys); err != nil {
+				return err
+			}
+		}
 		before := len(f.turned)
 		if err := f.lookForTurns(); err != nil || len(f.turned) == before {
 			return err
