@@ -3,7 +3,6 @@ package netd_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -26,70 +24,20 @@ import (
 // The daemon with the rights it has in production and no more: its own user,
 // two capabilities, its sandbox. It runs in a namespace of its own.
 func TestDaemonWithItsOwnRights(t *testing.T) {
-	const netdUID = 39127
-	dir, err := os.MkdirTemp("", "netd") // t.TempDir is closed to other users
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := errors.Join(os.Chmod(dir, 0o711), os.Mkdir(filepath.Join(dir, "netns"), 0o711)); err != nil {
-		t.Fatal(err)
-	}
-	bin, config := filepath.Join(dir, "redoubt-netd"), filepath.Join(dir, "config.yaml")
-	if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/redoubt-netd").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	if err := errors.Join(os.Chmod(bin, 0o755), os.WriteFile(config, []byte("netd:\n  allow_link_local: false\n"), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-	sock := filepath.Join(dir, "netd.sock")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	passed, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer passed.Close()
-
+	d := newDaemon(t)
 	task := ident.New()
-	pin(t, filepath.Join(dir, "netns", task), func() error { return nil })
-	var logs bytes.Buffer
-	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, bin,
-		"--config", config, "--run-dir", dir, "--data-dir", dir, "--control-user", fmt.Sprint(os.Getuid()))
-	cmd.Env = []string{"LISTEN_FDS=1", "LISTEN_FDNAMES=netd"}
-	cmd.ExtraFiles = []*os.File{passed}
-	cmd.Stdout, cmd.Stderr = &logs, &logs
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: netdUID, Gid: netdUID},
-		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN}}
-	pin(t, filepath.Join(dir, "node"), func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return errors.Join(netlink.LinkSetUp(lo), cmd.Start())
-	})
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	stopped := false
-	t.Cleanup(func() {
-		if !stopped {
-			cmd.Process.Kill()
-			<-exited
-		}
-	})
+	pin(t, filepath.Join(d.dir, "netns", task), func() error { return nil })
+	d.start()
 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	c := wire.NewClient(sock)
+	c := wire.NewClient(d.sock)
 	defer c.Close()
 	call := func(req *netdpb.Request) *netdpb.Response {
 		t.Helper()
 		var resp netdpb.Response
 		if err := c.Call(ctx, req, &resp); err != nil {
-			t.Fatalf("%v\n%s", err, logs.String())
+			t.Fatalf("%v\n%s", err, d.logs.String())
 		}
 		return &resp
 	}
@@ -117,7 +65,7 @@ func TestDaemonWithItsOwnRights(t *testing.T) {
 	if resp := call(&netdpb.Request{}); resp.GetError() == nil {
 		t.Errorf("no verb: %v", resp)
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,20 +74,16 @@ func TestDaemonWithItsOwnRights(t *testing.T) {
 			t.Errorf("%q is not in\n%s", line, status)
 		}
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	if err := d.end(syscall.SIGTERM); err != nil {
+		t.Errorf("exit: %v\n%s", err, d.logs.String())
 	}
-	if err := <-exited; err != nil {
-		t.Errorf("exit: %v\n%s", err, logs.String())
-	}
-	stopped = true
 
 	// The state outlived it, and --cleanup takes it away.
-	in(t, filepath.Join(dir, "node"), func() error {
+	in(t, d.node(), func() error {
 		if _, err := net.InterfaceByName("rdt0"); err != nil {
 			t.Errorf("the bridge went with the daemon: %v", err)
 		}
-		if out, err := exec.Command(bin, "--cleanup").CombinedOutput(); err != nil || len(out) > 0 {
+		if out, err := exec.Command(d.bin, "--cleanup").CombinedOutput(); err != nil || len(out) > 0 {
 			t.Errorf("%v: %s", err, out)
 		}
 		if _, err := net.InterfaceByName("rdt0"); err == nil {

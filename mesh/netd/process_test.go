@@ -1,0 +1,114 @@
+package netd_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A daemon is redoubt-netd with the rights it has in production and no more: its
+// own user, two capabilities, its sandbox. It runs in a namespace of its own, with
+// a /dev/net/tun that is open to all, as Debian's is.
+type daemon struct {
+	t              *testing.T
+	dir, bin, sock string
+	passed         *os.File
+
+	cmd    *exec.Cmd
+	logs   *bytes.Buffer
+	exited chan error
+}
+
+const netdUID = 39127
+
+func newDaemon(t *testing.T) *daemon {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "netd") // t.TempDir is closed to other users
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	d := &daemon{t: t, dir: dir, bin: filepath.Join(dir, "redoubt-netd"), sock: filepath.Join(dir, "netd.sock")}
+	tun := filepath.Join(dir, "tun")
+	if err := errors.Join(os.Chmod(dir, 0o711), os.Mkdir(filepath.Join(dir, "netns"), 0o711),
+		unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))), os.Chmod(tun, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-o", d.bin, "../../cmd/redoubt-netd").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	config := filepath.Join(dir, "config.yaml")
+	if err := errors.Join(os.Chmod(d.bin, 0o755), os.WriteFile(config, []byte("netd:\n  allow_link_local: false\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.sock, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	if d.passed, err = l.File(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.passed.Close() })
+	pin(t, d.node(), func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	return d
+}
+
+func (d *daemon) node() string { return filepath.Join(d.dir, "node") }
+
+// start runs it; end ends it.
+func (d *daemon) start() {
+	d.t.Helper()
+	d.logs, d.exited = &bytes.Buffer{}, make(chan error, 1)
+	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, d.bin, "--config", filepath.Join(d.dir, "config.yaml"),
+		"--run-dir", d.dir, "--data-dir", d.dir, "--control-user", fmt.Sprint(os.Getuid()))
+	cmd.Env = []string{"LISTEN_FDS=1", "LISTEN_FDNAMES=netd"}
+	cmd.ExtraFiles = []*os.File{d.passed}
+	cmd.Stdout, cmd.Stderr = d.logs, d.logs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: netdUID, Gid: netdUID},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN}}
+	d.cmd = cmd
+	in(d.t, d.node(), func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		if err := unix.Mount(filepath.Join(d.dir, "tun"), "/dev/net/tun", "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+		return cmd.Start()
+	})
+	exited := d.exited
+	go func() { exited <- cmd.Wait() }()
+	d.t.Cleanup(func() {
+		if d.cmd == cmd {
+			d.end(syscall.SIGKILL)
+		}
+	})
+}
+
+// end returns how it went.
+func (d *daemon) end(by syscall.Signal) error {
+	if err := d.cmd.Process.Signal(by); err != nil {
+		return err
+	}
+	d.cmd = nil
+	return <-d.exited
+}
