@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-netd redoubt-rund redoubt-demoapp
+BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-named redoubt-netd redoubt-rund redoubt-demoapp
 INSTALLED := $(filter-out redoubt-demoapp,$(BINARIES))
 BIN      ?= bin
 VERSION  ?=

@@ -42,7 +42,8 @@ type Env struct {
 // Daemon describes one.
 type Daemon struct {
 	Name string
-	// Section of the configuration file, and the pointer it is decoded into.
+	// Section of the configuration file, and the pointer it is decoded into; empty:
+	// it has none.
 	Section string
 	Config  any
 	// Sockets that must have been passed.
@@ -50,6 +51,9 @@ type Daemon struct {
 	// Tell names the socket at which callers are told why the configuration was
 	// refused; empty: none.
 	Tell string
+	// Flags, when set, declares flags beside those that all daemons have, and
+	// returns what reads them once they are parsed.
+	Flags func(*flag.FlagSet) func() error
 	// Check, when set, looks at flags and configuration before anything is done.
 	Check func(Env) error
 	// Sandbox is put on before Run.
@@ -102,6 +106,10 @@ func setUp(d Daemon, args []string, stdout, stderr io.Writer) (env Env, logs log
 	fs.StringVar(&env.RunDir, "run-dir", "/run/redoubt", "`directory` of sockets and state that need not")
 	control := fs.String("control-user", "", "`user` (name or uid) of redoubtd, admitted to the helpers' sockets")
 	show := fs.Bool("version", false, "print the version and exit")
+	more := func() error { return nil }
+	if d.Flags != nil {
+		more = d.Flags(fs)
+	}
 	if err := fs.Parse(args); err != nil {
 		return env, logs, err
 	}
@@ -120,7 +128,14 @@ func setUp(d Daemon, args []string, stdout, stderr io.Writer) (env Env, logs log
 		return env, logs, fmt.Errorf("--control-user: %w", err)
 	}
 	env.ControlUID = uint32(user.UID)
-	refused := config.Load(env.ConfigPath, map[string]any{d.Section: d.Config, "log": &logs})
+	if err := more(); err != nil {
+		return env, logs, err
+	}
+	sections := map[string]any{"log": &logs}
+	if d.Section != "" {
+		sections[d.Section] = d.Config
+	}
+	refused := config.Load(env.ConfigPath, sections)
 	if refused == nil && d.Check != nil {
 		refused = d.Check(env)
 	}

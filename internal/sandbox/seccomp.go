@@ -22,10 +22,13 @@ const (
 	NetworkAdmin
 	// Runtime may mount and enter namespaces; exec and the rest stay denied.
 	Runtime
+	// Resolver is Minimal that may also make and connect sockets of the internet
+	// protocols.
+	Resolver
 )
 
 func (f Filter) String() string {
-	return [...]string{"minimal allow-list", "network", "network, setns(CLONE_NEWNET)", "runtime"}[f]
+	return [...]string{"minimal allow-list", "network", "network, setns(CLONE_NEWNET)", "runtime", "minimal allow-list, connections"}[f]
 }
 
 // What the Go runtime and file handling need, on any architecture.
@@ -73,12 +76,19 @@ func (f Filter) policy() (seccomp.Policy, error) {
 	clone3 := seccomp.SyscallGroup{Names: known([]string{"clone3"}), Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)}
 	threadsOnly := seccomp.NameWithConditions{Name: "clone", Conditions: seccomp.ArgumentConditions{
 		{Argument: 0, Operation: seccomp.BitsSet, Value: newNamespaces}}}
-	if f == Minimal {
-		return seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{
-			clone3,
-			{Action: seccomp.ActionAllow, Names: known(minimal), NamesWithCondtions: []seccomp.NameWithConditions{{
-				Name: "clone", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsNotSet, Value: newNamespaces}}}}},
-		}}, nil
+	if f == Minimal || f == Resolver {
+		allow := seccomp.SyscallGroup{Action: seccomp.ActionAllow, Names: known(minimal), NamesWithCondtions: []seccomp.NameWithConditions{{
+			Name: "clone", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsNotSet, Value: newNamespaces}}}}}
+		if f == Resolver {
+			allow.Names = append(allow.Names, known([]string{"connect"})...)
+			for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
+				for _, protocol := range []uint64{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP} { // not MPTCP, which Landlock does not see
+					allow.NamesWithCondtions = append(allow.NamesWithCondtions, seccomp.NameWithConditions{Name: "socket", Conditions: seccomp.ArgumentConditions{
+						{Argument: 0, Operation: seccomp.Equal, Value: family}, {Argument: 2, Operation: seccomp.Equal, Value: protocol}}})
+				}
+			}
+		}
+		return seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{clone3, allow}}, nil
 	}
 	deny := seccomp.SyscallGroup{Action: seccomp.ActionErrno, Names: known(never, execs),
 		// Landlock restricts TCP, not MPTCP; Go falls back to TCP.

@@ -48,10 +48,26 @@ var forbidden = map[string]map[string]string{
 		module + "raftstore":          "netd never reads the store",
 		module + "scheduler":          "netd is told a network state, not tasks",
 		"github.com/miekg/dns":        "netd parses no DNS",
+		module + "mesh/named":         "netd hands sockets to named, and no more",
 		"github.com/containerd":       "netd starts nothing",
 		"github.com/smallstep":        "netd issues nothing",
 		"github.com/hashicorp":        "netd takes part in no consensus",
 		"github.com/awnumar/memguard": "netd holds no key of the cluster",
+	},
+	"redoubt-named": {
+		"google.golang.org/grpc":   "named's wire is its own",
+		module + "pki":             "named holds no identity",
+		module + "autolock":        "named holds no key",
+		module + "secrets":         "named sees no secret",
+		module + "raftstore":       "named never reads the store",
+		module + "scheduler":       "named is told names, not tasks",
+		module + "mesh/netd":       "named changes no network",
+		module + "mesh/named/hand": "netd alone makes sockets in sandboxes",
+		"github.com/vishvananda":   "named changes no network",
+		"github.com/containerd":    "named starts nothing",
+		"github.com/hashicorp":     "named takes part in no consensus",
+		"net/http":                 "named speaks DNS alone",
+		"os/exec":                  "named starts nothing",
 	},
 	"redoubt-rund": {
 		module + "pki":                   "rund holds no identity",
@@ -72,6 +88,8 @@ var forbidden = map[string]map[string]string{
 		module + "autolock/keyd":           "redoubtd holds keyd's messages and client only",
 		module + "scheduler/rund":          "redoubtd holds rund's messages only",
 		module + "mesh/netd":               "redoubtd holds netd's messages only",
+		module + "mesh/named":              "redoubtd holds named's messages only",
+		"github.com/miekg/dns":             "named alone parses DNS",
 		"os/exec":                          "redoubtd starts nothing",
 	},
 }
@@ -79,7 +97,7 @@ var forbidden = map[string]map[string]string{
 // messages are the packages below a forbidden prefix that hold generated code
 // alone, and the leaf packages that are meant to be shared.
 var messages = []string{
-	module + "autolock/keyd/keydpb", module + "scheduler/rund/rundpb", module + "mesh/netd/netdpb",
+	module + "autolock/keyd/keydpb", module + "scheduler/rund/rundpb", module + "mesh/netd/netdpb", module + "mesh/named/namedpb",
 	module + "pki/profile", module + "pki/profile/profilepb",
 }
 
@@ -104,6 +122,9 @@ func TestBinariesReachOnlyWhatTheyMay(t *testing.T) {
 func allowed(binary, dep string) bool {
 	if strings.HasPrefix(dep, module+"pki/") && binary != "redoubt-keyd" && binary != "redoubtd" {
 		return false
+	}
+	if dep == module+"mesh/named/hand" {
+		return binary == "redoubt-netd"
 	}
 	return slices.Contains(messages, dep)
 }
