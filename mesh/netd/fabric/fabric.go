@@ -34,7 +34,7 @@
 // were told the next key before: they hold it beside the one in force, without
 // an address, and hand the address over when the new key first shakes hands,
 // without being asked. What the old session still carries is accepted until
-// then (docs/decisions/0054-key-change.md).
+// then (docs/decisions/0055-key-change.md).
 //
 // # Closed
 //
