@@ -95,6 +95,9 @@ func parse(args []string) (config, error) {
 		}
 		*p = filepath.Clean(*p)
 	}
+	if c.dataDir == c.runDir {
+		return c, fmt.Errorf("--data-dir and --run-dir are both %s: the second must not survive a reboot, and the first must", c.runDir)
+	}
 	// The kernel's limit on a unix socket's path, 108 with its final zero.
 	if n := len(filepath.Join(c.runDir, "metrics.sock")); n > 107 {
 		return c, fmt.Errorf("--run-dir %s is %d characters too long for unix sockets", c.runDir, n-107)

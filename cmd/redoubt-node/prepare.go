@@ -11,24 +11,46 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/account"
 )
 
-// prepare makes the directories, takes the data directory's lock and mounts
-// the shared directory of network namespaces. The returned func lets go.
+// prepare makes the directories, takes the locks of those two that must not be
+// another node's, and mounts the shared directory of network namespaces. The
+// returned func lets go.
 func prepare(c config) (func(), error) {
 	unix.Umask(0o077)
-	// The lock comes first: a second start must not touch a running node's
-	// directories.
-	if err := os.MkdirAll(c.dataDir, 0o711); err != nil {
-		return nil, err
-	}
-	lock, err := takeLock(c.dataDir)
+	// The locks come first: a second start must not touch a running node's
+	// directories, nor take its sockets away.
+	unlock, err := takeLocks(c.dataDir, c.runDir)
 	if err != nil {
 		return nil, err
 	}
 	if err := makeDirs(c); err != nil {
-		lock.Close()
+		unlock()
 		return nil, err
 	}
-	return func() { lock.Close() }, nil
+	return unlock, nil
+}
+
+func takeLocks(dataDir, runDir string) (unlock func(), err error) {
+	var locks []*os.File
+	unlock = func() {
+		for _, l := range locks {
+			l.Close()
+		}
+	}
+	for _, d := range []struct{ path, flag string }{{dataDir, "--data-dir"}, {runDir, "--run-dir"}} {
+		if err = os.MkdirAll(d.path, 0o711); err != nil {
+			break
+		}
+		var l *os.File
+		if l, err = takeLock(d.path, d.flag); err != nil {
+			break
+		}
+		locks = append(locks, l)
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
 }
 
 // dir is a directory that must be there, with its mode and owner.
@@ -58,16 +80,16 @@ func makeDirs(c config) error {
 	return shareMount(filepath.Join(c.runDir, "netns"))
 }
 
-// takeLock makes this the only supervisor of the data directory.
-func takeLock(dataDir string) (*os.File, error) {
-	lock, err := os.OpenFile(filepath.Join(dataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+// takeLock makes this the only supervisor of a directory.
+func takeLock(dir, flag string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another redoubt-node, or redoubt.target, uses %s: stop it first, or name another --data-dir", dataDir)
+			return nil, fmt.Errorf("another redoubt-node, or redoubt.target, uses %s: stop it first, or name another %s", dir, flag)
 		}
 		return nil, err
 	}

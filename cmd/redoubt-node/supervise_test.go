@@ -226,10 +226,19 @@ func TestSupervisor(t *testing.T) {
 		t.Errorf("the same process %s answered after its death", pid)
 	}
 
-	// A second supervisor on the same data directory is refused.
-	out, err := exec.Command("/proc/self/exe", args...).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "another redoubt-node") {
-		t.Errorf("second supervisor: %v %s", err, out)
+	// A second supervisor is refused that shares a directory with it, and takes
+	// nothing from the first.
+	for _, own := range []string{"--config", "--data-dir", "--run-dir"} {
+		second := slices.Clone(args)
+		second[slices.Index(second, own)+1] += "2"
+		before := field(t, ask(t, filepath.Join(run, "rund.sock")), "Pid:")
+		out, err := exec.Command("/proc/self/exe", second...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "another redoubt-node") || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("second supervisor with a %s of its own: %v %s", own, err, out)
+		}
+		if after := field(t, ask(t, filepath.Join(run, "rund.sock")), "Pid:"); after != before {
+			t.Errorf("rund was process %s and is %s", before, after)
+		}
 	}
 
 	last := field(t, ask(t, filepath.Join(run, "netd.sock")), "Pid:")
@@ -271,6 +280,7 @@ func TestParseRefuses(t *testing.T) {
 	for want, args := range map[string][]string{
 		"unexpected argument":    {"x"},
 		"not an absolute path":   {"--data-dir", "rel"},
+		"are both":               {"--run-dir", "/same", "--data-dir", "/same"},
 		"too long":               {"--run-dir", "/" + strings.Repeat("d", 100)},
 		"no user is called":      {"--keyd-user", "no-such-user"},
 		"a user of its own":      {"--keyd-user", "71000"},

@@ -68,7 +68,7 @@ func TestUnitsAgree(t *testing.T) {
 		command := strings.Join(append([]string{d.path}, d.args...), " ")
 		command = strings.Replace(command, "--control-user 1", "--control-user redoubt", 1)
 		if d.ownMountsBut != "" {
-			command = "/usr/lib/redoubt/redoubt-node " + ownMountsVerb + " --but " + d.ownMountsBut + " --lock " + c.dataDir + " -- " + command
+			command = "/usr/lib/redoubt/redoubt-node " + ownMountsVerb + " --but " + d.ownMountsBut + " --lock-data " + c.dataDir + " --lock-run " + c.runDir + " -- " + command
 			for _, key := range mountNamespaceKeys {
 				if u[key] != nil {
 					t.Errorf("%s.service: %s= makes a mount namespace, which hides what it mounts from the others", d.name(), key)
