@@ -135,7 +135,8 @@ func (a *app) runLeave(ctx context.Context, c *api, force bool) error {
 	}
 	manager := st.Role == profilepb.Role_ROLE_MANAGER
 	if manager && !force {
-		return apierr.State("add --force if that is meant, there is no way back", "%s", leaveCosts(ctx, c))
+		costs, remedy := leaveCosts(ctx, c)
+		return apierr.State(remedy+"add --force if that is meant, there is no way back", "%s", costs)
 	}
 	if _, err := c.Leave(ctx, &controlpb.LeaveRequest{Force: force}); err != nil {
 		return err
@@ -148,12 +149,12 @@ func (a *app) runLeave(ctx context.Context, c *api, force bool) error {
 }
 
 // leaveCosts says what the cluster loses with this manager, as far as it can
-// be known: a locked manager cannot say.
-func leaveCosts(ctx context.Context, c *api) string {
+// be known (a locked manager cannot say), and the way that costs less.
+func leaveCosts(ctx context.Context, c *api) (costs, remedy string) {
 	const gone = "a manager that leaves gives up its copy of the cluster for good"
 	r, err := c.GetStatus(ctx, &controlpb.GetStatusRequest{})
 	if err != nil {
-		return gone
+		return gone, ""
 	}
 	voters := 0
 	for _, m := range r.Managers {
@@ -161,15 +162,16 @@ func leaveCosts(ctx context.Context, c *api) string {
 			voters++
 		}
 	}
+	const orderly = "`redoubt node rm --force` of it on another manager takes it out without that; "
 	switch voters {
 	case 0:
-		return gone
+		return gone, ""
 	case 1:
-		return "this is the only manager: when it leaves, the cluster and all its services are lost"
+		return "this is the only manager: when it leaves, the cluster and all its services are lost", "keep a backup (`redoubt backup create`); "
 	case 2:
-		return "this is one of two managers: when it leaves, the other can decide nothing any more and the cluster is lost"
+		return "this is one of two managers: when it leaves, the other can decide nothing any more and the cluster is lost", orderly
 	}
-	return fmt.Sprintf("%s, and the others go on counting it: of %d, %d must then stay up", gone, voters-1, voters/2+1)
+	return fmt.Sprintf("%s, and the others go on counting it: of %d, %d must then stay up", gone, voters-1, voters/2+1), orderly
 }
 
 // withPort completes host[:port]; empty stays empty.
