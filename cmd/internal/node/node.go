@@ -22,7 +22,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -167,6 +169,9 @@ func (n *Node) broken(cause error) state {
 }
 
 func (n *Node) serveBroken(ctx context.Context, cause error, left **request) error {
+	if errors.Is(cause, fs.ErrPermission) { // of a copy that was put back by root
+		cause = fmt.Errorf("%w (its files must be user %d's: chown -R what is in its directory, and restart)", cause, os.Geteuid())
+	}
 	n.log.Error("this node cannot start", "err", cause)
 	n.setPhase(controlpb.NodePhase_NODE_PHASE_BROKEN, nil, "%v", cause)
 	return n.serveRequests(ctx, apierr.State("restore the file, or `redoubt leave --force` and join again", "this node cannot start: %v", cause), left, nil)
