@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -53,7 +54,11 @@ func BenchmarkAddPeers(b *testing.B) {
 
 func addPeers(b *testing.B, peers []*netdpb.FabricPeer) {
 	var used time.Duration
-	defer func() { b.ReportMetric(float64(used.Milliseconds())/float64(b.N), "cpu-ms/op") }()
+	var inUse uint64
+	defer func() {
+		b.ReportMetric(float64(used.Milliseconds())/float64(b.N), "cpu-ms/op")
+		b.ReportMetric(float64(inUse>>20), "MiB")
+	}()
 	for b.Loop() {
 		b.StopTimer()
 		l := newLab(b, 1)
@@ -67,6 +72,10 @@ func addPeers(b *testing.B, peers []*netdpb.FabricPeer) {
 		n.declare(req)
 		b.StopTimer()
 		used += cpu(b) - began
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		inUse = m.HeapInuse + m.StackInuse
 		n.stop()
 		b.StartTimer()
 	}
@@ -77,7 +86,8 @@ func addPeers(b *testing.B, peers []*netdpb.FabricPeer) {
 func BenchmarkOneChange(b *testing.B) {
 	peers := manyPeers(b, benchPeers, false)
 	n := newLab(b, 1).nodes[0]
-	req := n.request()
+	head := n.request()
+	req := proto.Clone(head).(*netdpb.FabricRequest)
 	req.Peers = peers
 	n.declare(proto.Clone(req).(*netdpb.FabricRequest))
 	var used time.Duration
@@ -87,8 +97,9 @@ func BenchmarkOneChange(b *testing.B) {
 		p := proto.Clone(peers[i%benchPeers]).(*netdpb.FabricPeer)
 		p.Endpoint = fmt.Sprintf("192.0.2.8:%d", 1+i%60000)
 		rand.Read(p.PresharedKey)
-		one := n.request()
-		one.Base, one.Peers = one.Generation-1, []*netdpb.FabricPeer{p}
+		n.gen++
+		one := proto.Clone(head).(*netdpb.FabricRequest)
+		one.Generation, one.Base, one.Peers = n.gen, n.gen-1, []*netdpb.FabricPeer{p}
 		began := cpu(b)
 		b.StartTimer()
 		n.declare(one)
