@@ -13,7 +13,8 @@
 // or not ready where it says that it lacks something required) and down when
 // nothing was heard for three heartbeats; the end of a stream alone
 // changes nothing, so a quick reconnect is invisible. A manager that begins to
-// lead gives every node that was up as long to come back.
+// lead gives every node that was up as long to come back, and one that did not run
+// for a while (a paused machine, a stopped process) does not count that time.
 //
 // Everything a node sends is bounded by number, size and rate. It may be
 // compromised: what it says of itself is stored as its own word, and what it
@@ -163,42 +164,6 @@ func (d *Dispatcher) begin(ctx context.Context) error {
 }
 
 func (d *Dispatcher) grace() time.Duration { return missedHeartbeats * d.config.Heartbeat }
-
-// expire calls nodes down that were silent for too long, and passes on a
-// changed list of managers.
-func (d *Dispatcher) expire(ctx context.Context) error {
-	tick := time.NewTicker(d.config.Heartbeat / 10)
-	defer tick.Stop()
-	look := time.NewTicker(managersInterval)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-look.C:
-			d.spreadManagers()
-		case now := <-tick.C:
-			d.expireAt(now)
-		}
-	}
-}
-
-func (d *Dispatcher) expireAt(now time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id, m := range d.members {
-		if m.deadline.IsZero() || now.Before(m.deadline) {
-			continue
-		}
-		m.deadline = time.Time{}
-		if m.session != nil {
-			m.session.cancel(errExpired)
-			m.session = nil
-		}
-		d.config.Logger.Warn("node is down: nothing was heard from it", "node", id, "for", d.grace())
-		d.writer.nodeDown(id, "no heartbeat for "+d.grace().String())
-	}
-}
 
 func (d *Dispatcher) spreadManagers() {
 	if d.config.Managers == nil {

@@ -1,6 +1,8 @@
 package dispatcher
 
 import (
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,5 +109,46 @@ func TestLeaderChange(t *testing.T) {
 		c.beat(10 * time.Second)
 		w.wantNode(back, ready)
 		w.wantNode(away, down)
+	})
+}
+
+// A manager that did not run for longer than nodes may be silent calls none of
+// them down for it: who goes on is as before, and who does not is missed after the
+// rest of its time.
+func TestPausedManager(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stop()
+		var pause atomic.Int64
+		w.d.config.Managers = func() []string {
+			time.Sleep(time.Duration(pause.Swap(0))) // deadlines are not looked at meanwhile
+			return nil
+		}
+		w.lead()
+		back, away, gone := w.addNode(), w.addNode(), w.addNode()
+		w.session(gone)
+		w.settle(20 * time.Second)
+		w.wantNode(gone, down)
+		c := w.session(back)
+		w.session(away)
+		c.beat(5 * time.Second) // away has 10 s left
+		pause.Store(int64(time.Minute))
+		w.settle(time.Minute + time.Second)
+		w.wantNode(back, ready)
+		c.beat(8 * time.Second)
+		w.wantNode(back, ready)
+		w.wantNode(away, ready)
+		w.wantNode(gone, down)
+		c.beat(4 * time.Second)
+		w.wantNode(back, ready)
+		w.wantNode(away, down)
+		// What was heard since the pause counts from then, not from the pause's length on.
+		c.cancel()
+		w.settle(10 * time.Second) // 14 s since the last heartbeat
+		w.wantNode(back, ready)
+		w.settle(2 * time.Second)
+		w.wantNode(back, down)
+		if !strings.Contains(w.log.String(), "did not run for a while") {
+			t.Error("nobody was told of the pause")
+		}
 	})
 }
