@@ -54,7 +54,8 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	source := sourceKey(in.RemoteAddr())
 	giveQuiet := p.quiet.take(source, cancel)
 	defer giveQuiet()
-	if err := in.SetDeadline(time.Now().Add(p.cfg.Limits.Handshake)); err != nil {
+	deadline := time.Now().Add(p.cfg.Limits.Handshake)
+	if err := in.SetDeadline(deadline); err != nil {
 		return false, err
 	}
 	// A half-open connection is not tracked; ending Serve, or having to make
@@ -89,7 +90,10 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	if len(offered) != 1 {
 		return false, fmt.Errorf("the ClientHello offers %d protocols: exactly one is expected", len(offered))
 	}
-	// From here on it costs a signature, or a connection to the leader.
+	// From here on it costs a signature, or a connection to the leader. Who waits
+	// for a turn does not read, so it would not notice that its time is over.
+	ctx, done := context.WithDeadline(ctx, deadline)
+	defer done()
 	if err := p.handshakes.wait(ctx, lane); err != nil {
 		return false, err
 	}
