@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -158,6 +159,49 @@ func TestWalkOfAFormerState(t *testing.T) {
 	}
 	if n != 500 {
 		t.Errorf("the walk saw %d of 500", n)
+	}
+}
+
+// Any number read a state, and begin to write from it, while others do.
+func TestManyAtOnce(t *testing.T) {
+	w := Map[int]{}.Write()
+	want := map[Key]int{}
+	for i := range 2000 {
+		w.Set(key(i), i)
+		want[key(i)] = i
+	}
+	m := w.Map()
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			mine := maps.Clone(want)
+			w := m.Write()
+			for i := range 500 {
+				k := key((i*13 + g) % 2500)
+				if i%3 == 0 {
+					w.Delete(k)
+					delete(mine, k)
+				} else {
+					w.Set(k, -g)
+					mine[k] = -g
+				}
+				if i%100 == 0 { // it writes on from a state that others read
+					w = w.Map().Write()
+				}
+			}
+			if why := differs(w.Map(), mine); why != "" {
+				t.Errorf("writer %d: %s", g, why)
+			}
+		})
+		wg.Go(func() {
+			if why := differs(m, want); why != "" {
+				t.Errorf("reader %d: %s", g, why)
+			}
+		})
+	}
+	wg.Wait()
+	if why := differs(m, want); why != "" {
+		t.Errorf("afterwards: %s", why)
 	}
 }
 
