@@ -17,6 +17,8 @@ type entry struct {
 	index  uint64
 	clock  int64
 	base   *state // before
+	// objects are those that were decoded already: see ahead.go.
+	objects map[*raftstorepb.Op]Object
 	// now has what the entry changed, order its keys in the order of their first
 	// change. holders has who holds a unique key after what came so far, "" for
 	// nobody; what is not there is as in base.
@@ -111,7 +113,7 @@ func (e *entry) prepare(op *raftstorepb.Op) (change, error) {
 	}
 	c := change{table: t, old: old}
 	if op.Object != nil {
-		o, err := t.decode(op.Object)
+		o, err := e.decode(t, op)
 		if err != nil {
 			return change{}, &haltError{fmt.Errorf("table %s: %w", op.Table, err)}
 		}
@@ -131,6 +133,14 @@ func (e *entry) prepare(op *raftstorepb.Op) (change, error) {
 		return change{}, ErrConflict
 	}
 	return c, nil
+}
+
+func (e *entry) decode(t Registered, op *raftstorepb.Op) (Object, error) {
+	if o, ok := e.objects[op]; ok {
+		delete(e.objects, op) // the tables keep it, and it is nobody else's
+		return o, nil
+	}
+	return t.decode(op.Object)
 }
 
 // hold checks what changes leave and takes their unique keys, or leaves those as

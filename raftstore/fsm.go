@@ -28,6 +28,7 @@ type fsm struct {
 	onConfiguration func()
 
 	understood uint32 // the store level of this version: see level.go
+	ahead      ahead
 
 	// mu orders commits against snapshots: whoever holds it sees state and
 	// watches that belong together. Held for as long as a commit takes, never
@@ -90,7 +91,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 			return fmt.Errorf("%w: %w", ErrUncertain, why)
 		}
 	}
-	results, err := f.apply(entry.Index, entry.Data)
+	results, err := f.apply(entry)
 	if errors.Is(err, errNewer) {
 		return f.stop(err)
 	}
@@ -118,32 +119,38 @@ func (f *fsm) refuse(why error) {
 	f.hub.end(f.halted, true)
 }
 
-func (f *fsm) apply(index uint64, data []byte) ([]error, error) {
+func decodeCommand(data []byte) (*raftstorepb.Command, error) {
 	if len(data) > maxCommandBytes {
 		return nil, fmt.Errorf("it has %d bytes, more than %d", len(data), maxCommandBytes)
 	}
 	cmd := &raftstorepb.Command{}
-	if err := unmarshalStrict(data, cmd); err != nil {
+	return cmd, unmarshalStrict(data, cmd)
+}
+
+func (f *fsm) apply(log *raft.Log) ([]error, error) {
+	d, err := f.take(log)
+	if err != nil {
 		return nil, err
 	}
+	index, cmd := log.Index, d.cmd
 	if err := newer(cmd.Level, f.understood); err != nil {
 		return nil, err
 	}
 	e := &entry{
-		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.state,
+		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.state, objects: d.objects,
 		now: make(map[objectKey]*changed, len(cmd.Transactions)), holders: map[heldKey]string{}, sums: tally{},
 	}
 	results, err := e.judge(cmd.Transactions)
 	if err != nil {
 		return nil, err
 	}
-	d := f.state.draft()
-	if err := e.write(d); err != nil {
+	draft := f.state.draft()
+	if err := e.write(draft); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.state, f.index, f.clock, f.level = d.commit(), index, e.clock, max(f.level, cmd.Level)
+	f.state, f.index, f.clock, f.level = draft.commit(), index, e.clock, max(f.level, cmd.Level)
 	if len(e.events) > 0 {
 		f.hub.publish(e.events)
 	}

@@ -122,6 +122,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	s.edge = newEdgeLog(newRecentLog(sealed, recentEntries, recentBytes), s.halt.storage)
 	logs := newTailLog(s.edge, s.halt.storage)
 	s.tail = logs
+	logs.foresee = s.fsm.foresee
 	s.fsm.settled = func(index uint64) error {
 		if logs.settled(index) {
 			return nil

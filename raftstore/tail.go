@@ -41,8 +41,10 @@ type tailLog struct {
 	// leads reports whether this server leads; nil, and so no tail, before the
 	// goroutine that writes it runs.
 	leads atomic.Pointer[func() bool]
-	work  chan struct{} // capacity 1: there is a tail
-	done  chan struct{} // closed when run has returned
+	// foresee is told of the last entry that was written; nil in tests of the tail alone.
+	foresee func(*raft.Log)
+	work    chan struct{} // capacity 1: there is a tail
+	done    chan struct{} // closed when run has returned
 
 	mu    sync.Mutex  // guards the rest; never held during I/O
 	moved *sync.Cond  // of mu: the tail became shorter, or ended is set
@@ -76,6 +78,9 @@ func (t *tailLog) run(stop <-chan struct{}) {
 				return
 			}
 			t.written(group)
+			if t.foresee != nil {
+				t.foresee(group[len(group)-1])
+			}
 		}
 	}
 }
