@@ -84,7 +84,7 @@ func hidden(name string, known func(string) bool) bool {
 	first, rest, _ := strings.Cut(name, ".")
 	switch {
 	case n == 2:
-		return first == "tasks" || number(first) && known(rest)
+		return first == "tasks" || first[0] == '_' || number(first) && known(rest)
 	case strings.HasPrefix(first, "_"):
 		second, rest, _ := strings.Cut(rest, ".")
 		return (second == "_tcp" || second == "_udp") && hidden(rest, known)
