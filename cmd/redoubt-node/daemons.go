@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,9 @@ func daemons(c config) []daemon {
 		{path: bin("redoubt-netd"), account: c.netd, traceback: "none", memlock: 8 << 20, args: args,
 			caps:    []int{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN},
 			sockets: []socket{{"netd", c.control}}},
+		{path: bin("redoubt-named"), account: c.named, traceback: "single", memlock: 8 << 20,
+			args:    append(slices.Clone(args), "--netd-user", strconv.Itoa(c.netd.UID)),
+			sockets: []socket{{"named", c.control}, {"named-net", c.netd}}},
 		{path: bin("redoubt-rund"), account: root, traceback: "single", memlock: 8 << 20, args: args, ownMountsBut: filepath.Join(c.runDir, "netns"),
 			caps: []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
 				unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_ADMIN},

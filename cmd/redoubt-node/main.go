@@ -33,7 +33,7 @@ import (
 
 type config struct {
 	configFile, dataDir, runDir, binDir string
-	control, keyd, netd                 account.Account
+	control, keyd, netd, named          account.Account
 }
 
 func main() {
@@ -69,7 +69,7 @@ func parse(args []string) (config, error) {
 		return config{}, err
 	}
 	var c config
-	var control, keyd, netd string
+	var control, keyd, netd, named string
 	fs := flag.NewFlagSet("redoubt-node", flag.ContinueOnError)
 	fs.StringVar(&c.configFile, "config", "/etc/redoubt/config.yaml", "configuration `file`, handed to the daemons")
 	fs.StringVar(&c.dataDir, "data-dir", "/var/lib/redoubt", "`directory` of what must survive a reboot")
@@ -78,6 +78,7 @@ func parse(args []string) (config, error) {
 	fs.StringVar(&control, "control-user", "redoubt", "`user` (name or uid) of redoubtd")
 	fs.StringVar(&keyd, "keyd-user", "redoubt-keyd", "`user` (name or uid) of redoubt-keyd")
 	fs.StringVar(&netd, "netd-user", "redoubt-netd", "`user` (name or uid) of redoubt-netd")
+	fs.StringVar(&named, "named-user", "redoubt-named", "`user` (name or uid) of redoubt-named")
 	show := fs.Bool("version", false, "print the version and exit")
 	if err := fs.Parse(args); err != nil {
 		return c, err
@@ -99,14 +100,14 @@ func parse(args []string) (config, error) {
 		return c, fmt.Errorf("--data-dir and --run-dir are both %s: the second must not survive a reboot, and the first must", c.runDir)
 	}
 	// The kernel's limit on a unix socket's path, 108 with its final zero.
-	if n := len(filepath.Join(c.runDir, "metrics.sock")); n > 107 {
+	if n := len(filepath.Join(c.runDir, "named-net.sock")); n > 107 {
 		return c, fmt.Errorf("--run-dir %s is %d characters too long for unix sockets", c.runDir, n-107)
 	}
 	seen := map[int]string{}
 	for _, u := range []struct {
 		flag, name string
 		to         *account.Account
-	}{{"control-user", control, &c.control}, {"keyd-user", keyd, &c.keyd}, {"netd-user", netd, &c.netd}} {
+	}{{"control-user", control, &c.control}, {"keyd-user", keyd, &c.keyd}, {"netd-user", netd, &c.netd}, {"named-user", named, &c.named}} {
 		if *u.to, err = account.Lookup(u.name); err != nil {
 			return c, fmt.Errorf("--%s: %w", u.flag, err)
 		}

@@ -130,7 +130,7 @@ func supervisor(t *testing.T) (run string, args []string) {
 		}
 	}
 	return run, []string{"--bin-dir", bin, "--data-dir", filepath.Join(dir, "data"), "--run-dir", run, "--config", filepath.Join(dir, "refuses"),
-		"--control-user", "71000", "--keyd-user", "71001", "--netd-user", "71002"}
+		"--control-user", "71000", "--keyd-user", "71001", "--netd-user", "71002", "--named-user", "71003"}
 }
 
 func TestSupervisor(t *testing.T) {
@@ -173,6 +173,7 @@ func TestSupervisor(t *testing.T) {
 	}{
 		{"keyd", "71001", "0000000000000000", 64 << 20, false, "0"},
 		{"netd", "71002", "0000000000201000", 8 << 20, false, "0"},
+		{"named", "71003", "0000000000000000", 8 << 20, false, "0"},
 		{"rund", "0", "00000000002000fb", 8 << 20, true, "0"},
 		{"api", "71000", "0000000000000000", 64 << 20, false, weight},
 	} {
@@ -208,7 +209,7 @@ func TestSupervisor(t *testing.T) {
 			t.Errorf("%s: environment %s", tc.socket, env)
 		}
 	}
-	for socket, owner := range map[string]uint32{"keyd": 71000, "unlock": 0, "netd": 71000, "rund": 71000, "api": 0} {
+	for socket, owner := range map[string]uint32{"keyd": 71000, "unlock": 0, "netd": 71000, "named": 71000, "named-net": 71002, "rund": 71000, "api": 0} {
 		var st unix.Stat_t
 		if err := unix.Stat(filepath.Join(run, socket+".sock"), &st); err != nil || st.Uid != owner || st.Mode&0o777 != 0o600 {
 			t.Errorf("%s.sock: uid %d mode %o, %v", socket, st.Uid, st.Mode&0o777, err)
@@ -276,7 +277,7 @@ func waitFor(t *testing.T, path string) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	ok := []string{"--control-user", "71000", "--keyd-user", "71001", "--netd-user", "71002"}
+	ok := []string{"--control-user", "71000", "--keyd-user", "71001", "--netd-user", "71002", "--named-user", "71003"}
 	for want, args := range map[string][]string{
 		"unexpected argument":    {"x"},
 		"not an absolute path":   {"--data-dir", "rel"},

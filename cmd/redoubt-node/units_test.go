@@ -48,13 +48,13 @@ func readUnit(t *testing.T, name string) unit {
 func (u unit) one(key string) string { return strings.Join(u[key], " ") }
 
 // The users of sysusers.d stand for the accounts in this comparison.
-var unitUsers = map[account.Account]string{{}: "root", {UID: 1, GID: 1}: "redoubt", {UID: 2, GID: 2}: "redoubt-keyd", {UID: 3, GID: 3}: "redoubt-netd"}
+var unitUsers = map[account.Account]string{{}: "root", {UID: 1, GID: 1}: "redoubt", {UID: 2, GID: 2}: "redoubt-keyd", {UID: 3, GID: 3}: "redoubt-netd", {UID: 4, GID: 4}: "redoubt-named"}
 
 // TestUnitsAgree: what the supervisor gives a daemon and what its unit does are
 // the same, so that a node is as safe under either.
 func TestUnitsAgree(t *testing.T) {
 	c := config{configFile: "/etc/redoubt/config.yaml", dataDir: "/var/lib/redoubt", runDir: "/run/redoubt", binDir: "/usr/lib/redoubt",
-		control: account.Account{UID: 1, GID: 1}, keyd: account.Account{UID: 2, GID: 2}, netd: account.Account{UID: 3, GID: 3}}
+		control: account.Account{UID: 1, GID: 1}, keyd: account.Account{UID: 2, GID: 2}, netd: account.Account{UID: 3, GID: 3}, named: account.Account{UID: 4, GID: 4}}
 	sockets := 0
 	target := readUnit(t, "redoubt.target")
 	for _, d := range daemons(c) {
@@ -67,6 +67,7 @@ func TestUnitsAgree(t *testing.T) {
 		}
 		command := strings.Join(append([]string{d.path}, d.args...), " ")
 		command = strings.Replace(command, "--control-user 1", "--control-user redoubt", 1)
+		command = strings.Replace(command, "--netd-user 3", "--netd-user redoubt-netd", 1)
 		if d.ownMountsBut != "" {
 			command = "/usr/lib/redoubt/redoubt-node " + ownMountsVerb + " --but " + d.ownMountsBut + " --lock-data " + c.dataDir + " --lock-run " + c.runDir + " -- " + command
 			for _, key := range mountNamespaceKeys {
@@ -188,7 +189,7 @@ func TestUnitsVerify(t *testing.T) {
 	if out, err := exec.Command("systemd-analyze", args...).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
-	for name, tenths := range map[string]int{"redoubt-keyd": 5, "redoubtd": 15, "redoubt-netd": 27, "redoubt-rund": 55} {
+	for name, tenths := range map[string]int{"redoubt-keyd": 5, "redoubtd": 15, "redoubt-named": 15, "redoubt-netd": 27, "redoubt-rund": 55} {
 		out, err := exec.Command("systemd-analyze", "security", "--offline=yes", fmt.Sprintf("--threshold=%d", tenths), "--no-pager", filepath.Join(dir, name+".service")).CombinedOutput()
 		if err != nil {
 			t.Errorf("%s.service is exposed more than %d.%d: %v\n%s", name, tenths/10, tenths%10, err, out)

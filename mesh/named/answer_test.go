@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -228,4 +229,31 @@ func TestOnlyWhatIsShared(t *testing.T) {
 			}
 		}
 	})
+}
+
+// BenchmarkDeclare replaces a network of 10,000 services, of which all names are
+// made anew.
+func BenchmarkDeclare(b *testing.B) {
+	n := &namedpb.Network{Id: netA}
+	for i := range 10000 {
+		n.Services = append(n.Services, &namedpb.Service{Name: fmt.Sprintf("service-%d", i), Vips: []string{fmt.Sprintf("10.201.%d.%d", i>>8, i&255)},
+			Tasks: []*namedpb.Task{{Id: fmt.Sprint(i), Slot: 1, Addresses: []string{fmt.Sprintf("10.200.%d.%d", i>>8, i&255)}, Ready: true}}})
+	}
+	v := new(view)
+	before := heap()
+	for b.Loop() {
+		var err error
+		if v, err = v.next(&namedpb.DeclareRequest{Generation: v.generation + 1, Networks: []*namedpb.Network{n}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(heap()-before)/float64(v.names), "B/name")
+	runtime.KeepAlive(v)
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

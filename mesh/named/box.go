@@ -32,7 +32,7 @@ type box struct {
 
 func (s *Server) newBox(task string, p pair) *box {
 	ctx, cancel := context.WithCancel(s.ctx)
-	b := &box{s: s, task: task, netns: p.netns, udp: p.udp, tcp: p.tcp, end: cancel,
+	b := &box{s: s, task: task, netns: p.netns, udp: p.udp, tcp: p.tcp, end: cancel, pace: pace{held: &s.count.held},
 		waiting: make(chan struct{}, maxWaitingPerSandbox), conns: make(chan struct{}, maxConnsPerSandbox)}
 	context.AfterFunc(ctx, func() { b.udp.Close(); b.tcp.Close() })
 	b.running.Go(func() { b.serveUDP(ctx) })

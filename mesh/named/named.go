@@ -88,7 +88,7 @@ type Server struct {
 	preferred atomic.Uint32 // index of the resolver that answered last
 	waiting   chan struct{} // a slot for each query that waits
 	conns     chan struct{} // a slot for each TCP connection
-	count     struct{ answered, forwarded, refused, forged atomic.Uint64 }
+	count     struct{ answered, forwarded, refused, forged, held atomic.Uint64 }
 
 	mu      sync.Mutex
 	changed chan struct{}   // guarded by mu; closed and replaced with each declaration
@@ -212,7 +212,7 @@ func (s *Server) held() (out []*namedpb.Held) {
 func (s *Server) State() *namedpb.StateResponse {
 	v := s.view.Load()
 	r := &namedpb.StateResponse{Generation: v.generation, Declared: uint32(len(v.sandboxes)), Names: uint64(v.names),
-		Answered: s.count.answered.Load(), Forwarded: s.count.forwarded.Load(), Refused: s.count.refused.Load(), Forged: s.count.forged.Load()}
+		Answered: s.count.answered.Load(), Forwarded: s.count.forwarded.Load(), Refused: s.count.refused.Load(), Forged: s.count.forged.Load(), HeldBack: s.count.held.Load()}
 	for _, h := range s.held() {
 		r.WithSockets = append(r.WithSockets, h.GetTaskId())
 	}

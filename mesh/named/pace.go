@@ -3,6 +3,7 @@ package named
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,6 +13,7 @@ type pace struct {
 	mu   sync.Mutex
 	free float64 // queries that may pass at the time at; guarded by mu
 	at   time.Time
+	held *atomic.Uint64 // counts queries that had to wait; may be nil
 }
 
 // wait returns when one more query may be read, or with ctx's error.
@@ -29,6 +31,9 @@ func (p *pace) wait(ctx context.Context) error {
 	p.mu.Unlock()
 	if owed <= 0 {
 		return ctx.Err()
+	}
+	if p.held != nil {
+		p.held.Add(1)
 	}
 	t := time.NewTimer(time.Duration(owed / maxRate * float64(time.Second)))
 	defer t.Stop()

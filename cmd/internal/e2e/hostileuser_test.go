@@ -73,7 +73,7 @@ func hostileUser(t *testing.T, c *cluster) {
 	h := c.host("manager-1")
 	pids := c.daemons(h)
 	uids := map[string]uint32{"nobody": 65534}
-	for _, name := range []string{"redoubtd", "redoubt-keyd", "redoubt-netd"} {
+	for _, name := range []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-named"} {
 		var uid uint32
 		fmt.Sscan(c.proc(pids[name])["Uid"], &uid)
 		uids[name] = uid
@@ -95,8 +95,8 @@ func hostileUser(t *testing.T, c *cluster) {
 				t.Errorf("the user of %s reads %s", who, path)
 			}
 		}
-		for _, name := range []string{"keyd", "unlock", "api", "metrics", "netd", "rund"} {
-			helper := who == "redoubtd" && (name == "keyd" || name == "netd" || name == "rund")
+		for _, name := range []string{"keyd", "unlock", "api", "metrics", "netd", "named", "named-net", "rund"} {
+			helper := who == "redoubtd" && (name == "keyd" || name == "netd" || name == "named" || name == "rund") || who == "redoubt-netd" && name == "named-net"
 			if !helper && as(t, uid, "connect", filepath.Join(h.RunDir, name+".sock")) {
 				t.Errorf("the user of %s is answered on %s.sock", who, name)
 			}

@@ -62,10 +62,11 @@ func sandboxes(t *testing.T, c *cluster) {
 			caps string
 			root bool
 		}{
-			"redoubtd":     {none, false},
-			"redoubt-keyd": {none, false},
-			"redoubt-netd": {"0000000000201000", false},
-			"redoubt-rund": {"00000000002000fb", true},
+			"redoubtd":      {none, false},
+			"redoubt-keyd":  {none, false},
+			"redoubt-netd":  {"0000000000201000", false},
+			"redoubt-named": {none, false},
+			"redoubt-rund":  {"00000000002000fb", true},
 		} {
 			pid, ok := pids[name]
 			if !ok {
@@ -307,7 +308,7 @@ func daemonsDie(t *testing.T, c *cluster) {
 	if task == "" || len(before) == 0 {
 		t.Fatal("no container of edge runs on worker-2")
 	}
-	for _, name := range []string{"redoubtd", "redoubt-rund", "redoubt-netd", "redoubt-keyd"} {
+	for _, name := range []string{"redoubtd", "redoubt-rund", "redoubt-netd", "redoubt-named", "redoubt-keyd"} {
 		old := c.daemons(h)[name]
 		proc, err := os.FindProcess(old)
 		if err != nil || old == 0 {

@@ -37,8 +37,8 @@ func TestSystemd(t *testing.T) {
 			t.Errorf("the container was restarted: %s, then %s", first, now)
 		}
 	}
-	m.ok(nil, "pkill", "-KILL", "-x", "redoubtd|redoubt-keyd|redoubt-netd|redoubt-rund")
-	for _, d := range []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-rund"} {
+	m.ok(nil, "pkill", "-KILL", "-x", "redoubtd|redoubt-keyd|redoubt-netd|redoubt-named|redoubt-rund")
+	for _, d := range []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-named", "redoubt-rund"} {
 		eventually(t, 20*time.Second, func() string {
 			if s := m.ok(nil, "systemctl", "show", "-p", "NRestarts,ActiveState", d); !strings.Contains(s, "NRestarts=1") || !strings.Contains(s, "ActiveState=active") {
 				return d + ": " + s
@@ -53,7 +53,7 @@ func TestSystemd(t *testing.T) {
 	m.ok(nil, "systemctl", "stop", "redoubt.target")
 	// The target is stopped before what is a part of it.
 	eventually(t, 20*time.Second, func() string {
-		if r := m.run(nil, "pgrep", "-x", "redoubtd|redoubt-keyd|redoubt-netd|redoubt-rund"); r.code != 1 {
+		if r := m.run(nil, "pgrep", "-x", "redoubtd|redoubt-keyd|redoubt-netd|redoubt-named|redoubt-rund"); r.code != 1 {
 			return fmt.Sprintf("left after the stop: %v", r)
 		}
 		return ""
@@ -66,7 +66,7 @@ func TestSystemd(t *testing.T) {
 func (m *machine) sandboxes() {
 	for name, want := range map[string]struct{ user, caps string }{
 		"redoubtd": {"redoubt", "0000000000000000"}, "redoubt-keyd": {"redoubt-keyd", "0000000000000000"},
-		"redoubt-netd": {"redoubt-netd", "0000000000201000"}, "redoubt-rund": {"root", "00000000002000fb"},
+		"redoubt-netd": {"redoubt-netd", "0000000000201000"}, "redoubt-rund": {"root", "00000000002000fb"}, "redoubt-named": {"redoubt-named", "0000000000000000"},
 	} {
 		pid := strings.TrimSpace(m.ok(nil, "pgrep", "-x", name))
 		uid := strings.TrimSpace(m.ok(nil, "id", "-u", want.user))

@@ -16,7 +16,7 @@ import (
 const RegistryName = "registry.lab:5000"
 
 // daemons are the binaries a lab runs.
-var daemons = []string{"redoubt", "redoubt-node", "redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-rund"}
+var daemons = []string{"redoubt", "redoubt-node", "redoubtd", "redoubt-keyd", "redoubt-named", "redoubt-netd", "redoubt-rund"}
 
 // writeHost makes h's directories and files. Directories can be passed through
 // by the daemons' users; what is secret is in files of mode 0600.

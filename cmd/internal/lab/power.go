@@ -44,7 +44,7 @@ func (l *Lab) boot(ctx context.Context, h Host) error {
 	uid := l.uid(h)
 	err := l.spawn(h, nodeProcess, filepath.Join(l.binDir(), "redoubt-node"),
 		"--config", l.configFile(h), "--data-dir", l.DataDir(h), "--run-dir", l.HostRunDir(h), "--bin-dir", l.binDir(),
-		"--control-user", strconv.Itoa(uid), "--keyd-user", strconv.Itoa(uid+1), "--netd-user", strconv.Itoa(uid+2))
+		"--control-user", strconv.Itoa(uid), "--keyd-user", strconv.Itoa(uid+1), "--netd-user", strconv.Itoa(uid+2), "--named-user", strconv.Itoa(uid+3))
 	if err != nil {
 		return err
 	}
