@@ -182,7 +182,7 @@ func TestDamage(t *testing.T) {
 		"a value beyond the page":   {func(b []byte) []byte { b[leaf+16+15] = 0x7f; return b }, "outside"},
 		"a key in another order":    {func(b []byte) []byte { b[leaf+16+order32(b, leaf+16+4)] ^= 0x80; return b }, "key"},
 		"a key of no bytes":         {func(b []byte) []byte { order.PutUint32(b[leaf+16+8:], 0); return b }, "belong"},
-		"a bucket among the values": {func(b []byte) []byte { b[leaf+16] = 1; return b }, "wrong kind"},
+		"a bucket among the values": {func(b []byte) []byte { b[leaf+16] ^= 1; return b }, "wrong kind"},
 		"a page in use is free":     {func(b []byte) []byte { order.PutUint64(b[free+16:], uint64(leaf/pageSize)); return b }, "page"},
 		"a page is free twice":      {func(b []byte) []byte { copy(b[free+24:free+32], b[free+16:]); return b }, "list of free"},
 		"a meta page is free":       {func(b []byte) []byte { order.PutUint64(b[free+16:], 1); return b }, "list of free"},

@@ -177,7 +177,7 @@ func (w *Writer[V]) Delete(k Key) {
 	}
 	w.root = w.own(w.root)
 	w.delete(w.root, k)
-	for w.root != nil && w.root.kids != nil && len(w.root.kids) == 1 {
+	for len(w.root.kids) == 1 {
 		w.root = w.root.kids[0].node
 	}
 	if w.root.kids == nil && len(w.root.items) == 0 {
@@ -267,7 +267,7 @@ func (w *Writer[V]) delete(n *node[V], k Key) {
 	n.kids[i].node = c
 	w.delete(c, k)
 	switch {
-	case c.kids == nil && len(c.items) >= minItems, c.kids != nil && len(c.kids) >= minKids:
+	case c.kids == nil && len(c.items) >= minItems, len(c.kids) >= minKids:
 		return
 	case len(n.kids) == 1: // n itself is about to join another
 		return
