@@ -152,6 +152,13 @@ func (o *outgoing) check(b []byte) (*dns.Msg, error) {
 		m.Question[0].Qtype != mine.Qtype || m.Question[0].Qclass != mine.Qclass || !strings.EqualFold(m.Question[0].Name, mine.Name) {
 		return nil, errFits
 	}
+	for _, list := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range list { // the library takes records without content, which are none
+			if rr.Header().Rdlength == 0 && rr.Header().Rrtype != dns.TypeOPT {
+				return nil, errFits
+			}
+		}
+	}
 	return &m, nil
 }
 

@@ -340,8 +340,8 @@ func TestStory(t *testing.T) {
 	})
 	check(a, "web.", "10.200.1.200", "fd00::c8")
 
-	close(seen)
-	for name := range seen {
+	for len(seen) > 0 {
+		name := <-seen
 		outside = append(outside, name)
 		if name != "example.org." {
 			t.Errorf("the resolver outside was asked for %s", name)
