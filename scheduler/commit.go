@@ -6,8 +6,11 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // commit writes a plan in bounded transactions. Parts that no longer hold are
@@ -38,7 +41,7 @@ func (l *loop) commit(ctx context.Context, writes []*write) error {
 
 // write is one transaction; it returns the parts that no longer hold.
 func (l *loop) write(ctx context.Context, chunk []*write) (stale []*write, err error) {
-	err = l.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error {
+	err = meshstore.Retry(ctx, l.cfg.Store, func(tx *raftstore.Tx) error {
 		stale = nil
 		for _, w := range chunk {
 			ok, err := l.apply(tx, w)
@@ -102,15 +105,57 @@ func (l *loop) apply(tx *raftstore.Tx, w *write) (bool, error) {
 		}
 	}
 	for _, e := range w.tasks {
+		if len(l.networks(tx, e)) == 0 {
+			continue
+		}
+		if _, ok := store.Services.Get(tx, w.serviceID); !ok {
+			return false, nil // its networks may go, too
+		}
+	}
+	for _, e := range w.tasks {
 		if e.new == nil {
 			if err := store.Tasks.Delete(tx, e.old.GetId()); err != nil {
 				return false, err
 			}
-		} else if err := store.PutTask(tx, e.new); err != nil {
+			continue
+		}
+		l.attach(tx, e)
+		if e.old.GetStatus().GetMessage() == e.new.GetStatus().GetMessage() && e.new.GetNodeId() == "" && e.kept {
+			l.cluster.RemoveTask(e.new.GetId()) // it waits as it did
+			continue
+		}
+		if err := store.PutTask(tx, e.new); err != nil {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// networks are those on which a change gives a task addresses, as it gives it a
+// node.
+func (l *loop) networks(tx *raftstore.Tx, e *edit) []*taskpb.NetworkUse {
+	if e.new.GetNodeId() == "" || e.old.GetNodeId() != "" || !store.Live(e.new) {
+		return nil
+	}
+	req := l.request(tx, e.new.GetServiceId(), e.new.GetRevision())
+	if req == nil {
+		return nil
+	}
+	return req.Networks
+}
+
+// attach gives a task its addresses. One for which a network has none left goes
+// on waiting, and says so; what is freed is a change that has it looked at again.
+func (l *loop) attach(tx *raftstore.Tx, e *edit) {
+	uses := l.networks(tx, e)
+	if len(uses) == 0 {
+		return
+	}
+	if err := store.Attach(tx, e.new, uses); err != nil {
+		e.new.NodeId, e.new.Attachments = "", nil
+		e.new.Status = &schedulerpb.TaskStatus{State: store.Pending, At: e.new.GetStatus().GetAt(), Message: err.Error()}
+		e.kept = e.old != nil
+	}
 }
 
 // forget takes back what placement counted of changes that were not made.

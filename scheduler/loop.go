@@ -34,6 +34,9 @@ type loop struct {
 	again map[string]time.Time
 	// latch: managers' availability may have to be latched.
 	latch bool
+	// address: nodes may have no address in the mesh. It gives no work by itself:
+	// the store's level may have to be raised first.
+	address bool
 }
 
 func newLoop(cfg Config) *loop {
@@ -46,6 +49,7 @@ func newLoop(cfg Config) *loop {
 		again:    map[string]time.Time{},
 		retry:    true,
 		latch:    true,
+		address:  true,
 	}
 }
 

@@ -31,6 +31,7 @@ type write struct {
 type edit struct {
 	old, new *schedulerpb.Task
 	spare    bool // see orchestrator.Change
+	kept     bool // it had a node, and waits on for want of an address
 }
 
 // step makes one plan and writes it.
@@ -40,6 +41,12 @@ func (l *loop) step(ctx context.Context) error {
 			return err
 		}
 		l.latch = false
+	}
+	if l.address {
+		var err error
+		if l.address, err = store.AddressNodes(ctx, l.cfg.Store); err != nil && ctx.Err() == nil {
+			l.cfg.Logger.Error("nodes have no address in the mesh yet", "err", err)
+		}
 	}
 	writes, err := l.plan()
 	if err != nil {
@@ -104,7 +111,7 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 		for _, slot := range p.Slots {
 			w := &write{serviceID: id, guarded: true, version: p.ServiceVersion}
 			for _, c := range slot {
-				w.tasks = append(w.tasks, &edit{c.Old, c.New, c.Spare})
+				w.tasks = append(w.tasks, &edit{old: c.Old, new: c.New, spare: c.Spare})
 			}
 			out = append(out, w)
 			changes += len(slot)

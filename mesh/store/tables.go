@@ -21,6 +21,7 @@ package store
 import (
 	"strconv"
 
+	"github.com/redoubt-cluster/redoubt/mesh/ipam"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -48,7 +49,7 @@ var (
 	// Nodes has the unique index "address"; ids are those of the nodes.
 	Nodes = raftstore.NewTable("mesh_nodes", raftstore.Index[*meshpb.MeshNode]{
 		Name: "address", Unique: true,
-		Keys: func(n *meshpb.MeshNode) []string { return []string{n.GetAddress()} },
+		Keys: func(n *meshpb.MeshNode) []string { return []string{ipam.KeyOf(n.GetAddress())} },
 	})
 
 	// Policies has the unique index "name" and the index "network".

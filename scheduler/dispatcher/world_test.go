@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -50,7 +52,7 @@ func (b *buffer) String() string {
 func inWorld(t *testing.T, body func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, store: raftstoretest.New(t, append(store.Tables(), pkistore.Tables()...)...), log: &buffer{}}
+		w := &world{t: t, store: raftstoretest.New(t, slices.Concat(store.Tables(), meshstore.Tables(), pkistore.Tables())...), log: &buffer{}}
 		var err error
 		w.d, err = New(Config{
 			Store: w.store, Logger: slog.New(slog.NewTextHandler(w.log, nil)),

@@ -30,6 +30,9 @@ import (
 type Request struct {
 	ServiceID string
 	Revision  uint64
+	// Networks is for who gives the tasks their addresses; every node can reach
+	// every network.
+	Networks []*taskpb.NetworkUse
 
 	nanoCPUs, memory int64
 	ports            []*taskpb.Port
@@ -44,6 +47,7 @@ func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec) (*Request, e
 	r := &Request{
 		ServiceID: serviceID,
 		Revision:  revision,
+		Networks:  t.GetNetworks(),
 		nanoCPUs:  t.GetReservations().GetNanoCpus(),
 		memory:    t.GetReservations().GetMemoryBytes(),
 		ports:     t.GetPorts(),

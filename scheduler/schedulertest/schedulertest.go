@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 	"github.com/redoubt-cluster/redoubt/scheduler"
@@ -27,10 +29,11 @@ import (
 // awaitTimeout is generous: it only ends tests that would hang.
 const awaitTimeout = 60 * time.Second
 
-// NewStore returns a leading store with the scheduler's tables and more.
+// NewStore returns a leading store with the scheduler's tables, the mesh's, and
+// more.
 func NewStore(t testing.TB, more ...raftstore.Registered) *raftstore.Store {
 	t.Helper()
-	return raftstoretest.New(t, append(store.Tables(), more...)...)
+	return raftstoretest.New(t, slices.Concat(store.Tables(), meshstore.Tables(), more)...)
 }
 
 // Spec is a valid spec of a replicated service.

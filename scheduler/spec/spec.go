@@ -43,6 +43,9 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 	if t == nil {
 		return s
 	}
+	if len(t.Networks) > 0 && s.EndpointMode == schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED {
+		s.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_VIP
+	}
 	if t.Restart == nil {
 		t.Restart = &taskpb.RestartPolicy{}
 	}
@@ -105,8 +108,14 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 	} else if n > 0 && s.GetGlobal() != nil {
 		return fmt.Errorf("max per node is set for a global service, which has one task a node: leave it out")
 	}
-	if s.GetEndpointMode() != schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED {
-		return fmt.Errorf("an endpoint mode is for services on networks: leave it out")
+	switch s.GetEndpointMode() {
+	case schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED:
+	case schedulerpb.EndpointMode_ENDPOINT_MODE_VIP, schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR:
+		if len(s.GetTask().GetNetworks()) == 0 {
+			return fmt.Errorf("an endpoint mode is for services on networks: name a network, or leave the mode out")
+		}
+	default:
+		return fmt.Errorf("the endpoint mode is unknown: use vip or dnsrr")
 	}
 	return validateTask(s.GetTask())
 }
@@ -127,8 +136,8 @@ func validateTask(t *taskpb.TaskSpec) error {
 	if err := validatePorts(t.GetPorts()); err != nil {
 		return err
 	}
-	if len(t.GetNetworks()) > 0 {
-		return fmt.Errorf("attaching services to networks is not available in this version yet: leave the network out")
+	if err := validateNetworks(t.GetNetworks()); err != nil {
+		return err
 	}
 	if n := len(t.GetConstraints()); n > MaxConstraints {
 		return fmt.Errorf("there are %d constraints: at most %d are allowed", n, MaxConstraints)

@@ -1,11 +1,14 @@
 package store
 
 import (
+	"context"
 	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -39,10 +42,13 @@ func Up(n *schedulerpb.Node) bool {
 	return s == schedulerpb.NodeState_NODE_STATE_READY || s == schedulerpb.NodeState_NODE_STATE_NOT_READY
 }
 
-// RegisterNode makes the scheduler's record of a node, in the transaction that
-// admits it. It changes nothing for a node that is known (one that joined again
+// RegisterNode makes the scheduler's record of a node, and gives it its address in
+// the mesh, in the transaction that admits it. It changes nothing for a node that is known (one that joined again
 // under its id). Managers are auto: active until the first worker joins.
 func RegisterNode(tx *raftstore.Tx, id string, manager bool) error {
+	if err := meshstore.RegisterNode(tx, id); err != nil {
+		return err
+	}
 	if old, ok := Nodes.Get(tx, id); ok {
 		if old.GetManager() != manager {
 			return refuse("node %s is known in the other role: remove it first", id)
@@ -102,6 +108,44 @@ func LatchManagers(tx *raftstore.Tx) error {
 
 // NeedsLatch reports whether LatchManagers has anything to do.
 func NeedsLatch(r raftstore.Reader) bool { return latched(r) && len(unlatched(r)) > 0 }
+
+// AddressNodes gives nodes their addresses in the mesh that were admitted before
+// the managers understood such. It reports whether some may be left.
+func AddressNodes(ctx context.Context, s *raftstore.Store) (more bool, err error) {
+	var without []string
+	if err := s.View(func(r *raftstore.ReadTx) error {
+		if more = r.Level() < meshstore.Level; more {
+			return nil
+		}
+		for n := range Nodes.All(r) {
+			if _, ok := meshstore.Nodes.Get(r, n.GetId()); !ok {
+				without = append(without, n.GetId())
+			}
+		}
+		return nil
+	}); err != nil {
+		return true, err
+	}
+	for some := range slices.Chunk(without, maxAddressed) {
+		if err := meshstore.Retry(ctx, s, func(tx *raftstore.Tx) error {
+			for _, id := range some {
+				if _, ok := Nodes.Get(tx, id); !ok {
+					continue
+				}
+				if err := meshstore.RegisterNode(tx, id); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return true, err
+		}
+	}
+	return more, nil
+}
+
+// maxAddressed is how many nodes get an address in one transaction.
+const maxAddressed = 500
 
 func unlatched(r raftstore.Reader) (out []*schedulerpb.Node) {
 	for n := range Nodes.All(r) {
@@ -187,6 +231,9 @@ func UpdateNodeSpec(tx *raftstore.Tx, id string, u NodeUpdate) error {
 // RemoveNode forgets a node. The leader then gives up its tasks and replaces
 // them. Removing an unknown node is no error.
 func RemoveNode(tx *raftstore.Tx, id string) error {
+	if err := meshstore.RemoveNode(tx, id); err != nil {
+		return err
+	}
 	if _, ok := Nodes.Get(tx, id); !ok {
 		return nil
 	}

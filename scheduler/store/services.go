@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -41,10 +42,14 @@ func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (s
 	if err := resolved(a); err != nil {
 		return "", err
 	}
-	sp := a.Spec()
 	id := ident.New()
-	err := s.Update(ctx, func(tx *raftstore.Tx) error {
-		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1}); err != nil {
+	sp := a.Spec()
+	err := meshstore.Retry(ctx, s, func(tx *raftstore.Tx) error {
+		sp, vips, err := attach(tx, id, a.Spec(), nil)
+		if err != nil {
+			return err
+		}
+		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips}); err != nil {
 			return err
 		}
 		return putRevision(tx, id, 1, sp)
@@ -66,8 +71,8 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 	if err != nil {
 		return err
 	}
-	sp = a.Spec()
-	return s.Update(ctx, func(tx *raftstore.Tx) error {
+	return meshstore.Retry(ctx, s, func(tx *raftstore.Tx) error {
+		sp := a.Spec()
 		old, ok := Services.Get(tx, id)
 		switch {
 		case !ok:
@@ -78,11 +83,16 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 			return refuse("a service cannot be renamed: create %q and remove %q", sp.GetName(), old.GetSpec().GetName())
 		case (old.GetSpec().GetGlobal() == nil) != (sp.GetGlobal() == nil):
 			return refuse("the mode of a service cannot be changed: remove it and create it again")
-		case proto.Equal(old.GetSpec(), sp):
+		}
+		sp, vips, err := attach(tx, id, sp, old)
+		if err != nil {
+			return err
+		}
+		if proto.Equal(old.GetSpec(), sp) {
 			return nil
 		}
 		next := proto.CloneOf(old)
-		next.Spec = sp
+		next.Spec, next.Vips = sp, vips
 		if !proto.Equal(old.GetSpec().GetTask(), sp.GetTask()) {
 			next.Revision++
 			if err := putRevision(tx, id, next.Revision, sp); err != nil {
@@ -99,6 +109,9 @@ func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
 	return s.Update(ctx, func(tx *raftstore.Tx) error {
 		if _, ok := Services.Get(tx, id); !ok {
 			return &resolve.Error{Kind: "service", Ref: id}
+		}
+		if err := meshstore.DeleteIngress(tx, id); err != nil {
+			return err
 		}
 		return Services.Delete(tx, id)
 	})

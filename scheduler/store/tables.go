@@ -30,11 +30,27 @@ import (
 const Unassigned = "unassigned"
 
 var (
-	// Services has the unique index "name".
-	Services = raftstore.NewTable("services", raftstore.Index[*schedulerpb.Service]{
-		Name: "name", Unique: true,
-		Keys: func(s *schedulerpb.Service) []string { return []string{s.GetSpec().GetName()} },
-	})
+	// Services has the unique indexes "name" and "vip" (ipam.Key of its virtual
+	// addresses), and the index "network" (ids of its networks).
+	Services = raftstore.NewTable("services",
+		raftstore.Index[*schedulerpb.Service]{
+			Name: "name", Unique: true,
+			Keys: func(s *schedulerpb.Service) []string { return []string{s.GetSpec().GetName()} },
+		},
+		raftstore.Index[*schedulerpb.Service]{
+			Name: "vip", Unique: true,
+			Keys: func(s *schedulerpb.Service) []string { return addressKeys(s.GetVips()) },
+		},
+		raftstore.Index[*schedulerpb.Service]{
+			Name: "network",
+			Keys: func(s *schedulerpb.Service) (out []string) {
+				for _, u := range s.GetSpec().GetTask().GetNetworks() {
+					out = append(out, u.GetNetwork())
+				}
+				return out
+			},
+		},
+	)
 
 	// Revisions has the index "service"; ids are those RevisionID makes.
 	Revisions = raftstore.NewTable("revisions", raftstore.Index[*schedulerpb.Revision]{
@@ -45,6 +61,9 @@ var (
 	// Tasks has the indexes "node" (or Unassigned) and "slot", whose keys SlotKey
 	// makes; OfService goes by the latter. Each index costs some 0.4 KiB a task,
 	// which is as much as the task itself. CountOf and LiveOn count without them.
+	// The unique index "address" (ipam.Key) has the addresses of tasks that may
+	// have a container. It goes by the address alone, as subnets do not overlap,
+	// and those of ingress networks share one.
 	Tasks = raftstore.NewTable("tasks",
 		raftstore.Index[*schedulerpb.Task]{
 			Name: "node",
@@ -59,6 +78,15 @@ var (
 			Name: "slot",
 			Keys: func(t *schedulerpb.Task) []string {
 				return []string{SlotKey(t.GetServiceId(), t.GetSlot(), t.GetTargetNodeId())}
+			},
+		},
+		raftstore.Index[*schedulerpb.Task]{
+			Name: "address", Unique: true,
+			Keys: func(t *schedulerpb.Task) []string {
+				if !Live(t) {
+					return nil
+				}
+				return addressKeys(t.GetAttachments())
 			},
 		},
 	).Summing(

@@ -1,0 +1,30 @@
+package spec
+
+import "fmt"
+
+// What nodes cannot do yet is refused when it is asked for, here and nowhere
+// else, and never stored as if it worked. To lift a refusal is to change its
+// line.
+
+// attachable: nodes can attach a service's tasks to networks.
+const attachable = false
+
+// dataPlane are the drivers whose networks nodes can make.
+var dataPlane = map[string]bool{
+	Overlay: true, // as an object: attachable says when tasks get on it
+}
+
+// CanAttach refuses services on networks for as long as nodes cannot do it.
+func CanAttach() error {
+	if !attachable {
+		return fmt.Errorf("attaching services to networks is not available in this version yet: leave the network out")
+	}
+	return nil
+}
+
+func hasDataPlane(driver string) error {
+	if !dataPlane[driver] {
+		return fmt.Errorf("networks of driver %s are not available in this version yet: use %s", driver, Overlay)
+	}
+	return nil
+}
