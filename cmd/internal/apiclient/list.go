@@ -70,3 +70,19 @@ func gather[Req, Page any](ctx context.Context, req *Req,
 	}
 	return err
 }
+
+// ListNetworks lists the named networks, or all.
+func (c *Client) ListNetworks(ctx context.Context, names []string, opts ...grpc.CallOption) (out []*controlpb.NetworkDetail, err error) {
+	err = gather(ctx, &controlpb.StreamNetworksRequest{Networks: names}, c.StreamNetworks, opts, func(page *controlpb.StreamNetworksResponse) {
+		out = append(out, page.GetNetworks()...)
+	})
+	return out, err
+}
+
+// ListPolicies lists the named policies, or all.
+func (c *Client) ListPolicies(ctx context.Context, names []string, opts ...grpc.CallOption) (out []*controlpb.PolicyDetail, err error) {
+	err = gather(ctx, &controlpb.StreamPoliciesRequest{Policies: names}, c.StreamPolicies, opts, func(page *controlpb.StreamPoliciesResponse) {
+		out = append(out, page.GetPolicies()...)
+	})
+	return out, err
+}

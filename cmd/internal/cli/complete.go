@@ -108,6 +108,8 @@ func (a *app) completions(root *cobra.Command) {
 		"service update": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
+		"network inspect": a.names(-1, networkNames), "network rm": a.names(-1, networkNames),
+		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),
 		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),
 		"join-token revoke": a.names(-1, tokenIDs),
@@ -122,4 +124,5 @@ func (a *app) completions(root *cobra.Command) {
 	fixed(c, "availability", "active", "pause", "drain")
 	c, _, _ = root.Find([]string{"service", "create"})
 	fixed(c, "mode", "replicated", "global")
+	fixed(c, "endpoint-mode", "vip", "dnsrr")
 }

@@ -58,6 +58,11 @@ const (
 	// clients take 64.
 	maxConfigs = 32
 
+	// maxNetworks bounds the networks or policies that are asked for by name,
+	// maxUsers the services that are told of one.
+	maxNetworks = 100
+	maxUsers    = 100
+
 	// A token that a rotation overtook is minted again mintTries times, mintPause
 	// apart: the leader's keyd takes the next keyset over meanwhile.
 	mintTries = 5

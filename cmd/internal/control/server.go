@@ -21,6 +21,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -95,6 +96,7 @@ func (s *Server) view(ctx context.Context, fn func(*raftstore.ReadTx) error) err
 func refusal(err error) error {
 	var lookup *resolve.Error
 	var refused *schedstore.RefusedError
+	var ofMesh *meshstore.RefusedError
 	var dup *raftstore.DuplicateError
 	var level *raftstore.LevelError
 	switch {
@@ -106,6 +108,8 @@ func refusal(err error) error {
 		return apierr.NotFound("", "%v", lookup)
 	case errors.As(err, &refused):
 		return apierr.Invalid("", "%v", refused)
+	case errors.As(err, &ofMesh):
+		return apierr.State("", "%v", ofMesh)
 	case errors.As(err, &level):
 		return apierr.State("", "%v", level)
 	case errors.As(err, &dup):

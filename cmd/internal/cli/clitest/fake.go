@@ -20,6 +20,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
@@ -41,6 +42,7 @@ type Node struct {
 	tokens   []*controlpb.TokenView
 	services []*schedulerpb.Service
 	configs  []*secretspb.Config
+	networks []*meshpb.Network
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
 	dying    bool // a manager goes away when the key is rotated

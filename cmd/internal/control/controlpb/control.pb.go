@@ -11,6 +11,7 @@ package controlpb
 
 import (
 	keydpb "github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	meshpb "github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	_ "github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	profilepb "github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	schedulerpb "github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -3804,6 +3805,657 @@ func (x *RemoveConfigResponse) GetId() string {
 	return ""
 }
 
+type CreateNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *meshpb.NetworkSpec    `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNetworkRequest) Reset() {
+	*x = CreateNetworkRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNetworkRequest) ProtoMessage() {}
+
+func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
+func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *CreateNetworkRequest) GetSpec() *meshpb.NetworkSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type CreateNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNetworkResponse) Reset() {
+	*x = CreateNetworkResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNetworkResponse) ProtoMessage() {}
+
+func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNetworkResponse.ProtoReflect.Descriptor instead.
+func (*CreateNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *CreateNetworkResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type StreamNetworksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Networks      []string               `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamNetworksRequest) Reset() {
+	*x = StreamNetworksRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamNetworksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamNetworksRequest) ProtoMessage() {}
+
+func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamNetworksRequest.ProtoReflect.Descriptor instead.
+func (*StreamNetworksRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *StreamNetworksRequest) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+type StreamNetworksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Networks      []*NetworkDetail       `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamNetworksResponse) Reset() {
+	*x = StreamNetworksResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamNetworksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamNetworksResponse) ProtoMessage() {}
+
+func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamNetworksResponse.ProtoReflect.Descriptor instead.
+func (*StreamNetworksResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *StreamNetworksResponse) GetNetworks() []*NetworkDetail {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+type NetworkDetail struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Network *meshpb.Network        `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// Names of services on it; a bounded number.
+	Services []string `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	// Tasks on it that may have a container; only where networks were named.
+	Tasks uint32 `protobuf:"varint,3,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// Names of its policies.
+	Policies      []string `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkDetail) Reset() {
+	*x = NetworkDetail{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkDetail) ProtoMessage() {}
+
+func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkDetail.ProtoReflect.Descriptor instead.
+func (*NetworkDetail) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *NetworkDetail) GetNetwork() *meshpb.Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *NetworkDetail) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *NetworkDetail) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
+func (x *NetworkDetail) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+type RemoveNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNetworkRequest) Reset() {
+	*x = RemoveNetworkRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNetworkRequest) ProtoMessage() {}
+
+func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *RemoveNetworkRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+type RemoveNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNetworkResponse) Reset() {
+	*x = RemoveNetworkResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNetworkResponse) ProtoMessage() {}
+
+func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *RemoveNetworkResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type CreatePolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *meshpb.PolicySpec     `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePolicyRequest) Reset() {
+	*x = CreatePolicyRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePolicyRequest) ProtoMessage() {}
+
+func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePolicyRequest.ProtoReflect.Descriptor instead.
+func (*CreatePolicyRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type CreatePolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePolicyResponse) Reset() {
+	*x = CreatePolicyResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePolicyResponse) ProtoMessage() {}
+
+func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePolicyResponse.ProtoReflect.Descriptor instead.
+func (*CreatePolicyResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *CreatePolicyResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type StreamPoliciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policies      []string               `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamPoliciesRequest) Reset() {
+	*x = StreamPoliciesRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamPoliciesRequest) ProtoMessage() {}
+
+func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*StreamPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *StreamPoliciesRequest) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+type StreamPoliciesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policies      []*PolicyDetail        `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamPoliciesResponse) Reset() {
+	*x = StreamPoliciesResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamPoliciesResponse) ProtoMessage() {}
+
+func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*StreamPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *StreamPoliciesResponse) GetPolicies() []*PolicyDetail {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+type PolicyDetail struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        *meshpb.Policy         `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	NetworkName   string                 `protobuf:"bytes,2,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyDetail) Reset() {
+	*x = PolicyDetail{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyDetail) ProtoMessage() {}
+
+func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyDetail.ProtoReflect.Descriptor instead.
+func (*PolicyDetail) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *PolicyDetail) GetPolicy() *meshpb.Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PolicyDetail) GetNetworkName() string {
+	if x != nil {
+		return x.NetworkName
+	}
+	return ""
+}
+
+type RemovePolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePolicyRequest) Reset() {
+	*x = RemovePolicyRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePolicyRequest) ProtoMessage() {}
+
+func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePolicyRequest.ProtoReflect.Descriptor instead.
+func (*RemovePolicyRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *RemovePolicyRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+type RemovePolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePolicyResponse) Reset() {
+	*x = RemovePolicyResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePolicyResponse) ProtoMessage() {}
+
+func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePolicyResponse.ProtoReflect.Descriptor instead.
+func (*RemovePolicyResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *RemovePolicyResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type ListTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Either may be empty.
@@ -3815,7 +4467,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3827,7 +4479,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3840,7 +4492,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -3869,7 +4521,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3881,7 +4533,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3894,7 +4546,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -3934,7 +4586,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4598,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4611,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -3980,7 +4632,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3992,7 +4644,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4005,7 +4657,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -4040,7 +4692,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4052,7 +4704,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4065,7 +4717,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -4125,7 +4777,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4137,7 +4789,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4150,7 +4802,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -4205,7 +4857,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4217,7 +4869,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4230,7 +4882,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -4306,7 +4958,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4318,7 +4970,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4331,7 +4983,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -4360,7 +5012,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4372,7 +5024,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4385,7 +5037,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -4445,7 +5097,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4457,7 +5109,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4470,7 +5122,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -4521,7 +5173,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +5185,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +5198,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -4572,7 +5224,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4584,7 +5236,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4597,7 +5249,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -4623,7 +5275,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4635,7 +5287,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4648,7 +5300,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Event) GetAt() int64 {
@@ -4697,7 +5349,7 @@ var File_cmd_internal_control_controlpb_control_proto protoreflect.FileDescripto
 
 const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
-	",cmd/internal/control/controlpb/control.proto\x12\x12redoubt.control.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\x1a\x1esecrets/secretspb/config.proto\"V\n" +
+	",cmd/internal/control/controlpb/control.proto\x12\x12redoubt.control.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\x1a\x1esecrets/secretspb/config.proto\"V\n" +
 	"\vInitRequest\x12)\n" +
 	"\x04slot\x18\x01 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x1c\n" +
 	"\tadvertise\x18\x02 \x01(\tR\tadvertise\"F\n" +
@@ -4954,6 +5606,38 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x06config\x18\x01 \x01(\tR\x06config\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\"&\n" +
 	"\x14RemoveConfigResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
+	"\x14CreateNetworkRequest\x120\n" +
+	"\x04spec\x18\x01 \x01(\v2\x1c.redoubt.mesh.v1.NetworkSpecR\x04spec\"'\n" +
+	"\x15CreateNetworkResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"3\n" +
+	"\x15StreamNetworksRequest\x12\x1a\n" +
+	"\bnetworks\x18\x01 \x03(\tR\bnetworks\"W\n" +
+	"\x16StreamNetworksResponse\x12=\n" +
+	"\bnetworks\x18\x01 \x03(\v2!.redoubt.control.v1.NetworkDetailR\bnetworks\"\x91\x01\n" +
+	"\rNetworkDetail\x122\n" +
+	"\anetwork\x18\x01 \x01(\v2\x18.redoubt.mesh.v1.NetworkR\anetwork\x12\x1a\n" +
+	"\bservices\x18\x02 \x03(\tR\bservices\x12\x14\n" +
+	"\x05tasks\x18\x03 \x01(\rR\x05tasks\x12\x1a\n" +
+	"\bpolicies\x18\x04 \x03(\tR\bpolicies\"0\n" +
+	"\x14RemoveNetworkRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\"'\n" +
+	"\x15RemoveNetworkResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"F\n" +
+	"\x13CreatePolicyRequest\x12/\n" +
+	"\x04spec\x18\x01 \x01(\v2\x1b.redoubt.mesh.v1.PolicySpecR\x04spec\"&\n" +
+	"\x14CreatePolicyResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"3\n" +
+	"\x15StreamPoliciesRequest\x12\x1a\n" +
+	"\bpolicies\x18\x01 \x03(\tR\bpolicies\"V\n" +
+	"\x16StreamPoliciesResponse\x12<\n" +
+	"\bpolicies\x18\x01 \x03(\v2 .redoubt.control.v1.PolicyDetailR\bpolicies\"b\n" +
+	"\fPolicyDetail\x12/\n" +
+	"\x06policy\x18\x01 \x01(\v2\x17.redoubt.mesh.v1.PolicyR\x06policy\x12!\n" +
+	"\fnetwork_name\x18\x02 \x01(\tR\vnetworkName\"-\n" +
+	"\x13RemovePolicyRequest\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\"&\n" +
+	"\x14RemovePolicyResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"B\n" +
 	"\x10ListTasksRequest\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\x12\x12\n" +
@@ -5051,7 +5735,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"CallStream\x12T\n" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x010\x012\xf6\x16\n" +
+	"\x01\x06(\x010\x012\x94\x1c\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
@@ -5102,6 +5786,18 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\rStreamConfigs\x12(.redoubt.control.v1.StreamConfigsRequest\x1a).redoubt.control.v1.StreamConfigsResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01\x12j\n" +
 	"\fRemoveConfig\x12'.redoubt.control.v1.RemoveConfigRequest\x1a(.redoubt.control.v1.RemoveConfigResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12m\n" +
+	"\rCreateNetwork\x12(.redoubt.control.v1.CreateNetworkRequest\x1a).redoubt.control.v1.CreateNetworkResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12r\n" +
+	"\x0eStreamNetworks\x12).redoubt.control.v1.StreamNetworksRequest\x1a*.redoubt.control.v1.StreamNetworksResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12m\n" +
+	"\rRemoveNetwork\x12(.redoubt.control.v1.RemoveNetworkRequest\x1a).redoubt.control.v1.RemoveNetworkResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12j\n" +
+	"\fCreatePolicy\x12'.redoubt.control.v1.CreatePolicyRequest\x1a(.redoubt.control.v1.CreatePolicyResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12r\n" +
+	"\x0eStreamPolicies\x12).redoubt.control.v1.StreamPoliciesRequest\x1a*.redoubt.control.v1.StreamPoliciesResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12j\n" +
+	"\fRemovePolicy\x12'.redoubt.control.v1.RemovePolicyRequest\x1a(.redoubt.control.v1.RemovePolicyResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
 	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12e\n" +
@@ -5129,7 +5825,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
@@ -5197,164 +5893,200 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*ConfigView)(nil),              // 63: redoubt.control.v1.ConfigView
 	(*RemoveConfigRequest)(nil),     // 64: redoubt.control.v1.RemoveConfigRequest
 	(*RemoveConfigResponse)(nil),    // 65: redoubt.control.v1.RemoveConfigResponse
-	(*ListTasksRequest)(nil),        // 66: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                // 67: redoubt.control.v1.TaskView
-	(*ListTasksResponse)(nil),       // 68: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),     // 69: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),    // 70: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),      // 71: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 72: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),          // 73: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 74: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),             // 75: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),           // 76: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 77: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                   // 78: redoubt.control.v1.Event
-	nil,                             // 79: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 80: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                             // 81: redoubt.control.v1.ConfigView.LabelsEntry
-	nil,                             // 82: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),             // 83: redoubt.keyd.v1.Slot
-	(profilepb.Role)(0),             // 84: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 85: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 86: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 87: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),        // 88: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil), // 89: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),   // 90: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 91: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 92: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 93: redoubt.scheduler.v1.Service
-	(*secretspb.ConfigSpec)(nil),    // 94: redoubt.secrets.v1.ConfigSpec
-	(*secretspb.Config)(nil),        // 95: redoubt.secrets.v1.Config
-	(*schedulerpb.Task)(nil),        // 96: redoubt.scheduler.v1.Task
+	(*CreateNetworkRequest)(nil),    // 66: redoubt.control.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),   // 67: redoubt.control.v1.CreateNetworkResponse
+	(*StreamNetworksRequest)(nil),   // 68: redoubt.control.v1.StreamNetworksRequest
+	(*StreamNetworksResponse)(nil),  // 69: redoubt.control.v1.StreamNetworksResponse
+	(*NetworkDetail)(nil),           // 70: redoubt.control.v1.NetworkDetail
+	(*RemoveNetworkRequest)(nil),    // 71: redoubt.control.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),   // 72: redoubt.control.v1.RemoveNetworkResponse
+	(*CreatePolicyRequest)(nil),     // 73: redoubt.control.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),    // 74: redoubt.control.v1.CreatePolicyResponse
+	(*StreamPoliciesRequest)(nil),   // 75: redoubt.control.v1.StreamPoliciesRequest
+	(*StreamPoliciesResponse)(nil),  // 76: redoubt.control.v1.StreamPoliciesResponse
+	(*PolicyDetail)(nil),            // 77: redoubt.control.v1.PolicyDetail
+	(*RemovePolicyRequest)(nil),     // 78: redoubt.control.v1.RemovePolicyRequest
+	(*RemovePolicyResponse)(nil),    // 79: redoubt.control.v1.RemovePolicyResponse
+	(*ListTasksRequest)(nil),        // 80: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                // 81: redoubt.control.v1.TaskView
+	(*ListTasksResponse)(nil),       // 82: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),     // 83: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),    // 84: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),      // 85: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),     // 86: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),          // 87: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 88: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),             // 89: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),           // 90: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 91: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                   // 92: redoubt.control.v1.Event
+	nil,                             // 93: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                             // 94: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                             // 95: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                             // 96: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),             // 97: redoubt.keyd.v1.Slot
+	(profilepb.Role)(0),             // 98: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),          // 99: redoubt.task.v1.Feature
+	(*schedulerpb.Node)(nil),        // 100: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),   // 101: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),        // 102: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil), // 103: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),   // 104: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 105: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 106: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 107: redoubt.scheduler.v1.Service
+	(*secretspb.ConfigSpec)(nil),    // 108: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),        // 109: redoubt.secrets.v1.Config
+	(*meshpb.NetworkSpec)(nil),      // 110: redoubt.mesh.v1.NetworkSpec
+	(*meshpb.Network)(nil),          // 111: redoubt.mesh.v1.Network
+	(*meshpb.PolicySpec)(nil),       // 112: redoubt.mesh.v1.PolicySpec
+	(*meshpb.Policy)(nil),           // 113: redoubt.mesh.v1.Policy
+	(*schedulerpb.Task)(nil),        // 114: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	83, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	84, // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	0,  // 2: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	84, // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	85, // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	79, // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
-	16, // 6: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
-	18, // 7: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
-	21, // 8: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	84, // 9: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	86, // 10: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
-	21, // 11: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	87, // 12: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	88, // 13: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	89, // 14: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	22, // 15: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	87, // 16: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	80, // 17: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	22, // 18: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	83, // 19: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	29, // 20: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	83, // 21: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	29, // 22: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	84, // 23: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	36, // 24: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	90, // 25: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	36, // 26: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	91, // 27: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	45, // 28: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	83, // 29: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	45, // 30: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	92, // 31: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	93, // 32: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	51, // 33: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	92, // 34: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	94, // 35: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	95, // 36: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
-	63, // 37: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
-	81, // 38: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
-	96, // 39: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	67, // 40: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	51, // 41: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	67, // 42: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	51, // 43: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	67, // 44: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	75, // 45: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	78, // 46: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	82, // 47: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,  // 48: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,  // 49: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,  // 50: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,  // 51: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,  // 52: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11, // 53: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13, // 54: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15, // 55: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
-	19, // 56: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	23, // 57: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	23, // 58: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	25, // 59: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	27, // 60: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	30, // 61: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	32, // 62: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	34, // 63: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	37, // 64: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	39, // 65: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	41, // 66: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	43, // 67: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	46, // 68: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	48, // 69: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	50, // 70: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	50, // 71: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	53, // 72: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	55, // 73: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	57, // 74: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
-	59, // 75: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
-	61, // 76: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
-	64, // 77: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
-	66, // 78: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	66, // 79: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	69, // 80: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	71, // 81: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	73, // 82: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	76, // 83: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,  // 84: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,  // 85: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,  // 86: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,  // 87: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10, // 88: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12, // 89: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14, // 90: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	17, // 91: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
-	20, // 92: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	24, // 93: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	24, // 94: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	26, // 95: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	28, // 96: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	31, // 97: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	33, // 98: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	35, // 99: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	38, // 100: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	40, // 101: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	42, // 102: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	44, // 103: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	47, // 104: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	49, // 105: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	52, // 106: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	52, // 107: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	54, // 108: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	56, // 109: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	58, // 110: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
-	60, // 111: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
-	62, // 112: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
-	65, // 113: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
-	68, // 114: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	68, // 115: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	70, // 116: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	72, // 117: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	74, // 118: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	77, // 119: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	84, // [84:120] is the sub-list for method output_type
-	48, // [48:84] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	97,  // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	98,  // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	0,   // 2: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
+	98,  // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	99,  // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	93,  // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	16,  // 6: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
+	18,  // 7: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
+	21,  // 8: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
+	98,  // 9: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	100, // 10: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	21,  // 11: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
+	101, // 12: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	102, // 13: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	103, // 14: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	22,  // 15: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
+	101, // 16: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	94,  // 17: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	22,  // 18: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
+	97,  // 19: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	29,  // 20: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	97,  // 21: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	29,  // 22: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	98,  // 23: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	36,  // 24: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	104, // 25: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	36,  // 26: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	105, // 27: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	45,  // 28: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	97,  // 29: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	45,  // 30: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	106, // 31: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	107, // 32: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	51,  // 33: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	106, // 34: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	108, // 35: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	109, // 36: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	63,  // 37: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	95,  // 38: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	110, // 39: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
+	70,  // 40: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
+	111, // 41: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
+	112, // 42: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
+	77,  // 43: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
+	113, // 44: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
+	114, // 45: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	81,  // 46: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	51,  // 47: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	81,  // 48: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	51,  // 49: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	81,  // 50: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	89,  // 51: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	92,  // 52: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	96,  // 53: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,   // 54: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,   // 55: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,   // 56: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,   // 57: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,   // 58: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11,  // 59: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13,  // 60: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15,  // 61: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
+	19,  // 62: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	23,  // 63: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	23,  // 64: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	25,  // 65: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	27,  // 66: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	30,  // 67: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	32,  // 68: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	34,  // 69: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	37,  // 70: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	39,  // 71: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	41,  // 72: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	43,  // 73: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	46,  // 74: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	48,  // 75: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	50,  // 76: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	50,  // 77: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	53,  // 78: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	55,  // 79: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	57,  // 80: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	59,  // 81: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	61,  // 82: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	64,  // 83: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	66,  // 84: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
+	68,  // 85: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
+	71,  // 86: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
+	73,  // 87: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
+	75,  // 88: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
+	78,  // 89: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
+	80,  // 90: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	80,  // 91: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	83,  // 92: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	85,  // 93: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	87,  // 94: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	90,  // 95: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,   // 96: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,   // 97: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,   // 98: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,   // 99: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10,  // 100: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12,  // 101: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14,  // 102: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	17,  // 103: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
+	20,  // 104: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	24,  // 105: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	24,  // 106: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	26,  // 107: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	28,  // 108: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	31,  // 109: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	33,  // 110: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	35,  // 111: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	38,  // 112: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	40,  // 113: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	42,  // 114: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	44,  // 115: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	47,  // 116: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	49,  // 117: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	52,  // 118: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	52,  // 119: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	54,  // 120: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	56,  // 121: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	58,  // 122: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	60,  // 123: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	62,  // 124: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	65,  // 125: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	67,  // 126: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
+	69,  // 127: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
+	72,  // 128: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
+	74,  // 129: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
+	76,  // 130: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
+	79,  // 131: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
+	82,  // 132: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	82,  // 133: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	84,  // 134: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	86,  // 135: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	88,  // 136: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	91,  // 137: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	96,  // [96:138] is the sub-list for method output_type
+	54,  // [54:96] is the sub-list for method input_type
+	54,  // [54:54] is the sub-list for extension type_name
+	54,  // [54:54] is the sub-list for extension extendee
+	0,   // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -5368,7 +6100,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   82,
+			NumMessages:   96,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

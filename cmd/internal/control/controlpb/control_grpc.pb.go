@@ -483,6 +483,12 @@ const (
 	Control_GetConfigs_FullMethodName     = "/redoubt.control.v1.Control/GetConfigs"
 	Control_StreamConfigs_FullMethodName  = "/redoubt.control.v1.Control/StreamConfigs"
 	Control_RemoveConfig_FullMethodName   = "/redoubt.control.v1.Control/RemoveConfig"
+	Control_CreateNetwork_FullMethodName  = "/redoubt.control.v1.Control/CreateNetwork"
+	Control_StreamNetworks_FullMethodName = "/redoubt.control.v1.Control/StreamNetworks"
+	Control_RemoveNetwork_FullMethodName  = "/redoubt.control.v1.Control/RemoveNetwork"
+	Control_CreatePolicy_FullMethodName   = "/redoubt.control.v1.Control/CreatePolicy"
+	Control_StreamPolicies_FullMethodName = "/redoubt.control.v1.Control/StreamPolicies"
+	Control_RemovePolicy_FullMethodName   = "/redoubt.control.v1.Control/RemovePolicy"
 	Control_ListTasks_FullMethodName      = "/redoubt.control.v1.Control/ListTasks"
 	Control_StreamTasks_FullMethodName    = "/redoubt.control.v1.Control/StreamTasks"
 	Control_WatchService_FullMethodName   = "/redoubt.control.v1.Control/WatchService"
@@ -530,6 +536,15 @@ type ControlClient interface {
 	// of bounded size.
 	StreamConfigs(ctx context.Context, in *StreamConfigsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamConfigsResponse], error)
 	RemoveConfig(ctx context.Context, in *RemoveConfigRequest, opts ...grpc.CallOption) (*RemoveConfigResponse, error)
+	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*CreateNetworkResponse, error)
+	// All, or the named ones in their order: one answer after the other.
+	StreamNetworks(ctx context.Context, in *StreamNetworksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamNetworksResponse], error)
+	// Refused while a service or a task is on it.
+	RemoveNetwork(ctx context.Context, in *RemoveNetworkRequest, opts ...grpc.CallOption) (*RemoveNetworkResponse, error)
+	CreatePolicy(ctx context.Context, in *CreatePolicyRequest, opts ...grpc.CallOption) (*CreatePolicyResponse, error)
+	// All, or the named ones in their order: one answer after the other.
+	StreamPolicies(ctx context.Context, in *StreamPoliciesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamPoliciesResponse], error)
+	RemovePolicy(ctx context.Context, in *RemovePolicyRequest, opts ...grpc.CallOption) (*RemovePolicyResponse, error)
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// The same for any number of them: one answer after the other, each of
 	// bounded size. ListTasks refuses more than 1,000.
@@ -817,6 +832,84 @@ func (c *controlClient) RemoveConfig(ctx context.Context, in *RemoveConfigReques
 	return out, nil
 }
 
+func (c *controlClient) CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*CreateNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateNetworkResponse)
+	err := c.cc.Invoke(ctx, Control_CreateNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) StreamNetworks(ctx context.Context, in *StreamNetworksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamNetworksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_StreamNetworks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamNetworksRequest, StreamNetworksResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamNetworksClient = grpc.ServerStreamingClient[StreamNetworksResponse]
+
+func (c *controlClient) RemoveNetwork(ctx context.Context, in *RemoveNetworkRequest, opts ...grpc.CallOption) (*RemoveNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveNetworkResponse)
+	err := c.cc.Invoke(ctx, Control_RemoveNetwork_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CreatePolicy(ctx context.Context, in *CreatePolicyRequest, opts ...grpc.CallOption) (*CreatePolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreatePolicyResponse)
+	err := c.cc.Invoke(ctx, Control_CreatePolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) StreamPolicies(ctx context.Context, in *StreamPoliciesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamPoliciesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_StreamPolicies_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamPoliciesRequest, StreamPoliciesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamPoliciesClient = grpc.ServerStreamingClient[StreamPoliciesResponse]
+
+func (c *controlClient) RemovePolicy(ctx context.Context, in *RemovePolicyRequest, opts ...grpc.CallOption) (*RemovePolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemovePolicyResponse)
+	err := c.cc.Invoke(ctx, Control_RemovePolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListTasksResponse)
@@ -829,7 +922,7 @@ func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opt
 
 func (c *controlClient) StreamTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTasksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_StreamTasks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_StreamTasks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -848,7 +941,7 @@ type Control_StreamTasksClient = grpc.ServerStreamingClient[ListTasksResponse]
 
 func (c *controlClient) WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_WatchService_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_WatchService_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -867,7 +960,7 @@ type Control_WatchServiceClient = grpc.ServerStreamingClient[WatchServiceRespons
 
 func (c *controlClient) ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_ServiceLogs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[9], Control_ServiceLogs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -896,7 +989,7 @@ func (c *controlClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[10], Control_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -952,6 +1045,15 @@ type ControlServer interface {
 	// of bounded size.
 	StreamConfigs(*StreamConfigsRequest, grpc.ServerStreamingServer[StreamConfigsResponse]) error
 	RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error)
+	CreateNetwork(context.Context, *CreateNetworkRequest) (*CreateNetworkResponse, error)
+	// All, or the named ones in their order: one answer after the other.
+	StreamNetworks(*StreamNetworksRequest, grpc.ServerStreamingServer[StreamNetworksResponse]) error
+	// Refused while a service or a task is on it.
+	RemoveNetwork(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error)
+	CreatePolicy(context.Context, *CreatePolicyRequest) (*CreatePolicyResponse, error)
+	// All, or the named ones in their order: one answer after the other.
+	StreamPolicies(*StreamPoliciesRequest, grpc.ServerStreamingServer[StreamPoliciesResponse]) error
+	RemovePolicy(context.Context, *RemovePolicyRequest) (*RemovePolicyResponse, error)
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// The same for any number of them: one answer after the other, each of
 	// bounded size. ListTasks refuses more than 1,000.
@@ -1039,6 +1141,24 @@ func (UnimplementedControlServer) StreamConfigs(*StreamConfigsRequest, grpc.Serv
 }
 func (UnimplementedControlServer) RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveConfig not implemented")
+}
+func (UnimplementedControlServer) CreateNetwork(context.Context, *CreateNetworkRequest) (*CreateNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateNetwork not implemented")
+}
+func (UnimplementedControlServer) StreamNetworks(*StreamNetworksRequest, grpc.ServerStreamingServer[StreamNetworksResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamNetworks not implemented")
+}
+func (UnimplementedControlServer) RemoveNetwork(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveNetwork not implemented")
+}
+func (UnimplementedControlServer) CreatePolicy(context.Context, *CreatePolicyRequest) (*CreatePolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreatePolicy not implemented")
+}
+func (UnimplementedControlServer) StreamPolicies(*StreamPoliciesRequest, grpc.ServerStreamingServer[StreamPoliciesResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamPolicies not implemented")
+}
+func (UnimplementedControlServer) RemovePolicy(context.Context, *RemovePolicyRequest) (*RemovePolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemovePolicy not implemented")
 }
 func (UnimplementedControlServer) ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTasks not implemented")
@@ -1440,6 +1560,100 @@ func _Control_RemoveConfig_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_CreateNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CreateNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CreateNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CreateNetwork(ctx, req.(*CreateNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_StreamNetworks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamNetworksRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamNetworks(m, &grpc.GenericServerStream[StreamNetworksRequest, StreamNetworksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamNetworksServer = grpc.ServerStreamingServer[StreamNetworksResponse]
+
+func _Control_RemoveNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveNetwork(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveNetwork_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveNetwork(ctx, req.(*RemoveNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CreatePolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreatePolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CreatePolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CreatePolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CreatePolicy(ctx, req.(*CreatePolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_StreamPolicies_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamPoliciesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamPolicies(m, &grpc.GenericServerStream[StreamPoliciesRequest, StreamPoliciesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamPoliciesServer = grpc.ServerStreamingServer[StreamPoliciesResponse]
+
+func _Control_RemovePolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemovePolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemovePolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemovePolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemovePolicy(ctx, req.(*RemovePolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_ListTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListTasksRequest)
 	if err := dec(in); err != nil {
@@ -1596,6 +1810,22 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_RemoveConfig_Handler,
 		},
 		{
+			MethodName: "CreateNetwork",
+			Handler:    _Control_CreateNetwork_Handler,
+		},
+		{
+			MethodName: "RemoveNetwork",
+			Handler:    _Control_RemoveNetwork_Handler,
+		},
+		{
+			MethodName: "CreatePolicy",
+			Handler:    _Control_CreatePolicy_Handler,
+		},
+		{
+			MethodName: "RemovePolicy",
+			Handler:    _Control_RemovePolicy_Handler,
+		},
+		{
 			MethodName: "ListTasks",
 			Handler:    _Control_ListTasks_Handler,
 		},
@@ -1628,6 +1858,16 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamConfigs",
 			Handler:       _Control_StreamConfigs_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamNetworks",
+			Handler:       _Control_StreamNetworks_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamPolicies",
+			Handler:       _Control_StreamPolicies_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -2,6 +2,7 @@ package events
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 
@@ -9,6 +10,8 @@ import (
 
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -21,7 +24,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, meshstore.Networks, meshstore.Policies}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -42,6 +45,10 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = token(old, now), now.GetMeta()
 		} else if old, now, ok := secretstore.Configs.Event(c); ok {
 			e, meta = config(old, now), now.GetMeta()
+		} else if old, now, ok := meshstore.Networks.Event(c); ok {
+			e, meta = network(old, now), now.GetMeta()
+		} else if old, now, ok := meshstore.Policies.Event(c); ok {
+			e, meta = policy(old, now), now.GetMeta()
 		} else if old, now, ok := autolockstore.Slots.Event(c); ok && old != nil && now != nil {
 			e, meta = event("unlock-key", "rotate", "", ""), now.GetMeta()
 			e.Attributes["epoch"] = fmt.Sprint(now.GetSet().GetEpoch())
@@ -202,6 +209,28 @@ func config(old, now *secretspb.Config) *controlpb.Event {
 		return event("config", "remove", old.GetId(), old.GetSpec().GetName())
 	case old == nil:
 		return event("config", "create", now.GetId(), now.GetSpec().GetName())
+	}
+	return nil
+}
+
+// network says nothing of networks that come and go with a service.
+func network(old, now *meshpb.Network) *controlpb.Event {
+	switch n := cmp.Or(now, old); {
+	case n.GetKind() == meshpb.Kind_KIND_INGRESS || old != nil && now != nil:
+		return nil
+	case now == nil:
+		return event("network", "remove", n.GetId(), n.GetSpec().GetName())
+	default:
+		return event("network", "create", n.GetId(), n.GetSpec().GetName())
+	}
+}
+
+func policy(old, now *meshpb.Policy) *controlpb.Event {
+	switch {
+	case now == nil:
+		return event("policy", "remove", old.GetId(), old.GetSpec().GetName())
+	case old == nil:
+		return event("policy", "create", now.GetId(), now.GetSpec().GetName())
 	}
 	return nil
 }
