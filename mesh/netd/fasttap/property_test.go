@@ -52,9 +52,9 @@ func verify(t *testing.T, f stream, pkt []byte) (payload []byte) {
 // what it was.
 func TestCutAndMerge(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	rounds := 120
+	rounds := 50
 	if testing.Short() {
-		rounds = 60
+		rounds = 20
 	}
 	for range rounds {
 		f := randomStream(rnd)
@@ -117,7 +117,7 @@ func same(t *testing.T, want, got [][]byte) {
 func TestManyFlows(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	m := merger{vxlanPort: 4789, udp: true}
-	for range 100 {
+	for range 40 {
 		queues := make([][][]byte, 1+rnd.IntN(24))
 		for i := range queues {
 			f := randomStream(rnd)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var megabytes = flag.Int("fasttap.mb", 8, "megabytes that each connection of the tests carries")
+var megabytes = flag.Int("fasttap.mb", 3, "megabytes that each connection of the tests carries")
 
 // carry sends random data from one box to the other and compares what arrives.
 func carry(t *testing.T, from, to *side, address string, size int) {
