@@ -136,7 +136,7 @@ func (b *box) later(ctx context.Context, q *query) []byte {
 	if m == nil {
 		return q.refuse(dns.RcodeServerFailure)
 	}
-	return q.pack(m)
+	return q.packTheirs(m)
 }
 
 func (b *box) serveTCP(ctx context.Context) {

@@ -152,14 +152,18 @@ func (o *outgoing) check(b []byte) (*dns.Msg, error) {
 		m.Question[0].Qtype != mine.Qtype || m.Question[0].Qclass != mine.Qclass || !strings.EqualFold(m.Question[0].Name, mine.Name) {
 		return nil, errFits
 	}
-	for _, list := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
-		for _, rr := range list { // the library takes records without content, which are none
-			if rr.Header().Rdlength == 0 && rr.Header().Rrtype != dns.TypeOPT {
-				return nil, errFits
-			}
-		}
-	}
 	return &m, nil
+}
+
+// packTheirs is pack for what a resolver wrote. The library reads some records
+// that are none (without content, say) and writes what nobody can read: the
+// sandbox gets no such answer.
+func (q *query) packTheirs(m *dns.Msg) []byte {
+	b := q.pack(m)
+	if new(dns.Msg).Unpack(b) != nil {
+		return q.refuse(dns.RcodeServerFailure)
+	}
+	return b
 }
 
 // passOn makes a resolver's answer the sandbox's: its own id and spelling, and

@@ -110,7 +110,7 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		b := q.pack(q.passOn(m))
+		b := q.packTheirs(q.passOn(m))
 		var r dns.Msg
 		if err := r.Unpack(b); err != nil || len(b) > q.size || r.Id != 9 || len(r.Question) != 1 || r.Question[0] != q.question || r.AuthenticatedData {
 			t.Fatalf("%v, %v", &r, err)
