@@ -45,7 +45,4 @@ const (
 
 	// Elements in one nftables message: an attribute's length is 16 bits.
 	maxElementsPerMessage = 256
-
-	// Attempts to commit a ruleset while somebody else changes his.
-	maxCommits = 5
 )

@@ -173,7 +173,7 @@ func (n *Node) rulesIntact() (bool, error) {
 	if err != nil || gen == n.gen {
 		return err == nil, err
 	}
-	found, err := readPrints()
+	found, gen, err := kernel.Read(readPrints)
 	if err != nil {
 		// Perhaps it vanished while it was read: making it again is safe.
 		n.log.Warn("rules not read; they are made again", "err", err)

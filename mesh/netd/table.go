@@ -2,7 +2,6 @@ package netd
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -27,43 +26,24 @@ func readPrints() (p prints, err error) {
 // left as it is otherwise. It returns the fingerprints and the ruleset
 // generation they were read at.
 func commit(r ruleset, bounds *flowBounds) (p prints, gen uint32, err error) {
-	for range maxCommits {
-		before, err := kernel.Generation()
-		if err != nil {
-			return p, 0, err
+	p, gen, err = kernel.Commit(func(c *nftables.Conn, _ int) error {
+		remove := twoTables()
+		if bounds != nil {
+			remove = append(remove, flows())
 		}
-		err = kernel.WithNFT(func(c *nftables.Conn) error {
-			remove := twoTables()
-			if bounds != nil {
-				remove = append(remove, flows())
-			}
-			for _, t := range remove {
-				c.AddTable(t) // deleting what does not exist is an error
-				c.DelTable(t)
-			}
-			if err := r.build(c); err != nil {
-				return err
-			}
-			if bounds != nil {
-				if err := bounds.build(c); err != nil {
-					return err
-				}
-			}
-			return c.Flush()
-		})
-		if err != nil {
-			return p, 0, fmt.Errorf("nftables: replace table %s: %w", tableName, err)
+		for _, t := range remove {
+			c.AddTable(t) // deleting what does not exist is an error
+			c.DelTable(t)
 		}
-		if p, err = readPrints(); err != nil {
-			return p, 0, err
+		if err := r.build(c); err != nil || bounds == nil {
+			return err
 		}
-		// One commit is one generation. More mean that somebody else's fell
-		// between ours and the reading, and may have changed our table.
-		if gen, err = kernel.Generation(); err != nil || gen == before+1 {
-			return p, gen, err
-		}
+		return bounds.build(c)
+	}, readPrints)
+	if err != nil {
+		return p, 0, fmt.Errorf("table %s: %w", tableName, err)
 	}
-	return p, 0, errors.New("nftables: the ruleset of this node is changed by others without pause: stop what does it")
+	return p, gen, nil
 }
 
 func twoTables() []*nftables.Table {

@@ -37,7 +37,7 @@ func badConfig(t *testing.T, c *cluster) {
 		t.Errorf("lab start with a refused configuration: %v", r)
 	}
 	c.refused("worker-2", 1, want, nil, "status")
-	if took := time.Since(begun); took > 10*time.Second { // each waits for the next attempt at most
+	if took := time.Since(begun); took > time.Minute { // each waits for the next attempt at most
 		t.Errorf("the refusal was told after %v", took)
 	}
 	ended := regexp.MustCompile(`"time":"([^"]+)".*redoubtd: ended \(exit code 2\)`)
@@ -94,7 +94,7 @@ func helperConfig(t *testing.T, c *cluster, path string, good []byte) {
 			t.Errorf("lab start where netd refuses the configuration: %v, want %q", r, want)
 		}
 	}
-	if took := time.Since(begun); took > 10*time.Second {
+	if took := time.Since(begun); took > time.Minute {
 		t.Errorf("the refusal was told after %v", took)
 	}
 	c.refused("worker-2", 6, "no node answers", nil, "status")

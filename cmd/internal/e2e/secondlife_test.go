@@ -212,5 +212,5 @@ func move(t *testing.T, from, to string) {
 
 // users are a supervisor's flags for the users that the lab gave a host.
 func users(control uint32) []string {
-	return []string{"--control-user", fmt.Sprint(control), "--keyd-user", fmt.Sprint(control + 1), "--netd-user", fmt.Sprint(control + 2)}
+	return []string{"--control-user", fmt.Sprint(control), "--keyd-user", fmt.Sprint(control + 1), "--netd-user", fmt.Sprint(control + 2), "--named-user", fmt.Sprint(control + 3)}
 }

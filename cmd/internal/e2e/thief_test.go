@@ -76,7 +76,7 @@ func (th *thief) start() {
 		}
 		return fmt.Sprint(owner)
 	}
-	script := fmt.Sprintf("ip link set lo up && ip addr add %s/32 dev lo && exec %s --config %s --data-dir %s --run-dir %s --control-user %s --keyd-user %s --netd-user 64999",
+	script := fmt.Sprintf("ip link set lo up && ip addr add %s/32 dev lo && exec %s --config %s --data-dir %s --run-dir %s --control-user %s --keyd-user %s --netd-user 64999 --named-user 64990",
 		th.h.Address, filepath.Join(binDir, "redoubt-node"), filepath.Join(filepath.Dir(th.h.DataDir), "config.yaml"),
 		th.path("data"), th.path("run"), uid("control"), uid("keyd"))
 	th.supervise = exec.Command("unshare", "--net", "--mount", "sh", "-c", script)

@@ -42,7 +42,4 @@ const (
 
 	// Elements in one nftables message: an attribute's length is 16 bits.
 	maxElementsPerMessage = 256
-
-	// Attempts to commit the table while somebody else changes his.
-	maxCommits = 5
 )

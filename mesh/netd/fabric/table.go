@@ -2,7 +2,6 @@ package fabric
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -99,13 +98,15 @@ func (t *table) intact() (bool, error) {
 	if err != nil || gen == t.gen {
 		return err == nil, err
 	}
-	found, err := kernel.ReadFingerprint(meshTable())
+	found, gen, err := kernel.Read(readPrint)
 	if err != nil || found != t.print {
 		return false, nil // should it only be unreadable: making it again is safe
 	}
 	t.gen = gen // the change was of other people's rules
 	return true, nil
 }
+
+func readPrint() (kernel.Fingerprint, error) { return kernel.ReadFingerprint(meshTable()) }
 
 // set makes the content another one.
 func (t *table) set(c content) error {
@@ -147,44 +148,27 @@ func (t *table) set(c content) error {
 // commit replaces the table in one transaction.
 func (t *table) commit() error {
 	t.keepCounters()
-	return t.transaction(func(c *nftables.Conn) error {
-		c.AddTable(meshTable()) // deleting what does not exist is an error
-		c.DelTable(meshTable())
-		return t.content.build(c, t.link)
-	})
+	return t.transaction(t.replace)
 }
 
-func (t *table) transaction(queue func(c *nftables.Conn) error) error {
+func (t *table) replace(c *nftables.Conn) error {
+	c.AddTable(meshTable()) // deleting what does not exist is an error
+	c.DelTable(meshTable())
+	return t.content.build(c, t.link)
+}
+
+func (t *table) transaction(queue func(c *nftables.Conn) error) (err error) {
 	t.gen = 0
-	for range maxCommits {
-		before, err := kernel.Generation()
-		if err != nil {
-			return err
+	t.print, t.gen, err = kernel.Commit(func(c *nftables.Conn, attempt int) error {
+		if attempt > 0 { // somebody may have changed the table
+			return t.replace(c)
 		}
-		err = kernel.WithNFT(func(c *nftables.Conn) error { return errors.Join(queue(c), c.Flush()) })
-		if err != nil {
-			return fmt.Errorf("nftables: change table %s: %w", tableName, err)
-		}
-		if t.print, err = kernel.ReadFingerprint(meshTable()); err != nil {
-			return err
-		}
-		// One commit is one generation. More mean that somebody else's fell
-		// between ours and the reading, and may have changed our table.
-		gen, err := kernel.Generation()
-		if err != nil {
-			return err
-		}
-		if gen == before+1 {
-			t.gen = gen
-			return nil
-		}
-		queue = func(c *nftables.Conn) error {
-			c.AddTable(meshTable())
-			c.DelTable(meshTable())
-			return t.content.build(c, t.link)
-		}
+		return queue(c)
+	}, readPrint)
+	if err != nil {
+		return fmt.Errorf("table %s: %w", tableName, err)
 	}
-	return errors.New("nftables: the ruleset of this node is changed by others without pause: stop what does it")
+	return nil
 }
 
 // counters are how many packets were dropped, by reason.
