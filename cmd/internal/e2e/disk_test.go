@@ -114,6 +114,9 @@ func diskAlone(t *testing.T, c *cluster) {
 	// Daemons by themselves do nothing.
 	for _, name := range []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-named", "redoubt-rund"} {
 		cmd := exec.CommandContext(t.Context(), filepath.Join(binDir, name), "--data-dir", th.path("data"), "--run-dir", th.dir, "--control-user", "0")
+		if name == "redoubt-named" {
+			cmd.Args = append(cmd.Args, "--netd-user", "1")
+		}
 		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "redoubt-node") {
 			t.Errorf("%s on the copy: %v, %s", name, err, out)
 		}

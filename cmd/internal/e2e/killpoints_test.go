@@ -39,7 +39,7 @@ type operation struct {
 	undo  func(k *killRun)
 }
 
-var killed5 = []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-rund", "redoubt-node"}
+var victims = []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-named", "redoubt-rund", "redoubt-node"}
 
 // TestKillPoints: REDOUBT_KILLMATRIX_MINUTES makes it long, _SEED repeats the
 // choices of an earlier run.
@@ -98,7 +98,7 @@ func (k *killRun) disturb(op operation) (what string) {
 	if !known {
 		usual = 400 * time.Millisecond
 	}
-	victim, host := killed5[k.rng.IntN(len(killed5))], op.hosts[k.rng.IntN(len(op.hosts))]
+	victim, host := victims[k.rng.IntN(len(victims))], op.hosts[k.rng.IntN(len(op.hosts))]
 	moment := time.Duration(k.rng.Int64N(int64(usual)))
 	what = fmt.Sprintf("#%d %s, %s of %s killed after %v", k.n, op.name, victim, host, moment.Round(time.Millisecond))
 	pid := k.daemons(k.host(host))[victim]
@@ -189,7 +189,7 @@ func (k *killRun) open(host, what string) {
 	eventually(k.t, 60*time.Second, func() string {
 		switch r := k.on(host, "status"); r.code {
 		case 0, 5, 6: // 6: a quorum may need the managers still to be opened
-			if len(k.daemons(k.host(host))) == 5 && !strings.Contains(r.stdout, "starting") {
+			if len(k.daemons(k.host(host))) == len(victims) && !strings.Contains(r.stdout, "starting") {
 				return ""
 			}
 			return what + ": " + r.String()
@@ -311,7 +311,7 @@ func operations() []operation {
 				k.t.Fatal(err)
 			}
 			eventually(k.t, 30*time.Second, func() string {
-				if r := k.on("manager-2", "status"); r.code != 4 || len(k.daemons(k.host("manager-2"))) != 5 {
+				if r := k.on("manager-2", "status"); r.code != 4 || len(k.daemons(k.host("manager-2"))) != len(victims) {
 					return r.String()
 				}
 				return ""

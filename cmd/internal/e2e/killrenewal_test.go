@@ -50,7 +50,7 @@ func TestInteropKilledRenewals(t *testing.T) {
 			c.setClock(h, ahead)
 		}
 		for _, i := range k.rng.Perm(len(hosts)) {
-			k.killRenewal(hosts[i], killed5[kills%len(killed5)])
+			k.killRenewal(hosts[i], victims[kills%len(victims)])
 			kills++
 			if now := c.taskPID(held); now != pid {
 				t.Fatalf("the container that ran all along was restarted: pid %d, then %d", pid, now)
