@@ -34,6 +34,8 @@ type Request struct {
 	//	*Request_Fabric
 	//	*Request_FabricRotate
 	//	*Request_FabricState
+	//	*Request_Overlay
+	//	*Request_OverlayState
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -130,6 +132,24 @@ func (x *Request) GetFabricState() *FabricStateRequest {
 	return nil
 }
 
+func (x *Request) GetOverlay() *OverlayRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Overlay); ok {
+			return x.Overlay
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetOverlayState() *OverlayStateRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_OverlayState); ok {
+			return x.OverlayState
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -158,6 +178,14 @@ type Request_FabricState struct {
 	FabricState *FabricStateRequest `protobuf:"bytes,6,opt,name=fabric_state,json=fabricState,proto3,oneof"`
 }
 
+type Request_Overlay struct {
+	Overlay *OverlayRequest `protobuf:"bytes,7,opt,name=overlay,proto3,oneof"`
+}
+
+type Request_OverlayState struct {
+	OverlayState *OverlayStateRequest `protobuf:"bytes,8,opt,name=overlay_state,json=overlayState,proto3,oneof"`
+}
+
 func (*Request_Probe) isRequest_Verb() {}
 
 func (*Request_Apply) isRequest_Verb() {}
@@ -170,6 +198,10 @@ func (*Request_FabricRotate) isRequest_Verb() {}
 
 func (*Request_FabricState) isRequest_Verb() {}
 
+func (*Request_Overlay) isRequest_Verb() {}
+
+func (*Request_OverlayState) isRequest_Verb() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -181,6 +213,8 @@ type Response struct {
 	//	*Response_Fabric
 	//	*Response_FabricRotate
 	//	*Response_FabricState
+	//	*Response_Overlay
+	//	*Response_OverlayState
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -286,6 +320,24 @@ func (x *Response) GetFabricState() *FabricStateResponse {
 	return nil
 }
 
+func (x *Response) GetOverlay() *OverlayResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Overlay); ok {
+			return x.Overlay
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetOverlayState() *OverlayStateResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_OverlayState); ok {
+			return x.OverlayState
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -318,6 +370,14 @@ type Response_FabricState struct {
 	FabricState *FabricStateResponse `protobuf:"bytes,7,opt,name=fabric_state,json=fabricState,proto3,oneof"`
 }
 
+type Response_Overlay struct {
+	Overlay *OverlayResponse `protobuf:"bytes,8,opt,name=overlay,proto3,oneof"`
+}
+
+type Response_OverlayState struct {
+	OverlayState *OverlayStateResponse `protobuf:"bytes,9,opt,name=overlay_state,json=overlayState,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Probe) isResponse_Result() {}
@@ -331,6 +391,10 @@ func (*Response_Fabric) isResponse_Result() {}
 func (*Response_FabricRotate) isResponse_Result() {}
 
 func (*Response_FabricState) isResponse_Result() {}
+
+func (*Response_Overlay) isResponse_Result() {}
+
+func (*Response_OverlayState) isResponse_Result() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1627,19 +1691,855 @@ func (x *FabricPeerState) GetSentBytes() uint64 {
 	return 0
 }
 
+// OverlayRequest declares the networks of the node: whole, or as a difference to
+// the declaration in force. All of it is checked before anything is changed; what
+// the kernel refuses makes its network or endpoint degraded and no other.
+type OverlayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Grows; an older generation is refused.
+	Generation uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// 0: this is the whole. Otherwise the generation in force.
+	Base uint64 `protobuf:"varint,2,opt,name=base,proto3" json:"base,omitempty"`
+	// Each takes the place of what was declared under its id, unless it says
+	// changes.
+	Networks []*OverlayNetwork `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Ids; they go before the others are added.
+	Removed []string `protobuf:"bytes,4,rep,name=removed,proto3" json:"removed,omitempty"`
+	// The node's own mesh address, without a prefix length. Empty in a difference:
+	// as before.
+	MeshAddress   string `protobuf:"bytes,5,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayRequest) Reset() {
+	*x = OverlayRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayRequest) ProtoMessage() {}
+
+func (x *OverlayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayRequest.ProtoReflect.Descriptor instead.
+func (*OverlayRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *OverlayRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *OverlayRequest) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *OverlayRequest) GetNetworks() []*OverlayNetwork {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *OverlayRequest) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *OverlayRequest) GetMeshAddress() string {
+	if x != nil {
+		return x.MeshAddress
+	}
+	return ""
+}
+
+type OverlayNetwork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// This adds to, and takes from, what was declared of the network before;
+	// vni to default_deny are then as before.
+	Changes bool             `protobuf:"varint,2,opt,name=changes,proto3" json:"changes,omitempty"`
+	Vni     uint32           `protobuf:"varint,3,opt,name=vni,proto3" json:"vni,omitempty"`
+	Subnets []*OverlaySubnet `protobuf:"bytes,4,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	// File name below <run-dir>/netns of the network's own namespace.
+	Netns    string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
+	Internal bool   `protobuf:"varint,6,opt,name=internal,proto3" json:"internal,omitempty"`
+	// Between tasks of different services passes only what a rule allows.
+	DefaultDeny bool               `protobuf:"varint,7,opt,name=default_deny,json=defaultDeny,proto3" json:"default_deny,omitempty"`
+	Endpoints   []*OverlayEndpoint `protobuf:"bytes,8,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Task ids; with changes only.
+	RemovedEndpoints []string          `protobuf:"bytes,9,rep,name=removed_endpoints,json=removedEndpoints,proto3" json:"removed_endpoints,omitempty"`
+	Services         []*OverlayService `protobuf:"bytes,10,rep,name=services,proto3" json:"services,omitempty"`
+	// Service ids; with changes only.
+	RemovedServices []string `protobuf:"bytes,11,rep,name=removed_services,json=removedServices,proto3" json:"removed_services,omitempty"`
+	// All rules, also with changes, where those say rules_changed.
+	Rules         []*OverlayRule `protobuf:"bytes,12,rep,name=rules,proto3" json:"rules,omitempty"`
+	RulesChanged  bool           `protobuf:"varint,13,opt,name=rules_changed,json=rulesChanged,proto3" json:"rules_changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayNetwork) Reset() {
+	*x = OverlayNetwork{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayNetwork) ProtoMessage() {}
+
+func (x *OverlayNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayNetwork.ProtoReflect.Descriptor instead.
+func (*OverlayNetwork) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *OverlayNetwork) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OverlayNetwork) GetChanges() bool {
+	if x != nil {
+		return x.Changes
+	}
+	return false
+}
+
+func (x *OverlayNetwork) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *OverlayNetwork) GetSubnets() []*OverlaySubnet {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *OverlayNetwork) GetNetns() string {
+	if x != nil {
+		return x.Netns
+	}
+	return ""
+}
+
+func (x *OverlayNetwork) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
+func (x *OverlayNetwork) GetDefaultDeny() bool {
+	if x != nil {
+		return x.DefaultDeny
+	}
+	return false
+}
+
+func (x *OverlayNetwork) GetEndpoints() []*OverlayEndpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *OverlayNetwork) GetRemovedEndpoints() []string {
+	if x != nil {
+		return x.RemovedEndpoints
+	}
+	return nil
+}
+
+func (x *OverlayNetwork) GetServices() []*OverlayService {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *OverlayNetwork) GetRemovedServices() []string {
+	if x != nil {
+		return x.RemovedServices
+	}
+	return nil
+}
+
+func (x *OverlayNetwork) GetRules() []*OverlayRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *OverlayNetwork) GetRulesChanged() bool {
+	if x != nil {
+		return x.RulesChanged
+	}
+	return false
+}
+
+type OverlaySubnet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CIDR.
+	Subnet        string `protobuf:"bytes,1,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	Gateway       string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlaySubnet) Reset() {
+	*x = OverlaySubnet{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlaySubnet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlaySubnet) ProtoMessage() {}
+
+func (x *OverlaySubnet) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlaySubnet.ProtoReflect.Descriptor instead.
+func (*OverlaySubnet) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *OverlaySubnet) GetSubnet() string {
+	if x != nil {
+		return x.Subnet
+	}
+	return ""
+}
+
+func (x *OverlaySubnet) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+type OverlayEndpoint struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	TaskId    string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// One of each family of the network, IPv4 first, without a prefix length.
+	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Mesh address of its node; empty: it is a task of this node.
+	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// Virtual addresses lead to it.
+	Serving bool `protobuf:"varint,5,opt,name=serving,proto3" json:"serving,omitempty"`
+	// Of this node: file name below <run-dir>/netns of its sandbox, and which of
+	// its interfaces this is: ov0, ov1, ….
+	Netns         string `protobuf:"bytes,6,opt,name=netns,proto3" json:"netns,omitempty"`
+	Index         uint32 `protobuf:"varint,7,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayEndpoint) Reset() {
+	*x = OverlayEndpoint{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayEndpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayEndpoint) ProtoMessage() {}
+
+func (x *OverlayEndpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayEndpoint.ProtoReflect.Descriptor instead.
+func (*OverlayEndpoint) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *OverlayEndpoint) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *OverlayEndpoint) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *OverlayEndpoint) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *OverlayEndpoint) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *OverlayEndpoint) GetServing() bool {
+	if x != nil {
+		return x.Serving
+	}
+	return false
+}
+
+func (x *OverlayEndpoint) GetNetns() string {
+	if x != nil {
+		return x.Netns
+	}
+	return ""
+}
+
+func (x *OverlayEndpoint) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type OverlayService struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// IPv4 first; none: nothing is balanced.
+	Vips          []string `protobuf:"bytes,2,rep,name=vips,proto3" json:"vips,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayService) Reset() {
+	*x = OverlayService{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayService) ProtoMessage() {}
+
+func (x *OverlayService) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayService.ProtoReflect.Descriptor instead.
+func (*OverlayService) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *OverlayService) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *OverlayService) GetVips() []string {
+	if x != nil {
+		return x.Vips
+	}
+	return nil
+}
+
+// OverlayRule lets tasks of one service open flows to tasks of another, or to its
+// virtual addresses.
+type OverlayRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By which its counters are found: policy id and place, "6ljisa6nc7as/0".
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Service ids; several where a name means several.
+	From []string `protobuf:"bytes,2,rep,name=from,proto3" json:"from,omitempty"`
+	To   []string `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
+	// 0: any, else the IP protocol's number. ICMP (1) means ICMPv6 (58) as well.
+	Protocol uint32 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// 1…65535; both 0: every port.
+	FirstPort     uint32 `protobuf:"varint,5,opt,name=first_port,json=firstPort,proto3" json:"first_port,omitempty"`
+	LastPort      uint32 `protobuf:"varint,6,opt,name=last_port,json=lastPort,proto3" json:"last_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayRule) Reset() {
+	*x = OverlayRule{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayRule) ProtoMessage() {}
+
+func (x *OverlayRule) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayRule.ProtoReflect.Descriptor instead.
+func (*OverlayRule) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *OverlayRule) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OverlayRule) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *OverlayRule) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *OverlayRule) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *OverlayRule) GetFirstPort() uint32 {
+	if x != nil {
+		return x.FirstPort
+	}
+	return 0
+}
+
+func (x *OverlayRule) GetLastPort() uint32 {
+	if x != nil {
+		return x.LastPort
+	}
+	return 0
+}
+
+type OverlayResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of each local endpoint that was declared.
+	Endpoints []*OverlayResult `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Networks that are not as declared.
+	Networks      []*OverlayResult `protobuf:"bytes,2,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayResponse) Reset() {
+	*x = OverlayResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayResponse) ProtoMessage() {}
+
+func (x *OverlayResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayResponse.ProtoReflect.Descriptor instead.
+func (*OverlayResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *OverlayResponse) GetEndpoints() []*OverlayResult {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *OverlayResponse) GetNetworks() []*OverlayResult {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+type OverlayResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a network, and of a task where this is an endpoint's.
+	NetworkId string `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	TaskId    string `protobuf:"bytes,2,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Empty: it is as declared.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayResult) Reset() {
+	*x = OverlayResult{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayResult) ProtoMessage() {}
+
+func (x *OverlayResult) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayResult.ProtoReflect.Descriptor instead.
+func (*OverlayResult) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *OverlayResult) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *OverlayResult) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *OverlayResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type OverlayStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayStateRequest) Reset() {
+	*x = OverlayStateRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayStateRequest) ProtoMessage() {}
+
+func (x *OverlayStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayStateRequest.ProtoReflect.Descriptor instead.
+func (*OverlayStateRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{30}
+}
+
+type OverlayStateResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// How often something was found changed by somebody and put back.
+	Repairs       uint64                 `protobuf:"varint,2,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	Networks      []*OverlayNetworkState `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayStateResponse) Reset() {
+	*x = OverlayStateResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayStateResponse) ProtoMessage() {}
+
+func (x *OverlayStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayStateResponse.ProtoReflect.Descriptor instead.
+func (*OverlayStateResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *OverlayStateResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *OverlayStateResponse) GetRepairs() uint64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
+}
+
+func (x *OverlayStateResponse) GetNetworks() []*OverlayNetworkState {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+type OverlayNetworkState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why it is degraded; empty: it is as declared.
+	Error           string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Mtu             uint32 `protobuf:"varint,3,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	LocalEndpoints  uint32 `protobuf:"varint,4,opt,name=local_endpoints,json=localEndpoints,proto3" json:"local_endpoints,omitempty"`
+	RemoteEndpoints uint32 `protobuf:"varint,5,opt,name=remote_endpoints,json=remoteEndpoints,proto3" json:"remote_endpoints,omitempty"`
+	// Flows that each rule let in, by its id, and packets that were dropped, by
+	// reason, since the process started.
+	Allowed       map[string]uint64 `protobuf:"bytes,6,rep,name=allowed,proto3" json:"allowed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Dropped       map[string]uint64 `protobuf:"bytes,7,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlayNetworkState) Reset() {
+	*x = OverlayNetworkState{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlayNetworkState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlayNetworkState) ProtoMessage() {}
+
+func (x *OverlayNetworkState) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlayNetworkState.ProtoReflect.Descriptor instead.
+func (*OverlayNetworkState) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *OverlayNetworkState) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OverlayNetworkState) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *OverlayNetworkState) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *OverlayNetworkState) GetLocalEndpoints() uint32 {
+	if x != nil {
+		return x.LocalEndpoints
+	}
+	return 0
+}
+
+func (x *OverlayNetworkState) GetRemoteEndpoints() uint32 {
+	if x != nil {
+		return x.RemoteEndpoints
+	}
+	return 0
+}
+
+func (x *OverlayNetworkState) GetAllowed() map[string]uint64 {
+	if x != nil {
+		return x.Allowed
+	}
+	return nil
+}
+
+func (x *OverlayNetworkState) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
 var File_mesh_netd_netdpb_netd_proto protoreflect.FileDescriptor
 
 const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\x87\x03\n" +
+	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\x91\x04\n" +
 	"\aRequest\x125\n" +
 	"\x05probe\x18\x01 \x01(\v2\x1d.redoubt.netd.v1.ProbeRequestH\x00R\x05probe\x125\n" +
 	"\x05apply\x18\x02 \x01(\v2\x1d.redoubt.netd.v1.ApplyRequestH\x00R\x05apply\x125\n" +
 	"\x05state\x18\x03 \x01(\v2\x1d.redoubt.netd.v1.StateRequestH\x00R\x05state\x128\n" +
 	"\x06fabric\x18\x04 \x01(\v2\x1e.redoubt.netd.v1.FabricRequestH\x00R\x06fabric\x12K\n" +
 	"\rfabric_rotate\x18\x05 \x01(\v2$.redoubt.netd.v1.FabricRotateRequestH\x00R\ffabricRotate\x12H\n" +
-	"\ffabric_state\x18\x06 \x01(\v2#.redoubt.netd.v1.FabricStateRequestH\x00R\vfabricStateB\x06\n" +
-	"\x04verb\"\xc0\x03\n" +
+	"\ffabric_state\x18\x06 \x01(\v2#.redoubt.netd.v1.FabricStateRequestH\x00R\vfabricState\x12;\n" +
+	"\aoverlay\x18\a \x01(\v2\x1f.redoubt.netd.v1.OverlayRequestH\x00R\aoverlay\x12K\n" +
+	"\roverlay_state\x18\b \x01(\v2$.redoubt.netd.v1.OverlayStateRequestH\x00R\foverlayStateB\x06\n" +
+	"\x04verb\"\xcc\x04\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.netd.v1.ErrorH\x00R\x05error\x126\n" +
 	"\x05probe\x18\x02 \x01(\v2\x1e.redoubt.netd.v1.ProbeResponseH\x00R\x05probe\x126\n" +
@@ -1647,7 +2547,9 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\v2\x1e.redoubt.netd.v1.StateResponseH\x00R\x05state\x129\n" +
 	"\x06fabric\x18\x05 \x01(\v2\x1f.redoubt.netd.v1.FabricResponseH\x00R\x06fabric\x12L\n" +
 	"\rfabric_rotate\x18\x06 \x01(\v2%.redoubt.netd.v1.FabricRotateResponseH\x00R\ffabricRotate\x12I\n" +
-	"\ffabric_state\x18\a \x01(\v2$.redoubt.netd.v1.FabricStateResponseH\x00R\vfabricStateB\b\n" +
+	"\ffabric_state\x18\a \x01(\v2$.redoubt.netd.v1.FabricStateResponseH\x00R\vfabricState\x12<\n" +
+	"\aoverlay\x18\b \x01(\v2 .redoubt.netd.v1.OverlayResponseH\x00R\aoverlay\x12L\n" +
+	"\roverlay_state\x18\t \x01(\v2%.redoubt.netd.v1.OverlayStateResponseH\x00R\foverlayStateB\b\n" +
 	"\x06result\"!\n" +
 	"\x05Error\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\x0e\n" +
@@ -1759,7 +2661,83 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x0ereceived_bytes\x18\x05 \x01(\x04R\rreceivedBytes\x12\x1d\n" +
 	"\n" +
 	"sent_bytes\x18\x06 \x01(\x04R\tsentBytesB\x13\n" +
-	"\x11_handshake_age_msB5Z3github.com/redoubt-cluster/redoubt/mesh/netd/netdpbb\x06proto3"
+	"\x11_handshake_age_ms\"\xbe\x01\n" +
+	"\x0eOverlayRequest\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\x04R\x04base\x12;\n" +
+	"\bnetworks\x18\x03 \x03(\v2\x1f.redoubt.netd.v1.OverlayNetworkR\bnetworks\x12\x18\n" +
+	"\aremoved\x18\x04 \x03(\tR\aremoved\x12!\n" +
+	"\fmesh_address\x18\x05 \x01(\tR\vmeshAddress\"\x89\x04\n" +
+	"\x0eOverlayNetwork\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\achanges\x18\x02 \x01(\bR\achanges\x12\x10\n" +
+	"\x03vni\x18\x03 \x01(\rR\x03vni\x128\n" +
+	"\asubnets\x18\x04 \x03(\v2\x1e.redoubt.netd.v1.OverlaySubnetR\asubnets\x12\x14\n" +
+	"\x05netns\x18\x05 \x01(\tR\x05netns\x12\x1a\n" +
+	"\binternal\x18\x06 \x01(\bR\binternal\x12!\n" +
+	"\fdefault_deny\x18\a \x01(\bR\vdefaultDeny\x12>\n" +
+	"\tendpoints\x18\b \x03(\v2 .redoubt.netd.v1.OverlayEndpointR\tendpoints\x12+\n" +
+	"\x11removed_endpoints\x18\t \x03(\tR\x10removedEndpoints\x12;\n" +
+	"\bservices\x18\n" +
+	" \x03(\v2\x1f.redoubt.netd.v1.OverlayServiceR\bservices\x12)\n" +
+	"\x10removed_services\x18\v \x03(\tR\x0fremovedServices\x122\n" +
+	"\x05rules\x18\f \x03(\v2\x1c.redoubt.netd.v1.OverlayRuleR\x05rules\x12#\n" +
+	"\rrules_changed\x18\r \x01(\bR\frulesChanged\"A\n" +
+	"\rOverlaySubnet\x12\x16\n" +
+	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\"\xc1\x01\n" +
+	"\x0fOverlayEndpoint\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x02 \x01(\tR\tserviceId\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x18\n" +
+	"\aserving\x18\x05 \x01(\bR\aserving\x12\x14\n" +
+	"\x05netns\x18\x06 \x01(\tR\x05netns\x12\x14\n" +
+	"\x05index\x18\a \x01(\rR\x05index\"C\n" +
+	"\x0eOverlayService\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x12\n" +
+	"\x04vips\x18\x02 \x03(\tR\x04vips\"\x99\x01\n" +
+	"\vOverlayRule\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04from\x18\x02 \x03(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x03(\tR\x02to\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\rR\bprotocol\x12\x1d\n" +
+	"\n" +
+	"first_port\x18\x05 \x01(\rR\tfirstPort\x12\x1b\n" +
+	"\tlast_port\x18\x06 \x01(\rR\blastPort\"\x8b\x01\n" +
+	"\x0fOverlayResponse\x12<\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x1e.redoubt.netd.v1.OverlayResultR\tendpoints\x12:\n" +
+	"\bnetworks\x18\x02 \x03(\v2\x1e.redoubt.netd.v1.OverlayResultR\bnetworks\"]\n" +
+	"\rOverlayResult\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x17\n" +
+	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x15\n" +
+	"\x13OverlayStateRequest\"\x92\x01\n" +
+	"\x14OverlayStateResponse\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\arepairs\x18\x02 \x01(\x04R\arepairs\x12@\n" +
+	"\bnetworks\x18\x03 \x03(\v2$.redoubt.netd.v1.OverlayNetworkStateR\bnetworks\"\xb3\x03\n" +
+	"\x13OverlayNetworkState\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x10\n" +
+	"\x03mtu\x18\x03 \x01(\rR\x03mtu\x12'\n" +
+	"\x0flocal_endpoints\x18\x04 \x01(\rR\x0elocalEndpoints\x12)\n" +
+	"\x10remote_endpoints\x18\x05 \x01(\rR\x0fremoteEndpoints\x12K\n" +
+	"\aallowed\x18\x06 \x03(\v21.redoubt.netd.v1.OverlayNetworkState.AllowedEntryR\aallowed\x12K\n" +
+	"\adropped\x18\a \x03(\v21.redoubt.netd.v1.OverlayNetworkState.DroppedEntryR\adropped\x1a:\n" +
+	"\fAllowedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B5Z3github.com/redoubt-cluster/redoubt/mesh/netd/netdpbb\x06proto3"
 
 var (
 	file_mesh_netd_netdpb_netd_proto_rawDescOnce sync.Once
@@ -1773,7 +2751,7 @@ func file_mesh_netd_netdpb_netd_proto_rawDescGZIP() []byte {
 	return file_mesh_netd_netdpb_netd_proto_rawDescData
 }
 
-var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_mesh_netd_netdpb_netd_proto_goTypes = []any{
 	(*Request)(nil),              // 0: redoubt.netd.v1.Request
 	(*Response)(nil),             // 1: redoubt.netd.v1.Response
@@ -1797,7 +2775,20 @@ var file_mesh_netd_netdpb_netd_proto_goTypes = []any{
 	(*FabricStateRequest)(nil),   // 19: redoubt.netd.v1.FabricStateRequest
 	(*FabricStateResponse)(nil),  // 20: redoubt.netd.v1.FabricStateResponse
 	(*FabricPeerState)(nil),      // 21: redoubt.netd.v1.FabricPeerState
-	nil,                          // 22: redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	(*OverlayRequest)(nil),       // 22: redoubt.netd.v1.OverlayRequest
+	(*OverlayNetwork)(nil),       // 23: redoubt.netd.v1.OverlayNetwork
+	(*OverlaySubnet)(nil),        // 24: redoubt.netd.v1.OverlaySubnet
+	(*OverlayEndpoint)(nil),      // 25: redoubt.netd.v1.OverlayEndpoint
+	(*OverlayService)(nil),       // 26: redoubt.netd.v1.OverlayService
+	(*OverlayRule)(nil),          // 27: redoubt.netd.v1.OverlayRule
+	(*OverlayResponse)(nil),      // 28: redoubt.netd.v1.OverlayResponse
+	(*OverlayResult)(nil),        // 29: redoubt.netd.v1.OverlayResult
+	(*OverlayStateRequest)(nil),  // 30: redoubt.netd.v1.OverlayStateRequest
+	(*OverlayStateResponse)(nil), // 31: redoubt.netd.v1.OverlayStateResponse
+	(*OverlayNetworkState)(nil),  // 32: redoubt.netd.v1.OverlayNetworkState
+	nil,                          // 33: redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	nil,                          // 34: redoubt.netd.v1.OverlayNetworkState.AllowedEntry
+	nil,                          // 35: redoubt.netd.v1.OverlayNetworkState.DroppedEntry
 }
 var file_mesh_netd_netdpb_netd_proto_depIdxs = []int32{
 	3,  // 0: redoubt.netd.v1.Request.probe:type_name -> redoubt.netd.v1.ProbeRequest
@@ -1806,27 +2797,41 @@ var file_mesh_netd_netdpb_netd_proto_depIdxs = []int32{
 	13, // 3: redoubt.netd.v1.Request.fabric:type_name -> redoubt.netd.v1.FabricRequest
 	17, // 4: redoubt.netd.v1.Request.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateRequest
 	19, // 5: redoubt.netd.v1.Request.fabric_state:type_name -> redoubt.netd.v1.FabricStateRequest
-	2,  // 6: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
-	4,  // 7: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
-	9,  // 8: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
-	12, // 9: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
-	16, // 10: redoubt.netd.v1.Response.fabric:type_name -> redoubt.netd.v1.FabricResponse
-	18, // 11: redoubt.netd.v1.Response.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateResponse
-	20, // 12: redoubt.netd.v1.Response.fabric_state:type_name -> redoubt.netd.v1.FabricStateResponse
-	5,  // 13: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
-	7,  // 14: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
-	8,  // 15: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
-	10, // 16: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
-	10, // 17: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
-	14, // 18: redoubt.netd.v1.FabricRequest.peers:type_name -> redoubt.netd.v1.FabricPeer
-	15, // 19: redoubt.netd.v1.FabricPeer.next:type_name -> redoubt.netd.v1.FabricKey
-	21, // 20: redoubt.netd.v1.FabricStateResponse.peers:type_name -> redoubt.netd.v1.FabricPeerState
-	22, // 21: redoubt.netd.v1.FabricStateResponse.dropped:type_name -> redoubt.netd.v1.FabricStateResponse.DroppedEntry
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	22, // 6: redoubt.netd.v1.Request.overlay:type_name -> redoubt.netd.v1.OverlayRequest
+	30, // 7: redoubt.netd.v1.Request.overlay_state:type_name -> redoubt.netd.v1.OverlayStateRequest
+	2,  // 8: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
+	4,  // 9: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
+	9,  // 10: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
+	12, // 11: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
+	16, // 12: redoubt.netd.v1.Response.fabric:type_name -> redoubt.netd.v1.FabricResponse
+	18, // 13: redoubt.netd.v1.Response.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateResponse
+	20, // 14: redoubt.netd.v1.Response.fabric_state:type_name -> redoubt.netd.v1.FabricStateResponse
+	28, // 15: redoubt.netd.v1.Response.overlay:type_name -> redoubt.netd.v1.OverlayResponse
+	31, // 16: redoubt.netd.v1.Response.overlay_state:type_name -> redoubt.netd.v1.OverlayStateResponse
+	5,  // 17: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
+	7,  // 18: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
+	8,  // 19: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
+	10, // 20: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
+	10, // 21: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
+	14, // 22: redoubt.netd.v1.FabricRequest.peers:type_name -> redoubt.netd.v1.FabricPeer
+	15, // 23: redoubt.netd.v1.FabricPeer.next:type_name -> redoubt.netd.v1.FabricKey
+	21, // 24: redoubt.netd.v1.FabricStateResponse.peers:type_name -> redoubt.netd.v1.FabricPeerState
+	33, // 25: redoubt.netd.v1.FabricStateResponse.dropped:type_name -> redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	23, // 26: redoubt.netd.v1.OverlayRequest.networks:type_name -> redoubt.netd.v1.OverlayNetwork
+	24, // 27: redoubt.netd.v1.OverlayNetwork.subnets:type_name -> redoubt.netd.v1.OverlaySubnet
+	25, // 28: redoubt.netd.v1.OverlayNetwork.endpoints:type_name -> redoubt.netd.v1.OverlayEndpoint
+	26, // 29: redoubt.netd.v1.OverlayNetwork.services:type_name -> redoubt.netd.v1.OverlayService
+	27, // 30: redoubt.netd.v1.OverlayNetwork.rules:type_name -> redoubt.netd.v1.OverlayRule
+	29, // 31: redoubt.netd.v1.OverlayResponse.endpoints:type_name -> redoubt.netd.v1.OverlayResult
+	29, // 32: redoubt.netd.v1.OverlayResponse.networks:type_name -> redoubt.netd.v1.OverlayResult
+	32, // 33: redoubt.netd.v1.OverlayStateResponse.networks:type_name -> redoubt.netd.v1.OverlayNetworkState
+	34, // 34: redoubt.netd.v1.OverlayNetworkState.allowed:type_name -> redoubt.netd.v1.OverlayNetworkState.AllowedEntry
+	35, // 35: redoubt.netd.v1.OverlayNetworkState.dropped:type_name -> redoubt.netd.v1.OverlayNetworkState.DroppedEntry
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_mesh_netd_netdpb_netd_proto_init() }
@@ -1841,6 +2846,8 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 		(*Request_Fabric)(nil),
 		(*Request_FabricRotate)(nil),
 		(*Request_FabricState)(nil),
+		(*Request_Overlay)(nil),
+		(*Request_OverlayState)(nil),
 	}
 	file_mesh_netd_netdpb_netd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
@@ -1850,6 +2857,8 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 		(*Response_Fabric)(nil),
 		(*Response_FabricRotate)(nil),
 		(*Response_FabricState)(nil),
+		(*Response_Overlay)(nil),
+		(*Response_OverlayState)(nil),
 	}
 	file_mesh_netd_netdpb_netd_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
@@ -1858,7 +2867,7 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_netd_netdpb_netd_proto_rawDesc), len(file_mesh_netd_netdpb_netd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -250,8 +250,12 @@ func (x *ProbeResponse) GetStorage() *taskpb.Storage {
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Grows; an older generation is refused.
-	Generation    uint64         `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
-	Tasks         []*TaskDesired `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Generation uint64         `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Tasks      []*TaskDesired `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	// Network namespaces that are to exist beside the sandboxes', with nothing in
+	// them: ids of networks. Each is mounted on <run-dir>/netns/net-<id>; others
+	// of that form are deleted.
+	Networks      []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -300,8 +304,17 @@ func (x *ApplyRequest) GetTasks() []*TaskDesired {
 	return nil
 }
 
+func (x *ApplyRequest) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 type ApplyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of networks, those that could not be made, with the reason.
+	NetworkErrors map[string]string `protobuf:"bytes,1,rep,name=network_errors,json=networkErrors,proto3" json:"network_errors,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -334,6 +347,13 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
 	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ApplyResponse) GetNetworkErrors() map[string]string {
+	if x != nil {
+		return x.NetworkErrors
+	}
+	return nil
 }
 
 type TaskDesired struct {
@@ -1094,13 +1114,18 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\astorage\x18\x04 \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"b\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x122\n" +
-	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.rund.v1.TaskDesiredR\x05tasks\"\x0f\n" +
-	"\rApplyResponse\"\xa9\x02\n" +
+	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.rund.v1.TaskDesiredR\x05tasks\x12\x1a\n" +
+	"\bnetworks\x18\x03 \x03(\tR\bnetworks\"\xab\x01\n" +
+	"\rApplyResponse\x12X\n" +
+	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
+	"\x12NetworkErrorsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x02\n" +
 	"\vTaskDesired\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.redoubt.rund.v1.PhaseR\x05phase\x12\x1d\n" +
@@ -1196,7 +1221,7 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                   // 0: redoubt.rund.v1.Phase
 	(Health)(0),                  // 1: redoubt.rund.v1.Health
@@ -1216,42 +1241,44 @@ var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(*ImportImageRequest)(nil),   // 15: redoubt.rund.v1.ImportImageRequest
 	(*ImportImageResponse)(nil),  // 16: redoubt.rund.v1.ImportImageResponse
 	nil,                          // 17: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                          // 18: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.Feature)(nil),       // 19: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),       // 20: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),      // 21: redoubt.task.v1.TaskSpec
+	nil,                          // 18: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	nil,                          // 19: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.Feature)(nil),       // 20: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),       // 21: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),      // 22: redoubt.task.v1.TaskSpec
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	19, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	20, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
 	17, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	20, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	21, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
 	6,  // 3: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	0,  // 4: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	21, // 5: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	7,  // 6: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	10, // 7: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 8: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	7,  // 9: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	21, // 10: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 11: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	18, // 12: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	2,  // 13: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	4,  // 14: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	8,  // 15: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	11, // 16: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	13, // 17: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	15, // 18: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	3,  // 19: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	5,  // 20: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	9,  // 21: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	12, // 22: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	14, // 23: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	16, // 24: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	18, // 4: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	0,  // 5: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
+	22, // 6: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	7,  // 7: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	10, // 8: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 9: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	7,  // 10: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	22, // 11: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 12: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	19, // 13: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	2,  // 14: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	4,  // 15: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	8,  // 16: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	11, // 17: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	13, // 18: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	15, // 19: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	3,  // 20: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	5,  // 21: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	9,  // 22: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	12, // 23: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	14, // 24: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	16, // 25: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	20, // [20:26] is the sub-list for method output_type
+	14, // [14:20] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -1265,7 +1292,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
