@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Import loads every image of an OCI-layout or docker-save tar and returns
@@ -153,6 +154,8 @@ func brokenArchive(ctx context.Context, in *bounded, err error) error {
 		return in.failed
 	case errdefs.IsUnavailable(err), errdefs.IsCanceled(err):
 		return err
+	case strings.Contains(err.Error(), unix.ENOSPC.Error()): // it came over containerd's socket, as text
+		return fmt.Errorf("containerd's disk is full: free some of it and load the image again (%s)", firstLine(err))
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "unexpected EOF"):
 		return rejectf("not a complete tar archive: save the image again")
 	}
