@@ -3,81 +3,91 @@ package fabric
 import (
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/fasttap"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // embedded is wireguard-go in this process. Nobody else can speak to it: it is
 // configured by calls, and has no socket for that.
 type embedded struct {
 	dev  *device.Device
-	tun  *tunnel
-	mode string
+	link fasttap.Interface
 }
 
-// newEmbedded takes over the descriptor of the TUN device, which is in any case
-// closed with the driver.
-func newEmbedded(fd int, mtu int, log *slog.Logger) (*embedded, error) {
-	native, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
+// openEmbedded attaches to the interface of that name and makes it if there is
+// none. It stays when the process ends, with its addresses and whatever was built
+// on it, and lets nothing through then.
+func (f *Fabric) openEmbedded() (*embedded, error) {
+	link, err := fasttap.Open(f.link, fasttap.Config{MTU: defaultUnderlayMTU - tunnelOverhead, VXLANPort: vxlanPort, Best: f.best, Keep: true})
 	if err != nil {
 		return nil, err
 	}
-	t := &tunnel{Device: native, events: make(chan tun.Event, 1)}
-	t.mtu.Store(int32(mtu))
-	dev := device.NewDevice(t, conn.NewDefaultBind(), &device.Logger{
+	bind := fasttap.NewBind()
+	if link.Mode() == fasttap.Stock {
+		bind = conn.NewDefaultBind() // a machine that lacks the one may lack the other
+	}
+	f.log.Info("wireguard-go", "mode", link.Mode(), "why", link.Why())
+	dev := device.NewDevice(link, bind, &device.Logger{
 		Verbosef: device.DiscardLogf,
 		// What it says names no key: peers are shortened to eight characters
 		// of their public ones.
-		Errorf: func(format string, args ...any) { log.Warn("wireguard: " + fmt.Sprintf(format, args...)) },
+		Errorf: func(format string, args ...any) { f.log.Warn("wireguard: " + fmt.Sprintf(format, args...)) },
 	})
-	return &embedded{dev: dev, tun: t, mode: "tun"}, nil
+	return &embedded{dev: dev, link: link}, nil
 }
 
-// tunnel is a tun.Device whose events are ours: the library's own watcher looks
-// at interfaces of the namespace it happens to run in.
-type tunnel struct {
-	tun.Device
-	mtu atomic.Int32
-
-	mu     sync.Mutex     // guards the following
-	events chan tun.Event // closed by Close
-	closed bool
-}
-
-func (t *tunnel) MTU() (int, error)        { return int(t.mtu.Load()), nil }
-func (t *tunnel) Events() <-chan tun.Event { return t.events }
-
-func (t *tunnel) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
+// replaceTUN deletes the TUN interface of an earlier netd where the machine has a
+// better one. What stands on it goes with it, and is put back by who made it: it
+// carried nothing, as WireGuard's sessions ended with that netd.
+func (f *Fabric) replaceTUN(h *netlink.Handle, link netlink.Link) error {
+	if t, ok := link.(*netlink.Tuntap); !ok || t.Mode != netlink.TUNTAP_MODE_TUN || f.best == fasttap.Stock {
 		return nil
 	}
-	t.closed = true
-	close(t.events)
-	return t.Device.Close()
+	if mode, _, err := probeEmbedded(h); err != nil || mode == fasttap.Stock {
+		return err
+	}
+	// Not one that somebody uses.
+	old, err := fasttap.Open(f.link, fasttap.Config{MTU: link.Attrs().MTU, Best: fasttap.Stock, Keep: true})
+	if err != nil {
+		return err
+	}
+	f.log.Info("the TUN interface of an earlier netd is replaced by a faster one", "interface", f.link)
+	return errors.Join(kernel.DeleteLink(h, link), old.Close())
 }
 
-func (e *embedded) followMTU(mtu int) {
-	old := e.tun.mtu.Swap(int32(mtu))
-	e.tun.mu.Lock()
-	defer e.tun.mu.Unlock()
-	if old != int32(mtu) && !e.tun.closed {
-		select {
-		case e.tun.events <- tun.EventMTUUpdate:
-		default: // one waits already and will find this value
-		}
+// probeEmbedded says which mode the embedded driver would have, and why no better
+// one. It leaves nothing behind.
+func probeEmbedded(h *netlink.Handle) (mode fasttap.Mode, why string, err error) {
+	old, err := kernel.FindLink(h, probeLink)
+	if err == nil && old != nil {
+		err = kernel.DeleteLink(h, old)
 	}
+	if err != nil {
+		return 0, "", err
+	}
+	d, err := fasttap.Open(probeLink, fasttap.Config{MTU: defaultUnderlayMTU - tunnelOverhead, VXLANPort: vxlanPort})
+	if err != nil {
+		return 0, "", err
+	}
+	return d.Mode(), d.Why(), d.Close()
 }
+
+// mode says how packets are moved.
+func (e *embedded) mode() string {
+	if e.link.Counters().Unmerged > 0 {
+		return e.link.Mode().String() + ", not merging VXLAN: the kernel refused it"
+	}
+	return e.link.Mode().String()
+}
+
+func (e *embedded) followMTU(mtu int) { e.link.FollowMTU(mtu) }
 
 func (e *embedded) alive() bool {
 	select {
@@ -136,47 +146,4 @@ func (e *embedded) read() (*status, error) {
 	}
 	defer clear(text)
 	return decode(text)
-}
-
-// openTUN attaches to the TUN device of that name and makes it if there is none.
-// It stays when the process ends, with its addresses and whatever was built on
-// it, and lets nothing through then. Nobody else may attach to it: an owner is
-// set, which even CAP_NET_ADMIN elsewhere is not.
-func openTUN(name string) (fd int, err error) {
-	const path = "/dev/net/tun"
-	fd, err = unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return -1, fmt.Errorf("%s is closed to netd's user: it must be readable and writable by it, mode 0666 as on Debian: %w", path, err)
-	case err != nil:
-		return -1, fmt.Errorf("%s: %w: load the module tun, or use a kernel with WireGuard", path, err)
-	}
-	if err = attachTUN(fd, name); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
-func attachTUN(fd int, name string) error {
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("interface %s is in use by another process: stop it, the name is netd's", name)
-		}
-		return fmt.Errorf("attach to interface %s: %w", name, err)
-	}
-	for _, set := range []struct {
-		request uint
-		value   int
-	}{{unix.TUNSETOWNER, 0}, {unix.TUNSETGROUP, 0}, {unix.TUNSETPERSIST, 1}} {
-		if err := unix.IoctlSetInt(fd, set.request, set.value); err != nil {
-			return fmt.Errorf("keep interface %s: %w", name, err)
-		}
-	}
-	return nil
 }

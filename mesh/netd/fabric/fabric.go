@@ -19,8 +19,9 @@
 // # Drivers
 //
 // The kernel's WireGuard where there is one, wireguard-go inside this process
-// where not. An interface that is there when netd starts decides: it is kept
-// with all that was built on it. The kernel's goes on without netd, sessions
+// where not, over the fastest interface there is (package fasttap). An interface
+// that is there when netd starts decides: it is kept with all that was built on
+// it, but for a TUN that an earlier netd made where this one has better. The kernel's goes on without netd, sessions
 // and key included. The embedded one's ends with netd, but not its interface:
 // addresses, routes and VXLAN devices stay, and what is sent is dropped until
 // netd is back and told the peers again. Nobody else may attach to it meanwhile.
@@ -61,6 +62,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"github.com/redoubt-cluster/redoubt/mesh/netd/fasttap"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
@@ -101,7 +103,9 @@ type Fabric struct {
 
 	kick chan struct{} // of capacity 1: Run is to look at the MTU
 
-	avoidKernel bool // set by tests only
+	// Set by tests only.
+	avoidKernel bool
+	best        fasttap.Mode // of the embedded driver; 0: any
 }
 
 // New returns the fabric of the node; nothing is changed yet. Close it.

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/fasttap"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
@@ -56,8 +57,9 @@ type node struct {
 	overlay *os.File // nil: none yet
 	f       *Fabric
 	gen     uint64
-	halt    func() // nothing is put back any more
-	stop    func() // ends the fabric as the end of a process does
+	best    fasttap.Mode // of the embedded driver; 0: any
+	halt    func()       // nothing is put back any more
+	stop    func()       // ends the fabric as the end of a process does
 }
 
 func (n *node) under() string        { return fmt.Sprintf("192.0.2.%d", n.i) }
@@ -112,12 +114,18 @@ func routes(t testing.TB, ns *os.File, fn func(h *netlink.Handle) error) {
 
 func newLab(t testing.TB, n int) *lab {
 	t.Helper()
+	return newLabOf(t, make([]fasttap.Mode, n)...)
+}
+
+// newLabOf makes a node of each mode.
+func newLabOf(t testing.TB, modes ...fasttap.Mode) *lab {
+	t.Helper()
 	l := &lab{t: t, wire: newNetns(t)}
 	routes(t, l.wire, func(h *netlink.Handle) error {
 		return errors.Join(h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", TxQLen: -1}}), up(h, "br0"))
 	})
-	for i := 1; i <= n; i++ {
-		x := &node{lab: l, i: i, id: ident.New(), ns: l.plug(i)}
+	for i, mode := range modes {
+		x := &node{lab: l, i: i + 1, id: ident.New(), ns: l.plug(i + 1), best: mode}
 		x.start()
 		l.nodes = append(l.nodes, x)
 	}
@@ -155,6 +163,7 @@ func (n *node) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.best = n.best
 	if err := f.Start(); err != nil {
 		t.Fatal(err)
 	}

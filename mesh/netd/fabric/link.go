@@ -74,11 +74,10 @@ func (f *Fabric) openLink(h *netlink.Handle) (driver, error) {
 		}
 	}
 	if !inKernel {
-		fd, err := openTUN(f.link)
-		if err != nil {
+		if err := f.replaceTUN(h, link); err != nil {
 			return nil, err
 		}
-		return newEmbedded(fd, defaultUnderlayMTU-tunnelOverhead, f.log)
+		return f.openEmbedded()
 	}
 	if link == nil {
 		if err := h.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: f.link, TxQLen: -1}}); err != nil {
@@ -123,6 +122,13 @@ func (f *Fabric) settle(h *netlink.Handle, addr netip.Prefix, mtu int, changed f
 		}
 	}
 	f.driver.followMTU(mtu)
+	// Nobody in the tunnel answers for a hardware address.
+	if link.Attrs().RawFlags&unix.IFF_NOARP == 0 {
+		changed("switched ARP of the WireGuard interface off")
+		if err := h.LinkSetARPOff(link); err != nil {
+			return fmt.Errorf("switch ARP of %s off: %w", f.link, err)
+		}
+	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		changed("set the WireGuard interface up")
 		if err := h.LinkSetUp(link); err != nil {

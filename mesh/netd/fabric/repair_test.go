@@ -184,7 +184,7 @@ func TestTheTableStandsFromStartToCleanup(t *testing.T) {
 		t.Error("no table before the first declaration")
 	}
 	a.declare(a.request(b))
-	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), "embedded driver in force, tun") {
+	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), "embedded driver in force, tunnel-gso") {
 		t.Errorf("%v", p)
 	}
 	a.gen++
@@ -194,7 +194,7 @@ func TestTheTableStandsFromStartToCleanup(t *testing.T) {
 	if !there() {
 		t.Error("no table after the last peer")
 	}
-	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), "wireguard-go inside netd") {
+	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), "wireguard-go inside netd, tunnel-gso") {
 		t.Errorf("%v", p)
 	}
 	a.declare(a.request(b))
@@ -239,7 +239,7 @@ func TestTheInterfaceIsNobodyElses(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != unix.EPERM {
 			return fmt.Errorf("attached by another user: %v", err)
 		}

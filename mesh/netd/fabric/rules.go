@@ -41,6 +41,10 @@ const (
 
 var droppedReasons = []string{droppedForged, droppedSpoofed, droppedTunnel, droppedForwarded, droppedLeaving, droppedSent}
 
+// notUnderstood is beside them: what the kernel gave wireguard-go and did not
+// describe as it is.
+const notUnderstood = "tunnel_not_understood"
+
 // An Admission lets one mesh node send frames of one network from one MAC.
 type Admission struct {
 	Node netip.Addr

@@ -1,17 +1,14 @@
 package fabric
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -33,6 +30,11 @@ func (f *Fabric) State() (*netdpb.FabricStateResponse, error) {
 	}
 	err := f.inside(func(*netlink.Handle) error {
 		r.Dropped = f.table.counters()
+		if e, ok := f.driver.(*embedded); ok {
+			if n := e.link.Counters().Refused; n > 0 {
+				r.Dropped[notUnderstood] = n
+			}
+		}
 		if f.driver == nil {
 			return nil
 		}
@@ -71,7 +73,7 @@ func (f *Fabric) inUse() (driver, mode string) {
 	case *kernelDriver:
 		return driverKernel, "kernel"
 	case *embedded:
-		return driverEmbedded, d.mode
+		return driverEmbedded, d.mode()
 	}
 	return "", ""
 }
@@ -91,30 +93,16 @@ func (f *Fabric) Probe() *netdpb.Feature {
 			r.Detail = "the kernel's"
 			return err
 		}
-		r.Detail = "this kernel has none: wireguard-go inside netd"
-		old, err := kernel.FindLink(h, f.link)
-		if err != nil || old != nil {
-			return err
+		mode, why, err := probeEmbedded(h)
+		r.Detail = fmt.Sprintf("this kernel has none: wireguard-go inside netd, %s", mode)
+		if why != "" {
+			r.Detail += " (" + why + ")"
 		}
-		fd, err := openTUN(probeLink)
-		if err != nil {
-			return err
-		}
-		link, err := h.LinkByName(probeLink)
-		return errors.Join(err, unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0), unix.Close(fd), gone(h, link))
+		return err
 	})
 	r.Present = err == nil
 	if err != nil {
 		r.Detail = "no mesh on this node: " + err.Error()
 	}
 	return r
-}
-
-// gone waits for nothing: a device that is not persistent goes with its last
-// descriptor; one that stayed is deleted.
-func gone(h *netlink.Handle, link netlink.Link) error {
-	if link == nil {
-		return nil
-	}
-	return kernel.DeleteLink(h, link)
 }

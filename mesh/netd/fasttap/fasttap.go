@@ -57,6 +57,12 @@
 //
 // Open makes the interface in the network namespace of the calling thread, and
 // it must stay there. It makes no address and no route, and does not set it up.
+// wireguard-go is to be told up and down by its user, and hears of another MTU
+// through FollowMTU.
+//
+// An interface that is to be kept (Config.Keep) is attached to where there is
+// one, and outlives the process. It must be of the kind that is wanted: see
+// Config.Best.
 package fasttap
 
 import (
@@ -95,8 +101,12 @@ type Config struct {
 	MTU int
 	// VXLANPort is the UDP port whose datagrams are looked into; 0: none.
 	VXLANPort uint16
-	// Best is the best mode to try; 0: any.
+	// Best is the best mode to try; 0: any. Stock is a TUN interface and the
+	// others are a TAP: one does not attach to the other.
 	Best Mode
+	// Keep attaches to the interface if there is one, and leaves it when the
+	// process ends or Close is called. Nobody else can attach to it then.
+	Keep bool
 }
 
 // An Interface is a tun.Device that says how it works.
@@ -106,6 +116,8 @@ type Interface interface {
 	// Why says why there is no better mode; empty where there is none.
 	Why() string
 	Counters() Counters
+	// FollowMTU is to be called when the interface has another one.
+	FollowMTU(mtu int)
 }
 
 // Counters are of packets since the interface was made.
@@ -118,29 +130,39 @@ type Counters struct {
 	Refused, Unmerged uint64
 }
 
-// Open makes the interface, which must not exist, in the best mode there is.
+// Open makes the interface, or attaches to it, in the best mode there is.
 func Open(name string, cfg Config) (Interface, error) {
 	if cfg.MTU < minMTU || cfg.MTU > maxMTU {
 		return nil, fmt.Errorf("MTU %d: an interface has %d to %d", cfg.MTU, minMTU, maxMTU)
 	}
-	best := cfg.Best
-	if best == 0 {
-		best = TunnelGSO
+	mode := cfg.Best
+	if mode == 0 {
+		mode = TunnelGSO
 	}
 	var reasons []error
-	for mode := best; mode > Stock; mode-- {
-		d, err := openTAP(name, cfg, mode)
+	for ; ; mode-- {
+		fd, err := openDevice()
+		if err != nil {
+			return nil, err
+		}
+		if mode == Stock {
+			d, err := openStock(fd, name, cfg)
+			if err != nil {
+				return nil, errors.New(why(append(reasons, err)))
+			}
+			d.why = why(reasons)
+			return d, nil
+		}
+		d, err := openTAP(fd, name, cfg, mode)
 		if err == nil {
 			d.why = why(reasons)
 			return d, nil
 		}
+		if errors.Is(err, errInUse) {
+			return nil, err
+		}
 		reasons = append(reasons, fmt.Errorf("no %s: %w", mode, err))
 	}
-	d, err := tun.CreateTUN(name, cfg.MTU)
-	if err != nil {
-		return nil, errors.Join(append(reasons, fmt.Errorf("no TUN interface %s: %w", name, err))...)
-	}
-	return &stock{Device: d, why: why(reasons)}, nil
 }
 
 // why makes one line of errors.
@@ -153,13 +175,3 @@ func why(reasons []error) (s string) {
 	}
 	return s
 }
-
-// A stock is wireguard-go's interface.
-type stock struct {
-	tun.Device
-	why string
-}
-
-func (*stock) Mode() Mode         { return Stock }
-func (s *stock) Why() string      { return s.why }
-func (*stock) Counters() Counters { return Counters{} }

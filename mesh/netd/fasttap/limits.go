@@ -37,7 +37,4 @@ const (
 	// WireGuard message of 65535 bytes can carry at most.
 	minMTU = 576
 	maxMTU = 65535 - 32
-
-	// Changes of the link that wait for wireguard-go to look at them.
-	eventBacklog = 8
 )

@@ -8,7 +8,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
 // links looks at one interface and hears when any changes. It keeps sockets of
@@ -82,14 +81,6 @@ func (l *links) ioctl(what uint, r *ifreq) error {
 	return nil
 }
 
-func (l *links) mtu() (int, error) {
-	var r ifreq
-	if err := l.ioctl(unix.SIOCGIFMTU, &r); err != nil {
-		return 0, fmt.Errorf("read the MTU of %s: %w", l.name, err)
-	}
-	return int(*(*int32)(unsafe.Pointer(&r.data))), nil
-}
-
 func (l *links) setMTU(mtu int) error {
 	var r ifreq
 	*(*int32)(unsafe.Pointer(&r.data)) = int32(mtu)
@@ -129,42 +120,13 @@ func (l *links) mac() (m [6]byte, err error) {
 	return m, nil
 }
 
-// follow tells wireguard-go what happens to the interface, and keeps the
-// hardware address that frames for the kernel bear.
+// follow keeps the hardware address that frames for the kernel bear: those of
+// another are not the kernel's.
 func (d *tap) follow() {
-	defer close(d.events)
-	var up, down bool
-	var mtu int
 	buf := make([]byte, os.Getpagesize())
-	for {
-		flags, err := d.links.flags()
-		if m, e := d.links.mtu(); err == nil && e == nil && m != mtu {
-			mtu = m
-			d.tell(tun.EventMTUUpdate)
-		}
-		if m, e := d.links.mac(); err == nil && e == nil {
+	for d.links.changed(buf) {
+		if m, err := d.links.mac(); err == nil { // or it is gone
 			d.write.setMAC(m)
 		}
-		switch running := flags&unix.IFF_UP != 0; {
-		case err != nil: // it is gone, or the next notice tells
-		case running && !up:
-			up, down = true, false
-			d.tell(tun.EventUp)
-		case !running && up && !down:
-			up, down = false, true
-			d.tell(tun.EventDown)
-		}
-		if !d.links.changed(buf) {
-			return
-		}
-	}
-}
-
-// tell waits for wireguard-go, but not once the interface is closed: closing, it
-// does not listen.
-func (d *tap) tell(e tun.Event) {
-	select {
-	case d.events <- e:
-	case <-d.closing:
 	}
 }

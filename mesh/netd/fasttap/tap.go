@@ -9,7 +9,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
 // A tap is the interface in the modes TunnelGSO and Batch.
@@ -20,9 +19,9 @@ type tap struct {
 	why   string
 	links *links
 	done  sync.WaitGroup // the goroutine that follows the link
+	*signals
 
-	events  chan tun.Event // closed by that goroutine
-	closing chan struct{}  // closed by Close
+	closing chan struct{} // closed by Close
 	once    sync.Once
 
 	read  reader
@@ -31,14 +30,10 @@ type tap struct {
 	cut, merged, refused, unmerged atomic.Uint64
 }
 
-// openTAP makes the interface, or says what the kernel lacks. Nothing is left of
-// it then.
-func openTAP(name string, cfg Config, mode Mode) (_ *tap, err error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
-	}
-	d := &tap{mode: mode, events: make(chan tun.Event, eventBacklog), closing: make(chan struct{})}
+// openTAP makes the interface or attaches to it, or says what the kernel lacks.
+// It takes the descriptor. Nothing is left of an interface it made where it fails.
+func openTAP(fd int, name string, cfg Config, mode Mode) (_ *tap, err error) {
+	d := &tap{mode: mode, signals: newSignals(cfg.MTU), closing: make(chan struct{})}
 	defer func() {
 		if err == nil {
 			return
@@ -52,31 +47,36 @@ func openTAP(name string, cfg Config, mode Mode) (_ *tap, err error) {
 			d.file.Close()
 		}
 	}()
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return nil, fmt.Errorf("interface name %q: %w", name, err)
-	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		return nil, fmt.Errorf("make the TAP interface %s: %w", name, err)
+	if err := attach(fd, name, unix.IFF_TAP, cfg.Keep); err != nil {
+		return nil, err
 	}
 	udp, err := offload(fd, mode)
 	if err != nil {
 		return nil, err
 	}
 	// Only now: a descriptor without an interface cannot be waited for.
-	d.file = os.NewFile(uintptr(fd), "/dev/net/tun")
+	d.file = os.NewFile(uintptr(fd), devicePath)
 	if d.raw, err = d.file.SyscallConn(); err != nil {
 		return nil, err
 	}
-	if d.links, err = openLinks(req.Name()); err != nil {
+	if d.links, err = openLinks(name); err != nil {
 		return nil, err
 	}
 	if err := pose(d.links, cfg.MTU); err != nil {
 		return nil, err
 	}
+	mac, err := d.links.mac()
+	if err != nil {
+		return nil, err
+	}
 	d.read.init(d)
 	d.write.init(d, cfg.VXLANPort, udp)
+	d.write.setMAC(mac)
+	if cfg.Keep {
+		if err := persist(fd, name); err != nil {
+			return nil, err
+		}
+	}
 	d.done.Go(d.follow)
 	return d, nil
 }
@@ -133,11 +133,9 @@ func (d *tap) Counters() Counters {
 	return Counters{Cut: d.cut.Load(), Merged: d.merged.Load(), Refused: d.refused.Load(), Unmerged: d.unmerged.Load()}
 }
 
-func (d *tap) File() *os.File           { return d.file }
-func (d *tap) Name() (string, error)    { return d.links.name, nil }
-func (d *tap) MTU() (int, error)        { return d.links.mtu() }
-func (d *tap) Events() <-chan tun.Event { return d.events }
-func (d *tap) BatchSize() int           { return batchSize }
+func (d *tap) File() *os.File        { return d.file }
+func (d *tap) Name() (string, error) { return d.links.name, nil }
+func (d *tap) BatchSize() int        { return batchSize }
 
 func (d *tap) closed() bool {
 	select {
@@ -148,14 +146,15 @@ func (d *tap) closed() bool {
 	}
 }
 
-// Close removes the interface and waits for the goroutine that follows it.
-// Whoever waits in Read returns.
+// Close lets go of the interface, which goes unless it is kept, and waits for the
+// goroutine that follows it. Whoever waits in Read returns.
 func (d *tap) Close() (err error) {
 	d.once.Do(func() {
 		close(d.closing)
 		err = d.file.Close()
 		d.links.close()
 		d.done.Wait()
+		d.signals.end()
 	})
 	return err
 }

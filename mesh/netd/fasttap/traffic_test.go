@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var megabytes = flag.Int("fasttap.mb", 3, "megabytes that each connection of the tests carries")
+var megabytes = flag.Int("fasttap.mb", 2, "megabytes that each connection of the tests carries")
 
 // carry sends random data from one box to the other and compares what arrives.
 func carry(t *testing.T, from, to *side, address string, size int) {
@@ -127,17 +127,16 @@ func datagrams(t *testing.T, from, to *side, address string) {
 	}
 }
 
-// TestOverlay carries the traffic of an overlay between all kinds of ends.
+// TestOverlay carries the traffic of an overlay between kinds of ends that differ
+// most; package fabric has each with each.
 func TestOverlay(t *testing.T) {
 	fast, plain := end{TunnelGSO, true}, end{Stock, false}
 	for _, c := range []struct {
 		a, b end
 		loss bool
 	}{
-		{a: fast, b: fast},
 		{a: fast, b: plain},
 		{a: end{Batch, true}, b: end{TunnelGSO, false}},
-		{a: fast, b: plain, loss: true},
 		{a: fast, b: fast, loss: true},
 	} {
 		t.Run(fmt.Sprintf("%s,%s,loss=%v", c.a, c.b, c.loss), func(t *testing.T) {
