@@ -14,6 +14,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/quietlog"
+	"github.com/redoubt-cluster/redoubt/internal/strangers"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -87,7 +88,7 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	if !ok || !caller.Is(authzpb.Caller_CALLER_ANYONE) {
 		return nil, errJoinIdentity
 	}
-	source, ok := SourceOf(caller.Source)
+	source, ok := strangers.SourceOf(caller.Source)
 	if !ok {
 		return nil, errJoinIdentity
 	}
@@ -107,12 +108,12 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	// Only who proves nothing is charged, and is not written down any more once
 	// it did so too often: whoever shares an address with a guesser, as a node
 	// does with its containers, can still join with a token.
-	if errors.Is(err, errJoinRefused) && !s.sources.allow(SourceKey(source), time.Now()) {
+	if errors.Is(err, errJoinRefused) && !s.sources.allow(strangers.SourceKey(source), time.Now()) {
 		return nil, errJoinGuesses
 	}
 	switch {
 	case err != nil:
-		s.refused.Warn(SourceKey(source), "refused a join", "token", req.GetTokenId(), "name", req.GetNodeName(), "reason", status.Convert(err).Message())
+		s.refused.Warn(strangers.SourceKey(source), "refused a join", "token", req.GetTokenId(), "name", req.GetNodeName(), "reason", status.Convert(err).Message())
 	case !resp.GetRetryAsRole():
 		s.cfg.Logger.Info("a node joined", "source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName(), "node", resp.GetNodeId(), "role", profile.RoleName(resp.GetRole()))
 	}

@@ -1,8 +1,6 @@
 package pki
 
 import (
-	"net"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -51,29 +49,4 @@ func (l *limiter) allow(key string, now time.Time) bool {
 	}
 	l.buckets[key] = bucket{next}
 	return true
-}
-
-// SourceOf returns the address of a TCP or already parsed peer.
-func SourceOf(a net.Addr) (netip.Addr, bool) {
-	if a == nil {
-		return netip.Addr{}, false
-	}
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	return ap.Addr().Unmap().WithZone(""), true
-}
-
-// SourceKey is what is measured together: an IPv4 address, an IPv6 /64.
-func SourceKey(a netip.Addr) string {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return a.String()
-	}
-	return p.String()
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
-// The protocols of port 2377.
+// The protocols of port 2377, and of port 7946 (ALPNPeer).
 const (
 	ALPNGRPC   = authz.ALPNGRPC
 	ALPNRaft   = "redoubt-raft/1"
@@ -26,6 +26,8 @@ const (
 	ALPNLock   = authz.ALPNLock
 	// ALPNWitness is what managers know of each other's disks.
 	ALPNWitness = authz.ALPNWitness
+	// ALPNPeer is what the nodes of a mesh say to each other (mesh/peer).
+	ALPNPeer = authz.ALPNPeer
 )
 
 var (
@@ -41,6 +43,8 @@ func ExpectClient(alpn string) Expect {
 		return Expect{Roles: members, Grace: authz.ExpiredGrace}
 	case ALPNLock:
 		return Expect{Roles: lockers}
+	case ALPNPeer:
+		return Expect{Roles: members}
 	}
 	want := Expect{Roles: managers}
 	if alpn == ALPNRaft || alpn == ALPNWitness {
@@ -51,8 +55,11 @@ func ExpectClient(alpn string) Expect {
 
 // ExpectServer is what a client of that protocol accepts.
 func ExpectServer(alpn, nodeID string) Expect {
-	if alpn == ALPNLock {
+	switch alpn {
+	case ALPNLock:
 		return Expect{Roles: lockers, NodeID: nodeID}
+	case ALPNPeer:
+		return Expect{Roles: members, NodeID: nodeID}
 	}
 	want := Expect{Roles: managers, NodeID: nodeID}
 	switch alpn {
@@ -118,6 +125,15 @@ func clientConfig(alpn string, verify func(tls.ConnectionState) error) *tls.Conf
 		return verify(cs)
 	}
 	return cfg
+}
+
+// NodeID is the node at the other end of a finished handshake of that protocol.
+func (c *Credentials) NodeID(cs tls.ConnectionState, alpn string) (string, error) {
+	p, err := c.VerifyPeer(cs, ExpectClient(alpn))
+	if err != nil {
+		return "", err
+	}
+	return p.NodeID, nil
 }
 
 // checkState refuses what the configuration should have made impossible.

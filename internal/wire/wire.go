@@ -1,8 +1,8 @@
-// Package wire frames protobuf messages over a local stream socket: a 4-byte
-// big-endian length, then that many bytes. It is how redoubtd speaks to keyd
-// and netd, which must not link gRPC.
+// Package wire frames protobuf messages over a stream: a 4-byte big-endian
+// length, then that many bytes. It is how redoubtd speaks to keyd and netd, which
+// must not link gRPC, over local sockets, and to its peers in the mesh over TLS.
 //
-// A connection carries one request and one response at a time. Frames are
+// A Client's connection carries one request and one response at a time. Frames are
 // bounded; unknown fields, trailing bytes and truncated frames are errors. The
 // package authenticates nobody: see peercred.
 package wire
@@ -47,7 +47,10 @@ func Write(w io.Writer, m proto.Message) error {
 
 // Read receives one frame into m. io.EOF means the other side closed between
 // frames.
-func Read(r io.Reader, m proto.Message) error {
+func Read(r io.Reader, m proto.Message) error { return ReadUpTo(r, m, MaxFrame) }
+
+// ReadUpTo is Read for frames of at most that many bytes.
+func ReadUpTo(r io.Reader, m proto.Message, most uint32) error {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -56,8 +59,8 @@ func Read(r io.Reader, m proto.Message) error {
 		return err
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if n > MaxFrame {
-		return fmt.Errorf("%w: %d bytes exceed the limit of %d", ErrFrame, n, MaxFrame)
+	if n > most {
+		return fmt.Errorf("%w: %d bytes exceed the limit of %d", ErrFrame, n, most)
 	}
 	b, err := readPayload(r, int(n))
 	defer clear(b)

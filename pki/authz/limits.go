@@ -16,3 +16,6 @@ const (
 	// ALPNWitness is between managers, as raft is.
 	ALPNWitness = "redoubt-witness/1"
 )
+
+// ALPNPeer is between the nodes of a mesh, on a port of its own: no gRPC.
+const ALPNPeer = "redoubt-peer/1"

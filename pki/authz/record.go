@@ -51,14 +51,17 @@ func CheckRecord(n *pkipb.Node, role profilepb.Role, spki []byte) error {
 	return nil
 }
 
-// CheckPeer is the check at connect, for every protocol of port 2377: it
-// returns a refusal unless the peer (nil: no certificate) could use it now.
+// CheckPeer is the check at connect, for every protocol of port 2377 and for
+// that of port 7946: it returns a refusal unless the peer (nil: no certificate)
+// could use it now.
 //
 // Between managers (raft, the splice to the leader, what they know of each
 // other's disks) the record says only
 // whether the node was removed or is none: a manager that lags behind has old
 // records, and were it to refuse the leader's newer certificate, it could never
-// catch up. Who belongs to raft is the raft configuration's to say.
+// catch up. Who belongs to raft is the raft configuration's to say. So it is
+// with the mesh's peers, where a record may be behind as well: who they are is
+// the dispatcher's to say.
 func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
 	if p == nil {
 		return nil
@@ -66,6 +69,9 @@ func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
 	if alpn == ALPNGRPC || alpn == ALPNLocal || alpn == ALPNLock {
 		_, err := a.identifyNode(alpn, p)
 		return err
+	}
+	if alpn == ALPNPeer {
+		return a.checkMeshPeer(p)
 	}
 	if p.Role != profilepb.Role_ROLE_MANAGER || time.Now().After(p.Leaf.NotAfter) {
 		return status.Errorf(codes.PermissionDenied, "only managers with a valid certificate may use the protocol %s", alpn)
@@ -79,6 +85,23 @@ func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
 		return status.Error(codes.Unavailable, "the node records cannot be read now")
 	case n != nil && (n.GetDenied() || n.GetRole() != profilepb.Role_ROLE_MANAGER):
 		return status.Errorf(codes.Unauthenticated, "node %s was removed from the cluster or is no manager", p.NodeID)
+	}
+	return nil
+}
+
+func (a *Authorizer) checkMeshPeer(p *Peer) error {
+	if p.Role == profilepb.Role_ROLE_BOOT || time.Now().After(p.Leaf.NotAfter) {
+		return status.Errorf(codes.PermissionDenied, "only nodes with a valid certificate may use the protocol %s", ALPNPeer)
+	}
+	if a.cfg.Directory == nil {
+		return nil
+	}
+	n, err := a.cfg.Directory.Node(p.NodeID)
+	switch {
+	case err != nil:
+		return status.Error(codes.Unavailable, "the node records cannot be read now")
+	case n.GetDenied():
+		return status.Errorf(codes.Unauthenticated, "node %s was removed from the cluster", p.NodeID)
 	}
 	return nil
 }

@@ -1,11 +1,6 @@
 package port
 
-import (
-	"net"
-	"sync"
-
-	"github.com/redoubt-cluster/redoubt/pki"
-)
+import "sync"
 
 // counts are the bounded resources. Each take is followed by one give.
 type counts struct {
@@ -72,12 +67,4 @@ func (c *counts) bounds(cl class) (total, each int) {
 		return 0, l.SplicesPerSource
 	}
 	return 0, l.PerNode
-}
-
-// sourceKey is what counts together.
-func sourceKey(a net.Addr) string {
-	if ip, ok := pki.SourceOf(a); ok {
-		return pki.SourceKey(ip)
-	}
-	return a.String()
 }

@@ -74,9 +74,7 @@ func TestTenThousandHalfOpen(t *testing.T) {
 		}
 	}
 	took := time.Since(start) / 6
-	h.quiet.mu.Lock()
-	open := h.quiet.n
-	h.quiet.mu.Unlock()
+	open := h.quiet.Len()
 	grown := int64(heap()) - int64(before)
 	t.Logf("%d half-open connections: %d kept, %d KiB, others are served in %v", many, open, grown>>10, took.Round(time.Millisecond))
 	if open > defaults.HalfOpen || took > 2*time.Second || grown > 64<<20 {
@@ -117,9 +115,7 @@ func TestLyingFollower(t *testing.T) {
 	}
 	// The follower's 4 and the honest one; whoever was put out goes in its own time.
 	eventually(t, func() bool {
-		h.anonymous.mu.Lock()
-		defer h.anonymous.mu.Unlock()
-		return h.anonymous.n == 4+1
+		return h.anonymous.Len() == 4+1
 	})
 	if _, err := honest.Write([]byte("ping")); err != nil {
 		t.Fatal(err)
@@ -160,9 +156,7 @@ func TestStrangersArePaced(t *testing.T) {
 	}
 	// At a follower each costs a connection to the leader: its own pace comes first.
 	count(follower.addr, 60)
-	lead.handshakes.mu.Lock()
-	left := time.Until(lead.handshakes.full["127.0.0.1/32"])
-	lead.handshakes.mu.Unlock()
+	left := lead.handshakes.Owed()["127.0.0.1/32"]
 	if carried := int(left / (time.Second / time.Duration(defaults.HandshakeRate))); carried > 2*30+20 {
 		t.Errorf("the follower carried about %d handshakes of 60", carried)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/internal/strangers"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
@@ -51,8 +52,8 @@ func (p *Port) handle(in *incoming) {
 func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
-	source := sourceKey(in.RemoteAddr())
-	giveQuiet := p.quiet.take(source, cancel)
+	source := strangers.Key(in.RemoteAddr())
+	giveQuiet := p.quiet.Take(source, cancel)
 	defer giveQuiet()
 	deadline := time.Now().Add(p.cfg.Limits.Handshake)
 	if err := in.SetDeadline(deadline); err != nil {
@@ -62,7 +63,7 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	// room, must still end it.
 	stop := afterDone(ctx, in.Conn)
 	defer stop()
-	offered, read, err := peekHello(in.Conn)
+	offered, read, err := strangers.Peek(in.Conn)
 	if err != nil {
 		return false, err
 	}
@@ -79,12 +80,12 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 		// own word must not wait behind them, nor make room for them.
 		lane += " raft"
 	}
-	giveHalf := p.half.take(lane, cancel)
+	giveHalf := p.half.Take(lane, cancel)
 	defer giveHalf()
 	giveQuiet()
 	if in.via != nil {
 		// The follower says which source it is, so it is measured itself, too.
-		giveCarried := p.carriedHalf.take(in.via.NodeID, cancel)
+		giveCarried := p.carriedHalf.Take(in.via.NodeID, cancel)
 		defer giveCarried()
 	}
 	if len(offered) != 1 {
@@ -94,10 +95,10 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	// for a turn does not read, so it would not notice that its time is over.
 	ctx, done := context.WithDeadline(ctx, deadline)
 	defer done()
-	if err := p.handshakes.wait(ctx, lane); err != nil {
+	if err := p.handshakes.Wait(ctx, lane); err != nil {
 		return false, err
 	}
-	in.Conn = &replayed{Conn: in.Conn, prefix: read}
+	in.Conn = &strangers.Replayed{Conn: in.Conn, Prefix: read}
 	alpn, m := offered[0], p.currentMode()
 	switch {
 	case m.creds == nil:
@@ -152,7 +153,7 @@ func (p *Port) dispatchSpliced(ctx context.Context, in *incoming, m mode, giveHa
 		return false, err
 	}
 	giveHalf() // from here on it counts as the caller's
-	inner := &incoming{Conn: &replayed{Conn: outer, remote: source}, raw: in.raw, give: in.give, via: peer}
+	inner := &incoming{Conn: &strangers.Replayed{Conn: outer, Remote: source}, raw: in.raw, give: in.give, via: peer}
 	kept, err := p.dispatch(inner)
 	return kept, err
 }
@@ -160,20 +161,20 @@ func (p *Port) dispatchSpliced(ctx context.Context, in *incoming, m mode, giveHa
 // handshake completes a server's handshake and returns the admitted peer. Raft
 // waits for nobody's turn: it is what everybody else depends on.
 func (p *Port) handshake(ctx context.Context, in *incoming, alpn string, creds *pki.Credentials) (*tls.Conn, *authz.Peer, error) {
-	below := &turned{Conn: in.Conn, ctx: ctx}
-	if alpn != pki.ALPNRaft {
-		queue := queueNew
-		if in.via != nil { // the follower's own handshake is done
-			queue = queueBegun
-		}
-		below.turns = p.turns
-		if err := below.begin(queue); err != nil {
-			return nil, nil, err
-		}
+	turns, queue := p.turns, strangers.New
+	if in.via != nil { // the follower's own handshake is done
+		queue = strangers.Begun
+	}
+	if alpn == pki.ALPNRaft {
+		turns = nil
+	}
+	below := strangers.NewTurned(ctx, in.Conn, turns)
+	if err := below.Begin(queue); err != nil {
+		return nil, nil, err
 	}
 	conn := tls.Server(below, creds.ServerConfig(alpn))
 	err := conn.HandshakeContext(ctx)
-	below.end()
+	below.End()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -193,7 +194,7 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 	told := false
 	if m.creds != nil {
 		if err := p.cfg.Admit(alpn, peer); err != nil {
-			p.refusals.Warn(sourceKey(in.RemoteAddr()), "refused a node", "address", in.RemoteAddr().String(), "protocol", alpn, "reason", err)
+			p.refusals.Warn(strangers.Key(in.RemoteAddr()), "refused a node", "address", in.RemoteAddr().String(), "protocol", alpn, "reason", err)
 			// A node that was removed should hear it. It gets as far as a
 			// caller without a certificate, and each call is refused again.
 			if told = alpn == pki.ALPNGRPC && authz.RefusalOf(err) != nil; !told {
@@ -203,7 +204,7 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 	}
 	if peer == nil {
 		if err := p.paceStranger(ctx, in); err != nil {
-			p.refusals.Warn(sourceKey(in.RemoteAddr()), "refused a caller without a certificate", "reason", err)
+			p.refusals.Warn(strangers.Key(in.RemoteAddr()), "refused a caller without a certificate", "reason", err)
 			return false, err
 		}
 	}
@@ -254,10 +255,10 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 // paceStranger waits until a caller without a certificate may go on. A follower
 // that carries some is measured as a source of its own.
 func (p *Port) paceStranger(ctx context.Context, in *incoming) error {
-	if err := p.strangers.wait(ctx, sourceKey(in.RemoteAddr())); err != nil || in.via == nil {
+	if err := p.strangers.Wait(ctx, strangers.Key(in.RemoteAddr())); err != nil || in.via == nil {
 		return err
 	}
-	return p.strangers.wait(ctx, "node "+in.via.NodeID)
+	return p.strangers.Wait(ctx, "node "+in.via.NodeID)
 }
 
 // refusedMeanwhile closes the gap between the first Admit and track, in which a
@@ -272,13 +273,13 @@ func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer, told bool)
 	raw := in.raw
 	switch {
 	case told:
-		return p.told.take(peer.NodeID, func() { raw.Close() }), nil
+		return p.told.Take(peer.NodeID, func() { raw.Close() }), nil
 	case peer == nil:
-		give := p.anonymous.take(sourceKey(in.RemoteAddr()), func() { raw.Close() })
+		give := p.anonymous.Take(strangers.Key(in.RemoteAddr()), func() { raw.Close() })
 		if in.via == nil {
 			return give, nil
 		}
-		giveCarried := p.carriedAnonymous.take(in.via.NodeID, func() { raw.Close() })
+		giveCarried := p.carriedAnonymous.Take(in.via.NodeID, func() { raw.Close() })
 		return func() { give(); giveCarried() }, nil
 	}
 	key := ""

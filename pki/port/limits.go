@@ -69,10 +69,6 @@ var defaults = Limits{
 }
 
 const (
-	// maxHello bounds the bytes read until the ClientHello is complete. Ours
-	// is below 2 KiB.
-	maxHello = 16 << 10
-
 	// maxSourceHeader bounds the source address before a spliced connection.
 	maxSourceHeader = 64
 

@@ -85,17 +85,9 @@ func (h *host) inUse(c class) int {
 }
 
 func (h *host) strangers() int {
-	h.anonymous.mu.Lock()
-	defer h.anonymous.mu.Unlock()
-	return h.anonymous.n
+	return h.anonymous.Len()
 }
 
 func (h *host) halfOpen() int {
-	n := 0
-	for _, x := range []*crowd{h.quiet, h.half} {
-		x.mu.Lock()
-		n += x.n
-		x.mu.Unlock()
-	}
-	return n
+	return h.quiet.Len() + h.half.Len()
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/quietlog"
+	"github.com/redoubt-cluster/redoubt/internal/strangers"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
@@ -46,16 +47,16 @@ type Config struct {
 type Port struct {
 	cfg       Config
 	counts    *counts
-	quiet     *crowd // their ClientHello did not come yet
-	half      *crowd // their handshake is under way
-	anonymous *crowd // they have no certificate
-	told      *crowd // they are refused and told why
+	quiet     *strangers.Crowd // their ClientHello did not come yet
+	half      *strangers.Crowd // their handshake is under way
+	anonymous *strangers.Crowd // they have no certificate
+	told      *strangers.Crowd // they are refused and told why
 	// By the follower that carried them here:
-	carriedHalf, carriedAnonymous *crowd
+	carriedHalf, carriedAnonymous *strangers.Crowd
 	// By source:
-	handshakes, strangers *pace
-	turns                 *turns
-	carrying              *turns // of connections being made to the leader
+	handshakes, strangers *strangers.Pace
+	turns                 *strangers.Turns
+	carrying              *strangers.Turns // of connections being made to the leader
 	refusals              *quietlog.Log
 	ctx                   context.Context // of Serve: ends dials and splices
 	wg                    sync.WaitGroup  // connections being handled
@@ -93,13 +94,13 @@ func New(c Config) (*Port, error) {
 	l := c.Limits
 	return &Port{
 		cfg: c, counts: newCounts(l),
-		quiet: newCrowd(l.HalfOpen, l.HalfOpenPerSource), half: newCrowd(l.HalfOpen, l.HalfOpenPerSource),
-		anonymous: newCrowd(l.Anonymous, l.AnonymousPerSource), told: newCrowd(l.Told, l.ToldPerNode),
-		carriedHalf: newCrowd(l.HalfOpen, l.CarriedHalfOpen), carriedAnonymous: newCrowd(l.Anonymous, l.CarriedAnonymous),
-		handshakes: newPace(l.HandshakeBurst, time.Second/time.Duration(l.HandshakeRate), handshakePatience, maxPaced),
-		strangers:  newPace(l.AnonymousBurst, time.Second/time.Duration(l.AnonymousRate), anonymousPatience, maxPaced),
-		turns:      newTurns(runtime.GOMAXPROCS(0)),
-		carrying:   newTurns(maxCarrying),
+		quiet: strangers.NewCrowd(l.HalfOpen, l.HalfOpenPerSource), half: strangers.NewCrowd(l.HalfOpen, l.HalfOpenPerSource),
+		anonymous: strangers.NewCrowd(l.Anonymous, l.AnonymousPerSource), told: strangers.NewCrowd(l.Told, l.ToldPerNode),
+		carriedHalf: strangers.NewCrowd(l.HalfOpen, l.CarriedHalfOpen), carriedAnonymous: strangers.NewCrowd(l.Anonymous, l.CarriedAnonymous),
+		handshakes: strangers.NewPace(l.HandshakeBurst, time.Second/time.Duration(l.HandshakeRate), handshakePatience, maxPaced),
+		strangers:  strangers.NewPace(l.AnonymousBurst, time.Second/time.Duration(l.AnonymousRate), anonymousPatience, maxPaced),
+		turns:      strangers.NewTurns(runtime.GOMAXPROCS(0)),
+		carrying:   strangers.NewTurns(maxCarrying),
 		refusals:   quietlog.New(c.Logger),
 		listeners:  map[string]*listener{}, open: map[tracked]struct{}{},
 	}, nil

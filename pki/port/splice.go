@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/strangers"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
@@ -17,7 +18,7 @@ import (
 // leader and back until either side ends. The caller's handshake is with the
 // leader; this manager sees ciphertext.
 func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello []byte, giveHalf func()) error {
-	give, ok := p.counts.take(classSplice, sourceKey(in.RemoteAddr()))
+	give, ok := p.counts.take(classSplice, strangers.Key(in.RemoteAddr()))
 	if !ok {
 		return errTooMany
 	}
@@ -50,7 +51,7 @@ func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello
 		return err
 	}
 	// The hello is sent already: read on from the connection below it.
-	in.Conn.(*replayed).prefix = nil
+	in.Conn.(*strangers.Replayed).Prefix = nil
 	s.run()
 	return nil
 }
@@ -59,10 +60,10 @@ func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello
 // newest of one address that are half-open, so that hundreds at once, as after a
 // change of leader, would push each other out and none come through.
 func (p *Port) dialLeader(ctx context.Context, m mode, l Leader) (*tls.Conn, error) {
-	if err := p.carrying.take(ctx, queueNew); err != nil {
+	if err := p.carrying.Take(ctx, strangers.New); err != nil {
 		return nil, err
 	}
-	defer p.carrying.give()
+	defer p.carrying.Give()
 	return pki.DialTLS(ctx, l.Address, m.creds.ClientConfig(pki.ALPNLeader, l.NodeID))
 }
 
@@ -85,7 +86,7 @@ func (s *spliced) run() {
 // what is still under way.
 func (s *spliced) copy(dst, src net.Conn) {
 	io.Copy(dst, src) // an error ends the direction just as EOF does
-	if r, ok := dst.(*replayed); ok {
+	if r, ok := dst.(*strangers.Replayed); ok {
 		dst = r.Conn
 	}
 	if h, ok := dst.(interface{ CloseWrite() error }); ok {

@@ -66,9 +66,7 @@ func TestTold(t *testing.T) {
 		accepted(t, got)
 		conns = append(conns, c)
 	}
-	lead.told.mu.Lock()
-	n := lead.told.n
-	lead.told.mu.Unlock()
+	n := lead.told.Len()
 	if n > defaults.ToldPerNode {
 		t.Errorf("%d of %d connections of one removed node are there", n, len(conns))
 	}

@@ -1,18 +1,18 @@
-package port
+package strangers
 
 import (
 	"container/list"
 	"sync"
 )
 
-// crowd holds connections of strangers, at one stage: those that said nothing
+// Crowd holds connections of strangers, at one stage: those that said nothing
 // yet, those that shake hands, those without a certificate. Where a bound is
 // reached, a newcomer takes the place of the oldest one of its own source, or of
 // the source that has most. What an honest caller does takes a moment, so one
 // that was overtaken by so many others is not missed; refusing newcomers would
 // let whoever opens connections and waits shut out all who share its address,
 // such as the node that a hostile container runs on.
-type crowd struct {
+type Crowd struct {
 	total, each int
 
 	mu       sync.Mutex
@@ -20,13 +20,14 @@ type crowd struct {
 	bySource map[string]*list.List // of func(), oldest first
 }
 
-func newCrowd(total, each int) *crowd {
-	return &crowd{total: total, each: each, bySource: map[string]*list.List{}}
+// NewCrowd returns a crowd of at most total, and each of one source.
+func NewCrowd(total, each int) *Crowd {
+	return &Crowd{total: total, each: each, bySource: map[string]*list.List{}}
 }
 
-// take counts one more. evict is called, at most once and without a lock, when
+// Take counts one more. evict is called, at most once and without a lock, when
 // it has to make room; give returns its place.
-func (c *crowd) take(source string, evict func()) (give func()) {
+func (c *Crowd) Take(source string, evict func()) (give func()) {
 	c.mu.Lock()
 	victim := c.makeRoom(source)
 	mine := c.bySource[source]
@@ -47,7 +48,14 @@ func (c *crowd) take(source string, evict func()) (give func()) {
 	})
 }
 
-func (c *crowd) makeRoom(source string) (victim func()) {
+// Len is how many are counted.
+func (c *Crowd) Len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
+}
+
+func (c *Crowd) makeRoom(source string) (victim func()) {
 	crowded := source
 	switch own := c.bySource[source]; {
 	case own != nil && own.Len() >= c.each:
@@ -68,7 +76,7 @@ func (c *crowd) makeRoom(source string) (victim func()) {
 }
 
 // remove forgets e, which eviction may have done already.
-func (c *crowd) remove(source string, l *list.List, e *list.Element) {
+func (c *Crowd) remove(source string, l *list.List, e *list.Element) {
 	before := l.Len()
 	l.Remove(e)
 	c.n -= before - l.Len()

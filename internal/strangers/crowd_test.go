@@ -1,4 +1,4 @@
-package port
+package strangers
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 func TestCrowdModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const total, each = 6, 3
-		h := newCrowd(total, each)
+		h := NewCrowd(total, each)
 		type place struct {
 			source  string
 			give    func()
@@ -37,7 +37,7 @@ func TestCrowdModel(t *testing.T) {
 			}
 			p := &place{source: fmt.Sprint(rapid.IntRange(0, 7).Draw(t, "source"))}
 			full, own := count("") == total, count(p.source) == each
-			p.give = h.take(p.source, func() { p.evicted = true })
+			p.give = h.Take(p.source, func() { p.evicted = true })
 			var gone *place
 			for i, q := range here {
 				if q.evicted {

@@ -1,4 +1,4 @@
-package port
+package strangers
 
 import (
 	"crypto/tls"
@@ -8,15 +8,19 @@ import (
 	"slices"
 )
 
+// maxHello bounds the bytes read until the ClientHello is complete. Ours is below
+// 2 KiB.
+const maxHello = 16 << 10
+
 var (
 	errPeeked   = errors.New("peeked")
 	errBigHello = fmt.Errorf("the ClientHello is larger than %d bytes", maxHello)
 )
 
-// peekHello reads until the ClientHello is complete and returns the protocols
+// Peek reads until the ClientHello is complete and returns the protocols
 // it offers and every byte that was read. Nothing is sent. The parsing is
 // crypto/tls's own, stopped before it would answer.
-func peekHello(conn net.Conn) (offered []string, read []byte, err error) {
+func Peek(conn net.Conn) (offered []string, read []byte, err error) {
 	rec := &recorder{Conn: conn}
 	probe := tls.Server(rec, &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -50,28 +54,28 @@ func (r *recorder) Read(b []byte) (int, error) {
 
 func (r *recorder) Write(b []byte) (int, error) { return len(b), nil }
 
-// replayed reads what was peeked first. Its address may be another's: that of
+// Replayed reads what was peeked first. Its address may be another's: that of
 // the caller behind a splice.
-type replayed struct {
+type Replayed struct {
 	net.Conn
-	prefix []byte   // read by the one goroutine that reads the connection
-	remote net.Addr // nil: the connection's own
+	Prefix []byte   // read by the one goroutine that reads the connection
+	Remote net.Addr // nil: the connection's own
 }
 
-func (r *replayed) Read(b []byte) (int, error) {
-	if len(r.prefix) > 0 {
-		n := copy(b, r.prefix)
-		if r.prefix = r.prefix[n:]; len(r.prefix) == 0 {
-			r.prefix = nil // some KiB, for as long as a session lasts
+func (r *Replayed) Read(b []byte) (int, error) {
+	if len(r.Prefix) > 0 {
+		n := copy(b, r.Prefix)
+		if r.Prefix = r.Prefix[n:]; len(r.Prefix) == 0 {
+			r.Prefix = nil // some KiB, for as long as a session lasts
 		}
 		return n, nil
 	}
 	return r.Conn.Read(b)
 }
 
-func (r *replayed) RemoteAddr() net.Addr {
-	if r.remote != nil {
-		return r.remote
+func (r *Replayed) RemoteAddr() net.Addr {
+	if r.Remote != nil {
+		return r.Remote
 	}
 	return r.Conn.RemoteAddr()
 }

@@ -1,4 +1,4 @@
-package port
+package strangers
 
 import (
 	"errors"
@@ -12,10 +12,10 @@ import (
 // sources that is full still lets a newcomer in at the shared rate.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(5, 100*time.Millisecond, time.Second, 4)
+		p := NewPace(5, 100*time.Millisecond, time.Second, 4)
 		start := time.Now()
 		for range 5 {
-			if err := p.wait(t.Context(), "a"); err != nil {
+			if err := p.Wait(t.Context(), "a"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -27,10 +27,10 @@ func TestPace(t *testing.T) {
 				t.Errorf("number %d waits %v, %t", i, d, ok)
 			}
 		}
-		if err := p.wait(t.Context(), "a"); !errors.Is(err, errPaced) {
+		if err := p.Wait(t.Context(), "a"); !errors.Is(err, ErrPaced) {
 			t.Errorf("past its patience: %v", err)
 		}
-		if err := p.wait(t.Context(), "b"); err != nil || time.Since(start) != 0 {
+		if err := p.Wait(t.Context(), "b"); err != nil || time.Since(start) != 0 {
 			t.Errorf("another source waits: %v", err)
 		}
 		time.Sleep(1500 * time.Millisecond) // of the bubble's clock

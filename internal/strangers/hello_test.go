@@ -1,4 +1,4 @@
-package port
+package strangers
 
 import (
 	"bytes"
@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/redoubt-cluster/redoubt/pki"
 )
 
 func hello(t testing.TB, protos ...string) []byte {
@@ -23,9 +21,7 @@ func hello(t testing.TB, protos ...string) []byte {
 		done <- b[:n]
 		server.Close()
 	}()
-	cfg := anonymous(protos...)
-	cfg.MinVersion = tls.VersionTLS13
-	tls.Client(client, cfg).Handshake()
+	tls.Client(client, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protos, InsecureSkipVerify: true}).Handshake()
 	return <-done
 }
 
@@ -45,14 +41,14 @@ func (c memConn) SetWriteDeadline(time.Time) error { return nil }
 func (c memConn) Close() error                     { return nil }
 
 func FuzzPeekHello(f *testing.F) {
-	h := hello(f, pki.ALPNGRPC)
+	h := hello(f, "h2")
 	f.Add(h)
 	f.Add(h[:len(h)/2])
 	f.Add(append(slices.Clone(h), "more"...))
-	f.Add(hello(f, pki.ALPNRaft, "h2"))
+	f.Add(hello(f, "redoubt-raft/1", "h2"))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		offered, read, err := peekHello(memConn{r: bytes.NewReader(b), t: t})
+		offered, read, err := Peek(memConn{r: bytes.NewReader(b), t: t})
 		if err != nil {
 			return
 		}
@@ -68,15 +64,15 @@ func FuzzPeekHello(f *testing.F) {
 }
 
 func TestPeekHello(t *testing.T) {
-	h := hello(t, pki.ALPNLock)
-	offered, read, err := peekHello(memConn{r: bytes.NewReader(h), t: t})
-	if err != nil || len(offered) != 1 || offered[0] != pki.ALPNLock || !bytes.Equal(read, h) {
+	h := hello(t, "redoubt-lock/1")
+	offered, read, err := Peek(memConn{r: bytes.NewReader(h), t: t})
+	if err != nil || len(offered) != 1 || offered[0] != "redoubt-lock/1" || !bytes.Equal(read, h) {
 		t.Errorf("%q, %d of %d bytes, %v", offered, len(read), len(h), err)
 	}
 	// A record that announces more than the bound, and plain HTTP.
 	big := append([]byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0}, make([]byte, 2*maxHello)...)
 	for _, b := range [][]byte{big, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), {}, h[:40]} {
-		if _, _, err := peekHello(memConn{r: bytes.NewReader(b), t: t}); err == nil {
+		if _, _, err := Peek(memConn{r: bytes.NewReader(b), t: t}); err == nil {
 			t.Errorf("peeked at %.20q", b)
 		}
 	}
