@@ -117,7 +117,7 @@ func cleanStatus(s *schedulerpb.TaskStatus, now time.Time) (*schedulerpb.TaskSta
 		State: s.State, At: s.At,
 		Message: cleanText(s.Message), Error: cleanText(s.Error),
 		ExitCode: s.ExitCode, OomKilled: s.OomKilled,
-		ContainerId: s.ContainerId, Address: s.Address,
+		ContainerId: s.ContainerId, Address: s.Address, Unhealthy: s.Unhealthy,
 	}
 	if c.At <= 0 || c.At > now.Add(maxClockAhead).UnixNano() {
 		c.At = now.UnixNano()

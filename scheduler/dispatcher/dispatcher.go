@@ -5,7 +5,8 @@
 // One node has one session; a newer one replaces the older. Who the node is
 // comes from its certificate alone. In a session the node first hears the
 // complete set of its tasks, then changes, numbered without a gap; it learns
-// of no other node's tasks. Its reports are accepted for its own tasks only,
+// of no other node's tasks, but for where those are with which it shares a network
+// (package netview). Its reports are accepted for its own tasks only,
 // never backwards, and become transactions in batches: a heartbeat or a status
 // that says nothing new never reaches the replicated log.
 //
@@ -38,10 +39,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/netview"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"golang.org/x/sync/errgroup"
@@ -72,6 +75,8 @@ type Dispatcher struct {
 	writer *writer
 	// complete holds a place for each session that makes a complete set.
 	complete chan struct{}
+	// networks is what nodes are told of networks, kept by route.
+	networks atomic.Pointer[netview.Index]
 
 	sessions sync.WaitGroup // handlers and their readers
 
@@ -124,18 +129,24 @@ var (
 // Run accepts sessions and keeps nodes' states until ctx ends; it returns when
 // every session has ended. It is for the leader, and one Run at a time.
 func (d *Dispatcher) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	if err := d.begin(ctx); err != nil {
+	w, err := d.watch() // before there are sessions, which look at it
+	if err != nil {
 		return err
 	}
-	g.Go(func() error { return d.route(ctx) })
+	g, ctx := errgroup.WithContext(ctx)
+	if err := d.begin(ctx); err != nil {
+		w.Close()
+		return err
+	}
+	g.Go(func() error { return d.route(ctx, w) })
 	g.Go(func() error { return d.expire(ctx) })
 	g.Go(func() error { return d.writer.run(ctx) })
-	err := g.Wait()
+	err = g.Wait()
 	d.mu.Lock()
 	d.term = nil // no session is added from here on
 	d.mu.Unlock()
 	d.sessions.Wait() // ctx ended them
+	d.networks.Store(nil)
 	return err
 }
 

@@ -29,6 +29,10 @@ const (
 	// newest can be read and the number of its tasks stays bounded.
 	maxEnded = 1000
 
+	// withdrawal is how long a task that serves on networks goes on when it is to
+	// stop. Each node is told at once, and is to have done it in half of that.
+	withdrawal = time.Second
+
 	// Statuses: what one message may carry, and how they become transactions.
 	maxBatchReports = 1024
 	flushDelay      = 20 * time.Millisecond

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/netview"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"google.golang.org/protobuf/proto"
@@ -100,7 +101,10 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 	}
 	a := &schedulerpb.Assignment{
 		TaskId: t.Id, ServiceId: t.ServiceId, Slot: t.Slot,
-		Desired: now.desired, Observed: store.State(t), KillAt: now.killAt,
+		Desired: now.desired, Observed: store.State(t), KillAt: now.killAt, Attachments: t.Attachments,
+	}
+	if now.desired > store.Running && store.State(t) == store.Running && len(t.Attachments) > 0 {
+		a.WithdrawNs = int64(withdrawal)
 	}
 	// What ended is not to be begun again by a node that forgot it.
 	if !store.Live(t) {
@@ -165,20 +169,30 @@ func (p *plan) split(update []*schedulerpb.Assignment, remove []string) []*sched
 	return out
 }
 
-// route passes every change in the store to the sessions it concerns.
-func (d *Dispatcher) route(ctx context.Context) error {
+// route passes every change in the store to the sessions it concerns. It goes on
+// from w.
+func (d *Dispatcher) route(ctx context.Context, w *raftstore.Watch) error {
 	for {
-		w, err := d.config.Store.Watch(func(*raftstore.ReadTx) error { return nil }, store.Tasks, store.Nodes)
-		if err != nil {
-			return err
-		}
 		d.lookAll()
-		err = d.follow(ctx, w)
+		err := d.follow(ctx, w)
 		w.Close()
 		if !errors.Is(err, raftstore.ErrLagged) {
 			return err
 		}
+		if w, err = d.watch(); err != nil {
+			return err
+		}
 	}
+}
+
+// watch begins with a new index of networks.
+func (d *Dispatcher) watch() (*raftstore.Watch, error) {
+	var ix *netview.Index
+	w, err := d.config.Store.Watch(func(r *raftstore.ReadTx) error { ix = netview.Load(r); return nil }, netview.Tables()...)
+	if err == nil {
+		d.networks.Store(ix)
+	}
+	return w, err
 }
 
 func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
@@ -187,6 +201,9 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 		if err != nil {
 			return err
 		}
+		// First the networks: a session that has a task to stop then finds that it
+		// serves no more.
+		views := d.networks.Load().Observe(events)
 		tasks := map[string][]string{}
 		var gone, deadlines []string
 		for _, e := range events {
@@ -205,6 +222,11 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 		for node, ids := range tasks {
 			if m := d.members[node]; m != nil && m.session != nil {
 				m.session.look(ids...)
+			}
+		}
+		for _, id := range views {
+			if m := d.members[id]; m != nil && m.session != nil {
+				m.session.lookNetworks()
 			}
 		}
 		for _, id := range deadlines {

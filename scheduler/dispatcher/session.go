@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/netview"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -42,8 +43,11 @@ type session struct {
 	acked    int64               // Heartbeat.sent of the last
 	all      bool                // look at every task
 	dirty    map[string]struct{} // tasks to look at
+	views    bool                // look at networks
 
-	plan plan // write's
+	plan     plan            // write's
+	networks *netview.Cursor // write's
+	left     int             // write's: networks that were left out
 
 	quota struct{ messages, chunks, reports, repeats, logs, hellos, refusals bucket } // read's
 }
@@ -52,10 +56,12 @@ func newSession(d *Dispatcher, stream sessionStream, node, address string) *sess
 	now := time.Now()
 	s := &session{
 		d: d, stream: stream, node: node, address: address, since: now,
-		hello: make(chan struct{}),
-		kick:  make(chan struct{}, 1),
-		all:   true,
-		plan:  plan{node: node, sent: map[string]told{}},
+		hello:    make(chan struct{}),
+		kick:     make(chan struct{}, 1),
+		all:      true,
+		views:    true,
+		networks: netview.NewCursor(node),
+		plan:     plan{node: node, sent: map[string]told{}},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(stream.Context())
 	s.quota.messages = newBucket(messageRate, messageBurst, now)
@@ -116,8 +122,8 @@ func (s *session) why() error {
 // flush sends what is waiting.
 func (s *session) flush() error {
 	s.mu.Lock()
-	messages, ack, acked, all, dirty := s.messages, s.ack, s.acked, s.all, s.dirty
-	s.messages, s.ack, s.all, s.dirty = nil, false, false, nil
+	messages, ack, acked, all, dirty, views := s.messages, s.ack, s.acked, s.all, s.dirty, s.views
+	s.messages, s.ack, s.all, s.dirty, s.views = nil, false, false, nil, false
 	s.mu.Unlock()
 	if ack {
 		// Anything at all tells the node that somebody listens.
@@ -130,7 +136,7 @@ func (s *session) flush() error {
 			return err
 		}
 	}
-	if !all && len(dirty) == 0 {
+	if !all && len(dirty) == 0 && !views {
 		return nil
 	}
 	if all {
@@ -143,11 +149,18 @@ func (s *session) flush() error {
 		}
 	}
 	sets, err := s.plan.next(s.d.config.Store, s.d.config.Logger, all, dirty)
+	// Looked at later than the tasks, and said earlier.
+	networks := s.nextNetworks()
 	if all {
 		<-s.d.complete
 	}
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
+	}
+	for _, m := range networks {
+		if err := s.stream.Send(&schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Networks{Networks: m}}); err != nil {
+			return err
+		}
 	}
 	for _, a := range sets {
 		if err := s.stream.Send(&schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Assignments{Assignments: a}}); err != nil {
@@ -155,6 +168,28 @@ func (s *session) flush() error {
 		}
 	}
 	return nil
+}
+
+// nextNetworks is what changed of networks.
+func (s *session) nextNetworks() []*schedulerpb.NetworkSet {
+	ix := s.d.networks.Load()
+	if ix == nil {
+		return nil // the term is over
+	}
+	out := s.networks.Next(ix)
+	if n := s.networks.Left; n != s.left {
+		s.left = n
+		s.d.config.Logger.Error("a node is on more networks than it is told of, tasks there do not start: move tasks to other nodes", "node", s.node, "left_out", n)
+	}
+	return out
+}
+
+// lookNetworks says that something changed on the node's networks.
+func (s *session) lookNetworks() {
+	s.mu.Lock()
+	s.views = true
+	s.mu.Unlock()
+	s.wake()
 }
 
 // look marks tasks whose assignment may have changed; none: all of them.

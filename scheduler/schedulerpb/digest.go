@@ -15,7 +15,8 @@ const DigestSize = sha256.Size
 // AssignmentsDigest is the same for the same assignments in any order. A node
 // says with it what it holds, so that a manager that would say the same need
 // not. What the managers had on record is left out: it matters to a node that
-// begins, which holds nothing. Two versions may encode differently and then
+// begins, which holds nothing; so is how long a stop is held back, which a node
+// that holds the assignment knows already. Two versions may encode differently and then
 // disagree, which costs a complete set and nothing else.
 func AssignmentsDigest(set []*Assignment) ([]byte, error) {
 	set = slices.Clone(set)
@@ -25,7 +26,7 @@ func AssignmentsDigest(set []*Assignment) ([]byte, error) {
 	for _, a := range set {
 		plain := &Assignment{
 			TaskId: a.GetTaskId(), ServiceId: a.GetServiceId(), ServiceName: a.GetServiceName(), Slot: a.GetSlot(),
-			Desired: a.GetDesired(), Spec: a.GetSpec(), NotBefore: a.GetNotBefore(), KillAt: a.GetKillAt(),
+			Desired: a.GetDesired(), Spec: a.GetSpec(), NotBefore: a.GetNotBefore(), KillAt: a.GetKillAt(), Attachments: a.GetAttachments(),
 		}
 		var err error
 		if buf, err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(buf[:0], plain); err != nil {

@@ -702,7 +702,12 @@ type Assignment struct {
 	// While stopping: unix nanoseconds after which no grace is left. 0: none.
 	KillAt int64 `protobuf:"varint,9,opt,name=kill_at,json=killAt,proto3" json:"kill_at,omitempty"`
 	// Its addresses on networks; what those are is in the NetworkSet.
-	Attachments   []*taskpb.Attachment `protobuf:"bytes,10,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Attachments []*taskpb.Attachment `protobuf:"bytes,10,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// While stopping, of a task that names and virtual addresses led to: for so
+	// many nanoseconds after the node first heard that it is to stop, nothing is
+	// done to the container. Meanwhile every node leads away from it. kill_at ends
+	// it early.
+	WithdrawNs    int64 `protobuf:"varint,11,opt,name=withdraw_ns,json=withdrawNs,proto3" json:"withdraw_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -805,6 +810,13 @@ func (x *Assignment) GetAttachments() []*taskpb.Attachment {
 		return x.Attachments
 	}
 	return nil
+}
+
+func (x *Assignment) GetWithdrawNs() int64 {
+	if x != nil {
+		return x.WithdrawNs
+	}
+	return 0
 }
 
 type ManagerList struct {
@@ -1066,9 +1078,11 @@ func (x *Membership) GetPromote() bool {
 }
 
 // NetworkSet: what the node learns of networks. It is told of those that it has
-// a task on or is an entry of, and of no other. Complete sets replace all,
-// incremental ones follow each other without a gap in sequence, counted apart
-// from the assignments'.
+// a task on or is an entry of, and of no other. Complete sets replace all (and
+// may come again at any time), incremental ones follow each other without a gap
+// in sequence, counted apart from the assignments'. One that was sent before an
+// Assignments message holds for the tasks in it: a network is there before the
+// task that is on it, and a task serves no more before it is to stop.
 type NetworkSet struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Complete bool                   `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
@@ -1082,9 +1096,10 @@ type NetworkSet struct {
 	// The nodes it shares a network with: its WireGuard peers are these and no
 	// others.
 	Peers []*PeerView `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
-	// Ids of nodes that are no peer any more.
+	// Ids of nodes that are no peer any more, of which some may never have been.
 	RemovePeers []string `protobuf:"bytes,7,rep,name=remove_peers,json=removePeers,proto3" json:"remove_peers,omitempty"`
-	// The node itself; absent: as before.
+	// The node itself; absent: as before, and in a complete set: it is no part of
+	// the mesh.
 	Self          *PeerView `protobuf:"bytes,8,opt,name=self,proto3" json:"self,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1195,8 +1210,10 @@ type NetworkView struct {
 	// Tasks on it that may have a container, on this node and on others.
 	Endpoints []*EndpointView `protobuf:"bytes,11,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Ids of tasks that are gone from it; with changes only.
-	RemoveEndpoints []string              `protobuf:"bytes,12,rep,name=remove_endpoints,json=removeEndpoints,proto3" json:"remove_endpoints,omitempty"`
-	Services        []*NetworkServiceView `protobuf:"bytes,13,rep,name=services,proto3" json:"services,omitempty"`
+	RemoveEndpoints []string `protobuf:"bytes,12,rep,name=remove_endpoints,json=removeEndpoints,proto3" json:"remove_endpoints,omitempty"`
+	// Those that are to be on it, and those that have tasks on it yet: these have
+	// their name alone. A service that was removed is not among them.
+	Services []*NetworkServiceView `protobuf:"bytes,13,rep,name=services,proto3" json:"services,omitempty"`
 	// Ids of services that are gone from it; with changes only.
 	RemoveServices []string `protobuf:"bytes,14,rep,name=remove_services,json=removeServices,proto3" json:"remove_services,omitempty"`
 	// All rules of all policies of the network, also with changes, where those are
@@ -1369,7 +1386,8 @@ type EndpointView struct {
 	Slot uint32 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
 	// IPv4 first.
 	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	// It runs and is not asked to stop: names and virtual addresses lead to it.
+	// It runs, is healthy and not asked to stop: names and virtual addresses lead
+	// to it.
 	Serving       bool `protobuf:"varint,6,opt,name=serving,proto3" json:"serving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1707,7 +1725,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
 	"\x04more\x18\x05 \x01(\bR\x04more\x12\x1c\n" +
-	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\x99\x03\n" +
+	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xba\x03\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -1722,7 +1740,9 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\bobserved\x18\b \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\bobserved\x12\x17\n" +
 	"\akill_at\x18\t \x01(\x03R\x06killAt\x12=\n" +
 	"\vattachments\x18\n" +
-	" \x03(\v2\x1b.redoubt.task.v1.AttachmentR\vattachments\"+\n" +
+	" \x03(\v2\x1b.redoubt.task.v1.AttachmentR\vattachments\x12\x1f\n" +
+	"\vwithdraw_ns\x18\v \x01(\x03R\n" +
+	"withdrawNs\"+\n" +
 	"\vManagerList\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\"\xac\x01\n" +
 	"\x0fLogSubscription\x12\x0e\n" +

@@ -780,7 +780,9 @@ type TaskStatus struct {
 	OomKilled   bool   `protobuf:"varint,6,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
 	ContainerId string `protobuf:"bytes,7,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// Address on the node bridge.
-	Address       string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	// It runs and fails its healthcheck: nothing is led to it.
+	Unhealthy     bool `protobuf:"varint,9,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -869,6 +871,13 @@ func (x *TaskStatus) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *TaskStatus) GetUnhealthy() bool {
+	if x != nil {
+		return x.Unhealthy
+	}
+	return false
 }
 
 // Node is what the scheduler keeps of a member (its identity is pki's).
@@ -1242,7 +1251,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\vrestarts_at\x18\v \x03(\x03R\n" +
 	"restartsAt\x12\x18\n" +
 	"\asettled\x18\f \x01(\bR\asettled\x12C\n" +
-	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\"\xfc\x01\n" +
+	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\"\xa0\x02\n" +
 	"\n" +
 	"TaskStatus\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\x05state\x12\x0e\n" +
@@ -1253,7 +1262,8 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"oom_killed\x18\x06 \x01(\bR\toomKilled\x12!\n" +
 	"\fcontainer_id\x18\a \x01(\tR\vcontainerId\x12\x18\n" +
-	"\aaddress\x18\b \x01(\tR\aaddress\"\x95\x04\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\x12\"\n" +
+	"\tunhealthy\x18\t \x01(\bB\x04\xf0\xe5\x18\x03R\tunhealthy\"\x95\x04\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12F\n" +

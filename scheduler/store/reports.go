@@ -29,6 +29,7 @@ func cleanStatus(st *schedulerpb.TaskStatus) *schedulerpb.TaskStatus {
 		OomKilled:   st.GetOomKilled(),
 		ContainerId: cut(st.GetContainerId(), maxReportID),
 		Address:     cut(st.GetAddress(), maxReportAddress),
+		Unhealthy:   st.GetUnhealthy() && st.GetState() == Running,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
@@ -91,6 +92,10 @@ func AdvanceTask(tx *raftstore.Tx, nodeID, taskID string, st *schedulerpb.TaskSt
 	}
 	if nodeID == "" || old.GetNodeId() != nodeID {
 		return ErrNotYours
+	}
+	if st.GetUnhealthy() && tx.Level() < meshstore.Level {
+		st = proto.CloneOf(st)
+		st.Unhealthy = false // nothing leads to tasks yet
 	}
 	next, changed := Advance(old, st)
 	switch {
