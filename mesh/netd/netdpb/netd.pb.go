@@ -36,6 +36,8 @@ type Request struct {
 	//	*Request_FabricState
 	//	*Request_Overlay
 	//	*Request_OverlayState
+	//	*Request_Ingress
+	//	*Request_IngressState
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -150,6 +152,24 @@ func (x *Request) GetOverlayState() *OverlayStateRequest {
 	return nil
 }
 
+func (x *Request) GetIngress() *IngressRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Ingress); ok {
+			return x.Ingress
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetIngressState() *IngressStateRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_IngressState); ok {
+			return x.IngressState
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -186,6 +206,14 @@ type Request_OverlayState struct {
 	OverlayState *OverlayStateRequest `protobuf:"bytes,8,opt,name=overlay_state,json=overlayState,proto3,oneof"`
 }
 
+type Request_Ingress struct {
+	Ingress *IngressRequest `protobuf:"bytes,9,opt,name=ingress,proto3,oneof"`
+}
+
+type Request_IngressState struct {
+	IngressState *IngressStateRequest `protobuf:"bytes,10,opt,name=ingress_state,json=ingressState,proto3,oneof"`
+}
+
 func (*Request_Probe) isRequest_Verb() {}
 
 func (*Request_Apply) isRequest_Verb() {}
@@ -202,6 +230,10 @@ func (*Request_Overlay) isRequest_Verb() {}
 
 func (*Request_OverlayState) isRequest_Verb() {}
 
+func (*Request_Ingress) isRequest_Verb() {}
+
+func (*Request_IngressState) isRequest_Verb() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -215,6 +247,8 @@ type Response struct {
 	//	*Response_FabricState
 	//	*Response_Overlay
 	//	*Response_OverlayState
+	//	*Response_Ingress
+	//	*Response_IngressState
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -338,6 +372,24 @@ func (x *Response) GetOverlayState() *OverlayStateResponse {
 	return nil
 }
 
+func (x *Response) GetIngress() *IngressResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Ingress); ok {
+			return x.Ingress
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetIngressState() *IngressStateResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_IngressState); ok {
+			return x.IngressState
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -378,6 +430,14 @@ type Response_OverlayState struct {
 	OverlayState *OverlayStateResponse `protobuf:"bytes,9,opt,name=overlay_state,json=overlayState,proto3,oneof"`
 }
 
+type Response_Ingress struct {
+	Ingress *IngressResponse `protobuf:"bytes,10,opt,name=ingress,proto3,oneof"`
+}
+
+type Response_IngressState struct {
+	IngressState *IngressStateResponse `protobuf:"bytes,11,opt,name=ingress_state,json=ingressState,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Probe) isResponse_Result() {}
@@ -395,6 +455,10 @@ func (*Response_FabricState) isResponse_Result() {}
 func (*Response_Overlay) isResponse_Result() {}
 
 func (*Response_OverlayState) isResponse_Result() {}
+
+func (*Response_Ingress) isResponse_Result() {}
+
+func (*Response_IngressState) isResponse_Result() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2525,11 +2589,666 @@ func (x *OverlayNetworkState) GetDropped() map[string]uint64 {
 	return nil
 }
 
+// IngressRequest declares the node's part of the routing mesh: whole, or as a
+// difference to the declaration in force. Ports published on one node alone (mode
+// host) are in ApplyRequest. All of it is checked before anything is changed; what
+// the kernel refuses is an error of its port or task and of no other.
+type IngressRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Grows; an older generation is refused.
+	Generation uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// 0: this is the whole. Otherwise the generation in force; what is then absent
+	// of the fields up to entry is as before.
+	Base uint64 `protobuf:"varint,2,opt,name=base,proto3" json:"base,omitempty"`
+	// The node's own mesh address, without a prefix length. Empty: no mesh, tasks
+	// of this node alone are reached.
+	MeshAddress string `protobuf:"bytes,3,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
+	// CIDR: tasks' addresses are in its lower three quarters.
+	Subnet string `protobuf:"bytes,4,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	// File name below <run-dir>/netns of the namespace of all ingress networks.
+	Netns string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
+	// Whether this node answers on the published ports. Absent in a whole: no.
+	Entry *bool `protobuf:"varint,6,opt,name=entry,proto3,oneof" json:"entry,omitempty"`
+	// Mesh addresses of the other nodes that answer; added in a difference.
+	Entries        []string `protobuf:"bytes,7,rep,name=entries,proto3" json:"entries,omitempty"`
+	RemovedEntries []string `protobuf:"bytes,8,rep,name=removed_entries,json=removedEntries,proto3" json:"removed_entries,omitempty"`
+	// Each takes the place of what was declared under its id, unless it says
+	// changes.
+	Services []*IngressService `protobuf:"bytes,9,rep,name=services,proto3" json:"services,omitempty"`
+	// Ids; they go before the others are added.
+	Removed       []string `protobuf:"bytes,10,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressRequest) Reset() {
+	*x = IngressRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressRequest) ProtoMessage() {}
+
+func (x *IngressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressRequest.ProtoReflect.Descriptor instead.
+func (*IngressRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *IngressRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *IngressRequest) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *IngressRequest) GetMeshAddress() string {
+	if x != nil {
+		return x.MeshAddress
+	}
+	return ""
+}
+
+func (x *IngressRequest) GetSubnet() string {
+	if x != nil {
+		return x.Subnet
+	}
+	return ""
+}
+
+func (x *IngressRequest) GetNetns() string {
+	if x != nil {
+		return x.Netns
+	}
+	return ""
+}
+
+func (x *IngressRequest) GetEntry() bool {
+	if x != nil && x.Entry != nil {
+		return *x.Entry
+	}
+	return false
+}
+
+func (x *IngressRequest) GetEntries() []string {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *IngressRequest) GetRemovedEntries() []string {
+	if x != nil {
+		return x.RemovedEntries
+	}
+	return nil
+}
+
+func (x *IngressRequest) GetServices() []*IngressService {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *IngressRequest) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+type IngressService struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// This adds to, and takes from, what was declared of the service before; vni
+	// and ports are then as before.
+	Changes   bool               `protobuf:"varint,2,opt,name=changes,proto3" json:"changes,omitempty"`
+	Vni       uint32             `protobuf:"varint,3,opt,name=vni,proto3" json:"vni,omitempty"`
+	Ports     []*IngressPort     `protobuf:"bytes,4,rep,name=ports,proto3" json:"ports,omitempty"`
+	Endpoints []*IngressEndpoint `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Task ids; with changes only.
+	RemovedEndpoints []string `protobuf:"bytes,6,rep,name=removed_endpoints,json=removedEndpoints,proto3" json:"removed_endpoints,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *IngressService) Reset() {
+	*x = IngressService{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressService) ProtoMessage() {}
+
+func (x *IngressService) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressService.ProtoReflect.Descriptor instead.
+func (*IngressService) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *IngressService) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *IngressService) GetChanges() bool {
+	if x != nil {
+		return x.Changes
+	}
+	return false
+}
+
+func (x *IngressService) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *IngressService) GetPorts() []*IngressPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *IngressService) GetEndpoints() []*IngressEndpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *IngressService) GetRemovedEndpoints() []string {
+	if x != nil {
+		return x.RemovedEndpoints
+	}
+	return nil
+}
+
+type IngressPort struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Published uint32                 `protobuf:"varint,1,opt,name=published,proto3" json:"published,omitempty"`
+	Target    uint32                 `protobuf:"varint,2,opt,name=target,proto3" json:"target,omitempty"`
+	Udp       bool                   `protobuf:"varint,3,opt,name=udp,proto3" json:"udp,omitempty"`
+	// IPv4. Empty: every address of the node but that in the mesh.
+	HostIp string `protobuf:"bytes,4,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	// Tasks of the entry node are chosen while there are any.
+	PreferLocal   bool `protobuf:"varint,5,opt,name=prefer_local,json=preferLocal,proto3" json:"prefer_local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressPort) Reset() {
+	*x = IngressPort{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressPort) ProtoMessage() {}
+
+func (x *IngressPort) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressPort.ProtoReflect.Descriptor instead.
+func (*IngressPort) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *IngressPort) GetPublished() uint32 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
+}
+
+func (x *IngressPort) GetTarget() uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+func (x *IngressPort) GetUdp() bool {
+	if x != nil {
+		return x.Udp
+	}
+	return false
+}
+
+func (x *IngressPort) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
+}
+
+func (x *IngressPort) GetPreferLocal() bool {
+	if x != nil {
+		return x.PreferLocal
+	}
+	return false
+}
+
+type IngressEndpoint struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// IPv4, in the subnet.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Mesh address of its node; empty: it is a task of this node.
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// New flows are led to it.
+	Serving bool `protobuf:"varint,4,opt,name=serving,proto3" json:"serving,omitempty"`
+	// Of this node: file name below <run-dir>/netns of its sandbox.
+	Netns         string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressEndpoint) Reset() {
+	*x = IngressEndpoint{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressEndpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressEndpoint) ProtoMessage() {}
+
+func (x *IngressEndpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressEndpoint.ProtoReflect.Descriptor instead.
+func (*IngressEndpoint) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *IngressEndpoint) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *IngressEndpoint) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *IngressEndpoint) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *IngressEndpoint) GetServing() bool {
+	if x != nil {
+		return x.Serving
+	}
+	return false
+}
+
+func (x *IngressEndpoint) GetNetns() string {
+	if x != nil {
+		return x.Netns
+	}
+	return ""
+}
+
+type IngressResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is not as declared.
+	Results       []*IngressResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressResponse) Reset() {
+	*x = IngressResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressResponse) ProtoMessage() {}
+
+func (x *IngressResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressResponse.ProtoReflect.Descriptor instead.
+func (*IngressResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *IngressResponse) GetResults() []*IngressResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type IngressResult struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// 0: it is not about a port.
+	Published uint32 `protobuf:"varint,2,opt,name=published,proto3" json:"published,omitempty"`
+	Udp       bool   `protobuf:"varint,3,opt,name=udp,proto3" json:"udp,omitempty"`
+	HostIp    string `protobuf:"bytes,4,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	// Of a task of this node.
+	TaskId        string `protobuf:"bytes,5,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressResult) Reset() {
+	*x = IngressResult{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressResult) ProtoMessage() {}
+
+func (x *IngressResult) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressResult.ProtoReflect.Descriptor instead.
+func (*IngressResult) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *IngressResult) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *IngressResult) GetPublished() uint32 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
+}
+
+func (x *IngressResult) GetUdp() bool {
+	if x != nil {
+		return x.Udp
+	}
+	return false
+}
+
+func (x *IngressResult) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
+}
+
+func (x *IngressResult) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *IngressResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type IngressStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressStateRequest) Reset() {
+	*x = IngressStateRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressStateRequest) ProtoMessage() {}
+
+func (x *IngressStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressStateRequest.ProtoReflect.Descriptor instead.
+func (*IngressStateRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{39}
+}
+
+type IngressStateResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// How often something was found changed by somebody and put back.
+	Repairs uint64 `protobuf:"varint,2,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	Entry   bool   `protobuf:"varint,3,opt,name=entry,proto3" json:"entry,omitempty"`
+	// Why it is degraded; empty: it is not.
+	Error           string           `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Results         []*IngressResult `protobuf:"bytes,5,rep,name=results,proto3" json:"results,omitempty"`
+	Services        uint32           `protobuf:"varint,6,opt,name=services,proto3" json:"services,omitempty"`
+	LocalEndpoints  uint32           `protobuf:"varint,7,opt,name=local_endpoints,json=localEndpoints,proto3" json:"local_endpoints,omitempty"`
+	RemoteEndpoints uint32           `protobuf:"varint,8,opt,name=remote_endpoints,json=remoteEndpoints,proto3" json:"remote_endpoints,omitempty"`
+	// Packets that were dropped, by reason, since the process started.
+	Dropped       map[string]uint64 `protobuf:"bytes,9,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressStateResponse) Reset() {
+	*x = IngressStateResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressStateResponse) ProtoMessage() {}
+
+func (x *IngressStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressStateResponse.ProtoReflect.Descriptor instead.
+func (*IngressStateResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *IngressStateResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *IngressStateResponse) GetRepairs() uint64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
+}
+
+func (x *IngressStateResponse) GetEntry() bool {
+	if x != nil {
+		return x.Entry
+	}
+	return false
+}
+
+func (x *IngressStateResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *IngressStateResponse) GetResults() []*IngressResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *IngressStateResponse) GetServices() uint32 {
+	if x != nil {
+		return x.Services
+	}
+	return 0
+}
+
+func (x *IngressStateResponse) GetLocalEndpoints() uint32 {
+	if x != nil {
+		return x.LocalEndpoints
+	}
+	return 0
+}
+
+func (x *IngressStateResponse) GetRemoteEndpoints() uint32 {
+	if x != nil {
+		return x.RemoteEndpoints
+	}
+	return 0
+}
+
+func (x *IngressStateResponse) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
 var File_mesh_netd_netdpb_netd_proto protoreflect.FileDescriptor
 
 const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\x91\x04\n" +
+	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\x9b\x05\n" +
 	"\aRequest\x125\n" +
 	"\x05probe\x18\x01 \x01(\v2\x1d.redoubt.netd.v1.ProbeRequestH\x00R\x05probe\x125\n" +
 	"\x05apply\x18\x02 \x01(\v2\x1d.redoubt.netd.v1.ApplyRequestH\x00R\x05apply\x125\n" +
@@ -2538,8 +3257,11 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\rfabric_rotate\x18\x05 \x01(\v2$.redoubt.netd.v1.FabricRotateRequestH\x00R\ffabricRotate\x12H\n" +
 	"\ffabric_state\x18\x06 \x01(\v2#.redoubt.netd.v1.FabricStateRequestH\x00R\vfabricState\x12;\n" +
 	"\aoverlay\x18\a \x01(\v2\x1f.redoubt.netd.v1.OverlayRequestH\x00R\aoverlay\x12K\n" +
-	"\roverlay_state\x18\b \x01(\v2$.redoubt.netd.v1.OverlayStateRequestH\x00R\foverlayStateB\x06\n" +
-	"\x04verb\"\xcc\x04\n" +
+	"\roverlay_state\x18\b \x01(\v2$.redoubt.netd.v1.OverlayStateRequestH\x00R\foverlayState\x12;\n" +
+	"\aingress\x18\t \x01(\v2\x1f.redoubt.netd.v1.IngressRequestH\x00R\aingress\x12K\n" +
+	"\ringress_state\x18\n" +
+	" \x01(\v2$.redoubt.netd.v1.IngressStateRequestH\x00R\fingressStateB\x06\n" +
+	"\x04verb\"\xd8\x05\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.netd.v1.ErrorH\x00R\x05error\x126\n" +
 	"\x05probe\x18\x02 \x01(\v2\x1e.redoubt.netd.v1.ProbeResponseH\x00R\x05probe\x126\n" +
@@ -2549,7 +3271,10 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\rfabric_rotate\x18\x06 \x01(\v2%.redoubt.netd.v1.FabricRotateResponseH\x00R\ffabricRotate\x12I\n" +
 	"\ffabric_state\x18\a \x01(\v2$.redoubt.netd.v1.FabricStateResponseH\x00R\vfabricState\x12<\n" +
 	"\aoverlay\x18\b \x01(\v2 .redoubt.netd.v1.OverlayResponseH\x00R\aoverlay\x12L\n" +
-	"\roverlay_state\x18\t \x01(\v2%.redoubt.netd.v1.OverlayStateResponseH\x00R\foverlayStateB\b\n" +
+	"\roverlay_state\x18\t \x01(\v2%.redoubt.netd.v1.OverlayStateResponseH\x00R\foverlayState\x12<\n" +
+	"\aingress\x18\n" +
+	" \x01(\v2 .redoubt.netd.v1.IngressResponseH\x00R\aingress\x12L\n" +
+	"\ringress_state\x18\v \x01(\v2%.redoubt.netd.v1.IngressStateResponseH\x00R\fingressStateB\b\n" +
 	"\x06result\"!\n" +
 	"\x05Error\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\x0e\n" +
@@ -2737,6 +3462,67 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd4\x02\n" +
+	"\x0eIngressRequest\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\x04R\x04base\x12!\n" +
+	"\fmesh_address\x18\x03 \x01(\tR\vmeshAddress\x12\x16\n" +
+	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12\x14\n" +
+	"\x05netns\x18\x05 \x01(\tR\x05netns\x12\x19\n" +
+	"\x05entry\x18\x06 \x01(\bH\x00R\x05entry\x88\x01\x01\x12\x18\n" +
+	"\aentries\x18\a \x03(\tR\aentries\x12'\n" +
+	"\x0fremoved_entries\x18\b \x03(\tR\x0eremovedEntries\x12;\n" +
+	"\bservices\x18\t \x03(\v2\x1f.redoubt.netd.v1.IngressServiceR\bservices\x12\x18\n" +
+	"\aremoved\x18\n" +
+	" \x03(\tR\aremovedB\b\n" +
+	"\x06_entry\"\xfc\x01\n" +
+	"\x0eIngressService\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x18\n" +
+	"\achanges\x18\x02 \x01(\bR\achanges\x12\x10\n" +
+	"\x03vni\x18\x03 \x01(\rR\x03vni\x122\n" +
+	"\x05ports\x18\x04 \x03(\v2\x1c.redoubt.netd.v1.IngressPortR\x05ports\x12>\n" +
+	"\tendpoints\x18\x05 \x03(\v2 .redoubt.netd.v1.IngressEndpointR\tendpoints\x12+\n" +
+	"\x11removed_endpoints\x18\x06 \x03(\tR\x10removedEndpoints\"\x91\x01\n" +
+	"\vIngressPort\x12\x1c\n" +
+	"\tpublished\x18\x01 \x01(\rR\tpublished\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\rR\x06target\x12\x10\n" +
+	"\x03udp\x18\x03 \x01(\bR\x03udp\x12\x17\n" +
+	"\ahost_ip\x18\x04 \x01(\tR\x06hostIp\x12!\n" +
+	"\fprefer_local\x18\x05 \x01(\bR\vpreferLocal\"\x88\x01\n" +
+	"\x0fIngressEndpoint\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
+	"\aserving\x18\x04 \x01(\bR\aserving\x12\x14\n" +
+	"\x05netns\x18\x05 \x01(\tR\x05netns\"K\n" +
+	"\x0fIngressResponse\x128\n" +
+	"\aresults\x18\x01 \x03(\v2\x1e.redoubt.netd.v1.IngressResultR\aresults\"\xa6\x01\n" +
+	"\rIngressResult\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x1c\n" +
+	"\tpublished\x18\x02 \x01(\rR\tpublished\x12\x10\n" +
+	"\x03udp\x18\x03 \x01(\bR\x03udp\x12\x17\n" +
+	"\ahost_ip\x18\x04 \x01(\tR\x06hostIp\x12\x17\n" +
+	"\atask_id\x18\x05 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"\x15\n" +
+	"\x13IngressStateRequest\"\xb0\x03\n" +
+	"\x14IngressStateResponse\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\arepairs\x18\x02 \x01(\x04R\arepairs\x12\x14\n" +
+	"\x05entry\x18\x03 \x01(\bR\x05entry\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x128\n" +
+	"\aresults\x18\x05 \x03(\v2\x1e.redoubt.netd.v1.IngressResultR\aresults\x12\x1a\n" +
+	"\bservices\x18\x06 \x01(\rR\bservices\x12'\n" +
+	"\x0flocal_endpoints\x18\a \x01(\rR\x0elocalEndpoints\x12)\n" +
+	"\x10remote_endpoints\x18\b \x01(\rR\x0fremoteEndpoints\x12L\n" +
+	"\adropped\x18\t \x03(\v22.redoubt.netd.v1.IngressStateResponse.DroppedEntryR\adropped\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B5Z3github.com/redoubt-cluster/redoubt/mesh/netd/netdpbb\x06proto3"
 
 var (
@@ -2751,7 +3537,7 @@ func file_mesh_netd_netdpb_netd_proto_rawDescGZIP() []byte {
 	return file_mesh_netd_netdpb_netd_proto_rawDescData
 }
 
-var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_mesh_netd_netdpb_netd_proto_goTypes = []any{
 	(*Request)(nil),              // 0: redoubt.netd.v1.Request
 	(*Response)(nil),             // 1: redoubt.netd.v1.Response
@@ -2786,9 +3572,18 @@ var file_mesh_netd_netdpb_netd_proto_goTypes = []any{
 	(*OverlayStateRequest)(nil),  // 30: redoubt.netd.v1.OverlayStateRequest
 	(*OverlayStateResponse)(nil), // 31: redoubt.netd.v1.OverlayStateResponse
 	(*OverlayNetworkState)(nil),  // 32: redoubt.netd.v1.OverlayNetworkState
-	nil,                          // 33: redoubt.netd.v1.FabricStateResponse.DroppedEntry
-	nil,                          // 34: redoubt.netd.v1.OverlayNetworkState.AllowedEntry
-	nil,                          // 35: redoubt.netd.v1.OverlayNetworkState.DroppedEntry
+	(*IngressRequest)(nil),       // 33: redoubt.netd.v1.IngressRequest
+	(*IngressService)(nil),       // 34: redoubt.netd.v1.IngressService
+	(*IngressPort)(nil),          // 35: redoubt.netd.v1.IngressPort
+	(*IngressEndpoint)(nil),      // 36: redoubt.netd.v1.IngressEndpoint
+	(*IngressResponse)(nil),      // 37: redoubt.netd.v1.IngressResponse
+	(*IngressResult)(nil),        // 38: redoubt.netd.v1.IngressResult
+	(*IngressStateRequest)(nil),  // 39: redoubt.netd.v1.IngressStateRequest
+	(*IngressStateResponse)(nil), // 40: redoubt.netd.v1.IngressStateResponse
+	nil,                          // 41: redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	nil,                          // 42: redoubt.netd.v1.OverlayNetworkState.AllowedEntry
+	nil,                          // 43: redoubt.netd.v1.OverlayNetworkState.DroppedEntry
+	nil,                          // 44: redoubt.netd.v1.IngressStateResponse.DroppedEntry
 }
 var file_mesh_netd_netdpb_netd_proto_depIdxs = []int32{
 	3,  // 0: redoubt.netd.v1.Request.probe:type_name -> redoubt.netd.v1.ProbeRequest
@@ -2799,39 +3594,49 @@ var file_mesh_netd_netdpb_netd_proto_depIdxs = []int32{
 	19, // 5: redoubt.netd.v1.Request.fabric_state:type_name -> redoubt.netd.v1.FabricStateRequest
 	22, // 6: redoubt.netd.v1.Request.overlay:type_name -> redoubt.netd.v1.OverlayRequest
 	30, // 7: redoubt.netd.v1.Request.overlay_state:type_name -> redoubt.netd.v1.OverlayStateRequest
-	2,  // 8: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
-	4,  // 9: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
-	9,  // 10: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
-	12, // 11: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
-	16, // 12: redoubt.netd.v1.Response.fabric:type_name -> redoubt.netd.v1.FabricResponse
-	18, // 13: redoubt.netd.v1.Response.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateResponse
-	20, // 14: redoubt.netd.v1.Response.fabric_state:type_name -> redoubt.netd.v1.FabricStateResponse
-	28, // 15: redoubt.netd.v1.Response.overlay:type_name -> redoubt.netd.v1.OverlayResponse
-	31, // 16: redoubt.netd.v1.Response.overlay_state:type_name -> redoubt.netd.v1.OverlayStateResponse
-	5,  // 17: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
-	7,  // 18: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
-	8,  // 19: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
-	10, // 20: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
-	10, // 21: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
-	14, // 22: redoubt.netd.v1.FabricRequest.peers:type_name -> redoubt.netd.v1.FabricPeer
-	15, // 23: redoubt.netd.v1.FabricPeer.next:type_name -> redoubt.netd.v1.FabricKey
-	21, // 24: redoubt.netd.v1.FabricStateResponse.peers:type_name -> redoubt.netd.v1.FabricPeerState
-	33, // 25: redoubt.netd.v1.FabricStateResponse.dropped:type_name -> redoubt.netd.v1.FabricStateResponse.DroppedEntry
-	23, // 26: redoubt.netd.v1.OverlayRequest.networks:type_name -> redoubt.netd.v1.OverlayNetwork
-	24, // 27: redoubt.netd.v1.OverlayNetwork.subnets:type_name -> redoubt.netd.v1.OverlaySubnet
-	25, // 28: redoubt.netd.v1.OverlayNetwork.endpoints:type_name -> redoubt.netd.v1.OverlayEndpoint
-	26, // 29: redoubt.netd.v1.OverlayNetwork.services:type_name -> redoubt.netd.v1.OverlayService
-	27, // 30: redoubt.netd.v1.OverlayNetwork.rules:type_name -> redoubt.netd.v1.OverlayRule
-	29, // 31: redoubt.netd.v1.OverlayResponse.endpoints:type_name -> redoubt.netd.v1.OverlayResult
-	29, // 32: redoubt.netd.v1.OverlayResponse.networks:type_name -> redoubt.netd.v1.OverlayResult
-	32, // 33: redoubt.netd.v1.OverlayStateResponse.networks:type_name -> redoubt.netd.v1.OverlayNetworkState
-	34, // 34: redoubt.netd.v1.OverlayNetworkState.allowed:type_name -> redoubt.netd.v1.OverlayNetworkState.AllowedEntry
-	35, // 35: redoubt.netd.v1.OverlayNetworkState.dropped:type_name -> redoubt.netd.v1.OverlayNetworkState.DroppedEntry
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	33, // 8: redoubt.netd.v1.Request.ingress:type_name -> redoubt.netd.v1.IngressRequest
+	39, // 9: redoubt.netd.v1.Request.ingress_state:type_name -> redoubt.netd.v1.IngressStateRequest
+	2,  // 10: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
+	4,  // 11: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
+	9,  // 12: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
+	12, // 13: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
+	16, // 14: redoubt.netd.v1.Response.fabric:type_name -> redoubt.netd.v1.FabricResponse
+	18, // 15: redoubt.netd.v1.Response.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateResponse
+	20, // 16: redoubt.netd.v1.Response.fabric_state:type_name -> redoubt.netd.v1.FabricStateResponse
+	28, // 17: redoubt.netd.v1.Response.overlay:type_name -> redoubt.netd.v1.OverlayResponse
+	31, // 18: redoubt.netd.v1.Response.overlay_state:type_name -> redoubt.netd.v1.OverlayStateResponse
+	37, // 19: redoubt.netd.v1.Response.ingress:type_name -> redoubt.netd.v1.IngressResponse
+	40, // 20: redoubt.netd.v1.Response.ingress_state:type_name -> redoubt.netd.v1.IngressStateResponse
+	5,  // 21: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
+	7,  // 22: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
+	8,  // 23: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
+	10, // 24: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
+	10, // 25: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
+	14, // 26: redoubt.netd.v1.FabricRequest.peers:type_name -> redoubt.netd.v1.FabricPeer
+	15, // 27: redoubt.netd.v1.FabricPeer.next:type_name -> redoubt.netd.v1.FabricKey
+	21, // 28: redoubt.netd.v1.FabricStateResponse.peers:type_name -> redoubt.netd.v1.FabricPeerState
+	41, // 29: redoubt.netd.v1.FabricStateResponse.dropped:type_name -> redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	23, // 30: redoubt.netd.v1.OverlayRequest.networks:type_name -> redoubt.netd.v1.OverlayNetwork
+	24, // 31: redoubt.netd.v1.OverlayNetwork.subnets:type_name -> redoubt.netd.v1.OverlaySubnet
+	25, // 32: redoubt.netd.v1.OverlayNetwork.endpoints:type_name -> redoubt.netd.v1.OverlayEndpoint
+	26, // 33: redoubt.netd.v1.OverlayNetwork.services:type_name -> redoubt.netd.v1.OverlayService
+	27, // 34: redoubt.netd.v1.OverlayNetwork.rules:type_name -> redoubt.netd.v1.OverlayRule
+	29, // 35: redoubt.netd.v1.OverlayResponse.endpoints:type_name -> redoubt.netd.v1.OverlayResult
+	29, // 36: redoubt.netd.v1.OverlayResponse.networks:type_name -> redoubt.netd.v1.OverlayResult
+	32, // 37: redoubt.netd.v1.OverlayStateResponse.networks:type_name -> redoubt.netd.v1.OverlayNetworkState
+	42, // 38: redoubt.netd.v1.OverlayNetworkState.allowed:type_name -> redoubt.netd.v1.OverlayNetworkState.AllowedEntry
+	43, // 39: redoubt.netd.v1.OverlayNetworkState.dropped:type_name -> redoubt.netd.v1.OverlayNetworkState.DroppedEntry
+	34, // 40: redoubt.netd.v1.IngressRequest.services:type_name -> redoubt.netd.v1.IngressService
+	35, // 41: redoubt.netd.v1.IngressService.ports:type_name -> redoubt.netd.v1.IngressPort
+	36, // 42: redoubt.netd.v1.IngressService.endpoints:type_name -> redoubt.netd.v1.IngressEndpoint
+	38, // 43: redoubt.netd.v1.IngressResponse.results:type_name -> redoubt.netd.v1.IngressResult
+	38, // 44: redoubt.netd.v1.IngressStateResponse.results:type_name -> redoubt.netd.v1.IngressResult
+	44, // 45: redoubt.netd.v1.IngressStateResponse.dropped:type_name -> redoubt.netd.v1.IngressStateResponse.DroppedEntry
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_mesh_netd_netdpb_netd_proto_init() }
@@ -2848,6 +3653,8 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 		(*Request_FabricState)(nil),
 		(*Request_Overlay)(nil),
 		(*Request_OverlayState)(nil),
+		(*Request_Ingress)(nil),
+		(*Request_IngressState)(nil),
 	}
 	file_mesh_netd_netdpb_netd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
@@ -2859,15 +3666,18 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 		(*Response_FabricState)(nil),
 		(*Response_Overlay)(nil),
 		(*Response_OverlayState)(nil),
+		(*Response_Ingress)(nil),
+		(*Response_IngressState)(nil),
 	}
 	file_mesh_netd_netdpb_netd_proto_msgTypes[21].OneofWrappers = []any{}
+	file_mesh_netd_netdpb_netd_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_netd_netdpb_netd_proto_rawDesc), len(file_mesh_netd_netdpb_netd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
