@@ -3,8 +3,9 @@
 // make it so, and reports how far each task came.
 //
 // A task goes created → attached → running and back in reverse order, so that
-// no container ever runs without its network and no address is reused while a
-// container holds it. Running is reported only of a task that rund says runs
+// no container ever runs without its networks and no address is reused while a
+// container holds it. One that is to end leaves the names and virtual addresses
+// of its networks first (withdrawTime). Running is reported only of a task that rund says runs
 // and netd says is attached. A task that ended is never started again: making
 // a new one is the managers' decision.
 //
@@ -46,6 +47,10 @@ type Config struct {
 	Dial     func(context.Context) (grpc.ClientConnInterface, io.Closer, error)
 	Executor Executor
 	Network  Network
+	// Overlay, if not nil, puts tasks on networks; without it they are rejected.
+	// OverlayChanged tells that its States or Namespaces may be others.
+	Overlay        Overlay
+	OverlayChanged <-chan struct{}
 	// Describe reports the node itself; the agent adds what rund and netd say
 	// (runtime, features, loaded images).
 	Describe func() *schedulerpb.NodeDescription
@@ -82,7 +87,7 @@ type agent struct {
 	node      nodeFacts
 	away      *taskpb.Feature // the helper that does not answer; nil: both do
 
-	rundKick, netKick, reportKick, helloKick, probeKick kick
+	rundKick, netKick, overlayKick, reportKick, helloKick, probeKick kick
 }
 
 // nodeFacts is what probing found.
@@ -104,12 +109,12 @@ func Run(ctx context.Context, c Config) error {
 	}
 	a := &agent{
 		Config:   c,
-		machine:  newMachine(c.Network, c.Logger),
-		rundKick: newKick(), netKick: newKick(), reportKick: newKick(), helloKick: newKick(), probeKick: newKick(),
+		machine:  newMachine(c.Network, c.Overlay != nil, c.Logger),
+		rundKick: newKick(), netKick: newKick(), overlayKick: newKick(), reportKick: newKick(), helloKick: newKick(), probeKick: newKick(),
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, work := range []func(context.Context) error{
-		a.watchRund, a.declareRund, a.syncNetwork, a.checkNetwork, a.probe, a.sessions,
+		a.watchRund, a.declareRund, a.syncNetwork, a.checkNetwork, a.followOverlay, a.probe, a.sessions,
 	} {
 		g.Go(func() error { return work(ctx) })
 	}
@@ -123,6 +128,7 @@ func (a *agent) input(f func(m *machine, now time.Time) error) error {
 	a.mu.Unlock()
 	a.rundKick.now()
 	a.netKick.now()
+	a.overlayKick.now()
 	a.reportKick.now()
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -74,6 +75,9 @@ func (a *agent) watchRund(ctx context.Context) error {
 // declareRund tells rund the whole desired state whenever it changed.
 func (a *agent) declareRund(ctx context.Context) error {
 	var told map[string]rundpb.Phase
+	var networks []string
+	kept := true
+	var unmade time.Time // when to ask again for namespaces that were not made; zero: all were
 	b := backoff{base: helperBackoff, limit: maxHelperBackoff}
 	for {
 		a.mu.Lock()
@@ -83,20 +87,25 @@ func (a *agent) declareRund(ctx context.Context) error {
 		wake := a.machine.wake(now)
 		if a.rundUp && a.machine.ready() {
 			phases = a.machine.phases(now)
-			if a.redeclare || a.machine.again || told == nil || !maps.Equal(phases, told) {
+			ids, keep := a.namespaces()
+			if a.redeclare || a.machine.again || told == nil || !maps.Equal(phases, told) || keep != kept || !slices.Equal(ids, networks) || !unmade.IsZero() && !now.Before(unmade) {
 				a.redeclare, a.machine.again = false, false
-				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases)}
+				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases), Networks: ids, KeepNetworks: keep}
 			}
 		}
 		a.mu.Unlock()
 
 		if req == nil {
+			if wake.IsZero() || !unmade.IsZero() && unmade.Before(wake) {
+				wake = unmade
+			}
 			if err := a.rundKick.wait(ctx, until(now, wake)); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := a.applyRund(ctx, req); err != nil {
+		failed, err := a.applyRund(ctx, req)
+		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -107,15 +116,65 @@ func (a *agent) declareRund(ctx context.Context) error {
 			}
 			continue
 		}
-		told = phases
+		told, networks, kept, unmade = phases, req.Networks, req.KeepNetworks, time.Time{}
+		if len(failed) > 0 {
+			a.Logger.Warn("rund could not make the namespaces of all networks, trying again", "errors", failed)
+			unmade = time.Now().Add(maxHelperBackoff)
+		}
 		b.reset()
 	}
 }
 
-func (a *agent) applyRund(ctx context.Context, req *rundpb.ApplyRequest) error {
+// applyRund returns the networks that have no namespace, and why.
+func (a *agent) applyRund(ctx context.Context, req *rundpb.ApplyRequest) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
-	return a.Executor.Apply(ctx, req)
+	resp, err := a.Executor.Apply(ctx, req)
+	if err == nil && a.Overlay != nil {
+		a.Overlay.SetNamespaces(req.Networks, resp.GetNetworkErrors())
+	}
+	return resp.GetNetworkErrors(), err
+}
+
+// namespaces are the networks' that rund should have.
+func (a *agent) namespaces() (ids []string, keep bool) {
+	if a.Overlay == nil {
+		return nil, true
+	}
+	return a.Overlay.Namespaces()
+}
+
+// followOverlay tells the networks which tasks there are, and the machine what
+// became of them there.
+func (a *agent) followOverlay(ctx context.Context) error {
+	if a.Overlay == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	var last map[string]overlay.State
+	was := false
+	for {
+		a.mu.Lock()
+		ready, tasks := a.machine.ready(), a.machine.onNetworks()
+		a.mu.Unlock()
+		if ready {
+			a.Overlay.SetTasks(tasks)
+		}
+		if states, settled := a.Overlay.States(); settled != was || !maps.Equal(states, last) {
+			last, was = states, settled
+			a.input(func(m *machine, now time.Time) error {
+				m.networked(now, states, settled)
+				return nil
+			})
+		}
+		select {
+		case <-a.overlayKick:
+		case <-a.OverlayChanged:
+			a.rundKick.now() // the namespaces may be others
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // syncNetwork tells netd the whole desired state whenever it changed, or netd
@@ -126,7 +185,7 @@ func (a *agent) syncNetwork(ctx context.Context) error {
 	for {
 		a.mu.Lock()
 		now := time.Now()
-		ready := a.machine.ready()
+		ready := a.machine.ready() && a.machine.described()
 		want := a.machine.attachments(now)
 		ids := make(map[string]bool, len(want))
 		for _, w := range want {

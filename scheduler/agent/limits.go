@@ -70,6 +70,20 @@ const (
 	// maxTasks bounds the tasks one node accepts.
 	maxTasks = 4096
 
+	// What managers may say of networks: networks and peers of the node; tasks,
+	// services and rules of one network; aliases of a service.
+	maxNetworks  = 4096
+	maxPeers     = 16384
+	maxEndpoints = 65536
+	maxServices  = 16384
+	maxRules     = 65536
+	maxAliases   = 64
+
+	// withdrawTime is how long a task on networks goes on after names and virtual
+	// addresses have ceased to lead to it: other nodes hear of it within half a
+	// second, and a client may remember its address for one more.
+	withdrawTime = 1500 * time.Millisecond
+
 	// maxReports bounds one StatusBatch.
 	maxReports = 256
 

@@ -24,11 +24,13 @@ import (
 // It is not safe for concurrent use; Agent guards it.
 type machine struct {
 	network  Network
+	overlay  bool // tasks can be on networks
 	logger   *slog.Logger
 	tasks    map[string]*task
 	assigned bool // a complete set of assignments was heard in this process
 	observed bool // rund named all its tasks in this process
 	netKnown bool // netd took a declaration from this process
+	settled  bool // and one of networks
 	probed   bool
 	again    bool   // rund is to be told the same phases once more
 	refusal  string // why no new task is taken; empty: they are
@@ -40,6 +42,8 @@ type task struct {
 	assignment *schedulerpb.Assignment // nil: not ours any more
 	actual     *rundpb.TaskActual      // nil: rund has nothing of it
 	endpoint   *mesh.Endpoint          // nil: none reserved
+
+	nets onNetworks
 
 	inNet    bool // netd may know it
 	attached bool // netd said so
@@ -53,8 +57,8 @@ type task struct {
 	dirty   bool // status not yet reported
 }
 
-func newMachine(n Network, l *slog.Logger) *machine {
-	return &machine{network: n, logger: l, tasks: map[string]*task{}}
+func newMachine(n Network, overlay bool, l *slog.Logger) *machine {
+	return &machine{network: n, overlay: overlay, logger: l, tasks: map[string]*task{}}
 }
 
 // ready reports whether enough is known to declare anything: a declaration
@@ -70,6 +74,9 @@ func (m *machine) assign(now time.Time, complete bool, update []*schedulerpb.Ass
 			return fmt.Errorf("assignment names an invalid task id %q", a.TaskId)
 		case a.Spec.GetContainer() == nil && a.Desired <= schedulerpb.TaskState_TASK_STATE_RUNNING:
 			return fmt.Errorf("assignment of task %s has no container", a.TaskId)
+		}
+		if err := checkAttachments(a); err != nil {
+			return fmt.Errorf("assignment of task %s: %w", a.TaskId, err)
 		}
 	}
 	if complete {
@@ -97,7 +104,7 @@ func (m *machine) assign(now time.Time, complete bool, update []*schedulerpb.Ass
 			a.Desired = old.Desired // desired only grows
 		}
 		m.again = m.again || a.KillAt != t.assignment.GetKillAt()
-		t.assignment = a
+		t.assignment, t.nets.last = a, a
 	}
 	for _, id := range remove {
 		if t := m.tasks[id]; t != nil {
@@ -136,6 +143,7 @@ func (m *machine) observe(now time.Time, r *rundpb.WatchResponse) {
 		if t == nil {
 			// A former agent may have left it attached.
 			t = &task{id: a.TaskId, inNet: !m.netKnown}
+			t.nets.held = m.overlay && !m.settled && len(a.GetSpec().GetNetworks()) > 0
 			m.tasks[a.TaskId] = t
 		}
 		t.actual = a
@@ -197,8 +205,7 @@ func (m *machine) attachments(now time.Time) []mesh.Attachment {
 }
 
 func (m *machine) wantsNetwork(t *task, now time.Time) bool {
-	a := t.actual
-	if a == nil || a.Netns == "" || a.Phase < rundpb.Phase_PHASE_CREATED || finished(a) || t.endpoint == nil || t.unfit {
+	if !sandboxed(t) || t.endpoint == nil || t.unfit || !t.onBridge() {
 		return false
 	}
 	return t.attached || t.started || m.mayStart(t, now) && !now.Before(t.retryAt)
@@ -260,14 +267,16 @@ func (m *machine) phase(t *task, now time.Time) rundpb.Phase {
 	switch {
 	case wanted(t) && t.actual == nil && (!m.probed || t.endpoint == nil):
 		return rundpb.Phase_PHASE_UNSPECIFIED // nothing is begun yet
-	case wanted(t) && (t.started || t.attached && m.mayStart(t, now)):
+	case wanted(t) && (t.started || t.connected() && m.mayStart(t, now)):
 		return rundpb.Phase_PHASE_RUNNING
 	case wanted(t):
 		return rundpb.Phase_PHASE_CREATED
 	case t.actual == nil:
 		return rundpb.Phase_PHASE_UNSPECIFIED
-	case finished(t.actual) && t.assignment == nil && !t.inNet:
+	case finished(t.actual) && t.assignment == nil && !t.inNet && !t.nets.held:
 		return rundpb.Phase_PHASE_UNSPECIFIED
+	case now.Before(t.leaves()):
+		return rundpb.Phase_PHASE_RUNNING
 	default:
 		// A finished task that is still assigned stays, for its logs.
 		return stopped
@@ -288,7 +297,7 @@ func (m *machine) declaration(phases map[string]rundpb.Phase) []*rundpb.TaskDesi
 		}
 		// What the container was created with stays as it is.
 		if d.Endpoint = t.actual.GetEndpoint(); d.Endpoint == nil && t.endpoint != nil {
-			d.Endpoint = endpointTo(*t.endpoint)
+			d.Endpoint = endpointTo(*t.endpoint, t.nets.last.GetAttachments())
 		}
 		t.started = t.started || p == rundpb.Phase_PHASE_RUNNING
 		out = append(out, d)
@@ -312,6 +321,7 @@ func (m *machine) wake(now time.Time) time.Time {
 		if !t.unfit {
 			consider(t.retryAt)
 		}
+		consider(t.leaves())
 	}
 	return at
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent/agenttest"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -30,16 +31,26 @@ type node struct {
 	rund    *agenttest.Rund
 	netd    *agenttest.Netd
 	manager *agenttest.Manager
+	named   *agenttest.Named
 	subnet  netip.Prefix
 	stop    func()
 }
 
 func newNode(t *testing.T) *node {
 	n := &node{
-		t: t, rund: agenttest.NewRund(), netd: agenttest.NewNetd(), manager: agenttest.NewManager(),
+		t: t, rund: agenttest.NewRund(), netd: agenttest.NewNetd(), manager: agenttest.NewManager(), named: agenttest.NewNamed(),
 		subnet: netip.MustParsePrefix("172.30.0.0/24"),
 	}
-	n.rund.Attached = func(task string) bool { return n.netd.Endpoint(task) != nil }
+	n.rund.InUse = func(network string) bool { return n.netd.Overlay(network) != nil }
+	n.rund.Attached = func(task string) bool { return n.netd.Endpoint(task) != nil || n.netd.Placed(task) }
+	n.rund.Ready = func(task string, spec *taskpb.TaskSpec) bool {
+		for _, u := range spec.GetNetworks() {
+			if n.netd.Place(u.Network, task) == nil {
+				return false
+			}
+		}
+		return true
+	}
 	return n
 }
 
@@ -49,18 +60,31 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	changed := make(chan struct{}, 1)
+	overlays, err := overlay.New(overlay.Config{Netd: n.netd, Named: n.named, Changed: func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(n.t.Context())
-	done := make(chan error, 1)
+	done := make(chan error, 2)
+	go func() { done <- overlays.Run(ctx) }()
 	go func() {
 		done <- agent.Run(ctx, agent.Config{
-			Dial: n.manager.Dial, Executor: n.rund, Network: local,
+			Dial: n.manager.Dial, Executor: n.rund, Network: local, Overlay: overlays, OverlayChanged: changed,
 			Describe: func() *schedulerpb.NodeDescription { return &schedulerpb.NodeDescription{Hostname: "n1"} },
 		})
 	}()
 	n.stop = func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			n.t.Errorf("the agent ended with %v", err)
+		for range 2 {
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				n.t.Errorf("the agent ended with %v", err)
+			}
 		}
 	}
 }

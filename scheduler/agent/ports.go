@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 )
 
@@ -11,8 +12,8 @@ import (
 type Executor interface {
 	// Probe says what the runtime can do and which images were imported.
 	Probe(context.Context) (*rundpb.ProbeResponse, error)
-	// Apply declares every task this node should have.
-	Apply(context.Context, *rundpb.ApplyRequest) error
+	// Apply declares every task this node should have, and every network.
+	Apply(context.Context, *rundpb.ApplyRequest) (*rundpb.ApplyResponse, error)
 	// Watch passes every task, then every change, to f, from one goroutine. It
 	// returns when the connection ends, and with f's error.
 	Watch(ctx context.Context, f func(*rundpb.WatchResponse) error) error
@@ -33,6 +34,23 @@ type Network interface {
 	Sync(ctx context.Context, attached []mesh.Attachment) (map[string]error, error)
 	// Check reports whether the last Sync is still in force.
 	Check(context.Context) (bool, error)
+}
+
+// Overlay puts tasks on networks: an *overlay.Manager. Its methods return at
+// once.
+type Overlay interface {
+	// SetView takes what managers said, whole.
+	SetView(*overlay.View)
+	// SetTasks takes the tasks that are on networks and have a sandbox, all.
+	SetTasks([]overlay.Task)
+	// States says how far each of them is, and of which others netd may not have
+	// let go. Settled: of no others.
+	States() (states map[string]overlay.State, settled bool)
+	// Namespaces are the networks that rund should make one for; with keep others
+	// that exist stay.
+	Namespaces() (ids []string, keep bool)
+	// SetNamespaces takes rund's answer to that.
+	SetNamespaces(ids []string, errs map[string]string)
 }
 
 // stopped is what rund is told of a task that should end but stay known.

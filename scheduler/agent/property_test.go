@@ -22,9 +22,10 @@ type step struct {
 func (s step) String() string { return fmt.Sprintf("%s %d, %v", s.kind, s.task, s.wait) }
 
 var kinds = []string{
-	"assign", "assign", "assign", "assign later", "stop", "remove", "exit", "fail",
+	"assign", "assign", "assign", "assign later", "assign to network", "assign to network", "stop", "remove", "exit", "fail",
 	"agent restarts", "rund restarts", "netd restarts", "machine restarts",
 	"rund down", "rund up", "netd down", "netd up", "managers down", "managers up", "nothing",
+	"named restarts", "named down", "named up", "networks change",
 }
 
 // Whatever happens in whatever order: once everybody is back, the node has
@@ -52,15 +53,21 @@ func play(n *node, steps []step) (problems []string) {
 	tasks := map[int]*schedulerpb.Assignment{}
 	ended := map[string]bool{} // tasks that something ended
 	again := map[string]int{}  // starts that nobody can know of
+	w := newNetWorld()
+	n.manager.SetNetworks(w.set())
 	n.start()
 	for _, s := range steps {
 		a := tasks[s.task]
 		switch s.kind {
-		case "assign", "assign later":
+		case "assign", "assign later", "assign to network":
 			if a != nil {
 				n.manager.Remove(a.TaskId)
 			}
 			a = assignment(running)
+			if s.kind == "assign to network" {
+				a = w.task(w.back, w.front)
+				a.Attachments[1].Addresses[0] = fmt.Sprintf("10.200.2.%d", 10+s.task)
+			}
 			if s.kind == "assign later" {
 				a.NotBefore = time.Now().Add(5 * time.Second).UnixNano()
 			}
@@ -103,6 +110,14 @@ func play(n *node, steps []step) (problems []string) {
 				}
 			}
 			n.start()
+		case "named restarts":
+			n.named.Restart()
+		case "named down", "named up":
+			n.named.SetDown(s.kind == "named down")
+		case "networks change":
+			set := w.set()
+			set.Update[0].Endpoints = set.Update[0].Endpoints[:s.task%2]
+			n.manager.SetNetworks(set)
 		case "rund down", "rund up":
 			n.rund.SetDown(s.kind == "rund down")
 		case "netd down", "netd up":
@@ -116,6 +131,7 @@ func play(n *node, steps []step) (problems []string) {
 	}
 	n.rund.SetDown(false)
 	n.netd.SetDown(false)
+	n.named.SetDown(false)
 	n.manager.SetDown(false)
 	n.settle(2 * time.Minute)
 	problems = append(problems, verify(n, tasks, ended, again)...)
@@ -150,6 +166,11 @@ func verify(n *node, tasks map[int]*schedulerpb.Assignment, ended map[string]boo
 				complain("address %s is used twice", e.Address)
 			}
 			addresses[e.Address] = true
+			for _, at := range a.Attachments {
+				if p := n.netd.Place(at.NetworkId, id); !p.GetServing() || p.Addresses[0] != at.Addresses[0] || n.named.Sandbox(id) == nil {
+					complain("task %s runs, and its place on %s is %v", id, at.NetworkId, p)
+				}
+			}
 		case a.Desired == running && !ended[id]:
 			complain("task %s is %v (%v), its container %v", id, state, n.manager.Status(id), phase)
 		case state <= running:

@@ -91,6 +91,7 @@ type session struct {
 	*agent
 	stream    grpc.BidiStreamingClient[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]
 	assembler assembler // of receive
+	networks  networks  // of receive
 	holds     []byte    // digest of what the node held when it began
 	heartbeat time.Duration
 	settings  chan time.Duration // from receive to send, latest wins
@@ -232,6 +233,10 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 			if err := s.take(v.Assignments); err != nil {
 				return err
 			}
+		case *schedulerpb.ManagerMessage_Networks:
+			if err := s.takeNetworks(v.Networks); err != nil {
+				return err
+			}
 		case *schedulerpb.ManagerMessage_Managers:
 			if s.Managers != nil && len(v.Managers.Addresses) > 0 {
 				s.Managers(slices.Clone(v.Managers.Addresses))
@@ -276,6 +281,15 @@ func (s *session) take(m *schedulerpb.Assignments) error {
 	return s.input(func(mc *machine, now time.Time) error {
 		return mc.assign(now, set.complete, set.update, set.remove)
 	})
+}
+
+func (s *session) takeNetworks(m *schedulerpb.NetworkSet) error {
+	view, err := s.networks.add(m)
+	if err != nil || view == nil || s.Overlay == nil {
+		return err
+	}
+	s.Overlay.SetView(view)
+	return nil
 }
 
 // assembler checks the sequence of Assignments and joins a complete set that

@@ -95,7 +95,7 @@ func FuzzAssignments(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		var a assembler
-		m := newMachine(nil, nil)
+		m := newMachine(nil, true, nil)
 		for _, b := range [][]byte{first, second} {
 			msg := &schedulerpb.Assignments{}
 			if proto.Unmarshal(b, msg) != nil {
@@ -117,6 +117,7 @@ func FuzzAssignments(f *testing.F) {
 			m.reports(10)
 			m.phases(testNow)
 			m.attachments(testNow)
+			m.onNetworks()
 			m.wake(testNow)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -29,11 +30,12 @@ func (m *machine) step(t *task, now time.Time) {
 	if t == nil || !m.ready() {
 		return
 	}
+	m.judge(t, now)
 	if t.actual != nil && finished(t.actual) || t.actual == nil && !wanted(t) {
 		m.releaseEndpoint(t)
 	}
 	if t.assignment == nil {
-		if t.actual == nil && !t.inNet {
+		if t.actual == nil && !t.inNet && !t.nets.held {
 			delete(m.tasks, t.id)
 		}
 		return
@@ -77,6 +79,14 @@ func (m *machine) begin(t *task, now time.Time) {
 		m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, m.refusal)
 		return
 	}
+	if t.networked() && !m.overlay {
+		m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, "this node cannot put tasks on networks")
+		return
+	}
+	if len(t.assignment.Attachments) != len(t.assignment.Spec.GetNetworks()) {
+		m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, "the managers did not give it a place on each of its networks")
+		return
+	}
 	if err := checkPorts(t.assignment.Spec); err != nil {
 		m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, err.Error())
 		return
@@ -117,7 +127,11 @@ func (m *machine) follow(t *task, now time.Time) {
 		m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, t.actual.Message)
 	case rundpb.Phase_PHASE_CREATED:
 		switch {
-		case t.attached:
+		case t.nets.bridge == bridgeNo && len(portsOf(t)) > 0:
+			m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, "it publishes ports of this node, and all of its networks are internal: drop the ports, or add a network that is not")
+		case t.networked() && !t.nets.ready:
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, t.nets.waits())
+		case t.connected():
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, "")
 		case now.UnixNano() < t.assignment.NotBefore:
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_READY, "waiting for the restart delay")
@@ -130,8 +144,10 @@ func (m *machine) follow(t *task, now time.Time) {
 		// Running is said only of what also answers on its address, and passed
 		// its healthcheck, if it has one.
 		switch {
-		case !t.attached:
-			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, "waiting for its network")
+		case !t.connected() && t.status.GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING:
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, t.waits())
+		case !t.connected():
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, t.waits())
 		case t.actual.Health == rundpb.Health_HEALTH_STARTING, t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY:
 			// One that did run goes on being said to, until rund has ended it.
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, cmp.Or(t.actual.Message, "waiting for its healthcheck to pass"))
@@ -247,8 +263,18 @@ func checkPorts(spec *taskpb.TaskSpec) error {
 	return nil
 }
 
-func endpointTo(e mesh.Endpoint) *rundpb.Endpoint {
+// endpointTo is what a container is made with. On networks its name is its
+// addresses there, and the node's named tells it names; elsewhere it asks the
+// node's resolvers, and needs no daemon of ours for it.
+func endpointTo(e mesh.Endpoint, networks []*taskpb.Attachment) *rundpb.Endpoint {
 	out := &rundpb.Endpoint{Mac: e.MAC.String(), Address: e.Address.String(), Gateway: e.Gateway.String()}
+	for _, n := range networks {
+		out.Hosts = append(out.Hosts, n.GetAddresses()...)
+	}
+	if len(networks) > 0 {
+		out.Dns = []string{overlay.Resolver}
+		return out
+	}
 	for _, d := range e.DNS {
 		out.Dns = append(out.Dns, d.String())
 	}

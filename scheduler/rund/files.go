@@ -48,7 +48,11 @@ func (d taskDir) create(hostname string, e *rundpb.Endpoint) error {
 func hostsFile(hostname string, e *rundpb.Endpoint) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	if p, err := netip.ParsePrefix(e.GetAddress()); err == nil {
+	if len(e.GetHosts()) > 0 {
+		for _, a := range e.GetHosts() {
+			fmt.Fprintf(&b, "%s\t%s\n", a, hostname)
+		}
+	} else if p, err := netip.ParsePrefix(e.GetAddress()); err == nil {
 		fmt.Fprintf(&b, "%s\t%s\n", p.Addr(), hostname)
 	} else {
 		fmt.Fprintf(&b, "127.0.1.1\t%s\n", hostname)

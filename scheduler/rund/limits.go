@@ -6,6 +6,8 @@ const (
 	// maxTasks bounds one Apply; a node of this kernel runs out of process
 	// ids and memory long before.
 	maxTasks = 4096
+	// maxNetworks bounds the networks of one Apply.
+	maxNetworks = 4096
 	// maxMessage bounds a gRPC message: maxTasks small specs fit.
 	maxMessage = 16 << 20
 	// maxImportChunk bounds one chunk of an image stream.
@@ -16,6 +18,7 @@ const (
 	maxArgBytes  = 1 << 20 // all command, args and env of a task together
 	maxMounts    = 64
 	maxDNS       = 8
+	maxHosts     = 128 // addresses of the container's own name
 	maxTmpfsSize = 1 << 40
 	maxSignal    = 64 // characters; also of an image's
 	maxGrace     = time.Hour
@@ -24,6 +27,9 @@ const (
 	maxKnownUsers = 256
 
 	defaultGrace = 10 * time.Second
+	// withdrawTime is how long a container on networks that is unhealthy goes on:
+	// names and virtual addresses cease to lead to it first.
+	withdrawTime = 1500 * time.Millisecond
 	// killWait is how long a container may take to vanish after SIGKILL.
 	killWait = 20 * time.Second
 

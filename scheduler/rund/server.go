@@ -55,6 +55,7 @@ type Server struct {
 	answers  chan struct{} // buffered 1; containerd answers again, for adopt
 	adopted  chan struct{} // closed by adopt when existing containers are known
 
+	applying   sync.Mutex // one Apply at a time; networks' namespaces change under it
 	mu         sync.Mutex
 	generation uint64                // guarded by mu
 	applied    []*rundpb.TaskDesired // nil before the first Apply. Guarded by mu

@@ -74,11 +74,26 @@ func (w *worker) checked(ctx context.Context, h healthState) {
 		}
 		w.state.Health = rundpb.Health_HEALTH_HEALTHY
 	case health.Unhealthy:
-		w.state.Health, w.sick = rundpb.Health_HEALTH_UNHEALTHY, h.message
+		w.state.Health, w.sick, w.since = rundpb.Health_HEALTH_UNHEALTHY, h.message, time.Now()
 	}
 	w.state.Message = h.message
 	w.s.hub.set(w.state)
 	w.log.Info("task", "health", w.state.GetHealth().String(), "message", h.message)
+}
+
+// leaving reports whether an unhealthy container still goes on, so that whoever
+// was led to it by name or virtual address is answered.
+func (w *worker) leaving() bool {
+	return len(w.made.GetSpec().GetNetworks()) > 0 && w.phase() == rundpb.Phase_PHASE_RUNNING && time.Since(w.since) < withdrawTime
+}
+
+// leave comes when that is over; nil, on which nothing ever comes, where it does
+// not apply.
+func (w *worker) leave() <-chan time.Time {
+	if w.sick == "" || !w.leaving() {
+		return nil
+	}
+	return time.After(withdrawTime - time.Since(w.since))
 }
 
 // endSick ends a container that is unhealthy; its error says why.

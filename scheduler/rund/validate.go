@@ -135,6 +135,14 @@ func checkEndpoint(e *rundpb.Endpoint) error {
 			return fmt.Errorf("endpoint address %q is not in CIDR form", a)
 		}
 	}
+	if len(e.GetHosts()) > maxHosts {
+		return fmt.Errorf("%d addresses of the host name: at most %d are allowed", len(e.GetHosts()), maxHosts)
+	}
+	for _, a := range e.GetHosts() {
+		if _, err := netip.ParseAddr(a); err != nil {
+			return fmt.Errorf("address %q of the host name is none", a)
+		}
+	}
 	if len(e.GetDns()) > maxDNS {
 		return fmt.Errorf("%d name servers: at most %d are allowed", len(e.GetDns()), maxDNS)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
 )
 
-// Apply replaces the desired state. A task that may not run here does not make
+// Apply replaces the desired state, and makes and removes networks' namespaces. A task that may not run here does not make
 // it fail: that task alone is FAILED and rejected.
 func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.ApplyResponse, error) {
 	if len(req.GetTasks()) > maxTasks {
@@ -39,10 +39,32 @@ func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 			return nil, status.Errorf(codes.InvalidArgument, "task %s: %s cannot be desired, only CREATED, RUNNING and STOPPING", id, t.GetPhase())
 		}
 	}
+	if len(req.GetNetworks()) > maxNetworks {
+		return nil, status.Errorf(codes.InvalidArgument, "%d networks: at most %d are allowed", len(req.GetNetworks()), maxNetworks)
+	}
+	for _, id := range req.GetNetworks() {
+		if !ident.Valid(id) {
+			return nil, status.Errorf(codes.InvalidArgument, "%.60q is no network id", id)
+		}
+	}
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	if err := s.desire(req); err != nil {
+		return nil, err
+	}
+	failed, err := s.netns.SyncNetworks(req.GetNetworks(), req.GetKeepNetworks())
+	if err != nil { // tried again with the next
+		s.log.Warn("cannot remove the namespaces of networks", "err", err)
+	}
+	return &rundpb.ApplyResponse{NetworkErrors: failed}, nil
+}
+
+// desire hands the tasks of a newer request to their workers.
+func (s *Server) desire(req *rundpb.ApplyRequest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if req.GetGeneration() < s.generation {
-		return nil, status.Errorf(codes.FailedPrecondition, "generation %d is older than %d, which is in force", req.GetGeneration(), s.generation)
+		return status.Errorf(codes.FailedPrecondition, "generation %d is older than %d, which is in force", req.GetGeneration(), s.generation)
 	}
 	s.generation = req.GetGeneration()
 	s.applied = append(make([]*rundpb.TaskDesired, 0, len(req.GetTasks())), req.GetTasks()...)
@@ -51,7 +73,7 @@ func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 		s.distribute()
 	default: // adopt does it
 	}
-	return &rundpb.ApplyResponse{}, nil
+	return nil
 }
 
 // Watch sends every task, then changes. It waits until the containers of an

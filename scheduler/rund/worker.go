@@ -43,6 +43,7 @@ type worker struct {
 	stale bool                         // state must be read from containerd first
 	check *prober                      // nil: there is no healthcheck, or nothing runs
 	sick  string                       // unhealthy, and why: to be ended
+	since time.Time                    // unhealthy by a check of this process
 	delay time.Duration                // before the next attempt
 }
 
@@ -116,6 +117,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-w.wake:
 		case <-retry:
+		case <-w.leave():
 		case st := <-w.exit:
 			w.ended(st)
 		case h := <-w.check.updates():
@@ -145,7 +147,7 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 		if w.phase() == rundpb.Phase_PHASE_CREATED && d.GetPhase() == rundpb.Phase_PHASE_RUNNING {
 			return false, w.start(ctx)
 		}
-		if w.sick != "" && w.alive() {
+		if w.sick != "" && w.alive() && !w.leaving() {
 			return false, w.endSick(ctx)
 		}
 		return false, nil

@@ -186,7 +186,7 @@ func (n *Node) stopTasks(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	var gen mesh.Generation
-	if err := n.rund.Apply(ctx, &rundpb.ApplyRequest{Generation: gen.Next()}); err != nil {
+	if _, err := n.rund.Apply(ctx, &rundpb.ApplyRequest{Generation: gen.Next()}); err != nil {
 		return fmt.Errorf("stop the tasks: %w", err)
 	}
 	gone := errors.New("gone")

@@ -29,6 +29,7 @@ type Manager struct {
 	hello    *schedulerpb.NodeDescription
 	backward []string
 	logs     []*schedulerpb.LogChunk
+	networks *schedulerpb.NetworkSet // nil: nothing is said of networks
 }
 
 // NewManager returns one that assigns nothing.
@@ -85,6 +86,14 @@ func (m *Manager) Remove(task string) {
 	defer m.mu.Unlock()
 	delete(m.tasks, task)
 	m.each(func(s *stream) { s.assign(&schedulerpb.Assignments{Remove: []string{task}}) })
+}
+
+// SetNetworks is what nodes are told of networks, complete, from now on.
+func (m *Manager) SetNetworks(n *schedulerpb.NetworkSet) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.networks = n
+	m.each(func(s *stream) { s.tell(n) })
 }
 
 // Send passes any message to the agent.
@@ -155,6 +164,7 @@ func (m *Manager) hear(s *stream, msg *schedulerpb.AgentMessage) {
 			}
 			s.assign(all)
 			m.sessions[s] = struct{}{}
+			s.tell(m.networks)
 		}
 	case *schedulerpb.AgentMessage_Heartbeat:
 		s.push(&schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Settings{
@@ -200,6 +210,7 @@ type stream struct {
 	m        *Manager
 	ctx      context.Context
 	sequence uint64
+	told     uint64 // sequence of networks
 	greeted  bool
 	reported map[string]bool
 	ready    chan struct{}
@@ -214,6 +225,16 @@ func (s *stream) assign(a *schedulerpb.Assignments) {
 	s.sequence++
 	a.Sequence = s.sequence
 	s.push(&schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Assignments{Assignments: a}})
+}
+
+func (s *stream) tell(n *schedulerpb.NetworkSet) {
+	if n == nil {
+		return
+	}
+	n = proto.CloneOf(n)
+	s.told++
+	n.Complete, n.Sequence = true, s.told
+	s.push(&schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Networks{Networks: n}})
 }
 
 func (s *stream) push(m *schedulerpb.ManagerMessage) {

@@ -21,18 +21,21 @@ type Netd struct {
 	fail       map[string]string
 	down       bool
 	applies    int
+
+	overlays   map[string]*netdpb.OverlayNetwork
+	overlayGen uint64
 }
 
 // NewNetd returns one that has nothing attached.
 func NewNetd() *Netd {
-	return &Netd{endpoints: map[string]*netdpb.Endpoint{}, fail: map[string]string{}}
+	return &Netd{endpoints: map[string]*netdpb.Endpoint{}, fail: map[string]string{}, overlays: map[string]*netdpb.OverlayNetwork{}}
 }
 
 // Restart is a crash of netd: the data plane stays, the generation does not.
 func (n *Netd) Restart() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.generation = 0
+	n.generation, n.overlayGen = 0, 0
 }
 
 // SetDown makes every call fail, or work again.
@@ -99,6 +102,8 @@ func (n *Netd) Call(ctx context.Context, req, resp proto.Message) error {
 			return nil
 		}
 		out.Result = &netdpb.Response_Apply{Apply: n.apply(v.Apply)}
+	default:
+		n.answerOverlay(v, out)
 	}
 	return nil
 }
@@ -130,6 +135,7 @@ func (n *Netd) apply(a *netdpb.ApplyRequest) *netdpb.ApplyResponse {
 func (n *Netd) Reboot() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.generation = 0
+	n.generation, n.overlayGen = 0, 0
 	n.endpoints = map[string]*netdpb.Endpoint{}
+	n.overlays = map[string]*netdpb.OverlayNetwork{}
 }

@@ -19,6 +19,11 @@ type Rund struct {
 	// Attached, if set, is asked before a container starts and before it is
 	// removed: starting without network, or removing with it, is a violation.
 	Attached func(task string) bool
+	// Ready, if set, is asked before a container starts whether it is on all of its
+	// networks.
+	Ready func(task string, spec *taskpb.TaskSpec) bool
+	// InUse, if set, is asked before the namespace of a network is removed.
+	InUse func(network string) bool
 
 	mu         sync.Mutex
 	generation uint64
@@ -31,6 +36,8 @@ type Rund struct {
 	down       bool
 	applies    int
 	violations []string
+	networks   map[string]bool
+	unmade     map[string]string
 }
 
 type watcher struct {
@@ -44,6 +51,7 @@ func NewRund() *Rund {
 	return &Rund{
 		tasks: map[string]*rundpb.TaskActual{}, starts: map[string]int{},
 		watchers: map[*watcher]struct{}{}, rejected: map[string]string{}, logs: map[string][]string{},
+		networks: map[string]bool{}, unmade: map[string]string{},
 	}
 }
 
@@ -92,6 +100,7 @@ func (r *Rund) Reboot() {
 	defer r.mu.Unlock()
 	r.generation = 0
 	clear(r.tasks)
+	clear(r.networks)
 	r.disconnect()
 }
 
@@ -174,15 +183,15 @@ func (r *Rund) Violations() []string {
 }
 
 // Apply makes it so, at once.
-func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) error {
+func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) (*rundpb.ApplyResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.down {
-		return errors.New("connection refused")
+		return nil, errors.New("connection refused")
 	}
 	if req.Generation <= r.generation {
 		r.violate("generation %d after %d", req.Generation, r.generation)
-		return errors.New("older generation")
+		return nil, errors.New("older generation")
 	}
 	r.generation = req.Generation
 	r.applies++
@@ -204,7 +213,45 @@ func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) error {
 		delete(r.tasks, id)
 		r.tell(&rundpb.WatchResponse{Removed: []string{id}})
 	}
-	return nil
+	return &rundpb.ApplyResponse{NetworkErrors: r.sync(req)}, nil
+}
+
+// sync makes and removes networks' namespaces.
+func (r *Rund) sync(req *rundpb.ApplyRequest) map[string]string {
+	failed := map[string]string{}
+	wanted := map[string]bool{}
+	for _, id := range req.Networks {
+		wanted[id] = true
+		if text := r.unmade[id]; text != "" {
+			failed[id] = text
+			continue
+		}
+		r.networks[id] = true
+	}
+	for id := range r.networks {
+		if !wanted[id] && !req.KeepNetworks {
+			if r.InUse != nil && r.InUse(id) {
+				r.violate("the namespace of network %s was removed while netd had it", id)
+			}
+			delete(r.networks, id)
+		}
+	}
+	return failed
+}
+
+// FailNetwork makes the namespace of a network impossible with this text; empty:
+// no more.
+func (r *Rund) FailNetwork(id, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unmade[id] = text
+}
+
+// Network reports whether a network has a namespace.
+func (r *Rund) Network(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.networks[id]
 }
 
 func (r *Rund) converge(d *rundpb.TaskDesired) {
@@ -237,6 +284,9 @@ func (r *Rund) converge(d *rundpb.TaskDesired) {
 		if d.Phase == rundpb.Phase_PHASE_RUNNING && r.tasks[id].Phase == rundpb.Phase_PHASE_CREATED {
 			if r.Attached != nil && !r.Attached(id) {
 				r.violate("task %s started without its network", id)
+			}
+			if r.Ready != nil && !r.Ready(id, d.Spec) {
+				r.violate("task %s started before it was on its networks", id)
 			}
 			r.starts[id]++
 			r.change(id, func(t *rundpb.TaskActual) { t.Phase = rundpb.Phase_PHASE_STARTING })

@@ -59,9 +59,9 @@ func (r *Rund) Probe(ctx context.Context) (*rundpb.ProbeResponse, error) {
 }
 
 // Apply declares every task of the node.
-func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) error {
-	_, err := r.client.Apply(ctx, req)
-	return plain(err)
+func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) (*rundpb.ApplyResponse, error) {
+	resp, err := r.client.Apply(ctx, req)
+	return resp, plain(err)
 }
 
 // Watch passes reports to f until the connection or ctx ends, or f fails.

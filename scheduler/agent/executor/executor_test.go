@@ -85,10 +85,10 @@ func TestRund(t *testing.T) {
 	if p, err := r.Client().Probe(ctx, &rundpb.ProbeRequest{}, grpc.WaitForReady(true)); err != nil || p.Runtime != "r" {
 		t.Fatalf("probe %v, %v", p, err)
 	}
-	if err := r.Apply(ctx, &rundpb.ApplyRequest{Generation: 1}); err != nil {
+	if _, err := r.Apply(ctx, &rundpb.ApplyRequest{Generation: 1}); err != nil {
 		t.Error(err)
 	}
-	if err := r.Apply(ctx, &rundpb.ApplyRequest{Generation: 1}); err == nil || err.Error() != "rund: generation 1 is older" {
+	if _, err := r.Apply(ctx, &rundpb.ApplyRequest{Generation: 1}); err == nil || err.Error() != "rund: generation 1 is older" {
 		t.Errorf("error %v", err)
 	}
 	data := ""

@@ -255,7 +255,9 @@ type ApplyRequest struct {
 	// Network namespaces that are to exist beside the sandboxes', with nothing in
 	// them: ids of networks. Each is mounted on <run-dir>/netns/net-<id>; others
 	// of that form are deleted.
-	Networks      []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Others of that form stay: it is not known yet whether they are needed.
+	KeepNetworks  bool `protobuf:"varint,4,opt,name=keep_networks,json=keepNetworks,proto3" json:"keep_networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +311,13 @@ func (x *ApplyRequest) GetNetworks() []string {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *ApplyRequest) GetKeepNetworks() bool {
+	if x != nil {
+		return x.KeepNetworks
+	}
+	return false
 }
 
 type ApplyResponse struct {
@@ -463,9 +472,11 @@ type Endpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Mac   string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
 	// CIDR.
-	Address       string   `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	Gateway       string   `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	Dns           []string `protobuf:"bytes,4,rep,name=dns,proto3" json:"dns,omitempty"`
+	Address string   `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Gateway string   `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Dns     []string `protobuf:"bytes,4,rep,name=dns,proto3" json:"dns,omitempty"`
+	// What the container's own name means in /etc/hosts; none: address.
+	Hosts         []string `protobuf:"bytes,5,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -524,6 +535,13 @@ func (x *Endpoint) GetGateway() string {
 func (x *Endpoint) GetDns() []string {
 	if x != nil {
 		return x.Dns
+	}
+	return nil
+}
+
+func (x *Endpoint) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
 	}
 	return nil
 }
@@ -1114,13 +1132,14 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\astorage\x18\x04 \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa3\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x122\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.rund.v1.TaskDesiredR\x05tasks\x12\x1a\n" +
-	"\bnetworks\x18\x03 \x03(\tR\bnetworks\"\xab\x01\n" +
+	"\bnetworks\x18\x03 \x03(\tR\bnetworks\x12#\n" +
+	"\rkeep_networks\x18\x04 \x01(\bR\fkeepNetworks\"\xab\x01\n" +
 	"\rApplyResponse\x12X\n" +
 	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
 	"\x12NetworkErrorsEntry\x12\x10\n" +
@@ -1135,12 +1154,13 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x04slot\x18\x05 \x01(\rR\x04slot\x12-\n" +
 	"\x04spec\x18\x06 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x125\n" +
 	"\bendpoint\x18\a \x01(\v2\x19.redoubt.rund.v1.EndpointR\bendpoint\x12\x17\n" +
-	"\akill_at\x18\b \x01(\x03R\x06killAt\"b\n" +
+	"\akill_at\x18\b \x01(\x03R\x06killAt\"x\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
 	"\agateway\x18\x03 \x01(\tR\agateway\x12\x10\n" +
-	"\x03dns\x18\x04 \x03(\tR\x03dns\"\x0e\n" +
+	"\x03dns\x18\x04 \x03(\tR\x03dns\x12\x14\n" +
+	"\x05hosts\x18\x05 \x03(\tR\x05hosts\"\x0e\n" +
 	"\fWatchRequest\"x\n" +
 	"\rWatchResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x121\n" +

@@ -1,0 +1,26 @@
+package overlay
+
+import "time"
+
+const (
+	// callTimeout bounds one exchange with netd, the longest of which builds all
+	// networks of the node, and namesTimeout one with named.
+	callTimeout  = 60 * time.Second
+	namesTimeout = 10 * time.Second
+
+	// Between tries of what failed: netd or named away, or an endpoint that could
+	// not be made. It doubles from the first to the second.
+	firstPause, longestPause = 100 * time.Millisecond, 3 * time.Second
+
+	// How often netd and named are asked whether they still have what they were
+	// told; a restart is noticed within it. Queries wait in named for three
+	// seconds for what it lost.
+	checkNetd, checkNames = 2 * time.Second, time.Second
+	// The same while a task waits for its sockets to arrive at named.
+	checkSockets = 50 * time.Millisecond
+
+	// maxInternal is how many prefixes named keeps from resolvers.
+	maxInternal = 64
+	// maxResolvers is how many a resolver asks (resolv.conf(5)).
+	maxResolvers = 3
+)

@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/overlay"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// onNetworks is what the machine knows of a task on networks.
+type onNetworks struct {
+	// last is its last assignment: what it has on networks is known while it
+	// stops, too. nil: it never had one in this process.
+	last *schedulerpb.Assignment
+
+	described bool // somebody said which networks there are
+	bridge    bridging
+	ready     bool   // its places on networks and its names are as declared
+	waiting   string // for what it is not; may be empty
+	held      bool   // netd may have it on a network
+
+	judged bool      // serving was looked at
+	served bool      // names and virtual addresses lead to it
+	leftAt time.Time // when they ceased to
+}
+
+// bridging is whether a task is on the node's bridge as well: unless all of its
+// networks are internal. It is decided once: networks do not change.
+type bridging uint8
+
+const (
+	bridgeUnknown bridging = iota
+	bridgeYes
+	bridgeNo
+)
+
+func (n *onNetworks) waits() string { return cmp.Or(n.waiting, "waiting for its networks") }
+
+// networked reports whether the task is to be on networks.
+func (t *task) networked() bool {
+	return len(t.nets.last.GetAttachments()) > 0 || len(t.nets.last.GetSpec().GetNetworks()) > 0 || len(t.actual.GetSpec().GetNetworks()) > 0
+}
+
+// onBridge reports whether the task is to be on the node's bridge.
+func (t *task) onBridge() bool { return !t.networked() || t.nets.bridge == bridgeYes }
+
+// connected reports whether the task is wherever it should be.
+func (t *task) connected() bool {
+	if !t.networked() {
+		return t.attached
+	}
+	return t.nets.ready && (t.nets.bridge == bridgeNo || t.nets.bridge == bridgeYes && t.attached)
+}
+
+func (t *task) waits() string {
+	if t.networked() && !t.nets.ready {
+		return t.nets.waits()
+	}
+	return "waiting for its network"
+}
+
+// sandboxed reports whether the task has a sandbox and may use it.
+func sandboxed(t *task) bool {
+	a := t.actual
+	return a != nil && a.Netns != "" && a.Phase >= rundpb.Phase_PHASE_CREATED && !finished(a)
+}
+
+// sound: its process runs, and its healthcheck says nothing against it.
+func sound(a *rundpb.TaskActual) bool {
+	return a.GetPhase() == rundpb.Phase_PHASE_RUNNING &&
+		(a.Health == rundpb.Health_HEALTH_UNSPECIFIED || a.Health == rundpb.Health_HEALTH_HEALTHY)
+}
+
+// judge decides whether names and virtual addresses lead to a task. One that
+// they led to stays so while its networks are mended.
+func (m *machine) judge(t *task, now time.Time) {
+	n := &t.nets
+	if t.actual == nil || !t.networked() {
+		return
+	}
+	if !n.judged { // an earlier agent may have had it serve
+		n.judged, n.served = true, sound(t.actual)
+	}
+	serves := sound(t.actual) && wanted(t) && t.assignment.Desired == schedulerpb.TaskState_TASK_STATE_RUNNING && (n.served || t.connected())
+	if n.served && !serves {
+		n.leftAt = now
+	}
+	n.served = serves
+}
+
+// leaves is when a task that is to end may be: not before others ceased to come
+// to it, unless there is no time for that. Zero: at once.
+func (t *task) leaves() time.Time {
+	phase := t.actual.GetPhase()
+	if t.nets.leftAt.IsZero() || wanted(t) || phase != rundpb.Phase_PHASE_STARTING && phase != rundpb.Phase_PHASE_RUNNING {
+		return time.Time{}
+	}
+	at := t.nets.leftAt.Add(withdrawTime)
+	if kill := t.nets.last.GetKillAt(); kill != 0 && time.Unix(0, kill).Before(at) {
+		return time.Unix(0, kill)
+	}
+	return at
+}
+
+// onNetworks gives the tasks that are on networks and have a sandbox.
+func (m *machine) onNetworks() []overlay.Task {
+	var out []overlay.Task
+	for _, t := range m.tasks {
+		a := t.nets.last
+		if !sandboxed(t) || len(a.GetAttachments()) == 0 {
+			continue
+		}
+		o := overlay.Task{ID: t.id, ServiceID: a.ServiceId, ServiceName: a.ServiceName, Slot: a.Slot, Netns: t.actual.Netns, Hostname: t.id[:12], Serving: t.nets.served}
+		if h := t.actual.GetSpec().GetContainer().GetHostname(); h != "" {
+			o.Hostname = h
+		}
+		for _, at := range a.Attachments {
+			addrs, _ := overlay.ParseAddrs(at.Addresses) // assign has refused what does not parse
+			o.Attachments = append(o.Attachments, overlay.Attachment{Network: at.NetworkId, Addrs: addrs})
+		}
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b overlay.Task) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// networked takes how far tasks are on their networks; settled: netd has what it
+// should, and nothing of a former agent.
+func (m *machine) networked(now time.Time, states map[string]overlay.State, settled bool) {
+	m.settled = settled
+	for id, t := range m.tasks {
+		s, ok := states[id]
+		n := &t.nets
+		n.held, n.ready, n.waiting = s.Held || !settled && t.networked(), ok && s.Waiting == "", s.Waiting
+		n.described = n.described || s.Described
+		switch {
+		case n.bridge != bridgeUnknown || !s.Known:
+		case s.Internal:
+			n.bridge = bridgeNo
+		default:
+			n.bridge = bridgeYes
+		}
+	}
+	m.stepAll(now)
+}
+
+// described reports whether enough is known of networks to tell netd who is on
+// the bridge: before, those that are both there and on a network would be taken
+// off it.
+func (m *machine) described() bool {
+	for _, t := range m.tasks {
+		if t.started && sandboxed(t) && len(t.nets.last.GetAttachments()) > 0 && !t.nets.described {
+			return false
+		}
+	}
+	return true
+}
+
+// checkAttachments refuses places on networks that cannot be.
+func checkAttachments(a *schedulerpb.Assignment) error {
+	seen := map[string]bool{}
+	for _, at := range a.Attachments {
+		addrs, err := overlay.ParseAddrs(at.GetAddresses())
+		switch {
+		case err != nil:
+			return err
+		case !ident.Valid(at.GetNetworkId()) || seen[at.GetNetworkId()] || !addrs[0].IsValid():
+			return errors.New("it is on a network without an id, twice, or without an address")
+		}
+		seen[at.GetNetworkId()] = true
+	}
+	return nil
+}
