@@ -133,7 +133,7 @@ func (p *progress) followedSince(since time.Time, self string, servers []raft.Se
 // AppendEntries implements raft.Transport.
 func (t *watchedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	sent := time.Now()
-	args.LeaderCommitIndex = t.written(args.LeaderCommitIndex)
+	args.LeaderCommitIndex = t.written(min(args.LeaderCommitIndex, reach(args)))
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
 	if err == nil {
 		t.progress.answered(id, sent, args, resp)
@@ -204,7 +204,7 @@ func (p *watchedPipeline) pass() {
 
 // AppendEntries implements raft.AppendPipeline.
 func (p *watchedPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	args.LeaderCommitIndex = p.written(args.LeaderCommitIndex)
+	args.LeaderCommitIndex = p.written(min(args.LeaderCommitIndex, reach(args)))
 	return p.AppendPipeline.AppendEntries(args, resp)
 }
 

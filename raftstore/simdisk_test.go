@@ -22,6 +22,7 @@ type simDisk struct {
 	mu   sync.Mutex
 	rand *rand.Rand
 	slow time.Duration   // the most that each half of a write takes
+	only simOp           // if set, the one kind of write that takes time
 	fail map[simOp]int   // the operation of its kind, counted from now, that fails
 	late bool            // it fails after it was done
 	hits int             // failures there were
@@ -60,6 +61,13 @@ func (d *simDisk) setSlow(slow time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.slow = slow
+}
+
+// setOnly says what takes time; "" is all that is written.
+func (d *simDisk) setOnly(op simOp) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.only = op
 }
 
 // failAt lets the nth operation of a kind from now fail.
@@ -107,7 +115,7 @@ func (d *simDisk) pause() {
 // do runs one operation; writes take time.
 func (d *simDisk) do(op simOp, run func() error) error {
 	d.mu.Lock()
-	late := d.late
+	late, only := d.late, d.only
 	failed := false
 	if n := d.fail[op]; n > 0 {
 		if d.fail[op] = n - 1; n == 1 {
@@ -121,8 +129,10 @@ func (d *simDisk) do(op simOp, run func() error) error {
 	}
 	switch op {
 	case opAppend, opDelete, opSet:
-		d.pause()
-		defer d.pause()
+		if only == "" || only == op {
+			d.pause()
+			defer d.pause()
+		}
 	}
 	if err := run(); err != nil {
 		return err

@@ -183,8 +183,7 @@ func continues(log raft.LogStore, at uint64, e *edgeLog) (bool, error) {
 // beyond is the request without the entries that a snapshot here ends with, or
 // has before its end: index and term are of its last. They were committed, so a
 // leader of this term has the same ones, and the request says what it said if it
-// begins behind them. It calls nothing committed that it does not itself reach:
-// what may stand in the log behind its last entry is not compared with anything.
+// begins behind them.
 func beyond(req *raft.AppendEntriesRequest, index, term uint64) *raft.AppendEntriesRequest {
 	if req.PrevLogEntry >= index || req.PrevLogEntry == 0 && len(req.Entries) == 0 { // a heartbeat
 		return req
@@ -197,7 +196,6 @@ func beyond(req *raft.AppendEntriesRequest, index, term uint64) *raft.AppendEntr
 		}
 		out.Entries = out.Entries[1:]
 	}
-	out.LeaderCommitIndex = min(out.LeaderCommitIndex, index+uint64(len(out.Entries)))
 	return &out
 }
 

@@ -158,6 +158,9 @@ func (t *transport) forward(peer string, r *peerReader) {
 
 // deliver hands a message to raft.
 func (t *transport) deliver(rpc raft.RPC) {
+	if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+		rpc.Command = withinReach(req)
+	}
 	select {
 	case t.consume <- rpc:
 	case <-t.stop:
