@@ -55,10 +55,11 @@ type Config struct {
 	// those in Dir, and what Storage returns is used in their place.
 	Storage func(open func() (*Storage, error)) (*Storage, error)
 	// For tests in this package: wrapStable stands between the sealing and every
-	// stable value, the list of segments among them, and segmentBytes is the size
-	// of a segment.
+	// stable value, the list of segments among them, segmentBytes is the size of a
+	// segment, and reached is told of every state, before the next one is made.
 	wrapStable   func(raft.StableStore) raft.StableStore
 	segmentBytes int
+	reached      func(*ReadTx)
 	// InitialPeers are ids that PeerAllowed accepts while this server does not
 	// know the cluster's configuration yet.
 	InitialPeers []string

@@ -52,6 +52,12 @@ func (c Config) WithSegments(bytes int) Config {
 	return c
 }
 
+// WithReached has a test told of every state, before the next one is made.
+func (c Config) WithReached(reached func(*ReadTx)) Config {
+	c.reached = reached
+	return c
+}
+
 // WithStable lets a test stand between the sealing and every stable value.
 func (c Config) WithStable(wrap func(raft.StableStore) raft.StableStore) Config {
 	c.wrapStable = wrap

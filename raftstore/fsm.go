@@ -26,6 +26,7 @@ type fsm struct {
 	settled func(index uint64) error
 	// onConfiguration is told that a configuration was committed.
 	onConfiguration func()
+	reached         func(*ReadTx) // see Config; nil for none
 
 	understood uint32 // the store level of this version: see level.go
 	ahead      ahead
@@ -99,7 +100,18 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		return f.stop(fmt.Errorf("log entry %d cannot be applied: %w: "+
 			"this manager has stopped so as not to diverge; is its version older than its neighbours'?", entry.Index, err))
 	}
+	f.tell()
 	return results
+}
+
+// tell tells a test of the state.
+func (f *fsm) tell() {
+	if f.reached == nil {
+		return
+	}
+	if r, err := f.read(); err == nil {
+		f.reached(r)
+	}
 }
 
 // stop halts the state machine at its present state and tells the store.
@@ -189,9 +201,10 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 		return f.stop(fmt.Errorf("the snapshot cannot be restored: %w", err))
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.state, f.index, f.clock, f.level = s, head.Index, head.Clock, max(head.Level, firstLevel)
 	f.hub.reset()
+	f.mu.Unlock()
+	f.tell()
 	return nil
 }
 

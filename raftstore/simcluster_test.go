@@ -15,8 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/internal/testpb"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
@@ -37,6 +35,7 @@ type simCluster struct {
 	all  []*simMember   // changed, and ranged over, by the test's own goroutine alone
 	made int            // members added under way
 	end  sync.WaitGroup // stores being closed, and who watches over those that run
+	was  simStates
 
 	mu  sync.Mutex   // guards pub
 	pub []*simMember // all, for the clients
@@ -69,6 +68,7 @@ type simMember struct {
 	mu    sync.Mutex                // guards the rest
 	store *raftstore.Store          // nil while the manager is down
 	ended map[*raftstore.Store]bool // the lives that a crash has ended
+	gone  *atomic.Bool              // a crash has ended the last life that was begun
 }
 
 // simClock is a manager's clock, so much ahead of the others'. It is fit to lead
@@ -145,12 +145,17 @@ func (c *simCluster) start(m *simMember) {
 func (c *simCluster) open(m *simMember) bool {
 	c.t.Helper()
 	l, transport := c.net.home(m.id)
+	gone := &atomic.Bool{}
 	s, err := raftstore.Open(c.t.Context(), m.disk.wrap(raftstore.Config{
 		Dir: m.dir, NodeID: m.id, ClusterID: "sim", Tables: []raftstore.Registered{things}, Sealer: m.sealer,
 		Transport: transport, InitialPeers: c.ids(), Clock: &m.clock, Logger: slog.New(slog.DiscardHandler),
 		ElectionTimeout: simElectionTimeout, CommitTimeout: 25 * time.Millisecond, IOTimeout: 2 * time.Second,
 		SnapshotThreshold: 24, TrailingLogs: 8, SnapshotInterval: 300 * time.Millisecond, LogStore: c.log,
-	}.WithSegments(smallSegment)))
+	}.WithSegments(smallSegment).WithReached(func(r *raftstore.ReadTx) {
+		if !gone.Load() { // what it does after its end is nobody's state
+			c.was.compare(c.t, m.id, r)
+		}
+	})))
 	if errors.Is(err, errSimDisk) {
 		return false
 	}
@@ -160,7 +165,7 @@ func (c *simCluster) open(m *simMember) bool {
 	l.allow(s.PeerAllowed)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.store = s
+	m.store, m.gone = s, gone
 	c.end.Go(func() { c.watch(m, s) })
 	return true
 }
@@ -235,6 +240,7 @@ func (c *simCluster) cut(m *simMember) (old *raftstore.Store) {
 	old = m.current()
 	m.mu.Lock()
 	m.store, m.ended[old] = nil, true
+	m.gone.Store(true)
 	m.mu.Unlock()
 	next := fmt.Sprintf("%s/%s-%d", c.root, m.id, m.lives+1)
 	if err := os.CopyFS(next, os.DirFS(m.dir)); err != nil {
@@ -335,7 +341,7 @@ func (c *simCluster) agree() {
 			time.Sleep(10 * time.Millisecond) // simulated time
 		}
 		got, at := c.objects(m)
-		if at != index || !slices.EqualFunc(got, want, func(a, b *testpb.Thing) bool { return proto.Equal(a, b) }) {
+		if at != index || !sameThings(got, want) {
 			c.t.Errorf("%s at entry %d and %s at %d hold different objects:\n%v\n%v", leader.id, index, m.id, at, want, got)
 		}
 	}
@@ -343,7 +349,7 @@ func (c *simCluster) agree() {
 
 func (c *simCluster) objects(m *simMember) (all []*testpb.Thing, index uint64) {
 	if err := m.current().View(func(r *raftstore.ReadTx) error {
-		index = m.current().AppliedIndex()
+		index = r.Index()
 		all = slices.Collect(things.All(r))
 		return nil
 	}); err != nil {

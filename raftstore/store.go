@@ -73,6 +73,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
 		return nil, err
 	}
+	s.fsm.reached = c.reached
 	s.fsm.onConfiguration = func() {
 		select {
 		case s.moved <- struct{}{}:
