@@ -377,7 +377,11 @@ type TaskDesired struct {
 	// daemon.
 	Endpoint *Endpoint `protobuf:"bytes,7,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// While stopping: unix nanoseconds after which no grace is left. 0: none.
-	KillAt        int64 `protobuf:"varint,8,opt,name=kill_at,json=killAt,proto3" json:"kill_at,omitempty"`
+	KillAt int64 `protobuf:"varint,8,opt,name=kill_at,json=killAt,proto3" json:"kill_at,omitempty"`
+	// The networks it is on that are this node's alone: all of its networks whose
+	// driver is not overlay. They are attached before the phase is CREATED and
+	// recorded with the container.
+	LocalNetworks []*LocalNetwork `protobuf:"bytes,9,rep,name=local_networks,json=localNetworks,proto3" json:"local_networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -468,6 +472,156 @@ func (x *TaskDesired) GetKillAt() int64 {
 	return 0
 }
 
+func (x *TaskDesired) GetLocalNetworks() []*LocalNetwork {
+	if x != nil {
+		return x.LocalNetworks
+	}
+	return nil
+}
+
+// LocalNetwork is a network whose driver is not overlay, as managers know it.
+type LocalNetwork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// cni, host or none.
+	Driver string `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
+	// The network's: conflist.
+	Options map[string]string `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Names the interface in the sandbox, cni<index>: different for each of a task.
+	Index         uint32 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalNetwork) Reset() {
+	*x = LocalNetwork{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalNetwork) ProtoMessage() {}
+
+func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalNetwork.ProtoReflect.Descriptor instead.
+func (*LocalNetwork) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LocalNetwork) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *LocalNetwork) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *LocalNetwork) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *LocalNetwork) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// LocalAttachment is what came of one.
+type LocalAttachment struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	// In the sandbox.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// CIDR, as its driver gave them.
+	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Mac           string   `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalAttachment) Reset() {
+	*x = LocalAttachment{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalAttachment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalAttachment) ProtoMessage() {}
+
+func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalAttachment.ProtoReflect.Descriptor instead.
+func (*LocalAttachment) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LocalAttachment) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *LocalAttachment) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *LocalAttachment) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *LocalAttachment) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
 type Endpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Mac   string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
@@ -483,7 +637,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +649,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +662,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Endpoint) GetMac() string {
@@ -554,7 +708,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +720,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +733,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
 }
 
 type WatchResponse struct {
@@ -594,7 +748,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +760,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +773,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchResponse) GetComplete() bool {
@@ -660,15 +814,17 @@ type TaskActual struct {
 	// missing image, forbidden mount).
 	Rejected bool `protobuf:"varint,11,opt,name=rejected,proto3" json:"rejected,omitempty"`
 	// What it waits for or tries again, for people.
-	Message       string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
-	Health        Health `protobuf:"varint,13,opt,name=health,proto3,enum=redoubt.rund.v1.Health" json:"health,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Message string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	Health  Health `protobuf:"varint,13,opt,name=health,proto3,enum=redoubt.rund.v1.Health" json:"health,omitempty"`
+	// From CREATED until the task ended.
+	LocalAttachments []*LocalAttachment `protobuf:"bytes,14,rep,name=local_attachments,json=localAttachments,proto3" json:"local_attachments,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *TaskActual) Reset() {
 	*x = TaskActual{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +836,7 @@ func (x *TaskActual) String() string {
 func (*TaskActual) ProtoMessage() {}
 
 func (x *TaskActual) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +849,7 @@ func (x *TaskActual) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskActual.ProtoReflect.Descriptor instead.
 func (*TaskActual) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskActual) GetTaskId() string {
@@ -787,6 +943,13 @@ func (x *TaskActual) GetHealth() Health {
 	return Health_HEALTH_UNSPECIFIED
 }
 
+func (x *TaskActual) GetLocalAttachments() []*LocalAttachment {
+	if x != nil {
+		return x.LocalAttachments
+	}
+	return nil
+}
+
 type LogsRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -801,7 +964,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +976,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +989,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -875,7 +1038,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1050,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1063,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogsResponse) GetAt() int64 {
@@ -933,7 +1096,7 @@ type ResolveImageRequest struct {
 
 func (x *ResolveImageRequest) Reset() {
 	*x = ResolveImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1108,7 @@ func (x *ResolveImageRequest) String() string {
 func (*ResolveImageRequest) ProtoMessage() {}
 
 func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1121,7 @@ func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResolveImageRequest) GetReference() string {
@@ -981,7 +1144,7 @@ type ResolveImageResponse struct {
 
 func (x *ResolveImageResponse) Reset() {
 	*x = ResolveImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1156,7 @@ func (x *ResolveImageResponse) String() string {
 func (*ResolveImageResponse) ProtoMessage() {}
 
 func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1169,7 @@ func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResolveImageResponse) GetDigest() string {
@@ -1040,7 +1203,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1215,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1228,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImportImageRequest) GetData() []byte {
@@ -1084,7 +1247,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1259,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1272,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ImportImageResponse) GetImages() map[string]string {
@@ -1144,7 +1307,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
 	"\x12NetworkErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x02\n" +
 	"\vTaskDesired\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.redoubt.rund.v1.PhaseR\x05phase\x12\x1d\n" +
@@ -1154,7 +1317,22 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x04slot\x18\x05 \x01(\rR\x04slot\x12-\n" +
 	"\x04spec\x18\x06 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x125\n" +
 	"\bendpoint\x18\a \x01(\v2\x19.redoubt.rund.v1.EndpointR\bendpoint\x12\x17\n" +
-	"\akill_at\x18\b \x01(\x03R\x06killAt\"x\n" +
+	"\akill_at\x18\b \x01(\x03R\x06killAt\x12D\n" +
+	"\x0elocal_networks\x18\t \x03(\v2\x1d.redoubt.rund.v1.LocalNetworkR\rlocalNetworks\"\xce\x01\n" +
+	"\fLocalNetwork\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06driver\x18\x02 \x01(\tR\x06driver\x12D\n" +
+	"\aoptions\x18\x03 \x03(\v2*.redoubt.rund.v1.LocalNetwork.OptionsEntryR\aoptions\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\rR\x05index\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
+	"\x0fLocalAttachment\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x10\n" +
+	"\x03mac\x18\x04 \x01(\tR\x03mac\"x\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -1165,7 +1343,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\rWatchResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x121\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1b.redoubt.rund.v1.TaskActualR\x05tasks\x12\x18\n" +
-	"\aremoved\x18\x03 \x03(\tR\aremoved\"\xbb\x03\n" +
+	"\aremoved\x18\x03 \x03(\tR\aremoved\"\x8a\x04\n" +
 	"\n" +
 	"TaskActual\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -1182,7 +1360,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	" \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1a\n" +
 	"\brejected\x18\v \x01(\bR\brejected\x12\x18\n" +
 	"\amessage\x18\f \x01(\tR\amessage\x12/\n" +
-	"\x06health\x18\r \x01(\x0e2\x17.redoubt.rund.v1.HealthR\x06health\"~\n" +
+	"\x06health\x18\r \x01(\x0e2\x17.redoubt.rund.v1.HealthR\x06health\x12M\n" +
+	"\x11local_attachments\x18\x0e \x03(\v2 .redoubt.rund.v1.LocalAttachmentR\x10localAttachments\"~\n" +
 	"\vLogsRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x14\n" +
@@ -1241,7 +1420,7 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                   // 0: redoubt.rund.v1.Phase
 	(Health)(0),                  // 1: redoubt.rund.v1.Health
@@ -1250,55 +1429,61 @@ var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(*ApplyRequest)(nil),         // 4: redoubt.rund.v1.ApplyRequest
 	(*ApplyResponse)(nil),        // 5: redoubt.rund.v1.ApplyResponse
 	(*TaskDesired)(nil),          // 6: redoubt.rund.v1.TaskDesired
-	(*Endpoint)(nil),             // 7: redoubt.rund.v1.Endpoint
-	(*WatchRequest)(nil),         // 8: redoubt.rund.v1.WatchRequest
-	(*WatchResponse)(nil),        // 9: redoubt.rund.v1.WatchResponse
-	(*TaskActual)(nil),           // 10: redoubt.rund.v1.TaskActual
-	(*LogsRequest)(nil),          // 11: redoubt.rund.v1.LogsRequest
-	(*LogsResponse)(nil),         // 12: redoubt.rund.v1.LogsResponse
-	(*ResolveImageRequest)(nil),  // 13: redoubt.rund.v1.ResolveImageRequest
-	(*ResolveImageResponse)(nil), // 14: redoubt.rund.v1.ResolveImageResponse
-	(*ImportImageRequest)(nil),   // 15: redoubt.rund.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),  // 16: redoubt.rund.v1.ImportImageResponse
-	nil,                          // 17: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                          // 18: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	nil,                          // 19: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.Feature)(nil),       // 20: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),       // 21: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),      // 22: redoubt.task.v1.TaskSpec
+	(*LocalNetwork)(nil),         // 7: redoubt.rund.v1.LocalNetwork
+	(*LocalAttachment)(nil),      // 8: redoubt.rund.v1.LocalAttachment
+	(*Endpoint)(nil),             // 9: redoubt.rund.v1.Endpoint
+	(*WatchRequest)(nil),         // 10: redoubt.rund.v1.WatchRequest
+	(*WatchResponse)(nil),        // 11: redoubt.rund.v1.WatchResponse
+	(*TaskActual)(nil),           // 12: redoubt.rund.v1.TaskActual
+	(*LogsRequest)(nil),          // 13: redoubt.rund.v1.LogsRequest
+	(*LogsResponse)(nil),         // 14: redoubt.rund.v1.LogsResponse
+	(*ResolveImageRequest)(nil),  // 15: redoubt.rund.v1.ResolveImageRequest
+	(*ResolveImageResponse)(nil), // 16: redoubt.rund.v1.ResolveImageResponse
+	(*ImportImageRequest)(nil),   // 17: redoubt.rund.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),  // 18: redoubt.rund.v1.ImportImageResponse
+	nil,                          // 19: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	nil,                          // 20: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	nil,                          // 21: redoubt.rund.v1.LocalNetwork.OptionsEntry
+	nil,                          // 22: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.Feature)(nil),       // 23: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),       // 24: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),      // 25: redoubt.task.v1.TaskSpec
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	20, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
-	17, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	21, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	23, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	19, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	24, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
 	6,  // 3: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	18, // 4: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	20, // 4: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
 	0,  // 5: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	22, // 6: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	7,  // 7: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	10, // 8: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 9: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	7,  // 10: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	22, // 11: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 12: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	19, // 13: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	2,  // 14: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	4,  // 15: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	8,  // 16: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	11, // 17: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	13, // 18: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	15, // 19: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	3,  // 20: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	5,  // 21: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	9,  // 22: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	12, // 23: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	14, // 24: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	16, // 25: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	25, // 6: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	9,  // 7: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	7,  // 8: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
+	21, // 9: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	12, // 10: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 11: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	9,  // 12: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	25, // 13: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 14: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	8,  // 15: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
+	22, // 16: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	2,  // 17: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	4,  // 18: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	10, // 19: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	13, // 20: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	15, // 21: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	17, // 22: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	3,  // 23: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	5,  // 24: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	11, // 25: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	14, // 26: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	16, // 27: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	18, // 28: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	23, // [23:29] is the sub-list for method output_type
+	17, // [17:23] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -1312,7 +1497,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
