@@ -84,7 +84,15 @@ func Generation() (uint32, error) {
 
 // ReadFingerprint hashes chains, rules, sets and elements of the tables as the
 // kernel tells them; not elements that packets add. A table that does not exist has a Fingerprint as well.
-func ReadFingerprint(tables ...*nftables.Table) (fp Fingerprint, err error) {
+func ReadFingerprint(tables ...*nftables.Table) (Fingerprint, error) {
+	return fingerprint(true, tables)
+}
+
+// ReadStructure is ReadFingerprint without the elements of sets, for who compares
+// those by itself.
+func ReadStructure(tables ...*nftables.Table) (Fingerprint, error) { return fingerprint(false, tables) }
+
+func fingerprint(withElements bool, tables []*nftables.Table) (fp Fingerprint, err error) {
 	sum := sha256.New()
 	put := func(kind string, items [][]byte) {
 		fmt.Fprintf(sum, "%s %d\n", kind, len(items))
@@ -123,7 +131,7 @@ func ReadFingerprint(tables ...*nftables.Table) (fp Fingerprint, err error) {
 				return fmt.Errorf("nftables: read sets: %w", err)
 			}
 			for _, s := range sets {
-				if s.Dynamic {
+				if s.Dynamic || !withElements {
 					put("set "+s.Name, nil)
 					continue
 				}
