@@ -1,0 +1,290 @@
+package peer
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/mesh/peer/peerpb"
+)
+
+// A link is a connection of a pair whose handshake is done. It has one goroutine,
+// which reads; another writes while there is something to write.
+type link struct {
+	conn    *tls.Conn
+	raw     net.Conn
+	pair    *pair
+	dialled bool // by this node
+	born    time.Time
+	until   time.Time // the other's certificate ends
+	remote  netip.Addr
+
+	// Guarded by Peers.mu:
+	x        exchange
+	used     time.Time
+	queue    []*peerpb.Frame
+	flushing bool
+	resting  bool // it ends once the queue is written
+	over     bool
+
+	// Of the reader:
+	budget int
+	filled time.Time
+}
+
+var (
+	errReplaced = errors.New("another connection took its place")
+	errRested   = errors.New("nothing is to be said")
+	errPace     = errors.New("it says too much")
+	errUnread   = errors.New("it does not read what it is told")
+	errEnded    = errors.New("its certificate has ended")
+	errStopped  = errors.New("this node's connections end")
+)
+
+// cut closes the connection without taking leave; nil is none.
+func (l *link) cut() {
+	if l != nil {
+		l.raw.Close()
+	}
+}
+
+// adopt makes the connection the pair's and starts reading it, or returns why not.
+// The caller closes it then.
+func (p *Peers) adopt(id string, conn *tls.Conn, raw net.Conn, dialled bool) error {
+	cs := conn.ConnectionState()
+	now := time.Now()
+	l := &link{conn: conn, raw: raw, dialled: dialled, born: now, used: now, until: cs.PeerCertificates[0].NotAfter,
+		budget: framesAtOnce, filled: now}
+	if a, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
+		l.remote = a.Addr().Unmap()
+	}
+	var old *link
+	defer func() { old.cut() }()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pr := p.pairs[id]
+	switch {
+	case !p.running:
+		return errStopped
+	case pr == nil:
+		return errNoPeer
+	case pr.link != nil && !p.better(l, pr.link):
+		return errReplaced
+	}
+	if old = pr.link; old != nil {
+		old.over = true
+	}
+	l.pair, pr.link = pr, l
+	l.x = exchange{ids: p.ids(id), lower: p.lower(id), export: cs.ExportKeyingMaterial, mem: &pr.memory}
+	pr.resting = false
+	if dialled {
+		pr.away = false
+	} else if host, _, err := net.SplitHostPort(pr.view.Underlay); err != nil {
+		pr.away = true // nobody can call it
+	} else if a, err := netip.ParseAddr(host); err == nil {
+		pr.away = a.Unmap() != l.remote
+	}
+	p.wg.Go(func() { p.read(l) })
+	poke(p.kick)
+	return nil
+}
+
+// better decides between a new connection of a pair and the one it has. Whoever
+// dials has none that works, so the new one is the right one, but where both
+// dialled at the same moment: then both keep that of the lower id.
+func (p *Peers) better(l, old *link) bool {
+	if l.born.Sub(old.born) >= glare || l.dialled == old.dialled {
+		return true
+	}
+	return l.dialled == p.lower(old.pair.view.ID)
+}
+
+func (p *Peers) ids(other string) [2]string {
+	if p.lower(other) {
+		return [2]string{p.o.ID, other}
+	}
+	return [2]string{other, p.o.ID}
+}
+
+func (p *Peers) read(l *link) {
+	for {
+		var f peerpb.Frame
+		err := wire.ReadUpTo(l.conn, &f, maxFrame)
+		if err == nil {
+			err = l.pace(time.Now())
+		}
+		if err == nil {
+			err = p.heard(l, &f)
+		}
+		if err != nil {
+			p.lost(l, err)
+			return
+		}
+	}
+}
+
+func (l *link) pace(now time.Time) error {
+	if n := int(now.Sub(l.filled) / frameEvery); n > 0 {
+		l.budget = min(l.budget+n, framesAtOnce)
+		l.filled = now
+	}
+	if l.budget--; l.budget < 0 {
+		return errPace
+	}
+	return nil
+}
+
+// heard takes a frame.
+func (p *Peers) heard(l *link, f *peerpb.Frame) error {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pr := l.pair
+	if l.over {
+		return errReplaced
+	}
+	defer poke(p.kick)
+	l.used = now
+	switch m := f.GetMessage().(type) {
+	case *peerpb.Frame_Announce:
+		a, err := parseAnnounce(m.Announce)
+		if err == nil {
+			err = p.claim(pr, a.keys)
+		}
+		if err == nil {
+			err = l.x.announced(a)
+		}
+		if err != nil {
+			return err
+		}
+		pr.fails, pr.err = 0, nil // only now it is known that it lets us in
+		p.found(pr, l, a)
+		return nil
+	case *peerpb.Frame_Rest:
+		return errRested
+	}
+	out, switched, err := l.x.hear(f, now)
+	if err != nil {
+		return err
+	}
+	if switched {
+		p.counts.exchanges++
+		p.refresh(pr)
+	}
+	if p.own.next != (key{}) {
+		poke(p.settle) // it may have been the last to be ready
+	}
+	return p.say(l, out)
+}
+
+// claim notes the keys as this peer's, if they are nobody's.
+func (p *Peers) claim(pr *pair, k keys) error {
+	id := pr.view.ID
+	for _, x := range []key{k.current, k.next} {
+		if x == (key{}) {
+			continue
+		}
+		if by := p.claims[x]; by != "" && by != id {
+			return fmt.Errorf("it claims the WireGuard key of node %s", by)
+		}
+		if x == p.own.current || x == p.own.next {
+			return errors.New("it claims this node's WireGuard key")
+		}
+	}
+	p.unclaim(pr)
+	pr.keys = k
+	for _, x := range []key{k.current, k.next} {
+		if x != (key{}) {
+			p.claims[x] = id
+		}
+	}
+	return nil
+}
+
+// found notes where the peer's WireGuard is.
+func (p *Peers) found(pr *pair, l *link, a announcement) {
+	pr.port, pr.calls = a.port, a.undialled
+	pr.endpoint = netip.AddrPort{}
+	if r := l.remote; r.IsGlobalUnicast() || r.IsLinkLocalUnicast() {
+		pr.endpoint = netip.AddrPortFrom(r, a.port)
+	}
+	p.refresh(pr)
+}
+
+// say queues frames. p.mu is held.
+func (p *Peers) say(l *link, frames []*peerpb.Frame) error {
+	if len(frames) == 0 || l.over {
+		return nil
+	}
+	if l.queue = append(l.queue, frames...); len(l.queue) > maxQueue {
+		return errUnread
+	}
+	l.used = time.Now()
+	if !l.flushing {
+		l.flushing = true
+		p.wg.Go(func() { p.flush(l) })
+	}
+	return nil
+}
+
+// flush writes what is queued.
+func (p *Peers) flush(l *link) {
+	for {
+		p.mu.Lock()
+		frames, resting := l.queue, l.resting
+		if l.queue = nil; len(frames) == 0 {
+			l.flushing = false
+		}
+		p.mu.Unlock()
+		if len(frames) == 0 {
+			if resting {
+				p.lost(l, errRested)
+			}
+			return
+		}
+		for _, f := range frames {
+			l.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+			if err := wire.Write(l.conn, f); err != nil {
+				p.lost(l, err)
+				return
+			}
+		}
+	}
+}
+
+// lost ends a connection, for the first reason that is given.
+func (p *Peers) lost(l *link, err error) {
+	l.raw.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drop(l, err, time.Now())
+}
+
+// drop is lost under p.mu.
+func (p *Peers) drop(l *link, err error, now time.Time) {
+	pr := l.pair
+	if l.over || pr.link != l {
+		return
+	}
+	l.over = true
+	l.x.offered.wipe()
+	l.x.offered = nil
+	pr.link = nil
+	if pr.resting = errors.Is(err, errRested); pr.resting {
+		pr.nextDial = time.Time{}
+		poke(p.kick)
+		return
+	}
+	pr.err = err
+	pr.fails++
+	pr.nextDial = now.Add(backoff(pr.fails))
+	if !p.lower(pr.view.ID) {
+		pr.nextDial = pr.nextDial.Add(helpAfter)
+	}
+	p.log.Debug("connection to a peer ended", "node", pr.view.ID, "reason", err)
+	poke(p.kick)
+}
