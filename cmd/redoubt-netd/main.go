@@ -1,12 +1,13 @@
 // Command redoubt-netd keeps the network of a node's containers: see package
 // mesh/netd. redoubt-node or a systemd unit starts it and passes its socket.
-// With --cleanup as its only argument it deletes what an earlier one made in
-// this network namespace, and ends.
+// With --cleanup as its first argument it deletes what an earlier one made in
+// this network namespace, and in those of networks below --run-dir, and ends.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 
@@ -14,15 +15,12 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
 	"github.com/redoubt-cluster/redoubt/mesh/netd"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay"
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "--cleanup" {
-		if err := errors.Join(netd.Cleanup(nil), fabric.Cleanup(nil)); err != nil {
-			fmt.Fprintf(os.Stderr, "redoubt-netd: %v\n", err)
-			os.Exit(1)
-		}
-		return
+	if len(os.Args) > 1 && os.Args[1] == "--cleanup" {
+		os.Exit(cleanUp(os.Args[2:]))
 	}
 	var config netd.Config
 	daemon.Main(daemon.Daemon{
@@ -40,7 +38,12 @@ func main() {
 			if err := f.Start(); err != nil {
 				return fmt.Errorf("close the mesh: %w", err)
 			}
-			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log, Fabric: f})
+			o, err := overlay.New(overlay.Options{RunDir: env.RunDir, Fabric: f, Logger: env.Log})
+			if err != nil {
+				return err
+			}
+			defer o.Close()
+			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log, Fabric: f, Overlays: o})
 			if err != nil {
 				return err
 			}
@@ -48,4 +51,23 @@ func main() {
 			return n.Serve(ctx, env.Listeners["netd"], env.ControlUID)
 		},
 	})
+}
+
+// cleanUp returns the exit code: that of daemons.
+func cleanUp(args []string) int {
+	fs := flag.NewFlagSet("redoubt-netd --cleanup", flag.ContinueOnError)
+	runDir := fs.String("run-dir", "/run/redoubt", "`directory` of the namespaces")
+	if err := fs.Parse(args); err != nil {
+		return 2
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "redoubt-netd: unexpected argument %q: only flags are taken\n", fs.Arg(0))
+		return 2
+	}
+	// What the tables guard goes before them.
+	if err := errors.Join(overlay.Cleanup(*runDir, nil), netd.Cleanup(nil), fabric.Cleanup(nil)); err != nil {
+		fmt.Fprintf(os.Stderr, "redoubt-netd: %v\n", err)
+		return 1
+	}
+	return 0
 }

@@ -18,7 +18,7 @@ import (
 // be repeated after any interruption. The host end stays down until the rules
 // that bind it are in force.
 func (n *Node) attach(h *netlink.Handle, e endpoint, bridge netlink.Link, gateway net.IP, changed func(string)) error {
-	sandbox, err := openSandbox(n.runDir, e.netns, n.ns)
+	sandbox, err := kernel.OpenPinned(n.runDir, e.netns, "sandbox", n.ns)
 	if err != nil {
 		return err
 	}

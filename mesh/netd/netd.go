@@ -1,7 +1,7 @@
 // Package netd owns the network of a node's containers: one bridge, one
 // interface per container, the rules that bind each to its own addresses, and
 // published ports. Its process also holds the node's end of the mesh (package
-// fabric). It is the only part of Redoubt that changes the kernel's
+// fabric) and the networks on it (package overlay). It is the only part of Redoubt that changes the kernel's
 // network state, and runs in a process of its own, redoubt-netd, which holds
 // CAP_NET_ADMIN and CAP_SYS_ADMIN and nothing worth stealing.
 //
@@ -90,6 +90,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay"
 )
 
 // Options say what a Node works on.
@@ -102,16 +103,19 @@ type Options struct {
 	Netns *os.File
 	// Fabric is the node's end of the mesh, which Serve runs; nil: none.
 	Fabric *fabric.Fabric
+	// Overlays are the networks on it, which Serve runs as well; nil: none.
+	Overlays *overlay.Overlays
 }
 
 // Node is the network of one node. Its methods may be used concurrently; they
 // take turns.
 type Node struct {
-	runDir string
-	config Config
-	fabric *fabric.Fabric // nil: the node has no mesh
-	log    *slog.Logger
-	ns     *os.File
+	runDir   string
+	config   Config
+	fabric   *fabric.Fabric    // nil: the node has no mesh
+	overlays *overlay.Overlays // nil: nor networks on it
+	log      *slog.Logger
+	ns       *os.File
 
 	mu         sync.Mutex // guards the following, and the kernel's state
 	generation uint64
@@ -162,7 +166,7 @@ func New(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, log: o.Logger, ns: ns, holds: holds{}, stale: map[netip.Addr]bool{},
+	return &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, overlays: o.Overlays, log: o.Logger, ns: ns, holds: holds{}, stale: map[netip.Addr]bool{},
 		bounds: flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}}, nil
 }
 

@@ -29,6 +29,13 @@ func (n *Node) Serve(ctx context.Context, l net.Listener, uid uint32) error {
 			}
 		})
 	}
+	if n.overlays != nil {
+		running.Go(func() {
+			if err := n.overlays.Run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	slots := make(chan struct{}, maxConns)
 	denied := func(err error) { n.log.Warn("connection refused", "err", err) }
@@ -101,6 +108,11 @@ func (n *Node) answer(ctx context.Context, req *netdpb.Request) *netdpb.Response
 			return resp
 		}
 	}
+	if n.overlays != nil {
+		if resp := n.answerOverlay(ctx, req); resp != nil {
+			return resp
+		}
+	}
 	return refusal("the request names no verb")
 }
 
@@ -112,6 +124,9 @@ func (n *Node) answerFabric(ctx context.Context, req *netdpb.Request) *netdpb.Re
 	case *netdpb.Request_Fabric:
 		var r *netdpb.FabricResponse
 		r, err = n.fabric.Declare(ctx, v.Fabric)
+		if n.overlays != nil {
+			n.overlays.Follow()
+		}
 		resp.Result = &netdpb.Response_Fabric{Fabric: r}
 	case *netdpb.Request_FabricRotate:
 		var r *netdpb.FabricRotateResponse
@@ -121,6 +136,28 @@ func (n *Node) answerFabric(ctx context.Context, req *netdpb.Request) *netdpb.Re
 		var r *netdpb.FabricStateResponse
 		r, err = n.fabric.State()
 		resp.Result = &netdpb.Response_FabricState{FabricState: r}
+	default:
+		return nil
+	}
+	if err != nil {
+		return refusal(err.Error())
+	}
+	return &resp
+}
+
+// answerOverlay is nil for other requests.
+func (n *Node) answerOverlay(ctx context.Context, req *netdpb.Request) *netdpb.Response {
+	var resp netdpb.Response
+	var err error
+	switch v := req.GetVerb().(type) {
+	case *netdpb.Request_Overlay:
+		var r *netdpb.OverlayResponse
+		r, err = n.overlays.Declare(ctx, v.Overlay)
+		resp.Result = &netdpb.Response_Overlay{Overlay: r}
+	case *netdpb.Request_OverlayState:
+		var r *netdpb.OverlayStateResponse
+		r, err = n.overlays.State()
+		resp.Result = &netdpb.Response_OverlayState{OverlayState: r}
 	default:
 		return nil
 	}

@@ -2504,8 +2504,10 @@ type OverlayNetworkState struct {
 	RemoteEndpoints uint32 `protobuf:"varint,5,opt,name=remote_endpoints,json=remoteEndpoints,proto3" json:"remote_endpoints,omitempty"`
 	// Flows that each rule let in, by its id, and packets that were dropped, by
 	// reason, since the process started.
-	Allowed       map[string]uint64 `protobuf:"bytes,6,rep,name=allowed,proto3" json:"allowed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Dropped       map[string]uint64 `protobuf:"bytes,7,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Allowed map[string]uint64 `protobuf:"bytes,6,rep,name=allowed,proto3" json:"allowed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Dropped map[string]uint64 `protobuf:"bytes,7,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Local endpoints that are not as declared.
+	Endpoints     []*OverlayResult `protobuf:"bytes,8,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2585,6 +2587,13 @@ func (x *OverlayNetworkState) GetAllowed() map[string]uint64 {
 func (x *OverlayNetworkState) GetDropped() map[string]uint64 {
 	if x != nil {
 		return x.Dropped
+	}
+	return nil
+}
+
+func (x *OverlayNetworkState) GetEndpoints() []*OverlayResult {
+	if x != nil {
+		return x.Endpoints
 	}
 	return nil
 }
@@ -3448,7 +3457,7 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x18\n" +
 	"\arepairs\x18\x02 \x01(\x04R\arepairs\x12@\n" +
-	"\bnetworks\x18\x03 \x03(\v2$.redoubt.netd.v1.OverlayNetworkStateR\bnetworks\"\xb3\x03\n" +
+	"\bnetworks\x18\x03 \x03(\v2$.redoubt.netd.v1.OverlayNetworkStateR\bnetworks\"\xf1\x03\n" +
 	"\x13OverlayNetworkState\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x10\n" +
@@ -3456,7 +3465,8 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x0flocal_endpoints\x18\x04 \x01(\rR\x0elocalEndpoints\x12)\n" +
 	"\x10remote_endpoints\x18\x05 \x01(\rR\x0fremoteEndpoints\x12K\n" +
 	"\aallowed\x18\x06 \x03(\v21.redoubt.netd.v1.OverlayNetworkState.AllowedEntryR\aallowed\x12K\n" +
-	"\adropped\x18\a \x03(\v21.redoubt.netd.v1.OverlayNetworkState.DroppedEntryR\adropped\x1a:\n" +
+	"\adropped\x18\a \x03(\v21.redoubt.netd.v1.OverlayNetworkState.DroppedEntryR\adropped\x12<\n" +
+	"\tendpoints\x18\b \x03(\v2\x1e.redoubt.netd.v1.OverlayResultR\tendpoints\x1a:\n" +
 	"\fAllowedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
@@ -3626,17 +3636,18 @@ var file_mesh_netd_netdpb_netd_proto_depIdxs = []int32{
 	32, // 37: redoubt.netd.v1.OverlayStateResponse.networks:type_name -> redoubt.netd.v1.OverlayNetworkState
 	42, // 38: redoubt.netd.v1.OverlayNetworkState.allowed:type_name -> redoubt.netd.v1.OverlayNetworkState.AllowedEntry
 	43, // 39: redoubt.netd.v1.OverlayNetworkState.dropped:type_name -> redoubt.netd.v1.OverlayNetworkState.DroppedEntry
-	34, // 40: redoubt.netd.v1.IngressRequest.services:type_name -> redoubt.netd.v1.IngressService
-	35, // 41: redoubt.netd.v1.IngressService.ports:type_name -> redoubt.netd.v1.IngressPort
-	36, // 42: redoubt.netd.v1.IngressService.endpoints:type_name -> redoubt.netd.v1.IngressEndpoint
-	38, // 43: redoubt.netd.v1.IngressResponse.results:type_name -> redoubt.netd.v1.IngressResult
-	38, // 44: redoubt.netd.v1.IngressStateResponse.results:type_name -> redoubt.netd.v1.IngressResult
-	44, // 45: redoubt.netd.v1.IngressStateResponse.dropped:type_name -> redoubt.netd.v1.IngressStateResponse.DroppedEntry
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	29, // 40: redoubt.netd.v1.OverlayNetworkState.endpoints:type_name -> redoubt.netd.v1.OverlayResult
+	34, // 41: redoubt.netd.v1.IngressRequest.services:type_name -> redoubt.netd.v1.IngressService
+	35, // 42: redoubt.netd.v1.IngressService.ports:type_name -> redoubt.netd.v1.IngressPort
+	36, // 43: redoubt.netd.v1.IngressService.endpoints:type_name -> redoubt.netd.v1.IngressEndpoint
+	38, // 44: redoubt.netd.v1.IngressResponse.results:type_name -> redoubt.netd.v1.IngressResult
+	38, // 45: redoubt.netd.v1.IngressStateResponse.results:type_name -> redoubt.netd.v1.IngressResult
+	44, // 46: redoubt.netd.v1.IngressStateResponse.dropped:type_name -> redoubt.netd.v1.IngressStateResponse.DroppedEntry
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_mesh_netd_netdpb_netd_proto_init() }

@@ -1,0 +1,39 @@
+package overlay
+
+import "time"
+
+const (
+	// Networks of one node, and what one of them has.
+	maxNetworks  = 4096
+	maxEndpoints = 1 << 14
+	maxServices  = 1 << 14
+	maxRules     = 1 << 12
+	// Services that one end of a rule names.
+	maxRuleEnds = 1024
+	// Interfaces of one sandbox: ov0 to ov63.
+	maxIndex = 64
+
+	// Prefix lengths of subnets.
+	minBits4, maxBits4 = 8, 29
+	minBits6, maxBits6 = 32, 120
+
+	maxVNI = 1<<24 - 1
+
+	// Lengths of names.
+	maxNetns  = 64
+	maxRuleID = 64
+
+	// VXLAN takes 50 bytes of the tunnel's packet; what is left must hold the
+	// 1280 that IPv6 demands.
+	vxlanOverhead = 50
+	minMTU        = 1280
+
+	// The pause after an announced change in which more are gathered.
+	repairSettle = 50 * time.Millisecond
+	// How often it is looked at the node's end of the tunnels, and within what
+	// time every network is compared whether or not a change was announced.
+	lookEvery   = 5 * time.Second
+	sweepWithin = time.Minute
+	// What failed is tried again after this time, which doubles up to the latter.
+	retryFirst, retryMost = 200 * time.Millisecond, 5 * time.Second
+)

@@ -1,0 +1,319 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay/rules"
+)
+
+// narrow takes away what is not wanted, makes what is and leaves it down, and
+// puts the rules in force. What is not known is read; what is known and not
+// touched is not looked at.
+func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error {
+	if r.have == nil {
+		t.whole = true
+	}
+	nodes := make(map[[6]byte]netip.Addr, len(r.net.nodes))
+	for node := range r.net.nodes {
+		nodes[routerMAC(node)] = node
+	}
+	var d differ
+	var strays []op
+	if t.whole {
+		links, err := r.settle(h)
+		if err != nil {
+			return err
+		}
+		if r.have, strays, err = readPaths(r.socket, r.uplink); err != nil {
+			return err
+		}
+		r.bad = nil
+		for _, e := range r.net.endpoints {
+			r.plug(h, e, links)
+		}
+		want := &paths{make(map[netip.Addr]path, len(r.net.owners)), nodes}
+		for a := range r.net.owners {
+			if p, ok := r.want(a); ok {
+				want.addrs[a] = p
+			}
+		}
+		d.all(r.uplink, r.have, want)
+		r.have = want
+	} else {
+		for task := range t.tasks {
+			if err := r.unplug(h, task); err != nil {
+				return err
+			}
+		}
+		for task := range t.tasks {
+			if e := r.net.endpoints[task]; e != nil {
+				r.plug(h, e, nil)
+			}
+		}
+		for a := range t.addrs {
+			old, had := r.have.addrs[a]
+			p, ok := r.want(a)
+			d.addr(a, old, had, p, ok)
+			if ok {
+				r.have.addrs[a] = p
+			} else {
+				delete(r.have.addrs, a)
+			}
+		}
+		d.forward(r.uplink, r.have.nodes, nodes)
+		r.have.nodes = nodes
+	}
+	if n := len(strays) + len(d.removals) + len(d.additions); n > 0 {
+		r.changed(fmt.Sprintf("changed %d routes and neighbours", n))
+	}
+	if err := tell(r.socket, slices.Concat(strays, d.removals)); err != nil {
+		return err
+	}
+	r.pending = d.additions
+	return r.enforce(ctx, t.whole)
+}
+
+// settle makes namespace and VXLAN device what they are to be, takes ports away
+// that belong to nobody, and returns the links that are there.
+func (r *realm) settle(h *netlink.Handle) (map[string]netlink.Link, error) {
+	list, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	links := make(map[string]netlink.Link, len(list))
+	ours := false
+	for _, l := range list {
+		name := l.Attrs().Name
+		links[name] = l
+		ours = ours || name == uplinkName || isPort(name)
+	}
+	if r.table == nil && !ours {
+		if err := r.o.deny(); err != nil {
+			return nil, err
+		}
+	}
+	dual := r.net.dual()
+	if c, err := prepare(dual); err != nil {
+		return nil, err
+	} else if c {
+		r.changed("set up the namespace")
+	}
+	wanted := make(map[string]bool, len(r.net.endpoints))
+	for task, e := range r.net.endpoints {
+		if e.local() {
+			wanted[portName(task)] = true
+		}
+	}
+	for name, l := range links {
+		if isPort(name) && !wanted[name] || name == uplinkName && !r.tunnel.fits(l, r.net.vni) {
+			r.changed("removed " + name)
+			if err := kernel.DeleteLink(h, l); err != nil {
+				return nil, err
+			}
+			delete(links, name)
+		}
+	}
+	for task := range r.ports {
+		if !wanted[portName(task)] {
+			delete(r.ports, task)
+		}
+	}
+	if links[uplinkName] == nil {
+		r.changed("made the VXLAN device")
+		if err := makeUplink(r.o.ns, r.file, r.tunnel, r.net.vni); err != nil {
+			return nil, err
+		}
+		if links[uplinkName], err = h.LinkByName(uplinkName); err != nil {
+			return nil, fmt.Errorf("interface %s: %w", uplinkName, err)
+		}
+	}
+	if c, err := tend(h, links[uplinkName], r.tunnel.mtu); err != nil {
+		return nil, err
+	} else if c {
+		r.changed("set the VXLAN device")
+	}
+	if c, err := setAll(hushed(uplinkName, dual)); err != nil {
+		return nil, err
+	} else if c {
+		r.changed("set how the VXLAN device is used")
+	}
+	r.uplink = int32(links[uplinkName].Attrs().Index)
+	return links, nil
+}
+
+// unplug takes the interface of a task away that is not to have this one.
+func (r *realm) unplug(h *netlink.Handle, task string) error {
+	delete(r.bad, task)
+	p, ok := r.ports[task]
+	if e := r.net.endpoints[task]; !ok || e != nil && p.serves(e) {
+		return nil
+	}
+	delete(r.ports, task)
+	r.changed("removed " + portName(task))
+	return kernel.DeleteLink(h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: int(p.link), Name: portName(task)}})
+}
+
+// plug gives a local endpoint its interface, if it has none that fits; links are
+// those that are there, nil where that is not to be looked at.
+func (r *realm) plug(h *netlink.Handle, e *endpoint, links map[string]netlink.Link) {
+	if !e.local() {
+		return
+	}
+	name := portName(e.task)
+	p, ok := r.ports[e.task]
+	host := links[name]
+	if ok && p.serves(e) && (links == nil || p.holds(host, r.tunnel.mtu)) {
+		r.ports[e.task] = port{p.link, e, p.mtu}
+		return
+	}
+	delete(r.ports, e.task)
+	p, made, err := r.attach(h, e, host)
+	if err == nil {
+		r.ports[e.task] = p
+		if made || ok {
+			r.changed("made or set the interface of task " + e.task)
+		}
+		return
+	}
+	if old := r.bad[e.task]; old == nil || old.Error() != err.Error() {
+		r.o.log.Warn("task is not on its network; it is tried again", "network", r.id, "task", e.task, "err", err)
+	}
+	if r.bad == nil {
+		r.bad = make(map[string]error)
+	}
+	r.bad[e.task] = err
+	if l, e := kernel.FindLink(h, name); e == nil && l != nil { // half made
+		kernel.DeleteLink(h, l)
+	}
+}
+
+// serves reports whether the port is that of the endpoint.
+func (p port) serves(e *endpoint) bool {
+	return e.local() && p.endpoint.netns == e.netns && p.endpoint.index == e.index && p.endpoint.addrs == e.addrs
+}
+
+// holds judges a port from outside its sandbox: when the sandbox goes, so does
+// the port.
+func (p port) holds(l netlink.Link, mtu int) bool {
+	return l != nil && int32(l.Attrs().Index) == p.link && l.Attrs().MTU == mtu && p.mtu == mtu && isUp(l) &&
+		l.Attrs().RawFlags&unix.IFF_NOARP != 0 && l.Attrs().MasterIndex == 0 && slices.Equal(l.Attrs().HardwareAddr, gatewayMAC)
+}
+
+// enforce puts the rules in force.
+func (r *realm) enforce(ctx context.Context, whole bool) error {
+	if r.table == nil {
+		r.table = r.o.newTable()
+	}
+	changed, err := r.table.Set(ctx, r.rules())
+	if err == nil && whole {
+		var repaired bool
+		repaired, err = r.table.Ensure()
+		changed = changed || repaired
+	}
+	if changed {
+		r.changed("changed the rules")
+	}
+	return err
+}
+
+// rules are those of the network, without endpoints that have no interface.
+func (r *realm) rules() *rules.Network {
+	n := &rules.Network{Internal: r.net.internal, DefaultDeny: r.net.defaultDeny, Uplink: uplinkName, Rules: r.net.rules,
+		Endpoints: make([]rules.Endpoint, 0, len(r.net.endpoints)), Services: make([]rules.Service, 0, len(r.net.services))}
+	for _, s := range r.net.subnets {
+		if s.prefix.IsValid() {
+			n.Subnets, n.Gateways = append(n.Subnets, s.prefix), append(n.Gateways, s.gateway)
+		}
+	}
+	for _, e := range r.net.endpoints {
+		out := rules.Endpoint{Task: e.task, Service: e.service, Addrs: valid(e.addrs), Serving: e.serving}
+		if e.local() {
+			if _, ok := r.ports[e.task]; !ok {
+				continue
+			}
+			out.Port, out.MAC = portName(e.task), sandboxMAC(r.id, e)
+		} else {
+			mac := routerMAC(e.node)
+			out.MAC = mac[:]
+		}
+		n.Endpoints = append(n.Endpoints, out)
+	}
+	for _, s := range r.net.services {
+		n.Services = append(n.Services, rules.Service{ID: s.id, VIPs: valid(s.vips)})
+	}
+	return n
+}
+
+// widen sets the links up and leads packets to them.
+func (r *realm) widen(h *netlink.Handle, t *touched) error {
+	if t.whole {
+		if err := r.raise(h); err != nil {
+			return err
+		}
+	} else {
+		for task := range t.tasks {
+			if _, ok := r.ports[task]; !ok {
+				continue
+			}
+			l, err := h.LinkByName(portName(task))
+			if err != nil {
+				return fmt.Errorf("interface %s: %w", portName(task), err)
+			}
+			if err := r.up(h, l); err != nil {
+				return err
+			}
+		}
+	}
+	err := tell(r.socket, r.pending)
+	r.pending = nil
+	return err
+}
+
+// raise sets all links up, and gives the gateways' addresses to lo: what answers
+// ping, and where errors of ICMP come from.
+func (r *realm) raise(h *netlink.Handle) error {
+	links, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range links {
+		name := l.Attrs().Name
+		if name == "lo" || name == uplinkName || isPort(name) {
+			if err := r.up(h, l); err != nil {
+				return err
+			}
+		}
+		if name == "lo" {
+			if c, err := onlyAddresses(h, l, r.net.gateways()); err != nil {
+				return err
+			} else if c {
+				r.changed("set the gateways")
+			}
+		}
+	}
+	return nil
+}
+
+func (r *realm) up(h *netlink.Handle, l netlink.Link) error {
+	if isUp(l) {
+		return nil
+	}
+	r.changed("set " + l.Attrs().Name + " up")
+	return setUp(h, l)
+}
+
+func (n *network) gateways() (out []netip.Addr) {
+	for _, s := range n.subnets {
+		if s.prefix.IsValid() {
+			out = append(out, s.gateway)
+		}
+	}
+	return out
+}
