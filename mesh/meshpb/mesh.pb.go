@@ -422,7 +422,9 @@ type MeshNode struct {
 	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// IPv4, as text.
-	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	// Prefix length of the nodes' pool.
+	Bits          uint32 `protobuf:"varint,4,opt,name=bits,proto3" json:"bits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -476,6 +478,13 @@ func (x *MeshNode) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *MeshNode) GetBits() uint32 {
+	if x != nil {
+		return x.Bits
+	}
+	return 0
 }
 
 // Settings is the one record (id "mesh") of where networks get their numbers
@@ -885,11 +894,12 @@ const file_mesh_meshpb_mesh_proto_rawDesc = "" +
 	"\x06Subnet\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x19\n" +
-	"\bip_range\x18\x03 \x01(\tR\aipRange:\x04\xe8\xe5\x18\x03\"j\n" +
+	"\bip_range\x18\x03 \x01(\tR\aipRange:\x04\xe8\xe5\x18\x03\"~\n" +
 	"\bMeshNode\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress:\x04\xe8\xe5\x18\x03\"\xaf\x01\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04bits\x18\x04 \x01(\rR\x04bits:\x04\xe8\xe5\x18\x03\"\xaf\x01\n" +
 	"\bSettings\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12,\n" +

@@ -51,7 +51,7 @@ func makePlan(v *View, tasks []Task, made map[string]bool) *plan {
 	if v == nil || !v.Self.Mesh.IsValid() {
 		return nil
 	}
-	p := &plan{mesh: v.Self.Mesh.String(), networks: map[string]*planned{}}
+	p := &plan{mesh: v.Self.Mesh.Addr().String(), networks: map[string]*planned{}}
 	for id, n := range v.Networks {
 		if made[id] && n.makes() {
 			p.networks[id] = n.plan(v)
@@ -77,7 +77,7 @@ func (n *Network) plan(v *View) *planned {
 		if e.Node == v.Self.ID || !ok || !node.Mesh.IsValid() {
 			continue
 		}
-		p.endpoints[task] = endpoint{service: e.Service, addrs: e.Addrs, node: node.Mesh.String(), serving: e.Serving}
+		p.endpoints[task] = endpoint{service: e.Service, addrs: e.Addrs, node: node.Mesh.Addr().String(), serving: e.Serving}
 	}
 	byName := map[string][]string{}
 	for id, s := range n.Services {

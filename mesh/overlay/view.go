@@ -21,8 +21,8 @@ type View struct {
 // Node is one as its peers need it.
 type Node struct {
 	ID string
-	// Mesh is its address inside the tunnels.
-	Mesh netip.Addr
+	// Mesh is its address inside the tunnels, with the prefix length of the mesh.
+	Mesh netip.Prefix
 	// Underlay is host:port where it answers peers; empty: none known.
 	Underlay string
 }

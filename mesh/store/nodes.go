@@ -52,7 +52,7 @@ func RegisterNode(tx *raftstore.Tx, id string) error {
 	if !ok {
 		return refuse("the nodes' pool %s has no address left: remove nodes that are gone for good", p)
 	}
-	return Nodes.Put(tx, &meshpb.MeshNode{Id: id, Address: a.String()})
+	return Nodes.Put(tx, &meshpb.MeshNode{Id: id, Address: a.String(), Bits: uint32(p.Bits())})
 }
 
 // RemoveNode forgets a node's address, in the transaction that removes the node.

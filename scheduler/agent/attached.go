@@ -100,7 +100,11 @@ func (t *task) leaves() time.Time {
 	if t.nets.leftAt.IsZero() || wanted(t) || phase != rundpb.Phase_PHASE_STARTING && phase != rundpb.Phase_PHASE_RUNNING {
 		return time.Time{}
 	}
-	at := t.nets.leftAt.Add(withdrawTime)
+	hold := withdrawTime
+	if d := time.Duration(t.nets.last.GetWithdrawNs()); d > 0 {
+		hold = min(d, maxWithdraw)
+	}
+	at := t.nets.leftAt.Add(hold)
 	if kill := t.nets.last.GetKillAt(); kill != 0 && time.Unix(0, kill).Before(at) {
 		return time.Unix(0, kill)
 	}

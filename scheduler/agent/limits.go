@@ -82,7 +82,9 @@ const (
 	// withdrawTime is how long a task on networks goes on after names and virtual
 	// addresses have ceased to lead to it: other nodes hear of it within half a
 	// second, and a client may remember its address for one more.
+	// Managers may say how long, up to maxWithdraw.
 	withdrawTime = 1500 * time.Millisecond
+	maxWithdraw  = 30 * time.Second
 
 	// maxReports bounds one StatusBatch.
 	maxReports = 256

@@ -34,11 +34,7 @@ func (n *networks) add(m *schedulerpb.NetworkSet) (*overlay.View, error) {
 	case m.Complete && n.open, m.Complete && len(m.Remove)+len(m.RemovePeers) > 0:
 		return nil, errors.New("a complete set of networks is malformed")
 	case m.Complete:
-		fresh := &overlay.View{Peers: map[string]overlay.Node{}, Networks: map[string]*overlay.Network{}}
-		if n.view != nil {
-			fresh.Self = n.view.Self
-		}
-		n.view = fresh
+		n.view = &overlay.View{Peers: map[string]overlay.Node{}, Networks: map[string]*overlay.Network{}}
 	case n.view == nil:
 		return nil, errors.New("the first networks are not complete")
 	case !n.open: // what was given away is not changed
@@ -105,7 +101,9 @@ func nodeOf(p *schedulerpb.PeerView) (overlay.Node, error) {
 	if err != nil || !a[0].Is4() {
 		return n, fmt.Errorf("node %s: %.60q is no address in the mesh", n.ID, p.GetMeshAddress())
 	}
-	n.Mesh = a[0]
+	if n.Mesh = netip.PrefixFrom(a[0], int(p.GetMeshBits())); p.GetMeshBits() < 8 || p.GetMeshBits() > 30 {
+		return n, fmt.Errorf("node %s: a mesh of /%d is none", n.ID, p.GetMeshBits())
+	}
 	return n, nil
 }
 

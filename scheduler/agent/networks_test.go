@@ -28,8 +28,8 @@ func newNetWorld() *netWorld {
 
 func (w *netWorld) set() *schedulerpb.NetworkSet {
 	return &schedulerpb.NetworkSet{
-		Self:  &schedulerpb.PeerView{NodeId: w.self, MeshAddress: "198.18.0.1"},
-		Peers: []*schedulerpb.PeerView{{NodeId: w.other, MeshAddress: "198.18.0.2", Underlay: "192.0.2.2:7946"}},
+		Self:  &schedulerpb.PeerView{NodeId: w.self, MeshAddress: "198.18.0.1", MeshBits: 15},
+		Peers: []*schedulerpb.PeerView{{NodeId: w.other, MeshAddress: "198.18.0.2", MeshBits: 15, Underlay: "192.0.2.2:7946"}},
 		Update: []*schedulerpb.NetworkView{
 			{Id: w.back, Name: "back", Driver: "overlay", Kind: meshpb.Kind_KIND_OVERLAY, Vni: 257, Internal: true,
 				Subnets: []*meshpb.Subnet{{Subnet: "10.200.1.0/24", Gateway: "10.200.1.1"}, {Subnet: "fd00:1::/64", Gateway: "fd00:1::1"}},

@@ -148,6 +148,8 @@ func (m *machine) follow(t *task, now time.Time) {
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, t.waits())
 		case !t.connected():
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, t.waits())
+		case t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY && t.status.GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING:
+			m.record(t, now, &schedulerpb.TaskStatus{State: schedulerpb.TaskState_TASK_STATE_RUNNING, Message: clip(t.actual.Message), Unhealthy: true})
 		case t.actual.Health == rundpb.Health_HEALTH_STARTING, t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY:
 			// One that did run goes on being said to, until rund has ended it.
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, cmp.Or(t.actual.Message, "waiting for its healthcheck to pass"))

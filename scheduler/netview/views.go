@@ -24,7 +24,7 @@ func (n *node) peerView() *schedulerpb.PeerView {
 	if n.sched == nil || n.mesh.GetAddress() == "" || n.identity.GetDenied() {
 		return nil
 	}
-	v := &schedulerpb.PeerView{NodeId: n.id, MeshAddress: n.mesh.GetAddress()}
+	v := &schedulerpb.PeerView{NodeId: n.id, MeshAddress: n.mesh.GetAddress(), MeshBits: n.mesh.GetBits()}
 	// A manager says where others reach it. Of a worker its session shows it.
 	host := n.sched.GetAddress()
 	if n.identity.GetRole() == profilepb.Role_ROLE_MANAGER {

@@ -1621,7 +1621,9 @@ type PeerView struct {
 	// IPv4, as text.
 	MeshAddress string `protobuf:"bytes,2,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
 	// host:port where it answers peers (7946). Empty: none known.
-	Underlay      string `protobuf:"bytes,3,opt,name=underlay,proto3" json:"underlay,omitempty"`
+	Underlay string `protobuf:"bytes,3,opt,name=underlay,proto3" json:"underlay,omitempty"`
+	// Prefix length of the mesh.
+	MeshBits      uint32 `protobuf:"varint,4,opt,name=mesh_bits,json=meshBits,proto3" json:"mesh_bits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1675,6 +1677,13 @@ func (x *PeerView) GetUnderlay() string {
 		return x.Underlay
 	}
 	return ""
+}
+
+func (x *PeerView) GetMeshBits() uint32 {
+	if x != nil {
+		return x.MeshBits
+	}
+	return 0
 }
 
 var File_scheduler_schedulerpb_dispatcher_proto protoreflect.FileDescriptor
@@ -1814,11 +1823,12 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\vpolicy_name\x18\x02 \x01(\tR\n" +
 	"policyName\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12/\n" +
-	"\x04rule\x18\x04 \x01(\v2\x1b.redoubt.mesh.v1.PolicyRuleR\x04rule\"b\n" +
+	"\x04rule\x18\x04 \x01(\v2\x1b.redoubt.mesh.v1.PolicyRuleR\x04rule\"\x7f\n" +
 	"\bPeerView\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
 	"\fmesh_address\x18\x02 \x01(\tR\vmeshAddress\x12\x1a\n" +
-	"\bunderlay\x18\x03 \x01(\tR\bunderlay2o\n" +
+	"\bunderlay\x18\x03 \x01(\tR\bunderlay\x12\x1b\n" +
+	"\tmesh_bits\x18\x04 \x01(\rR\bmeshBits2o\n" +
 	"\n" +
 	"Dispatcher\x12a\n" +
 	"\aSession\x12\".redoubt.scheduler.v1.AgentMessage\x1a$.redoubt.scheduler.v1.ManagerMessage\"\b\x9a\xe5\x18\x04\n" +
