@@ -19,6 +19,10 @@ const (
 	// messagePause is the least time between two reasons why a task waits.
 	messagePause = 10 * time.Second
 
+	// addressPause is when the leader looks again whether nodes can get their
+	// addresses in the mesh.
+	addressPause = 5 * time.Second
+
 	// minPause and maxPause bound the wait before the loop starts again.
 	minPause = 50 * time.Millisecond
 	maxPause = 5 * time.Second

@@ -34,8 +34,8 @@ type loop struct {
 	again map[string]time.Time
 	// latch: managers' availability may have to be latched.
 	latch bool
-	// address: nodes may have no address in the mesh. It gives no work by itself:
-	// the store's level may have to be raised first.
+	// address: nodes may have no address in the mesh. It is tried from time to
+	// time: the store's level may have to be raised first.
 	address bool
 }
 

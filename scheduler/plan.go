@@ -52,6 +52,9 @@ func (l *loop) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if l.address { // no table says when the level is raised
+		l.wakeAt(time.Now().Add(addressPause))
+	}
 	return l.commit(ctx, writes)
 }
 

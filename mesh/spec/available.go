@@ -1,13 +1,20 @@
 package spec
 
-import "fmt"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // What nodes cannot do yet is refused when it is asked for, here and nowhere
 // else, and never stored as if it worked. To lift a refusal is to change its
 // line.
 
-// attachable: nodes can attach a service's tasks to networks.
-const attachable = false
+// attachable: nodes can attach a service's tasks to networks. This is the switch;
+// it is a variable for the tests of what comes behind it.
+var attachable atomic.Bool
+
+// SwitchAttach is for tests. It returns what it was.
+func SwitchAttach(on bool) (was bool) { return attachable.Swap(on) }
 
 // dataPlane are the drivers whose networks nodes can make.
 var dataPlane = map[string]bool{
@@ -16,7 +23,7 @@ var dataPlane = map[string]bool{
 
 // CanAttach refuses services on networks for as long as nodes cannot do it.
 func CanAttach() error {
-	if !attachable {
+	if !attachable.Load() {
 		return fmt.Errorf("attaching services to networks is not available in this version yet: leave the network out")
 	}
 	return nil

@@ -53,6 +53,11 @@ func rule(r *meshpb.PolicyRule) error {
 			return fmt.Errorf("service: %w", err)
 		}
 	}
+	return traffic(r)
+}
+
+// traffic checks protocol and ports of a rule.
+func traffic(r *meshpb.PolicyRule) error {
 	ports := r.GetFirstPort() != 0 || r.GetLastPort() != 0
 	switch r.GetProtocol() {
 	case meshpb.Protocol_PROTOCOL_TCP, meshpb.Protocol_PROTOCOL_UDP:

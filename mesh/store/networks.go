@@ -25,6 +25,18 @@ func refuse(format string, args ...any) error {
 	return &RefusedError{fmt.Sprintf(format, args...)}
 }
 
+// SetPools says where the cluster's numbers come from, in the transaction that
+// makes the cluster: before any was given. Package spec has accepted the pools.
+func SetPools(tx *raftstore.Tx, p *meshpb.Pools) error {
+	return settings.Put(tx, &meshpb.Settings{Id: settingsID, Pools: p})
+}
+
+// Pools are those in force.
+func Pools(r raftstore.Reader, clusterID string) (*meshpb.Pools, error) {
+	record, _ := settings.Get(r, settingsID)
+	return spec.Pools(record.GetPools(), clusterID)
+}
+
 // Retry is an Update in which numbers are given out. Two that were composed at the
 // same moment may have chosen the same one, of which the later is told so when it
 // is written: it chooses again.
@@ -123,6 +135,9 @@ func Use(tx *raftstore.Tx, ref string) (*meshpb.Network, error) {
 	}
 	if n.GetKind() == meshpb.Kind_KIND_INGRESS {
 		return nil, refuse("network %s carries a service's published ports: use another", n.GetSpec().GetName())
+	}
+	if n.GetSpec().GetDriver() != spec.Overlay {
+		return nil, refuse("network %s is of driver %s, which spans no nodes: use one of driver %s", n.GetSpec().GetName(), n.GetSpec().GetDriver(), spec.Overlay)
 	}
 	n = proto.CloneOf(n)
 	n.Uses++

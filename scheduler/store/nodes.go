@@ -43,8 +43,9 @@ func Up(n *schedulerpb.Node) bool {
 }
 
 // RegisterNode makes the scheduler's record of a node, and gives it its address in
-// the mesh, in the transaction that admits it. It changes nothing for a node that is known (one that joined again
-// under its id). Managers are auto: active until the first worker joins.
+// the mesh, in the transaction that admits it. It changes nothing for a node that
+// is known (one that joined again under its id). Managers are auto: active until
+// the first worker joins.
 func RegisterNode(tx *raftstore.Tx, id string, manager bool) error {
 	if err := meshstore.RegisterNode(tx, id); err != nil {
 		return err

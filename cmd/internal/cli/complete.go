@@ -109,7 +109,7 @@ func (a *app) completions(root *cobra.Command) {
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
 		"network inspect": a.names(-1, networkNames), "network rm": a.names(-1, networkNames),
-		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames),
+		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames), "policy explain": a.names(2, serviceNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),
 		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),
 		"join-token revoke": a.names(-1, tokenIDs),

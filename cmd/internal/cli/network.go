@@ -221,8 +221,33 @@ func printNetwork(w io.Writer, v *controlpb.NetworkDetail) {
 	field(w, "Attachable", fmt.Sprint(n.GetSpec().GetAttachable()))
 	field(w, "Default deny", fmt.Sprint(n.GetSpec().GetDefaultDeny()))
 	field(w, "Policies", strings.Join(v.GetPolicies(), ", "))
-	field(w, "Services", strings.Join(v.GetServices(), ", "))
+	if len(v.GetUsedBy()) == 0 {
+		field(w, "Services", strings.Join(v.GetServices(), ", "))
+	}
+	for _, s := range v.GetUsedBy() {
+		field(w, "Service", s.GetName()+" "+networkText(&controlpb.NetworkAddress{
+			NetworkName: strings.ToLower(enumName(s.GetEndpointMode(), "ENDPOINT_MODE_")), Addresses: s.GetVips(), Aliases: s.GetAliases()}))
+	}
 	field(w, "Tasks", fmt.Sprint(v.GetTasks()))
+	for _, e := range v.GetEndpoints() {
+		text := fmt.Sprintf("%s %s on %s", e.GetTaskName(), strings.Join(e.GetAddresses(), " "), nodeLabel(e.GetNodeName(), e.GetNodeId()))
+		if !e.GetServing() {
+			text += ", not serving"
+		}
+		field(w, "Endpoint", text)
+	}
+	if more := int(v.GetTasks()) - len(v.GetEndpoints()); more > 0 && len(v.GetEndpoints()) > 0 {
+		field(w, "Endpoint", fmt.Sprintf("and %d more", more))
+	}
+}
+
+// networkText is what something has on a network: front 10.200.1.7 as web, www.
+func networkText(v *controlpb.NetworkAddress) string {
+	text := strings.Join(append([]string{v.GetNetworkName()}, v.GetAddresses()...), " ")
+	if len(v.GetAliases()) > 0 {
+		text += " as " + strings.Join(v.GetAliases(), ", ")
+	}
+	return text
 }
 
 func (a *app) networkRmCmd() *cobra.Command {
@@ -269,6 +294,25 @@ func parseNetworkUse(s string) (*taskpb.NetworkUse, error) {
 	return u, nil
 }
 
+// notYet is said of flags that are refused for as long as nodes cannot do it.
+func notYet() string {
+	if meshspec.CanAttach() != nil {
+		return " (not there yet: refused)"
+	}
+	return ""
+}
+
+// endpointMode reads --endpoint-mode.
+func endpointMode(text string) (schedulerpb.EndpointMode, error) {
+	switch text {
+	case "vip":
+		return schedulerpb.EndpointMode_ENDPOINT_MODE_VIP, nil
+	case "dnsrr":
+		return schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR, nil
+	}
+	return 0, usagef("--endpoint-mode %q: use vip or dnsrr", text)
+}
+
 // networkFlags puts --network and --endpoint-mode into spec.
 func networkFlags(spec *schedulerpb.ServiceSpec, networks []string, mode string) error {
 	for _, text := range networks {
@@ -278,14 +322,10 @@ func networkFlags(spec *schedulerpb.ServiceSpec, networks []string, mode string)
 		}
 		spec.Task.Networks = append(spec.Task.Networks, u)
 	}
-	switch mode {
-	case "":
-	case "vip":
-		spec.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_VIP
-	case "dnsrr":
-		spec.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
-	default:
-		return usagef("--endpoint-mode %q: use vip or dnsrr", mode)
+	if mode == "" {
+		return nil
 	}
-	return nil
+	var err error
+	spec.EndpointMode, err = endpointMode(mode)
+	return err
 }

@@ -225,6 +225,7 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("Drain", drainText(v, now))
 	line("Manager status", n.managerStatus())
 	line("Address", n.Address)
+	line("Mesh address", v.GetMeshAddress())
 	line("Labels", pairs(v.GetNode().GetLabels()))
 	if v.JoinedAt != 0 {
 		line("Joined", ago(time.Unix(v.JoinedAt, 0), now)+" with token "+v.TokenId)

@@ -15,11 +15,10 @@ import (
 func (a *app) policyCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "policy", Short: "Which services may reach which on a network",
-		Long: `policy keeps rules of networks made with --default-deny. Nodes do not enforce
-them yet, and no service can be on a network yet either.`,
+		Long: "policy keeps rules of networks made with --default-deny." + policyNotYet(),
 	}
 	group(c)
-	c.AddCommand(a.policyCreateCmd(), a.policyLsCmd(), a.policyInspectCmd(), a.policyRmCmd())
+	c.AddCommand(a.policyCreateCmd(), a.policyLsCmd(), a.policyInspectCmd(), a.policyRmCmd(), a.policyExplainCmd())
 	return c
 }
 
@@ -162,6 +161,78 @@ func (a *app) policyRmCmd() *cobra.Command {
 			})
 		},
 	}
+}
+
+func policyNotYet() string {
+	if meshspec.CanAttach() != nil {
+		return " Nodes do not enforce\nthem yet, and no service can be on a network yet either."
+	}
+	return ""
+}
+
+func (a *app) policyExplainCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use: "explain FROM TO [PORT]", Short: "Say whether one service may reach another, and why",
+		Long: `explain looks at every network that both services are on and says which rule lets
+tasks of the first open flows to tasks of the second, or that none does. PORT is
+5432 (of tcp), tcp/5432, udp/53 or icmp; without it, it is about everything.
+It ends with status 1 where nothing passes.`,
+		Example: `  redoubt policy explain web db 5432`,
+		Args:    args(2, 3),
+		RunE: func(c *cobra.Command, got []string) error {
+			req := &controlpb.ExplainPolicyRequest{FromService: got[0], ToService: got[1]}
+			if len(got) == 3 {
+				var err error
+				if req.Protocol, req.Port, err = meshspec.ParseTraffic(got[2]); err != nil {
+					return usagef("%v", err)
+				}
+			}
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ExplainPolicy(ctx, req)
+				if err != nil {
+					return err
+				}
+				if out.structured() {
+					err = out.objects(a.Stdout, protoJSON(r))
+				} else {
+					err = a.printPolicyExplained(r)
+				}
+				if err == nil && !r.GetAllowed() {
+					err = failf(ExitError, "%s cannot reach %s", r.GetFromService(), r.GetToService())
+				}
+				return err
+			})
+		},
+	}
+	out.flags(c, false)
+	return c
+}
+
+func (a *app) printPolicyExplained(r *controlpb.ExplainPolicyResponse) error {
+	if r.GetReason() != "" {
+		fmt.Fprintln(a.Stdout, printable(r.GetReason()))
+	}
+	var rows [][]string
+	for _, v := range r.GetNetworks() {
+		says := "denied"
+		if v.GetAllowed() {
+			says = "allowed"
+		}
+		rows = append(rows, []string{v.GetNetworkName(), says, v.GetReason()})
+	}
+	if len(rows) > 0 {
+		if err := table(a.Stdout, []string{"NETWORK", "VERDICT", "WHY"}, rows); err != nil {
+			return err
+		}
+	}
+	if len(r.GetRemedies()) > 0 {
+		fmt.Fprintln(a.Stdout, "\nWhat may help:")
+		for _, cmd := range r.GetRemedies() {
+			fmt.Fprintln(a.Stdout, "  "+printable(cmd))
+		}
+	}
+	return nil
 }
 
 func policyNames(ctx context.Context, api *api) (out []string, err error) {

@@ -78,7 +78,7 @@ run the tasks.`,
 	f.StringArrayVar(&cf.constraints, "constraint", nil, "where tasks may run, as node.labels.disk==ssd")
 	f.StringArrayVarP(&cf.labels, "label", "l", nil, "label of the service")
 	f.StringArrayVar(&cf.containerLabels, "container-label", nil, "label of its containers")
-	f.StringArrayVar(&cf.networks, "network", nil, "not there yet: refused")
+	f.StringArrayVar(&cf.networks, "network", nil, "NAME[,alias=…]: attach its tasks to a network"+notYet())
 	f.StringVar(&cf.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	cf.task.add(f)
 	cf.wait.add(f)

@@ -100,11 +100,20 @@ type taskJSON struct {
 	OOM      bool      `json:"oom_killed"`
 	Address  string    `json:"address,omitempty"`
 	Revision uint64    `json:"revision"`
+	// Networks are its addresses, by the networks' names.
+	Networks map[string][]string `json:"networks,omitempty"`
 }
 
 func newTaskJSON(v *controlpb.TaskView) taskJSON {
 	t, s := v.Task, v.Task.GetStatus()
-	return taskJSON{
+	var networks map[string][]string
+	for _, n := range v.GetNetworks() {
+		if networks == nil {
+			networks = map[string][]string{}
+		}
+		networks[n.GetNetworkName()] = n.GetAddresses()
+	}
+	return taskJSON{Networks: networks,
 		ID: t.GetId(), Name: taskName(v), Image: v.Image, Node: v.NodeName, NodeID: t.GetNodeId(),
 		Desired: enumName(t.GetDesired(), "TASK_STATE_"), State: enumName(s.GetState(), "TASK_STATE_"),
 		Since: time.Unix(0, s.GetAt()).UTC(), Message: s.GetMessage(), Error: s.GetError(),
@@ -179,6 +188,7 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 	var ids []string
 	objects := []taskJSON{}
 	var rows [][]string
+	onNetworks := slices.ContainsFunc(views, func(v *controlpb.TaskView) bool { return len(v.GetNetworks()) > 0 })
 	for _, v := range views {
 		t := newTaskJSON(v)
 		ids, objects = append(ids, t.ID), append(objects, t)
@@ -186,9 +196,21 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 		if t.State == "running" {
 			text = t.Error
 		}
-		rows = append(rows, []string{out.id(t.ID), t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), out.text(text)})
+		row := []string{out.id(t.ID), t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), out.text(text)}
+		if onNetworks {
+			var networks []string
+			for _, n := range v.GetNetworks() {
+				networks = append(networks, networkText(n))
+			}
+			row = append(row, out.text(strings.Join(networks, ", ")))
+		}
+		rows = append(rows, row)
 	}
-	return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}, rows)
+	head := []string{"ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}
+	if onNetworks {
+		head = append(head, "NETWORKS")
+	}
+	return out.list(a.Stdout, ids, objects, head, rows)
 }
 
 func (a *app) serviceInspectCmd() *cobra.Command {
@@ -245,6 +267,12 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 	field(w, "Env", strings.Join(names, ", "))
 	field(w, "User", c.GetUser())
 	field(w, "Ports", strings.Join(s.Ports, ", "))
+	for _, n := range v.GetNetworks() {
+		field(w, "Network", networkText(n))
+	}
+	if len(v.GetNetworks()) > 0 {
+		field(w, "Endpoint mode", enumName(spec.GetEndpointMode(), "ENDPOINT_MODE_"))
+	}
 	for _, m := range c.GetMounts() {
 		field(w, "Mount", mountString(m))
 	}

@@ -30,6 +30,9 @@ type updateFlags struct {
 	mountAdd                            mountList
 	mountRm, publishRm                  []string
 	publishAdd                          portList
+	networkAdd, networkRm               []string
+	networkIDs                          map[string]string // by how flags name them
+	endpointMode                        string
 }
 
 func (a *app) serviceUpdateCmd() *cobra.Command {
@@ -68,9 +71,12 @@ waits until the service has converged (--detach does not).`,
 		{&u.containerLabelRm, "container-label-rm", "remove a container label (key)"},
 		{&u.mountRm, "mount-rm", "remove the mount at this target path"},
 		{&u.publishRm, "publish-rm", "stop publishing this target port, 80 or 80/udp"},
+		{&u.networkAdd, "network-add", "NAME[,alias=…]: attach its tasks to a network, or change its aliases there" + notYet()},
+		{&u.networkRm, "network-rm", "take its tasks off a network"},
 	} {
 		f.StringArrayVar(l.to, l.name, nil, l.help)
 	}
+	f.StringVar(&u.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	f.Var(&u.mountAdd, "mount-add", "add or replace a mount")
 	f.Var(&u.publishAdd, "publish-add", "add or replace a published port")
 	u.task.add(f)
@@ -92,6 +98,9 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 	}
 	var id string
 	err := a.within(c.Context(), resolveTimeout, func(ctx context.Context, api *api) (err error) {
+		if err := u.lookUpNetworks(ctx, api); err != nil {
+			return err
+		}
 		id, err = a.changeService(ctx, api, name, func(spec *schedulerpb.ServiceSpec) error {
 			return u.apply(c, a.Getenv, spec)
 		})
@@ -199,7 +208,67 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 		}
 	}
 	u.changeMounts(task.Container)
+	if err := u.changeNetworks(c, spec); err != nil {
+		return err
+	}
 	return u.changePorts(task)
+}
+
+// changeNetworks takes networks as the service has them, by id, from what was
+// looked up before: names in flags were replaced by ids there.
+func (u *updateFlags) changeNetworks(c *cobra.Command, spec *schedulerpb.ServiceSpec) (err error) {
+	task := spec.Task
+	for _, text := range u.networkAdd {
+		n, err := parseNetworkUse(text)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(u.networkRm, func(s string) bool { return u.networkID(s) == u.networkID(n.Network) }) {
+			return usagef("network %s is added and removed in one command", n.Network)
+		}
+		n.Network = u.networkID(n.Network)
+		task.Networks = slices.DeleteFunc(task.Networks, func(o *taskpb.NetworkUse) bool { return o.Network == n.Network })
+		task.Networks = append(task.Networks, n)
+	}
+	for _, text := range u.networkRm {
+		task.Networks = slices.DeleteFunc(task.Networks, func(o *taskpb.NetworkUse) bool { return o.Network == u.networkID(text) })
+	}
+	if len(task.Networks) == 0 {
+		spec.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED
+	}
+	if c.Flags().Changed("endpoint-mode") {
+		spec.EndpointMode, err = endpointMode(u.endpointMode)
+	}
+	return err
+}
+
+// networkID is the id of a network that a flag names, once that was looked up.
+func (u *updateFlags) networkID(text string) string {
+	if id := u.networkIDs[text]; id != "" {
+		return id
+	}
+	return text
+}
+
+// lookUpNetworks finds the networks that the flags name.
+func (u *updateFlags) lookUpNetworks(ctx context.Context, api *api) error {
+	u.networkIDs = map[string]string{}
+	var refs []string
+	for _, text := range u.networkAdd {
+		n, err := parseNetworkUse(text)
+		if err != nil {
+			return err
+		}
+		refs = append(refs, n.Network)
+	}
+	for _, ref := range append(refs, u.networkRm...) {
+		all, err := api.ListNetworks(ctx, []string{ref})
+		if err != nil {
+			return err
+		}
+		u.networkIDs[ref] = all[0].GetNetwork().GetId()
+	}
+	return nil
 }
 
 func (u *updateFlags) changeMounts(c *taskpb.ContainerSpec) {

@@ -62,6 +62,8 @@ const (
 	// maxUsers the services that are told of one.
 	maxNetworks = 100
 	maxUsers    = 100
+	// maxEndpoints bounds the tasks that are shown of a network.
+	maxEndpoints = 1000
 
 	// A token that a rotation overtook is minted again mintTries times, mintPause
 	// apart: the leader's keyd takes the next keyset over meanwhile.

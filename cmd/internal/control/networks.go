@@ -12,6 +12,7 @@ import (
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/netview"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
@@ -75,9 +76,80 @@ func networkDetail(r raftstore.Reader, n *meshpb.Network, count bool) *controlpb
 	}
 	slices.Sort(v.Policies)
 	if count {
-		schedstore.OnNetwork(r, n, func(*schedulerpb.Task) bool { v.Tasks++; return true })
+		detailUse(r, n, v)
 	}
 	return v
+}
+
+// detailUse says who is on a network: services that are to be, and tasks that may
+// have a container.
+func detailUse(r raftstore.Reader, n *meshpb.Network, v *controlpb.NetworkDetail) {
+	for svc := range schedstore.Services.By(r, "network", n.GetId()) {
+		if len(v.UsedBy) == maxUsers {
+			break
+		}
+		on := addressOn(svc, n.GetId())
+		v.UsedBy = append(v.UsedBy, &controlpb.NetworkService{Id: svc.GetId(), Name: svc.GetSpec().GetName(),
+			EndpointMode: svc.GetSpec().GetEndpointMode(), Vips: on.GetAddresses(), Aliases: on.GetAliases()})
+	}
+	slices.SortFunc(v.UsedBy, func(a, b *controlpb.NetworkService) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	schedstore.OnNetwork(r, n, func(t *schedulerpb.Task) bool {
+		if v.Tasks++; len(v.Endpoints) < maxEndpoints {
+			svc, _ := schedstore.Services.Get(r, t.GetServiceId())
+			e := &controlpb.NetworkEndpoint{TaskId: t.GetId(), TaskName: schedstore.TaskName(cmp.Or(svc.GetSpec().GetName(), t.GetServiceId()), t), ServiceId: t.GetServiceId(),
+				NodeId: t.GetNodeId(), NodeName: nodeName(r, t.GetNodeId()), Serving: netview.Serving(t)}
+			for _, a := range t.GetAttachments() {
+				if a.GetNetworkId() == n.GetId() {
+					e.Addresses = a.GetAddresses()
+				}
+			}
+			v.Endpoints = append(v.Endpoints, e)
+		}
+		return true
+	})
+	slices.SortFunc(v.Endpoints, func(a, b *controlpb.NetworkEndpoint) int {
+		return cmp.Or(cmp.Compare(a.GetTaskName(), b.GetTaskName()), cmp.Compare(a.GetTaskId(), b.GetTaskId()))
+	})
+}
+
+// addressOn is what a service has on a network.
+func addressOn(svc *schedulerpb.Service, network string) *controlpb.NetworkAddress {
+	v := &controlpb.NetworkAddress{NetworkId: network}
+	for _, a := range svc.GetVips() {
+		if a.GetNetworkId() == network {
+			v.Addresses = a.GetAddresses()
+		}
+	}
+	for _, u := range svc.GetSpec().GetTask().GetNetworks() {
+		if u.GetNetwork() == network {
+			v.Aliases = u.GetAliases()
+		}
+	}
+	return v
+}
+
+// serviceNetworks are those that a service is on, in the order of its spec.
+func serviceNetworks(r raftstore.Reader, svc *schedulerpb.Service) (out []*controlpb.NetworkAddress) {
+	for _, u := range svc.GetSpec().GetTask().GetNetworks() {
+		v := addressOn(svc, u.GetNetwork())
+		n, _ := meshstore.Networks.Get(r, u.GetNetwork())
+		v.NetworkName = n.GetSpec().GetName()
+		out = append(out, v)
+	}
+	return out
+}
+
+// taskNetworks are a task's addresses. They are its own while it may have a
+// container.
+func taskNetworks(r raftstore.Reader, t *schedulerpb.Task) (out []*controlpb.NetworkAddress) {
+	if !schedstore.Live(t) {
+		return nil
+	}
+	for _, a := range t.GetAttachments() {
+		n, _ := meshstore.Networks.Get(r, a.GetNetworkId())
+		out = append(out, &controlpb.NetworkAddress{NetworkId: a.GetNetworkId(), NetworkName: n.GetSpec().GetName(), Addresses: a.GetAddresses()})
+	}
+	return out
 }
 
 // RemoveNetwork removes one network.

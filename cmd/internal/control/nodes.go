@@ -11,6 +11,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -152,6 +153,8 @@ func nodeView(r *raftstore.ReadTx, n *pkipb.Node, servers []raftstore.Server) *c
 		LeafNotAfter: n.GetLeafNotAfter(), JoinedAt: n.GetMeta().GetCreatedAt() / int64(time.Second), TokenId: n.GetTokenId(),
 		Effective: schedstore.Effective(sched)}
 	v.Reserved, v.Tasks = reserved(r, n.GetId())
+	inMesh, _ := meshstore.Nodes.Get(r, n.GetId())
+	v.MeshAddress = inMesh.GetAddress()
 	if n.GetRole() == profilepb.Role_ROLE_MANAGER {
 		v.Manager = managerStatus(n, sched, servers)
 	}

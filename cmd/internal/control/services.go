@@ -122,7 +122,7 @@ func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err er
 // serviceView counts the service's tasks.
 func serviceView(r *raftstore.ReadTx, svc *schedulerpb.Service) *controlpb.ServiceView {
 	count := schedstore.CountOf(r, svc.GetId())
-	v := &controlpb.ServiceView{Service: svc, Running: count.Running}
+	v := &controlpb.ServiceView{Service: svc, Running: count.Running, Networks: serviceNetworks(r, svc)}
 	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask())
 	if err != nil { // validation lets no such service in
 		return v

@@ -98,7 +98,7 @@ func imagesOf(r raftstore.Reader, svc *schedulerpb.Service) func(*schedulerpb.Ta
 
 func taskView(r raftstore.Reader, svc *schedulerpb.Service, t *schedulerpb.Task, image string) *controlpb.TaskView {
 	return &controlpb.TaskView{Task: t, ServiceName: svc.GetSpec().GetName(),
-		NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())), Image: image}
+		NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())), Image: image, Networks: taskNetworks(r, t)}
 }
 
 func nodeName(r raftstore.Reader, id string) string {

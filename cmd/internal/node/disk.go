@@ -16,6 +16,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/headed"
+	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
@@ -48,6 +49,8 @@ type member struct {
 	Peers []string `json:"peers,omitempty"`
 	// Founding is set on the first manager until the store holds the cluster.
 	Founding bool `json:"founding,omitempty"`
+	// Pools are those that the operator chose, on the first manager until then.
+	Pools *meshpb.Pools `json:"pools,omitempty"`
 	// Renewed is when the store was found to be an old copy and thrown away, in
 	// Unix seconds.
 	Renewed int64 `json:"renewed,omitempty"`

@@ -12,6 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -45,6 +46,11 @@ func (m *managerState) found(ctx context.Context, boot *pki.Credentials) error {
 		if err != nil {
 			return err
 		}
+		if self.Pools != nil {
+			if err := meshstore.SetPools(tx, self.Pools); err != nil {
+				return err
+			}
+		}
 		if err := onJoin(tx, node); err != nil {
 			return err
 		}
@@ -53,7 +59,7 @@ func (m *managerState) found(ctx context.Context, boot *pki.Credentials) error {
 	if err != nil {
 		return fmt.Errorf("the cluster's first records: %w", err)
 	}
-	return n.remember(func(s *member) { s.Founding = false })
+	return n.remember(func(s *member) { s.Founding, s.Pools = false, nil })
 }
 
 // awaitLead waits until this manager leads, as the only one there is will.

@@ -17,6 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -78,6 +79,9 @@ func (n *Node) found(ctx context.Context, req *controlpb.InitRequest) (*member, 
 	if err != nil {
 		return nil, apierr.Invalid("", "%v", err)
 	}
+	if _, err := meshspec.Pools(req.GetPools(), ""); err != nil {
+		return nil, apierr.Invalid("", "%v", err)
+	}
 	if err := n.clear(ctx); err != nil {
 		return nil, err
 	}
@@ -89,7 +93,7 @@ func (n *Node) found(ctx context.Context, req *controlpb.InitRequest) (*member, 
 	if err != nil {
 		return nil, err
 	}
-	m := &member{NodeID: ident.New(), Manager: true, Name: n.cfg.Name, Advertise: advertise, Managers: []string{advertise}, Founding: true}
+	m := &member{NodeID: ident.New(), Manager: true, Name: n.cfg.Name, Advertise: advertise, Managers: []string{advertise}, Founding: true, Pools: req.GetPools()}
 	resp, err := n.keyd.Init(ctx, &keydpb.InitRequest{NodeId: m.NodeID, ManagerCsr: csr, BootCsr: bootCSR, Slots: []*keydpb.Slot{req.GetSlot()}})
 	if err != nil {
 		return nil, fmt.Errorf("keyd: %w", err)

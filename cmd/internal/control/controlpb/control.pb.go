@@ -100,7 +100,10 @@ type InitRequest struct {
 	// HPKE recipient of the operator key the CLI made and showed.
 	Slot *keydpb.Slot `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`
 	// host:port others reach this manager at; empty: from the configuration.
-	Advertise     string `protobuf:"bytes,2,opt,name=advertise,proto3" json:"advertise,omitempty"`
+	Advertise string `protobuf:"bytes,2,opt,name=advertise,proto3" json:"advertise,omitempty"`
+	// Where networks and nodes get their addresses from; none, and what is empty in
+	// it: the defaults.
+	Pools         *meshpb.Pools `protobuf:"bytes,3,opt,name=pools,proto3" json:"pools,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +150,13 @@ func (x *InitRequest) GetAdvertise() string {
 		return x.Advertise
 	}
 	return ""
+}
+
+func (x *InitRequest) GetPools() *meshpb.Pools {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
 }
 
 type InitResponse struct {
@@ -1386,7 +1396,9 @@ type NodeView struct {
 	Reserved *taskpb.Resources `protobuf:"bytes,10,opt,name=reserved,proto3" json:"reserved,omitempty"`
 	Tasks    uint32            `protobuf:"varint,11,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	// How far its clock is ahead of the leader's; none while it has no session.
-	Clock         *schedulerpb.ClockOffset `protobuf:"bytes,12,opt,name=clock,proto3" json:"clock,omitempty"`
+	Clock *schedulerpb.ClockOffset `protobuf:"bytes,12,opt,name=clock,proto3" json:"clock,omitempty"`
+	// Its address inside the tunnels; empty: it has none yet.
+	MeshAddress   string `protobuf:"bytes,13,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1503,6 +1515,13 @@ func (x *NodeView) GetClock() *schedulerpb.ClockOffset {
 		return x.Clock
 	}
 	return nil
+}
+
+func (x *NodeView) GetMeshAddress() string {
+	if x != nil {
+		return x.MeshAddress
+	}
+	return ""
 }
 
 // Names in requests are an id, a unique prefix of one (4 characters at
@@ -3049,8 +3068,10 @@ type ServiceView struct {
 	Wanted  uint64                 `protobuf:"varint,3,opt,name=wanted,proto3" json:"wanted,omitempty"`
 	// Wanted tasks that were not made, as enough of the service wait for a node
 	// already; and why those wait.
-	Held          uint64 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
-	HeldReason    string `protobuf:"bytes,5,opt,name=held_reason,json=heldReason,proto3" json:"held_reason,omitempty"`
+	Held       uint64 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
+	HeldReason string `protobuf:"bytes,5,opt,name=held_reason,json=heldReason,proto3" json:"held_reason,omitempty"`
+	// The networks it is on.
+	Networks      []*NetworkAddress `protobuf:"bytes,6,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3118,6 +3139,13 @@ func (x *ServiceView) GetHeldReason() string {
 		return x.HeldReason
 	}
 	return ""
+}
+
+func (x *ServiceView) GetNetworks() []*NetworkAddress {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
 }
 
 type ListServicesResponse struct {
@@ -3989,7 +4017,11 @@ type NetworkDetail struct {
 	// Tasks on it that may have a container; only where networks were named.
 	Tasks uint32 `protobuf:"varint,3,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	// Names of its policies.
-	Policies      []string `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
+	Policies []string `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
+	// Where networks were named: the services on it, and their tasks' addresses; a
+	// bounded number of each.
+	UsedBy        []*NetworkService  `protobuf:"bytes,5,rep,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	Endpoints     []*NetworkEndpoint `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4052,6 +4084,190 @@ func (x *NetworkDetail) GetPolicies() []string {
 	return nil
 }
 
+func (x *NetworkDetail) GetUsedBy() []*NetworkService {
+	if x != nil {
+		return x.UsedBy
+	}
+	return nil
+}
+
+func (x *NetworkDetail) GetEndpoints() []*NetworkEndpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+type NetworkService struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Id            string                   `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                   `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	EndpointMode  schedulerpb.EndpointMode `protobuf:"varint,3,opt,name=endpoint_mode,json=endpointMode,proto3,enum=redoubt.scheduler.v1.EndpointMode" json:"endpoint_mode,omitempty"`
+	Vips          []string                 `protobuf:"bytes,4,rep,name=vips,proto3" json:"vips,omitempty"`
+	Aliases       []string                 `protobuf:"bytes,5,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkService) Reset() {
+	*x = NetworkService{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkService) ProtoMessage() {}
+
+func (x *NetworkService) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkService.ProtoReflect.Descriptor instead.
+func (*NetworkService) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *NetworkService) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *NetworkService) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkService) GetEndpointMode() schedulerpb.EndpointMode {
+	if x != nil {
+		return x.EndpointMode
+	}
+	return schedulerpb.EndpointMode(0)
+}
+
+func (x *NetworkService) GetVips() []string {
+	if x != nil {
+		return x.Vips
+	}
+	return nil
+}
+
+func (x *NetworkService) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+type NetworkEndpoint struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// As "web.5".
+	TaskName  string   `protobuf:"bytes,2,opt,name=task_name,json=taskName,proto3" json:"task_name,omitempty"`
+	ServiceId string   `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	NodeId    string   `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName  string   `protobuf:"bytes,5,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Addresses []string `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Names and virtual addresses lead to it.
+	Serving       bool `protobuf:"varint,7,opt,name=serving,proto3" json:"serving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkEndpoint) Reset() {
+	*x = NetworkEndpoint{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkEndpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkEndpoint) ProtoMessage() {}
+
+func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkEndpoint.ProtoReflect.Descriptor instead.
+func (*NetworkEndpoint) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *NetworkEndpoint) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *NetworkEndpoint) GetTaskName() string {
+	if x != nil {
+		return x.TaskName
+	}
+	return ""
+}
+
+func (x *NetworkEndpoint) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *NetworkEndpoint) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NetworkEndpoint) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *NetworkEndpoint) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *NetworkEndpoint) GetServing() bool {
+	if x != nil {
+		return x.Serving
+	}
+	return false
+}
+
 type RemoveNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
@@ -4061,7 +4277,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4073,7 +4289,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4086,7 +4302,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -4105,7 +4321,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4117,7 +4333,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4130,7 +4346,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -4149,7 +4365,7 @@ type CreatePolicyRequest struct {
 
 func (x *CreatePolicyRequest) Reset() {
 	*x = CreatePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +4377,7 @@ func (x *CreatePolicyRequest) String() string {
 func (*CreatePolicyRequest) ProtoMessage() {}
 
 func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +4390,7 @@ func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
@@ -4193,7 +4409,7 @@ type CreatePolicyResponse struct {
 
 func (x *CreatePolicyResponse) Reset() {
 	*x = CreatePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4205,7 +4421,7 @@ func (x *CreatePolicyResponse) String() string {
 func (*CreatePolicyResponse) ProtoMessage() {}
 
 func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4218,7 +4434,7 @@ func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*CreatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CreatePolicyResponse) GetId() string {
@@ -4237,7 +4453,7 @@ type StreamPoliciesRequest struct {
 
 func (x *StreamPoliciesRequest) Reset() {
 	*x = StreamPoliciesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4249,7 +4465,7 @@ func (x *StreamPoliciesRequest) String() string {
 func (*StreamPoliciesRequest) ProtoMessage() {}
 
 func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4262,7 +4478,7 @@ func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *StreamPoliciesRequest) GetPolicies() []string {
@@ -4281,7 +4497,7 @@ type StreamPoliciesResponse struct {
 
 func (x *StreamPoliciesResponse) Reset() {
 	*x = StreamPoliciesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4293,7 +4509,7 @@ func (x *StreamPoliciesResponse) String() string {
 func (*StreamPoliciesResponse) ProtoMessage() {}
 
 func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4306,7 +4522,7 @@ func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *StreamPoliciesResponse) GetPolicies() []*PolicyDetail {
@@ -4326,7 +4542,7 @@ type PolicyDetail struct {
 
 func (x *PolicyDetail) Reset() {
 	*x = PolicyDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4338,7 +4554,7 @@ func (x *PolicyDetail) String() string {
 func (*PolicyDetail) ProtoMessage() {}
 
 func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4351,7 +4567,7 @@ func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDetail.ProtoReflect.Descriptor instead.
 func (*PolicyDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PolicyDetail) GetPolicy() *meshpb.Policy {
@@ -4377,7 +4593,7 @@ type RemovePolicyRequest struct {
 
 func (x *RemovePolicyRequest) Reset() {
 	*x = RemovePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4389,7 +4605,7 @@ func (x *RemovePolicyRequest) String() string {
 func (*RemovePolicyRequest) ProtoMessage() {}
 
 func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4402,7 +4618,7 @@ func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyRequest.ProtoReflect.Descriptor instead.
 func (*RemovePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RemovePolicyRequest) GetPolicy() string {
@@ -4421,7 +4637,7 @@ type RemovePolicyResponse struct {
 
 func (x *RemovePolicyResponse) Reset() {
 	*x = RemovePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4433,7 +4649,7 @@ func (x *RemovePolicyResponse) String() string {
 func (*RemovePolicyResponse) ProtoMessage() {}
 
 func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4446,7 +4662,7 @@ func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyResponse.ProtoReflect.Descriptor instead.
 func (*RemovePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RemovePolicyResponse) GetId() string {
@@ -4454,6 +4670,260 @@ func (x *RemovePolicyResponse) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+type ExplainPolicyRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	FromService string                 `protobuf:"bytes,1,opt,name=from_service,json=fromService,proto3" json:"from_service,omitempty"`
+	ToService   string                 `protobuf:"bytes,2,opt,name=to_service,json=toService,proto3" json:"to_service,omitempty"`
+	// UNSPECIFIED: any, without a port.
+	Protocol meshpb.Protocol `protobuf:"varint,3,opt,name=protocol,proto3,enum=redoubt.mesh.v1.Protocol" json:"protocol,omitempty"`
+	// 0: every one.
+	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyRequest) Reset() {
+	*x = ExplainPolicyRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyRequest) ProtoMessage() {}
+
+func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ExplainPolicyRequest) GetFromService() string {
+	if x != nil {
+		return x.FromService
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetToService() string {
+	if x != nil {
+		return x.ToService
+	}
+	return ""
+}
+
+func (x *ExplainPolicyRequest) GetProtocol() meshpb.Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return meshpb.Protocol(0)
+}
+
+func (x *ExplainPolicyRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+type ExplainPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names as the cluster has them.
+	FromService string `protobuf:"bytes,1,opt,name=from_service,json=fromService,proto3" json:"from_service,omitempty"`
+	ToService   string `protobuf:"bytes,2,opt,name=to_service,json=toService,proto3" json:"to_service,omitempty"`
+	// On one network at least.
+	Allowed bool `protobuf:"varint,3,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Why not on any network: they share none. Otherwise empty.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// By name.
+	Networks []*PolicyVerdict `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Commands that may help.
+	Remedies      []string `protobuf:"bytes,6,rep,name=remedies,proto3" json:"remedies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPolicyResponse) Reset() {
+	*x = ExplainPolicyResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPolicyResponse) ProtoMessage() {}
+
+func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *ExplainPolicyResponse) GetFromService() string {
+	if x != nil {
+		return x.FromService
+	}
+	return ""
+}
+
+func (x *ExplainPolicyResponse) GetToService() string {
+	if x != nil {
+		return x.ToService
+	}
+	return ""
+}
+
+func (x *ExplainPolicyResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *ExplainPolicyResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ExplainPolicyResponse) GetNetworks() []*PolicyVerdict {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetRemedies() []string {
+	if x != nil {
+		return x.Remedies
+	}
+	return nil
+}
+
+type PolicyVerdict struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId   string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	NetworkName string                 `protobuf:"bytes,2,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
+	Allowed     bool                   `protobuf:"varint,3,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// For people.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The rule that allows it, where one does: its policy, and its place there
+	// from 0.
+	Policy        string             `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	Index         uint32             `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	Rule          *meshpb.PolicyRule `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyVerdict) Reset() {
+	*x = PolicyVerdict{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyVerdict) ProtoMessage() {}
+
+func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyVerdict.ProtoReflect.Descriptor instead.
+func (*PolicyVerdict) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *PolicyVerdict) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *PolicyVerdict) GetNetworkName() string {
+	if x != nil {
+		return x.NetworkName
+	}
+	return ""
+}
+
+func (x *PolicyVerdict) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *PolicyVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PolicyVerdict) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *PolicyVerdict) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PolicyVerdict) GetRule() *meshpb.PolicyRule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
 }
 
 type ListTasksRequest struct {
@@ -4467,7 +4937,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4479,7 +4949,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4492,7 +4962,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -4510,18 +4980,20 @@ func (x *ListTasksRequest) GetNode() string {
 }
 
 type TaskView struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Task          *schedulerpb.Task      `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
-	ServiceName   string                 `protobuf:"bytes,2,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
-	NodeName      string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	Image         string                 `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Task        *schedulerpb.Task      `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	ServiceName string                 `protobuf:"bytes,2,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	NodeName    string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Image       string                 `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	// Its addresses on networks.
+	Networks      []*NetworkAddress `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +5005,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +5018,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -4577,6 +5049,83 @@ func (x *TaskView) GetImage() string {
 	return ""
 }
 
+func (x *TaskView) GetNetworks() []*NetworkAddress {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+// NetworkAddress is what a task or a service has on a network.
+type NetworkAddress struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId   string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	NetworkName string                 `protobuf:"bytes,2,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
+	// A service's are virtual ones; none in mode dnsrr.
+	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Aliases       []string `protobuf:"bytes,4,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkAddress) Reset() {
+	*x = NetworkAddress{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkAddress) ProtoMessage() {}
+
+func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
+func (*NetworkAddress) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *NetworkAddress) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *NetworkAddress) GetNetworkName() string {
+	if x != nil {
+		return x.NetworkName
+	}
+	return ""
+}
+
+func (x *NetworkAddress) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *NetworkAddress) GetAliases() []string {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
 type ListTasksResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tasks         []*TaskView            `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
@@ -4586,7 +5135,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +5147,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +5160,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -4632,7 +5181,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4644,7 +5193,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4657,7 +5206,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -4692,7 +5241,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4704,7 +5253,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4717,7 +5266,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -4777,7 +5326,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4789,7 +5338,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4802,7 +5351,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -4857,7 +5406,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4869,7 +5418,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4882,7 +5431,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -4958,7 +5507,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4970,7 +5519,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4983,7 +5532,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -5012,7 +5561,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5024,7 +5573,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5037,7 +5586,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -5097,7 +5646,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5109,7 +5658,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5122,7 +5671,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -5173,7 +5722,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5185,7 +5734,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5198,7 +5747,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -5224,7 +5773,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5236,7 +5785,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5249,7 +5798,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -5275,7 +5824,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5287,7 +5836,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5300,7 +5849,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Event) GetAt() int64 {
@@ -5349,10 +5898,11 @@ var File_cmd_internal_control_controlpb_control_proto protoreflect.FileDescripto
 
 const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
-	",cmd/internal/control/controlpb/control.proto\x12\x12redoubt.control.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\x1a\x1esecrets/secretspb/config.proto\"V\n" +
+	",cmd/internal/control/controlpb/control.proto\x12\x12redoubt.control.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\x1a\x1esecrets/secretspb/config.proto\"\x84\x01\n" +
 	"\vInitRequest\x12)\n" +
 	"\x04slot\x18\x01 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x1c\n" +
-	"\tadvertise\x18\x02 \x01(\tR\tadvertise\"F\n" +
+	"\tadvertise\x18\x02 \x01(\tR\tadvertise\x12,\n" +
+	"\x05pools\x18\x03 \x01(\v2\x16.redoubt.mesh.v1.PoolsR\x05pools\"F\n" +
 	"\fInitResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -5444,7 +5994,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x14\n" +
 	"\x05voter\x18\x05 \x01(\bR\x05voter\x12\x1c\n" +
 	"\treachable\x18\x06 \x01(\bR\treachable\x12\x16\n" +
-	"\x06locked\x18\a \x01(\bR\x06locked\"\xf0\x03\n" +
+	"\x06locked\x18\a \x01(\bR\x06locked\"\x93\x04\n" +
 	"\bNodeView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
@@ -5458,7 +6008,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\breserved\x18\n" +
 	" \x01(\v2\x1a.redoubt.task.v1.ResourcesR\breserved\x12\x14\n" +
 	"\x05tasks\x18\v \x01(\rR\x05tasks\x127\n" +
-	"\x05clock\x18\f \x01(\v2!.redoubt.scheduler.v1.ClockOffsetR\x05clock\"(\n" +
+	"\x05clock\x18\f \x01(\v2!.redoubt.scheduler.v1.ClockOffsetR\x05clock\x12!\n" +
+	"\fmesh_address\x18\r \x01(\tR\vmeshAddress\"(\n" +
 	"\x10ListNodesRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"[\n" +
 	"\x11ListNodesResponse\x122\n" +
@@ -5558,14 +6109,15 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"1\n" +
 	"\x13ListServicesRequest\x12\x1a\n" +
-	"\bservices\x18\x01 \x03(\tR\bservices\"\xad\x01\n" +
+	"\bservices\x18\x01 \x03(\tR\bservices\"\xed\x01\n" +
 	"\vServiceView\x127\n" +
 	"\aservice\x18\x01 \x01(\v2\x1d.redoubt.scheduler.v1.ServiceR\aservice\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\x04R\arunning\x12\x16\n" +
 	"\x06wanted\x18\x03 \x01(\x04R\x06wanted\x12\x12\n" +
 	"\x04held\x18\x04 \x01(\x04R\x04held\x12\x1f\n" +
 	"\vheld_reason\x18\x05 \x01(\tR\n" +
-	"heldReason\"S\n" +
+	"heldReason\x12>\n" +
+	"\bnetworks\x18\x06 \x03(\v2\".redoubt.control.v1.NetworkAddressR\bnetworks\"S\n" +
 	"\x14ListServicesResponse\x12;\n" +
 	"\bservices\x18\x01 \x03(\v2\x1f.redoubt.control.v1.ServiceViewR\bservices\"\x81\x01\n" +
 	"\x14UpdateServiceRequest\x12\x18\n" +
@@ -5614,12 +6166,29 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x15StreamNetworksRequest\x12\x1a\n" +
 	"\bnetworks\x18\x01 \x03(\tR\bnetworks\"W\n" +
 	"\x16StreamNetworksResponse\x12=\n" +
-	"\bnetworks\x18\x01 \x03(\v2!.redoubt.control.v1.NetworkDetailR\bnetworks\"\x91\x01\n" +
+	"\bnetworks\x18\x01 \x03(\v2!.redoubt.control.v1.NetworkDetailR\bnetworks\"\x91\x02\n" +
 	"\rNetworkDetail\x122\n" +
 	"\anetwork\x18\x01 \x01(\v2\x18.redoubt.mesh.v1.NetworkR\anetwork\x12\x1a\n" +
 	"\bservices\x18\x02 \x03(\tR\bservices\x12\x14\n" +
 	"\x05tasks\x18\x03 \x01(\rR\x05tasks\x12\x1a\n" +
-	"\bpolicies\x18\x04 \x03(\tR\bpolicies\"0\n" +
+	"\bpolicies\x18\x04 \x03(\tR\bpolicies\x12;\n" +
+	"\aused_by\x18\x05 \x03(\v2\".redoubt.control.v1.NetworkServiceR\x06usedBy\x12A\n" +
+	"\tendpoints\x18\x06 \x03(\v2#.redoubt.control.v1.NetworkEndpointR\tendpoints\"\xab\x01\n" +
+	"\x0eNetworkService\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12G\n" +
+	"\rendpoint_mode\x18\x03 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeR\fendpointMode\x12\x12\n" +
+	"\x04vips\x18\x04 \x03(\tR\x04vips\x12\x18\n" +
+	"\aaliases\x18\x05 \x03(\tR\aaliases\"\xd4\x01\n" +
+	"\x0fNetworkEndpoint\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
+	"\ttask_name\x18\x02 \x01(\tR\btaskName\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x03 \x01(\tR\tserviceId\x12\x17\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12\x1c\n" +
+	"\taddresses\x18\x06 \x03(\tR\taddresses\x12\x18\n" +
+	"\aserving\x18\a \x01(\bR\aserving\"0\n" +
 	"\x14RemoveNetworkRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"'\n" +
 	"\x15RemoveNetworkResponse\x12\x0e\n" +
@@ -5638,15 +6207,45 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x13RemovePolicyRequest\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\"&\n" +
 	"\x14RemovePolicyResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"B\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa3\x01\n" +
+	"\x14ExplainPolicyRequest\x12!\n" +
+	"\ffrom_service\x18\x01 \x01(\tR\vfromService\x12\x1d\n" +
+	"\n" +
+	"to_service\x18\x02 \x01(\tR\ttoService\x125\n" +
+	"\bprotocol\x18\x03 \x01(\x0e2\x19.redoubt.mesh.v1.ProtocolR\bprotocol\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"\xe6\x01\n" +
+	"\x15ExplainPolicyResponse\x12!\n" +
+	"\ffrom_service\x18\x01 \x01(\tR\vfromService\x12\x1d\n" +
+	"\n" +
+	"to_service\x18\x02 \x01(\tR\ttoService\x12\x18\n" +
+	"\aallowed\x18\x03 \x01(\bR\aallowed\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12=\n" +
+	"\bnetworks\x18\x05 \x03(\v2!.redoubt.control.v1.PolicyVerdictR\bnetworks\x12\x1a\n" +
+	"\bremedies\x18\x06 \x03(\tR\bremedies\"\xe2\x01\n" +
+	"\rPolicyVerdict\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12!\n" +
+	"\fnetwork_name\x18\x02 \x01(\tR\vnetworkName\x12\x18\n" +
+	"\aallowed\x18\x03 \x01(\bR\aallowed\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06policy\x18\x05 \x01(\tR\x06policy\x12\x14\n" +
+	"\x05index\x18\x06 \x01(\rR\x05index\x12/\n" +
+	"\x04rule\x18\a \x01(\v2\x1b.redoubt.mesh.v1.PolicyRuleR\x04rule\"B\n" +
 	"\x10ListTasksRequest\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\x90\x01\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\xd0\x01\n" +
 	"\bTaskView\x12.\n" +
 	"\x04task\x18\x01 \x01(\v2\x1a.redoubt.scheduler.v1.TaskR\x04task\x12!\n" +
 	"\fservice_name\x18\x02 \x01(\tR\vserviceName\x12\x1b\n" +
 	"\tnode_name\x18\x03 \x01(\tR\bnodeName\x12\x14\n" +
-	"\x05image\x18\x04 \x01(\tR\x05image\"G\n" +
+	"\x05image\x18\x04 \x01(\tR\x05image\x12>\n" +
+	"\bnetworks\x18\x05 \x03(\v2\".redoubt.control.v1.NetworkAddressR\bnetworks\"\x8a\x01\n" +
+	"\x0eNetworkAddress\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12!\n" +
+	"\fnetwork_name\x18\x02 \x01(\tR\vnetworkName\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x18\n" +
+	"\aaliases\x18\x04 \x03(\tR\aaliases\"G\n" +
 	"\x11ListTasksResponse\x122\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\"I\n" +
 	"\x13WatchServiceRequest\x12\x18\n" +
@@ -5735,7 +6334,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"CallStream\x12T\n" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x010\x012\x94\x1c\n" +
+	"\x01\x06(\x010\x012\x83\x1d\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
@@ -5798,6 +6397,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eStreamPolicies\x12).redoubt.control.v1.StreamPoliciesRequest\x1a*.redoubt.control.v1.StreamPoliciesResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01\x12j\n" +
 	"\fRemovePolicy\x12'.redoubt.control.v1.RemovePolicyRequest\x1a(.redoubt.control.v1.RemovePolicyResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12m\n" +
+	"\rExplainPolicy\x12(.redoubt.control.v1.ExplainPolicyRequest\x1a).redoubt.control.v1.ExplainPolicyResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
 	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12e\n" +
@@ -5825,7 +6426,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
@@ -5898,195 +6499,216 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*StreamNetworksRequest)(nil),   // 68: redoubt.control.v1.StreamNetworksRequest
 	(*StreamNetworksResponse)(nil),  // 69: redoubt.control.v1.StreamNetworksResponse
 	(*NetworkDetail)(nil),           // 70: redoubt.control.v1.NetworkDetail
-	(*RemoveNetworkRequest)(nil),    // 71: redoubt.control.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),   // 72: redoubt.control.v1.RemoveNetworkResponse
-	(*CreatePolicyRequest)(nil),     // 73: redoubt.control.v1.CreatePolicyRequest
-	(*CreatePolicyResponse)(nil),    // 74: redoubt.control.v1.CreatePolicyResponse
-	(*StreamPoliciesRequest)(nil),   // 75: redoubt.control.v1.StreamPoliciesRequest
-	(*StreamPoliciesResponse)(nil),  // 76: redoubt.control.v1.StreamPoliciesResponse
-	(*PolicyDetail)(nil),            // 77: redoubt.control.v1.PolicyDetail
-	(*RemovePolicyRequest)(nil),     // 78: redoubt.control.v1.RemovePolicyRequest
-	(*RemovePolicyResponse)(nil),    // 79: redoubt.control.v1.RemovePolicyResponse
-	(*ListTasksRequest)(nil),        // 80: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                // 81: redoubt.control.v1.TaskView
-	(*ListTasksResponse)(nil),       // 82: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),     // 83: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),    // 84: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),      // 85: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 86: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),          // 87: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 88: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),             // 89: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),           // 90: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 91: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                   // 92: redoubt.control.v1.Event
-	nil,                             // 93: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 94: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                             // 95: redoubt.control.v1.ConfigView.LabelsEntry
-	nil,                             // 96: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),             // 97: redoubt.keyd.v1.Slot
-	(profilepb.Role)(0),             // 98: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 99: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 100: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 101: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),        // 102: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil), // 103: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),   // 104: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 105: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 106: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 107: redoubt.scheduler.v1.Service
-	(*secretspb.ConfigSpec)(nil),    // 108: redoubt.secrets.v1.ConfigSpec
-	(*secretspb.Config)(nil),        // 109: redoubt.secrets.v1.Config
-	(*meshpb.NetworkSpec)(nil),      // 110: redoubt.mesh.v1.NetworkSpec
-	(*meshpb.Network)(nil),          // 111: redoubt.mesh.v1.Network
-	(*meshpb.PolicySpec)(nil),       // 112: redoubt.mesh.v1.PolicySpec
-	(*meshpb.Policy)(nil),           // 113: redoubt.mesh.v1.Policy
-	(*schedulerpb.Task)(nil),        // 114: redoubt.scheduler.v1.Task
+	(*NetworkService)(nil),          // 71: redoubt.control.v1.NetworkService
+	(*NetworkEndpoint)(nil),         // 72: redoubt.control.v1.NetworkEndpoint
+	(*RemoveNetworkRequest)(nil),    // 73: redoubt.control.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),   // 74: redoubt.control.v1.RemoveNetworkResponse
+	(*CreatePolicyRequest)(nil),     // 75: redoubt.control.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),    // 76: redoubt.control.v1.CreatePolicyResponse
+	(*StreamPoliciesRequest)(nil),   // 77: redoubt.control.v1.StreamPoliciesRequest
+	(*StreamPoliciesResponse)(nil),  // 78: redoubt.control.v1.StreamPoliciesResponse
+	(*PolicyDetail)(nil),            // 79: redoubt.control.v1.PolicyDetail
+	(*RemovePolicyRequest)(nil),     // 80: redoubt.control.v1.RemovePolicyRequest
+	(*RemovePolicyResponse)(nil),    // 81: redoubt.control.v1.RemovePolicyResponse
+	(*ExplainPolicyRequest)(nil),    // 82: redoubt.control.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),   // 83: redoubt.control.v1.ExplainPolicyResponse
+	(*PolicyVerdict)(nil),           // 84: redoubt.control.v1.PolicyVerdict
+	(*ListTasksRequest)(nil),        // 85: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                // 86: redoubt.control.v1.TaskView
+	(*NetworkAddress)(nil),          // 87: redoubt.control.v1.NetworkAddress
+	(*ListTasksResponse)(nil),       // 88: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),     // 89: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),    // 90: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),      // 91: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),     // 92: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),          // 93: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 94: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),             // 95: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),           // 96: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 97: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                   // 98: redoubt.control.v1.Event
+	nil,                             // 99: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                             // 100: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                             // 101: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                             // 102: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),             // 103: redoubt.keyd.v1.Slot
+	(*meshpb.Pools)(nil),            // 104: redoubt.mesh.v1.Pools
+	(profilepb.Role)(0),             // 105: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),          // 106: redoubt.task.v1.Feature
+	(*schedulerpb.Node)(nil),        // 107: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),   // 108: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),        // 109: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil), // 110: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),   // 111: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 112: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 113: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 114: redoubt.scheduler.v1.Service
+	(*secretspb.ConfigSpec)(nil),    // 115: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),        // 116: redoubt.secrets.v1.Config
+	(*meshpb.NetworkSpec)(nil),      // 117: redoubt.mesh.v1.NetworkSpec
+	(*meshpb.Network)(nil),          // 118: redoubt.mesh.v1.Network
+	(schedulerpb.EndpointMode)(0),   // 119: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicySpec)(nil),       // 120: redoubt.mesh.v1.PolicySpec
+	(*meshpb.Policy)(nil),           // 121: redoubt.mesh.v1.Policy
+	(meshpb.Protocol)(0),            // 122: redoubt.mesh.v1.Protocol
+	(*meshpb.PolicyRule)(nil),       // 123: redoubt.mesh.v1.PolicyRule
+	(*schedulerpb.Task)(nil),        // 124: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	97,  // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	98,  // 1: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	0,   // 2: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	98,  // 3: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	99,  // 4: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	93,  // 5: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
-	16,  // 6: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
-	18,  // 7: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
-	21,  // 8: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	98,  // 9: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	100, // 10: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
-	21,  // 11: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	101, // 12: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	102, // 13: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	103, // 14: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	22,  // 15: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	101, // 16: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	94,  // 17: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	22,  // 18: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	97,  // 19: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	29,  // 20: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	97,  // 21: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	29,  // 22: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	98,  // 23: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	36,  // 24: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	104, // 25: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	36,  // 26: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	105, // 27: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	45,  // 28: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	97,  // 29: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	45,  // 30: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	106, // 31: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	107, // 32: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	51,  // 33: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	106, // 34: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	108, // 35: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	109, // 36: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
-	63,  // 37: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
-	95,  // 38: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
-	110, // 39: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
-	70,  // 40: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
-	111, // 41: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
-	112, // 42: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
-	77,  // 43: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
-	113, // 44: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
-	114, // 45: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	81,  // 46: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	51,  // 47: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	81,  // 48: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	51,  // 49: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	81,  // 50: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	89,  // 51: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	92,  // 52: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	96,  // 53: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,   // 54: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,   // 55: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,   // 56: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,   // 57: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,   // 58: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11,  // 59: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13,  // 60: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15,  // 61: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
-	19,  // 62: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	23,  // 63: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	23,  // 64: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	25,  // 65: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	27,  // 66: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	30,  // 67: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	32,  // 68: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	34,  // 69: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	37,  // 70: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	39,  // 71: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	41,  // 72: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	43,  // 73: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	46,  // 74: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	48,  // 75: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	50,  // 76: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	50,  // 77: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	53,  // 78: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	55,  // 79: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	57,  // 80: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
-	59,  // 81: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
-	61,  // 82: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
-	64,  // 83: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
-	66,  // 84: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
-	68,  // 85: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
-	71,  // 86: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
-	73,  // 87: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
-	75,  // 88: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
-	78,  // 89: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
-	80,  // 90: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	80,  // 91: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	83,  // 92: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	85,  // 93: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	87,  // 94: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	90,  // 95: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,   // 96: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,   // 97: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,   // 98: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,   // 99: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10,  // 100: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12,  // 101: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14,  // 102: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	17,  // 103: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
-	20,  // 104: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	24,  // 105: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	24,  // 106: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	26,  // 107: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	28,  // 108: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	31,  // 109: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	33,  // 110: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	35,  // 111: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	38,  // 112: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	40,  // 113: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	42,  // 114: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	44,  // 115: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	47,  // 116: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	49,  // 117: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	52,  // 118: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	52,  // 119: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	54,  // 120: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	56,  // 121: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	58,  // 122: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
-	60,  // 123: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
-	62,  // 124: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
-	65,  // 125: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
-	67,  // 126: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
-	69,  // 127: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
-	72,  // 128: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
-	74,  // 129: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
-	76,  // 130: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
-	79,  // 131: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
-	82,  // 132: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	82,  // 133: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	84,  // 134: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	86,  // 135: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	88,  // 136: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	91,  // 137: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	96,  // [96:138] is the sub-list for method output_type
-	54,  // [54:96] is the sub-list for method input_type
-	54,  // [54:54] is the sub-list for extension type_name
-	54,  // [54:54] is the sub-list for extension extendee
-	0,   // [0:54] is the sub-list for field type_name
+	103, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	104, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
+	105, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	0,   // 3: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
+	105, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	106, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	99,  // 6: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	16,  // 7: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
+	18,  // 8: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
+	21,  // 9: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
+	105, // 10: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	107, // 11: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	21,  // 12: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
+	108, // 13: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	109, // 14: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	110, // 15: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	22,  // 16: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
+	108, // 17: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	100, // 18: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	22,  // 19: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
+	103, // 20: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	29,  // 21: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	103, // 22: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	29,  // 23: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	105, // 24: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	36,  // 25: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	111, // 26: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	36,  // 27: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	112, // 28: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	45,  // 29: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	103, // 30: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	45,  // 31: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	113, // 32: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	114, // 33: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	87,  // 34: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	51,  // 35: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	113, // 36: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	115, // 37: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	116, // 38: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	63,  // 39: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	101, // 40: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	117, // 41: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
+	70,  // 42: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
+	118, // 43: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
+	71,  // 44: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
+	72,  // 45: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
+	119, // 46: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	120, // 47: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
+	79,  // 48: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
+	121, // 49: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
+	122, // 50: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
+	84,  // 51: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
+	123, // 52: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	124, // 53: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	87,  // 54: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	86,  // 55: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	51,  // 56: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	86,  // 57: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	51,  // 58: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	86,  // 59: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	95,  // 60: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	98,  // 61: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	102, // 62: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,   // 63: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,   // 64: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,   // 65: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,   // 66: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,   // 67: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11,  // 68: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13,  // 69: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15,  // 70: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
+	19,  // 71: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	23,  // 72: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	23,  // 73: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	25,  // 74: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	27,  // 75: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	30,  // 76: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	32,  // 77: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	34,  // 78: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	37,  // 79: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	39,  // 80: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	41,  // 81: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	43,  // 82: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	46,  // 83: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	48,  // 84: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	50,  // 85: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	50,  // 86: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	53,  // 87: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	55,  // 88: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	57,  // 89: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	59,  // 90: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	61,  // 91: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	64,  // 92: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	66,  // 93: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
+	68,  // 94: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
+	73,  // 95: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
+	75,  // 96: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
+	77,  // 97: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
+	80,  // 98: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
+	82,  // 99: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
+	85,  // 100: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	85,  // 101: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	89,  // 102: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	91,  // 103: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	93,  // 104: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	96,  // 105: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,   // 106: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,   // 107: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,   // 108: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,   // 109: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10,  // 110: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12,  // 111: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14,  // 112: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	17,  // 113: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
+	20,  // 114: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	24,  // 115: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	24,  // 116: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	26,  // 117: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	28,  // 118: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	31,  // 119: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	33,  // 120: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	35,  // 121: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	38,  // 122: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	40,  // 123: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	42,  // 124: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	44,  // 125: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	47,  // 126: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	49,  // 127: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	52,  // 128: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	52,  // 129: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	54,  // 130: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	56,  // 131: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	58,  // 132: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	60,  // 133: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	62,  // 134: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	65,  // 135: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	67,  // 136: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
+	69,  // 137: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
+	74,  // 138: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
+	76,  // 139: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
+	78,  // 140: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
+	81,  // 141: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
+	83,  // 142: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
+	88,  // 143: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	88,  // 144: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	90,  // 145: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	92,  // 146: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	94,  // 147: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	97,  // 148: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	106, // [106:149] is the sub-list for method output_type
+	63,  // [63:106] is the sub-list for method input_type
+	63,  // [63:63] is the sub-list for extension type_name
+	63,  // [63:63] is the sub-list for extension extendee
+	0,   // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -6100,7 +6722,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   96,
+			NumMessages:   102,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

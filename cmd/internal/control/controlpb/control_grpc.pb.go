@@ -489,6 +489,7 @@ const (
 	Control_CreatePolicy_FullMethodName   = "/redoubt.control.v1.Control/CreatePolicy"
 	Control_StreamPolicies_FullMethodName = "/redoubt.control.v1.Control/StreamPolicies"
 	Control_RemovePolicy_FullMethodName   = "/redoubt.control.v1.Control/RemovePolicy"
+	Control_ExplainPolicy_FullMethodName  = "/redoubt.control.v1.Control/ExplainPolicy"
 	Control_ListTasks_FullMethodName      = "/redoubt.control.v1.Control/ListTasks"
 	Control_StreamTasks_FullMethodName    = "/redoubt.control.v1.Control/StreamTasks"
 	Control_WatchService_FullMethodName   = "/redoubt.control.v1.Control/WatchService"
@@ -545,6 +546,9 @@ type ControlClient interface {
 	// All, or the named ones in their order: one answer after the other.
 	StreamPolicies(ctx context.Context, in *StreamPoliciesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamPoliciesResponse], error)
 	RemovePolicy(ctx context.Context, in *RemovePolicyRequest, opts ...grpc.CallOption) (*RemovePolicyResponse, error)
+	// Whether tasks of one service may open flows to those of another, on each
+	// network that they share, and why.
+	ExplainPolicy(ctx context.Context, in *ExplainPolicyRequest, opts ...grpc.CallOption) (*ExplainPolicyResponse, error)
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// The same for any number of them: one answer after the other, each of
 	// bounded size. ListTasks refuses more than 1,000.
@@ -910,6 +914,16 @@ func (c *controlClient) RemovePolicy(ctx context.Context, in *RemovePolicyReques
 	return out, nil
 }
 
+func (c *controlClient) ExplainPolicy(ctx context.Context, in *ExplainPolicyRequest, opts ...grpc.CallOption) (*ExplainPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainPolicyResponse)
+	err := c.cc.Invoke(ctx, Control_ExplainPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListTasksResponse)
@@ -1054,6 +1068,9 @@ type ControlServer interface {
 	// All, or the named ones in their order: one answer after the other.
 	StreamPolicies(*StreamPoliciesRequest, grpc.ServerStreamingServer[StreamPoliciesResponse]) error
 	RemovePolicy(context.Context, *RemovePolicyRequest) (*RemovePolicyResponse, error)
+	// Whether tasks of one service may open flows to those of another, on each
+	// network that they share, and why.
+	ExplainPolicy(context.Context, *ExplainPolicyRequest) (*ExplainPolicyResponse, error)
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// The same for any number of them: one answer after the other, each of
 	// bounded size. ListTasks refuses more than 1,000.
@@ -1159,6 +1176,9 @@ func (UnimplementedControlServer) StreamPolicies(*StreamPoliciesRequest, grpc.Se
 }
 func (UnimplementedControlServer) RemovePolicy(context.Context, *RemovePolicyRequest) (*RemovePolicyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemovePolicy not implemented")
+}
+func (UnimplementedControlServer) ExplainPolicy(context.Context, *ExplainPolicyRequest) (*ExplainPolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainPolicy not implemented")
 }
 func (UnimplementedControlServer) ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTasks not implemented")
@@ -1654,6 +1674,24 @@ func _Control_RemovePolicy_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_ExplainPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ExplainPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ExplainPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ExplainPolicy(ctx, req.(*ExplainPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_ListTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListTasksRequest)
 	if err := dec(in); err != nil {
@@ -1824,6 +1862,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemovePolicy",
 			Handler:    _Control_RemovePolicy_Handler,
+		},
+		{
+			MethodName: "ExplainPolicy",
+			Handler:    _Control_ExplainPolicy_Handler,
 		},
 		{
 			MethodName: "ListTasks",

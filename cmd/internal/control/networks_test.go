@@ -1,0 +1,250 @@
+package control_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// attachable switches on what nodes cannot do yet.
+func attachable(t *testing.T) {
+	was := meshspec.SwitchAttach(true)
+	t.Cleanup(func() { meshspec.SwitchAttach(was) })
+}
+
+func (w *world) network(sp *meshpb.NetworkSpec) string {
+	w.t.Helper()
+	r, err := w.api.CreateNetwork(w.t.Context(), &controlpb.CreateNetworkRequest{Spec: sp})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.GetId()
+}
+
+// on is a spec of a service on networks, each NAME[,alias].
+func (w *world) on(name string, networks ...string) *schedulerpb.ServiceSpec {
+	sp := w.spec(name)
+	for _, n := range networks {
+		n, alias, _ := strings.Cut(n, ",")
+		u := &taskpb.NetworkUse{Network: n}
+		if alias != "" {
+			u.Aliases = strings.Split(alias, ",")
+		}
+		sp.Task.Networks = append(sp.Task.Networks, u)
+	}
+	return sp
+}
+
+// task places a task of a service, as the leader does, and has it run.
+func (w *world) task(service string, slot uint32, running bool) *schedulerpb.Task {
+	w.t.Helper()
+	t := &schedulerpb.Task{Id: ident.New(), ServiceId: service, Slot: slot, NodeId: w.worker, Desired: schedstore.Running,
+		Status: &schedulerpb.TaskStatus{State: schedstore.Assigned}}
+	if err := w.store.Update(w.t.Context(), func(tx *raftstore.Tx) error {
+		svc, _ := schedstore.Services.Get(tx, service)
+		t.Revision = svc.GetRevision()
+		if err := schedstore.Attach(tx, t, svc.GetSpec().GetTask().GetNetworks()); err != nil {
+			return err
+		}
+		if running {
+			t.Status.State = schedstore.Running
+		}
+		return schedstore.PutTask(tx, t)
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return t
+}
+
+func (w *world) inspect(network string) *controlpb.NetworkDetail {
+	w.t.Helper()
+	s := &sink[controlpb.StreamNetworksResponse]{ctx: w.t.Context()}
+	if err := w.api.StreamNetworks(&controlpb.StreamNetworksRequest{Networks: []string{network}}, s); err != nil {
+		w.t.Fatal(err)
+	}
+	return s.pages[0].GetNetworks()[0]
+}
+
+// TestServicesOnNetworks: what is asked for is what is shown, virtual addresses
+// stay through an update, and what is in use is not removed.
+func TestServicesOnNetworks(t *testing.T) {
+	attachable(t)
+	w := newWorld(t)
+	front := w.network(&meshpb.NetworkSpec{Name: "front", Ipv6: true})
+	w.network(&meshpb.NetworkSpec{Name: "back"})
+	id := w.create(w.on("web", "front,www,site", "back"))
+	v := w.service(id)
+	if len(v.Networks) != 2 || v.Networks[0].NetworkName != "front" || len(v.Networks[0].Addresses) != 2 || len(v.Networks[1].Addresses) != 1 ||
+		strings.Join(v.Networks[0].Aliases, " ") != "www site" {
+		t.Fatalf("the service is shown on %v", v.Networks)
+	}
+	run, wait := w.task(id, 1, true), w.task(id, 2, false)
+	n := w.inspect("front")
+	if n.Tasks != 2 || len(n.UsedBy) != 1 || n.UsedBy[0].Name != "web" || !proto.Equal(&controlpb.NetworkAddress{Addresses: n.UsedBy[0].Vips}, &controlpb.NetworkAddress{Addresses: v.Networks[0].Addresses}) ||
+		len(n.Endpoints) != 2 || n.Endpoints[0].TaskName != "web.1" || !n.Endpoints[0].Serving || n.Endpoints[1].Serving || n.Endpoints[0].NodeName != "worker-1" || len(n.Endpoints[0].Addresses) != 2 {
+		t.Errorf("the network is shown with %v and %v", n.UsedBy, n.Endpoints)
+	}
+	ts, err := w.api.ListTasks(t.Context(), &controlpb.ListTasksRequest{Services: []string{"web"}})
+	if err != nil || len(ts.Tasks) != 2 || len(ts.Tasks[0].Networks) != 2 || ts.Tasks[0].Networks[0].NetworkName != "front" {
+		t.Errorf("tasks %v, %v", ts, err)
+	}
+
+	// Off one and onto another: a new revision, and the old address on what stays.
+	w.network(&meshpb.NetworkSpec{Name: "third"})
+	sp := proto.CloneOf(v.Service.Spec)
+	sp.Task.Networks = []*taskpb.NetworkUse{{Network: front}, {Network: "third"}}
+	if _, err := w.api.UpdateService(t.Context(), &controlpb.UpdateServiceRequest{Service: id, Version: v.Service.Meta.Version, Spec: sp}); err != nil {
+		t.Fatal(err)
+	}
+	now := w.service(id)
+	if now.Service.Revision != 2 || len(now.Networks) != 2 || strings.Join(now.Networks[0].Addresses, " ") != strings.Join(v.Networks[0].Addresses, " ") || len(now.Networks[0].Aliases) != 0 {
+		t.Errorf("after the update %v", now.Networks)
+	}
+	remove := func(name string) error {
+		_, err := w.api.RemoveNetwork(t.Context(), &controlpb.RemoveNetworkRequest{Network: name})
+		return err
+	}
+	if err := remove("third"); err == nil || !strings.Contains(err.Error(), "in use by service web") {
+		t.Errorf("a network in use: %v", err)
+	}
+	if err := remove("back"); err == nil || !strings.Contains(err.Error(), "which is stopping") {
+		t.Errorf("a network that tasks of the former revision are on: %v", err)
+	}
+	for _, task := range []*schedulerpb.Task{run, wait} {
+		if err := w.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+			return schedstore.AdvanceTask(tx, w.worker, task.Id, &schedulerpb.TaskStatus{State: schedstore.Shutdown})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := remove("back"); err != nil {
+		t.Errorf("a network that nothing is on: %v", err)
+	}
+	// dnsrr gives the virtual addresses back.
+	now = w.service(id)
+	sp = proto.CloneOf(now.Service.Spec)
+	sp.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
+	if _, err := w.api.UpdateService(t.Context(), &controlpb.UpdateServiceRequest{Service: id, Version: now.Service.Meta.Version, Spec: sp}); err != nil {
+		t.Fatal(err)
+	}
+	if v := w.service(id); len(v.Service.Vips) != 0 || len(v.Networks[0].Addresses) != 0 || v.Service.Revision != 2 {
+		t.Errorf("in mode dnsrr it has %v at revision %d", v.Service.Vips, v.Service.Revision)
+	}
+}
+
+// TestNetworksThatAreRefused: each for its reason.
+func TestNetworksThatAreRefused(t *testing.T) {
+	attachable(t)
+	w := newWorld(t)
+	front := w.network(&meshpb.NetworkSpec{Name: "front"})
+	w.network(&meshpb.NetworkSpec{Name: "tiny", Subnets: []*meshpb.Subnet{{Subnet: "10.9.0.0/29"}}})
+	if err := w.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+		return meshstore.Networks.Put(tx, &meshpb.Network{Id: ident.New(), Spec: &meshpb.NetworkSpec{Name: "lan", Driver: "bridge"}, Kind: meshpb.Kind_KIND_LOCAL})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.create(w.on("first", "tiny"))
+	many := []string{}
+	for i := range meshspec.MaxUses + 1 {
+		many = append(many, fmt.Sprintf("n%d", i))
+	}
+	dnsrr := w.spec("rr")
+	dnsrr.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
+	for want, sp := range map[string]*schedulerpb.ServiceSpec{
+		"no network \"nowhere\"":                w.on("a", "nowhere"),
+		"network front is given twice":          w.on("b", "front", "front"),
+		"alias db is given twice":               w.on("c", "front,db,db"),
+		"alias: name \"Ä\": only lowercase":     w.on("d", "front,Ä"),
+		"is of driver bridge":                   w.on("e", "lan"),
+		"there are 65 networks":                 w.on("f", many...),
+		"has no virtual address left, all 1":    w.on("g", "tiny"),
+		"an endpoint mode is for services on n": dnsrr,
+	} {
+		if _, err := w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: sp}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	same := w.on("h", front, "front") // by id and by name
+	if _, err := w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: same}); err == nil || !strings.Contains(err.Error(), "given twice") {
+		t.Errorf("a network by id and by name: %v", err)
+	}
+	meshspec.SwitchAttach(false)
+	if _, err := w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: w.on("i", "front")}); err == nil || !strings.Contains(err.Error(), "not available in this version yet") {
+		t.Errorf("switched off: %v", err)
+	}
+}
+
+// TestTaskOnThirtyNetworks: it gets an address on each, and its service a virtual
+// one.
+func TestTaskOnThirtyNetworks(t *testing.T) {
+	attachable(t)
+	w := newWorld(t)
+	var names []string
+	for i := range 30 {
+		names = append(names, fmt.Sprintf("n%02d", i))
+		w.network(&meshpb.NetworkSpec{Name: names[i]})
+	}
+	id := w.create(w.on("wide", names...))
+	if task, v := w.task(id, 1, true), w.service(id); len(task.Attachments) != 30 || len(v.Service.Vips) != 30 {
+		t.Errorf("%d addresses and %d virtual ones", len(task.Attachments), len(v.Service.Vips))
+	}
+}
+
+// TestNetworkIsRemovedOrUsed: of a removal and services that begin to use it at
+// the same moment never both succeed.
+func TestNetworkIsRemovedOrUsed(t *testing.T) {
+	attachable(t)
+	w := newWorld(t)
+	removed, used := 0, 0
+	for i := range 30 {
+		name := fmt.Sprintf("n%d", i)
+		w.network(&meshpb.NetworkSpec{Name: name})
+		var wg sync.WaitGroup
+		var gone, made error
+		wg.Go(func() {
+			_, gone = w.api.RemoveNetwork(t.Context(), &controlpb.RemoveNetworkRequest{Network: name})
+		})
+		wg.Go(func() {
+			_, made = w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: w.on("s"+name, name)})
+		})
+		wg.Wait()
+		switch {
+		case gone == nil && made == nil:
+			t.Fatal("a network was removed under a service")
+		case gone == nil:
+			removed++
+		case made == nil:
+			used++
+		case errors.Is(gone, context.DeadlineExceeded) || errors.Is(made, context.DeadlineExceeded):
+			t.Fatalf("neither: %v, %v", gone, made)
+		}
+	}
+	t.Logf("%d removed, %d used", removed, used)
+	if err := w.store.View(func(r *raftstore.ReadTx) error {
+		for s := range schedstore.Services.All(r) {
+			for _, u := range s.GetSpec().GetTask().GetNetworks() {
+				if _, ok := meshstore.Networks.Get(r, u.GetNetwork()); !ok {
+					return fmt.Errorf("service %s is on a network that is gone", s.GetSpec().GetName())
+				}
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
