@@ -149,6 +149,10 @@ func newLab(t testing.TB, nodes int) *lab {
 			// As in VXLAN, nobody's place is learnt from what he sends.
 			return errors.Join(h.LinkSetLearning(w, false), h.LinkSetUp(w))
 		})
+		within(t, n.ns, func() error {
+			_, err := kernel.SetSysctl("1", "ipv4/conf/vx0/accept_local")
+			return err
+		})
 		routes(t, n.ns, func(h *netlink.Handle) error {
 			if err := up(h, "vx0"); err != nil {
 				return err

@@ -17,6 +17,13 @@
 // uplink back to it, and of the namespace itself nothing answers but ICMP echo
 // to gateways and virtual addresses.
 //
+// # What the links have to be like
+//
+// Gateways and virtual addresses are addresses of lo, so that the kernel answers
+// echo and takes in what is to be refused. Routes to endpoints have the gateway
+// as their source and the uplink has accept_local: an error that the namespace of
+// another node sends, as that a packet is too big, comes from the gateway.
+//
 // # Virtual addresses
 //
 // A flow of TCP or UDP to one goes to a serving endpoint of its service, chosen at

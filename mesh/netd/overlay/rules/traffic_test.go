@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
@@ -158,10 +159,33 @@ func (b *box) silent(network string, to netip.Addr, port int) {
 	t := b.node.lab.t
 	t.Helper()
 	_, err := b.dial(network, to, port, silence)
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() {
+	if !isTimeout(err) {
 		t.Errorf("%s → %s %s port %d: %v, want no answer", b.task, network, to, port, err)
 	}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// flows are the tracked ones of a node that have the address at an end.
+func (l *lab) flows(n *node, a netip.Addr) (count int) {
+	l.t.Helper()
+	routes(l.t, n.ns, func(h *netlink.Handle) error {
+		family := netlink.InetFamily(unix.AF_INET)
+		if a.Is6() {
+			family = unix.AF_INET6
+		}
+		all, err := h.ConntrackTableList(netlink.ConntrackTable, family)
+		for _, f := range all {
+			if addrOf(f.Forward.SrcIP) == a || addrOf(f.Reverse.SrcIP) == a {
+				count++
+			}
+		}
+		return err
+	})
+	return count
 }
 
 // refused fails unless it is refused, and at once.
