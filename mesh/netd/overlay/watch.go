@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
@@ -82,7 +83,7 @@ func (o *Overlays) look(ctx context.Context) time.Duration {
 			if now.Before(r.retryAt) {
 				break
 			}
-			t := &touched{whole: r.err != nil, tasks: map[string]bool{}, addrs: nil}
+			t := &touched{whole: r.err != nil, tasks: map[string]bool{}, addrs: map[netip.Addr]bool{}}
 			for task := range r.bad {
 				t.name(r.net.endpoints[task])
 			}
