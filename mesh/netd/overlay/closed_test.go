@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -184,7 +183,7 @@ func TestOrder(t *testing.T) {
 	l := newLab(t, 1)
 	n := l.nodes[0]
 	w := l.network(1)
-	b := w.box(n, 2)
+	w.box(n, 2)
 	far := &netdpb.OverlayEndpoint{TaskId: ident.New(), ServiceId: ident.New(), Addresses: []string{w.four(9), w.six(9)}, Node: "198.18.0.9"}
 	s := n.inject()
 	var seen []string
@@ -219,7 +218,6 @@ func TestOrder(t *testing.T) {
 	if want := "deny: no links, rules: down, ensure: down, admit: down"; got != want {
 		t.Errorf("attaching went %s\nwant %s", got, want)
 	}
-	_ = b
 	n.quiet()
 	s.mu.Lock()
 	s.order = nil
@@ -274,7 +272,4 @@ func TestWaitsForTheFabric(t *testing.T) {
 		return up && n.state().GetNetworks()[0].GetError() == ""
 	})
 	from.reaches(to)
-	if a := netip.MustParseAddr(w.four(3)); !a.IsValid() {
-		t.Fatal()
-	}
 }

@@ -19,11 +19,6 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 	if r.have == nil {
 		t.whole = true
 	}
-	nodes := make(map[[6]byte]netip.Addr, len(r.net.nodes))
-	for node := range r.net.nodes {
-		nodes[routerMAC(node)] = node
-	}
-	var d differ
 	var strays []op
 	if t.whole {
 		links, err := r.settle(h)
@@ -37,14 +32,6 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 		for _, e := range r.net.endpoints {
 			r.plug(h, e, links)
 		}
-		want := &paths{make(map[netip.Addr]path, len(r.net.owners)), nodes}
-		for a := range r.net.owners {
-			if p, ok := r.want(a); ok {
-				want.addrs[a] = p
-			}
-		}
-		d.all(r.uplink, r.have, want)
-		r.have = want
 	} else {
 		for task := range t.tasks {
 			if err := r.unplug(h, task); err != nil {
@@ -56,19 +43,8 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 				r.plug(h, e, nil)
 			}
 		}
-		for a := range t.addrs {
-			old, had := r.have.addrs[a]
-			p, ok := r.want(a)
-			d.addr(a, old, had, p, ok)
-			if ok {
-				r.have.addrs[a] = p
-			} else {
-				delete(r.have.addrs, a)
-			}
-		}
-		d.forward(r.uplink, r.have.nodes, nodes)
-		r.have.nodes = nodes
 	}
+	d := r.difference(t)
 	if n := len(strays) + len(d.removals) + len(d.additions); n > 0 {
 		r.changed(fmt.Sprintf("changed %d routes and neighbours", n))
 	}
@@ -77,6 +53,38 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 	}
 	r.pending = d.additions
 	return r.enforce(ctx, t)
+}
+
+// difference is what has to be told to the kernel, and notes it as told.
+func (r *realm) difference(t *touched) (d differ) {
+	nodes := make(map[[6]byte]netip.Addr, len(r.net.nodes))
+	for node := range r.net.nodes {
+		nodes[routerMAC(node)] = node
+	}
+	if t.whole {
+		want := &paths{make(map[netip.Addr]path, len(r.net.owners)), nodes}
+		for a := range r.net.owners {
+			if p, ok := r.want(a); ok {
+				want.addrs[a] = p
+			}
+		}
+		d.all(r.uplink, r.have, want)
+		r.have = want
+		return d
+	}
+	for a := range t.addrs {
+		old, had := r.have.addrs[a]
+		p, ok := r.want(a)
+		d.addr(a, old, had, p, ok)
+		if ok {
+			r.have.addrs[a] = p
+		} else {
+			delete(r.have.addrs, a)
+		}
+	}
+	d.forward(r.uplink, r.have.nodes, nodes)
+	r.have.nodes = nodes
+	return d
 }
 
 // settle makes namespace and VXLAN device what they are to be, takes ports away
