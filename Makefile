@@ -58,6 +58,7 @@ install: ## what `make build` made, units, users, directories and completions, b
 	install -d $(LIB)/systemd/system
 	@for u in deploy/systemd/*.service deploy/systemd/*.socket deploy/systemd/*.mount deploy/systemd/*.slice deploy/systemd/*.target; do \
 	  to=$(LIB)/systemd/system/$${u##*/}; sed 's#/usr/lib/redoubt/#$(PREFIX)/lib/redoubt/#g' $$u >$$to; chmod 0644 $$to; echo $$to; done
+	install -D -m 0644 deploy/systemd/drop-in/redoubt-rund-cni.conf $(SHARE)/redoubt/redoubt-rund-cni.conf
 	install -D -m 0644 deploy/systemd/redoubt.sysusers $(LIB)/sysusers.d/redoubt.conf
 	install -D -m 0644 deploy/systemd/redoubt.tmpfiles $(LIB)/tmpfiles.d/redoubt.conf
 	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d

@@ -49,6 +49,11 @@ var root = account.Account{}
 
 func daemons(c config) []daemon {
 	args := []string{"--config", c.configFile, "--data-dir", c.dataDir, "--run-dir", c.runDir, "--control-user", strconv.Itoa(c.control.UID)}
+	rundCaps := []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
+		unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_ADMIN}
+	if c.cni { // it hands them to the process that runs plugins, and gives them up
+		rundCaps = append(rundCaps, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW)
+	}
 	bin := func(name string) string { return filepath.Join(c.binDir, name) }
 	return []daemon{
 		{path: bin("redoubt-keyd"), account: c.keyd, traceback: "none", memlock: 64 << 20, args: args,
@@ -60,8 +65,7 @@ func daemons(c config) []daemon {
 			args:    append(slices.Clone(args), "--netd-user", strconv.Itoa(c.netd.UID)),
 			sockets: []socket{{"named", c.control}, {"named-net", c.netd}}},
 		{path: bin("redoubt-rund"), account: root, traceback: "single", memlock: 8 << 20, args: args, ownMountsBut: filepath.Join(c.runDir, "netns"),
-			caps: []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
-				unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_ADMIN},
+			caps:    rundCaps,
 			sockets: []socket{{"rund", c.control}}},
 		// A leader that gets no core for an election timeout is given up.
 		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, nice: -10, args: args, tells: true,

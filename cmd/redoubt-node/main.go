@@ -33,6 +33,7 @@ import (
 
 type config struct {
 	configFile, dataDir, runDir, binDir string
+	cni                                 bool // rund may run CNI plugins
 	control, keyd, netd, named          account.Account
 }
 
@@ -74,6 +75,7 @@ func parse(args []string) (config, error) {
 	fs.StringVar(&c.configFile, "config", "/etc/redoubt/config.yaml", "configuration `file`, handed to the daemons")
 	fs.StringVar(&c.dataDir, "data-dir", "/var/lib/redoubt", "`directory` of what must survive a reboot")
 	fs.StringVar(&c.runDir, "run-dir", "/run/redoubt", "`directory` of sockets and state that need not")
+	fs.BoolVar(&c.cni, "cni", false, "let redoubt-rund start CNI plugins that its configuration pins")
 	fs.StringVar(&c.binDir, "bin-dir", filepath.Dir(self), "`directory` of the daemons' binaries")
 	fs.StringVar(&control, "control-user", "redoubt", "`user` (name or uid) of redoubtd")
 	fs.StringVar(&keyd, "keyd-user", "redoubt-keyd", "`user` (name or uid) of redoubt-keyd")

@@ -126,6 +126,26 @@ func TestUnitsAgree(t *testing.T) {
 			t.Errorf("%d units are %s, the supervisor knows %d", len(found), pattern, want)
 		}
 	}
+	// --cni and the drop-in add the same.
+	c.cni = true
+	for _, d := range daemons(c) {
+		drop := unit{}
+		if d.name() == "redoubt-rund" {
+			drop = readUnit(t, "drop-in/redoubt-rund-cni.conf")
+		}
+		var want []string
+		for _, n := range d.caps {
+			want = append(want, sandbox.Capability(n).String())
+		}
+		for _, set := range []string{"CapabilityBoundingSet", "AmbientCapabilities"} {
+			got := append(slices.Clone(readUnit(t, d.name()+".service")[set]), drop[set]...)
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s with CNI: %s=%s, the supervisor says %s", d.name(), set, got, want)
+			}
+		}
+	}
 	// The directories are those that the supervisor makes.
 	have := map[string]string{}
 	for _, name := range []string{"redoubt.tmpfiles"} {

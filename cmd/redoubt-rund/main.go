@@ -1,5 +1,6 @@
 // Command redoubt-rund runs a node's containers; see package rund. As
-// "redoubt-rund logger" it is the process that writes one container's log.
+// "redoubt-rund logger" it is the process that writes one container's log, as
+// "redoubt-rund cni" the one that runs CNI plugins; see package cni.
 package main
 
 import (
@@ -11,31 +12,38 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == tasklog.Command {
-		if err := tasklog.Main(os.Args[2:]); err != nil {
+	others := map[string]func([]string) error{tasklog.Command: tasklog.Main, cni.Command: helper}
+	if len(os.Args) > 1 && others[os.Args[1]] != nil {
+		if err := others[os.Args[1]](os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
 	}
 	config := rund.Defaults()
+	var plugins *cni.Client
 	daemon.Main(daemon.Daemon{
 		Name:    "redoubt-rund",
 		Section: "rund",
 		Config:  &config,
 		Sockets: []string{"rund"},
 		Check:   func(daemon.Env) error { return config.Validate() },
+		Prepare: func(env daemon.Env) (err error) { plugins, err = launch(env, config); return err },
 		Sandbox: func(daemon.Env) sandbox.Profile { return rund.Profile() },
-		Run:     func(ctx context.Context, env daemon.Env) error { return run(ctx, env, config) },
+		Run:     func(ctx context.Context, env daemon.Env) error { return run(ctx, env, config, plugins) },
 	})
 }
 
-func run(ctx context.Context, env daemon.Env, config rund.Config) error {
-	s, err := rund.New(rund.Options{Config: config, RunDir: env.RunDir, DataDir: env.DataDir, Log: env.Log})
+func run(ctx context.Context, env daemon.Env, config rund.Config, plugins *cni.Client) error {
+	if plugins != nil {
+		defer plugins.Close()
+	}
+	s, err := rund.New(rund.Options{Config: config, RunDir: env.RunDir, DataDir: env.DataDir, CNI: plugins, Log: env.Log})
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,9 @@ type Daemon struct {
 	Flags func(*flag.FlagSet) func() error
 	// Check, when set, looks at flags and configuration before anything is done.
 	Check func(Env) error
+	// Prepare, when set, does what the daemon may not do any more once the sandbox
+	// is on.
+	Prepare func(Env) error
 	// Sandbox is put on before Run.
 	Sandbox func(Env) sandbox.Profile
 	// Run serves until ctx ends; nil or ctx's error is a clean exit.
@@ -85,6 +88,12 @@ func run(d Daemon, args []string, stdout, stderr io.Writer) int {
 	slog.SetDefault(env.Log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	if d.Prepare != nil {
+		if err := d.Prepare(env); err != nil {
+			fmt.Fprintf(stderr, "%s: %v\n", d.Name, err)
+			return 1
+		}
+	}
 	if env.Protections, err = sandbox.Apply(d.Sandbox(env)); err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", d.Name, err)
 		return 1

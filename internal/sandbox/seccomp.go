@@ -25,10 +25,12 @@ const (
 	// Resolver is Minimal that may also make and connect sockets of the internet
 	// protocols.
 	Resolver
+	// Plugins is NetworkAdmin that may also start programs, which inherit it.
+	Plugins
 )
 
 func (f Filter) String() string {
-	return [...]string{"minimal allow-list", "network", "network, setns(CLONE_NEWNET)", "runtime", "minimal allow-list, connections"}[f]
+	return [...]string{"minimal allow-list", "network", "network, setns(CLONE_NEWNET)", "runtime", "minimal allow-list, connections", "network, setns(CLONE_NEWNET), exec"}[f]
 }
 
 // What the Go runtime and file handling need, on any architecture.
@@ -94,11 +96,14 @@ func (f Filter) policy() (seccomp.Policy, error) {
 		// Landlock restricts TCP, not MPTCP; Go falls back to TCP.
 		NamesWithCondtions: []seccomp.NameWithConditions{{Name: "socket", Conditions: seccomp.ArgumentConditions{
 			{Argument: 2, Operation: seccomp.Equal, Value: unix.IPPROTO_MPTCP}}}}}
+	if f == Plugins {
+		deny.Names = known(never)
+	}
 	switch f {
 	case Network:
 		deny.Names = append(deny.Names, known(mounts, []string{"setns"})...)
 		deny.NamesWithCondtions = append(deny.NamesWithCondtions, threadsOnly)
-	case NetworkAdmin:
+	case NetworkAdmin, Plugins:
 		deny.Names = append(deny.Names, known(mounts)...)
 		deny.NamesWithCondtions = append(deny.NamesWithCondtions, threadsOnly, seccomp.NameWithConditions{
 			Name: "setns", Conditions: seccomp.ArgumentConditions{{Argument: 1, Operation: seccomp.NotEqual, Value: unix.CLONE_NEWNET}}})

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 )
@@ -24,6 +25,8 @@ type Config struct {
 	BindMounts []BindMount  `yaml:"bind_mounts"`
 	Limits     LimitsConfig `yaml:"limits"`
 	GC         GCConfig     `yaml:"gc"`
+	// CNI networks that this node has: none unless plugins are pinned.
+	CNI cni.Config `yaml:"cni"`
 }
 
 // GCConfig says what the node keeps that nobody uses.
@@ -75,6 +78,7 @@ func Defaults() Config {
 		CgroupParent: "/redoubt",
 		UserNS:       UserNSConfig{Base: 0x4000_0000, Size: 65536},
 		Limits:       LimitsConfig{Pids: 512, LogBytes: 1 << 20, ImageBytes: 16 << 30, TmpfsBytes: 64 << 20},
+		CNI:          cni.Defaults(),
 		GC:           GCConfig{ImagesUnusedFor: 7 * 24 * time.Hour, DiskHighPercent: 85, DiskLowPercent: 75, DeadPerSlot: 5, DeadFor: 7 * 24 * time.Hour},
 	}
 }
@@ -100,6 +104,9 @@ func (c *Config) Validate() error {
 		if !cleanAbs(b.Path) || b.Path == "/" {
 			return fmt.Errorf("rund.bind_mounts: %q must be a clean absolute path other than /", b.Path)
 		}
+	}
+	if err := c.CNI.Validate(); err != nil {
+		return fmt.Errorf("rund.cni: %w", err)
 	}
 	if err := c.GC.validate(); err != nil {
 		return fmt.Errorf("rund.gc.%w", err)

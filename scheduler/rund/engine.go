@@ -92,6 +92,9 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 		if err := s.netns.Create(d.GetTaskId()); err != nil {
 			return err
 		}
+		if err := s.locals.attach(ctx, d); err != nil {
+			return err
+		}
 		return s.taskDir(d.GetTaskId()).create(hostname, d.GetEndpoint())
 	})
 	err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)

@@ -14,14 +14,16 @@ const (
 	maxImportChunk = 4 << 20
 
 	// Bounds of one task's specification.
-	maxArgs      = 1024
-	maxArgBytes  = 1 << 20 // all command, args and env of a task together
-	maxMounts    = 64
-	maxDNS       = 8
-	maxHosts     = 128 // addresses of the container's own name
-	maxTmpfsSize = 1 << 40
-	maxSignal    = 64 // characters; also of an image's
-	maxGrace     = time.Hour
+	maxArgs     = 1024
+	maxArgBytes = 1 << 20 // all command, args and env of a task together
+	maxMounts   = 64
+	// maxLocalNetworks that are not overlays, of a task.
+	maxLocalNetworks = 32
+	maxDNS           = 8
+	maxHosts         = 128 // addresses of the container's own name
+	maxTmpfsSize     = 1 << 40
+	maxSignal        = 64 // characters; also of an image's
+	maxGrace         = time.Hour
 
 	// maxKnownUsers bounds what is remembered of users in images.
 	maxKnownUsers = 256

@@ -44,6 +44,9 @@ func (s *Server) wreck(ctx context.Context, id, cid string) error {
 	if err := s.removeContainer(ctx, id, cid); err != nil {
 		return err
 	}
+	if err := s.locals.detach(ctx, id); err != nil {
+		return err
+	}
 	return errors.Join(s.netns.Remove(id), s.taskDir(id).remove())
 }
 

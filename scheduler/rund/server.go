@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -30,6 +31,8 @@ type Options struct {
 	RunDir string
 	// DataDir is only protected from bind mounts.
 	DataDir string
+	// CNI runs plugins; nil: this node has no CNI networks.
+	CNI *cni.Client
 	// Logger is a binary that calls tasklog.Main for the subcommand
 	// tasklog.Command; empty means this one.
 	Logger string
@@ -49,6 +52,8 @@ type Server struct {
 	netns    *netns.Store
 	binds    *binds
 	users    users
+	locals   *locals
+	plugins  *cni.Client // nil: none
 	hub      *hub
 	creates  chan struct{} // slots
 	checks   chan struct{} // places of healthchecks that are being started
@@ -86,8 +91,9 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, log: o.Log, netns: ns,
-		binds: &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
-		hub:   newHub(), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
+		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
+		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
+		hub: newHub(), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
 		answers: make(chan struct{}, 1), adopted: make(chan struct{}), workers: map[string]*worker{},
 	}
 	if s.logger == "" {
@@ -127,12 +133,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	tasks.Go(func() { s.followRuntime(ctx) })
 	tasks.Go(func() { s.collecting(ctx) })
 	tasks.Go(func() { <-ctx.Done(); srv.Stop() })
+	var lost error // read after tasks
+	if s.plugins != nil {
+		tasks.Go(func() {
+			select {
+			case <-ctx.Done():
+			case <-s.plugins.Done(): // only a new rund can start another
+				lost = s.plugins.Err()
+				cancel()
+			}
+		})
+	}
 	err := srv.Serve(l)
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
 	cancel()
 	tasks.Wait()
+	if lost != nil {
+		err = lost
+	}
 	s.mu.Lock()
 	s.ctx = nil // no worker is added after this
 	s.mu.Unlock()
@@ -213,6 +233,9 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 		}
 		delete(containers, c.ID()) // its file system goes with the others that have no container
 	}
+	if err := s.adoptLocals(cctx, found); err != nil {
+		return err
+	}
 	if err := s.sweep(ctx, tasks, containers); err != nil {
 		s.log.Warn("cannot remove leftovers", "err", err)
 	}
@@ -226,6 +249,27 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 		s.distribute()
 	}
 	s.log.Info("adopted", "containers", len(found))
+	return nil
+}
+
+// adoptLocals finds out where tasks are on networks of this node, and takes those
+// off that ended or are gone.
+func (s *Server) adoptLocals(ctx context.Context, found map[string]*worker) error {
+	var alive []string
+	for id, w := range found {
+		if p := w.phase(); p != rundpb.Phase_PHASE_EXITED && p != rundpb.Phase_PHASE_FAILED && w.state != nil {
+			alive = append(alive, id)
+		}
+	}
+	if err := s.locals.adopt(ctx, alive); err != nil {
+		return err
+	}
+	for _, id := range alive {
+		if at := s.locals.of(id); at != nil {
+			found[id].state.LocalAttachments = at
+			s.hub.set(found[id].state)
+		}
+	}
 	return nil
 }
 

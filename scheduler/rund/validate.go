@@ -30,6 +30,7 @@ func checkTask(t *rundpb.TaskDesired) error {
 		checkMounts(c.GetMounts()),
 		checkResources(t.GetSpec()),
 		checkEndpoint(t.GetEndpoint()),
+		checkLocalNetworks(t.GetLocalNetworks()),
 	)
 }
 

@@ -193,6 +193,13 @@ func (w *worker) report(p rundpb.Phase, change func(*rundpb.TaskActual)) {
 	if change != nil {
 		change(w.state)
 	}
+	switch p {
+	case rundpb.Phase_PHASE_CREATED:
+		w.state.LocalAttachments = w.s.locals.of(w.id)
+	case rundpb.Phase_PHASE_EXITED, rundpb.Phase_PHASE_FAILED:
+		w.state.LocalAttachments = nil
+		w.s.locals.release(w.id)
+	}
 	w.s.hub.set(w.state)
 	w.log.Info("task", "phase", p.String(), "error", w.state.GetError())
 }
