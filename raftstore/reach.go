@@ -1,6 +1,10 @@
 package raftstore
 
-import "github.com/hashicorp/raft"
+import (
+	"fmt"
+
+	"github.com/hashicorp/raft"
+)
 
 // A message of the leader says which of its entries are committed, and may say so
 // of more than it has with it: the leader reads where its log ends, waits because
@@ -33,4 +37,19 @@ func withinReach(req *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	out := *req
 	out.LeaderCommitIndex = at
 	return &out
+}
+
+// notApplied is an error where the entry from which on the log is not the leader's
+// was applied. Then this state is nobody else's, whatever brought it about, and
+// must not be gone on from: neither read, nor voted with, nor kept. What is applied
+// is on no disk but in snapshots.
+func (e *edgeLog) notApplied(index uint64) error {
+	applied := e.applied.Load()
+	if applied == nil || index > (*applied)() {
+		return nil
+	}
+	if index > e.last() {
+		return fmt.Errorf("entry %d was applied here, and the leader has another one: start this manager again, it then makes its state anew", index)
+	}
+	return fmt.Errorf("entry %d is part of the snapshot here, and the leader has another one: take this manager out of the cluster and let it join again", index)
 }

@@ -1,6 +1,8 @@
 package raftstore_test
 
 import (
+	"context"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -40,5 +42,71 @@ func TestWhatNobodyComparedIsNotCommitted(t *testing.T) {
 	}
 	if _, o, _ := things.Event(events[0]); o.GetId() != "e3" {
 		t.Fatalf("the follower applied %s, which the leader does not have", o.GetId())
+	}
+}
+
+// What was applied is another entry at the leader. However that came about, the
+// store stops, and opens with a state of what the leader has.
+func TestWhatWasAppliedIsNotExchanged(t *testing.T) {
+	for _, snapshot := range []bool{false, true} {
+		b := newEdgeBed(t)
+		if !b.entries(1, b.at+2, b.at+2) { // up to e2
+			t.Fatal("refused")
+		}
+		waitFor(t, b.f, "e2")
+		want := "start this manager again"
+		if snapshot {
+			want = "join again"
+			if err := b.f.Snapshot(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.stopsAt(b.at+2, want)
+		b.open()
+		if snapshot {
+			b.stopsAt(b.at+2, want)
+			continue
+		}
+		if !b.exchange(b.at + 2) {
+			t.Fatal("refused")
+		}
+		waitFor(t, b.f, "e3")
+		if err := b.f.View(func(r *raftstore.ReadTx) error {
+			if _, ok := things.Get(r, "e2"); ok {
+				t.Error("what the leader does not have is still there")
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// exchange sends the last but one entry, e3, in the place of another one, by the
+// next leader.
+func (b *edgeBed) exchange(at uint64) bool {
+	b.t.Helper()
+	l, err := raftstore.Entry(b.lead.Store, b.last-1)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	l.Index, l.Term = at, b.term+1
+	resp, err := raftstore.Receive(b.f.Store, "a", &raft.AppendEntriesRequest{RPCHeader: b.header(), Term: l.Term,
+		PrevLogEntry: at - 1, PrevLogTerm: b.term, Entries: []*raft.Log{l}, LeaderCommitIndex: at}, nil)
+	return err == nil && resp.(*raft.AppendEntriesResponse).Success
+}
+
+// stopsAt wants the store to stop rather than take that.
+func (b *edgeBed) stopsAt(at uint64, why string) {
+	b.t.Helper()
+	if b.exchange(at) {
+		b.t.Fatal("it goes on with a state that nobody else has")
+	}
+	<-b.f.Done()
+	if err := b.f.Err(); err == nil || !strings.Contains(err.Error(), why) {
+		b.t.Fatalf("the store stopped: %v", err)
+	}
+	if err := b.f.Close(context.Background()); err != nil {
+		b.t.Fatal(err)
 	}
 }

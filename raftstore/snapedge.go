@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -32,6 +33,9 @@ import (
 type edgeLog struct {
 	raft.LogStore
 	halt func(error) error
+	// applied is the last entry that was given to the state machine; nil before
+	// raft runs.
+	applied atomic.Pointer[func() uint64]
 
 	mu     sync.Mutex // guards the rest; never held during I/O
 	newest uint64
@@ -135,12 +139,17 @@ func (e *edgeLog) DeleteRange(lo, hi uint64) error {
 		return err
 	}
 	at := e.last()
-	if at < lo || at > hi {
-		return e.LogStore.DeleteRange(lo, hi)
-	}
 	first, err := e.FirstIndex()
 	if err != nil {
 		return err
+	}
+	if lo > min(first, at) { // not what a snapshot has: an end that the leader does not have
+		if err := e.notApplied(lo); err != nil {
+			return e.halt(err)
+		}
+	}
+	if at < lo || at > hi {
+		return e.LogStore.DeleteRange(lo, hi)
 	}
 	if lo != first || hi != last {
 		return e.LogStore.DeleteRange(lo, hi)

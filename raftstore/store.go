@@ -142,6 +142,8 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	}
 	commit := func() uint64 { return logs.before(s.raft.CommitIndex()) }
 	s.witness.commit.Store(&commit)
+	applied := s.raft.AppliedIndex
+	s.edge.applied.Store(&applied)
 	leads := func() bool { return s.raft.State() == raft.Leader }
 	logs.leads.Store(&leads)
 	s.wg.Go(func() { logs.run(s.raftDown) })
