@@ -3,8 +3,8 @@
 //
 // It owns the division of a subnet: endpoints have the lower three quarters of
 // it, virtual addresses the upper quarter, and nobody the network's own address,
-// the gateway and the last one. Of an IPv6 subnet it uses the lowest 2³²
-// addresses and no more.
+// the gateway and the last one. Neither gives more than MaxRoom addresses. Of an
+// IPv6 subnet it uses the lowest 2³² addresses and no more.
 //
 // It keeps nothing and knows no store: who asks says what is taken, by Key. It
 // never tries addresses from the start of a range: the seed (an id, which is
@@ -30,6 +30,9 @@ const (
 	blockBits = 8
 	// maxHostBits bounds how much of a subnet is used.
 	maxHostBits = 32
+	// MaxRoom bounds either part of a subnet, and with it the tasks and the
+	// services that nodes are told of for one network, however large its subnet is.
+	MaxRoom = 1 << 14
 )
 
 // Key is an address as the unique indexes have it: hexadecimal digits, 8 for
@@ -111,7 +114,8 @@ func part(s *meshpb.Subnet, from, to uint64) (Range, error) {
 		return Range{}, fmt.Errorf("gateway: %w", err)
 	}
 	n := size(p)
-	return Range{base: p.Masked().Addr(), first: n / 4 * from, after: n / 4 * to,
+	first := n / 4 * from
+	return Range{base: p.Masked().Addr(), first: first, after: min(n/4*to, first+MaxRoom),
 		not: [3]netip.Addr{subnet.Masked().Addr(), gateway, Last(subnet)}}, nil
 }
 

@@ -21,4 +21,7 @@ const (
 	// MaxPolicies bounds the policies of a cluster, MaxRules the rules of one.
 	MaxPolicies = 4096
 	MaxRules    = 256
+	// MaxNetworkRules bounds the rules of all policies of a network: nodes get them
+	// together.
+	MaxNetworkRules = 4096
 )

@@ -26,6 +26,13 @@ func CreatePolicy(ctx context.Context, s *raftstore.Store, sp *meshpb.PolicySpec
 		if err != nil {
 			return err
 		}
+		rules := len(sp.GetRules())
+		for p := range Policies.By(tx, "network", n.GetId()) {
+			rules += len(p.GetSpec().GetRules())
+		}
+		if rules > spec.MaxNetworkRules {
+			return refuse("network %s would have %d rules: at most %d are allowed in all of its policies", n.GetSpec().GetName(), rules, spec.MaxNetworkRules)
+		}
 		stored := proto.CloneOf(sp)
 		stored.Network = n.GetId()
 		return Policies.Put(tx, &meshpb.Policy{Id: id, Spec: stored})

@@ -30,8 +30,9 @@ const (
 	maxEnded = 1000
 
 	// withdrawal is how long a task that serves on networks goes on when it is to
-	// stop. Each node is told at once, and is to have done it in half of that.
-	withdrawal = time.Second
+	// stop. Each node is told at once and has half a second for it; a client may
+	// keep the address for as long as named lets it, which is one.
+	withdrawal = 1500 * time.Millisecond
 
 	// Statuses: what one message may carry, and how they become transactions.
 	maxBatchReports = 1024

@@ -65,7 +65,7 @@ func (c *Cursor) wanted(ix *Index, n *node) map[string]bool {
 		if net == nil || net.record == nil {
 			continue
 		}
-		if len(want) >= MaxNetworks || len(want) > 0 && endpoints+len(net.endpoints) > MaxEndpoints {
+		if len(want) >= MaxNetworks || endpoints+len(net.endpoints) > MaxEndpoints {
 			c.Left++
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
 // CreateNetwork implements Control.
@@ -39,6 +40,25 @@ func (n *Node) network(ref string) (int, *meshpb.Network) {
 		}
 	}
 	return 0, nil
+}
+
+// attach has a service's networks by their ids, as they are stored.
+func (n *Node) attach(sp *schedulerpb.ServiceSpec) error {
+	for _, u := range sp.GetTask().GetNetworks() {
+		seen := map[string]bool{}
+		for _, a := range u.GetAliases() {
+			if seen[a] {
+				return apierr.Invalid("", "network %s: alias %s is given twice: keep one", u.GetNetwork(), a)
+			}
+			seen[a] = true
+		}
+		_, w := n.network(u.GetNetwork())
+		if w == nil {
+			return apierr.NotFound("list them with `redoubt network ls`", "no network %q", u.GetNetwork())
+		}
+		u.Network = w.GetId()
+	}
+	return nil
 }
 
 // StreamNetworks implements Control.

@@ -26,6 +26,9 @@ func (n *Node) CreateService(_ context.Context, r *controlpb.CreateServiceReques
 	if n.find(r.Spec.Name) != nil {
 		return nil, apierr.Exists("use another --name", "a service called %q exists", r.Spec.Name)
 	}
+	if err := n.attach(r.Spec); err != nil {
+		return nil, err
+	}
 	s := &schedulerpb.Service{Meta: &raftstorepb.Meta{Version: 1}, Id: ident.New(), Spec: r.Spec, Revision: 1}
 	n.services = append(n.services, s)
 	return &controlpb.CreateServiceResponse{Id: s.Id, Warnings: []string{"the image was loaded by hand"}}, nil
@@ -96,6 +99,9 @@ func (n *Node) UpdateService(_ context.Context, r *controlpb.UpdateServiceReques
 	}
 	if s.Meta.Version != r.Version {
 		return nil, apierr.Conflict("service")
+	}
+	if err := n.attach(r.Spec); err != nil {
+		return nil, err
 	}
 	s.Meta.Version++
 	s.Revision++
