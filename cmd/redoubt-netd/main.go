@@ -15,6 +15,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
 	"github.com/redoubt-cluster/redoubt/mesh/netd"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay"
 )
 
@@ -43,7 +44,12 @@ func main() {
 				return err
 			}
 			defer o.Close()
-			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log, Fabric: f, Overlays: o})
+			i, err := ingress.New(ingress.Options{RunDir: env.RunDir, Logger: env.Log, Mesh: f})
+			if err != nil {
+				return err
+			}
+			defer i.Close()
+			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log, Fabric: f, Overlays: o, Ingress: i})
 			if err != nil {
 				return err
 			}
@@ -65,7 +71,7 @@ func cleanUp(args []string) int {
 		return 2
 	}
 	// What the tables guard goes before them.
-	if err := errors.Join(overlay.Cleanup(*runDir, nil), netd.Cleanup(nil), fabric.Cleanup(nil)); err != nil {
+	if err := errors.Join(overlay.Cleanup(*runDir, nil), ingress.Cleanup(*runDir, nil), netd.Cleanup(nil), fabric.Cleanup(nil)); err != nil {
 		fmt.Fprintf(os.Stderr, "redoubt-netd: %v\n", err)
 		return 1
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/hold"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
@@ -269,11 +270,11 @@ func TestPortInUse(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if used, err := listening(p); err != nil || !used {
+				if used, err := hold.Listening(p.hold()); err != nil || !used {
 					t.Errorf("diagnosis says %v, %v", used, err)
 				}
 				p.published++
-				if used, err := listening(p); err != nil || used {
+				if used, err := hold.Listening(p.hold()); err != nil || used {
 					t.Errorf("diagnosis of a free port says %v, %v", used, err)
 				}
 				return nil

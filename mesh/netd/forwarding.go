@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
-
+	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
@@ -39,7 +39,7 @@ func uplinks(h *netlink.Handle, before []string, guarded bool) (open, bridges []
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Name == bridgeName || isPort(a.Name) || fabric.Owns(a.Name) || a.Flags&net.FlagLoopback != 0 {
+		if a.Name == bridgeName || isPort(a.Name) || fabric.Owns(a.Name) || ingress.Owns(a.Name) || a.Flags&net.FlagLoopback != 0 {
 			continue
 		}
 		if l.Type() == "bridge" {
@@ -119,7 +119,7 @@ func uplinkMTU(h *netlink.Handle, links []netlink.Link) (int, error) {
 	mtu := 0
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Name == bridgeName || isPort(a.Name) || fabric.Owns(a.Name) || a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 ||
+		if a.Name == bridgeName || isPort(a.Name) || fabric.Owns(a.Name) || ingress.Owns(a.Name) || a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 ||
 			!slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.LinkIndex == a.Index }) {
 			continue
 		}

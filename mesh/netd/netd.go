@@ -88,6 +88,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/hold"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay"
@@ -105,6 +107,9 @@ type Options struct {
 	Fabric *fabric.Fabric
 	// Overlays are the networks on it, which Serve runs as well; nil: none.
 	Overlays *overlay.Overlays
+	// Ingress is the node's part of the routing mesh, which Serve runs as well;
+	// nil: none.
+	Ingress *ingress.Ingress
 }
 
 // Node is the network of one node. Its methods may be used concurrently; they
@@ -114,6 +119,7 @@ type Node struct {
 	config   Config
 	fabric   *fabric.Fabric    // nil: the node has no mesh
 	overlays *overlay.Overlays // nil: nor networks on it
+	ingress  *ingress.Ingress  // nil: nor a part in the routing mesh
 	log      *slog.Logger
 	ns       *os.File
 
@@ -145,6 +151,14 @@ type Node struct {
 	fault func(step string) error // set by tests only
 }
 
+// book is where all published ports of the node are.
+func (o Options) book() *hold.Book {
+	if o.Ingress != nil {
+		return o.Ingress.Ports()
+	}
+	return hold.NewBook()
+}
+
 // New returns the network of the node; nothing is changed yet. Close it.
 func New(o Options) (*Node, error) {
 	if o.RunDir == "" {
@@ -166,7 +180,7 @@ func New(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, overlays: o.Overlays, log: o.Logger, ns: ns, holds: holds{}, stale: map[netip.Addr]bool{},
+	return &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, overlays: o.Overlays, ingress: o.Ingress, log: o.Logger, ns: ns, holds: holds{o.book(), map[hold.Port]bool{}}, stale: map[netip.Addr]bool{},
 		bounds: flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}}, nil
 }
 

@@ -41,23 +41,10 @@ func (p port) proto() byte {
 	return unix.IPPROTO_TCP
 }
 
-// String is how people write the port.
-func (p port) String() string {
-	name := "tcp"
-	if p.udp {
-		name = "udp"
-	}
-	if !p.host.IsUnspecified() {
-		return fmt.Sprintf("%s:%d/%s", p.host, p.published, name)
-	}
-	return fmt.Sprintf("%d/%s", p.published, name)
-}
+func (p port) String() string { return p.hold().String() }
 
 // overlaps reports whether both cannot be published on one node.
-func (p port) overlaps(q port) bool {
-	return p.udp == q.udp && p.published == q.published &&
-		(p.host == q.host || p.host.IsUnspecified() || q.host.IsUnspecified())
-}
+func (p port) overlaps(q port) bool { return p.hold().Overlaps(q.hold()) }
 
 // parse checks the request. The error is one of the whole request; what is
 // wrong with a single endpoint is in bad, by task, and the endpoint is left out

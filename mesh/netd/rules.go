@@ -8,6 +8,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
 )
 
 // ruleset is everything the two tables are made from.
@@ -205,6 +207,7 @@ func (r ruleset) inet(b *builder) {
 	b.rule(forward, iif(bridgeName), jump(from))
 	b.rule(forward, oif(bridgeName), jump(to))
 	b.rule(forward, match{load(expr.MetaKeyIIFNAME, keyReg), load(expr.MetaKeyOIFNAME, keyReg+4), in(setBridges)}, accept())
+	b.rule(forward, oif(ingress.NodeLink), accept()) // ingress says what passes there
 	b.rule(forward, match{load(expr.MetaKeyIIFNAME, keyReg), in(setOpened)}, drop())
 }
 

@@ -36,6 +36,13 @@ func (n *Node) Serve(ctx context.Context, l net.Listener, uid uint32) error {
 			}
 		})
 	}
+	if n.ingress != nil {
+		running.Go(func() {
+			if err := n.ingress.Run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	slots := make(chan struct{}, maxConns)
 	denied := func(err error) { n.log.Warn("connection refused", "err", err) }
@@ -113,7 +120,27 @@ func (n *Node) answer(ctx context.Context, req *netdpb.Request) *netdpb.Response
 			return resp
 		}
 	}
+	if n.ingress != nil {
+		if resp := n.answerIngress(ctx, req); resp != nil {
+			return resp
+		}
+	}
 	return refusal("the request names no verb")
+}
+
+// answerIngress is nil for other requests.
+func (n *Node) answerIngress(ctx context.Context, req *netdpb.Request) *netdpb.Response {
+	switch v := req.GetVerb().(type) {
+	case *netdpb.Request_Ingress:
+		r, err := n.ingress.Declare(ctx, v.Ingress)
+		if err != nil {
+			return refusal(err.Error())
+		}
+		return &netdpb.Response{Result: &netdpb.Response_Ingress{Ingress: r}}
+	case *netdpb.Request_IngressState:
+		return &netdpb.Response{Result: &netdpb.Response_IngressState{IngressState: n.ingress.State()}}
+	}
+	return nil
 }
 
 // answerFabric is nil for other requests.

@@ -53,6 +53,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"sync"
@@ -100,6 +101,7 @@ type Fabric struct {
 	repairs  uint64
 	degraded error
 	closed   bool
+	admitted [admitters]map[[16]byte]bool
 
 	kick chan struct{} // of capacity 1: Run is to look at the MTU
 
@@ -309,21 +311,41 @@ func (f *Fabric) Rotate(context.Context) (*netdpb.FabricRotateResponse, error) {
 	return &netdpb.FabricRotateResponse{PublicKey: f.current.public[:], NextPublicKey: f.next.public[:]}, nil
 }
 
-// Admit says what peers may send: all of it, each time. Nothing else is let
-// through, and nothing before the mesh is declared.
-func (f *Fabric) Admit(_ context.Context, all []Admission) error {
+// Admit says what peers may send on overlays: all of it, each time. Nothing else
+// is let through, and nothing before the mesh is declared.
+func (f *Fabric) Admit(_ context.Context, all []Admission) error { return f.admit(forOverlays, all) }
+
+// AdmitIngress does so for ingress networks.
+func (f *Fabric) AdmitIngress(_ context.Context, all []Admission) error {
+	return f.admit(forIngress, all)
+}
+
+// Who says what peers may send. What an earlier process let through is forgotten
+// when the first of them does.
+const (
+	forOverlays = iota
+	forIngress
+	admitters
+)
+
+func (f *Fabric) admit(by int, all []Admission) error {
 	if len(all) > maxAdmissions {
 		return fmt.Errorf("%d admissions exceed the limit of %d", len(all), maxAdmissions)
 	}
-	set := make(map[[16]byte]bool, len(all))
+	own := make(map[[16]byte]bool, len(all))
 	for _, a := range all {
 		if !a.Node.Is4() || a.VNI == 0 || a.VNI >= 1<<24 || a.MAC[0]&1 != 0 || a.MAC == [6]byte{} {
 			return fmt.Errorf("admission of %s, VNI %d, MAC %x: it takes an IPv4 mesh address, a VNI of 24 bits and the MAC of one host", a.Node, a.VNI, a.MAC)
 		}
-		set[a.key()] = true
+		own[a.key()] = true
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.admitted[by] = own
+	set := make(map[[16]byte]bool, len(own))
+	for _, some := range f.admitted {
+		maps.Copy(set, some)
+	}
 	return f.inside(func(*netlink.Handle) error {
 		c := f.table.content
 		c.assigned = set

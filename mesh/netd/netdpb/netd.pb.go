@@ -2614,7 +2614,8 @@ type IngressRequest struct {
 	MeshAddress string `protobuf:"bytes,3,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
 	// CIDR: tasks' addresses are in its lower three quarters.
 	Subnet string `protobuf:"bytes,4,opt,name=subnet,proto3" json:"subnet,omitempty"`
-	// File name below <run-dir>/netns of the namespace of all ingress networks.
+	// net-ingress: file name below <run-dir>/netns of the namespace of all ingress
+	// networks.
 	Netns string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
 	// Whether this node answers on the published ports. Absent in a whole: no.
 	Entry *bool `protobuf:"varint,6,opt,name=entry,proto3,oneof" json:"entry,omitempty"`

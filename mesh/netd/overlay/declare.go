@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay/rules"
 )
@@ -215,10 +216,10 @@ func parseSettings(in *netdpb.OverlayNetwork) (s settings, err error) {
 }
 
 // isNetworkNetns: a sandbox's namespace is named by an id alone, so neither is
-// ever taken for the other.
+// ever taken for the other. That of ingress networks is package ingress's.
 func isNetworkNetns(s string) bool {
 	rest, ok := strings.CutPrefix(s, netnsPrefix)
-	return ok && rest != "" && len(s) <= maxNetns && rest[0] != '-' && !strings.ContainsFunc(rest, func(r rune) bool {
+	return ok && rest != "" && s != ingress.Netns && len(s) <= maxNetns && rest[0] != '-' && !strings.ContainsFunc(rest, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-'
 	})
 }

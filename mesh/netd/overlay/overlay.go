@@ -204,7 +204,7 @@ func (o *Overlays) Declare(ctx context.Context, req *netdpb.OverlayRequest) (*ne
 		o.removeStrays()
 	}
 	changes := o.apply(ctx, news)
-	if changes > 0 && d.base == 0 {
+	if changes > 0 {
 		o.log.Info("networks declared", "generation", o.plan.generation, "networks", len(o.plan.networks), "changes", changes)
 	}
 	return o.response(news), nil

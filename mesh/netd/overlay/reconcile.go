@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay/rules"
 )
 
 // narrow takes away what is not wanted, makes what is and leaves it down, and
@@ -19,6 +20,11 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 	if r.have == nil {
 		t.whole = true
 	}
+	nodes := make(map[[6]byte]netip.Addr, len(r.net.nodes))
+	for node := range r.net.nodes {
+		nodes[routerMAC(node)] = node
+	}
+	var d differ
 	var strays []op
 	if t.whole {
 		links, err := r.settle(h)
@@ -32,6 +38,14 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 		for _, e := range r.net.endpoints {
 			r.plug(h, e, links)
 		}
+		want := &paths{make(map[netip.Addr]path, len(r.net.owners)), nodes}
+		for a := range r.net.owners {
+			if p, ok := r.want(a); ok {
+				want.addrs[a] = p
+			}
+		}
+		d.all(r.uplink, r.have, want)
+		r.have = want
 	} else {
 		for task := range t.tasks {
 			if err := r.unplug(h, task); err != nil {
@@ -43,8 +57,19 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 				r.plug(h, e, nil)
 			}
 		}
+		for a := range t.addrs {
+			old, had := r.have.addrs[a]
+			p, ok := r.want(a)
+			d.addr(a, old, had, p, ok)
+			if ok {
+				r.have.addrs[a] = p
+			} else {
+				delete(r.have.addrs, a)
+			}
+		}
+		d.forward(r.uplink, r.have.nodes, nodes)
+		r.have.nodes = nodes
 	}
-	d := r.difference(t)
 	if n := len(strays) + len(d.removals) + len(d.additions); n > 0 {
 		r.changed(fmt.Sprintf("changed %d routes and neighbours", n))
 	}
@@ -52,39 +77,7 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 		return err
 	}
 	r.pending = d.additions
-	return r.enforce(ctx, t)
-}
-
-// difference is what has to be told to the kernel, and notes it as told.
-func (r *realm) difference(t *touched) (d differ) {
-	nodes := make(map[[6]byte]netip.Addr, len(r.net.nodes))
-	for node := range r.net.nodes {
-		nodes[routerMAC(node)] = node
-	}
-	if t.whole {
-		want := &paths{make(map[netip.Addr]path, len(r.net.owners)), nodes}
-		for a := range r.net.owners {
-			if p, ok := r.want(a); ok {
-				want.addrs[a] = p
-			}
-		}
-		d.all(r.uplink, r.have, want)
-		r.have = want
-		return d
-	}
-	for a := range t.addrs {
-		old, had := r.have.addrs[a]
-		p, ok := r.want(a)
-		d.addr(a, old, had, p, ok)
-		if ok {
-			r.have.addrs[a] = p
-		} else {
-			delete(r.have.addrs, a)
-		}
-	}
-	d.forward(r.uplink, r.have.nodes, nodes)
-	r.have.nodes = nodes
-	return d
+	return r.enforce(ctx, t.whole)
 }
 
 // settle makes namespace and VXLAN device what they are to be, takes ports away
@@ -211,6 +204,51 @@ func (p port) serves(e *endpoint) bool {
 func (p port) holds(l netlink.Link, mtu int) bool {
 	return l != nil && int32(l.Attrs().Index) == p.link && l.Attrs().MTU == mtu && p.mtu == mtu && isUp(l) &&
 		l.Attrs().RawFlags&unix.IFF_NOARP != 0 && l.Attrs().MasterIndex == 0 && slices.Equal(l.Attrs().HardwareAddr, gatewayMAC)
+}
+
+// enforce puts the rules in force.
+func (r *realm) enforce(ctx context.Context, whole bool) error {
+	if r.table == nil {
+		r.table = r.o.newTable()
+	}
+	changed, err := r.table.Set(ctx, r.rules())
+	if err == nil && whole {
+		var repaired bool
+		repaired, err = r.table.Ensure()
+		changed = changed || repaired
+	}
+	if changed {
+		r.changed("changed the rules")
+	}
+	return err
+}
+
+// rules are those of the network, without endpoints that have no interface.
+func (r *realm) rules() *rules.Network {
+	n := &rules.Network{Internal: r.net.internal, DefaultDeny: r.net.defaultDeny, Uplink: uplinkName, Rules: r.net.rules,
+		Endpoints: make([]rules.Endpoint, 0, len(r.net.endpoints)), Services: make([]rules.Service, 0, len(r.net.services))}
+	for _, s := range r.net.subnets {
+		if s.prefix.IsValid() {
+			n.Subnets, n.Gateways = append(n.Subnets, s.prefix), append(n.Gateways, s.gateway)
+		}
+	}
+	for _, e := range r.net.endpoints {
+		out := rules.Endpoint{Task: e.task, Service: e.service, Addrs: valid(e.addrs), Serving: e.serving}
+		if e.local() {
+			if _, ok := r.ports[e.task]; !ok {
+				continue
+			}
+			out.Port, out.MAC = portName(e.task), sandboxMAC(r.id, e)
+		} else {
+			mac := routerMAC(e.node)
+			out.MAC = mac[:]
+		}
+		n.Endpoints = append(n.Endpoints, out)
+	}
+	for _, s := range r.net.services {
+		n.Services = append(n.Services, rules.Service{ID: s.id, VIPs: valid(s.vips)})
+	}
+	return n
 }
 
 // widen sets the links up and leads packets to them.

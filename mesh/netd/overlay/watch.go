@@ -3,7 +3,6 @@ package overlay
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
@@ -83,7 +82,7 @@ func (o *Overlays) look(ctx context.Context) time.Duration {
 			if now.Before(r.retryAt) {
 				break
 			}
-			t := &touched{whole: r.err != nil, tasks: map[string]bool{}, addrs: map[netip.Addr]bool{}}
+			t := &touched{whole: r.err != nil, tasks: map[string]bool{}, addrs: nil}
 			for task := range r.bad {
 				t.name(r.net.endpoints[task])
 			}

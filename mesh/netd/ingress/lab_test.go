@@ -1,0 +1,439 @@
+package ingress
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// deadline bounds what must happen; silence is how long a test listens for what
+// must not.
+const (
+	deadline = 20 * time.Second
+	silence  = 300 * time.Millisecond
+)
+
+const clientAddr = "192.0.2.100"
+
+// A lab is some nodes and a client on one underlay, all of them network namespaces
+// of this test.
+//
+//	client 192.0.2.100 ──┬── node 1: u0 192.0.2.1, mesh 198.18.0.1, net-ingress, sandboxes
+//	                     ├── node 2: u0 192.0.2.2, …
+type lab struct {
+	t      *testing.T
+	wire   *os.File
+	client *os.File
+	nodes  []*node
+}
+
+type node struct {
+	lab    *lab
+	i      int
+	id     string
+	dir    string // run directory
+	ns     *os.File
+	inside *os.File
+	f      *fabric.Fabric
+	in     *Ingress
+	gen    uint64
+	halt   func() // nothing is put back any more
+	stop   func() // ends ingress as the end of a process does
+}
+
+func (n *node) under() string    { return fmt.Sprintf("192.0.2.%d", n.i) }
+func (n *node) addr() netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(n.i)}) }
+
+// newNetns makes a namespace; with a path it is pinned there.
+func newNetns(t *testing.T, path string) *os.File {
+	t.Helper()
+	var f *os.File
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends here
+		done <- func() (err error) {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			if path != "" {
+				if err := errors.Join(os.WriteFile(path, nil, 0o600), unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")); err != nil {
+					return err
+				}
+				t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
+			}
+			f, err = kernel.OpenOwn()
+			return err
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	routes(t, f, func(h *netlink.Handle) error { return up(h, "lo") })
+	return f
+}
+
+func up(h *netlink.Handle, name string) error {
+	l, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return h.LinkSetUp(l)
+}
+
+func within(t *testing.T, ns *os.File, fn func() error) {
+	t.Helper()
+	if err := kernel.InNetns(ns, fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func routes(t *testing.T, ns *os.File, fn func(h *netlink.Handle) error) {
+	t.Helper()
+	if err := kernel.WithRoutes(ns, fn, unix.NETLINK_NETFILTER); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newLab(t *testing.T, n int) *lab {
+	t.Helper()
+	l := &lab{t: t, wire: newNetns(t, "")}
+	routes(t, l.wire, func(h *netlink.Handle) error {
+		return errors.Join(h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", TxQLen: -1}}), up(h, "br0"))
+	})
+	l.client = l.plug(100)
+	for i := 1; i <= n; i++ {
+		x := &node{lab: l, i: i, id: ident.New(), dir: t.TempDir(), ns: l.plug(i)}
+		if err := os.Mkdir(filepath.Join(x.dir, "netns"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		x.inside = newNetns(t, filepath.Join(x.dir, "netns", "net-ingress"))
+		within(t, x.ns, func() error { _, err := kernel.SetSysctl("1", "ipv4/conf/u0/forwarding"); return err })
+		x.fabric()
+		x.start()
+		l.nodes = append(l.nodes, x)
+	}
+	l.connect()
+	return l
+}
+
+// plug makes a namespace with an interface on the wire.
+func (l *lab) plug(i int) *os.File {
+	l.t.Helper()
+	ns, port := newNetns(l.t, ""), fmt.Sprintf("p%d", i)
+	routes(l.t, l.wire, func(h *netlink.Handle) error {
+		br, err := h.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, TxQLen: -1, MasterIndex: br.Attrs().Index},
+			PeerName: "u0", PeerNamespace: netlink.NsFd(int(ns.Fd()))}), up(h, port))
+	})
+	routes(l.t, ns, func(h *netlink.Handle) error {
+		u, err := h.LinkByName("u0")
+		if err != nil {
+			return err
+		}
+		_, err = kernel.OnlyAddress(h, u, netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", i)))
+		return errors.Join(err, h.LinkSetUp(u))
+	})
+	return ns
+}
+
+func (n *node) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(logWriter{n.lab.t, n.i}, nil))
+}
+
+type logWriter struct {
+	t *testing.T
+	i int
+}
+
+func (l logWriter) Write(b []byte) (int, error) {
+	l.t.Logf("node %d: %s", l.i, strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+func (n *node) fabric() {
+	t := n.lab.t
+	f, err := fabric.New(fabric.Options{Netns: n.ns})
+	if err == nil {
+		err = f.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	n.f = f
+}
+
+// connect makes all nodes peers of each other.
+func (l *lab) connect() {
+	l.t.Helper()
+	key := func(n *node) []byte {
+		s, err := n.f.State()
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		return s.GetPublicKey()
+	}
+	for _, n := range l.nodes {
+		req := &netdpb.FabricRequest{Generation: 1, OwnPublicKey: key(n), Address: n.addr().String() + "/15", ListenPort: 51820}
+		for _, o := range l.nodes {
+			if o != n {
+				pair := []string{string(key(n)), string(key(o))}
+				slices.Sort(pair)
+				psk := sha256.Sum256([]byte("test " + strings.Join(pair, "")))
+				req.Peers = append(req.Peers, &netdpb.FabricPeer{NodeId: o.id, PublicKey: key(o), PresharedKey: psk[:], Endpoint: o.under() + ":51820", Address: o.addr().String()})
+			}
+		}
+		if _, err := n.f.Declare(l.t.Context(), req); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+}
+
+// start makes the node's ingress, as a new process would, and runs it.
+func (n *node) start() {
+	t := n.lab.t
+	t.Helper()
+	in, err := New(Options{RunDir: n.dir, Logger: n.logger(), Netns: n.ns, Mesh: n.f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- in.Run(ctx) }()
+	n.in, n.gen = in, 0
+	n.halt = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	halt := n.halt
+	n.stop = func() { halt(); in.Close() }
+	t.Cleanup(n.stop)
+}
+
+// A task is a sandbox with servers in it.
+type task struct {
+	id   string
+	node *node
+	addr string
+	ns   *os.File
+}
+
+// task makes one whose servers answer with its name and whom they saw: TCP on port
+// 80 and UDP on 53, on every address, as most programs do. It has another way
+// out too.
+func (n *node) task(last int) *task {
+	t := n.lab.t
+	t.Helper()
+	x := &task{id: ident.New(), node: n, addr: fmt.Sprintf("10.255.0.%d", last)}
+	x.ns = newNetns(t, filepath.Join(n.dir, "netns", x.id))
+	routes(t, x.ns, func(h *netlink.Handle) error {
+		err := errors.Join(h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0", TxQLen: -1}, PeerName: "x0"}), up(h, "eth0"), up(h, "x0"))
+		if err != nil {
+			return err
+		}
+		l, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		_, err = kernel.OnlyAddress(h, l, netip.MustParsePrefix("172.29.0.9/20"))
+		return errors.Join(err, h.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.IPv4(172, 29, 0, 1)}))
+	})
+	var tcp net.Listener
+	var udp net.PacketConn
+	within(t, x.ns, func() (err error) {
+		if tcp, err = net.Listen("tcp4", ":80"); err == nil {
+			udp, err = net.ListenPacket("udp4", ":53")
+		}
+		return err
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			c, err := tcp.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				stop := context.AfterFunc(ctx, func() { c.Close() }) // its end may not come through
+				x.serve(c)
+				stop()
+			})
+		}
+	})
+	running.Go(func() {
+		buf := make([]byte, 2000)
+		for {
+			_, from, err := udp.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			udp.WriteTo([]byte(x.sees(from)), from)
+		}
+	})
+	t.Cleanup(func() { cancel(); tcp.Close(); udp.Close(); running.Wait() })
+	return x
+}
+
+func (x *task) sees(a net.Addr) string {
+	host, _, _ := net.SplitHostPort(a.String())
+	return fmt.Sprintf("%s sees %s\n", x.addr, host)
+}
+
+// serve answers each line.
+func (x *task) serve(c net.Conn) {
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(deadline))
+	buf := make([]byte, 100)
+	for {
+		if _, err := c.Read(buf); err != nil {
+			return
+		}
+		if _, err := c.Write([]byte(x.sees(c.RemoteAddr()))); err != nil {
+			return
+		}
+	}
+}
+
+// A published is a service as the nodes are told of it.
+type published struct {
+	id    string
+	vni   uint32
+	ports []*netdpb.IngressPort
+	tasks []*task
+	idle  map[*task]bool // not serving
+}
+
+func newPublished(tasks ...*task) *published {
+	return &published{id: ident.New(), vni: 5001, tasks: tasks, idle: map[*task]bool{},
+		ports: []*netdpb.IngressPort{{Published: 8080, Target: 80}, {Published: 5353, Target: 53, Udp: true}}}
+}
+
+// view is the service as node n is told of it.
+func (p *published) view(n *node) *netdpb.IngressService {
+	s := &netdpb.IngressService{ServiceId: p.id, Vni: p.vni, Ports: p.ports}
+	for _, x := range p.tasks {
+		s.Endpoints = append(s.Endpoints, p.endpoint(n, x))
+	}
+	return s
+}
+
+func (p *published) endpoint(n *node, x *task) *netdpb.IngressEndpoint {
+	e := &netdpb.IngressEndpoint{TaskId: x.id, Address: x.addr, Serving: !p.idle[x]}
+	if x.node == n {
+		e.Netns = x.id
+	} else {
+		e.Node = x.node.addr().String()
+	}
+	return e
+}
+
+// request is the whole for the node, where these are entry nodes.
+func (n *node) request(entries []*node, services ...*published) *netdpb.IngressRequest {
+	n.gen++
+	is := slices.Contains(entries, n)
+	req := &netdpb.IngressRequest{Generation: n.gen, MeshAddress: n.addr().String(), Subnet: "10.255.0.0/16", Netns: "net-ingress", Entry: &is}
+	for _, e := range entries {
+		if e != n {
+			req.Entries = append(req.Entries, e.addr().String())
+		}
+	}
+	for _, s := range services {
+		req.Services = append(req.Services, s.view(n))
+	}
+	return req
+}
+
+func (n *node) declare(req *netdpb.IngressRequest) []*netdpb.IngressResult {
+	n.lab.t.Helper()
+	r, err := n.in.Declare(n.lab.t.Context(), req)
+	if err != nil {
+		n.lab.t.Fatalf("node %d: %v", n.i, err)
+	}
+	return r.GetResults()
+}
+
+// publish tells all nodes.
+func (l *lab) publish(entries []*node, services ...*published) {
+	l.t.Helper()
+	for _, n := range l.nodes {
+		if bad := n.declare(n.request(entries, services...)); len(bad) > 0 {
+			l.t.Fatalf("node %d: %v", n.i, bad)
+		}
+	}
+}
+
+// ask asks from a namespace and returns the answer.
+func ask(ns *os.File, network, to string, patience time.Duration) (answer string, err error) {
+	var c net.Conn
+	if err = kernel.InNetns(ns, func() (err error) { c, err = net.DialTimeout(network, to, patience); return err }); err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return askOn(c, patience)
+}
+
+func askOn(c net.Conn, patience time.Duration) (string, error) {
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := c.Write([]byte("who?\n")); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 200)
+	n, err := c.Read(buf)
+	return strings.TrimSpace(string(buf[:n])), err
+}
+
+// mustAsk is the task that answers the client, which sees the client itself.
+func (l *lab) mustAsk(network, to string) string {
+	l.t.Helper()
+	answer, err := ask(l.client, network, to, deadline)
+	if err != nil {
+		l.t.Fatalf("%s %s: %v", network, to, err)
+	}
+	who, saw, _ := strings.Cut(answer, " sees ")
+	if saw != clientAddr {
+		l.t.Errorf("%s %s: the task saw %s, want %s", network, to, saw, clientAddr)
+	}
+	return who
+}
+
+// waitFor looks until it is so.
+func (n *node) waitFor(what string, so func() bool) {
+	n.lab.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(deadline); !so(); <-tick.C {
+		if time.Now().After(end) {
+			n.lab.t.Fatalf("node %d: not %s: %v", n.i, what, n.in.State())
+		}
+	}
+}
