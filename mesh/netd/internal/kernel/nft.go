@@ -121,7 +121,11 @@ func fingerprint(withElements bool, tables []*nftables.Table) (fp Fingerprint, e
 				var ours [][]byte
 				for _, m := range msgs {
 					if !ofAnother(m, t.Name) { // the header holds the ruleset's generation
-						ours = append(ours, m[min(len(m), nl.SizeofNfgenmsg):])
+						m = m[min(len(m), nl.SizeofNfgenmsg):]
+						if kind == unix.NFT_MSG_GETCHAIN && !withElements {
+							m = withoutUse(m)
+						}
+						ours = append(ours, m)
 					}
 				}
 				put("messages", ours)
@@ -151,6 +155,22 @@ func fingerprint(withElements bool, tables []*nftables.Table) (fp Fingerprint, e
 		return nil
 	})
 	return Fingerprint(sum.Sum(nil)), err
+}
+
+// withoutUse leaves out of what is said of a chain how much leads to it, elements
+// of sets included.
+func withoutUse(m []byte) []byte {
+	attrs, err := nl.ParseRouteAttr(m)
+	if err != nil {
+		return m
+	}
+	var out []byte
+	for _, a := range attrs {
+		if a.Attr.Type&nl.NLA_TYPE_MASK != unix.NFTA_CHAIN_USE {
+			out = append(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(out, a.Attr.Len), a.Attr.Type), a.Value...)
+		}
+	}
+	return out
 }
 
 // ofAnother reports whether a message is about another table. Not every kernel

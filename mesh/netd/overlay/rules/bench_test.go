@@ -188,6 +188,9 @@ func BenchmarkRepair(b *testing.B) {
 			inside(b, func(b *testing.B) {
 				t := new(Table)
 				mustSet(b, t, x.net())
+				if _, err := t.Ensure(); err != nil {
+					b.Fatal(err)
+				}
 				begin, end, report := processor(b)
 				for b.Loop() {
 					begin()

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/google/nftables"
@@ -56,7 +57,10 @@ func (p *plan) build(conn *nftables.Conn) error {
 	p.balance(b)
 	p.forward(b)
 	p.own(b)
-	addChains(b, p, nil)
+	b.addChains(&chainChange{now: p.policy, come: slices.Collect(maps.Keys(p.balancers))})
+	if p.deny {
+		b.rule(b.chain(sameService), accept)
+	}
 	b.keep(p.elements().queue(b.table, conn.SetAddElements))
 	return b.err
 }
@@ -173,74 +177,64 @@ func (p *plan) own(b *builder) {
 	b.rule(output, drop(droppedOutput))
 }
 
-// addChains queues the chains of now that old has not, in the order in which they
-// lead to each other.
-func addChains(b *builder, now, old *plan) {
-	for id := range now.policy.ids {
-		if now.deny && (old == nil || !old.policy.ids[id]) {
+// addChains queues those that come, in the order in which they lead to each
+// other.
+func (b *builder) addChains(c *chainChange) {
+	for id := range c.now.ids {
+		if !c.old.ids[id] {
 			b.counter(rulePrefix + id)
-			c := b.chain(rulePrefix + id)
-			b.rule(c, begins(), match{count(rulePrefix + id)})
-			b.rule(c, accept)
+			chain := b.chain(rulePrefix + id)
+			b.rule(chain, begins(), match{count(rulePrefix + id)})
+			b.rule(chain, accept)
 		}
 	}
-	for name, list := range now.policy.lists {
-		if old != nil && old.policy.lists[name] != nil {
-			continue
+	for name, list := range c.now.lists {
+		if c.old.lists[name] == nil {
+			b.addList(b.chain(name), list)
 		}
-		c := b.chain(name)
-		for _, r := range list {
-			var port match
-			if r.First != 0 {
-				port = ports(r.First, r.Last)
-			}
-			to := goTo(rulePrefix + r.ID)
-			ps := r.protocols()
-			if len(ps) == 0 {
-				b.rule(c, to)
-			}
-			for _, l4 := range ps {
-				b.rule(c, proto(l4), port, to)
-			}
-		}
-		b.rule(c, drop(droppedPolicy))
 	}
-	if now.deny && (old == nil || !old.deny) {
-		b.rule(b.chain(sameService), accept)
-	}
-	before := map[string]balancer{}
-	if old != nil {
-		before = old.balancers()
-	}
-	for name, x := range now.balancers() {
-		if _, ok := before[name]; ok {
-			continue
-		}
+	for _, x := range c.come {
 		f := x.family
-		b.rule(b.chain(name), match{f.daddr(keyReg), &expr.Numgen{Register: keyReg + f.size/4, Modulus: x.backends, Type: unix.NFT_NG_RANDOM},
+		b.rule(b.chain(x.name()), match{f.daddr(keyReg), &expr.Numgen{Register: keyReg + f.size/4, Modulus: uint32(x.backends), Type: unix.NFT_NG_RANDOM},
 			lookup(f.backends, keyReg, f.backendReg),
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: f.backendReg}})
 	}
 }
 
-// removeChains queues the end of those that now has not.
-func removeChains(b *builder, now, old *plan) {
+// addList queues what a pair of services may; who comes to its end may not.
+func (b *builder) addList(c *nftables.Chain, list []Rule) {
+	for _, r := range list {
+		var port match
+		if r.First != 0 {
+			port = ports(r.First, r.Last)
+		}
+		to := goTo(rulePrefix + r.ID)
+		ps := r.protocols()
+		if len(ps) == 0 {
+			b.rule(c, to)
+		}
+		for _, l4 := range ps {
+			b.rule(c, proto(l4), port, to)
+		}
+	}
+	b.rule(c, drop(droppedPolicy))
+}
+
+// removeChains queues the end of those that nothing leads to any more.
+func (b *builder) removeChains(c *chainChange) {
 	gone := func(name string) { b.conn.DelChain(&nftables.Chain{Table: b.table, Name: name}) }
-	for name := range old.policy.lists {
-		if now.policy.lists[name] == nil {
+	for name := range c.old.lists {
+		if c.now.lists[name] == nil {
 			gone(name)
 		}
 	}
-	for id := range old.policy.ids {
-		if !now.policy.ids[id] {
+	for id := range c.old.ids {
+		if !c.now.ids[id] {
 			gone(rulePrefix + id)
 			b.conn.DeleteObject(&nftables.NamedObj{Table: b.table, Name: rulePrefix + id, Type: nftables.ObjTypeCounter})
 		}
 	}
-	keep := now.balancers()
-	for name := range old.balancers() {
-		if _, ok := keep[name]; !ok {
-			gone(name)
-		}
+	for _, x := range c.gone {
+		gone(x.name())
 	}
 }

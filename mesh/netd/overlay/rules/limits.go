@@ -20,6 +20,6 @@ const (
 
 	// requestTimeout is how long one request about connections may take.
 	requestTimeout = 30 * time.Second
-	// How often forgetting connections is tried while the dump of them changes.
-	maxForgets = 3
+	// How often they are read while they change.
+	maxDumps = 3
 )

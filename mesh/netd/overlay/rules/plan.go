@@ -9,20 +9,37 @@ import (
 	"strconv"
 )
 
-// A plan is a Network, checked and brought into the form that is compared and
-// put into sets. Plans of the same Network are the same, so what is in force does
-// not depend on what was before.
+// A plan is a Network, checked and brought into the form that is compared and put
+// into sets. It is changed in place (change.go, apply.go), because looking at ten thousand
+// endpoints anew for one of them costs more than telling the kernel. Plans of the
+// same Network are the same, so what is in force does not depend on what was
+// before.
 type plan struct {
-	uplink    string
-	deny      bool
-	subnets   []netip.Prefix
-	gateways  []netip.Addr
-	endpoints []endpoint
-	byTask    map[string]int
-	byAddr    map[netip.Addr]int // endpoints
-	services  []service
-	byID      map[string]int // services
+	form
+	endpoints map[string]*endpoint // by task
+	order     []*endpoint          // as they were given last
+	owners    map[netip.Addr]*endpoint
+	ports     map[string]*endpoint
+	services  map[string]*service // by id
+	members   map[string]int      // endpoints of each service, declared or not
+	numbers   map[string]number
+	balancers map[balancer]int // virtual addresses that each serves
+	rules     []Rule
 	policy    policy
+	epoch     uint64 // of the last look at all endpoints
+}
+
+// form is what the rules themselves are made of. Where it differs, the whole
+// table is another one.
+type form struct {
+	uplink   string
+	deny     bool
+	subnets  []netip.Prefix
+	gateways []netip.Addr
+}
+
+func (f *form) same(o *form) bool {
+	return f.uplink == o.uplink && f.deny == o.deny && slices.Equal(f.subnets, o.subnets) && slices.Equal(f.gateways, o.gateways)
 }
 
 type endpoint struct {
@@ -33,11 +50,13 @@ type endpoint struct {
 	remote        bool
 	mac           [6]byte
 	serving       bool
+	seen          uint64
 }
 
-func (e *endpoint) same(o *endpoint) bool {
-	return e.task == o.task && e.service == o.service && e.number == o.number && e.port == o.port && e.remote == o.remote &&
-		e.mac == o.mac && e.serving == o.serving && slices.Equal(e.addrs, o.addrs)
+// is reports whether it is what was given.
+func (e *endpoint) is(x *Endpoint) bool {
+	return e.serving == x.Serving && e.remote == (x.Port == "") && (e.remote || e.port == x.Port) && e.service == x.Service &&
+		string(e.mac[:]) == string(x.MAC) && slices.Equal(e.addrs, x.Addrs)
 }
 
 // service is one with virtual addresses. Its backends are in the order of
@@ -46,34 +65,24 @@ type service struct {
 	id       string
 	vips     []netip.Addr
 	backends []netip.Addr
+	seen     uint64
 }
 
-func (s *service) same(o *service) bool {
-	return s.id == o.id && slices.Equal(s.vips, o.vips) && slices.Equal(s.backends, o.backends)
-}
+// virtual owns the virtual addresses among owners.
+var virtual = new(endpoint)
 
 // number is how a service is known in sets and marks. 0 is nobody's.
 type number uint32
 
 func (n number) key() string { return string(binary.NativeEndian.AppendUint32(nil, uint32(n))) }
 
-// newNumbers gives every service that endpoints or rules name a number of its
-// own: the first bytes of its id's hash, or, where two have the same, the next
-// one for the id that comes later in the alphabet. So numbers depend on nothing
-// that was before.
-func newNumbers(n *Network) map[string]number {
-	of := make(map[string]number)
-	for i := range n.Endpoints {
-		of[n.Endpoints[i].Service] = 0
-	}
-	for i := range n.Rules {
-		for _, id := range slices.Concat(n.Rules[i].From, n.Rules[i].To) {
-			of[id] = 0
-		}
-	}
-	delete(of, "")
-	taken := make(map[number]bool, len(of))
-	for _, id := range slices.Sorted(maps.Keys(of)) {
+// newNumbers gives every service a number of its own: the first bytes of its id's
+// hash, or, where two have the same, the next one for the id that comes later in
+// the alphabet. So numbers depend on nothing that was before.
+func newNumbers(services map[string]bool) map[string]number {
+	of := make(map[string]number, len(services))
+	taken := make(map[number]bool, len(services))
+	for _, id := range slices.Sorted(maps.Keys(services)) {
 		sum := sha256.Sum256([]byte(id))
 		x := number(binary.BigEndian.Uint32(sum[:]))
 		for x == 0 || taken[x] {
@@ -84,35 +93,13 @@ func newNumbers(n *Network) map[string]number {
 	return of
 }
 
-// emptyPlan lets nothing pass.
-func emptyPlan() *plan { return &plan{deny: true, policy: emptyPolicy()} }
-
-func newPlan(n *Network) (*plan, error) {
-	p := &plan{uplink: n.Uplink, deny: n.DefaultDeny, subnets: slices.Clone(n.Subnets), gateways: slices.Clone(n.Gateways),
-		endpoints: make([]endpoint, 0, len(n.Endpoints)), byTask: make(map[string]int, len(n.Endpoints)),
-		byAddr: make(map[netip.Addr]int, len(n.Endpoints)), byID: make(map[string]int, len(n.Services))}
-	if err := p.frame(n); err != nil {
-		return nil, err
-	}
-	for i := range n.Services {
-		if err := p.addService(&n.Services[i]); err != nil {
-			return nil, err
-		}
-	}
-	numbers := newNumbers(n)
-	ports := make(map[string]bool)
-	for i := range n.Endpoints {
-		if err := p.addEndpoint(&n.Endpoints[i], numbers, ports); err != nil {
-			return nil, err
-		}
-	}
-	for i := range p.services {
-		slices.SortFunc(p.services[i].backends, netip.Addr.Compare)
-	}
-	var err error
-	p.policy, err = newPolicy(n, numbers)
-	return p, err
+func newPlan(f form) *plan {
+	return &plan{form: f, endpoints: make(map[string]*endpoint), owners: make(map[netip.Addr]*endpoint), ports: make(map[string]*endpoint),
+		services: make(map[string]*service), members: make(map[string]int), balancers: make(map[balancer]int)}
 }
+
+// emptyPlan lets nothing pass.
+func emptyPlan() *plan { return newPlan(form{deny: true}) }
 
 // backendsOf are those of one family.
 func (s *service) backendsOf(f *ipFamily) []netip.Addr {
@@ -137,21 +124,21 @@ func (p *plan) endpointElements(e *endpoint, to *elements) {
 }
 
 // gatewayOf is the gateway of the address' subnet.
-func (p *plan) gatewayOf(a netip.Addr) netip.Addr {
-	for _, s := range p.subnets {
+func (f *form) gatewayOf(a netip.Addr) netip.Addr {
+	for _, s := range f.subnets {
 		if s.Contains(a) {
-			for _, g := range p.gateways {
+			for _, g := range f.gateways {
 				if s.Contains(g) {
 					return g
 				}
 			}
 		}
 	}
-	return netip.Addr{} // newPlan refuses it
+	return netip.Addr{} // checkEndpoint refuses it
 }
 
 // serviceElements are those that come of one service and its backends alone.
-func (p *plan) serviceElements(s *service, to *elements) {
+func serviceElements(s *service, to *elements) {
 	for _, vip := range s.vips {
 		f := familyOf(vip)
 		to.put(f.virtual, key(vip), "")
@@ -159,123 +146,43 @@ func (p *plan) serviceElements(s *service, to *elements) {
 		if len(backends) == 0 {
 			continue
 		}
-		to.put(f.vips, key(vip), f.balancerOf(len(backends)))
+		to.put(f.vips, key(vip), balancer{f, len(backends)}.name())
 		for i, b := range backends {
 			to.put(f.backends, key(vip)+number(i).key(), key(b))
 		}
 	}
 }
 
-func (f *ipFamily) balancerOf(backends int) string { return f.balancer + strconv.Itoa(backends) }
-
-// balancers are the chains that choose a backend, by their number of backends.
-func (p *plan) balancers() map[string]balancer {
-	chains := make(map[string]balancer)
-	for i := range p.services {
-		s := &p.services[i]
-		for _, vip := range s.vips {
-			f := familyOf(vip)
-			if n := len(s.backendsOf(f)); n > 0 {
-				chains[f.balancerOf(n)] = balancer{f, uint32(n)}
-			}
-		}
-	}
-	return chains
-}
-
+// A balancer is a chain that chooses one of so many backends.
 type balancer struct {
 	family   *ipFamily
-	backends uint32
+	backends int
 }
 
-// commonElements are those that come of neither.
-func (p *plan) commonElements(to *elements) {
-	for _, g := range p.gateways {
-		to.put(familyOf(g).gateways, key(g), "")
-	}
-	if p.deny {
-		to[setPairs] = maps.Clone(p.policy.pairs)
+func (b balancer) name() string { return b.family.balancer + strconv.Itoa(b.backends) }
+
+// eachBalancer tells which chains lead to the service's backends.
+func (s *service) eachBalancer(use func(balancer)) {
+	for _, vip := range s.vips {
+		f := familyOf(vip)
+		if n := len(s.backendsOf(f)); n > 0 {
+			use(balancer{f, n})
+		}
 	}
 }
 
 // elements are all of them.
 func (p *plan) elements() *elements {
 	e := new(elements)
-	for i := range p.endpoints {
-		p.endpointElements(&p.endpoints[i], e)
+	for _, x := range p.endpoints {
+		p.endpointElements(x, e)
 	}
-	for i := range p.services {
-		p.serviceElements(&p.services[i], e)
+	for _, s := range p.services {
+		serviceElements(s, e)
 	}
-	p.commonElements(e)
+	for _, g := range p.gateways {
+		e.put(familyOf(g).gateways, key(g), "")
+	}
+	e[setPairs] = p.policy.pairs
 	return e
-}
-
-// difference is what has to go and to come, between plans of the same form.
-func difference(old, now *plan) (remove, add *elements) {
-	remove, add = new(elements), new(elements)
-	for i := range now.endpoints {
-		e := &now.endpoints[i]
-		was := old.endpointOf(e.task, i)
-		if was != nil && was.same(e) {
-			continue
-		}
-		if was != nil {
-			old.endpointElements(was, remove)
-		}
-		now.endpointElements(e, add)
-	}
-	for i := range old.endpoints {
-		if e := &old.endpoints[i]; now.endpointOf(e.task, i) == nil {
-			old.endpointElements(e, remove)
-		}
-	}
-	for i := range now.services {
-		s := &now.services[i]
-		was := old.serviceOf(s.id, i)
-		if was != nil && was.same(s) {
-			continue
-		}
-		if was != nil {
-			old.serviceElements(was, remove)
-		}
-		now.serviceElements(s, add)
-	}
-	for i := range old.services {
-		if s := &old.services[i]; now.serviceOf(s.id, i) == nil {
-			old.serviceElements(s, remove)
-		}
-	}
-	old.commonElements(remove)
-	now.commonElements(add)
-	for i := range add {
-		for k, v := range add[i] {
-			if was, ok := remove[i][k]; ok && was == v {
-				delete(add[i], k)
-				delete(remove[i], k)
-			}
-		}
-	}
-	return remove, add
-}
-
-// endpointOf finds the task's endpoint, most likely at place hint; nil: none.
-func (p *plan) endpointOf(task string, hint int) *endpoint {
-	if hint < len(p.endpoints) && p.endpoints[hint].task == task {
-		return &p.endpoints[hint]
-	}
-	if i, ok := p.byTask[task]; ok {
-		return &p.endpoints[i]
-	}
-	return nil
-}
-
-func (p *plan) serviceOf(id string, hint int) *service {
-	if hint < len(p.services) && p.services[hint].id == id {
-		return &p.services[hint]
-	}
-	if i, ok := p.byID[id]; ok {
-		return &p.services[i]
-	}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,8 +23,6 @@ type policy struct {
 	ids map[string]bool
 }
 
-func emptyPolicy() policy { return policy{} }
-
 // Chains and counters by which a rule is known.
 const (
 	sameService = "same_service"
@@ -31,24 +30,30 @@ const (
 	rulePrefix  = "rule_"
 )
 
-func newPolicy(n *Network, numbers map[string]number) (policy, error) {
+// newPolicy compiles the rules for the services that have endpoints.
+func newPolicy(list []Rule, deny bool, services map[string]bool) (policy, map[string]number, error) {
 	p := policy{pairs: make(map[string]string), lists: make(map[string][]Rule), ids: make(map[string]bool)}
-	for i := range n.Rules {
-		r := &n.Rules[i]
+	named := maps.Clone(services)
+	for i := range list {
+		r := &list[i]
 		if err := r.check(); err != nil {
-			return p, fmt.Errorf("rule %q: %w", r.ID, err)
+			return p, nil, fmt.Errorf("rule %q: %w", r.ID, err)
 		}
 		if p.ids[r.ID] {
-			return p, fmt.Errorf("rule %q is given twice", r.ID)
+			return p, nil, fmt.Errorf("rule %q is given twice", r.ID)
 		}
 		p.ids[r.ID] = true
+		for _, id := range slices.Concat(r.From, r.To) {
+			named[id] = true
+		}
 	}
-	if !n.DefaultDeny {
-		return policy{}, nil
+	numbers := newNumbers(named)
+	if !deny {
+		return policy{}, numbers, nil
 	}
 	rules := make(map[string][]Rule)
-	for i := range n.Rules {
-		r := &n.Rules[i]
+	for i := range list {
+		r := &list[i]
 		for _, from := range r.From {
 			for _, to := range r.To {
 				k := pair(numbers[from], numbers[to])
@@ -59,29 +64,34 @@ func newPolicy(n *Network, numbers map[string]number) (policy, error) {
 			}
 		}
 		if len(rules) > maxPairs {
-			return p, fmt.Errorf("rules name more than %d pairs of services: divide the network", maxPairs)
+			return p, nil, fmt.Errorf("rules name more than %d pairs of services: divide the network", maxPairs)
 		}
+	}
+	for id := range services {
+		k := pair(numbers[id], numbers[id])
+		p.pairs[k] = sameService
+		delete(rules, k)
 	}
 	for k, list := range rules {
 		name := listName(list)
 		p.pairs[k], p.lists[name] = name, list
 	}
-	for i := range n.Endpoints {
-		if id := n.Endpoints[i].Service; id != "" {
-			p.pairs[pair(numbers[id], numbers[id])] = sameService
+	return p, numbers, nil
+}
+
+func (r Rule) same(o Rule) bool {
+	return r.ID == o.ID && r.Proto == o.Proto && r.First == o.First && r.Last == o.Last &&
+		slices.Equal(r.From, o.From) && slices.Equal(r.To, o.To)
+}
+
+// narrows reports whether now may let in less than p did.
+func (p *policy) narrows(now *policy) bool {
+	for pair, chain := range p.pairs {
+		if now.pairs[pair] != chain {
+			return true
 		}
 	}
-	// A list of which all pairs are of one service is not needed.
-	used := make(map[string]bool)
-	for _, name := range p.pairs {
-		used[name] = true
-	}
-	for name := range p.lists {
-		if !used[name] {
-			delete(p.lists, name)
-		}
-	}
-	return p, nil
+	return false
 }
 
 func (r *Rule) check() error {

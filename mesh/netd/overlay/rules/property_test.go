@@ -112,6 +112,9 @@ func TestOnlyTheLastSetMatters(t *testing.T) {
 			t.Fatalf("differs:\n%s\nwant:\n%s", got, want)
 		}
 		in(t, many, func() error {
+			if repaired, err := table.Ensure(); repaired || err != nil {
+				t.Fatalf("repaired: %v (%v)", repaired, err)
+			}
 			table.gen-- // as if somebody had changed something
 			if repaired, err := table.Ensure(); repaired || err != nil {
 				t.Fatalf("repaired: %v (%v)", repaired, err)

@@ -74,7 +74,7 @@ func TestChangesByHandArePutBack(t *testing.T) {
 		},
 		"pin added":      element(setPins4, nftables.SetElement{Key: []byte(string(ifname(c.port)) + string(c.mac) + "\x00\x00" + key(a.addr4))}),
 		"endpoint added": element(setIDs4, nftables.SetElement{Key: netip.MustParseAddr("10.200.0.77").AsSlice(), Val: []byte{1, 2, 3, 4}}),
-		"pair added": element(setPairs, nftables.SetElement{Key: []byte(pair(newNumbers(n.network())["c"], newNumbers(n.network())["b"])),
+		"pair added": element(setPairs, nftables.SetElement{Key: []byte(pair(n.table.plan.numbers["c"], n.table.plan.numbers["b"])),
 			VerdictData: &expr.Verdict{Kind: expr.VerdictAccept}}),
 		"pin removed": func(c *nftables.Conn) error { c.FlushSet(set(inetTable(), setPins6)); return nil },
 		"backend changed": func(c *nftables.Conn) error {
@@ -105,6 +105,7 @@ func TestChangesByHandArePutBack(t *testing.T) {
 		c.silent("tcp", b.addr4, 80)
 	})
 	t.Run("not ours", func(t *testing.T) {
+		n.ensure(false)
 		n.nft(func(c *nftables.Conn) error {
 			c.AddTable(&nftables.Table{Name: "other", Family: nftables.TableFamilyINet})
 			return nil

@@ -18,72 +18,27 @@ type stale struct {
 	moved map[netip.Addr]bool
 }
 
-// after adds what a change from one plan to another makes stale; nil: nothing.
-// Before the first plan of a process there may be anything.
-func (s *stale) after(old, now *plan) *stale {
-	if s == nil && old != nil && !ends(old, now) {
-		return nil
+// noteStale notes what the change made stale. Before the first plan of a process
+// there may be anything; with another form, all is looked at.
+func (t *Table) noteStale(old *plan, c *change) {
+	if old == c.plan && !c.ends && t.stale == nil {
+		return
 	}
-	next := &stale{plan: now, moved: make(map[netip.Addr]bool)}
-	if s != nil {
-		for a := range s.moved {
-			next.moved[a] = true
+	if t.stale == nil {
+		t.stale = &stale{moved: make(map[netip.Addr]bool)}
+	}
+	t.stale.plan = c.plan
+	for _, a := range c.moved {
+		t.stale.moved[a] = true
+	}
+	if old == nil || old == c.plan {
+		return
+	}
+	for a, e := range c.plan.owners {
+		if was := old.owners[a]; was != nil && was.task != e.task {
+			t.stale.moved[a] = true
 		}
 	}
-	if old == nil {
-		return next
-	}
-	for i := range old.endpoints {
-		e := &old.endpoints[i]
-		for _, a := range e.addrs {
-			if j, ok := now.byAddr[a]; ok && (j < 0 || now.endpoints[j].task != e.task) {
-				next.moved[a] = true
-			}
-		}
-	}
-	return next
-}
-
-// ends reports whether anything that may have connections is less than it was.
-func ends(old, now *plan) bool {
-	for i := range old.endpoints {
-		e := &old.endpoints[i]
-		n := now.endpointOf(e.task, i)
-		if n == nil || e.serving && !n.serving || e.service != n.service {
-			return true
-		}
-		for _, a := range e.addrs {
-			if j, ok := now.byAddr[a]; !ok || j < 0 || now.endpoints[j].task != e.task {
-				return true
-			}
-		}
-	}
-	for i := range old.services {
-		s := &old.services[i]
-		n := now.serviceOf(s.id, i)
-		for _, a := range s.vips {
-			if n == nil || !slices.Contains(n.vips, a) {
-				return true
-			}
-		}
-	}
-	return old.narrows(now)
-}
-
-// narrows reports whether now may let in less than p did.
-func (p *plan) narrows(now *plan) bool {
-	if !now.deny {
-		return false
-	}
-	if !p.deny {
-		return true
-	}
-	for pair, chain := range p.policy.pairs {
-		if now.policy.pairs[pair] != chain {
-			return true
-		}
-	}
-	return false
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter: it is the flows
@@ -110,8 +65,8 @@ func addrOf(ip net.IP) netip.Addr {
 }
 
 func (p *plan) endpointAt(a netip.Addr) *endpoint {
-	if i, ok := p.byAddr[a]; ok && i >= 0 {
-		return &p.endpoints[i]
+	if e := p.owners[a]; e != virtual {
+		return e
 	}
 	return nil
 }
@@ -119,8 +74,8 @@ func (p *plan) endpointAt(a netip.Addr) *endpoint {
 // leads reports whether flows to the virtual address may go to the endpoint.
 // TCP goes on where an endpoint has stopped serving and still is there.
 func (p *plan) leads(vip netip.Addr, to *endpoint, proto uint8) bool {
-	i, ok := p.byID[to.service]
-	return ok && slices.Contains(p.services[i].vips, vip) && (to.serving || proto == unix.IPPROTO_TCP)
+	s := p.services[to.service]
+	return s != nil && slices.Contains(s.vips, vip) && (to.serving || proto == unix.IPPROTO_TCP)
 }
 
 // forget ends the stale connections, if there may be any.
@@ -136,17 +91,49 @@ func (t *Table) forget() error {
 	if err := h.SetSocketTimeout(requestTimeout); err != nil {
 		return err
 	}
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		for range maxForgets {
-			// A dump that changes while it is read leaves some out.
-			if _, err = h.ConntrackDeleteFilters(netlink.ConntrackTable, family, t.stale); !errors.Is(err, netlink.ErrDumpInterrupted) {
-				break
-			}
-		}
+	families, err := t.stale.families(h)
+	if err != nil {
+		return fmt.Errorf("read connections: %w", err)
+	}
+	for _, family := range families {
+		err := whole(func() error {
+			_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, t.stale)
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("end connections of what was removed: %w", err)
 		}
 	}
 	t.stale = nil
 	return nil
+}
+
+// families are those of which connections have to end: mostly none, and to look
+// at all of the node's connections once is what this costs.
+func (s *stale) families(h *netlink.Handle) (found []netlink.InetFamily, err error) {
+	var flows []*netlink.ConntrackFlow
+	err = whole(func() (err error) {
+		flows, err = h.ConntrackTableList(netlink.ConntrackTable, unix.AF_UNSPEC)
+		return err
+	})
+	for _, f := range flows {
+		family := netlink.InetFamily(unix.AF_INET)
+		if addrOf(f.Forward.SrcIP).Is6() {
+			family = unix.AF_INET6
+		}
+		if !slices.Contains(found, family) && s.MatchConntrackFlow(f) {
+			found = append(found, family)
+		}
+	}
+	return found, err
+}
+
+// whole repeats a dump that changed while it was read, which leaves some out.
+func whole(dump func() error) (err error) {
+	for range maxDumps {
+		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return err
 }

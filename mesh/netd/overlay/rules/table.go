@@ -3,8 +3,6 @@ package rules
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/google/nftables"
 
@@ -14,9 +12,11 @@ import (
 // Table is the ruleset of one namespace: what it is to be and whether it is. Its
 // owner lets one call in at a time.
 type Table struct {
-	plan  *plan // nil: nothing passes
-	print kernel.Fingerprint
-	gen   uint32 // ruleset generation at which the plan was in force; 0: not known
+	plan *plan  // nil: nothing passes
+	gen  uint32 // ruleset generation at which the plan was in force; 0: not known
+	// print is that of all but the elements, read when there is time for it; nil:
+	// not yet.
+	print *kernel.Fingerprint
 	// stale: connections may be there that the plan has no place for.
 	stale *stale
 	// allowed and dropped are the counters of tables that were replaced since.
@@ -31,53 +31,58 @@ func Deny() error { return new(Table).commit() }
 // Set makes the ruleset that of n, and reports whether it was another one. Where
 // it fails, what was in force before is in force still, and Ensure tries again.
 func (t *Table) Set(ctx context.Context, n *Network) (changed bool, err error) {
-	now, err := newPlan(n)
+	f, err := newForm(n)
 	if err != nil {
 		return false, err
 	}
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	old := t.plan
+	old, now := t.plan, t.plan
+	if now == nil || !now.same(&f) {
+		now = newPlan(f)
+	}
+	c, err := now.look(n)
+	if err != nil {
+		return false, err
+	}
+	c.apply()
 	t.plan = now
-	t.stale = t.stale.after(old, now)
-	if changed, err = t.put(old, now); err != nil {
+	t.noteStale(old, c)
+	if t.gen == 0 || now != old {
+		changed, err = true, t.commit()
+	} else if !c.empty() {
+		changed, err = true, t.commitChange(c)
+	}
+	if err != nil {
 		return changed, err
 	}
 	return changed, t.forget()
 }
 
-// put brings the plan into force.
-func (t *Table) put(old, now *plan) (changed bool, err error) {
-	if t.gen == 0 || old == nil || !old.sameForm(now) {
-		return true, t.commit()
-	}
-	remove, add := difference(old, now)
-	if remove.empty() && add.empty() && maps.Equal(old.policy.ids, now.policy.ids) {
-		return false, nil
-	}
+// commitChange puts the change in force; should that fail, the whole says the
+// same.
+func (t *Table) commitChange(c *change) error {
 	known := t.gen
-	err = t.transaction(func(c *nftables.Conn) error {
+	if !c.chains.empty() {
+		t.print = nil
+	}
+	err := t.transaction(func(conn *nftables.Conn, attempt int) error {
 		// What differs from a table that somebody changed is not known.
-		if gen, err := kernel.Generation(); err != nil || gen != known {
-			return t.replace(c)
+		if gen, err := kernel.Generation(); attempt > 0 || err != nil || gen != known {
+			return t.replace(conn)
 		}
-		b := &builder{conn: c, table: inetTable()}
-		addChains(b, now, old)
-		b.keep(remove.queue(b.table, c.SetDeleteElements))
-		b.keep(add.queue(b.table, c.SetAddElements))
-		removeChains(b, now, old)
+		b := &builder{conn: conn, table: inetTable()}
+		b.addChains(&c.chains)
+		b.keep(c.remove.queue(b.table, conn.SetDeleteElements))
+		b.keep(c.add.queue(b.table, conn.SetAddElements))
+		b.removeChains(&c.chains)
 		return b.err
 	})
 	if err != nil {
-		return true, t.commit() // the whole says the same
+		return t.commit()
 	}
-	return true, nil
-}
-
-// sameForm: the plans differ in elements, and in chains they lead to, alone.
-func (p *plan) sameForm(o *plan) bool {
-	return p.uplink == o.uplink && p.deny == o.deny && slices.Equal(p.subnets, o.subnets) && slices.Equal(p.gateways, o.gateways)
+	return nil
 }
 
 // Ensure puts the ruleset in force if it is not, and reports whether somebody
@@ -102,21 +107,36 @@ func (t *Table) Ensure() (repaired bool, err error) {
 // intact compares all of the table with the plan, if anything was changed.
 func (t *Table) intact() (bool, error) {
 	gen, err := kernel.Generation()
-	if err != nil || gen == t.gen {
-		return err == nil, err
+	if err != nil {
+		return false, err
 	}
-	same, gen, err := kernel.Read(func() (bool, error) {
-		print, err := readPrint()
-		if err != nil || print != t.print {
-			return false, err
+	if gen == t.gen && t.print != nil {
+		return true, nil
+	}
+	type reading struct {
+		print kernel.Fingerprint
+		same  bool
+	}
+	known := t.gen
+	got, gen, err := kernel.Read(func() (r reading, err error) {
+		// Elements are compared one by one.
+		if r.print, err = kernel.ReadStructure(arpTable(), inetTable()); err != nil || t.print == nil || r.print != *t.print {
+			return r, err
 		}
-		return t.wanted().inForce()
+		r.same, err = t.wanted().inForce()
+		return r, err
 	})
-	if err != nil || !same {
+	switch {
+	case err != nil:
 		return false, nil // should it only be unreadable: making it again is safe
+	case gen == known:
+		t.print = &got.print // nobody else changed anything before this was read
+		return true, nil
+	case got.same:
+		t.gen = gen // the change was of other people's rules
+		return true, nil
 	}
-	t.gen = gen // the change was of other people's rules
-	return true, nil
+	return false, nil
 }
 
 func (t *Table) wanted() *plan {
@@ -126,18 +146,16 @@ func (t *Table) wanted() *plan {
 	return t.plan
 }
 
-// readPrint is of all but the elements, which are compared one by one.
-func readPrint() (kernel.Fingerprint, error) { return kernel.ReadStructure(arpTable(), inetTable()) }
-
 // commit replaces the whole in one transaction.
 func (t *Table) commit() error {
 	if err := t.keepCounters(); err != nil {
 		return err
 	}
-	return t.transaction(t.replace)
+	return t.transaction(func(c *nftables.Conn, _ int) error { return t.replace(c) })
 }
 
 func (t *Table) replace(c *nftables.Conn) error {
+	t.print = nil
 	for _, table := range []*nftables.Table{arpTable(), inetTable()} {
 		c.AddTable(table) // deleting what does not exist is an error
 		c.DelTable(table)
@@ -145,14 +163,9 @@ func (t *Table) replace(c *nftables.Conn) error {
 	return t.wanted().build(c)
 }
 
-func (t *Table) transaction(queue func(c *nftables.Conn) error) (err error) {
+func (t *Table) transaction(queue func(c *nftables.Conn, attempt int) error) (err error) {
 	t.gen = 0
-	t.print, t.gen, err = kernel.Commit(func(c *nftables.Conn, attempt int) error {
-		if attempt > 0 { // somebody may have changed the table
-			return t.replace(c)
-		}
-		return queue(c)
-	}, readPrint)
+	_, t.gen, err = kernel.Commit(queue, func() (none struct{}, err error) { return none, nil })
 	if err != nil {
 		t.gen = 0
 		return fmt.Errorf("table %s: %w", tableName, err)
