@@ -113,7 +113,10 @@ func (c *Client) read() {
 		}
 	}
 	c.conn.Close()
-	c.ended = fmt.Errorf("the process that runs CNI plugins ended: %w", errors.Join(err, c.cmd.Wait()))
+	c.ended = fmt.Errorf("the process that runs CNI plugins ended: %w", err)
+	if err := c.cmd.Wait(); err != nil {
+		c.ended = fmt.Errorf("the process that runs CNI plugins ended: %w", err)
+	}
 }
 
 // Attach puts a task's sandbox on networks, all or none.

@@ -105,8 +105,10 @@ func said(err error, out, errs []byte) error {
 			text += "; " + e.Details
 		}
 	}
-	if text == "" {
-		text = string(errs)
+	for _, b := range [][]byte{errs, out} {
+		if text == "" {
+			text = string(b)
+		}
 	}
 	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
 	if len(text) > maxMessage {

@@ -9,8 +9,7 @@ import (
 const bridgeList = `{"cniVersion":"0.4.0","name":"br","plugins":[
   {"type":"bridge","bridge":"cbr0","isGateway":false,"hairpinMode":true,
    "ipam":{"type":"host-local","dataDir":"LIB","ranges":[[{"subnet":"10.77.0.0/29"}],[{"subnet":"fd77::/64"}]]}},
-  {"type":"portmap","capabilities":{"portMappings":true}},
-  {"type":"tuning","sysctl":{"net.ipv4.conf.IFNAME.arp_ignore":"1"}}]}`
+  {"type":"portmap","capabilities":{"portMappings":true}}]}`
 
 // Two containers talk over Debian's bridge with addresses of its host-local, in
 // both families; what they had is given back.

@@ -96,7 +96,7 @@ type world struct {
 }
 
 // debian are the plugins of containernetworking-plugins that tests use.
-var debian = []string{"bridge", "macvlan", "host-local", "static", "portmap", "tuning"}
+var debian = []string{"bridge", "macvlan", "host-local", "static", "portmap"}
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
