@@ -25,7 +25,9 @@ func TestBinary(t *testing.T) {
 	n := newNode(t)
 	n.stop()
 	bin := filepath.Join(base, "redoubt-rund")
-	if out, err := exec.Command("go", "build", "-o", bin, "github.com/redoubt-cluster/redoubt/cmd/redoubt-rund").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", bin, "github.com/redoubt-cluster/redoubt/cmd/redoubt-rund")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make does
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	conf := filepath.Join(n.runDir, "config.yaml")
@@ -33,6 +35,7 @@ func TestBinary(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	var plugins []string // of the supervisor's environment
 	start := func(controlUID int) (*exec.Cmd, func()) {
 		sock := filepath.Join(n.runDir, "b")
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock})
@@ -45,6 +48,7 @@ func TestBinary(t *testing.T) {
 		}
 		cmd := exec.Command("/proc/self/exe", "launch", bin, "--config", conf, "--run-dir", n.runDir,
 			"--data-dir", filepath.Join(base, "data"), fmt.Sprintf("--control-user=%d", controlUID))
+		cmd.Env = append(os.Environ(), plugins...)
 		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = []*os.File{f}, n.logs, n.logs
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
@@ -93,8 +97,24 @@ func TestBinary(t *testing.T) {
 	if err := unix.Kill(mustAtoi(t, n.pid(d.GetTaskId())), 0); err != nil {
 		t.Fatalf("the container did not survive: %v", err)
 	}
-	_, stop = start(0)
+	// With a process that runs plugins, rund itself is confined as before.
+	text += "  cni: {plugins: {bridge: " + strings.Repeat("0", 64) + "}}\n"
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plugins = []string{withPlugins + "=1"}
+	cmd, stop = start(0)
 	n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
+	st = procStatus(t, fmt.Sprint(cmd.Process.Pid))
+	if st["NoNewPrivs"] != "1" || st["Seccomp"] != "2" || st["CapEff"] != "00000000002000fb" || st["CapPrm"] != "00000000002000fb" {
+		t.Errorf("not confined: %v", st)
+	}
+	p := on(n.desired(), driverCNI, conflist("none"))
+	p.Spec.Container.Image = d.Spec.Container.Image
+	n.apply(d, p)
+	if a := n.awaitPhase(p.GetTaskId(), rundpb.Phase_PHASE_FAILED); !strings.Contains(a.GetError(), "there is no /etc/redoubt") || !strings.Contains(n.logs.String(), "is not the pinned one") {
+		t.Errorf("%q", a.GetError())
+	}
 	n.apply()
 	n.awaitEmpty()
 	stop()

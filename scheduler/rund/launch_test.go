@@ -5,14 +5,22 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
+
+// withPlugins is set where the supervisor would be started with --cni.
+const withPlugins = "RUND_TEST_PLUGINS"
 
 // launch becomes the program args[0] as the supervisor would start it: with
 // exactly the capabilities of the profile, and its socket on descriptor 3.
 func launch(args []string) error {
 	keep := cap.NewSet()
-	for _, c := range Profile().Capabilities {
+	given := Profile().Capabilities
+	if os.Getenv(withPlugins) != "" {
+		given = append(given, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW)
+	}
+	for _, c := range given {
 		for _, f := range []cap.Flag{cap.Permitted, cap.Effective} {
 			if err := keep.SetFlag(f, true, cap.Value(c)); err != nil {
 				return err

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundtest"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
 )
@@ -42,6 +43,9 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 			os.Exit(0)
+		case cni.Command:
+			fmt.Fprintln(os.Stderr, cniHelper(os.Args[2]))
+			os.Exit(1)
 		case "launch":
 			fmt.Fprintln(os.Stderr, launch(os.Args[2:]))
 			os.Exit(1)

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundtest"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -40,11 +41,18 @@ type node struct {
 	stop   func()
 	gen    uint64
 	digest string
+	// plugins, when set, starts what runs CNI plugins.
+	plugins func(*node) *cni.Client
 }
 
 func newNode(t testing.TB, change ...func(*Config)) *node {
 	t.Helper()
-	n := &node{t: t, runDir: filepath.Join(base, "n"+ident.New()[:6]), config: Defaults(), logs: &lockedBuffer{}}
+	return newNodeWith(t, nil, change...)
+}
+
+func newNodeWith(t testing.TB, plugins func(*node) *cni.Client, change ...func(*Config)) *node {
+	t.Helper()
+	n := &node{t: t, plugins: plugins, runDir: filepath.Join(base, "n"+ident.New()[:6]), config: Defaults(), logs: &lockedBuffer{}}
 	n.config.Containerd.Socket = ctrd.Socket
 	n.config.CgroupParent = parent
 	for _, f := range change {
@@ -88,7 +96,11 @@ func newNode(t testing.TB, change ...func(*Config)) *node {
 
 func (n *node) start() {
 	n.t.Helper()
-	s, err := New(Options{Config: n.config, RunDir: n.runDir, DataDir: filepath.Join(base, "data"),
+	var client *cni.Client
+	if n.plugins != nil {
+		client = n.plugins(n)
+	}
+	s, err := New(Options{Config: n.config, RunDir: n.runDir, DataDir: filepath.Join(base, "data"), CNI: client,
 		Log: slog.New(slog.NewTextHandler(n.logs, nil))})
 	if err != nil {
 		n.t.Fatal(err)
@@ -107,6 +119,9 @@ func (n *node) start() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			n.t.Errorf("Serve: %v", err)
+		}
+		if client != nil {
+			client.Close()
 		}
 	}
 }
