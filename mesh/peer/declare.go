@@ -51,7 +51,7 @@ func (p *Peers) entryFor(pr *pair, mine key) (entry, bool) {
 		return entry{}, false
 	}
 	e := entry{own: mine, key: pr.keys.current, psk: secret, address: pr.view.Mesh, calls: pr.calls, epoch: s.epoch}
-	if a := pr.endpoint.Addr(); a.IsValid() && !p.mesh.Contains(a) { // not through the tunnel itself
+	if a := pr.endpoint.Addr(); a.IsValid() && !p.mesh.Contains(a) && !pr.mute { // not through the tunnel itself
 		e.endpoint = pr.endpoint
 	}
 	if pr.keys.next != (key{}) {
@@ -67,7 +67,7 @@ func (p *Peers) entryFor(pr *pair, mine key) (entry, bool) {
 // held.
 func (p *Peers) refresh(pr *pair) {
 	e, ok := p.entryFor(pr, p.own.current)
-	if !ok || pr.entry != nil && *pr.entry == e {
+	if !ok || p.lower(pr.view.ID) && !pr.hold.IsZero() || pr.entry != nil && *pr.entry == e {
 		return
 	}
 	pr.entry = &e
@@ -107,7 +107,7 @@ func (p *Peers) declare(ctx context.Context) {
 		if p.declared.failed > 0 || now.Sub(looked) >= every {
 			err = p.look(ctx)
 			looked = time.Now()
-			every = max(p.o.look, lookShare*looked.Sub(now))
+			every = max(p.o.look, min(lookShare*looked.Sub(now), lookMost))
 		}
 		if err == nil {
 			err = p.tell(ctx, now)

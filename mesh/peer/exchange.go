@@ -195,9 +195,7 @@ func (x *exchange) committed(m *peerpb.Commit) (bool, error) {
 	case x.lower || m.GetEpoch() > x.mem.epoch:
 		return false, errors.New("it commits what was not proposed")
 	case x.offered == nil || m.GetEpoch() != x.offered.epoch:
-		// Announced anew meanwhile. It has switched, so something new is due.
-		x.differs = true
-		return false, nil
+		return false, nil // announced anew meanwhile: it finds that this differs
 	case !same(t, x.offered.commit):
 		return false, errors.New("it commits other keys than were confirmed")
 	}

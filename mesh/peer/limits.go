@@ -61,8 +61,10 @@ const (
 	// node with the higher id asks for it after askAfter.
 	secretsLife = time.Hour
 	askAfter    = 75 * time.Minute
+	// holdFor is how long a node waits for the other's netd (Peers.switched).
+	holdFor = 2 * time.Second
 	// askAgain is the least between two that are asked for.
-	askAgain = 5 * time.Second
+	askAgain = time.Second
 	// staleAfter is the age from which on pre-shared keys are shown as degraded.
 	staleAfter = 3 * time.Hour
 	// renewAgain is the least between two renewals of all because a peer was removed.
@@ -84,10 +86,11 @@ const (
 	declareMax = 15 * time.Second
 	// netdTimeout bounds one exchange with netd.
 	netdTimeout = 60 * time.Second
-	// netd is looked at every lookEvery, and for no more than one part in
-	// lookShare of the time.
+	// netd is looked at every lookEvery, or less often where that takes more than one
+	// part in lookShare of the time, but at least every lookMost.
 	lookEvery = time.Second
-	lookShare = 50
+	lookShare = 10
+	lookMost  = 5 * time.Second
 
 	// natKeepalive is shorter than any NAT forgets a flow.
 	natKeepalive = 25 * time.Second

@@ -173,12 +173,34 @@ func (p *Peers) heard(l *link, f *peerpb.Frame) error {
 	}
 	if switched {
 		p.counts.exchanges++
-		p.refresh(pr)
+		p.switched(pr, l.x.lower, now)
+	}
+	if !pr.hold.IsZero() && pr.ready == pr.inForce.epoch {
+		p.release(pr)
 	}
 	if p.own.next != (key{}) {
 		poke(p.settle) // it may have been the last to be ready
 	}
 	return p.say(l, out)
+}
+
+// switched has netd told of new secrets. WireGuard loses a handshake that both ends
+// begin at once, and begins the next one after five seconds; and netd begins one
+// with a key that is new to it. So of the two the higher id's is told first, and not
+// where to call; when that is done the lower id's is told, and calls; then the
+// higher id's learns the rest.
+func (p *Peers) switched(pr *pair, lower bool, now time.Time) {
+	pr.hold = now.Add(holdFor)
+	pr.mute = !lower && (pr.entry == nil || pr.entry.key != pr.keys.current)
+	p.refresh(pr)
+}
+
+// release ends the wait, where there is one.
+func (p *Peers) release(pr *pair) {
+	if !pr.hold.IsZero() {
+		pr.hold, pr.mute = time.Time{}, false
+		p.refresh(pr)
+	}
 }
 
 // claim notes the keys as this peer's, if they are nobody's.
@@ -274,6 +296,7 @@ func (p *Peers) drop(l *link, err error, now time.Time) {
 	l.x.offered.wipe()
 	l.x.offered = nil
 	pr.link = nil
+	p.release(pr)
 	if pr.resting = errors.Is(err, errRested); pr.resting {
 		pr.nextDial = time.Time{}
 		poke(p.kick)

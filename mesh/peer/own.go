@@ -29,7 +29,7 @@ type own struct {
 	wanted        bool      // it is to begin now
 	asked         bool      // the change under way was asked for
 	since         time.Time // current is in force, as far as is known
-	err           error // of the last change
+	err           error     // of the last change
 }
 
 func (o *own) known() bool { return o.current != (key{}) && o.port != 0 }

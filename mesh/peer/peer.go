@@ -169,8 +169,10 @@ type pair struct {
 	resting  bool // it has no connection because nothing is to be said
 	err      error
 
-	entry   *entry // what netd is to have; nil: what it has, or nothing
-	settled uint64 // epoch that netd has
+	hold    time.Time // until then the other's netd is waited for; zero: it is not
+	mute    bool      // netd is not to call the peer
+	entry   *entry    // what netd is to have; nil: what it has, or nothing
+	settled uint64    // epoch that netd has
 }
 
 // counts are since the start.

@@ -19,6 +19,14 @@ type half struct {
 	over     bool // nothing more is written
 	expired  bool
 	deadline *time.Timer
+	left     *int // bytes that are still let through; nil: all
+}
+
+// limit ends the direction after so many more bytes.
+func (h *half) limit(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.left = &n
 }
 
 func newHalf() *half {
@@ -49,6 +57,15 @@ func (h *half) write(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	h.cond.Broadcast()
+	if h.left != nil {
+		n := min(len(b), *h.left)
+		h.buf.Write(b[:n])
+		if *h.left -= n; n < len(b) {
+			h.over = true
+			return n, net.ErrClosed
+		}
+		return n, nil
+	}
 	return h.buf.Write(b)
 }
 

@@ -147,6 +147,13 @@ func (p *Peers) tend(l *link, now time.Time) time.Time {
 			l.x.readied = s.epoch
 			out = append(out, &peerpb.Frame{Message: &peerpb.Frame_Ready{Ready: &peerpb.Ready{Epoch: s.epoch}}})
 		}
+		if !pr.hold.IsZero() {
+			if now.Before(pr.hold) {
+				next = earlier(next, pr.hold)
+			} else {
+				p.release(pr)
+			}
+		}
 		var more []*peerpb.Frame
 		var at time.Time
 		if more, at, err = l.x.act(now); err == nil {
