@@ -14,30 +14,31 @@ import (
 // simStates compares the states of all managers at every entry: one that goes
 // another way is found where it does, whoever is asked later.
 type simStates struct {
-	mu     sync.Mutex
-	states map[uint64]simState // guarded by mu; by index, as who was there first has it
-	apart  map[string]bool     // guarded by mu; of whom it was said
+	mu    sync.Mutex // guards the rest
+	was   map[uint64]simState
+	apart bool // it was said; what comes after that is its consequence
 }
 
+// simState is what the manager had that was there first.
 type simState struct {
 	id  string
 	all []*testpb.Thing
 }
 
 func (s *simStates) compare(t testing.TB, id string, r *raftstore.ReadTx) {
-	all := slices.Collect(things.All(r))
+	now := simState{id, slices.Collect(things.All(r))}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first, ok := s.states[r.Index()]
+	if s.was == nil {
+		s.was = map[uint64]simState{}
+	}
+	first, ok := s.was[r.Index()]
 	switch {
-	case !ok && s.states == nil:
-		s.states, s.apart = map[uint64]simState{}, map[string]bool{}
-		fallthrough
 	case !ok:
-		s.states[r.Index()] = simState{id, all}
-	case !sameThings(first.all, all) && !s.apart[id]:
-		s.apart[id] = true
-		t.Errorf("%s and %s went different ways at entry %d:\n%v\n%v", first.id, id, r.Index(), first.all, all)
+		s.was[r.Index()] = now
+	case !s.apart && !sameThings(first.all, now.all):
+		s.apart = true
+		t.Errorf("%s and %s went different ways up to entry %d:\n%v\n%v", first.id, id, r.Index(), first.all, now.all)
 	}
 }
 

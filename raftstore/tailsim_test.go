@@ -252,6 +252,30 @@ func names(all []*simMember) (ids []string) {
 	return ids
 }
 
+// slowFirst starts m, with which the others are a majority again, and makes what
+// the next leader writes first take seconds: it has not reached who is still down
+// for many times then, and waits for long before it tries again.
+func (c *simCluster) slowFirst(r *rand.Rand, m *simMember, others []*simMember) {
+	up := append([]*simMember{m}, others...)
+	for _, m := range up {
+		m.disk.setSlow(4 * time.Second)
+		m.disk.setOnly(opAppend)
+	}
+	c.start(m)
+	for range 3000 {
+		if id, _ := m.current().Leader(); id != "" {
+			break
+		}
+		time.Sleep(time.Millisecond) // simulated time
+	}
+	time.Sleep(time.Duration(r.IntN(3000)) * time.Millisecond) // simulated time
+	for _, m := range up {
+		m.disk.setOnly("")
+		m.disk.setSlow(0)
+		m.disk.endLife() // and what is under way ends
+	}
+}
+
 // simulateTails crashes leaders, and those who have followed them, at moments
 // when they have sent more than they have written, with disks that are slow and
 // a network that is not.
@@ -315,8 +339,14 @@ func simulateTails(t *testing.T, seed uint64) (sum simCount, lost int) {
 			synctest.Wait() // they are gone
 			c.net.heal()
 			slow()
-			c.start(lead)
-			time.Sleep(time.Duration(500+r.IntN(2500)) * time.Millisecond) // simulated time
+			if r.IntN(4) > 0 {
+				c.start(lead)
+				time.Sleep(time.Duration(500+r.IntN(2500)) * time.Millisecond) // simulated time
+			} else {
+				c.slowFirst(r, lead, deaf)
+				slow()
+				time.Sleep(time.Duration(r.IntN(1500)) * time.Millisecond) // simulated time
+			}
 			for _, m := range followed {
 				c.start(m)
 			}
