@@ -59,6 +59,16 @@ func withRules(n *Network) *Network {
 	return n
 }
 
+// BenchmarkLargest puts as much as is allowed into one transaction.
+func BenchmarkLargest(b *testing.B) {
+	inside(b, func(b *testing.B) {
+		n := bigNetwork(maxEndpoints/16, 16, true)
+		for b.Loop() {
+			mustSet(b, new(Table), n)
+		}
+	})
+}
+
 type benchCase struct {
 	name string
 	net  func() *Network

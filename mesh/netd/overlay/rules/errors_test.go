@@ -14,6 +14,7 @@ import (
 // Errors about one's own packets arrive, from a neighbour, from another node's
 // endpoint, and behind a virtual address.
 func TestErrorsArrive(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b, c := l.nodes[0].box("a"), l.nodes[0].box("b"), l.nodes[1].box("c")
 	l.service("b")
@@ -27,6 +28,7 @@ func TestErrorsArrive(t *testing.T) {
 // The way to an endpoint is narrow at the other node: the error that says so
 // comes from that node's namespace, and gets through.
 func TestTooBigArrives(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, c := l.nodes[0].box("a"), l.nodes[1].box("c")
 	l.set()
@@ -77,6 +79,7 @@ func TestTooBigArrives(t *testing.T) {
 // Nobody ends another's flow, or narrows its way, by an error about it: neither a
 // neighbour nor a node that was taken over, under its own address or another.
 func TestErrorsAboutOthersAreDropped(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	a, m, c, r := l.nodes[0].box("a"), l.nodes[0].box("m"), l.nodes[1].box("c"), l.nodes[2].box("r")
 	c.serve(80)

@@ -12,6 +12,7 @@ import (
 // What a sandbox sends as somebody else arrives nowhere; the controls are what it
 // may send.
 func TestNobodySpeaksForAnother(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b, c := l.nodes[0].box("a"), l.nodes[0].box("b"), l.nodes[1].box("c")
 	l.set()
@@ -98,6 +99,7 @@ func arp(b *box, want netip.Addr) []byte {
 
 // Nobody answers ARP or neighbour solicitations.
 func TestNoAnswersToNeighbourDiscovery(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	a := l.nodes[0].box("a")
 	l.set()
@@ -119,6 +121,7 @@ func TestNoAnswersToNeighbourDiscovery(t *testing.T) {
 // A worker that was taken over sends what it likes on the wire: the other node
 // takes from it what belongs to it.
 func TestARootedNodeSpeaksForItsOwn(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	a, b, c := l.nodes[0].box("a"), l.nodes[1].box("b"), l.nodes[2].box("c")
 	l.set()
@@ -189,6 +192,7 @@ func TestARootedNodeSpeaksForItsOwn(t *testing.T) {
 // A fragment with another's address, sent at the right moment with the right
 // number, must not become part of the other's packet.
 func TestFragmentsArePinnedEach(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, mallory, c := l.nodes[0].box("a"), l.nodes[0].box("m"), l.nodes[1].box("c")
 	l.set()
@@ -215,6 +219,7 @@ func TestFragmentsArePinnedEach(t *testing.T) {
 // The namespace itself answers nothing but echo: no port, no address of the host,
 // in no direction.
 func TestTheNamespaceItselfIsOutOfReach(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	a := l.nodes[0].box("a")
 	l.service("a")
@@ -244,6 +249,7 @@ func TestTheNamespaceItselfIsOutOfReach(t *testing.T) {
 
 // Nothing passes what Deny has closed.
 func TestDeny(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	a, b := l.nodes[0].box("a"), l.nodes[0].box("a")
 	b.serve(80)

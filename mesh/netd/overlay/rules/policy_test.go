@@ -3,6 +3,7 @@ package rules
 import (
 	"maps"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ func (l *lab) vips(service string) []netip.Addr {
 // Denied by default means: nothing but between tasks of one service, and what a
 // rule says, to addresses and virtual ones, in both families.
 func TestDefaultDeny(t *testing.T) {
+	t.Parallel()
 	l, a, b, c := policyLab(t)
 	sister := l.nodes[1].box("a")
 	sister.serve(80)
@@ -42,27 +44,34 @@ func TestDefaultDeny(t *testing.T) {
 	}
 	l.set()
 	to := func(x *box) []netip.Addr { return append([]netip.Addr{x.addr4, x.addr6}, l.vips(x.service)...) }
+	var silences sync.WaitGroup
+	silent := func(from *box, network string, to netip.Addr, port int) {
+		silences.Go(func() { from.silent(network, to, port) })
+	}
 	for _, addr := range to(b) {
 		a.reaches("tcp", addr, 80)
-		a.silent("tcp", addr, 81)
-		a.silent("udp", addr, 80)
+		silent(a, "tcp", addr, 81)
+		silent(a, "udp", addr, 80)
 		c.reaches("udp", addr, 80)
 		c.reaches("udp", addr, 81)
-		c.silent("tcp", addr, 80)
+		silent(c, "tcp", addr, 80)
 	}
 	for _, addr := range to(a) {
-		b.silent("tcp", addr, 80) // the other way round
-		c.silent("udp", addr, 80)
+		silent(b, "tcp", addr, 80) // the other way round
+		silent(c, "udp", addr, 80)
 	}
 	for _, addr := range []netip.Addr{a.addr4, a.addr6} {
 		if !c.echoes(addr, deadline) {
 			t.Errorf("ICMP to %s is allowed and does not pass", addr)
 		}
-		if b.echoes(addr, silence) {
-			t.Errorf("ICMP from b to %s passes", addr)
-		}
+		silences.Go(func() {
+			if b.echoes(addr, silence) {
+				t.Errorf("ICMP from b to %s passes", addr)
+			}
+		})
 		sister.reaches("tcp", addr, 80) // the same service
 	}
+	silences.Wait()
 	for _, n := range l.nodes {
 		if _, dropped := n.counters(); dropped[droppedPolicy] == 0 {
 			t.Errorf("node %d counted nothing: %v", n.i, dropped)
@@ -87,6 +96,7 @@ func TestDefaultDeny(t *testing.T) {
 
 // Each node enforces alone: the receiver when the sender was taken over.
 func TestTheReceiverEnforcesToo(t *testing.T) {
+	t.Parallel()
 	l, a, b, _ := policyLab(t)
 	l.set()
 	open := l.nodes[0].network()
@@ -102,6 +112,7 @@ func TestTheReceiverEnforcesToo(t *testing.T) {
 // Flows end with the rule that let them in, in both directions, and others do
 // not.
 func TestPolicyEndsFlows(t *testing.T) {
+	t.Parallel()
 	l, a, b, _ := policyLab(t)
 	both := []Rule{
 		{ID: "p/0", From: []string{"a"}, To: []string{"b"}, First: 80, Last: 80, Proto: unix.IPPROTO_TCP},
@@ -157,6 +168,7 @@ func TestPolicyEndsFlows(t *testing.T) {
 
 // Rules follow tasks: another one of the service has what the first one had.
 func TestRulesFollowTasks(t *testing.T) {
+	t.Parallel()
 	l, a, b, _ := policyLab(t)
 	l.net.Rules = []Rule{{ID: "p/0", From: []string{"a"}, To: []string{"b"}}}
 	l.set()
@@ -181,6 +193,7 @@ func TestRulesFollowTasks(t *testing.T) {
 
 // Counters survive what is put in the table's place.
 func TestCountersSurvive(t *testing.T) {
+	t.Parallel()
 	l, a, b, _ := policyLab(t)
 	l.net.Rules = []Rule{{ID: "p/0", From: []string{"a"}, To: []string{"b"}}, {ID: "p/1", From: []string{"c"}, To: []string{"b"}}}
 	l.set()

@@ -129,6 +129,7 @@ func TestOnlyTheLastSetMatters(t *testing.T) {
 
 // What is no network is refused, and nothing is changed.
 func TestWhatIsRefused(t *testing.T) {
+	t.Parallel()
 	ns := newNetns(t)
 	table := new(Table)
 	good := func() *Network {

@@ -42,6 +42,7 @@ func (n *node) ensure(want bool) {
 // Whatever somebody changes of the tables comes back, and what is none of ours is
 // left alone.
 func TestChangesByHandArePutBack(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	l.net.DefaultDeny = true
 	l.net.Rules = []Rule{{ID: "p/0", From: []string{"a"}, To: []string{"b"}}}
@@ -126,6 +127,7 @@ func TestChangesByHandArePutBack(t *testing.T) {
 
 // The real nft lists what is there.
 func TestNftListsIt(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	n := l.nodes[0]
 	n.box("a")

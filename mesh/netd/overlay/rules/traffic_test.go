@@ -202,7 +202,7 @@ func (b *box) echoes(to netip.Addr, patience time.Duration) bool {
 	t := b.node.lab.t
 	t.Helper()
 	ok := false
-	within(t, b.ns, func() error {
+	err := kernel.InNetns(b.ns, func() error {
 		family, proto, kind := unix.AF_INET, unix.IPPROTO_ICMP, byte(8)
 		var dest unix.Sockaddr = &unix.SockaddrInet4{Addr: as4(to)}
 		if to.Is6() {
@@ -241,6 +241,9 @@ func (b *box) echoes(to netip.Addr, patience time.Duration) bool {
 		}
 		return nil
 	})
+	if err != nil {
+		t.Error(err)
+	}
 	return ok
 }
 
@@ -268,6 +271,7 @@ func checksum(b []byte) uint16 {
 
 // Everything that a network is there for, in both families.
 func TestEndpointsAndVirtualAddresses(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b, c := l.nodes[0].box("a"), l.nodes[0].box("b"), l.nodes[1].box("b")
 	l.service("a")

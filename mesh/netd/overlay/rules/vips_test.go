@@ -11,6 +11,7 @@ import (
 
 // A task that calls its own service may get itself, and then sees the gateway.
 func TestHairpin(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	a := l.nodes[0].box("a")
 	v4, v6 := l.service("a")
@@ -36,6 +37,7 @@ func TestHairpin(t *testing.T) {
 
 // Nobody serves, or not that protocol: the answer comes at once and is counted.
 func TestNobodyServes(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	a, b := l.nodes[0].box("a"), l.nodes[0].box("b")
 	v4, v6 := l.service("b")
@@ -70,6 +72,7 @@ func TestNobodyServes(t *testing.T) {
 
 // Backends of every number of them are chosen about equally often.
 func TestBalance(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a := l.nodes[0].box("a")
 	v4, _ := l.service("b")
@@ -97,6 +100,7 @@ func TestBalance(t *testing.T) {
 
 // A flow stays where it is while backends come and go around it.
 func TestFlowsStay(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a := l.nodes[0].box("a")
 	v4, v6 := l.service("b")
@@ -152,6 +156,7 @@ func TestFlowsStay(t *testing.T) {
 // A backend that stops serving keeps its connections of TCP until it is gone;
 // flows of UDP go elsewhere at once, and so does everything once it is gone.
 func TestABackendLeaves(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a := l.nodes[0].box("a")
 	v4, v6 := l.service("b")
@@ -198,6 +203,7 @@ func TestABackendLeaves(t *testing.T) {
 
 // An address that another task has now does not inherit flows.
 func TestAnAddressMovesToAnotherTask(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	a, b := l.nodes[0].box("a"), l.nodes[0].box("b")
 	b.serve(80)
