@@ -167,7 +167,7 @@ func FuzzCheck(f *testing.F) {
 
 // FuzzRecord: what is read back is what was written, or an error.
 func FuzzRecord(f *testing.F) {
-	rec := &record{Format: 1, Task: ident.New(), Network: ident.New(), Conflist: "n", Config: []byte("{}"), Interface: "cni0", Sandbox: 7}
+	rec := &record{Format: 1, Task: ident.New(), Network: ident.New(), Conflist: "n", Config: []byte("{}"), Interface: "cni0", Sandbox: "boot.7"}
 	b, _ := json.Marshal(rec)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
-	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni/cnipb"
@@ -136,7 +135,9 @@ func (e *Engine) Attach(ctx context.Context, task string, networks []*cnipb.Netw
 		if rec == nil {
 			rec = &record{Task: task, Network: n.GetId(), Conflist: n.GetConflist(), Config: lists[i].list.Bytes, Interface: ifname(n), Sandbox: sandbox}
 			if err := e.add(ctx, lists[i], rec, netns); err != nil {
-				e.detachAll(context.WithoutCancel(ctx), task)
+				if ctx.Err() == nil { // else this process ends, and the next one does it
+					_ = e.detachAll(ctx, task) // logged and repeated
+				}
 				return nil, err
 			}
 		}
@@ -148,7 +149,7 @@ func (e *Engine) Attach(ctx context.Context, task string, networks []*cnipb.Netw
 // keepOf returns those of a task's records that are as they should be, by
 // network, and detaches the others: of an earlier sandbox, of an ADD that was cut
 // off, of another conflist.
-func (e *Engine) keepOf(ctx context.Context, task string, sandbox uint64, networks []*cnipb.Network) (map[string]*record, error) {
+func (e *Engine) keepOf(ctx context.Context, task string, sandbox string, networks []*cnipb.Network) (map[string]*record, error) {
 	list, err := e.records.of(task)
 	if err != nil {
 		return nil, err
@@ -343,23 +344,3 @@ var interfaceName = regexp.MustCompile(`^cni[0-9]{1,3}$`)
 func validInterface(s string) bool { return interfaceName.MatchString(s) }
 
 func ifname(n *cnipb.Network) string { return "cni" + strconv.FormatUint(uint64(n.GetIndex()), 10) }
-
-// sandboxOf identifies the network namespace at path, which must not be this
-// process's own.
-func sandboxOf(path string) (uint64, error) {
-	var st, own unix.Stat_t
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
-		return 0, fmt.Errorf("%s is no network namespace", path)
-	}
-	if err := unix.Stat(path, &st); err != nil {
-		return 0, err
-	}
-	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
-		return 0, err
-	}
-	if st.Ino == own.Ino {
-		return 0, refuse("%s is the node's own network namespace", path)
-	}
-	return st.Ino, nil
-}

@@ -1,7 +1,9 @@
 package cni
 
 import (
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -37,6 +39,20 @@ func TestBridge(t *testing.T) {
 	if err != nil || len(kept) != 2 {
 		t.Errorf("%v %v", kept, err)
 	}
+	// All of it is root's alone, and as docs/formats.md says.
+	w.must(filepath.WalkDir(w.o.State, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err == nil && fi.Mode().Perm() != map[bool]os.FileMode{true: 0o700, false: 0o600}[d.IsDir()] {
+			t.Errorf("%s has mode %s", p, fi.Mode())
+		}
+		if b, _ := os.ReadFile(p); filepath.Ext(p) == ".json" && !strings.HasPrefix(string(b), `{"format":1`) || strings.Contains(p, "/results/") && !strings.HasPrefix(string(b), `{"kind":`) {
+			t.Errorf("%s begins with %.20q", p, b)
+		}
+		return err
+	}))
 	w.must(w.client.Detach(w.ctx(), a))
 	w.must(w.client.Detach(w.ctx(), a)) // a second time
 	w.must(w.client.Detach(w.ctx(), b))
@@ -123,5 +139,23 @@ func TestExhausted(t *testing.T) {
 	for _, id := range ids {
 		w.must(w.client.Detach(w.ctx(), id))
 	}
+	w.nothingLeft()
+}
+
+// A sandbox that is made once more under the same task is attached once more,
+// though the kernel gives its namespace the inode of the former.
+func TestSandboxMadeAgain(t *testing.T) {
+	w := newWorld(t)
+	w.pin(debian...)
+	w.conflist("br", strings.Replace(bridgeList, `,[{"subnet":"fd77::/64"}]`, "", 1))
+	w.start()
+	a := w.task()
+	for range 3 {
+		w.attach(a, "br")
+		w.in(a, func() error { _, err := net.InterfaceByName("cni0"); return err })
+		w.must(w.sandbox.Remove(a))
+		w.must(w.sandbox.Create(a))
+	}
+	w.must(w.client.Detach(w.ctx(), a))
 	w.nothingLeft()
 }

@@ -26,9 +26,9 @@ type record struct {
 	Conflist  string `json:"conflist"`
 	Config    []byte `json:"config"` // of the conflist, as it was
 	Interface string `json:"interface"`
-	// Sandbox is the inode of the network namespace: a task that is made once
+	// Sandbox is the network namespace, see sandboxOf: a task that is made once
 	// more has another.
-	Sandbox uint64 `json:"sandbox"`
+	Sandbox string `json:"sandbox"`
 	// Added: ADD succeeded, with these addresses.
 	Added     bool     `json:"added"`
 	Addresses []string `json:"addresses,omitempty"`
