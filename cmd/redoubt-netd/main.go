@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
@@ -49,7 +50,7 @@ func main() {
 				return err
 			}
 			defer i.Close()
-			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log, Fabric: f, Overlays: o, Ingress: i})
+			n, err := netd.New(netd.Options{RunDir: env.RunDir, Config: config, Logger: env.Log, Fabric: f, Overlays: o, Ingress: i, Named: filepath.Join(env.RunDir, "named-net.sock")})
 			if err != nil {
 				return err
 			}

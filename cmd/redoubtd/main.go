@@ -11,6 +11,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/node"
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
+	"github.com/redoubt-cluster/redoubt/mesh/peer"
 )
 
 func main() {
@@ -23,7 +24,7 @@ func main() {
 			return sandbox.Profile{Syscalls: sandbox.Network, Files: &sandbox.Files{
 				ReadOnly:  []string{"/etc", "/usr/share/zoneinfo", "/proc", "/sys/fs/cgroup", "/sys/kernel/mm", env.RunDir},
 				ReadWrite: []string{env.DataDir + "/control"},
-				BindTCP:   []uint16{listen.Port()}, Connect: true,
+				BindTCP:   []uint16{listen.Port(), peer.DefaultPort}, Connect: true,
 			}}
 		},
 		Run: func(ctx context.Context, env daemon.Env) error { return node.Run(ctx, cfg, env) },

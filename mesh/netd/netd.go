@@ -110,6 +110,9 @@ type Options struct {
 	// Ingress is the node's part of the routing mesh, which Serve runs as well;
 	// nil: none.
 	Ingress *ingress.Ingress
+	// Named is the path of named's socket, to which Serve hands the sockets of
+	// sandboxes on networks; empty: there is none.
+	Named string
 }
 
 // Node is the network of one node. Its methods may be used concurrently; they
@@ -120,6 +123,7 @@ type Node struct {
 	fabric   *fabric.Fabric    // nil: the node has no mesh
 	overlays *overlay.Overlays // nil: nor networks on it
 	ingress  *ingress.Ingress  // nil: nor a part in the routing mesh
+	handing  *handing          // nil: nor names on those
 	log      *slog.Logger
 	ns       *os.File
 
@@ -180,8 +184,12 @@ func New(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, overlays: o.Overlays, ingress: o.Ingress, log: o.Logger, ns: ns, holds: holds{o.book(), map[hold.Port]bool{}}, stale: map[netip.Addr]bool{},
-		bounds: flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}}, nil
+	n := &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, overlays: o.Overlays, ingress: o.Ingress, log: o.Logger, ns: ns, holds: holds{o.book(), map[hold.Port]bool{}}, stale: map[netip.Addr]bool{},
+		bounds: flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}}
+	if o.Named != "" && o.Overlays != nil {
+		n.handing = newHanding(n, o.Named)
+	}
+	return n, nil
 }
 
 // Close gives back the descriptors, published ports among them. The kernel's

@@ -43,6 +43,9 @@ func (n *Node) Serve(ctx context.Context, l net.Listener, uid uint32) error {
 			}
 		})
 	}
+	if n.handing != nil {
+		running.Go(func() { cancel(n.handing.run(ctx)) })
+	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	slots := make(chan struct{}, maxConns)
 	denied := func(err error) { n.log.Warn("connection refused", "err", err) }
@@ -180,6 +183,9 @@ func (n *Node) answerOverlay(ctx context.Context, req *netdpb.Request) *netdpb.R
 	case *netdpb.Request_Overlay:
 		var r *netdpb.OverlayResponse
 		r, err = n.overlays.Declare(ctx, v.Overlay)
+		if err == nil && n.handing != nil {
+			n.handing.declared(v.Overlay)
+		}
 		resp.Result = &netdpb.Response_Overlay{Overlay: r}
 	case *netdpb.Request_OverlayState:
 		var r *netdpb.OverlayStateResponse

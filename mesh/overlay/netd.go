@@ -233,7 +233,13 @@ func (m *Manager) checkNetd(ctx context.Context) {
 		kick(m.netdKick)
 	default:
 		s.degraded = map[string]string{}
+		for r := range s.results { // netd tries again by itself
+			s.results[r] = ""
+		}
 		for _, n := range st.GetNetworks() {
+			for _, r := range n.GetEndpoints() {
+				s.results[ref{r.GetNetworkId(), r.GetTaskId()}] = r.GetError()
+			}
 			if n.GetError() != "" {
 				s.degraded[n.GetId()] = n.GetError()
 				if was[n.GetId()] != n.GetError() {

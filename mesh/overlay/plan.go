@@ -59,12 +59,28 @@ func makePlan(v *View, tasks []Task, made map[string]bool) *plan {
 	}
 	for _, t := range tasks {
 		for i, a := range t.Attachments {
-			if n := p.networks[a.Network]; n != nil {
+			if n := p.networks[a.Network]; n != nil && !v.Networks[a.Network].reused(t.ID, a.Addrs) {
 				n.endpoints[t.ID] = endpoint{service: t.ServiceID, addrs: a.Addrs, serving: t.Serving, netns: t.Netns, index: uint32(i)}
 			}
 		}
 	}
 	return p
+}
+
+// reused reports whether managers gave an address of a task of this node to
+// another one: they take the former for gone, as after this node was away.
+func (n *Network) reused(task string, a Addrs) bool {
+	if _, known := n.Endpoints[task]; known {
+		return false
+	}
+	for _, e := range n.Endpoints {
+		for _, addr := range e.Addrs {
+			if addr.IsValid() && (addr == a[0] || addr == a[1]) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // plan has everything but this node's own tasks. A task whose node is not known

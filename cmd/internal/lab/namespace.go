@@ -96,6 +96,9 @@ func (l *Lab) enterFresh(h Host) error {
 	if err := unix.Mount("containerd", "/run/containerd", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711,size=512m"); err != nil {
 		return fmt.Errorf("mount /run/containerd: %w", err)
 	}
+	if err := ownTUN(); err != nil {
+		return err
+	}
 	hosts, err := filepath.EvalSymlinks("/etc/hosts")
 	if err != nil {
 		return fmt.Errorf("the machine needs an /etc/hosts: %w", err)
@@ -104,6 +107,22 @@ func (l *Lab) enterFresh(h Host) error {
 		return fmt.Errorf("mount %s: %w", hosts, err)
 	}
 	return nil
+}
+
+// ownTUN gives the host a /dev/net/tun with the mode that it has on Debian,
+// whatever the machine's own has: netd's user is to open it.
+func ownTUN() error {
+	if err := os.MkdirAll("/dev/net", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("net", "/dev/net", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64k"); err != nil {
+		return fmt.Errorf("mount /dev/net: %w", err)
+	}
+	const path = "/dev/net/tun"
+	if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))); err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	return os.Chmod(path, 0o666) // whatever the umask
 }
 
 // inside runs f on a thread in h's namespaces. The thread is not used again;

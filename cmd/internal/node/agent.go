@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -26,11 +27,21 @@ import (
 type managerFacts struct {
 	slotEpoch    func() uint64
 	appliedIndex func() uint64
+	// admit judges a peer of the mesh by the records.
+	admit func(tls.ConnectionState) error
 }
 
 // runAgent serves this node's tasks until ctx ends.
 func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers func() []string, facts *managerFacts) error {
 	network, err := n.network(managers)
+	if err != nil {
+		return err
+	}
+	var admit func(tls.ConnectionState) error
+	if facts != nil {
+		admit = facts.admit
+	}
+	networks, err := n.newMesh(creds, admit)
 	if err != nil {
 		return err
 	}
@@ -43,7 +54,7 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 			}
 			return cc, cc, nil
 		},
-		Executor: n.rund, Network: network, Refresh: n.refresh, Connected: n.setSession, Described: n.reported.set, Logger: n.log.With("part", "agent"),
+		Executor: n.rund, Network: network, Overlay: networks.overlays, OverlayChanged: networks.changed, Refresh: n.refresh, Connected: n.setSession, Described: n.reported.set, Logger: n.log.With("part", "agent"),
 		Membership: n.heardMembership,
 		Describe:   func() *schedulerpb.NodeDescription { return n.describe(nil) },
 		Managers:   n.keepManagers,
@@ -53,7 +64,10 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 		c.AppliedIndex = facts.appliedIndex
 	}
 	defer n.setSession(false)
-	return agent.Run(ctx, c)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return networks.run(ctx) })
+	g.Go(func() error { return ended(ctx, agent.Run(ctx, c)) })
+	return g.Wait()
 }
 
 // keepManagers keeps what a manager says of where the managers are. One gone bad
@@ -211,5 +225,5 @@ func (n *Node) stopTasks(ctx context.Context) error {
 		return err
 	}
 	_, err = network.Sync(ctx, nil)
-	return err
+	return errors.Join(err, n.clearMesh(ctx))
 }

@@ -50,6 +50,10 @@ type Node struct {
 	keyd *keydclient.Client
 	rund *executor.Rund
 	netd *wire.Client
+	// named tells containers names.
+	named *wire.Client
+	// mesh is there while this node is a member.
+	mesh atomic.Pointer[meshSide]
 
 	// refresh asks the agent to look at the node again.
 	refresh chan struct{}
@@ -111,6 +115,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		keyd:     keydclient.New(filepath.Join(env.RunDir, "keyd.sock")),
 		rund:     rund,
 		netd:     wire.NewClient(filepath.Join(env.RunDir, "netd.sock")),
+		named:    wire.NewClient(filepath.Join(env.RunDir, "named.sock")),
 		refresh:  make(chan struct{}, 1),
 		requests: make(chan request),
 		told:     make(chan string, 1),
@@ -119,6 +124,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 	}
 	defer n.keyd.Close()
 	defer n.netd.Close()
+	defer n.named.Close()
 	first := n.first(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })

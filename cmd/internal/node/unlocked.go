@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -101,6 +102,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
 		p.Recheck(nodes)
 		m.dropDenied(nodes)
+		n.recheckPeers()
 	}})
 	decide := m.admitTo(az)
 	admit.decide.Store(&decide)
@@ -145,7 +147,13 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {
-		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, store.AppliedIndex})
+		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
+			p, err := k.creds.VerifyPeer(cs, pki.ExpectClient(pki.ALPNPeer))
+			if err != nil {
+				return err
+			}
+			return az.CheckPeer(pki.ALPNPeer, p)
+		}})
 	})
 	g.Go(func() error { return n.awaitRemoval(ctx) })
 	g.Go(func() error { return n.serveRequests(ctx, apierr.InCluster(self.ClusterID), left, m.recoverable) })

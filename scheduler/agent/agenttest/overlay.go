@@ -40,7 +40,17 @@ func (n *Netd) answerOverlay(verb any, out *netdpb.Response) {
 		}
 		out.Result = &netdpb.Response_Overlay{Overlay: answer}
 	case *netdpb.Request_OverlayState:
-		out.Result = &netdpb.Response_OverlayState{OverlayState: &netdpb.OverlayStateResponse{Generation: n.overlayGen}}
+		st := &netdpb.OverlayStateResponse{Generation: n.overlayGen}
+		for id, o := range n.overlays {
+			s := &netdpb.OverlayNetworkState{Id: id}
+			for _, e := range o.Endpoints {
+				if text := n.fail[e.TaskId]; text != "" && e.Node == "" {
+					s.Endpoints = append(s.Endpoints, &netdpb.OverlayResult{NetworkId: id, TaskId: e.TaskId, Error: text})
+				}
+			}
+			st.Networks = append(st.Networks, s)
+		}
+		out.Result = &netdpb.Response_OverlayState{OverlayState: st}
 	default:
 		refuse("the request names no verb")
 	}
