@@ -9,21 +9,21 @@ import (
 // else, and never stored as if it worked. To lift a refusal is to change its
 // line.
 
-// attachable: nodes can attach a service's tasks to networks. This is the switch;
-// it is a variable for the tests of what comes behind it.
-var attachable atomic.Bool
+// detached: services cannot be attached to networks. It is a variable for the
+// tests of what comes before and behind it.
+var detached atomic.Bool
 
 // SwitchAttach is for tests. It returns what it was.
-func SwitchAttach(on bool) (was bool) { return attachable.Swap(on) }
+func SwitchAttach(on bool) (was bool) { return !detached.Swap(!on) }
 
 // dataPlane are the drivers whose networks nodes can make.
 var dataPlane = map[string]bool{
-	Overlay: true, // as an object: attachable says when tasks get on it
+	Overlay: true,
 }
 
 // CanAttach refuses services on networks for as long as nodes cannot do it.
 func CanAttach() error {
-	if !attachable.Load() {
+	if detached.Load() {
 		return fmt.Errorf("attaching services to networks is not available in this version yet: leave the network out")
 	}
 	return nil

@@ -427,6 +427,9 @@ func (a *agent) described(d *schedulerpb.NodeDescription) {
 // describe is the node's own word plus what probing found.
 func (a *agent) describe() *schedulerpb.NodeDescription {
 	d := a.Describe()
+	for i, f := range d.Features {
+		d.Features[i] = feature(f.Name, f.Detail, f.Present, f.Required)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.away != nil {

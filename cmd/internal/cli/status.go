@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
@@ -101,6 +102,7 @@ func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {
 	if s.Phase == controlpb.NodePhase_NODE_PHASE_ACTIVE && !s.Session {
 		field(w, "Session", "none: no manager has answered this node's agent yet")
 	}
+	printMesh(w, s.Mesh)
 	field(w, "Version", s.Version)
 	for _, f := range s.Features {
 		if !f.Present && f.Required {
@@ -108,6 +110,37 @@ func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {
 		}
 	}
 	field(w, "Protections", strings.Join(s.Protections, ", "))
+}
+
+// printMesh shows this node's end of the tunnels.
+func printMesh(w io.Writer, m *controlpb.LocalMesh) {
+	if m == nil {
+		return
+	}
+	text := m.Address
+	if m.Interface != "" {
+		text += fmt.Sprintf("  %s, %s WireGuard", m.Interface, m.Driver)
+		if m.Mode != "" {
+			text += ", " + m.Mode
+		}
+		text += fmt.Sprintf(", MTU %d", m.Mtu)
+	}
+	field(w, "Mesh", text)
+	for _, p := range m.Peers {
+		text := p.NodeId + "  " + p.Address
+		if p.HandshakeNs != nil {
+			text += fmt.Sprintf("  handshake %s ago, %s in, %s out", time.Duration(*p.HandshakeNs).Round(time.Second), units.HumanSize(float64(p.ReceivedBytes)), units.HumanSize(float64(p.SentBytes)))
+		} else {
+			text += "  no handshake yet"
+		}
+		if p.Error != "" {
+			text += "  " + p.Error
+		}
+		field(w, "Peer", text)
+	}
+	for _, d := range m.Degraded {
+		field(w, "Degraded", d)
+	}
 }
 
 func printCluster(w io.Writer, s *controlpb.GetStatusResponse) {

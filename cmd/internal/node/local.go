@@ -126,6 +126,9 @@ func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequ
 	resp := &controlpb.LocalStatusResponse{Phase: s.phase, NodeId: self.NodeID, ClusterId: self.ClusterID,
 		Version: version.String(), Leader: s.leader, LeaderAddress: s.leaderAddr, LeafNotAfter: s.leafNotAfter,
 		Session: s.session, Message: s.message, Protections: n.env.Protections}
+	if m := n.mesh.Load(); m != nil {
+		resp.Mesh = m.status()
+	}
 	n.mu.Lock()
 	live := n.live
 	n.mu.Unlock()

@@ -38,6 +38,8 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 	gauge("raft_applied_index", "Last entry of the store this manager applied.", func(s selfStatus) float64 { return float64(s.applied) })
 	gauge("leaf_not_after_seconds", "Unix time at which the node's certificate ends.", func(s selfStatus) float64 { return float64(s.leafNotAfter) })
 
+	reg.MustRegister(meshCollector{n})
+
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

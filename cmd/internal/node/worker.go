@@ -108,6 +108,11 @@ func (w *workerState) managers() []string {
 func (n *Node) describe(slotEpoch func() uint64) *schedulerpb.NodeDescription {
 	d := &schedulerpb.NodeDescription{Hostname: n.cfg.Name, Os: runtime.GOOS, Arch: runtime.GOARCH,
 		Resources: machineResources(), RedoubtVersion: version.String(), Kernel: kernelRelease()}
+	if m := n.mesh.Load(); m != nil {
+		if f := m.feature(); f != nil {
+			d.Features = append(d.Features, f)
+		}
+	}
 	if slotEpoch != nil {
 		d.SlotEpoch = slotEpoch()
 	}

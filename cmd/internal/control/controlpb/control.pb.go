@@ -654,10 +654,12 @@ type LocalStatusResponse struct {
 	// Unix seconds.
 	LeafNotAfter int64 `protobuf:"varint,8,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
 	// Whether the agent has a session with a manager.
-	Session       bool              `protobuf:"varint,9,opt,name=session,proto3" json:"session,omitempty"`
-	Message       string            `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
-	Features      []*taskpb.Feature `protobuf:"bytes,11,rep,name=features,proto3" json:"features,omitempty"`
-	Protections   []string          `protobuf:"bytes,12,rep,name=protections,proto3" json:"protections,omitempty"`
+	Session     bool              `protobuf:"varint,9,opt,name=session,proto3" json:"session,omitempty"`
+	Message     string            `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
+	Features    []*taskpb.Feature `protobuf:"bytes,11,rep,name=features,proto3" json:"features,omitempty"`
+	Protections []string          `protobuf:"bytes,12,rep,name=protections,proto3" json:"protections,omitempty"`
+	// This node's end of the tunnels; absent: it is no part of the mesh.
+	Mesh          *LocalMesh `protobuf:"bytes,13,opt,name=mesh,proto3" json:"mesh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -776,6 +778,230 @@ func (x *LocalStatusResponse) GetProtections() []string {
 	return nil
 }
 
+func (x *LocalStatusResponse) GetMesh() *LocalMesh {
+	if x != nil {
+		return x.Mesh
+	}
+	return nil
+}
+
+type LocalMesh struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CIDR.
+	Address   string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// kernel or embedded, and how the latter moves packets.
+	Driver string `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
+	Mode   string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mtu    uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// What is not as it should be.
+	Degraded []string `protobuf:"bytes,6,rep,name=degraded,proto3" json:"degraded,omitempty"`
+	// How often something was found changed by somebody and put back.
+	Repairs uint64 `protobuf:"varint,7,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	// Packets that were not let into a tunnel or out of one, by reason.
+	Dropped       map[string]uint64 `protobuf:"bytes,8,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Peers         []*LocalMeshPeer  `protobuf:"bytes,9,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalMesh) Reset() {
+	*x = LocalMesh{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalMesh) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalMesh) ProtoMessage() {}
+
+func (x *LocalMesh) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalMesh.ProtoReflect.Descriptor instead.
+func (*LocalMesh) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LocalMesh) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *LocalMesh) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *LocalMesh) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *LocalMesh) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *LocalMesh) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *LocalMesh) GetDegraded() []string {
+	if x != nil {
+		return x.Degraded
+	}
+	return nil
+}
+
+func (x *LocalMesh) GetRepairs() uint64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
+}
+
+func (x *LocalMesh) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *LocalMesh) GetPeers() []*LocalMeshPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+type LocalMeshPeer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	NodeId  string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Of its WireGuard.
+	Endpoint string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Nanoseconds since the last handshake; absent: there was none.
+	HandshakeNs   *int64 `protobuf:"varint,4,opt,name=handshake_ns,json=handshakeNs,proto3,oneof" json:"handshake_ns,omitempty"`
+	ReceivedBytes uint64 `protobuf:"varint,5,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	SentBytes     uint64 `protobuf:"varint,6,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	// Nanoseconds since the pre-shared key was made; absent: there is none.
+	KeyNs *int64 `protobuf:"varint,7,opt,name=key_ns,json=keyNs,proto3,oneof" json:"key_ns,omitempty"`
+	// Why there is no connection to make the next one.
+	Error         string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalMeshPeer) Reset() {
+	*x = LocalMeshPeer{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalMeshPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalMeshPeer) ProtoMessage() {}
+
+func (x *LocalMeshPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalMeshPeer.ProtoReflect.Descriptor instead.
+func (*LocalMeshPeer) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LocalMeshPeer) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *LocalMeshPeer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *LocalMeshPeer) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *LocalMeshPeer) GetHandshakeNs() int64 {
+	if x != nil && x.HandshakeNs != nil {
+		return *x.HandshakeNs
+	}
+	return 0
+}
+
+func (x *LocalMeshPeer) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *LocalMeshPeer) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *LocalMeshPeer) GetKeyNs() int64 {
+	if x != nil && x.KeyNs != nil {
+		return *x.KeyNs
+	}
+	return 0
+}
+
+func (x *LocalMeshPeer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type LoadImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
@@ -785,7 +1011,7 @@ type LoadImageRequest struct {
 
 func (x *LoadImageRequest) Reset() {
 	*x = LoadImageRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1023,7 @@ func (x *LoadImageRequest) String() string {
 func (*LoadImageRequest) ProtoMessage() {}
 
 func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1036,7 @@ func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageRequest.ProtoReflect.Descriptor instead.
 func (*LoadImageRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{12}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LoadImageRequest) GetData() []byte {
@@ -829,7 +1055,7 @@ type LoadImageResponse struct {
 
 func (x *LoadImageResponse) Reset() {
 	*x = LoadImageResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +1067,7 @@ func (x *LoadImageResponse) String() string {
 func (*LoadImageResponse) ProtoMessage() {}
 
 func (x *LoadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +1080,7 @@ func (x *LoadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageResponse.ProtoReflect.Descriptor instead.
 func (*LoadImageResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{13}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LoadImageResponse) GetImages() map[string]string {
@@ -877,7 +1103,7 @@ type CallBatch struct {
 
 func (x *CallBatch) Reset() {
 	*x = CallBatch{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1115,7 @@ func (x *CallBatch) String() string {
 func (*CallBatch) ProtoMessage() {}
 
 func (x *CallBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1128,7 @@ func (x *CallBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallBatch.ProtoReflect.Descriptor instead.
 func (*CallBatch) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CallBatch) GetCalls() []*Call {
@@ -935,7 +1161,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1173,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1186,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Call) GetId() uint64 {
@@ -1000,7 +1226,7 @@ type AnswerBatch struct {
 
 func (x *AnswerBatch) Reset() {
 	*x = AnswerBatch{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1238,7 @@ func (x *AnswerBatch) String() string {
 func (*AnswerBatch) ProtoMessage() {}
 
 func (x *AnswerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1251,7 @@ func (x *AnswerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerBatch.ProtoReflect.Descriptor instead.
 func (*AnswerBatch) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AnswerBatch) GetAnswers() []*Answer {
@@ -1048,7 +1274,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1286,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1299,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -1105,7 +1331,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1343,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1356,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 type GetStatusResponse struct {
@@ -1158,7 +1384,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1396,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1409,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetStatusResponse) GetClusterId() string {
@@ -1300,7 +1526,7 @@ type ManagerStatus struct {
 
 func (x *ManagerStatus) Reset() {
 	*x = ManagerStatus{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1538,7 @@ func (x *ManagerStatus) String() string {
 func (*ManagerStatus) ProtoMessage() {}
 
 func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1551,7 @@ func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerStatus.ProtoReflect.Descriptor instead.
 func (*ManagerStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ManagerStatus) GetNodeId() string {
@@ -1405,7 +1631,7 @@ type NodeView struct {
 
 func (x *NodeView) Reset() {
 	*x = NodeView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1643,7 @@ func (x *NodeView) String() string {
 func (*NodeView) ProtoMessage() {}
 
 func (x *NodeView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1656,7 @@ func (x *NodeView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeView.ProtoReflect.Descriptor instead.
 func (*NodeView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeView) GetId() string {
@@ -1536,7 +1762,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1774,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1787,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListNodesRequest) GetNodes() []string {
@@ -1582,7 +1808,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1820,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1833,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListNodesResponse) GetNodes() []*NodeView {
@@ -1639,7 +1865,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1877,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1890,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdateNodeRequest) GetNode() string {
@@ -1711,7 +1937,7 @@ type UpdateNodeResponse struct {
 
 func (x *UpdateNodeResponse) Reset() {
 	*x = UpdateNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1949,7 @@ func (x *UpdateNodeResponse) String() string {
 func (*UpdateNodeResponse) ProtoMessage() {}
 
 func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1962,7 @@ func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateNodeResponse) GetNode() *NodeView {
@@ -1763,7 +1989,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +2001,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +2014,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -1841,7 +2067,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +2079,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +2092,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -1914,7 +2140,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2152,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2165,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Rotation) GetKeysetEpoch() uint64 {
@@ -1986,7 +2212,7 @@ type PromoteNodeRequest struct {
 
 func (x *PromoteNodeRequest) Reset() {
 	*x = PromoteNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1998,7 +2224,7 @@ func (x *PromoteNodeRequest) String() string {
 func (*PromoteNodeRequest) ProtoMessage() {}
 
 func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2011,7 +2237,7 @@ func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PromoteNodeRequest) GetNode() string {
@@ -2030,7 +2256,7 @@ type PromoteNodeResponse struct {
 
 func (x *PromoteNodeResponse) Reset() {
 	*x = PromoteNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2268,7 @@ func (x *PromoteNodeResponse) String() string {
 func (*PromoteNodeResponse) ProtoMessage() {}
 
 func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2281,7 @@ func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeResponse.ProtoReflect.Descriptor instead.
 func (*PromoteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PromoteNodeResponse) GetId() string {
@@ -2078,7 +2304,7 @@ type DemoteNodeRequest struct {
 
 func (x *DemoteNodeRequest) Reset() {
 	*x = DemoteNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2316,7 @@ func (x *DemoteNodeRequest) String() string {
 func (*DemoteNodeRequest) ProtoMessage() {}
 
 func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2329,7 @@ func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DemoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DemoteNodeRequest) GetNode() string {
@@ -2137,7 +2363,7 @@ type DemoteNodeResponse struct {
 
 func (x *DemoteNodeResponse) Reset() {
 	*x = DemoteNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2375,7 @@ func (x *DemoteNodeResponse) String() string {
 func (*DemoteNodeResponse) ProtoMessage() {}
 
 func (x *DemoteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2388,7 @@ func (x *DemoteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeResponse.ProtoReflect.Descriptor instead.
 func (*DemoteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DemoteNodeResponse) GetId() string {
@@ -2199,7 +2425,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2437,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2450,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateTokenRequest) GetRole() profilepb.Role {
@@ -2296,7 +2522,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2534,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2547,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateTokenResponse) GetToken() *TokenView {
@@ -2363,7 +2589,7 @@ type TokenView struct {
 
 func (x *TokenView) Reset() {
 	*x = TokenView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2601,7 @@ func (x *TokenView) String() string {
 func (*TokenView) ProtoMessage() {}
 
 func (x *TokenView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2614,7 @@ func (x *TokenView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenView.ProtoReflect.Descriptor instead.
 func (*TokenView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TokenView) GetRecord() *profilepb.TokenRecord {
@@ -2420,7 +2646,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2658,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2671,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 type ListTokensResponse struct {
@@ -2457,7 +2683,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2695,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2708,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListTokensResponse) GetTokens() []*TokenView {
@@ -2501,7 +2727,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2739,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2752,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -2545,7 +2771,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2557,7 +2783,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2570,7 +2796,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RevokeTokenResponse) GetId() string {
@@ -2588,7 +2814,7 @@ type CreateBackupRequest struct {
 
 func (x *CreateBackupRequest) Reset() {
 	*x = CreateBackupRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2826,7 @@ func (x *CreateBackupRequest) String() string {
 func (*CreateBackupRequest) ProtoMessage() {}
 
 func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2839,7 @@ func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
 func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 type CreateBackupResponse struct {
@@ -2625,7 +2851,7 @@ type CreateBackupResponse struct {
 
 func (x *CreateBackupResponse) Reset() {
 	*x = CreateBackupResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2863,7 @@ func (x *CreateBackupResponse) String() string {
 func (*CreateBackupResponse) ProtoMessage() {}
 
 func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2876,7 @@ func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
 func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateBackupResponse) GetData() []byte {
@@ -2668,7 +2894,7 @@ type ListSlotsRequest struct {
 
 func (x *ListSlotsRequest) Reset() {
 	*x = ListSlotsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2906,7 @@ func (x *ListSlotsRequest) String() string {
 func (*ListSlotsRequest) ProtoMessage() {}
 
 func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2919,7 @@ func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSlotsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 type ListSlotsResponse struct {
@@ -2706,7 +2932,7 @@ type ListSlotsResponse struct {
 
 func (x *ListSlotsResponse) Reset() {
 	*x = ListSlotsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +2944,7 @@ func (x *ListSlotsResponse) String() string {
 func (*ListSlotsResponse) ProtoMessage() {}
 
 func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +2957,7 @@ func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSlotsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListSlotsResponse) GetSlots() *keydpb.SlotSet {
@@ -2761,7 +2987,7 @@ type SlotAck struct {
 
 func (x *SlotAck) Reset() {
 	*x = SlotAck{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2999,7 @@ func (x *SlotAck) String() string {
 func (*SlotAck) ProtoMessage() {}
 
 func (x *SlotAck) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3012,7 @@ func (x *SlotAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotAck.ProtoReflect.Descriptor instead.
 func (*SlotAck) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SlotAck) GetNodeId() string {
@@ -2826,7 +3052,7 @@ type RotateSlotRequest struct {
 
 func (x *RotateSlotRequest) Reset() {
 	*x = RotateSlotRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +3064,7 @@ func (x *RotateSlotRequest) String() string {
 func (*RotateSlotRequest) ProtoMessage() {}
 
 func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2851,7 +3077,7 @@ func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotRequest.ProtoReflect.Descriptor instead.
 func (*RotateSlotRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RotateSlotRequest) GetSlot() *keydpb.Slot {
@@ -2872,7 +3098,7 @@ type RotateSlotResponse struct {
 
 func (x *RotateSlotResponse) Reset() {
 	*x = RotateSlotResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3110,7 @@ func (x *RotateSlotResponse) String() string {
 func (*RotateSlotResponse) ProtoMessage() {}
 
 func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3123,7 @@ func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotResponse.ProtoReflect.Descriptor instead.
 func (*RotateSlotResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RotateSlotResponse) GetEpoch() uint64 {
@@ -2930,7 +3156,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3168,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3181,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CreateServiceRequest) GetSpec() *schedulerpb.ServiceSpec {
@@ -2975,7 +3201,7 @@ type CreateServiceResponse struct {
 
 func (x *CreateServiceResponse) Reset() {
 	*x = CreateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3213,7 @@ func (x *CreateServiceResponse) String() string {
 func (*CreateServiceResponse) ProtoMessage() {}
 
 func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3226,7 @@ func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceResponse.ProtoReflect.Descriptor instead.
 func (*CreateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CreateServiceResponse) GetId() string {
@@ -3026,7 +3252,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3264,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3277,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListServicesRequest) GetServices() []string {
@@ -3078,7 +3304,7 @@ type ServiceView struct {
 
 func (x *ServiceView) Reset() {
 	*x = ServiceView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3090,7 +3316,7 @@ func (x *ServiceView) String() string {
 func (*ServiceView) ProtoMessage() {}
 
 func (x *ServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3103,7 +3329,7 @@ func (x *ServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceView.ProtoReflect.Descriptor instead.
 func (*ServiceView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ServiceView) GetService() *schedulerpb.Service {
@@ -3157,7 +3383,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3395,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3408,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceView {
@@ -3204,7 +3430,7 @@ type UpdateServiceRequest struct {
 
 func (x *UpdateServiceRequest) Reset() {
 	*x = UpdateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3216,7 +3442,7 @@ func (x *UpdateServiceRequest) String() string {
 func (*UpdateServiceRequest) ProtoMessage() {}
 
 func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3229,7 +3455,7 @@ func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UpdateServiceRequest) GetService() string {
@@ -3263,7 +3489,7 @@ type UpdateServiceResponse struct {
 
 func (x *UpdateServiceResponse) Reset() {
 	*x = UpdateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3275,7 +3501,7 @@ func (x *UpdateServiceResponse) String() string {
 func (*UpdateServiceResponse) ProtoMessage() {}
 
 func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3288,7 +3514,7 @@ func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UpdateServiceResponse) GetId() string {
@@ -3314,7 +3540,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3552,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3565,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -3358,7 +3584,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +3596,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +3609,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveServiceResponse) GetId() string {
@@ -3402,7 +3628,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3414,7 +3640,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3427,7 +3653,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CreateConfigRequest) GetSpec() *secretspb.ConfigSpec {
@@ -3446,7 +3672,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3458,7 +3684,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3471,7 +3697,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CreateConfigResponse) GetId() string {
@@ -3490,7 +3716,7 @@ type GetConfigsRequest struct {
 
 func (x *GetConfigsRequest) Reset() {
 	*x = GetConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3728,7 @@ func (x *GetConfigsRequest) String() string {
 func (*GetConfigsRequest) ProtoMessage() {}
 
 func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3741,7 @@ func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetConfigsRequest) GetConfigs() []string {
@@ -3534,7 +3760,7 @@ type GetConfigsResponse struct {
 
 func (x *GetConfigsResponse) Reset() {
 	*x = GetConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3546,7 +3772,7 @@ func (x *GetConfigsResponse) String() string {
 func (*GetConfigsResponse) ProtoMessage() {}
 
 func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3559,7 +3785,7 @@ func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetConfigsResponse) GetConfigs() []*secretspb.Config {
@@ -3577,7 +3803,7 @@ type StreamConfigsRequest struct {
 
 func (x *StreamConfigsRequest) Reset() {
 	*x = StreamConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3589,7 +3815,7 @@ func (x *StreamConfigsRequest) String() string {
 func (*StreamConfigsRequest) ProtoMessage() {}
 
 func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3602,7 +3828,7 @@ func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsRequest.ProtoReflect.Descriptor instead.
 func (*StreamConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
 }
 
 type StreamConfigsResponse struct {
@@ -3614,7 +3840,7 @@ type StreamConfigsResponse struct {
 
 func (x *StreamConfigsResponse) Reset() {
 	*x = StreamConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3626,7 +3852,7 @@ func (x *StreamConfigsResponse) String() string {
 func (*StreamConfigsResponse) ProtoMessage() {}
 
 func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3639,7 +3865,7 @@ func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsResponse.ProtoReflect.Descriptor instead.
 func (*StreamConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *StreamConfigsResponse) GetConfigs() []*ConfigView {
@@ -3666,7 +3892,7 @@ type ConfigView struct {
 
 func (x *ConfigView) Reset() {
 	*x = ConfigView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +3904,7 @@ func (x *ConfigView) String() string {
 func (*ConfigView) ProtoMessage() {}
 
 func (x *ConfigView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +3917,7 @@ func (x *ConfigView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigView.ProtoReflect.Descriptor instead.
 func (*ConfigView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ConfigView) GetId() string {
@@ -3747,7 +3973,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3759,7 +3985,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3772,7 +3998,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -3798,7 +4024,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3810,7 +4036,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3823,7 +4049,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RemoveConfigResponse) GetId() string {
@@ -3842,7 +4068,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3854,7 +4080,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3867,7 +4093,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *meshpb.NetworkSpec {
@@ -3886,7 +4112,7 @@ type CreateNetworkResponse struct {
 
 func (x *CreateNetworkResponse) Reset() {
 	*x = CreateNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3898,7 +4124,7 @@ func (x *CreateNetworkResponse) String() string {
 func (*CreateNetworkResponse) ProtoMessage() {}
 
 func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3911,7 +4137,7 @@ func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*CreateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CreateNetworkResponse) GetId() string {
@@ -3930,7 +4156,7 @@ type StreamNetworksRequest struct {
 
 func (x *StreamNetworksRequest) Reset() {
 	*x = StreamNetworksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3942,7 +4168,7 @@ func (x *StreamNetworksRequest) String() string {
 func (*StreamNetworksRequest) ProtoMessage() {}
 
 func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3955,7 +4181,7 @@ func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksRequest.ProtoReflect.Descriptor instead.
 func (*StreamNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *StreamNetworksRequest) GetNetworks() []string {
@@ -3974,7 +4200,7 @@ type StreamNetworksResponse struct {
 
 func (x *StreamNetworksResponse) Reset() {
 	*x = StreamNetworksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3986,7 +4212,7 @@ func (x *StreamNetworksResponse) String() string {
 func (*StreamNetworksResponse) ProtoMessage() {}
 
 func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3999,7 +4225,7 @@ func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksResponse.ProtoReflect.Descriptor instead.
 func (*StreamNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *StreamNetworksResponse) GetNetworks() []*NetworkDetail {
@@ -4028,7 +4254,7 @@ type NetworkDetail struct {
 
 func (x *NetworkDetail) Reset() {
 	*x = NetworkDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4040,7 +4266,7 @@ func (x *NetworkDetail) String() string {
 func (*NetworkDetail) ProtoMessage() {}
 
 func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4053,7 +4279,7 @@ func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDetail.ProtoReflect.Descriptor instead.
 func (*NetworkDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *NetworkDetail) GetNetwork() *meshpb.Network {
@@ -4111,7 +4337,7 @@ type NetworkService struct {
 
 func (x *NetworkService) Reset() {
 	*x = NetworkService{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4123,7 +4349,7 @@ func (x *NetworkService) String() string {
 func (*NetworkService) ProtoMessage() {}
 
 func (x *NetworkService) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4136,7 +4362,7 @@ func (x *NetworkService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkService.ProtoReflect.Descriptor instead.
 func (*NetworkService) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *NetworkService) GetId() string {
@@ -4191,7 +4417,7 @@ type NetworkEndpoint struct {
 
 func (x *NetworkEndpoint) Reset() {
 	*x = NetworkEndpoint{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4429,7 @@ func (x *NetworkEndpoint) String() string {
 func (*NetworkEndpoint) ProtoMessage() {}
 
 func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4442,7 @@ func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkEndpoint.ProtoReflect.Descriptor instead.
 func (*NetworkEndpoint) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *NetworkEndpoint) GetTaskId() string {
@@ -4277,7 +4503,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4289,7 +4515,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4302,7 +4528,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -4321,7 +4547,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4333,7 +4559,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4346,7 +4572,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -4365,7 +4591,7 @@ type CreatePolicyRequest struct {
 
 func (x *CreatePolicyRequest) Reset() {
 	*x = CreatePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4377,7 +4603,7 @@ func (x *CreatePolicyRequest) String() string {
 func (*CreatePolicyRequest) ProtoMessage() {}
 
 func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4390,7 +4616,7 @@ func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
@@ -4409,7 +4635,7 @@ type CreatePolicyResponse struct {
 
 func (x *CreatePolicyResponse) Reset() {
 	*x = CreatePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4421,7 +4647,7 @@ func (x *CreatePolicyResponse) String() string {
 func (*CreatePolicyResponse) ProtoMessage() {}
 
 func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4434,7 +4660,7 @@ func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*CreatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CreatePolicyResponse) GetId() string {
@@ -4453,7 +4679,7 @@ type StreamPoliciesRequest struct {
 
 func (x *StreamPoliciesRequest) Reset() {
 	*x = StreamPoliciesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4465,7 +4691,7 @@ func (x *StreamPoliciesRequest) String() string {
 func (*StreamPoliciesRequest) ProtoMessage() {}
 
 func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4478,7 +4704,7 @@ func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *StreamPoliciesRequest) GetPolicies() []string {
@@ -4497,7 +4723,7 @@ type StreamPoliciesResponse struct {
 
 func (x *StreamPoliciesResponse) Reset() {
 	*x = StreamPoliciesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4509,7 +4735,7 @@ func (x *StreamPoliciesResponse) String() string {
 func (*StreamPoliciesResponse) ProtoMessage() {}
 
 func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4522,7 +4748,7 @@ func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *StreamPoliciesResponse) GetPolicies() []*PolicyDetail {
@@ -4542,7 +4768,7 @@ type PolicyDetail struct {
 
 func (x *PolicyDetail) Reset() {
 	*x = PolicyDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +4780,7 @@ func (x *PolicyDetail) String() string {
 func (*PolicyDetail) ProtoMessage() {}
 
 func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +4793,7 @@ func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDetail.ProtoReflect.Descriptor instead.
 func (*PolicyDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PolicyDetail) GetPolicy() *meshpb.Policy {
@@ -4593,7 +4819,7 @@ type RemovePolicyRequest struct {
 
 func (x *RemovePolicyRequest) Reset() {
 	*x = RemovePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4605,7 +4831,7 @@ func (x *RemovePolicyRequest) String() string {
 func (*RemovePolicyRequest) ProtoMessage() {}
 
 func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4618,7 +4844,7 @@ func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyRequest.ProtoReflect.Descriptor instead.
 func (*RemovePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RemovePolicyRequest) GetPolicy() string {
@@ -4637,7 +4863,7 @@ type RemovePolicyResponse struct {
 
 func (x *RemovePolicyResponse) Reset() {
 	*x = RemovePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4649,7 +4875,7 @@ func (x *RemovePolicyResponse) String() string {
 func (*RemovePolicyResponse) ProtoMessage() {}
 
 func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4662,7 +4888,7 @@ func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyResponse.ProtoReflect.Descriptor instead.
 func (*RemovePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *RemovePolicyResponse) GetId() string {
@@ -4686,7 +4912,7 @@ type ExplainPolicyRequest struct {
 
 func (x *ExplainPolicyRequest) Reset() {
 	*x = ExplainPolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4698,7 +4924,7 @@ func (x *ExplainPolicyRequest) String() string {
 func (*ExplainPolicyRequest) ProtoMessage() {}
 
 func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4711,7 +4937,7 @@ func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ExplainPolicyRequest) GetFromService() string {
@@ -4761,7 +4987,7 @@ type ExplainPolicyResponse struct {
 
 func (x *ExplainPolicyResponse) Reset() {
 	*x = ExplainPolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4773,7 +4999,7 @@ func (x *ExplainPolicyResponse) String() string {
 func (*ExplainPolicyResponse) ProtoMessage() {}
 
 func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4786,7 +5012,7 @@ func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ExplainPolicyResponse) GetFromService() string {
@@ -4849,7 +5075,7 @@ type PolicyVerdict struct {
 
 func (x *PolicyVerdict) Reset() {
 	*x = PolicyVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4861,7 +5087,7 @@ func (x *PolicyVerdict) String() string {
 func (*PolicyVerdict) ProtoMessage() {}
 
 func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4874,7 +5100,7 @@ func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVerdict.ProtoReflect.Descriptor instead.
 func (*PolicyVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PolicyVerdict) GetNetworkId() string {
@@ -4937,7 +5163,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5175,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5188,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -4993,7 +5219,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5005,7 +5231,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5018,7 +5244,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -5070,7 +5296,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5082,7 +5308,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5095,7 +5321,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -5135,7 +5361,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5147,7 +5373,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5160,7 +5386,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -5181,7 +5407,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5193,7 +5419,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5206,7 +5432,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -5241,7 +5467,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5253,7 +5479,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5266,7 +5492,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -5326,7 +5552,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5338,7 +5564,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5351,7 +5577,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -5406,7 +5632,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5418,7 +5644,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5431,7 +5657,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -5507,7 +5733,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5519,7 +5745,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5532,7 +5758,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -5561,7 +5787,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5573,7 +5799,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5586,7 +5812,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -5646,7 +5872,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5658,7 +5884,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5671,7 +5897,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -5722,7 +5948,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5734,7 +5960,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5747,7 +5973,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -5773,7 +5999,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5785,7 +6011,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5798,7 +6024,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -5824,7 +6050,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5836,7 +6062,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5849,7 +6075,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *Event) GetAt() int64 {
@@ -5930,7 +6156,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eRecoverRequest\"3\n" +
 	"\x0fRecoverResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x14\n" +
-	"\x12LocalStatusRequest\"\xbb\x03\n" +
+	"\x12LocalStatusRequest\"\xee\x03\n" +
 	"\x13LocalStatusResponse\x123\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1d.redoubt.control.v1.NodePhaseR\x05phase\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1d\n" +
@@ -5945,7 +6171,33 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\amessage\x18\n" +
 	" \x01(\tR\amessage\x124\n" +
 	"\bfeatures\x18\v \x03(\v2\x18.redoubt.task.v1.FeatureR\bfeatures\x12 \n" +
-	"\vprotections\x18\f \x03(\tR\vprotections\"&\n" +
+	"\vprotections\x18\f \x03(\tR\vprotections\x121\n" +
+	"\x04mesh\x18\r \x01(\v2\x1d.redoubt.control.v1.LocalMeshR\x04mesh\"\xf2\x02\n" +
+	"\tLocalMesh\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x16\n" +
+	"\x06driver\x18\x03 \x01(\tR\x06driver\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x10\n" +
+	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x1a\n" +
+	"\bdegraded\x18\x06 \x03(\tR\bdegraded\x12\x18\n" +
+	"\arepairs\x18\a \x01(\x04R\arepairs\x12D\n" +
+	"\adropped\x18\b \x03(\v2*.redoubt.control.v1.LocalMesh.DroppedEntryR\adropped\x127\n" +
+	"\x05peers\x18\t \x03(\v2!.redoubt.control.v1.LocalMeshPeerR\x05peers\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x9a\x02\n" +
+	"\rLocalMeshPeer\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12&\n" +
+	"\fhandshake_ns\x18\x04 \x01(\x03H\x00R\vhandshakeNs\x88\x01\x01\x12%\n" +
+	"\x0ereceived_bytes\x18\x05 \x01(\x04R\rreceivedBytes\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x06 \x01(\x04R\tsentBytes\x12\x1a\n" +
+	"\x06key_ns\x18\a \x01(\x03H\x01R\x05keyNs\x88\x01\x01\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05errorB\x0f\n" +
+	"\r_handshake_nsB\t\n" +
+	"\a_key_ns\"&\n" +
 	"\x10LoadImageRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x99\x01\n" +
 	"\x11LoadImageResponse\x12I\n" +
@@ -6426,7 +6678,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 105)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
@@ -6441,274 +6693,280 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*RecoverResponse)(nil),         // 10: redoubt.control.v1.RecoverResponse
 	(*LocalStatusRequest)(nil),      // 11: redoubt.control.v1.LocalStatusRequest
 	(*LocalStatusResponse)(nil),     // 12: redoubt.control.v1.LocalStatusResponse
-	(*LoadImageRequest)(nil),        // 13: redoubt.control.v1.LoadImageRequest
-	(*LoadImageResponse)(nil),       // 14: redoubt.control.v1.LoadImageResponse
-	(*CallBatch)(nil),               // 15: redoubt.control.v1.CallBatch
-	(*Call)(nil),                    // 16: redoubt.control.v1.Call
-	(*AnswerBatch)(nil),             // 17: redoubt.control.v1.AnswerBatch
-	(*Answer)(nil),                  // 18: redoubt.control.v1.Answer
-	(*GetStatusRequest)(nil),        // 19: redoubt.control.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 20: redoubt.control.v1.GetStatusResponse
-	(*ManagerStatus)(nil),           // 21: redoubt.control.v1.ManagerStatus
-	(*NodeView)(nil),                // 22: redoubt.control.v1.NodeView
-	(*ListNodesRequest)(nil),        // 23: redoubt.control.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 24: redoubt.control.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),       // 25: redoubt.control.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),      // 26: redoubt.control.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),       // 27: redoubt.control.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 28: redoubt.control.v1.RemoveNodeResponse
-	(*Rotation)(nil),                // 29: redoubt.control.v1.Rotation
-	(*PromoteNodeRequest)(nil),      // 30: redoubt.control.v1.PromoteNodeRequest
-	(*PromoteNodeResponse)(nil),     // 31: redoubt.control.v1.PromoteNodeResponse
-	(*DemoteNodeRequest)(nil),       // 32: redoubt.control.v1.DemoteNodeRequest
-	(*DemoteNodeResponse)(nil),      // 33: redoubt.control.v1.DemoteNodeResponse
-	(*CreateTokenRequest)(nil),      // 34: redoubt.control.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),     // 35: redoubt.control.v1.CreateTokenResponse
-	(*TokenView)(nil),               // 36: redoubt.control.v1.TokenView
-	(*ListTokensRequest)(nil),       // 37: redoubt.control.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),      // 38: redoubt.control.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),      // 39: redoubt.control.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),     // 40: redoubt.control.v1.RevokeTokenResponse
-	(*CreateBackupRequest)(nil),     // 41: redoubt.control.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),    // 42: redoubt.control.v1.CreateBackupResponse
-	(*ListSlotsRequest)(nil),        // 43: redoubt.control.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),       // 44: redoubt.control.v1.ListSlotsResponse
-	(*SlotAck)(nil),                 // 45: redoubt.control.v1.SlotAck
-	(*RotateSlotRequest)(nil),       // 46: redoubt.control.v1.RotateSlotRequest
-	(*RotateSlotResponse)(nil),      // 47: redoubt.control.v1.RotateSlotResponse
-	(*CreateServiceRequest)(nil),    // 48: redoubt.control.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),   // 49: redoubt.control.v1.CreateServiceResponse
-	(*ListServicesRequest)(nil),     // 50: redoubt.control.v1.ListServicesRequest
-	(*ServiceView)(nil),             // 51: redoubt.control.v1.ServiceView
-	(*ListServicesResponse)(nil),    // 52: redoubt.control.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),    // 53: redoubt.control.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),   // 54: redoubt.control.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),    // 55: redoubt.control.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),   // 56: redoubt.control.v1.RemoveServiceResponse
-	(*CreateConfigRequest)(nil),     // 57: redoubt.control.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),    // 58: redoubt.control.v1.CreateConfigResponse
-	(*GetConfigsRequest)(nil),       // 59: redoubt.control.v1.GetConfigsRequest
-	(*GetConfigsResponse)(nil),      // 60: redoubt.control.v1.GetConfigsResponse
-	(*StreamConfigsRequest)(nil),    // 61: redoubt.control.v1.StreamConfigsRequest
-	(*StreamConfigsResponse)(nil),   // 62: redoubt.control.v1.StreamConfigsResponse
-	(*ConfigView)(nil),              // 63: redoubt.control.v1.ConfigView
-	(*RemoveConfigRequest)(nil),     // 64: redoubt.control.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),    // 65: redoubt.control.v1.RemoveConfigResponse
-	(*CreateNetworkRequest)(nil),    // 66: redoubt.control.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),   // 67: redoubt.control.v1.CreateNetworkResponse
-	(*StreamNetworksRequest)(nil),   // 68: redoubt.control.v1.StreamNetworksRequest
-	(*StreamNetworksResponse)(nil),  // 69: redoubt.control.v1.StreamNetworksResponse
-	(*NetworkDetail)(nil),           // 70: redoubt.control.v1.NetworkDetail
-	(*NetworkService)(nil),          // 71: redoubt.control.v1.NetworkService
-	(*NetworkEndpoint)(nil),         // 72: redoubt.control.v1.NetworkEndpoint
-	(*RemoveNetworkRequest)(nil),    // 73: redoubt.control.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),   // 74: redoubt.control.v1.RemoveNetworkResponse
-	(*CreatePolicyRequest)(nil),     // 75: redoubt.control.v1.CreatePolicyRequest
-	(*CreatePolicyResponse)(nil),    // 76: redoubt.control.v1.CreatePolicyResponse
-	(*StreamPoliciesRequest)(nil),   // 77: redoubt.control.v1.StreamPoliciesRequest
-	(*StreamPoliciesResponse)(nil),  // 78: redoubt.control.v1.StreamPoliciesResponse
-	(*PolicyDetail)(nil),            // 79: redoubt.control.v1.PolicyDetail
-	(*RemovePolicyRequest)(nil),     // 80: redoubt.control.v1.RemovePolicyRequest
-	(*RemovePolicyResponse)(nil),    // 81: redoubt.control.v1.RemovePolicyResponse
-	(*ExplainPolicyRequest)(nil),    // 82: redoubt.control.v1.ExplainPolicyRequest
-	(*ExplainPolicyResponse)(nil),   // 83: redoubt.control.v1.ExplainPolicyResponse
-	(*PolicyVerdict)(nil),           // 84: redoubt.control.v1.PolicyVerdict
-	(*ListTasksRequest)(nil),        // 85: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                // 86: redoubt.control.v1.TaskView
-	(*NetworkAddress)(nil),          // 87: redoubt.control.v1.NetworkAddress
-	(*ListTasksResponse)(nil),       // 88: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),     // 89: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),    // 90: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),      // 91: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 92: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),          // 93: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 94: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),             // 95: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),           // 96: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 97: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                   // 98: redoubt.control.v1.Event
-	nil,                             // 99: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 100: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                             // 101: redoubt.control.v1.ConfigView.LabelsEntry
-	nil,                             // 102: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),             // 103: redoubt.keyd.v1.Slot
-	(*meshpb.Pools)(nil),            // 104: redoubt.mesh.v1.Pools
-	(profilepb.Role)(0),             // 105: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 106: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 107: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 108: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),        // 109: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil), // 110: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),   // 111: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 112: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 113: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 114: redoubt.scheduler.v1.Service
-	(*secretspb.ConfigSpec)(nil),    // 115: redoubt.secrets.v1.ConfigSpec
-	(*secretspb.Config)(nil),        // 116: redoubt.secrets.v1.Config
-	(*meshpb.NetworkSpec)(nil),      // 117: redoubt.mesh.v1.NetworkSpec
-	(*meshpb.Network)(nil),          // 118: redoubt.mesh.v1.Network
-	(schedulerpb.EndpointMode)(0),   // 119: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicySpec)(nil),       // 120: redoubt.mesh.v1.PolicySpec
-	(*meshpb.Policy)(nil),           // 121: redoubt.mesh.v1.Policy
-	(meshpb.Protocol)(0),            // 122: redoubt.mesh.v1.Protocol
-	(*meshpb.PolicyRule)(nil),       // 123: redoubt.mesh.v1.PolicyRule
-	(*schedulerpb.Task)(nil),        // 124: redoubt.scheduler.v1.Task
+	(*LocalMesh)(nil),               // 13: redoubt.control.v1.LocalMesh
+	(*LocalMeshPeer)(nil),           // 14: redoubt.control.v1.LocalMeshPeer
+	(*LoadImageRequest)(nil),        // 15: redoubt.control.v1.LoadImageRequest
+	(*LoadImageResponse)(nil),       // 16: redoubt.control.v1.LoadImageResponse
+	(*CallBatch)(nil),               // 17: redoubt.control.v1.CallBatch
+	(*Call)(nil),                    // 18: redoubt.control.v1.Call
+	(*AnswerBatch)(nil),             // 19: redoubt.control.v1.AnswerBatch
+	(*Answer)(nil),                  // 20: redoubt.control.v1.Answer
+	(*GetStatusRequest)(nil),        // 21: redoubt.control.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),       // 22: redoubt.control.v1.GetStatusResponse
+	(*ManagerStatus)(nil),           // 23: redoubt.control.v1.ManagerStatus
+	(*NodeView)(nil),                // 24: redoubt.control.v1.NodeView
+	(*ListNodesRequest)(nil),        // 25: redoubt.control.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 26: redoubt.control.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),       // 27: redoubt.control.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),      // 28: redoubt.control.v1.UpdateNodeResponse
+	(*RemoveNodeRequest)(nil),       // 29: redoubt.control.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 30: redoubt.control.v1.RemoveNodeResponse
+	(*Rotation)(nil),                // 31: redoubt.control.v1.Rotation
+	(*PromoteNodeRequest)(nil),      // 32: redoubt.control.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),     // 33: redoubt.control.v1.PromoteNodeResponse
+	(*DemoteNodeRequest)(nil),       // 34: redoubt.control.v1.DemoteNodeRequest
+	(*DemoteNodeResponse)(nil),      // 35: redoubt.control.v1.DemoteNodeResponse
+	(*CreateTokenRequest)(nil),      // 36: redoubt.control.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),     // 37: redoubt.control.v1.CreateTokenResponse
+	(*TokenView)(nil),               // 38: redoubt.control.v1.TokenView
+	(*ListTokensRequest)(nil),       // 39: redoubt.control.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),      // 40: redoubt.control.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),      // 41: redoubt.control.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),     // 42: redoubt.control.v1.RevokeTokenResponse
+	(*CreateBackupRequest)(nil),     // 43: redoubt.control.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),    // 44: redoubt.control.v1.CreateBackupResponse
+	(*ListSlotsRequest)(nil),        // 45: redoubt.control.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),       // 46: redoubt.control.v1.ListSlotsResponse
+	(*SlotAck)(nil),                 // 47: redoubt.control.v1.SlotAck
+	(*RotateSlotRequest)(nil),       // 48: redoubt.control.v1.RotateSlotRequest
+	(*RotateSlotResponse)(nil),      // 49: redoubt.control.v1.RotateSlotResponse
+	(*CreateServiceRequest)(nil),    // 50: redoubt.control.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),   // 51: redoubt.control.v1.CreateServiceResponse
+	(*ListServicesRequest)(nil),     // 52: redoubt.control.v1.ListServicesRequest
+	(*ServiceView)(nil),             // 53: redoubt.control.v1.ServiceView
+	(*ListServicesResponse)(nil),    // 54: redoubt.control.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),    // 55: redoubt.control.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),   // 56: redoubt.control.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),    // 57: redoubt.control.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),   // 58: redoubt.control.v1.RemoveServiceResponse
+	(*CreateConfigRequest)(nil),     // 59: redoubt.control.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),    // 60: redoubt.control.v1.CreateConfigResponse
+	(*GetConfigsRequest)(nil),       // 61: redoubt.control.v1.GetConfigsRequest
+	(*GetConfigsResponse)(nil),      // 62: redoubt.control.v1.GetConfigsResponse
+	(*StreamConfigsRequest)(nil),    // 63: redoubt.control.v1.StreamConfigsRequest
+	(*StreamConfigsResponse)(nil),   // 64: redoubt.control.v1.StreamConfigsResponse
+	(*ConfigView)(nil),              // 65: redoubt.control.v1.ConfigView
+	(*RemoveConfigRequest)(nil),     // 66: redoubt.control.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),    // 67: redoubt.control.v1.RemoveConfigResponse
+	(*CreateNetworkRequest)(nil),    // 68: redoubt.control.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),   // 69: redoubt.control.v1.CreateNetworkResponse
+	(*StreamNetworksRequest)(nil),   // 70: redoubt.control.v1.StreamNetworksRequest
+	(*StreamNetworksResponse)(nil),  // 71: redoubt.control.v1.StreamNetworksResponse
+	(*NetworkDetail)(nil),           // 72: redoubt.control.v1.NetworkDetail
+	(*NetworkService)(nil),          // 73: redoubt.control.v1.NetworkService
+	(*NetworkEndpoint)(nil),         // 74: redoubt.control.v1.NetworkEndpoint
+	(*RemoveNetworkRequest)(nil),    // 75: redoubt.control.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),   // 76: redoubt.control.v1.RemoveNetworkResponse
+	(*CreatePolicyRequest)(nil),     // 77: redoubt.control.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),    // 78: redoubt.control.v1.CreatePolicyResponse
+	(*StreamPoliciesRequest)(nil),   // 79: redoubt.control.v1.StreamPoliciesRequest
+	(*StreamPoliciesResponse)(nil),  // 80: redoubt.control.v1.StreamPoliciesResponse
+	(*PolicyDetail)(nil),            // 81: redoubt.control.v1.PolicyDetail
+	(*RemovePolicyRequest)(nil),     // 82: redoubt.control.v1.RemovePolicyRequest
+	(*RemovePolicyResponse)(nil),    // 83: redoubt.control.v1.RemovePolicyResponse
+	(*ExplainPolicyRequest)(nil),    // 84: redoubt.control.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),   // 85: redoubt.control.v1.ExplainPolicyResponse
+	(*PolicyVerdict)(nil),           // 86: redoubt.control.v1.PolicyVerdict
+	(*ListTasksRequest)(nil),        // 87: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                // 88: redoubt.control.v1.TaskView
+	(*NetworkAddress)(nil),          // 89: redoubt.control.v1.NetworkAddress
+	(*ListTasksResponse)(nil),       // 90: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),     // 91: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),    // 92: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),      // 93: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),     // 94: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),          // 95: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 96: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),             // 97: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),           // 98: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),          // 99: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                   // 100: redoubt.control.v1.Event
+	nil,                             // 101: redoubt.control.v1.LocalMesh.DroppedEntry
+	nil,                             // 102: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                             // 103: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                             // 104: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                             // 105: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),             // 106: redoubt.keyd.v1.Slot
+	(*meshpb.Pools)(nil),            // 107: redoubt.mesh.v1.Pools
+	(profilepb.Role)(0),             // 108: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),          // 109: redoubt.task.v1.Feature
+	(*schedulerpb.Node)(nil),        // 110: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),   // 111: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),        // 112: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil), // 113: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),   // 114: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),          // 115: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.ServiceSpec)(nil), // 116: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),     // 117: redoubt.scheduler.v1.Service
+	(*secretspb.ConfigSpec)(nil),    // 118: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),        // 119: redoubt.secrets.v1.Config
+	(*meshpb.NetworkSpec)(nil),      // 120: redoubt.mesh.v1.NetworkSpec
+	(*meshpb.Network)(nil),          // 121: redoubt.mesh.v1.Network
+	(schedulerpb.EndpointMode)(0),   // 122: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicySpec)(nil),       // 123: redoubt.mesh.v1.PolicySpec
+	(*meshpb.Policy)(nil),           // 124: redoubt.mesh.v1.Policy
+	(meshpb.Protocol)(0),            // 125: redoubt.mesh.v1.Protocol
+	(*meshpb.PolicyRule)(nil),       // 126: redoubt.mesh.v1.PolicyRule
+	(*schedulerpb.Task)(nil),        // 127: redoubt.scheduler.v1.Task
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	103, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	104, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
-	105, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	106, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	107, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
+	108, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,   // 3: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	105, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	106, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	99,  // 6: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
-	16,  // 7: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
-	18,  // 8: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
-	21,  // 9: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	105, // 10: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	107, // 11: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
-	21,  // 12: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	108, // 13: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	109, // 14: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	110, // 15: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	22,  // 16: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	108, // 17: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	100, // 18: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	22,  // 19: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	103, // 20: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	29,  // 21: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	103, // 22: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	29,  // 23: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	105, // 24: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	36,  // 25: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	111, // 26: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	36,  // 27: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	112, // 28: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	45,  // 29: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	103, // 30: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	45,  // 31: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	113, // 32: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	114, // 33: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	87,  // 34: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	51,  // 35: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	113, // 36: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	115, // 37: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	116, // 38: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
-	63,  // 39: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
-	101, // 40: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
-	117, // 41: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
-	70,  // 42: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
-	118, // 43: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
-	71,  // 44: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
-	72,  // 45: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
-	119, // 46: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	120, // 47: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
-	79,  // 48: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
-	121, // 49: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
-	122, // 50: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
-	84,  // 51: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
-	123, // 52: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	124, // 53: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	87,  // 54: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	86,  // 55: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	51,  // 56: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	86,  // 57: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	51,  // 58: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	86,  // 59: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	95,  // 60: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	98,  // 61: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	102, // 62: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,   // 63: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,   // 64: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,   // 65: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,   // 66: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,   // 67: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11,  // 68: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13,  // 69: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15,  // 70: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
-	19,  // 71: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	23,  // 72: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	23,  // 73: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	25,  // 74: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	27,  // 75: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	30,  // 76: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	32,  // 77: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	34,  // 78: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	37,  // 79: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	39,  // 80: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	41,  // 81: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	43,  // 82: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	46,  // 83: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	48,  // 84: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	50,  // 85: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	50,  // 86: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	53,  // 87: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	55,  // 88: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	57,  // 89: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
-	59,  // 90: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
-	61,  // 91: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
-	64,  // 92: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
-	66,  // 93: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
-	68,  // 94: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
-	73,  // 95: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
-	75,  // 96: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
-	77,  // 97: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
-	80,  // 98: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
-	82,  // 99: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
-	85,  // 100: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	85,  // 101: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	89,  // 102: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	91,  // 103: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	93,  // 104: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	96,  // 105: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,   // 106: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,   // 107: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,   // 108: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,   // 109: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10,  // 110: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12,  // 111: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14,  // 112: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	17,  // 113: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
-	20,  // 114: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	24,  // 115: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	24,  // 116: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	26,  // 117: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	28,  // 118: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	31,  // 119: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	33,  // 120: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	35,  // 121: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	38,  // 122: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	40,  // 123: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	42,  // 124: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	44,  // 125: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	47,  // 126: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	49,  // 127: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	52,  // 128: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	52,  // 129: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	54,  // 130: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	56,  // 131: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	58,  // 132: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
-	60,  // 133: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
-	62,  // 134: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
-	65,  // 135: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
-	67,  // 136: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
-	69,  // 137: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
-	74,  // 138: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
-	76,  // 139: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
-	78,  // 140: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
-	81,  // 141: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
-	83,  // 142: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
-	88,  // 143: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	88,  // 144: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	90,  // 145: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	92,  // 146: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	94,  // 147: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	97,  // 148: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	106, // [106:149] is the sub-list for method output_type
-	63,  // [63:106] is the sub-list for method input_type
-	63,  // [63:63] is the sub-list for extension type_name
-	63,  // [63:63] is the sub-list for extension extendee
-	0,   // [0:63] is the sub-list for field type_name
+	108, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	109, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	13,  // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.control.v1.LocalMesh
+	101, // 7: redoubt.control.v1.LocalMesh.dropped:type_name -> redoubt.control.v1.LocalMesh.DroppedEntry
+	14,  // 8: redoubt.control.v1.LocalMesh.peers:type_name -> redoubt.control.v1.LocalMeshPeer
+	102, // 9: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	18,  // 10: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
+	20,  // 11: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
+	23,  // 12: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
+	108, // 13: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	110, // 14: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	23,  // 15: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
+	111, // 16: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	112, // 17: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	113, // 18: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	24,  // 19: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
+	111, // 20: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	103, // 21: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	24,  // 22: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
+	106, // 23: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	31,  // 24: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	106, // 25: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	31,  // 26: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	108, // 27: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	38,  // 28: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	114, // 29: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	38,  // 30: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	115, // 31: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	47,  // 32: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	106, // 33: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	47,  // 34: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	116, // 35: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	117, // 36: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	89,  // 37: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	53,  // 38: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	116, // 39: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	118, // 40: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	119, // 41: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	65,  // 42: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	104, // 43: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	120, // 44: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
+	72,  // 45: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
+	121, // 46: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
+	73,  // 47: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
+	74,  // 48: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
+	122, // 49: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	123, // 50: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
+	81,  // 51: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
+	124, // 52: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
+	125, // 53: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
+	86,  // 54: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
+	126, // 55: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	127, // 56: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	89,  // 57: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	88,  // 58: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	53,  // 59: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	88,  // 60: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	53,  // 61: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	88,  // 62: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	97,  // 63: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	100, // 64: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	105, // 65: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,   // 66: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,   // 67: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,   // 68: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,   // 69: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,   // 70: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11,  // 71: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	15,  // 72: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	17,  // 73: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
+	21,  // 74: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	25,  // 75: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	25,  // 76: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	27,  // 77: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	29,  // 78: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	32,  // 79: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	34,  // 80: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	36,  // 81: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	39,  // 82: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	41,  // 83: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	43,  // 84: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	45,  // 85: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	48,  // 86: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	50,  // 87: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	52,  // 88: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	52,  // 89: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	55,  // 90: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	57,  // 91: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	59,  // 92: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	61,  // 93: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	63,  // 94: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	66,  // 95: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	68,  // 96: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
+	70,  // 97: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
+	75,  // 98: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
+	77,  // 99: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
+	79,  // 100: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
+	82,  // 101: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
+	84,  // 102: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
+	87,  // 103: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	87,  // 104: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	91,  // 105: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	93,  // 106: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	95,  // 107: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	98,  // 108: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,   // 109: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,   // 110: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,   // 111: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,   // 112: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10,  // 113: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12,  // 114: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	16,  // 115: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	19,  // 116: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
+	22,  // 117: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	26,  // 118: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	26,  // 119: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	28,  // 120: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	30,  // 121: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	33,  // 122: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	35,  // 123: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	37,  // 124: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	40,  // 125: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	42,  // 126: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	44,  // 127: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	46,  // 128: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	49,  // 129: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	51,  // 130: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	54,  // 131: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	54,  // 132: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	56,  // 133: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	58,  // 134: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	60,  // 135: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	62,  // 136: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	64,  // 137: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	67,  // 138: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	69,  // 139: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
+	71,  // 140: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
+	76,  // 141: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
+	78,  // 142: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
+	80,  // 143: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
+	83,  // 144: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
+	85,  // 145: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
+	90,  // 146: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	90,  // 147: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	92,  // 148: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	94,  // 149: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	96,  // 150: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	99,  // 151: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	109, // [109:152] is the sub-list for method output_type
+	66,  // [66:109] is the sub-list for method input_type
+	66,  // [66:66] is the sub-list for extension type_name
+	66,  // [66:66] is the sub-list for extension extendee
+	0,   // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -6716,13 +6974,14 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 	if File_cmd_internal_control_controlpb_control_proto != nil {
 		return
 	}
+	file_cmd_internal_control_controlpb_control_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   102,
+			NumMessages:   105,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
