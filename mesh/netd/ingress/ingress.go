@@ -124,6 +124,7 @@ type Ingress struct {
 type attached struct {
 	endpoint endpoint
 	service  *service
+	subnet   netip.Prefix
 	link     int
 	mtu      int
 }

@@ -21,14 +21,46 @@ const (
 // marks are numbers of services, by VNI, and of entry nodes. Connections outlive
 // netd and bear them, so a new process reads them from the table of the old one.
 type marks struct {
-	services map[uint32]uint16
-	nodes    map[netip.Addr]uint16
-	// A number that was given back is not given again before all others were.
-	lastService, lastNode uint16
+	services numbers[uint32]
+	nodes    numbers[netip.Addr]
 }
 
-func newMarks() *marks {
-	return &marks{services: map[uint32]uint16{}, nodes: map[netip.Addr]uint16{}}
+// numbers are given out from 1 on. One that was given back is not given again
+// before all others were.
+type numbers[K comparable] struct {
+	of    map[K]uint16
+	taken map[uint16]bool
+	last  uint16
+}
+
+func newMarks() *marks { return &marks{newNumbers[uint32](), newNumbers[netip.Addr]()} }
+
+func newNumbers[K comparable]() numbers[K] {
+	return numbers[K]{of: map[K]uint16{}, taken: map[uint16]bool{}}
+}
+
+func (n *numbers[K]) give(k K) uint16 {
+	if x, ok := n.of[k]; ok {
+		return x
+	}
+	for n.last++; n.last == 0 || n.taken[n.last]; n.last++ {
+	}
+	n.set(k, n.last)
+	return n.last
+}
+
+func (n *numbers[K]) set(k K, x uint16) {
+	n.of[k], n.taken[x], n.last = x, true, max(n.last, x)
+}
+
+// keep gives back the numbers of what is not to be kept.
+func (n *numbers[K]) keep(kept func(K) bool) {
+	for k, x := range n.of {
+		if !kept(k) {
+			delete(n.of, k)
+			delete(n.taken, x)
+		}
+	}
 }
 
 // keep gives back the numbers of what is not in the plan.
@@ -37,36 +69,12 @@ func (m *marks) keep(p *plan) {
 	for _, s := range p.services {
 		vnis[s.vni] = true
 	}
-	for vni := range m.services {
-		if !vnis[vni] {
-			delete(m.services, vni)
-		}
-	}
-	for node := range m.nodes {
-		if !p.entries[node] {
-			delete(m.nodes, node)
-		}
-	}
+	m.services.keep(func(vni uint32) bool { return vnis[vni] })
+	m.nodes.keep(func(a netip.Addr) bool { return p.entries[a] })
 }
 
-func (m *marks) service(vni uint32) uint16 { return number(m.services, vni, &m.lastService) }
-func (m *marks) node(a netip.Addr) uint16  { return number(m.nodes, a, &m.lastNode) }
-
-func number[K comparable](given map[K]uint16, k K, last *uint16) uint16 {
-	if n, ok := given[k]; ok {
-		return n
-	}
-	taken := make(map[uint16]bool, len(given))
-	for _, n := range given {
-		taken[n] = true
-	}
-	for {
-		if *last++; *last != 0 && !taken[*last] {
-			given[k] = *last
-			return *last
-		}
-	}
-}
+func (m *marks) service(vni uint32) uint16 { return m.services.give(vni) }
+func (m *marks) node(a netip.Addr) uint16  { return m.nodes.give(a) }
 
 func (m *marks) of(vni uint32, entry netip.Addr) uint32 {
 	return uint32(m.service(vni))<<16 | uint32(m.node(entry))
@@ -105,6 +113,6 @@ func (m *marks) take(key, val []byte) {
 	if err != nil || service == 0 || entry == 0 || routerMAC(node) != [6]byte(key[16:22]) {
 		return
 	}
-	m.services[uint32(vni)], m.nodes[node] = service, entry
-	m.lastService, m.lastNode = max(m.lastService, service), max(m.lastNode, entry)
+	m.services.set(uint32(vni), service)
+	m.nodes.set(node, entry)
 }

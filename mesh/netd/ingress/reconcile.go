@@ -117,7 +117,7 @@ func (i *Ingress) within(h, in *netlink.Handle, ns *os.File, t tunnel, before *p
 	}
 	// Before links: nothing passes but what the table knows.
 	if !i.known {
-		if _, err := i.inner.set(i.plan.inside(i.marks, nil)); err != nil {
+		if _, err := i.inner.set(i.plan.inside(i.marks, names(there))); err != nil {
 			return false, err
 		}
 	}
@@ -138,12 +138,11 @@ func (i *Ingress) within(h, in *netlink.Handle, ns *os.File, t tunnel, before *p
 	}
 	m := i.settlePorts(in, t, there)
 	made = made || m
-	index, devices := map[string]int{}, map[string]bool{}
+	index := map[string]int{}
 	for name, l := range there {
 		index[name] = l.Attrs().Index
-		devices[name] = true
 	}
-	changed, err := i.inner.set(i.plan.inside(i.marks, devices))
+	changed, err := i.inner.set(i.plan.inside(i.marks, names(there)))
 	if err != nil {
 		return false, err
 	}
@@ -175,6 +174,14 @@ func (i *Ingress) within(h, in *netlink.Handle, ns *os.File, t tunnel, before *p
 	repaired = changed || i.known && before == i.plan && (made || n > 0)
 	i.have, i.links, i.known = want, index, true
 	return repaired, i.endInside(in, before)
+}
+
+func names(links map[string]netlink.Link) map[string]bool {
+	out := make(map[string]bool, len(links))
+	for name := range links {
+		out[name] = true
+	}
+	return out
 }
 
 func onlyGateway(in *netlink.Handle, lo netlink.Link, p *plan) error {
@@ -229,11 +236,7 @@ func (i *Ingress) settleUplinks(h, in *netlink.Handle, ns *os.File, t tunnel, th
 	}
 	if len(doomed) > 0 {
 		// A chain at a device's exit goes before the device does.
-		devices := map[string]bool{}
-		for name := range there {
-			devices[name] = true
-		}
-		if _, err := i.inner.set(i.plan.inside(i.marks, devices)); err != nil {
+		if _, err := i.inner.set(i.plan.inside(i.marks, names(there))); err != nil {
 			return made, err
 		}
 	}
@@ -271,7 +274,7 @@ func (i *Ingress) settlePorts(in *netlink.Handle, t tunnel, there map[string]net
 			name := portName(e.task)
 			l := there[name]
 			was, ok := i.attached[e.task]
-			if ok && !sweep && l != nil && was.link == l.Attrs().Index && was.endpoint.sameSandbox(e) && was.service.samePorts(s) && was.mtu == t.mtu && l.Attrs().MTU == t.mtu {
+			if ok && !sweep && l != nil && was.link == l.Attrs().Index && was.endpoint.sameSandbox(e) && was.service.samePorts(s) && was.subnet == i.plan.subnet && was.mtu == t.mtu && l.Attrs().MTU == t.mtu {
 				now[e.task] = was
 				continue
 			}
@@ -283,7 +286,7 @@ func (i *Ingress) settlePorts(in *netlink.Handle, t tunnel, there map[string]net
 				continue
 			}
 			there[name] = host
-			now[e.task] = attached{e, s, host.Attrs().Index, t.mtu}
+			now[e.task] = attached{e, s, i.plan.subnet, host.Attrs().Index, t.mtu}
 		}
 	}
 	for task, was := range i.attached {
@@ -332,9 +335,11 @@ func (i *Ingress) publish() map[port]*service {
 	slices.SortFunc(claims, func(a, b claim) int {
 		return cmp.Or(cmp.Compare(rank(i.held[b.Port]), rank(i.held[a.Port])), cmp.Compare(a.service.id, b.service.id))
 	})
-	i.releaseAll(func(p hold.Port) bool {
-		return slices.ContainsFunc(claims, func(c claim) bool { return c.Port == p })
-	})
+	wanted := map[hold.Port]bool{}
+	for _, c := range claims {
+		wanted[c.Port] = true
+	}
+	i.releaseAll(wanted)
 	published, taken := map[port]*service{}, map[hold.Port]bool{}
 	for _, c := range claims {
 		err := i.claim(c.port, taken)
@@ -387,10 +392,10 @@ func (i *Ingress) release(p hold.Port) {
 	delete(i.held, p)
 }
 
-// releaseAll gives back all ports but those to be kept.
-func (i *Ingress) releaseAll(keep func(hold.Port) bool) {
+// releaseAll gives back all ports but these.
+func (i *Ingress) releaseAll(but map[hold.Port]bool) {
 	for p := range i.held {
-		if keep == nil || !keep(p) {
+		if !but[p] {
 			i.release(p)
 		}
 	}

@@ -116,7 +116,7 @@ func TestRestartAndRemoval(t *testing.T) {
 		}
 	}
 	alive()
-	numbers := b.in.marks.nodes
+	numbers := b.in.marks.nodes.of
 	b.stop()
 	alive()
 	b.start()
@@ -124,7 +124,7 @@ func TestRestartAndRemoval(t *testing.T) {
 	other := newPublished(b.task(3))
 	other.vni, other.ports = 4999, nil
 	b.declare(b.request(l.nodes, other, p))
-	for node, n := range b.in.marks.nodes {
+	for node, n := range b.in.marks.nodes.of {
 		if numbers[node] != n {
 			t.Errorf("entry %s has number %d, had %d", node, n, numbers[node])
 		}
