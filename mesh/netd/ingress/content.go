@@ -19,10 +19,15 @@ type content struct {
 	fixed func(b *builder)
 	frame string
 	sets  map[string]elements
-	// balance are the ports' chains: what new flows are led to, in turn. hooks
-	// are chains at a device's exit. Both by name.
-	balance map[string][][]byte
+	// balance are the ports' chains: how many places a port has in setBackends,
+	// which take turns. hooks are chains at a device's exit. Both by name.
+	balance map[string]balance
 	hooks   map[string]bool
+}
+
+type balance struct {
+	port port
+	n    uint32
 }
 
 // elements are keys and what they map to; nil in a set.
@@ -31,10 +36,8 @@ type elements map[string][]byte
 // same reports whether nothing differs.
 func (c *content) same(d *content) bool {
 	return c.frame == d.frame && maps.EqualFunc(c.sets, d.sets, func(a, b elements) bool { return maps.EqualFunc(a, b, bytes.Equal) }) &&
-		maps.EqualFunc(c.balance, d.balance, equalKeys) && maps.Equal(c.hooks, d.hooks)
+		maps.Equal(c.balance, d.balance) && maps.Equal(c.hooks, d.hooks)
 }
-
-func equalKeys(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
 
 // A builder queues one batch. Errors of the library are kept for the end.
 type builder struct {
@@ -146,7 +149,7 @@ func (c *content) change(conn *nftables.Conn, to *content) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(to.balance)) {
-		if was, there := c.balance[name]; !there || !equalKeys(was, to.balance[name]) {
+		if was, there := c.balance[name]; !there || was != to.balance[name] {
 			b.balance(to.tables[0], name, to.balance[name], !there)
 		}
 	}
@@ -174,26 +177,15 @@ func (c *content) change(conn *nftables.Conn, to *content) error {
 	return b.err
 }
 
-// balance makes the chain that leads each new flow to one of these, in turn.
-func (b *builder) balance(t *nftables.Table, name string, to [][]byte, fresh bool) {
+// balance makes the chain that leads each new flow to the next place.
+func (b *builder) balance(t *nftables.Table, name string, to balance, fresh bool) {
 	chain := &nftables.Chain{Table: t, Name: name}
 	if fresh {
 		b.conn.AddChain(chain)
 	} else {
 		b.conn.FlushChain(chain)
 	}
-	m := b.number(&nftables.Set{Table: t, Name: "__map%d", Anonymous: true, Constant: true, IsMap: true, KeyType: nftables.TypeInteger, DataType: typeTarget})
-	b.keep(b.conn.AddSet(m, nil))
-	all := make([]nftables.SetElement, len(to))
-	for n, key := range to {
-		all[n] = nftables.SetElement{Key: native32(uint32(n)), Val: key}
-	}
-	// The library gives an anonymous set all its elements in one message, which
-	// holds only so many; the kernel takes them as long as no rule refers to it.
-	open := *m
-	open.Anonymous = false
-	b.add(&open, all)
-	b.conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: balanced(m, uint32(len(to)))})
+	b.conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: balanced(b.sets[setBackends], to)})
 }
 
 // hook makes the chain that gives frames on their way out of a device the MAC of

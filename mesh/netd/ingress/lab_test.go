@@ -44,7 +44,7 @@ const clientAddr = "192.0.2.100"
 //	client 192.0.2.100 ──┬── node 1: u0 192.0.2.1, mesh 198.18.0.1, net-ingress, sandboxes
 //	                     ├── node 2: u0 192.0.2.2, …
 type lab struct {
-	t      *testing.T
+	t      testing.TB
 	wire   *os.File
 	client *os.File
 	nodes  []*node
@@ -68,7 +68,7 @@ func (n *node) under() string    { return fmt.Sprintf("192.0.2.%d", n.i) }
 func (n *node) addr() netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(n.i)}) }
 
 // newNetns makes a namespace; with a path it is pinned there.
-func newNetns(t *testing.T, path string) *os.File {
+func newNetns(t testing.TB, path string) *os.File {
 	t.Helper()
 	var f *os.File
 	done := make(chan error)
@@ -104,21 +104,21 @@ func up(h *netlink.Handle, name string) error {
 	return h.LinkSetUp(l)
 }
 
-func within(t *testing.T, ns *os.File, fn func() error) {
+func within(t testing.TB, ns *os.File, fn func() error) {
 	t.Helper()
 	if err := kernel.InNetns(ns, fn); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func routes(t *testing.T, ns *os.File, fn func(h *netlink.Handle) error) {
+func routes(t testing.TB, ns *os.File, fn func(h *netlink.Handle) error) {
 	t.Helper()
 	if err := kernel.WithRoutes(ns, fn, unix.NETLINK_NETFILTER); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func newLab(t *testing.T, n int) *lab {
+func newLab(t testing.TB, n int) *lab {
 	t.Helper()
 	l := &lab{t: t, wire: newNetns(t, "")}
 	routes(t, l.wire, func(h *netlink.Handle) error {
@@ -168,7 +168,7 @@ func (n *node) logger() *slog.Logger {
 }
 
 type logWriter struct {
-	t *testing.T
+	t testing.TB
 	i int
 }
 

@@ -19,7 +19,8 @@ const (
 	setPublishedOn = "published_on" // on one
 	setUnserved    = "unserved"     // published, and nobody serves it
 	setUnservedOn  = "unserved_on"
-	setTargets     = "targets" // where flows may be led
+	setBackends    = "backends" // the tasks of a port that serve it, each with a place
+	setTargets     = "targets"  // where flows may be led
 )
 
 // Counters of what was dropped, by what it was.
@@ -57,14 +58,15 @@ func (p port) chainName() string {
 
 // outside is the table of an entry node that answers on these ports.
 func (p *plan) outside(published map[port]*service) *content {
-	c := &content{tables: outsideTables, balance: map[string][][]byte{}, sets: map[string]elements{
-		setPublished: {}, setPublishedOn: {}, setUnserved: {}, setUnservedOn: {}, setTargets: {}}}
+	c := &content{tables: outsideTables, balance: map[string]balance{}, sets: map[string]elements{
+		setPublished: {}, setPublishedOn: {}, setUnserved: {}, setUnservedOn: {}, setBackends: {}, setTargets: {}}}
 	t := outsideTables[0]
 	c.specs = []nftables.Set{
 		{Table: t, Name: setPublished, IsMap: true, KeyType: typeService, DataType: nftables.TypeVerdict, Concatenation: true},
 		{Table: t, Name: setPublishedOn, IsMap: true, KeyType: typeAddrSvc, DataType: nftables.TypeVerdict, Concatenation: true},
 		{Table: t, Name: setUnserved, KeyType: typeService, Concatenation: true},
 		{Table: t, Name: setUnservedOn, KeyType: typeAddrSvc, Concatenation: true},
+		{Table: t, Name: setBackends, IsMap: true, KeyType: typePlace, DataType: typeTarget, Concatenation: true},
 		{Table: t, Name: setTargets, KeyType: typeAddrSvc, Concatenation: true},
 	}
 	for x, s := range published {
@@ -80,7 +82,10 @@ func (p *plan) outside(published map[port]*service) *content {
 			c.sets[unserved][string(key)] = nil
 			continue
 		}
-		c.balance[x.chainName()] = to
+		for n, target := range to {
+			c.sets[setBackends][string(placeKey(x, uint32(n)))] = target
+		}
+		c.balance[x.chainName()] = balance{x, uint32(len(to))}
 		c.sets[served][string(key)] = []byte(x.chainName())
 	}
 	c.frame = fmt.Sprint(p.subnet, p.mesh)

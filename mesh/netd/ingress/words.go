@@ -23,6 +23,7 @@ var (
 	typeService  = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	typeAddrSvc  = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
 	typeLinkSvc  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+	typePlace    = nftables.MustConcatSetType(nftables.TypeInteger, nftables.TypeInteger, nftables.TypeInteger)
 	typeLinkMAC  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr)
 	typeLinkFrom = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)
 )
@@ -116,11 +117,18 @@ func state(bits uint32) match { return ctBits(expr.CtKeySTATE, bits) }
 // replies: the packet goes against the flow's direction.
 var replies = match{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equals(1)}
 
+// placeKey is where the n-th task of a port stands in setBackends.
+func placeKey(p port, n uint32) []byte {
+	return append(append(p.Host.AsSlice(), p.proto(), 0, byte(p.Number>>8), byte(p.Number)), native32(n)...)
+}
+
 // balanced is the rule of a port's chain.
-func balanced(m *nftables.Set, n uint32) match {
+func balanced(backends *nftables.Set, to balance) match {
+	key := placeKey(to.port, 0)
 	return match{
-		&expr.Numgen{Register: 1, Modulus: n, Type: unix.NFT_NG_INCREMENTAL},
-		&expr.Lookup{SourceRegister: 1, DestRegister: unix.NFT_REG_2, IsDestRegSet: true, SetName: m.Name, SetID: m.ID},
+		&expr.Immediate{Register: keyReg, Data: key[:4]}, &expr.Immediate{Register: keyReg + 1, Data: key[4:8]},
+		&expr.Numgen{Register: keyReg + 2, Modulus: to.n, Type: unix.NFT_NG_INCREMENTAL},
+		&expr.Lookup{SourceRegister: keyReg, DestRegister: unix.NFT_REG_2, IsDestRegSet: true, SetName: backends.Name, SetID: backends.ID},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: unix.NFT_REG_2, RegProtoMin: unix.NFT_REG32_05},
 	}
 }
