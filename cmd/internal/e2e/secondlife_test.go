@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -148,7 +149,14 @@ func twoBackups(t *testing.T, c *cluster) {
 		}
 		return ""
 	})
-	other := shownKey.FindString(c.ok("manager-2", "init"))
+	other := shownKey.FindString(c.ok("manager-2", "init", "--node-pool", "100.64.0.0/16", "--network-pool", "172.20.0.0/16"))
+	c.ok("manager-2", "network", "create", "front")
+	if out := c.ok("manager-2", "network", "inspect", "front"); !strings.Contains(out, "172.20.") {
+		t.Errorf("a network outside of the pool that was chosen:\n%s", out)
+	}
+	if out := c.ok("manager-2", "node", "inspect", "manager-2"); !regexp.MustCompile(`Mesh address: +100\.64\.`).MatchString(out) {
+		t.Errorf("a node's address outside of the pool that was chosen:\n%s", out)
+	}
 	c.ok("manager-2", "backup", "create", theirs)
 	c.ok("manager-2", "leave", "--force")
 
