@@ -58,7 +58,7 @@ func ParseTraffic(text string) (p meshpb.Protocol, port uint32, err error) {
 	}
 	p, ok := protocols[name]
 	if !ok {
-		return p, 0, fmt.Errorf("%q: protocol %q is unknown: write tcp/5432, udp/53, icmp or any", ident.Clip(text), ident.Clip(name))
+		return p, 0, fmt.Errorf("protocol %q is unknown: write tcp/5432, udp/53, icmp or any", ident.Clip(name))
 	}
 	r := &meshpb.PolicyRule{Protocol: p}
 	if hasPort {
