@@ -141,7 +141,7 @@ func (c *Config) paths(v any) error {
 	case string:
 		// A backslash is none on Linux; NUL would end it early in C.
 		if strings.ContainsRune(v, 0) || slices.Contains(strings.Split(v, "/"), "..") {
-			return fmt.Errorf("%.80q leads elsewhere: write paths without ..", v)
+			return fmt.Errorf("%.80q leads elsewhere: write paths that have no .. in them", v)
 		}
 		if !strings.HasPrefix(strings.TrimSpace(v), "/") {
 			return nil
