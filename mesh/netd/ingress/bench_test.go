@@ -30,7 +30,7 @@ func BenchmarkDeclare(b *testing.B) {
 	if _, err := n.in.Declare(b.Context(), req); err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(time.Since(began).Milliseconds()), "whole-ms")
+	b.Logf("the whole: %s", time.Since(began))
 	s := req.Services[7]
 	for i := 0; b.Loop(); i++ {
 		n.gen++
