@@ -113,7 +113,7 @@ func (m *Manager) runNetd(ctx context.Context) error {
 // ok is that everything is as declared.
 func (m *Manager) declareNetd(ctx context.Context, again bool) (ok bool, err error) {
 	m.mu.Lock()
-	if !m.known || m.made == nil {
+	if !m.known || m.made == nil || m.netd.tasks == nil && !m.prepared() {
 		m.mu.Unlock()
 		return true, nil
 	}
@@ -170,6 +170,22 @@ func (m *Manager) declareNetd(ctx context.Context, again bool) (ok bool, err err
 	m.mu.Unlock()
 	m.changed()
 	return ok, err
+}
+
+// prepared reports whether rund has spoken of every network that there is. The
+// first declaration of a process waits for it, as netd removes what is not in it:
+// a network that is in use must not go because its turn has not come. m.mu is
+// held.
+func (m *Manager) prepared() bool {
+	if m.view == nil {
+		return false
+	}
+	for id, n := range m.view.Networks {
+		if n.makes() && !m.made[id] && m.unmade[id] == "" {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *Manager) overlay(ctx context.Context, req *netdpb.OverlayRequest) (*netdpb.OverlayResponse, error) {

@@ -231,8 +231,8 @@ func TestNetworksSurviveRestarts(t *testing.T) {
 		n.settle(10 * time.Second)
 		check("after the managers came back")
 		n.want(a.TaskId, running)
-		if n.rund.Starts(a.TaskId) != 1 {
-			t.Error("it was started again")
+		if n.rund.Starts(a.TaskId) != 1 || len(n.netd.Lost()) > 0 {
+			t.Errorf("started %d times, networks lost on the way: %v", n.rund.Starts(a.TaskId), n.netd.Lost())
 		}
 	})
 }

@@ -24,6 +24,7 @@ type Netd struct {
 
 	overlays   map[string]*netdpb.OverlayNetwork
 	overlayGen uint64
+	lost       []string
 }
 
 // NewNetd returns one that has nothing attached.

@@ -23,12 +23,21 @@ func (n *Netd) answerOverlay(verb any, out *netdpb.Response) {
 			return
 		}
 		n.overlayGen = r.Generation
-		if r.Base == 0 {
-			n.overlays = map[string]*netdpb.OverlayNetwork{}
+		before := n.overlays
+		n.overlays = map[string]*netdpb.OverlayNetwork{}
+		if r.Base != 0 {
+			maps.Copy(n.overlays, before)
 		}
 		for _, id := range r.Removed {
 			delete(n.overlays, id)
 		}
+		defer func() {
+			for id := range before {
+				if n.overlays[id] == nil {
+					n.lost = append(n.lost, id)
+				}
+			}
+		}()
 		answer := &netdpb.OverlayResponse{}
 		for _, o := range r.Networks {
 			n.overlays[o.Id] = merged(n.overlays[o.Id], o)
@@ -113,6 +122,13 @@ func (n *Netd) Place(network, task string) *netdpb.OverlayEndpoint {
 		}
 	}
 	return nil
+}
+
+// Lost are the networks that a declaration left out, in order.
+func (n *Netd) Lost() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lost
 }
 
 // Placed reports whether a task is on any network.

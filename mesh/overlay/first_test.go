@@ -1,0 +1,76 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
+)
+
+// told keeps what netd is told.
+type told struct {
+	mu  sync.Mutex
+	all []*netdpb.OverlayRequest
+}
+
+func (n *told) Call(_ context.Context, req, resp proto.Message) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if r := req.(*netdpb.Request).GetOverlay(); r != nil {
+		n.all = append(n.all, r)
+	}
+	resp.(*netdpb.Response).Result = &netdpb.Response_Overlay{Overlay: &netdpb.OverlayResponse{}}
+	return nil
+}
+
+type away struct{}
+
+func (away) Call(context.Context, proto.Message, proto.Message) error { return errors.New("away") }
+
+// What a new redoubtd says first has every network that there is, whatever it
+// heard in which order: netd removes what is not in it.
+func TestFirstDeclarationIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		netd := &told{}
+		m, err := New(Config{Netd: netd, Named: away{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+
+		if ids, keep := m.Namespaces(); len(ids) > 0 || !keep {
+			t.Errorf("at first: %v, %v", ids, keep)
+		}
+		m.SetTasks(nil)
+		m.SetNamespaces(nil, nil)
+		m.SetView(&View{Self: Node{ID: "self", Mesh: netip.MustParsePrefix("198.18.0.1/15")}, Networks: map[string]*Network{
+			nets[0]: {ID: nets[0], Kind: meshpb.Kind_KIND_OVERLAY, VNI: 4096}, nets[1]: {ID: nets[1], Kind: meshpb.Kind_KIND_OVERLAY, VNI: 4097}}})
+		synctest.Wait()
+		if len(netd.all) > 0 {
+			t.Fatalf("netd was told %v", netd.all)
+		}
+		ids, keep := m.Namespaces()
+		if !slices.Equal(ids, nets) || !keep {
+			t.Errorf("namespaces %v, %v", ids, keep)
+		}
+		m.SetNamespaces(ids, map[string]string{nets[1]: "no"})
+		synctest.Wait()
+		if len(netd.all) != 1 || netd.all[0].Base != 0 || len(netd.all[0].Networks) != 1 {
+			t.Fatalf("netd was told %v", netd.all)
+		}
+		if _, keep := m.Namespaces(); keep {
+			t.Error("namespaces that nobody needs are kept")
+		}
+	})
+}
