@@ -16,6 +16,9 @@ const (
 	// told; a restart is noticed within it. Queries wait in named for three
 	// seconds for what it lost.
 	checkNetd, checkNames = 2 * time.Second, time.Second
+	// netd reads the counters of every network for it: a node with many asks less
+	// often, so that it costs one part in checkShare of a core at most.
+	checkShare = 20
 	// The same while a task waits for its sockets to arrive at named.
 	checkSockets = 50 * time.Millisecond
 

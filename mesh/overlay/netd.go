@@ -103,8 +103,9 @@ func (m *Manager) runNetd(ctx context.Context) error {
 		case <-retry.C:
 			again, failed, pending = true, false, false
 		case <-check.C:
+			began := time.Now()
 			m.checkNetd(ctx)
-			check.Reset(checkNetd)
+			check.Reset(max(checkNetd, checkShare*time.Since(began)))
 		}
 	}
 }

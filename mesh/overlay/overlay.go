@@ -234,6 +234,8 @@ func (m *Manager) waiting(t Task) string {
 		switch {
 		case !n.makes():
 			why = "this node cannot make networks of driver " + n.Driver
+		case a.Addrs == (Addrs{}):
+			why = "the managers gave it no address"
 		case m.unmade[n.ID] != "":
 			why = m.unmade[n.ID]
 		case !m.made[n.ID]:

@@ -59,7 +59,7 @@ func makePlan(v *View, tasks []Task, made map[string]bool) *plan {
 	}
 	for _, t := range tasks {
 		for i, a := range t.Attachments {
-			if n := p.networks[a.Network]; n != nil && !v.Networks[a.Network].reused(t.ID, a.Addrs) {
+			if n := p.networks[a.Network]; n != nil && a.Addrs != (Addrs{}) && !v.Networks[a.Network].reused(t.ID, a.Addrs) {
 				n.endpoints[t.ID] = endpoint{service: t.ServiceID, addrs: a.Addrs, serving: t.Serving, netns: t.Netns, index: uint32(i)}
 			}
 		}

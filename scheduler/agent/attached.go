@@ -169,12 +169,11 @@ func (m *machine) described() bool {
 func checkAttachments(a *schedulerpb.Assignment) error {
 	seen := map[string]bool{}
 	for _, at := range a.Attachments {
-		addrs, err := overlay.ParseAddrs(at.GetAddresses())
-		switch {
-		case err != nil:
+		if _, err := overlay.ParseAddrs(at.GetAddresses()); err != nil {
 			return err
-		case !ident.Valid(at.GetNetworkId()) || seen[at.GetNetworkId()] || !addrs[0].IsValid():
-			return errors.New("it is on a network without an id, twice, or without an address")
+		}
+		if !ident.Valid(at.GetNetworkId()) || seen[at.GetNetworkId()] {
+			return errors.New("it is on a network without an id, or twice")
 		}
 		seen[at.GetNetworkId()] = true
 	}
