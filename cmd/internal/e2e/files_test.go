@@ -26,7 +26,8 @@ func TestFiles(t *testing.T) {
 			}
 		}
 	}
-	c.ok("manager-1", "service", "create", "--timeout", "30s", "--name", "web", image)
+	c.ok("manager-1", "network", "create", "back")
+	c.ok("manager-1", "service", "create", "--timeout", "30s", "--name", "web", "--network", "back", image)
 	check("a manager with segments, and workers", "manager-1", "worker-1", "worker-2")
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
