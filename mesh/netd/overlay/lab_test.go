@@ -161,7 +161,6 @@ func (n *node) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.deny, o.newTable = func() error { return nil }, func() enforcer { return permit{} }
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- f.Run(ctx) }()

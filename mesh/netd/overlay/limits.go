@@ -28,6 +28,9 @@ const (
 	vxlanOverhead = 50
 	minMTU        = 1280
 
+	// The least multiple of what a repair took that passes before the next of the
+	// same network.
+	restFactor = 10
 	// The pause after an announced change in which more are gathered.
 	repairSettle = 50 * time.Millisecond
 	// How often it is looked at the node's end of the tunnels, and within what

@@ -171,7 +171,7 @@ func (o *Overlays) Follow() {
 func (o *Overlays) Declare(ctx context.Context, req *netdpb.OverlayRequest) (*netdpb.OverlayResponse, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed {
+	if o.closed || ctx.Err() != nil {
 		return nil, errors.New("netd is stopping")
 	}
 	sum, err := digestOf(req)
@@ -204,7 +204,7 @@ func (o *Overlays) Declare(ctx context.Context, req *netdpb.OverlayRequest) (*ne
 		o.removeStrays()
 	}
 	changes := o.apply(ctx, news)
-	if changes > 0 {
+	if changes > 0 && d.base == 0 {
 		o.log.Info("networks declared", "generation", o.plan.generation, "networks", len(o.plan.networks), "changes", changes)
 	}
 	return o.response(news), nil
@@ -213,6 +213,9 @@ func (o *Overlays) Declare(ctx context.Context, req *netdpb.OverlayRequest) (*ne
 // apply makes these networks what the plan says, and returns how much had to be
 // done. o.mu is held.
 func (o *Overlays) apply(ctx context.Context, news map[string]*touched) (changes int) {
+	// What is begun is done: half of it would be a network that is closed. Every
+	// request to the kernel has a deadline of its own.
+	ctx = context.WithoutCancel(ctx)
 	ids := slices.Sorted(maps.Keys(news))
 	o.findTunnel()
 	var up []*realm
@@ -281,9 +284,6 @@ func (o *Overlays) apply(ctx context.Context, news map[string]*touched) (changes
 
 // begin is the first half of making the network what it is to be.
 func (r *realm) begin(ctx context.Context, t *touched) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if r.o.blocked != nil {
 		return r.o.blocked
 	}

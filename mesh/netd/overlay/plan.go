@@ -55,13 +55,14 @@ func (o owner) String() string {
 	return "service " + o.service.id
 }
 
-// touched is what a declaration says of one network: of everything, or of these
-// addresses and tasks. before is what it was; nil: there was none.
+// touched is what is to be looked at of one network: everything, or these tasks
+// and addresses.
 type touched struct {
-	before *network
-	whole  bool
-	tasks  map[string]bool
-	addrs  map[netip.Addr]bool
+	whole    bool
+	retry    bool // nothing is declared: tasks that had no interface may get one
+	services bool // some service
+	tasks    map[string]bool
+	addrs    map[netip.Addr]bool
 }
 
 func emptyPlan() *plan {
@@ -82,13 +83,13 @@ func (p *plan) merge(d declaration) (*plan, map[string]*touched, error) {
 		next.mesh = d.mesh
 	}
 	if next.mesh != p.mesh { // every router MAC and VXLAN device is another one
-		for id, n := range next.networks {
-			news[id] = &touched{before: n, whole: true}
+		for id := range next.networks {
+			news[id] = &touched{whole: true}
 		}
 	}
 	if d.base == 0 {
-		for id, n := range p.networks {
-			news[id] = &touched{before: n, whole: true}
+		for id := range p.networks {
+			news[id] = &touched{whole: true}
 		}
 	}
 	for _, id := range d.removed {
@@ -97,7 +98,7 @@ func (p *plan) merge(d declaration) (*plan, map[string]*touched, error) {
 			return nil, nil, fmt.Errorf("network %s is to be removed and is not declared", id)
 		}
 		next.drop(n)
-		news[id] = &touched{before: n, whole: true}
+		news[id] = &touched{whole: true}
 	}
 	for _, c := range d.networks {
 		old := next.networks[c.id]
@@ -108,7 +109,7 @@ func (p *plan) merge(d declaration) (*plan, map[string]*touched, error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("network %s: %w", c.id, err)
 		}
-		if t.before = p.networks[c.id]; news[c.id] == nil {
+		if news[c.id] == nil {
 			news[c.id] = t
 		}
 		if old != nil {
@@ -147,7 +148,7 @@ func (p *plan) merge(d declaration) (*plan, map[string]*touched, error) {
 func (c *change) follow(old *network) (*network, *touched, error) {
 	n := &network{id: c.id, settings: c.settings, rules: c.rules, endpoints: make(map[string]*endpoint, len(c.endpoints)),
 		services: make(map[string]*service, len(c.services)), owners: make(map[netip.Addr]owner, len(c.endpoints)), nodes: map[netip.Addr]int{}}
-	t := &touched{whole: !c.changes}
+	t := &touched{whole: !c.changes, services: len(c.services)+len(c.removedServices) > 0}
 	if c.changes {
 		n.settings, n.endpoints, n.services = old.settings, maps.Clone(old.endpoints), maps.Clone(old.services)
 		n.owners, n.nodes = maps.Clone(old.owners), maps.Clone(old.nodes)

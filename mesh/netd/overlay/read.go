@@ -205,3 +205,9 @@ func strayRoute(r route) op {
 	}
 	return op{kernel.Message{Type: unix.RTM_DELROUTE, Body: b}, true, r.dst}
 }
+
+// isFailed reports whether the message is of a neighbour without a MAC.
+func isFailed(b []byte) bool {
+	n, ok := parseNeighbour(b)
+	return ok && n.state == unix.NUD_FAILED
+}

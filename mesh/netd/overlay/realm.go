@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
-	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay/rules"
 )
 
 // A realm is a network on this node: its namespace, and what is known of it. The
@@ -33,6 +31,7 @@ type realm struct {
 	deaf     atomic.Bool // the notices ended
 
 	table   enforcer        // nil: what is in force is not known
+	rules   *ruleset        // nil: nothing was told
 	have    *paths          // nil: not known
 	uplink  int32           // index of the VXLAN device
 	ports   map[string]port // by task: those that are in place
@@ -45,14 +44,7 @@ type realm struct {
 	retryAt time.Time                 // zero: nothing has failed
 	retry   time.Duration
 	swept   time.Time
-}
-
-// An enforcer is the ruleset of a namespace (rules.Table). Its methods run on a
-// thread in the namespace.
-type enforcer interface {
-	Set(ctx context.Context, n *rules.Network) (changed bool, err error)
-	Ensure() (repaired bool, err error)
-	Counters() (allowed, dropped map[string]uint64, err error)
+	rest    time.Time // not to be looked at before
 }
 
 // Bits of news.
@@ -105,8 +97,10 @@ func (r *realm) hear(t kernel.Topic, b []byte, own uint32) {
 		return
 	}
 	news := b == nil
-	err := kernel.Messages(b, func(h unix.NlMsghdr, _ []byte) error {
-		news = news || h.Pid != own
+	err := kernel.Messages(b, func(h unix.NlMsghdr, body []byte) error {
+		// That a neighbour was removed is said twice, first by whom.
+		echo := h.Pid == 0 && h.Type == unix.RTM_DELNEIGH && isFailed(body)
+		news = news || h.Pid != own && !echo
 		return nil
 	})
 	if news || err != nil {
@@ -132,7 +126,7 @@ func (r *realm) forget() {
 
 // unknow makes the next pass read everything.
 func (r *realm) unknow() {
-	r.table, r.have, r.uplink, r.pending = nil, nil, 0, nil
+	r.table, r.rules, r.have, r.uplink, r.pending = nil, nil, nil, 0, nil
 	r.ports = map[string]port{}
 }
 

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
-	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay/rules"
 )
 
 // narrow takes away what is not wanted, makes what is and leaves it down, and
@@ -20,11 +19,6 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 	if r.have == nil {
 		t.whole = true
 	}
-	nodes := make(map[[6]byte]netip.Addr, len(r.net.nodes))
-	for node := range r.net.nodes {
-		nodes[routerMAC(node)] = node
-	}
-	var d differ
 	var strays []op
 	if t.whole {
 		links, err := r.settle(h)
@@ -38,6 +32,40 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 		for _, e := range r.net.endpoints {
 			r.plug(h, e, links)
 		}
+	} else {
+		for task := range t.tasks {
+			if err := r.unplug(h, task); err != nil {
+				return err
+			}
+		}
+		got := false
+		for task := range t.tasks {
+			if e := r.net.endpoints[task]; e != nil {
+				got = r.plug(h, e, nil) || got
+			}
+		}
+		if t.retry && !got {
+			return nil
+		}
+	}
+	d := r.difference(t)
+	if n := len(strays) + len(d.removals) + len(d.additions); n > 0 {
+		r.changed(fmt.Sprintf("changed %d routes and neighbours", n))
+	}
+	if err := tell(r.socket, slices.Concat(strays, d.removals)); err != nil {
+		return err
+	}
+	r.pending = d.additions
+	return r.enforce(ctx, t)
+}
+
+// difference is what has to be told to the kernel, and notes it as told.
+func (r *realm) difference(t *touched) (d differ) {
+	nodes := make(map[[6]byte]netip.Addr, len(r.net.nodes))
+	for node := range r.net.nodes {
+		nodes[routerMAC(node)] = node
+	}
+	if t.whole {
 		want := &paths{make(map[netip.Addr]path, len(r.net.owners)), nodes}
 		for a := range r.net.owners {
 			if p, ok := r.want(a); ok {
@@ -46,38 +74,21 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 		}
 		d.all(r.uplink, r.have, want)
 		r.have = want
-	} else {
-		for task := range t.tasks {
-			if err := r.unplug(h, task); err != nil {
-				return err
-			}
-		}
-		for task := range t.tasks {
-			if e := r.net.endpoints[task]; e != nil {
-				r.plug(h, e, nil)
-			}
-		}
-		for a := range t.addrs {
-			old, had := r.have.addrs[a]
-			p, ok := r.want(a)
-			d.addr(a, old, had, p, ok)
-			if ok {
-				r.have.addrs[a] = p
-			} else {
-				delete(r.have.addrs, a)
-			}
-		}
-		d.forward(r.uplink, r.have.nodes, nodes)
-		r.have.nodes = nodes
+		return d
 	}
-	if n := len(strays) + len(d.removals) + len(d.additions); n > 0 {
-		r.changed(fmt.Sprintf("changed %d routes and neighbours", n))
+	for a := range t.addrs {
+		old, had := r.have.addrs[a]
+		p, ok := r.want(a)
+		d.addr(a, old, had, p, ok)
+		if ok {
+			r.have.addrs[a] = p
+		} else {
+			delete(r.have.addrs, a)
+		}
 	}
-	if err := tell(r.socket, slices.Concat(strays, d.removals)); err != nil {
-		return err
-	}
-	r.pending = d.additions
-	return r.enforce(ctx, t.whole)
+	d.forward(r.uplink, r.have.nodes, nodes)
+	r.have.nodes = nodes
+	return d
 }
 
 // settle makes namespace and VXLAN device what they are to be, takes ports away
@@ -161,17 +172,18 @@ func (r *realm) unplug(h *netlink.Handle, task string) error {
 }
 
 // plug gives a local endpoint its interface, if it has none that fits; links are
-// those that are there, nil where that is not to be looked at.
-func (r *realm) plug(h *netlink.Handle, e *endpoint, links map[string]netlink.Link) {
+// those that are there, nil where that is not to be looked at. It reports whether
+// it has one.
+func (r *realm) plug(h *netlink.Handle, e *endpoint, links map[string]netlink.Link) bool {
 	if !e.local() {
-		return
+		return false
 	}
 	name := portName(e.task)
 	p, ok := r.ports[e.task]
 	host := links[name]
 	if ok && p.serves(e) && (links == nil || p.holds(host, r.tunnel.mtu)) {
 		r.ports[e.task] = port{p.link, e, p.mtu}
-		return
+		return true
 	}
 	delete(r.ports, e.task)
 	p, made, err := r.attach(h, e, host)
@@ -180,7 +192,7 @@ func (r *realm) plug(h *netlink.Handle, e *endpoint, links map[string]netlink.Li
 		if made || ok {
 			r.changed("made or set the interface of task " + e.task)
 		}
-		return
+		return true
 	}
 	if old := r.bad[e.task]; old == nil || old.Error() != err.Error() {
 		r.o.log.Warn("task is not on its network; it is tried again", "network", r.id, "task", e.task, "err", err)
@@ -192,6 +204,7 @@ func (r *realm) plug(h *netlink.Handle, e *endpoint, links map[string]netlink.Li
 	if l, e := kernel.FindLink(h, name); e == nil && l != nil { // half made
 		kernel.DeleteLink(h, l)
 	}
+	return false
 }
 
 // serves reports whether the port is that of the endpoint.
@@ -204,51 +217,6 @@ func (p port) serves(e *endpoint) bool {
 func (p port) holds(l netlink.Link, mtu int) bool {
 	return l != nil && int32(l.Attrs().Index) == p.link && l.Attrs().MTU == mtu && p.mtu == mtu && isUp(l) &&
 		l.Attrs().RawFlags&unix.IFF_NOARP != 0 && l.Attrs().MasterIndex == 0 && slices.Equal(l.Attrs().HardwareAddr, gatewayMAC)
-}
-
-// enforce puts the rules in force.
-func (r *realm) enforce(ctx context.Context, whole bool) error {
-	if r.table == nil {
-		r.table = r.o.newTable()
-	}
-	changed, err := r.table.Set(ctx, r.rules())
-	if err == nil && whole {
-		var repaired bool
-		repaired, err = r.table.Ensure()
-		changed = changed || repaired
-	}
-	if changed {
-		r.changed("changed the rules")
-	}
-	return err
-}
-
-// rules are those of the network, without endpoints that have no interface.
-func (r *realm) rules() *rules.Network {
-	n := &rules.Network{Internal: r.net.internal, DefaultDeny: r.net.defaultDeny, Uplink: uplinkName, Rules: r.net.rules,
-		Endpoints: make([]rules.Endpoint, 0, len(r.net.endpoints)), Services: make([]rules.Service, 0, len(r.net.services))}
-	for _, s := range r.net.subnets {
-		if s.prefix.IsValid() {
-			n.Subnets, n.Gateways = append(n.Subnets, s.prefix), append(n.Gateways, s.gateway)
-		}
-	}
-	for _, e := range r.net.endpoints {
-		out := rules.Endpoint{Task: e.task, Service: e.service, Addrs: valid(e.addrs), Serving: e.serving}
-		if e.local() {
-			if _, ok := r.ports[e.task]; !ok {
-				continue
-			}
-			out.Port, out.MAC = portName(e.task), sandboxMAC(r.id, e)
-		} else {
-			mac := routerMAC(e.node)
-			out.MAC = mac[:]
-		}
-		n.Endpoints = append(n.Endpoints, out)
-	}
-	for _, s := range r.net.services {
-		n.Services = append(n.Services, rules.Service{ID: s.id, VIPs: valid(s.vips)})
-	}
-	return n
 }
 
 // widen sets the links up and leads packets to them.

@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
@@ -64,75 +65,80 @@ func (o *Overlays) look(ctx context.Context) time.Duration {
 	if o.strays {
 		o.removeStrays()
 	}
-	before, was := o.tunnel, o.blocked
 	o.findTunnel()
-	moved := o.tunnel != before || (o.blocked == nil) != (was == nil)
-	if moved && o.blocked == nil && was == nil && before != (tunnel{}) {
-		o.log.Info("networks follow the mesh's interface", "mtu", o.tunnel.mtu)
-	}
 	now := time.Now()
-	checks, retries := map[string]*touched{}, map[string]*touched{}
 	sweep := 1 + len(o.realms)*int(lookEvery)/int(sweepWithin)
+	retries, checks := map[string]*touched{}, map[string]*touched{}
 	for id, r := range o.realms {
-		news := r.news.Swap(0)
+		due := !r.retryAt.IsZero() && !now.Before(r.retryAt)
 		switch {
-		case moved:
+		case o.blocked == nil && r.err == nil && r.tunnel != o.tunnel:
+			o.log.Info("network follows the mesh's interface", "network", id, "mtu", o.tunnel.mtu)
 			retries[id] = &touched{whole: true}
-		case !r.retryAt.IsZero():
-			if now.Before(r.retryAt) {
-				break
-			}
-			t := &touched{whole: r.err != nil, tasks: map[string]bool{}, addrs: nil}
-			for task := range r.bad {
-				t.name(r.net.endpoints[task])
-			}
-			retries[id] = t
-		case news&newsPaths != 0 || r.deaf.Load():
+		case o.blocked != nil && r.err == nil, due && r.err != nil:
+			retries[id] = &touched{whole: true}
+		case r.err != nil || now.Before(r.rest):
+		case r.deaf.Load() || r.news.Load()&newsPaths != 0:
 			checks[id] = &touched{whole: true}
-		case news&newsRules != 0:
-			r.ensure(ctx)
 		case sweep > 0 && now.Sub(r.swept) > sweepWithin:
 			sweep--
 			checks[id] = &touched{whole: true}
+		case due:
+			retries[id] = r.failing()
+		case r.news.Load()&newsRules != 0:
+			r.ensure()
+		}
+		if checks[id] != nil {
+			r.news.Store(0)
 		}
 	}
 	if len(retries) > 0 {
 		o.apply(ctx, retries)
 	}
-	if len(checks) > 0 {
-		o.apply(ctx, checks)
+	for id, t := range checks {
+		r, began := o.realms[id], time.Now()
+		o.apply(ctx, map[string]*touched{id: t})
+		r.noteRepair(began)
 	}
-	for id := range checks {
-		o.noteRepair(o.realms[id])
+	if err := o.admit(ctx); err != nil {
+		o.log.Error("who may send is not said; it is tried again", "err", err)
 	}
-	return o.nextRetry(now)
+	return o.nextLook()
 }
 
-// name adds what concerns an endpoint.
-func (t *touched) name(e *endpoint) {
-	if e == nil {
-		return
+// failing names the tasks that have no interface.
+func (r *realm) failing() *touched {
+	t := &touched{retry: true, tasks: map[string]bool{}, addrs: map[netip.Addr]bool{}}
+	for task := range r.bad {
+		if e := r.net.endpoints[task]; e != nil {
+			t.tasks[task] = true
+			for _, a := range valid(e.addrs) {
+				t.addrs[a] = true
+			}
+		}
 	}
-	t.tasks[e.task] = true
-	for _, a := range valid(e.addrs) {
-		t.addrs[a] = true
-	}
+	return t
 }
 
-func (o *Overlays) noteRepair(r *realm) {
+// noteRepair counts what was found changed. Whoever changes it without pause,
+// as somebody inside a sandbox may, gets a share of the time and no more.
+func (r *realm) noteRepair(began time.Time) {
 	if len(r.changes) == 0 {
 		return
 	}
-	o.repairs++
-	o.log.Warn("network was changed by somebody and is restored", "network", r.id, "changes", r.changes)
+	r.rest = time.Now().Add(restFactor * time.Since(began))
+	r.o.repairs++
+	r.o.log.Warn("network was changed by somebody and is restored", "network", r.id, "changes", r.changes)
 }
 
 // ensure puts the rules back.
-func (r *realm) ensure(ctx context.Context) {
-	if r.err != nil || r.table == nil || r.file == nil {
+func (r *realm) ensure() {
+	r.news.And(^uint32(newsRules))
+	if r.table == nil || r.file == nil {
 		return
 	}
 	r.changes = nil
+	began := time.Now()
 	err := kernel.InNetns(r.file, func() error {
 		repaired, err := r.table.Ensure()
 		if repaired {
@@ -140,19 +146,22 @@ func (r *realm) ensure(ctx context.Context) {
 		}
 		return err
 	})
-	if err != nil && ctx.Err() == nil {
+	if err != nil {
 		r.shut(err)
 		r.again(time.Now())
-		r.o.unsaid = true
 	}
-	r.o.noteRepair(r)
+	r.noteRepair(began)
 }
 
-func (o *Overlays) nextRetry(now time.Time) time.Duration {
-	next := lookEvery
+// nextLook is when something is to be tried again, or was put off.
+func (o *Overlays) nextLook() time.Duration {
+	next, now := lookEvery, time.Now()
 	for _, r := range o.realms {
 		if !r.retryAt.IsZero() {
 			next = min(next, max(0, r.retryAt.Sub(now)))
+		}
+		if r.news.Load() != 0 && r.err == nil {
+			next = min(next, max(0, r.rest.Sub(now)))
 		}
 	}
 	return next

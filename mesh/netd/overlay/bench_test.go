@@ -1,0 +1,165 @@
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
+)
+
+// large is a network of services with virtual addresses and backends on other
+// nodes.
+func large(services, backends, nodes int, dual bool) *netdpb.OverlayNetwork {
+	n := &netdpb.OverlayNetwork{Id: ident.New(), Vni: 7, Subnets: []*netdpb.OverlaySubnet{{Subnet: "10.200.0.0/16", Gateway: "10.200.0.1"}}}
+	if dual {
+		n.Subnets = append(n.Subnets, &netdpb.OverlaySubnet{Subnet: "fd52::/64", Gateway: "fd52::1"})
+	}
+	n.Netns = netnsPrefix + n.Id
+	addrs := func(high, i int) []string {
+		out := []string{fmt.Sprintf("10.200.%d.%d", high+i/250, 2+i%250), fmt.Sprintf("fd52::%x:%x", high+1, i+2)}
+		if !dual {
+			out = out[:1]
+		}
+		return out
+	}
+	for i := range services {
+		s := &netdpb.OverlayService{ServiceId: ident.New(), Vips: addrs(192, i)}
+		n.Services = append(n.Services, s)
+		for j := range backends {
+			k := i*backends + j
+			n.Endpoints = append(n.Endpoints, &netdpb.OverlayEndpoint{TaskId: ident.New(), ServiceId: s.GetServiceId(), Addresses: addrs(0, k), Serving: true,
+				Node: netip.AddrFrom4([4]byte{198, 18, 1, byte(1 + k%nodes)}).String()})
+		}
+	}
+	return n
+}
+
+// BenchmarkApply is one declaration of 1,000 services with 10 backends each to a
+// node with an empty network; BenchmarkBackend one backend less and one more,
+// each a declaration, after it; BenchmarkService one service with its backends;
+// BenchmarkSweep compares all of it with the kernel.
+func BenchmarkApply(b *testing.B) {
+	for _, dual := range []bool{false, true} {
+		b.Run(stack(dual), func(b *testing.B) {
+			l := newLab(b, 1)
+			n := l.nodes[0]
+			net := large(1000, 10, 50, dual)
+			n.pin(net.GetNetns())
+			var inUse uint64
+			for b.Loop() {
+				b.StopTimer()
+				n.gen++
+				empty := &netdpb.OverlayNetwork{Id: net.GetId(), Vni: net.GetVni(), Netns: net.GetNetns(), Subnets: net.GetSubnets()}
+				n.declare(&netdpb.OverlayRequest{Generation: n.gen, MeshAddress: n.mesh().String(), Networks: []*netdpb.OverlayNetwork{empty}})
+				n.gen++
+				req := &netdpb.OverlayRequest{Generation: n.gen, MeshAddress: n.mesh().String(), Networks: []*netdpb.OverlayNetwork{net}}
+				b.StartTimer()
+				n.declare(req)
+				b.StopTimer()
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				inUse = m.HeapInuse + m.StackInuse
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(inUse>>20), "MiB")
+		})
+	}
+}
+
+// cpu reports what this process used of it, in all threads; on a busy machine it
+// says more than the time.
+func cpu(b *testing.B) func() {
+	used := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	began := used()
+	return func() { b.ReportMetric(float64((used()-began).Microseconds())/1000/float64(b.N), "cpu-ms/op") }
+}
+
+func stack(dual bool) string {
+	if dual {
+		return "dual"
+	}
+	return "ipv4"
+}
+
+// filled is a node with the large network in force.
+func filled(b *testing.B, dual bool) (*node, *netdpb.OverlayNetwork) {
+	n := newLab(b, 1).nodes[0]
+	net := large(1000, 10, 50, dual)
+	n.pin(net.GetNetns())
+	n.gen++
+	n.declare(&netdpb.OverlayRequest{Generation: n.gen, MeshAddress: n.mesh().String(), Networks: []*netdpb.OverlayNetwork{net}})
+	return n, net
+}
+
+func (n *node) step(id string, change *netdpb.OverlayNetwork) {
+	change.Id, change.Changes = id, true
+	n.gen++
+	n.declare(&netdpb.OverlayRequest{Generation: n.gen, Base: n.gen - 1, Networks: []*netdpb.OverlayNetwork{change}})
+}
+
+func BenchmarkBackend(b *testing.B) {
+	for _, dual := range []bool{false, true} {
+		b.Run(stack(dual), func(b *testing.B) {
+			n, net := filled(b, dual)
+			e := net.GetEndpoints()[5005]
+			gone := false
+			defer cpu(b)()
+			for b.Loop() {
+				if gone = !gone; gone {
+					n.step(net.GetId(), &netdpb.OverlayNetwork{RemovedEndpoints: []string{e.GetTaskId()}})
+				} else {
+					n.step(net.GetId(), &netdpb.OverlayNetwork{Endpoints: []*netdpb.OverlayEndpoint{e}})
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkService(b *testing.B) {
+	n, net := filled(b, false)
+	s, backends := net.GetServices()[500], net.GetEndpoints()[5000:5010]
+	var tasks []string
+	for _, e := range backends {
+		tasks = append(tasks, e.GetTaskId())
+	}
+	gone := false
+	defer cpu(b)()
+	for b.Loop() {
+		if gone = !gone; gone {
+			n.step(net.GetId(), &netdpb.OverlayNetwork{RemovedEndpoints: tasks, RemovedServices: []string{s.GetServiceId()}})
+		} else {
+			n.step(net.GetId(), &netdpb.OverlayNetwork{Endpoints: backends, Services: []*netdpb.OverlayService{s}})
+		}
+	}
+}
+
+func BenchmarkSweep(b *testing.B) {
+	for _, dual := range []bool{false, true} {
+		b.Run(stack(dual), func(b *testing.B) {
+			n, net := filled(b, dual)
+			defer cpu(b)()
+			for b.Loop() {
+				n.o.mu.Lock()
+				n.o.apply(b.Context(), map[string]*touched{net.GetId(): {whole: true}})
+				changes := n.o.realms[net.GetId()].changes
+				n.o.mu.Unlock()
+				if len(changes) > 0 {
+					b.Fatal(changes)
+				}
+			}
+		})
+	}
+}
