@@ -163,3 +163,48 @@ func BenchmarkSweep(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkNetworks is one declaration of 300 networks with two endpoints each to
+// a node that has none, and BenchmarkNetworksAgain the same once more: each is
+// compared with the kernel.
+func BenchmarkNetworks(b *testing.B) {
+	n, req := manyNetworks(b)
+	defer cpu(b)()
+	for b.Loop() {
+		n.gen++
+		req.Generation = n.gen
+		n.declare(req)
+		b.StopTimer()
+		n.declare(n.request())
+		b.StartTimer()
+	}
+}
+
+func BenchmarkNetworksAgain(b *testing.B) {
+	n, req := manyNetworks(b)
+	n.gen++
+	req.Generation = n.gen
+	n.declare(req)
+	defer cpu(b)()
+	for b.Loop() {
+		n.declare(req)
+	}
+}
+
+func manyNetworks(b *testing.B) (*node, *netdpb.OverlayRequest) {
+	l := newLab(b, 1)
+	n := l.nodes[0]
+	req := &netdpb.OverlayRequest{MeshAddress: n.mesh().String()}
+	for k := range 300 {
+		id := ident.New()
+		n.pin(netnsPrefix + id)
+		prefix := fmt.Sprintf("10.%d.%d.", 200+k/250, k%250)
+		net := &netdpb.OverlayNetwork{Id: id, Vni: uint32(k + 1), Netns: netnsPrefix + id, Subnets: []*netdpb.OverlaySubnet{{Subnet: prefix + "0/24", Gateway: prefix + "1"}}}
+		for i := range 2 {
+			net.Endpoints = append(net.Endpoints, &netdpb.OverlayEndpoint{TaskId: ident.New(), ServiceId: ident.New(), Addresses: []string{fmt.Sprint(prefix, i+2)},
+				Serving: true, Node: fmt.Sprintf("198.18.0.%d", i+2)})
+		}
+		req.Networks = append(req.Networks, net)
+	}
+	return n, req
+}
