@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -69,7 +68,7 @@ func eachEmpty(runDir string, node *os.File, deny func() error, concerns func(na
 		}
 		failed = append(failed, empty(f, deny), f.Close())
 	}
-	return errors.Join(failed...)
+	return oneLine(failed...)
 }
 
 // Cleanup deletes every link of a network that is pinned below the run directory,

@@ -243,8 +243,8 @@ func (n *node) unpin(name string) {
 
 func (n *node) netns(name string) string { return filepath.Join(n.runDir, "netns", name) }
 
-// A webb is a network of the lab: what its nodes declare of it.
-type webb struct {
+// A lane is a network of the lab: what its nodes declare of it.
+type lane struct {
 	lab      *lab
 	id       string
 	k        int
@@ -258,26 +258,26 @@ type webb struct {
 
 // A box is a sandbox with an end on a network.
 type box struct {
-	webb      *webb
-	node      *node
-	ns        *os.File
-	netns     string
-	task      string
-	service   string
-	addrs     []string
-	serving   bool
-	interfase uint32
+	lane    *lane
+	node    *node
+	ns      *os.File
+	netns   string
+	task    string
+	service string
+	addrs   []string
+	serving bool
+	index   uint32
 }
 
-func (w *webb) four(i int) string { return fmt.Sprintf("10.200.%d.%d", w.k, i) }
-func (w *webb) six(i int) string  { return fmt.Sprintf("fd52::%x:%x", w.k, i) }
-func (w *webb) netns() string     { return netnsPrefix + w.id }
-func (w *webb) vni() uint32       { return uint32(1000 + w.k) }
+func (w *lane) four(i int) string { return fmt.Sprintf("10.200.%d.%d", w.k, i) }
+func (w *lane) six(i int) string  { return fmt.Sprintf("fd52::%x:%x", w.k, i) }
+func (w *lane) netns() string     { return netnsPrefix + w.id }
+func (w *lane) vni() uint32       { return uint32(1000 + w.k) }
 
 // network makes one with a namespace on each node.
-func (l *lab) network(k int) *webb {
+func (l *lab) network(k int) *lane {
 	l.t.Helper()
-	w := &webb{lab: l, id: ident.New(), k: k, dual: true, ns: map[*node]*os.File{}}
+	w := &lane{lab: l, id: ident.New(), k: k, dual: true, ns: map[*node]*os.File{}}
 	for _, n := range l.nodes {
 		w.ns[n] = n.pin(w.netns())
 	}
@@ -285,9 +285,9 @@ func (l *lab) network(k int) *webb {
 }
 
 // box makes a sandbox on a node with an address ending in i.
-func (w *webb) box(n *node, i int) *box {
+func (w *lane) box(n *node, i int) *box {
 	w.lab.t.Helper()
-	b := &box{webb: w, node: n, task: ident.New(), service: ident.New(), netns: ident.New(), addrs: []string{w.four(i)}, serving: true}
+	b := &box{lane: w, node: n, task: ident.New(), service: ident.New(), netns: ident.New(), addrs: []string{w.four(i)}, serving: true}
 	if w.dual {
 		b.addrs = append(b.addrs, w.six(i))
 	}
@@ -299,14 +299,14 @@ func (w *webb) box(n *node, i int) *box {
 func (b *box) endpoint(on *node) *netdpb.OverlayEndpoint {
 	e := &netdpb.OverlayEndpoint{TaskId: b.task, ServiceId: b.service, Addresses: b.addrs, Serving: b.serving}
 	if b.node == on {
-		e.Netns, e.Index = b.netns, b.interfase
+		e.Netns, e.Index = b.netns, b.index
 	} else {
 		e.Node = b.node.mesh().String()
 	}
 	return e
 }
 
-func (w *webb) declared(on *node) *netdpb.OverlayNetwork {
+func (w *lane) declared(on *node) *netdpb.OverlayNetwork {
 	out := &netdpb.OverlayNetwork{Id: w.id, Vni: w.vni(), Netns: w.netns(), DefaultDeny: w.deny, Services: w.services, Rules: w.rules,
 		Subnets: []*netdpb.OverlaySubnet{{Subnet: w.four(0) + "/24", Gateway: w.four(1)}}}
 	if w.dual {
@@ -319,7 +319,7 @@ func (w *webb) declared(on *node) *netdpb.OverlayNetwork {
 }
 
 // request declares the networks whole, under the next generation.
-func (n *node) request(ws ...*webb) *netdpb.OverlayRequest {
+func (n *node) request(ws ...*lane) *netdpb.OverlayRequest {
 	n.gen++
 	req := &netdpb.OverlayRequest{Generation: n.gen, MeshAddress: n.mesh().String()}
 	for _, w := range ws {
@@ -329,7 +329,7 @@ func (n *node) request(ws ...*webb) *netdpb.OverlayRequest {
 }
 
 // change declares a difference.
-func (n *node) change(w *webb, net *netdpb.OverlayNetwork) *netdpb.OverlayRequest {
+func (n *node) change(w *lane, net *netdpb.OverlayNetwork) *netdpb.OverlayRequest {
 	n.gen++
 	net.Id, net.Changes = w.id, true
 	return &netdpb.OverlayRequest{Generation: n.gen, Base: n.gen - 1, Networks: []*netdpb.OverlayNetwork{net}}
@@ -355,7 +355,7 @@ func (n *node) results(req *netdpb.OverlayRequest) []*netdpb.OverlayResult {
 }
 
 // declare declares the networks on all nodes.
-func (l *lab) declare(ws ...*webb) {
+func (l *lab) declare(ws ...*lane) {
 	l.t.Helper()
 	for _, n := range l.nodes {
 		n.declare(n.request(ws...))

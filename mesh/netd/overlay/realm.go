@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -60,7 +59,8 @@ func (r *realm) changed(what string) { r.changes = append(r.changes, what) }
 func (r *realm) open() error {
 	f, err := kernel.OpenPinned(r.o.runDir, r.net.netns, "namespace", r.o.ns)
 	if err != nil {
-		return err
+		// Who took the name away wants it gone: nothing of it is to be held on to.
+		return oneLine(err, r.leave())
 	}
 	id, err := kernel.IdentityOf(f)
 	if err != nil {
@@ -72,8 +72,9 @@ func (r *realm) open() error {
 	}
 	if r.file != nil && id == r.identity {
 		r.forget()
-	} else {
-		r.leave()
+	} else if err := r.leave(); err != nil {
+		f.Close()
+		return err
 	}
 	r.file, r.identity = f, id
 	if err := kernel.InNetns(f, func() (err error) { r.socket, err = kernel.OpenSocket(); return err }); err != nil {
@@ -165,10 +166,10 @@ func (r *realm) shut(cause error) {
 		err := kernel.WithRoutes(r.file, func(h *netlink.Handle) error {
 			err := r.o.deny()
 			links, e := h.LinkList()
-			err = errors.Join(err, e)
+			err = oneLine(err, e)
 			for _, l := range links {
 				if name := l.Attrs().Name; name == uplinkName || isPort(name) {
-					err = errors.Join(err, h.LinkSetDown(l))
+					err = oneLine(err, h.LinkSetDown(l))
 				}
 			}
 			return err
@@ -200,7 +201,7 @@ func (r *realm) again(now time.Time) {
 	r.retryAt = now.Add(r.retry)
 }
 
-// inside runs fn on a thread in the network's namespace.
+// within runs fn on a thread in the network's namespace.
 func (r *realm) within(fn func(h *netlink.Handle) error) error {
 	return kernel.WithRoutes(r.file, fn)
 }
@@ -218,4 +219,18 @@ func (r *realm) want(a netip.Addr) (path, bool) {
 	}
 	p, ok := r.ports[o.endpoint.task]
 	return path{p.link, [6]byte(sandboxMAC(r.id, o.endpoint))}, ok
+}
+
+// oneLine is errors.Join for people who read logs.
+func oneLine(errs ...error) (out error) {
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case out == nil:
+			out = err
+		default:
+			out = fmt.Errorf("%w; %w", out, err)
+		}
+	}
+	return out
 }

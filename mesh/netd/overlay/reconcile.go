@@ -21,6 +21,13 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 	}
 	var strays []op
 	if t.whole {
+		if r.table != nil { // nothing passes by what was changed while the rest is looked at
+			if c, err := r.table.Ensure(); err != nil {
+				return err
+			} else if c {
+				r.changed("put the rules back")
+			}
+		}
 		links, err := r.settle(h)
 		if err != nil {
 			return err

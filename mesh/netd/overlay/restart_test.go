@@ -14,7 +14,7 @@ import (
 )
 
 // linkIndex is that of an interface in a network's namespace; 0: there is none.
-func (w *webb) linkIndex(n *node, name string) (i int) {
+func (w *lane) linkIndex(n *node, name string) (i int) {
 	w.lab.t.Helper()
 	links(w.lab.t, w.ns[n], func(h *netlink.Handle) error {
 		l, err := kernel.FindLink(h, name)
@@ -175,7 +175,7 @@ func TestMoves(t *testing.T) {
 func TestThirtyNetworks(t *testing.T) {
 	l := newLab(t, 2)
 	a, b := l.nodes[0], l.nodes[1]
-	var ws []*webb
+	var ws []*lane
 	first := (*box)(nil)
 	var others []*box
 	for k := range 30 {
@@ -185,7 +185,7 @@ func TestThirtyNetworks(t *testing.T) {
 			first = w.box(a, 2)
 		} else {
 			x := *first
-			x.webb, x.interfase, x.addrs = w, uint32(k), []string{w.four(2)}
+			x.lane, x.index, x.addrs = w, uint32(k), []string{w.four(2)}
 			if w.dual {
 				x.addrs = append(x.addrs, w.six(2))
 			}

@@ -113,7 +113,7 @@ func (e *ear) hears(patience time.Duration, enough int) (all, canaries int) {
 
 // send puts a frame on the sandbox's interface.
 func (b *box) send(frames ...[]byte) {
-	t := b.webb.lab.t
+	t := b.lane.lab.t
 	t.Helper()
 	within(t, b.ns, func() error {
 		l, err := net.InterfaceByName("ov0")
@@ -216,7 +216,7 @@ func TestSpoofingFromAContainer(t *testing.T) {
 }
 
 // neighbours are all that the namespace has.
-func (w *webb) neighbours(n *node) (out string) {
+func (w *lane) neighbours(n *node) (out string) {
 	links(w.lab.t, w.ns[n], func(h *netlink.Handle) error {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			all, err := h.NeighList(0, family)

@@ -46,7 +46,7 @@ func TestTwoNodes(t *testing.T) {
 
 // reaches tries everything from one box to another.
 func (b *box) reaches(to *box) {
-	t := b.webb.lab.t
+	t := b.lane.lab.t
 	t.Helper()
 	for _, a := range to.addrs {
 		if err := b.ping(a, deadline); err != nil {
@@ -64,7 +64,7 @@ func (b *box) reaches(to *box) {
 }
 
 func (b *box) cannotReach(a string) {
-	t := b.webb.lab.t
+	t := b.lane.lab.t
 	t.Helper()
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -86,7 +86,7 @@ const servedPort = "7000"
 
 // serve answers on all addresses with the address of the one who asks.
 func (b *box) serve() {
-	t := b.webb.lab.t
+	t := b.lane.lab.t
 	t.Helper()
 	serve(t, b.ns)
 }
