@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -103,6 +104,43 @@ func TestChangesByHandArePutBack(t *testing.T) {
 			})
 			a.reaches(b)
 		})
+	}
+}
+
+// What somebody admits right before a declaration does not become part of what is
+// to be.
+func TestADifferenceIsMadeToTheOwnTableOnly(t *testing.T) {
+	l := newLab(t, 2)
+	l.connect()
+	a, b := l.nodes[0], l.nodes[1]
+	forged, admitted := Admission{Node: b.mesh(), VNI: 7, MAC: b.mac()}.key(), Admission{Node: b.mesh(), VNI: 8, MAC: b.mac()}.key()
+	a.f.mu.Lock() // nothing is put back meanwhile
+	defer a.f.mu.Unlock()
+	if err := a.f.inside(func(*netlink.Handle) error {
+		if err := kernel.WithNFT(func(c *nftables.Conn) error {
+			s, err := c.GetSetByName(meshTable(), setAssigned)
+			if err != nil {
+				return err
+			}
+			return errors.Join(c.SetAddElements(s, []nftables.SetElement{{Key: forged[:]}}), c.Flush())
+		}); err != nil {
+			return err
+		}
+		next := a.f.table.content
+		next.assigned = map[[16]byte]bool{admitted: true}
+		if err := a.f.table.set(next); err != nil {
+			return err
+		}
+		found := table{content: content{assigned: map[[16]byte]bool{}}}
+		if err := found.adopt(); err != nil {
+			return err
+		}
+		if got := found.content.assigned; got[forged] || !got[admitted] || len(got) != 1 {
+			t.Errorf("the table admits %d, the forged one: %v, the declared one: %v", len(got), got[forged], got[admitted])
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -115,6 +116,10 @@ func (t *table) set(c content) error {
 	if t.gen == 0 || c.own != old.own || c.mesh != old.mesh || c.control != old.control {
 		return t.commit()
 	}
+	// A difference to what somebody changed would be taken for what is to be.
+	if ok, err := t.intact(); !ok || err != nil {
+		return errors.Join(err, t.commit())
+	}
 	var add, remove []nftables.SetElement
 	for k := range c.assigned {
 		if !old.assigned[k] {
@@ -129,7 +134,11 @@ func (t *table) set(c content) error {
 	if len(add)+len(remove) == 0 {
 		return nil
 	}
+	known := t.gen
 	err := t.transaction(func(c *nftables.Conn) error {
+		if gen, err := kernel.Generation(); err != nil || gen != known {
+			return t.replace(c)
+		}
 		s := &nftables.Set{Table: meshTable(), Name: setAssigned, KeyType: typeAssigned, Concatenation: true}
 		for part := range slices.Chunk(remove, maxElementsPerMessage) {
 			if err := c.SetDeleteElements(s, part); err != nil {
