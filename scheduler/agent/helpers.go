@@ -11,7 +11,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -134,47 +133,6 @@ func (a *agent) applyRund(ctx context.Context, req *rundpb.ApplyRequest) (map[st
 		a.Overlay.SetNamespaces(req.Networks, resp.GetNetworkErrors())
 	}
 	return resp.GetNetworkErrors(), err
-}
-
-// namespaces are the networks' that rund should have.
-func (a *agent) namespaces() (ids []string, keep bool) {
-	if a.Overlay == nil {
-		return nil, true
-	}
-	return a.Overlay.Namespaces()
-}
-
-// followOverlay tells the networks which tasks there are, and the machine what
-// became of them there.
-func (a *agent) followOverlay(ctx context.Context) error {
-	if a.Overlay == nil {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	var last map[string]overlay.State
-	was := false
-	for {
-		a.mu.Lock()
-		ready, tasks := a.machine.ready(), a.machine.onNetworks()
-		a.mu.Unlock()
-		if ready {
-			a.Overlay.SetTasks(tasks)
-		}
-		if states, settled := a.Overlay.States(); settled != was || !maps.Equal(states, last) {
-			last, was = states, settled
-			a.input(func(m *machine, now time.Time) error {
-				m.networked(now, states, settled)
-				return nil
-			})
-		}
-		select {
-		case <-a.overlayKick:
-		case <-a.OverlayChanged:
-			a.rundKick.now() // the namespaces may be others
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // syncNetwork tells netd the whole desired state whenever it changed, or netd
