@@ -419,3 +419,11 @@ func lines(err error) func(func(string) bool) {
 		}
 	}
 }
+
+func addr(a [4]byte) netip.Addr { return netip.AddrFrom4(a) }
+
+func (k *kernel) count() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.peers)
+}

@@ -107,6 +107,7 @@ type Options struct {
 	// Set by tests only.
 	dial func(ctx context.Context, address string) (net.Conn, error)
 	look time.Duration // lookEvery
+	kept int           // maxKept
 }
 
 // A View is a node as its peers need it.
@@ -195,6 +196,9 @@ func New(o Options) (*Peers, error) {
 	}
 	if o.RotateEvery == 0 {
 		o.RotateEvery = rotateEvery
+	}
+	if o.kept == 0 {
+		o.kept = maxKept
 	}
 	if o.look == 0 {
 		o.look = lookEvery

@@ -90,8 +90,8 @@ func (p *Peers) act(now time.Time) (next time.Time) {
 			p.call(pr)
 		}
 	}
-	if open > maxKept {
-		next = earlier(next, p.restSome(open-maxKept, now))
+	if open > p.o.kept {
+		next = earlier(next, p.restSome(open-p.o.kept, now))
 	}
 	return next
 }
