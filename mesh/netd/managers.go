@@ -27,7 +27,7 @@ func parseManagers(addrs []string) (m managers, err error) {
 	if n := len(addrs); n > maxManagers {
 		return m, fmt.Errorf("%d addresses of managers exceed the limit of %d", n, maxManagers)
 	}
-	m.everywhere = []uint16{managementPort}
+	m.everywhere = []uint16{managementPort, peerPort}
 	for _, s := range addrs {
 		host, p, err := net.SplitHostPort(s)
 		if err != nil || host == "" {

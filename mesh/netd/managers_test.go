@@ -28,10 +28,10 @@ func FuzzManagers(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !slices.Contains(m.everywhere, managementPort) {
+		if !slices.Contains(m.everywhere, managementPort) || !slices.Contains(m.everywhere, peerPort) {
 			t.Fatalf("%q: the default port is open", s)
 		}
-		if len(m.everywhere)+len(m.at) > 2 {
+		if len(m.everywhere)+len(m.at) > 3 {
 			t.Fatalf("%q: %v", s, m)
 		}
 		for _, a := range m.at {
@@ -47,7 +47,7 @@ func FuzzManagers(f *testing.F) {
 func TestManagersOnOtherPorts(t *testing.T) {
 	w := newWorld(t)
 	a := w.box(1)
-	for _, port := range []string{"2377", "7377", "443", "8443", "8080"} {
+	for _, port := range []string{"2377", "7946", "7377", "443", "8443", "8080"} {
 		w.serve(w.outside, "tcp", "0.0.0.0:"+port)
 		w.serve(w.other, "tcp", "0.0.0.0:"+port)
 	}
@@ -76,13 +76,13 @@ func TestManagersOnOtherPorts(t *testing.T) {
 	}
 
 	declare()
-	at(false, false, "2377")
+	at(false, false, "2377", "7946")
 	at(true, true, "7377", "443", "8443", "8080")
 
 	// A port of its own is shut on each of the managers' addresses, named or not;
 	// a well-known one only where the manager is; a name's everywhere.
 	declare(outsideIP+":7377", outsideIP+":443", "manager-1.example:8443", "[2001:db8::1]:80")
-	at(false, false, "2377", "7377", "8443")
+	at(false, false, "2377", "7946", "7377", "8443")
 	at(false, true, "443")
 	at(true, true, "8080")
 

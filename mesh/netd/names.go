@@ -26,6 +26,9 @@ const hairpinMark = 0x52445448
 // opens a connection to it, on this node or another, whatever managers are named.
 const managementPort = 2377
 
+// peerPort is where nodes answer each other (mesh/peer), and no container.
+const peerPort = 7946
+
 // portName is the host end of the task's veth pair: 50 bits of a hash, as an
 // interface's name holds 15 characters and an id is 26.
 func portName(task string) string {

@@ -25,7 +25,7 @@
 //     what overlay networks are for. A container may use a published port of
 //     another one by a node's address, as anybody may.
 //   - The node's own sockets are out of reach, by the bridge's address and by
-//     every other, and port 2377 is so on all nodes. So are the ports that
+//     every other, and ports 2377 and 7946 are so on all nodes. So are the ports that
 //     managers were said to have instead: on every address, as a manager may
 //     have several, or at the managers' alone where the port is a well-known
 //     one (below 1024), which containers need elsewhere. Link-local addresses,

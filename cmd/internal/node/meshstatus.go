@@ -62,7 +62,11 @@ func (m *meshSide) feature() *taskpb.Feature {
 			with++
 		}
 	}
-	detail := fmt.Sprintf("%s, %d of %d tunnels have keys", strings.Trim(st.Driver+" "+st.Mode, " "), with, len(st.Peers))
+	driver := "no interface yet"
+	if st.Driver != "" {
+		driver = strings.TrimSpace(st.Driver + " " + st.Mode)
+	}
+	detail := fmt.Sprintf("%s, %d of %d tunnels have keys", driver, with, len(st.Peers))
 	if len(st.Degraded) > 0 {
 		detail = "degraded: " + strings.Join(st.Degraded, "; ")
 	}
