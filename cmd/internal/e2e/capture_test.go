@@ -21,7 +21,11 @@ type captured struct {
 
 	mu                   sync.Mutex // guards the following
 	clear, vxlan, tunnel int
+	known                int // packets with control
 }
+
+// control is sent between hosts in clear, on purpose: what would be seen is.
+const control = "control-in-clear-51b7"
 
 // capture reads what passes the machine's interfaces, which the hosts' wires are
 // among, until check.
@@ -84,6 +88,9 @@ func (c *captured) take(frame []byte) {
 	if bytes.Contains(packet, c.canary) {
 		c.clear++
 	}
+	if bytes.Contains(packet, []byte(control)) {
+		c.known++
+	}
 	head := int(packet[0]&15) * 4
 	if packet[9] != unix.IPPROTO_UDP || len(packet) < head+12 {
 		return
@@ -106,6 +113,9 @@ func (c *captured) check(t *testing.T) {
 		lost = int(st.Drops)
 	}
 	t.Logf("between the hosts: %d packets of tunnels, %d on this machine not looked at", c.tunnel, lost)
+	if c.known == 0 {
+		t.Error("what was sent in clear on purpose was not seen: the capture is blind")
+	}
 	if c.clear > 0 || c.vxlan > 0 || c.tunnel == 0 {
 		t.Errorf("between the hosts: %d packets with the canary in clear, %d of VXLAN in clear, %d of tunnels", c.clear, c.vxlan, c.tunnel)
 	}
