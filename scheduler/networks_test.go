@@ -36,7 +36,6 @@ func network(t testing.TB, s *raftstore.Store, name, subnet string) string {
 // node has the addresses of its own revision, no two live ones the same, and when
 // all is removed no address is held.
 func TestAddressesThroughLostLeaders(t *testing.T) {
-	defer meshspec.SwitchAttach(meshspec.SwitchAttach(true))
 	const replicas = 20
 	s := schedulertest.NewStore(t)
 	schedulertest.Agents(t, s)
@@ -125,7 +124,6 @@ func TestAddressesThroughLostLeaders(t *testing.T) {
 // TestFullNetworkMakesTasksWait: with as many as there are addresses it is full,
 // which the next says; where one ends, the next gets what it had.
 func TestFullNetworkMakesTasksWait(t *testing.T) {
-	defer meshspec.SwitchAttach(meshspec.SwitchAttach(true))
 	s := schedulertest.NewStore(t)
 	schedulertest.Agents(t, s)
 	schedulertest.AddNode(t, s, false)

@@ -294,14 +294,6 @@ func parseNetworkUse(s string) (*taskpb.NetworkUse, error) {
 	return u, nil
 }
 
-// notYet is said of flags that are refused for as long as nodes cannot do it.
-func notYet() string {
-	if meshspec.CanAttach() != nil {
-		return " (not there yet: refused)"
-	}
-	return ""
-}
-
 // endpointMode reads --endpoint-mode.
 func endpointMode(text string) (schedulerpb.EndpointMode, error) {
 	switch text {

@@ -15,7 +15,7 @@ import (
 func (a *app) policyCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "policy", Short: "Which services may reach which on a network",
-		Long: "policy keeps rules of networks made with --default-deny." + policyNotYet(),
+		Long: "policy keeps rules of networks made with --default-deny.",
 	}
 	group(c)
 	c.AddCommand(a.policyCreateCmd(), a.policyLsCmd(), a.policyInspectCmd(), a.policyRmCmd(), a.policyExplainCmd())
@@ -161,13 +161,6 @@ func (a *app) policyRmCmd() *cobra.Command {
 			})
 		},
 	}
-}
-
-func policyNotYet() string {
-	if meshspec.CanAttach() != nil {
-		return " Nodes do not enforce\nthem yet, and no service can be on a network yet either."
-	}
-	return ""
 }
 
 func (a *app) policyExplainCmd() *cobra.Command {

@@ -12,21 +12,18 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/cli/clitest"
-	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 )
 
 // The scripts in testdata run the command as users do, in a process of its own.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"redoubt": func() {
-			meshspec.SwitchAttach(os.Getenv("REDOUBT_TEST_ATTACH") != "")
 			os.Exit(Main(context.Background(), System(), os.Args[1:]))
 		},
 	})
 }
 
 func TestScripts(t *testing.T) {
-	meshspec.SwitchAttach(true) // for the node; the command has its own switch
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

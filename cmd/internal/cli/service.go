@@ -10,7 +10,6 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -78,7 +77,7 @@ run the tasks.`,
 	f.StringArrayVar(&cf.constraints, "constraint", nil, "where tasks may run, as node.labels.disk==ssd")
 	f.StringArrayVarP(&cf.labels, "label", "l", nil, "label of the service")
 	f.StringArrayVar(&cf.containerLabels, "container-label", nil, "label of its containers")
-	f.StringArrayVar(&cf.networks, "network", nil, "NAME[,alias=…]: attach its tasks to a network"+notYet())
+	f.StringArrayVar(&cf.networks, "network", nil, "NAME[,alias=…]: attach its tasks to a network")
 	f.StringVar(&cf.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	cf.task.add(f)
 	cf.wait.add(f)
@@ -108,11 +107,6 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 	}
 	if err := networkFlags(spec, cf.networks, cf.endpointMode); err != nil {
 		return nil, err
-	}
-	if len(spec.Task.Networks) > 0 {
-		if err := meshspec.CanAttach(); err != nil {
-			return nil, usagef("%v", err)
-		}
 	}
 	switch cf.mode {
 	case "replicated":

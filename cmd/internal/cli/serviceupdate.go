@@ -71,7 +71,7 @@ waits until the service has converged (--detach does not).`,
 		{&u.containerLabelRm, "container-label-rm", "remove a container label (key)"},
 		{&u.mountRm, "mount-rm", "remove the mount at this target path"},
 		{&u.publishRm, "publish-rm", "stop publishing this target port, 80 or 80/udp"},
-		{&u.networkAdd, "network-add", "NAME[,alias=…]: attach its tasks to a network, or change its aliases there" + notYet()},
+		{&u.networkAdd, "network-add", "NAME[,alias=…]: attach its tasks to a network, or change its aliases there"},
 		{&u.networkRm, "network-rm", "take its tasks off a network"},
 	} {
 		f.StringArrayVar(l.to, l.name, nil, l.help)

@@ -21,12 +21,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
-// attachable switches on what nodes cannot do yet.
-func attachable(t *testing.T) {
-	was := meshspec.SwitchAttach(true)
-	t.Cleanup(func() { meshspec.SwitchAttach(was) })
-}
-
 func (w *world) network(sp *meshpb.NetworkSpec) string {
 	w.t.Helper()
 	r, err := w.api.CreateNetwork(w.t.Context(), &controlpb.CreateNetworkRequest{Spec: sp})
@@ -83,7 +77,6 @@ func (w *world) inspect(network string) *controlpb.NetworkDetail {
 // TestServicesOnNetworks: what is asked for is what is shown, virtual addresses
 // stay through an update, and what is in use is not removed.
 func TestServicesOnNetworks(t *testing.T) {
-	attachable(t)
 	w := newWorld(t)
 	front := w.network(&meshpb.NetworkSpec{Name: "front", Ipv6: true})
 	w.network(&meshpb.NetworkSpec{Name: "back"})
@@ -149,7 +142,6 @@ func TestServicesOnNetworks(t *testing.T) {
 
 // TestNetworksThatAreRefused: each for its reason.
 func TestNetworksThatAreRefused(t *testing.T) {
-	attachable(t)
 	w := newWorld(t)
 	front := w.network(&meshpb.NetworkSpec{Name: "front"})
 	w.network(&meshpb.NetworkSpec{Name: "tiny", Subnets: []*meshpb.Subnet{{Subnet: "10.9.0.0/29"}}})
@@ -183,16 +175,11 @@ func TestNetworksThatAreRefused(t *testing.T) {
 	if _, err := w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: same}); err == nil || !strings.Contains(err.Error(), "given twice") {
 		t.Errorf("a network by id and by name: %v", err)
 	}
-	meshspec.SwitchAttach(false)
-	if _, err := w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: w.on("i", "front")}); err == nil || !strings.Contains(err.Error(), "not available in this version yet") {
-		t.Errorf("switched off: %v", err)
-	}
 }
 
 // TestTaskOnThirtyNetworks: it gets an address on each, and its service a virtual
 // one.
 func TestTaskOnThirtyNetworks(t *testing.T) {
-	attachable(t)
 	w := newWorld(t)
 	var names []string
 	for i := range 30 {
@@ -208,7 +195,6 @@ func TestTaskOnThirtyNetworks(t *testing.T) {
 // TestNetworkIsRemovedOrUsed: of a removal and services that begin to use it at
 // the same moment never both succeed.
 func TestNetworkIsRemovedOrUsed(t *testing.T) {
-	attachable(t)
 	w := newWorld(t)
 	removed, used := 0, 0
 	for i := range 30 {

@@ -12,7 +12,6 @@ import (
 // TestExplainPolicy: each network that both are on has its verdict with its
 // reason, one that allows is enough, and what would help is a command.
 func TestExplainPolicy(t *testing.T) {
-	attachable(t)
 	w := newWorld(t)
 	for _, n := range []*meshpb.NetworkSpec{{Name: "open"}, {Name: "shut", DefaultDeny: true}, {Name: "strict", DefaultDeny: true}, {Name: "lone"}} {
 		w.network(n)
