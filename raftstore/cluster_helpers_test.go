@@ -213,8 +213,10 @@ func newClusterOn(t testing.TB, links ...*link) []*member {
 	a := openMemberOn(t, links[0], t.TempDir(), raftstoretest.NewSealer())
 	a.bootstrap(t)
 	all := []*member{a}
+	peers := []string{links[0].id} // those of the moment, as a manager that joins is told them
 	for _, l := range links[1:] {
-		m := openMemberOn(t, l, t.TempDir(), raftstoretest.NewSealer(), "a")
+		m := openMemberOn(t, l, t.TempDir(), raftstoretest.NewSealer(), peers...)
+		peers = append(peers, l.id)
 		if err := a.AddNonvoter(ctx, m.id, m.hostport()); err != nil {
 			t.Fatal(err)
 		}
