@@ -23,6 +23,9 @@ const (
 	// maxMACTries bounds the search for a free hardware address.
 	maxMACTries = 64
 
+	// strayedEvery is how often the log has what containers sent to nodes in vain.
+	strayedEvery = time.Minute
+
 	// callTimeout bounds one exchange with netd, the longest of which builds
 	// every endpoint of the node.
 	callTimeout = 60 * time.Second

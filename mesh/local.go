@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
@@ -23,7 +24,12 @@ type LocalConfig struct {
 	// Managers says where the managers are, host:port, which containers are kept
 	// away from. Where its answer changes, Check is false. Nil: none.
 	Managers func() []string
-	Logger   *slog.Logger
+	// Pools are addresses that no client has, in order; likewise. Empty: what netd
+	// was told before holds.
+	Pools func() []netip.Prefix
+	// Reach is what containers reach of nodes; not said: likewise.
+	Reach  func() (r Reach, said bool)
+	Logger *slog.Logger
 }
 
 // Local manages the node bridge. It is safe for concurrent use; Sync calls
@@ -35,10 +41,13 @@ type Local struct {
 	mu   sync.Mutex // guards pool; never held during a call to netd
 	pool *pool
 
-	turn    chan struct{} // one Sync or Check at a time; guards the following
-	applied uint64        // generation netd has, 0: none known
-	keptOff []string      // managers as that generation had them
-	repairs uint64
+	turn             chan struct{}  // one Sync or Check at a time; guards the following
+	applied          uint64         // generation netd has, 0: none known
+	keptOff          []string       // managers as that generation had them
+	pools            []netip.Prefix // likewise
+	reach            *Reach         // likewise; nil: nothing was said of it
+	strayed          strayed
+	repairs, meddled uint64 // as netd counted them last
 }
 
 // NewLocal checks the configuration; it does not speak to netd yet.
@@ -116,7 +125,10 @@ func (l *Local) Sync(ctx context.Context, attached []Attachment) (map[string]err
 	}
 	defer func() { <-l.turn }()
 
-	req := &netdpb.ApplyRequest{Generation: l.gen.Next(), BridgeAddress: l.Gateway().String(), Managers: l.managers()}
+	pools := l.poolsNow()
+	reach := l.reachNow()
+	req := &netdpb.ApplyRequest{Generation: l.gen.Next(), BridgeAddress: l.Gateway().String(), Managers: l.managers(), Pools: netdpb.PoolsOf(pools),
+		Reach: reach.message(l.config.DNS)}
 	failed := l.endpoints(req, attached)
 	l.applied = 0
 	resp, err := l.call(ctx, &netdpb.Request{Verb: &netdpb.Request_Apply{Apply: req}})
@@ -139,8 +151,16 @@ func (l *Local) Sync(ctx context.Context, attached []Attachment) (map[string]err
 			failed[e.TaskId] = errors.New(text)
 		}
 	}
-	l.applied, l.keptOff = req.Generation, req.Managers
+	l.applied, l.keptOff, l.pools, l.reach = req.Generation, req.Managers, pools, reach
 	return failed, nil
+}
+
+// poolsNow are those of the configuration.
+func (l *Local) poolsNow() []netip.Prefix {
+	if l.config.Pools == nil {
+		return nil
+	}
+	return l.config.Pools()
 }
 
 // managers are those of the configuration in one order, at most as many as netd
@@ -199,8 +219,8 @@ func (l *Local) endpoints(req *netdpb.ApplyRequest, attached []Attachment) map[s
 }
 
 // Check reports whether netd still has what Sync gave it last, and that is still
-// right. It is false after a restart of netd, and when other managers are there:
-// Sync again.
+// right. It is false after a restart of netd, and when there are other managers
+// other pools, nodes or published ports: Sync again.
 func (l *Local) Check(ctx context.Context) (bool, error) {
 	if err := l.take(ctx); err != nil {
 		return false, err
@@ -219,7 +239,11 @@ func (l *Local) Check(ctx context.Context) (bool, error) {
 			"times", state.Repairs-l.repairs)
 	}
 	l.repairs = state.Repairs
-	return l.applied != 0 && state.Generation == l.applied && slices.Equal(l.keptOff, l.managers()), nil
+	l.strayed.seen(state.Strayed, time.Now(), l.config.Logger)
+	// Somebody is to hear of it: whoever declares again looks at the node, too.
+	meddled := state.RulesMeddled > l.meddled
+	l.meddled = state.RulesMeddled
+	return !meddled && l.applied != 0 && state.Generation == l.applied && slices.Equal(l.keptOff, l.managers()) && slices.Equal(l.pools, l.poolsNow()) && l.sameReach(), nil
 }
 
 // Probe asks netd what the kernel can do.

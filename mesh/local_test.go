@@ -370,3 +370,29 @@ func TestManagersMove(t *testing.T) {
 		t.Errorf("%d managers, %v", len(n.got.Managers), err)
 	}
 }
+
+// Pools are told again when there are others; where nobody knows them, netd keeps
+// what it has.
+func TestPoolsChange(t *testing.T) {
+	n := &netd{}
+	var pools []netip.Prefix
+	l, err := NewLocal(LocalConfig{Netd: n.serve(t), Subnet: netip.MustParsePrefix("172.30.0.0/24"), Pools: func() []netip.Prefix { return pools }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, now := range [][]netip.Prefix{nil, {netip.MustParsePrefix("10.200.0.0/13")}, {netip.MustParsePrefix("10.200.0.0/13"), netip.MustParsePrefix("fd00:8::/48")}, nil} {
+		pools = now
+		if ok, err := l.Check(t.Context()); ok || err != nil {
+			t.Fatalf("check: %v %v", ok, err)
+		}
+		if _, err := l.Sync(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.got.GetPools(); (got == nil) != (now == nil) || len(got.GetPrefixes()) != len(now) {
+			t.Errorf("pools %v, want %v", got, now)
+		}
+		if ok, err := l.Check(t.Context()); !ok || err != nil {
+			t.Errorf("check: %v %v", ok, err)
+		}
+	}
+}

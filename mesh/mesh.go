@@ -30,6 +30,8 @@ import (
 	"net/netip"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
 // Endpoint is a task's place on the node bridge.
@@ -56,6 +58,9 @@ type Attachment struct {
 	Netns string
 	Ports []Port
 }
+
+// RulesFeature is the Feature that tells of rules which somebody changed.
+const RulesFeature = netdpb.FeatureRules
 
 // Feature is a capability of kernel or network that netd looked for.
 type Feature struct {

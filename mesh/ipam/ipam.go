@@ -33,6 +33,9 @@ const (
 	// MaxRoom bounds either part of a subnet, and with it the tasks and the
 	// services that nodes are told of for one network, however large its subnet is.
 	MaxRoom = 1 << 14
+	// MaxShared bounds the endpoints of all ingress networks, which have one subnet
+	// in common, and of which an entry node is told all.
+	MaxShared = 1 << 16
 )
 
 // Key is an address as the unique indexes have it: hexadecimal digits, 8 for
@@ -87,10 +90,13 @@ type Range struct {
 }
 
 // Endpoints is what tasks' addresses of a resolved subnet come from.
-func Endpoints(s *meshpb.Subnet) (Range, error) { return part(s, 0, 3) }
+func Endpoints(s *meshpb.Subnet) (Range, error) { return part(s, 0, 3, MaxRoom) }
+
+// Shared is Endpoints of a subnet that many networks have in common.
+func Shared(s *meshpb.Subnet) (Range, error) { return part(s, 0, 3, MaxShared) }
 
 // VIPs is what virtual addresses of a resolved subnet come from.
-func VIPs(s *meshpb.Subnet) (Range, error) { return part(s, 3, 4) }
+func VIPs(s *meshpb.Subnet) (Range, error) { return part(s, 3, 4, MaxRoom) }
 
 // All is every address of a prefix but the first and the last.
 func All(p netip.Prefix) Range {
@@ -98,7 +104,7 @@ func All(p netip.Prefix) Range {
 	return Range{base: p.Addr(), after: size(p), not: [3]netip.Addr{p.Addr(), Last(p)}}
 }
 
-func part(s *meshpb.Subnet, from, to uint64) (Range, error) {
+func part(s *meshpb.Subnet, from, to, most uint64) (Range, error) {
 	subnet, err := netip.ParsePrefix(s.GetSubnet())
 	if err != nil {
 		return Range{}, fmt.Errorf("subnet: %w", err)
@@ -115,7 +121,7 @@ func part(s *meshpb.Subnet, from, to uint64) (Range, error) {
 	}
 	n := size(p)
 	first := n / 4 * from
-	return Range{base: p.Masked().Addr(), first: first, after: min(n/4*to, first+MaxRoom),
+	return Range{base: p.Masked().Addr(), first: first, after: min(n/4*to, first+most),
 		not: [3]netip.Addr{subnet.Masked().Addr(), gateway, Last(subnet)}}, nil
 }
 

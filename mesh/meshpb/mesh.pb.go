@@ -32,7 +32,8 @@ const (
 	Kind_KIND_OVERLAY Kind = 1
 	// Carries one service's published ports from every entry node.
 	Kind_KIND_INGRESS Kind = 2
-	// Each node has its own; the store gives no addresses on it.
+	// Each node has its own, of the tasks on it alone. It has subnets where the store
+	// gives the addresses (bridge), and none where its driver does on each node.
 	Kind_KIND_LOCAL Kind = 3
 )
 
@@ -424,7 +425,10 @@ type MeshNode struct {
 	// IPv4, as text.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	// Prefix length of the nodes' pool.
-	Bits          uint32 `protobuf:"varint,4,opt,name=bits,proto3" json:"bits,omitempty"`
+	Bits uint32 `protobuf:"varint,4,opt,name=bits,proto3" json:"bits,omitempty"`
+	// How often an operator asked for another WireGuard key of the node; meta says
+	// when the last time was.
+	KeyAsked      uint64 `protobuf:"varint,5,opt,name=key_asked,json=keyAsked,proto3" json:"key_asked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -483,6 +487,13 @@ func (x *MeshNode) GetAddress() string {
 func (x *MeshNode) GetBits() uint32 {
 	if x != nil {
 		return x.Bits
+	}
+	return 0
+}
+
+func (x *MeshNode) GetKeyAsked() uint64 {
+	if x != nil {
+		return x.KeyAsked
 	}
 	return 0
 }
@@ -579,7 +590,9 @@ type Pools struct {
 	// Nodes' addresses inside the tunnels.
 	Nodes string `protobuf:"bytes,4,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	// Tasks' addresses on all ingress networks.
-	Ingress       string `protobuf:"bytes,5,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	Ingress string `protobuf:"bytes,5,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	// The same of IPv6.
+	Ingress6      string `protobuf:"bytes,6,opt,name=ingress6,proto3" json:"ingress6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -645,6 +658,13 @@ func (x *Pools) GetNodes() string {
 func (x *Pools) GetIngress() string {
 	if x != nil {
 		return x.Ingress
+	}
+	return ""
+}
+
+func (x *Pools) GetIngress6() string {
+	if x != nil {
+		return x.Ingress6
 	}
 	return ""
 }
@@ -894,25 +914,27 @@ const file_mesh_meshpb_mesh_proto_rawDesc = "" +
 	"\x06Subnet\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x19\n" +
-	"\bip_range\x18\x03 \x01(\tR\aipRange:\x04\xe8\xe5\x18\x03\"~\n" +
+	"\bip_range\x18\x03 \x01(\tR\aipRange:\x04\xe8\xe5\x18\x03\"\x9b\x01\n" +
 	"\bMeshNode\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04bits\x18\x04 \x01(\rR\x04bits:\x04\xe8\xe5\x18\x03\"\xaf\x01\n" +
+	"\x04bits\x18\x04 \x01(\rR\x04bits\x12\x1b\n" +
+	"\tkey_asked\x18\x05 \x01(\x04R\bkeyAsked:\x04\xe8\xe5\x18\x03\"\xaf\x01\n" +
 	"\bSettings\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12,\n" +
 	"\x05pools\x18\x03 \x01(\v2\x16.redoubt.mesh.v1.PoolsR\x05pools\x12\x14\n" +
 	"\x05given\x18\x04 \x01(\x04R\x05given\x12\x19\n" +
-	"\blast_vni\x18\x05 \x01(\rR\alastVni:\x04\xe8\xe5\x18\x03\"\x98\x01\n" +
+	"\blast_vni\x18\x05 \x01(\rR\alastVni:\x04\xe8\xe5\x18\x03\"\xb4\x01\n" +
 	"\x05Pools\x12\x1a\n" +
 	"\bnetworks\x18\x01 \x01(\tR\bnetworks\x12\x1f\n" +
 	"\vsubnet_bits\x18\x02 \x01(\rR\n" +
 	"subnetBits\x12\x1c\n" +
 	"\tnetworks6\x18\x03 \x01(\tR\tnetworks6\x12\x14\n" +
 	"\x05nodes\x18\x04 \x01(\tR\x05nodes\x12\x18\n" +
-	"\aingress\x18\x05 \x01(\tR\aingress:\x04\xe8\xe5\x18\x03\"\x7f\n" +
+	"\aingress\x18\x05 \x01(\tR\aingress\x12\x1a\n" +
+	"\bingress6\x18\x06 \x01(\tR\bingress6:\x04\xe8\xe5\x18\x03\"\x7f\n" +
 	"\x06Policy\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12/\n" +

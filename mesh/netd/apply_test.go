@@ -7,7 +7,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,15 +147,32 @@ func TestRestartAdopts(t *testing.T) {
 	w.reaches(w.outside, "tcp", nodeIP+":8080", outsideIP)
 }
 
-// Whatever step the process dies at, the same request makes the same state.
+// Whatever step the process dies at, the same request makes the same state. Most of
+// it is waiting for the kernel, so several nodes share the steps.
 func TestKillAtEachStep(t *testing.T) {
+	t.Parallel()
+	const nodes = 6
+	var steps atomic.Int32
+	var all sync.WaitGroup
+	for first := range nodes { // at once, however few processors there are
+		all.Go(func() {
+			t.Run(strconv.Itoa(first), func(t *testing.T) { steps.Add(killAtSteps(t, first, nodes)) })
+		})
+	}
+	all.Wait()
+	if n := steps.Load(); n < 30 {
+		t.Errorf("only %d steps were interrupted", n)
+	}
+}
+
+// killAtSteps interrupts at every n-th step, and returns how many that were.
+func killAtSteps(t *testing.T, first, n int) (steps int32) {
 	w := newWorld(t)
 	a, b := w.box(1, tcpPort(8080, 80)), w.box(2, tcpPort(8081, 80))
 	w.serve(a.ns, "tcp", "0.0.0.0:80")
 	w.serve(b.ns, "tcp", "0.0.0.0:80")
 	w.serve(w.outside, "tcp", "0.0.0.0:7000")
-	steps := 0
-	for kill := 0; ; kill++ {
+	for kill := first; ; kill += n {
 		left := kill
 		w.n.fault = func(step string) error {
 			if left--; left < 0 {
@@ -176,7 +196,7 @@ func TestKillAtEachStep(t *testing.T) {
 			}
 		}
 		if !injected {
-			break
+			return steps
 		}
 		steps++
 		w.n.Close()
@@ -190,12 +210,10 @@ func TestKillAtEachStep(t *testing.T) {
 		w.n.Close()
 		w.n = w.start()
 	}
-	if steps < 10 {
-		t.Errorf("only %d steps were interrupted", steps)
-	}
 }
 
 func TestRemoval(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	clean := w.snapshot()
 	a, b := w.box(1, tcpPort(8080, 80)), w.box(2)

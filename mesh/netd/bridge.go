@@ -80,7 +80,7 @@ func overlap(h *netlink.Handle, addr netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	links, err := h.LinkList()
+	links, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

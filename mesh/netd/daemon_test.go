@@ -24,6 +24,7 @@ import (
 // The daemon with the rights it has in production and no more: its own user,
 // two capabilities, its sandbox. It runs in a namespace of its own.
 func TestDaemonWithItsOwnRights(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t)
 	task := ident.New()
 	pin(t, filepath.Join(d.dir, "netns", task), func() error { return nil })

@@ -1,7 +1,6 @@
 package netd
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -47,7 +46,7 @@ func (n *Node) attach(h *netlink.Handle, e endpoint, bridge netlink.Link, gatewa
 	}
 	// Ports exchange nothing with each other (see brNetfilter), and the bridge learns nothing
 	// from containers: where a MAC is, is written down below.
-	if err := errors.Join(h.LinkSetIsolated(host, !n.brNetfilter), h.LinkSetHairpin(host, n.brNetfilter),
+	if err := kernel.OneLine(h.LinkSetIsolated(host, !n.brNetfilter), h.LinkSetHairpin(host, n.brNetfilter),
 		h.LinkSetLearning(host, false), h.LinkSetFlood(host, false)); err != nil {
 		return fmt.Errorf("isolate %s: %w", host.Attrs().Name, err)
 	}

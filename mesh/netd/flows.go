@@ -6,6 +6,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // flowBounds says how many connections one container may have.
@@ -26,8 +28,8 @@ type flowBounds struct {
 //
 // Two bounds are needed. The kernel does not count a TCP connection that was
 // closed, though it keeps it for two minutes; the rate bounds those.
-func (f flowBounds) build(conn *nftables.Conn) error {
-	b := &builder{conn: conn, table: conn.AddTable(flows())}
+func (f flowBounds) build(batch *kernel.Batch) error {
+	b := newBuilder(batch, flows())
 	f.rules(b)
 	return b.err
 }

@@ -76,6 +76,7 @@ func (w *world) tracked(addr string) (count int) {
 }
 
 func TestOpenConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
 	const most = 8
 	w := newWorld(t)
 	w.n.bounds = flowBounds{open: most, rate: 1000, burst: 1000}
@@ -201,7 +202,7 @@ func TestBoundsAreNotRequired(t *testing.T) {
 	features = append([]feature(nil), saved...)
 	for i := range features {
 		if features[i].name == featureFlows {
-			features[i].try = func(*netlink.Handle) error { return unix.ENOENT }
+			features[i].try = func(*netlink.Handle, *kernel.Netfilter) error { return unix.ENOENT }
 		}
 	}
 	for _, f := range w.n.Probe() {

@@ -25,7 +25,7 @@ import (
 // uplinks returns the interfaces netd has to open, given those it opened
 // before, and the node's other bridges.
 func uplinks(h *netlink.Handle, before []string, guarded bool) (open, bridges []string, err error) {
-	links, err := h.LinkList()
+	links, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list interfaces: %w", err)
 	}

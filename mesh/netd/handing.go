@@ -19,6 +19,7 @@ type handing struct {
 
 	mu     sync.Mutex                   // guards the following
 	places map[string]map[string]string // by network and task: the sandbox; nil: nothing was declared
+	others map[string]string            // by task: of those on no network of netd's
 }
 
 func newHanding(n *Node, path string) *handing {
@@ -30,7 +31,13 @@ func (h *handing) declared(req *netdpb.OverlayRequest) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if req.GetBase() == 0 || h.places == nil {
-		h.places = map[string]map[string]string{}
+		h.places, h.others = map[string]map[string]string{}, nil
+	}
+	if req.GetBase() == 0 || req.GetSandboxesChanged() {
+		h.others = map[string]string{}
+		for _, s := range req.GetSandboxes() {
+			h.others[s.GetTaskId()] = s.GetNetns()
+		}
 	}
 	for _, id := range req.GetRemoved() {
 		delete(h.places, id)
@@ -50,10 +57,7 @@ func (h *handing) declared(req *netdpb.OverlayRequest) {
 			}
 		}
 	}
-	sandboxes := map[string]string{}
-	for _, at := range h.places {
-		maps.Copy(sandboxes, at)
-	}
+	sandboxes := h.sandboxes()
 	wanted := make(map[string]hand.In, len(sandboxes))
 	for task, netns := range sandboxes {
 		wanted[task] = func(fn func() error) error {
@@ -66,6 +70,18 @@ func (h *handing) declared(req *netdpb.OverlayRequest) {
 		}
 	}
 	h.hand.Keep(wanted)
+}
+
+// sandboxes are those of all tasks, by task. h.mu is held.
+func (h *handing) sandboxes() map[string]string {
+	all := maps.Clone(h.others)
+	if all == nil {
+		all = map[string]string{}
+	}
+	for _, at := range h.places {
+		maps.Copy(all, at)
+	}
+	return all
 }
 
 func (h *handing) run(ctx context.Context) error { return h.hand.Run(ctx) }

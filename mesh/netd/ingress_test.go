@@ -18,6 +18,7 @@ import (
 // port, a client outside, a container beside, and the ports of both modes in one
 // book.
 func TestIngressOfTheDaemon(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t)
 	other := filepath.Join(d.dir, "other")
 	pin(t, other, func() error { return nil })
@@ -43,7 +44,7 @@ func TestIngressOfTheDaemon(t *testing.T) {
 		}
 		return &resp
 	}
-	apply := &netdpb.ApplyRequest{Generation: 1, BridgeAddress: "172.29.0.1/24", Endpoints: []*netdpb.Endpoint{
+	apply := &netdpb.ApplyRequest{Generation: 1, BridgeAddress: "172.29.0.1/24", Pools: &netdpb.Pools{Prefixes: []string{"10.200.0.0/13"}}, Endpoints: []*netdpb.Endpoint{
 		{TaskId: task, Netns: task, Mac: "02:00:00:00:00:02", Address: "172.29.0.2/24", Ports: []*netdpb.PublishedPort{{Published: 81, Target: 80}, {Published: 8081, Target: 80}}},
 		{TaskId: beside, Netns: beside, Mac: "02:00:00:00:00:03", Address: "172.29.0.3/24"}}}
 	for _, r := range call(&netdpb.Request{Verb: &netdpb.Request_Apply{Apply: apply}}).GetApply().GetResults() {
@@ -51,8 +52,8 @@ func TestIngressOfTheDaemon(t *testing.T) {
 			t.Fatal(r)
 		}
 	}
-	entry := true
-	req := &netdpb.IngressRequest{Generation: 1, Subnet: "10.255.0.0/16", Netns: "net-ingress", Entry: &entry, Services: []*netdpb.IngressService{{
+	entry, pools := true, &netdpb.Pools{Prefixes: []string{"10.200.0.0/13", "10.255.0.0/16", "198.18.0.0/15"}}
+	req := &netdpb.IngressRequest{Generation: 1, Subnet: "10.255.0.0/16", Netns: "net-ingress", Pools: pools, Services: []*netdpb.IngressService{{Entry: &entry,
 		ServiceId: ident.New(), Vni: 5001, Ports: []*netdpb.IngressPort{{Published: 80, Target: 80}, {Published: 81, Target: 80}, {Published: 8081, Target: 80}, {Published: 8080, Target: 80}},
 		Endpoints: []*netdpb.IngressEndpoint{{TaskId: task, Address: "10.255.0.1", Netns: task, Serving: true}}}}}
 	bad := call(&netdpb.Request{Verb: &netdpb.Request_Ingress{Ingress: req}}).GetIngress().GetResults()

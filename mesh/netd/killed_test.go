@@ -29,6 +29,7 @@ const canary = "CANARY-4c1b77e0"
 // clear, and nobody gets through; once it is back and told the peers, traffic
 // goes on within a second, over the interface that was there all the time.
 func TestMeshWhenNetdIsKilled(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t)
 	other := filepath.Join(d.dir, "other")
 	pin(t, other, func() error { return nil })

@@ -14,6 +14,12 @@ const (
 	// may have changed theirs.
 	maxManagers = 64
 
+	// Addresses of nodes, name servers of containers (resolv.conf(5) has three),
+	// and ports of nodes that a configuration opens.
+	maxNodes     = 32768
+	maxResolvers = 8
+	maxMayReach  = 256
+
 	// Prefix lengths of the bridge's subnet.
 	minPrefix, maxPrefix = 8, 29
 
@@ -43,6 +49,16 @@ const (
 	maxCounted = 1 << 16
 	rateMemory = time.Minute
 
-	// Elements in one nftables message: an attribute's length is 16 bits.
-	maxElementsPerMessage = 256
+	// What a declaration of networks may have that comes in parts.
+	maxPartNetworks, maxPartEndpoints = 4096, 1 << 18
+
+	// What redoubtd may have kept for its next process, in bytes.
+	maxNote = 4 << 20
+
+	// meddledFor is how long a node shows that somebody changed its rules.
+	meddledFor = 24 * time.Hour
+
+	// firstOut and lastOut are the ports from which containers call nodes: those that
+	// kernels give to callers, and at which nothing is served.
+	firstOut, lastOut = 32768, 60999
 )

@@ -45,6 +45,7 @@ func FuzzManagers(f *testing.F) {
 // Managers may listen elsewhere than on 2377: what no container reaches follows
 // them, with real packets.
 func TestManagersOnOtherPorts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a := w.box(1)
 	for _, port := range []string{"2377", "7946", "7377", "443", "8443", "8080"} {

@@ -2,6 +2,7 @@ package netd
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -56,6 +57,14 @@ func ipv4() match {
 
 func l4(proto byte) match { return match{load(expr.MetaKeyL4PROTO, 1), equals([]byte{proto})} }
 
+const tcpSYN, tcpACK = 1 << 1, 1 << 4
+
+// tcpFlags needs l4 before it.
+func tcpFlags(mask, want byte) match {
+	return match{loadPayload(expr.PayloadBaseTransportHeader, 13, 1, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{mask}, Xor: []byte{0}}, equals([]byte{want})}
+}
+
 // dportIn needs l4 before it, daddrPortIn also ipv4.
 func dportIn(s *nftables.Set) match {
 	return match{loadPayload(expr.PayloadBaseTransportHeader, 2, 2, keyReg), in(s)}
@@ -82,6 +91,20 @@ func saddrIn(s *nftables.Set) match {
 
 func daddrIn(s *nftables.Set) match {
 	return match{loadPayload(expr.PayloadBaseNetworkHeader, 16, 4, 1), in(s)}
+}
+
+func saddrWithin(p netip.Prefix) match { return within(12, p) }
+func daddrWithin(p netip.Prefix) match { return within(16, p) }
+
+func within(at uint32, p netip.Prefix) match {
+	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
+	return match{loadPayload(expr.PayloadBaseNetworkHeader, at, 4, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)}, equals(p.Masked().Addr().AsSlice())}
+}
+
+// sourceIs: the source is an address of that type.
+func sourceIs(kind uint32) match {
+	return match{&expr.Fib{Register: 1, FlagSADDR: true, ResultADDRTYPE: true}, equals(binary.NativeEndian.AppendUint32(nil, kind))}
 }
 
 func marked(mark uint32) match {

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // Everything netd owns in the kernel is found by these names.
@@ -19,8 +21,11 @@ const (
 )
 
 // hairpinMark is on packets from one container to a published port of another,
-// inside the node only.
-const hairpinMark = 0x52445448
+// inside the node only. It has the bit of what the rules have judged.
+const hairpinMark = 0x52445448 | kernel.JudgedByBridge
+
+// probeMark is on no packet.
+const probeMark = 0x08000000
 
 // managementPort is redoubtd's unless it is configured otherwise. No container
 // opens a connection to it, on this node or another, whatever managers are named.

@@ -44,11 +44,13 @@
 //     could use up such a bound with a few packets and shut the port, and the
 //     kernel forgets half-open connections itself when its table is full.
 //
-// The rules stand in two tables named redoubt, families inet and bridge, which
-// are replaced in one transaction, and in redoubt_flows, which counts and is
-// replaced only when it is not what it should be. Other people's tables are neither read nor
-// changed; what they drop stays dropped. A table that is changed or deleted by
-// hand is put back, at the kernel's notice or after seconds at the latest.
+// The rules stand in two tables named redoubt, families inet and bridge, which are
+// replaced in one transaction, and in redoubt_flows, which counts and is replaced only
+// when it is not what it should be. Other people's tables are neither read nor changed;
+// what they drop stays dropped. A table that is changed or deleted by hand is put back,
+// at the kernel's notice or after seconds at the latest, and shown by Probe. Where no
+// netd is there to do so, IPsec policies of the kernel drop what the tables would have
+// judged (kernel.Unjudged).
 //
 // net.ipv4.ip_forward is left alone. Where it is off, netd turns forwarding on
 // for single interfaces and lets packets from them go to containers only, so
@@ -82,11 +84,13 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/internal/portname"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/hold"
@@ -120,14 +124,18 @@ type Options struct {
 type Node struct {
 	runDir   string
 	config   Config
+	mayReach []portname.Port   // of the configuration
 	fabric   *fabric.Fabric    // nil: the node has no mesh
 	overlays *overlay.Overlays // nil: nor networks on it
 	ingress  *ingress.Ingress  // nil: nor a part in the routing mesh
 	handing  *handing          // nil: nor names on those
+	parts    parts
+	note     note // of redoubtd's, for its next process
 	log      *slog.Logger
 	ns       *os.File
 
-	mu         sync.Mutex // guards the following, and the kernel's state
+	mu         sync.Mutex        // guards the following, and the kernel's state
+	nf         *kernel.Netfilter // of the node's namespace; nil: not opened yet
 	generation uint64
 	sum        [sha256.Size]byte // of the request with that generation
 	plan       plan
@@ -139,6 +147,9 @@ type Node struct {
 	holds      holds
 	probed     bool // all that is required is there
 	repairs    uint64
+	meddled    kernel.Meddling
+	policies   kernel.Policies
+	strayed    uint64 // packets counted when last looked
 
 	known   bool     // opened and guarded were read from the kernel
 	opened  []string // interfaces on which netd turned forwarding on
@@ -168,6 +179,10 @@ func New(o Options) (*Node, error) {
 	if o.RunDir == "" {
 		return nil, errors.New("netd: the run directory is not given")
 	}
+	mayReach, err := o.Config.mayReach()
+	if err != nil {
+		return nil, err
+	}
 	ns := o.Netns
 	if ns == nil {
 		var err error
@@ -184,7 +199,7 @@ func New(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	n := &Node{runDir: o.RunDir, config: o.Config, fabric: o.Fabric, overlays: o.Overlays, ingress: o.Ingress, log: o.Logger, ns: ns, holds: holds{o.book(), map[hold.Port]bool{}}, stale: map[netip.Addr]bool{},
+	n := &Node{runDir: o.RunDir, config: o.Config, mayReach: mayReach, fabric: o.Fabric, overlays: o.Overlays, ingress: o.Ingress, log: o.Logger, ns: ns, holds: holds{o.book(), map[hold.Port]bool{}}, stale: map[netip.Addr]bool{},
 		bounds: flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}}
 	if o.Named != "" && o.Overlays != nil {
 		n.handing = newHanding(n, o.Named)
@@ -198,7 +213,24 @@ func (n *Node) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.holds.keep(nil)
+	if n.nf != nil {
+		n.nf.Close()
+		n.nf = nil
+	}
 	return n.ns.Close()
+}
+
+// onNode runs fn on a thread in the node's namespace, where n.nf is open. n.mu is
+// held.
+func (n *Node) onNode(fn func(h *netlink.Handle) error) error {
+	return kernel.WithRoutes(n.ns, func(h *netlink.Handle) (err error) {
+		if n.nf == nil {
+			if n.nf, err = kernel.OpenNetfilter(); err != nil {
+				return err
+			}
+		}
+		return fn(h)
+	}, unix.NETLINK_NETFILTER)
 }
 
 // Apply makes the node's network as the request says. The error is one of the
@@ -217,6 +249,12 @@ func (n *Node) Apply(ctx context.Context, req *netdpb.ApplyRequest) (*netdpb.App
 	}
 	if err := n.require(); err != nil {
 		return nil, err
+	}
+	if req.GetPools() == nil {
+		p.pools = n.plan.pools
+	}
+	if req.GetReach() == nil {
+		p.reach = n.plan.reach
 	}
 	// From here on the request stands, whether all of it succeeds or not.
 	n.generation, n.sum, n.plan, n.refused, n.order = req.GetGeneration(), sum, p, refused, nil
@@ -308,17 +346,18 @@ func (n *Node) results() []*netdpb.EndpointResult {
 func (n *Node) State() *netdpb.StateResponse {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return &netdpb.StateResponse{Generation: n.generation, Endpoints: n.results(), Repairs: n.repairs}
+	return &netdpb.StateResponse{Generation: n.generation, Endpoints: n.results(), Repairs: n.repairs, RulesMeddled: n.meddling().Times, Strayed: n.strayedTold()}
 }
 
 // Probe looks what the kernel can do. It leaves nothing behind.
 func (n *Node) Probe() []*netdpb.Feature {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.fabric == nil {
-		return n.probe()
+	all := append(n.probe(), n.rulesFeature(time.Now()))
+	if n.fabric != nil {
+		all = append(all, n.fabric.Probe())
 	}
-	return append(n.probe(), n.fabric.Probe())
+	return all
 }
 
 // Cleanup deletes everything netd owns in the network namespace, which nil
@@ -332,7 +371,14 @@ func Cleanup(ns *os.File) error {
 		}
 		defer ns.Close()
 	}
-	return kernel.WithRoutes(ns, func(h *netlink.Handle) error { return removeOwned(h) }, unix.NETLINK_NETFILTER)
+	return kernel.WithRoutes(ns, func(h *netlink.Handle) error {
+		nf, err := kernel.OpenNetfilter()
+		if err != nil {
+			return err
+		}
+		defer nf.Close()
+		return removeOwned(h, nf)
+	}, unix.NETLINK_NETFILTER)
 }
 
 var errInjected = errors.New("injected")

@@ -3,9 +3,11 @@ package netd_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,6 +21,7 @@ import (
 // Networks by the daemon with the rights it has in production: two tasks on one,
 // which speak while it is killed and after it is back; then --cleanup.
 func TestNetworksOfTheDaemon(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t)
 	id, service := ident.New(), ident.New()
 	task := []string{ident.New(), ident.New()}
@@ -93,6 +96,17 @@ func TestNetworksOfTheDaemon(t *testing.T) {
 	reaches("with another netd")
 	declare()
 	reaches("declared again")
+	asked, err := net.Dial("unix", d.wg())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asked.Close()
+	if _, err := io.WriteString(asked, "get=1\n\n"); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := io.ReadAll(asked); err != nil || !strings.HasPrefix(string(said), "listen_port=") || !strings.HasSuffix(string(said), "errno=0\n\n") || strings.Contains(string(said), "private") {
+		t.Errorf("wg is told %q, %v", said, err)
+	}
 	s := call(&netdpb.Request{Verb: &netdpb.Request_OverlayState{OverlayState: &netdpb.OverlayStateRequest{}}}).GetOverlayState()
 	if s.GetGeneration() != 1 || len(s.GetNetworks()) != 1 || s.GetNetworks()[0].GetError() != "" || s.GetNetworks()[0].GetLocalEndpoints() != 2 {
 		t.Errorf("%v", s)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/pools"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -19,6 +20,8 @@ type plan struct {
 	bridge    netip.Prefix
 	endpoints []endpoint
 	managers  managers
+	pools     pools.Pools
+	reach     reach
 }
 
 type endpoint struct {
@@ -61,6 +64,12 @@ func parse(req *netdpb.ApplyRequest, attached func(task string) bool) (p plan, b
 		return plan{}, nil, err
 	}
 	if p.managers, err = parseManagers(req.GetManagers()); err != nil {
+		return plan{}, nil, err
+	}
+	if p.pools, err = pools.Parse(req.GetPools().GetPrefixes()); err != nil {
+		return plan{}, nil, err
+	}
+	if p.reach, err = parseReach(req.GetReach()); err != nil {
 		return plan{}, nil, err
 	}
 	if n := len(req.GetEndpoints()); n > maxEndpoints {

@@ -24,17 +24,17 @@ const (
 
 type feature struct {
 	name string
-	try  func(h *netlink.Handle) error
+	try  func(h *netlink.Handle, nf *kernel.Netfilter) error
 	// without says what is missing on a node that lacks it; such a feature
 	// is not required.
 	without string
 }
 
 var features = []feature{
-	{"bridge", func(h *netlink.Handle) error {
+	{"bridge", func(h *netlink.Handle, _ *kernel.Netfilter) error {
 		return scratch(h, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: probeBridge, TxQLen: -1}})
 	}, ""},
-	{"veth", func(h *netlink.Handle) error {
+	{"veth", func(h *netlink.Handle, _ *kernel.Netfilter) error {
 		return scratch(h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: probeVeth, TxQLen: -1}, PeerName: probePeer})
 	}, ""},
 	{"nftables inet", nft(func(b *builder) {
@@ -51,16 +51,16 @@ var features = []feature{
 	}, nftables.TableFamilyINet), ""},
 	// The whole of it, translation from maps and masquerading included.
 	{"nftables nat", nft(func(b *builder) {
-		ruleset{endpoints: []endpoint{sample}, opened: []string{"a"}, bridges: []string{"b"}}.inet(b)
+		ruleset{subnet: sample.addr.Masked(), endpoints: []endpoint{sample}, opened: []string{"a"}, bridges: []string{"b"}}.inet(b)
 	}, nftables.TableFamilyINet), ""},
-	{"conntrack", func(h *netlink.Handle) error {
+	{"conntrack", func(h *netlink.Handle, _ *kernel.Netfilter) error {
 		_, err := h.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 		if errors.Is(err, netlink.ErrDumpInterrupted) {
 			return nil
 		}
 		return err
 	}, ""},
-	{"forwarding", func(*netlink.Handle) error {
+	{"forwarding", func(*netlink.Handle, *kernel.Netfilter) error {
 		f, err := os.OpenFile("/proc/sys/net/ipv4/conf/lo/forwarding", os.O_RDWR, 0)
 		if err != nil {
 			return err
@@ -70,6 +70,13 @@ var features = []feature{
 	{featureFlows, nft(func(b *builder) {
 		flowBounds{open: maxFlows, rate: maxFlowRate, burst: maxFlowBurst}.rules(b)
 	}, nftables.TableFamilyINet), "how many connections a container opens is not bounded, so one may use up the node's table of them"},
+	{"ipsec policies", func(h *netlink.Handle, _ *kernel.Netfilter) error {
+		_, err := kernel.SetUnjudged(probeMark, kernel.To(sample.addr, netlink.XFRM_DIR_FWD))
+		if _, e := kernel.DropUnjudged(probeMark, nil); err != nil || e != nil {
+			return kernel.OneLine(err, e)
+		}
+		return kernel.PoliciesAsked(h)
+	}, "a ruleset that is flushed while netd is away leaves the node's networks open"},
 }
 
 const featureFlows = "nftables connlimit"
@@ -81,10 +88,10 @@ var sample = endpoint{task: "probe", addr: netip.MustParsePrefix("192.0.2.2/24")
 
 // probe tries each feature in the node's namespace and undoes it. n.mu is held.
 func (n *Node) probe() (out []*netdpb.Feature) {
-	err := kernel.WithRoutes(n.ns, func(h *netlink.Handle) error {
+	err := n.onNode(func(h *netlink.Handle) error {
 		for _, f := range features {
 			r := &netdpb.Feature{Name: f.name, Required: f.without == ""}
-			if err := f.try(h); err != nil {
+			if err := f.try(h, n.nf); err != nil {
 				r.Detail = err.Error()
 				if !r.Required {
 					r.Detail = f.without + ": " + r.Detail
@@ -95,7 +102,7 @@ func (n *Node) probe() (out []*netdpb.Feature) {
 			out = append(out, r)
 		}
 		return nil
-	}, unix.NETLINK_NETFILTER)
+	})
 	if err != nil {
 		out = append(out, &netdpb.Feature{Name: "netlink", Required: true, Detail: err.Error()})
 	}
@@ -122,17 +129,15 @@ func scratch(h *netlink.Handle, link netlink.Link) error {
 
 // nft makes rules and deletes them in the same transaction: the kernel checks
 // them all and no packet ever sees them.
-func nft(make func(*builder), family nftables.TableFamily) func(*netlink.Handle) error {
-	return func(*netlink.Handle) error {
-		return kernel.WithNFT(func(c *nftables.Conn) error {
-			t := c.AddTable(&nftables.Table{Name: probeTable, Family: family})
-			b := &builder{conn: c, table: t}
+func nft(make func(*builder), family nftables.TableFamily) func(*netlink.Handle, *kernel.Netfilter) error {
+	return func(_ *netlink.Handle, nf *kernel.Netfilter) error {
+		t := &nftables.Table{Name: probeTable, Family: family}
+		_, err := nf.Commit(0, []*nftables.Table{t}, func(batch *kernel.Batch, _ bool) error {
+			b := newBuilder(batch, t)
 			make(b)
-			if b.err != nil {
-				return b.err
-			}
-			c.DelTable(t)
-			return c.Flush()
+			b.conn.DelTable(t)
+			return b.err
 		})
+		return err
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -21,7 +22,7 @@ import (
 type daemon struct {
 	t              *testing.T
 	dir, bin, sock string
-	passed         *os.File
+	passed         []*os.File
 
 	cmd    *exec.Cmd
 	logs   *bytes.Buffer
@@ -29,6 +30,20 @@ type daemon struct {
 }
 
 const netdUID = 39127
+
+// built is the program, linked once for all tests.
+var built = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "netd")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	to := filepath.Join(dir, "redoubt-netd")
+	if out, err := exec.Command("go", "build", "-o", to, "../../cmd/redoubt-netd").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return os.ReadFile(to)
+})
 
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
@@ -43,22 +58,27 @@ func newDaemon(t *testing.T) *daemon {
 		unix.Mknod(tun, unix.S_IFCHR, int(unix.Mkdev(10, 200))), os.Chmod(tun, 0o666)); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("go", "build", "-o", d.bin, "../../cmd/redoubt-netd").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	config := filepath.Join(dir, "config.yaml")
-	if err := errors.Join(os.Chmod(d.bin, 0o755), os.WriteFile(config, []byte("netd:\n  allow_link_local: false\n"), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.sock, Net: "unix"})
+	program, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	if d.passed, err = l.File(); err != nil {
+	config := filepath.Join(dir, "config.yaml")
+	if err := errors.Join(os.WriteFile(d.bin, program, 0o755), os.Chmod(d.bin, 0o755), os.WriteFile(config, []byte("netd:\n  allow_link_local: false\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.passed.Close() })
+	for _, path := range []string{d.sock, d.wg()} {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		d.passed = append(d.passed, f)
+	}
 	pin(t, d.node(), func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -69,6 +89,9 @@ func newDaemon(t *testing.T) *daemon {
 	return d
 }
 
+// wg is where wg is answered.
+func (d *daemon) wg() string { return filepath.Join(d.dir, "wg.sock") }
+
 func (d *daemon) node() string { return filepath.Join(d.dir, "node") }
 
 // start runs it; end ends it.
@@ -77,8 +100,8 @@ func (d *daemon) start() {
 	d.logs, d.exited = &bytes.Buffer{}, make(chan error, 1)
 	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, d.bin, "--config", filepath.Join(d.dir, "config.yaml"),
 		"--run-dir", d.dir, "--data-dir", d.dir, "--control-user", fmt.Sprint(os.Getuid()))
-	cmd.Env = []string{"LISTEN_FDS=1", "LISTEN_FDNAMES=netd"}
-	cmd.ExtraFiles = []*os.File{d.passed}
+	cmd.Env = []string{"LISTEN_FDS=2", "LISTEN_FDNAMES=netd:wg"}
+	cmd.ExtraFiles = d.passed
 	cmd.Stdout, cmd.Stderr = d.logs, d.logs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: netdUID, Gid: netdUID},
 		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN}}

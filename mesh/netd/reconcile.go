@@ -11,7 +11,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/pools"
 )
 
 // reconcile makes the kernel's state that of the plan and returns what went
@@ -25,18 +28,18 @@ import (
 func (n *Node) reconcile(ctx context.Context, p plan, full bool) (bad map[string]error, changes []string, err error) {
 	bad = make(map[string]error)
 	changed := func(what string) { changes = append(changes, what) }
-	err = kernel.WithRoutes(n.ns, func(h *netlink.Handle) error {
+	err = n.onNode(func(h *netlink.Handle) error {
 		if !p.bridge.IsValid() {
 			return n.removeAll(h)
 		}
 		return n.converge(ctx, h, p, full, bad, changed)
-	}, unix.NETLINK_NETFILTER)
+	})
 	return bad, changes, err
 }
 
 func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full bool, bad map[string]error, changed func(string)) error {
 	if !n.known { // first time in this process
-		opened, found, err := readOpened()
+		opened, found, err := readOpened(n.nf)
 		if err != nil {
 			return err
 		}
@@ -56,7 +59,7 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 	if err := n.step("bridge"); err != nil {
 		return err
 	}
-	links, err := h.LinkList()
+	links, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
@@ -102,7 +105,10 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 	if err := n.step("attached"); err != nil {
 		return err
 	}
-	if err := n.updateRules(h, good, p.managers, changed); err != nil {
+	if err := n.updateRules(h, good, p, changed); err != nil {
+		return err
+	}
+	if err := n.dropUnjudged(p.bridge, changed); err != nil {
 		return err
 	}
 	if err := n.step("rules"); err != nil {
@@ -121,12 +127,17 @@ func looksRight(l, bridge netlink.Link, mtu int) bool {
 }
 
 // updateRules commits the ruleset if it is not in force already.
-func (n *Node) updateRules(h *netlink.Handle, good []endpoint, m managers, changed func(string)) error {
+func (n *Node) updateRules(h *netlink.Handle, good []endpoint, p plan, changed func(string)) error {
 	open, bridges, err := uplinks(h, n.opened, n.guarded)
 	if err != nil {
 		return err
 	}
-	r := ruleset{endpoints: good, opened: open, bridges: bridges, allowLinkLocal: n.config.AllowLinkLocal, managers: m}
+	lans, err := pools.LANs(h, func(link string) bool { return link == bridgeName || fabric.Owns(link) || ingress.Owns(link) })
+	if err != nil {
+		return err
+	}
+	r := ruleset{subnet: p.bridge.Masked(), endpoints: good, opened: open, bridges: bridges, allowLinkLocal: n.config.AllowLinkLocal, managers: p.managers,
+		pools: p.pools, lans: p.pools.Within(lans), reach: p.reach, mayReach: n.mayReach}
 	if n.committed != nil && n.committed.same(r) {
 		ok, err := n.rulesIntact()
 		if err != nil {
@@ -136,12 +147,14 @@ func (n *Node) updateRules(h *netlink.Handle, good []endpoint, m managers, chang
 			return nil
 		}
 		changed("put table " + tableName + " back")
+		n.meddled.Note("table " + tableName)
 	}
 	bounds, err := n.boundsToSet()
 	if err != nil {
 		return err
 	}
-	print, gen, err := commit(r, bounds)
+	r.strayed = n.strayedNow()
+	print, gen, err := commit(n.nf, r, bounds)
 	if err != nil {
 		n.committed = nil // whatever is in force, it is not known
 		return err
@@ -160,7 +173,7 @@ func (n *Node) boundsToSet() (*flowBounds, error) {
 	if n.committed == nil {
 		return &n.bounds, nil
 	}
-	fp, err := kernel.ReadFingerprint(flows())
+	fp, err := n.nf.Fingerprint(flows())
 	if err != nil || fp == n.print.flows {
 		return nil, err
 	}
@@ -169,11 +182,19 @@ func (n *Node) boundsToSet() (*flowBounds, error) {
 
 // rulesIntact reports whether the kernel's tables are as they were committed.
 func (n *Node) rulesIntact() (bool, error) {
-	gen, err := kernel.Generation()
-	if err != nil || gen == n.gen {
-		return err == nil, err
+	gen, ok, err := n.nf.Holds(n.gen, allTables()...)
+	if err != nil {
+		return false, err
 	}
-	found, gen, err := kernel.Read(readPrints)
+	if ok {
+		n.gen = gen
+		return true, nil
+	}
+	var found prints
+	gen, err = n.nf.Read(func() (err error) {
+		found, err = readPrints(n.nf)
+		return err
+	})
 	if err != nil {
 		// Perhaps it vanished while it was read: making it again is safe.
 		n.log.Warn("rules not read; they are made again", "err", err)
@@ -257,20 +278,20 @@ func (n *Node) cleanUp(h *netlink.Handle, bridge netlink.Link, ports map[string]
 // removeAll deletes everything netd owns, rules last: what they guard goes
 // first.
 func (n *Node) removeAll(h *netlink.Handle) error {
-	err := removeOwned(h)
+	err := removeOwned(h, n.nf)
 	n.holds.keep(nil)
 	if err == nil {
-		n.committed, n.opened, n.attached, n.known = nil, nil, nil, false
+		n.committed, n.opened, n.attached, n.known, n.policies = nil, nil, nil, false, kernel.Policies{}
 	}
 	return err
 }
 
-func removeOwned(h *netlink.Handle) error {
-	opened, _, err := readOpened()
+func removeOwned(h *netlink.Handle, nf *kernel.Netfilter) error {
+	opened, _, err := readOpened(nf)
 	if err != nil {
 		return err
 	}
-	links, err := h.LinkList()
+	links, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
@@ -301,7 +322,10 @@ func removeOwned(h *netlink.Handle) error {
 	if err := closeUplinks(opened); err != nil {
 		return err
 	}
-	if err := removeTables(); err != nil {
+	if _, err := kernel.DropUnjudged(kernel.JudgedByBridge, nil); err != nil {
+		return err
+	}
+	if err := removeTables(nf); err != nil {
 		return fmt.Errorf("nftables: remove table %s: %w", tableName, err)
 	}
 	return nil

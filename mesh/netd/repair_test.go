@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
 )
 
 // Whatever somebody does to the table, it is put back at the kernel's notice.
@@ -83,13 +84,19 @@ func TestTableIsPutBack(t *testing.T) {
 			for w.n.State().GetRepairs() == before {
 				select {
 				case <-notices.C:
+				case <-time.After(10 * time.Millisecond): // it is counted after its notice came
 				case <-patience:
 					t.Fatal("not put back")
 				}
 			}
 			w.reaches(w.outside, "tcp", nodeIP+":8080", outsideIP)
 			w.in(w.node, func() error {
-				if found, err := readPrints(); err != nil || found != w.n.print {
+				nf, err := kernel.OpenNetfilter()
+				if err != nil {
+					return err
+				}
+				defer nf.Close()
+				if found, err := readPrints(nf); err != nil || found != w.n.print {
 					t.Errorf("the table is not what it was (%v)", err)
 				}
 				return nil
@@ -109,13 +116,13 @@ func TestForeignTablesAreLeftAlone(t *testing.T) {
 			return c.Flush()
 		})
 		if err == nil {
-			gen, err = kernel.Generation()
+			gen, err = netlab.Generation()
 		}
 		return err
 	})
 	w.n.repair(t.Context())
 	w.in(w.node, func() error {
-		if now, err := kernel.Generation(); err != nil || now != gen || w.n.State().GetRepairs() != 0 {
+		if now, err := netlab.Generation(); err != nil || now != gen || w.n.State().GetRepairs() != 0 {
 			t.Errorf("the ruleset was changed: %d, was %d (%v)", now, gen, err)
 		}
 		return nil
@@ -124,6 +131,7 @@ func TestForeignTablesAreLeftAlone(t *testing.T) {
 
 // What no notice tells of is found by comparing.
 func TestDevicesArePutBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a := w.box(1, tcpPort(8080, 80))
 	w.serve(a.ns, "tcp", "0.0.0.0:80")
@@ -173,6 +181,7 @@ func TestDevicesArePutBack(t *testing.T) {
 
 // A bridge without its rules is shut when netd starts, until it knows better.
 func TestStartDeniesWithoutRules(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a := w.box(1, tcpPort(8080, 80))
 	w.serve(a.ns, "tcp", "0.0.0.0:80")
@@ -180,7 +189,13 @@ func TestStartDeniesWithoutRules(t *testing.T) {
 	w.serve(w.other, "tcp", "0.0.0.0:7000")
 	req := w.apply(a)
 	w.n.Close()
-	w.in(w.node, removeTables)
+	w.in(w.node, func() error {
+		nf, err := kernel.OpenNetfilter()
+		if err != nil {
+			return err
+		}
+		return errors.Join(removeTables(nf), nf.Close())
+	})
 	w.reaches(w.outside, "tcp", otherIP+":7000", "") // this is what is at stake
 	w.n = w.start()
 	if err := w.n.adopt(); err != nil {

@@ -9,11 +9,15 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/internal/portname"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/ingress"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/pools"
 )
 
 // ruleset is everything the two tables are made from.
 type ruleset struct {
+	subnet    netip.Prefix // of the bridge
 	endpoints []endpoint
 	// opened are interfaces on which netd turned forwarding on; from them
 	// packets go to containers only. bridges are the node's other bridges:
@@ -22,6 +26,11 @@ type ruleset struct {
 	opened, bridges []string
 	allowLinkLocal  bool
 	managers        managers
+	pools           pools.Pools
+	lans            []pools.LAN // that have something in common with pools
+	reach           reach
+	strayed         uint64          // what the counter begins with
+	mayReach        []portname.Port // of nodes, whoever publishes them or not; of the configuration
 }
 
 func tables() (inet, bridge *nftables.Table) {
@@ -36,10 +45,15 @@ func flows() *nftables.Table {
 
 // builder queues one batch. Errors of the library are kept for the end.
 type builder struct {
-	conn  *nftables.Conn
+	batch *kernel.Batch
+	conn  *nftables.Conn // its words
 	table *nftables.Table
 	setID uint32
 	err   error
+}
+
+func newBuilder(batch *kernel.Batch, t *nftables.Table) *builder {
+	return &builder{batch: batch, conn: batch.Words(), table: batch.Words().AddTable(t)}
 }
 
 func (b *builder) base(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
@@ -58,15 +72,19 @@ func (b *builder) rule(c *nftables.Chain, ms ...match) {
 func (b *builder) set(s nftables.Set, elements []nftables.SetElement) *nftables.Set {
 	b.setID++ // own numbers: the library's counter is shared and unguarded
 	s.Table, s.ID = b.table, b.setID
-	if err := b.conn.AddSet(&s, nil); err != nil && b.err == nil {
+	b.keep(b.conn.AddSet(&s, nil))
+	list := make([]kernel.Element, len(elements))
+	for i, e := range elements {
+		list[i] = kernel.Element{Key: string(e.Key), Val: string(e.Val)}
+	}
+	b.keep(b.batch.Add(&s, list))
+	return &s
+}
+
+func (b *builder) keep(err error) {
+	if b.err == nil {
 		b.err = err
 	}
-	for part := range slices.Chunk(elements, maxElementsPerMessage) {
-		if err := b.conn.SetAddElements(&s, part); err != nil && b.err == nil {
-			b.err = err
-		}
-	}
-	return &s
 }
 
 var (
@@ -89,11 +107,11 @@ func serviceKey(p port) []byte {
 }
 
 // build queues both tables as they are to be.
-func (r ruleset) build(conn *nftables.Conn) error {
+func (r ruleset) build(batch *kernel.Batch) error {
 	inet, bridge := tables()
-	b := &builder{conn: conn, table: conn.AddTable(inet)}
+	b := newBuilder(batch, inet)
 	r.inet(b)
-	b.table = conn.AddTable(bridge)
+	b.table = b.conn.AddTable(bridge)
 	r.bridge(b)
 	return b.err
 }
@@ -130,6 +148,7 @@ func (r ruleset) inet(b *builder) {
 	setBridges := b.set(nftables.Set{Name: "bridges", KeyType: typePath, Concatenation: true}, bridges)
 	setManagement := b.set(nftables.Set{Name: "management", KeyType: nftables.TypeInetService}, r.managers.everywhereKeys())
 	setManagers := b.set(nftables.Set{Name: "managers", KeyType: typeTarget, Concatenation: true}, r.managers.atKeys())
+	setNodes := b.set(nftables.Set{Name: "nodes", KeyType: typeAddr}, r.reach.nodeKeys())
 	setTargets := b.set(nftables.Set{Name: "targets", KeyType: typeAddrSvc, Concatenation: true}, targets)
 	mapAnywhere := b.set(nftables.Set{Name: "published", IsMap: true, KeyType: typeService, DataType: typeTarget, Concatenation: true}, anywhere)
 	mapOn := b.set(nftables.Set{Name: "published_on", IsMap: true, KeyType: typeAddrSvc, DataType: typeTarget, Concatenation: true}, on)
@@ -138,9 +157,17 @@ func (r ruleset) inet(b *builder) {
 
 	// Before connection tracking: no container speaks for an address that is
 	// not one's of this bridge, nor reaches 127.0.0.0/8, which route_localnet
-	// would otherwise allow it to.
+	// would otherwise allow it to. And nobody elsewhere speaks for a container or
+	// is on the bridge's subnet: to its addresses the node leads by itself.
 	raw := b.base("raw", filter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
-	b.rule(raw, notIif(bridgeName), accept())
+	outside := b.chain("from_elsewhere")
+	b.rule(outside, iif("lo"), accept())
+	if r.subnet.IsValid() { // otherwise nothing is known of a bridge yet
+		b.rule(outside, ipv4(), saddrWithin(r.subnet), drop())
+		b.rule(outside, ipv4(), daddrWithin(r.subnet), drop())
+	}
+	b.rule(outside, accept())
+	b.rule(raw, notIif(bridgeName), jump(outside))
 	b.rule(raw, ipv4(), daddrStarts(127), drop())
 	b.rule(raw, ipv4(), saddrIn(setAddresses), accept())
 	b.rule(raw, drop())
@@ -163,10 +190,19 @@ func (r ruleset) inet(b *builder) {
 	hairpin := b.base("hairpin", filter, nftables.ChainHookPrerouting, -90)
 	b.rule(hairpin, iif(bridgeName), ipv4(), ct(expr.CtKeySTATUS, ctDNAT), daddrIn(setAddresses), setMark(hairpinMark))
 
+	// What containers send has passed what is before; without the mark it goes no
+	// further (kernel.Unjudged). What is sent to them needs none: it was translated.
+	judged := b.base("judged", filter, nftables.ChainHookPrerouting, kernel.JudgedAt)
+	b.rule(judged, iif(bridgeName), kernel.Judged(kernel.JudgedByBridge))
+
 	masquerade := match{&expr.Masq{}}
 	source := b.base("source", nat, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
+	// Who is called from here may be an accomplice on another node, who goes on to
+	// send to where the call came from: to a port at which no node serves anything.
+	b.keep(b.batch.MasqueradeTo(source, firstOut, lastOut, when(ipv4(), saddrIn(setAddresses), daddrIn(setNodes))...))
 	b.rule(source, ipv4(), saddrIn(setAddresses), masquerade)
 	b.rule(source, oif(bridgeName), ipv4(), saddrStarts(127), masquerade)
+	claims := r.claims(b, source)
 
 	published := append(append(ct(expr.CtKeySTATUS, ctDNAT), loadPayload(expr.PayloadBaseNetworkHeader, 16, 4, keyReg)),
 		append(loadService(keyReg+1), in(setTargets))...)
@@ -186,20 +222,28 @@ func (r ruleset) inet(b *builder) {
 	b.rule(output, ipv4(), published, accept())
 	b.rule(output, drop())
 
+	// A first packet of TCP is no answer, whatever flow it has the ports of: one that
+	// ended, or one that was begun from outside and never answered. In both the kernel
+	// goes along with it.
 	from := b.chain("from_containers")
+	begun := b.chain("from_containers_begun")
+	b.rule(from, l4(unix.IPPROTO_TCP), tcpFlags(tcpSYN|tcpACK, tcpSYN), jump(begun))
 	answers(from)
-	b.rule(from, oif(bridgeName), ipv4(), published, accept())
-	b.rule(from, oif(bridgeName), drop())
-	b.rule(from, l4(unix.IPPROTO_TCP), dportIn(setManagement), drop())
-	b.rule(from, l4(unix.IPPROTO_TCP), ipv4(), daddrPortIn(setManagers), drop())
+	b.rule(from, jump(begun))
+	b.rule(begun, oif(bridgeName), ipv4(), published, accept())
+	b.rule(begun, oif(bridgeName), drop())
+	b.rule(begun, l4(unix.IPPROTO_TCP), dportIn(setManagement), drop())
+	b.rule(begun, l4(unix.IPPROTO_TCP), ipv4(), daddrPortIn(setManagers), drop())
 	if !r.allowLinkLocal {
-		b.rule(from, ipv4(), daddrStarts(169, 254), drop())
+		b.rule(begun, ipv4(), daddrStarts(169, 254), drop())
 	}
-	b.rule(from, state(ctNew), accept())
-	b.rule(from, drop())
+	r.toNodes(b, begun, setNodes)
+	b.rule(begun, state(ctNew|ctEstablished), accept())
+	b.rule(begun, drop())
 
 	to := b.chain("to_containers")
 	answers(to)
+	b.rule(to, jump(claims))
 	b.rule(to, ipv4(), published, accept())
 	b.rule(to, drop())
 
@@ -209,6 +253,28 @@ func (r ruleset) inet(b *builder) {
 	b.rule(forward, match{load(expr.MetaKeyIIFNAME, keyReg), load(expr.MetaKeyOIFNAME, keyReg+4), in(setBridges)}, accept())
 	b.rule(forward, oif(ingress.NodeLink), accept()) // ingress says what passes there
 	b.rule(forward, match{load(expr.MetaKeyIIFNAME, keyReg), in(setOpened)}, drop())
+}
+
+// claims makes the chain that judges a client's address before he is led to a
+// published port: see package ingress, which does the same where ports are
+// answered for the whole cluster. Hosts of a LAN that lies in a pool are led in as
+// the node itself.
+func (r ruleset) claims(b *builder, source *nftables.Chain) *nftables.Chain {
+	c := b.chain("claims")
+	for _, kind := range []uint32{unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_MULTICAST} {
+		b.rule(c, ipv4(), sourceIs(kind), drop())
+	}
+	for _, l := range r.lans {
+		if l.Prefix.Addr().Is4() {
+			b.rule(c, iif(l.Link), ipv4(), saddrWithin(l.Prefix), match{&expr.Verdict{Kind: expr.VerdictReturn}})
+		}
+	}
+	b.setID++
+	never := &nftables.Set{Table: b.table, Name: "never", KeyType: typeAddr, ID: b.setID}
+	b.keep(r.pools.And(pools.Nobodys...).Add(b.conn, never, true))
+	b.rule(c, ipv4(), saddrIn(never), drop())
+	b.rule(source, oif(bridgeName), ipv4(), saddrIn(never), match{&expr.Masq{}})
+	return c
 }
 
 // openedSet doubles as netd's memory of the interfaces it opened.
@@ -254,6 +320,6 @@ func (r ruleset) bridge(b *builder) {
 
 // same reports whether both rulesets are the same.
 func (r ruleset) same(o ruleset) bool {
-	return r.allowLinkLocal == o.allowLinkLocal && r.managers.same(o.managers) && slices.Equal(r.opened, o.opened) && slices.Equal(r.bridges, o.bridges) &&
+	return r.subnet == o.subnet && slices.Equal(r.pools, o.pools) && slices.Equal(r.lans, o.lans) && r.allowLinkLocal == o.allowLinkLocal && r.reach.same(o.reach) && r.managers.same(o.managers) && slices.Equal(r.opened, o.opened) && slices.Equal(r.bridges, o.bridges) &&
 		slices.EqualFunc(r.endpoints, o.endpoints, endpoint.same)
 }

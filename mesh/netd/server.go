@@ -112,6 +112,8 @@ func (n *Node) answer(ctx context.Context, req *netdpb.Request) *netdpb.Response
 		return &netdpb.Response{Result: &netdpb.Response_Apply{Apply: r}}
 	case *netdpb.Request_State:
 		return &netdpb.Response{Result: &netdpb.Response_State{State: n.State()}}
+	case *netdpb.Request_Note:
+		return n.note.answer(v.Note)
 	}
 	if n.fabric != nil {
 		if resp := n.answerFabric(ctx, req); resp != nil {
@@ -153,6 +155,7 @@ func (n *Node) answerFabric(ctx context.Context, req *netdpb.Request) *netdpb.Re
 	switch v := req.GetVerb().(type) {
 	case *netdpb.Request_Fabric:
 		var r *netdpb.FabricResponse
+		n.note.outlived(v.Fabric)
 		r, err = n.fabric.Declare(ctx, v.Fabric)
 		if n.overlays != nil {
 			n.overlays.Follow()
@@ -162,6 +165,10 @@ func (n *Node) answerFabric(ctx context.Context, req *netdpb.Request) *netdpb.Re
 		var r *netdpb.FabricRotateResponse
 		r, err = n.fabric.Rotate(ctx)
 		resp.Result = &netdpb.Response_FabricRotate{FabricRotate: r}
+	case *netdpb.Request_FabricProve:
+		var r *netdpb.FabricProveResponse
+		r, err = n.fabric.Prove(v.FabricProve)
+		resp.Result = &netdpb.Response_FabricProve{FabricProve: r}
 	case *netdpb.Request_FabricState:
 		var r *netdpb.FabricStateResponse
 		r, err = n.fabric.State()
@@ -181,15 +188,18 @@ func (n *Node) answerOverlay(ctx context.Context, req *netdpb.Request) *netdpb.R
 	var err error
 	switch v := req.GetVerb().(type) {
 	case *netdpb.Request_Overlay:
-		var r *netdpb.OverlayResponse
-		r, err = n.overlays.Declare(ctx, v.Overlay)
-		if err == nil && n.handing != nil {
-			n.handing.declared(v.Overlay)
+		r := &netdpb.OverlayResponse{}
+		var whole *netdpb.OverlayRequest
+		if whole, err = n.parts.add(v.Overlay); whole != nil {
+			r, err = n.overlays.Declare(ctx, whole)
+		}
+		if err == nil && whole != nil && n.handing != nil {
+			n.handing.declared(whole)
 		}
 		resp.Result = &netdpb.Response_Overlay{Overlay: r}
 	case *netdpb.Request_OverlayState:
 		var r *netdpb.OverlayStateResponse
-		r, err = n.overlays.State()
+		r, err = n.overlays.State(!v.OverlayState.GetWithoutCounters())
 		resp.Result = &netdpb.Response_OverlayState{OverlayState: r}
 	default:
 		return nil

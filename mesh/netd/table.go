@@ -2,10 +2,11 @@ package netd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
@@ -14,9 +15,9 @@ import (
 // that counts.
 type prints struct{ rules, flows kernel.Fingerprint }
 
-func readPrints() (p prints, err error) {
-	if p.rules, err = kernel.ReadFingerprint(twoTables()...); err == nil {
-		p.flows, err = kernel.ReadFingerprint(flows())
+func readPrints(nf *kernel.Netfilter) (p prints, err error) {
+	if p.rules, err = nf.Fingerprint(twoTables()...); err == nil {
+		p.flows, err = nf.Fingerprint(flows())
 	}
 	return p, err
 }
@@ -25,9 +26,9 @@ func readPrints() (p prints, err error) {
 // the new ones. The table that counts is replaced when bounds are given, and is
 // left as it is otherwise. It returns the fingerprints and the ruleset
 // generation they were read at.
-func commit(r ruleset, bounds *flowBounds) (p prints, gen uint32, err error) {
-	p, gen, err = kernel.Commit(func(c *nftables.Conn, _ int) error {
-		remove := twoTables()
+func commit(nf *kernel.Netfilter, r ruleset, bounds *flowBounds) (p prints, gen uint32, err error) {
+	gen, err = nf.CommitAndRead(0, allTables(), func(b *kernel.Batch, _ bool) error {
+		c, remove := b.Words(), twoTables()
 		if bounds != nil {
 			remove = append(remove, flows())
 		}
@@ -35,11 +36,14 @@ func commit(r ruleset, bounds *flowBounds) (p prints, gen uint32, err error) {
 			c.AddTable(t) // deleting what does not exist is an error
 			c.DelTable(t)
 		}
-		if err := r.build(c); err != nil || bounds == nil {
+		if err := r.build(b); err != nil || bounds == nil {
 			return err
 		}
-		return bounds.build(c)
-	}, readPrints)
+		return bounds.build(b)
+	}, func() (err error) {
+		p, err = readPrints(nf)
+		return err
+	})
 	if err != nil {
 		return p, 0, fmt.Errorf("table %s: %w", tableName, err)
 	}
@@ -54,41 +58,30 @@ func twoTables() []*nftables.Table {
 func allTables() []*nftables.Table { return append(twoTables(), flows()) }
 
 // removeTables deletes all; it is no error when there are none.
-func removeTables() error {
-	return kernel.WithNFT(func(c *nftables.Conn) error {
+func removeTables(nf *kernel.Netfilter) error {
+	_, err := nf.Commit(0, allTables(), func(b *kernel.Batch, _ bool) error {
 		for _, t := range allTables() {
-			c.AddTable(t)
-			c.DelTable(t)
+			b.Words().AddTable(t)
+			b.Words().DelTable(t)
 		}
-		return c.Flush()
+		return nil
 	})
+	return err
 }
 
 // readOpened returns the interfaces in the live table's set of opened ones and
 // whether there is such a table.
-func readOpened() (names []string, found bool, err error) {
-	err = kernel.WithNFT(func(c *nftables.Conn) error {
-		inet, _ := tables()
-		there, err := kernel.Exists(c, inet)
-		if err != nil || !there {
-			return err
-		}
-		sets, err := c.GetSets(inet)
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(sets, func(s *nftables.Set) bool { return s.Name == openedSet })
-		if i < 0 {
-			return nil
-		}
-		set := sets[i]
-		found = true
-		elements, err := c.GetSetElements(set)
-		for _, e := range elements {
-			name, _, _ := bytes.Cut(e.Key, []byte{0})
-			names = append(names, string(name))
-		}
-		return err
+func readOpened(nf *kernel.Netfilter) (names []string, found bool, err error) {
+	inet, _ := tables()
+	if there, err := nf.Has(inet); err != nil || !there {
+		return nil, false, err
+	}
+	err = nf.EachElement(&nftables.Set{Table: inet, Name: openedSet}, func() { names = nil }, func(key, _ []byte, _ bool) {
+		name, _, _ := bytes.Cut(key, []byte{0})
+		names = append(names, string(name))
 	})
-	return names, found, err
+	if errors.Is(err, unix.ENOENT) {
+		return nil, false, nil // no table of ours has not this set
+	}
+	return names, err == nil, err
 }

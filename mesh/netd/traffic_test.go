@@ -13,6 +13,7 @@ import (
 // The frames of a bridge pass the rules of routed packets too when br_netfilter
 // is loaded and on, as it is beside Docker. Everything holds both ways.
 func TestTraffic(t *testing.T) {
+	t.Parallel()
 	for _, brNetfilter := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables="+brNetfilter, func(t *testing.T) {
 			w := newWorld(t)

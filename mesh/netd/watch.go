@@ -22,6 +22,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	defer notices.Close()
+	n.repair(ctx) // of what was changed before anybody listened
 	tick := time.NewTicker(repairEvery)
 	defer tick.Stop()
 	for {
@@ -38,9 +39,23 @@ func (n *Node) Run(ctx context.Context) error {
 				return ctx.Err()
 			case <-time.After(repairSettle):
 			}
+			if n.rulesHold() {
+				continue
+			}
 		}
 		n.repair(ctx)
 	}
+}
+
+// rulesHold reports whether all news of rulesets was of this process's own tables.
+func (n *Node) rulesHold() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.committed == nil || n.nf == nil {
+		return false
+	}
+	_, ok, err := n.nf.Holds(n.gen, allTables()...)
+	return ok && err == nil
 }
 
 // adopt denies everything on a bridge that has lost its rules while no netd
@@ -48,12 +63,15 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) adopt() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return kernel.WithRoutes(n.ns, func(h *netlink.Handle) error {
+	if n.generation != 0 {
+		return nil // the desired state is known, and is put back
+	}
+	return n.onNode(func(h *netlink.Handle) error {
 		link, err := kernel.FindLink(h, bridgeName)
 		if err != nil || link == nil {
 			return err
 		}
-		opened, found, err := readOpened()
+		opened, found, err := readOpened(n.nf)
 		if err != nil || found {
 			return err
 		}
@@ -62,10 +80,11 @@ func (n *Node) adopt() error {
 		if err != nil {
 			return err
 		}
-		if _, _, err := commit(ruleset{opened: open, bridges: bridges}, nil); err != nil {
+		if _, _, err := commit(n.nf, ruleset{opened: open, bridges: bridges}, nil); err != nil {
 			return err
 		}
 		n.repairs++
+		n.meddled.Note("table " + tableName + " was gone when netd started")
 		return nil
 	})
 }

@@ -19,6 +19,8 @@ import (
 type told struct {
 	mu  sync.Mutex
 	all []*netdpb.OverlayRequest
+	// ingress is what it is told of published ports.
+	ingress []*netdpb.IngressRequest
 }
 
 func (n *told) Call(_ context.Context, req, resp proto.Message) error {
@@ -26,6 +28,11 @@ func (n *told) Call(_ context.Context, req, resp proto.Message) error {
 	defer n.mu.Unlock()
 	if r := req.(*netdpb.Request).GetOverlay(); r != nil {
 		n.all = append(n.all, r)
+	}
+	if r := req.(*netdpb.Request).GetIngress(); r != nil {
+		n.ingress = append(n.ingress, r)
+		resp.(*netdpb.Response).Result = &netdpb.Response_Ingress{Ingress: &netdpb.IngressResponse{}}
+		return nil
 	}
 	resp.(*netdpb.Response).Result = &netdpb.Response_Overlay{Overlay: &netdpb.OverlayResponse{}}
 	return nil
@@ -55,19 +62,23 @@ func TestFirstDeclarationIsWhole(t *testing.T) {
 		m.SetTasks(nil)
 		m.SetNamespaces(nil, nil)
 		m.SetView(&View{Self: Node{ID: "self", Mesh: netip.MustParsePrefix("198.18.0.1/15")}, Networks: map[string]*Network{
-			nets[0]: {ID: nets[0], Kind: meshpb.Kind_KIND_OVERLAY, VNI: 4096}, nets[1]: {ID: nets[1], Kind: meshpb.Kind_KIND_OVERLAY, VNI: 4097}}})
+			nets[0]: {ID: nets[0], Kind: meshpb.Kind_KIND_OVERLAY, VNI: 4096}, nets[1]: {ID: nets[1], Kind: meshpb.Kind_KIND_OVERLAY, VNI: 4097},
+			"web": {ID: "web", Kind: meshpb.Kind_KIND_INGRESS, VNI: 4098, ServiceID: "s1", Entries: map[string]bool{"self": true}, Ports: []Port{{Published: 80, Target: 80}}}}})
 		synctest.Wait()
-		if len(netd.all) > 0 {
+		if len(netd.all)+len(netd.ingress) > 0 {
 			t.Fatalf("netd was told %v", netd.all)
 		}
 		ids, keep := m.Namespaces()
-		if !slices.Equal(ids, nets) || !keep {
+		if !slices.Equal(ids, append(slices.Clone(nets), Ingress)) || !keep {
 			t.Errorf("namespaces %v, %v", ids, keep)
 		}
 		m.SetNamespaces(ids, map[string]string{nets[1]: "no"})
 		synctest.Wait()
 		if len(netd.all) != 1 || netd.all[0].Base != 0 || len(netd.all[0].Networks) != 1 {
 			t.Fatalf("netd was told %v", netd.all)
+		}
+		if len(netd.ingress) != 1 || netd.ingress[0].Base != 0 || len(netd.ingress[0].Services) != 1 || netd.ingress[0].Netns != "net-ingress" {
+			t.Fatalf("netd was told of ports: %v", netd.ingress)
 		}
 		if _, keep := m.Namespaces(); keep {
 			t.Error("namespaces that nobody needs are kept")

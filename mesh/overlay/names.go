@@ -59,11 +59,14 @@ func makeNames(v *View, tasks []Task, resolvers []string) *names {
 				box = nil
 				break
 			}
+			if !net.named() {
+				continue
+			}
 			box.NetworkIds = append(box.NetworkIds, net.ID)
 			box.Addresses = append(box.Addresses, a.Addrs.Strings()...)
 			box.Forward = box.Forward || !net.Internal
 		}
-		if box == nil {
+		if box == nil || len(box.NetworkIds) == 0 {
 			continue
 		}
 		n.sandboxes[t.ID] = box
@@ -96,7 +99,7 @@ func (n *Network) names(v *View, here map[string]Task) *namedpb.Network {
 		}
 	}
 	for task, t := range here {
-		if i := slices.IndexFunc(t.Attachments, func(a Attachment) bool { return a.Network == n.ID }); t.Serving && i >= 0 {
+		if i := slices.IndexFunc(t.Attachments, func(a Attachment) bool { return a.Network == n.ID }); t.Serving && i >= 0 && t.Attachments[i].Addrs != (Addrs{}) {
 			add(t.ServiceID, task, t.Slot, t.Attachments[i].Addrs)
 		}
 	}

@@ -40,6 +40,9 @@ func (s *netdSide) may(p *plan) {
 	if s.tasks == nil {
 		return // nobody knows what else
 	}
+	for task := range p.sandboxes {
+		s.tasks[task] = true
+	}
 	for id, n := range p.networks {
 		s.networks[id] = true
 		for task, e := range n.endpoints {
@@ -73,7 +76,9 @@ func (s *netdSide) failing() map[ref]bool {
 	return out
 }
 
-func (m *Manager) runNetd(ctx context.Context) error {
+// runNetd tells netd what differs at each kick, tries again what failed, and looks
+// now and again whether netd still has it.
+func (m *Manager) runNetd(ctx context.Context, kicks <-chan struct{}, declare func(ctx context.Context, again bool) (ok bool, err error), look func(context.Context)) error {
 	var pause time.Duration // until the next try of what failed; 0: nothing did
 	check := time.NewTimer(checkNetd)
 	defer check.Stop()
@@ -83,7 +88,7 @@ func (m *Manager) runNetd(ctx context.Context) error {
 	again, failed, pending := false, false, false
 	for {
 		if !failed {
-			ok, err := m.declareNetd(ctx, again)
+			ok, err := declare(ctx, again)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -99,12 +104,12 @@ func (m *Manager) runNetd(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-m.netdKick: // heard at the retry, where the last declaration failed
+		case <-kicks: // heard at the retry, where the last declaration failed
 		case <-retry.C:
 			again, failed, pending = true, false, false
 		case <-check.C:
 			began := time.Now()
-			m.checkNetd(ctx)
+			look(ctx)
 			check.Reset(max(checkNetd, checkShare*time.Since(began)))
 		}
 	}
@@ -190,9 +195,12 @@ func (m *Manager) prepared() bool {
 }
 
 func (m *Manager) overlay(ctx context.Context, req *netdpb.OverlayRequest) (*netdpb.OverlayResponse, error) {
-	resp, err := m.callNetd(ctx, &netdpb.Request{Verb: &netdpb.Request_Overlay{Overlay: req}})
-	if err != nil {
-		return nil, err
+	var resp *netdpb.Response
+	for _, part := range req.Parts(maxNetdMessage) {
+		var err error
+		if resp, err = m.callNetd(ctx, &netdpb.Request{Verb: &netdpb.Request_Overlay{Overlay: part}}); err != nil {
+			return nil, err
+		}
 	}
 	if resp.GetOverlay() == nil {
 		return nil, errors.New("netd answered Overlay with something else")
@@ -202,7 +210,11 @@ func (m *Manager) overlay(ctx context.Context, req *netdpb.OverlayRequest) (*net
 
 // State asks netd what is in force.
 func (m *Manager) State(ctx context.Context) (*netdpb.OverlayStateResponse, error) {
-	resp, err := m.callNetd(ctx, &netdpb.Request{Verb: &netdpb.Request_OverlayState{OverlayState: &netdpb.OverlayStateRequest{}}})
+	return m.state(ctx, &netdpb.OverlayStateRequest{})
+}
+
+func (m *Manager) state(ctx context.Context, req *netdpb.OverlayStateRequest) (*netdpb.OverlayStateResponse, error) {
+	resp, err := m.callNetd(ctx, &netdpb.Request{Verb: &netdpb.Request_OverlayState{OverlayState: req}})
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +245,7 @@ func (m *Manager) checkNetd(ctx context.Context) {
 	if !told {
 		return // it is being told anyway
 	}
-	st, err := m.State(ctx)
+	st, err := m.state(ctx, &netdpb.OverlayStateRequest{WithoutCounters: true})
 	if ctx.Err() != nil {
 		return
 	}

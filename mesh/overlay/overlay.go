@@ -35,8 +35,10 @@
 //
 // Nothing is kept on disk. Before the first View, the first tasks and rund's
 // first word nothing is declared: what the kernel has stays as it is, and a node
-// without managers goes on. netd and named are asked now and again which
-// generation they have, and are told everything when it is not the last one.
+// without managers goes on. What a process knew netd keeps in memory for the next
+// one, which goes on with it until a manager speaks (kept.go). netd and named are
+// asked now and again which generation they have, and are told everything when it
+// is not the last one.
 package overlay
 
 import (
@@ -45,7 +47,9 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -58,6 +62,21 @@ type Config struct {
 	// Peers, if not nil, is told the node itself and its peers when they change. It
 	// returns at once and does not call the Manager.
 	Peers func(self Node, peers []Node)
+	// Share and Tell, if not nil, are told which nodes are on a network, this one
+	// among them (nil: it is on that network no more), and whether this node's own tasks
+	// there serve. They return at once and do not call the Manager (heard.go).
+	Share func(network string, nodes []string)
+	Tell  func(network string, tasks map[string]bool)
+	// Owner names this membership: the cluster and the node in it. Empty: nothing is
+	// kept for the next process, nor taken from a former one. Until is when the
+	// node's certificate ends; what was kept is not believed after it.
+	Owner string
+	Until func() time.Time
+	// Heard says when a manager was heard last, for the next process, and Recalled,
+	// called before it goes on with what is kept, when one was that a former process
+	// heard.
+	Heard    func() time.Time
+	Recalled func(heard time.Time)
 	// Resolvers, if not nil, are the node's own, for names that are not of the
 	// cluster.
 	Resolvers func() []string
@@ -70,19 +89,28 @@ type Config struct {
 type Manager struct {
 	cfg                 Config
 	netdKick, namesKick chan struct{} // capacity 1
+	ingressKick         chan struct{} // the same
+	heard               heard
 	gen                 mesh.Generation
 
 	mu       sync.Mutex // guards the following
-	view     *View      // nil: managers said nothing yet
+	said     *View      // by managers; nil: nothing yet
+	view     *View      // that, with what nodes say of their own tasks
+	words    words
 	tasks    []Task
 	known    bool              // tasks were said
+	recalled map[string]Task   // those that a former process knew; nil: SetTasks was called (kept.go)
+	serial   uint64            // grows with each change of what was said
 	made     map[string]bool   // networks that have a namespace; nil: rund said nothing yet
 	unmade   map[string]string // and those that cannot have one
 	self     Node              // as Peers was told
 	peers    []Node
 	netd     netdSide
 	names    namesSide
+	ingress  ingressSide
 	repaired uint64
+
+	ingressRepaired uint64
 }
 
 // State is how far a task is on its networks.
@@ -92,8 +120,12 @@ type State struct {
 	// Held: netd may have it.
 	Held bool
 	// Described: managers said which networks there are; Known: all of its own are
-	// among them; Internal: and each of these is.
+	// among them; Internal: and none of these needs the node's bridge, each is
+	// internal or made by a driver of rund's.
 	Described, Known, Internal bool
+	// Unpublished says which published ports of its service this node should answer
+	// on and does not, and why. It hinders nothing: others answer.
+	Unpublished string
 }
 
 // ref is a task's place on a network.
@@ -107,21 +139,38 @@ func New(c Config) (*Manager, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{cfg: c, netdKick: make(chan struct{}, 1), namesKick: make(chan struct{}, 1)}, nil
+	return &Manager{cfg: c, netdKick: make(chan struct{}, 1), namesKick: make(chan struct{}, 1), ingressKick: make(chan struct{}, 1),
+		heard: newHeard(), words: newWords()}, nil
 }
 
 // Run declares until ctx ends, and returns its error.
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.runNetd(ctx) })
+	g.Go(func() error { return m.runNetd(ctx, m.netdKick, m.declareNetd, m.checkNetd) })
+	g.Go(func() error { return m.runNetd(ctx, m.ingressKick, m.declareIngress, m.checkIngress) })
 	g.Go(func() error { return m.runNames(ctx) })
+	g.Go(func() error { return m.runHeard(ctx) })
+	g.Go(func() error { return m.runNote(ctx) })
 	return g.Wait()
 }
 
 // SetView takes what managers say. Nothing may change it afterwards.
 func (m *Manager) SetView(v *View) {
 	m.mu.Lock()
-	m.view = v
+	m.say(v)
+	m.mu.Unlock()
+	m.wake()
+}
+
+// say is SetView under m.mu.
+func (m *Manager) say(v *View) {
+	now := time.Now()
+	m.serial++
+	m.turn(m.said, v, now)
+	m.share(m.said, v)
+	m.said = v
+	m.view = m.merged()
+	m.tell(now)
 	peers := make([]Node, 0, len(v.Peers))
 	for _, id := range slices.Sorted(maps.Keys(v.Peers)) {
 		peers = append(peers, v.Peers[id])
@@ -132,24 +181,34 @@ func (m *Manager) SetView(v *View) {
 		// Under the lock, so that an older set never comes after a newer one.
 		m.cfg.Peers(v.Self, slices.Clone(peers))
 	}
-	m.mu.Unlock()
-	m.wake()
 }
 
 // SetTasks takes all tasks of this node that are on networks and have a sandbox.
 func (m *Manager) SetTasks(tasks []Task) {
 	m.mu.Lock()
-	same := m.known && slices.EqualFunc(m.tasks, tasks, Task.equal)
-	m.tasks, m.known = tasks, true
+	m.recalled = nil
+	same := m.setTasks(tasks)
 	m.mu.Unlock()
 	if !same {
 		m.wake()
 	}
 }
 
+// setTasks is SetTasks under m.mu, and reports whether they were the same before.
+func (m *Manager) setTasks(tasks []Task) (same bool) {
+	same = m.known && slices.EqualFunc(m.tasks, tasks, Task.equal)
+	m.tasks, m.known = tasks, true
+	if !same {
+		m.serial++
+		m.view = m.merged() // what cannot be reached depends on them
+	}
+	m.tell(time.Now())
+	return same
+}
+
 func (t Task) equal(o Task) bool {
 	return t.ID == o.ID && t.ServiceID == o.ServiceID && t.ServiceName == o.ServiceName && t.Slot == o.Slot && t.Netns == o.Netns &&
-		t.Hostname == o.Hostname && t.Serving == o.Serving && slices.Equal(t.Attachments, o.Attachments)
+		t.Hostname == o.Hostname && t.Serving == o.Serving && t.Bridged == o.Bridged && slices.Equal(t.Attachments, o.Attachments)
 }
 
 // SetNamespaces takes what rund answered to the declaration of ids.
@@ -163,6 +222,7 @@ func (m *Manager) SetNamespaces(ids []string, errs map[string]string) {
 	m.mu.Lock()
 	same := m.made != nil && maps.Equal(m.made, made) && maps.Equal(m.unmade, errs)
 	m.made, m.unmade = made, maps.Clone(errs)
+	m.serial++
 	m.mu.Unlock()
 	if !same {
 		m.wake()
@@ -186,7 +246,10 @@ func (m *Manager) Namespaces() (ids []string, keep bool) {
 	for id := range m.netd.networks {
 		want[id] = true
 	}
-	return slices.Sorted(maps.Keys(want)), m.netd.networks == nil
+	if m.view != nil && m.view.ingress() || m.ingress.uses {
+		want[Ingress] = true
+	}
+	return slices.Sorted(maps.Keys(want)), m.netd.networks == nil || m.ingress.has == nil
 }
 
 // States tells of each task that was set, and of those that netd may still have.
@@ -195,22 +258,33 @@ func (m *Manager) States() (states map[string]State, settled bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := map[string]State{}
-	for task := range m.netd.tasks {
-		out[task] = State{Held: true, Waiting: "it is gone"}
+	for _, has := range []map[string]bool{m.netd.tasks, m.ingress.has} {
+		for task := range has {
+			out[task] = State{Held: true, Waiting: "it is gone"}
+		}
 	}
+	settled = m.netd.tasks != nil && m.ingress.has != nil
 	for _, t := range m.tasks {
-		s := State{Held: m.netd.tasks == nil || m.netd.tasks[t.ID], Described: m.view != nil, Known: m.view != nil, Internal: true}
+		s := State{Held: !settled || m.netd.tasks[t.ID] || m.ingress.has[t.ID], Described: m.view != nil, Known: m.view != nil, Internal: true}
+		overlays, named := 0, false // networks, and whether they have names
 		for _, a := range t.Attachments {
 			n := m.network(a.Network)
 			s.Known = s.Known && n != nil
-			s.Internal = s.Internal && n != nil && n.Internal
+			if n != nil && n.isIngress() {
+				s.Unpublished = strings.Join(m.ingress.ports[n.ServiceID], "; ")
+				continue
+			}
+			overlays++
+			s.Internal = s.Internal && n != nil && (n.Internal || n.Driven())
+			named = named || n == nil || n.named()
 		}
-		if s.Waiting = m.waiting(t); s.Waiting == "" {
+		s.Internal = s.Internal && overlays > 0
+		if s.Waiting = m.waiting(t); s.Waiting == "" && named {
 			s.Waiting = m.names.waiting(t.ID)
 		}
 		out[t.ID] = s
 	}
-	return out, m.netd.tasks != nil
+	return out, settled
 }
 
 func (m *Manager) network(id string) *Network {
@@ -232,6 +306,15 @@ func (m *Manager) waiting(t Task) string {
 		}
 		var why string
 		switch {
+		case n.isIngress():
+			if why = m.notReached(t, a); why != "" {
+				return "published ports: " + why
+			}
+			continue
+		case n.Driven():
+			if !a.Made {
+				why = "waiting for rund to attach it"
+			}
 		case !n.makes():
 			why = "this node cannot make networks of driver " + n.Driver
 		case a.Addrs == (Addrs{}):
@@ -252,10 +335,28 @@ func (m *Manager) waiting(t Task) string {
 	return ""
 }
 
+// notReached says why a task's published ports do not lead to it. m.mu is held.
+func (m *Manager) notReached(t Task, a Attachment) string {
+	switch {
+	case !a.Addrs[0].IsValid():
+		return "the managers gave it no address"
+	case !t.Bridged:
+		return "waiting for its interface on the node's bridge"
+	case m.unmade[Ingress] != "":
+		return m.unmade[Ingress]
+	case !m.made[Ingress]:
+		return "waiting for rund to make their namespace"
+	case !m.view.Self.Mesh.IsValid():
+		return "waiting for this node's address in the mesh"
+	}
+	return m.ingress.waiting(t.ID)
+}
+
 // wake has everybody look again.
 func (m *Manager) wake() {
 	kick(m.netdKick)
 	kick(m.namesKick)
+	kick(m.ingressKick)
 	m.changed()
 }
 

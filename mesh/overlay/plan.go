@@ -12,8 +12,9 @@ import (
 // plan is what netd should have. It is computed whole from what is known, and
 // compared with what netd was told: so nothing that happened meanwhile matters.
 type plan struct {
-	mesh     string
-	networks map[string]*planned
+	mesh      string
+	networks  map[string]*planned
+	sandboxes map[string]string // of tasks on none of these that are told names
 }
 
 // planned is one network of a plan.
@@ -43,7 +44,7 @@ type rule struct {
 }
 
 // makes reports whether netd can make the network.
-func (n *Network) makes() bool { return n.Kind == meshpb.Kind_KIND_OVERLAY && n.VNI != 0 }
+func (n *Network) makes() bool { return n.Kind != meshpb.Kind_KIND_INGRESS && n.VNI != 0 }
 
 // makePlan is nil while it cannot be said what netd should have. Networks are in
 // it whose namespaces were made.
@@ -51,17 +52,22 @@ func makePlan(v *View, tasks []Task, made map[string]bool) *plan {
 	if v == nil || !v.Self.Mesh.IsValid() {
 		return nil
 	}
-	p := &plan{mesh: v.Self.Mesh.Addr().String(), networks: map[string]*planned{}}
+	p := &plan{mesh: v.Self.Mesh.Addr().String(), networks: map[string]*planned{}, sandboxes: sandboxes(v, tasks)}
 	for id, n := range v.Networks {
 		if made[id] && n.makes() {
 			p.networks[id] = n.plan(v)
 		}
 	}
 	for _, t := range tasks {
-		for i, a := range t.Attachments {
+		i := 0 // of its interfaces
+		for _, a := range t.Attachments {
+			if n := v.Networks[a.Network]; n != nil && n.isIngress() {
+				continue
+			}
 			if n := p.networks[a.Network]; n != nil && a.Addrs != (Addrs{}) && !v.Networks[a.Network].reused(t.ID, a.Addrs) {
 				n.endpoints[t.ID] = endpoint{service: t.ServiceID, addrs: a.Addrs, serving: t.Serving, netns: t.Netns, index: uint32(i)}
 			}
+			i++
 		}
 	}
 	return p
@@ -125,7 +131,7 @@ func (n *planned) sameHead(o *planned) bool {
 
 // whole declares all of p.
 func (p *plan) whole(generation uint64) *netdpb.OverlayRequest {
-	req := &netdpb.OverlayRequest{Generation: generation, MeshAddress: p.mesh}
+	req := &netdpb.OverlayRequest{Generation: generation, MeshAddress: p.mesh, Sandboxes: sandboxMessages(p.sandboxes)}
 	for _, id := range slices.Sorted(maps.Keys(p.networks)) {
 		req.Networks = append(req.Networks, p.networks[id].message(id))
 	}
@@ -186,7 +192,8 @@ func (p *plan) difference(old *plan, again map[ref]bool, generation, base uint64
 			req.Networks = append(req.Networks, m)
 		}
 	}
-	if req.MeshAddress == "" && len(req.Networks)+len(req.Removed) == 0 {
+	p.sandboxesInto(req, old)
+	if req.MeshAddress == "" && !req.SandboxesChanged && len(req.Networks)+len(req.Removed) == 0 {
 		return nil
 	}
 	return req

@@ -53,7 +53,7 @@ func someView(t *rapid.T) (*View, []Task, map[string]bool) {
 	for k := range rapid.IntRange(0, 2).Draw(t, "own") {
 		task := Task{ID: fmt.Sprint("own", k), ServiceID: "s1", Netns: fmt.Sprint("own", k), Serving: rapid.Bool().Draw(t, "serving")}
 		for i, id := range nets {
-			task.Attachments = append(task.Attachments, Attachment{id, Addrs{netip.MustParseAddr(fmt.Sprintf("10.200.%d.%d", i, 100+k))}})
+			task.Attachments = append(task.Attachments, Attachment{Network: id, Addrs: Addrs{netip.MustParseAddr(fmt.Sprintf("10.200.%d.%d", i, 100+k))}})
 		}
 		tasks = append(tasks, task)
 	}
@@ -135,7 +135,7 @@ func TestReusedAddress(t *testing.T) {
 		"new": {Service: "s1", Node: "n1", Addrs: Addrs{netip.MustParseAddr("10.200.0.9")}}}}
 	v := &View{Self: Node{ID: "self", Mesh: netip.MustParsePrefix("198.18.0.1/15")}, Networks: map[string]*Network{nets[0]: n},
 		Peers: map[string]Node{"n1": {ID: "n1", Mesh: netip.MustParsePrefix("198.18.0.2/15")}}}
-	p := makePlan(v, []Task{{ID: "old", Netns: "old", Attachments: []Attachment{{nets[0], n.Endpoints["new"].Addrs}}}}, map[string]bool{nets[0]: true})
+	p := makePlan(v, []Task{{ID: "old", Netns: "old", Attachments: []Attachment{{Network: nets[0], Addrs: n.Endpoints["new"].Addrs}}}}, map[string]bool{nets[0]: true})
 	if got := p.networks[nets[0]].endpoints; len(got) != 1 || got["new"].node == "" {
 		t.Errorf("endpoints %v", got)
 	}

@@ -2,8 +2,10 @@ package overlay
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 
+	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 )
 
@@ -16,6 +18,18 @@ type View struct {
 	// Peers are the nodes it shares a network with, by id.
 	Peers    map[string]Node
 	Networks map[string]*Network
+	// Pools are addresses that are the cluster's alone, in order: no client of a
+	// published port has one. It is not changed.
+	Pools []netip.Prefix
+	// Reach is what containers reach of nodes.
+	Reach mesh.Reach
+}
+
+// changeable is a copy in which one network may take another's place.
+func (v *View) changeable() *View {
+	c := *v
+	c.Networks = maps.Clone(v.Networks)
+	return &c
 }
 
 // Node is one as its peers need it.
@@ -34,6 +48,8 @@ type Network struct {
 	VNI                   uint32
 	Subnets               []Subnet
 	Internal, DefaultDeny bool
+	// Options are its driver's.
+	Options map[string]string
 	// ServiceID: ingress, the service whose published ports it carries.
 	ServiceID string
 	// Endpoints are the tasks on it, on this node and on others, by task.
@@ -41,6 +57,21 @@ type Network struct {
 	// Services are those on it, by id.
 	Services map[string]Service
 	Rules    []Rule
+	// Ports of an ingress network, and the nodes that answer on them, by id.
+	Ports   []Port
+	Entries map[string]bool
+}
+
+// Port is one that is published by a service.
+type Port struct {
+	Published, Target uint16
+	UDP               bool
+	// Host is the one address of nodes that answers; invalid: every one.
+	Host netip.Addr
+	// PreferLocal: an entry node with tasks of the service leads to these alone.
+	PreferLocal bool
+	// Proxy: connections begin with a PROXY protocol header.
+	Proxy bool
 }
 
 // Subnet is one of a network's two at most.
@@ -134,14 +165,20 @@ type Task struct {
 	// Attachments are its places on networks, in the order of its interfaces:
 	// ov0, ov1, ….
 	Attachments []Attachment
-	// Serving: names and virtual addresses lead to it.
+	// Serving: names, virtual addresses and published ports lead to it.
 	Serving bool
+	// Bridged: it has its way out by the node's bridge, or is to have none. Its
+	// interface for published ports comes after that, as what a program answers
+	// datagrams from depends on it.
+	Bridged bool
 }
 
 // Attachment is a task's place on a network.
 type Attachment struct {
 	Network string
 	Addrs   Addrs
+	// Made, on a network that a driver of rund's makes: it has put the task there.
+	Made bool
 }
 
 // Resolver is where a sandbox on networks asks for names.

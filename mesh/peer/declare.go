@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,6 +20,7 @@ type entry struct {
 	nextPSK  psk
 	endpoint netip.AddrPort
 	address  netip.Addr
+	mtu      int  // 0: not known
 	calls    bool // it cannot call this node, whose NAT is to be kept open
 	epoch    uint64
 }
@@ -34,12 +36,16 @@ type declared struct {
 	generation uint64           // in force; 0: nothing of ours
 	known      map[string]entry // what netd has; of an earlier process without keys
 	failed     int
+	said       map[string]bool // as Tunnels was told; nil: not yet
 }
 
 // entryFor is what netd is to have of the peer under that key of this node; false:
 // there is no pre-shared key for it. p.mu is held.
 func (p *Peers) entryFor(pr *pair, mine key) (entry, bool) {
 	s := pr.inForce
+	if !pr.shown() {
+		return entry{}, false
+	}
 	between := func(theirs key) (psk, bool) {
 		if p.lower(pr.view.ID) {
 			return s.between(mine, theirs)
@@ -50,7 +56,7 @@ func (p *Peers) entryFor(pr *pair, mine key) (entry, bool) {
 	if !ok {
 		return entry{}, false
 	}
-	e := entry{own: mine, key: pr.keys.current, psk: secret, address: pr.view.Mesh, calls: pr.calls, epoch: s.epoch}
+	e := entry{own: mine, key: pr.keys.current, psk: secret, address: pr.view.Mesh, calls: pr.calls, mtu: pr.mtu, epoch: s.epoch}
 	if a := pr.endpoint.Addr(); a.IsValid() && !p.mesh.Contains(a) && !pr.mute { // not through the tunnel itself
 		e.endpoint = pr.endpoint
 	}
@@ -76,7 +82,7 @@ func (p *Peers) refresh(pr *pair) {
 }
 
 func (e entry) message(id string) *netdpb.FabricPeer {
-	m := &netdpb.FabricPeer{NodeId: id, PublicKey: e.key[:], PresharedKey: e.psk[:], Address: e.address.String()}
+	m := &netdpb.FabricPeer{NodeId: id, PublicKey: e.key[:], PresharedKey: e.psk[:], Address: e.address.String(), Mtu: uint32(e.mtu)}
 	if e.endpoint.IsValid() {
 		m.Endpoint = e.endpoint.String()
 	}
@@ -113,6 +119,9 @@ func (p *Peers) declare(ctx context.Context) {
 			err = p.tell(ctx, now)
 		}
 		if err == nil {
+			p.sayTunnels()
+		}
+		if err == nil {
 			err = p.beginTurn(ctx, now)
 		}
 		p.note(ctx, err)
@@ -121,6 +130,29 @@ func (p *Peers) declare(ctx context.Context) {
 			next = min(declareMin<<min(p.declared.failed, 10), declareMax)
 		}
 		timer.Reset(next)
+	}
+}
+
+// sayTunnels says what netd has by now.
+func (p *Peers) sayTunnels() {
+	d := &p.declared
+	if p.o.Tunnels == nil {
+		return
+	}
+	p.mu.Lock()
+	same := d.said != nil && len(d.said) == len(d.known)
+	for id := range d.known {
+		same = same && d.said[id]
+	}
+	if !same {
+		d.said = make(map[string]bool, len(d.known))
+		for id := range d.known {
+			d.said[id] = true
+		}
+	}
+	p.mu.Unlock()
+	if !same {
+		p.o.Tunnels(maps.Clone(d.said))
 	}
 }
 
@@ -153,7 +185,23 @@ func (p *Peers) look(ctx context.Context) error {
 	d, now := &p.declared, time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, l := range p.moved(d.state.GetUnderlay(), s.GetUnderlay(), now) {
+		defer l.cut()
+	}
+	if d.state.GetMtu() != s.GetMtu() {
+		poke(p.kick)
+	}
 	d.state = s
+	ages := map[string]time.Duration{}
+	for _, q := range s.GetPeers() {
+		if pr := p.pairs[q.GetNodeId()]; pr != nil {
+			p.counted(pr, q.GetReceivedBytes(), q.GetSentBytes(), now)
+		}
+		if q.HandshakeAgeMs != nil {
+			ages[q.GetNodeId()] = time.Duration(q.GetHandshakeAgeMs()) * time.Millisecond
+		}
+	}
+	p.resolve(ages, now)
 	if s.GetListenPort() != 0 && p.own.port != uint16(s.GetListenPort()) {
 		p.own.port = uint16(s.GetListenPort())
 		poke(p.kick)

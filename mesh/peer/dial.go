@@ -124,6 +124,9 @@ func (p *Peers) accept(ctx context.Context) error {
 		}
 		if tc, ok := conn.(*net.TCPConn); ok {
 			tc.SetKeepAliveConfig(keepAlive)
+			if raw, err := tc.SyscallConn(); err == nil {
+				endsSoon(raw)
+			}
 		}
 		p.wg.Go(func() {
 			if err := p.answer(ctx, conn); err != nil {
@@ -183,7 +186,7 @@ func (p *Peers) answer(ctx context.Context, conn net.Conn) error {
 
 // refuse notes who was not let in.
 func (p *Peers) refuse(conn net.Conn, err error) {
-	if errors.Is(err, errReplaced) {
+	if errors.Is(err, errReplaced) || p.asksLife(conn, err) {
 		return
 	}
 	p.mu.Lock()

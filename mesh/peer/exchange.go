@@ -3,6 +3,7 @@ package peer
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/peer/peerpb"
@@ -15,12 +16,15 @@ type announcement struct {
 	epoch     uint64
 	inForce   tag // zero: none
 	undialled bool
+	mtu       int            // 0: not known
+	source    netip.AddrPort // its end of the connection; zero: not known
 }
 
 // memory is what a pair keeps from one connection to the next.
 type memory struct {
 	epoch   uint64   // the highest there was, also of exchanges that came to nothing
 	inForce *secrets // nil: none
+	doubt   *secrets // the other may have these in force instead; nil: it has not
 	ready   uint64   // epoch that the other has in force
 	asked   bool     // new ones are wanted here
 }
@@ -76,7 +80,10 @@ func (x *exchange) tell(a announcement, now time.Time) []*peerpb.Frame {
 		x.since = now
 	}
 	x.told = &a
-	m := &peerpb.Announce{Keys: a.keys.message(), ListenPort: uint32(a.port), Epoch: a.epoch, Undialled: a.undialled}
+	m := &peerpb.Announce{Keys: a.keys.message(), ListenPort: uint32(a.port), Epoch: a.epoch, Undialled: a.undialled, Mtu: uint32(a.mtu)}
+	if a.source.IsValid() {
+		m.Source = a.source.String()
+	}
 	if a.inForce != (tag{}) {
 		m.InForce = a.inForce[:]
 	}
@@ -95,7 +102,15 @@ func parseAnnounce(m *peerpb.Announce) (a announcement, err error) {
 			return a, err
 		}
 	}
-	a.port, a.epoch, a.undialled = uint16(m.GetListenPort()), m.GetEpoch(), m.GetUndialled()
+	if m.GetMtu() != 0 && (m.GetMtu() < minMTU || m.GetMtu() > maxMTU) {
+		return a, fmt.Errorf("an MTU of %d is out of range", m.GetMtu())
+	}
+	if m.GetSource() != "" {
+		if a.source, err = netip.ParseAddrPort(m.GetSource()); err != nil || a.source.Addr().Zone() != "" || a.source.String() != m.GetSource() {
+			return a, fmt.Errorf("%.60q is no address and port", m.GetSource())
+		}
+	}
+	a.port, a.epoch, a.undialled, a.mtu = uint16(m.GetListenPort()), m.GetEpoch(), m.GetUndialled(), int(m.GetMtu())
 	return a, nil
 }
 
@@ -206,7 +221,8 @@ func (x *exchange) committed(m *peerpb.Commit) (bool, error) {
 // take puts what is offered in force.
 func (x *exchange) take() {
 	x.mem.inForce.wipe()
-	x.mem.inForce, x.offered = x.offered, nil
+	x.mem.doubt.wipe()
+	x.mem.inForce, x.mem.doubt, x.offered = x.offered, nil, nil
 	x.mem.asked, x.asked, x.differs = false, false, false
 	x.since = time.Time{}
 }

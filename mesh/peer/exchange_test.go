@@ -43,6 +43,8 @@ func TestExchangeModel(t *testing.T) {
 		connect := func() {
 			connections++
 			for i, s := range sides {
+				s.x.mem = &s.mem
+				s.x.abandon()
 				s.x = exchange{ids: [2]string{"a", "b"}, lower: i == 0, export: exports(connections), mem: &s.mem}
 				s.sent = s.x.tell(s.says, now)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,6 +23,8 @@ type rogue struct {
 	conn *tls.Conn
 	x    exchange
 	mem  memory
+
+	creds *pki.Credentials
 }
 
 // rogue connects to a node with those credentials, under a configuration that may
@@ -33,6 +36,19 @@ func (w *world) rogue(to *node, creds *pki.Credentials, change func(*tls.Config)
 	if err != nil {
 		return nil, err
 	}
+	return w.rogueOver(ctx, raw, to, creds, change)
+}
+
+// rogueTCP is rogue for a node on loopback.
+func (w *world) rogueTCP(to *node, creds *pki.Credentials) (*rogue, error) {
+	raw, err := net.Dial("tcp", to.address)
+	if err != nil {
+		return nil, err
+	}
+	return w.rogueOver(w.t.Context(), raw, to, creds, nil)
+}
+
+func (w *world) rogueOver(ctx context.Context, raw net.Conn, to *node, creds *pki.Credentials, change func(*tls.Config)) (*rogue, error) {
 	cfg := creds.ClientConfig(Protocol, "")
 	if change != nil {
 		change(cfg)
@@ -42,7 +58,7 @@ func (w *world) rogue(to *node, creds *pki.Credentials, change func(*tls.Config)
 		raw.Close()
 		return nil, err
 	}
-	r := &rogue{t: w.t, conn: conn}
+	r := &rogue{t: w.t, conn: conn, creds: creds}
 	cs := conn.ConnectionState()
 	id := creds.Identity().NodeID
 	r.x = exchange{ids: [2]string{min(id, to.id()), max(id, to.id())}, lower: id < to.id(), export: cs.ExportKeyingMaterial, mem: &r.mem}

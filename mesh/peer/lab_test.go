@@ -18,7 +18,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -40,6 +39,8 @@ type world struct {
 	mu     sync.Mutex
 	hosts  map[string]*pipeListener // by host:port
 	cut    map[string]bool          // "from to": no connection is made
+	inside map[string]string        // of nodes behind a NAT: where they are themselves
+	off    map[netip.Addr]bool      // mesh addresses of nodes that nobody hears
 	dialed int
 }
 
@@ -51,10 +52,12 @@ type node struct {
 	netd    *kernel
 	address string
 	stop    func()
+	words   hearing
+	silence silence
 }
 
 func newWorld(t testing.TB, n int) *world {
-	w := &world{t: t, ca: pkitest.New(t), hosts: map[string]*pipeListener{}, cut: map[string]bool{}}
+	w := &world{t: t, ca: pkitest.New(t), hosts: map[string]*pipeListener{}, cut: map[string]bool{}, inside: map[string]string{}, off: map[netip.Addr]bool{}}
 	var creds []*pki.Credentials
 	for range n {
 		creds = append(creds, w.ca.NewNode(t, profilepb.Role_ROLE_WORKER).Credentials)
@@ -77,7 +80,9 @@ func (x *node) view() View       { return View{ID: x.id(), Mesh: x.mesh(), Under
 func (x *node) start(change func(*Options)) {
 	x.w.t.Helper()
 	l := x.w.listen(x.address)
-	o := Options{ID: x.id(), TLS: x.creds, Netd: x.netd, Listener: l, RotateEvery: -1,
+	x.words.clear()
+	o := Options{ID: x.id(), TLS: x.creds, Netd: x.netd, Listener: l, RotateEvery: -1, Heard: x.words.take, Silent: x.silence.take,
+		ask:    func(ctx context.Context, to netip.AddrPort) bool { return x.w.answers(ctx, x.mesh(), to.Addr()) },
 		Logger: slog.New(slog.NewTextHandler(testWriter{x.w.t, x.i}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		dial:   func(ctx context.Context, address string) (net.Conn, error) { return x.w.dial(ctx, x.address, address) }}
 	if change != nil {
@@ -215,14 +220,19 @@ func (l *pipeListener) Addr() net.Addr {
 
 type pipe struct {
 	net.Conn
-	remote net.Addr
+	remote, local net.Addr
 }
 
 func (p pipe) RemoteAddr() net.Addr { return p.remote }
+func (p pipe) LocalAddr() net.Addr  { return p.local }
 
 func (w *world) dial(ctx context.Context, from, to string) (net.Conn, error) {
 	w.mu.Lock()
 	l, cut := w.hosts[to], w.cut[from+" "+to]
+	own := from
+	if inside := w.inside[from]; inside != "" {
+		own = inside
+	}
 	w.dialed++
 	w.mu.Unlock()
 	if l == nil || cut {
@@ -231,8 +241,8 @@ func (w *world) dial(ctx context.Context, from, to string) (net.Conn, error) {
 	ours, theirs := newPipe()
 	addr := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	select {
-	case l.conns <- pipe{theirs, addr(from)}:
-		return pipe{ours, addr(to)}, nil
+	case l.conns <- pipe{theirs, addr(from), addr(to)}:
+		return pipe{ours, addr(to), addr(own)}, nil
 	case <-l.done:
 	case <-ctx.Done():
 	}
@@ -264,143 +274,6 @@ func leaf(t testing.TB, ca *pkitest.CA, id string, role profilepb.Role, at time.
 	return c
 }
 
-// kernel is netd's Fabric as far as this package can see it: generations, bases and
-// own keys are as strict, and it has keys of its own. The real one runs in
-// TestRealFabric.
-type kernel struct {
-	mu       sync.Mutex
-	own      key
-	next     key
-	gen      uint64
-	port     uint32
-	peers    map[string]*netdpb.FabricPeer
-	calls    int
-	refusals []error // of the next declarations
-	down     bool
-	alive    map[string]bool // nodes with a session: they may not be left behind
-}
-
-func newKernel() *kernel {
-	k := &kernel{alive: map[string]bool{}}
-	k.restart()
-	return k
-}
-
-func freshKey() (k key) {
-	copy(k[:], ident.New()+ident.New())
-	return k
-}
-
-// restart is what a new process of netd has.
-func (k *kernel) restart() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.own, k.next, k.gen, k.port, k.peers = freshKey(), key{}, 0, 0, map[string]*netdpb.FabricPeer{}
-}
-
-func (k *kernel) public() []byte {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return slices.Clone(k.own[:])
-}
-
-func (k *kernel) peer(id string) *netdpb.FabricPeer {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.peers[id]
-}
-
-func (k *kernel) State(context.Context) (*netdpb.FabricStateResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.down {
-		return nil, errors.New("netd is not answering")
-	}
-	r := &netdpb.FabricStateResponse{Generation: k.gen, PublicKey: slices.Clone(k.own[:]), ListenPort: k.port, Driver: "embedded", Interface: "rdtw0"}
-	for id, p := range k.peers {
-		r.Peers = append(r.Peers, &netdpb.FabricPeerState{NodeId: id, PublicKey: p.PublicKey})
-	}
-	return r, nil
-}
-
-func (k *kernel) Rotate(context.Context) (*netdpb.FabricRotateResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.next == (key{}) {
-		k.next = freshKey()
-	}
-	return &netdpb.FabricRotateResponse{PublicKey: slices.Clone(k.own[:]), NextPublicKey: slices.Clone(k.next[:])}, nil
-}
-
-func (k *kernel) Declare(_ context.Context, req *netdpb.FabricRequest) (*netdpb.FabricResponse, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.calls++
-	if k.down {
-		return nil, errors.New("netd is not answering")
-	}
-	if len(k.refusals) > 0 {
-		err := k.refusals[0]
-		k.refusals = k.refusals[1:]
-		return nil, err
-	}
-	turn := k.next != (key{}) && bytes.Equal(req.OwnPublicKey, k.next[:])
-	switch {
-	case req.Generation <= k.gen:
-		return nil, fmt.Errorf("generation %d is older than %d", req.Generation, k.gen)
-	case req.Base != 0 && req.Base != k.gen:
-		return nil, fmt.Errorf("base %d is not in force", req.Base)
-	case req.Address == "" && len(req.Peers) > 0:
-		return nil, errors.New("address is missing")
-	case req.Address != "" && !turn && !bytes.Equal(req.OwnPublicKey, k.own[:]):
-		return nil, errors.New("own_public_key is not this node's")
-	case turn && req.Base != 0:
-		return nil, errors.New("put it in force with a whole declaration")
-	}
-	peers := map[string]*netdpb.FabricPeer{}
-	if req.Base != 0 {
-		for id, p := range k.peers {
-			peers[id] = p
-		}
-	}
-	for _, id := range req.Removed {
-		if peers[id] == nil {
-			return nil, fmt.Errorf("node %s is to be removed and is no peer", id)
-		}
-		delete(peers, id)
-	}
-	for _, p := range req.Peers {
-		if len(p.PresharedKey) != 32 || bytes.Equal(p.PresharedKey, make([]byte, 32)) {
-			return nil, errors.New("no peer goes without a pre-shared key")
-		}
-		peers[p.NodeId] = &netdpb.FabricPeer{NodeId: p.NodeId, PublicKey: slices.Clone(p.PublicKey), PresharedKey: slices.Clone(p.PresharedKey),
-			Endpoint: p.Endpoint, Address: p.Address, KeepaliveSeconds: p.KeepaliveSeconds}
-		if p.Next != nil {
-			peers[p.NodeId].Next = &netdpb.FabricKey{PublicKey: slices.Clone(p.Next.PublicKey), PresharedKey: slices.Clone(p.Next.PresharedKey)}
-		}
-	}
-	seen := map[string]string{}
-	for id, p := range peers {
-		if by := seen[string(p.PublicKey)]; by != "" {
-			return nil, fmt.Errorf("public key of %s belongs to %s", id, by)
-		}
-		seen[string(p.PublicKey)] = id
-	}
-	if turn {
-		for id := range k.peers {
-			if k.alive[id] && peers[id] == nil {
-				return nil, fmt.Errorf("node %s has a session and no pre-shared key for the next key", id)
-			}
-		}
-		k.own, k.next = k.next, key{}
-	}
-	k.gen, k.peers = req.Generation, peers
-	if k.port = req.ListenPort; k.port == 0 {
-		k.port = 51820
-	}
-	return &netdpb.FabricResponse{PublicKey: slices.Clone(k.own[:]), ListenPort: k.port}, nil
-}
-
 func (x *node) mesh_(bits int) netip.Prefix {
 	if bits == 0 {
 		return netip.Prefix{}
@@ -421,9 +294,3 @@ func lines(err error) func(func(string) bool) {
 }
 
 func addr(a [4]byte) netip.Addr { return netip.AddrFrom4(a) }
-
-func (k *kernel) count() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.peers)
-}

@@ -21,7 +21,9 @@ type link struct {
 	dialled bool // by this node
 	born    time.Time
 	until   time.Time // the other's certificate ends
-	remote  netip.Addr
+	remote  netip.AddrPort
+	source  netip.AddrPort // this node's end of it; zero: not known
+	local   string         // the address of that
 
 	// Guarded by Peers.mu:
 	x        exchange
@@ -30,10 +32,16 @@ type link struct {
 	flushing bool
 	resting  bool // it ends once the queue is written
 	over     bool
+	proving  proving
+	asks     map[string]bool     // networks of which the peer is asked what it says
+	owed     map[string][]string // networks of which the peer is to be told, and to whom it is to pass that
+	words    budget              // for statements to it
+	// translated: the other has another end of it than is seen here.
+	translated bool
+	boot       uint64 // that it spoke of last; 0: it said nothing on this connection
 
 	// Of the reader:
-	budget int
-	filled time.Time
+	frames, statements budget
 }
 
 var (
@@ -58,9 +66,12 @@ func (p *Peers) adopt(id string, conn *tls.Conn, raw net.Conn, dialled bool) err
 	cs := conn.ConnectionState()
 	now := time.Now()
 	l := &link{conn: conn, raw: raw, dialled: dialled, born: now, used: now, until: cs.PeerCertificates[0].NotAfter,
-		budget: framesAtOnce, filled: now}
-	if a, err := netip.ParseAddrPort(raw.RemoteAddr().String()); err == nil {
-		l.remote = a.Addr().Unmap()
+		frames:     budget{left: framesAtOnce, most: framesAtOnce, every: frameEvery, filled: now},
+		statements: budget{left: hearAtOnce, most: hearAtOnce, every: hearEvery, filled: now},
+		words:      budget{left: sayAtOnce, most: sayAtOnce, every: sayEvery, filled: now}}
+	l.remote = endOf(raw.RemoteAddr())
+	if l.source = endOf(raw.LocalAddr()); l.source.IsValid() {
+		l.local = l.source.Addr().String()
 	}
 	var old *link
 	defer func() { old.cut() }()
@@ -77,20 +88,28 @@ func (p *Peers) adopt(id string, conn *tls.Conn, raw net.Conn, dialled bool) err
 	}
 	if old = pr.link; old != nil {
 		old.over = true
+		old.x.abandon()
 	}
 	l.pair, pr.link = pr, l
 	l.x = exchange{ids: p.ids(id), lower: p.lower(id), export: cs.ExportKeyingMaterial, mem: &pr.memory}
 	pr.resting = false
-	if dialled {
-		pr.away = false
-	} else if host, _, err := net.SplitHostPort(pr.view.Underlay); err != nil {
-		pr.away = true // nobody can call it
-	} else if a, err := netip.ParseAddr(host); err == nil {
-		pr.away = a.Unmap() != l.remote
-	}
+	pr.judge()
 	p.wg.Go(func() { p.read(l) })
 	poke(p.kick)
 	return nil
+}
+
+// endOf is an end of a connection; zero: it is no address.
+func endOf(a net.Addr) netip.AddrPort {
+	e, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(e.Addr().Unmap(), e.Port())
+}
+
+func unzoned(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().WithZone(""), a.Port())
 }
 
 // better decides between a new connection of a pair and the one it has. Whoever
@@ -114,10 +133,18 @@ func (p *Peers) read(l *link) {
 	for {
 		var f peerpb.Frame
 		err := wire.ReadUpTo(l.conn, &f, maxFrame)
-		if err == nil {
-			err = l.pace(time.Now())
+		m := f.GetSaid()
+		of := &l.frames
+		if m != nil || f.GetGot() != nil {
+			of = &l.statements
 		}
-		if err == nil {
+		switch {
+		case err != nil:
+		case !of.take(time.Now()):
+			err = errPace
+		case m != nil:
+			err = p.said(l, m)
+		default:
 			err = p.heard(l, &f)
 		}
 		if err != nil {
@@ -125,17 +152,6 @@ func (p *Peers) read(l *link) {
 			return
 		}
 	}
-}
-
-func (l *link) pace(now time.Time) error {
-	if n := int(now.Sub(l.filled) / frameEvery); n > 0 {
-		l.budget = min(l.budget+n, framesAtOnce)
-		l.filled = now
-	}
-	if l.budget--; l.budget < 0 {
-		return errPace
-	}
-	return nil
 }
 
 // heard takes a frame.
@@ -147,25 +163,34 @@ func (p *Peers) heard(l *link, f *peerpb.Frame) error {
 	if l.over {
 		return errReplaced
 	}
+	if m := f.GetGot(); m != nil && l.x.heard != nil {
+		return p.got(l, m, now)
+	}
 	defer poke(p.kick)
 	l.used = now
 	switch m := f.GetMessage().(type) {
 	case *peerpb.Frame_Announce:
 		a, err := parseAnnounce(m.Announce)
 		if err == nil {
-			err = p.claim(pr, a.keys)
+			err = p.announced(pr, a.keys)
 		}
+		first := l.x.heard == nil
 		if err == nil {
 			err = l.x.announced(a)
 		}
 		if err != nil {
 			return err
 		}
+		if first {
+			p.greet(l, now)
+		}
 		pr.fails, pr.err = 0, nil // only now it is known that it lets us in
 		p.found(pr, l, a)
 		return nil
 	case *peerpb.Frame_Rest:
 		return errRested
+	case *peerpb.Frame_Prove:
+		return p.proved(l, m.Prove)
 	}
 	out, switched, err := l.x.hear(f, now)
 	if err != nil {
@@ -203,35 +228,46 @@ func (p *Peers) release(pr *pair) {
 	}
 }
 
-// claim notes the keys as this peer's, if they are nobody's.
-func (p *Peers) claim(pr *pair, k keys) error {
-	id := pr.view.ID
+// announced notes the keys that a peer says are its own, if they are nobody else's.
+// Until it has shown that (prove.go) they keep nobody from announcing the same.
+func (p *Peers) announced(pr *pair, k keys) error {
 	for _, x := range []key{k.current, k.next} {
-		if x == (key{}) {
-			continue
-		}
-		if by := p.claims[x]; by != "" && by != id {
-			return fmt.Errorf("it claims the WireGuard key of node %s", by)
-		}
-		if x == p.own.current || x == p.own.next {
-			return errors.New("it claims this node's WireGuard key")
+		if err := p.free(pr, x); err != nil {
+			return err
 		}
 	}
 	p.unclaim(pr)
-	pr.keys = k
+	had := pr.proven
+	pr.keys, pr.proven = k, map[key]bool{}
 	for _, x := range []key{k.current, k.next} {
-		if x != (key{}) {
-			p.claims[x] = id
+		if had[x] {
+			pr.proven[x] = true
+			p.claims[x] = pr.view.ID
 		}
+	}
+	return nil
+}
+
+// free fails where a key is another's.
+func (p *Peers) free(pr *pair, k key) error {
+	switch by := p.claims[k]; {
+	case k == (key{}):
+		return nil
+	case by != "" && by != pr.view.ID:
+		return fmt.Errorf("%w: it claims the WireGuard key of node %s", errNotItsOwn, by)
+	case k == p.own.current || k == p.own.next:
+		return fmt.Errorf("%w: it claims this node's WireGuard key", errNotItsOwn)
 	}
 	return nil
 }
 
 // found notes where the peer's WireGuard is.
 func (p *Peers) found(pr *pair, l *link, a announcement) {
-	pr.port, pr.calls = a.port, a.undialled
+	pr.port, pr.calls, pr.mtu = a.port, a.undialled, a.mtu
+	l.translated = a.source.IsValid() && l.remote.IsValid() && a.source != unzoned(l.remote)
+	pr.judge()
 	pr.endpoint = netip.AddrPort{}
-	if r := l.remote; r.IsGlobalUnicast() || r.IsLinkLocalUnicast() {
+	if r := l.remote.Addr(); r.IsGlobalUnicast() || r.IsLinkLocalUnicast() {
 		pr.endpoint = netip.AddrPortFrom(r, a.port)
 	}
 	p.refresh(pr)
@@ -293,8 +329,7 @@ func (p *Peers) drop(l *link, err error, now time.Time) {
 		return
 	}
 	l.over = true
-	l.x.offered.wipe()
-	l.x.offered = nil
+	l.x.abandon()
 	pr.link = nil
 	p.release(pr)
 	if pr.resting = errors.Is(err, errRested); pr.resting {
@@ -303,10 +338,15 @@ func (p *Peers) drop(l *link, err error, now time.Time) {
 		return
 	}
 	pr.err = err
+	pr.lost, pr.askedAt, pr.unanswered = now, time.Time{}, 0
 	pr.fails++
 	pr.nextDial = now.Add(backoff(pr.fails))
 	if !p.lower(pr.view.ID) {
 		pr.nextDial = pr.nextDial.Add(helpAfter)
+	}
+	if errors.Is(err, errUnproven) || errors.Is(err, errNotItsOwn) {
+		p.counts.refused++
+		p.refusals.Warn(pr.view.ID, "refused a peer's WireGuard key: two nodes have the same, or one lies", "node", pr.view.ID, "reason", err)
 	}
 	p.log.Debug("connection to a peer ended", "node", pr.view.ID, "reason", err)
 	poke(p.kick)

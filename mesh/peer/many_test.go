@@ -142,17 +142,22 @@ func BenchmarkIdle(b *testing.B) {
 		rogues = append(rogues, r)
 	}
 	var wg sync.WaitGroup
-	for i, r := range rogues {
+	for _, r := range rogues {
 		wg.Go(func() {
-			r.say(r.x.tell(announcement{keys: keys{current: key{1, byte(i), byte(i >> 8)}}, port: 1}, time.Now())...)
-			for r.mem.inForce == nil {
+			mine := freshKey()
+			r.say(r.x.tell(announcement{keys: keys{current: mine}, port: 1}, time.Now())...)
+			shown := false
+			for r.mem.inForce == nil || !shown {
 				f, err := r.next()
 				if err != nil {
 					b.Error(err)
 					return
 				}
 				var out []*peerpb.Frame
-				if f.GetAnnounce() == nil {
+				if f.GetProve() != nil {
+					r.prove(mine, mine)
+					shown = true
+				} else if f.GetAnnounce() == nil {
 					if out, _, err = r.x.hear(f, time.Now()); err != nil {
 						b.Error(err)
 						return

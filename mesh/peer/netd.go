@@ -43,6 +43,14 @@ func (n netd) Rotate(ctx context.Context) (*netdpb.FabricRotateResponse, error) 
 	return resp.GetFabricRotate(), err
 }
 
+func (n netd) Prove(ctx context.Context, req *netdpb.FabricProveRequest) (*netdpb.FabricProveResponse, error) {
+	resp, err := n.call(ctx, &netdpb.Request{Verb: &netdpb.Request_FabricProve{FabricProve: req}})
+	if err == nil && resp.GetFabricProve() == nil {
+		err = errOther
+	}
+	return resp.GetFabricProve(), err
+}
+
 func (n netd) State(ctx context.Context) (*netdpb.FabricStateResponse, error) {
 	resp, err := n.call(ctx, &netdpb.Request{Verb: &netdpb.Request_FabricState{FabricState: &netdpb.FabricStateRequest{}}})
 	if err == nil && resp.GetFabricState() == nil {

@@ -23,8 +23,23 @@
 // of the nodes has a new key, as it has after a restart of netd. No manager takes
 // part.
 //
+// Each shows the other that the WireGuard keys it announces are its own (prove.go).
+// Where the two are kept from meeting in the middle of an exchange, they find out by
+// the tunnel which pre-shared key both have (doubt.go).
+//
 // Keys of this node change once a day, or when asked, without losing a connection
 // (own.go, docs/decisions/0055-key-change.md).
+//
+// # Endpoints
+//
+// Each node says to the others on a network which of its own tasks there serve (Share,
+// Tell, Options.Heard): at once when that changes, whole on every new connection,
+// signed, so that others can pass it on. Nobody is heard about another's. What it
+// means is for the networks to decide (package overlay,
+// docs/decisions/0069-what-nodes-say-of-their-endpoints.md).
+//
+// A peer that answers neither here nor in the tunnel is silent, to this node and for
+// as long as it does not (silent.go).
 //
 // # What netd is told
 //
@@ -38,13 +53,14 @@
 //	go p.Run(ctx)
 //	p.Set(netip.MustParsePrefix("198.18.0.7/15"), views) // with each NetworkSet
 //
-// It knows no network, endpoint or policy, keeps nothing on disk, and no private
-// key of WireGuard ever comes here.
+// Of networks it knows ids and who is on them, of endpoints ids and whether they
+// serve. It keeps nothing on disk, and no private key of WireGuard ever comes here.
 package peer
 
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +69,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -65,7 +82,8 @@ import (
 // Protocol is the ALPN of port 7946.
 const Protocol = "redoubt-peer/1"
 
-// DefaultPort is where nodes listen for their peers.
+// DefaultPort is where nodes listen for their peers, TCP, and by the node's default
+// configuration where their WireGuard is, UDP.
 const DefaultPort = 7946
 
 // Identity is this node's certificate and what it holds others against;
@@ -75,6 +93,10 @@ type Identity interface {
 	// ClientConfig accepts that node alone at the other end.
 	ClientConfig(alpn, nodeID string) *tls.Config
 	NodeID(cs tls.ConnectionState, alpn string) (string, error)
+	Leaf() *x509.Certificate
+	// Say signs a message as this node; SaidBy returns which node did.
+	Say(message []byte) (chain [][]byte, signature []byte, err error)
+	SaidBy(message []byte, chain [][]byte, signature []byte) (nodeID string, err error)
 }
 
 // Fabric is the part of netd that is declared here.
@@ -82,6 +104,7 @@ type Fabric interface {
 	Declare(ctx context.Context, req *netdpb.FabricRequest) (*netdpb.FabricResponse, error)
 	Rotate(ctx context.Context) (*netdpb.FabricRotateResponse, error)
 	State(ctx context.Context) (*netdpb.FabricStateResponse, error)
+	Prove(ctx context.Context, req *netdpb.FabricProveRequest) (*netdpb.FabricProveResponse, error)
 }
 
 // Options say what Peers work with; ID, TLS, Netd and Listener are required.
@@ -95,6 +118,16 @@ type Options struct {
 	// Admit decides, at connect and in Recheck, about a node whose certificate is
 	// good: a manager asks its records whether it was removed. Nil: everybody.
 	Admit func(cs tls.ConnectionState) error
+	// Heard, if not nil, is told what a node says of its own tasks on a network that
+	// this node shares with it: all that it says of that network, in place of what it
+	// said before. nil: nothing any more. It returns at once and does not call Peers.
+	Heard func(node, network string, tasks map[string]bool)
+	// Tunnels, if not nil, is told to which nodes there is a tunnel with keys, when
+	// these are others. It returns at once and may call Peers.
+	Tunnels func(nodes map[string]bool)
+	// Silent, if not nil, is told which peers answer neither on their port nor in the
+	// tunnel, when these are others. It returns at once and does not call Peers.
+	Silent func(nodes map[string]bool)
 	// Port is WireGuard's, UDP; 0: netd chooses one.
 	Port uint16
 	// UnderlayMTU is what the way to other nodes takes; 0: netd finds it.
@@ -106,8 +139,12 @@ type Options struct {
 
 	// Set by tests only.
 	dial func(ctx context.Context, address string) (net.Conn, error)
-	look time.Duration // lookEvery
-	kept int           // maxKept
+	ask  func(ctx context.Context, to netip.AddrPort) (answered bool) // askTunnel
+	look time.Duration                                                // lookEvery
+	kept int                                                          // maxKept
+	// direct and relays are those of limits.go; lazy: it passes nothing on.
+	direct, relays int
+	lazy           bool
 }
 
 // A View is a node as its peers need it.
@@ -140,45 +177,26 @@ type Peers struct {
 	mesh    netip.Prefix // zero: nothing is wanted, or Set was not called
 	isSet   bool
 	pairs   map[string]*pair
-	// claims are the WireGuard keys that peers announced.
+	// claims are the WireGuard keys that peers have shown to be theirs.
 	claims map[key]string
 	// unwelcome are nodes that came and were no peers.
 	unwelcome map[string]time.Time
 	dialling  int
+	asking    int             // peers that are asked for a sign of life
+	silence   map[string]bool // as Silent was told
+	alone     bool            // no peer gives a sign
 	own       own
+	speech    speech
 	renewed   time.Time // the last time that all pre-shared keys were asked for
 	renewDue  time.Time // the next time; zero: none
 	declared  declared
 	counts    counts
 }
 
-// A pair is this node and one other.
-type pair struct {
-	view View
-	memory
-	link     *link // nil: there is no connection
-	keys     keys  // as announced last
-	port     uint16
-	endpoint netip.AddrPort // of its WireGuard; zero: not known
-	// away: it could not be dialled, or came from elsewhere than it should; calls:
-	// it says so of this node.
-	away, calls bool
-
-	dialling bool
-	fails    int
-	nextDial time.Time
-	resting  bool // it has no connection because nothing is to be said
-	err      error
-
-	hold    time.Time // until then the other's netd is waited for; zero: it is not
-	mute    bool      // netd is not to call the peer
-	entry   *entry    // what netd is to have; nil: what it has, or nothing
-	settled uint64    // epoch that netd has
-}
-
 // counts are since the start.
 type counts struct {
 	refused, exchanges uint64
+	Statements
 }
 
 // New checks the options; nothing is listened to before Run.
@@ -188,7 +206,7 @@ func New(o Options) (*Peers, error) {
 		return nil, errors.New("peer: the node has no id")
 	case o.TLS == nil || o.Netd == nil || o.Listener == nil:
 		return nil, errors.New("peer: the options are incomplete")
-	case o.UnderlayMTU < 0:
+	case o.UnderlayMTU != 0 && (o.UnderlayMTU < MinUnderlayMTU || o.UnderlayMTU > MaxUnderlayMTU):
 		return nil, fmt.Errorf("peer: an MTU of %d is none", o.UnderlayMTU)
 	}
 	if o.Logger == nil {
@@ -200,12 +218,18 @@ func New(o Options) (*Peers, error) {
 	if o.kept == 0 {
 		o.kept = maxKept
 	}
+	if o.direct == 0 {
+		o.direct, o.relays = direct, relays
+	}
 	if o.look == 0 {
 		o.look = lookEvery
 	}
 	if o.dial == nil {
-		d := net.Dialer{KeepAliveConfig: keepAlive}
+		d := net.Dialer{KeepAliveConfig: keepAlive, Control: func(_, _ string, c syscall.RawConn) error { return endsSoon(c) }}
 		o.dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+	}
+	if o.ask == nil {
+		o.ask = askTunnel
 	}
 	return &Peers{o: o, log: o.Logger, refusals: quietlog.New(o.Logger),
 		quiet: strangers.NewCrowd(halfOpen, halfOpenPerSource), half: strangers.NewCrowd(halfOpen, halfOpenPerSource),
@@ -215,6 +239,7 @@ func New(o Options) (*Peers, error) {
 		kick:    make(chan struct{}, 1), settle: make(chan struct{}, 1),
 		pairs: map[string]*pair{}, claims: map[key]string{}, unwelcome: map[string]time.Time{},
 		declared: declared{dirty: map[string]bool{}},
+		speech:   speech{boot: uint64(time.Now().UnixNano()), shared: map[string]map[string]bool{}, words: map[string]*words{}, pending: map[string]bool{}},
 	}, nil
 }
 
@@ -273,6 +298,7 @@ func (p *Peers) Set(address netip.Prefix, views []View) error {
 				pr.fails, pr.nextDial = 0, time.Time{}
 			}
 			pr.view = v
+			pr.judge()
 			p.refresh(pr)
 		}
 	}
@@ -305,41 +331,6 @@ func (v View) check(mesh netip.Prefix) error {
 		return fmt.Errorf("%.80q is not host:port", v.Underlay)
 	}
 	return nil
-}
-
-// add makes a pair. p.mu is held.
-func (p *Peers) add(v View, now time.Time) {
-	pr := &pair{view: v, nextDial: now}
-	if !p.lower(v.ID) {
-		pr.nextDial = now.Add(helpAfter)
-		if _, came := p.unwelcome[v.ID]; came { // it knew of us first
-			pr.nextDial = now
-		}
-	}
-	delete(p.unwelcome, v.ID)
-	p.pairs[v.ID] = pr
-	p.declared.dirty[v.ID] = true
-}
-
-// forget ends a pair and returns its connection, to be cut. p.mu is held.
-func (p *Peers) forget(pr *pair) *link {
-	id := pr.view.ID
-	delete(p.pairs, id)
-	p.unclaim(pr)
-	pr.inForce.wipe()
-	pr.entry = nil
-	p.declared.dirty[id] = true
-	l := pr.link
-	pr.link = nil
-	return l
-}
-
-func (p *Peers) unclaim(pr *pair) {
-	for _, k := range []key{pr.keys.current, pr.keys.next} {
-		if p.claims[k] == pr.view.ID {
-			delete(p.claims, k)
-		}
-	}
 }
 
 // lower reports whether this node has the lower id of the two.

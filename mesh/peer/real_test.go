@@ -40,6 +40,9 @@ func (r *realFabric) Declare(ctx context.Context, req *netdpb.FabricRequest) (*n
 func (r *realFabric) Rotate(ctx context.Context) (*netdpb.FabricRotateResponse, error) {
 	return r.get().Rotate(ctx)
 }
+func (r *realFabric) Prove(_ context.Context, req *netdpb.FabricProveRequest) (*netdpb.FabricProveResponse, error) {
+	return r.get().Prove(req)
+}
 func (r *realFabric) State(context.Context) (*netdpb.FabricStateResponse, error) {
 	return r.get().State()
 }

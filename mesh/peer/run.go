@@ -70,7 +70,7 @@ func (p *Peers) act(now time.Time) (next time.Time) {
 			pr.asked = pr.inForce != nil
 		}
 	}
-	next = p.renewDue
+	next = earlier(earlier(p.renewDue, p.discourse(now)), p.hearken(now))
 	open := 0
 	for _, pr := range p.pairs {
 		if pr.link != nil {
@@ -139,8 +139,8 @@ func (p *Peers) tend(l *link, now time.Time) time.Time {
 	next := l.until
 	if now.Before(l.until) {
 		var out []*peerpb.Frame
-		mine := announcement{keys: p.own.keys(), port: p.own.port, undialled: pr.away}
-		if t := l.x.told; t == nil || t.keys != mine.keys || t.port != mine.port || t.undialled != mine.undialled {
+		mine := announcement{keys: p.own.keys(), port: p.own.port, undialled: pr.away, mtu: p.ownMTU(), source: unzoned(l.source)}
+		if t := l.x.told; t == nil || t.keys != mine.keys || t.port != mine.port || t.undialled != mine.undialled || t.mtu != mine.mtu {
 			out = l.x.tell(mine, now)
 		}
 		if s := pr.inForce; s != nil && l.x.heard != nil && pr.settled == s.epoch && l.x.readied != s.epoch {
@@ -159,7 +159,11 @@ func (p *Peers) tend(l *link, now time.Time) time.Time {
 		if more, at, err = l.x.act(now); err == nil {
 			err = p.say(l, append(out, more...))
 		}
-		next = earlier(next, at)
+		next = earlier(earlier(next, at), p.talk(l, now))
+		if err == nil {
+			at, err = p.prove(l, now)
+			next = earlier(next, at)
+		}
 	}
 	if err != nil {
 		p.drop(l, err, now)
@@ -174,7 +178,7 @@ func (p *Peers) tend(l *link, now time.Time) time.Time {
 func (p *Peers) restSome(n int, now time.Time) (next time.Time) {
 	var idle []*link
 	for _, pr := range p.pairs {
-		if l := pr.link; l != nil && !l.resting && l.x.told != nil && l.x.heard != nil && l.x.offered == nil && !l.x.missing() && !pr.asked {
+		if l := pr.link; l != nil && !l.resting && l.x.told != nil && l.x.heard != nil && l.x.offered == nil && !l.x.missing() && !pr.asked && len(l.owed) == 0 {
 			idle = append(idle, l)
 		}
 	}

@@ -9,6 +9,13 @@ const (
 	// MaxSpecBytes bounds a network or policy once encoded.
 	MaxSpecBytes = 64 << 10
 
+	// maxConflist bounds the name of a conflist, as rund does.
+	maxConflist = 64
+
+	// MaxLocal bounds the networks of a service that are made by its nodes' own
+	// drivers.
+	MaxLocal = 32
+
 	// Prefix lengths of a network's subnets: a smaller one has no room for an
 	// endpoint and a virtual address beside the gateway, a larger one is a slip.
 	MinBits4, MaxBits4 = 8, 29

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,13 +25,63 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 )
 
-// Overlay is the driver of networks that span nodes, and the default.
-const Overlay = "overlay"
+// Drivers of networks that nodes can make.
+const (
+	// Overlay spans nodes, and is the default.
+	Overlay = "overlay"
+	// Bridge is as overlay, but each node has its own of it.
+	Bridge = "bridge"
+	// CNI is what a node's administrator installed there.
+	CNI = "cni"
+	// NoNetwork is a sandbox with a loopback interface.
+	NoNetwork = "none"
+)
+
+// conflist is the option of CNI that says which of the node's it is.
+const conflist = "conflist"
 
 // drivers are those that are known, each with the options it takes.
 var drivers = map[string][]string{
-	Overlay: nil, "bridge": nil, "host": nil, "none": nil, "macvlan": {"parent"}, "cni": {"conflist"},
+	Overlay: nil, Bridge: nil, "host": nil, NoNetwork: nil, "macvlan": {"parent"}, CNI: {conflist},
 }
+
+// elsewhere are the names of Docker's own networks: who writes --network host
+// means the node's, and would be on another.
+var elsewhere = []string{"host", "none", "bridge", "ingress"}
+
+// Kind is that of networks of a driver.
+func Kind(driver string) meshpb.Kind {
+	if driver == Overlay {
+		return meshpb.Kind_KIND_OVERLAY
+	}
+	return meshpb.Kind_KIND_LOCAL
+}
+
+// Given reports whether the store gives the addresses on a network of a driver;
+// otherwise the node's plugins do, or nobody.
+func Given(driver string) bool { return driver == Overlay || driver == Bridge }
+
+// MeshFeature is how a node says that it is part of the mesh
+// (docs/decisions/0073), NoneFeature that it knows networks of driver none.
+const (
+	MeshFeature = "mesh"
+	NoneFeature = "net:none"
+)
+
+// NodeFeature is what a node has to report so that tasks on the network can be
+// there: one that does not know a network would run them without.
+func NodeFeature(s *meshpb.NetworkSpec) string {
+	switch s.GetDriver() {
+	case CNI:
+		return CNIFeature(s.GetOptions()[conflist])
+	case NoNetwork:
+		return NoneFeature
+	}
+	return MeshFeature
+}
+
+// CNIFeature is how a node says that it has a conflist.
+func CNIFeature(conflist string) string { return "cni:" + conflist }
 
 // Drivers are the names of all that are known.
 func Drivers() []string { return slices.Sorted(maps.Keys(drivers)) }
@@ -50,6 +101,9 @@ func Network(s *meshpb.NetworkSpec) (*meshpb.NetworkSpec, error) {
 	}
 	if err := ident.CheckOwnName("network", s.GetName()); err != nil {
 		return nil, err
+	}
+	if slices.Contains(elsewhere, s.GetName()) {
+		return nil, fmt.Errorf("network name %q is that of a network of each node elsewhere, and would be another here: choose another name", s.GetName())
 	}
 	if err := ident.CheckLabels("network label", s.GetLabels()); err != nil {
 		return nil, err
@@ -108,7 +162,42 @@ func checkDriver(s *meshpb.NetworkSpec) error {
 			return fmt.Errorf("network option %s: use up to %d characters on one line", k, MaxOption)
 		}
 	}
-	return hasDataPlane(s.GetDriver())
+	if err := hasDataPlane(s.GetDriver()); err != nil {
+		return err
+	}
+	return checkUngiven(s)
+}
+
+// checkUngiven refuses, of networks that the mesh does not make, what nobody would
+// see to.
+func checkUngiven(s *meshpb.NetworkSpec) error {
+	driver := s.GetDriver()
+	if Given(driver) {
+		return nil
+	}
+	why := "its nodes' conflists say"
+	if driver == NoNetwork {
+		why = "there is no interface"
+	}
+	switch {
+	case len(s.GetSubnets()) > 0 || s.GetIpv6():
+		return fmt.Errorf("networks of driver %s have no subnet here, %s: leave --subnet, --gateway, --ip-range and --ipv6 out", driver, why)
+	case s.GetInternal() && driver == CNI:
+		return fmt.Errorf("whether there is a way out of a network of driver %s %s: leave --internal out", driver, why)
+	case s.GetDefaultDeny():
+		return fmt.Errorf("policies have no effect on networks of driver %s: leave --default-deny out", driver)
+	case driver == CNI && !validConflist(s.GetOptions()[conflist]):
+		return fmt.Errorf("networks of driver %s need --opt %s=NAME: the name of a file NAME.conflist on the nodes, of at most %d letters, digits, dots, underscores and hyphens", driver, conflist, maxConflist)
+	}
+	return nil
+}
+
+func validConflist(s string) bool {
+	plain := func(r rune) bool { return r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r)) }
+	if s == "" || len(s) > maxConflist || !plain(rune(s[0])) {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) && !strings.ContainsRune("-_.", r) })
 }
 
 // subnet checks one subnet and writes its default gateway out.

@@ -11,16 +11,21 @@ import (
 )
 
 // DefaultPools are where numbers come from unless the cluster was told otherwise.
-// The IPv6 pool is a unique local /48 made from the cluster's id.
+// The IPv6 pools are of unique local /48s made from the cluster's id.
 func DefaultPools(clusterID string) *meshpb.Pools {
-	sum := sha256.Sum256([]byte("redoubt networks " + clusterID))
-	six := [16]byte{0: 0xfd}
-	copy(six[1:6], sum[:])
 	return &meshpb.Pools{
-		Networks: "10.200.0.0/13", SubnetBits: 24,
-		Networks6: netip.PrefixFrom(netip.AddrFrom16(six), 48).String(),
-		Nodes:     "198.18.0.0/15", Ingress: "10.255.0.0/16",
+		Networks: "10.200.0.0/13", SubnetBits: 24, Networks6: local("networks", clusterID, 48),
+		Nodes:   "198.18.0.0/15",
+		Ingress: "10.255.0.0/16", Ingress6: local("ingress", clusterID, 64),
 	}
+}
+
+// local is a unique local prefix of a cluster for one purpose.
+func local(what, clusterID string, bits int) string {
+	sum := sha256.Sum256([]byte("redoubt " + what + " " + clusterID))
+	a := [16]byte{0: 0xfd}
+	copy(a[1:6], sum[:])
+	return netip.PrefixFrom(netip.AddrFrom16(a), bits).String()
 }
 
 // Pools returns a copy of p with defaults for what it leaves out, or says what is
@@ -41,6 +46,7 @@ func Pools(p *meshpb.Pools, clusterID string) (*meshpb.Pools, error) {
 		{"IPv6 network pool", out.Networks6, false, 32, 64},
 		{"node pool", out.Nodes, true, 8, 24},
 		{"ingress pool", out.Ingress, true, 8, 24},
+		{"IPv6 ingress pool", out.Ingress6, false, 48, 64},
 	} {
 		prefix, err := Prefix(one.what, one.text)
 		switch {

@@ -18,6 +18,12 @@ func TestRefusedNetworks(t *testing.T) {
 	for i := range spec.MaxOptions + 1 {
 		many[fmt.Sprint(i)] = "x"
 	}
+	lan := map[string]string{"conflist": "lan"}
+	for driver, o := range map[string]map[string]string{"overlay": nil, "bridge": nil, "none": nil, "cni": lan} {
+		if _, err := spec.Network(&meshpb.NetworkSpec{Name: "n", Driver: driver, Options: o}); err != nil {
+			t.Errorf("driver %s: %v", driver, err)
+		}
+	}
 	for want, s := range map[string]*meshpb.NetworkSpec{
 		"there is no network":                          nil,
 		"too small: use /29":                           sub("10.0.0.0/31", "", ""),
@@ -34,7 +40,14 @@ func TestRefusedNetworks(t *testing.T) {
 		"range 10.0.0.0/30 is too small":               sub("10.0.0.0/24", "", "10.0.0.0/30"),
 		"range 10.0.0.0/16 is outside of subnet":       sub("10.0.0.0/24", "", "10.0.0.0/16"),
 		"driver \"vlan\" is unknown":                   {Name: "n", Driver: "vlan"},
-		"of driver cni are not available":              {Name: "n", Driver: "cni"},
+		"cni need --opt conflist=NAME":                 {Name: "n", Driver: "cni"},
+		"of at most 64 letters, digits":                {Name: "n", Driver: "cni", Options: map[string]string{"conflist": "../lan"}},
+		"driver cni have no subnet here":               {Name: "n", Driver: "cni", Options: lan, Subnets: []*meshpb.Subnet{{Subnet: "10.0.0.0/24"}}},
+		"out of a network of driver cni its nodes'":    {Name: "n", Driver: "cni", Options: lan, Internal: true},
+		"policies have no effect on networks of dri":   {Name: "n", Driver: "cni", Options: lan, DefaultDeny: true},
+		"none have no subnet here, there is no interf": {Name: "n", Driver: "none", Ipv6: true},
+		"driver macvlan are not made: a segment":       {Name: "n", Driver: "macvlan", Options: map[string]string{"parent": "eth0"}},
+		"driver host are not made: a container":        {Name: "n", Driver: "host"},
 		"overlay networks are always encrypted":        {Name: "n", Options: map[string]string{"encrypted": "false"}},
 		"option \"mtu\" is unknown: driver overlay ta": {Name: "n", Options: map[string]string{"mtu": "1500"}},
 		"there are 33 network options":                 {Name: "n", Options: many},

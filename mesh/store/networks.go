@@ -28,12 +28,12 @@ func refuse(format string, args ...any) error {
 // SetPools says where the cluster's numbers come from, in the transaction that
 // makes the cluster: before any was given. Package spec has accepted the pools.
 func SetPools(tx *raftstore.Tx, p *meshpb.Pools) error {
-	return settings.Put(tx, &meshpb.Settings{Id: settingsID, Pools: p})
+	return Settings.Put(tx, &meshpb.Settings{Id: settingsID, Pools: p})
 }
 
 // Pools are those in force.
 func Pools(r raftstore.Reader, clusterID string) (*meshpb.Pools, error) {
-	record, _ := settings.Get(r, settingsID)
+	record, _ := Settings.Get(r, settingsID)
 	return spec.Pools(record.GetPools(), clusterID)
 }
 
@@ -52,8 +52,20 @@ func Retry(ctx context.Context, s *raftstore.Store, fn func(*raftstore.Tx) error
 	return err
 }
 
-// CreateNetwork stores a network that package spec accepted, under a new id, with
-// a VNI and what subnets it lacks from the pools.
+// NodeFeature tells of a network which feature a node has to report for tasks on
+// it to be placed there; empty: none.
+func NodeFeature(r raftstore.Reader) func(network string) string {
+	return func(network string) string {
+		n, ok := Networks.Get(r, network)
+		if !ok {
+			return spec.MeshFeature
+		}
+		return spec.NodeFeature(n.GetSpec())
+	}
+}
+
+// CreateNetwork stores a network that package spec accepted, under a new id, and,
+// where the mesh makes it, with a VNI and what subnets it lacks from the pools.
 func CreateNetwork(ctx context.Context, s *raftstore.Store, clusterID string, sp *meshpb.NetworkSpec) (string, error) {
 	id := ident.New()
 	err := Retry(ctx, s, func(tx *raftstore.Tx) error {
@@ -64,17 +76,14 @@ func CreateNetwork(ctx context.Context, s *raftstore.Store, clusterID string, sp
 		if err != nil {
 			return err
 		}
-		n := &meshpb.Network{Id: id, Spec: sp, Kind: meshpb.Kind_KIND_OVERLAY}
-		if n.Subnets, err = g.subnets(sp); err != nil {
-			return err
-		}
-		if n.Vni, err = g.vni(); err != nil {
+		n := &meshpb.Network{Id: id, Spec: sp, Kind: spec.Kind(sp.GetDriver())}
+		if err := IPAMOf(n).Complete(g, n); err != nil {
 			return err
 		}
 		if err := Networks.Put(tx, n); err != nil {
 			return err
 		}
-		return settings.Put(tx, g.record)
+		return Settings.Put(tx, g.record)
 	})
 	if dup := (*raftstore.DuplicateError)(nil); errors.As(err, &dup) && dup.Index == "name" {
 		return "", fmt.Errorf("a network named %q exists already: choose another name: %w", sp.GetName(), err)
@@ -92,14 +101,16 @@ func CreateIngress(tx *raftstore.Tx, clusterID, serviceID string) error {
 	if err != nil {
 		return err
 	}
-	p, err := netip.ParsePrefix(g.pools.GetIngress())
-	if err != nil {
-		return err
-	}
 	n := &meshpb.Network{
-		Id: ident.New(), Spec: &meshpb.NetworkSpec{Name: "ingress-" + serviceID, Driver: spec.Overlay},
+		Id: ident.New(), Spec: &meshpb.NetworkSpec{Name: "ingress-" + serviceID, Driver: spec.Overlay, Ipv6: true},
 		Kind: meshpb.Kind_KIND_INGRESS, ServiceId: serviceID,
-		Subnets: []*meshpb.Subnet{{Subnet: p.String(), Gateway: p.Addr().Next().String()}},
+	}
+	for _, pool := range []string{g.pools.GetIngress(), g.pools.GetIngress6()} {
+		p, err := netip.ParsePrefix(pool)
+		if err != nil {
+			return err
+		}
+		n.Subnets = append(n.Subnets, whole(p))
 	}
 	if n.Vni, err = g.vni(); err != nil {
 		return err
@@ -107,18 +118,26 @@ func CreateIngress(tx *raftstore.Tx, clusterID, serviceID string) error {
 	if err := Networks.Put(tx, n); err != nil {
 		return err
 	}
-	return settings.Put(tx, g.record)
+	return Settings.Put(tx, g.record)
 }
 
-// DeleteIngress removes what CreateIngress made, in the transaction that removes
-// the service.
-func DeleteIngress(tx *raftstore.Tx, serviceID string) error {
-	for n := range Networks.By(tx, "service", serviceID) {
-		if err := Networks.Delete(tx, n.GetId()); err != nil {
-			return err
-		}
+// Ingress is the network that carries a service's published ports; nil: it has
+// none.
+func Ingress(r raftstore.Reader, serviceID string) *meshpb.Network {
+	for n := range Networks.By(r, "service", serviceID) {
+		return n
 	}
 	return nil
+}
+
+// DeleteIngress removes what CreateIngress made, in the transaction in which the
+// service ends or publishes nothing any more.
+func DeleteIngress(tx *raftstore.Tx, serviceID string) error {
+	n := Ingress(tx, serviceID)
+	if n == nil {
+		return nil
+	}
+	return Networks.Delete(tx, n.GetId())
 }
 
 // ResolveNetwork finds a network by id, name or unique prefix of its id.
@@ -135,9 +154,6 @@ func Use(tx *raftstore.Tx, ref string) (*meshpb.Network, error) {
 	}
 	if n.GetKind() == meshpb.Kind_KIND_INGRESS {
 		return nil, refuse("network %s carries a service's published ports: use another", n.GetSpec().GetName())
-	}
-	if n.GetSpec().GetDriver() != spec.Overlay {
-		return nil, refuse("network %s is of driver %s, which spans no nodes: use one of driver %s", n.GetSpec().GetName(), n.GetSpec().GetDriver(), spec.Overlay)
 	}
 	n = proto.CloneOf(n)
 	n.Uses++
@@ -158,8 +174,8 @@ func DeleteNetwork(tx *raftstore.Tx, n *meshpb.Network) error {
 	return Networks.Delete(tx, n.GetId())
 }
 
-// giver gives out VNIs and subnets in one transaction.
-type giver struct {
+// Giver gives out VNIs and subnets in one transaction.
+type Giver struct {
 	tx     *raftstore.Tx
 	record *meshpb.Settings
 	pools  *meshpb.Pools
@@ -167,9 +183,9 @@ type giver struct {
 
 // take begins to give out. That the record is written makes two who do so at the
 // same moment conflict.
-func take(tx *raftstore.Tx, clusterID string) (*giver, error) {
-	old, _ := settings.Get(tx, settingsID)
-	g := &giver{tx: tx, record: proto.CloneOf(old)}
+func take(tx *raftstore.Tx, clusterID string) (*Giver, error) {
+	old, _ := Settings.Get(tx, settingsID)
+	g := &Giver{tx: tx, record: proto.CloneOf(old)}
 	if g.record == nil {
 		g.record = &meshpb.Settings{Id: settingsID}
 	}
@@ -180,7 +196,7 @@ func take(tx *raftstore.Tx, clusterID string) (*giver, error) {
 }
 
 // vni is the next one behind the last that nobody has.
-func (g *giver) vni() (uint32, error) {
+func (g *Giver) vni() (uint32, error) {
 	n := g.record.GetLastVni()
 	for range spec.MaxNetworks + maxIngress + 1 {
 		if n++; n > maxVNI || n < minVNI {

@@ -35,7 +35,7 @@ func RegisterNode(tx *raftstore.Tx, id string) error {
 	if _, ok := Nodes.Get(tx, id); ok {
 		return nil
 	}
-	record, _ := settings.Get(tx, settingsID)
+	record, _ := Settings.Get(tx, settingsID)
 	pools, err := spec.Pools(record.GetPools(), "") // the id makes a difference to IPv6 only
 	if err != nil {
 		return err

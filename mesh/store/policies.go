@@ -26,6 +26,9 @@ func CreatePolicy(ctx context.Context, s *raftstore.Store, sp *meshpb.PolicySpec
 		if err != nil {
 			return err
 		}
+		if !spec.Given(n.GetSpec().GetDriver()) {
+			return refuse("policies have no effect on network %s, which is of driver %s: use one of driver %s", n.GetSpec().GetName(), n.GetSpec().GetDriver(), spec.Overlay)
+		}
 		rules := len(sp.GetRules())
 		for p := range Policies.By(tx, "network", n.GetId()) {
 			rules += len(p.GetSpec().GetRules())

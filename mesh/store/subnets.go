@@ -5,13 +5,12 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/redoubt-cluster/redoubt/mesh/ipam"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 )
 
 // subnets resolves those of a new network: what was asked for, unless it overlaps
 // what is in use, and the rest from the pools.
-func (g *giver) subnets(sp *meshpb.NetworkSpec) (out []*meshpb.Subnet, err error) {
+func (g *Giver) subnets(sp *meshpb.NetworkSpec) (out []*meshpb.Subnet, err error) {
 	used := g.used()
 	four, six := false, false
 	for _, s := range sp.GetSubnets() {
@@ -49,7 +48,7 @@ func whole(p netip.Prefix) *meshpb.Subnet {
 }
 
 // used is what no new network may overlap, and whose it is.
-func (g *giver) used() map[netip.Prefix]string {
+func (g *Giver) used() map[netip.Prefix]string {
 	out := map[netip.Prefix]string{}
 	for n := range Networks.All(g.tx) {
 		if n.GetKind() == meshpb.Kind_KIND_INGRESS {
@@ -61,7 +60,7 @@ func (g *giver) used() map[netip.Prefix]string {
 			}
 		}
 	}
-	for text, whose := range map[string]string{g.pools.GetNodes(): "the nodes' addresses", g.pools.GetIngress(): "published ports"} {
+	for text, whose := range map[string]string{g.pools.GetNodes(): "the nodes' addresses", g.pools.GetIngress(): "published ports", g.pools.GetIngress6(): "published ports"} {
 		if p, err := netip.ParsePrefix(text); err == nil {
 			out[p] = whose
 		}
@@ -71,7 +70,7 @@ func (g *giver) used() map[netip.Prefix]string {
 
 // free is a subnet of a pool that overlaps none in use. The search goes on where
 // it last ended, so that what was freed a moment ago is not given at once.
-func (g *giver) free(family, pool string, bits int, used map[netip.Prefix]string) (netip.Prefix, error) {
+func (g *Giver) free(family, pool string, bits int, used map[netip.Prefix]string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(pool)
 	if err != nil {
 		return p, err
@@ -108,22 +107,4 @@ func nth(pool netip.Prefix, bits int, i uint64) netip.Prefix {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return netip.PrefixFrom(a, bits)
-}
-
-// Pick finds an address of each of a network's subnets; of says which part of one
-// it is to come from.
-func Pick(n *meshpb.Network, seed string, of func(*meshpb.Subnet) (ipam.Range, error), taken ipam.Taken) ([]string, error) {
-	out := make([]string, 0, len(n.GetSubnets()))
-	for _, s := range n.GetSubnets() {
-		r, err := of(s)
-		if err != nil {
-			return nil, err
-		}
-		a, ok := r.Pick(seed+n.GetId(), taken)
-		if !ok {
-			return nil, &ExhaustedError{Network: n.GetSpec().GetName(), Subnet: s.GetSubnet(), Room: r.Room()}
-		}
-		out = append(out, a.String())
-	}
-	return out, nil
 }

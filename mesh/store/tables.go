@@ -64,13 +64,13 @@ var (
 		},
 	)
 
-	// settings holds one record.
-	settings = raftstore.NewTable[*meshpb.Settings]("mesh_settings")
+	// Settings holds one record, of which Pools makes what is in force.
+	Settings = raftstore.NewTable[*meshpb.Settings]("mesh_settings")
 )
 
 // Tables lists what the composition root registers with the store.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{Networks, Nodes, Policies, settings}
+	return []raftstore.Registered{Networks, Nodes, Policies, Settings}
 }
 
 func some(is bool, key string) []string {

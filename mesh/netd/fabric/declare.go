@@ -39,6 +39,7 @@ type peer struct {
 	endpoint  netip.AddrPort // zero: not known
 	addr      netip.Addr
 	keepalive time.Duration
+	mtu       int      // of its tunnels; 0: not known
 	next      *nextKey // nil: none is announced
 }
 
@@ -183,6 +184,9 @@ func parsePeer(in *netdpb.FabricPeer, mesh netip.Prefix) (p *peer, err error) {
 	p.keepalive = time.Duration(in.GetKeepaliveSeconds()) * time.Second
 	if p.keepalive > maxKeepalive {
 		return nil, fmt.Errorf("keepalive of %s exceeds the limit of %s", p.keepalive, maxKeepalive)
+	}
+	if p.mtu = int(in.GetMtu()); p.mtu != 0 && (p.mtu < minUnderlayMTU-tunnelOverhead || p.mtu > maxUnderlayMTU-tunnelOverhead) {
+		return nil, fmt.Errorf("mtu %d is out of range: %d to %d, 0 where it is not known", in.GetMtu(), minUnderlayMTU-tunnelOverhead, maxUnderlayMTU-tunnelOverhead)
 	}
 	return p, nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
-// embedded is wireguard-go in this process. Nobody else can speak to it: it is
-// configured by calls, and has no socket for that.
+// embedded is wireguard-go in this process. Nobody else configures it: that is done
+// by calls, and there is no socket for it. ServeTool shows what is public of it.
 type embedded struct {
 	dev  *device.Device
 	link fasttap.Interface
@@ -59,7 +59,7 @@ func (f *Fabric) replaceTUN(h *netlink.Handle, link netlink.Link) error {
 		return err
 	}
 	f.log.Info("the TUN interface of an earlier netd is replaced by a faster one", "interface", f.link)
-	return errors.Join(kernel.DeleteLink(h, link), old.Close())
+	return kernel.OneLine(kernel.DeleteLink(h, link), old.Close())
 }
 
 // probeEmbedded says which mode the embedded driver would have, and why no better

@@ -14,17 +14,18 @@
 // was started anew, and pre-shared keys are to be made again.
 //
 // A peer has a pre-shared key, or is refused. It may send from its mesh address
-// alone. Where it is, is told once and then found by WireGuard itself.
+// alone. Where it is, is told once and then found by WireGuard itself, as long as
+// it is heard there (astray.go).
 //
 // # Drivers
 //
-// The kernel's WireGuard where there is one, wireguard-go inside this process
-// where not, over the fastest interface there is (package fasttap). An interface
-// that is there when netd starts decides: it is kept with all that was built on
-// it, but for a TUN that an earlier netd made where this one has better. The kernel's goes on without netd, sessions
-// and key included. The embedded one's ends with netd, but not its interface:
-// addresses, routes and VXLAN devices stay, and what is sent is dropped until
-// netd is back and told the peers again. Nobody else may attach to it meanwhile.
+// The kernel's WireGuard where there is one, wireguard-go inside this process where
+// not, over the fastest interface there is (package fasttap). An interface that is
+// there when netd starts decides: it is kept with all that was built on it, but for a
+// TUN that an earlier netd made where this one has better. The kernel's goes on without
+// netd, sessions and key included. The embedded one's ends with netd, but not its
+// interface: addresses, routes and VXLAN devices stay, and what is sent is dropped
+// until netd is back and told the peers again. Nobody else may attach to it meanwhile.
 //
 // # Keys
 //
@@ -53,7 +54,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"sync"
@@ -94,14 +94,19 @@ type Fabric struct {
 	chosen        int               // that it had last
 	mtu           int
 	have          entries // what the device was told; nil: not known
+	paths
 	// turned are next keys of peers that have shaken hands.
 	turned map[wgtypes.Key]bool
 	// asleep are keys of peers that are still to shake hands.
-	asleep   []wgtypes.Key
+	asleep []wgtypes.Key
+	// strays are peers that were heard from elsewhere than declared.
+	strays   map[wgtypes.Key]*stray
 	repairs  uint64
+	meddled  kernel.Meddling
 	degraded error
 	closed   bool
 	admitted [admitters]map[[16]byte]bool
+	policies kernel.Policies
 
 	kick chan struct{} // of capacity 1: Run is to look at the MTU
 
@@ -132,7 +137,7 @@ func New(o Options) (*Fabric, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Fabric{log: o.Logger, ns: ns, link: link, table: table{link: link}, plan: emptyPlan(), turned: map[wgtypes.Key]bool{},
+	return &Fabric{log: o.Logger, ns: ns, link: link, table: table{link: link}, plan: emptyPlan(), turned: map[wgtypes.Key]bool{}, strays: map[wgtypes.Key]*stray{},
 		kick: make(chan struct{}, 1)}, nil
 }
 
@@ -149,6 +154,9 @@ func (f *Fabric) Close() error {
 	}
 	f.current.wipe()
 	f.next.wipe()
+	if f.table.nf != nil {
+		f.table.nf.Close()
+	}
 	return f.ns.Close()
 }
 
@@ -157,10 +165,14 @@ func (f *Fabric) Start() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.inside(func(h *netlink.Handle) error {
+		f.lookForLoss(h)
 		if err := f.table.adopt(); err != nil {
 			f.log.Warn("the table of an earlier process cannot be read and begins empty", "err", err)
 		}
 		if err := f.table.commit(); err != nil {
+			return err
+		}
+		if err := f.dropUnjudged(func(string) {}); err != nil {
 			return err
 		}
 		link, err := kernel.FindLink(h, f.link)
@@ -176,7 +188,14 @@ func (f *Fabric) inside(fn func(h *netlink.Handle) error) error {
 	if f.closed {
 		return errors.New("netd is stopping")
 	}
-	return kernel.WithRoutes(f.ns, fn, unix.NETLINK_NETFILTER)
+	return kernel.WithRoutes(f.ns, func(h *netlink.Handle) (err error) {
+		if f.table.nf == nil {
+			if f.table.nf, err = kernel.OpenNetfilter(); err != nil {
+				return err
+			}
+		}
+		return fn(h)
+	})
 }
 
 // open makes sure that there are a driver and a key.
@@ -264,7 +283,7 @@ func (f *Fabric) Declare(_ context.Context, req *netdpb.FabricRequest) (*netdpb.
 			f.forgetTurns()
 		}
 		if touched != nil && f.mayBeBrief(before) {
-			if err := f.settlePeers(touched, func(string) {}); err != nil {
+			if err := kernel.OneLine(f.settlePeers(touched, func(string) {}), f.settleRoutes(h, false, func(string) {})); err != nil {
 				return err
 			}
 			select {
@@ -311,48 +330,6 @@ func (f *Fabric) Rotate(context.Context) (*netdpb.FabricRotateResponse, error) {
 	return &netdpb.FabricRotateResponse{PublicKey: f.current.public[:], NextPublicKey: f.next.public[:]}, nil
 }
 
-// Admit says what peers may send on overlays: all of it, each time. Nothing else
-// is let through, and nothing before the mesh is declared.
-func (f *Fabric) Admit(_ context.Context, all []Admission) error { return f.admit(forOverlays, all) }
-
-// AdmitIngress does so for ingress networks.
-func (f *Fabric) AdmitIngress(_ context.Context, all []Admission) error {
-	return f.admit(forIngress, all)
-}
-
-// Who says what peers may send. What an earlier process let through is forgotten
-// when the first of them does.
-const (
-	forOverlays = iota
-	forIngress
-	admitters
-)
-
-func (f *Fabric) admit(by int, all []Admission) error {
-	if len(all) > maxAdmissions {
-		return fmt.Errorf("%d admissions exceed the limit of %d", len(all), maxAdmissions)
-	}
-	own := make(map[[16]byte]bool, len(all))
-	for _, a := range all {
-		if !a.Node.Is4() || a.VNI == 0 || a.VNI >= 1<<24 || a.MAC[0]&1 != 0 || a.MAC == [6]byte{} {
-			return fmt.Errorf("admission of %s, VNI %d, MAC %x: it takes an IPv4 mesh address, a VNI of 24 bits and the MAC of one host", a.Node, a.VNI, a.MAC)
-		}
-		own[a.key()] = true
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.admitted[by] = own
-	set := make(map[[16]byte]bool, len(own))
-	for _, some := range f.admitted {
-		maps.Copy(set, some)
-	}
-	return f.inside(func(*netlink.Handle) error {
-		c := f.table.content
-		c.assigned = set
-		return f.table.set(c)
-	})
-}
-
 // Link is the interface that carries the mesh and the MTU of what goes into it;
 // 0 while none is declared.
 func (f *Fabric) Link() (name string, mtu int, addr netip.Addr) {
@@ -379,6 +356,9 @@ func Cleanup(ns *os.File) error {
 		if err := removeLinks(h); err != nil {
 			return err
 		}
+		if _, err := kernel.DropUnjudged(kernel.JudgedByMesh, nil); err != nil {
+			return err
+		}
 		return removeTable()
 	}, unix.NETLINK_NETFILTER)
 }
@@ -386,7 +366,7 @@ func Cleanup(ns *os.File) error {
 // portError says what is wrong with a port in words.
 func portError(err error, port int) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("UDP port %d is in use on this node: stop what listens there or configure another port for the mesh", port)
+		return fmt.Errorf("UDP port %d is in use on this node: stop what listens there, or give the mesh another with node.mesh.port", port)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"os"
 	"testing"
@@ -83,7 +84,7 @@ func TestForgedFramesDoNotArrive(t *testing.T) {
 	l.connect()
 	l.overlays(vni)
 	a, b, c := l.nodes[0], l.nodes[1], l.nodes[2]
-	stranger := l.plug(9)
+	stranger := l.wire.Plug(9)
 	ear := a.ear()
 	under := netip.MustParseAddr(a.under())
 
@@ -140,6 +141,7 @@ func TestForgedFramesDoNotArrive(t *testing.T) {
 func (n *node) rooted() {
 	n.halt()
 	n.deleteTable()
+	within(n.lab.t, n.ns, func() error { _, err := kernel.DropUnjudged(kernel.JudgedByMesh, nil); return err })
 }
 
 // What a stopped netd leaves lets nothing out in clear: not VXLAN, and not what
@@ -189,5 +191,47 @@ func TestNothingLeavesInClear(t *testing.T) {
 	control.end()
 	if control.canaries == 0 || control.clear == 0 {
 		t.Error("the tap sees nothing: the test shows nothing")
+	}
+}
+
+// A process of the node, of no matter which user, is no endpoint: only the
+// kernel's VXLAN speaks in the tunnel. The control is the same without the table.
+func TestProcessesSendNoVXLAN(t *testing.T) {
+	const vni = 4097
+	l := newLab(t, 2)
+	l.connect()
+	l.overlays(vni)
+	a, b := l.nodes[0], l.nodes[1]
+	b.echo()
+	a.reaches(b) // there is a session, however busy the machine
+	ear := b.ear()
+	frame := vxlanFrame(vni, a.mac(), b.mac(), a.inside(), b.inside())
+	send := func() {
+		within(t, a.ns, func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			for range 20 {
+				err = unix.Sendto(fd, frame, 0, &unix.SockaddrInet4{Port: vxlanPort, Addr: b.mesh().As4()})
+				if err != nil && !errors.Is(err, unix.EPERM) {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	send()
+	if got := ear.hears(silence); got != 0 {
+		t.Errorf("%d datagrams of a process arrived in an overlay", got)
+	}
+	if d := a.state().GetDropped()[droppedSent]; d < 20 {
+		t.Errorf("%d are counted as dropped", d)
+	}
+	a.rooted()
+	send()
+	if got := ear.hears(silence); got != 20 {
+		t.Errorf("without the table %d of 20 arrived: the test shows nothing", got)
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // A secret is one of the node's private keys: in a page of its own that is
@@ -35,7 +37,7 @@ func holdSecret(fill func(key []byte) error) (*secret, error) {
 		return nil, fmt.Errorf("memory for the WireGuard key: %w", err)
 	}
 	s := &secret{page: page}
-	if err := errors.Join(unix.Mlock(page), unix.Madvise(page, unix.MADV_DONTDUMP)); err != nil {
+	if err := kernel.OneLine(unix.Mlock(page), unix.Madvise(page, unix.MADV_DONTDUMP)); err != nil {
 		s.wipe()
 		return nil, fmt.Errorf("lock the WireGuard key in memory: %w: raise the limit of locked memory (LimitMEMLOCK=)", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fasttap"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -45,7 +45,7 @@ const controlPort = 7946
 //	…                      wire (a bridge in a namespace) in the middle
 type lab struct {
 	t     testing.TB
-	wire  *os.File
+	wire  *netlab.Wire
 	nodes []*node
 }
 
@@ -62,54 +62,18 @@ type node struct {
 	stop    func()       // ends the fabric as the end of a process does
 }
 
-func (n *node) under() string        { return fmt.Sprintf("192.0.2.%d", n.i) }
+func (n *node) under() string        { return netlab.Under(n.i) }
 func (n *node) mesh() netip.Addr     { return netip.AddrFrom4([4]byte{198, 18, 0, byte(n.i)}) }
 func (n *node) inside() string       { return fmt.Sprintf("10.200.0.%d", n.i) }
 func (n *node) mac() (m [6]byte)     { return routerMAC(n.mesh()) }
 func routerMAC(a netip.Addr) [6]byte { b := a.As4(); return [6]byte{2, 0x52, b[0], b[1], b[2], b[3]} }
 
+var within, routes, up = netlab.Within, netlab.Links, netlab.Up
+
 func newNetns(t testing.TB) *os.File {
-	t.Helper()
-	var f *os.File
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends here
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		var err error
-		f, err = kernel.OpenOwn()
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
+	f := netlab.Netns(t, "")
 	routes(t, f, func(h *netlink.Handle) error { return up(h, "lo") })
 	return f
-}
-
-func up(h *netlink.Handle, name string) error {
-	l, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return h.LinkSetUp(l)
-}
-
-func within(t testing.TB, ns *os.File, fn func() error) {
-	t.Helper()
-	if err := kernel.InNetns(ns, fn); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func routes(t testing.TB, ns *os.File, fn func(h *netlink.Handle) error) {
-	t.Helper()
-	if err := kernel.WithRoutes(ns, fn, unix.NETLINK_NETFILTER); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func newLab(t testing.TB, n int) *lab {
@@ -117,53 +81,28 @@ func newLab(t testing.TB, n int) *lab {
 	return newLabOf(t, make([]fasttap.Mode, n)...)
 }
 
-// newLabOf makes a node of each mode.
+// newLabOf makes a node of each mode; one without a mode has the kernel's
+// WireGuard where there is one.
 func newLabOf(t testing.TB, modes ...fasttap.Mode) *lab {
 	t.Helper()
-	l := &lab{t: t, wire: newNetns(t)}
-	routes(t, l.wire, func(h *netlink.Handle) error {
-		return errors.Join(h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", TxQLen: -1}}), up(h, "br0"))
-	})
+	l := &lab{t: t, wire: netlab.NewWire(t)}
 	for i, mode := range modes {
-		x := &node{lab: l, i: i + 1, id: ident.New(), ns: l.plug(i + 1), best: mode}
+		x := &node{lab: l, i: i + 1, id: ident.New(), ns: l.wire.Plug(i + 1), best: mode}
 		x.start()
 		l.nodes = append(l.nodes, x)
 	}
 	return l
 }
 
-// plug makes a namespace with an interface on the wire.
-func (l *lab) plug(i int) *os.File {
-	l.t.Helper()
-	ns, port := newNetns(l.t), fmt.Sprintf("p%d", i)
-	routes(l.t, l.wire, func(h *netlink.Handle) error {
-		br, err := h.LinkByName("br0")
-		if err != nil {
-			return err
-		}
-		return errors.Join(h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, TxQLen: -1, MasterIndex: br.Attrs().Index},
-			PeerName: "u0", PeerNamespace: netlink.NsFd(int(ns.Fd()))}), up(h, port))
-	})
-	routes(l.t, ns, func(h *netlink.Handle) error {
-		u, err := h.LinkByName("u0")
-		if err != nil {
-			return err
-		}
-		_, err = kernel.OnlyAddress(h, u, netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", i)))
-		return errors.Join(err, h.LinkSetUp(u))
-	})
-	return ns
-}
-
 // start makes a fabric of the node, as a new process would, and runs it.
 func (n *node) start() {
 	t := n.lab.t
 	t.Helper()
-	f, err := New(Options{Netns: n.ns, Logger: slog.New(slog.NewTextHandler(logWriter{t, n.i}, nil))})
+	f, err := New(Options{Netns: n.ns, Logger: slog.New(slog.NewTextHandler(netlab.Log{T: t, Node: n.i}, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.best = n.best
+	f.best, f.avoidKernel = n.best, n.best != 0
 	if err := f.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -180,18 +119,6 @@ func (n *node) start() {
 	halt := n.halt
 	n.stop = func() { halt(); f.Close() }
 	t.Cleanup(n.stop)
-}
-
-type logWriter struct {
-	t testing.TB
-	i int
-}
-
-func (l logWriter) Write(b []byte) (int, error) {
-	if _, bench := l.t.(*testing.B); !bench {
-		l.t.Logf("node %d: %s", l.i, strings.TrimSpace(string(b)))
-	}
-	return len(b), nil
 }
 
 func (n *node) state() *netdpb.FabricStateResponse {

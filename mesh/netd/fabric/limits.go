@@ -23,6 +23,9 @@ const (
 	// Underlay of a node that knows no route yet.
 	defaultUnderlayMTU = 1500
 
+	// Addresses of the node that are told.
+	maxUnderlay = 64
+
 	// WireGuard refuses a session older than this: without a handshake in that
 	// time, no connection can be alive.
 	sessionLife = 180 * time.Second
@@ -40,6 +43,14 @@ const (
 	turnEvery  = 10 * time.Millisecond
 	turnFactor = 20
 
-	// Elements in one nftables message: an attribute's length is 16 bits.
-	maxElementsPerMessage = 256
+	// How often peers that went astray are looked for, and how long one may owe an
+	// answer. Looking costs as little of the time as looking for next keys.
+	strayEvery   = time.Second
+	straySilence = 2 * time.Second
+
+	// maxProofs of a request, and the bytes of what each is for.
+	maxProofs, maxProofContext = 16, 512
+
+	// toolTime bounds one conversation with wg.
+	toolTime = 2 * time.Second
 )

@@ -26,6 +26,9 @@ const (
 // Owns reports whether an interface of this name is the fabric's.
 func Owns(link string) bool { return strings.HasPrefix(link, linkPrefix) }
 
+// ofNetd reports whether the interface is one of netd's, of whichever part.
+func ofNetd(link string) bool { return strings.HasPrefix(link, "rdt") }
+
 // linkName is always the same in one network namespace and another in each: the
 // tools for WireGuard find interfaces by name alone, whatever namespace they are
 // in.
@@ -95,9 +98,11 @@ func (f *Fabric) settle(h *netlink.Handle, addr netip.Prefix, mtu int, changed f
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", f.link, err)
 	}
+	var to kernel.Sysctls
+	defer to.Close()
 	for _, s := range [][2]string{{"forwarding", "0"}, {"rp_filter", "1"}, {"accept_redirects", "0"}, {"send_redirects", "0"},
 		{"accept_source_route", "0"}, {"accept_local", "0"}, {"proxy_arp", "0"}, {"route_localnet", "0"}} {
-		c, err := kernel.SetSysctl(s[1], "ipv4/conf", f.link, s[0])
+		c, err := to.Set(s[1], "ipv4/conf", f.link, s[0])
 		if err != nil {
 			return fmt.Errorf("set %s of %s: %w", s[0], f.link, err)
 		}
@@ -140,7 +145,7 @@ func (f *Fabric) settle(h *netlink.Handle, addr netip.Prefix, mtu int, changed f
 
 // removeLinks deletes every interface of the fabric in the namespace.
 func removeLinks(h *netlink.Handle) error {
-	links, err := h.LinkList()
+	links, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

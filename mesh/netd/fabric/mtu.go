@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,14 +16,14 @@ import (
 // default route where none is known. Packets in the tunnel are thus never larger
 // than the first link of any way takes.
 func underlayMTU(h *netlink.Handle, endpoints map[netip.Addr]bool) (int, error) {
-	links, err := h.LinkList()
+	links, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return 0, fmt.Errorf("list interfaces: %w", err)
 	}
 	mtus := make(map[int]int)
 	for _, l := range links {
-		if a := l.Attrs(); a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && !strings.HasPrefix(a.Name, "rdt") {
-			mtus[a.Index] = a.MTU
+		if isUnderlay(l) {
+			mtus[l.Attrs().Index] = l.Attrs().MTU
 		}
 	}
 	found, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
@@ -84,6 +83,12 @@ func underlayMTU(h *netlink.Handle, endpoints map[netip.Addr]bool) (int, error) 
 		return defaultUnderlayMTU, nil
 	}
 	return least, nil
+}
+
+// isUnderlay reports whether a link may lead to other nodes.
+func isUnderlay(l netlink.Link) bool {
+	a := l.Attrs()
+	return a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && !ofNetd(a.Name)
 }
 
 // tunnelMTU is what fits into the underlay, given or found.

@@ -25,12 +25,19 @@ func (f *Fabric) reconcile(h *netlink.Handle) (changes []string, err error) {
 	}
 	if repaired {
 		changed("put table " + tableName + " back")
+		f.meddled.Note("table " + tableName)
+	}
+	if err := f.dropUnjudged(changed); err != nil {
+		return changes, err
 	}
 	if f.plan.generation == 0 {
 		return changes, nil // what an earlier process left goes on until somebody says otherwise
 	}
 	if !f.plan.address.IsValid() {
 		return changes, f.withdraw(h)
+	}
+	if err := apart(h, f.plan.address); err != nil {
+		return changes, kernel.OneLine(err, f.withdraw(h))
 	}
 	mtu, err := f.tunnelMTU(h)
 	if err != nil {
@@ -40,6 +47,11 @@ func (f *Fabric) reconcile(h *netlink.Handle) (changes []string, err error) {
 	c.own, c.mesh, c.control = f.plan.address.Addr(), f.plan.address.Masked(), f.plan.control
 	if err := f.table.set(c); err != nil {
 		return changes, err
+	}
+	if !f.policies.Are(c.unjudged()) {
+		if err := f.dropUnjudged(changed); err != nil {
+			return changes, err
+		}
 	}
 	had := f.driver != nil
 	if err := f.open(h); err != nil {
@@ -67,6 +79,12 @@ func (f *Fabric) reconcile(h *netlink.Handle) (changes []string, err error) {
 		return changes, err
 	}
 	if err := f.settlePeers(nil, changed); err != nil {
+		return changes, err
+	}
+	if err := f.settleRoutes(h, true, changed); err != nil {
+		return changes, err
+	}
+	if err := f.moved(h); err != nil {
 		return changes, err
 	}
 	if f.next != nil && f.plan.own == f.next.public {
@@ -202,7 +220,7 @@ func (f *Fabric) withdraw(h *netlink.Handle) error {
 		f.driver.close()
 		f.driver = nil
 	}
-	f.have, f.port, f.mtu = nil, 0, 0
+	f.have, f.port, f.mtu, f.paths = nil, 0, 0, paths{}
 	link, err := kernel.FindLink(h, f.link)
 	if err != nil {
 		return err

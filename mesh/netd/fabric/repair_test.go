@@ -97,8 +97,18 @@ func TestChangesByHandArePutBack(t *testing.T) {
 			within(t, a.ns, harm)
 			a.waitFor("put back", func() bool { return a.state().GetRepairs() > before })
 			within(t, a.ns, func() error {
-				if found, err := kernel.ReadFingerprint(table); err != nil || found != a.f.table.print {
-					t.Errorf("the table is not what it was (%v)", err)
+				nf, err := kernel.OpenNetfilter()
+				if err != nil {
+					return err
+				}
+				defer nf.Close()
+				a.f.mu.Lock()
+				defer a.f.mu.Unlock()
+				read := a.f.table
+				read.nf = nf
+				same, err := read.inForce()
+				if found, e := nf.Structure(table); e != nil || err != nil || !same || found != read.print {
+					t.Errorf("the table is not what it was (%v, %v)", err, e)
 				}
 				return nil
 			})
@@ -131,7 +141,7 @@ func TestADifferenceIsMadeToTheOwnTableOnly(t *testing.T) {
 		if err := a.f.table.set(next); err != nil {
 			return err
 		}
-		found := table{content: content{assigned: map[[16]byte]bool{}}}
+		found := table{nf: a.f.table.nf, content: content{assigned: map[[16]byte]bool{}}}
 		if err := found.adopt(); err != nil {
 			return err
 		}
@@ -222,7 +232,8 @@ func TestTheTableStandsFromStartToCleanup(t *testing.T) {
 		t.Error("no table before the first declaration")
 	}
 	a.declare(a.request(b))
-	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), "embedded driver in force, tunnel-gso") {
+	driver := a.state().GetDriver()
+	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), driver+" driver in force, "+a.state().GetMode()) {
 		t.Errorf("%v", p)
 	}
 	a.gen++
@@ -232,7 +243,7 @@ func TestTheTableStandsFromStartToCleanup(t *testing.T) {
 	if !there() {
 		t.Error("no table after the last peer")
 	}
-	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), "wireguard-go inside netd, tunnel-gso") {
+	if p := a.f.Probe(); !p.GetPresent() || !strings.Contains(p.GetDetail(), map[string]string{driverKernel: "the kernel's", driverEmbedded: "wireguard-go inside netd, "}[driver]) {
 		t.Errorf("%v", p)
 	}
 	a.declare(a.request(b))

@@ -179,9 +179,9 @@ func TestRotationLeavesNobodyBehind(t *testing.T) {
 }
 
 // What is made for a key that is not the node's is refused: after a restart, all
-// is made anew, and soon.
+// is made anew, and soon. The kernel's WireGuard would have kept its key.
 func TestRestart(t *testing.T) {
-	l := newLab(t, 2)
+	l := newLabOf(t, best(t), best(t))
 	l.connect()
 	l.overlays(4097)
 	a, b := l.nodes[0], l.nodes[1]

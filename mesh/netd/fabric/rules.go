@@ -8,6 +8,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // tableName is the table that keeps the mesh closed.
@@ -28,6 +30,8 @@ const (
 	setControl  = "control"  // the port open to peers
 	setAssigned = "assigned" // who may send what
 )
+
+var setNames = []string{setOwn, setMesh, setControl, setAssigned}
 
 // Counters of what was dropped, by what it was.
 const (
@@ -60,7 +64,10 @@ func (a Admission) key() [16]byte {
 	return k
 }
 
-var typeAssigned = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInteger, nftables.TypeEtherAddr)
+// typeAssigned has an address' type for the VNI as well, which is shown as 0.16.0.0
+// where it is 4096: of an integer without a length, which it is, nft ends with a
+// failed assertion as soon as it is to list two.
+var typeAssigned = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeEtherAddr)
 
 // content is what varies of the table.
 type content struct {
@@ -70,6 +77,7 @@ type content struct {
 	assigned map[[16]byte]bool
 }
 
+// elements are those of all sets but assigned.
 func (c content) elements() map[string][]nftables.SetElement {
 	e := map[string][]nftables.SetElement{}
 	if c.own.IsValid() {
@@ -83,20 +91,18 @@ func (c content) elements() map[string][]nftables.SetElement {
 	if c.control != 0 {
 		e[setControl] = []nftables.SetElement{{Key: binary.BigEndian.AppendUint16(nil, c.control)}}
 	}
-	for k := range c.assigned {
-		e[setAssigned] = append(e[setAssigned], nftables.SetElement{Key: slices.Clone(k[:])})
-	}
 	return e
 }
 
 // build queues the table. link is the WireGuard interface, which need not exist.
-func (c content) build(conn *nftables.Conn, link string) error {
+func (c content) build(batch *kernel.Batch, link string) error {
+	conn := batch.Words()
 	b := &builder{conn: conn, table: conn.AddTable(meshTable())}
 	elements := c.elements()
 	own := b.set(nftables.Set{Name: setOwn, KeyType: nftables.TypeIPAddr}, elements[setOwn])
 	mesh := b.set(nftables.Set{Name: setMesh, KeyType: nftables.TypeIPAddr, Interval: true}, elements[setMesh])
 	control := b.set(nftables.Set{Name: setControl, KeyType: nftables.TypeInetService}, elements[setControl])
-	assigned := b.set(nftables.Set{Name: setAssigned, KeyType: typeAssigned, Concatenation: true}, elements[setAssigned])
+	assigned := b.set(nftables.Set{Name: setAssigned, KeyType: typeAssigned, Concatenation: true}, nil)
 	for _, name := range droppedReasons {
 		conn.AddObj(&nftables.NamedObj{Table: b.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	}
@@ -123,11 +129,11 @@ func (c content) build(conn *nftables.Conn, link string) error {
 
 	// Packets are whole here, fragments put together.
 	input := b.base("input", nftables.ChainHookInput, *nftables.ChainPriorityFilter-10)
-	b.rule(input, fromTunnel, vxlan, ipv4, to, match{in(own), network(12, 4), transportTo(keyReg+1, 12, 3), transportTo(keyReg+2, 22, 6), in(assigned)}, accept)
+	b.rule(input, fromTunnel, vxlan, ipv4, to, match{in(own), network(12, 4), transportTo(keyReg+1, 12, 3), transportTo(keyReg+2, 22, 6), in(assigned)}, judged, accept)
 	b.rule(input, vxlan, drop(droppedForged))
 	b.rule(input, notFromTunnel, accept)
-	b.rule(input, ipv4, to, match{in(own)}, tcp(2), accept)
-	b.rule(input, ipv4, to, match{in(own)}, tcp(0), established, accept)
+	b.rule(input, ipv4, to, match{in(own)}, tcp(2), judged, accept)
+	b.rule(input, ipv4, to, match{in(own)}, tcp(0), established, judged, accept)
 	b.rule(input, drop(droppedTunnel))
 
 	forward := b.base("forward", nftables.ChainHookForward, *nftables.ChainPriorityFilter-10)
@@ -140,10 +146,14 @@ func (c content) build(conn *nftables.Conn, link string) error {
 	b.rule(leave, toLocal, accept)
 	b.rule(leave, notToTunnel, ipv4, to, match{in(mesh)}, drop(droppedLeaving))
 	b.rule(leave, notToTunnel, accept)
+	// The kernel's VXLAN has no socket of this namespace behind its packets. What
+	// has one was made by a process, which is no endpoint of any network.
+	b.rule(leave, ofProcess, vxlan, drop(droppedSent))
 	b.rule(leave, ipv4, from, match{in(own)}, vxlan, accept)
 	b.rule(leave, ipv4, from, match{in(own)}, tcp(2), accept)
 	b.rule(leave, ipv4, from, match{in(own)}, tcp(0), established, accept)
 	b.rule(leave, drop(droppedSent))
+	b.keep(batch.Add(assigned, missing(c.assigned, nil)))
 	return b.err
 }
 
@@ -174,7 +184,11 @@ func transportTo(reg, offset, n uint32) expr.Any {
 }
 
 var (
-	accept      = match{&expr.Verdict{Kind: expr.VerdictAccept}}
+	accept = match{&expr.Verdict{Kind: expr.VerdictAccept}}
+	// judged: without it nothing arrives (unjudged.go).
+	judged = match(kernel.Judged(kernel.JudgedByMesh))
+	// ofProcess: there is a socket, whosesoever; -1 is nobody's number.
+	ofProcess   = match{meta(expr.MetaKeySKUID), differs(255, 255, 255, 255)}
 	established = match{&expr.Ct{Register: 1, Key: expr.CtKeySTATE},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, 1<<1), Xor: make([]byte, 4)},
 		differs(0, 0, 0, 0)}
@@ -204,8 +218,7 @@ func (b *builder) rule(c *nftables.Chain, ms ...match) {
 func (b *builder) set(s nftables.Set, elements []nftables.SetElement) *nftables.Set {
 	b.setID++ // own numbers: the library's counter is shared and unguarded
 	s.Table, s.ID = b.table, b.setID
-	b.keep(b.conn.AddSet(&s, nil))
-	b.keep(addElements(b.conn, &s, elements))
+	b.keep(b.conn.AddSet(&s, elements))
 	return &s
 }
 
@@ -213,13 +226,4 @@ func (b *builder) keep(err error) {
 	if b.err == nil {
 		b.err = err
 	}
-}
-
-func addElements(c *nftables.Conn, s *nftables.Set, elements []nftables.SetElement) error {
-	for part := range slices.Chunk(elements, maxElementsPerMessage) {
-		if err := c.SetAddElements(s, part); err != nil {
-			return err
-		}
-	}
-	return nil
 }

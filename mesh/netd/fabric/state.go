@@ -25,6 +25,9 @@ func (f *Fabric) State() (*netdpb.FabricStateResponse, error) {
 		r.NextPublicKey = f.next.public[:]
 	}
 	r.Driver, r.Mode = f.inUse()
+	for _, a := range f.underlay {
+		r.Underlay = append(r.Underlay, a.String())
+	}
 	if f.degraded != nil {
 		r.Degraded = f.degraded.Error()
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // Run keeps the state in force until ctx ends: it puts back what is changed by
-// hand, follows the MTU of the underlay, and hands a peer's address over to its
-// next key. Start comes before it.
+// hand, follows the MTU of the underlay, hands a peer's address over to its next key,
+// and calls peers that went astray. Start comes before it.
 func (f *Fabric) Run(ctx context.Context) error {
 	notices, err := kernel.Subscribe(f.ns, kernel.Rulesets, kernel.Routes)
 	if err != nil {
@@ -23,12 +23,17 @@ func (f *Fabric) Run(ctx context.Context) error {
 	defer tick.Stop()
 	turn := time.NewTimer(turnEvery)
 	defer turn.Stop()
+	astray := time.NewTimer(strayEvery)
+	defer astray.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-turn.C:
 			turn.Reset(f.followTurns(ctx))
+			continue
+		case <-astray.C:
+			astray.Reset(f.followStrays(ctx))
 			continue
 		case <-f.kick:
 			if !settled(ctx) {
@@ -45,9 +50,23 @@ func (f *Fabric) Run(ctx context.Context) error {
 			if !settled(ctx) {
 				return ctx.Err()
 			}
+			if notices.Only(kernel.Rulesets) && f.tableHolds() {
+				continue
+			}
 		}
 		f.repair(ctx)
 	}
+}
+
+// tableHolds reports whether all news of rulesets was of this process's own tables.
+func (f *Fabric) tableHolds() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.table.nf == nil {
+		return false
+	}
+	_, ok, err := f.table.nf.Holds(f.table.gen, meshTable())
+	return ok && err == nil
 }
 
 // settled lets a series of changes end.

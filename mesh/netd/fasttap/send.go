@@ -59,6 +59,12 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 		bufs = bufs[q.datagrams():]
 		err = q.send(s, bufs, e, gso)
 	}
+	if err != nil && gso && (errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL)) {
+		// The way takes less than the link: the kernel divides packets, but not
+		// those that it is to cut from a larger message.
+		bufs = bufs[q.datagrams():]
+		err = q.send(s, bufs, e, false)
+	}
 	if err != nil && gso && errors.Is(err, unix.EIO) {
 		// The device cannot compute checksums.
 		s.gso.Store(false)

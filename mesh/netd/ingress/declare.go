@@ -11,6 +11,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/hold"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/pools"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -41,8 +42,9 @@ func (i *Ingress) guard(req *netdpb.IngressRequest) (sum [sha256.Size]byte, agai
 func (p *plan) merge(req *netdpb.IngressRequest) (*plan, error) {
 	q := p.clone()
 	if req.GetBase() == 0 {
-		q = emptyPlan()
-		if len(req.GetRemoved()) > 0 || len(req.GetRemovedEntries()) > 0 {
+		q = emptyPlan().withPools(p.pools)
+		q.kernel = p.kernel
+		if len(req.GetRemoved()) > 0 {
 			return nil, errors.New("removed is of a difference: base is 0")
 		}
 	}
@@ -69,7 +71,10 @@ func (p *plan) merge(req *netdpb.IngressRequest) (*plan, error) {
 		}
 		q.services[id] = parsed
 	}
-	return q, q.check()
+	if p.index.of != p {
+		p.index.of = nil
+	}
+	return q, q.index.check(q)
 }
 
 func (p *plan) settings(req *netdpb.IngressRequest) (err error) {
@@ -78,35 +83,32 @@ func (p *plan) settings(req *netdpb.IngressRequest) (err error) {
 			return err
 		}
 	}
+	if req.GetSubnet6() != "" {
+		s, err := netip.ParsePrefix(req.GetSubnet6())
+		if err != nil || !s.Addr().Is6() || s.Addr().Is4In6() || s.Masked() != s || s.Bits() < minBits6 || s.Bits() > maxBits6 || !s.Addr().IsGlobalUnicast() {
+			return fmt.Errorf("subnet6 %.60q is no IPv6 prefix of %d to %d bits", req.GetSubnet6(), minBits6, maxBits6)
+		}
+		p.subnets[1] = s
+	}
 	if req.GetSubnet() != "" {
 		s, err := netip.ParsePrefix(req.GetSubnet())
 		if err != nil || !s.Addr().Is4() || s.Masked() != s || s.Bits() < minBits || s.Bits() > maxBits || !s.Addr().IsGlobalUnicast() {
 			return fmt.Errorf("subnet %.60q is no IPv4 prefix of %d to %d bits, such as 10.255.0.0/16", req.GetSubnet(), minBits, maxBits)
 		}
-		p.subnet = s
+		p.subnets[0] = s
+	}
+	if req.GetPools() != nil {
+		all, err := pools.Parse(req.GetPools().GetPrefixes())
+		if err != nil {
+			return err
+		}
+		p.withPools(all)
 	}
 	if req.GetNetns() != "" {
 		if req.GetNetns() != Netns {
 			return fmt.Errorf("netns %.80q is not %s", req.GetNetns(), Netns)
 		}
 		p.netns = req.GetNetns()
-	}
-	if req.Entry != nil {
-		p.entry = req.GetEntry()
-	}
-	for _, s := range req.GetRemovedEntries() {
-		a, err := parseAddr("removed entry", s)
-		if err != nil {
-			return err
-		}
-		delete(p.entries, a)
-	}
-	for _, s := range req.GetEntries() {
-		a, err := parseAddr("entry", s)
-		if err != nil {
-			return err
-		}
-		p.entries[a] = true
 	}
 	return nil
 }
@@ -128,7 +130,7 @@ func parseService(req *netdpb.IngressService, before *service) (*service, error)
 	if !ident.Valid(req.GetServiceId()) {
 		return nil, fmt.Errorf("service_id %.40q is no id", req.GetServiceId())
 	}
-	s := &service{id: req.GetServiceId(), vni: req.GetVni(), endpoints: map[string]endpoint{}}
+	s := &service{id: req.GetServiceId(), vni: req.GetVni(), entries: map[netip.Addr]bool{}, endpoints: map[string]endpoint{}}
 	switch {
 	case req.GetChanges() && before == nil:
 		return nil, fmt.Errorf("service %s changes and is not in force: declare it whole", s.id)
@@ -136,8 +138,8 @@ func parseService(req *netdpb.IngressService, before *service) (*service, error)
 		return nil, fmt.Errorf("service %s changes: VNI and ports are part of its whole", s.id)
 	case req.GetChanges():
 		s = before.clone()
-	case len(req.GetRemovedEndpoints()) > 0:
-		return nil, fmt.Errorf("service %s: removed_endpoints are of changes", s.id)
+	case len(req.GetRemovedEndpoints())+len(req.GetRemovedEntries()) > 0:
+		return nil, fmt.Errorf("service %s: what is removed is of changes", s.id)
 	case s.vni == 0 || s.vni > maxVNI:
 		return nil, fmt.Errorf("service %s: VNI %d has not 24 bits", s.id, s.vni)
 	}
@@ -149,7 +151,10 @@ func parseService(req *netdpb.IngressService, before *service) (*service, error)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.id, err)
 		}
-		s.ports = append(s.ports, p)
+		s.ports = append(s.ports, p...)
+	}
+	if err := s.takeEntries(req); err != nil {
+		return nil, fmt.Errorf("service %s: %w", s.id, err)
 	}
 	for _, id := range req.GetRemovedEndpoints() {
 		if _, ok := s.endpoints[id]; !ok {
@@ -172,23 +177,49 @@ func parseService(req *netdpb.IngressService, before *service) (*service, error)
 	if n := len(s.endpoints); n > maxServiceEndpoints {
 		return nil, fmt.Errorf("service %s: %d tasks exceed the limit of %d", s.id, n, maxServiceEndpoints)
 	}
+	s.settle()
 	return s, nil
 }
 
-func parsePort(r *netdpb.IngressPort) (port, error) {
+func (s *service) takeEntries(req *netdpb.IngressService) error {
+	if req.Entry != nil {
+		s.entry = req.GetEntry()
+	}
+	for _, text := range req.GetRemovedEntries() {
+		a, err := parseAddr("removed entry", text)
+		if err != nil {
+			return err
+		}
+		delete(s.entries, a)
+	}
+	for _, text := range req.GetEntries() {
+		a, err := parseAddr("entry", text)
+		if err != nil {
+			return err
+		}
+		s.entries[a] = true
+	}
+	return nil
+}
+
+// parsePort makes two ports of one without an address: one of each family.
+func parsePort(r *netdpb.IngressPort) ([]port, error) {
 	p := port{Port: hold.Port{UDP: r.GetUdp(), Host: netip.IPv4Unspecified(), Number: uint16(r.GetPublished())}, target: uint16(r.GetTarget()), local: r.GetPreferLocal()}
 	for _, n := range []uint32{r.GetPublished(), r.GetTarget()} {
 		if n == 0 || n > 65535 {
-			return p, fmt.Errorf("port %d is none: 1 to 65535", n)
+			return nil, fmt.Errorf("port %d is none: 1 to 65535", n)
 		}
 	}
-	if r.GetHostIp() != "" {
-		var err error
-		if p.Host, err = netip.ParseAddr(r.GetHostIp()); err != nil || !p.Host.Is4() || p.Host.IsMulticast() {
-			return p, fmt.Errorf("host_ip %.60q is no IPv4 address", r.GetHostIp())
-		}
+	if r.GetHostIp() == "" {
+		q := p
+		q.Host = netip.IPv6Unspecified()
+		return []port{p, q}, nil
 	}
-	return p, nil
+	var err error
+	if p.Host, err = netip.ParseAddr(r.GetHostIp()); err != nil || p.Host.Is4In6() || p.Host.Zone() != "" || p.Host.IsMulticast() || p.Host.IsLinkLocalUnicast() && p.Host.Is6() {
+		return nil, fmt.Errorf("host_ip %.60q is no address that ports can be answered on", r.GetHostIp())
+	}
+	return []port{p}, nil
 }
 
 func parseEndpoint(r *netdpb.IngressEndpoint) (e endpoint, err error) {
@@ -196,8 +227,15 @@ func parseEndpoint(r *netdpb.IngressEndpoint) (e endpoint, err error) {
 	if !ident.Valid(e.task) {
 		return e, errors.New("that is no task id")
 	}
-	if e.addr, err = parseAddr("address", r.GetAddress()); err != nil {
+	if e.addrs[0], err = parseAddr("address", r.GetAddress()); err != nil {
 		return e, err
+	}
+	if r.GetAddress6() != "" {
+		a, err := netip.ParseAddr(r.GetAddress6())
+		if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" || !a.IsGlobalUnicast() {
+			return e, fmt.Errorf("address6 %.60q is no IPv6 address of a host", r.GetAddress6())
+		}
+		e.addrs[1] = a
 	}
 	if r.GetNode() != "" {
 		if e.node, err = parseAddr("node", r.GetNode()); err != nil {
@@ -212,55 +250,4 @@ func parseEndpoint(r *netdpb.IngressEndpoint) (e endpoint, err error) {
 		return e, fmt.Errorf("netns %.80q is no name of a file", e.netns)
 	}
 	return e, nil
-}
-
-// check looks at the plan as a whole.
-func (p *plan) check() error {
-	if !p.wanted() {
-		return nil
-	}
-	if !p.subnet.IsValid() || p.netns == "" {
-		return errors.New("subnet or netns is missing: services need both")
-	}
-	if len(p.entries) > maxEntries || len(p.services) > maxServices {
-		return fmt.Errorf("%d entry nodes and %d services exceed the limits of %d and %d", len(p.entries), len(p.services), maxEntries, maxServices)
-	}
-	if p.subnet.Contains(p.mesh) {
-		return fmt.Errorf("mesh_address %s is in the subnet %s of tasks", p.mesh, p.subnet)
-	}
-	ends := map[netip.Addr]netip.Addr{nodeEnd(p.subnet, p.mesh): p.mesh}
-	for a := range p.entries {
-		if other, taken := ends[nodeEnd(p.subnet, a)]; taken || !p.mesh.IsValid() || p.subnet.Contains(a) {
-			return fmt.Errorf("entry %s cannot be told from %s: the subnet %s is too small for the mesh, or is part of it", a, other, p.subnet)
-		}
-		ends[nodeEnd(p.subnet, a)] = a
-	}
-	vnis, addrs, tasks := map[uint32]string{}, map[netip.Addr]string{}, map[string]bool{}
-	ports := 0
-	reserved := upper(p.subnet)
-	for _, s := range p.services {
-		if other, taken := vnis[s.vni]; taken {
-			return fmt.Errorf("services %s and %s have one VNI, %d", s.id, other, s.vni)
-		}
-		vnis[s.vni] = s.id
-		ports += len(s.ports)
-		for _, e := range s.endpoints {
-			other, taken := addrs[e.addr]
-			switch {
-			case taken:
-				return fmt.Errorf("tasks %s and %s have one address, %s", e.task, other, e.addr)
-			case !p.subnet.Contains(e.addr) || reserved.Contains(e.addr):
-				return fmt.Errorf("address %s of task %s is not in the lower three quarters of %s", e.addr, e.task, p.subnet)
-			case e.isLocal() && tasks[e.task]:
-				return fmt.Errorf("task %s is one of two services", e.task)
-			case e.node.IsValid() && (e.node == p.mesh || !p.mesh.IsValid() || p.subnet.Contains(e.node)):
-				return fmt.Errorf("node %s of task %s is this one, or no node of the mesh", e.node, e.task)
-			}
-			addrs[e.addr], tasks[e.task] = e.task, true
-		}
-	}
-	if ports > maxPorts || len(addrs) > maxEndpoints {
-		return fmt.Errorf("%d ports and %d tasks exceed the limits of %d and %d", ports, len(addrs), maxPorts, maxEndpoints)
-	}
-	return nil
 }

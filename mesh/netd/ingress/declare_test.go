@@ -13,8 +13,8 @@ import (
 
 // sample is a whole with one service that has a task here and one elsewhere.
 func sample() *netdpb.IngressRequest {
-	return &netdpb.IngressRequest{Generation: 2, MeshAddress: "198.18.0.1", Subnet: "10.255.0.0/16", Netns: Netns, Entry: proto.Bool(true), Entries: []string{"198.18.0.2"},
-		Services: []*netdpb.IngressService{{ServiceId: ident.New(), Vni: 5001, Ports: []*netdpb.IngressPort{{Published: 80, Target: 8000, HostIp: "192.0.2.1"}},
+	return &netdpb.IngressRequest{Generation: 2, MeshAddress: "198.18.0.1", Subnet: "10.255.0.0/16", Netns: Netns,
+		Services: []*netdpb.IngressService{{Entry: proto.Bool(true), Entries: []string{"198.18.0.2"}, ServiceId: ident.New(), Vni: 5001, Ports: []*netdpb.IngressPort{{Published: 80, Target: 8000, HostIp: "192.0.2.1"}},
 			Endpoints: []*netdpb.IngressEndpoint{{TaskId: ident.New(), Address: "10.255.0.1", Netns: "a"}, {TaskId: ident.New(), Address: "10.255.0.2", Node: "198.18.0.2"}}}}}
 }
 
@@ -28,7 +28,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"subnet of a host":   {func(r *netdpb.IngressRequest, _ *netdpb.IngressService) { r.Subnet = "10.255.0.1/16" }, "no IPv4 prefix"},
 		"subnet of IPv6":     {func(r *netdpb.IngressRequest, _ *netdpb.IngressService) { r.Subnet = "fd00::/64" }, "no IPv4 prefix"},
 		"subnet too small": {func(r *netdpb.IngressRequest, s *netdpb.IngressService) {
-			r.Subnet, r.Entries = "10.255.0.0/24", []string{"198.18.0.61"}
+			r.Subnet, s.Entries = "10.255.0.0/24", []string{"198.18.0.61"}
 		}, "cannot be told from 198.18.0.1"},
 		"another namespace":  {func(r *netdpb.IngressRequest, _ *netdpb.IngressService) { r.Netns = "../net-x" }, "is not net-ingress"},
 		"mesh in the subnet": {func(r *netdpb.IngressRequest, _ *netdpb.IngressService) { r.MeshAddress = "10.255.0.9" }, "is in the subnet"},
@@ -39,7 +39,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"no VNI":             {func(_ *netdpb.IngressRequest, s *netdpb.IngressService) { s.Vni = 1 << 24 }, "has not 24 bits"},
 		"port 0":             {func(_ *netdpb.IngressRequest, s *netdpb.IngressService) { s.Ports[0].Published = 0 }, "port 0 is none"},
 		"port 65536":         {func(_ *netdpb.IngressRequest, s *netdpb.IngressService) { s.Ports[0].Target = 65536 }, "port 65536 is none"},
-		"host of IPv6":       {func(_ *netdpb.IngressRequest, s *netdpb.IngressService) { s.Ports[0].HostIp = "::1" }, "no IPv4 address"},
+		"host of a link":     {func(_ *netdpb.IngressRequest, s *netdpb.IngressService) { s.Ports[0].HostIp = "fe80::1" }, "no address that"},
 		"task of no id":      {func(_ *netdpb.IngressRequest, s *netdpb.IngressService) { s.Endpoints[0].TaskId = "x" }, "no task id"},
 		"task twice": {func(_ *netdpb.IngressRequest, s *netdpb.IngressService) {
 			s.Endpoints[1].TaskId = s.Endpoints[0].TaskId
@@ -74,17 +74,17 @@ func TestDifferences(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := p.merge(&netdpb.IngressRequest{Generation: 3, Base: 2, Entry: proto.Bool(false), Entries: []string{"198.18.0.3"}, RemovedEntries: []string{"198.18.0.2"},
-		Services: []*netdpb.IngressService{{ServiceId: id, Changes: true, RemovedEndpoints: []string{there},
+	q, err := p.merge(&netdpb.IngressRequest{Generation: 3, Base: 2,
+		Services: []*netdpb.IngressService{{Entry: proto.Bool(false), Entries: []string{"198.18.0.3"}, RemovedEntries: []string{"198.18.0.2"}, ServiceId: id, Changes: true, RemovedEndpoints: []string{there},
 			Endpoints: []*netdpb.IngressEndpoint{{TaskId: here, Address: "10.255.0.1", Netns: "a", Serving: true}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := q.services[id]
-	if q.entry || len(q.entries) != 1 || !q.entries[netip.MustParseAddr("198.18.0.3")] || s.vni != 5001 || len(s.ports) != 1 || len(s.endpoints) != 1 || !s.endpoints[here].serving {
+	if s.entry || len(s.entries) != 1 || !s.entries[netip.MustParseAddr("198.18.0.3")] || s.vni != 5001 || len(s.ports) != 1 || len(s.endpoints) != 1 || !s.endpoints[here].serving {
 		t.Errorf("%+v %+v", q, s)
 	}
-	if s := p.services[id]; !p.entry || len(p.entries) != 1 || len(s.endpoints) != 2 || s.endpoints[here].serving {
+	if s := p.services[id]; !s.entry || len(s.entries) != 1 || len(s.endpoints) != 2 || s.endpoints[here].serving {
 		t.Errorf("the plan before changed: %+v %+v", p, s)
 	}
 	if _, err := q.merge(&netdpb.IngressRequest{Generation: 4, Base: 3, Removed: []string{here}}); err == nil {
@@ -106,15 +106,15 @@ func TestMarks(t *testing.T) {
 	}
 	m := newMarks()
 	entry := netip.MustParseAddr("198.18.0.2")
-	c := p.inside(m, nil)
+	c := p.inside(&memory[part]{}, m, nil).whole()
 	if len(c.sets[setEntries]) != 1 || len(c.sets[setNodes]) != 1 {
 		t.Fatalf("%v", c.sets)
 	}
 	adopted := newMarks()
 	for key, val := range c.sets[setEntries] {
-		adopted.take([]byte(key), val)
-		adopted.take([]byte(key)[:20], val)
-		adopted.take([]byte("vx77\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x99\x01\x02\x03\x04\x00\x00"), val)
+		adopted.take([]byte(key), []byte(val))
+		adopted.take([]byte(key)[:20], []byte(val))
+		adopted.take([]byte("vx77\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x99\x01\x02\x03\x04\x00\x00"), []byte(val))
 	}
 	if adopted.of(5001, entry) != m.of(5001, entry) || len(adopted.services.of) != 1 || len(adopted.nodes.of) != 1 {
 		t.Errorf("%+v, want %+v", adopted, m)
@@ -155,15 +155,15 @@ func FuzzMerge(f *testing.F) {
 		}
 		// What is accepted can be made into tables, and nobody has two places.
 		m := newMarks()
-		p.inside(m, nil)
+		p.inside(&memory[part]{}, m, nil)
 		p.admissions()
-		p.paths(m, map[string]int{insideLink: 2})
+		p.paths(&memory[paths]{}, m, map[string]int{insideLink: 2})
 		published := map[port]*service{}
 		for _, s := range p.services {
 			for _, x := range s.ports {
 				published[x] = s
 			}
 		}
-		p.outside(published)
+		p.outside(&memory[part]{}, published, sight{})
 	})
 }

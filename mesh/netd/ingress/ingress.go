@@ -39,6 +39,10 @@
 // port, also where the program came later, and the port is then not published. A
 // port that nobody serves is refused at once.
 //
+// Clients, and entry nodes on the node of the task, have a bounded number of
+// connections (bounds.go). Where the entry node's table is not in force, nothing
+// passes (unjudged.go).
+//
 // # State
 //
 // A declaration is the whole or a difference, and told to the kernel as what
@@ -46,8 +50,10 @@
 // the process: the next one finds connections with their marks, and the numbers
 // they stand for in the table that it replaces (marks.go).
 //
-// IPv4 only. The node must forward from its uplinks, which netd's own bridge sees
-// to.
+// Both families of addresses, where the cluster gives tasks one of each. The node
+// must forward from its uplinks: netd's own bridge sees to that for IPv4, and for
+// IPv6 this package does, which then keeps it from routing anything else
+// (routing.go).
 package ingress
 
 import (
@@ -67,6 +73,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/hold"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/pools"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -76,6 +83,8 @@ type Mesh interface {
 	Link() (name string, mtu int, addr netip.Addr)
 	// AdmitIngress says what other nodes may send, all of it each time.
 	AdmitIngress(context.Context, []fabric.Admission) error
+	// AdmitIngressMore changes what that said.
+	AdmitIngressMore(_ context.Context, remove, add []fabric.Admission) error
 }
 
 // Options say what an Ingress works on.
@@ -102,20 +111,36 @@ type Ingress struct {
 	sum    [sha256.Size]byte
 	closed bool
 
-	held     map[hold.Port]bool // what we have in the book
-	admitted bool               // the mesh was told
-	outer    table
+	held      map[hold.Port]bool // what we have in the book
+	published publication
+	admitted  *plan             // whose nodes the mesh was told; nil: perhaps none
+	nf        *kernel.Netfilter // of the node's namespace; nil: not opened yet
+	outer     table
+	// Whether the node routes IPv6 for us alone; known: that was looked at.
+	guarded, guardKnown bool
+	// Networks that the node is on, as they were when all was looked at last.
+	lans  []pools.LAN
+	notes []string
 	// Of the namespace that identity is of, while it is.
 	identity kernel.Identity
 	known    bool
+	inside   *kernel.Netfilter // kept: see there
 	inner    table
 	marks    *marks
-	links    map[string]int      // that were there, by name
-	have     *paths              // nil: not known
-	attached map[string]attached // by task
-	swept    time.Time           // when all sandboxes were looked at
+	links    map[string]int // that were there, by name
+	have     pathParts      // nil: not known, and links are looked for
+	ways     memory[paths]
+	there    map[string]netlink.Link // by name, while have is known
+	entered  bool                    // the way in is open, as it was left
+	attached map[string]attached     // by task
+	swept    time.Time               // when all sandboxes were looked at
+	departed map[netip.Addr]departure
+	// Connections that an earlier process left were looked through, in each namespace.
+	looked, lookedInside bool
 
 	repairs  uint64
+	meddled  kernel.Meddling
+	policies kernel.Policies
 	degraded error
 	bad      []*netdpb.IngressResult
 }
@@ -124,7 +149,7 @@ type Ingress struct {
 type attached struct {
 	endpoint endpoint
 	service  *service
-	subnet   netip.Prefix
+	subnets  [2]netip.Prefix
 	link     int
 	mtu      int
 }
@@ -150,8 +175,12 @@ func New(o Options) (*Ingress, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	i := &Ingress{log: o.Logger, runDir: o.RunDir, ns: ns, mesh: o.Mesh, ports: hold.NewBook(), plan: emptyPlan(), held: map[hold.Port]bool{}}
+	i := &Ingress{log: o.Logger, runDir: o.RunDir, ns: ns, mesh: o.Mesh, ports: hold.NewBook(), plan: emptyPlan(), held: map[hold.Port]bool{}, departed: map[netip.Addr]departure{}}
 	i.forget()
+	if err := kernel.InNetns(ns, func() error { i.plan.kernel.shortens = shortens(); return nil }); err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("ingress: %w", err)
+	}
 	return i, nil
 }
 
@@ -169,12 +198,21 @@ func (i *Ingress) Close() error {
 	for p := range i.held {
 		i.release(p)
 	}
+	i.forget()
+	if i.nf != nil {
+		i.nf.Close()
+	}
 	return i.ns.Close()
 }
 
 // forget drops what is known of the namespace: it is another one.
 func (i *Ingress) forget() {
-	i.known, i.inner, i.have, i.links, i.attached, i.marks = false, table{}, nil, nil, map[string]attached{}, newMarks()
+	if i.inside != nil {
+		i.inside.Close()
+	}
+	i.inside = nil
+	i.known, i.lookedInside, i.inner, i.have, i.links, i.attached, i.marks = false, false, table{alone: true}, nil, nil, map[string]attached{}, newMarks()
+	i.ways, i.there, i.entered = memory[paths]{}, nil, false
 }
 
 // Declare makes the node's part what the request says. The error is one of the
@@ -199,20 +237,25 @@ func (i *Ingress) Declare(ctx context.Context, req *netdpb.IngressRequest) (*net
 		// From here on the declaration stands, whether all of it succeeds or not.
 		i.plan, i.sum = p, sum
 	}
-	_, err = i.reconcile(ctx, before)
+	remembered := i.have != nil
+	if _, err = i.reconcile(ctx, before); err != nil && remembered && ctx.Err() == nil {
+		// Perhaps something is not as it was left, and nobody has looked yet.
+		i.have = nil
+		_, err = i.reconcile(ctx, before)
+	}
 	i.degraded = err
 	if err != nil {
 		i.log.Error("ingress not declared", "generation", i.plan.generation, "err", err)
 		return nil, err
 	}
-	return &netdpb.IngressResponse{Results: i.bad}, nil
+	return &netdpb.IngressResponse{Results: i.bad, Notes: i.notes}, nil
 }
 
 // State tells what is in force.
 func (i *Ingress) State() *netdpb.IngressStateResponse {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	r := &netdpb.IngressStateResponse{Generation: i.plan.generation, Repairs: i.repairs, Entry: i.plan.entry, Results: i.bad,
+	r := &netdpb.IngressStateResponse{Generation: i.plan.generation, Repairs: i.repairs, Entry: i.answers(), Results: i.bad, Notes: i.notes,
 		Services: uint32(len(i.plan.services)), Dropped: map[string]uint64{}}
 	if i.degraded != nil {
 		r.Error = i.degraded.Error()
@@ -229,19 +272,15 @@ func (i *Ingress) State() *netdpb.IngressStateResponse {
 	if i.closed || i.plan.generation == 0 {
 		return r
 	}
-	add := func(t *table) error {
+	add := func(nf *kernel.Netfilter, t *table) {
 		if t.have != nil {
-			for name, n := range t.counters(t.have.tables[0]) {
+			for name, n := range t.counters(nf, t.have.tables[0]) {
 				r.Dropped[name] += n
 			}
 		}
-		return nil
 	}
-	kernel.InNetns(i.ns, func() error { return add(&i.outer) })
-	if ns, err := i.open(); err == nil {
-		kernel.InNetns(ns, func() error { return add(&i.inner) })
-		ns.Close()
-	}
+	add(i.nf, &i.outer)
+	add(i.inside, &i.inner)
 	return r
 }
 
@@ -263,14 +302,18 @@ func Cleanup(runDir string, ns *os.File) error {
 		defer ns.Close()
 	}
 	err := kernel.WithRoutes(ns, func(h *netlink.Handle) error {
-		return errors.Join(removeEntrance(h), removeTables(outsideTables...))
+		guarded, err := hasGuard()
+		if err == nil && guarded {
+			err = routeNoIPv6()
+		}
+		return kernel.OneLine(err, removeEntrance(h), removeTables(outsideTables...), allowUnjudged())
 	}, unix.NETLINK_NETFILTER)
 	in, e := kernel.OpenPinned(runDir, Netns, theNetns, ns)
 	if e != nil {
 		return err // there is none
 	}
 	defer in.Close()
-	return errors.Join(err, empty(in))
+	return kernel.OneLine(err, empty(in))
 }
 
 // empty takes all links out of the namespace, then what guards it.
@@ -278,9 +321,9 @@ func empty(ns *os.File) error {
 	return kernel.WithRoutes(ns, func(in *netlink.Handle) error {
 		there, err := listLinks(in)
 		for _, l := range there {
-			err = errors.Join(err, kernel.DeleteLink(in, l))
+			err = kernel.OneLine(err, kernel.DeleteLink(in, l))
 		}
-		return errors.Join(err, removeTables(insideTables...))
+		return kernel.OneLine(err, removeTables(insideTables...))
 	}, unix.NETLINK_NETFILTER)
 }
 

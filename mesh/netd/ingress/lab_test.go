@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +23,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -36,7 +36,7 @@ const (
 	silence  = 300 * time.Millisecond
 )
 
-const clientAddr = "192.0.2.100"
+const clientAddr, clientAddr6 = "192.0.2.100", "2001:db8::64"
 
 // A lab is some nodes and a client on one underlay, all of them network namespaces
 // of this test.
@@ -45,7 +45,7 @@ const clientAddr = "192.0.2.100"
 //	                     ├── node 2: u0 192.0.2.2, …
 type lab struct {
 	t      testing.TB
-	wire   *os.File
+	wire   *netlab.Wire
 	client *os.File
 	nodes  []*node
 }
@@ -64,74 +64,21 @@ type node struct {
 	stop   func() // ends ingress as the end of a process does
 }
 
-func (n *node) under() string    { return fmt.Sprintf("192.0.2.%d", n.i) }
+func (n *node) under() string    { return netlab.Under(n.i) }
+func (n *node) under6() string   { return fmt.Sprintf("2001:db8::%x", n.i) }
 func (n *node) addr() netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(n.i)}) }
-
-// newNetns makes a namespace; with a path it is pinned there.
-func newNetns(t testing.TB, path string) *os.File {
-	t.Helper()
-	var f *os.File
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends here
-		done <- func() (err error) {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			if path != "" {
-				if err := errors.Join(os.WriteFile(path, nil, 0o600), unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")); err != nil {
-					return err
-				}
-				t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
-			}
-			f, err = kernel.OpenOwn()
-			return err
-		}()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	routes(t, f, func(h *netlink.Handle) error { return up(h, "lo") })
-	return f
-}
-
-func up(h *netlink.Handle, name string) error {
-	l, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return h.LinkSetUp(l)
-}
-
-func within(t testing.TB, ns *os.File, fn func() error) {
-	t.Helper()
-	if err := kernel.InNetns(ns, fn); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func routes(t testing.TB, ns *os.File, fn func(h *netlink.Handle) error) {
-	t.Helper()
-	if err := kernel.WithRoutes(ns, fn, unix.NETLINK_NETFILTER); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func newLab(t testing.TB, n int) *lab {
 	t.Helper()
-	l := &lab{t: t, wire: newNetns(t, "")}
-	routes(t, l.wire, func(h *netlink.Handle) error {
-		return errors.Join(h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", TxQLen: -1}}), up(h, "br0"))
-	})
+	l := &lab{t: t, wire: netlab.NewWire(t)}
 	l.client = l.plug(100)
 	for i := 1; i <= n; i++ {
 		x := &node{lab: l, i: i, id: ident.New(), dir: t.TempDir(), ns: l.plug(i)}
 		if err := os.Mkdir(filepath.Join(x.dir, "netns"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		x.inside = newNetns(t, filepath.Join(x.dir, "netns", "net-ingress"))
-		within(t, x.ns, func() error { _, err := kernel.SetSysctl("1", "ipv4/conf/u0/forwarding"); return err })
+		x.inside = pinned(t, filepath.Join(x.dir, "netns", "net-ingress"))
+		netlab.Within(t, x.ns, func() error { _, err := kernel.SetSysctl("1", "ipv4/conf/u0/forwarding"); return err })
 		x.fabric()
 		x.start()
 		l.nodes = append(l.nodes, x)
@@ -140,41 +87,30 @@ func newLab(t testing.TB, n int) *lab {
 	return l
 }
 
-// plug makes a namespace with an interface on the wire.
+// pinned makes a namespace as rund does, with lo up.
+func pinned(t testing.TB, path string) *os.File {
+	t.Helper()
+	ns := netlab.Netns(t, path)
+	netlab.Links(t, ns, func(h *netlink.Handle) error { return netlab.Up(h, "lo") })
+	return ns
+}
+
+// plug makes a namespace on the wire that has IPv6 too.
 func (l *lab) plug(i int) *os.File {
 	l.t.Helper()
-	ns, port := newNetns(l.t, ""), fmt.Sprintf("p%d", i)
-	routes(l.t, l.wire, func(h *netlink.Handle) error {
-		br, err := h.LinkByName("br0")
-		if err != nil {
-			return err
-		}
-		return errors.Join(h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, TxQLen: -1, MasterIndex: br.Attrs().Index},
-			PeerName: "u0", PeerNamespace: netlink.NsFd(int(ns.Fd()))}), up(h, port))
-	})
-	routes(l.t, ns, func(h *netlink.Handle) error {
+	ns := l.wire.Plug(i)
+	netlab.Links(l.t, ns, func(h *netlink.Handle) error {
 		u, err := h.LinkByName("u0")
 		if err != nil {
 			return err
 		}
-		_, err = kernel.OnlyAddress(h, u, netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", i)))
-		return errors.Join(err, h.LinkSetUp(u))
+		return h.AddrAdd(u, &netlink.Addr{IPNet: kernel.IPNet(netip.MustParsePrefix(fmt.Sprintf("2001:db8::%x/64", i))), Flags: unix.IFA_F_NODAD})
 	})
 	return ns
 }
 
 func (n *node) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(logWriter{n.lab.t, n.i}, nil))
-}
-
-type logWriter struct {
-	t testing.TB
-	i int
-}
-
-func (l logWriter) Write(b []byte) (int, error) {
-	l.t.Logf("node %d: %s", l.i, strings.TrimSpace(string(b)))
-	return len(b), nil
+	return slog.New(slog.NewTextHandler(netlab.Log{T: n.lab.t, Node: n.i}, nil))
 }
 
 func (n *node) fabric() {
@@ -244,7 +180,10 @@ type task struct {
 	id   string
 	node *node
 	addr string
+	six  string
 	ns   *os.File
+	// deafen has it refuse connections, as one whose process died.
+	deafen func()
 }
 
 // task makes one whose servers answer with its name and whom they saw: TCP on port
@@ -253,10 +192,10 @@ type task struct {
 func (n *node) task(last int) *task {
 	t := n.lab.t
 	t.Helper()
-	x := &task{id: ident.New(), node: n, addr: fmt.Sprintf("10.255.0.%d", last)}
-	x.ns = newNetns(t, filepath.Join(n.dir, "netns", x.id))
-	routes(t, x.ns, func(h *netlink.Handle) error {
-		err := errors.Join(h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0", TxQLen: -1}, PeerName: "x0"}), up(h, "eth0"), up(h, "x0"))
+	x := &task{id: ident.New(), node: n, addr: fmt.Sprintf("10.255.0.%d", last), six: fmt.Sprintf("fd00:9::%x", last)}
+	x.ns = pinned(t, filepath.Join(n.dir, "netns", x.id))
+	netlab.Links(t, x.ns, func(h *netlink.Handle) error {
+		err := errors.Join(h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0", TxQLen: -1}, PeerName: "x0"}), netlab.Up(h, "eth0"), netlab.Up(h, "x0"))
 		if err != nil {
 			return err
 		}
@@ -269,12 +208,13 @@ func (n *node) task(last int) *task {
 	})
 	var tcp net.Listener
 	var udp net.PacketConn
-	within(t, x.ns, func() (err error) {
-		if tcp, err = net.Listen("tcp4", ":80"); err == nil {
-			udp, err = net.ListenPacket("udp4", ":53")
+	netlab.Within(t, x.ns, func() (err error) {
+		if tcp, err = net.Listen("tcp", ":80"); err == nil {
+			udp, err = net.ListenPacket("udp", ":53")
 		}
 		return err
 	})
+	x.deafen = func() { tcp.Close() }
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {

@@ -51,11 +51,18 @@ func findTunnel(h *netlink.Handle, name string, mesh netip.Addr) (tunnel, error)
 
 // prepare makes the namespace one that routes and takes no word of anybody for
 // where things are. New interfaces begin with what stands under default.
-func prepare() error {
+func prepare(dual bool) error {
 	set := [][2]string{{"ipv4/ip_forward", "1"}}
 	for _, at := range []string{"ipv4/conf/all/", "ipv4/conf/default/"} {
 		set = append(set, [][2]string{{at + "rp_filter", "0"}, {at + "accept_redirects", "0"}, {at + "send_redirects", "0"},
 			{at + "accept_source_route", "0"}, {at + "proxy_arp", "0"}}...)
+	}
+	if dual {
+		set = append(set, [2]string{"ipv6/conf/default/disable_ipv6", "0"}, [2]string{"ipv6/conf/default/addr_gen_mode", "1"})
+		for _, at := range []string{"ipv6/conf/all/", "ipv6/conf/default/"} {
+			set = append(set, [][2]string{{at + "forwarding", "1"}, {at + "accept_ra", "0"}, {at + "autoconf", "0"}, {at + "accept_redirects", "0"}, {at + "proxy_ndp", "0"}}...)
+		}
+		return setAll(set)
 	}
 	if err := setAll(set); err != nil {
 		return err
@@ -64,10 +71,58 @@ func prepare() error {
 	return err
 }
 
+// hush makes the link one that takes no word of IPv6 from the other end, and has
+// no address but those it is given; or one without IPv6.
+func (p *plan) hush(link string) error {
+	if len(p.families()) == 1 {
+		_, err := kernel.NoIPv6(link)
+		return err
+	}
+	at := "ipv6/conf/" + link + "/"
+	return setAll([][2]string{{at + "addr_gen_mode", "1"}, {at + "accept_ra", "0"}, {at + "autoconf", "0"}, {at + "accept_redirects", "0"},
+		{at + "accept_dad", "0"}, {at + "router_solicitations", "0"}, {at + "disable_ipv6", "0"}})
+}
+
 func setAll(set [][2]string) error {
 	for _, s := range set {
-		if _, err := kernel.SetSysctl(s[1], s[0]); err != nil {
+		_, err := kernel.SetSysctl(s[1], s[0])
+		if errors.Is(err, os.ErrNotExist) && strings.HasPrefix(s[0], "ipv6/") {
+			continue // a kernel without
+		}
+		if err != nil {
 			return fmt.Errorf("set net/%s: %w", s[0], err)
+		}
+	}
+	return nil
+}
+
+// onlyAddresses gives the link these addresses and takes away any other but the
+// kernel's own of lo.
+func onlyAddresses(h *netlink.Handle, l netlink.Link, want []netip.Addr) error {
+	have, err := h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses of %s: %w", l.Attrs().Name, err)
+	}
+	missing := slices.Clone(want)
+	for _, a := range have {
+		p, ok := kernel.PrefixOf(a.IPNet)
+		switch {
+		case ok && p.IsSingleIP() && slices.Contains(want, p.Addr()):
+			missing = slices.DeleteFunc(missing, func(w netip.Addr) bool { return w == p.Addr() })
+		case ok && p.Addr().IsLoopback():
+		default:
+			if err := h.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("take %s from %s: %w", p, l.Attrs().Name, err)
+			}
+		}
+	}
+	for _, a := range missing {
+		flags := 0
+		if a.Is6() {
+			flags = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE
+		}
+		if err := h.AddrAdd(l, &netlink.Addr{IPNet: kernel.IPNet(single(a)), Flags: flags}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("give %s to %s: %w", a, l.Attrs().Name, err)
 		}
 	}
 	return nil
@@ -95,18 +150,20 @@ func makeUplink(h *netlink.Handle, ns *os.File, t tunnel, vni uint32) error {
 	return nil
 }
 
-// tend makes of the link what can be changed while it exists.
+// tend makes of the link what can be changed while it exists, and notes it there.
 func tend(h *netlink.Handle, l netlink.Link, mtu int) error {
 	if l.Attrs().MTU != mtu {
 		if err := h.LinkSetMTU(l, mtu); err != nil {
 			return fmt.Errorf("set the MTU of %s to %d: %w", l.Attrs().Name, mtu, err)
 		}
+		l.Attrs().MTU = mtu
 	}
 	// Whoever asks where something is, is not heard.
 	if l.Attrs().RawFlags&unix.IFF_NOARP == 0 {
 		if err := h.LinkSetARPOff(l); err != nil {
 			return fmt.Errorf("turn ARP off on %s: %w", l.Attrs().Name, err)
 		}
+		l.Attrs().RawFlags |= unix.IFF_NOARP
 	}
 	return nil
 }
@@ -118,6 +175,7 @@ func setUp(h *netlink.Handle, l netlink.Link) error {
 	if err := h.LinkSetUp(l); err != nil {
 		return fmt.Errorf("set %s up: %w", l.Attrs().Name, err)
 	}
+	l.Attrs().Flags |= net.FlagUp
 	return nil
 }
 
@@ -128,7 +186,7 @@ func paired(a, b netlink.Link) bool {
 
 // listLinks are all links by name but lo.
 func listLinks(h *netlink.Handle) (map[string]netlink.Link, error) {
-	all, err := h.LinkList()
+	all, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -170,7 +228,7 @@ func entrance(h, in *netlink.Handle, ns *os.File, there map[string]netlink.Link,
 			return made, err
 		}
 	}
-	return made, errors.Join(tend(h, outer, mtu), tend(in, there[insideLink], mtu))
+	return made, kernel.OneLine(tend(h, outer, mtu), tend(in, there[insideLink], mtu))
 }
 
 // openEntrance gives the node's end its address and the way to tasks, and sets it
@@ -187,26 +245,61 @@ func (p *plan) openEntrance(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	if _, err := kernel.NoIPv6(NodeLink); err != nil {
+	if err := p.hush(NodeLink); err != nil {
 		return err
 	}
-	end := nodeEnd(p.subnet, p.mesh)
-	if _, err := kernel.OnlyAddress(h, l, single(end)); err != nil {
-		return fmt.Errorf("give %s to %s: %w", end, NodeLink, err)
+	var ends []netip.Addr
+	for _, f := range p.families() {
+		ends = append(ends, nodeEnd(p.subnet(f), p.mesh))
+	}
+	if err := onlyAddresses(h, l, ends); err != nil {
+		return err
 	}
 	if err := setUp(h, l); err != nil {
 		return err
 	}
-	k := neighbourKey{l.Attrs().Index, gateway(p.subnet)}
-	if err := h.NeighSet(k.netlink([6]byte(entranceMAC))); err != nil {
-		return fmt.Errorf("set the neighbour %s: %w", k.addr, err)
+	for _, f := range p.families() {
+		k := neighbourKey{l.Attrs().Index, gateway(p.subnet(f))}
+		if err := h.NeighSet(k.netlink([6]byte(entranceMAC))); err != nil {
+			return fmt.Errorf("set the neighbour %s: %w", k.addr, err)
+		}
+		r := routeKey{unix.RT_TABLE_MAIN, p.subnet(f)}.netlink(route{k.link, k.addr})
+		r.Src = ends[f.index()].AsSlice()
+		if err := keepRoute(h, r); err != nil {
+			return fmt.Errorf("set the route to %s: %w", p.subnet(f), err)
+		}
 	}
-	r := routeKey{unix.RT_TABLE_MAIN, p.subnet}.netlink(route{k.link, k.addr})
-	r.Src = end.AsSlice()
-	if err := h.RouteReplace(r); err != nil {
-		return fmt.Errorf("set the route to %s: %w", p.subnet, err)
+	if len(ends) == 1 {
+		return nil
+	}
+	// Answers for ::1 come by this interface, and the kernel looks for that address
+	// only where it came in.
+	if err := keepRoute(h, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, LinkIndex: l.Attrs().Index, Protocol: routeProtocol,
+		Dst: kernel.IPNet(six.loopback()), Priority: 1024, Family: unix.AF_INET6}); err != nil {
+		return fmt.Errorf("set the way back to ::1: %w", err)
 	}
 	return nil
+}
+
+// keepRoute sets a route that is not there. Of IPv6 the kernel takes one that is for a
+// change and tells everybody, and who is told looks again: without end, if looking
+// sets it.
+func keepRoute(h *netlink.Handle, want *netlink.Route) error {
+	const by = netlink.RT_FILTER_TABLE | netlink.RT_FILTER_OIF | netlink.RT_FILTER_DST
+	there, err := h.RouteListFiltered(want.Family, want, by)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	f := six
+	if want.Family == four.af {
+		f = four
+	}
+	for _, r := range there {
+		if max(1, r.Type) == max(1, want.Type) && r.Protocol == want.Protocol && r.Priority == f.metric() && r.Gw.Equal(want.Gw) && r.Src.Equal(want.Src) && len(r.MultiPath) == 0 && r.Encap == nil {
+			return nil
+		}
+	}
+	return h.RouteReplace(want)
 }
 
 // ours reports whether the name is one that we give in the namespace.

@@ -65,12 +65,9 @@ func (n *numbers[K]) keep(kept func(K) bool) {
 
 // keep gives back the numbers of what is not in the plan.
 func (m *marks) keep(p *plan) {
-	vnis := map[uint32]bool{}
-	for _, s := range p.services {
-		vnis[s.vni] = true
-	}
-	m.services.keep(func(vni uint32) bool { return vnis[vni] })
-	m.nodes.keep(func(a netip.Addr) bool { return p.entries[a] })
+	x := p.indexed()
+	m.services.keep(func(vni uint32) bool { return x.vnis[vni] != "" })
+	m.nodes.keep(func(a netip.Addr) bool { return x.entries[a] > 0 })
 }
 
 func (m *marks) service(vni uint32) uint16 { return m.services.give(vni) }

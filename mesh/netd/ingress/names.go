@@ -4,9 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
-	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -56,9 +56,9 @@ func routerMAC(mesh netip.Addr) [6]byte {
 	return [6]byte{0x02, 0x52, b[0], b[1], b[2], b[3]}
 }
 
-// sandboxMAC is the same for the same address.
-func sandboxMAC(a netip.Addr) [6]byte {
-	b := a.As4()
+// mac of the task's interface is the same for the same address.
+func (e endpoint) mac() [6]byte {
+	b := e.addrs[0].As4()
 	return [6]byte{0x06, 0x52, b[0], b[1], b[2], b[3]}
 }
 
@@ -69,12 +69,18 @@ func portName(task string) string {
 	return portPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:10]
 }
 
-func uplinkName(vni uint32) string { return fmt.Sprintf("%s%d", uplinkPrefix, vni) }
+func uplinkName(vni uint32) string { return uplinkPrefix + strconv.FormatUint(uint64(vni), 10) }
 
-// Addresses of the subnet that are no task's are in its upper quarter.
+// Addresses of the subnet that are no task's are in its upper quarter; of IPv6, in
+// its last 2^33.
 
 // place is the n-th address from the end; 0 is broadcast.
 func place(subnet netip.Prefix, n uint32) netip.Addr {
+	if subnet.Addr().Is6() {
+		b := subnet.Masked().Addr().As16()
+		binary.BigEndian.PutUint64(b[8:], ^uint64(n))
+		return netip.AddrFrom16(b)
+	}
 	b := subnet.Masked().Addr().As4()
 	last := binary.BigEndian.Uint32(b[:]) | ^uint32(0)>>subnet.Bits()
 	binary.BigEndian.PutUint32(b[:], last-n)
@@ -90,6 +96,15 @@ func hop(subnet netip.Prefix) netip.Addr     { return place(subnet, 2) }
 // containers by the bridge, seem to come from. It is another one on each node as
 // mesh addresses are given out from the first on.
 func nodeEnd(subnet netip.Prefix, mesh netip.Addr) netip.Addr {
+	if subnet.Addr().Is6() {
+		b := place(subnet, 0).As16()
+		b[11] = 0xfe
+		clear(b[12:])
+		if mesh.IsValid() {
+			copy(b[12:], mesh.AsSlice())
+		}
+		return netip.AddrFrom16(b)
+	}
 	quarter := uint32(1) << (30 - subnet.Bits())
 	n := uint32(0)
 	if mesh.IsValid() {
@@ -101,5 +116,8 @@ func nodeEnd(subnet netip.Prefix, mesh netip.Addr) netip.Addr {
 
 // upper is the quarter that holds all of these.
 func upper(subnet netip.Prefix) netip.Prefix {
+	if subnet.Addr().Is6() {
+		return netip.PrefixFrom(place(subnet, 0), 95).Masked()
+	}
 	return netip.PrefixFrom(place(subnet, 0), subnet.Bits()+2).Masked()
 }

@@ -3,10 +3,13 @@ package ingress
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // The table in the node's namespace: what an entry node leads in, and how little
@@ -28,6 +31,8 @@ const (
 	droppedSpoofed = "spoofed" // from an address that its sender has not
 	droppedRefused = "refused" // no part of a flow that was led in
 	droppedForeign = "foreign" // from or to tasks' addresses on another way
+	droppedClaimed = "claimed" // a client who claims an address that no client has
+	droppedRouted  = "routed"  // what this node would not route before netd did
 )
 
 func (p port) proto() byte {
@@ -50,116 +55,173 @@ func (p port) chainName() string {
 	if p.UDP {
 		name = "udp"
 	}
+	name += familyOf(p.Host).suffix
 	if p.Host.IsUnspecified() {
 		return fmt.Sprintf("%s_%d", name, p.Number)
 	}
-	return fmt.Sprintf("%s_%d_%s", name, p.Number, p.Host)
+	return fmt.Sprintf("%s_%d_%s", name, p.Number, strings.ReplaceAll(p.Host.String(), ":", "_"))
 }
 
 // outside is the table of an entry node that answers on these ports.
-func (p *plan) outside(published map[port]*service) *content {
-	c := &content{tables: outsideTables, balance: map[string]balance{}, sets: map[string]elements{
-		setPublished: {}, setPublishedOn: {}, setUnserved: {}, setUnservedOn: {}, setBackends: {}, setTargets: {}}}
-	t := outsideTables[0]
-	c.specs = []nftables.Set{
-		{Table: t, Name: setPublished, IsMap: true, KeyType: typeService, DataType: nftables.TypeVerdict, Concatenation: true},
-		{Table: t, Name: setPublishedOn, IsMap: true, KeyType: typeAddrSvc, DataType: nftables.TypeVerdict, Concatenation: true},
-		{Table: t, Name: setUnserved, KeyType: typeService, Concatenation: true},
-		{Table: t, Name: setUnservedOn, KeyType: typeAddrSvc, Concatenation: true},
-		{Table: t, Name: setBackends, IsMap: true, KeyType: typePlace, DataType: typeTarget, Concatenation: true},
-		{Table: t, Name: setTargets, KeyType: typeAddrSvc, Concatenation: true},
+func (p *plan) outside(m *memory[part], published map[port]*service, at sight) *content {
+	c := &content{tables: outsideTables, parts: make(map[string]*part), frame: fmt.Sprint(p.subnets, p.mesh, at, p.poolsKey, p.kernel)}
+	for _, f := range p.families() {
+		c.specs = append(c.specs, f.outsideSets()...)
 	}
-	for x, s := range published {
+	made := m.recall(c.frame)
+	for _, s := range p.services {
+		// Not all ports of a service need be free.
+		var which [2 * maxServicePorts / 64]uint64
+		for n, x := range s.ports {
+			if published[x] == s {
+				which[n/64] |= 1 << (n % 64)
+			}
+		}
+		c.parts[s.id] = made(s, which, func() *part { return s.outside(published) })
+	}
+	c.fixed = func(b *builder) { p.outsideRules(b, at) }
+	return c
+}
+
+// outside says where the service's ports lead.
+func (s *service) outside(published map[port]*service) *part {
+	to := newPart()
+	for _, x := range s.ports {
+		if published[x] != s {
+			continue
+		}
+		f := familyOf(x.Host)
 		for _, e := range s.endpoints {
-			c.sets[setTargets][string(append(e.addr.AsSlice(), serviceKey(x.proto(), x.target)...))] = nil
+			if a := e.at(f); a.IsValid() {
+				to.put(setTargets+f.suffix, []byte(targetKey(a, x.proto(), x.target)), nil)
+			}
 		}
 		key, served, unserved := serviceKey(x.proto(), x.Number), setPublished, setUnserved
 		if !x.Host.IsUnspecified() {
 			key, served, unserved = append(x.Host.AsSlice(), key...), setPublishedOn, setUnservedOn
 		}
-		to := s.targets(x)
-		if len(to) == 0 {
-			c.sets[unserved][string(key)] = nil
+		targets := s.targets(x)
+		if len(targets) == 0 {
+			to.put(unserved+f.suffix, key, nil)
 			continue
 		}
-		for n, target := range to {
-			c.sets[setBackends][string(placeKey(x, uint32(n)))] = target
+		for n, target := range targets {
+			to.put(setBackends+f.suffix, placeKey(x, uint32(n)), target)
 		}
-		c.balance[x.chainName()] = balance{x, uint32(len(to))}
-		c.sets[served][string(key)] = []byte(x.chainName())
+		to.balance[x.chainName()] = balance{x, uint32(len(targets))}
+		to.put(served+f.suffix, key, []byte(x.chainName()))
 	}
-	c.frame = fmt.Sprint(p.subnet, p.mesh)
-	c.fixed = func(b *builder) { outsideRules(b, p.subnet, p.mesh) }
-	return c
+	return to
+}
+
+func (f *family) outsideSets() []nftables.Set {
+	t := outsideTables[0]
+	return []nftables.Set{
+		{Table: t, Name: setPublished + f.suffix, IsMap: true, KeyType: typeService, DataType: nftables.TypeVerdict, Concatenation: true},
+		{Table: t, Name: setPublishedOn + f.suffix, IsMap: true, KeyType: f.addrSvc, DataType: nftables.TypeVerdict, Concatenation: true},
+		{Table: t, Name: setUnserved + f.suffix, KeyType: typeService, Concatenation: true},
+		{Table: t, Name: setUnservedOn + f.suffix, KeyType: f.addrSvc, Concatenation: true},
+		{Table: t, Name: setBackends + f.suffix, IsMap: true, KeyType: f.place, DataType: f.target, Concatenation: true},
+		{Table: t, Name: setTargets + f.suffix, KeyType: f.addrSvc, Concatenation: true},
+	}
 }
 
 // targets are where new flows to the port are led, in an order that is always the
 // same.
 func (s *service) targets(p port) (out [][]byte) {
 	for _, e := range s.chosen(p) {
-		out = append(out, append(e.addr.AsSlice(), portBytes(p.target)...))
+		out = append(out, append(e.at(familyOf(p.Host)).AsSlice(), portBytes(p.target)...))
 	}
 	return sorted(out)
 }
 
-func outsideRules(b *builder, subnet netip.Prefix, mesh netip.Addr) {
-	for _, name := range []string{droppedSpoofed, droppedRefused, droppedForeign} {
+func (p *plan) outsideRules(b *builder, at sight) {
+	for _, name := range []string{droppedSpoofed, droppedRefused, droppedForeign, droppedClaimed} {
 		b.counter(name)
 	}
-	inSubnet := func(at uint32) match {
-		return append(masked(at, subnet.Bits()), equals(subnet.Addr().AsSlice()...))
+	if at.guard {
+		b.counter(droppedRouted) // the next process sees by it that there was a guard
 	}
-	loopback := func(op func(...byte) expr.Any) match {
-		return match{load(expr.PayloadBaseNetworkHeader, daddrAt, 1, 1), op(127)}
-	}
-	addrService := append(match{address(daddrAt, keyReg)}, service2(keyReg+1)...)
-	targets := append(append(ctBits(expr.CtKeySTATUS, ctDNAT), addrService...), in(b.sets[setTargets]))
-
 	// Before connections are looked at: tasks' addresses are on this way alone.
-	raw := b.base("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
-	b.rule(raw, iif(NodeLink), ipv4, loopback(func(d ...byte) expr.Any { return equals(d...) }), drop(droppedSpoofed))
-	b.rule(raw, iif(NodeLink), ipv4, inSubnet(saddrAt), accept)
+	raw := b.base("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *beforeFragments)
+	for _, f := range p.families() {
+		b.rule(raw, iif(NodeLink), f.is(), f.within(f.daddr, f.loopback(), is), drop(droppedSpoofed))
+		b.rule(raw, iif(NodeLink), f.is(), f.within(f.saddr, p.subnet(f), is), accept)
+	}
 	b.rule(raw, iif(NodeLink), drop(droppedSpoofed))
-	b.rule(raw, ipv4, inSubnet(saddrAt), drop(droppedForeign))
-	b.rule(raw, ipv4, inSubnet(daddrAt), drop(droppedForeign))
-
-	publish := b.conn.AddChain(&nftables.Chain{Table: b.table, Name: "publish"})
-	if mesh.IsValid() {
-		b.rule(publish, match{address(daddrAt, 1), equals(mesh.AsSlice()...)}, match{&expr.Verdict{Kind: expr.VerdictReturn}})
+	for _, f := range p.families() {
+		b.rule(raw, f.is(), f.within(f.saddr, p.subnet(f), is), drop(droppedForeign))
+		b.rule(raw, f.is(), f.within(f.daddr, p.subnet(f), is), drop(droppedForeign))
 	}
-	b.rule(publish, addrService, match{leads(b.sets[setPublishedOn])})
-	b.rule(publish, service2(keyReg), match{leads(b.sets[setPublished])})
-
-	// 127.0.0.0/8 is for the node's own processes: a neighbour on the wire could
-	// address a frame to it.
+	p.askAgain(b)
+	p.boundClients(b)
+	// What tasks answer has passed; without the mark it goes no further (unjudged.go).
+	judged := b.base("judged", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, kernel.JudgedAt)
+	b.rule(judged, iif(NodeLink), kernel.Judged(kernel.JudgedByIngress))
 	outer := b.base("from_outside", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
-	b.rule(outer, notIif(NodeLink), ipv4, toLocal, loopback(func(d ...byte) expr.Any { return differs(d...) }), jump(publish))
 	own := b.base("from_node", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
-	b.rule(own, ipv4, toLocal, jump(publish))
-
-	// What means this node only on this node is not what a task could answer.
 	source := b.base("source", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
-	b.rule(source, oif(NodeLink), ipv4, match{load(expr.PayloadBaseNetworkHeader, saddrAt, 1, 1), equals(127), &expr.Masq{}})
-	if mesh.IsValid() {
-		b.rule(source, oif(NodeLink), ipv4, match{address(saddrAt, 1), equals(mesh.AsSlice()...), &expr.Masq{}})
+	for _, f := range p.families() {
+		publish := b.conn.AddChain(&nftables.Chain{Table: b.table, Name: "publish" + f.suffix})
+		for _, not := range p.notPublished(f) {
+			b.rule(publish, f.within(f.daddr, not, is), match{&expr.Verdict{Kind: expr.VerdictReturn}})
+		}
+		b.rule(publish, f.toService(keyReg), match{leads(b.sets[setPublishedOn+f.suffix])})
+		b.rule(publish, service2(keyReg), match{leads(b.sets[setPublished+f.suffix])})
+		// 127.0.0.0/8 is for the node's own processes: a neighbour on the wire could
+		// address a frame to it.
+		b.rule(outer, notIif(NodeLink), f.is(), toLocal, f.within(f.daddr, f.loopback(), isNot), jump(publish))
+		b.rule(own, f.is(), toLocal, jump(publish))
+		// What means this node only on this node is not what a task could answer.
+		b.rule(source, oif(NodeLink), f.is(), f.within(f.saddr, f.loopback(), is), match{&expr.Masq{}})
 	}
+	if p.mesh.IsValid() {
+		b.rule(source, oif(NodeLink), four.is(), four.within(four.saddr, single(p.mesh), is), match{&expr.Masq{}})
+	}
+
+	claims := p.claims(b, at, source)
 
 	answers := state(ctEstablished | ctRelated)
 	forward := b.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter)
 	output := b.base("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter)
+	b.rule(forward, iif(NodeLink), firstOfTCP(), drop(droppedRefused)) // no answer (inside.go)
 	b.rule(forward, iif(NodeLink), answers, accept)
 	b.rule(forward, iif(NodeLink), drop(droppedRefused))
+	if at.guard {
+		b.rule(forward, six.is(), notOif(NodeLink), drop(droppedRouted))
+	}
+	b.rule(output, oif(NodeLink), asksAround, quietly)
 	for _, c := range []*nftables.Chain{forward, output} {
 		b.rule(c, notOif(NodeLink), accept)
-		b.rule(c, ipv4, targets, accept)
+		if c == forward {
+			b.rule(c, jump(claims))
+		}
+		for _, f := range p.families() {
+			b.rule(c, f.is(), ctBits(expr.CtKeySTATUS, ctDNAT), f.toService(keyReg), match{in(b.sets[setTargets+f.suffix])}, accept)
+		}
 		b.rule(c, state(ctRelated), accept)
 		b.rule(c, drop(droppedRefused))
 	}
 	input := b.base("input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter)
 	b.rule(input, iif(NodeLink), answers, accept)
 	b.rule(input, iif(NodeLink), drop(droppedRefused))
-	for _, which := range []match{append(append(match{}, addrService...), in(b.sets[setUnservedOn])), append(service2(keyReg), in(b.sets[setUnserved]))} {
-		b.rule(input, ipv4, which, match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-		b.rule(input, ipv4, which, match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+	for _, f := range p.families() {
+		for _, which := range []match{append(f.toService(keyReg), in(b.sets[setUnservedOn+f.suffix])), append(service2(keyReg), in(b.sets[setUnserved+f.suffix]))} {
+			b.rule(input, f.is(), which, match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_TCP), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+			b.rule(input, f.is(), which, match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+		}
 	}
+}
+
+// notPublished are addresses of the node that ports are not answered on: that in
+// the mesh, and those that mean a machine on one wire alone, as the answer comes
+// from another.
+func (p *plan) notPublished(f *family) (out []netip.Prefix) {
+	switch {
+	case f == six:
+		return []netip.Prefix{netip.MustParsePrefix("fe80::/10")}
+	case p.mesh.IsValid():
+		return []netip.Prefix{single(p.mesh)}
+	}
+	return nil
 }

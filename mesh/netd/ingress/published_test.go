@@ -26,9 +26,15 @@ func newPublished(tasks ...*task) *published {
 		ports: []*netdpb.IngressPort{{Published: 8080, Target: 80}, {Published: 5353, Target: 53, Udp: true}}}
 }
 
-// view is the service as node n is told of it.
-func (p *published) view(n *node) *netdpb.IngressService {
-	s := &netdpb.IngressService{ServiceId: p.id, Vni: p.vni, Ports: p.ports}
+// view is the service as node n is told of it, where these are entry nodes.
+func (p *published) view(n *node, entries []*node) *netdpb.IngressService {
+	is := slices.Contains(entries, n)
+	s := &netdpb.IngressService{ServiceId: p.id, Vni: p.vni, Ports: p.ports, Entry: &is}
+	for _, e := range entries {
+		if e != n {
+			s.Entries = append(s.Entries, e.addr().String())
+		}
+	}
 	for _, x := range p.tasks {
 		s.Endpoints = append(s.Endpoints, p.endpoint(n, x))
 	}
@@ -36,7 +42,7 @@ func (p *published) view(n *node) *netdpb.IngressService {
 }
 
 func (p *published) endpoint(n *node, x *task) *netdpb.IngressEndpoint {
-	e := &netdpb.IngressEndpoint{TaskId: x.id, Address: x.addr, Serving: !p.idle[x]}
+	e := &netdpb.IngressEndpoint{TaskId: x.id, Address: x.addr, Address6: x.six, Serving: !p.idle[x]}
 	if x.node == n {
 		e.Netns = x.id
 	} else {
@@ -45,18 +51,16 @@ func (p *published) endpoint(n *node, x *task) *netdpb.IngressEndpoint {
 	return e
 }
 
+// testPools are the cluster's.
+var testPools = []string{"10.200.0.0/13", "fd00:8::/48", "198.18.0.0/15", "10.255.0.0/16", "fd00:9::/64"}
+
 // request is the whole for the node, where these are entry nodes.
 func (n *node) request(entries []*node, services ...*published) *netdpb.IngressRequest {
 	n.gen++
-	is := slices.Contains(entries, n)
-	req := &netdpb.IngressRequest{Generation: n.gen, MeshAddress: n.addr().String(), Subnet: "10.255.0.0/16", Netns: "net-ingress", Entry: &is}
-	for _, e := range entries {
-		if e != n {
-			req.Entries = append(req.Entries, e.addr().String())
-		}
-	}
+	req := &netdpb.IngressRequest{Generation: n.gen, MeshAddress: n.addr().String(), Subnet: "10.255.0.0/16", Subnet6: "fd00:9::/64", Netns: "net-ingress",
+		Pools: &netdpb.Pools{Prefixes: testPools}}
 	for _, s := range services {
-		req.Services = append(req.Services, s.view(n))
+		req.Services = append(req.Services, s.view(n, entries))
 	}
 	return req
 }
@@ -108,8 +112,12 @@ func (l *lab) mustAsk(network, to string) string {
 		l.t.Fatalf("%s %s: %v", network, to, err)
 	}
 	who, saw, _ := strings.Cut(answer, " sees ")
-	if saw != clientAddr {
-		l.t.Errorf("%s %s: the task saw %s, want %s", network, to, saw, clientAddr)
+	want := clientAddr
+	if strings.HasPrefix(to, "[") {
+		want = clientAddr6
+	}
+	if saw != want {
+		l.t.Errorf("%s %s: the task saw %s, want %s", network, to, saw, want)
 	}
 	return who
 }

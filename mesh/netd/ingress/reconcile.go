@@ -3,17 +3,14 @@ package ingress
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
-	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
@@ -28,9 +25,15 @@ func (i *Ingress) reconcile(ctx context.Context, before *plan) (repaired bool, e
 		return false, nil // what an earlier process left goes on until somebody says otherwise
 	}
 	i.bad = nil
+	if err := i.listen(); err != nil {
+		return false, err
+	}
 	err = kernel.WithRoutes(i.ns, func(h *netlink.Handle) error {
 		if !i.plan.wanted() {
 			return i.withdraw(ctx, h, before)
+		}
+		if err := i.lookAround(h, before == i.plan); err != nil {
+			return err
 		}
 		name, _, _ := i.mesh.Link()
 		t, err := findTunnel(h, name, i.plan.mesh)
@@ -38,44 +41,31 @@ func (i *Ingress) reconcile(ctx context.Context, before *plan) (repaired bool, e
 			i.bad = append(i.bad, &netdpb.IngressResult{Error: err.Error()})
 		}
 		if repaired, err = i.behind(h, t, before); err != nil {
-			if i.plan.entry { // nothing is led in where nothing is behind
-				_, e := i.outer.set(i.plan.outside(nil))
-				err = errors.Join(err, e)
+			if i.answers() { // nothing is led in where nothing is behind
+				_, e := i.outer.set(i.nf, i.plan.outside(&i.outer.memory, nil, i.sight()))
+				err = kernel.OneLine(err, e)
 			}
 			return err
 		}
-		if err := i.mesh.AdmitIngress(ctx, i.plan.admissions()); err != nil {
+		if err := i.admit(ctx, before); err != nil {
 			return fmt.Errorf("admit nodes: %w", err)
 		}
-		i.admitted = true
 		r, err := i.front(h)
 		repaired = repaired || r
-		return errors.Join(err, i.end(h, before))
-	}, unix.NETLINK_NETFILTER)
+		return kernel.OneLine(err, i.end(before))
+	})
 	slices.SortFunc(i.bad, func(a, b *netdpb.IngressResult) int {
 		return cmp.Or(cmp.Compare(a.GetServiceId(), b.GetServiceId()), cmp.Compare(a.GetPublished(), b.GetPublished()), cmp.Compare(a.GetTaskId(), b.GetTaskId()))
 	})
 	return repaired, err
 }
 
-// admissions are what other nodes may send: tasks' nodes answer, entry nodes ask.
-func (p *plan) admissions() (all []fabric.Admission) {
-	for _, s := range p.services {
-		asks, asked := p.uplink(s)
-		from := map[fabric.Admission]bool{}
-		if asked {
-			for a := range p.entries {
-				from[fabric.Admission{Node: a, VNI: s.vni, MAC: routerMAC(a)}] = true
-			}
-		}
-		for _, e := range s.endpoints {
-			if asks && !e.isLocal() {
-				from[fabric.Admission{Node: e.node, VNI: s.vni, MAC: routerMAC(e.node)}] = true
-			}
-		}
-		all = slices.AppendSeq(all, maps.Keys(from))
+// listen opens what the ruleset of the node's namespace is spoken to by.
+func (i *Ingress) listen() error {
+	if i.nf != nil {
+		return nil
 	}
-	return all
+	return kernel.InNetns(i.ns, func() (err error) { i.nf, err = kernel.OpenNetfilter(); return err })
 }
 
 // behind settles the namespace of the ingress networks.
@@ -92,11 +82,14 @@ func (i *Ingress) behind(h *netlink.Handle, t tunnel, before *plan) (repaired bo
 	if !i.known || id != i.identity {
 		i.forget()
 		i.identity = id
+		if err := kernel.InNetns(ns, func() (err error) { i.inside, err = kernel.OpenNetfilter(); return err }); err != nil {
+			return false, err
+		}
 	}
 	err = kernel.WithRoutes(ns, func(in *netlink.Handle) error {
 		repaired, err = i.within(h, in, ns, t, before)
 		return err
-	}, unix.NETLINK_NETFILTER)
+	})
 	return repaired, err
 }
 
@@ -107,16 +100,27 @@ func (i *Ingress) within(h, in *netlink.Handle, ns *os.File, t tunnel, before *p
 		}
 	}
 	i.marks.keep(i.plan)
-	if err := prepare(); err != nil {
-		return false, err
+	// Of a change only what it changes is looked at. Whatever somebody else does to
+	// the rest, the kernel tells, and repair looks at all of it.
+	have, there := i.have, i.there
+	if i.have = nil; before == i.plan || before.subnets != i.plan.subnets || before.mesh != i.plan.mesh {
+		have = nil
 	}
-	there, err := listLinks(in)
-	if err != nil {
-		return false, err
+	if have == nil {
+		i.entered = false
+		if err := prepare(len(i.plan.families()) > 1); err != nil {
+			return false, err
+		}
+		if there, err = listLinks(in); err != nil {
+			return false, err
+		}
 	}
 	// Before links: nothing passes but what the table knows.
 	if !i.known {
-		if _, err := i.inner.set(i.plan.inside(i.marks, names(there))); err != nil {
+		if i.outer.have == nil {
+			i.lookForLoss(h)
+		}
+		if _, err := i.inner.set(i.inside, i.plan.inside(&i.inner.memory, i.marks, names(there))); err != nil {
 			return false, err
 		}
 	}
@@ -124,55 +128,84 @@ func (i *Ingress) within(h, in *netlink.Handle, ns *os.File, t tunnel, before *p
 	if err != nil {
 		return false, err
 	}
-	if i.plan.entry {
+	if i.answers() {
 		m, err := entrance(h, in, ns, there, t.mtu)
 		if err != nil {
 			return false, err
 		}
-		made = made || m
+		if made = made || m; m {
+			i.entered = false
+		}
 	} else if err := removeEntrance(h); err != nil {
 		return false, err
 	} else {
 		delete(there, insideLink)
 	}
-	m := i.settlePorts(in, t, there)
+	m, failed := i.settlePorts(in, t, there)
 	made = made || m
 	index := map[string]int{}
 	for name, l := range there {
 		index[name] = l.Attrs().Index
 	}
-	changed, err := i.inner.set(i.plan.inside(i.marks, names(there)))
+	changed, err := i.inner.set(i.inside, i.plan.inside(&i.inner.memory, i.marks, names(there)))
 	if err != nil {
 		return false, err
 	}
-	lo, err := in.LinkByName("lo")
-	if err != nil {
-		return changed, err
+	if changed {
+		i.meddled.Note("table " + tableName + " of " + Netns)
 	}
-	// Errors of the way come from this address.
-	if err := onlyGateway(in, lo, i.plan); err != nil {
-		return changed, err
+	if have == nil {
+		if err := shortenTimes(); err != nil {
+			return changed, err
+		}
+		lo, err := in.LinkByName("lo")
+		if err != nil {
+			return changed, err
+		}
+		// Errors of the way come from this address.
+		if err := kernel.OneLine(onlyGateway(in, lo, i.plan), i.plan.hush("lo"), setUp(in, lo)); err != nil {
+			return changed, err
+		}
 	}
-	for _, l := range append(slices.Collect(maps.Values(there)), lo) {
+	for name, l := range there {
+		// One that was there is as it was, unless somebody may have changed it.
+		if have == nil || i.links[name] != l.Attrs().Index {
+			if err := i.plan.hush(name); err != nil {
+				return changed, err
+			}
+		}
 		if err := setUp(in, l); err != nil {
 			return changed, err
 		}
 	}
-	have := i.have
-	if have == nil || !maps.Equal(index, i.links) {
-		if have, err = readPaths(in); err != nil {
+	gone := make(map[int]bool) // with all that led out of them
+	if have == nil || failed { // of a link that was left as it is, ways may be there
+		read, err := readPaths(in)
+		if err != nil {
 			return changed, err
 		}
+		have = pathParts{"": read}
+	} else {
+		for _, l := range i.links {
+			gone[l] = true
+		}
+		for _, l := range index {
+			delete(gone, l)
+		}
 	}
-	want := i.plan.paths(i.marks, index)
-	i.have = nil
-	n, err := settlePaths(in, have, want)
+	want := i.plan.paths(&i.ways, i.marks, index)
+	was, now := have.differences(want)
+	was.without(gone)
+	n, err := settlePaths(in, was, now)
 	if err != nil {
 		return changed, err
 	}
+	if failed {
+		want = nil
+	}
 	repaired = changed || i.known && before == i.plan && (made || n > 0)
-	i.have, i.links, i.known = want, index, true
-	return repaired, i.endInside(in, before)
+	i.have, i.there, i.links, i.known = want, there, index, true
+	return repaired, i.endInside(before)
 }
 
 func names(links map[string]netlink.Link) map[string]bool {
@@ -184,30 +217,11 @@ func names(links map[string]netlink.Link) map[string]bool {
 }
 
 func onlyGateway(in *netlink.Handle, lo netlink.Link, p *plan) error {
-	addrs, err := in.AddrList(lo, unix.AF_INET)
-	if err != nil {
-		return fmt.Errorf("list addresses of lo: %w", err)
+	var want []netip.Addr
+	for _, f := range p.families() {
+		want = append(want, gateway(p.subnet(f)))
 	}
-	want, found := single(gateway(p.subnet)), false
-	for _, a := range addrs {
-		x, ok := kernel.PrefixOf(a.IPNet)
-		switch {
-		case ok && x == want:
-			found = true
-		case ok && x.Addr().IsLoopback():
-		default:
-			if err := in.AddrDel(lo, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return fmt.Errorf("take %s from lo: %w", x, err)
-			}
-		}
-	}
-	if found {
-		return nil
-	}
-	if err := in.AddrAdd(lo, &netlink.Addr{IPNet: kernel.IPNet(want)}); err != nil {
-		return fmt.Errorf("give %s to lo: %w", want.Addr(), err)
-	}
-	return nil
+	return onlyAddresses(in, lo, want)
 }
 
 // settleUplinks makes the VXLAN devices that are wanted and deletes what is not
@@ -219,10 +233,8 @@ func (i *Ingress) settleUplinks(h, in *netlink.Handle, ns *os.File, t tunnel, th
 		if asks, asked := i.plan.uplink(s); (asks || asked) && t.link != 0 {
 			uplinks[uplinkName(s.vni)] = s.vni
 		}
-		for _, e := range s.endpoints {
-			if e.isLocal() {
-				wanted[portName(e.task)] = true
-			}
+		for _, e := range s.locals {
+			wanted[portName(e.task)] = true
 		}
 	}
 	var doomed []netlink.Link
@@ -235,7 +247,7 @@ func (i *Ingress) settleUplinks(h, in *netlink.Handle, ns *os.File, t tunnel, th
 	}
 	if len(doomed) > 0 {
 		// A chain at a device's exit goes before the device does.
-		if _, err := i.inner.set(i.plan.inside(i.marks, names(there))); err != nil {
+		if _, err := i.inner.set(i.inside, i.plan.inside(&i.inner.memory, i.marks, names(there))); err != nil {
 			return made, err
 		}
 	}
@@ -261,31 +273,30 @@ func (i *Ingress) settleUplinks(h, in *netlink.Handle, ns *os.File, t tunnel, th
 	return made, nil
 }
 
-// settlePorts attaches tasks of this node. What is wrong with one is its own.
-func (i *Ingress) settlePorts(in *netlink.Handle, t tunnel, there map[string]netlink.Link) (made bool) {
+// settlePorts attaches tasks of this node. What is wrong with one is its own: its
+// interface is there no more, as far as the rest is concerned.
+func (i *Ingress) settlePorts(in *netlink.Handle, t tunnel, there map[string]netlink.Link) (made, failed bool) {
 	sweep := time.Since(i.swept) > sweepWithin
 	now := map[string]attached{}
 	for _, s := range i.plan.services {
-		for _, e := range s.endpoints {
-			if !e.isLocal() {
-				continue
-			}
+		for _, e := range s.locals {
 			name := portName(e.task)
 			l := there[name]
 			was, ok := i.attached[e.task]
-			if ok && !sweep && l != nil && was.link == l.Attrs().Index && was.endpoint.sameSandbox(e) && was.service.samePorts(s) && was.subnet == i.plan.subnet && was.mtu == t.mtu && l.Attrs().MTU == t.mtu {
+			if ok && !sweep && l != nil && was.link == l.Attrs().Index && was.endpoint.sameSandbox(e) && was.service.samePorts(s) && was.subnets == i.plan.subnets && was.mtu == t.mtu && l.Attrs().MTU == t.mtu {
 				now[e.task] = was
 				continue
 			}
 			host, m, err := i.attach(in, e, s, l, t.mtu)
 			made = made || m
 			if err != nil {
+				failed = true
 				delete(there, name)
 				i.bad = append(i.bad, &netdpb.IngressResult{ServiceId: s.id, TaskId: e.task, Error: err.Error()})
 				continue
 			}
 			there[name] = host
-			now[e.task] = attached{e, s, i.plan.subnet, host.Attrs().Index, t.mtu}
+			now[e.task] = attached{e, s, i.plan.subnets, host.Attrs().Index, t.mtu}
 		}
 	}
 	for task, was := range i.attached {
@@ -296,44 +307,64 @@ func (i *Ingress) settlePorts(in *netlink.Handle, t tunnel, there map[string]net
 	if i.attached = now; sweep {
 		i.swept = time.Now()
 	}
-	return made
+	return made, failed
 }
 
-func (e endpoint) sameSandbox(o endpoint) bool { return e.netns == o.netns && e.addr == o.addr }
+func (e endpoint) sameSandbox(o endpoint) bool { return e.netns == o.netns && e.addrs == o.addrs }
 
 func (s *service) samePorts(o *service) bool { return slices.Equal(s.ports, o.ports) }
 
 // front settles the entry node's own side: its table, its ports, its way in.
 func (i *Ingress) front(h *netlink.Handle) (repaired bool, err error) {
-	if !i.plan.entry {
+	if !i.answers() {
 		i.releaseAll(nil)
-		i.outer = table{}
-		return false, removeTables(outsideTables...)
+		i.outer, i.entered = table{}, false
+		return false, i.close()
+	}
+	if err := i.findGuard(); err != nil {
+		return false, err
 	}
 	published := i.publish()
-	repaired, err = i.outer.set(i.plan.outside(published))
+	repaired, err = i.outer.set(i.nf, i.plan.outside(&i.outer.memory, published, i.sight()))
 	if err != nil {
 		return repaired, err
 	}
-	return repaired, i.plan.openEntrance(h)
+	if repaired {
+		i.meddled.Note("table " + tableName)
+	}
+	if i.guarded {
+		if err := routeIPv6(); err != nil {
+			return repaired, err
+		}
+	}
+	if i.entered {
+		return repaired, nil
+	}
+	c, err := i.dropUnjudged()
+	if repaired = repaired || c; err != nil {
+		return repaired, err
+	}
+	err = i.plan.openEntrance(h)
+	i.entered = err == nil
+	return repaired, err
 }
 
 // withdraw takes everything away.
 func (i *Ingress) withdraw(ctx context.Context, h *netlink.Handle, before *plan) error {
 	i.releaseAll(nil)
-	i.outer = table{}
-	err := errors.Join(removeEntrance(h), removeTables(outsideTables...))
-	if i.admitted {
+	i.outer, i.notes = table{}, nil
+	err := kernel.OneLine(removeEntrance(h), i.close())
+	if i.admitted != nil {
 		if e := i.mesh.AdmitIngress(ctx, nil); e != nil {
-			return errors.Join(err, e)
+			return kernel.OneLine(err, e)
 		}
-		i.admitted = false
+		i.admitted = nil
 	}
-	if before.wanted() {
-		err = errors.Join(err, i.end(h, before))
+	if before.wanted() || !i.looked {
+		err = kernel.OneLine(err, i.end(before))
 	}
 	if ns, e := i.open(); e == nil { // or it went with all that was in it
-		err = errors.Join(err, empty(ns), ns.Close())
+		err = kernel.OneLine(err, empty(ns), ns.Close())
 	}
 	for _, was := range i.attached {
 		i.strip(was.endpoint)

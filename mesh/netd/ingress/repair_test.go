@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
 )
 
 // Whatever is taken away or changed comes back, is counted, and clients are
@@ -71,7 +72,7 @@ func TestChangesByHandArePutBack(t *testing.T) {
 		{"the VXLAN device down", b, true, link(up, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) })},
 		{"a task's interface", b, true, link(portName(p.tasks[1].id), deleteLink)},
 		{"the route to a task", b, true, link(portName(p.tasks[1].id), func(h *netlink.Handle, l netlink.Link) error {
-			return h.RouteDel(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: kernel.IPNet(single(b.in.plan.services[p.id].endpoints[p.tasks[1].id].addr)), Scope: netlink.SCOPE_LINK})
+			return h.RouteDel(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: kernel.IPNet(single(b.in.plan.services[p.id].endpoints[p.tasks[1].id].addrs[0])), Scope: netlink.SCOPE_LINK})
 		})},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,7 +80,7 @@ func TestChangesByHandArePutBack(t *testing.T) {
 			if c.inside {
 				ns = c.node.inside
 			}
-			within(t, ns, c.harm)
+			netlab.Within(t, ns, c.harm)
 			c.node.waitFor("put back", func() bool { s := c.node.in.State(); return s.GetRepairs() > before && s.GetError() == "" })
 			if first, second := l.mustAsk("tcp", at), l.mustAsk("tcp", at); first == second {
 				t.Errorf("%s answered twice", first)
@@ -103,7 +104,7 @@ func TestRestartAndRemoval(t *testing.T) {
 	var flows []net.Conn
 	for _, n := range l.nodes {
 		var c net.Conn
-		within(t, l.client, func() (err error) { c, err = net.Dial("tcp", net.JoinHostPort(n.under(), "8080")); return err })
+		netlab.Within(t, l.client, func() (err error) { c, err = net.Dial("tcp", net.JoinHostPort(n.under(), "8080")); return err })
 		defer c.Close()
 		flows = append(flows, c)
 	}
@@ -144,12 +145,12 @@ func TestRestartAndRemoval(t *testing.T) {
 			}
 			return err
 		}
-		routes(t, n.ns, func(h *netlink.Handle) error { return left("node", h) })
-		routes(t, n.inside, func(h *netlink.Handle) error { return left("inside", h) })
+		netlab.Links(t, n.ns, func(h *netlink.Handle) error { return left("node", h) })
+		netlab.Links(t, n.inside, func(h *netlink.Handle) error { return left("inside", h) })
 		for _, ns := range []struct {
 			in     func(fn func() error)
 			tables []*nftables.Table
-		}{{func(fn func() error) { within(t, n.ns, fn) }, outsideTables}, {func(fn func() error) { within(t, n.inside, fn) }, insideTables}} {
+		}{{func(fn func() error) { netlab.Within(t, n.ns, fn) }, outsideTables}, {func(fn func() error) { netlab.Within(t, n.inside, fn) }, insideTables}} {
 			ns.in(func() error {
 				return kernel.WithNFT(func(c *nftables.Conn) error {
 					there, err := kernel.Exists(c, ns.tables[0])
@@ -161,7 +162,7 @@ func TestRestartAndRemoval(t *testing.T) {
 			})
 		}
 	}
-	routes(t, p.tasks[0].ns, func(h *netlink.Handle) error {
+	netlab.Links(t, p.tasks[0].ns, func(h *netlink.Handle) error {
 		rules, err := h.RuleList(unix.AF_INET)
 		for _, r := range rules {
 			if r.Table == sandboxTable {
@@ -176,7 +177,7 @@ func TestRestartAndRemoval(t *testing.T) {
 	if err := Cleanup(a.dir, a.ns); err != nil {
 		t.Fatal(err)
 	}
-	routes(t, a.ns, func(h *netlink.Handle) error {
+	netlab.Links(t, a.ns, func(h *netlink.Handle) error {
 		x, err := kernel.FindLink(h, NodeLink)
 		if x != nil {
 			t.Error("the way in is still there")

@@ -39,7 +39,7 @@ func (i *Ingress) attach(in *netlink.Handle, e endpoint, s *service, host netlin
 	if err != nil {
 		return nil, false, err
 	}
-	mac := sandboxMAC(e.addr)
+	mac := e.mac()
 	if !keep {
 		if host != nil {
 			if err := kernel.DeleteLink(in, host); err != nil {
@@ -80,7 +80,7 @@ func (i *Ingress) furnish(h *netlink.Handle, e endpoint, s *service, mtu int) er
 	if err != nil {
 		return err
 	}
-	mac := sandboxMAC(e.addr)
+	mac := e.mac()
 	if err := h.LinkSetHardwareAddr(l, mac[:]); err != nil {
 		return fmt.Errorf("set MAC: %w", err)
 	}
@@ -90,31 +90,43 @@ func (i *Ingress) furnish(h *netlink.Handle, e endpoint, s *service, mtu int) er
 	if err != nil {
 		return err
 	}
-	if _, err := kernel.NoIPv6(sandboxLink); err != nil {
+	if err := i.plan.hush(sandboxLink); err != nil {
 		return err
 	}
 	if err := tend(h, l, mtu); err != nil {
 		return err
 	}
-	if _, err := kernel.OnlyAddress(h, l, single(e.addr)); err != nil {
-		return fmt.Errorf("set address %s: %w", e.addr, err)
+	var own []netip.Addr
+	for _, f := range i.plan.families() {
+		if a := e.at(f); a.IsValid() {
+			own = append(own, a)
+		}
+	}
+	if err := onlyAddresses(h, l, own); err != nil {
+		return err
 	}
 	if err := setUp(h, l); err != nil {
 		return err
 	}
-	gw := gateway(i.plan.subnet)
-	k := neighbourKey{l.Attrs().Index, gw}
-	if err := h.NeighSet(k.netlink([6]byte(gatewayMAC))); err != nil {
-		return fmt.Errorf("set the neighbour %s: %w", gw, err)
+	for _, a := range own {
+		f := familyOf(a)
+		gw := gateway(i.plan.subnet(f))
+		k := neighbourKey{l.Attrs().Index, gw}
+		if err := h.NeighSet(k.netlink([6]byte(gatewayMAC))); err != nil {
+			return fmt.Errorf("set the neighbour %s: %w", gw, err)
+		}
+		back := routeKey{sandboxTable, f.everywhere()}.netlink(route{k.link, gw})
+		if err := h.RouteReplace(back); err != nil {
+			return fmt.Errorf("set the way back: %w", err)
+		}
+		if err := settleSandboxRules(h, a); err != nil {
+			return err
+		}
+		if err := furnishUDP(h, k.link, gw, a, s.hasUDP()); err != nil {
+			return err
+		}
 	}
-	back := routeKey{sandboxTable, everywhere}.netlink(route{k.link, gw})
-	if err := h.RouteReplace(back); err != nil {
-		return fmt.Errorf("set the way back: %w", err)
-	}
-	if err := settleSandboxRules(h, e.addr); err != nil {
-		return err
-	}
-	return furnishUDP(h, k.link, gw, e.addr, s.hasUDP())
+	return nil
 }
 
 func (s *service) hasUDP() bool {
@@ -129,7 +141,8 @@ func (s *service) hasUDP() bool {
 // settleSandboxRules sends what comes from the address, or bears the mark, back
 // by our interface.
 func settleSandboxRules(h *netlink.Handle, addr netip.Addr) error {
-	rules, err := h.RuleList(unix.AF_INET)
+	af := familyOf(addr).af
+	rules, err := h.RuleList(af)
 	if err != nil {
 		return fmt.Errorf("list rules: %w", err)
 	}
@@ -145,6 +158,7 @@ func settleSandboxRules(h *netlink.Handle, addr netip.Addr) error {
 		case r.Src == nil && r.Mark == sandboxMark && !byMark:
 			byMark = true
 		default:
+			r.Family = af
 			if err := h.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("remove a routing rule: %w", err)
 			}
@@ -152,7 +166,7 @@ func settleSandboxRules(h *netlink.Handle, addr netip.Addr) error {
 	}
 	add := func(set func(r *netlink.Rule)) error {
 		r := netlink.NewRule()
-		r.Family, r.Table, r.Priority = unix.AF_INET, sandboxTable, markedRule
+		r.Family, r.Table, r.Priority = af, sandboxTable, markedRule
 		set(r)
 		if err := h.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("set a routing rule: %w", err)
@@ -171,7 +185,7 @@ func settleSandboxRules(h *netlink.Handle, addr netip.Addr) error {
 	return nil
 }
 
-var sandboxTables = []*nftables.Table{{Name: tableName, Family: nftables.TableFamilyIPv4}}
+var sandboxTables = []*nftables.Table{{Name: tableName, Family: four.table}, {Name: tableName, Family: six.table}}
 
 // furnishUDP lets a program answer datagrams that listens on every address, as
 // most do: it answers from whatever address the main table would send it from.
@@ -179,32 +193,33 @@ var sandboxTables = []*nftables.Table{{Name: tableName, Family: nftables.TableFa
 // connection, back here. TCP knows which address was spoken to, and has no part
 // in this.
 func furnishUDP(h *netlink.Handle, link int, gw, own netip.Addr, wanted bool) error {
+	f := familyOf(own)
+	t := sandboxTables[f.index()]
 	if !wanted {
-		return removeTables(sandboxTables...)
+		return removeTables(t)
 	}
-	usual, err := usualAddress(h, link)
+	usual, err := f.usualAddress(h, link)
 	if err != nil {
 		return err
 	}
 	if !usual.IsValid() {
 		// The task has no other way out: then this is the usual one. What it
 		// opens by itself is refused outside.
-		r := routeKey{unix.RT_TABLE_MAIN, everywhere}.netlink(route{link, gw})
+		r := routeKey{unix.RT_TABLE_MAIN, f.everywhere()}.netlink(route{link, gw})
 		r.Src = own.AsSlice()
 		if err := h.RouteReplace(r); err != nil {
 			return fmt.Errorf("set the default route: %w", err)
 		}
-		return removeTables(sandboxTables...)
+		return removeTables(t)
 	}
 	return kernel.WithNFT(func(c *nftables.Conn) error {
-		t := sandboxTables[0]
 		c.AddTable(t)
 		c.DelTable(t)
 		c.AddTable(t)
 		b := &builder{conn: c, table: t}
 		to := b.base("to", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 		b.rule(to, iif(sandboxLink), isUDP, match{&expr.Immediate{Register: 1, Data: usual.AsSlice()},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1}})
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nf), RegAddrMin: 1}})
 		mark := b.base("mark", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle)
 		b.rule(mark, iif(sandboxLink), isUDP, match{&expr.Immediate{Register: 1, Data: native32(sandboxMark)}, &expr.Ct{Register: 1, SourceRegister: true, Key: expr.CtKeyMARK}})
 		back := b.base("back", nftables.ChainTypeRoute, nftables.ChainHookOutput, *nftables.ChainPriorityMangle)
@@ -215,8 +230,8 @@ func furnishUDP(h *netlink.Handle, link int, gw, own netip.Addr, wanted bool) er
 
 // usualAddress is what the default route of another interface sends from;
 // invalid: there is none.
-func usualAddress(h *netlink.Handle, link int) (netip.Addr, error) {
-	routes, err := h.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+func (f *family) usualAddress(h *netlink.Handle, link int) (netip.Addr, error) {
+	routes, err := h.RouteListFiltered(f.af, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list routes: %w", err)
 	}
@@ -224,12 +239,12 @@ func usualAddress(h *netlink.Handle, link int) (netip.Addr, error) {
 		if r.Dst != nil && !isDefault(r.Dst) || r.LinkIndex == link {
 			continue
 		}
-		addrs, err := h.AddrList(nil, unix.AF_INET)
+		addrs, err := h.AddrList(nil, f.af)
 		if err != nil {
 			return netip.Addr{}, fmt.Errorf("list addresses: %w", err)
 		}
 		for _, a := range addrs {
-			if p, ok := kernel.PrefixOf(a.IPNet); ok && a.LinkIndex == r.LinkIndex {
+			if p, ok := kernel.PrefixOf(a.IPNet); ok && a.LinkIndex == r.LinkIndex && p.Addr().IsGlobalUnicast() {
 				return p.Addr(), nil
 			}
 		}
@@ -258,14 +273,20 @@ func (i *Ingress) strip(e endpoint) {
 }
 
 func settleNoRules(h *netlink.Handle) error {
-	rules, err := h.RuleList(unix.AF_INET)
-	if err != nil {
-		return err
-	}
-	for _, r := range rules {
-		if r.Table == sandboxTable {
-			if err := h.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
-				return err
+	for _, af := range []int{unix.AF_INET, unix.AF_INET6} {
+		if af == unix.AF_INET6 && !hasIPv6() {
+			continue
+		}
+		rules, err := h.RuleList(af)
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			if r.Table == sandboxTable {
+				r.Family = af
+				if err := h.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+					return err
+				}
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -16,12 +17,14 @@ func TestEveryEntryNodeAnswers(t *testing.T) {
 	l.publish(l.nodes, p)
 	for _, n := range l.nodes {
 		for network, port := range map[string]string{"tcp": "8080", "udp": "5353"} {
-			seen := map[string]int{}
-			for range 4 {
-				seen[l.mustAsk(network, net.JoinHostPort(n.under(), port))]++
-			}
-			if seen["10.255.0.1"] != 2 || seen["10.255.0.2"] != 2 {
-				t.Errorf("node %d, %s: answered by %v, want each task twice", n.i, network, seen)
+			for _, under := range []string{n.under(), n.under6()} {
+				seen := map[string]int{}
+				for range 4 {
+					seen[l.mustAsk(network, net.JoinHostPort(under, port))]++
+				}
+				if seen["10.255.0.1"] != 2 || seen["10.255.0.2"] != 2 {
+					t.Errorf("node %d, %s: answered by %v, want each task twice", n.i, network, seen)
+				}
 			}
 		}
 	}
@@ -37,7 +40,7 @@ func TestEveryEntryNodeAnswers(t *testing.T) {
 		}
 	}
 	// The node's own processes, by whatever address of it, get there too.
-	for _, to := range []string{"127.0.0.1", "192.0.2.3"} {
+	for _, to := range []string{"127.0.0.1", "192.0.2.3", "[::1]", "[2001:db8::3]"} {
 		if answer, err := ask(l.nodes[2].ns, "tcp", to+":8080", deadline); err != nil {
 			t.Errorf("from the node itself to %s: %v", to, err)
 		} else {
@@ -67,7 +70,7 @@ func TestWhoIsChosen(t *testing.T) {
 		t.Error("a node that is no entry answers")
 	}
 	var c net.Conn
-	within(t, l.client, func() (err error) { c, err = net.Dial("tcp", at("8080")); return err })
+	netlab.Within(t, l.client, func() (err error) { c, err = net.Dial("tcp", at("8080")); return err })
 	defer c.Close()
 	if _, err := askOn(c, deadline); err != nil {
 		t.Fatal(err)
@@ -106,7 +109,7 @@ func TestWhoIsChosen(t *testing.T) {
 		t.Errorf("nobody serves: %v after %s", err, time.Since(began))
 	}
 	// A client that goes on asking is answered when somebody serves again.
-	within(t, l.client, func() (err error) { c, err = net.Dial("udp", at("5353")); return err })
+	netlab.Within(t, l.client, func() (err error) { c, err = net.Dial("udp", at("5353")); return err })
 	defer c.Close()
 	if _, err := askOn(c, silence); err == nil {
 		t.Error("nobody serves, and somebody answers")
@@ -126,7 +129,7 @@ func TestPortsOfProcesses(t *testing.T) {
 	p := newPublished(a.task(1))
 	p.ports = append(p.ports, &netdpb.IngressPort{Published: 80, Target: 80}, &netdpb.IngressPort{Published: 81, Target: 80, HostIp: a.under()})
 	var taken net.Listener
-	within(t, a.ns, func() (err error) { taken, err = net.Listen("tcp", a.under()+":8080"); return err })
+	netlab.Within(t, a.ns, func() (err error) { taken, err = net.Listen("tcp", a.under()+":8080"); return err })
 	bad := a.declare(a.request(l.nodes, p))
 	if len(bad) != 1 || bad[0].GetPublished() != 8080 || bad[0].GetError() != "port 8080/tcp is in use on this node: stop what listens there or publish another" {
 		t.Fatalf("%v", bad)

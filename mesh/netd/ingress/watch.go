@@ -36,6 +36,7 @@ func (i *Ingress) Run(ctx context.Context) error {
 			}
 			of = id
 		}
+		all := false
 		var news <-chan struct{}
 		if inside != nil {
 			news = inside.C
@@ -44,20 +45,39 @@ func (i *Ingress) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+			all = true
 		case _, ok := <-outside.C:
 			if !ok {
 				return errors.New("the kernel's notices about the network ended")
 			}
 		case _, ok := <-news:
 			if !ok {
-				inside = nil
+				inside, all = nil, true
 			}
 		}
 		if !settled(ctx) {
 			return ctx.Err()
 		}
+		only := outside.Only(kernel.Rulesets)
+		if inside != nil {
+			only = inside.Only(kernel.Rulesets) && only
+		}
+		if !all && only && i.tablesHold() {
+			continue
+		}
 		i.repair(ctx)
 	}
+}
+
+// tablesHold reports whether all news of rulesets was of this process's own tables,
+// and nothing is to be tried again.
+func (i *Ingress) tablesHold() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed || i.degraded != nil || i.nf == nil || !i.known {
+		return false
+	}
+	return i.outer.holds(i.nf) && i.inner.holds(i.inside)
 }
 
 // settled lets a series of changes end.

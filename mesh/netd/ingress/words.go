@@ -19,13 +19,9 @@ const (
 )
 
 var (
-	typeTarget   = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
-	typeService  = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
-	typeAddrSvc  = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
-	typeLinkSvc  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
-	typePlace    = nftables.MustConcatSetType(nftables.TypeInteger, nftables.TypeInteger, nftables.TypeInteger)
-	typeLinkMAC  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr)
-	typeLinkFrom = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)
+	typeService = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
+	typeLinkMAC = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr)
+	typeOpener  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeMark)
 )
 
 func native32(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
@@ -33,6 +29,22 @@ func native32(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n)
 func ifname(name string) []byte {
 	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
 }
+
+// isError: an error of ICMP, and nothing else of it.
+func (f *family) isError() match {
+	if f == four {
+		return match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_ICMP)}
+	}
+	return match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_ICMPV6), load(expr.PayloadBaseTransportHeader, 0, 1, 1),
+		&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: []byte{128}}}
+}
+
+// asksAround is what the kernel says of itself on every interface with IPv6: who is
+// in which group. There is nobody to hear it.
+var asksAround = match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_ICMPV6), load(expr.PayloadBaseTransportHeader, 0, 1, 1),
+	&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{130}}}
+
+var quietly = match{&expr.Verdict{Kind: expr.VerdictDrop}}
 
 func meta(key expr.MetaKey, reg uint32) expr.Any { return &expr.Meta{Key: key, Register: reg} }
 func equals(data ...byte) expr.Any               { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data} }
@@ -43,29 +55,16 @@ func load(base expr.PayloadBase, offset, n, reg uint32) expr.Any {
 }
 
 func iif(name string) match    { return match{meta(expr.MetaKeyIIFNAME, 1), equals(ifname(name)...)} }
+func iifBegins(s string) match { return match{meta(expr.MetaKeyIIFNAME, 1), equals([]byte(s)...)} }
 func notIif(name string) match { return match{meta(expr.MetaKeyIIFNAME, 1), differs(ifname(name)...)} }
 func oif(name string) match    { return match{meta(expr.MetaKeyOIFNAME, 1), equals(ifname(name)...)} }
 func notOif(name string) match { return match{meta(expr.MetaKeyOIFNAME, 1), differs(ifname(name)...)} }
 
 var (
-	ipv4    = match{meta(expr.MetaKeyNFPROTO, 1), equals(unix.NFPROTO_IPV4)}
 	isUDP   = match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_UDP)}
-	isICMP  = match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_ICMP)}
 	toLocal = match{&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true}, equals(native32(unix.RTN_LOCAL)...)}
 	accept  = match{&expr.Verdict{Kind: expr.VerdictAccept}}
 )
-
-const (
-	saddrAt, daddrAt = 12, 16
-)
-
-func address(at, reg uint32) expr.Any { return load(expr.PayloadBaseNetworkHeader, at, 4, reg) }
-
-// within and outside compare an address with a prefix of any length.
-func masked(at uint32, bits int) match {
-	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-bits))
-	return match{address(at, 1), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)}}
-}
 
 // service fills two registers from reg on with protocol and port.
 func service2(reg uint32) match {
@@ -74,6 +73,10 @@ func service2(reg uint32) match {
 
 func in(s *nftables.Set) expr.Any {
 	return &expr.Lookup{SourceRegister: keyReg, SetName: s.Name, SetID: s.ID}
+}
+
+func notIn(s *nftables.Set) expr.Any {
+	return &expr.Lookup{SourceRegister: keyReg, SetName: s.Name, SetID: s.ID, Invert: true}
 }
 
 // says looks up in a map; what is not in it ends the rule.
@@ -86,13 +89,14 @@ func leads(s *nftables.Set) expr.Any {
 	return &expr.Lookup{SourceRegister: keyReg, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}
 }
 
-// from fills registers with interface, source MAC and, if wanted, source address.
-func from(withAddr bool) match {
-	m := match{meta(expr.MetaKeyIIFNAME, keyReg), load(expr.PayloadBaseLLHeader, 6, 6, keyReg+4)}
-	if withAddr {
-		m = append(m, address(saddrAt, keyReg+6))
-	}
-	return m
+// fromNode fills registers with interface and source MAC.
+func fromNode() match {
+	return match{meta(expr.MetaKeyIIFNAME, keyReg), load(expr.PayloadBaseLLHeader, 6, 6, keyReg+4)}
+}
+
+// fromAddress has the source address besides.
+func (f *family) fromAddress() match {
+	return append(fromNode(), f.address(f.saddr, keyReg+6))
 }
 
 func drop(counter string) match {
@@ -104,7 +108,9 @@ const (
 	ctEstablished = 1 << 1
 	ctRelated     = 1 << 2
 	ctNew         = 1 << 3
+	ctSeenReply   = 1 << 1
 	ctDNAT        = 1 << 5
+	ctConfirmed   = 1 << 3
 )
 
 func ctBits(key expr.CtKey, bits uint32) match {
@@ -112,24 +118,34 @@ func ctBits(key expr.CtKey, bits uint32) match {
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native32(bits), Xor: make([]byte, 4)}, differs(0, 0, 0, 0)}
 }
 
+// firstOfTCP is a first packet, whatever flow it is of.
+func firstOfTCP() match {
+	return match{meta(expr.MetaKeyL4PROTO, 1), equals(unix.IPPROTO_TCP), load(expr.PayloadBaseTransportHeader, 13, 1, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{1<<4 | 1<<1}, Xor: []byte{0}}, equals(1 << 1)}
+}
+
 func state(bits uint32) match { return ctBits(expr.CtKeySTATE, bits) }
 
-// replies: the packet goes against the flow's direction.
-var replies = match{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equals(1)}
+// replies: the packet goes against the flow's direction; requests: with it.
+var (
+	replies  = match{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equals(1)}
+	requests = match{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equals(0)}
+)
 
 // placeKey is where the n-th task of a port stands in setBackends.
 func placeKey(p port, n uint32) []byte {
-	return append(append(p.Host.AsSlice(), p.proto(), 0, byte(p.Number>>8), byte(p.Number)), native32(n)...)
+	return append(append(p.Host.AsSlice(), serviceKey(p.proto(), p.Number)...), native32(n)...)
 }
 
 // balanced is the rule of a port's chain.
 func balanced(backends *nftables.Set, to balance) match {
-	key := placeKey(to.port, 0)
+	key, f := placeKey(to.port, 0), familyOf(to.port.Host)
 	return match{
-		&expr.Immediate{Register: keyReg, Data: key[:4]}, &expr.Immediate{Register: keyReg + 1, Data: key[4:8]},
-		&expr.Numgen{Register: keyReg + 2, Modulus: to.n, Type: unix.NFT_NG_INCREMENTAL},
-		&expr.Lookup{SourceRegister: keyReg, DestRegister: unix.NFT_REG_2, IsDestRegSet: true, SetName: backends.Name, SetID: backends.ID},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: unix.NFT_REG_2, RegProtoMin: unix.NFT_REG32_05},
+		&expr.Immediate{Register: keyReg, Data: key[:f.size]}, &expr.Immediate{Register: keyReg + f.regs, Data: key[f.size : f.size+4]},
+		&expr.Immediate{Register: keyReg + f.regs + 1, Data: key[f.size+4 : f.size+8]},
+		&expr.Numgen{Register: keyReg + f.regs + 2, Modulus: to.n, Type: unix.NFT_NG_INCREMENTAL},
+		&expr.Lookup{SourceRegister: keyReg, DestRegister: f.toReg, IsDestRegSet: true, SetName: backends.Name, SetID: backends.ID},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nf), RegAddrMin: f.toReg, RegProtoMin: f.portReg},
 	}
 }
 

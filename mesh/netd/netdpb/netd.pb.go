@@ -38,6 +38,8 @@ type Request struct {
 	//	*Request_OverlayState
 	//	*Request_Ingress
 	//	*Request_IngressState
+	//	*Request_FabricProve
+	//	*Request_Note
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -170,6 +172,24 @@ func (x *Request) GetIngressState() *IngressStateRequest {
 	return nil
 }
 
+func (x *Request) GetFabricProve() *FabricProveRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_FabricProve); ok {
+			return x.FabricProve
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetNote() *NoteRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Note); ok {
+			return x.Note
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -214,6 +234,14 @@ type Request_IngressState struct {
 	IngressState *IngressStateRequest `protobuf:"bytes,10,opt,name=ingress_state,json=ingressState,proto3,oneof"`
 }
 
+type Request_FabricProve struct {
+	FabricProve *FabricProveRequest `protobuf:"bytes,11,opt,name=fabric_prove,json=fabricProve,proto3,oneof"`
+}
+
+type Request_Note struct {
+	Note *NoteRequest `protobuf:"bytes,20,opt,name=note,proto3,oneof"`
+}
+
 func (*Request_Probe) isRequest_Verb() {}
 
 func (*Request_Apply) isRequest_Verb() {}
@@ -234,6 +262,10 @@ func (*Request_Ingress) isRequest_Verb() {}
 
 func (*Request_IngressState) isRequest_Verb() {}
 
+func (*Request_FabricProve) isRequest_Verb() {}
+
+func (*Request_Note) isRequest_Verb() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -249,6 +281,8 @@ type Response struct {
 	//	*Response_OverlayState
 	//	*Response_Ingress
 	//	*Response_IngressState
+	//	*Response_FabricProve
+	//	*Response_Note
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -390,6 +424,24 @@ func (x *Response) GetIngressState() *IngressStateResponse {
 	return nil
 }
 
+func (x *Response) GetFabricProve() *FabricProveResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_FabricProve); ok {
+			return x.FabricProve
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetNote() *NoteResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Note); ok {
+			return x.Note
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -438,6 +490,14 @@ type Response_IngressState struct {
 	IngressState *IngressStateResponse `protobuf:"bytes,11,opt,name=ingress_state,json=ingressState,proto3,oneof"`
 }
 
+type Response_FabricProve struct {
+	FabricProve *FabricProveResponse `protobuf:"bytes,12,opt,name=fabric_prove,json=fabricProve,proto3,oneof"`
+}
+
+type Response_Note struct {
+	Note *NoteResponse `protobuf:"bytes,20,opt,name=note,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Probe) isResponse_Result() {}
@@ -459,6 +519,10 @@ func (*Response_OverlayState) isResponse_Result() {}
 func (*Response_Ingress) isResponse_Result() {}
 
 func (*Response_IngressState) isResponse_Result() {}
+
+func (*Response_FabricProve) isResponse_Result() {}
+
+func (*Response_Note) isResponse_Result() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -662,7 +726,12 @@ type ApplyRequest struct {
 	Endpoints     []*Endpoint `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Where managers are, host:port. No container reaches one there, nor port
 	// 2377 of any address.
-	Managers      []string `protobuf:"bytes,4,rep,name=managers,proto3" json:"managers,omitempty"`
+	Managers []string `protobuf:"bytes,4,rep,name=managers,proto3" json:"managers,omitempty"`
+	// Who comes to a published port with such an address is dropped. Absent: as
+	// before.
+	Pools *Pools `protobuf:"bytes,5,opt,name=pools,proto3" json:"pools,omitempty"`
+	// What of the cluster's nodes containers reach. Absent: as before.
+	Reach         *Reach `protobuf:"bytes,6,opt,name=reach,proto3" json:"reach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -725,6 +794,84 @@ func (x *ApplyRequest) GetManagers() []string {
 	return nil
 }
 
+func (x *ApplyRequest) GetPools() *Pools {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *ApplyRequest) GetReach() *Reach {
+	if x != nil {
+		return x.Reach
+	}
+	return nil
+}
+
+// Reach: a container opens no connection to a node but to a published port.
+type Reach struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses of nodes. None: nothing is known of them, and nothing held back.
+	Nodes []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// "tcp/80": on any node.
+	Published []string `protobuf:"bytes,2,rep,name=published,proto3" json:"published,omitempty"`
+	// Name servers that containers were given: also a node answers them.
+	Resolvers     []string `protobuf:"bytes,3,rep,name=resolvers,proto3" json:"resolvers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reach) Reset() {
+	*x = Reach{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reach) ProtoMessage() {}
+
+func (x *Reach) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reach.ProtoReflect.Descriptor instead.
+func (*Reach) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Reach) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Reach) GetPublished() []string {
+	if x != nil {
+		return x.Published
+	}
+	return nil
+}
+
+func (x *Reach) GetResolvers() []string {
+	if x != nil {
+		return x.Resolvers
+	}
+	return nil
+}
+
 type Endpoint struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -740,7 +887,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[7]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +899,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[7]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +912,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{7}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Endpoint) GetTaskId() string {
@@ -816,7 +963,7 @@ type PublishedPort struct {
 
 func (x *PublishedPort) Reset() {
 	*x = PublishedPort{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[8]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +975,7 @@ func (x *PublishedPort) String() string {
 func (*PublishedPort) ProtoMessage() {}
 
 func (x *PublishedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[8]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +988,7 @@ func (x *PublishedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedPort.ProtoReflect.Descriptor instead.
 func (*PublishedPort) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{8}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PublishedPort) GetPublished() uint32 {
@@ -881,7 +1028,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[9]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1040,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[9]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1053,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{9}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApplyResponse) GetResults() []*EndpointResult {
@@ -927,7 +1074,7 @@ type EndpointResult struct {
 
 func (x *EndpointResult) Reset() {
 	*x = EndpointResult{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[10]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1086,7 @@ func (x *EndpointResult) String() string {
 func (*EndpointResult) ProtoMessage() {}
 
 func (x *EndpointResult) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[10]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1099,7 @@ func (x *EndpointResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointResult.ProtoReflect.Descriptor instead.
 func (*EndpointResult) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{10}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EndpointResult) GetTaskId() string {
@@ -977,7 +1124,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[11]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1136,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[11]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1149,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{11}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{12}
 }
 
 type StateResponse struct {
@@ -1011,14 +1158,18 @@ type StateResponse struct {
 	Endpoints  []*EndpointResult      `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Whether the owned nftables table was found missing or changed, and how
 	// often it was put back.
-	Repairs       uint64 `protobuf:"varint,3,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	Repairs uint64 `protobuf:"varint,3,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	// How often rules of any part were, those of networks and of published ports too.
+	RulesMeddled uint64 `protobuf:"varint,4,opt,name=rules_meddled,json=rulesMeddled,proto3" json:"rules_meddled,omitempty"`
+	// Packets of containers to ports of nodes that nobody publishes.
+	Strayed       uint64 `protobuf:"varint,5,opt,name=strayed,proto3" json:"strayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[12]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1181,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[12]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1194,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{12}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StateResponse) GetGeneration() uint64 {
@@ -1063,6 +1214,20 @@ func (x *StateResponse) GetEndpoints() []*EndpointResult {
 func (x *StateResponse) GetRepairs() uint64 {
 	if x != nil {
 		return x.Repairs
+	}
+	return 0
+}
+
+func (x *StateResponse) GetRulesMeddled() uint64 {
+	if x != nil {
+		return x.RulesMeddled
+	}
+	return 0
+}
+
+func (x *StateResponse) GetStrayed() uint64 {
+	if x != nil {
+		return x.Strayed
 	}
 	return 0
 }
@@ -1096,7 +1261,7 @@ type FabricRequest struct {
 
 func (x *FabricRequest) Reset() {
 	*x = FabricRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[13]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1273,7 @@ func (x *FabricRequest) String() string {
 func (*FabricRequest) ProtoMessage() {}
 
 func (x *FabricRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[13]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1286,7 @@ func (x *FabricRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricRequest.ProtoReflect.Descriptor instead.
 func (*FabricRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{13}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FabricRequest) GetGeneration() uint64 {
@@ -1201,14 +1366,17 @@ type FabricPeer struct {
 	KeepaliveSeconds uint32 `protobuf:"varint,6,opt,name=keepalive_seconds,json=keepaliveSeconds,proto3" json:"keepalive_seconds,omitempty"`
 	// The key the peer is about to use. From its first handshake on it has the
 	// peer's address.
-	Next          *FabricKey `protobuf:"bytes,7,opt,name=next,proto3" json:"next,omitempty"`
+	Next *FabricKey `protobuf:"bytes,7,opt,name=next,proto3" json:"next,omitempty"`
+	// What its tunnels take in one piece; 0: not known. The smaller of its MTU and
+	// the node's own is used between the two.
+	Mtu           uint32 `protobuf:"varint,8,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FabricPeer) Reset() {
 	*x = FabricPeer{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[14]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1388,7 @@ func (x *FabricPeer) String() string {
 func (*FabricPeer) ProtoMessage() {}
 
 func (x *FabricPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[14]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1401,7 @@ func (x *FabricPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricPeer.ProtoReflect.Descriptor instead.
 func (*FabricPeer) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{14}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FabricPeer) GetNodeId() string {
@@ -1285,6 +1453,13 @@ func (x *FabricPeer) GetNext() *FabricKey {
 	return nil
 }
 
+func (x *FabricPeer) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
 type FabricKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
@@ -1295,7 +1470,7 @@ type FabricKey struct {
 
 func (x *FabricKey) Reset() {
 	*x = FabricKey{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[15]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1482,7 @@ func (x *FabricKey) String() string {
 func (*FabricKey) ProtoMessage() {}
 
 func (x *FabricKey) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[15]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1495,7 @@ func (x *FabricKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricKey.ProtoReflect.Descriptor instead.
 func (*FabricKey) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{15}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FabricKey) GetPublicKey() []byte {
@@ -1349,7 +1524,7 @@ type FabricResponse struct {
 
 func (x *FabricResponse) Reset() {
 	*x = FabricResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[16]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1536,7 @@ func (x *FabricResponse) String() string {
 func (*FabricResponse) ProtoMessage() {}
 
 func (x *FabricResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[16]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1549,7 @@ func (x *FabricResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricResponse.ProtoReflect.Descriptor instead.
 func (*FabricResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{16}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FabricResponse) GetPublicKey() []byte {
@@ -1415,7 +1590,7 @@ type FabricRotateRequest struct {
 
 func (x *FabricRotateRequest) Reset() {
 	*x = FabricRotateRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[17]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1602,7 @@ func (x *FabricRotateRequest) String() string {
 func (*FabricRotateRequest) ProtoMessage() {}
 
 func (x *FabricRotateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[17]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1615,7 @@ func (x *FabricRotateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricRotateRequest.ProtoReflect.Descriptor instead.
 func (*FabricRotateRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{17}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{18}
 }
 
 type FabricRotateResponse struct {
@@ -1453,7 +1628,7 @@ type FabricRotateResponse struct {
 
 func (x *FabricRotateResponse) Reset() {
 	*x = FabricRotateResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[18]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1640,7 @@ func (x *FabricRotateResponse) String() string {
 func (*FabricRotateResponse) ProtoMessage() {}
 
 func (x *FabricRotateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[18]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1653,7 @@ func (x *FabricRotateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricRotateResponse.ProtoReflect.Descriptor instead.
 func (*FabricRotateResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{18}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FabricRotateResponse) GetPublicKey() []byte {
@@ -1495,6 +1670,159 @@ func (x *FabricRotateResponse) GetNextPublicKey() []byte {
 	return nil
 }
 
+// FabricProveRequest asks for tags that only the holders of two WireGuard keys can
+// make: each node shows the other that it has the key it announces.
+type FabricProveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Proofs        []*FabricProof         `protobuf:"bytes,1,rep,name=proofs,proto3" json:"proofs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricProveRequest) Reset() {
+	*x = FabricProveRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricProveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricProveRequest) ProtoMessage() {}
+
+func (x *FabricProveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricProveRequest.ProtoReflect.Descriptor instead.
+func (*FabricProveRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FabricProveRequest) GetProofs() []*FabricProof {
+	if x != nil {
+		return x.Proofs
+	}
+	return nil
+}
+
+type FabricProof struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// This node's, in force or the next one.
+	OwnPublicKey  []byte `protobuf:"bytes,1,opt,name=own_public_key,json=ownPublicKey,proto3" json:"own_public_key,omitempty"`
+	PeerPublicKey []byte `protobuf:"bytes,2,opt,name=peer_public_key,json=peerPublicKey,proto3" json:"peer_public_key,omitempty"`
+	// What the tag is for, at most 512 bytes.
+	Context       []byte `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricProof) Reset() {
+	*x = FabricProof{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricProof) ProtoMessage() {}
+
+func (x *FabricProof) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricProof.ProtoReflect.Descriptor instead.
+func (*FabricProof) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FabricProof) GetOwnPublicKey() []byte {
+	if x != nil {
+		return x.OwnPublicKey
+	}
+	return nil
+}
+
+func (x *FabricProof) GetPeerPublicKey() []byte {
+	if x != nil {
+		return x.PeerPublicKey
+	}
+	return nil
+}
+
+func (x *FabricProof) GetContext() []byte {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+type FabricProveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 bytes for each proof, in their order.
+	Tags          [][]byte `protobuf:"bytes,1,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FabricProveResponse) Reset() {
+	*x = FabricProveResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FabricProveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FabricProveResponse) ProtoMessage() {}
+
+func (x *FabricProveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FabricProveResponse.ProtoReflect.Descriptor instead.
+func (*FabricProveResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FabricProveResponse) GetTags() [][]byte {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
 type FabricStateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1503,7 +1831,7 @@ type FabricStateRequest struct {
 
 func (x *FabricStateRequest) Reset() {
 	*x = FabricStateRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[19]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1843,7 @@ func (x *FabricStateRequest) String() string {
 func (*FabricStateRequest) ProtoMessage() {}
 
 func (x *FabricStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[19]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1856,7 @@ func (x *FabricStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricStateRequest.ProtoReflect.Descriptor instead.
 func (*FabricStateRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{19}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{23}
 }
 
 type FabricStateResponse struct {
@@ -1550,14 +1878,16 @@ type FabricStateResponse struct {
 	Degraded string             `protobuf:"bytes,10,opt,name=degraded,proto3" json:"degraded,omitempty"`
 	Peers    []*FabricPeerState `protobuf:"bytes,11,rep,name=peers,proto3" json:"peers,omitempty"`
 	// Packets that the table dropped, by reason, since the process started.
-	Dropped       map[string]uint64 `protobuf:"bytes,12,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Dropped map[string]uint64 `protobuf:"bytes,12,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The node's own addresses on the underlay.
+	Underlay      []string `protobuf:"bytes,13,rep,name=underlay,proto3" json:"underlay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FabricStateResponse) Reset() {
 	*x = FabricStateResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[20]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1899,7 @@ func (x *FabricStateResponse) String() string {
 func (*FabricStateResponse) ProtoMessage() {}
 
 func (x *FabricStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[20]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1912,7 @@ func (x *FabricStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricStateResponse.ProtoReflect.Descriptor instead.
 func (*FabricStateResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{20}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FabricStateResponse) GetGeneration() uint64 {
@@ -1669,6 +1999,13 @@ func (x *FabricStateResponse) GetDropped() map[string]uint64 {
 	return nil
 }
 
+func (x *FabricStateResponse) GetUnderlay() []string {
+	if x != nil {
+		return x.Underlay
+	}
+	return nil
+}
+
 type FabricPeerState struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1685,7 +2022,7 @@ type FabricPeerState struct {
 
 func (x *FabricPeerState) Reset() {
 	*x = FabricPeerState{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[21]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +2034,7 @@ func (x *FabricPeerState) String() string {
 func (*FabricPeerState) ProtoMessage() {}
 
 func (x *FabricPeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[21]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +2047,7 @@ func (x *FabricPeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FabricPeerState.ProtoReflect.Descriptor instead.
 func (*FabricPeerState) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{21}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FabricPeerState) GetNodeId() string {
@@ -1771,14 +2108,23 @@ type OverlayRequest struct {
 	Removed []string `protobuf:"bytes,4,rep,name=removed,proto3" json:"removed,omitempty"`
 	// The node's own mesh address, without a prefix length. Empty in a difference:
 	// as before.
-	MeshAddress   string `protobuf:"bytes,5,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
+	MeshAddress string `protobuf:"bytes,5,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
+	// Tasks of this node that are on no network declared here and are told names
+	// all the same: redoubt-named gets its sockets in their sandboxes. All of them,
+	// where base is 0 or sandboxes_changed is said; otherwise as before.
+	Sandboxes        []*OverlaySandbox `protobuf:"bytes,6,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
+	SandboxesChanged bool              `protobuf:"varint,7,opt,name=sandboxes_changed,json=sandboxesChanged,proto3" json:"sandboxes_changed,omitempty"`
+	// Other parts of this declaration follow, with the same generation and base: one
+	// message holds so many networks and no more. Nothing is changed, and nothing
+	// refused but what makes no whole, before the part that does not say this.
+	More          bool `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OverlayRequest) Reset() {
 	*x = OverlayRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[22]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +2136,7 @@ func (x *OverlayRequest) String() string {
 func (*OverlayRequest) ProtoMessage() {}
 
 func (x *OverlayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[22]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +2149,7 @@ func (x *OverlayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayRequest.ProtoReflect.Descriptor instead.
 func (*OverlayRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{22}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OverlayRequest) GetGeneration() uint64 {
@@ -1841,6 +2187,80 @@ func (x *OverlayRequest) GetMeshAddress() string {
 	return ""
 }
 
+func (x *OverlayRequest) GetSandboxes() []*OverlaySandbox {
+	if x != nil {
+		return x.Sandboxes
+	}
+	return nil
+}
+
+func (x *OverlayRequest) GetSandboxesChanged() bool {
+	if x != nil {
+		return x.SandboxesChanged
+	}
+	return false
+}
+
+func (x *OverlayRequest) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type OverlaySandbox struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// File name below <run-dir>/netns.
+	Netns         string `protobuf:"bytes,2,opt,name=netns,proto3" json:"netns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlaySandbox) Reset() {
+	*x = OverlaySandbox{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlaySandbox) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlaySandbox) ProtoMessage() {}
+
+func (x *OverlaySandbox) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlaySandbox.ProtoReflect.Descriptor instead.
+func (*OverlaySandbox) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *OverlaySandbox) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *OverlaySandbox) GetNetns() string {
+	if x != nil {
+		return x.Netns
+	}
+	return ""
+}
+
 type OverlayNetwork struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1869,7 +2289,7 @@ type OverlayNetwork struct {
 
 func (x *OverlayNetwork) Reset() {
 	*x = OverlayNetwork{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[23]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2301,7 @@ func (x *OverlayNetwork) String() string {
 func (*OverlayNetwork) ProtoMessage() {}
 
 func (x *OverlayNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[23]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2314,7 @@ func (x *OverlayNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayNetwork.ProtoReflect.Descriptor instead.
 func (*OverlayNetwork) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{23}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *OverlayNetwork) GetId() string {
@@ -1999,7 +2419,7 @@ type OverlaySubnet struct {
 
 func (x *OverlaySubnet) Reset() {
 	*x = OverlaySubnet{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[24]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2431,7 @@ func (x *OverlaySubnet) String() string {
 func (*OverlaySubnet) ProtoMessage() {}
 
 func (x *OverlaySubnet) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[24]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2444,7 @@ func (x *OverlaySubnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlaySubnet.ProtoReflect.Descriptor instead.
 func (*OverlaySubnet) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{24}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OverlaySubnet) GetSubnet() string {
@@ -2061,7 +2481,7 @@ type OverlayEndpoint struct {
 
 func (x *OverlayEndpoint) Reset() {
 	*x = OverlayEndpoint{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[25]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2493,7 @@ func (x *OverlayEndpoint) String() string {
 func (*OverlayEndpoint) ProtoMessage() {}
 
 func (x *OverlayEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[25]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2506,7 @@ func (x *OverlayEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayEndpoint.ProtoReflect.Descriptor instead.
 func (*OverlayEndpoint) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{25}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OverlayEndpoint) GetTaskId() string {
@@ -2149,7 +2569,7 @@ type OverlayService struct {
 
 func (x *OverlayService) Reset() {
 	*x = OverlayService{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[26]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2581,7 @@ func (x *OverlayService) String() string {
 func (*OverlayService) ProtoMessage() {}
 
 func (x *OverlayService) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[26]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2594,7 @@ func (x *OverlayService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayService.ProtoReflect.Descriptor instead.
 func (*OverlayService) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{26}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OverlayService) GetServiceId() string {
@@ -2211,7 +2631,7 @@ type OverlayRule struct {
 
 func (x *OverlayRule) Reset() {
 	*x = OverlayRule{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[27]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2643,7 @@ func (x *OverlayRule) String() string {
 func (*OverlayRule) ProtoMessage() {}
 
 func (x *OverlayRule) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[27]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2656,7 @@ func (x *OverlayRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayRule.ProtoReflect.Descriptor instead.
 func (*OverlayRule) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{27}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OverlayRule) GetId() string {
@@ -2293,7 +2713,7 @@ type OverlayResponse struct {
 
 func (x *OverlayResponse) Reset() {
 	*x = OverlayResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[28]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2725,7 @@ func (x *OverlayResponse) String() string {
 func (*OverlayResponse) ProtoMessage() {}
 
 func (x *OverlayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[28]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2738,7 @@ func (x *OverlayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayResponse.ProtoReflect.Descriptor instead.
 func (*OverlayResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{28}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OverlayResponse) GetEndpoints() []*OverlayResult {
@@ -2348,7 +2768,7 @@ type OverlayResult struct {
 
 func (x *OverlayResult) Reset() {
 	*x = OverlayResult{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[29]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2780,7 @@ func (x *OverlayResult) String() string {
 func (*OverlayResult) ProtoMessage() {}
 
 func (x *OverlayResult) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[29]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2793,7 @@ func (x *OverlayResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayResult.ProtoReflect.Descriptor instead.
 func (*OverlayResult) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{29}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OverlayResult) GetNetworkId() string {
@@ -2398,14 +2818,17 @@ func (x *OverlayResult) GetError() string {
 }
 
 type OverlayStateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// allowed and dropped are not asked for: they are read from the kernel, network
+	// by network.
+	WithoutCounters bool `protobuf:"varint,1,opt,name=without_counters,json=withoutCounters,proto3" json:"without_counters,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *OverlayStateRequest) Reset() {
 	*x = OverlayStateRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[30]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2840,7 @@ func (x *OverlayStateRequest) String() string {
 func (*OverlayStateRequest) ProtoMessage() {}
 
 func (x *OverlayStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[30]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2853,14 @@ func (x *OverlayStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayStateRequest.ProtoReflect.Descriptor instead.
 func (*OverlayStateRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{30}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *OverlayStateRequest) GetWithoutCounters() bool {
+	if x != nil {
+		return x.WithoutCounters
+	}
+	return false
 }
 
 type OverlayStateResponse struct {
@@ -2445,7 +2875,7 @@ type OverlayStateResponse struct {
 
 func (x *OverlayStateResponse) Reset() {
 	*x = OverlayStateResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[31]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2887,7 @@ func (x *OverlayStateResponse) String() string {
 func (*OverlayStateResponse) ProtoMessage() {}
 
 func (x *OverlayStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[31]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2900,7 @@ func (x *OverlayStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayStateResponse.ProtoReflect.Descriptor instead.
 func (*OverlayStateResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{31}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OverlayStateResponse) GetGeneration() uint64 {
@@ -2514,7 +2944,7 @@ type OverlayNetworkState struct {
 
 func (x *OverlayNetworkState) Reset() {
 	*x = OverlayNetworkState{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[32]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2956,7 @@ func (x *OverlayNetworkState) String() string {
 func (*OverlayNetworkState) ProtoMessage() {}
 
 func (x *OverlayNetworkState) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[32]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2969,7 @@ func (x *OverlayNetworkState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OverlayNetworkState.ProtoReflect.Descriptor instead.
 func (*OverlayNetworkState) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{32}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OverlayNetworkState) GetId() string {
@@ -2607,7 +3037,7 @@ type IngressRequest struct {
 	// Grows; an older generation is refused.
 	Generation uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
 	// 0: this is the whole. Otherwise the generation in force; what is then absent
-	// of the fields up to entry is as before.
+	// of the fields up to netns, and of subnet6, is as before.
 	Base uint64 `protobuf:"varint,2,opt,name=base,proto3" json:"base,omitempty"`
 	// The node's own mesh address, without a prefix length. Empty: no mesh, tasks
 	// of this node alone are reached.
@@ -2617,23 +3047,22 @@ type IngressRequest struct {
 	// net-ingress: file name below <run-dir>/netns of the namespace of all ingress
 	// networks.
 	Netns string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
-	// Whether this node answers on the published ports. Absent in a whole: no.
-	Entry *bool `protobuf:"varint,6,opt,name=entry,proto3,oneof" json:"entry,omitempty"`
-	// Mesh addresses of the other nodes that answer; added in a difference.
-	Entries        []string `protobuf:"bytes,7,rep,name=entries,proto3" json:"entries,omitempty"`
-	RemovedEntries []string `protobuf:"bytes,8,rep,name=removed_entries,json=removedEntries,proto3" json:"removed_entries,omitempty"`
 	// Each takes the place of what was declared under its id, unless it says
 	// changes.
 	Services []*IngressService `protobuf:"bytes,9,rep,name=services,proto3" json:"services,omitempty"`
 	// Ids; they go before the others are added.
-	Removed       []string `protobuf:"bytes,10,rep,name=removed,proto3" json:"removed,omitempty"`
+	Removed []string `protobuf:"bytes,10,rep,name=removed,proto3" json:"removed,omitempty"`
+	// The same of IPv6, of 64 bits. Empty: ports are answered on IPv4 alone.
+	Subnet6 string `protobuf:"bytes,11,opt,name=subnet6,proto3" json:"subnet6,omitempty"`
+	// Absent: as before, also in a whole.
+	Pools         *Pools `protobuf:"bytes,12,opt,name=pools,proto3" json:"pools,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IngressRequest) Reset() {
 	*x = IngressRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[33]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +3074,7 @@ func (x *IngressRequest) String() string {
 func (*IngressRequest) ProtoMessage() {}
 
 func (x *IngressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[33]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +3087,7 @@ func (x *IngressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressRequest.ProtoReflect.Descriptor instead.
 func (*IngressRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{33}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *IngressRequest) GetGeneration() uint64 {
@@ -2696,27 +3125,6 @@ func (x *IngressRequest) GetNetns() string {
 	return ""
 }
 
-func (x *IngressRequest) GetEntry() bool {
-	if x != nil && x.Entry != nil {
-		return *x.Entry
-	}
-	return false
-}
-
-func (x *IngressRequest) GetEntries() []string {
-	if x != nil {
-		return x.Entries
-	}
-	return nil
-}
-
-func (x *IngressRequest) GetRemovedEntries() []string {
-	if x != nil {
-		return x.RemovedEntries
-	}
-	return nil
-}
-
 func (x *IngressRequest) GetServices() []*IngressService {
 	if x != nil {
 		return x.Services
@@ -2727,6 +3135,65 @@ func (x *IngressRequest) GetServices() []*IngressService {
 func (x *IngressRequest) GetRemoved() []string {
 	if x != nil {
 		return x.Removed
+	}
+	return nil
+}
+
+func (x *IngressRequest) GetSubnet6() string {
+	if x != nil {
+		return x.Subnet6
+	}
+	return ""
+}
+
+func (x *IngressRequest) GetPools() *Pools {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+// Pools are addresses that are the cluster's alone, CIDRs: no client has one.
+type Pools struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefixes      []string               `protobuf:"bytes,1,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pools) Reset() {
+	*x = Pools{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pools) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pools) ProtoMessage() {}
+
+func (x *Pools) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pools.ProtoReflect.Descriptor instead.
+func (*Pools) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Pools) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
 	}
 	return nil
 }
@@ -2742,13 +3209,19 @@ type IngressService struct {
 	Endpoints []*IngressEndpoint `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Task ids; with changes only.
 	RemovedEndpoints []string `protobuf:"bytes,6,rep,name=removed_endpoints,json=removedEndpoints,proto3" json:"removed_endpoints,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Whether this node answers on the ports. Absent in changes: as before.
+	Entry *bool `protobuf:"varint,7,opt,name=entry,proto3,oneof" json:"entry,omitempty"`
+	// Mesh addresses of the other nodes that do; added in changes.
+	Entries []string `protobuf:"bytes,8,rep,name=entries,proto3" json:"entries,omitempty"`
+	// With changes only.
+	RemovedEntries []string `protobuf:"bytes,9,rep,name=removed_entries,json=removedEntries,proto3" json:"removed_entries,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *IngressService) Reset() {
 	*x = IngressService{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[34]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3233,7 @@ func (x *IngressService) String() string {
 func (*IngressService) ProtoMessage() {}
 
 func (x *IngressService) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[34]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3246,7 @@ func (x *IngressService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressService.ProtoReflect.Descriptor instead.
 func (*IngressService) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{34}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *IngressService) GetServiceId() string {
@@ -2818,12 +3291,34 @@ func (x *IngressService) GetRemovedEndpoints() []string {
 	return nil
 }
 
+func (x *IngressService) GetEntry() bool {
+	if x != nil && x.Entry != nil {
+		return *x.Entry
+	}
+	return false
+}
+
+func (x *IngressService) GetEntries() []string {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *IngressService) GetRemovedEntries() []string {
+	if x != nil {
+		return x.RemovedEntries
+	}
+	return nil
+}
+
 type IngressPort struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Published uint32                 `protobuf:"varint,1,opt,name=published,proto3" json:"published,omitempty"`
 	Target    uint32                 `protobuf:"varint,2,opt,name=target,proto3" json:"target,omitempty"`
 	Udp       bool                   `protobuf:"varint,3,opt,name=udp,proto3" json:"udp,omitempty"`
-	// IPv4. Empty: every address of the node but that in the mesh.
+	// Empty: every address of the node but that in the mesh and link-local ones;
+	// 0.0.0.0 and :: are those of one family.
 	HostIp string `protobuf:"bytes,4,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
 	// Tasks of the entry node are chosen while there are any.
 	PreferLocal   bool `protobuf:"varint,5,opt,name=prefer_local,json=preferLocal,proto3" json:"prefer_local,omitempty"`
@@ -2833,7 +3328,7 @@ type IngressPort struct {
 
 func (x *IngressPort) Reset() {
 	*x = IngressPort{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[35]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +3340,7 @@ func (x *IngressPort) String() string {
 func (*IngressPort) ProtoMessage() {}
 
 func (x *IngressPort) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[35]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +3353,7 @@ func (x *IngressPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressPort.ProtoReflect.Descriptor instead.
 func (*IngressPort) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{35}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *IngressPort) GetPublished() uint32 {
@@ -2906,14 +3401,16 @@ type IngressEndpoint struct {
 	// New flows are led to it.
 	Serving bool `protobuf:"varint,4,opt,name=serving,proto3" json:"serving,omitempty"`
 	// Of this node: file name below <run-dir>/netns of its sandbox.
-	Netns         string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
+	Netns string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
+	// IPv6, in subnet6; empty: none.
+	Address6      string `protobuf:"bytes,6,opt,name=address6,proto3" json:"address6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IngressEndpoint) Reset() {
 	*x = IngressEndpoint{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[36]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3422,7 @@ func (x *IngressEndpoint) String() string {
 func (*IngressEndpoint) ProtoMessage() {}
 
 func (x *IngressEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[36]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3435,7 @@ func (x *IngressEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressEndpoint.ProtoReflect.Descriptor instead.
 func (*IngressEndpoint) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{36}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *IngressEndpoint) GetTaskId() string {
@@ -2976,17 +3473,26 @@ func (x *IngressEndpoint) GetNetns() string {
 	return ""
 }
 
+func (x *IngressEndpoint) GetAddress6() string {
+	if x != nil {
+		return x.Address6
+	}
+	return ""
+}
+
 type IngressResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What is not as declared.
-	Results       []*IngressResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	Results []*IngressResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// What hinders no task and somebody should know.
+	Notes         []string `protobuf:"bytes,2,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IngressResponse) Reset() {
 	*x = IngressResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[37]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3504,7 @@ func (x *IngressResponse) String() string {
 func (*IngressResponse) ProtoMessage() {}
 
 func (x *IngressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[37]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,12 +3517,19 @@ func (x *IngressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressResponse.ProtoReflect.Descriptor instead.
 func (*IngressResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{37}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *IngressResponse) GetResults() []*IngressResult {
 	if x != nil {
 		return x.Results
+	}
+	return nil
+}
+
+func (x *IngressResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
 	}
 	return nil
 }
@@ -3037,7 +3550,7 @@ type IngressResult struct {
 
 func (x *IngressResult) Reset() {
 	*x = IngressResult{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[38]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3562,7 @@ func (x *IngressResult) String() string {
 func (*IngressResult) ProtoMessage() {}
 
 func (x *IngressResult) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[38]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3575,7 @@ func (x *IngressResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressResult.ProtoReflect.Descriptor instead.
 func (*IngressResult) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{38}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *IngressResult) GetServiceId() string {
@@ -3115,7 +3628,7 @@ type IngressStateRequest struct {
 
 func (x *IngressStateRequest) Reset() {
 	*x = IngressStateRequest{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[39]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3640,7 @@ func (x *IngressStateRequest) String() string {
 func (*IngressStateRequest) ProtoMessage() {}
 
 func (x *IngressStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[39]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3653,7 @@ func (x *IngressStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressStateRequest.ProtoReflect.Descriptor instead.
 func (*IngressStateRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{39}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{45}
 }
 
 type IngressStateResponse struct {
@@ -3148,7 +3661,8 @@ type IngressStateResponse struct {
 	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
 	// How often something was found changed by somebody and put back.
 	Repairs uint64 `protobuf:"varint,2,opt,name=repairs,proto3" json:"repairs,omitempty"`
-	Entry   bool   `protobuf:"varint,3,opt,name=entry,proto3" json:"entry,omitempty"`
+	// It answers for some service.
+	Entry bool `protobuf:"varint,3,opt,name=entry,proto3" json:"entry,omitempty"`
 	// Why it is degraded; empty: it is not.
 	Error           string           `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	Results         []*IngressResult `protobuf:"bytes,5,rep,name=results,proto3" json:"results,omitempty"`
@@ -3156,14 +3670,16 @@ type IngressStateResponse struct {
 	LocalEndpoints  uint32           `protobuf:"varint,7,opt,name=local_endpoints,json=localEndpoints,proto3" json:"local_endpoints,omitempty"`
 	RemoteEndpoints uint32           `protobuf:"varint,8,opt,name=remote_endpoints,json=remoteEndpoints,proto3" json:"remote_endpoints,omitempty"`
 	// Packets that were dropped, by reason, since the process started.
-	Dropped       map[string]uint64 `protobuf:"bytes,9,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Dropped map[string]uint64 `protobuf:"bytes,9,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// What hinders no task and somebody should know.
+	Notes         []string `protobuf:"bytes,10,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IngressStateResponse) Reset() {
 	*x = IngressStateResponse{}
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[40]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3691,7 @@ func (x *IngressStateResponse) String() string {
 func (*IngressStateResponse) ProtoMessage() {}
 
 func (x *IngressStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[40]
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3704,7 @@ func (x *IngressStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressStateResponse.ProtoReflect.Descriptor instead.
 func (*IngressStateResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{40}
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *IngressStateResponse) GetGeneration() uint64 {
@@ -3254,11 +3770,129 @@ func (x *IngressStateResponse) GetDropped() map[string]uint64 {
 	return nil
 }
 
+func (x *IngressStateResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+// NoteRequest has netd keep what redoubtd wants to be told again by its next
+// process, in memory and unread, or asks for it.
+type NoteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Set: this is the note now, whole; an empty one is none.
+	Keep []byte `protobuf:"bytes,1,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
+	// Give the note back.
+	Read          bool `protobuf:"varint,2,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRequest) Reset() {
+	*x = NoteRequest{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRequest) ProtoMessage() {}
+
+func (x *NoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRequest.ProtoReflect.Descriptor instead.
+func (*NoteRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *NoteRequest) GetKeep() []byte {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+func (x *NoteRequest) GetRead() bool {
+	if x != nil {
+		return x.Read
+	}
+	return false
+}
+
+type NoteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the note; empty: there is none. A declaration of the fabric that
+	// takes a peer away, or is whole, ends a note that was made before it.
+	Sum []byte `protobuf:"bytes,1,opt,name=sum,proto3" json:"sum,omitempty"`
+	// The note, where it was asked for.
+	Note          []byte `protobuf:"bytes,2,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteResponse) Reset() {
+	*x = NoteResponse{}
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteResponse) ProtoMessage() {}
+
+func (x *NoteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_netd_netdpb_netd_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteResponse.ProtoReflect.Descriptor instead.
+func (*NoteResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_netd_netdpb_netd_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *NoteResponse) GetSum() []byte {
+	if x != nil {
+		return x.Sum
+	}
+	return nil
+}
+
+func (x *NoteResponse) GetNote() []byte {
+	if x != nil {
+		return x.Note
+	}
+	return nil
+}
+
 var File_mesh_netd_netdpb_netd_proto protoreflect.FileDescriptor
 
 const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\x9b\x05\n" +
+	"\x1bmesh/netd/netdpb/netd.proto\x12\x0fredoubt.netd.v1\"\x99\x06\n" +
 	"\aRequest\x125\n" +
 	"\x05probe\x18\x01 \x01(\v2\x1d.redoubt.netd.v1.ProbeRequestH\x00R\x05probe\x125\n" +
 	"\x05apply\x18\x02 \x01(\v2\x1d.redoubt.netd.v1.ApplyRequestH\x00R\x05apply\x125\n" +
@@ -3270,8 +3904,10 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\roverlay_state\x18\b \x01(\v2$.redoubt.netd.v1.OverlayStateRequestH\x00R\foverlayState\x12;\n" +
 	"\aingress\x18\t \x01(\v2\x1f.redoubt.netd.v1.IngressRequestH\x00R\aingress\x12K\n" +
 	"\ringress_state\x18\n" +
-	" \x01(\v2$.redoubt.netd.v1.IngressStateRequestH\x00R\fingressStateB\x06\n" +
-	"\x04verb\"\xd8\x05\n" +
+	" \x01(\v2$.redoubt.netd.v1.IngressStateRequestH\x00R\fingressState\x12H\n" +
+	"\ffabric_prove\x18\v \x01(\v2#.redoubt.netd.v1.FabricProveRequestH\x00R\vfabricProve\x122\n" +
+	"\x04note\x18\x14 \x01(\v2\x1c.redoubt.netd.v1.NoteRequestH\x00R\x04noteB\x06\n" +
+	"\x04verb\"\xd8\x06\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.netd.v1.ErrorH\x00R\x05error\x126\n" +
 	"\x05probe\x18\x02 \x01(\v2\x1e.redoubt.netd.v1.ProbeResponseH\x00R\x05probe\x126\n" +
@@ -3284,7 +3920,9 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\roverlay_state\x18\t \x01(\v2%.redoubt.netd.v1.OverlayStateResponseH\x00R\foverlayState\x12<\n" +
 	"\aingress\x18\n" +
 	" \x01(\v2 .redoubt.netd.v1.IngressResponseH\x00R\aingress\x12L\n" +
-	"\ringress_state\x18\v \x01(\v2%.redoubt.netd.v1.IngressStateResponseH\x00R\fingressStateB\b\n" +
+	"\ringress_state\x18\v \x01(\v2%.redoubt.netd.v1.IngressStateResponseH\x00R\fingressState\x12I\n" +
+	"\ffabric_prove\x18\f \x01(\v2$.redoubt.netd.v1.FabricProveResponseH\x00R\vfabricProve\x123\n" +
+	"\x04note\x18\x14 \x01(\v2\x1d.redoubt.netd.v1.NoteResponseH\x00R\x04noteB\b\n" +
 	"\x06result\"!\n" +
 	"\x05Error\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\x0e\n" +
@@ -3295,14 +3933,20 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1a\n" +
 	"\brequired\x18\x03 \x01(\bR\brequired\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail\"\xaa\x01\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x86\x02\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12%\n" +
 	"\x0ebridge_address\x18\x02 \x01(\tR\rbridgeAddress\x127\n" +
 	"\tendpoints\x18\x03 \x03(\v2\x19.redoubt.netd.v1.EndpointR\tendpoints\x12\x1a\n" +
-	"\bmanagers\x18\x04 \x03(\tR\bmanagers\"\x9b\x01\n" +
+	"\bmanagers\x18\x04 \x03(\tR\bmanagers\x12,\n" +
+	"\x05pools\x18\x05 \x01(\v2\x16.redoubt.netd.v1.PoolsR\x05pools\x12,\n" +
+	"\x05reach\x18\x06 \x01(\v2\x16.redoubt.netd.v1.ReachR\x05reach\"Y\n" +
+	"\x05Reach\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x1c\n" +
+	"\tpublished\x18\x02 \x03(\tR\tpublished\x12\x1c\n" +
+	"\tresolvers\x18\x03 \x03(\tR\tresolvers\"\x9b\x01\n" +
 	"\bEndpoint\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05netns\x18\x02 \x01(\tR\x05netns\x12\x10\n" +
@@ -3319,13 +3963,15 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x0eEndpointResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"\x0e\n" +
-	"\fStateRequest\"\x88\x01\n" +
+	"\fStateRequest\"\xc7\x01\n" +
 	"\rStateResponse\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12=\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x1f.redoubt.netd.v1.EndpointResultR\tendpoints\x12\x18\n" +
-	"\arepairs\x18\x03 \x01(\x04R\arepairs\"\xb7\x02\n" +
+	"\arepairs\x18\x03 \x01(\x04R\arepairs\x12#\n" +
+	"\rrules_meddled\x18\x04 \x01(\x04R\frulesMeddled\x12\x18\n" +
+	"\astrayed\x18\x05 \x01(\x04R\astrayed\"\xb7\x02\n" +
 	"\rFabricRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3338,7 +3984,7 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\funderlay_mtu\x18\x06 \x01(\rR\vunderlayMtu\x12!\n" +
 	"\fcontrol_port\x18\a \x01(\rR\vcontrolPort\x121\n" +
 	"\x05peers\x18\b \x03(\v2\x1b.redoubt.netd.v1.FabricPeerR\x05peers\x12\x18\n" +
-	"\aremoved\x18\t \x03(\tR\aremoved\"\xfc\x01\n" +
+	"\aremoved\x18\t \x03(\tR\aremoved\"\x8e\x02\n" +
 	"\n" +
 	"FabricPeer\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
@@ -3348,7 +3994,8 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\bendpoint\x18\x04 \x01(\tR\bendpoint\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12+\n" +
 	"\x11keepalive_seconds\x18\x06 \x01(\rR\x10keepaliveSeconds\x12.\n" +
-	"\x04next\x18\a \x01(\v2\x1a.redoubt.netd.v1.FabricKeyR\x04next\"O\n" +
+	"\x04next\x18\a \x01(\v2\x1a.redoubt.netd.v1.FabricKeyR\x04next\x12\x10\n" +
+	"\x03mtu\x18\b \x01(\rR\x03mtu\"O\n" +
 	"\tFabricKey\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12#\n" +
@@ -3364,8 +4011,16 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x14FabricRotateResponse\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12&\n" +
-	"\x0fnext_public_key\x18\x02 \x01(\fR\rnextPublicKey\"\x14\n" +
-	"\x12FabricStateRequest\"\xf0\x03\n" +
+	"\x0fnext_public_key\x18\x02 \x01(\fR\rnextPublicKey\"J\n" +
+	"\x12FabricProveRequest\x124\n" +
+	"\x06proofs\x18\x01 \x03(\v2\x1c.redoubt.netd.v1.FabricProofR\x06proofs\"u\n" +
+	"\vFabricProof\x12$\n" +
+	"\x0eown_public_key\x18\x01 \x01(\fR\fownPublicKey\x12&\n" +
+	"\x0fpeer_public_key\x18\x02 \x01(\fR\rpeerPublicKey\x12\x18\n" +
+	"\acontext\x18\x03 \x01(\fR\acontext\")\n" +
+	"\x13FabricProveResponse\x12\x12\n" +
+	"\x04tags\x18\x01 \x03(\fR\x04tags\"\x14\n" +
+	"\x12FabricStateRequest\"\x8c\x04\n" +
 	"\x13FabricStateResponse\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3383,7 +4038,8 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\bdegraded\x18\n" +
 	" \x01(\tR\bdegraded\x126\n" +
 	"\x05peers\x18\v \x03(\v2 .redoubt.netd.v1.FabricPeerStateR\x05peers\x12K\n" +
-	"\adropped\x18\f \x03(\v21.redoubt.netd.v1.FabricStateResponse.DroppedEntryR\adropped\x1a:\n" +
+	"\adropped\x18\f \x03(\v21.redoubt.netd.v1.FabricStateResponse.DroppedEntryR\adropped\x12\x1a\n" +
+	"\bunderlay\x18\r \x03(\tR\bunderlay\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xef\x01\n" +
@@ -3396,7 +4052,7 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x0ereceived_bytes\x18\x05 \x01(\x04R\rreceivedBytes\x12\x1d\n" +
 	"\n" +
 	"sent_bytes\x18\x06 \x01(\x04R\tsentBytesB\x13\n" +
-	"\x11_handshake_age_ms\"\xbe\x01\n" +
+	"\x11_handshake_age_ms\"\xbe\x02\n" +
 	"\x0eOverlayRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3404,7 +4060,13 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x04base\x18\x02 \x01(\x04R\x04base\x12;\n" +
 	"\bnetworks\x18\x03 \x03(\v2\x1f.redoubt.netd.v1.OverlayNetworkR\bnetworks\x12\x18\n" +
 	"\aremoved\x18\x04 \x03(\tR\aremoved\x12!\n" +
-	"\fmesh_address\x18\x05 \x01(\tR\vmeshAddress\"\x89\x04\n" +
+	"\fmesh_address\x18\x05 \x01(\tR\vmeshAddress\x12=\n" +
+	"\tsandboxes\x18\x06 \x03(\v2\x1f.redoubt.netd.v1.OverlaySandboxR\tsandboxes\x12+\n" +
+	"\x11sandboxes_changed\x18\a \x01(\bR\x10sandboxesChanged\x12\x12\n" +
+	"\x04more\x18\b \x01(\bR\x04more\"?\n" +
+	"\x0eOverlaySandbox\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05netns\x18\x02 \x01(\tR\x05netns\"\x89\x04\n" +
 	"\x0eOverlayNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\achanges\x18\x02 \x01(\bR\achanges\x12\x10\n" +
@@ -3451,8 +4113,9 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\x15\n" +
-	"\x13OverlayStateRequest\"\x92\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"@\n" +
+	"\x13OverlayStateRequest\x12)\n" +
+	"\x10without_counters\x18\x01 \x01(\bR\x0fwithoutCounters\"\x92\x01\n" +
 	"\x14OverlayStateResponse\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3473,7 +4136,7 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xd4\x02\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xba\x02\n" +
 	"\x0eIngressRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3481,14 +4144,14 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x04base\x18\x02 \x01(\x04R\x04base\x12!\n" +
 	"\fmesh_address\x18\x03 \x01(\tR\vmeshAddress\x12\x16\n" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12\x14\n" +
-	"\x05netns\x18\x05 \x01(\tR\x05netns\x12\x19\n" +
-	"\x05entry\x18\x06 \x01(\bH\x00R\x05entry\x88\x01\x01\x12\x18\n" +
-	"\aentries\x18\a \x03(\tR\aentries\x12'\n" +
-	"\x0fremoved_entries\x18\b \x03(\tR\x0eremovedEntries\x12;\n" +
+	"\x05netns\x18\x05 \x01(\tR\x05netns\x12;\n" +
 	"\bservices\x18\t \x03(\v2\x1f.redoubt.netd.v1.IngressServiceR\bservices\x12\x18\n" +
 	"\aremoved\x18\n" +
-	" \x03(\tR\aremovedB\b\n" +
-	"\x06_entry\"\xfc\x01\n" +
+	" \x03(\tR\aremoved\x12\x18\n" +
+	"\asubnet6\x18\v \x01(\tR\asubnet6\x12,\n" +
+	"\x05pools\x18\f \x01(\v2\x16.redoubt.netd.v1.PoolsR\x05poolsJ\x04\b\x06\x10\t\"#\n" +
+	"\x05Pools\x12\x1a\n" +
+	"\bprefixes\x18\x01 \x03(\tR\bprefixes\"\xe4\x02\n" +
 	"\x0eIngressService\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x18\n" +
@@ -3496,21 +4159,27 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x03vni\x18\x03 \x01(\rR\x03vni\x122\n" +
 	"\x05ports\x18\x04 \x03(\v2\x1c.redoubt.netd.v1.IngressPortR\x05ports\x12>\n" +
 	"\tendpoints\x18\x05 \x03(\v2 .redoubt.netd.v1.IngressEndpointR\tendpoints\x12+\n" +
-	"\x11removed_endpoints\x18\x06 \x03(\tR\x10removedEndpoints\"\x91\x01\n" +
+	"\x11removed_endpoints\x18\x06 \x03(\tR\x10removedEndpoints\x12\x19\n" +
+	"\x05entry\x18\a \x01(\bH\x00R\x05entry\x88\x01\x01\x12\x18\n" +
+	"\aentries\x18\b \x03(\tR\aentries\x12'\n" +
+	"\x0fremoved_entries\x18\t \x03(\tR\x0eremovedEntriesB\b\n" +
+	"\x06_entry\"\x91\x01\n" +
 	"\vIngressPort\x12\x1c\n" +
 	"\tpublished\x18\x01 \x01(\rR\tpublished\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\rR\x06target\x12\x10\n" +
 	"\x03udp\x18\x03 \x01(\bR\x03udp\x12\x17\n" +
 	"\ahost_ip\x18\x04 \x01(\tR\x06hostIp\x12!\n" +
-	"\fprefer_local\x18\x05 \x01(\bR\vpreferLocal\"\x88\x01\n" +
+	"\fprefer_local\x18\x05 \x01(\bR\vpreferLocal\"\xa4\x01\n" +
 	"\x0fIngressEndpoint\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
 	"\aserving\x18\x04 \x01(\bR\aserving\x12\x14\n" +
-	"\x05netns\x18\x05 \x01(\tR\x05netns\"K\n" +
+	"\x05netns\x18\x05 \x01(\tR\x05netns\x12\x1a\n" +
+	"\baddress6\x18\x06 \x01(\tR\baddress6\"a\n" +
 	"\x0fIngressResponse\x128\n" +
-	"\aresults\x18\x01 \x03(\v2\x1e.redoubt.netd.v1.IngressResultR\aresults\"\xa6\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x1e.redoubt.netd.v1.IngressResultR\aresults\x12\x14\n" +
+	"\x05notes\x18\x02 \x03(\tR\x05notes\"\xa6\x01\n" +
 	"\rIngressResult\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x1c\n" +
@@ -3519,7 +4188,7 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\ahost_ip\x18\x04 \x01(\tR\x06hostIp\x12\x17\n" +
 	"\atask_id\x18\x05 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\"\x15\n" +
-	"\x13IngressStateRequest\"\xb0\x03\n" +
+	"\x13IngressStateRequest\"\xc6\x03\n" +
 	"\x14IngressStateResponse\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3531,10 +4200,19 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\bservices\x18\x06 \x01(\rR\bservices\x12'\n" +
 	"\x0flocal_endpoints\x18\a \x01(\rR\x0elocalEndpoints\x12)\n" +
 	"\x10remote_endpoints\x18\b \x01(\rR\x0fremoteEndpoints\x12L\n" +
-	"\adropped\x18\t \x03(\v22.redoubt.netd.v1.IngressStateResponse.DroppedEntryR\adropped\x1a:\n" +
+	"\adropped\x18\t \x03(\v22.redoubt.netd.v1.IngressStateResponse.DroppedEntryR\adropped\x12\x14\n" +
+	"\x05notes\x18\n" +
+	" \x03(\tR\x05notes\x1a:\n" +
 	"\fDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B5Z3github.com/redoubt-cluster/redoubt/mesh/netd/netdpbb\x06proto3"
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"C\n" +
+	"\vNoteRequest\x12\x17\n" +
+	"\x04keep\x18\x01 \x01(\fH\x00R\x04keep\x88\x01\x01\x12\x12\n" +
+	"\x04read\x18\x02 \x01(\bR\x04readB\a\n" +
+	"\x05_keep\"4\n" +
+	"\fNoteResponse\x12\x10\n" +
+	"\x03sum\x18\x01 \x01(\fR\x03sum\x12\x12\n" +
+	"\x04note\x18\x02 \x01(\fR\x04noteB5Z3github.com/redoubt-cluster/redoubt/mesh/netd/netdpbb\x06proto3"
 
 var (
 	file_mesh_netd_netdpb_netd_proto_rawDescOnce sync.Once
@@ -3548,7 +4226,7 @@ func file_mesh_netd_netdpb_netd_proto_rawDescGZIP() []byte {
 	return file_mesh_netd_netdpb_netd_proto_rawDescData
 }
 
-var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_mesh_netd_netdpb_netd_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_mesh_netd_netdpb_netd_proto_goTypes = []any{
 	(*Request)(nil),              // 0: redoubt.netd.v1.Request
 	(*Response)(nil),             // 1: redoubt.netd.v1.Response
@@ -3557,98 +4235,115 @@ var file_mesh_netd_netdpb_netd_proto_goTypes = []any{
 	(*ProbeResponse)(nil),        // 4: redoubt.netd.v1.ProbeResponse
 	(*Feature)(nil),              // 5: redoubt.netd.v1.Feature
 	(*ApplyRequest)(nil),         // 6: redoubt.netd.v1.ApplyRequest
-	(*Endpoint)(nil),             // 7: redoubt.netd.v1.Endpoint
-	(*PublishedPort)(nil),        // 8: redoubt.netd.v1.PublishedPort
-	(*ApplyResponse)(nil),        // 9: redoubt.netd.v1.ApplyResponse
-	(*EndpointResult)(nil),       // 10: redoubt.netd.v1.EndpointResult
-	(*StateRequest)(nil),         // 11: redoubt.netd.v1.StateRequest
-	(*StateResponse)(nil),        // 12: redoubt.netd.v1.StateResponse
-	(*FabricRequest)(nil),        // 13: redoubt.netd.v1.FabricRequest
-	(*FabricPeer)(nil),           // 14: redoubt.netd.v1.FabricPeer
-	(*FabricKey)(nil),            // 15: redoubt.netd.v1.FabricKey
-	(*FabricResponse)(nil),       // 16: redoubt.netd.v1.FabricResponse
-	(*FabricRotateRequest)(nil),  // 17: redoubt.netd.v1.FabricRotateRequest
-	(*FabricRotateResponse)(nil), // 18: redoubt.netd.v1.FabricRotateResponse
-	(*FabricStateRequest)(nil),   // 19: redoubt.netd.v1.FabricStateRequest
-	(*FabricStateResponse)(nil),  // 20: redoubt.netd.v1.FabricStateResponse
-	(*FabricPeerState)(nil),      // 21: redoubt.netd.v1.FabricPeerState
-	(*OverlayRequest)(nil),       // 22: redoubt.netd.v1.OverlayRequest
-	(*OverlayNetwork)(nil),       // 23: redoubt.netd.v1.OverlayNetwork
-	(*OverlaySubnet)(nil),        // 24: redoubt.netd.v1.OverlaySubnet
-	(*OverlayEndpoint)(nil),      // 25: redoubt.netd.v1.OverlayEndpoint
-	(*OverlayService)(nil),       // 26: redoubt.netd.v1.OverlayService
-	(*OverlayRule)(nil),          // 27: redoubt.netd.v1.OverlayRule
-	(*OverlayResponse)(nil),      // 28: redoubt.netd.v1.OverlayResponse
-	(*OverlayResult)(nil),        // 29: redoubt.netd.v1.OverlayResult
-	(*OverlayStateRequest)(nil),  // 30: redoubt.netd.v1.OverlayStateRequest
-	(*OverlayStateResponse)(nil), // 31: redoubt.netd.v1.OverlayStateResponse
-	(*OverlayNetworkState)(nil),  // 32: redoubt.netd.v1.OverlayNetworkState
-	(*IngressRequest)(nil),       // 33: redoubt.netd.v1.IngressRequest
-	(*IngressService)(nil),       // 34: redoubt.netd.v1.IngressService
-	(*IngressPort)(nil),          // 35: redoubt.netd.v1.IngressPort
-	(*IngressEndpoint)(nil),      // 36: redoubt.netd.v1.IngressEndpoint
-	(*IngressResponse)(nil),      // 37: redoubt.netd.v1.IngressResponse
-	(*IngressResult)(nil),        // 38: redoubt.netd.v1.IngressResult
-	(*IngressStateRequest)(nil),  // 39: redoubt.netd.v1.IngressStateRequest
-	(*IngressStateResponse)(nil), // 40: redoubt.netd.v1.IngressStateResponse
-	nil,                          // 41: redoubt.netd.v1.FabricStateResponse.DroppedEntry
-	nil,                          // 42: redoubt.netd.v1.OverlayNetworkState.AllowedEntry
-	nil,                          // 43: redoubt.netd.v1.OverlayNetworkState.DroppedEntry
-	nil,                          // 44: redoubt.netd.v1.IngressStateResponse.DroppedEntry
+	(*Reach)(nil),                // 7: redoubt.netd.v1.Reach
+	(*Endpoint)(nil),             // 8: redoubt.netd.v1.Endpoint
+	(*PublishedPort)(nil),        // 9: redoubt.netd.v1.PublishedPort
+	(*ApplyResponse)(nil),        // 10: redoubt.netd.v1.ApplyResponse
+	(*EndpointResult)(nil),       // 11: redoubt.netd.v1.EndpointResult
+	(*StateRequest)(nil),         // 12: redoubt.netd.v1.StateRequest
+	(*StateResponse)(nil),        // 13: redoubt.netd.v1.StateResponse
+	(*FabricRequest)(nil),        // 14: redoubt.netd.v1.FabricRequest
+	(*FabricPeer)(nil),           // 15: redoubt.netd.v1.FabricPeer
+	(*FabricKey)(nil),            // 16: redoubt.netd.v1.FabricKey
+	(*FabricResponse)(nil),       // 17: redoubt.netd.v1.FabricResponse
+	(*FabricRotateRequest)(nil),  // 18: redoubt.netd.v1.FabricRotateRequest
+	(*FabricRotateResponse)(nil), // 19: redoubt.netd.v1.FabricRotateResponse
+	(*FabricProveRequest)(nil),   // 20: redoubt.netd.v1.FabricProveRequest
+	(*FabricProof)(nil),          // 21: redoubt.netd.v1.FabricProof
+	(*FabricProveResponse)(nil),  // 22: redoubt.netd.v1.FabricProveResponse
+	(*FabricStateRequest)(nil),   // 23: redoubt.netd.v1.FabricStateRequest
+	(*FabricStateResponse)(nil),  // 24: redoubt.netd.v1.FabricStateResponse
+	(*FabricPeerState)(nil),      // 25: redoubt.netd.v1.FabricPeerState
+	(*OverlayRequest)(nil),       // 26: redoubt.netd.v1.OverlayRequest
+	(*OverlaySandbox)(nil),       // 27: redoubt.netd.v1.OverlaySandbox
+	(*OverlayNetwork)(nil),       // 28: redoubt.netd.v1.OverlayNetwork
+	(*OverlaySubnet)(nil),        // 29: redoubt.netd.v1.OverlaySubnet
+	(*OverlayEndpoint)(nil),      // 30: redoubt.netd.v1.OverlayEndpoint
+	(*OverlayService)(nil),       // 31: redoubt.netd.v1.OverlayService
+	(*OverlayRule)(nil),          // 32: redoubt.netd.v1.OverlayRule
+	(*OverlayResponse)(nil),      // 33: redoubt.netd.v1.OverlayResponse
+	(*OverlayResult)(nil),        // 34: redoubt.netd.v1.OverlayResult
+	(*OverlayStateRequest)(nil),  // 35: redoubt.netd.v1.OverlayStateRequest
+	(*OverlayStateResponse)(nil), // 36: redoubt.netd.v1.OverlayStateResponse
+	(*OverlayNetworkState)(nil),  // 37: redoubt.netd.v1.OverlayNetworkState
+	(*IngressRequest)(nil),       // 38: redoubt.netd.v1.IngressRequest
+	(*Pools)(nil),                // 39: redoubt.netd.v1.Pools
+	(*IngressService)(nil),       // 40: redoubt.netd.v1.IngressService
+	(*IngressPort)(nil),          // 41: redoubt.netd.v1.IngressPort
+	(*IngressEndpoint)(nil),      // 42: redoubt.netd.v1.IngressEndpoint
+	(*IngressResponse)(nil),      // 43: redoubt.netd.v1.IngressResponse
+	(*IngressResult)(nil),        // 44: redoubt.netd.v1.IngressResult
+	(*IngressStateRequest)(nil),  // 45: redoubt.netd.v1.IngressStateRequest
+	(*IngressStateResponse)(nil), // 46: redoubt.netd.v1.IngressStateResponse
+	(*NoteRequest)(nil),          // 47: redoubt.netd.v1.NoteRequest
+	(*NoteResponse)(nil),         // 48: redoubt.netd.v1.NoteResponse
+	nil,                          // 49: redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	nil,                          // 50: redoubt.netd.v1.OverlayNetworkState.AllowedEntry
+	nil,                          // 51: redoubt.netd.v1.OverlayNetworkState.DroppedEntry
+	nil,                          // 52: redoubt.netd.v1.IngressStateResponse.DroppedEntry
 }
 var file_mesh_netd_netdpb_netd_proto_depIdxs = []int32{
 	3,  // 0: redoubt.netd.v1.Request.probe:type_name -> redoubt.netd.v1.ProbeRequest
 	6,  // 1: redoubt.netd.v1.Request.apply:type_name -> redoubt.netd.v1.ApplyRequest
-	11, // 2: redoubt.netd.v1.Request.state:type_name -> redoubt.netd.v1.StateRequest
-	13, // 3: redoubt.netd.v1.Request.fabric:type_name -> redoubt.netd.v1.FabricRequest
-	17, // 4: redoubt.netd.v1.Request.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateRequest
-	19, // 5: redoubt.netd.v1.Request.fabric_state:type_name -> redoubt.netd.v1.FabricStateRequest
-	22, // 6: redoubt.netd.v1.Request.overlay:type_name -> redoubt.netd.v1.OverlayRequest
-	30, // 7: redoubt.netd.v1.Request.overlay_state:type_name -> redoubt.netd.v1.OverlayStateRequest
-	33, // 8: redoubt.netd.v1.Request.ingress:type_name -> redoubt.netd.v1.IngressRequest
-	39, // 9: redoubt.netd.v1.Request.ingress_state:type_name -> redoubt.netd.v1.IngressStateRequest
-	2,  // 10: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
-	4,  // 11: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
-	9,  // 12: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
-	12, // 13: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
-	16, // 14: redoubt.netd.v1.Response.fabric:type_name -> redoubt.netd.v1.FabricResponse
-	18, // 15: redoubt.netd.v1.Response.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateResponse
-	20, // 16: redoubt.netd.v1.Response.fabric_state:type_name -> redoubt.netd.v1.FabricStateResponse
-	28, // 17: redoubt.netd.v1.Response.overlay:type_name -> redoubt.netd.v1.OverlayResponse
-	31, // 18: redoubt.netd.v1.Response.overlay_state:type_name -> redoubt.netd.v1.OverlayStateResponse
-	37, // 19: redoubt.netd.v1.Response.ingress:type_name -> redoubt.netd.v1.IngressResponse
-	40, // 20: redoubt.netd.v1.Response.ingress_state:type_name -> redoubt.netd.v1.IngressStateResponse
-	5,  // 21: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
-	7,  // 22: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
-	8,  // 23: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
-	10, // 24: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
-	10, // 25: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
-	14, // 26: redoubt.netd.v1.FabricRequest.peers:type_name -> redoubt.netd.v1.FabricPeer
-	15, // 27: redoubt.netd.v1.FabricPeer.next:type_name -> redoubt.netd.v1.FabricKey
-	21, // 28: redoubt.netd.v1.FabricStateResponse.peers:type_name -> redoubt.netd.v1.FabricPeerState
-	41, // 29: redoubt.netd.v1.FabricStateResponse.dropped:type_name -> redoubt.netd.v1.FabricStateResponse.DroppedEntry
-	23, // 30: redoubt.netd.v1.OverlayRequest.networks:type_name -> redoubt.netd.v1.OverlayNetwork
-	24, // 31: redoubt.netd.v1.OverlayNetwork.subnets:type_name -> redoubt.netd.v1.OverlaySubnet
-	25, // 32: redoubt.netd.v1.OverlayNetwork.endpoints:type_name -> redoubt.netd.v1.OverlayEndpoint
-	26, // 33: redoubt.netd.v1.OverlayNetwork.services:type_name -> redoubt.netd.v1.OverlayService
-	27, // 34: redoubt.netd.v1.OverlayNetwork.rules:type_name -> redoubt.netd.v1.OverlayRule
-	29, // 35: redoubt.netd.v1.OverlayResponse.endpoints:type_name -> redoubt.netd.v1.OverlayResult
-	29, // 36: redoubt.netd.v1.OverlayResponse.networks:type_name -> redoubt.netd.v1.OverlayResult
-	32, // 37: redoubt.netd.v1.OverlayStateResponse.networks:type_name -> redoubt.netd.v1.OverlayNetworkState
-	42, // 38: redoubt.netd.v1.OverlayNetworkState.allowed:type_name -> redoubt.netd.v1.OverlayNetworkState.AllowedEntry
-	43, // 39: redoubt.netd.v1.OverlayNetworkState.dropped:type_name -> redoubt.netd.v1.OverlayNetworkState.DroppedEntry
-	29, // 40: redoubt.netd.v1.OverlayNetworkState.endpoints:type_name -> redoubt.netd.v1.OverlayResult
-	34, // 41: redoubt.netd.v1.IngressRequest.services:type_name -> redoubt.netd.v1.IngressService
-	35, // 42: redoubt.netd.v1.IngressService.ports:type_name -> redoubt.netd.v1.IngressPort
-	36, // 43: redoubt.netd.v1.IngressService.endpoints:type_name -> redoubt.netd.v1.IngressEndpoint
-	38, // 44: redoubt.netd.v1.IngressResponse.results:type_name -> redoubt.netd.v1.IngressResult
-	38, // 45: redoubt.netd.v1.IngressStateResponse.results:type_name -> redoubt.netd.v1.IngressResult
-	44, // 46: redoubt.netd.v1.IngressStateResponse.dropped:type_name -> redoubt.netd.v1.IngressStateResponse.DroppedEntry
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	12, // 2: redoubt.netd.v1.Request.state:type_name -> redoubt.netd.v1.StateRequest
+	14, // 3: redoubt.netd.v1.Request.fabric:type_name -> redoubt.netd.v1.FabricRequest
+	18, // 4: redoubt.netd.v1.Request.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateRequest
+	23, // 5: redoubt.netd.v1.Request.fabric_state:type_name -> redoubt.netd.v1.FabricStateRequest
+	26, // 6: redoubt.netd.v1.Request.overlay:type_name -> redoubt.netd.v1.OverlayRequest
+	35, // 7: redoubt.netd.v1.Request.overlay_state:type_name -> redoubt.netd.v1.OverlayStateRequest
+	38, // 8: redoubt.netd.v1.Request.ingress:type_name -> redoubt.netd.v1.IngressRequest
+	45, // 9: redoubt.netd.v1.Request.ingress_state:type_name -> redoubt.netd.v1.IngressStateRequest
+	20, // 10: redoubt.netd.v1.Request.fabric_prove:type_name -> redoubt.netd.v1.FabricProveRequest
+	47, // 11: redoubt.netd.v1.Request.note:type_name -> redoubt.netd.v1.NoteRequest
+	2,  // 12: redoubt.netd.v1.Response.error:type_name -> redoubt.netd.v1.Error
+	4,  // 13: redoubt.netd.v1.Response.probe:type_name -> redoubt.netd.v1.ProbeResponse
+	10, // 14: redoubt.netd.v1.Response.apply:type_name -> redoubt.netd.v1.ApplyResponse
+	13, // 15: redoubt.netd.v1.Response.state:type_name -> redoubt.netd.v1.StateResponse
+	17, // 16: redoubt.netd.v1.Response.fabric:type_name -> redoubt.netd.v1.FabricResponse
+	19, // 17: redoubt.netd.v1.Response.fabric_rotate:type_name -> redoubt.netd.v1.FabricRotateResponse
+	24, // 18: redoubt.netd.v1.Response.fabric_state:type_name -> redoubt.netd.v1.FabricStateResponse
+	33, // 19: redoubt.netd.v1.Response.overlay:type_name -> redoubt.netd.v1.OverlayResponse
+	36, // 20: redoubt.netd.v1.Response.overlay_state:type_name -> redoubt.netd.v1.OverlayStateResponse
+	43, // 21: redoubt.netd.v1.Response.ingress:type_name -> redoubt.netd.v1.IngressResponse
+	46, // 22: redoubt.netd.v1.Response.ingress_state:type_name -> redoubt.netd.v1.IngressStateResponse
+	22, // 23: redoubt.netd.v1.Response.fabric_prove:type_name -> redoubt.netd.v1.FabricProveResponse
+	48, // 24: redoubt.netd.v1.Response.note:type_name -> redoubt.netd.v1.NoteResponse
+	5,  // 25: redoubt.netd.v1.ProbeResponse.features:type_name -> redoubt.netd.v1.Feature
+	8,  // 26: redoubt.netd.v1.ApplyRequest.endpoints:type_name -> redoubt.netd.v1.Endpoint
+	39, // 27: redoubt.netd.v1.ApplyRequest.pools:type_name -> redoubt.netd.v1.Pools
+	7,  // 28: redoubt.netd.v1.ApplyRequest.reach:type_name -> redoubt.netd.v1.Reach
+	9,  // 29: redoubt.netd.v1.Endpoint.ports:type_name -> redoubt.netd.v1.PublishedPort
+	11, // 30: redoubt.netd.v1.ApplyResponse.results:type_name -> redoubt.netd.v1.EndpointResult
+	11, // 31: redoubt.netd.v1.StateResponse.endpoints:type_name -> redoubt.netd.v1.EndpointResult
+	15, // 32: redoubt.netd.v1.FabricRequest.peers:type_name -> redoubt.netd.v1.FabricPeer
+	16, // 33: redoubt.netd.v1.FabricPeer.next:type_name -> redoubt.netd.v1.FabricKey
+	21, // 34: redoubt.netd.v1.FabricProveRequest.proofs:type_name -> redoubt.netd.v1.FabricProof
+	25, // 35: redoubt.netd.v1.FabricStateResponse.peers:type_name -> redoubt.netd.v1.FabricPeerState
+	49, // 36: redoubt.netd.v1.FabricStateResponse.dropped:type_name -> redoubt.netd.v1.FabricStateResponse.DroppedEntry
+	28, // 37: redoubt.netd.v1.OverlayRequest.networks:type_name -> redoubt.netd.v1.OverlayNetwork
+	27, // 38: redoubt.netd.v1.OverlayRequest.sandboxes:type_name -> redoubt.netd.v1.OverlaySandbox
+	29, // 39: redoubt.netd.v1.OverlayNetwork.subnets:type_name -> redoubt.netd.v1.OverlaySubnet
+	30, // 40: redoubt.netd.v1.OverlayNetwork.endpoints:type_name -> redoubt.netd.v1.OverlayEndpoint
+	31, // 41: redoubt.netd.v1.OverlayNetwork.services:type_name -> redoubt.netd.v1.OverlayService
+	32, // 42: redoubt.netd.v1.OverlayNetwork.rules:type_name -> redoubt.netd.v1.OverlayRule
+	34, // 43: redoubt.netd.v1.OverlayResponse.endpoints:type_name -> redoubt.netd.v1.OverlayResult
+	34, // 44: redoubt.netd.v1.OverlayResponse.networks:type_name -> redoubt.netd.v1.OverlayResult
+	37, // 45: redoubt.netd.v1.OverlayStateResponse.networks:type_name -> redoubt.netd.v1.OverlayNetworkState
+	50, // 46: redoubt.netd.v1.OverlayNetworkState.allowed:type_name -> redoubt.netd.v1.OverlayNetworkState.AllowedEntry
+	51, // 47: redoubt.netd.v1.OverlayNetworkState.dropped:type_name -> redoubt.netd.v1.OverlayNetworkState.DroppedEntry
+	34, // 48: redoubt.netd.v1.OverlayNetworkState.endpoints:type_name -> redoubt.netd.v1.OverlayResult
+	40, // 49: redoubt.netd.v1.IngressRequest.services:type_name -> redoubt.netd.v1.IngressService
+	39, // 50: redoubt.netd.v1.IngressRequest.pools:type_name -> redoubt.netd.v1.Pools
+	41, // 51: redoubt.netd.v1.IngressService.ports:type_name -> redoubt.netd.v1.IngressPort
+	42, // 52: redoubt.netd.v1.IngressService.endpoints:type_name -> redoubt.netd.v1.IngressEndpoint
+	44, // 53: redoubt.netd.v1.IngressResponse.results:type_name -> redoubt.netd.v1.IngressResult
+	44, // 54: redoubt.netd.v1.IngressStateResponse.results:type_name -> redoubt.netd.v1.IngressResult
+	52, // 55: redoubt.netd.v1.IngressStateResponse.dropped:type_name -> redoubt.netd.v1.IngressStateResponse.DroppedEntry
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_mesh_netd_netdpb_netd_proto_init() }
@@ -3667,6 +4362,8 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 		(*Request_OverlayState)(nil),
 		(*Request_Ingress)(nil),
 		(*Request_IngressState)(nil),
+		(*Request_FabricProve)(nil),
+		(*Request_Note)(nil),
 	}
 	file_mesh_netd_netdpb_netd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
@@ -3680,16 +4377,19 @@ func file_mesh_netd_netdpb_netd_proto_init() {
 		(*Response_OverlayState)(nil),
 		(*Response_Ingress)(nil),
 		(*Response_IngressState)(nil),
+		(*Response_FabricProve)(nil),
+		(*Response_Note)(nil),
 	}
-	file_mesh_netd_netdpb_netd_proto_msgTypes[21].OneofWrappers = []any{}
-	file_mesh_netd_netdpb_netd_proto_msgTypes[33].OneofWrappers = []any{}
+	file_mesh_netd_netdpb_netd_proto_msgTypes[25].OneofWrappers = []any{}
+	file_mesh_netd_netdpb_netd_proto_msgTypes[40].OneofWrappers = []any{}
+	file_mesh_netd_netdpb_netd_proto_msgTypes[47].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_netd_netdpb_netd_proto_rawDesc), len(file_mesh_netd_netdpb_netd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

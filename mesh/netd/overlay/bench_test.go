@@ -2,14 +2,19 @@ package overlay
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -100,14 +105,36 @@ func stack(dual bool) string {
 	return "ipv4"
 }
 
-// filled is a node with the large network in force.
+// filled is a node with the large network in force, and some connections on it:
+// without any, nothing would have to be looked for when something goes.
 func filled(b *testing.B, dual bool) (*node, *netdpb.OverlayNetwork) {
 	n := newLab(b, 1).nodes[0]
 	net := large(1000, 10, 50, dual)
-	n.pin(net.GetNetns())
+	ns := n.pin(net.GetNetns())
 	n.gen++
 	n.declare(&netdpb.OverlayRequest{Generation: n.gen, MeshAddress: n.mesh().String(), Networks: []*netdpb.OverlayNetwork{net}})
+	track(b, ns, net, 1000)
 	return n, net
+}
+
+// track makes the kernel track that many connections between endpoints.
+func track(b *testing.B, ns *os.File, n *netdpb.OverlayNetwork, count int) {
+	b.Helper()
+	err := kernel.WithRoutes(ns, func(h *netlink.Handle) error {
+		for i := range count {
+			from, to := net.ParseIP(n.GetEndpoints()[i].GetAddresses()[0]).To4(), net.ParseIP(n.GetEndpoints()[i+1].GetAddresses()[0]).To4()
+			err := h.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{FamilyType: unix.AF_INET, TimeOut: 3600,
+				Forward: netlink.IPTuple{Protocol: protoUDP, SrcIP: from, DstIP: to, SrcPort: 4000, DstPort: 53},
+				Reverse: netlink.IPTuple{Protocol: protoUDP, SrcIP: to, DstIP: from, SrcPort: 53, DstPort: 4000}})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}, unix.NETLINK_NETFILTER)
+	if err != nil {
+		b.Fatal(err)
+	}
 }
 
 func (n *node) step(id string, change *netdpb.OverlayNetwork) {
@@ -170,24 +197,71 @@ func BenchmarkSweep(b *testing.B) {
 	}
 }
 
-// BenchmarkNetworks is one declaration of 300 networks with two endpoints each to
+// BenchmarkNetworks is one declaration of 1,000 networks with two endpoints each to
 // a node that has none, and BenchmarkNetworksAgain the same once more: each is
 // compared with the kernel.
 func BenchmarkNetworks(b *testing.B) {
-	n, req := manyNetworks(b)
-	defer cpu(b)()
+	n, req := manyNetworks(b, 1000)
+	var used, removed time.Duration
+	var heap, kernel, files int64
 	for b.Loop() {
+		b.StopTimer()
+		heap, kernel = heapInUse(), kernelMemory(b)
+		began := processor(b)
+		b.StartTimer()
 		n.gen++
 		req.Generation = n.gen
 		n.declare(req)
 		b.StopTimer()
+		used += processor(b) - began
+		heap, kernel, files = heapInUse()-heap, kernelMemory(b)-kernel, open(b)
+		gone := time.Now()
 		n.declare(n.request())
+		removed += time.Since(gone)
 		b.StartTimer()
 	}
+	b.ReportMetric(float64(used.Microseconds())/1000/float64(b.N), "cpu-ms/op")
+	b.ReportMetric(float64(heap)/(1<<20), "heap-MiB")
+	b.ReportMetric(float64(kernel)/(1<<20), "kernel-MiB")
+	b.ReportMetric(removed.Seconds()/float64(b.N), "removal-s")
+	b.ReportMetric(float64(files), "files")
+}
+
+// heapInUse is what of this process' memory is, stacks included.
+func heapInUse() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
+}
+
+// kernelMemory is what the kernel uses for itself, of the whole machine.
+func kernelMemory(b *testing.B) (sum int64) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		name, _, _ := strings.Cut(line, ":")
+		var n int64
+		if _, err := fmt.Sscanf(line, name+": %d kB", &n); err == nil && (name == "SUnreclaim" || name == "Percpu" || name == "VmallocUsed") {
+			sum += n << 10
+		}
+	}
+	return sum
+}
+
+// open is how many files this process has open.
+func open(b *testing.B) int64 {
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return int64(len(all))
 }
 
 func BenchmarkNetworksAgain(b *testing.B) {
-	n, req := manyNetworks(b)
+	n, req := manyNetworks(b, 300)
 	n.gen++
 	req.Generation = n.gen
 	n.declare(req)
@@ -197,11 +271,11 @@ func BenchmarkNetworksAgain(b *testing.B) {
 	}
 }
 
-func manyNetworks(b *testing.B) (*node, *netdpb.OverlayRequest) {
+func manyNetworks(b *testing.B, count int) (*node, *netdpb.OverlayRequest) {
 	l := newLab(b, 1)
 	n := l.nodes[0]
 	req := &netdpb.OverlayRequest{MeshAddress: n.mesh().String()}
-	for k := range 300 {
+	for k := range count {
 		id := ident.New()
 		n.pin(netnsPrefix + id)
 		prefix := fmt.Sprintf("10.%d.%d.", 200+k/250, k%250)

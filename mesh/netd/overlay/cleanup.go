@@ -51,7 +51,12 @@ func (o *Overlays) removeStrays() {
 	o.strays = err != nil
 }
 
-func eachEmpty(runDir string, node *os.File, deny func() error, concerns func(name string) bool) error {
+func eachEmpty(runDir string, node *os.File, deny func(*kernel.Netfilter) error, concerns func(name string) bool) error {
+	return eachPinned(runDir, node, concerns, func(ns *os.File, nf *kernel.Netfilter) error { return empty(ns, nf, deny) })
+}
+
+// eachPinned calls fn for the namespaces of networks that are pinned.
+func eachPinned(runDir string, node *os.File, concerns func(name string) bool, fn func(ns *os.File, nf *kernel.Netfilter) error) error {
 	names, err := networkNetns(runDir)
 	if err != nil {
 		return fmt.Errorf("list namespaces: %w", err)
@@ -66,9 +71,14 @@ func eachEmpty(runDir string, node *os.File, deny func() error, concerns func(na
 			failed = append(failed, err)
 			continue
 		}
-		failed = append(failed, empty(f, deny), f.Close())
+		var nf *kernel.Netfilter
+		err = kernel.InNetns(f, func() (err error) { nf, err = kernel.OpenNetfilter(); return err })
+		if err == nil {
+			err = kernel.OneLine(fn(f, nf), nf.Close())
+		}
+		failed = append(failed, err, f.Close())
 	}
-	return oneLine(failed...)
+	return kernel.OneLine(failed...)
 }
 
 // Cleanup deletes every link of a network that is pinned below the run directory,

@@ -78,13 +78,13 @@ func (n *node) inject() *switches {
 	n.o.mu.Lock()
 	defer n.o.mu.Unlock()
 	n.o.fabric = faulty{Fabric: n.o.fabric, sets: s}
-	n.o.newTable = func() enforcer { return faulty{enforcer: new(rules.Table), sets: s} }
+	n.o.newTable = func(nf *kernel.Netfilter) enforcer { return faulty{enforcer: rules.New(nf), sets: s} }
 	deny := n.o.deny
-	n.o.deny = func() error {
+	n.o.deny = func(nf *kernel.Netfilter) error {
 		if err := s.at("deny", &s.deny); err != nil {
 			return err
 		}
-		return deny()
+		return deny(nf)
 	}
 	return s
 }
@@ -98,6 +98,7 @@ func (s *switches) turn(what *bool, on bool) {
 // Whatever call fails, the network says so, nothing of it passes any more, nobody
 // may send on it, other networks go on, and it comes back by itself.
 func TestFailedCallsClose(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b := l.nodes[0], l.nodes[1]
 	w, other := l.network(1), l.network(2)
@@ -146,6 +147,7 @@ func TestFailedCallsClose(t *testing.T) {
 
 // The kernel refuses: another VXLAN device of the node has the number.
 func TestVNITaken(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	n := l.nodes[0]
 	w := l.network(1)
@@ -180,6 +182,7 @@ func TestVNITaken(t *testing.T) {
 // A namespace has no link before it has rules, no link of it is up before the
 // rules know the network, and none before the fabric knows who may send.
 func TestOrder(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	n := l.nodes[0]
 	w := l.network(1)
@@ -215,7 +218,7 @@ func TestOrder(t *testing.T) {
 	got := strings.Join(seen, ", ")
 	s.watch = nil
 	s.mu.Unlock()
-	if want := "deny: no links, rules: down, ensure: down, admit: down"; got != want {
+	if want := "deny: no links, rules: down, admit: down"; got != want {
 		t.Errorf("attaching went %s\nwant %s", got, want)
 	}
 	n.quiet()
@@ -233,6 +236,7 @@ func TestOrder(t *testing.T) {
 
 // Without the node's end of the tunnels there is no network, and with it there is.
 func TestWaitsForTheFabric(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	n := l.nodes[0]
 	n.stop()

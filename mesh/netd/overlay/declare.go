@@ -85,6 +85,9 @@ func parse(req *netdpb.OverlayRequest) (d declaration, err error) {
 	} else if d.base == 0 && len(req.GetNetworks()) > 0 {
 		return d, errors.New("mesh_address is missing: networks need the node's own")
 	}
+	if err := checkSandboxes(req); err != nil {
+		return d, err
+	}
 	seen := make(map[string]bool, len(req.GetNetworks()))
 	once := func(id string) error {
 		if !ident.Valid(id) {
@@ -116,6 +119,24 @@ func parse(req *netdpb.OverlayRequest) (d declaration, err error) {
 		d.removed = append(d.removed, id)
 	}
 	return d, nil
+}
+
+// checkSandboxes is for who reads them: here nothing is done with them.
+func checkSandboxes(req *netdpb.OverlayRequest) error {
+	if n := len(req.GetSandboxes()); n > maxSandboxes {
+		return fmt.Errorf("%d sandboxes exceed the limit of %d", n, maxSandboxes)
+	}
+	if req.GetBase() != 0 && !req.GetSandboxesChanged() && len(req.GetSandboxes()) > 0 {
+		return errors.New("it has sandboxes, but does not say sandboxes_changed")
+	}
+	seen := make(map[string]bool, len(req.GetSandboxes()))
+	for _, s := range req.GetSandboxes() {
+		if !ident.Valid(s.GetTaskId()) || !ident.Valid(s.GetNetns()) || seen[s.GetTaskId()] {
+			return fmt.Errorf("sandbox %.40q of task %.40q is no file name of one, or given twice", s.GetNetns(), s.GetTaskId())
+		}
+		seen[s.GetTaskId()] = true
+	}
+	return nil
 }
 
 func parseNetwork(in *netdpb.OverlayNetwork) (c *change, err error) {

@@ -80,9 +80,13 @@ func TestAnySequenceEndsAsItsLastDeclaration(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			before := fmt.Sprint(p.describe())
 			next, news, err := p.merge(d)
 			if err != nil {
-				continue // refused: it was drawn to clash
+				if fmt.Sprint(p.describe()) != before {
+					t.Fatal("a plan was changed by one that was refused")
+				}
+				continue // it was drawn to clash
 			}
 			next.check(t)
 			p = next

@@ -3,14 +3,18 @@ package overlay
 import (
 	"context"
 
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/overlay/rules"
 )
 
-// An enforcer is the ruleset of a namespace (rules.Table). Its methods run on a
-// thread in the namespace.
+// An enforcer is the ruleset of a namespace (rules.Table).
 type enforcer interface {
+	Touched() (bool, error)
+	Bounded() bool
 	Set(ctx context.Context, n *rules.Network) (changed bool, err error)
 	Ensure() (repaired bool, err error)
+	Stale() bool
+	Forget() error
 	Counters() (allowed, dropped map[string]uint64, err error)
 }
 
@@ -24,28 +28,41 @@ type ruleset struct {
 // enforce puts the rules in force.
 func (r *realm) enforce(ctx context.Context, t *touched) error {
 	if r.table == nil {
-		r.table = r.o.newTable()
+		r.table = r.o.newTable(r.nf)
 	}
-	if t.whole || r.rules == nil {
+	switch {
+	case t.whole || r.rules == nil:
 		r.rules = &ruleset{places: make(map[string]int, len(r.net.endpoints))}
 		for _, e := range r.net.endpoints {
 			r.rules.put(r, e.task)
 		}
 		t.services = true
-	} else {
+	case t.looks() && len(t.tasks) == 0:
+		return nil // and nothing else came of it
+	default:
 		for task := range t.tasks {
 			r.rules.put(r, task)
 		}
 	}
 	r.rules.frame(r.net, t.services)
-	changed, err := r.table.Set(ctx, &r.rules.Network)
-	if err == nil && t.whole {
-		var repaired bool
-		repaired, err = r.table.Ensure()
-		changed = changed || repaired
+	// The kernel would tell of each element that is put in or taken out.
+	listen, err := r.notices.Mute(kernel.Rulesets)
+	if err != nil {
+		return err
 	}
+	changed, err := r.table.Set(ctx, &r.rules.Network)
 	if changed {
 		r.changed("changed the rules")
+	}
+	err = kernel.OneLine(err, listen())
+	if err == nil && !r.table.Bounded() && r.o.unbounded.CompareAndSwap(false, true) {
+		r.o.log.Warn("this kernel counts no connections of containers on networks: none has a bound of its own", "lacks", "nft_connlimit or nft_limit")
+	}
+	if r.table.Stale() {
+		r.news.Or(newsStale)
+	}
+	if touched, e := r.table.Touched(); e != nil || touched { // while nobody listened
+		r.news.Or(newsRules)
 	}
 	return err
 }

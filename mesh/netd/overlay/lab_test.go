@@ -9,20 +9,18 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/fabric"
-	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -39,7 +37,7 @@ const (
 // network namespaces of this test.
 type lab struct {
 	t     testing.TB
-	wire  *os.File
+	wire  *netlab.Wire
 	nodes []*node
 }
 
@@ -57,60 +55,18 @@ type node struct {
 	stop   func() // ends both as the end of a process does
 }
 
-func (n *node) under() string    { return fmt.Sprintf("192.0.2.%d", n.i) }
+func (n *node) under() string    { return netlab.Under(n.i) }
 func (n *node) mesh() netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(n.i)}) }
 
-func newNetns(t testing.TB) *os.File {
-	t.Helper()
-	var f *os.File
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends here
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		var err error
-		f, err = kernel.OpenOwn()
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
+var within, links, up = netlab.Within, netlab.Links, netlab.Up
 
-func up(h *netlink.Handle, name string) error {
-	l, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return h.LinkSetUp(l)
-}
-
-func within(t testing.TB, ns *os.File, fn func() error) {
-	t.Helper()
-	if err := kernel.InNetns(ns, fn); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func links(t testing.TB, ns *os.File, fn func(h *netlink.Handle) error) {
-	t.Helper()
-	if err := kernel.WithRoutes(ns, fn); err != nil {
-		t.Fatal(err)
-	}
-}
+func newNetns(t testing.TB) *os.File { return netlab.Netns(t, "") }
 
 func newLab(t testing.TB, n int) *lab {
 	t.Helper()
-	l := &lab{t: t, wire: newNetns(t)}
-	links(t, l.wire, func(h *netlink.Handle) error {
-		return errors.Join(h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", TxQLen: -1}}), up(h, "br0"))
-	})
+	l := &lab{t: t, wire: netlab.NewWire(t)}
 	for i := 1; i <= n; i++ {
-		x := &node{lab: l, i: i, id: ident.New(), ns: l.plug(i), runDir: t.TempDir()}
+		x := &node{lab: l, i: i, id: ident.New(), ns: l.wire.Plug(i), runDir: t.TempDir()}
 		if err := os.Mkdir(filepath.Join(x.runDir, "netns"), 0o711); err != nil {
 			t.Fatal(err)
 		}
@@ -121,35 +77,12 @@ func newLab(t testing.TB, n int) *lab {
 	return l
 }
 
-// plug makes a namespace with an interface on the wire.
-func (l *lab) plug(i int) *os.File {
-	l.t.Helper()
-	ns, port := newNetns(l.t), fmt.Sprintf("p%d", i)
-	links(l.t, l.wire, func(h *netlink.Handle) error {
-		br, err := h.LinkByName("br0")
-		if err != nil {
-			return err
-		}
-		return errors.Join(h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: port, TxQLen: -1, MasterIndex: br.Attrs().Index},
-			PeerName: "u0", PeerNamespace: netlink.NsFd(int(ns.Fd()))}), up(h, port))
-	})
-	links(l.t, ns, func(h *netlink.Handle) error {
-		u, err := h.LinkByName("u0")
-		if err != nil {
-			return err
-		}
-		_, err = kernel.OnlyAddress(h, u, netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", i)))
-		return errors.Join(err, up(h, "lo"), h.LinkSetUp(u))
-	})
-	return ns
-}
-
 // start makes fabric and networks of the node, as a new process would, and runs
 // them.
 func (n *node) start() {
 	t := n.lab.t
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(logWriter{t, n.i}, nil))
+	log := slog.New(slog.NewTextHandler(netlab.Log{T: t, Node: n.i}, nil))
 	f, err := fabric.New(fabric.Options{Netns: n.ns, Logger: log})
 	if err != nil {
 		t.Fatal(err)
@@ -177,18 +110,6 @@ func (n *node) start() {
 	halt := n.halt
 	n.stop = sync.OnceFunc(func() { halt(); o.Close(); f.Close() })
 	t.Cleanup(n.stop)
-}
-
-type logWriter struct {
-	t testing.TB
-	i int
-}
-
-func (l logWriter) Write(b []byte) (int, error) {
-	if _, bench := l.t.(*testing.B); !bench {
-		l.t.Logf("node %d: %s", l.i, strings.TrimSpace(string(b)))
-	}
-	return len(b), nil
 }
 
 // connect makes all nodes peers of each other.

@@ -8,6 +8,9 @@ const (
 	maxEndpoints = 1 << 14
 	maxServices  = 1 << 14
 	maxRules     = 1 << 12
+	maxSandboxes = maxEndpoints
+	// Endpoints of all networks of one node.
+	maxAllEndpoints = 1 << 18
 	// Services that one end of a rule names.
 	maxRuleEnds = 1024
 	// Interfaces of one sandbox: ov0 to ov63.
@@ -33,6 +36,11 @@ const (
 	restFactor = 10
 	// The pause after an announced change in which more are gathered.
 	repairSettle = 50 * time.Millisecond
+	// Networks that are made or removed at the same time.
+	maxAtOnce = 8
+	// Networks whose connections are looked through before declarations get their
+	// turn again: each is a walk through the table of all of the machine's.
+	maxWalks = 4
 	// How often it is looked at the node's end of the tunnels, and within what
 	// time every network is compared whether or not a change was announced.
 	lookEvery   = 5 * time.Second

@@ -73,7 +73,9 @@ func prepare(dual bool) (changed bool, err error) {
 }
 
 // hushed are the settings of one interface: it takes no word from the other end,
-// and has no address but those it is given.
+// and has no address but those it is given. The uplink has accept_local besides:
+// errors that another node's namespace sends are from the gateway, which is an
+// address of this one too.
 func hushed(link string, dual bool) [][3]string {
 	four, six := "ipv4/conf/"+link, "ipv6/conf/"+link
 	set := [][3]string{{four, "rp_filter", "0"}, {four, "accept_redirects", "0"}, {four, "send_redirects", "0"}, {four, "accept_source_route", "0"}}
@@ -85,8 +87,10 @@ func hushed(link string, dual bool) [][3]string {
 }
 
 func setAll(set [][3]string) (changed bool, err error) {
+	var to kernel.Sysctls
+	defer to.Close()
 	for _, s := range set {
-		c, err := kernel.SetSysctl(s[2], s[0], s[1])
+		c, err := to.Set(s[2], s[0], s[1])
 		if errors.Is(err, os.ErrNotExist) && strings.HasPrefix(s[0], "ipv6") {
 			continue // a kernel without IPv6
 		}

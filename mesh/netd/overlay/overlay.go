@@ -55,6 +55,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -99,12 +100,15 @@ type Overlays struct {
 	strays  bool   // an earlier process may have left networks that nobody declared
 	unsaid  bool   // the fabric does not know yet who may send
 	repairs uint64
+	meddled kernel.Meddling
 	closed  bool
 
 	kick chan struct{} // of capacity 1: Run is to look
+	// unbounded: it was said that connections are not bounded.
+	unbounded atomic.Bool
 
-	deny     func() error // replaced by tests only, as the next
-	newTable func() enforcer
+	deny     func(*kernel.Netfilter) error // replaced by tests only, as the next
+	newTable func(*kernel.Netfilter) enforcer
 }
 
 // New returns the networks of the node; nothing is changed yet. Close it.
@@ -128,7 +132,7 @@ func New(o Options) (*Overlays, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Overlays{runDir: o.RunDir, fabric: o.Fabric, log: o.Logger, ns: ns, plan: emptyPlan(), realms: map[string]*realm{}, strays: true, unsaid: true,
-		kick: make(chan struct{}, 1), deny: rules.Deny, newTable: func() enforcer { return new(rules.Table) }}, nil
+		kick: make(chan struct{}, 1), deny: rules.Deny, newTable: func(nf *kernel.Netfilter) enforcer { return rules.New(nf) }}, nil
 }
 
 // Close gives back the descriptors. The kernel's state stays.
@@ -218,35 +222,37 @@ func (o *Overlays) apply(ctx context.Context, news map[string]*touched) (changes
 	ctx = context.WithoutCancel(ctx)
 	ids := slices.Sorted(maps.Keys(news))
 	o.findTunnel()
-	var up []*realm
+	var gone, here, up []*realm
 	for _, id := range ids {
-		if r := o.realms[id]; r != nil && o.plan.networks[id] == nil {
-			if err := r.leave(); err != nil {
-				o.log.Error("what is left of a network is not removed", "network", id, "err", err)
-				o.strays = true
-			}
-			r.assign(false)
+		r, n := o.realms[id], o.plan.networks[id]
+		switch {
+		case n != nil && r == nil:
+			r = &realm{o: o, id: id, ports: map[string]port{}}
+			o.realms[id] = r
+			fallthrough
+		case n != nil:
+			r.net, r.changes = n, nil
+			here = append(here, r)
+		case r != nil:
+			gone = append(gone, r)
 			delete(o.realms, id)
 			changes++
 		}
 	}
-	for _, id := range ids {
-		n := o.plan.networks[id]
-		if n == nil {
+	for i, err := range each(gone, (*realm).leave) {
+		gone[i].assign(false)
+		if err != nil {
+			o.log.Error("what is left of a network is not removed", "network", gone[i].id, "err", err)
+			o.strays = true
+		}
+	}
+	for i, err := range each(here, func(r *realm) error { return r.begin(ctx, news[r.id]) }) {
+		if err != nil {
+			here[i].shut(err)
 			continue
 		}
-		r := o.realms[id]
-		if r == nil {
-			r = &realm{o: o, id: id, ports: map[string]port{}}
-			o.realms[id] = r
-		}
-		r.net, r.changes = n, nil
-		if err := r.begin(ctx, news[id]); err != nil {
-			r.shut(err)
-			continue
-		}
-		r.assign(true)
-		up = append(up, r)
+		here[i].assign(true)
+		up = append(up, here[i])
 	}
 	// What goes may not be sent any more, and what comes may, before it can pass.
 	if err := o.admit(ctx); err != nil {
@@ -255,8 +261,12 @@ func (o *Overlays) apply(ctx context.Context, news map[string]*touched) (changes
 		}
 		up = nil
 	}
-	for _, r := range up {
-		if err := r.within(func(h *netlink.Handle) error { return r.widen(h, news[r.id]) }); err != nil {
+	widen := func(r *realm) error {
+		return r.within(news[r.id], func(h *netlink.Handle) error { return r.widen(h, news[r.id]) })
+	}
+	for i, err := range each(up, widen) {
+		r := up[i]
+		if err != nil {
 			r.shut(err)
 			continue
 		}
@@ -282,6 +292,23 @@ func (o *Overlays) apply(ctx context.Context, news map[string]*touched) (changes
 	return changes
 }
 
+// each does so with all of them, some at a time, as most of it is waiting for the
+// kernel; they share nothing that it changes. The errors are in their order.
+func each(realms []*realm, do func(*realm) error) []error {
+	errs := make([]error, len(realms))
+	var next atomic.Int64
+	var running sync.WaitGroup
+	for range min(maxAtOnce, len(realms)) {
+		running.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(realms); i = next.Add(1) - 1 {
+				errs[i] = do(realms[i])
+			}
+		})
+	}
+	running.Wait()
+	return errs
+}
+
 // begin is the first half of making the network what it is to be.
 func (r *realm) begin(ctx context.Context, t *touched) error {
 	if r.o.blocked != nil {
@@ -290,13 +317,13 @@ func (r *realm) begin(ctx context.Context, t *touched) error {
 	if r.have == nil || r.tunnel != r.o.tunnel {
 		t.whole = true
 	}
-	if t.whole {
+	if t.whole || t.paths {
 		if err := r.open(); err != nil {
 			return err
 		}
 	}
 	r.tunnel = r.o.tunnel
-	return r.within(func(h *netlink.Handle) error { return r.narrow(ctx, h, t) })
+	return r.within(t, func(h *netlink.Handle) error { return r.narrow(ctx, h, t) })
 }
 
 // findTunnel looks at the node's end of the tunnels.

@@ -116,7 +116,7 @@ func tell(s *kernel.Socket, ops []op) error {
 	if err == nil && count > 1 {
 		return fmt.Errorf("%w, and %d more", first, count-1)
 	}
-	return oneLine(err, first)
+	return kernel.OneLine(err, first)
 }
 
 func isGone(err error) bool {

@@ -12,8 +12,8 @@ import (
 )
 
 // A plan is what is declared: the sum of a whole declaration and the differences
-// after it. A plan is not changed, only followed by another; networks of which
-// nothing was said are the same in both.
+// after it. It is followed by another, and is of no use then; networks of which
+// nothing was said are the same in both. One that is refused leaves it as it was.
 type plan struct {
 	generation uint64
 	mesh       netip.Addr // invalid: nothing was declared
@@ -31,15 +31,18 @@ type seat struct {
 	index uint32
 }
 
-// A network is not changed once it is part of a plan.
+// A network is not changed once it is part of a plan, but by the change that makes
+// another one of it, which has its maps.
 type network struct {
 	id string
 	settings
 	endpoints map[string]*endpoint // by task
+	locals    map[string]*endpoint // those of this node
 	services  map[string]*service
 	rules     []rules.Rule
 	owners    map[netip.Addr]owner // of addresses other than gateways
 	nodes     map[netip.Addr]int   // endpoints of each other node
+	undo      *journal             // while a change makes it of another; nil: nobody else has the maps
 }
 
 // An owner is the endpoint or the service that has an address.
@@ -55,15 +58,21 @@ func (o owner) String() string {
 	return "service " + o.service.id
 }
 
-// touched is what is to be looked at of one network: everything, or these tasks
-// and addresses.
+// touched is what is to be looked at of one network: everything, or what of it is
+// said to have changed, or these tasks and addresses.
 type touched struct {
 	whole    bool
+	paths    bool // links, routes and neighbours
+	settings bool // how namespace and VXLAN device are set
 	retry    bool // nothing is declared: tasks that had no interface may get one
 	services bool // some service
 	tasks    map[string]bool
 	addrs    map[netip.Addr]bool
 }
+
+// looks reports whether nothing was declared, and something is said to have
+// changed.
+func (t *touched) looks() bool { return t.addrs == nil && (t.paths || t.settings) }
 
 func emptyPlan() *plan {
 	return &plan{networks: map[string]*network{}, vnis: map[uint32]string{}, netnss: map[string]string{}, seats: map[seat]string{}}
@@ -71,7 +80,16 @@ func emptyPlan() *plan {
 
 // merge checks the declaration against the plan it is made to and returns the
 // next plan, and what differs by network; networks that go are part of that.
-func (p *plan) merge(d declaration) (*plan, map[string]*touched, error) {
+func (p *plan) merge(d declaration) (next *plan, news map[string]*touched, err error) {
+	undo := &journal{}
+	if next, news, err = p.follow(d, undo); err != nil {
+		undo.all()
+		return nil, nil, err
+	}
+	return next, news, nil
+}
+
+func (p *plan) follow(d declaration, undo *journal) (*plan, map[string]*touched, error) {
 	next := emptyPlan()
 	next.mesh = p.mesh
 	if d.base != 0 {
@@ -105,20 +123,27 @@ func (p *plan) merge(d declaration) (*plan, map[string]*touched, error) {
 		if c.changes && old == nil {
 			return nil, nil, fmt.Errorf("network %s is to be changed and is not declared: declare it whole", c.id)
 		}
-		n, t, err := c.follow(old)
+		if old != nil {
+			next.drop(old)
+		}
+		n, t, err := c.follow(old, undo)
 		if err != nil {
 			return nil, nil, fmt.Errorf("network %s: %w", c.id, err)
 		}
 		if news[c.id] == nil {
 			news[c.id] = t
 		}
-		if old != nil {
-			next.drop(old)
-		}
 		next.networks[c.id] = n
 	}
 	if len(next.networks) > maxNetworks {
 		return nil, nil, fmt.Errorf("%d networks exceed the limit of %d", len(next.networks), maxNetworks)
+	}
+	all := 0
+	for _, n := range next.networks {
+		all += len(n.endpoints)
+	}
+	if all > maxAllEndpoints {
+		return nil, nil, fmt.Errorf("%d endpoints on all networks of the node exceed the limit of %d", all, maxAllEndpoints)
 	}
 	if len(next.networks) > 0 && !next.mesh.IsValid() {
 		return nil, nil, errors.New("mesh_address is missing: networks need the node's own")
@@ -144,14 +169,16 @@ func (p *plan) merge(d declaration) (*plan, map[string]*touched, error) {
 	return next, news, nil
 }
 
-// follow makes the network that the change makes of old.
-func (c *change) follow(old *network) (*network, *touched, error) {
-	n := &network{id: c.id, settings: c.settings, rules: c.rules, endpoints: make(map[string]*endpoint, len(c.endpoints)),
+// follow makes the network that the change makes of old, and notes how to take it
+// back.
+func (c *change) follow(old *network, undo *journal) (*network, *touched, error) {
+	n := &network{id: c.id, settings: c.settings, rules: c.rules, endpoints: make(map[string]*endpoint, len(c.endpoints)), locals: map[string]*endpoint{},
 		services: make(map[string]*service, len(c.services)), owners: make(map[netip.Addr]owner, len(c.endpoints)), nodes: map[netip.Addr]int{}}
 	t := &touched{whole: !c.changes, services: len(c.services)+len(c.removedServices) > 0}
 	if c.changes {
-		n.settings, n.endpoints, n.services = old.settings, maps.Clone(old.endpoints), maps.Clone(old.services)
-		n.owners, n.nodes = maps.Clone(old.owners), maps.Clone(old.nodes)
+		n.settings, n.endpoints, n.locals, n.services = old.settings, old.endpoints, old.locals, old.services
+		n.owners, n.nodes, n.undo = old.owners, old.nodes, undo
+		defer func() { n.undo = nil }()
 		if !c.rulesChanged {
 			n.rules = old.rules
 		}
@@ -183,19 +210,21 @@ func (c *change) follow(old *network) (*network, *touched, error) {
 		if err := n.own(e.addrs, owner{endpoint: e}, t, true); err != nil {
 			return nil, nil, fmt.Errorf("task %s: %w", e.task, err)
 		}
-		n.endpoints[e.task] = e
+		set(n.undo, n.endpoints, e.task, e)
 		if t.tasks != nil {
 			t.tasks[e.task] = true
 		}
-		if !e.local() {
-			n.nodes[e.node]++
+		if e.local() {
+			set(n.undo, n.locals, e.task, e)
+		} else {
+			set(n.undo, n.nodes, e.node, n.nodes[e.node]+1)
 		}
 	}
 	for _, s := range c.services {
 		if err := n.own(s.vips, owner{service: s}, t, false); err != nil {
 			return nil, nil, fmt.Errorf("service %s: %w", s.id, err)
 		}
-		n.services[s.id] = s
+		set(n.undo, n.services, s.id, s)
 	}
 	if len(n.endpoints) > maxEndpoints || len(n.services) > maxServices {
 		return nil, nil, fmt.Errorf("%d endpoints and %d services exceed the limits of %d and %d", len(n.endpoints), len(n.services), maxEndpoints, maxServices)
@@ -204,26 +233,27 @@ func (c *change) follow(old *network) (*network, *touched, error) {
 }
 
 func (n *network) remove(e *endpoint, t *touched) {
-	delete(n.endpoints, e.task)
+	unset(n.undo, n.endpoints, e.task)
+	unset(n.undo, n.locals, e.task)
 	if t.tasks != nil {
 		t.tasks[e.task] = true
 	}
 	if !e.local() {
-		if n.nodes[e.node]--; n.nodes[e.node] == 0 {
-			delete(n.nodes, e.node)
+		if set(n.undo, n.nodes, e.node, n.nodes[e.node]-1); n.nodes[e.node] == 0 {
+			unset(n.undo, n.nodes, e.node)
 		}
 	}
 	n.disown(e.addrs, t)
 }
 
 func (n *network) withdraw(s *service, t *touched) {
-	delete(n.services, s.id)
+	unset(n.undo, n.services, s.id)
 	n.disown(s.vips, t)
 }
 
 func (n *network) disown(addrs [2]netip.Addr, t *touched) {
 	for _, a := range addrs {
-		delete(n.owners, a)
+		unset(n.undo, n.owners, a)
 		if t.addrs != nil && a.IsValid() {
 			t.addrs[a] = true
 		}
@@ -253,7 +283,7 @@ func (n *network) own(addrs [2]netip.Addr, o owner, t *touched, must bool) error
 		if by, ok := n.owners[a]; ok {
 			return fmt.Errorf("address %s belongs to %s", a, by)
 		}
-		n.owners[a] = o
+		set(n.undo, n.owners, a, o)
 		if t.addrs != nil {
 			t.addrs[a] = true
 		}
@@ -266,8 +296,8 @@ func (p *plan) drop(n *network) {
 	delete(p.networks, n.id)
 	delete(p.vnis, n.vni)
 	delete(p.netnss, n.netns)
-	for s, id := range p.seats {
-		if id == n.id {
+	for _, e := range n.locals {
+		if s := (seat{e.netns, e.index}); p.seats[s] == n.id {
 			delete(p.seats, s)
 		}
 	}
@@ -282,10 +312,7 @@ func (p *plan) claim(n *network) error {
 		return fmt.Errorf("netns %s belongs to network %s", n.netns, by)
 	}
 	p.vnis[n.vni], p.netnss[n.netns] = n.id, n.id
-	for _, e := range n.endpoints {
-		if !e.local() {
-			continue
-		}
+	for _, e := range n.locals {
 		s := seat{e.netns, e.index}
 		if by := p.seats[s]; by != "" {
 			return fmt.Errorf("task %s: interface ov%d of sandbox %s belongs to a task on network %s", e.task, e.index, e.netns, by)

@@ -25,6 +25,7 @@ type realm struct {
 	file     *os.File // the namespace; nil: not open
 	identity kernel.Identity
 	socket   *kernel.Socket
+	nf       *kernel.Netfilter
 	notices  *kernel.Notices
 	news     atomic.Uint32
 	deaf     atomic.Bool // the notices ended
@@ -44,12 +45,15 @@ type realm struct {
 	retry   time.Duration
 	swept   time.Time
 	rest    time.Time // not to be looked at before
+	walkAt  time.Time // nor at its connections
 }
 
 // Bits of news.
 const (
 	newsPaths = 1 << iota
 	newsRules
+	newsSettings
+	newsStale // connections are to be looked for that the network has no place for
 )
 
 func (r *realm) changed(what string) { r.changes = append(r.changes, what) }
@@ -60,7 +64,7 @@ func (r *realm) open() error {
 	f, err := kernel.OpenPinned(r.o.runDir, r.net.netns, "namespace", r.o.ns)
 	if err != nil {
 		// Who took the name away wants it gone: nothing of it is to be held on to.
-		return oneLine(err, r.leave())
+		return kernel.OneLine(err, r.leave())
 	}
 	id, err := kernel.IdentityOf(f)
 	if err != nil {
@@ -77,13 +81,22 @@ func (r *realm) open() error {
 		return err
 	}
 	r.file, r.identity = f, id
-	if err := kernel.InNetns(f, func() (err error) { r.socket, err = kernel.OpenSocket(); return err }); err != nil {
+	err = kernel.InNetns(f, func() (err error) {
+		if r.socket, err = kernel.OpenSocket(); err == nil {
+			r.nf, err = kernel.OpenNetfilter()
+		}
+		return err
+	})
+	if err != nil {
 		r.forget()
 		return err
 	}
 	own := r.socket.Port()
 	r.deaf.Store(false)
 	r.notices, err = kernel.Listen(f, func(t kernel.Topic, b []byte) { r.hear(t, b, own) }, func() { r.deaf.Store(true); r.o.wake() }, kernel.Rulesets, kernel.Paths)
+	if err == nil {
+		err = r.notices.Ignore(kernel.Paths, own)
+	}
 	if err != nil {
 		r.forget()
 	}
@@ -97,15 +110,23 @@ func (r *realm) hear(t kernel.Topic, b []byte, own uint32) {
 		r.o.wake()
 		return
 	}
-	news := b == nil
+	var news uint32
 	err := kernel.Messages(b, func(h unix.NlMsghdr, body []byte) error {
 		// That a neighbour was removed is said twice, first by whom.
 		echo := h.Pid == 0 && h.Type == unix.RTM_DELNEIGH && isFailed(body)
-		news = news || h.Pid != own && !echo
+		switch {
+		case h.Type == unix.RTM_NEWNETCONF || h.Type == unix.RTM_DELNETCONF:
+			news |= newsSettings
+		case h.Pid != own && !echo:
+			news |= newsPaths
+		}
 		return nil
 	})
-	if news || err != nil {
-		r.news.Or(newsPaths)
+	if b == nil || err != nil {
+		news = newsPaths | newsSettings
+	}
+	if news != 0 {
+		r.news.Or(news)
 		r.o.wake()
 	}
 }
@@ -118,10 +139,13 @@ func (r *realm) forget() {
 	if r.socket != nil {
 		r.socket.Close()
 	}
+	if r.nf != nil {
+		r.nf.Close()
+	}
 	if r.file != nil {
 		r.file.Close()
 	}
-	r.file, r.socket, r.notices = nil, nil, nil
+	r.file, r.socket, r.nf, r.notices = nil, nil, nil, nil
 	r.unknow()
 }
 
@@ -136,16 +160,16 @@ func (r *realm) unknow() {
 func (r *realm) leave() error {
 	var err error
 	if r.file != nil {
-		err = empty(r.file, r.o.deny)
+		err = empty(r.file, r.nf, r.o.deny)
 	}
 	r.forget()
 	return err
 }
 
 // empty takes the links that are ours out of a network's namespace.
-func empty(ns *os.File, deny func() error) error {
+func empty(ns *os.File, nf *kernel.Netfilter, deny func(*kernel.Netfilter) error) error {
 	return kernel.WithRoutes(ns, func(h *netlink.Handle) error {
-		links, err := h.LinkList()
+		links, err := kernel.Whole(h.LinkList)
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", err)
 		}
@@ -156,7 +180,7 @@ func empty(ns *os.File, deny func() error) error {
 				}
 			}
 		}
-		return deny()
+		return deny(nf)
 	})
 }
 
@@ -164,12 +188,12 @@ func empty(ns *os.File, deny func() error) error {
 func (r *realm) shut(cause error) {
 	if r.file != nil {
 		err := kernel.WithRoutes(r.file, func(h *netlink.Handle) error {
-			err := r.o.deny()
-			links, e := h.LinkList()
-			err = oneLine(err, e)
+			err := r.o.deny(r.nf)
+			links, e := kernel.Whole(h.LinkList)
+			err = kernel.OneLine(err, e)
 			for _, l := range links {
 				if name := l.Attrs().Name; name == uplinkName || isPort(name) {
-					err = oneLine(err, h.LinkSetDown(l))
+					err = kernel.OneLine(err, h.LinkSetDown(l))
 				}
 			}
 			return err
@@ -201,8 +225,17 @@ func (r *realm) again(now time.Time) {
 	r.retryAt = now.Add(r.retry)
 }
 
-// within runs fn on a thread in the network's namespace.
-func (r *realm) within(fn func(h *netlink.Handle) error) error {
+// within runs fn on a thread in the network's namespace, with h for its links, if
+// that is needed: for tasks of other nodes, and services, it is not.
+func (r *realm) within(t *touched, fn func(h *netlink.Handle) error) error {
+	inside := t.whole || t.paths || t.settings || r.have == nil
+	for task := range t.tasks {
+		_, plugged := r.ports[task]
+		inside = inside || plugged || r.net.locals[task] != nil
+	}
+	if !inside {
+		return fn(nil)
+	}
 	return kernel.WithRoutes(r.file, fn)
 }
 
@@ -219,18 +252,4 @@ func (r *realm) want(a netip.Addr) (path, bool) {
 	}
 	p, ok := r.ports[o.endpoint.task]
 	return path{p.link, [6]byte(sandboxMAC(r.id, o.endpoint))}, ok
-}
-
-// oneLine is errors.Join for people who read logs.
-func oneLine(errs ...error) (out error) {
-	for _, err := range errs {
-		switch {
-		case err == nil:
-		case out == nil:
-			out = err
-		default:
-			out = fmt.Errorf("%w; %w", out, err)
-		}
-	}
-	return out
 }

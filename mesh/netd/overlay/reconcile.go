@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -19,15 +20,29 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 	if r.have == nil {
 		t.whole = true
 	}
+	t.paths, t.settings = t.paths || t.whole, t.settings || t.whole
 	var strays []op
 	if t.whole {
 		if r.table != nil { // nothing passes by what was changed while the rest is looked at
 			if c, err := r.table.Ensure(); err != nil {
 				return err
 			} else if c {
-				r.changed("put the rules back")
+				r.rulesPutBack()
 			}
 		}
+		if r.table == nil {
+			if err := r.o.close(r.nf, r.id); err != nil {
+				return err
+			}
+		}
+	}
+	if t.settings {
+		if err := r.prepare(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case t.paths:
 		links, err := r.settle(h)
 		if err != nil {
 			return err
@@ -35,11 +50,13 @@ func (r *realm) narrow(ctx context.Context, h *netlink.Handle, t *touched) error
 		if r.have, strays, err = readPaths(r.socket, r.uplink); err != nil {
 			return err
 		}
+		was := maps.Clone(r.ports)
 		r.bad = nil
-		for _, e := range r.net.endpoints {
+		for _, e := range r.net.locals {
 			r.plug(h, e, links)
 		}
-	} else {
+		t.noteMoved(was, r.ports)
+	default:
 		for task := range t.tasks {
 			if err := r.unplug(h, task); err != nil {
 				return err
@@ -72,7 +89,7 @@ func (r *realm) difference(t *touched) (d differ) {
 	for node := range r.net.nodes {
 		nodes[routerMAC(node)] = node
 	}
-	if t.whole {
+	if t.whole || t.paths {
 		want := &paths{make(map[netip.Addr]path, len(r.net.owners)), nodes}
 		for a := range r.net.owners {
 			if p, ok := r.want(a); ok {
@@ -98,36 +115,47 @@ func (r *realm) difference(t *touched) (d differ) {
 	return d
 }
 
-// settle makes namespace and VXLAN device what they are to be, takes ports away
-// that belong to nobody, and returns the links that are there.
+// noteMoved names the tasks that have an interface now and had none, or the other
+// way round: the rules are others.
+func (t *touched) noteMoved(was, now map[string]port) {
+	if t.tasks == nil {
+		t.tasks = make(map[string]bool)
+	}
+	for task := range was {
+		if _, ok := now[task]; !ok {
+			t.tasks[task] = true
+		}
+	}
+	for task := range now {
+		if _, ok := was[task]; !ok {
+			t.tasks[task] = true
+		}
+	}
+}
+
+// prepare sets how the namespace is used.
+func (r *realm) prepare() error {
+	c, err := prepare(r.net.dual())
+	if c {
+		r.changed("set up the namespace")
+	}
+	return err
+}
+
+// settle makes the VXLAN device what it is to be, takes ports away that belong to
+// nobody, and returns the links that are there.
 func (r *realm) settle(h *netlink.Handle) (map[string]netlink.Link, error) {
-	list, err := h.LinkList()
+	list, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	links := make(map[string]netlink.Link, len(list))
-	ours := false
 	for _, l := range list {
-		name := l.Attrs().Name
-		links[name] = l
-		ours = ours || name == uplinkName || isPort(name)
+		links[l.Attrs().Name] = l
 	}
-	if r.table == nil && !ours {
-		if err := r.o.deny(); err != nil {
-			return nil, err
-		}
-	}
-	dual := r.net.dual()
-	if c, err := prepare(dual); err != nil {
-		return nil, err
-	} else if c {
-		r.changed("set up the namespace")
-	}
-	wanted := make(map[string]bool, len(r.net.endpoints))
-	for task, e := range r.net.endpoints {
-		if e.local() {
-			wanted[portName(task)] = true
-		}
+	wanted := make(map[string]bool, len(r.net.locals))
+	for task := range r.net.locals {
+		wanted[portName(task)] = true
 	}
 	for name, l := range links {
 		if isPort(name) && !wanted[name] || name == uplinkName && !r.tunnel.fits(l, r.net.vni) {
@@ -157,7 +185,7 @@ func (r *realm) settle(h *netlink.Handle) (map[string]netlink.Link, error) {
 	} else if c {
 		r.changed("set the VXLAN device")
 	}
-	if c, err := setAll(hushed(uplinkName, dual)); err != nil {
+	if c, err := setAll(append(hushed(uplinkName, r.net.dual()), [3]string{"ipv4/conf/" + uplinkName, "accept_local", "1"})); err != nil {
 		return nil, err
 	} else if c {
 		r.changed("set how the VXLAN device is used")
@@ -228,7 +256,7 @@ func (p port) holds(l netlink.Link, mtu int) bool {
 
 // widen sets the links up and leads packets to them.
 func (r *realm) widen(h *netlink.Handle, t *touched) error {
-	if t.whole {
+	if t.paths {
 		if err := r.raise(h); err != nil {
 			return err
 		}
@@ -254,7 +282,7 @@ func (r *realm) widen(h *netlink.Handle, t *touched) error {
 // raise sets all links up, and gives the gateways' addresses to lo: what answers
 // ping, and where errors of ICMP come from.
 func (r *realm) raise(h *netlink.Handle) error {
-	links, err := h.LinkList()
+	links, err := kernel.Whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}

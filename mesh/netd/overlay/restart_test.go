@@ -29,6 +29,7 @@ func (w *lane) linkIndex(n *node, name string) (i int) {
 // netd ends and starts: connections within the node go on, nothing is made anew
 // and nothing removed before a whole declaration, and then what that leaves out.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b := l.nodes[0], l.nodes[1]
 	w, gone := l.network(1), l.network(2)
@@ -96,6 +97,7 @@ func TestRestart(t *testing.T) {
 
 // A task goes, by a difference and by a whole declaration, then its network.
 func TestDetach(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b := l.nodes[0], l.nodes[1]
 	w := l.network(1)
@@ -145,6 +147,7 @@ func TestDetach(t *testing.T) {
 // A task moves to another node and keeps its address; then an address passes to
 // another task.
 func TestMoves(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b := l.nodes[0], l.nodes[1]
 	w := l.network(1)
@@ -173,6 +176,7 @@ func TestMoves(t *testing.T) {
 
 // One task on thirty networks.
 func TestThirtyNetworks(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b := l.nodes[0], l.nodes[1]
 	var ws []*lane

@@ -7,12 +7,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -138,6 +142,7 @@ func (b *box) send(frames ...[]byte) {
 // it is somebody else, and sends as somebody else. Nobody hears it, and the
 // kernel's table of neighbours stays as it was.
 func TestSpoofingFromAContainer(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	a, b := l.nodes[0], l.nodes[1]
 	w := l.network(1)
@@ -216,7 +221,8 @@ func TestSpoofingFromAContainer(t *testing.T) {
 }
 
 // neighbours are all that the namespace has.
-func (w *lane) neighbours(n *node) (out string) {
+func (w *lane) neighbours(n *node) string {
+	var out []string // the kernel's order is of no meaning
 	links(w.lab.t, w.ns[n], func(h *netlink.Handle) error {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			all, err := h.NeighList(0, family)
@@ -225,18 +231,32 @@ func (w *lane) neighbours(n *node) (out string) {
 			}
 			for _, x := range all {
 				if !x.IP.IsMulticast() && !x.IP.IsLoopback() {
-					out += fmt.Sprintln(x.IP, x.HardwareAddr, x.LinkIndex)
+					out = append(out, fmt.Sprintln(x.IP, x.HardwareAddr, x.LinkIndex))
 				}
 			}
 		}
 		return nil
 	})
-	return out
+	slices.Sort(out)
+	return strings.Join(out, "")
+}
+
+// rooted takes the node's own rules about tunnels away for good.
+func (n *node) rooted() {
+	n.lab.t.Helper()
+	n.halt()
+	within(n.lab.t, n.ns, func() error {
+		return kernel.WithNFT(func(c *nftables.Conn) error {
+			c.DelTable(&nftables.Table{Name: "redoubt_mesh", Family: nftables.TableFamilyINet})
+			return c.Flush()
+		})
+	})
 }
 
 // A rooted node sends VXLAN for a network it has no part in, in its own name and
 // in another's; a node that has part in it sends as an endpoint of another node.
 func TestForgedFrames(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	a, b, stranger := l.nodes[0], l.nodes[1], l.nodes[2]
 	w := l.network(1)
@@ -274,6 +294,8 @@ func TestForgedFrames(t *testing.T) {
 			return err
 		})
 	}
+	b.rooted()
+	stranger.rooted()
 	e := listen(t, target.ns, "ov0")
 	say(stranger, frame(stranger, w.vni(), w.four(3)))
 	say(stranger, frame(b, w.vni(), w.four(3)))

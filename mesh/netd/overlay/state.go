@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -21,10 +20,8 @@ func (o *Overlays) response(news map[string]*touched) *netdpb.OverlayResponse {
 		if r.err != nil {
 			resp.Networks = append(resp.Networks, &netdpb.OverlayResult{NetworkId: id, Error: r.err.Error()})
 		}
-		for _, e := range r.net.endpoints {
-			if e.local() {
-				resp.Endpoints = append(resp.Endpoints, r.result(e))
-			}
+		for _, e := range r.net.locals {
+			resp.Endpoints = append(resp.Endpoints, r.result(e))
 		}
 	}
 	slices.SortFunc(resp.Endpoints, byNetworkAndTask)
@@ -46,20 +43,17 @@ func (r *realm) result(e *endpoint) *netdpb.OverlayResult {
 	return out
 }
 
-// State tells what is in force.
-func (o *Overlays) State() (*netdpb.OverlayStateResponse, error) {
+// State tells what is in force; with counters, which are read from the kernel.
+func (o *Overlays) State(counters bool) (*netdpb.OverlayStateResponse, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	resp := &netdpb.OverlayStateResponse{Generation: o.plan.generation, Repairs: o.repairs}
 	for _, id := range slices.Sorted(maps.Keys(o.realms)) {
 		r := o.realms[id]
 		s := &netdpb.OverlayNetworkState{Id: id, Mtu: uint32(r.tunnel.mtu)}
-		for _, e := range r.net.endpoints {
-			if !e.local() {
-				s.RemoteEndpoints++
-				continue
-			}
-			s.LocalEndpoints++
+		s.LocalEndpoints = uint32(len(r.net.locals))
+		s.RemoteEndpoints = uint32(len(r.net.endpoints)) - s.LocalEndpoints
+		for _, e := range r.net.locals {
 			if res := r.result(e); res.GetError() != "" {
 				s.Endpoints = append(s.Endpoints, res)
 			}
@@ -68,9 +62,9 @@ func (o *Overlays) State() (*netdpb.OverlayStateResponse, error) {
 		switch {
 		case r.err != nil:
 			s.Error = r.err.Error()
-		case r.file != nil && r.table != nil:
-			err := kernel.InNetns(r.file, func() (err error) { s.Allowed, s.Dropped, err = r.table.Counters(); return err })
-			if err != nil {
+		case counters && r.file != nil && r.table != nil:
+			var err error
+			if s.Allowed, s.Dropped, err = r.table.Counters(); err != nil {
 				return nil, fmt.Errorf("network %s: read counters: %w", id, err)
 			}
 		}

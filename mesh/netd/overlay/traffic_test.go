@@ -19,6 +19,7 @@ import (
 // Two nodes, two boxes on each: ping, TCP and UDP over both families, across the
 // nodes and within one.
 func TestTwoNodes(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	w := l.network(1)
 	boxes := []*box{w.box(l.nodes[0], 2), w.box(l.nodes[0], 3), w.box(l.nodes[1], 4), w.box(l.nodes[1], 5)}
@@ -36,7 +37,7 @@ func TestTwoNodes(t *testing.T) {
 	}
 	wg.Wait()
 	for _, n := range l.nodes {
-		s, err := n.o.State()
+		s, err := n.o.State(false)
 		if err != nil || len(s.GetNetworks()) != 1 || s.GetNetworks()[0].GetError() != "" || s.GetNetworks()[0].GetMtu() != 1370 ||
 			s.GetNetworks()[0].GetLocalEndpoints() != 2 || s.GetNetworks()[0].GetRemoteEndpoints() != 2 {
 			t.Errorf("node %d: %v %v", n.i, s, err)

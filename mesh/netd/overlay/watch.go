@@ -13,6 +13,9 @@ import (
 // is changed by hand, follows the node's end of the tunnels, and tries what failed
 // again.
 func (o *Overlays) Run(ctx context.Context) error {
+	if err := o.adopt(); err != nil {
+		o.log.Error("namespaces of networks that may be without rules are not closed; each is when its network is declared", "err", err)
+	}
 	node, err := kernel.Subscribe(o.ns, kernel.Routes)
 	if err != nil {
 		return err
@@ -68,6 +71,7 @@ func (o *Overlays) look(ctx context.Context) time.Duration {
 	o.findTunnel()
 	now := time.Now()
 	sweep := 1 + len(o.realms)*int(lookEvery)/int(sweepWithin)
+	walks := 0
 	retries, checks := map[string]*touched{}, map[string]*touched{}
 	for id, r := range o.realms {
 		due := !r.retryAt.IsZero() && !now.Before(r.retryAt)
@@ -78,8 +82,11 @@ func (o *Overlays) look(ctx context.Context) time.Duration {
 		case o.blocked != nil && r.err == nil, due && r.err != nil:
 			retries[id] = &touched{whole: true}
 		case r.err != nil || now.Before(r.rest):
-		case r.deaf.Load() || r.news.Load()&newsPaths != 0:
+		case r.deaf.Load():
 			checks[id] = &touched{whole: true}
+		case r.news.Load()&(newsPaths|newsSettings) != 0:
+			news := r.news.And(^uint32(newsPaths | newsSettings))
+			checks[id] = &touched{paths: true, settings: news&newsSettings != 0}
 		case sweep > 0 && now.Sub(r.swept) > sweepWithin:
 			sweep--
 			checks[id] = &touched{whole: true}
@@ -87,8 +94,11 @@ func (o *Overlays) look(ctx context.Context) time.Duration {
 			retries[id] = r.failing()
 		case r.news.Load()&newsRules != 0:
 			r.ensure()
+		case walks < maxWalks && r.news.Load()&newsStale != 0 && !now.Before(r.walkAt):
+			walks++
+			r.forgetStale()
 		}
-		if checks[id] != nil {
+		if t := checks[id]; t != nil && t.whole {
 			r.news.Store(0)
 		}
 	}
@@ -139,18 +149,32 @@ func (r *realm) ensure() {
 	}
 	r.changes = nil
 	began := time.Now()
-	err := kernel.InNetns(r.file, func() error {
-		repaired, err := r.table.Ensure()
-		if repaired {
-			r.changed("put the rules back")
+	touched, err := r.table.Touched()
+	if err == nil && touched {
+		var repaired bool
+		if repaired, err = r.table.Ensure(); repaired {
+			r.rulesPutBack()
 		}
-		return err
-	})
+	}
 	if err != nil {
 		r.shut(err)
 		r.again(time.Now())
 	}
 	r.noteRepair(began)
+}
+
+// forgetStale ends connections. Should it fail, what may begin one is in force all
+// the same, and it is tried again.
+func (r *realm) forgetStale() {
+	r.news.And(^uint32(newsStale))
+	if r.table == nil {
+		return // the next one looks for all
+	}
+	if err := r.table.Forget(); err != nil {
+		r.o.log.Warn("connections that are to end go on; it is tried again", "network", r.id, "err", err)
+		r.news.Or(newsStale)
+		r.walkAt = time.Now().Add(retryMost)
+	}
 }
 
 // nextLook is when something is to be tried again, or was put off.
@@ -160,7 +184,11 @@ func (o *Overlays) nextLook() time.Duration {
 		if !r.retryAt.IsZero() {
 			next = min(next, max(0, r.retryAt.Sub(now)))
 		}
-		if r.news.Load() != 0 && r.err == nil {
+		switch news := r.news.Load(); {
+		case news == 0 || r.err != nil:
+		case news == newsStale:
+			next = min(next, max(0, r.rest.Sub(now), r.walkAt.Sub(now)))
+		default:
 			next = min(next, max(0, r.rest.Sub(now)))
 		}
 	}

@@ -35,6 +35,9 @@ type Frame struct {
 	//	*Frame_Ready
 	//	*Frame_Ask
 	//	*Frame_Rest
+	//	*Frame_Said
+	//	*Frame_Got
+	//	*Frame_Prove
 	Message       isFrame_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -140,6 +143,33 @@ func (x *Frame) GetRest() *Rest {
 	return nil
 }
 
+func (x *Frame) GetSaid() *Said {
+	if x != nil {
+		if x, ok := x.Message.(*Frame_Said); ok {
+			return x.Said
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetGot() *Got {
+	if x != nil {
+		if x, ok := x.Message.(*Frame_Got); ok {
+			return x.Got
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetProve() *Prove {
+	if x != nil {
+		if x, ok := x.Message.(*Frame_Prove); ok {
+			return x.Prove
+		}
+	}
+	return nil
+}
+
 type isFrame_Message interface {
 	isFrame_Message()
 }
@@ -177,6 +207,19 @@ type Frame_Rest struct {
 	Rest *Rest `protobuf:"bytes,7,opt,name=rest,proto3,oneof"`
 }
 
+type Frame_Said struct {
+	Said *Said `protobuf:"bytes,8,opt,name=said,proto3,oneof"`
+}
+
+type Frame_Got struct {
+	Got *Got `protobuf:"bytes,9,opt,name=got,proto3,oneof"`
+}
+
+type Frame_Prove struct {
+	// Once after each announcement of the other's.
+	Prove *Prove `protobuf:"bytes,10,opt,name=prove,proto3,oneof"`
+}
+
 func (*Frame_Announce) isFrame_Message() {}
 
 func (*Frame_Propose) isFrame_Message() {}
@@ -191,6 +234,302 @@ func (*Frame_Ask) isFrame_Message() {}
 
 func (*Frame_Rest) isFrame_Message() {}
 
+func (*Frame_Said) isFrame_Message() {}
+
+func (*Frame_Got) isFrame_Message() {}
+
+func (*Frame_Prove) isFrame_Message() {}
+
+// Said is what a node says of its own endpoints on one network, signed by it.
+type Said struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who says it, where that is not the sender.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// A Statement, encoded. What is signed is said in docs/formats.md.
+	Statement []byte `protobuf:"bytes,2,opt,name=statement,proto3" json:"statement,omitempty"`
+	// ASN.1.
+	Signature []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Of the node's leaf, which is first; without the root.
+	Chain [][]byte `protobuf:"bytes,4,rep,name=chain,proto3" json:"chain,omitempty"`
+	// Ids of nodes to whom the receiver is to pass it on.
+	Pass          []string `protobuf:"bytes,5,rep,name=pass,proto3" json:"pass,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Said) Reset() {
+	*x = Said{}
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Said) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Said) ProtoMessage() {}
+
+func (x *Said) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Said.ProtoReflect.Descriptor instead.
+func (*Said) Descriptor() ([]byte, []int) {
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Said) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Said) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *Said) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *Said) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *Said) GetPass() []string {
+	if x != nil {
+		return x.Pass
+	}
+	return nil
+}
+
+// Statement has all that the node says of one network. It takes the place of its
+// statement before.
+type Statement struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Network string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// When the node's redoubtd was started: nanoseconds since 1970 by its clock. Then
+	// each statement of that process has a higher sequence.
+	Boot     uint64 `protobuf:"varint,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Milliseconds since 1970 by the node's clock.
+	Made int64 `protobuf:"varint,4,opt,name=made,proto3" json:"made,omitempty"`
+	// Ids of tasks, 16 bytes each, ascending: those to which names and virtual
+	// addresses may lead, and those to which they may not.
+	Serving       []byte `protobuf:"bytes,5,opt,name=serving,proto3" json:"serving,omitempty"`
+	Withdrawn     []byte `protobuf:"bytes,6,opt,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Statement) Reset() {
+	*x = Statement{}
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Statement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Statement) ProtoMessage() {}
+
+func (x *Statement) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Statement.ProtoReflect.Descriptor instead.
+func (*Statement) Descriptor() ([]byte, []int) {
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Statement) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Statement) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
+func (x *Statement) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Statement) GetMade() int64 {
+	if x != nil {
+		return x.Made
+	}
+	return 0
+}
+
+func (x *Statement) GetServing() []byte {
+	if x != nil {
+		return x.Serving
+	}
+	return nil
+}
+
+func (x *Statement) GetWithdrawn() []byte {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return nil
+}
+
+// Got says what the sender has of the receiver's statements.
+type Got struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Network string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Boot    uint64                 `protobuf:"varint,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	// 0: none, and it is to be told.
+	Sequence      uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Got) Reset() {
+	*x = Got{}
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Got) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Got) ProtoMessage() {}
+
+func (x *Got) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Got.ProtoReflect.Descriptor instead.
+func (*Got) Descriptor() ([]byte, []int) {
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Got) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Got) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
+func (x *Got) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+// Prove shows that the sender has the private halves of the keys it announced.
+type Prove struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For the key in force and the next one, 32 bytes each; next is empty where none
+	// is announced.
+	Current       []byte `protobuf:"bytes,1,opt,name=current,proto3" json:"current,omitempty"`
+	Next          []byte `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prove) Reset() {
+	*x = Prove{}
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prove) ProtoMessage() {}
+
+func (x *Prove) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prove.ProtoReflect.Descriptor instead.
+func (*Prove) Descriptor() ([]byte, []int) {
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Prove) GetCurrent() []byte {
+	if x != nil {
+		return x.Current
+	}
+	return nil
+}
+
+func (x *Prove) GetNext() []byte {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
 // Keys are a node's WireGuard public keys, 32 bytes each.
 type Keys struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -203,7 +542,7 @@ type Keys struct {
 
 func (x *Keys) Reset() {
 	*x = Keys{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[1]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +554,7 @@ func (x *Keys) String() string {
 func (*Keys) ProtoMessage() {}
 
 func (x *Keys) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[1]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +567,7 @@ func (x *Keys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Keys.ProtoReflect.Descriptor instead.
 func (*Keys) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{1}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Keys) GetCurrent() []byte {
@@ -256,14 +595,19 @@ type Announce struct {
 	// Empty: none.
 	InForce []byte `protobuf:"bytes,4,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
 	// The sender cannot call the receiver, who may be behind a NAT.
-	Undialled     bool `protobuf:"varint,5,opt,name=undialled,proto3" json:"undialled,omitempty"`
+	Undialled bool `protobuf:"varint,5,opt,name=undialled,proto3" json:"undialled,omitempty"`
+	// What the sender's tunnels take in one piece; 0: it does not know yet.
+	Mtu uint32 `protobuf:"varint,6,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Where the sender has its end of this connection, address:port. What the receiver
+	// sees is another where something between them translates. Empty: not known.
+	Source        string `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Announce) Reset() {
 	*x = Announce{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[2]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +619,7 @@ func (x *Announce) String() string {
 func (*Announce) ProtoMessage() {}
 
 func (x *Announce) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[2]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +632,7 @@ func (x *Announce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Announce.ProtoReflect.Descriptor instead.
 func (*Announce) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{2}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Announce) GetKeys() *Keys {
@@ -326,6 +670,20 @@ func (x *Announce) GetUndialled() bool {
 	return false
 }
 
+func (x *Announce) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Announce) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 // Propose begins an exchange: pre-shared keys for these keys of both.
 type Propose struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -340,7 +698,7 @@ type Propose struct {
 
 func (x *Propose) Reset() {
 	*x = Propose{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[3]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +710,7 @@ func (x *Propose) String() string {
 func (*Propose) ProtoMessage() {}
 
 func (x *Propose) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[3]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +723,7 @@ func (x *Propose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Propose.ProtoReflect.Descriptor instead.
 func (*Propose) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{3}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Propose) GetEpoch() uint64 {
@@ -400,7 +758,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[4]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +770,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[4]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +783,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{4}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Confirm) GetEpoch() uint64 {
@@ -453,7 +811,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[5]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -465,7 +823,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[5]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -478,7 +836,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{5}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Commit) GetEpoch() uint64 {
@@ -505,7 +863,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[6]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +875,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[6]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +888,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{6}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Ready) GetEpoch() uint64 {
@@ -549,7 +907,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[7]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +919,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[7]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +932,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{7}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{11}
 }
 
 // Rest: the sender closes the connection, and nothing is wrong. It, or the
@@ -587,7 +945,7 @@ type Rest struct {
 
 func (x *Rest) Reset() {
 	*x = Rest{}
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[8]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +957,7 @@ func (x *Rest) String() string {
 func (*Rest) ProtoMessage() {}
 
 func (x *Rest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[8]
+	mi := &file_mesh_peer_peerpb_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,14 +970,14 @@ func (x *Rest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rest.ProtoReflect.Descriptor instead.
 func (*Rest) Descriptor() ([]byte, []int) {
-	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{8}
+	return file_mesh_peer_peerpb_peer_proto_rawDescGZIP(), []int{12}
 }
 
 var File_mesh_peer_peerpb_peer_proto protoreflect.FileDescriptor
 
 const file_mesh_peer_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmesh/peer/peerpb/peer.proto\x12\x0fredoubt.peer.v1\"\xf1\x02\n" +
+	"\x1bmesh/peer/peerpb/peer.proto\x12\x0fredoubt.peer.v1\"\xf8\x03\n" +
 	"\x05Frame\x127\n" +
 	"\bannounce\x18\x01 \x01(\v2\x19.redoubt.peer.v1.AnnounceH\x00R\bannounce\x124\n" +
 	"\apropose\x18\x02 \x01(\v2\x18.redoubt.peer.v1.ProposeH\x00R\apropose\x124\n" +
@@ -627,18 +985,44 @@ const file_mesh_peer_peerpb_peer_proto_rawDesc = "" +
 	"\x06commit\x18\x04 \x01(\v2\x17.redoubt.peer.v1.CommitH\x00R\x06commit\x12.\n" +
 	"\x05ready\x18\x05 \x01(\v2\x16.redoubt.peer.v1.ReadyH\x00R\x05ready\x12(\n" +
 	"\x03ask\x18\x06 \x01(\v2\x14.redoubt.peer.v1.AskH\x00R\x03ask\x12+\n" +
-	"\x04rest\x18\a \x01(\v2\x15.redoubt.peer.v1.RestH\x00R\x04restB\t\n" +
-	"\amessage\"4\n" +
+	"\x04rest\x18\a \x01(\v2\x15.redoubt.peer.v1.RestH\x00R\x04rest\x12+\n" +
+	"\x04said\x18\b \x01(\v2\x15.redoubt.peer.v1.SaidH\x00R\x04said\x12(\n" +
+	"\x03got\x18\t \x01(\v2\x14.redoubt.peer.v1.GotH\x00R\x03got\x12.\n" +
+	"\x05prove\x18\n" +
+	" \x01(\v2\x16.redoubt.peer.v1.ProveH\x00R\x05proveB\t\n" +
+	"\amessage\"\x80\x01\n" +
+	"\x04Said\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
+	"\tstatement\x18\x02 \x01(\fR\tstatement\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12\x14\n" +
+	"\x05chain\x18\x04 \x03(\fR\x05chain\x12\x12\n" +
+	"\x04pass\x18\x05 \x03(\tR\x04pass\"\xa1\x01\n" +
+	"\tStatement\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x12\n" +
+	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04made\x18\x04 \x01(\x03R\x04made\x12\x18\n" +
+	"\aserving\x18\x05 \x01(\fR\aserving\x12\x1c\n" +
+	"\twithdrawn\x18\x06 \x01(\fR\twithdrawn\"O\n" +
+	"\x03Got\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x12\n" +
+	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"5\n" +
+	"\x05Prove\x12\x18\n" +
+	"\acurrent\x18\x01 \x01(\fR\acurrent\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\"4\n" +
 	"\x04Keys\x12\x18\n" +
 	"\acurrent\x18\x01 \x01(\fR\acurrent\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\fR\x04next\"\xa5\x01\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\"\xcf\x01\n" +
 	"\bAnnounce\x12)\n" +
 	"\x04keys\x18\x01 \x01(\v2\x15.redoubt.peer.v1.KeysR\x04keys\x12\x1f\n" +
 	"\vlisten_port\x18\x02 \x01(\rR\n" +
 	"listenPort\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x19\n" +
 	"\bin_force\x18\x04 \x01(\fR\ainForce\x12\x1c\n" +
-	"\tundialled\x18\x05 \x01(\bR\tundialled\"{\n" +
+	"\tundialled\x18\x05 \x01(\bR\tundialled\x12\x10\n" +
+	"\x03mtu\x18\x06 \x01(\rR\x03mtu\x12\x16\n" +
+	"\x06source\x18\a \x01(\tR\x06source\"{\n" +
 	"\aPropose\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05lower\x18\x02 \x01(\v2\x15.redoubt.peer.v1.KeysR\x05lower\x12-\n" +
@@ -666,34 +1050,41 @@ func file_mesh_peer_peerpb_peer_proto_rawDescGZIP() []byte {
 	return file_mesh_peer_peerpb_peer_proto_rawDescData
 }
 
-var file_mesh_peer_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_mesh_peer_peerpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_mesh_peer_peerpb_peer_proto_goTypes = []any{
-	(*Frame)(nil),    // 0: redoubt.peer.v1.Frame
-	(*Keys)(nil),     // 1: redoubt.peer.v1.Keys
-	(*Announce)(nil), // 2: redoubt.peer.v1.Announce
-	(*Propose)(nil),  // 3: redoubt.peer.v1.Propose
-	(*Confirm)(nil),  // 4: redoubt.peer.v1.Confirm
-	(*Commit)(nil),   // 5: redoubt.peer.v1.Commit
-	(*Ready)(nil),    // 6: redoubt.peer.v1.Ready
-	(*Ask)(nil),      // 7: redoubt.peer.v1.Ask
-	(*Rest)(nil),     // 8: redoubt.peer.v1.Rest
+	(*Frame)(nil),     // 0: redoubt.peer.v1.Frame
+	(*Said)(nil),      // 1: redoubt.peer.v1.Said
+	(*Statement)(nil), // 2: redoubt.peer.v1.Statement
+	(*Got)(nil),       // 3: redoubt.peer.v1.Got
+	(*Prove)(nil),     // 4: redoubt.peer.v1.Prove
+	(*Keys)(nil),      // 5: redoubt.peer.v1.Keys
+	(*Announce)(nil),  // 6: redoubt.peer.v1.Announce
+	(*Propose)(nil),   // 7: redoubt.peer.v1.Propose
+	(*Confirm)(nil),   // 8: redoubt.peer.v1.Confirm
+	(*Commit)(nil),    // 9: redoubt.peer.v1.Commit
+	(*Ready)(nil),     // 10: redoubt.peer.v1.Ready
+	(*Ask)(nil),       // 11: redoubt.peer.v1.Ask
+	(*Rest)(nil),      // 12: redoubt.peer.v1.Rest
 }
 var file_mesh_peer_peerpb_peer_proto_depIdxs = []int32{
-	2,  // 0: redoubt.peer.v1.Frame.announce:type_name -> redoubt.peer.v1.Announce
-	3,  // 1: redoubt.peer.v1.Frame.propose:type_name -> redoubt.peer.v1.Propose
-	4,  // 2: redoubt.peer.v1.Frame.confirm:type_name -> redoubt.peer.v1.Confirm
-	5,  // 3: redoubt.peer.v1.Frame.commit:type_name -> redoubt.peer.v1.Commit
-	6,  // 4: redoubt.peer.v1.Frame.ready:type_name -> redoubt.peer.v1.Ready
-	7,  // 5: redoubt.peer.v1.Frame.ask:type_name -> redoubt.peer.v1.Ask
-	8,  // 6: redoubt.peer.v1.Frame.rest:type_name -> redoubt.peer.v1.Rest
-	1,  // 7: redoubt.peer.v1.Announce.keys:type_name -> redoubt.peer.v1.Keys
-	1,  // 8: redoubt.peer.v1.Propose.lower:type_name -> redoubt.peer.v1.Keys
-	1,  // 9: redoubt.peer.v1.Propose.higher:type_name -> redoubt.peer.v1.Keys
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 0: redoubt.peer.v1.Frame.announce:type_name -> redoubt.peer.v1.Announce
+	7,  // 1: redoubt.peer.v1.Frame.propose:type_name -> redoubt.peer.v1.Propose
+	8,  // 2: redoubt.peer.v1.Frame.confirm:type_name -> redoubt.peer.v1.Confirm
+	9,  // 3: redoubt.peer.v1.Frame.commit:type_name -> redoubt.peer.v1.Commit
+	10, // 4: redoubt.peer.v1.Frame.ready:type_name -> redoubt.peer.v1.Ready
+	11, // 5: redoubt.peer.v1.Frame.ask:type_name -> redoubt.peer.v1.Ask
+	12, // 6: redoubt.peer.v1.Frame.rest:type_name -> redoubt.peer.v1.Rest
+	1,  // 7: redoubt.peer.v1.Frame.said:type_name -> redoubt.peer.v1.Said
+	3,  // 8: redoubt.peer.v1.Frame.got:type_name -> redoubt.peer.v1.Got
+	4,  // 9: redoubt.peer.v1.Frame.prove:type_name -> redoubt.peer.v1.Prove
+	5,  // 10: redoubt.peer.v1.Announce.keys:type_name -> redoubt.peer.v1.Keys
+	5,  // 11: redoubt.peer.v1.Propose.lower:type_name -> redoubt.peer.v1.Keys
+	5,  // 12: redoubt.peer.v1.Propose.higher:type_name -> redoubt.peer.v1.Keys
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_mesh_peer_peerpb_peer_proto_init() }
@@ -709,6 +1100,9 @@ func file_mesh_peer_peerpb_peer_proto_init() {
 		(*Frame_Ready)(nil),
 		(*Frame_Ask)(nil),
 		(*Frame_Rest)(nil),
+		(*Frame_Said)(nil),
+		(*Frame_Got)(nil),
+		(*Frame_Prove)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -716,7 +1110,7 @@ func file_mesh_peer_peerpb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_peer_peerpb_peer_proto_rawDesc), len(file_mesh_peer_peerpb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -24,7 +24,7 @@ import (
 // A Port is one that is published.
 type Port struct {
 	UDP    bool
-	Host   netip.Addr // 0.0.0.0: every address of the node
+	Host   netip.Addr // 0.0.0.0 or ::, every address of the node of that family
 	Number uint16
 }
 
@@ -35,14 +35,14 @@ func (p Port) String() string {
 		name = "udp"
 	}
 	if !p.Host.IsUnspecified() {
-		return fmt.Sprintf("%s:%d/%s", p.Host, p.Number, name)
+		return fmt.Sprintf("%s/%s", netip.AddrPortFrom(p.Host, p.Number), name)
 	}
 	return fmt.Sprintf("%d/%s", p.Number, name)
 }
 
 // Overlaps reports whether both cannot be published on one node.
 func (p Port) Overlaps(q Port) bool {
-	return p.UDP == q.UDP && p.Number == q.Number && (p.Host == q.Host || p.Host.IsUnspecified() || q.Host.IsUnspecified())
+	return p.UDP == q.UDP && p.Number == q.Number && p.Host.Is4() == q.Host.Is4() && (p.Host == q.Host || p.Host.IsUnspecified() || q.Host.IsUnspecified())
 }
 
 func (p Port) proto() byte {
@@ -113,7 +113,10 @@ func hold(p Port) (fd int, err error) {
 	if p.UDP {
 		kind = unix.SOCK_DGRAM
 	}
-	fd, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err = unix.Socket(family(p.Host), kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return 0, fmt.Errorf("port %s: %w", p, ErrNoIPv6)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -152,7 +155,12 @@ func bind(fd int, p Port) error {
 			return err
 		}
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(p.Number), Addr: p.Host.As4()}); err != nil {
+	if p.Host.Is6() { // IPv4 is another port of the book
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return err
+		}
+	}
+	if err := unix.Bind(fd, sockaddr(p.Host, p.Number)); err != nil {
 		return err
 	}
 	if p.UDP {
@@ -164,15 +172,32 @@ func bind(fd int, p Port) error {
 
 // hasAddress binds an ephemeral port to learn whether the node has the address.
 func hasAddress(a netip.Addr) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family(a), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: a.As4()}); err != nil {
+	if err := unix.Bind(fd, sockaddr(a, 0)); err != nil {
 		return fmt.Errorf("%s is no address of this node", a)
 	}
 	return nil
+}
+
+// ErrNoIPv6 is of a kernel that has none.
+var ErrNoIPv6 = errors.New("this node has no IPv6")
+
+func family(a netip.Addr) int {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
+	if a.Is6() {
+		return &unix.SockaddrInet6{Addr: a.As16(), Port: int(port)}
+	}
+	return &unix.SockaddrInet4{Addr: a.As4(), Port: int(port)}
 }
 
 func lookAt(p Port) error {
@@ -219,6 +244,9 @@ func addressOverlaps(family byte, b []byte, host netip.Addr) bool {
 	a := netip.AddrFrom16([16]byte(b))
 	if family == unix.AF_INET {
 		a = netip.AddrFrom4([4]byte(b[:4]))
+	}
+	if host.Is6() {
+		return family == unix.AF_INET6 && !a.Is4In6() && (a.IsUnspecified() || host.IsUnspecified() || a == host)
 	}
 	// An IPv6 wildcard serves IPv4 too unless told otherwise, which cannot be
 	// seen here: it counts as a conflict.

@@ -19,9 +19,9 @@ func PrefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return netip.PrefixFrom(a.Unmap(), bits), ok
 }
 
-// IPNet is for an IPv4 address.
+// IPNet is the same as the library wants it.
 func IPNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // OnlyAddress gives the link this IPv4 address and takes away any other.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -62,15 +63,67 @@ func WithRoutes(ns *os.File, fn func(h *netlink.Handle) error, families ...int) 
 // SetSysctl writes below /proc/sys/net of the calling thread's namespace unless
 // the value is there already, and reports whether it was not.
 func SetSysctl(value string, path ...string) (bool, error) {
-	name := filepath.Join(append([]string{"/proc/sys/net"}, path...)...)
-	have, err := os.ReadFile(name)
-	if err != nil {
+	var s Sysctls
+	defer s.Close()
+	return s.Set(value, path...)
+}
+
+// Sysctls are those below /proc/sys/net of the calling thread's namespace. Each
+// namespace has its own directories of the same names there, and the kernel looks
+// through those of all to find one: several settings go by one of these. Close it.
+type Sysctls struct{ dirs map[string]int }
+
+// Set is SetSysctl.
+func (s *Sysctls) Set(value string, path ...string) (bool, error) {
+	name := filepath.Join(path...)
+	top, rest, ok := strings.Cut(name, "/")
+	if !ok {
+		return false, fmt.Errorf("setting %s: %w", name, os.ErrNotExist)
+	}
+	dir, ok := s.dirs[top]
+	if !ok {
+		var err error
+		if dir, err = unix.Open("/proc/sys/net/"+top, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return false, &os.PathError{Op: "open", Path: "/proc/sys/net/" + top, Err: err}
+		}
+		if s.dirs == nil {
+			s.dirs = make(map[string]int)
+		}
+		s.dirs[top] = dir
+	}
+	have, err := s.use(dir, rest, unix.O_RDONLY, nil)
+	if err != nil || have == value+"\n" {
 		return false, err
 	}
-	if string(have) == value+"\n" {
-		return false, nil
+	_, err = s.use(dir, rest, unix.O_WRONLY, []byte(value))
+	return true, err
+}
+
+// use reads the setting, or writes it.
+func (s *Sysctls) use(dir int, name string, mode int, value []byte) (string, error) {
+	fd, err := unix.Openat(dir, name, mode|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	return true, os.WriteFile(name, []byte(value), 0)
+	defer unix.Close(fd)
+	buf, n := make([]byte, 64), 0
+	if value != nil {
+		_, err = unix.Write(fd, value)
+	} else {
+		n, err = unix.Read(fd, buf)
+	}
+	if err != nil {
+		return "", &os.PathError{Op: "use", Path: name, Err: err}
+	}
+	return string(buf[:n]), nil
+}
+
+// Close gives back the descriptors.
+func (s *Sysctls) Close() {
+	for _, dir := range s.dirs {
+		unix.Close(dir)
+	}
+	s.dirs = nil
 }
 
 // NoIPv6 turns IPv6 off on the link; a kernel without IPv6 is fine.

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Socket speaks to the kernel's routing in one network namespace, from any
-// thread. Changes go in batches: thousands of routes cost some system calls. The
-// notices of what it changed carry its port, by which they are told from others'.
+// A Socket speaks netlink in one network namespace, from any thread. Changes of
+// routes go in batches: thousands of them cost some system calls. The notices of
+// what it changed carry its port, by which they are told from others'.
 type Socket struct {
 	fd   int
 	port uint32
@@ -22,38 +22,32 @@ type Socket struct {
 	seq uint32
 }
 
-// A Message is one request of rtnetlink; flags besides NLM_F_REQUEST and
-// NLM_F_ACK.
+// A Message is one request; flags besides NLM_F_REQUEST and NLM_F_ACK.
 type Message struct {
 	Type, Flags uint16
 	Body        []byte
 }
 
-const (
-	// Bytes and messages sent at once. Each message that fails is answered, and
-	// the answers wait in the socket's buffer.
-	batchBytes    = 64 << 10
-	batchMessages = 1024
-	socketBuffer  = 4 << 20
-)
-
 // inbox lends buffers for answers: of many sockets few are in conversation.
 var inbox = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// OpenSocket opens one in the calling thread's namespace. Close it.
-func OpenSocket() (*Socket, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+// OpenSocket opens one for routes, links and neighbours in the calling thread's
+// namespace. Close it.
+func OpenSocket() (*Socket, error) { return openSocket(unix.NETLINK_ROUTE, socketBuffer) }
+
+func openSocket(protocol, buffer int) (*Socket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	s := &Socket{fd: fd}
 	timeout := unix.NsecToTimeval(requestTimeout.Nanoseconds())
-	err = errors.Join(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
+	err = OneLine(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
 		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
 		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1),
 		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1),
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer),
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout))
 	if err == nil {
@@ -203,6 +197,33 @@ func refusal(h unix.NlMsghdr, body []byte) error {
 		}
 	})
 	return err
+}
+
+// Ask sends a message and calls fn with each part of the answer.
+func (s *Socket) Ask(m Message, fn func(kind uint16, body []byte)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	if err := s.send(s.put(nil, m, unix.NLM_F_ACK)); err != nil {
+		return err
+	}
+	for done := false; !done; {
+		err := s.receive(func(h unix.NlMsghdr, body []byte) error {
+			switch {
+			case h.Seq != s.seq:
+			case h.Type == unix.NLMSG_ERROR:
+				done = true
+				return refusal(h, body)
+			default:
+				fn(h.Type, body)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ErrInterrupted says that what was read changed meanwhile: read it again.

@@ -61,10 +61,10 @@ func withRules(n *Network) *Network {
 
 // BenchmarkLargest puts as much as is allowed into one transaction.
 func BenchmarkLargest(b *testing.B) {
-	inside(b, func(b *testing.B) {
+	inside(b, func(b *testing.B, t *Table) {
 		n := bigNetwork(maxEndpoints/16, 16, true)
 		for b.Loop() {
-			mustSet(b, new(Table), n)
+			mustSet(b, New(t.nf), n)
 		}
 	})
 }
@@ -102,19 +102,16 @@ func mustSet(b *testing.B, t *Table, n *Network) {
 	}
 }
 
-// inside runs the benchmark on a thread in a new namespace.
-func inside(b *testing.B, fn func(b *testing.B)) {
-	within(b, newNetns(b), func() error { fn(b); return nil })
-}
+// inside runs the benchmark with the table of a new namespace.
+func inside(b *testing.B, fn func(b *testing.B, t *Table)) { fn(b, newTable(b, newNetns(b))) }
 
 // BenchmarkWhole puts a whole network of 1,000 services with 10 backends each in
 // the place of another one.
 func BenchmarkWhole(b *testing.B) {
 	for _, x := range benchCases {
 		b.Run(x.name, func(b *testing.B) {
-			inside(b, func(b *testing.B) {
+			inside(b, func(b *testing.B, t *Table) {
 				n := x.net()
-				t := new(Table)
 				begin, end, report := processor(b)
 				for b.Loop() {
 					begin()
@@ -131,9 +128,8 @@ func BenchmarkWhole(b *testing.B) {
 func oneChange(b *testing.B, change func(n *Network, i int)) {
 	for _, x := range benchCases {
 		b.Run(x.name, func(b *testing.B) {
-			inside(b, func(b *testing.B) {
+			inside(b, func(b *testing.B, t *Table) {
 				n := x.net()
-				t := new(Table)
 				mustSet(b, t, n)
 				runtime.GC()
 				i := 0
@@ -195,8 +191,7 @@ func BenchmarkOneService(b *testing.B) {
 func BenchmarkRepair(b *testing.B) {
 	for _, x := range benchCases {
 		b.Run(x.name, func(b *testing.B) {
-			inside(b, func(b *testing.B) {
-				t := new(Table)
+			inside(b, func(b *testing.B, t *Table) {
 				mustSet(b, t, x.net())
 				if _, err := t.Ensure(); err != nil {
 					b.Fatal(err)

@@ -7,10 +7,20 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // tableName is that of the tables in the namespace of every network.
 const tableName = "redoubt_overlay"
+
+// Chains that drop what they do not let through.
+const (
+	chainArrive  = "arrive"
+	chainForward = "forward"
+	chainInput   = "input"
+	chainOutput  = "output"
+)
 
 func inetTable() *nftables.Table {
 	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
@@ -31,43 +41,65 @@ const (
 	droppedTransit   = "transit"           // from the uplink to the uplink
 	droppedPolicy    = "policy"            // between endpoints that no rule lets talk so
 	droppedStray     = "not_in_network"    // to no endpoint
+	droppedBound     = "too_many_flows"    // more than one sender may begin or have open
+	droppedAgain     = "vip_asked_again"   // the first refusal by a backend; the caller asks again
 	refusedVIP       = "vip_refused"       // to a virtual address where nobody serves; answered
 	droppedInput     = "to_node"           // to an address of the namespace itself
 	droppedOutput    = "sent_by_namespace" // what the namespace itself would send
 )
 
 var droppedReasons = []string{droppedMulticast, droppedSpoofed, droppedUplink, droppedError, droppedInvalid, droppedTransit,
-	droppedPolicy, droppedStray, refusedVIP, droppedInput, droppedOutput}
+	droppedPolicy, droppedBound, droppedStray, droppedAgain, refusedVIP, droppedInput, droppedOutput}
 
 // beforeDefrag: fragments are still single. One with a forged source must not get
 // into another's packet.
 const beforeDefrag = -450
 
+// closed queues tables that let nothing pass: what policies drop needs no rule.
+func closed(to *kernel.Batch) {
+	buildARP(newBuilder(to, arpTable()))
+	b := newBuilder(to, inetTable())
+	b.base(chainArrive, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, beforeDefrag, nftables.ChainPolicyDrop)
+	for name, hook := range closedHooks {
+		b.base(name, nftables.ChainTypeFilter, hook, *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
+	}
+}
+
+// closedHooks are the chains that drop what is not let through, besides that
+// where everything arrives.
+var closedHooks = map[string]*nftables.ChainHook{chainForward: nftables.ChainHookForward, chainInput: nftables.ChainHookInput, chainOutput: nftables.ChainHookOutput}
+
 // build queues the whole: the table, and that which takes away ARP.
-func (p *plan) build(conn *nftables.Conn) error {
-	p.buildARP(&builder{conn: conn, table: conn.AddTable(arpTable())})
-	b := &builder{conn: conn, table: conn.AddTable(inetTable())}
+func (p *plan) build(to *kernel.Batch, most *bounds) error {
+	buildARP(newBuilder(to, arpTable()))
+	b := newBuilder(to, inetTable())
 	for i := range sets {
-		b.keep(conn.AddSet(set(b.table, i), nil))
+		b.keep(b.conn.AddSet(set(b.table, i), nil))
 	}
 	for _, name := range droppedReasons {
 		b.counter(name)
 	}
+	b.addAskedAgain()
 	p.arrive(b)
 	p.balance(b)
 	p.forward(b)
 	p.own(b)
+	if most != nil {
+		p.bound(b, *most)
+	}
 	b.addChains(&chainChange{now: p.policy, come: slices.Collect(maps.Keys(p.balancers))})
 	if p.deny {
 		b.rule(b.chain(sameService), accept)
 	}
-	b.keep(p.elements().queue(b.table, conn.SetAddElements))
+	b.keep(p.elements().queue(b.table, to.Add))
 	return b.err
 }
 
-func (p *plan) buildARP(b *builder) {
+var arpChains = []string{chainArrive, "leave"}
+
+func buildARP(b *builder) {
 	b.counter(droppedARP)
-	for i, name := range []string{"arrive", "leave"} { // the numbers of ARP's hooks
+	for i, name := range arpChains { // the numbers of ARP's hooks
 		c := b.base(name, nftables.ChainTypeFilter, nftables.ChainHookRef(nftables.ChainHook(i)), *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
 		b.rule(c, drop(droppedARP))
 	}
@@ -82,7 +114,7 @@ func (p *plan) notFromUplink() match {
 
 // arrive: who may send what, packet by packet.
 func (p *plan) arrive(b *builder) {
-	arrive := b.base("arrive", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, beforeDefrag, nftables.ChainPolicyDrop)
+	arrive := b.base(chainArrive, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, beforeDefrag, nftables.ChainPolicyDrop)
 	sender := match{meta(expr.MetaKeyIIFNAME, keyReg), payload(expr.PayloadBaseLLHeader, 6, 6, keyReg+4)}
 	b.rule(arrive, match{meta(expr.MetaKeyPKTTYPE, 1), differs(unix.PACKET_HOST)}, drop(droppedMulticast))
 	for _, f := range families {
@@ -129,30 +161,40 @@ func (p *plan) balance(b *builder) {
 // up each time; the answers pass as long as the flow is known. Services are put
 // into the marks of packet and flow, which nobody reads but the next rule.
 func (p *plan) forward(b *builder) {
-	forward := b.base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
+	forward := b.base(chainForward, nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
 	b.rule(forward, p.fromUplink(), match{meta(expr.MetaKeyOIFNAME, 1), equals(ifname(p.uplink)...)}, drop(droppedTransit))
 	b.rule(forward, state(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), drop(droppedInvalid))
+	judge := b.chain("judge")
 	for _, f := range families {
 		from := match{f.saddr(keyReg), lookup(f.ids, keyReg, 1), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
 		to := match{f.daddr(keyReg), lookup(f.ids, keyReg, 1), &expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: 1}}
 		toAny := match{f.daddr(keyReg), lookup(f.ids, keyReg, 1), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
+		b.askAgain(forward, f)
 		b.rule(forward, f.is(), state(expr.CtStateBitRELATED), proto(f.icmp), toAny, accept)
+		if p.deny {
+			// What begins is no answer, whatever flow it has the ports of: who is called,
+			// and does not answer, could otherwise begin one to the port he was called from.
+			for _, begins := range firstOf {
+				b.rule(forward, f.is(), answers(), begins, goTo(judge.Name))
+			}
+		}
 		b.rule(forward, f.is(), answers(), toAny, accept)
 		b.rule(forward, f.is(), answers(), drop(droppedStray))
 		if !p.deny {
-			b.rule(forward, f.is(), from, to, accept)
+			b.rule(judge, f.is(), from, to, accept)
 			continue
 		}
-		b.rule(forward, f.is(), from, to, match{meta(expr.MetaKeyMARK, keyReg), &expr.Ct{Key: expr.CtKeyMARK, Register: keyReg + 1}, verdict(setPairs, keyReg)})
-		b.rule(forward, f.is(), from, to, drop(droppedPolicy))
+		b.rule(judge, f.is(), from, to, match{meta(expr.MetaKeyMARK, keyReg), &expr.Ct{Key: expr.CtKeyMARK, Register: keyReg + 1}, verdict(setPairs, keyReg)})
+		b.rule(judge, f.is(), from, to, drop(droppedPolicy))
 	}
-	b.rule(forward, drop(droppedStray))
+	b.rule(judge, drop(droppedStray))
+	b.rule(forward, goTo(judge.Name))
 }
 
 // own: the namespace answers ICMP echo to its addresses, refuses what virtual
 // addresses do not lead anywhere, and says nothing else.
 func (p *plan) own(b *builder) {
-	input := b.base("input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
+	input := b.base(chainInput, nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
 	b.rule(input, p.fromUplink(), drop(droppedInput))
 	b.rule(input, state(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), drop(droppedInvalid))
 	for _, f := range families {
@@ -165,8 +207,11 @@ func (p *plan) own(b *builder) {
 	}
 	b.rule(input, drop(droppedInput))
 
-	output := b.base("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
+	output := b.base(chainOutput, nftables.ChainTypeFilter, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, nftables.ChainPolicyDrop)
 	reset := match{transport(13, 1), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{4}, Xor: []byte{0}}, differs(0)}
+	for _, f := range families {
+		b.askAgain(output, f)
+	}
 	b.rule(output, proto(unix.IPPROTO_TCP), reset, accept)
 	for _, f := range families {
 		b.rule(output, f.icmpOf(f.echoReply), accept)

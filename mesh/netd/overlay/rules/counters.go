@@ -4,10 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/google/nftables"
-
-	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // Counters are the flows that each rule in force let in, by its id, and the
@@ -16,8 +12,16 @@ import (
 func (t *Table) Counters() (allowed, dropped map[string]uint64, err error) {
 	allowed, dropped = make(map[string]uint64), make(map[string]uint64)
 	if t.counting {
-		if err := readCounters(allowed, dropped); err != nil {
+		found, err := t.nf.Counters(arpTable(), inetTable())
+		if err != nil {
 			return nil, nil, err
+		}
+		for name, packets := range found {
+			if id, ok := strings.CutPrefix(name, rulePrefix); ok {
+				allowed[id] += packets
+			} else {
+				dropped[name] += packets
+			}
 		}
 	}
 	for id := range t.wanted().policy.ids {
@@ -38,28 +42,4 @@ func (t *Table) keepCounters() (err error) {
 		t.counting = false
 	}
 	return err
-}
-
-// readCounters adds none of a table that is not there.
-func readCounters(allowed, dropped map[string]uint64) error {
-	return kernel.WithNFT(func(c *nftables.Conn) error {
-		for _, table := range []*nftables.Table{arpTable(), inetTable()} {
-			objects, err := c.GetObjects(table)
-			if err != nil {
-				return err
-			}
-			for _, o := range objects {
-				n, ok := o.(*nftables.CounterObj)
-				if !ok {
-					continue
-				}
-				if id, ok := strings.CutPrefix(n.Name, rulePrefix); ok {
-					allowed[id] += n.Packets
-				} else {
-					dropped[n.Name] += n.Packets
-				}
-			}
-		}
-		return nil
-	})
 }

@@ -20,6 +20,16 @@ func (n *node) dump() (text string) {
 	return text
 }
 
+// request asks what the library has no words for.
+func request(kind, flags int, family nftables.TableFamily, attrs ...*nl.RtAttr) ([][]byte, error) {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags)
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(family), Version: nl.NFNETLINK_V0})
+	for _, a := range attrs {
+		req.AddData(a)
+	}
+	return req.Execute(unix.NETLINK_NETFILTER, 0)
+}
+
 func dump() (string, error) {
 	var lines []string
 	for _, table := range []*nftables.Table{arpTable(), inetTable()} {
@@ -29,7 +39,7 @@ func dump() (string, error) {
 			unix.NFT_MSG_GETOBJ:   {unix.NFTA_OBJ_NAME, unix.NFTA_OBJ_TYPE, unix.NFTA_OBJ_USE},
 			unix.NFT_MSG_GETRULE:  {unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_EXPRESSIONS},
 		} {
-			msgs, err := kernel.Request(kind, unix.NLM_F_DUMP, table.Family, name)
+			msgs, err := request(kind, unix.NLM_F_DUMP, table.Family, name)
 			if err != nil {
 				return "", err
 			}

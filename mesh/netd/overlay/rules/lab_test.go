@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -66,24 +66,11 @@ var (
 func vip4(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 200, 0, byte(192 + i)}) }
 func vip6(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("fd00:1::c%02x", i)) }
 
+var within, routes, up = netlab.Within, netlab.Links, netlab.Up
+
 func newNetns(t testing.TB) *os.File {
 	t.Helper()
-	var f *os.File
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends here
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		var err error
-		f, err = kernel.OpenOwn()
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
+	f := netlab.Netns(t, "")
 	within(t, f, func() error {
 		for _, path := range [][]string{{"ipv4/ip_forward", "1"}, {"ipv6/conf/all/forwarding", "1"}, {"ipv4/conf/all/rp_filter", "0"},
 			{"ipv4/conf/default/rp_filter", "0"}, {"ipv6/conf/default/accept_dad", "0"}} {
@@ -97,28 +84,6 @@ func newNetns(t testing.TB) *os.File {
 	return f
 }
 
-func up(h *netlink.Handle, name string) error {
-	l, err := h.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return h.LinkSetUp(l)
-}
-
-func within(t testing.TB, ns *os.File, fn func() error) {
-	t.Helper()
-	if err := kernel.InNetns(ns, fn); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func routes(t testing.TB, ns *os.File, fn func(h *netlink.Handle) error) {
-	t.Helper()
-	if err := kernel.WithRoutes(ns, fn, unix.NETLINK_NETFILTER); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func newLab(t testing.TB, nodes int) *lab {
 	t.Helper()
 	l := &lab{t: t, wire: newNetns(t)}
@@ -130,8 +95,11 @@ func newLab(t testing.TB, nodes int) *lab {
 		return up(h, "br0")
 	})
 	for i := 1; i <= nodes; i++ {
-		n := &node{lab: l, i: i, ns: newNetns(t), router: net.HardwareAddr{2, 0x52, 198, 18, 0, byte(i)}, table: new(Table)}
-		within(t, n.ns, Deny)
+		n := &node{lab: l, i: i, ns: newNetns(t), router: net.HardwareAddr{2, 0x52, 198, 18, 0, byte(i)}}
+		n.table = newTable(t, n.ns)
+		if err := Deny(n.table.nf); err != nil {
+			t.Fatal(err)
+		}
 		routes(t, l.wire, func(h *netlink.Handle) error {
 			br, err := h.LinkByName("br0")
 			if err != nil {
@@ -162,6 +130,15 @@ func newLab(t testing.TB, nodes int) *lab {
 		l.nodes = append(l.nodes, n)
 	}
 	return l
+}
+
+// newTable is one of the namespace, of which it knows nothing yet.
+func newTable(t testing.TB, ns *os.File) *Table {
+	t.Helper()
+	var nf *kernel.Netfilter
+	within(t, ns, func() (err error) { nf, err = kernel.OpenNetfilter(); return err })
+	t.Cleanup(func() { nf.Close() })
+	return New(nf)
 }
 
 func addAddr(h *netlink.Handle, link string, addrs ...netip.Addr) error {
@@ -293,7 +270,9 @@ func (n *node) network() *Network {
 func (n *node) set() (changed bool) {
 	n.lab.t.Helper()
 	within(n.lab.t, n.ns, func() (err error) {
-		changed, err = n.table.Set(n.lab.t.Context(), n.network())
+		if changed, err = n.table.Set(n.lab.t.Context(), n.network()); err == nil {
+			err = n.table.Forget()
+		}
 		return err
 	})
 	return changed

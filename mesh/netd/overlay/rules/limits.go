@@ -12,14 +12,17 @@ const (
 	maxPairs = 65536
 	// Backends of one service, and addresses of one family that any may have.
 	maxAddrs = 8
+	// Connections that one endpoint of this node may have open in a network, and
+	// may begin in a second, and all endpoints of another node together: the
+	// kernel's table holds 65536 on a node of 1 GiB and 262144 from 4 GiB on, for
+	// each network.
+	maxFlows, maxFlowRate         = 16384, 1000
+	maxNodeFlows, maxNodeFlowRate = 49152, 4000
+	// Senders for which connections are counted, for whom the kernel takes memory
+	// beforehand; those of more are not. rateMemory is longer than a spent burst
+	// takes to be refilled.
+	maxCountedEndpoints, maxCountedNodes = 1024, 512
+	rateMemory                           = time.Minute
 	// maxID bounds an id: it is part of names in the ruleset.
 	maxID = 64
-
-	// Elements in one nftables message: an attribute's length is 16 bits.
-	maxElementsPerMessage = 256
-
-	// requestTimeout is how long one request about connections may take.
-	requestTimeout = 30 * time.Second
-	// How often they are read while they change.
-	maxDumps = 3
 )

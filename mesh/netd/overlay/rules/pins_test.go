@@ -259,6 +259,8 @@ func TestDeny(t *testing.T) {
 	a.silent("tcp", b.addr4, 80)
 	l.set()
 	a.reaches("tcp", b.addr4, 80)
-	within(t, l.nodes[0].ns, Deny)
+	if err := Deny(l.nodes[0].table.nf); err != nil {
+		t.Fatal(err)
+	}
 	a.silent("tcp", b.addr4, 80)
 }

@@ -82,15 +82,29 @@ func (n number) key() string { return string(binary.NativeEndian.AppendUint32(ni
 func newNumbers(services map[string]bool) map[string]number {
 	of := make(map[string]number, len(services))
 	taken := make(map[number]bool, len(services))
+	alone := true // no two have the same: the order makes no difference
+	for id := range services {
+		x := hashed(id)
+		alone = alone && x != 0 && !taken[x]
+		of[id], taken[x] = x, true
+	}
+	if alone {
+		return of
+	}
+	clear(taken)
 	for _, id := range slices.Sorted(maps.Keys(services)) {
-		sum := sha256.Sum256([]byte(id))
-		x := number(binary.BigEndian.Uint32(sum[:]))
+		x := of[id]
 		for x == 0 || taken[x] {
 			x++
 		}
 		of[id], taken[x] = x, true
 	}
 	return of
+}
+
+func hashed(id string) number {
+	sum := sha256.Sum256([]byte(id))
+	return number(binary.BigEndian.Uint32(sum[:]))
 }
 
 func newPlan(f form) *plan {

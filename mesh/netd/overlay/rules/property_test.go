@@ -93,7 +93,7 @@ func TestOnlyTheLastSetMatters(t *testing.T) {
 		flag.Set("rapid.checks", "10")
 		defer flag.Set("rapid.checks", f.DefValue)
 	}
-	table := new(Table)
+	table, once := newTable(t, many), newTable(t, one)
 	rapid.Check(t, func(t *rapid.T) {
 		var last *Network
 		for range rapid.IntRange(1, 8).Draw(t, "sets") {
@@ -103,7 +103,7 @@ func TestOnlyTheLastSetMatters(t *testing.T) {
 		var got, want string
 		in(t, many, func() (err error) { got, err = dump(); return err })
 		in(t, one, func() (err error) {
-			if _, err = new(Table).Set(t.Context(), last); err == nil {
+			if _, err = New(once.nf).Set(t.Context(), last); err == nil {
 				want, err = dump()
 			}
 			return err
@@ -131,7 +131,7 @@ func TestOnlyTheLastSetMatters(t *testing.T) {
 func TestWhatIsRefused(t *testing.T) {
 	t.Parallel()
 	ns := newNetns(t)
-	table := new(Table)
+	table := newTable(t, ns)
 	good := func() *Network {
 		n := bigNetwork(2, 2, true)
 		n.Endpoints[0].Port = "p0"
@@ -175,9 +175,9 @@ func TestWhatIsRefused(t *testing.T) {
 			n := good()
 			spoil(n)
 			within(t, ns, func() error {
-				was, _ := kernel.Generation()
+				was, _ := table.nf.Generation()
 				changed, err := table.Set(t.Context(), n)
-				if now, _ := kernel.Generation(); err == nil || changed || now != was {
+				if now, _ := table.nf.Generation(); err == nil || changed || now != was {
 					t.Errorf("changed: %v, %v", changed, err)
 				}
 				if again, err := table.Set(t.Context(), good()); again || err != nil {

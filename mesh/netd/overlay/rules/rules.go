@@ -20,9 +20,10 @@
 // # What the links have to be like
 //
 // Gateways and virtual addresses are addresses of lo, so that the kernel answers
-// echo and takes in what is to be refused. Routes to endpoints have the gateway
-// as their source and the uplink has accept_local: an error that the namespace of
-// another node sends, as that a packet is too big, comes from the gateway.
+// echo and takes in what is to be refused. The gateway is the namespace's only
+// address besides loopback's (virtual ones are routes), so that errors come from
+// it, and the uplink has accept_local, so that those of another node's namespace
+// get through, as that a packet is too big.
 //
 // # Virtual addresses
 //
@@ -39,22 +40,21 @@
 //
 // Services are identities: a map leads from the address of an endpoint to a
 // number made of its service's id, and rules are found by the pair of numbers.
-// What is looked up are the addresses of the tracked flow, who began it and who
-// answers, not those of the packet. So the same lookup holds for both directions,
-// behind virtual addresses, and for ICMP errors; and it is made for every packet,
-// so a flow ends when the rule that let it in does. Counters count flows, not
-// packets.
+// That is made for every packet of who began the flow, behind virtual addresses too.
+// Answers and ICMP errors pass as long as the flow is known, so Forget ends what the
+// rules allow no more. A packet by which TCP or SCTP begins is no answer, and is judged
+// as any that begins a flow. Counters count flows, not packets.
 //
 // # Changes
 //
 // A Table knows what is in force. Set makes the difference in one transaction, or
-// replaces the table in one where the form changes: packets see the old ruleset
-// or the new one. The same Network is the same ruleset, whatever was before it.
-// Afterwards connections are forgotten that lead to endpoints which went, and
-// those of UDP that lead to endpoints which stopped serving. Where somebody
+// replaces the table in one where the form changes: packets see the old ruleset or the
+// new one. The same Network is the same ruleset, whatever was before it. Forget, which
+// the caller calls soon after, makes the kernel forget connections that lead to
+// endpoints which went, and those of UDP, or that nobody has answered yet, that lead to
+// endpoints which stopped serving; several changes are one walk through the machine's
+// connections. Where an address is another task's, Set does so itself. Where somebody
 // else changed the ruleset, Ensure compares all of it and puts it back.
-//
-// Every call is made on a locked thread inside the network's namespace.
 package rules
 
 import (

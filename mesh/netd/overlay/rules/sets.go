@@ -1,13 +1,13 @@
 package rules
 
 import (
-	"encoding/binary"
 	"net/netip"
-	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // The sets and maps of the table. All that varies between changes stands in them
@@ -105,27 +105,22 @@ func (e *elements) empty() bool {
 	return true
 }
 
-// queue hands elements to op, in parts that fit a message.
-func (e *elements) queue(t *nftables.Table, op func(*nftables.Set, []nftables.SetElement) error) error {
+// queue hands elements to op.
+func (e *elements) queue(t *nftables.Table, op func(*nftables.Set, []kernel.Element) error) error {
 	for i, m := range e {
 		if len(m) == 0 {
 			continue
 		}
-		list := make([]nftables.SetElement, 0, len(m))
+		list := make([]kernel.Element, 0, len(m))
 		for k, v := range m {
-			x := nftables.SetElement{Key: []byte(k)}
 			if isVerdict(i) {
-				x.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: v}
+				list = append(list, kernel.Element{Key: k, Chain: v})
 			} else {
-				x.Val = []byte(v)
+				list = append(list, kernel.Element{Key: k, Val: v})
 			}
-			list = append(list, x)
 		}
-		s := set(t, i)
-		for part := range slices.Chunk(list, maxElementsPerMessage) {
-			if err := op(s, part); err != nil {
-				return err
-			}
+		if err := op(set(t, i), list); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -138,20 +133,4 @@ func familyOf(a netip.Addr) *ipFamily {
 		return &ipv4
 	}
 	return &ipv6
-}
-
-// verdictData is how the kernel tells of an element that leads to a chain:
-// attributes with the verdict's code and the chain's name.
-func verdictData(chain string) string {
-	var attr []byte
-	put := func(kind uint16, data []byte) {
-		attr = binary.NativeEndian.AppendUint16(attr, uint16(4+len(data)))
-		attr = binary.NativeEndian.AppendUint16(attr, kind)
-		attr = append(attr, data...)
-		attr = append(attr, make([]byte, -len(attr)&3)...)
-	}
-	goTo := expr.VerdictGoto
-	put(unix.NFTA_VERDICT_CODE, binary.BigEndian.AppendUint32(nil, uint32(goTo)))
-	put(unix.NFTA_VERDICT_CHAIN, append([]byte(chain), 0))
-	return string(attr)
 }

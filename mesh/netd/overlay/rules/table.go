@@ -2,9 +2,14 @@ package rules
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
@@ -12,24 +17,52 @@ import (
 // Table is the ruleset of one namespace: what it is to be and whether it is. Its
 // owner lets one call in at a time.
 type Table struct {
+	nf   *kernel.Netfilter
 	plan *plan  // nil: nothing passes
 	gen  uint32 // ruleset generation at which the plan was in force; 0: not known
 	// print is that of all but the elements, read when there is time for it; nil:
 	// not yet.
-	print *kernel.Fingerprint
+	print  *kernel.Fingerprint
+	bounds *bounds // nil: the kernel cannot count connections
 	// stale: connections may be there that the plan has no place for.
 	stale *stale
+	// departed are addresses that went lately.
+	departed map[netip.Addr]departure
 	// allowed and dropped are the counters of tables that were replaced since.
 	allowed, dropped map[string]uint64
 	counting         bool // the table in force is this Table's
 }
 
+// New returns the table of the namespace that nf speaks to, of which nothing is
+// known yet. nf stays the caller's.
+func New(nf *kernel.Netfilter) *Table {
+	return &Table{nf: nf, bounds: &usualBounds, departed: make(map[netip.Addr]departure)}
+}
+
 // Deny puts a table in force that lets nothing pass. It is made before any link
 // exists in the namespace.
-func Deny() error { return new(Table).commit() }
+func Deny(nf *kernel.Netfilter) error { return New(nf).commit() }
+
+// Present reports whether there is a table that drops what it does not let
+// through, as an earlier process left it.
+func Present(nf *kernel.Netfilter) (bool, error) {
+	for _, table := range ownTables() {
+		drops, err := nf.Dropping(table)
+		if err != nil {
+			return false, err
+		}
+		for _, name := range dropping(table) {
+			if !drops[name] {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
 
 // Set makes the ruleset that of n, and reports whether it was another one. Where
 // it fails, what was in force before is in force still, and Ensure tries again.
+// Afterwards there may be connections that the caller has to Forget, soon.
 func (t *Table) Set(ctx context.Context, n *Network) (changed bool, err error) {
 	f, err := newForm(n)
 	if err != nil {
@@ -54,28 +87,27 @@ func (t *Table) Set(ctx context.Context, n *Network) (changed bool, err error) {
 	} else if !c.empty() {
 		changed, err = true, t.commitChange(c)
 	}
-	if err != nil {
+	if err != nil || t.stale == nil || len(t.stale.moved) == 0 {
 		return changed, err
 	}
-	return changed, t.forget()
+	// What was sent to one task must not come to another.
+	return changed, t.Forget()
 }
 
 // commitChange puts the change in force; should that fail, the whole says the
 // same.
 func (t *Table) commitChange(c *change) error {
-	known := t.gen
 	if !c.chains.empty() {
 		t.print = nil
 	}
-	err := t.transaction(func(conn *nftables.Conn, attempt int) error {
-		// What differs from a table that somebody changed is not known.
-		if gen, err := kernel.Generation(); attempt > 0 || err != nil || gen != known {
-			return t.replace(conn)
+	err := t.transaction(func(to *kernel.Batch, same bool) error {
+		if !same { // what differs from a table that somebody changed is not known
+			return t.replace(to)
 		}
-		b := &builder{conn: conn, table: inetTable()}
+		b := newBuilder(to, inetTable())
 		b.addChains(&c.chains)
-		b.keep(c.remove.queue(b.table, conn.SetDeleteElements))
-		b.keep(c.add.queue(b.table, conn.SetAddElements))
+		b.keep(c.remove.queue(b.table, to.Remove))
+		b.keep(c.add.queue(b.table, to.Add))
 		b.removeChains(&c.chains)
 		return b.err
 	})
@@ -94,49 +126,68 @@ func (t *Table) Ensure() (repaired bool, err error) {
 			return false, err
 		}
 		if ok {
-			return false, t.forget()
+			return false, nil
 		}
 		repaired = true
 	}
-	if err := t.commit(); err != nil {
-		return repaired, err
-	}
-	return repaired, t.forget()
+	return repaired, t.commit()
+}
+
+// Bounded reports whether connections of each sender are bounded, which takes a
+// kernel that can count them.
+func (t *Table) Bounded() bool { return t.bounds != nil }
+
+// Touched reports whether anybody else changed something of the namespace's
+// ruleset, or what is in force is not known.
+func (t *Table) Touched() (bool, error) {
+	_, same, err := t.nf.Holds(t.gen, ownTables()...)
+	return !same, err
 }
 
 // intact compares all of the table with the plan, if anything was changed.
 func (t *Table) intact() (bool, error) {
-	gen, err := kernel.Generation()
+	gen, ok, err := t.nf.Holds(t.gen, ownTables()...)
 	if err != nil {
 		return false, err
 	}
-	if gen == t.gen && t.print != nil {
-		return true, nil
-	}
-	type reading struct {
-		print kernel.Fingerprint
-		same  bool
-	}
-	known := t.gen
-	got, gen, err := kernel.Read(func() (r reading, err error) {
-		// Elements are compared one by one.
-		if r.print, err = kernel.ReadStructure(arpTable(), inetTable()); err != nil || t.print == nil || r.print != *t.print {
-			return r, err
+	if ok {
+		t.gen = gen
+		if t.print != nil {
+			return true, nil
 		}
-		r.same, err = t.wanted().inForce()
-		return r, err
+	}
+	known, same := t.gen, false
+	var print kernel.Fingerprint
+	gen, err = t.nf.Read(func() (err error) {
+		// Elements are compared one by one.
+		if print, err = t.nf.Structure(ownTables()...); err != nil || t.print == nil || print != *t.print {
+			return err
+		}
+		same, err = t.wanted().inForce(t.nf)
+		return err
 	})
 	switch {
 	case err != nil:
 		return false, nil // should it only be unreadable: making it again is safe
 	case gen == known:
-		t.print = &got.print // nobody else changed anything before this was read
+		t.print = &print // nobody else changed anything before this was read
 		return true, nil
-	case got.same:
+	case same:
 		t.gen = gen // the change was of other people's rules
 		return true, nil
 	}
 	return false, nil
+}
+
+func ownTables() []*nftables.Table { return []*nftables.Table{arpTable(), inetTable()} }
+
+// dropping are the chains of a table, of a closed one as of any other, that drop
+// what they do not let through.
+func dropping(t *nftables.Table) []string {
+	if t.Family == nftables.TableFamilyARP {
+		return arpChains
+	}
+	return append(slices.Collect(maps.Keys(closedHooks)), chainArrive)
 }
 
 func (t *Table) wanted() *plan {
@@ -151,22 +202,35 @@ func (t *Table) commit() error {
 	if err := t.keepCounters(); err != nil {
 		return err
 	}
-	return t.transaction(func(c *nftables.Conn, _ int) error { return t.replace(c) })
-}
-
-func (t *Table) replace(c *nftables.Conn) error {
-	t.print = nil
-	for _, table := range []*nftables.Table{arpTable(), inetTable()} {
-		c.AddTable(table) // deleting what does not exist is an error
-		c.DelTable(table)
+	err := t.transaction(func(to *kernel.Batch, _ bool) error { return t.replace(to) })
+	if err == nil || t.bounds == nil || t.plan == nil || !(errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)) {
+		return err
 	}
-	return t.wanted().build(c)
+	t.bounds = nil // not every kernel can count, and none has to
+	if again := t.transaction(func(to *kernel.Batch, _ bool) error { return t.replace(to) }); again != nil {
+		t.bounds = &usualBounds
+		return err
+	}
+	return nil
 }
 
-func (t *Table) transaction(queue func(c *nftables.Conn, attempt int) error) (err error) {
+func (t *Table) replace(to *kernel.Batch) error {
+	t.print = nil
+	for _, table := range ownTables() {
+		to.Words().AddTable(table) // deleting what does not exist is an error
+		to.Words().DelTable(table)
+	}
+	if t.plan == nil {
+		closed(to)
+		return nil
+	}
+	return t.plan.build(to, t.bounds)
+}
+
+func (t *Table) transaction(queue func(to *kernel.Batch, same bool) error) (err error) {
+	known := t.gen
 	t.gen = 0
-	_, t.gen, err = kernel.Commit(queue, func() (none struct{}, err error) { return none, nil })
-	if err != nil {
+	if t.gen, err = t.nf.Commit(known, ownTables(), queue); err != nil {
 		t.gen = 0
 		return fmt.Errorf("table %s: %w", tableName, err)
 	}
@@ -176,30 +240,22 @@ func (t *Table) transaction(queue func(c *nftables.Conn, attempt int) error) (er
 
 // inForce reports whether the kernel's sets have the plan's elements, and no
 // others.
-func (p *plan) inForce() (same bool, err error) {
+func (p *plan) inForce(nf *kernel.Netfilter) (bool, error) {
 	want := p.elements()
-	err = kernel.WithNFT(func(c *nftables.Conn) error {
-		for i := range sets {
-			s := set(inetTable(), i)
-			have, err := c.GetSetElements(s)
-			if err != nil {
-				return fmt.Errorf("nftables: read set %s: %w", s.Name, err)
+	for i := range sets {
+		var count int
+		var differs bool
+		err := nf.EachElement(set(inetTable(), i), func() { count, differs = 0, false }, func(key, data []byte, _ bool) {
+			count++
+			val, ok := want[i][string(key)]
+			if ok && isVerdict(i) {
+				val = kernel.Element{Chain: val}.Told()
 			}
-			if len(have) != len(want[i]) {
-				return nil
-			}
-			for _, e := range have {
-				val, ok := want[i][string(e.Key)]
-				if ok && isVerdict(i) {
-					val = verdictData(val)
-				}
-				if !ok || val != string(e.Val) {
-					return nil
-				}
-			}
+			differs = differs || !ok || val != string(data)
+		})
+		if err != nil || differs || count != len(want[i]) {
+			return false, err
 		}
-		same = true
-		return nil
-	})
-	return same, err
+	}
+	return true, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -105,9 +106,7 @@ func (b *box) dial(network string, to netip.Addr, port int, patience time.Durati
 	}
 	t.Cleanup(func() { f.Close() })
 	if network == "udp" {
-		if _, err := f.Write([]byte("?")); err != nil {
-			return f, err
-		}
+		return f, f.ask(patience)
 	}
 	return f, f.answer(patience)
 }
@@ -124,10 +123,16 @@ func (f *flow) answer(patience time.Duration) error {
 
 // ask sends once more in a flow of UDP.
 func (f *flow) ask(patience time.Duration) error {
-	if _, err := f.Write([]byte("?")); err != nil {
-		return err
+	// A box that was made a moment ago may not have its IPv6 address yet.
+	for until := time.Now().Add(patience); ; {
+		if _, err := f.Write([]byte("?")); err != nil {
+			return err
+		}
+		err := f.answer(min(patience, time.Second))
+		if err == nil || time.Now().After(until) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
 	}
-	return f.answer(patience)
 }
 
 // works reports whether a line comes back in a flow of TCP.
@@ -179,7 +184,7 @@ func (l *lab) flows(n *node, a netip.Addr) (count int) {
 		}
 		all, err := h.ConntrackTableList(netlink.ConntrackTable, family)
 		for _, f := range all {
-			if addrOf(f.Forward.SrcIP) == a || addrOf(f.Reverse.SrcIP) == a {
+			if addrFrom(f.Forward.SrcIP) == a || addrFrom(f.Reverse.SrcIP) == a {
 				count++
 			}
 		}
@@ -310,4 +315,9 @@ func TestEndpointsAndVirtualAddresses(t *testing.T) {
 			t.Errorf("node %d: %v", n.i, dropped)
 		}
 	}
+}
+
+func addrFrom(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
 }

@@ -5,8 +5,11 @@ import (
 	"hash/crc32"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // A task that calls its own service may get itself, and then sees the gateway.
@@ -147,7 +150,7 @@ func TestFlowsStay(t *testing.T) {
 	}
 	still("the table was replaced")
 	for _, n := range l.nodes {
-		n.table = new(Table)
+		n.table = New(n.table.nf)
 		n.set()
 	}
 	still("another process began")
@@ -216,4 +219,38 @@ func TestAnAddressMovesToAnotherTask(t *testing.T) {
 		t.Errorf("%d flows before, %d after", before, after)
 	}
 	f.Close()
+}
+
+// Of a connection that was closed before its backend went, the trace stays, as it
+// hinders nobody; and it ends when the address becomes another task's.
+func TestTheTraceOfAClosedConnection(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, 1)
+	n := l.nodes[0]
+	a, b := n.box("a"), n.box("b")
+	b.serve(80)
+	l.set()
+	a.reaches("tcp", b.addr4, 80).Close()
+	for until := time.Now().Add(deadline); ; {
+		closed := false
+		within(t, n.ns, func() error {
+			return n.table.nf.End(func(c kernel.Connection) bool { closed = closed || c.Server == b.addr4 && c.Closed; return false })
+		})
+		if closed {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("the connection was not closed")
+		}
+	}
+	b.gone = true
+	l.set()
+	if l.flows(n, b.addr4) == 0 {
+		t.Error("the trace ended with its backend")
+	}
+	b.gone, b.task = false, "another"
+	l.set()
+	if l.flows(n, b.addr4) != 0 {
+		t.Error("the trace is another task's now")
+	}
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 )
 
 // Small words from which the rules are written. Register 1 holds what is
@@ -110,8 +112,10 @@ const ctConfirmed = 1 << 3
 
 func ctBits(key expr.CtKey, bits uint32, then expr.Any) match {
 	return match{&expr.Ct{Key: key, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, bits), Xor: make([]byte, 4)}, then}
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(bits), Xor: make([]byte, 4)}, then}
 }
+
+func native(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
 func state(bits uint32) match { return ctBits(expr.CtKeySTATE, bits, differs(0, 0, 0, 0)) }
 
@@ -121,6 +125,14 @@ func begins() match { return ctBits(expr.CtKeySTATUS, ctConfirmed, equals(0, 0, 
 // answers matches packets from the end that did not begin the flow.
 func answers() match {
 	return match{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equals(1)}
+}
+
+// firstOf matches packets by which one end begins, of the protocols that say so: SYN
+// without ACK, and INIT, which is alone in its packet.
+var firstOf = []match{
+	append(proto(unix.IPPROTO_TCP), transport(13, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{tcpACK | tcpSYN}, Xor: []byte{0}}, equals(tcpSYN)),
+	append(proto(unix.IPPROTO_SCTP), transport(12, 1), equals(1)),
 }
 
 var accept = match{&expr.Verdict{Kind: expr.VerdictAccept}}
@@ -133,11 +145,16 @@ func drop(counter string) match { return match{count(counter), &expr.Verdict{Kin
 
 func goTo(chain string) match { return match{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}} }
 
-// builder queues one batch. Errors of the library are kept for the end.
+// builder queues parts of a table. Errors of the library are kept for the end.
 type builder struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 	err   error
+}
+
+// newBuilder makes the table, which may be there already.
+func newBuilder(to *kernel.Batch, t *nftables.Table) *builder {
+	return &builder{conn: to.Words(), table: to.Words().AddTable(t)}
 }
 
 func (b *builder) base(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority, policy nftables.ChainPolicy) *nftables.Chain {
