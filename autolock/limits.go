@@ -4,9 +4,14 @@ const (
 	// KeyLen is the length of a KEK, a DEK and a slot's seed in bytes.
 	KeyLen = 32
 
-	// MaxSlots bounds a slot set: one operator key, shares, a TPM, and room
-	// for a rotation that keeps the old one for a while.
+	// MaxSlots bounds a slot set: several operator keys, shares, a TPM, and
+	// autolock off.
 	MaxSlots = 16
+
+	// MaxShares bounds the shares of one slot, and MinThreshold is the fewest
+	// that may open it: one would be an operator key.
+	MaxShares    = 32
+	MinThreshold = 2
 
 	// MaxLabel bounds the label of a sealed stream in bytes.
 	MaxLabel = 32
@@ -21,6 +26,6 @@ const (
 	// since the last compaction.
 	maxOpenKeys = 64
 
-	// maxKeyText bounds what ParseOperatorKey looks at.
+	// maxKeyText bounds what ParseOperatorKey and ParseShare look at.
 	maxKeyText = 256
 )

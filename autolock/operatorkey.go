@@ -104,28 +104,10 @@ func (k *OperatorKey) Slot() *keydpb.Slot {
 // matter.
 func ParseOperatorKey(text string) (OperatorKey, error) {
 	var k OperatorKey
-	if len(text) > maxKeyText {
-		return k, &KeyLengthError{Got: len(text) - len(KeyPrefix), Want: keyChars}
-	}
-	text = strings.TrimSpace(text)
-	if len(text) < len(KeyPrefix) || !strings.EqualFold(text[:len(KeyPrefix)], KeyPrefix) {
-		return k, ErrKeyPrefix
-	}
-	body := make([]byte, 0, maxKeyText)
-	defer func() { clear(body[:cap(body)]) }()
-	for _, c := range []byte(text[len(KeyPrefix):]) {
-		switch {
-		case c == ' ' || c == '-' || c == '\t':
-		case 'a' <= c && c <= 'z':
-			body = append(body, c-'a'+'A')
-		case 'A' <= c && c <= 'Z' || '2' <= c && c <= '7':
-			body = append(body, c)
-		default:
-			return k, ErrKeyChars
-		}
-	}
-	if len(body) != keyChars {
-		return k, &KeyLengthError{Got: len(body), Want: keyChars}
+	body, err := keyBody(text, KeyPrefix, keyChars)
+	defer clear(body)
+	if err != nil {
+		return k, err
 	}
 	raw := make([]byte, KeyLen+checksumLen)
 	defer clear(raw)
@@ -143,6 +125,34 @@ func ParseOperatorKey(text string) (OperatorKey, error) {
 		return k, ErrKeyChecksum
 	}
 	return k, nil
+}
+
+// keyBody is the base32 of a key or share, in upper case and without layout: of
+// exactly want characters, or an error of ParseOperatorKey's. The caller wipes it.
+func keyBody(text, prefix string, want int) ([]byte, error) {
+	if len(text) > maxKeyText {
+		return nil, &KeyLengthError{Got: len(text) - len(prefix), Want: want}
+	}
+	text = strings.TrimSpace(text)
+	if len(text) < len(prefix) || !strings.EqualFold(text[:len(prefix)], prefix) {
+		return nil, ErrKeyPrefix
+	}
+	body := make([]byte, 0, maxKeyText)
+	for _, c := range []byte(text[len(prefix):]) {
+		switch {
+		case c == ' ' || c == '-' || c == '\t':
+		case 'a' <= c && c <= 'z':
+			body = append(body, c-'a'+'A')
+		case 'A' <= c && c <= 'Z' || '2' <= c && c <= '7':
+			body = append(body, c)
+		default:
+			return body, ErrKeyChars
+		}
+	}
+	if len(body) != want {
+		return body, &KeyLengthError{Got: len(body), Want: want}
+	}
+	return body, nil
 }
 
 func checksum(seed *[KeyLen]byte) []byte {

@@ -135,7 +135,14 @@ func TestSlotOpensWithItsKeyAlone(t *testing.T) {
 
 func TestCheckSlotSet(t *testing.T) {
 	key := NewOperatorKey()
-	slot := func() *keydpb.Slot { k := NewOperatorKey(); return k.Slot() }
+	made := 0
+	slot := func() *keydpb.Slot {
+		k := NewOperatorKey()
+		s := k.Slot()
+		made++
+		s.Name = fmt.Sprint("slot", made)
+		return s
+	}
 	many := make([]*keydpb.Slot, MaxSlots+1)
 	for i := range many {
 		many[i] = slot()

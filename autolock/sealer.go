@@ -143,6 +143,15 @@ func (s *Sealer) Open(label string, aad, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// RecordEpoch is the epoch of the key that a record says it was sealed under. Only
+// Open tells whether that is so.
+func RecordEpoch(sealed []byte) (uint32, bool) {
+	if len(sealed) < Overhead || string(sealed[:len(recordMagic)]) != recordMagic {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(sealed[offEpoch:]), true
+}
+
 // Name returns the name under which key is kept, which tells nothing about it.
 // Once the Sealer is closed it returns nil.
 func (s *Sealer) Name(key []byte) []byte {

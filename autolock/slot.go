@@ -13,10 +13,16 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
-const (
-	operatorInfo = "redoubt slot operator v1"
-	kekSlotLabel = "redoubt kek slot v1\x00"
-)
+const kekSlotLabel = "redoubt kek slot v1\x00"
+
+// seedInfo is what the seed of a slot of that kind derives its key pair with, so
+// that no seed is of two kinds.
+var seedInfo = map[keydpb.SlotKind]string{
+	keydpb.SlotKind_SLOT_KIND_OPERATOR: "redoubt slot operator v1",
+	keydpb.SlotKind_SLOT_KIND_SHAMIR:   "redoubt slot shamir v1",
+	keydpb.SlotKind_SLOT_KIND_TPM:      "redoubt slot tpm v1",
+	keydpb.SlotKind_SLOT_KIND_FILE:     "redoubt slot file v1",
+}
 
 // ErrWrongSeed is OpenSlot's answer to a seed that is not the slot's.
 var ErrWrongSeed = errors.New("the key does not open this slot")
@@ -30,8 +36,9 @@ type SlotContext struct {
 }
 
 // CheckSlotSet returns an error unless s is a set that a KEK can be sealed to:
-// a non-zero epoch and 1 to MaxSlots well-formed slots with distinct ids and
-// recipients.
+// a non-zero epoch and 1 to MaxSlots well-formed slots with distinct ids, names
+// and recipients, of which at least one is opened by people: a set of machines'
+// own slots alone would be lost with the machines.
 func CheckSlotSet(s *keydpb.SlotSet) error {
 	switch n := len(s.GetSlots()); {
 	case s.GetEpoch() == 0:
@@ -41,15 +48,67 @@ func CheckSlotSet(s *keydpb.SlotSet) error {
 	case n > MaxSlots:
 		return fmt.Errorf("slot set: %d slots exceed the limit of %d", n, MaxSlots)
 	}
-	ids, recipients := make(map[string]bool), make(map[string]bool)
+	ids, recipients, names := make(map[string]bool), make(map[string]bool), make(map[string]bool)
+	people, files := 0, 0
 	for _, slot := range s.GetSlots() {
 		if err := CheckSlot(slot); err != nil {
 			return err
 		}
-		if ids[slot.GetId()] || recipients[string(slot.GetRecipient())] {
+		if ids[slot.GetId()] || !OwnSeed(slot) && recipients[string(slot.GetRecipient())] {
 			return fmt.Errorf("slot set: slot %s appears twice", slot.GetId())
 		}
-		ids[slot.GetId()], recipients[string(slot.GetRecipient())] = true, true
+		if name := SlotName(slot); names[name] {
+			return fmt.Errorf("slot set: two slots are called %s", name)
+		}
+		ids[slot.GetId()], names[SlotName(slot)] = true, true
+		switch {
+		case !OwnSeed(slot):
+			recipients[string(slot.GetRecipient())] = true
+			people++
+		case slot.GetKind() == keydpb.SlotKind_SLOT_KIND_FILE:
+			files++
+		}
+	}
+	switch {
+	case people == 0:
+		return errors.New("slot set: nobody could open a manager: it needs an operator key or shares")
+	case files > 1:
+		return errors.New("slot set: autolock is off twice")
+	}
+	return nil
+}
+
+// OwnSeed reports whether each manager has a seed of its own for that slot, so
+// that the slot has no recipient.
+func OwnSeed(slot *keydpb.Slot) bool {
+	return slot.GetKind() == keydpb.SlotKind_SLOT_KIND_TPM || slot.GetKind() == keydpb.SlotKind_SLOT_KIND_FILE
+}
+
+// SlotName is what people call a slot.
+func SlotName(slot *keydpb.Slot) string {
+	if slot.GetName() == "" {
+		return "operator"
+	}
+	return slot.GetName()
+}
+
+// LeavingSlot is the operator slot that is replaced when a manager leaves: the
+// first release's where there are several, nil where there is none.
+func LeavingSlot(s *keydpb.SlotSet) (found *keydpb.Slot) {
+	for _, slot := range s.GetSlots() {
+		if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_OPERATOR && (found == nil || SlotName(slot) == "operator") {
+			found = slot
+		}
+	}
+	return found
+}
+
+// FileSlot is the slot by which autolock is off, or nil.
+func FileSlot(s *keydpb.SlotSet) *keydpb.Slot {
+	for _, slot := range s.GetSlots() {
+		if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_FILE {
+			return slot
+		}
 	}
 	return nil
 }
@@ -59,8 +118,22 @@ func CheckSlot(slot *keydpb.Slot) error {
 	if !ident.Valid(slot.GetId()) {
 		return errors.New("slot: malformed id")
 	}
-	if slot.GetKind() != keydpb.SlotKind_SLOT_KIND_OPERATOR {
+	if seedInfo[slot.GetKind()] == "" {
 		return fmt.Errorf("slot %s: unknown kind %d", slot.GetId(), slot.GetKind())
+	}
+	if slot.GetName() != "" {
+		if err := ident.CheckOwnName("slot", slot.GetName()); err != nil {
+			return err
+		}
+	}
+	if err := checkShares(slot); err != nil {
+		return fmt.Errorf("slot %s: %w", slot.GetId(), err)
+	}
+	if OwnSeed(slot) {
+		if len(slot.GetRecipient()) != 0 {
+			return fmt.Errorf("slot %s: its seed is each manager's own, so it has no recipient", slot.GetId())
+		}
+		return nil
 	}
 	if _, err := hpke.MLKEM768X25519().NewPublicKey(slot.GetRecipient()); err != nil {
 		return fmt.Errorf("slot %s: the recipient is not an MLKEM768-X25519 public key", slot.GetId())
@@ -82,8 +155,8 @@ func OpenSlot(slot *keydpb.Slot, c SlotContext, seed, sealed []byte) ([]byte, er
 
 // SealSecret seals a 32-byte key to a slot, bound to info.
 func SealSecret(slot *keydpb.Slot, info, key []byte) ([]byte, error) {
-	if err := CheckSlot(slot); err != nil {
-		return nil, err
+	if seedInfo[slot.GetKind()] == "" {
+		return nil, fmt.Errorf("slot %s: unknown kind %d", slot.GetId(), slot.GetKind())
 	}
 	pub, err := hpke.MLKEM768X25519().NewPublicKey(slot.GetRecipient())
 	if err != nil {
@@ -113,18 +186,28 @@ func OpenSecret(slot *keydpb.Slot, info, seed, sealed []byte) ([]byte, error) {
 }
 
 func slotKey(kind keydpb.SlotKind, seed []byte) (hpke.PrivateKey, error) {
-	if kind != keydpb.SlotKind_SLOT_KIND_OPERATOR {
+	info := seedInfo[kind]
+	if info == "" {
 		return nil, fmt.Errorf("slot: unknown kind %d", kind)
 	}
 	if len(seed) != KeyLen {
 		return nil, fmt.Errorf("slot seed is %d bytes, not %d", len(seed), KeyLen)
 	}
-	ikm, err := hkdf.Key(sha256.New, seed, nil, operatorInfo, KeyLen)
+	ikm, err := hkdf.Key(sha256.New, seed, nil, info, KeyLen)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(ikm)
 	return hpke.MLKEM768X25519().DeriveKeyPair(ikm)
+}
+
+// SeedRecipient is what a seed of that kind opens: the public half of its key.
+func SeedRecipient(kind keydpb.SlotKind, seed []byte) ([]byte, error) {
+	priv, err := slotKey(kind, seed)
+	if err != nil {
+		return nil, err
+	}
+	return priv.PublicKey().Bytes(), nil
 }
 
 func kekInfo(c SlotContext, slotID string) []byte {

@@ -53,5 +53,6 @@ func AdoptLeaf(tx *raftstore.Tx, leaf *x509.Certificate) error {
 	n.PreviousSpki, n.LeafSpki, n.LeafNotAfter, n.Leaf = nil, id.SPKI, leaf.NotAfter.Unix(), leaf.Raw
 	c, _ := store.Cluster.Get(tx, store.ClusterID)
 	n.LeafIssuer = issuedBy(c, leaf)
-	return store.Nodes.Put(tx, n)
+	noteIssued(n, leaf, n.LeafIssuer, tx.Now())
+	return putIssued(tx, n)
 }

@@ -30,6 +30,9 @@ const (
 	manager = profilepb.Role_ROLE_MANAGER
 )
 
+// understood is the store level of the tables here.
+var understood = raftstore.Understood(store.Tables())
+
 // cluster is one manager with a real store, a real port and real gRPC.
 type cluster struct {
 	*pkitest.CA
@@ -145,7 +148,7 @@ func (c *cluster) bind(tok pki.Token) pki.Token {
 }
 
 func (c *cluster) join(tok pki.Token, change ...func(*pki.JoinRequest)) (*pki.Joined, error) {
-	q := pki.JoinRequest{Token: tok, Managers: []string{c.addr}, NodeName: "n1", Address: "192.0.2.9:2377", KeydKey: pkitest.KeydKey}
+	q := pki.JoinRequest{Token: tok, Managers: []string{c.addr}, NodeName: "n1", Address: "192.0.2.9:2377", KeydKey: pkitest.KeydKey, StoreLevel: understood}
 	for _, f := range change {
 		f(&q)
 	}

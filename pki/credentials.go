@@ -32,7 +32,8 @@ type Credentials struct {
 }
 
 type credState struct {
-	cert  tls.Certificate
+	cert  tls.Certificate // what is presented: chain, and cross certificates of its root
+	chain [][]byte
 	id    profile.Identity
 	trust Trust
 }
@@ -81,11 +82,25 @@ func newState(chain *profilepb.CertificateChain, key crypto.Signer, trust Trust)
 	if pub, ok := key.Public().(*ecdsa.PublicKey); !ok || !pub.Equal(certs[0].PublicKey) {
 		return nil, errors.New("own certificate: the key is not its key")
 	}
-	return &credState{
-		cert:  tls.Certificate{Certificate: chain.GetCertificates(), PrivateKey: key, Leaf: certs[0]},
+	s := &credState{
+		cert:  tls.Certificate{PrivateKey: key, Leaf: certs[0]},
+		chain: chain.GetCertificates(),
 		id:    id,
 		trust: trust,
-	}, nil
+	}
+	s.present()
+	return s, nil
+}
+
+// present puts together what others are shown: those who trust only a root from
+// before ours need the certificates that lead from there to here.
+func (s *credState) present() {
+	own := s.chain[:min(len(s.chain), profile.MaxChain-profile.MaxCross)]
+	out := slices.Clone(own)
+	for _, c := range s.trust.Cross[:min(len(s.trust.Cross), profile.MaxCross)] {
+		out = append(out, c.Raw)
+	}
+	s.cert.Certificate = out
 }
 
 // SetLeaf replaces the certificate and key; the node and its role stay.
@@ -117,6 +132,7 @@ func (c *Credentials) SetTrust(t Trust) error {
 		return errors.New("trust: a node never changes its cluster")
 	}
 	s.trust = t
+	s.present()
 	c.state.Store(&s)
 	return nil
 }
@@ -144,7 +160,7 @@ func (c *Credentials) IssuerHash() []byte { return issuerHash(c.Chain()) }
 // Peer is this node as others see it that verified its certificate.
 func (c *Credentials) Peer() *authz.Peer {
 	s := c.state.Load()
-	return &authz.Peer{Identity: s.id, Leaf: s.cert.Leaf, Chain: s.cert.Certificate}
+	return &authz.Peer{Identity: s.id, Leaf: s.cert.Leaf, Chain: s.chain}
 }
 
 // Identity is what the present certificate says.
@@ -155,7 +171,7 @@ func (c *Credentials) Leaf() *x509.Certificate { return c.state.Load().cert.Leaf
 
 // Chain is the present chain, leaf first. Do not modify it.
 func (c *Credentials) Chain() *profilepb.CertificateChain {
-	return &profilepb.CertificateChain{Certificates: c.state.Load().cert.Certificate}
+	return &profilepb.CertificateChain{Certificates: c.state.Load().chain}
 }
 
 // Trust is what peers are held against at present.
@@ -185,15 +201,23 @@ func (c *Credentials) VerifyPeer(cs tls.ConnectionState, want Expect) (*authz.Pe
 
 // FollowCluster keeps the trust in step with the cluster record until ctx ends
 // or the store does. A record that cannot be used is reported and the old
-// trust kept. changed, where it is not nil, is called after each change.
-func (c *Credentials) FollowCluster(ctx context.Context, s store.Store, log *slog.Logger, changed func()) error {
+// trust kept; a root in it counts where a trusted one certified it. keep, where
+// it is not nil, writes the roots down before they are used, and changed is
+// called after each change.
+func (c *Credentials) FollowCluster(ctx context.Context, s store.Store, log *slog.Logger, keep func(*pkipb.Roots) error, changed func()) error {
 	return store.FollowCluster(ctx, s, func(rec *pkipb.Cluster) {
 		t, err := TrustFromCluster(rec)
 		old := c.Trust()
+		if err == nil {
+			err = t.succeed(old)
+		}
 		if err == nil && t.same(old) {
 			return
 		}
 		t.Known, t.Behind = old.Known, old.Behind
+		if err == nil && keep != nil {
+			err = keep(t.Kept())
+		}
 		if err == nil {
 			err = c.SetTrust(t)
 		}

@@ -21,6 +21,7 @@ var (
 	ErrFormerIssuer   = errors.New("its certificate is of before the keys were rotated, and not the one on record: renew it, or join again")
 	ErrWrongRole      = errors.New("its role may not use this protocol")
 	ErrWrongNode      = errors.New("another node answers at that address")
+	ErrSignature      = errors.New("the signature is not its own")
 	ErrNoCertificate  = errors.New("it shows no certificate")
 	ErrConnectionLost = errors.New("the manager closed the connection: it may be starting, without a leader, or have too many callers from this address; try again")
 )

@@ -98,7 +98,7 @@ func BeginIncarnation(ctx context.Context, s Store, incarnation uint64, self Fir
 		if err := setLeaves(n, Issued{self.Leaf, self.Boot}, nil); err != nil {
 			return err
 		}
-		if err := store.Nodes.Put(tx, n); err != nil {
+		if err := putIssued(tx, n); err != nil {
 			return err
 		}
 		return onSelf(tx, n)

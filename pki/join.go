@@ -225,6 +225,11 @@ func (j *joining) accept(resp *pkipb.JoinResponse, out *Joined) error {
 	case !ident.Valid(resp.GetNodeId()):
 		return errors.New("malformed node id")
 	}
+	// Whom the token's pin vouches for may say what else the cluster trusts.
+	if err := j.trust.keep(resp.GetRoots()); err != nil {
+		return err
+	}
+	out.Trust = j.trust
 	out.NodeID, out.ClusterID, out.Leaf = resp.GetNodeId(), resp.GetClusterId(), resp.GetLeaf()
 	if err := j.acceptLeaf(out.Leaf, out.Key, out.NodeID, out.Role); err != nil {
 		return err

@@ -183,8 +183,14 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 		return &pkipb.JoinResponse{Role: record.GetRole(), RetryAsRole: true}, nil
 	}
 	n := &pkipb.Node{Id: ident.New(), Name: j.GetNodeName(), Role: record.GetRole(), Address: j.GetAddress(), TokenId: record.GetId()}
+	if n.Role == profilepb.Role_ROLE_MANAGER {
+		n.KeysetEpoch = KeysetEpoch(c)
+	}
 	resp := &pkipb.JoinResponse{NodeId: n.Id, ClusterId: s.cfg.ClusterID, Role: n.Role}
-	if err := s.sign(ctx, j, token, n, resp); err != nil {
+	if err := s.sign(ctx, j, token, n, resp, c.GetWorkerLeafSeconds()); err != nil {
+		if errors.Is(err, ErrRotated) {
+			return nil, joinStoreError(s.cfg.Logger, err)
+		}
 		if errors.As(err, new(*SignerBusy)) { // who holds the seed may know
 			return nil, later(codes.ResourceExhausted, signerPause, "keyd of the leader was asked for too many certificates or keys")
 		}
@@ -198,6 +204,11 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 	err = s.cfg.Store.View(func(r *raftstore.ReadTx) (err error) {
 		if resp.Incarnation, err = Incarnation(r); err != nil {
 			return err
+		}
+		if c, err := store.GetCluster(r); err != nil {
+			return err
+		} else if c.GetRotation() != nil {
+			resp.Roots = RootsOf(c)
 		}
 		for m := range store.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
 			if !m.GetDenied() && m.GetAddress() != "" {
@@ -285,10 +296,10 @@ func checkLevel(tx *raftstore.Tx, understands uint32) error {
 }
 
 // sign has the certificates made and checks that they are what was asked for.
-func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb.Node, resp *pkipb.JoinResponse) error {
+func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb.Node, resp *pkipb.JoinResponse, leafSeconds uint32) error {
 	issued, err := s.cfg.Signer.SignJoin(ctx, SignJoin{
 		Token: t.GetSigned(), Exporter: j.exporter, CSR: j.GetCsr(), BootCSR: j.GetBootCsr(), Proof: j.GetProof(),
-		NodeID: n.Id, NodeName: n.Name, Uses: t.GetUses(),
+		NodeID: n.Id, NodeName: n.Name, Uses: t.GetUses(), WorkerLeafSeconds: leafSeconds,
 	})
 	if err != nil {
 		return err
@@ -346,7 +357,7 @@ func (s *JoinServer) commit(tx *raftstore.Tx, made *pkipb.Node, source netip.Add
 	if err := store.Tokens.Put(tx, t); err != nil {
 		return err
 	}
-	if err := store.Nodes.Put(tx, n); err != nil {
+	if err := putIssued(tx, n); err != nil {
 		return err
 	}
 	return s.cfg.OnJoin(tx, n)

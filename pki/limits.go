@@ -75,9 +75,31 @@ const (
 	// promoteWait is how long a worker has to become a manager.
 	promoteWait = 5 * time.Minute
 
+	// maxDeniedIdentities bounds the workload identities that are revoked or were
+	// within LongestSVID: each session is told all of them.
+	maxDeniedIdentities = 1024
+
+	// maxNoted bounds the certificates of a node that its record can have listed as
+	// revoked.
+	maxNoted = 16
+
+	// A revocation list names at most maxListed certificates, the newest, and a root's
+	// the newest maxRevokedIssuers. It is signed again when it ends within listAhead,
+	// and what should be on it is looked at every listCheck. A signer that refuses is
+	// asked again after listRetry, doubling up to longestListRetry.
+	maxListed                   = 6000
+	maxRevokedIssuers           = 64
+	listAhead                   = 48 * time.Hour
+	listCheck                   = time.Hour
+	listRetry, longestListRetry = time.Second, time.Minute
+
 	// renewTimeout bounds one attempt.
 	renewTimeout = time.Minute
 )
+
+// LongestSVID is the longest life of a workload's certificate, and so what a denial
+// that was taken back is remembered for.
+const LongestSVID = 24 * time.Hour
 
 // Token lifetimes and uses.
 const (
@@ -89,4 +111,21 @@ const (
 	// MaxTokens bounds the records kept; expired ones make room first.
 	MaxTokens = 10000
 	maxPruned = 100
+)
+
+const (
+	// maxRoots and maxCross bound what a node trusts and keeps: two while a root is
+	// replaced, and the certificates of a few replacements.
+	maxRoots, maxCross = 4, 8
+)
+
+const (
+	// IssuerLife is for how long an issuing CA signs before it is replaced.
+	IssuerLife = 30 * 24 * time.Hour
+	// CABackdate is how far a CA's NotBefore lies before its making; keyd has the
+	// same.
+	CABackdate = time.Hour
+	// Straggler is for how long a phase of a root's replacement waits for a node
+	// that is connected and does not do its part.
+	Straggler = 2 * time.Minute
 )

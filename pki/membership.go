@@ -205,7 +205,7 @@ func (s *MembershipServer) confirm(ctx context.Context, caller authz.Identity, r
 		if err := given(tx, c, n); err != nil {
 			return err
 		}
-		if err := store.Nodes.Put(tx, n); err != nil {
+		if err := putIssued(tx, n); err != nil {
 			return err
 		}
 		return s.c.OnRole(tx, n)
@@ -261,7 +261,7 @@ func (s *MembershipServer) Demoted(ctx context.Context, req *pkipb.DemotedReques
 		if err := setLeaves(n, issued, caller.SPKI); err != nil {
 			return err
 		}
-		return store.Nodes.Put(tx, n)
+		return putIssued(tx, n)
 	})
 	if err != nil {
 		return nil, s.storeError(log, err)

@@ -70,7 +70,7 @@ func keydKey(t *testing.T) []byte {
 }
 
 func confirm(p *pki.Promotion) *pkipb.PromoteRequest {
-	return &pkipb.PromoteRequest{Address: "192.0.2.7:2377", Confirm: &pkipb.PromotionConfirm{Leaf: p.Leaf, Boot: p.Boot}}
+	return &pkipb.PromoteRequest{Address: "192.0.2.7:2377", Confirm: &pkipb.PromotionConfirm{Leaf: p.Leaf, Boot: p.Boot}, StoreLevel: understood}
 }
 
 // A promotion that is cut short at any step leaves a worker, whose record says
@@ -83,7 +83,7 @@ func TestPromotionCutShort(t *testing.T) {
 
 	c.whenSealing(func() error { return errors.New("keyd is gone") })
 	first := keydKey(t)
-	if _, err := n.RequestPromotion(t.Context(), client, first, 1); status.Code(err) != codes.Internal {
+	if _, err := n.RequestPromotion(t.Context(), client, first, understood); status.Code(err) != codes.Internal {
 		t.Errorf("without keyd: %v", err)
 	}
 	rec := c.node(id)
@@ -93,12 +93,12 @@ func TestPromotionCutShort(t *testing.T) {
 
 	c.whenSealing(nil)
 	second := keydKey(t)
-	if _, err := n.RequestPromotion(t.Context(), client, second, 1); err != nil {
+	if _, err := n.RequestPromotion(t.Context(), client, second, understood); err != nil {
 		t.Fatal(err)
 	}
 	// Its reply was lost, so to speak: it asks with the same key again, which is
 	// noted once.
-	p, err := n.RequestPromotion(t.Context(), client, second, 1)
+	p, err := n.RequestPromotion(t.Context(), client, second, understood)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestPromotionDuringRotation(t *testing.T) {
 			return store.Cluster.Put(tx, rec)
 		})
 	})
-	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), 1); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "rotated") {
+	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), understood); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "rotated") {
 		t.Errorf("%v", err)
 	}
 }
@@ -143,13 +143,13 @@ func TestPromotionDuringRotation(t *testing.T) {
 func TestPromotionRefusals(t *testing.T) {
 	c := newCluster(t)
 	unwanted := c.member(worker, time.Now())
-	if _, err := unwanted.RequestPromotion(t.Context(), c.members(unwanted), keydKey(t), 1); status.Code(err) != codes.FailedPrecondition {
+	if _, err := unwanted.RequestPromotion(t.Context(), c.members(unwanted), keydKey(t), understood); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("a worker nobody wants: %v", err)
 	}
 	n := c.wanted()
 	client := c.members(n)
 	other := c.wanted()
-	theirs, err := other.RequestPromotion(t.Context(), c.members(other), keydKey(t), 1)
+	theirs, err := other.RequestPromotion(t.Context(), c.members(other), keydKey(t), understood)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestPromotionRefusals(t *testing.T) {
 		}
 		return store.Nodes.Put(tx, rec)
 	})
-	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), 1); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too often without becoming one") {
+	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), understood); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too often without becoming one") {
 		t.Errorf("a ninth key: %v", err)
 	}
 }

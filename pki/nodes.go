@@ -48,7 +48,7 @@ func InitCluster(tx *raftstore.Tx, m FirstManager) (*pkipb.Node, error) {
 	if err := setLeaves(n, Issued{m.Leaf, m.Boot}, nil); err != nil {
 		return nil, err
 	}
-	return n, store.Nodes.Put(tx, n)
+	return n, putIssued(tx, n)
 }
 
 // RecordLeaf writes that a node has new certificates. presented is the SPKI
@@ -66,7 +66,7 @@ func RecordLeaf(tx *raftstore.Tx, nodeID string, presented []byte, issued Issued
 	if err := setLeaves(n, issued, presented); err != nil {
 		return err
 	}
-	return store.Nodes.Put(tx, n)
+	return putIssued(tx, n)
 }
 
 // setLeaves writes the issued certificates into n, whose id and role they must
@@ -85,7 +85,7 @@ func setLeaves(n *pkipb.Node, issued Issued, previous []byte) error {
 		n.Leaf = issued.Leaf.GetCertificates()[0]
 	}
 	if issued.Boot == nil {
-		return nil
+		return noteChain(n, issued.Leaf)
 	}
 	boot, err := issuedFor(n, issued.Boot, profilepb.Role_ROLE_BOOT)
 	if err != nil {
@@ -95,7 +95,10 @@ func setLeaves(n *pkipb.Node, issued Issued, previous []byte) error {
 		return errors.New("the boot leaf must have a key of its own")
 	}
 	n.BootSpki, n.BootIssuer = boot.SPKI, issuerHash(issued.Boot)
-	return nil
+	if err := noteChain(n, issued.Boot); err != nil {
+		return err
+	}
+	return noteChain(n, issued.Leaf)
 }
 
 // issuerHash is the SHA-256 of the certificate of the CA that issued a chain's

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -40,13 +41,16 @@ type Renewer struct {
 	// Expired, on managers, replaces the certificate where it has ended, as a
 	// machine that slept finds it: nobody renews an ended one of a manager's.
 	Expired func(ctx context.Context) error
-	Logger  *slog.Logger
+	// Roots takes what a manager says of the roots, before what it issued is looked
+	// at. Nil: they are learned otherwise.
+	Roots  func(*pkipb.Roots) error
+	Logger *slog.Logger
 
 	mu sync.Mutex // one renewal at a time
 }
 
-// Now renews at once: the issuing CA was replaced.
-func (r *Renewer) Now(ctx context.Context) error { return r.once(ctx) }
+// Now renews at once: the issuing CA was replaced by the one with that SHA-256.
+func (r *Renewer) Now(ctx context.Context, issuer []byte) error { return r.once(ctx, issuer) }
 
 // Run renews at a random point between 50 and 80 % of each certificate's life
 // and tries again after failures, until ctx ends. It goes on after the
@@ -58,7 +62,7 @@ func (r *Renewer) Run(ctx context.Context) error {
 			return nil
 		}
 		for backoff := renewBackoffMin; ; backoff = min(2*backoff, renewBackoffMax) {
-			err := r.once(ctx)
+			err := r.once(ctx, nil)
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -110,7 +114,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // once is one renewal: request, check, persist, use.
-func (r *Renewer) once(ctx context.Context) error {
+func (r *Renewer) once(ctx context.Context, issuer []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
@@ -119,13 +123,18 @@ func (r *Renewer) once(ctx context.Context) error {
 		return r.Expired(ctx)
 	}
 	var got Renewed
-	req, err := r.request(&got)
+	req, err := r.request(&got, issuer)
 	if err != nil {
 		return err
 	}
 	resp, err := r.Call(ctx, req)
 	if err != nil {
 		return err
+	}
+	if r.Roots != nil {
+		if err := r.Roots(resp.GetRoots()); err != nil {
+			return fmt.Errorf("the manager's answer is refused: %w", err)
+		}
 	}
 	got.Leaf, got.Boot = resp.GetLeaf(), resp.GetBoot()
 	if err := r.check(&got); err != nil {
@@ -146,14 +155,15 @@ func (r *Renewer) once(ctx context.Context) error {
 	return nil
 }
 
-func (r *Renewer) request(got *Renewed) (*pkipb.RenewRequest, error) {
+func (r *Renewer) request(got *Renewed, issuer []byte) (*pkipb.RenewRequest, error) {
 	leaf, key := r.Credentials.current()
 	req := new(pkipb.RenewRequest)
 	var err error
 	if got.Key, req.Csr, err = newRequest(r.Credentials.Identity().KeydKey); err != nil {
 		return nil, err
 	}
-	if r.Boot != nil && (time.Now().After(renewAt(r.Boot.Leaf(), 0)) || r.Boot.outdated()) {
+	other := issuer != nil && r.Boot != nil && !bytes.Equal(r.Boot.IssuerHash(), issuer)
+	if r.Boot != nil && (other || time.Now().After(renewAt(r.Boot.Leaf(), 0)) || r.Boot.outdated()) {
 		if got.BootKey, req.BootCsr, err = newRequest(nil); err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
@@ -47,9 +48,14 @@ func (s *RenewServer) Renew(ctx context.Context, req *pkipb.RenewRequest) (*pkip
 		log.Warn("refused a renewal", "reason", err)
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	var c *pkipb.Cluster
+	if err := s.store.View(func(r *raftstore.ReadTx) (err error) { c, err = store.GetCluster(r); return err }); err != nil {
+		log.Error("reading the cluster record failed", "error", err)
+		return nil, status.Error(codes.Internal, "the renewal failed on the manager: see its log")
+	}
 	issued, err := s.signer.SignRenew(ctx, SignRenew{
 		Old: &profilepb.CertificateChain{Certificates: caller.Chain},
-		CSR: req.GetCsr(), BootCSR: req.GetBootCsr(), Proof: req.GetProof(),
+		CSR: req.GetCsr(), BootCSR: req.GetBootCsr(), Proof: req.GetProof(), WorkerLeafSeconds: c.GetWorkerLeafSeconds(),
 	})
 	if err != nil {
 		log.Error("signing a renewal failed", "error", err)
@@ -68,7 +74,11 @@ func (s *RenewServer) Renew(ctx context.Context, req *pkipb.RenewRequest) (*pkip
 		return nil, status.Error(codes.Internal, "the renewal failed on the manager: see its log")
 	}
 	log.Info("renewed a certificate")
-	return &pkipb.RenewResponse{Leaf: issued.Leaf, Boot: issued.Boot}, nil
+	resp := &pkipb.RenewResponse{Leaf: issued.Leaf, Boot: issued.Boot}
+	if len(c.GetCross()) > 0 { // the caller may not have heard of the root yet
+		resp.Roots = RootsOf(c)
+	}
+	return resp, nil
 }
 
 func checkRenewal(caller authz.Identity, req *pkipb.RenewRequest) error {

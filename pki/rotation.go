@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -24,6 +25,15 @@ const firstEpoch = 1
 
 // KeysetEpoch is the epoch in force.
 func KeysetEpoch(c *pkipb.Cluster) uint64 { return max(c.GetKeysetEpoch(), firstEpoch) }
+
+// TokenEpoch is the epoch that made the key in force of join tokens' records.
+func TokenEpoch(c *pkipb.Cluster) uint64 {
+	return cmp.Or(c.GetTokenEpoch(), KeysetEpoch(c))
+}
+
+// WholeEpoch is the epoch of the last keyset of which everything but the root was
+// new: who knows one of before knows nothing that is in force.
+func WholeEpoch(c *pkipb.Cluster) uint64 { return cmp.Or(c.GetWholeEpoch(), KeysetEpoch(c)) }
 
 // NextKeyset is what a rotation brings that everybody may see.
 type NextKeyset struct {
@@ -114,15 +124,16 @@ var ErrRotated = errors.New("the cluster's keys were rotated meanwhile")
 // KnowsKeyset reports whether a node was given the keyset in force: its leaving
 // then needs another one.
 func KnowsKeyset(c *pkipb.Cluster, n *pkipb.Node) bool {
-	return n.GetRole() == profilepb.Role_ROLE_MANAGER || n.GetKeysetEpoch() >= KeysetEpoch(c)
+	return n.GetRole() == profilepb.Role_ROLE_MANAGER || n.GetKeysetEpoch() >= WholeEpoch(c)
 }
 
 // given notes that a new manager has the keyset in force. It has where its leaf
-// is of the issuer in force, as both came from one keyd, the keyset last.
+// is of the issuer in force, as both came from one keyd, the keyset last, and
+// where the epoch is still the one that was noted before it was sealed.
 // The cluster record is written so that a rotation under way, which does not know
 // this manager, fails.
 func given(tx *raftstore.Tx, c *pkipb.Cluster, n *pkipb.Node) error {
-	if !bytes.Equal(n.GetLeafIssuer(), ActiveIssuer(c)) {
+	if !bytes.Equal(n.GetLeafIssuer(), ActiveIssuer(c)) || n.GetKeysetEpoch() != KeysetEpoch(c) {
 		return ErrRotated
 	}
 	n.KeysetEpoch = KeysetEpoch(c)
@@ -137,6 +148,8 @@ type Leaving struct {
 	Demote bool
 	// Compromised notes that its keys are in other hands.
 	Compromised bool
+	// Listed keeps a denied node on the lists, as revoked.
+	Listed bool
 	// Next is the keyset of those who stay; nil where the node knows none.
 	Next *NextKeyset
 }
@@ -169,6 +182,7 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 		n.BootSpki, n.BootIssuer, n.KeysetEpoch = nil, nil, 0
 	} else {
 		n.Denied, n.DeniedAt, n.Compromised = true, tx.Now().Unix(), l.Compromised
+		n.Revoked = l.Listed && tx.Level() >= revocationLevel
 	}
 	if err := store.Nodes.Put(tx, n); err != nil {
 		return nil, err
@@ -180,9 +194,10 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 		return nil, err
 	}
 	c = proto.CloneOf(c)
+	revokeIssuers(tx, c)
 	c.FormerIssuers = append(c.GetIssuers(), c.GetFormerIssuers()...)
 	c.FormerIssuers = c.FormerIssuers[:min(len(c.FormerIssuers), maxFormerIssuers)]
-	c.Issuers, c.KeysetEpoch = [][]byte{l.Next.Issuer}, l.Next.Epoch
+	c.Issuers, c.KeysetEpoch, c.TokenEpoch, c.WholeEpoch = [][]byte{l.Next.Issuer}, l.Next.Epoch, l.Next.Epoch, l.Next.Epoch
 	if l.Compromised && manager {
 		c.Exposures = append(c.Exposures, &pkipb.Exposure{NodeId: n.GetId(), Name: n.GetName(), At: tx.Now().Unix()})
 	}
@@ -191,7 +206,7 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 
 // TokenVoid reports whether a token was signed by a keyset of before a rotation.
 func TokenVoid(c *pkipb.Cluster, t *pkipb.Token) bool {
-	return max(t.GetSigned().GetKeysetEpoch(), firstEpoch) != KeysetEpoch(c)
+	return max(t.GetSigned().GetKeysetEpoch(), firstEpoch) < TokenEpoch(c)
 }
 
 // NeedsReissue reports whether a node's certificates are not all of the issuer
@@ -224,12 +239,15 @@ func DropFormer(tx *raftstore.Tx) error {
 	}
 	c = proto.CloneOf(c)
 	c.FormerIssuers = nil
+	if c.GetRotation() == nil {
+		c.FormerRoots, c.Cross = nil, nil
+	}
 	return store.Cluster.Put(tx, c)
 }
 
 // FormerUnused reports whether DropFormer would do something.
 func FormerUnused(r raftstore.Reader, c *pkipb.Cluster, now time.Time) bool {
-	if len(c.GetFormerIssuers()) == 0 {
+	if len(c.GetFormerIssuers()) == 0 || c.GetRotation() != nil {
 		return false
 	}
 	for n := range store.Nodes.All(r) {

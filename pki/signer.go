@@ -51,6 +51,8 @@ type SignJoin struct {
 	NodeName string
 	// Uses is how often the token was used before.
 	Uses uint32
+	// WorkerLeafSeconds is the life of a worker's leaf; 0: the signer's own.
+	WorkerLeafSeconds uint32
 }
 
 // SignRenew is what a renewing node proved.
@@ -59,6 +61,8 @@ type SignRenew struct {
 	CSR     []byte
 	BootCSR []byte // may be nil
 	Proof   []byte
+	// WorkerLeafSeconds is the life of a worker's leaf; 0: the signer's own.
+	WorkerLeafSeconds uint32
 }
 
 // Issued are new certificates; Boot is nil where none was asked for.

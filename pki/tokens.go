@@ -106,7 +106,7 @@ func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*
 		if err != nil {
 			return err
 		}
-		if TokenVoid(c, t) {
+		if _, err := PinnedRoot(c); err != nil || TokenVoid(c, t) {
 			return ErrRotated
 		}
 		if err := pruneTokens(tx); err != nil {
@@ -168,6 +168,13 @@ func ListTokens(s interface {
 	})
 	slices.SortStableFunc(out, func(a, b TokenInfo) int { return int(a.Record.GetMintedAt() - b.Record.GetMintedAt()) })
 	return out, err
+}
+
+// Usable reports whether somebody could join with a token.
+func Usable(t *pkipb.Token, c *pkipb.Cluster, now time.Time) bool {
+	rec, err := profile.ParseTokenRecord(t.GetSigned().GetRecord())
+	return err == nil && !t.GetRevoked() && !TokenVoid(c, t) && profile.CheckToken(rec, c.GetClusterId(), now) == nil &&
+		(rec.GetMaxUses() == 0 || t.GetUses() < rec.GetMaxUses())
 }
 
 // ErrNoToken says that an id or prefix names no token, or several.

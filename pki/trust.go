@@ -27,6 +27,13 @@ type Trust struct {
 	// Former are issuing CAs of before a rotation, whose keys a manager that left
 	// may still have: a leaf of theirs is refused unless Known.
 	Former []*x509.Certificate
+	// FormerRoots are roots that were replaced, whose keys may be in other hands:
+	// below them a leaf of a Former issuer is good where it is Known, and nothing
+	// else.
+	FormerRoots []*x509.Certificate
+	// Cross are certificates of one root by another, newest first. They are
+	// presented along, for those who trust only the other.
+	Cross []*x509.Certificate
 	// AnyIssuer accepts every issuer below the roots. It is for workers and
 	// joiners, who have no copy of the cluster record.
 	AnyIssuer bool
@@ -51,12 +58,19 @@ func TrustFromCluster(c *pkipb.Cluster) (Trust, error) {
 	if t.Former, err = parseAll(c.GetFormerIssuers()); err != nil {
 		return Trust{}, fmt.Errorf("cluster record: former issuer: %w", err)
 	}
+	if t.FormerRoots, err = parseAll(c.GetFormerRoots()); err != nil {
+		return Trust{}, fmt.Errorf("cluster record: former root: %w", err)
+	}
+	if t.Cross, err = parseAll(c.GetCross()); err != nil {
+		return Trust{}, fmt.Errorf("cluster record: cross certificate: %w", err)
+	}
 	return t, t.check()
 }
 
 // TrustFromChain is the trust that a node takes from its own chain, whose root
-// it pinned when it joined.
-func TrustFromChain(chain *profilepb.CertificateChain) (Trust, error) {
+// it pinned when it joined or took later, and from the roots that it kept beside
+// it (nil: none).
+func TrustFromChain(chain *profilepb.CertificateChain, kept *pkipb.Roots) (Trust, error) {
 	certs, err := profile.ParseChain(chain)
 	if err != nil {
 		return Trust{}, err
@@ -69,6 +83,9 @@ func TrustFromChain(chain *profilepb.CertificateChain) (Trust, error) {
 		return Trust{}, errors.New("certificate chain: the root is missing")
 	}
 	t := Trust{ClusterID: id.ClusterID, Roots: certs[len(certs)-1:], AnyIssuer: true}
+	if err := t.keep(kept); err != nil {
+		return t, err
+	}
 	return t, t.check()
 }
 
@@ -93,7 +110,7 @@ func (t Trust) check() error {
 	case len(t.Issuers) == 0 && !t.AnyIssuer:
 		return errors.New("trust: there is no active issuer")
 	}
-	for _, c := range slices.Concat(t.Roots, t.Issuers, t.Former) {
+	for _, c := range slices.Concat(t.Roots, t.Issuers, t.Former, t.FormerRoots, t.Cross) {
 		if !c.IsCA {
 			return errors.New("trust: a root or issuer is no CA")
 		}
@@ -174,7 +191,7 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 		at = leaf.NotAfter
 	}
 	roots, issuers := x509.NewCertPool(), x509.NewCertPool()
-	for _, c := range t.Roots {
+	for _, c := range slices.Concat(t.Roots, t.FormerRoots) {
 		roots.AddCert(c)
 	}
 	for _, c := range slices.Concat(t.Issuers, t.Former, presented[1:]) {
@@ -192,13 +209,17 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 		if len(chain) < 3 {
 			continue
 		}
-		found = true
+		gone := !slices.ContainsFunc(t.Roots, chain[len(chain)-1].Equal)
+		former := slices.ContainsFunc(t.Former, chain[1].Equal)
 		switch {
-		case slices.ContainsFunc(t.Issuers, chain[1].Equal):
+		case gone && !(former && len(chain) == 3):
+			continue // whoever has a former root's key could have made it
+		case !gone && slices.ContainsFunc(t.Issuers, chain[1].Equal):
 			rank = issuerActive
-		case slices.ContainsFunc(t.Former, chain[1].Equal):
+		case former:
 			rank = max(rank, issuerFormer)
 		}
+		found = true
 	}
 	if !found {
 		return v, ErrUntrusted
@@ -242,7 +263,7 @@ func fit(id profile.Identity, leaf *x509.Certificate, now time.Time, want Expect
 func (t Trust) same(o Trust) bool {
 	eq := func(a, b *x509.Certificate) bool { return bytes.Equal(a.Raw, b.Raw) }
 	return t.ClusterID == o.ClusterID && t.AnyIssuer == o.AnyIssuer &&
-		slices.EqualFunc(t.Roots, o.Roots, eq) &&
+		slices.EqualFunc(t.Roots, o.Roots, eq) && slices.EqualFunc(t.FormerRoots, o.FormerRoots, eq) && slices.EqualFunc(t.Cross, o.Cross, eq) &&
 		slices.EqualFunc(t.Issuers, o.Issuers, eq) && slices.EqualFunc(t.Former, o.Former, eq)
 }
 

@@ -18,7 +18,7 @@ type chainKey [sha256.Size]byte
 
 func (t Trust) chainKey(presented []*x509.Certificate) chainKey {
 	b := make([]byte, 0, 8<<10)
-	for _, part := range [][]*x509.Certificate{t.Roots, t.Issuers, t.Former, presented} {
+	for _, part := range [][]*x509.Certificate{t.Roots, t.Issuers, t.Former, t.FormerRoots, t.Cross, presented} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(part)))
 		for _, c := range part {
 			b = lp.Append(b, c.Raw)

@@ -28,10 +28,13 @@ const (
 // SlotRecord is the one record (id "slots") of the set every manager's keyd
 // seals its KEK to.
 type SlotRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Set           *keydpb.SlotSet        `protobuf:"bytes,3,opt,name=set,proto3" json:"set,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Set   *keydpb.SlotSet        `protobuf:"bytes,3,opt,name=set,proto3" json:"set,omitempty"`
+	// Set where a slot of the set says more than the first release knew: that one
+	// would not understand it.
+	Kinds         bool `protobuf:"varint,4,opt,name=kinds,proto3" json:"kinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -87,6 +90,75 @@ func (x *SlotRecord) GetSet() *keydpb.SlotSet {
 	return nil
 }
 
+func (x *SlotRecord) GetKinds() bool {
+	if x != nil {
+		return x.Kinds
+	}
+	return false
+}
+
+// StoreKeyOrder says that a manager's store shall have a key of at least that
+// epoch; its id is the node's.
+type StoreKeyOrder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Epoch         uint32                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreKeyOrder) Reset() {
+	*x = StoreKeyOrder{}
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreKeyOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreKeyOrder) ProtoMessage() {}
+
+func (x *StoreKeyOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreKeyOrder.ProtoReflect.Descriptor instead.
+func (*StoreKeyOrder) Descriptor() ([]byte, []int) {
+	return file_autolock_autolockpb_autolock_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StoreKeyOrder) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *StoreKeyOrder) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *StoreKeyOrder) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // KeysetRecord is the newest cluster keyset as it was sealed to one manager's
 // keyd; its id is the node's.
 type KeysetRecord struct {
@@ -101,7 +173,7 @@ type KeysetRecord struct {
 
 func (x *KeysetRecord) Reset() {
 	*x = KeysetRecord{}
-	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[1]
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -113,7 +185,7 @@ func (x *KeysetRecord) String() string {
 func (*KeysetRecord) ProtoMessage() {}
 
 func (x *KeysetRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[1]
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -126,7 +198,7 @@ func (x *KeysetRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysetRecord.ProtoReflect.Descriptor instead.
 func (*KeysetRecord) Descriptor() ([]byte, []int) {
-	return file_autolock_autolockpb_autolock_proto_rawDescGZIP(), []int{1}
+	return file_autolock_autolockpb_autolock_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *KeysetRecord) GetMeta() *raftstorepb.Meta {
@@ -161,12 +233,17 @@ var File_autolock_autolockpb_autolock_proto protoreflect.FileDescriptor
 
 const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
 	"\n" +
-	"\"autolock/autolockpb/autolock.proto\x12\x13redoubt.autolock.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a%raftstore/raftstorepb/raftstore.proto\"x\n" +
+	"\"autolock/autolockpb/autolock.proto\x12\x13redoubt.autolock.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\x94\x01\n" +
 	"\n" +
 	"SlotRecord\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12*\n" +
-	"\x03set\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x03set\"|\n" +
+	"\x03set\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x03set\x12\x1a\n" +
+	"\x05kinds\x18\x04 \x01(\bB\x04\xf0\xe5\x18\x03R\x05kinds\"k\n" +
+	"\rStoreKeyOrder\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\rR\x05epoch:\x04\xe8\xe5\x18\x03\"|\n" +
 	"\fKeysetRecord\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -185,22 +262,24 @@ func file_autolock_autolockpb_autolock_proto_rawDescGZIP() []byte {
 	return file_autolock_autolockpb_autolock_proto_rawDescData
 }
 
-var file_autolock_autolockpb_autolock_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_autolock_autolockpb_autolock_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_autolock_autolockpb_autolock_proto_goTypes = []any{
 	(*SlotRecord)(nil),       // 0: redoubt.autolock.v1.SlotRecord
-	(*KeysetRecord)(nil),     // 1: redoubt.autolock.v1.KeysetRecord
-	(*raftstorepb.Meta)(nil), // 2: redoubt.raftstore.v1.Meta
-	(*keydpb.SlotSet)(nil),   // 3: redoubt.keyd.v1.SlotSet
+	(*StoreKeyOrder)(nil),    // 1: redoubt.autolock.v1.StoreKeyOrder
+	(*KeysetRecord)(nil),     // 2: redoubt.autolock.v1.KeysetRecord
+	(*raftstorepb.Meta)(nil), // 3: redoubt.raftstore.v1.Meta
+	(*keydpb.SlotSet)(nil),   // 4: redoubt.keyd.v1.SlotSet
 }
 var file_autolock_autolockpb_autolock_proto_depIdxs = []int32{
-	2, // 0: redoubt.autolock.v1.SlotRecord.meta:type_name -> redoubt.raftstore.v1.Meta
-	3, // 1: redoubt.autolock.v1.SlotRecord.set:type_name -> redoubt.keyd.v1.SlotSet
-	2, // 2: redoubt.autolock.v1.KeysetRecord.meta:type_name -> redoubt.raftstore.v1.Meta
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	3, // 0: redoubt.autolock.v1.SlotRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // 1: redoubt.autolock.v1.SlotRecord.set:type_name -> redoubt.keyd.v1.SlotSet
+	3, // 2: redoubt.autolock.v1.StoreKeyOrder.meta:type_name -> redoubt.raftstore.v1.Meta
+	3, // 3: redoubt.autolock.v1.KeysetRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_autolock_autolockpb_autolock_proto_init() }
@@ -214,7 +293,7 @@ func file_autolock_autolockpb_autolock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_autolockpb_autolock_proto_rawDesc), len(file_autolock_autolockpb_autolock_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

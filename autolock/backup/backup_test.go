@@ -23,7 +23,9 @@ func write(t testing.TB, stateBytes int) made {
 	m := made{keys: []autolock.OperatorKey{autolock.NewOperatorKey(), autolock.NewOperatorKey()}, keyset: bytes.Repeat([]byte("keyset"), 100),
 		state: bytes.Repeat([]byte("0123456789abcdef"), stateBytes/16)}
 	facts := &keydpb.BackupFacts{ClusterId: ident.New(), NodeId: ident.New(), Incarnation: 3, CreatedAt: 1, Index: 7, Version: "test",
-		Slots: &keydpb.SlotSet{Epoch: 5, Slots: []*keydpb.Slot{m.keys[0].Slot(), m.keys[1].Slot()}}}
+		Slots: &keydpb.SlotSet{Epoch: 5, Slots: []*keydpb.Slot{m.keys[0].Slot(), m.keys[1].Slot(),
+			{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_FILE, Name: "autolock-off"}}}}
+	facts.Slots.Slots[1].Name = "second"
 	head, stateKey, err := Seal(facts, m.keyset)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +51,7 @@ func open(file, seed []byte) (keyset, state []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	keyset, stateKey, err := r.Head.Open(seed)
+	keyset, stateKey, err := r.Head.Open(keydpb.SlotKind_SLOT_KIND_OPERATOR, seed)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -49,6 +49,11 @@ func Seal(facts *keydpb.BackupFacts, keyset []byte) (head, stateKey []byte, err 
 	rand.Read(key)
 	h := &keydpb.BackupHead{Facts: raw}
 	for _, slot := range facts.GetSlots().GetSlots() {
+		if autolock.OwnSeed(slot) {
+			// No machine by itself opens a backup.
+			h.Keys = append(h.Keys, &keydpb.BackupKey{SlotId: slot.GetId()})
+			continue
+		}
 		sealed, err := autolock.SealSecret(slot, bind(slotLabel, raw, slot.GetId()), key)
 		if err != nil {
 			return nil, nil, err
@@ -87,17 +92,20 @@ func Parse(head []byte) (*Head, error) {
 		return nil, ErrMalformed
 	}
 	for i, slot := range f.GetSlots().GetSlots() {
-		if h.GetKeys()[i].GetSlotId() != slot.GetId() {
+		if h.GetKeys()[i].GetSlotId() != slot.GetId() || autolock.OwnSeed(slot) != (len(h.GetKeys()[i].GetSealed()) == 0) {
 			return nil, ErrMalformed
 		}
 	}
 	return h, nil
 }
 
-// Open opens the head with a slot's seed: the keyset and the key of the state,
+// Open opens the head with the seed of a slot of that kind: the keyset and the key of the state,
 // both the caller's to wipe. A seed of no slot is autolock.ErrWrongSeed.
-func (h *Head) Open(seed []byte) (keyset, stateKey []byte, err error) {
+func (h *Head) Open(kind keydpb.SlotKind, seed []byte) (keyset, stateKey []byte, err error) {
 	for i, slot := range h.Facts.GetSlots().GetSlots() {
+		if slot.GetKind() != kind || autolock.OwnSeed(slot) {
+			continue
+		}
 		key, err := autolock.OpenSecret(slot, bind(slotLabel, h.GetFacts(), slot.GetId()), seed, h.GetKeys()[i].GetSealed())
 		switch {
 		case errors.Is(err, autolock.ErrWrongSeed):

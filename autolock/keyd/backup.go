@@ -69,8 +69,6 @@ func (s *Server) openBackup(req *keydpb.OpenBackupRequest) (*keydpb.OpenBackupRe
 		return nil, s.broken
 	case req.GetRestore() && s.file != nil:
 		return nil, errAlready
-	case len(req.GetSeed()) != autolock.KeyLen:
-		return nil, invalid("the seed is %d bytes, not %d", len(req.GetSeed()), autolock.KeyLen)
 	}
 	if err := s.wrong.check(now); err != nil {
 		return nil, err
@@ -79,7 +77,12 @@ func (s *Server) openBackup(req *keydpb.OpenBackupRequest) (*keydpb.OpenBackupRe
 	if err != nil {
 		return nil, invalid("%v", err)
 	}
-	plain, stateKey, err := head.Open(req.GetSeed())
+	kind, seed, err := credential(req.GetSeed(), req.GetShares(), head.Facts.GetClusterId(), head.Facts.GetSlots())
+	defer clear(seed)
+	if err != nil {
+		return nil, err
+	}
+	plain, stateKey, err := head.Open(kind, seed)
 	defer clear(stateKey)
 	switch {
 	case errors.Is(err, autolock.ErrWrongSeed):
@@ -141,7 +144,7 @@ func (s *Server) finishRestore(ctx context.Context, req *keydpb.FinishRestoreReq
 		return nil, err
 	}
 	opened := &secrets{keyset: r.keyset, incarnation: r.facts.GetIncarnation() + 1}
-	if opened.local, err = newLocal(s.prepared); err != nil {
+	if opened.local, err = newLocal(s.prepared, r.facts.GetSlots().GetEpoch()); err != nil {
 		return nil, err
 	}
 	if err := s.found(opened, req.GetNodeId(), proto.CloneOf(r.facts.GetSlots()), "restore"); err != nil {
@@ -155,15 +158,75 @@ func (s *Server) finishRestore(ctx context.Context, req *keydpb.FinishRestoreReq
 	return resp, nil
 }
 
+// credential is the seed that was given, or that shares make, and the kind of slot
+// it opens. The caller wipes it.
+func credential(seed []byte, raw [][]byte, clusterID string, set *keydpb.SlotSet) (keydpb.SlotKind, []byte, error) {
+	const operator, shamir = keydpb.SlotKind_SLOT_KIND_OPERATOR, keydpb.SlotKind_SLOT_KIND_SHAMIR
+	switch {
+	case len(raw) == 0 && len(seed) == autolock.KeyLen:
+		return operator, bytes.Clone(seed), nil
+	case len(raw) == 0:
+		return operator, nil, invalid("the seed is %d bytes, not %d", len(seed), autolock.KeyLen)
+	case len(seed) > 0 || len(raw) > autolock.MaxShares:
+		return operator, nil, invalid("a seed or at most %d shares open a slot", autolock.MaxShares)
+	}
+	var slot *keydpb.Slot
+	shares := make([]autolock.Share, len(raw))
+	defer func() {
+		for i := range shares {
+			shares[i].Wipe()
+		}
+	}()
+	for i := range raw {
+		var err error
+		if shares[i], err = autolock.ReadShare(raw[i]); err != nil {
+			return shamir, nil, invalid("%v", err)
+		}
+		of, err := findShare(&shares[i], clusterID, set)
+		switch {
+		case err != nil:
+			return shamir, nil, err
+		case of == nil:
+			return shamir, nil, refuse(keydpb.Code_CODE_WRONG_KEY, "a share is of no slot there was then")
+		case slot != nil && of != slot:
+			return shamir, nil, refuse(keydpb.Code_CODE_WRONG_KEY, "the shares are of two slots")
+		}
+		slot = of
+	}
+	made, err := autolock.Join(clusterID, slot, shares)
+	if err != nil {
+		return shamir, nil, refuse(keydpb.Code_CODE_WRONG_KEY, "%v", err)
+	}
+	return shamir, made, nil
+}
+
 // authorizeRecovery lets the incarnation be raised once, within recoveryTime. It
 // answers root alone, and for the key alone: to be unlocked is not enough.
-func (s *Server) authorizeRecovery(seed []byte) error {
-	if s.secrets == nil {
+func (s *Server) authorizeRecovery(req *keydpb.AuthorizeRecoveryRequest) error {
+	seed := req.GetSeed()
+	switch {
+	case s.secrets == nil && len(req.GetShares()) == 0:
 		if _, err := s.unlock(seed); err != nil {
 			return err
 		}
-	} else if err := s.checkSeed(seed); err != nil {
-		return err
+	case s.broken != nil:
+		return s.broken
+	case s.file == nil:
+		return errEmpty
+	default:
+		kind, seed, err := credential(seed, req.GetShares(), s.file.state.GetClusterId(), s.file.state.GetSlots())
+		defer clear(seed)
+		if err != nil {
+			return err
+		}
+		if s.secrets == nil {
+			_, err = s.openWith(kind, seed, "by shares")
+		} else {
+			_, err = s.checkSeed(kind, seed, "authorize-recovery")
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if err := s.note(entry{Event: "authorize-recovery"}); err != nil {
 		return err
@@ -172,30 +235,32 @@ func (s *Server) authorizeRecovery(seed []byte) error {
 	return nil
 }
 
-// checkSeed reports whether seed opens a slot of this manager that is open
-// already.
-func (s *Server) checkSeed(seed []byte) error {
+// checkSeed says which slot of this manager a seed opens. event is for the journal.
+func (s *Server) checkSeed(kind keydpb.SlotKind, seed []byte, event string) (string, error) {
 	now := time.Now()
 	if s.broken != nil {
-		return s.broken
+		return "", s.broken
 	}
 	if len(seed) != autolock.KeyLen {
-		return invalid("the seed is %d bytes, not %d", len(seed), autolock.KeyLen)
+		return "", invalid("the seed is %d bytes, not %d", len(seed), autolock.KeyLen)
 	}
 	if err := s.wrong.check(now); err != nil {
-		return err
+		return "", err
 	}
-	kek, _, err := s.file.openKEK(seed)
+	kek, slotID, err := s.file.openKEK(kind, seed)
 	if err != nil {
 		if codeOf(err) == keydpb.Code_CODE_WRONG_KEY {
 			s.wrong.fail(now)
-			return errors.Join(err, s.note(entry{Event: "authorize-recovery", Outcome: outcomeWrongKey}))
+			if s.secrets == nil { // without the key a line of this kind cannot be written
+				event = eventUnlock
+			}
+			return "", errors.Join(err, s.note(entry{Event: event, Outcome: outcomeWrongKey}))
 		}
-		return err
+		return "", err
 	}
 	kek.Destroy()
 	s.wrong.reset()
-	return nil
+	return slotID, nil
 }
 
 // raiseIncarnation begins the next incarnation of the cluster.

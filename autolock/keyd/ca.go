@@ -23,15 +23,15 @@ import (
 // newCA makes a CA certificate and returns it with its key's scalar, which the
 // caller wipes. Without a parent it signs itself.
 func newCA(clusterID, kind string, now time.Time, life time.Duration, parent *x509.Certificate, parentKey []byte) (*x509.Certificate, []byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	scalar, err := newScalar()
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer wipeECDSA(key)
-	scalar, err := key.Bytes()
-	if err != nil {
-		return nil, nil, err
-	}
 	serial := newSerial()
 	t := &x509.Certificate{
 		SerialNumber: serial,
@@ -66,6 +66,16 @@ func newCA(clusterID, kind string, now time.Time, life time.Duration, parent *x5
 	}
 	cert, err := x509.ParseCertificate(der)
 	return cert, scalar, err
+}
+
+// newScalar makes a P-256 key, which the caller wipes.
+func newScalar() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	defer wipeECDSA(key)
+	return key.Bytes()
 }
 
 // checkCA parses a CA certificate and returns an error unless scalar is its key
@@ -162,16 +172,29 @@ func (k *keyset) verifyOld(cert *x509.Certificate, at time.Time) error {
 	return k.verifyBy(cert, at, append([]*x509.Certificate{k.issuing}, k.former...)...)
 }
 
+// verifyBy returns an error unless one of these CAs, which are below a root of
+// this keyset, issued cert. A root itself signs no leaf: whoever has the key of a
+// former one could.
 func (k *keyset) verifyBy(cert *x509.Certificate, at time.Time, by ...*x509.Certificate) error {
 	roots, issuers := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(k.root)
+	for _, c := range append(k.roots(), k.formerRoots...) {
+		roots.AddCert(c)
+	}
 	for _, c := range by {
 		issuers.AddCert(c)
 	}
-	_, err := cert.Verify(x509.VerifyOptions{
+	chains, err := cert.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: issuers, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
+	for _, chain := range chains {
+		if len(chain) == 3 {
+			return nil
+		}
+	}
+	if err == nil {
+		err = errors.New("not issued by an issuing CA")
+	}
 	return err
 }
 

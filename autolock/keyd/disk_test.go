@@ -255,7 +255,7 @@ func TestForgedStateIsFoundAtUnlock(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if _, _, err := forged.open(c.key.Seed()); !errors.Is(err, errStateDamaged) {
+		if _, _, err := forged.open(keydpb.SlotKind_SLOT_KIND_OPERATOR, c.key.Seed()); !errors.Is(err, errStateDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -287,7 +287,7 @@ func TestNoKeyOnDisk(t *testing.T) {
 	canaries := map[string][]byte{
 		"operator key": c.key.Seed(), "new operator key": next.Seed(), "leaf key": pkcs8,
 		"root key": s.keyset.rootKey, "issuing key": s.keyset.issuingKey, "record seed": s.keyset.recordSeed,
-		"master": s.keyset.master, "audit key": s.keyset.audit, "DEK": s.local.dek,
+		"master": s.keyset.master.key, "workload key": s.keyset.workloadKey, "token key": s.keyset.tokenKey, "audit key": s.keyset.audit, "DEK": s.local.dek,
 		"leaf sealing key": s.local.leafKey, "journal key": s.local.journal, "keyd key": s.local.keydSeed,
 	}
 	for name, b := range canaries {

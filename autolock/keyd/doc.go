@@ -27,6 +27,13 @@
 // compromised redoubtd on an unlocked manager can mint a manager token or add a
 // slot, and the journal says that it did.
 //
+// # Data keys
+//
+// The DEK and the key that seals the manager leaf are renewed together, in two
+// steps (dek.go): RotateDEK makes new ones and keeps those before, DropDEK forgets
+// them once redoubtd has found nothing under them on its disk. keyd reads no
+// store, so that is redoubtd's word; a false one costs this manager its own copy.
+//
 // # State
 //
 // EMPTY (no state file), LOCKED (a state file, nothing open), UNLOCKED. There is

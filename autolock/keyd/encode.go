@@ -1,6 +1,7 @@
 package keyd
 
 import (
+	"encoding/binary"
 	"errors"
 
 	"github.com/redoubt-cluster/redoubt/internal/lp"
@@ -35,6 +36,14 @@ func (r *lpReader) fixed(n int) []byte {
 		r.err = errEncoding
 	}
 	return p
+}
+
+// epoch is a part that is a number.
+func (r *lpReader) epoch() uint64 {
+	if b := r.fixed(8); r.err == nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
 }
 
 // end returns an error unless everything was well formed and taken.

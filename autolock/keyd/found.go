@@ -73,7 +73,7 @@ func (s *Server) init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.Ini
 	if opened.keyset, err = newKeyset(now); err != nil {
 		return nil, fmt.Errorf("making the cluster's keys: %w", err)
 	}
-	if opened.local, err = newLocal(s.prepared); err != nil {
+	if opened.local, err = newLocal(s.prepared, set.GetEpoch()); err != nil {
 		opened.destroy()
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (s *Server) importKeyset(req *keydpb.ImportKeysetRequest) (*keydpb.ImportKe
 	case subtle.ConstantTimeCompare(profile.SPKIHash(k.root), req.GetRootPin()) != 1:
 		err = denied("the keyset's root is not the one that the join token pins")
 	default:
-		opened.local, err = newLocal(s.prepared)
+		opened.local, err = newLocal(s.prepared, set.GetEpoch())
 	}
 	if err == nil {
 		err = s.found(opened, req.GetNodeId(), set, "import-keyset")

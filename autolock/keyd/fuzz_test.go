@@ -59,7 +59,7 @@ func FuzzRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	own, err := newLocal(p)
+	own, err := newLocal(p, 1)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func FuzzRequest(f *testing.F) {
 		return k
 	}
 	set := &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{newSlot()}}
-	_, raw, err := opened.sealState(newID(), set)
+	_, raw, err := opened.sealState(newID(), set, nil)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,8 +1,12 @@
 package keyd
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -15,6 +19,36 @@ type requests struct {
 	leaf    *ecdsa.PublicKey
 	keydKey []byte
 	boot    *ecdsa.PublicKey // nil when none was sent
+	life    time.Duration    // of a worker's leaf; 0: as configured
+}
+
+// keys are what the journal names the certificates by: they are known before
+// anything is signed, and on the node's record afterwards.
+func (r *requests) keys() []string {
+	var out []string
+	for _, public := range []*ecdsa.PublicKey{r.leaf, r.boot} {
+		if public == nil {
+			continue
+		}
+		if der, err := x509.MarshalPKIXPublicKey(public); err == nil {
+			sum := sha256.Sum256(der)
+			out = append(out, hex.EncodeToString(sum[:]))
+		}
+	}
+	return out
+}
+
+// live takes the life that the cluster gives workers' leaves. The bounds are
+// those of any configuration.
+func (r *requests) live(seconds uint32) error {
+	if seconds == 0 {
+		return nil
+	}
+	r.life = time.Duration(seconds) * time.Second
+	if r.life < minWorkerLeaf || r.life > profile.MaxLeafLife {
+		return denied("a worker's leaf lives between %s and %s, not %s", minWorkerLeaf, profile.MaxLeafLife, r.life)
+	}
+	return nil
 }
 
 // parseRequests checks what a node of that role may ask for: a manager may carry
@@ -79,7 +113,7 @@ func (s *Server) issueAll(ctx context.Context, k *keyset, r *requests, nodeID st
 	id := profile.Identity{ClusterID: k.clusterID, NodeID: nodeID, Role: r.role, KeydKey: r.keydKey}
 	life := profile.LeafLife
 	if r.role == profilepb.Role_ROLE_WORKER {
-		life = s.cfg.Section.WorkerLeafLifetime
+		life = cmp.Or(r.life, s.cfg.Section.WorkerLeafLifetime)
 	}
 	if leaf, err = k.issue(ctx, id, r.leaf, now, life); err != nil {
 		return nil, nil, err

@@ -38,7 +38,9 @@ type entry struct {
 	Role    string    `json:"role,omitempty"`
 	Token   string    `json:"token,omitempty"`
 	Detail  string    `json:"detail,omitempty"`
-	Prev    string    `json:"prev"`
+	// Keys are SHA-256 of the SubjectPublicKeyInfo of what was signed.
+	Keys []string `json:"keys,omitempty"`
+	Prev string   `json:"prev"`
 }
 
 // keyless reports whether an entry can be one that was written without the key,
@@ -61,6 +63,8 @@ type journal struct {
 	seq  uint64
 	last string // hash of the last entry
 	key  []byte // nil while locked
+	// issued are the keys of what was signed, as far as this file says.
+	issued map[string]bool
 }
 
 // errJournalDamaged says that a journal file was changed.
@@ -128,8 +132,18 @@ func (j *journal) read(lines, key []byte) error {
 			return errJournalDamaged
 		}
 		first, j.seq, j.last = false, e.Seq, hash
+		j.remember(e)
 	}
 	return nil
+}
+
+func (j *journal) remember(e entry) {
+	if len(e.Keys) > 0 && j.issued == nil {
+		j.issued = map[string]bool{}
+	}
+	for _, k := range e.Keys {
+		j.issued[k] = true
+	}
 }
 
 func parseLine(line []byte) (e entry, hash, mac string, err error) {
@@ -224,6 +238,7 @@ func (j *journal) add(e entry) error {
 	}
 	j.size += int64(len(line))
 	j.seq, j.last = e.Seq, hash
+	j.remember(e)
 	return nil
 }
 
@@ -233,7 +248,7 @@ func (j *journal) setAside(why string) error {
 	if err := j.close(); err != nil {
 		return err
 	}
-	j.size = 0
+	j.size, j.issued = 0, nil
 	name := fmt.Sprintf("%s.%020d.%s", j.path, time.Now().UnixNano(), why)
 	if err := os.Rename(j.path, name); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {

@@ -1,16 +1,13 @@
 package keyd
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -18,123 +15,80 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/internal/lp"
-)
-
-// A keyset begins with its format. The first had neither epoch nor history and
-// is read as epoch 1.
-const (
-	keysetMagic   = "RDTY\x02"
-	keysetMagicV1 = "RDTY\x01"
 )
 
 // keyset is what makes the cluster: every manager's keyd holds the same. Its
-// secret parts are slices of one buffer of locked memory.
+// secret parts are slices of one buffer of locked memory. keysetfile.go has how
+// it is written.
 type keyset struct {
 	buf       *memguard.LockedBuffer
 	clusterID string
 	epoch     uint64 // grows by one with each rotation
-	root      *x509.Certificate
-	issuing   *x509.Certificate
-	former    []*x509.Certificate // issuing CAs of before, newest first
-	retired   []byte              // SHA-256 of keyd keys that get no keyset, newest first
 
-	rootKey, issuingKey []byte // P-256 scalars
-	recordSeed          []byte // Ed25519 seed
-	master, audit       []byte // secrets master, audit key
+	root *x509.Certificate // signs issuing CAs
+	// While the root is being replaced there are two, and other is the one that
+	// does not sign; nil otherwise.
+	other       *x509.Certificate
+	formerRoots []*x509.Certificate // newest first
+	cross       []*x509.Certificate // of one of the two roots by the other
+
+	issuing  *x509.Certificate   // signs nodes
+	workload *x509.Certificate   // signs workloads; nil in a keyset of the first format
+	former   []*x509.Certificate // issuing CAs of before, newest first
+	retired  []byte              // SHA-256 of keyd keys that get no keyset, newest first
+
+	rootKey, otherKey, issuingKey, workloadKey []byte // P-256 scalars
+
+	recordSeed []byte // Ed25519 seed
+	audit      []byte // audit key
+	tokenKey   []byte // P-256 scalar: signs workloads' tokens; nil as workload is
+
+	// The secrets master, with the epoch that made it, and those of before that
+	// something is still wrapped by, newest first.
+	master        epochKey
+	formerMasters []epochKey
 
 	records ed25519.PublicKey
 }
 
+// epochKey is a symmetric key and the epoch of the keyset that it came with.
+type epochKey struct {
+	epoch uint64
+	key   []byte
+}
+
 // newKeyset makes a cluster.
 func newKeyset(now time.Time) (*keyset, error) {
-	clusterID := ident.New()
-	root, rootScalar, err := newCA(clusterID, "root", now, rootLife, nil, nil)
-	if err != nil {
+	k := &keyset{clusterID: ident.New(), epoch: 1}
+	var err error
+	if k.root, k.rootKey, err = newCA(k.clusterID, "root", now, rootLife, nil, nil); err != nil {
 		return nil, err
 	}
-	defer clear(rootScalar)
-	issuing, issuingScalar, err := newCA(clusterID, "issuing", now, issuingLife, root, rootScalar)
-	if err != nil {
+	defer clear(k.rootKey)
+	return k.renewed(now)
+}
+
+// renewed makes everything below the roots anew in a keyset that is being made,
+// and moves it into locked memory.
+func (k *keyset) renewed(now time.Time) (_ *keyset, err error) {
+	if k.issuing, k.issuingKey, err = newCA(k.clusterID, "issuing", now, issuingLife, k.root, k.rootKey); err != nil {
 		return nil, err
 	}
-	defer clear(issuingScalar)
+	defer clear(k.issuingKey)
+	if k.workload, k.workloadKey, err = newCA(k.clusterID, "workload", now, issuingLife, k.root, k.rootKey); err != nil {
+		return nil, err
+	}
+	defer clear(k.workloadKey)
+	if k.tokenKey, err = newScalar(); err != nil {
+		return nil, err
+	}
+	defer clear(k.tokenKey)
 	var fresh [3 * autolock.KeyLen]byte
 	defer clear(fresh[:])
 	rand.Read(fresh[:])
-
-	return packKeyset([]byte(clusterID), epochBytes(1), root.Raw, issuing.Raw, nil, nil,
-		rootScalar, issuingScalar, fresh[:32], fresh[32:64], fresh[64:])
-}
-
-// packKeyset writes the parts into locked memory and reads them back.
-func packKeyset(parts ...[]byte) (*keyset, error) {
-	n := len(keysetMagic)
-	for _, p := range parts {
-		n += 4 + len(p)
-	}
-	buf := memguard.NewBuffer(n)
-	out := append(buf.Bytes()[:0], keysetMagic...) // n bytes are exactly enough: append stays in the buffer
-	for _, p := range parts {
-		out = lp.Append(out, p)
-	}
-	return openKeyset(buf)
-}
-
-func epochBytes(epoch uint64) []byte { return binary.BigEndian.AppendUint64(nil, epoch) }
-
-// openKeyset reads a keyset out of buf, which it takes over, and checks that it
-// is whole: the keys are those of the certificates, and the issuing CA is the
-// root's.
-func openKeyset(buf *memguard.LockedBuffer) (_ *keyset, err error) {
-	defer func() {
-		if err != nil {
-			buf.Destroy()
-		}
-	}()
-	buf.Freeze()
-	rest, ok := bytes.CutPrefix(buf.Bytes(), []byte(keysetMagic))
-	first := false
-	if !ok {
-		if rest, first = bytes.CutPrefix(buf.Bytes(), []byte(keysetMagicV1)); !first {
-			return nil, errors.New("keyset: not a keyset")
-		}
-	}
-	r := lpReader{rest: rest}
-	k := &keyset{buf: buf, epoch: 1}
-	k.clusterID = string(r.fixed(ident.Len))
-	if !first {
-		if b := r.fixed(8); b != nil && r.err == nil {
-			k.epoch = binary.BigEndian.Uint64(b)
-		}
-	}
-	rootDER, issuingDER := bytes.Clone(r.part()), bytes.Clone(r.part())
-	var formerDER []byte
-	if !first {
-		formerDER, k.retired = bytes.Clone(r.part()), bytes.Clone(r.part())
-	}
-	k.rootKey, k.issuingKey = r.fixed(32), r.fixed(32)
-	k.recordSeed = r.fixed(ed25519.SeedSize)
-	k.master, k.audit = r.fixed(autolock.KeyLen), r.fixed(autolock.KeyLen)
-	if err := r.end(); err != nil {
-		return nil, fmt.Errorf("keyset: %w", err)
-	}
-	if !ident.Valid(k.clusterID) {
-		return nil, errors.New("keyset: malformed cluster id")
-	}
-	if k.root, err = checkCA(rootDER, k.rootKey, nil); err != nil {
-		return nil, fmt.Errorf("keyset: root: %w", err)
-	}
-	if k.issuing, err = checkCA(issuingDER, k.issuingKey, k.root); err != nil {
-		return nil, fmt.Errorf("keyset: issuing CA: %w", err)
-	}
-	if err := k.openHistory(formerDER); err != nil {
-		return nil, fmt.Errorf("keyset: %w", err)
-	}
-	private := ed25519.NewKeyFromSeed(k.recordSeed)
-	defer clear(private)
-	k.records = bytes.Clone(private[ed25519.SeedSize:])
-	return k, nil
+	k.recordSeed, k.audit = fresh[:32], fresh[32:64]
+	k.master = epochKey{k.epoch, fresh[64:]}
+	return k.pack()
 }
 
 // signRecord signs with the record-signing key.

@@ -17,6 +17,15 @@ const (
 	// maxState bounds the state file in bytes.
 	maxState = 256 << 10
 
+	// maxSeedFile bounds the file with a seed of this manager's own.
+	maxSeedFile = 1 << 10
+
+	// shareLife is how long shares are kept after the last one came.
+	shareLife = 15 * time.Minute
+
+	// maxSealedShare bounds a share that was sealed elsewhere.
+	maxSealedShare = 4 << 10
+
 	// maxSealedKeyset bounds a keyset in transit, sealed.
 	maxSealedKeyset = 64 << 10
 
@@ -39,11 +48,23 @@ const (
 	maxFormer  = 8
 	maxRetired = 128
 
+	// maxJournalled bounds the keys that one call asks the journal for.
+	maxJournalled = 1024
+
 	// maxVersion bounds a version's text.
 	maxVersion = 128
 
 	// recoveryTime is how long a recovery may take from the key on.
 	recoveryTime = 2 * time.Minute
+
+	// maxRevoked bounds the certificates on one revocation list, and maxSerial the
+	// bytes of a serial number (RFC 5280).
+	maxRevoked = 6000
+	maxSerial  = 20
+
+	// maxBatchAge is how far apart a node's clock and this manager's may be, and for
+	// how long what a node signed is taken.
+	maxBatchAge = 5 * time.Minute
 
 	// maxReplays bounds the joins remembered to refuse a second use.
 	maxReplays = 1 << 16
@@ -62,6 +83,12 @@ const (
 	// caBackdate covers the backdate of the leaves signed right after.
 	caBackdate = time.Hour
 
+	// crlLife is how long a revocation list is good: redoubtd has one signed each
+	// day, and a leader may be hard to find for two. crlBackdate covers clocks of
+	// readers that are behind.
+	crlLife     = 3 * 24 * time.Hour
+	crlBackdate = 5 * time.Minute
+
 	// renewGrace is how long after its end a worker's leaf may still be renewed.
 	renewGrace = 30 * 24 * time.Hour
 
@@ -79,8 +106,11 @@ const (
 var (
 	mintRate    = rate{burst: 120, every: time.Second}
 	managerRate = rate{burst: 16, every: 10 * time.Second} // manager tokens, keysets, slot sets
-	issueRate   = rate{burst: 2000, every: 5 * time.Millisecond}
-	denialRate  = rate{burst: 100, every: time.Second} // journal lines of refusals
+	// Certificates and tokens of workloads.
+	workloadRate = rate{burst: 20_000, every: 250 * time.Microsecond}
+	issueRate    = rate{burst: 2000, every: 5 * time.Millisecond}
+	crlRate      = rate{burst: 64, every: time.Second}
+	denialRate   = rate{burst: 100, every: time.Second} // journal lines of refusals
 )
 
 // Wrong keys: the first few cost nothing, then the wait doubles.

@@ -1,11 +1,13 @@
 package keyd
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
 	"math"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -33,15 +35,22 @@ func (s *Server) unlock(seed []byte) (*keydpb.UnlockResponse, error) {
 	if err := s.wrong.check(now); err != nil {
 		return nil, err
 	}
-	opened, slotID, err := s.file.open(seed)
-	if err != nil {
-		if codeOf(err) == keydpb.Code_CODE_WRONG_KEY {
-			s.wrong.fail(now)
-			s.log.Warn("unlock with a wrong key", "failures", s.wrong.fails)
-			if nerr := s.note(entry{Event: eventUnlock, Outcome: outcomeWrongKey}); nerr != nil {
-				return nil, nerr
-			}
+	resp, err := s.openWith(keydpb.SlotKind_SLOT_KIND_OPERATOR, seed, "")
+	if codeOf(err) == keydpb.Code_CODE_WRONG_KEY {
+		s.wrong.fail(now)
+		s.log.Warn("unlock with a wrong key", "failures", s.wrong.fails)
+		if nerr := s.note(entry{Event: eventUnlock, Outcome: outcomeWrongKey}); nerr != nil {
+			return nil, nerr
 		}
+	}
+	return resp, err
+}
+
+// openWith opens the state with the seed of a slot of that kind; the caller holds
+// mu. how is for the journal.
+func (s *Server) openWith(kind keydpb.SlotKind, seed []byte, how string) (*keydpb.UnlockResponse, error) {
+	opened, slotID, err := s.file.open(kind, seed)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.journal.unlock(opened.local.journal); err != nil {
@@ -53,13 +62,15 @@ func (s *Server) unlock(seed []byte) (*keydpb.UnlockResponse, error) {
 			return nil, err
 		}
 	}
-	if err := s.note(entry{Event: eventUnlock, Detail: "slot " + slotID}); err != nil {
+	if err := s.note(entry{Event: eventUnlock, Detail: strings.TrimSpace("slot " + slotID + " " + how)}); err != nil {
 		s.journal.key = nil
 		opened.destroy()
 		return nil, err
 	}
 	s.wrong.reset()
-	s.secrets = opened
+	s.shares.drop()
+	s.session.destroy()
+	s.secrets, s.session = opened, nil
 	s.notify()
 	s.log.Info("unlocked", "slot", slotID)
 	return &keydpb.UnlockResponse{SlotId: slotID}, nil
@@ -101,7 +112,8 @@ func (s *Server) openStore(req *keydpb.OpenStoreRequest) (*keydpb.OpenStoreRespo
 			return nil, refuse(keydpb.Code_CODE_DAMAGED, "this manager's sealed certificate key does not open: it is damaged, or it and keyd's directory are of two managers; restore both from one copy, or run `redoubt leave --force` and join again")
 		}
 	}
-	resp.Dek = append([]byte(nil), opened.local.dek...)
+	resp.Dek = bytes.Clone(opened.local.dek)
+	resp.FormerDek, resp.DekState = bytes.Clone(opened.local.formerDEK), opened.local.state()
 	if err := s.note(entry{Event: "open-store"}); err != nil {
 		wipeResponse(&keydpb.Response{Result: &keydpb.Response_OpenStore{OpenStore: resp}})
 		return nil, err
@@ -162,7 +174,11 @@ func (s *Server) reseal(req *keydpb.ResealRequest) (*keydpb.ResealResponse, erro
 
 // save seals everything to set and replaces the state file; the caller holds mu.
 func (s *Server) save(opened *secrets, nodeID string, set *keydpb.SlotSet) error {
-	_, raw, err := opened.sealState(nodeID, set)
+	own, err := s.ownSeeds(set)
+	if err != nil {
+		return err
+	}
+	_, raw, err := opened.sealState(nodeID, set, own)
 	if err != nil {
 		return err
 	}
@@ -174,6 +190,10 @@ func (s *Server) save(opened *secrets, nodeID string, set *keydpb.SlotSet) error
 		return err
 	}
 	s.file = file
+	if err := s.dropOwnSeeds(); err != nil {
+		// It opens nothing any more; the next start tries again.
+		s.log.Error("a seed that is not needed any more could not be removed", "dir", s.cfg.Dir, "err", err)
+	}
 	return nil
 }
 
@@ -188,6 +208,9 @@ func (s *Server) forget() error {
 		return err
 	}
 	s.file = nil
+	if err := s.dropOwnSeeds(); err != nil {
+		return err
+	}
 	if codeOf(s.broken) == keydpb.Code_CODE_DAMAGED {
 		s.broken = nil // what was damaged is gone
 	}

@@ -57,7 +57,7 @@ func (s *Server) signPromotion(ctx context.Context, req *keydpb.SignPromotionReq
 	if err := s.managers.check(managerRate, now); err != nil {
 		return nil, err
 	}
-	if err := s.note(entry{Event: "sign-promotion", Node: id.NodeID, Role: profile.RoleName(reqs.role)}); err != nil {
+	if err := s.note(entry{Event: "sign-promotion", Node: id.NodeID, Role: profile.RoleName(reqs.role), Keys: reqs.keys()}); err != nil {
 		return nil, err
 	}
 	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, id.NodeID, now)

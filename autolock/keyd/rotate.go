@@ -3,42 +3,19 @@ package keyd
 import (
 	"bytes"
 	"crypto/hpke"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/awnumar/memguard"
 
-	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
-
-// openHistory reads what a rotation keeps of the keysets before.
-func (k *keyset) openHistory(former []byte) error {
-	if k.epoch == 0 || len(k.retired)%sha256.Size != 0 || len(k.retired) > maxRetired*sha256.Size {
-		return errEncoding
-	}
-	r := lpReader{rest: former}
-	for len(r.rest) > 0 && r.err == nil {
-		der := r.part()
-		if r.err != nil {
-			break
-		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil || len(k.former) == maxFormer || !cert.IsCA || cert.CheckSignatureFrom(k.root) != nil {
-			return errors.New("a former issuing CA is malformed")
-		}
-		k.former = append(k.former, cert)
-	}
-	return r.end()
-}
 
 // isRetired reports whether that keyd key was a removed manager's.
 func (k *keyset) isRetired(keydKey []byte) bool {
@@ -56,28 +33,18 @@ var errRetired = denied("that keyd key was retired with the manager that had it:
 // next makes the keyset of the next epoch. The root stays; all that signs or
 // opens below it is new.
 func (k *keyset) next(now time.Time, retire [][]byte) (*keyset, error) {
-	issuing, scalar, err := newCA(k.clusterID, "issuing", now, issuingLife, k.root, k.rootKey)
-	if err != nil {
-		return nil, err
+	next := &keyset{
+		clusterID: k.clusterID, epoch: k.epoch + 1,
+		root: k.root, rootKey: k.rootKey, other: k.other, otherKey: k.otherKey, formerRoots: k.formerRoots, cross: k.cross,
+		former: append([]*x509.Certificate{k.issuing}, k.former[:min(len(k.former), maxFormer-1)]...),
 	}
-	defer clear(scalar)
-	var fresh [3 * autolock.KeyLen]byte
-	defer clear(fresh[:])
-	rand.Read(fresh[:])
-
-	former := lp.Append(nil, k.issuing.Raw)
-	for _, c := range k.former[:min(len(k.former), maxFormer-1)] {
-		former = lp.Append(former, c.Raw)
-	}
-	var retired []byte
 	for _, key := range retire {
 		sum := sha256.Sum256(key)
-		retired = append(retired, sum[:]...)
+		next.retired = append(next.retired, sum[:]...)
 	}
-	retired = append(retired, k.retired...)
-	retired = retired[:min(len(retired), maxRetired*sha256.Size)]
-	return packKeyset([]byte(k.clusterID), epochBytes(k.epoch+1), k.root.Raw, issuing.Raw, former, retired,
-		k.rootKey, scalar, fresh[:32], fresh[32:64], fresh[64:])
+	next.retired = append(next.retired, k.retired...)
+	next.retired = next.retired[:min(len(next.retired), maxRetired*sha256.Size)]
+	return next.renewed(now)
 }
 
 // rotateKeyset makes the next keyset for the managers that stay. That somebody
@@ -109,6 +76,12 @@ func (s *Server) rotateKeyset(req *keydpb.RotateKeysetRequest) (*keydpb.RotateKe
 	}
 	defer k.destroy()
 	resp := &keydpb.RotateKeysetResponse{Epoch: k.epoch, Issuer: k.issuing.Raw}
+	resp.Sealed, err = k.sealFor(to)
+	return resp, err
+}
+
+// sealFor seals a keyset that is not in force yet to each of these managers.
+func (k *keyset) sealFor(to []profile.Identity) (out []*keydpb.SealedKeyset, _ error) {
 	for _, id := range to {
 		public, err := hpke.MLKEM768X25519().NewPublicKey(id.KeydKey)
 		if err != nil {
@@ -118,9 +91,9 @@ func (s *Server) rotateKeyset(req *keydpb.RotateKeysetRequest) (*keydpb.RotateKe
 		if err != nil {
 			return nil, err
 		}
-		resp.Sealed = append(resp.Sealed, &keydpb.SealedKeyset{NodeId: id.NodeID, Sealed: sealed})
+		out = append(out, &keydpb.SealedKeyset{NodeId: id.NodeID, Sealed: sealed})
 	}
-	return resp, nil
+	return out, nil
 }
 
 // recipients are the managers that stay, from leaves that this cluster's CA
@@ -195,7 +168,8 @@ func rotationInfo(clusterID, nodeID string, epoch uint64) []byte {
 
 // adoptKeyset takes the keyset of a later epoch into use. What proves it is the
 // root key, which is in every keyset, in no other place than keyds, and must be
-// the one held here: nobody without a keyset of this cluster can make one.
+// the one held here, or one that it certified: nobody without a keyset of this
+// cluster can make one.
 func (s *Server) adoptKeyset(req *keydpb.AdoptKeysetRequest) (*keydpb.AdoptKeysetResponse, error) {
 	opened, err := s.opened()
 	if err != nil {
@@ -250,8 +224,8 @@ func (s *secrets) receiveNext(nodeID string, req *keydpb.AdoptKeysetRequest) (*k
 	switch {
 	case k.clusterID != s.keyset.clusterID:
 		err = denied("the keyset is of another cluster")
-	case !k.root.Equal(s.keyset.root):
-		err = denied("the keyset has another root")
+	case !k.succeeds(s.keyset):
+		err = denied("the keyset has a root that this keyd knows nothing of")
 	case k.epoch != req.GetEpoch():
 		err = denied("the keyset is of epoch %d, not of %d", k.epoch, req.GetEpoch())
 	case k.isRetired(s.local.keydKey):

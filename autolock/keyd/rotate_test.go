@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/awnumar/memguard"
-
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -191,15 +189,15 @@ func TestAdoptRefusesLies(t *testing.T) {
 	// cluster's own root certificate, but not its key.
 	f := foreign.server.secrets.keyset
 	ours := c.server.secrets.keyset
-	selfMade := []byte(keysetMagic)
-	for _, p := range [][]byte{[]byte(ours.clusterID), epochBytes(2), ours.root.Raw, f.issuing.Raw, nil, nil,
-		f.rootKey, f.issuingKey, f.recordSeed, f.master, f.audit} {
-		selfMade = lp.Append(selfMade, p)
-	}
-	renamed := []byte(keysetMagic) // whole in itself, but with a root of its own
-	for _, p := range [][]byte{[]byte(ours.clusterID), epochBytes(2), f.root.Raw, f.issuing.Raw, nil, nil,
-		f.rootKey, f.issuingKey, f.recordSeed, f.master, f.audit} {
-		renamed = lp.Append(renamed, p)
+	selfMade, renamed := *f, *f
+	selfMade.clusterID, selfMade.epoch, selfMade.root = ours.clusterID, 2, ours.root
+	renamed.clusterID, renamed.epoch = ours.clusterID, 2 // whole in itself, but with a root of its own
+	written := func(k *keyset) []byte {
+		b := []byte(keysetMagic)
+		for _, p := range k.parts() {
+			b = lp.Append(b, p)
+		}
+		return b
 	}
 	for name, tc := range map[string]struct {
 		epoch  uint64
@@ -209,8 +207,8 @@ func TestAdoptRefusesLies(t *testing.T) {
 		"epoch 0":                       {0, good, keydpb.Code_CODE_STALE_EPOCH},
 		"another epoch than sealed for": {3, good, keydpb.Code_CODE_DENIED},
 		"sealed to another manager":     {2, sealedFor(t, r, c.otherID), keydpb.Code_CODE_DENIED},
-		"self-made with our root":       {2, seal(2, selfMade), keydpb.Code_CODE_DENIED},
-		"self-made with its own root":   {2, seal(2, renamed), keydpb.Code_CODE_DENIED},
+		"self-made with our root":       {2, seal(2, written(&selfMade)), keydpb.Code_CODE_DENIED},
+		"self-made with its own root":   {2, seal(2, written(&renamed)), keydpb.Code_CODE_DENIED},
 		"the present one, renumbered":   {7, seal(7, append([]byte(nil), ours.buf.Bytes()...)), keydpb.Code_CODE_DENIED},
 		"garbage":                       {2, []byte("x"), keydpb.Code_CODE_DENIED},
 		"nothing":                       {2, nil, keydpb.Code_CODE_DENIED},
@@ -334,19 +332,4 @@ func TestDemotion(t *testing.T) {
 	if err != nil || !strings.Contains(string(j), "sign-demotion") {
 		t.Errorf("the journal does not say so: %v", err)
 	}
-}
-
-// A keyset as the first release wrote it is read as epoch 1.
-func TestFirstKeysetFormat(t *testing.T) {
-	c := newCluster(t)
-	k := c.server.secrets.keyset
-	b := []byte(keysetMagicV1)
-	for _, p := range [][]byte{[]byte(k.clusterID), k.root.Raw, k.issuing.Raw, k.rootKey, k.issuingKey, k.recordSeed, k.master, k.audit} {
-		b = lp.Append(b, p)
-	}
-	got, err := openKeyset(memguard.NewBufferFromBytes(b))
-	if err != nil || got.epoch != 1 || got.former != nil {
-		t.Fatalf("%+v, %v", got, err)
-	}
-	got.destroy()
 }

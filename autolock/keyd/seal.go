@@ -36,21 +36,32 @@ const (
 
 // sealState seals secrets under a fresh KEK, and the KEK to every slot. It
 // returns the file's bytes; the KEK is gone when it returns.
-func (s *secrets) sealState(nodeID string, slots *keydpb.SlotSet) (*statepb.State, []byte, error) {
+//
+// own has, by slot, what the KEK is sealed to where the seed is this manager's own.
+func (s *secrets) sealState(nodeID string, slots *keydpb.SlotSet, own map[string]*ownSeed) (*statepb.State, []byte, error) {
 	kek := randomKey()
 	defer kek.Destroy()
 	clusterID := s.keyset.clusterID
 	st := &statepb.State{ClusterId: clusterID, NodeId: nodeID, Slots: slots}
+	if hasShares(slots) { // else a version that knows of no shares can go on
+		st.RootPins = s.keyset.rootPins()
+	}
 	if s.incarnation > 1 { // the first was not written in the beginning
 		st.Incarnation = s.incarnation
 	}
 	c := autolock.SlotContext{ClusterID: clusterID, NodeID: nodeID, Epoch: slots.GetEpoch()}
 	for _, slot := range slots.GetSlots() {
-		sealed, err := autolock.SealToSlot(slot, c, kek.Bytes())
-		if err != nil {
-			return nil, nil, err
+		k := &statepb.SealedKek{SlotId: slot.GetId()}
+		if o := own[slot.GetId()]; o != nil {
+			k.Recipient, k.SealedSeed = o.recipient, o.sealed
 		}
-		st.Keks = append(st.Keks, &statepb.SealedKek{SlotId: slot.GetId(), Sealed: sealed})
+		var err error
+		if !autolock.OwnSeed(slot) || k.Recipient != nil { // else this manager cannot have that slot
+			if k.Sealed, err = autolock.SealToSlot(ownSlot(slot, k.Recipient), c, kek.Bytes()); err != nil {
+				return nil, nil, err
+			}
+		}
+		st.Keks = append(st.Keks, k)
 	}
 	err := withSealer(kek.Bytes(), uint32(slots.GetEpoch()), func(sealer *autolock.Sealer) (err error) {
 		if st.SealedKeyset, err = sealer.Seal(fileLabel, autolock.FileAAD(clusterID, 0, nodeID, keysetName), s.keyset.buf.Bytes()); err != nil {
@@ -68,8 +79,8 @@ func (s *secrets) sealState(nodeID string, slots *keydpb.SlotSet) (*statepb.Stat
 
 // open opens a state file with a slot's seed and says which slot it was. Damage
 // is told apart from a wrong key.
-func (f *stateFile) open(seed []byte) (_ *secrets, slotID string, err error) {
-	kek, slotID, err := f.openKEK(seed)
+func (f *stateFile) open(kind keydpb.SlotKind, seed []byte) (_ *secrets, slotID string, err error) {
+	kek, slotID, err := f.openKEK(kind, seed)
 	if err != nil {
 		return nil, "", err
 	}
@@ -107,11 +118,15 @@ func (f *stateFile) open(seed []byte) (_ *secrets, slotID string, err error) {
 	return s, slotID, nil
 }
 
-func (f *stateFile) openKEK(seed []byte) (*memguard.LockedBuffer, string, error) {
+func (f *stateFile) openKEK(kind keydpb.SlotKind, seed []byte) (*memguard.LockedBuffer, string, error) {
 	st := f.state
 	c := autolock.SlotContext{ClusterID: st.GetClusterId(), NodeID: st.GetNodeId(), Epoch: st.GetSlots().GetEpoch()}
 	for i, slot := range st.GetSlots().GetSlots() {
-		kek, err := autolock.OpenSlot(slot, c, seed, st.GetKeks()[i].GetSealed())
+		k := st.GetKeks()[i]
+		if slot.GetKind() != kind || len(k.GetSealed()) == 0 {
+			continue
+		}
+		kek, err := autolock.OpenSlot(ownSlot(slot, k.GetRecipient()), c, seed, k.GetSealed())
 		switch {
 		case err == nil:
 			return memguard.NewBufferFromBytes(kek), slot.GetId(), nil // wipes kek
@@ -135,9 +150,9 @@ func openInto(sealer *autolock.Sealer, st *statepb.State, name string, sealed []
 }
 
 // sealLeaf seals the manager leaf's key. Its key is not the KEK, which every
-// Reseal replaces, but lies under it.
+// Reseal replaces, but lies under it, and is renewed with the DEK.
 func (s *secrets) sealLeaf(nodeID string, key []byte) (sealed []byte, err error) {
-	err = withSealer(s.local.leafKey, leafEpoch, func(sealer *autolock.Sealer) error {
+	err = withSealer(s.local.leafKey, s.local.dekEpoch, func(sealer *autolock.Sealer) error {
 		sealed, err = sealer.Seal(fileLabel, autolock.FileAAD(s.keyset.clusterID, 0, nodeID, leafName), key)
 		return err
 	})
@@ -145,9 +160,16 @@ func (s *secrets) sealLeaf(nodeID string, key []byte) (sealed []byte, err error)
 }
 
 func (s *secrets) openLeaf(nodeID string, sealed []byte) (key []byte, err error) {
-	err = withSealer(s.local.leafKey, leafEpoch, func(sealer *autolock.Sealer) error {
-		key, err = sealer.Open(fileLabel, autolock.FileAAD(s.keyset.clusterID, 0, nodeID, leafName), sealed)
-		return err
-	})
+	open := func(with []byte, epoch uint32) error {
+		return withSealer(with, epoch, func(sealer *autolock.Sealer) error {
+			key, err = sealer.Open(fileLabel, autolock.FileAAD(s.keyset.clusterID, 0, nodeID, leafName), sealed)
+			return err
+		})
+	}
+	err = open(s.local.leafKey, s.local.dekEpoch)
+	var epoch *autolock.EpochError
+	if errors.As(err, &epoch) && epoch.Got == s.local.formerEpoch && s.local.formerEpoch != 0 {
+		err = open(s.local.formerLeafKey, s.local.formerEpoch)
+	}
 	return key, err
 }

@@ -168,6 +168,12 @@ func oneLine(err error) string {
 
 func wipeRequest(req *keydpb.Request) {
 	clear(req.GetUnlock().GetSeed())
+	clear(req.GetGiveShare().GetShare())
+	clear(req.GetTestSlot().GetSeed())
+	clear(req.GetTestSlot().GetShare())
+	for _, share := range append(req.GetOpenBackup().GetShares(), req.GetAuthorizeRecovery().GetShares()...) {
+		clear(share)
+	}
 	clear(req.GetOpenBackup().GetSeed())
 	clear(req.GetAuthorizeRecovery().GetSeed())
 	clear(req.GetSealLeaf().GetLeafKey())
@@ -175,6 +181,8 @@ func wipeRequest(req *keydpb.Request) {
 
 func wipeResponse(resp *keydpb.Response) {
 	clear(resp.GetOpenStore().GetDek())
+	clear(resp.GetOpenStore().GetFormerDek())
+	clear(resp.GetRotateDek().GetDek())
 	clear(resp.GetSealBackup().GetStateKey())
 	clear(resp.GetOpenBackup().GetStateKey())
 	clear(resp.GetFinishRestore().GetStateKey())

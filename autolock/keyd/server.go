@@ -29,13 +29,22 @@ type Server struct {
 	wrong    backoff       // guarded by mu
 	joins    replays       // guarded by mu
 	closed   bool          // guarded by mu
+	// shares have come while locked, and session is what others seal them to.
+	// Both are guarded by mu.
+	shares  pools
+	session *session
 	// restoring is a backup that was opened with a key, while EMPTY, and recovery
 	// until when the incarnation may be raised. Both are guarded by mu.
 	restoring *restoring
 	recovery  time.Time
 
 	// Rates, guarded by mu.
-	mints, managers, issues, denials bucket
+	mints, managers, issues, workloads, denials, crls bucket
+	// lists are the numbers of the revocation lists signed since the start, by CA.
+	// Guarded by mu.
+	lists map[[32]byte]uint64
+	// bundled is what verifies tokens, of the keyset in use. Guarded by mu.
+	bundled signedBundle
 
 	protections []string // guarded by mu once served
 }
@@ -65,8 +74,16 @@ func New(c Config) (*Server, error) {
 		s.breakDown(err)
 	}
 	if damaged && s.broken == nil {
-		return s, s.reportDamage()
+		if err := s.reportDamage(); err != nil {
+			return s, err
+		}
 	}
+	if s.broken == nil {
+		if err := s.dropOwnSeeds(); err != nil { // what a crash left
+			s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneLine(err)))
+		}
+	}
+	s.openByItself()
 	return s, nil
 }
 
@@ -102,6 +119,9 @@ func (s *Server) wipe() error {
 	s.secrets.destroy()
 	s.prepared.destroy()
 	s.restoring.destroy()
+	s.shares.drop()
+	s.session.destroy()
+	s.session = nil
 	s.secrets, s.prepared, s.restoring, s.recovery = nil, nil, nil, time.Time{}
 	return err
 }
@@ -170,8 +190,10 @@ func (s *Server) status() (*keydpb.StatusResponse, error) {
 	st := &keydpb.StatusResponse{State: s.phase(), Protections: slices.Clone(s.protections)}
 	if s.secrets != nil {
 		st.KeysetEpoch = s.secrets.keyset.epoch
+		st.Dek = s.secrets.local.state()
 	}
 	if s.file != nil {
+		st.Shares = s.shares.latest(time.Now())
 		st.ClusterId, st.NodeId, st.Slots = s.file.state.GetClusterId(), s.file.state.GetNodeId(), s.file.state.GetSlots()
 	}
 	return st, nil

@@ -51,6 +51,9 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 	if err := reqs.complete(); err != nil {
 		return nil, err
 	}
+	if err := reqs.live(req.GetWorkerLeafSeconds()); err != nil {
+		return nil, err
+	}
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
 	}
@@ -62,7 +65,7 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 	if !s.joins.add(seen) {
 		return nil, denied("this join was already answered: connect and join again")
 	}
-	if err := s.note(entry{Event: "sign-join", Node: req.GetNodeId(), Role: profile.RoleName(rec.GetRole()), Token: rec.GetId()}); err != nil {
+	if err := s.note(entry{Event: "sign-join", Node: req.GetNodeId(), Role: profile.RoleName(rec.GetRole()), Token: rec.GetId(), Keys: reqs.keys()}); err != nil {
 		return nil, err
 	}
 	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, req.GetNodeId(), now)
@@ -101,6 +104,9 @@ func (s *Server) signRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	if err := reqs.live(req.GetWorkerLeafSeconds()); err != nil {
+		return nil, err
+	}
 	switch {
 	case string(reqs.keydKey) != string(keydKey):
 		return nil, denied("a renewal may not change the keyd key")
@@ -112,7 +118,7 @@ func (s *Server) signRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
 	}
-	if err := s.note(entry{Event: event, Node: id.NodeID, Role: profile.RoleName(role)}); err != nil {
+	if err := s.note(entry{Event: event, Node: id.NodeID, Role: profile.RoleName(role), Keys: reqs.keys()}); err != nil {
 		return nil, err
 	}
 	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, id.NodeID, now)
@@ -159,7 +165,7 @@ func (s *Server) signOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keyd
 		return nil, err
 	}
 	nodeID := s.file.state.GetNodeId()
-	if err := s.note(entry{Event: "sign-own", Node: nodeID, Role: profile.RoleName(reqs.role)}); err != nil {
+	if err := s.note(entry{Event: "sign-own", Node: nodeID, Role: profile.RoleName(reqs.role), Keys: reqs.keys()}); err != nil {
 		return nil, err
 	}
 	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, nodeID, now)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -94,13 +95,17 @@ func (f *stateFile) check() error {
 	switch {
 	case strictpb.Unknown(st) != "":
 		return errStateNewer // the digest is right, so somebody wrote them
+	case slices.ContainsFunc(st.GetRootPins(), func(p []byte) bool { return len(p) != sha256.Size }):
+		return errStateDamaged
 	case !ident.Valid(st.GetClusterId()), !ident.Valid(st.GetNodeId()),
 		autolock.CheckSlotSet(st.GetSlots()) != nil,
 		len(st.GetKeks()) != len(st.GetSlots().GetSlots()):
 		return errStateDamaged
 	}
 	for i, slot := range st.GetSlots().GetSlots() {
-		if st.GetKeks()[i].GetSlotId() != slot.GetId() {
+		k := st.GetKeks()[i]
+		if k.GetSlotId() != slot.GetId() || !autolock.OwnSeed(slot) && (len(k.GetRecipient()) > 0 || len(k.GetSealedSeed()) > 0) ||
+			len(k.GetSealed()) == 0 && (!autolock.OwnSeed(slot) || len(k.GetRecipient()) > 0) {
 			return errStateDamaged
 		}
 	}

@@ -17,7 +17,8 @@ func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.
 			return nil, err
 		}
 		return &keydpb.Response{Result: &keydpb.Response_WaitUnlocked{WaitUnlocked: &keydpb.WaitUnlockedResponse{}}}, nil
-	case *keydpb.Request_Unlock, *keydpb.Request_OpenBackup, *keydpb.Request_AuthorizeRecovery:
+	case *keydpb.Request_Unlock, *keydpb.Request_OpenBackup, *keydpb.Request_AuthorizeRecovery,
+		*keydpb.Request_GiveShare, *keydpb.Request_DropShares, *keydpb.Request_TestSlot:
 		return nil, denied("what takes an operator key is for root alone: use unlock.sock")
 	default:
 		s.mu.Lock()
@@ -105,11 +106,26 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 		var r *keydpb.AdoptKeysetResponse
 		r, err = s.adoptKeyset(v.AdoptKeyset)
 		resp.Result = &keydpb.Response_AdoptKeyset{AdoptKeyset: r}
+	case *keydpb.Request_RotateCa:
+		name = "rotate-ca"
+		var r *keydpb.RotateCAResponse
+		r, err = s.rotateCA(v.RotateCa)
+		resp.Result = &keydpb.Response_RotateCa{RotateCa: r}
+	case *keydpb.Request_Journalled:
+		name = "journalled"
+		var r *keydpb.JournalledResponse
+		r, err = s.journalled(v.Journalled)
+		resp.Result = &keydpb.Response_Journalled{Journalled: r}
 	case *keydpb.Request_SignPromotion:
 		name = "sign-promotion"
 		var r *keydpb.SignPromotionResponse
 		r, err = s.signPromotion(ctx, v.SignPromotion)
 		resp.Result = &keydpb.Response_SignPromotion{SignPromotion: r}
+	case *keydpb.Request_SignWorkloads:
+		name = "sign-workloads"
+		var r *keydpb.SignWorkloadsResponse
+		r, err = s.signWorkloads(v.SignWorkloads)
+		resp.Result = &keydpb.Response_SignWorkloads{SignWorkloads: r}
 	case *keydpb.Request_SealBackup:
 		name = "backup"
 		var r *keydpb.SealBackupResponse
@@ -125,6 +141,31 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 		var r *keydpb.RaiseIncarnationResponse
 		r, err = s.raiseIncarnation(v.RaiseIncarnation)
 		resp.Result = &keydpb.Response_RaiseIncarnation{RaiseIncarnation: r}
+	case *keydpb.Request_RotateDek:
+		name = "rotate-dek"
+		var r *keydpb.RotateDEKResponse
+		r, err = s.rotateDEK(v.RotateDek)
+		resp.Result = &keydpb.Response_RotateDek{RotateDek: r}
+	case *keydpb.Request_DropDek:
+		name = "drop-dek"
+		var r *keydpb.DropDEKResponse
+		r, err = s.dropDEK(v.DropDek)
+		resp.Result = &keydpb.Response_DropDek{DropDek: r}
+	case *keydpb.Request_SignCrl:
+		name = "sign-crl"
+		var r *keydpb.SignCRLResponse
+		r, err = s.signCRL(v.SignCrl)
+		resp.Result = &keydpb.Response_SignCrl{SignCrl: r}
+	case *keydpb.Request_LockSession:
+		name = "lock-session"
+		var r *keydpb.LockSessionResponse
+		r, err = s.lockSession()
+		resp.Result = &keydpb.Response_LockSession{LockSession: r}
+	case *keydpb.Request_TakeShare:
+		name = "take-share"
+		var r *keydpb.TakeShareResponse
+		r, err = s.takeSealed(v.TakeShare)
+		resp.Result = &keydpb.Response_TakeShare{TakeShare: r}
 	case *keydpb.Request_Forget:
 		name = "forget"
 		err = s.forget()
@@ -154,8 +195,22 @@ func (s *Server) unlockVerb(_ context.Context, req *keydpb.Request) (*keydpb.Res
 	case *keydpb.Request_AuthorizeRecovery:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		err := s.authorizeRecovery(v.AuthorizeRecovery.GetSeed())
+		err := s.authorizeRecovery(v.AuthorizeRecovery)
 		return &keydpb.Response{Result: &keydpb.Response_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryResponse{}}}, err
+	case *keydpb.Request_GiveShare:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		r, err := s.giveShare(v.GiveShare)
+		return &keydpb.Response{Result: &keydpb.Response_GiveShare{GiveShare: r}}, err
+	case *keydpb.Request_DropShares:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return &keydpb.Response{Result: &keydpb.Response_DropShares{DropShares: &keydpb.DropSharesResponse{Dropped: s.shares.drop()}}}, nil
+	case *keydpb.Request_TestSlot:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		r, err := s.testSlot(v.TestSlot)
+		return &keydpb.Response{Result: &keydpb.Response_TestSlot{TestSlot: r}}, err
 	default:
 		return nil, denied("this socket unlocks and tells the status, nothing else")
 	}

@@ -76,6 +76,11 @@ func (c *Client) SignPromotion(ctx context.Context, req *keydpb.SignPromotionReq
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignPromotion{SignPromotion: req}}, (*keydpb.Response).GetSignPromotion)
 }
 
+// SignWorkloads issues what a node asked for its tasks, and tells the bundle.
+func (c *Client) SignWorkloads(ctx context.Context, req *keydpb.SignWorkloadsRequest) (*keydpb.SignWorkloadsResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignWorkloads{SignWorkloads: req}}, (*keydpb.Response).GetSignWorkloads)
+}
+
 // PrepareJoin returns this keyd's public key, which a manager's certificate
 // request carries. On an empty keyd it makes the key.
 func (c *Client) PrepareJoin(ctx context.Context) ([]byte, error) {
@@ -107,9 +112,35 @@ func (c *Client) RaiseIncarnation(ctx context.Context, to uint64) error {
 	return err
 }
 
+// RotateDEK makes the DEK of that epoch, or gives it again, and keeps the one
+// before. The caller wipes it.
+func (c *Client) RotateDEK(ctx context.Context, epoch uint32) (*keydpb.RotateDEKResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_RotateDek{RotateDek: &keydpb.RotateDEKRequest{Epoch: epoch}}}, (*keydpb.Response).GetRotateDek)
+}
+
+// DropDEK forgets the former DEK, under which nothing is left.
+func (c *Client) DropDEK(ctx context.Context, epoch uint32) (*keydpb.DropDEKResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_DropDek{DropDek: &keydpb.DropDEKRequest{Epoch: epoch}}}, (*keydpb.Response).GetDropDek)
+}
+
 // Unlock opens a locked keyd with a slot's seed and returns the slot's id. It
 // works on unlock.sock only. The seed stays the caller's to wipe.
 func (c *Client) Unlock(ctx context.Context, seed []byte) (slotID string, err error) {
 	resp, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Unlock{Unlock: &keydpb.UnlockRequest{Seed: seed}}}, (*keydpb.Response).GetUnlock)
 	return resp.GetSlotId(), err
+}
+
+// RotateCA makes the next keyset with one of the CAs changed.
+func (c *Client) RotateCA(ctx context.Context, req *keydpb.RotateCARequest) (*keydpb.RotateCAResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_RotateCa{RotateCa: req}}, (*keydpb.Response).GetRotateCa)
+}
+
+// Journalled says which keys keyd's journal has a certificate for.
+func (c *Client) Journalled(ctx context.Context, req *keydpb.JournalledRequest) (*keydpb.JournalledResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Journalled{Journalled: req}}, (*keydpb.Response).GetJournalled)
+}
+
+// SignCRL signs the revocation list of one CA.
+func (c *Client) SignCRL(ctx context.Context, req *keydpb.SignCRLRequest) (*keydpb.SignCRLResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignCrl{SignCrl: req}}, (*keydpb.Response).GetSignCrl)
 }

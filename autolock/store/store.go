@@ -1,6 +1,6 @@
-// Package store declares the replicated tables of the unlock slots and of rotated
-// keysets, which are sealed to keyds. Only redoubtd imports it: keyd never reads
-// the replicated store.
+// Package store declares the replicated tables of the unlock slots, of rotated
+// keysets, which are sealed to keyds, and of what managers were asked to renew.
+// Only redoubtd imports it: keyd never reads the replicated store.
 //
 // Slots has one record, with id RecordID: the slot set that every manager's
 // keyd seals its KEK to. A rotation commits a set of a higher epoch first, then
@@ -22,5 +22,9 @@ var Slots = raftstore.NewTable[*autolockpb.SlotRecord]("slots")
 // keyset as it was sealed to that manager's keyd.
 var Keysets = raftstore.NewTable[*autolockpb.KeysetRecord]("keysets")
 
+// StoreKeys holds, for each manager that was asked to renew the key of its store,
+// the epoch that is wanted.
+var StoreKeys = raftstore.NewTable[*autolockpb.StoreKeyOrder]("store_keys")
+
 // Tables lists them for raftstore.Config.
-func Tables() []raftstore.Registered { return []raftstore.Registered{Slots, Keysets} }
+func Tables() []raftstore.Registered { return []raftstore.Registered{Slots, Keysets, StoreKeys} }

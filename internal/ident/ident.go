@@ -41,6 +41,18 @@ func Valid(s string) bool {
 	return err == nil && encoding.EncodeToString(b) == s
 }
 
+// Bytes are the 128 bits of an id; ok is false where it is none.
+func Bytes(s string) (b [16]byte, ok bool) {
+	if !Valid(s) {
+		return b, false
+	}
+	_, err := encoding.Decode(b[:], []byte(s))
+	return b, err == nil
+}
+
+// FromBytes is the id of these bits.
+func FromBytes(b [16]byte) string { return encoding.EncodeToString(b[:]) }
+
 // CheckName returns an error unless s can be the name of a service: a DNS
 // label of at most MaxName lowercase letters, digits and inner hyphens.
 func CheckName(s string) error {

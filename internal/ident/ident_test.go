@@ -18,6 +18,19 @@ func TestNewIsValid(t *testing.T) {
 	}
 }
 
+func TestBytes(t *testing.T) {
+	id := New()
+	b, ok := Bytes(id)
+	if !ok || FromBytes(b) != id {
+		t.Errorf("%s became %x", id, b)
+	}
+	for _, s := range []string{"", id[1:], "A" + id[1:]} {
+		if _, ok := Bytes(s); ok {
+			t.Errorf("%q has bytes", s)
+		}
+	}
+}
+
 func TestValidRefusesOtherSpellings(t *testing.T) {
 	id := New()
 	for _, s := range []string{"", id[1:], id + "a", strings.ToUpper(id), id[:25] + "1", id[:25] + "b", "../" + id[3:]} {

@@ -10,6 +10,7 @@
 package pkipb
 
 import (
+	_ "github.com/redoubt-cluster/redoubt/internal/levelpb"
 	_ "github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	profilepb "github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	raftstorepb "github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
@@ -26,6 +27,61 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+type Rotation_Phase int32
+
+const (
+	Rotation_PHASE_UNSPECIFIED Rotation_Phase = 0
+	// Both roots are trusted by those who heard; the old one's issuer signs.
+	Rotation_PHASE_DISTRIBUTE Rotation_Phase = 1
+	// The new one's issuer signs, and nodes take their certificates of it.
+	Rotation_PHASE_REISSUE Rotation_Phase = 2
+	// Given up in PHASE_REISSUE: the old root's issuer signs again.
+	Rotation_PHASE_RETURN Rotation_Phase = 3
+)
+
+// Enum value maps for Rotation_Phase.
+var (
+	Rotation_Phase_name = map[int32]string{
+		0: "PHASE_UNSPECIFIED",
+		1: "PHASE_DISTRIBUTE",
+		2: "PHASE_REISSUE",
+		3: "PHASE_RETURN",
+	}
+	Rotation_Phase_value = map[string]int32{
+		"PHASE_UNSPECIFIED": 0,
+		"PHASE_DISTRIBUTE":  1,
+		"PHASE_REISSUE":     2,
+		"PHASE_RETURN":      3,
+	}
+)
+
+func (x Rotation_Phase) Enum() *Rotation_Phase {
+	p := new(Rotation_Phase)
+	*p = x
+	return p
+}
+
+func (x Rotation_Phase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Rotation_Phase) Descriptor() protoreflect.EnumDescriptor {
+	return file_pki_pkipb_pki_proto_enumTypes[0].Descriptor()
+}
+
+func (Rotation_Phase) Type() protoreflect.EnumType {
+	return &file_pki_pkipb_pki_proto_enumTypes[0]
+}
+
+func (x Rotation_Phase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Rotation_Phase.Descriptor instead.
+func (Rotation_Phase) EnumDescriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5, 0}
+}
 
 // Node is a member's identity. There is no certificate table: the record holds
 // the SPKI hashes of the current and the previous leaf.
@@ -65,6 +121,18 @@ type Node struct {
 	// retired when the node leaves, or when another's leaving rotates the keyset
 	// while this one is no manager.
 	GivenKeydKeys [][]byte `protobuf:"bytes,19,rep,name=given_keyd_keys,json=givenKeydKeys,proto3" json:"given_keyd_keys,omitempty"`
+	// Certificates it was given that have not ended, newest first; which of them
+	// are listed as revoked once it is denied.
+	Certificates []*IssuedCertificate `protobuf:"bytes,21,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// Denied by `node revoke`: shown until it is removed.
+	Revoked bool `protobuf:"varint,22,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// The last certificate for this node that its record did not name and that
+	// verified all the same.
+	Unjournalled *Unjournalled `protobuf:"bytes,30,opt,name=unjournalled,proto3" json:"unjournalled,omitempty"`
+	// The TPM that proved itself when the node joined, without which it renews no
+	// certificate: name of its attestation key, and hash of its endorsement key.
+	TpmAk         []byte `protobuf:"bytes,25,opt,name=tpm_ak,json=tpmAk,proto3" json:"tpm_ak,omitempty"`
+	TpmEk         []byte `protobuf:"bytes,26,opt,name=tpm_ek,json=tpmEk,proto3" json:"tpm_ek,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -232,6 +300,183 @@ func (x *Node) GetGivenKeydKeys() [][]byte {
 	return nil
 }
 
+func (x *Node) GetCertificates() []*IssuedCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *Node) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
+}
+
+func (x *Node) GetUnjournalled() *Unjournalled {
+	if x != nil {
+		return x.Unjournalled
+	}
+	return nil
+}
+
+func (x *Node) GetTpmAk() []byte {
+	if x != nil {
+		return x.TpmAk
+	}
+	return nil
+}
+
+func (x *Node) GetTpmEk() []byte {
+	if x != nil {
+		return x.TpmEk
+	}
+	return nil
+}
+
+// Unjournalled is a certificate of a trusted issuer that no transaction gave out.
+type Unjournalled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of its SubjectPublicKeyInfo.
+	Spki   []byte `protobuf:"bytes,1,opt,name=spki,proto3" json:"spki,omitempty"`
+	Serial string `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	// Unix seconds, when it was shown first, and where from.
+	At            int64          `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	Source        string         `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	Role          profilepb.Role `protobuf:"varint,5,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unjournalled) Reset() {
+	*x = Unjournalled{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unjournalled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unjournalled) ProtoMessage() {}
+
+func (x *Unjournalled) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unjournalled.ProtoReflect.Descriptor instead.
+func (*Unjournalled) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Unjournalled) GetSpki() []byte {
+	if x != nil {
+		return x.Spki
+	}
+	return nil
+}
+
+func (x *Unjournalled) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Unjournalled) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Unjournalled) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Unjournalled) GetRole() profilepb.Role {
+	if x != nil {
+		return x.Role
+	}
+	return profilepb.Role(0)
+}
+
+// IssuedCertificate names a certificate as revocation lists do.
+type IssuedCertificate struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Serial []byte                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// SHA-256 of the certificate of the CA that issued it.
+	Issuer []byte `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Unix seconds of its NotAfter.
+	NotAfter      int64 `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuedCertificate) Reset() {
+	*x = IssuedCertificate{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuedCertificate) ProtoMessage() {}
+
+func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
+func (*IssuedCertificate) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *IssuedCertificate) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
 // Token is a join token's record and its use count.
 type Token struct {
 	state         protoimpl.MessageState       `protogen:"open.v1"`
@@ -246,7 +491,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[1]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -258,7 +503,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[1]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -271,7 +516,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{1}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Token) GetMeta() *raftstorepb.Meta {
@@ -329,14 +574,35 @@ type Cluster struct {
 	Exposures []*Exposure `protobuf:"bytes,8,rep,name=exposures,proto3" json:"exposures,omitempty"`
 	// Counts managers that were made: a rotation that does not know the newest one
 	// conflicts with its making.
-	ManagersMade  uint64 `protobuf:"varint,9,opt,name=managers_made,json=managersMade,proto3" json:"managers_made,omitempty"`
+	ManagersMade uint64 `protobuf:"varint,9,opt,name=managers_made,json=managersMade,proto3" json:"managers_made,omitempty"`
+	// Issuing CAs whose keys a manager that left may have, newest first: the roots'
+	// revocation lists name them.
+	RevokedIssuers []*RevokedIssuer `protobuf:"bytes,35,rep,name=revoked_issuers,json=revokedIssuers,proto3" json:"revoked_issuers,omitempty"`
+	// The root's replacement while it runs; absent: none does.
+	Rotation *Rotation `protobuf:"bytes,10,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Certificates of one root by another, newest first: who trusts the one takes
+	// the other for it.
+	Cross [][]byte `protobuf:"bytes,11,rep,name=cross,proto3" json:"cross,omitempty"`
+	// Roots of before that some node's certificate still ends in, newest first: a
+	// leaf below them is good only where the node's record names its key.
+	FormerRoots [][]byte `protobuf:"bytes,12,rep,name=former_roots,json=formerRoots,proto3" json:"former_roots,omitempty"`
+	// The keyset epoch from which on join tokens count; 0 stands for keyset_epoch.
+	TokenEpoch uint64 `protobuf:"varint,13,opt,name=token_epoch,json=tokenEpoch,proto3" json:"token_epoch,omitempty"`
+	// Life of workers' leaves in seconds; 0: as each manager's keyd is configured.
+	WorkerLeafSeconds uint32 `protobuf:"varint,14,opt,name=worker_leaf_seconds,json=workerLeafSeconds,proto3" json:"worker_leaf_seconds,omitempty"`
+	// What became of the last replacement of a root.
+	// The keyset epoch that made all that is secret anew; 0 stands for keyset_epoch.
+	WholeEpoch   uint64          `protobuf:"varint,16,opt,name=whole_epoch,json=wholeEpoch,proto3" json:"whole_epoch,omitempty"`
+	LastRotation *RotationResult `protobuf:"bytes,15,opt,name=last_rotation,json=lastRotation,proto3" json:"last_rotation,omitempty"`
+	// What is demanded of machines that join; absent: nothing.
+	Admission     *profilepb.AdmissionPolicy `protobuf:"bytes,40,opt,name=admission,proto3" json:"admission,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[2]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +614,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[2]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +627,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{2}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Cluster) GetMeta() *raftstorepb.Meta {
@@ -434,6 +700,514 @@ func (x *Cluster) GetManagersMade() uint64 {
 	return 0
 }
 
+func (x *Cluster) GetRevokedIssuers() []*RevokedIssuer {
+	if x != nil {
+		return x.RevokedIssuers
+	}
+	return nil
+}
+
+func (x *Cluster) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *Cluster) GetCross() [][]byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+func (x *Cluster) GetFormerRoots() [][]byte {
+	if x != nil {
+		return x.FormerRoots
+	}
+	return nil
+}
+
+func (x *Cluster) GetTokenEpoch() uint64 {
+	if x != nil {
+		return x.TokenEpoch
+	}
+	return 0
+}
+
+func (x *Cluster) GetWorkerLeafSeconds() uint32 {
+	if x != nil {
+		return x.WorkerLeafSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetWholeEpoch() uint64 {
+	if x != nil {
+		return x.WholeEpoch
+	}
+	return 0
+}
+
+func (x *Cluster) GetLastRotation() *RotationResult {
+	if x != nil {
+		return x.LastRotation
+	}
+	return nil
+}
+
+func (x *Cluster) GetAdmission() *profilepb.AdmissionPolicy {
+	if x != nil {
+		return x.Admission
+	}
+	return nil
+}
+
+// Rotation is the replacement of the root under way. Whoever leads goes on with
+// it; docs/decisions/0084 has the phases.
+type Rotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase Rotation_Phase         `protobuf:"varint,1,opt,name=phase,proto3,enum=redoubt.pki.v1.Rotation_Phase" json:"phase,omitempty"`
+	// Unix nanoseconds of the cluster's clock.
+	BeganAt int64 `protobuf:"varint,2,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	PhaseAt int64 `protobuf:"varint,3,opt,name=phase_at,json=phaseAt,proto3" json:"phase_at,omitempty"`
+	// SHA-256 of the root that goes and of the one that comes.
+	OldRoot []byte `protobuf:"bytes,4,opt,name=old_root,json=oldRoot,proto3" json:"old_root,omitempty"`
+	NewRoot []byte `protobuf:"bytes,5,opt,name=new_root,json=newRoot,proto3" json:"new_root,omitempty"`
+	// Join tokens that became void.
+	TokensVoid    uint32 `protobuf:"varint,6,opt,name=tokens_void,json=tokensVoid,proto3" json:"tokens_void,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rotation) Reset() {
+	*x = Rotation{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rotation) ProtoMessage() {}
+
+func (x *Rotation) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
+func (*Rotation) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Rotation) GetPhase() Rotation_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return Rotation_PHASE_UNSPECIFIED
+}
+
+func (x *Rotation) GetBeganAt() int64 {
+	if x != nil {
+		return x.BeganAt
+	}
+	return 0
+}
+
+func (x *Rotation) GetPhaseAt() int64 {
+	if x != nil {
+		return x.PhaseAt
+	}
+	return 0
+}
+
+func (x *Rotation) GetOldRoot() []byte {
+	if x != nil {
+		return x.OldRoot
+	}
+	return nil
+}
+
+func (x *Rotation) GetNewRoot() []byte {
+	if x != nil {
+		return x.NewRoot
+	}
+	return nil
+}
+
+func (x *Rotation) GetTokensVoid() uint32 {
+	if x != nil {
+		return x.TokensVoid
+	}
+	return 0
+}
+
+type RotationResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BeganAt       int64                  `protobuf:"varint,1,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	EndedAt       int64                  `protobuf:"varint,2,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	Aborted       bool                   `protobuf:"varint,3,opt,name=aborted,proto3" json:"aborted,omitempty"`
+	Root          []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
+	TokensVoid    uint32                 `protobuf:"varint,5,opt,name=tokens_void,json=tokensVoid,proto3" json:"tokens_void,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationResult) Reset() {
+	*x = RotationResult{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationResult) ProtoMessage() {}
+
+func (x *RotationResult) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationResult.ProtoReflect.Descriptor instead.
+func (*RotationResult) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RotationResult) GetBeganAt() int64 {
+	if x != nil {
+		return x.BeganAt
+	}
+	return 0
+}
+
+func (x *RotationResult) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
+func (x *RotationResult) GetAborted() bool {
+	if x != nil {
+		return x.Aborted
+	}
+	return false
+}
+
+func (x *RotationResult) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *RotationResult) GetTokensVoid() uint32 {
+	if x != nil {
+		return x.TokensVoid
+	}
+	return 0
+}
+
+// Roots are what a node that has no store trusts.
+type Roots struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER.
+	Roots         [][]byte `protobuf:"bytes,1,rep,name=roots,proto3" json:"roots,omitempty"`
+	Cross         [][]byte `protobuf:"bytes,2,rep,name=cross,proto3" json:"cross,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Roots) Reset() {
+	*x = Roots{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Roots) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Roots) ProtoMessage() {}
+
+func (x *Roots) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Roots.ProtoReflect.Descriptor instead.
+func (*Roots) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Roots) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Roots) GetCross() [][]byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+// RevokedIssuer is an issuing CA that counts for nothing outside of the cluster.
+type RevokedIssuer struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Serial []byte                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// SHA-256 of the certificate of the root that signed it.
+	Root []byte `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	// Unix seconds.
+	At            int64 `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	NotAfter      int64 `protobuf:"varint,4,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedIssuer) Reset() {
+	*x = RevokedIssuer{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedIssuer) ProtoMessage() {}
+
+func (x *RevokedIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedIssuer.ProtoReflect.Descriptor instead.
+func (*RevokedIssuer) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RevokedIssuer) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *RevokedIssuer) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *RevokedIssuer) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *RevokedIssuer) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+// DeniedIdentity is a workload identity that an operator revoked. Nothing is
+// issued for it until that is taken back; what was issued before then counts for
+// nothing, ever.
+type DeniedIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	// The SPIFFE id.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Unix seconds.
+	DeniedAt int64 `protobuf:"varint,3,opt,name=denied_at,json=deniedAt,proto3" json:"denied_at,omitempty"`
+	// When it was taken back; 0: it is in force. The record goes when no
+	// certificate of before can be good any more.
+	AllowedAt     int64 `protobuf:"varint,4,opt,name=allowed_at,json=allowedAt,proto3" json:"allowed_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeniedIdentity) Reset() {
+	*x = DeniedIdentity{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeniedIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeniedIdentity) ProtoMessage() {}
+
+func (x *DeniedIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeniedIdentity.ProtoReflect.Descriptor instead.
+func (*DeniedIdentity) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeniedIdentity) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *DeniedIdentity) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeniedIdentity) GetDeniedAt() int64 {
+	if x != nil {
+		return x.DeniedAt
+	}
+	return 0
+}
+
+func (x *DeniedIdentity) GetAllowedAt() int64 {
+	if x != nil {
+		return x.AllowedAt
+	}
+	return 0
+}
+
+// RevocationList is the newest CRL of one CA.
+type RevocationList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	// SHA-256 of the CA's certificate, in hex.
+	Id  string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Crl []byte `protobuf:"bytes,3,opt,name=crl,proto3" json:"crl,omitempty"`
+	// SHA-256 over what it lists: another one is signed when that differs.
+	Content []byte `protobuf:"bytes,4,opt,name=content,proto3" json:"content,omitempty"`
+	// Unix seconds of its NextUpdate.
+	NextUpdate    int64 `protobuf:"varint,5,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationList) Reset() {
+	*x = RevocationList{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationList) ProtoMessage() {}
+
+func (x *RevocationList) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationList.ProtoReflect.Descriptor instead.
+func (*RevocationList) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevocationList) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *RevocationList) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RevocationList) GetCrl() []byte {
+	if x != nil {
+		return x.Crl
+	}
+	return nil
+}
+
+func (x *RevocationList) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *RevocationList) GetNextUpdate() int64 {
+	if x != nil {
+		return x.NextUpdate
+	}
+	return 0
+}
+
 type Exposure struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -446,7 +1220,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +1232,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[3]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +1245,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{3}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Exposure) GetNodeId() string {
@@ -505,7 +1279,7 @@ type Manager struct {
 
 func (x *Manager) Reset() {
 	*x = Manager{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +1291,7 @@ func (x *Manager) String() string {
 func (*Manager) ProtoMessage() {}
 
 func (x *Manager) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +1304,7 @@ func (x *Manager) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manager.ProtoReflect.Descriptor instead.
 func (*Manager) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{4}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Manager) GetNodeId() string {
@@ -559,14 +1333,18 @@ type JoinRequest struct {
 	// Managers only: where the others reach it, host:port.
 	Address string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
 	// Managers only: the store level that its version understands.
-	StoreLevel    uint32 `protobuf:"varint,7,opt,name=store_level,json=storeLevel,proto3" json:"store_level,omitempty"`
+	StoreLevel uint32 `protobuf:"varint,7,opt,name=store_level,json=storeLevel,proto3" json:"store_level,omitempty"`
+	// Where the manager asked for them: the node's TPM, and then its word for this
+	// request.
+	Tpm           *profilepb.TPMIdentity `protobuf:"bytes,20,opt,name=tpm,proto3" json:"tpm,omitempty"`
+	Evidence      *profilepb.TPMEvidence `protobuf:"bytes,21,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +1356,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +1369,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinRequest) GetTokenId() string {
@@ -643,6 +1421,129 @@ func (x *JoinRequest) GetStoreLevel() uint32 {
 	return 0
 }
 
+func (x *JoinRequest) GetTpm() *profilepb.TPMIdentity {
+	if x != nil {
+		return x.Tpm
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+// AttestWanted asks a joiner to prove its TPM: without a credential for its
+// identity, with one for evidence. Nothing was done, and no use was counted.
+type AttestWanted struct {
+	state      protoimpl.MessageState   `protogen:"open.v1"`
+	Credential *profilepb.TPMCredential `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	// Registers that the policy names.
+	Pcrs          []uint32 `protobuf:"varint,2,rep,packed,name=pcrs,proto3" json:"pcrs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttestWanted) Reset() {
+	*x = AttestWanted{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttestWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttestWanted) ProtoMessage() {}
+
+func (x *AttestWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttestWanted.ProtoReflect.Descriptor instead.
+func (*AttestWanted) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AttestWanted) GetCredential() *profilepb.TPMCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *AttestWanted) GetPcrs() []uint32 {
+	if x != nil {
+		return x.Pcrs
+	}
+	return nil
+}
+
+// ApprovalWanted tells a joiner to wait for an operator: nothing was done. It
+// asks again, with the same requests.
+type ApprovalWanted struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	AskAfterSeconds uint32                 `protobuf:"varint,1,opt,name=ask_after_seconds,json=askAfterSeconds,proto3" json:"ask_after_seconds,omitempty"`
+	LeftSeconds     uint32                 `protobuf:"varint,2,opt,name=left_seconds,json=leftSeconds,proto3" json:"left_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ApprovalWanted) Reset() {
+	*x = ApprovalWanted{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovalWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovalWanted) ProtoMessage() {}
+
+func (x *ApprovalWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovalWanted.ProtoReflect.Descriptor instead.
+func (*ApprovalWanted) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ApprovalWanted) GetAskAfterSeconds() uint32 {
+	if x != nil {
+		return x.AskAfterSeconds
+	}
+	return 0
+}
+
+func (x *ApprovalWanted) GetLeftSeconds() uint32 {
+	if x != nil {
+		return x.LeftSeconds
+	}
+	return 0
+}
+
 type JoinResponse struct {
 	state        protoimpl.MessageState      `protogen:"open.v1"`
 	NodeId       string                      `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -659,15 +1560,19 @@ type JoinResponse struct {
 	// manager must send (or has what a worker must not), nothing was done and no
 	// use was counted: ask again, on the same connection, in the form of `role`.
 	RetryAsRole bool `protobuf:"varint,9,opt,name=retry_as_role,json=retryAsRole,proto3" json:"retry_as_role,omitempty"`
+	// What the cluster trusts besides the root that the token pins.
+	Roots *Roots `protobuf:"bytes,10,opt,name=roots,proto3" json:"roots,omitempty"`
 	// Managers only: the cluster's incarnation.
-	Incarnation   uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation   uint64          `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Attest        *AttestWanted   `protobuf:"bytes,21,opt,name=attest,proto3" json:"attest,omitempty"`
+	Approval      *ApprovalWanted `protobuf:"bytes,22,opt,name=approval,proto3" json:"approval,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +1584,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +1597,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinResponse) GetNodeId() string {
@@ -758,6 +1663,13 @@ func (x *JoinResponse) GetRetryAsRole() bool {
 	return false
 }
 
+func (x *JoinResponse) GetRoots() *Roots {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
 func (x *JoinResponse) GetIncarnation() uint64 {
 	if x != nil {
 		return x.Incarnation
@@ -765,18 +1677,34 @@ func (x *JoinResponse) GetIncarnation() uint64 {
 	return 0
 }
 
+func (x *JoinResponse) GetAttest() *AttestWanted {
+	if x != nil {
+		return x.Attest
+	}
+	return nil
+}
+
+func (x *JoinResponse) GetApproval() *ApprovalWanted {
+	if x != nil {
+		return x.Approval
+	}
+	return nil
+}
+
 type RenewRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
-	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
-	BootCsr       []byte                 `protobuf:"bytes,3,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Csr     []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Proof   []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	BootCsr []byte                 `protobuf:"bytes,3,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	// Of nodes whose leaf names a TPM.
+	Evidence      *profilepb.TPMEvidence `protobuf:"bytes,20,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1716,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1729,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -825,17 +1753,27 @@ func (x *RenewRequest) GetBootCsr() []byte {
 	return nil
 }
 
+func (x *RenewRequest) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type RenewResponse struct {
-	state         protoimpl.MessageState      `protogen:"open.v1"`
-	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
-	Boot          *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	state protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf  *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Boot  *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	// What the cluster trusts: the new certificate may end in a root that the
+	// caller has not heard of.
+	Roots         *Roots `protobuf:"bytes,3,opt,name=roots,proto3" json:"roots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +1785,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +1798,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RenewResponse) GetLeaf() *profilepb.CertificateChain {
@@ -877,6 +1815,13 @@ func (x *RenewResponse) GetBoot() *profilepb.CertificateChain {
 	return nil
 }
 
+func (x *RenewResponse) GetRoots() *Roots {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
 type LockStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -885,7 +1830,7 @@ type LockStatusRequest struct {
 
 func (x *LockStatusRequest) Reset() {
 	*x = LockStatusRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1842,7 @@ func (x *LockStatusRequest) String() string {
 func (*LockStatusRequest) ProtoMessage() {}
 
 func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1855,7 @@ func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusRequest.ProtoReflect.Descriptor instead.
 func (*LockStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
 }
 
 type LockStatusResponse struct {
@@ -924,7 +1869,7 @@ type LockStatusResponse struct {
 
 func (x *LockStatusResponse) Reset() {
 	*x = LockStatusResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1881,7 @@ func (x *LockStatusResponse) String() string {
 func (*LockStatusResponse) ProtoMessage() {}
 
 func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1894,7 @@ func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusResponse.ProtoReflect.Descriptor instead.
 func (*LockStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{10}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LockStatusResponse) GetLocked() bool {
@@ -974,7 +1919,7 @@ type RecallRequest struct {
 
 func (x *RecallRequest) Reset() {
 	*x = RecallRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1931,7 @@ func (x *RecallRequest) String() string {
 func (*RecallRequest) ProtoMessage() {}
 
 func (x *RecallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1944,7 @@ func (x *RecallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
 func (*RecallRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{21}
 }
 
 type RecallResponse struct {
@@ -1018,7 +1963,7 @@ type RecallResponse struct {
 
 func (x *RecallResponse) Reset() {
 	*x = RecallResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1975,7 @@ func (x *RecallResponse) String() string {
 func (*RecallResponse) ProtoMessage() {}
 
 func (x *RecallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1988,7 @@ func (x *RecallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallResponse.ProtoReflect.Descriptor instead.
 func (*RecallResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RecallResponse) GetReaches() []*Reach {
@@ -1094,7 +2039,7 @@ type Reach struct {
 
 func (x *Reach) Reset() {
 	*x = Reach{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +2051,7 @@ func (x *Reach) String() string {
 func (*Reach) ProtoMessage() {}
 
 func (x *Reach) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +2064,7 @@ func (x *Reach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reach.ProtoReflect.Descriptor instead.
 func (*Reach) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Reach) GetNodeId() string {
@@ -1151,7 +2096,7 @@ type StepBackRequest struct {
 
 func (x *StepBackRequest) Reset() {
 	*x = StepBackRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +2108,7 @@ func (x *StepBackRequest) String() string {
 func (*StepBackRequest) ProtoMessage() {}
 
 func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +2121,7 @@ func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackRequest.ProtoReflect.Descriptor instead.
 func (*StepBackRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
 }
 
 type StepBackResponse struct {
@@ -1189,7 +2134,7 @@ type StepBackResponse struct {
 
 func (x *StepBackResponse) Reset() {
 	*x = StepBackResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +2146,7 @@ func (x *StepBackResponse) String() string {
 func (*StepBackResponse) ProtoMessage() {}
 
 func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +2159,7 @@ func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackResponse.ProtoReflect.Descriptor instead.
 func (*StepBackResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StepBackResponse) GetServers() []*Manager {
@@ -1236,14 +2181,16 @@ type PromoteRequest struct {
 	// What the first call gave.
 	Confirm *PromotionConfirm `protobuf:"bytes,5,opt,name=confirm,proto3" json:"confirm,omitempty"`
 	// The store level that this node's version understands; in both calls.
-	StoreLevel    uint32 `protobuf:"varint,6,opt,name=store_level,json=storeLevel,proto3" json:"store_level,omitempty"`
+	StoreLevel uint32 `protobuf:"varint,6,opt,name=store_level,json=storeLevel,proto3" json:"store_level,omitempty"`
+	// Of nodes whose leaf names a TPM.
+	Evidence      *profilepb.TPMEvidence `protobuf:"bytes,20,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +2202,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +2215,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PromoteRequest) GetCsr() []byte {
@@ -1313,6 +2260,13 @@ func (x *PromoteRequest) GetStoreLevel() uint32 {
 	return 0
 }
 
+func (x *PromoteRequest) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type PromotionConfirm struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
 	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
@@ -1323,7 +2277,7 @@ type PromotionConfirm struct {
 
 func (x *PromotionConfirm) Reset() {
 	*x = PromotionConfirm{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +2289,7 @@ func (x *PromotionConfirm) String() string {
 func (*PromotionConfirm) ProtoMessage() {}
 
 func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +2302,7 @@ func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionConfirm.ProtoReflect.Descriptor instead.
 func (*PromotionConfirm) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PromotionConfirm) GetLeaf() *profilepb.CertificateChain {
@@ -1381,7 +2335,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +2347,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +2360,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PromoteResponse) GetLeaf() *profilepb.CertificateChain {
@@ -1452,16 +2406,18 @@ func (x *PromoteResponse) GetIncarnation() uint64 {
 }
 
 type DemotedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
-	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Csr   []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	Proof []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	// Of nodes whose leaf names a TPM.
+	Evidence      *profilepb.TPMEvidence `protobuf:"bytes,20,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DemotedRequest) Reset() {
 	*x = DemotedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +2429,7 @@ func (x *DemotedRequest) String() string {
 func (*DemotedRequest) ProtoMessage() {}
 
 func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +2442,7 @@ func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedRequest.ProtoReflect.Descriptor instead.
 func (*DemotedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DemotedRequest) GetCsr() []byte {
@@ -1503,6 +2459,13 @@ func (x *DemotedRequest) GetProof() []byte {
 	return nil
 }
 
+func (x *DemotedRequest) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type DemotedResponse struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
 	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
@@ -1512,7 +2475,7 @@ type DemotedResponse struct {
 
 func (x *DemotedResponse) Reset() {
 	*x = DemotedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +2487,7 @@ func (x *DemotedResponse) String() string {
 func (*DemotedResponse) ProtoMessage() {}
 
 func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +2500,7 @@ func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedResponse.ProtoReflect.Descriptor instead.
 func (*DemotedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
@@ -1551,7 +2514,7 @@ var File_pki_pkipb_pki_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\n" +
-	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xdf\x04\n" +
+	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xce\x06\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -1574,13 +2537,28 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\rpromote_until\x18\x10 \x01(\x03R\fpromoteUntil\x12!\n" +
 	"\fkeyset_epoch\x18\x11 \x01(\x04R\vkeysetEpoch\x12 \n" +
 	"\vcompromised\x18\x12 \x01(\bR\vcompromised\x12&\n" +
-	"\x0fgiven_keyd_keys\x18\x13 \x03(\fR\rgivenKeydKeys\"\xb4\x01\n" +
+	"\x0fgiven_keyd_keys\x18\x13 \x03(\fR\rgivenKeydKeys\x12K\n" +
+	"\fcertificates\x18\x15 \x03(\v2!.redoubt.pki.v1.IssuedCertificateB\x04\xf0\xe5\x18\x03R\fcertificates\x12\x1e\n" +
+	"\arevoked\x18\x16 \x01(\bB\x04\xf0\xe5\x18\x03R\arevoked\x12F\n" +
+	"\funjournalled\x18\x1e \x01(\v2\x1c.redoubt.pki.v1.UnjournalledB\x04\xf0\xe5\x18\x03R\funjournalled\x12\x1b\n" +
+	"\x06tpm_ak\x18\x19 \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmAk\x12\x1b\n" +
+	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEk\"\x96\x01\n" +
+	"\fUnjournalled\x12\x12\n" +
+	"\x04spki\x18\x01 \x01(\fR\x04spki\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12,\n" +
+	"\x04role\x18\x05 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role:\x04\xe8\xe5\x18\x03\"f\n" +
+	"\x11IssuedCertificate\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12\x1b\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter:\x04\xe8\xe5\x18\x03\"\xb4\x01\n" +
 	"\x05Token\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +
 	"\x06signed\x18\x03 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\x12\x12\n" +
 	"\x04uses\x18\x04 \x01(\rR\x04uses\x12\x18\n" +
-	"\arevoked\x18\x05 \x01(\bR\arevoked\"\xe1\x02\n" +
+	"\arevoked\x18\x05 \x01(\bR\arevoked\"\xc8\x06\n" +
 	"\aCluster\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -1592,14 +2570,67 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x0eformer_issuers\x18\x06 \x03(\fR\rformerIssuers\x12!\n" +
 	"\fkeyset_epoch\x18\a \x01(\x04R\vkeysetEpoch\x126\n" +
 	"\texposures\x18\b \x03(\v2\x18.redoubt.pki.v1.ExposureR\texposures\x12#\n" +
-	"\rmanagers_made\x18\t \x01(\x04R\fmanagersMade\"G\n" +
+	"\rmanagers_made\x18\t \x01(\x04R\fmanagersMade\x12L\n" +
+	"\x0frevoked_issuers\x18# \x03(\v2\x1d.redoubt.pki.v1.RevokedIssuerB\x04\xf0\xe5\x18\x03R\x0erevokedIssuers\x12:\n" +
+	"\brotation\x18\n" +
+	" \x01(\v2\x18.redoubt.pki.v1.RotationB\x04\xf0\xe5\x18\x03R\brotation\x12\x1a\n" +
+	"\x05cross\x18\v \x03(\fB\x04\xf0\xe5\x18\x03R\x05cross\x12'\n" +
+	"\fformer_roots\x18\f \x03(\fB\x04\xf0\xe5\x18\x03R\vformerRoots\x12%\n" +
+	"\vtoken_epoch\x18\r \x01(\x04B\x04\xf0\xe5\x18\x03R\n" +
+	"tokenEpoch\x124\n" +
+	"\x13worker_leaf_seconds\x18\x0e \x01(\rB\x04\xf0\xe5\x18\x03R\x11workerLeafSeconds\x12%\n" +
+	"\vwhole_epoch\x18\x10 \x01(\x04B\x04\xf0\xe5\x18\x03R\n" +
+	"wholeEpoch\x12I\n" +
+	"\rlast_rotation\x18\x0f \x01(\v2\x1e.redoubt.pki.v1.RotationResultB\x04\xf0\xe5\x18\x03R\flastRotation\x12G\n" +
+	"\tadmission\x18( \x01(\v2#.redoubt.profile.v1.AdmissionPolicyB\x04\xf0\xe5\x18\x03R\tadmission\"\xc6\x02\n" +
+	"\bRotation\x124\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x1e.redoubt.pki.v1.Rotation.PhaseR\x05phase\x12\x19\n" +
+	"\bbegan_at\x18\x02 \x01(\x03R\abeganAt\x12\x19\n" +
+	"\bphase_at\x18\x03 \x01(\x03R\aphaseAt\x12\x19\n" +
+	"\bold_root\x18\x04 \x01(\fR\aoldRoot\x12\x19\n" +
+	"\bnew_root\x18\x05 \x01(\fR\anewRoot\x12\x1f\n" +
+	"\vtokens_void\x18\x06 \x01(\rR\n" +
+	"tokensVoid\"q\n" +
+	"\x05Phase\x12\x1b\n" +
+	"\x11PHASE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
+	"\x10PHASE_DISTRIBUTE\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x17\n" +
+	"\rPHASE_REISSUE\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x16\n" +
+	"\fPHASE_RETURN\x10\x03\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\x9b\x01\n" +
+	"\x0eRotationResult\x12\x19\n" +
+	"\bbegan_at\x18\x01 \x01(\x03R\abeganAt\x12\x19\n" +
+	"\bended_at\x18\x02 \x01(\x03R\aendedAt\x12\x18\n" +
+	"\aaborted\x18\x03 \x01(\bR\aaborted\x12\x12\n" +
+	"\x04root\x18\x04 \x01(\fR\x04root\x12\x1f\n" +
+	"\vtokens_void\x18\x05 \x01(\rR\n" +
+	"tokensVoid:\x04\xe8\xe5\x18\x03\"3\n" +
+	"\x05Roots\x12\x14\n" +
+	"\x05roots\x18\x01 \x03(\fR\x05roots\x12\x14\n" +
+	"\x05cross\x18\x02 \x03(\fR\x05cross\"n\n" +
+	"\rRevokedIssuer\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x1b\n" +
+	"\tnot_after\x18\x04 \x01(\x03R\bnotAfter:\x04\xe8\xe5\x18\x03\"\x92\x01\n" +
+	"\x0eDeniedIdentity\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1b\n" +
+	"\tdenied_at\x18\x03 \x01(\x03R\bdeniedAt\x12\x1d\n" +
+	"\n" +
+	"allowed_at\x18\x04 \x01(\x03R\tallowedAt:\x04\xe8\xe5\x18\x03\"\xa3\x01\n" +
+	"\x0eRevocationList\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03crl\x18\x03 \x01(\fR\x03crl\x12\x18\n" +
+	"\acontent\x18\x04 \x01(\fR\acontent\x12\x1f\n" +
+	"\vnext_update\x18\x05 \x01(\x03R\n" +
+	"nextUpdate:\x04\xe8\xe5\x18\x03\"G\n" +
 	"\bExposure\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02at\x18\x03 \x01(\x03R\x02at\"<\n" +
 	"\aManager\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xc3\x01\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xb3\x02\n" +
 	"\vJoinRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x19\n" +
@@ -1608,7 +2639,17 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\tnode_name\x18\x05 \x01(\tR\bnodeName\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x1f\n" +
 	"\vstore_level\x18\a \x01(\rR\n" +
-	"storeLevel\"\x9e\x03\n" +
+	"storeLevel\x121\n" +
+	"\x03tpm\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMIdentityR\x03tpm\x12;\n" +
+	"\bevidence\x18\x15 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"e\n" +
+	"\fAttestWanted\x12A\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\v2!.redoubt.profile.v1.TPMCredentialR\n" +
+	"credential\x12\x12\n" +
+	"\x04pcrs\x18\x02 \x03(\rR\x04pcrs\"_\n" +
+	"\x0eApprovalWanted\x12*\n" +
+	"\x11ask_after_seconds\x18\x01 \x01(\rR\x0faskAfterSeconds\x12!\n" +
+	"\fleft_seconds\x18\x02 \x01(\rR\vleftSeconds\"\xbd\x04\n" +
 	"\fJoinResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -1619,15 +2660,21 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x05slots\x18\x06 \x01(\fR\x05slots\x123\n" +
 	"\bmanagers\x18\a \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\x12,\n" +
 	"\x04role\x18\b \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\"\n" +
-	"\rretry_as_role\x18\t \x01(\bR\vretryAsRole\x12 \n" +
-	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\"Q\n" +
+	"\rretry_as_role\x18\t \x01(\bR\vretryAsRole\x12+\n" +
+	"\x05roots\x18\n" +
+	" \x01(\v2\x15.redoubt.pki.v1.RootsR\x05roots\x12 \n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\x124\n" +
+	"\x06attest\x18\x15 \x01(\v2\x1c.redoubt.pki.v1.AttestWantedR\x06attest\x12:\n" +
+	"\bapproval\x18\x16 \x01(\v2\x1e.redoubt.pki.v1.ApprovalWantedR\bapproval\"\x8e\x01\n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
 	"\x05proof\x18\x02 \x01(\fR\x05proof\x12\x19\n" +
-	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\"\x83\x01\n" +
+	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\x12;\n" +
+	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"\xb0\x01\n" +
 	"\rRenewResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
-	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x13\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12+\n" +
+	"\x05roots\x18\x03 \x01(\v2\x15.redoubt.pki.v1.RootsR\x05roots\"\x13\n" +
 	"\x11LockStatusRequest\">\n" +
 	"\x12LockStatusResponse\x12\x16\n" +
 	"\x06locked\x18\x01 \x01(\bR\x06locked\x12\x10\n" +
@@ -1645,7 +2692,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\"\x11\n" +
 	"\x0fStepBackRequest\"E\n" +
 	"\x10StepBackResponse\x121\n" +
-	"\aservers\x18\x01 \x03(\v2\x17.redoubt.pki.v1.ManagerR\aservers\"\xca\x01\n" +
+	"\aservers\x18\x01 \x03(\v2\x17.redoubt.pki.v1.ManagerR\aservers\"\x87\x02\n" +
 	"\x0ePromoteRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x19\n" +
 	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\x12\x14\n" +
@@ -1653,7 +2700,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12:\n" +
 	"\aconfirm\x18\x05 \x01(\v2 .redoubt.pki.v1.PromotionConfirmR\aconfirm\x12\x1f\n" +
 	"\vstore_level\x18\x06 \x01(\rR\n" +
-	"storeLevel\"\x86\x01\n" +
+	"storeLevel\x12;\n" +
+	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"\x86\x01\n" +
 	"\x10PromotionConfirm\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x97\x02\n" +
@@ -1663,10 +2711,11 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\rsealed_keyset\x18\x03 \x01(\fR\fsealedKeyset\x12\x14\n" +
 	"\x05slots\x18\x04 \x01(\fR\x05slots\x123\n" +
 	"\bmanagers\x18\x05 \x03(\v2\x17.redoubt.pki.v1.ManagerR\bmanagers\x12 \n" +
-	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"8\n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"u\n" +
 	"\x0eDemotedRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
-	"\x05proof\x18\x02 \x01(\fR\x05proof\"K\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\x12;\n" +
+	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"K\n" +
 	"\x0fDemotedResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf2R\n" +
 	"\x04Join\x12J\n" +
@@ -1703,76 +2752,112 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 	return file_pki_pkipb_pki_proto_rawDescData
 }
 
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_pki_pkipb_pki_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_pki_pkipb_pki_proto_goTypes = []any{
-	(*Node)(nil),                        // 0: redoubt.pki.v1.Node
-	(*Token)(nil),                       // 1: redoubt.pki.v1.Token
-	(*Cluster)(nil),                     // 2: redoubt.pki.v1.Cluster
-	(*Exposure)(nil),                    // 3: redoubt.pki.v1.Exposure
-	(*Manager)(nil),                     // 4: redoubt.pki.v1.Manager
-	(*JoinRequest)(nil),                 // 5: redoubt.pki.v1.JoinRequest
-	(*JoinResponse)(nil),                // 6: redoubt.pki.v1.JoinResponse
-	(*RenewRequest)(nil),                // 7: redoubt.pki.v1.RenewRequest
-	(*RenewResponse)(nil),               // 8: redoubt.pki.v1.RenewResponse
-	(*LockStatusRequest)(nil),           // 9: redoubt.pki.v1.LockStatusRequest
-	(*LockStatusResponse)(nil),          // 10: redoubt.pki.v1.LockStatusResponse
-	(*RecallRequest)(nil),               // 11: redoubt.pki.v1.RecallRequest
-	(*RecallResponse)(nil),              // 12: redoubt.pki.v1.RecallResponse
-	(*Reach)(nil),                       // 13: redoubt.pki.v1.Reach
-	(*StepBackRequest)(nil),             // 14: redoubt.pki.v1.StepBackRequest
-	(*StepBackResponse)(nil),            // 15: redoubt.pki.v1.StepBackResponse
-	(*PromoteRequest)(nil),              // 16: redoubt.pki.v1.PromoteRequest
-	(*PromotionConfirm)(nil),            // 17: redoubt.pki.v1.PromotionConfirm
-	(*PromoteResponse)(nil),             // 18: redoubt.pki.v1.PromoteResponse
-	(*DemotedRequest)(nil),              // 19: redoubt.pki.v1.DemotedRequest
-	(*DemotedResponse)(nil),             // 20: redoubt.pki.v1.DemotedResponse
-	(*raftstorepb.Meta)(nil),            // 21: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 22: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 23: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.CertificateChain)(nil),  // 24: redoubt.profile.v1.CertificateChain
+	(Rotation_Phase)(0),                 // 0: redoubt.pki.v1.Rotation.Phase
+	(*Node)(nil),                        // 1: redoubt.pki.v1.Node
+	(*Unjournalled)(nil),                // 2: redoubt.pki.v1.Unjournalled
+	(*IssuedCertificate)(nil),           // 3: redoubt.pki.v1.IssuedCertificate
+	(*Token)(nil),                       // 4: redoubt.pki.v1.Token
+	(*Cluster)(nil),                     // 5: redoubt.pki.v1.Cluster
+	(*Rotation)(nil),                    // 6: redoubt.pki.v1.Rotation
+	(*RotationResult)(nil),              // 7: redoubt.pki.v1.RotationResult
+	(*Roots)(nil),                       // 8: redoubt.pki.v1.Roots
+	(*RevokedIssuer)(nil),               // 9: redoubt.pki.v1.RevokedIssuer
+	(*DeniedIdentity)(nil),              // 10: redoubt.pki.v1.DeniedIdentity
+	(*RevocationList)(nil),              // 11: redoubt.pki.v1.RevocationList
+	(*Exposure)(nil),                    // 12: redoubt.pki.v1.Exposure
+	(*Manager)(nil),                     // 13: redoubt.pki.v1.Manager
+	(*JoinRequest)(nil),                 // 14: redoubt.pki.v1.JoinRequest
+	(*AttestWanted)(nil),                // 15: redoubt.pki.v1.AttestWanted
+	(*ApprovalWanted)(nil),              // 16: redoubt.pki.v1.ApprovalWanted
+	(*JoinResponse)(nil),                // 17: redoubt.pki.v1.JoinResponse
+	(*RenewRequest)(nil),                // 18: redoubt.pki.v1.RenewRequest
+	(*RenewResponse)(nil),               // 19: redoubt.pki.v1.RenewResponse
+	(*LockStatusRequest)(nil),           // 20: redoubt.pki.v1.LockStatusRequest
+	(*LockStatusResponse)(nil),          // 21: redoubt.pki.v1.LockStatusResponse
+	(*RecallRequest)(nil),               // 22: redoubt.pki.v1.RecallRequest
+	(*RecallResponse)(nil),              // 23: redoubt.pki.v1.RecallResponse
+	(*Reach)(nil),                       // 24: redoubt.pki.v1.Reach
+	(*StepBackRequest)(nil),             // 25: redoubt.pki.v1.StepBackRequest
+	(*StepBackResponse)(nil),            // 26: redoubt.pki.v1.StepBackResponse
+	(*PromoteRequest)(nil),              // 27: redoubt.pki.v1.PromoteRequest
+	(*PromotionConfirm)(nil),            // 28: redoubt.pki.v1.PromotionConfirm
+	(*PromoteResponse)(nil),             // 29: redoubt.pki.v1.PromoteResponse
+	(*DemotedRequest)(nil),              // 30: redoubt.pki.v1.DemotedRequest
+	(*DemotedResponse)(nil),             // 31: redoubt.pki.v1.DemotedResponse
+	(*raftstorepb.Meta)(nil),            // 32: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 33: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 34: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),   // 35: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),       // 36: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),       // 37: redoubt.profile.v1.TPMEvidence
+	(*profilepb.TPMCredential)(nil),     // 38: redoubt.profile.v1.TPMCredential
+	(*profilepb.CertificateChain)(nil),  // 39: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	21, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	22, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
-	21, // 2: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	23, // 3: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	21, // 4: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
-	3,  // 5: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
-	24, // 6: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	24, // 7: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	4,  // 8: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	22, // 9: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	24, // 10: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	24, // 11: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	13, // 12: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
-	4,  // 13: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
-	4,  // 14: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
-	17, // 15: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	24, // 16: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	24, // 17: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	24, // 18: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	24, // 19: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	4,  // 20: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	24, // 21: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	5,  // 22: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	7,  // 23: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	9,  // 24: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	11, // 25: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
-	14, // 26: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
-	16, // 27: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	19, // 28: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	6,  // 29: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	8,  // 30: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	10, // 31: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	12, // 32: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	15, // 33: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	18, // 34: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	20, // 35: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	32, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	33, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
+	2,  // 3: redoubt.pki.v1.Node.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
+	33, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	32, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	34, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	32, // 7: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	12, // 8: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
+	9,  // 9: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
+	6,  // 10: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
+	7,  // 11: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
+	35, // 12: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	0,  // 13: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
+	32, // 14: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	32, // 15: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	36, // 16: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	37, // 17: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	38, // 18: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	39, // 19: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	39, // 20: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	13, // 21: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
+	33, // 22: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	8,  // 23: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
+	15, // 24: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
+	16, // 25: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
+	37, // 26: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	39, // 27: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	39, // 28: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	8,  // 29: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
+	24, // 30: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
+	13, // 31: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
+	13, // 32: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
+	28, // 33: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	37, // 34: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	39, // 35: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	39, // 36: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	39, // 37: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	39, // 38: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	13, // 39: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
+	37, // 40: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	39, // 41: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	14, // 42: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	18, // 43: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	20, // 44: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	22, // 45: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
+	25, // 46: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
+	27, // 47: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	30, // 48: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	17, // 49: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	19, // 50: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	21, // 51: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	23, // 52: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	26, // 53: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	29, // 54: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	31, // 55: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	49, // [49:56] is the sub-list for method output_type
+	42, // [42:49] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }
@@ -1785,13 +2870,14 @@ func file_pki_pkipb_pki_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   21,
+			NumEnums:      1,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   5,
 		},
 		GoTypes:           file_pki_pkipb_pki_proto_goTypes,
 		DependencyIndexes: file_pki_pkipb_pki_proto_depIdxs,
+		EnumInfos:         file_pki_pkipb_pki_proto_enumTypes,
 		MessageInfos:      file_pki_pkipb_pki_proto_msgTypes,
 	}.Build()
 	File_pki_pkipb_pki_proto = out.File

@@ -116,29 +116,38 @@ func MaxLife(r profilepb.Role) time.Duration {
 }
 
 func checkLeafExtensions(c *x509.Certificate) error {
-	seen := make([]bool, len(leafExtensions))
+	if err := checkExtensions(c, leafExtensions); err != nil {
+		return fmt.Errorf("node certificate: %w", err)
+	}
+	return nil
+}
+
+// checkExtensions returns an error unless c has the extensions of the rules, no
+// other ones, and one URI for its only name.
+func checkExtensions(c *x509.Certificate, rules []extRule) error {
+	seen := make([]bool, len(rules))
 	for _, e := range c.Extensions {
-		i := slices.IndexFunc(leafExtensions, func(r extRule) bool { return r.oid.Equal(e.Id) })
+		i := slices.IndexFunc(rules, func(r extRule) bool { return r.oid.Equal(e.Id) })
 		switch {
 		case i < 0:
-			return fmt.Errorf("node certificate: extension %s is not allowed", e.Id)
+			return fmt.Errorf("extension %s is not allowed", e.Id)
 		case seen[i]:
-			return fmt.Errorf("node certificate: extension %s appears twice", e.Id)
-		case e.Critical != leafExtensions[i].critical:
-			return fmt.Errorf("node certificate: extension %s must have critical = %t", e.Id, leafExtensions[i].critical)
+			return fmt.Errorf("extension %s appears twice", e.Id)
+		case e.Critical != rules[i].critical:
+			return fmt.Errorf("extension %s must have critical = %t", e.Id, rules[i].critical)
 		}
 		seen[i] = true
 	}
-	for i, r := range leafExtensions {
+	for i, r := range rules {
 		if r.required && !seen[i] {
-			return fmt.Errorf("node certificate: extension %s is missing", r.oid)
+			return fmt.Errorf("extension %s is missing", r.oid)
 		}
 	}
-	// The standard parser keeps only the kinds of names it knows; a node
+	// The standard parser keeps only the kinds of names it knows; such a
 	// certificate has exactly one name, so the encoding is compared whole.
 	for _, e := range c.Extensions {
 		if e.Id.Equal(oidSubjectAltName) && (len(c.URIs) != 1 || string(e.Value) != string(encodeSAN(c.URIs[0]))) {
-			return errors.New("node certificate: the only name must be one URI")
+			return errors.New("the only name must be one URI")
 		}
 	}
 	return nil

@@ -10,9 +10,10 @@ const (
 	// MaxCert bounds one certificate in DER.
 	MaxCert = 8192
 
-	// MaxChain bounds the certificates of a chain: leaf, issuer, root, and one
-	// more for the cross-signed root of a rotation.
-	MaxChain = 4
+	// MaxChain bounds the certificates of a chain: leaf, issuer, root, and MaxCross
+	// certificates of that root by those before it.
+	MaxChain = 3 + MaxCross
+	MaxCross = 3
 
 	// MaxTokenRecord bounds a serialized token record.
 	MaxTokenRecord = 1024

@@ -19,6 +19,7 @@ const (
 	renewLabel   = "redoubt renew v1\x00"
 	promoteLabel = "redoubt promote v1\x00"
 	tokenLabel   = "redoubt token v1\x00"
+	sessionLabel = "redoubt lock session v1\x00"
 )
 
 // ExporterLabel and ExporterLen are the TLS exporter that binds a join to its
@@ -64,6 +65,30 @@ func CheckPromotionProof(oldLeaf *x509.Certificate, csr, bootCSR, proof []byte) 
 	key, ok := oldLeaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !ecdsa.VerifyASN1(key, digest[:], proof) {
 		return errors.New("the promotion proof does not verify")
+	}
+	return nil
+}
+
+// SessionInput is what a locked manager's boot leaf signs about the key that its
+// keyd made for the time it is locked.
+func SessionInput(clusterID, nodeID string, sessionKey []byte) []byte {
+	b := lp.Append([]byte(sessionLabel), []byte(clusterID))
+	b = lp.Append(b, []byte(nodeID))
+	return lp.Append(b, sessionKey)
+}
+
+// SignSession signs a session key with the boot leaf's key.
+func SignSession(key crypto.Signer, clusterID, nodeID string, sessionKey []byte) ([]byte, error) {
+	digest := sha256.Sum256(SessionInput(clusterID, nodeID, sessionKey))
+	return key.Sign(rand.Reader, digest[:], crypto.SHA256)
+}
+
+// CheckSession verifies what SignSession made.
+func CheckSession(boot *x509.Certificate, id Identity, sessionKey, signature []byte) error {
+	digest := sha256.Sum256(SessionInput(id.ClusterID, id.NodeID, sessionKey))
+	key, ok := boot.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(key, digest[:], signature) {
+		return errors.New("the signature of the session key does not verify")
 	}
 	return nil
 }

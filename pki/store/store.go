@@ -31,12 +31,20 @@ var (
 	// Tokens holds the records of join tokens.
 	Tokens = raftstore.NewTable[*pkipb.Token]("tokens")
 
+	// DeniedIdentities are workload identities that were revoked, by SPIFFE id.
+	DeniedIdentities = raftstore.NewTable[*pkipb.DeniedIdentity]("denied_identities")
+
+	// RevocationLists are the newest CRLs, by CA.
+	RevocationLists = raftstore.NewTable[*pkipb.RevocationList]("revocation_lists")
+
 	// Cluster holds one record.
 	Cluster = raftstore.NewTable[*pkipb.Cluster]("cluster")
 )
 
 // Tables lists them for raftstore.Config.
-func Tables() []raftstore.Registered { return []raftstore.Registered{Nodes, Tokens, Cluster} }
+func Tables() []raftstore.Registered {
+	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists}
+}
 
 func nonEmpty(s string) []string {
 	if s == "" {

@@ -40,6 +40,8 @@ const (
 	Code_CODE_RATE_LIMITED Code = 9
 	Code_CODE_STALE_EPOCH  Code = 10
 	Code_CODE_DAMAGED      Code = 11 // what is on disk cannot be used; the message says what to do
+	Code_CODE_NO_TPM       Code = 65 // none is configured, or it does not answer
+	Code_CODE_ATTESTATION  Code = 66 // a machine did not prove its TPM, or was not approved
 )
 
 // Enum value maps for Code.
@@ -57,6 +59,8 @@ var (
 		9:  "CODE_RATE_LIMITED",
 		10: "CODE_STALE_EPOCH",
 		11: "CODE_DAMAGED",
+		65: "CODE_NO_TPM",
+		66: "CODE_ATTESTATION",
 	}
 	Code_value = map[string]int32{
 		"CODE_UNSPECIFIED":  0,
@@ -71,6 +75,8 @@ var (
 		"CODE_RATE_LIMITED": 9,
 		"CODE_STALE_EPOCH":  10,
 		"CODE_DAMAGED":      11,
+		"CODE_NO_TPM":       65,
+		"CODE_ATTESTATION":  66,
 	}
 )
 
@@ -158,6 +164,14 @@ type SlotKind int32
 const (
 	SlotKind_SLOT_KIND_UNSPECIFIED SlotKind = 0
 	SlotKind_SLOT_KIND_OPERATOR    SlotKind = 1
+	// A seed that was split among several people.
+	SlotKind_SLOT_KIND_SHAMIR SlotKind = 2
+	// A seed of each manager's own, sealed by its TPM.
+	SlotKind_SLOT_KIND_TPM SlotKind = 3
+	// A seed of each manager's own, in a file of its keyd: autolock is off.
+	SlotKind_SLOT_KIND_FILE SlotKind = 4
+	// Reserved: the other managers open one that comes back.
+	SlotKind_SLOT_KIND_RELEASE SlotKind = 5
 )
 
 // Enum value maps for SlotKind.
@@ -165,10 +179,18 @@ var (
 	SlotKind_name = map[int32]string{
 		0: "SLOT_KIND_UNSPECIFIED",
 		1: "SLOT_KIND_OPERATOR",
+		2: "SLOT_KIND_SHAMIR",
+		3: "SLOT_KIND_TPM",
+		4: "SLOT_KIND_FILE",
+		5: "SLOT_KIND_RELEASE",
 	}
 	SlotKind_value = map[string]int32{
 		"SLOT_KIND_UNSPECIFIED": 0,
 		"SLOT_KIND_OPERATOR":    1,
+		"SLOT_KIND_SHAMIR":      2,
+		"SLOT_KIND_TPM":         3,
+		"SLOT_KIND_FILE":        4,
+		"SLOT_KIND_RELEASE":     5,
 	}
 )
 
@@ -199,6 +221,119 @@ func (SlotKind) EnumDescriptor() ([]byte, []int) {
 	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{2}
 }
 
+// CAChange is one step of replacing CAs.
+type CAChange int32
+
+const (
+	CAChange_CA_CHANGE_UNSPECIFIED CAChange = 0
+	// New issuing CAs below the root that signs.
+	CAChange_CA_CHANGE_ISSUER CAChange = 1
+	// A second root, certified by the first, that does not sign yet; and a new key
+	// for join tokens' records, which voids those that there are.
+	CAChange_CA_CHANGE_NEW_ROOT CAChange = 2
+	// The other root signs from now on, with new issuing CAs below it.
+	CAChange_CA_CHANGE_SWITCH_ROOT CAChange = 3
+	// The root that does not sign goes, and its key with it.
+	CAChange_CA_CHANGE_DROP_ROOT CAChange = 4
+)
+
+// Enum value maps for CAChange.
+var (
+	CAChange_name = map[int32]string{
+		0: "CA_CHANGE_UNSPECIFIED",
+		1: "CA_CHANGE_ISSUER",
+		2: "CA_CHANGE_NEW_ROOT",
+		3: "CA_CHANGE_SWITCH_ROOT",
+		4: "CA_CHANGE_DROP_ROOT",
+	}
+	CAChange_value = map[string]int32{
+		"CA_CHANGE_UNSPECIFIED": 0,
+		"CA_CHANGE_ISSUER":      1,
+		"CA_CHANGE_NEW_ROOT":    2,
+		"CA_CHANGE_SWITCH_ROOT": 3,
+		"CA_CHANGE_DROP_ROOT":   4,
+	}
+)
+
+func (x CAChange) Enum() *CAChange {
+	p := new(CAChange)
+	*p = x
+	return p
+}
+
+func (x CAChange) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CAChange) Descriptor() protoreflect.EnumDescriptor {
+	return file_autolock_keyd_keydpb_keyd_proto_enumTypes[3].Descriptor()
+}
+
+func (CAChange) Type() protoreflect.EnumType {
+	return &file_autolock_keyd_keydpb_keyd_proto_enumTypes[3]
+}
+
+func (x CAChange) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CAChange.Descriptor instead.
+func (CAChange) EnumDescriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{3}
+}
+
+type TPMPurpose int32
+
+const (
+	TPMPurpose_TPM_PURPOSE_UNSPECIFIED TPMPurpose = 0
+	TPMPurpose_TPM_PURPOSE_JOIN        TPMPurpose = 1
+	TPMPurpose_TPM_PURPOSE_RENEW       TPMPurpose = 2
+	TPMPurpose_TPM_PURPOSE_PROMOTE     TPMPurpose = 3
+)
+
+// Enum value maps for TPMPurpose.
+var (
+	TPMPurpose_name = map[int32]string{
+		0: "TPM_PURPOSE_UNSPECIFIED",
+		1: "TPM_PURPOSE_JOIN",
+		2: "TPM_PURPOSE_RENEW",
+		3: "TPM_PURPOSE_PROMOTE",
+	}
+	TPMPurpose_value = map[string]int32{
+		"TPM_PURPOSE_UNSPECIFIED": 0,
+		"TPM_PURPOSE_JOIN":        1,
+		"TPM_PURPOSE_RENEW":       2,
+		"TPM_PURPOSE_PROMOTE":     3,
+	}
+)
+
+func (x TPMPurpose) Enum() *TPMPurpose {
+	p := new(TPMPurpose)
+	*p = x
+	return p
+}
+
+func (x TPMPurpose) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TPMPurpose) Descriptor() protoreflect.EnumDescriptor {
+	return file_autolock_keyd_keydpb_keyd_proto_enumTypes[4].Descriptor()
+}
+
+func (TPMPurpose) Type() protoreflect.EnumType {
+	return &file_autolock_keyd_keydpb_keyd_proto_enumTypes[4]
+}
+
+func (x TPMPurpose) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TPMPurpose.Descriptor instead.
+func (TPMPurpose) EnumDescriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{4}
+}
+
 type Request struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Verb:
@@ -226,6 +361,24 @@ type Request struct {
 	//	*Request_RotateKeyset
 	//	*Request_AdoptKeyset
 	//	*Request_SignPromotion
+	//	*Request_RotateDek
+	//	*Request_DropDek
+	//	*Request_OpenAndSeal
+	//	*Request_RewrapSecrets
+	//	*Request_DropMasters
+	//	*Request_RotateCa
+	//	*Request_Journalled
+	//	*Request_SignCrl
+	//	*Request_SignWorkloads
+	//	*Request_DescribeTpm
+	//	*Request_Attest
+	//	*Request_SealToTpm
+	//	*Request_Challenge
+	//	*Request_LockSession
+	//	*Request_TakeShare
+	//	*Request_GiveShare
+	//	*Request_DropShares
+	//	*Request_TestSlot
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -475,6 +628,168 @@ func (x *Request) GetSignPromotion() *SignPromotionRequest {
 	return nil
 }
 
+func (x *Request) GetRotateDek() *RotateDEKRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_RotateDek); ok {
+			return x.RotateDek
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetDropDek() *DropDEKRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_DropDek); ok {
+			return x.DropDek
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetOpenAndSeal() *OpenAndSealRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_OpenAndSeal); ok {
+			return x.OpenAndSeal
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetRewrapSecrets() *RewrapSecretsRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_RewrapSecrets); ok {
+			return x.RewrapSecrets
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetDropMasters() *DropMastersRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_DropMasters); ok {
+			return x.DropMasters
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetRotateCa() *RotateCARequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_RotateCa); ok {
+			return x.RotateCa
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetJournalled() *JournalledRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Journalled); ok {
+			return x.Journalled
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetSignCrl() *SignCRLRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SignCrl); ok {
+			return x.SignCrl
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetSignWorkloads() *SignWorkloadsRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SignWorkloads); ok {
+			return x.SignWorkloads
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetDescribeTpm() *DescribeTPMRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_DescribeTpm); ok {
+			return x.DescribeTpm
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetAttest() *AttestRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Attest); ok {
+			return x.Attest
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetSealToTpm() *SealToTPMRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SealToTpm); ok {
+			return x.SealToTpm
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetChallenge() *ChallengeRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Challenge); ok {
+			return x.Challenge
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetLockSession() *LockSessionRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_LockSession); ok {
+			return x.LockSession
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetTakeShare() *TakeShareRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_TakeShare); ok {
+			return x.TakeShare
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetGiveShare() *GiveShareRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_GiveShare); ok {
+			return x.GiveShare
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetDropShares() *DropSharesRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_DropShares); ok {
+			return x.DropShares
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetTestSlot() *TestSlotRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_TestSlot); ok {
+			return x.TestSlot
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -572,6 +887,81 @@ type Request_SignPromotion struct {
 	SignPromotion *SignPromotionRequest `protobuf:"bytes,18,opt,name=sign_promotion,json=signPromotion,proto3,oneof"`
 }
 
+type Request_RotateDek struct {
+	RotateDek *RotateDEKRequest `protobuf:"bytes,90,opt,name=rotate_dek,json=rotateDek,proto3,oneof"`
+}
+
+type Request_DropDek struct {
+	DropDek *DropDEKRequest `protobuf:"bytes,91,opt,name=drop_dek,json=dropDek,proto3,oneof"`
+}
+
+type Request_OpenAndSeal struct {
+	OpenAndSeal *OpenAndSealRequest `protobuf:"bytes,85,opt,name=open_and_seal,json=openAndSeal,proto3,oneof"`
+}
+
+type Request_RewrapSecrets struct {
+	RewrapSecrets *RewrapSecretsRequest `protobuf:"bytes,86,opt,name=rewrap_secrets,json=rewrapSecrets,proto3,oneof"`
+}
+
+type Request_DropMasters struct {
+	DropMasters *DropMastersRequest `protobuf:"bytes,87,opt,name=drop_masters,json=dropMasters,proto3,oneof"`
+}
+
+type Request_RotateCa struct {
+	RotateCa *RotateCARequest `protobuf:"bytes,50,opt,name=rotate_ca,json=rotateCa,proto3,oneof"`
+}
+
+type Request_Journalled struct {
+	Journalled *JournalledRequest `protobuf:"bytes,51,opt,name=journalled,proto3,oneof"`
+}
+
+type Request_SignCrl struct {
+	SignCrl *SignCRLRequest `protobuf:"bytes,95,opt,name=sign_crl,json=signCrl,proto3,oneof"`
+}
+
+type Request_SignWorkloads struct {
+	SignWorkloads *SignWorkloadsRequest `protobuf:"bytes,60,opt,name=sign_workloads,json=signWorkloads,proto3,oneof"`
+}
+
+type Request_DescribeTpm struct {
+	// The TPM of this machine; in every state, as a node has one before it has keys.
+	DescribeTpm *DescribeTPMRequest `protobuf:"bytes,65,opt,name=describe_tpm,json=describeTpm,proto3,oneof"`
+}
+
+type Request_Attest struct {
+	Attest *AttestRequest `protobuf:"bytes,66,opt,name=attest,proto3,oneof"`
+}
+
+type Request_SealToTpm struct {
+	SealToTpm *SealToTPMRequest `protobuf:"bytes,67,opt,name=seal_to_tpm,json=sealToTpm,proto3,oneof"`
+}
+
+type Request_Challenge struct {
+	// For a joiner.
+	Challenge *ChallengeRequest `protobuf:"bytes,68,opt,name=challenge,proto3,oneof"`
+}
+
+type Request_LockSession struct {
+	LockSession *LockSessionRequest `protobuf:"bytes,70,opt,name=lock_session,json=lockSession,proto3,oneof"`
+}
+
+type Request_TakeShare struct {
+	TakeShare *TakeShareRequest `protobuf:"bytes,71,opt,name=take_share,json=takeShare,proto3,oneof"`
+}
+
+type Request_GiveShare struct {
+	// Only on the root-only unlock socket.
+	GiveShare *GiveShareRequest `protobuf:"bytes,72,opt,name=give_share,json=giveShare,proto3,oneof"`
+}
+
+type Request_DropShares struct {
+	DropShares *DropSharesRequest `protobuf:"bytes,73,opt,name=drop_shares,json=dropShares,proto3,oneof"`
+}
+
+type Request_TestSlot struct {
+	TestSlot *TestSlotRequest `protobuf:"bytes,74,opt,name=test_slot,json=testSlot,proto3,oneof"`
+}
+
 func (*Request_Status) isRequest_Verb() {}
 
 func (*Request_Init) isRequest_Verb() {}
@@ -618,6 +1008,42 @@ func (*Request_AdoptKeyset) isRequest_Verb() {}
 
 func (*Request_SignPromotion) isRequest_Verb() {}
 
+func (*Request_RotateDek) isRequest_Verb() {}
+
+func (*Request_DropDek) isRequest_Verb() {}
+
+func (*Request_OpenAndSeal) isRequest_Verb() {}
+
+func (*Request_RewrapSecrets) isRequest_Verb() {}
+
+func (*Request_DropMasters) isRequest_Verb() {}
+
+func (*Request_RotateCa) isRequest_Verb() {}
+
+func (*Request_Journalled) isRequest_Verb() {}
+
+func (*Request_SignCrl) isRequest_Verb() {}
+
+func (*Request_SignWorkloads) isRequest_Verb() {}
+
+func (*Request_DescribeTpm) isRequest_Verb() {}
+
+func (*Request_Attest) isRequest_Verb() {}
+
+func (*Request_SealToTpm) isRequest_Verb() {}
+
+func (*Request_Challenge) isRequest_Verb() {}
+
+func (*Request_LockSession) isRequest_Verb() {}
+
+func (*Request_TakeShare) isRequest_Verb() {}
+
+func (*Request_GiveShare) isRequest_Verb() {}
+
+func (*Request_DropShares) isRequest_Verb() {}
+
+func (*Request_TestSlot) isRequest_Verb() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -646,6 +1072,24 @@ type Response struct {
 	//	*Response_RotateKeyset
 	//	*Response_AdoptKeyset
 	//	*Response_SignPromotion
+	//	*Response_RotateDek
+	//	*Response_DropDek
+	//	*Response_OpenAndSeal
+	//	*Response_RewrapSecrets
+	//	*Response_DropMasters
+	//	*Response_RotateCa
+	//	*Response_Journalled
+	//	*Response_SignCrl
+	//	*Response_SignWorkloads
+	//	*Response_DescribeTpm
+	//	*Response_Attest
+	//	*Response_SealToTpm
+	//	*Response_Challenge
+	//	*Response_LockSession
+	//	*Response_TakeShare
+	//	*Response_GiveShare
+	//	*Response_DropShares
+	//	*Response_TestSlot
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -904,6 +1348,168 @@ func (x *Response) GetSignPromotion() *SignPromotionResponse {
 	return nil
 }
 
+func (x *Response) GetRotateDek() *RotateDEKResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_RotateDek); ok {
+			return x.RotateDek
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetDropDek() *DropDEKResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_DropDek); ok {
+			return x.DropDek
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetOpenAndSeal() *OpenAndSealResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_OpenAndSeal); ok {
+			return x.OpenAndSeal
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetRewrapSecrets() *RewrapSecretsResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_RewrapSecrets); ok {
+			return x.RewrapSecrets
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetDropMasters() *DropMastersResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_DropMasters); ok {
+			return x.DropMasters
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetRotateCa() *RotateCAResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_RotateCa); ok {
+			return x.RotateCa
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetJournalled() *JournalledResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Journalled); ok {
+			return x.Journalled
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetSignCrl() *SignCRLResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SignCrl); ok {
+			return x.SignCrl
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetSignWorkloads() *SignWorkloadsResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SignWorkloads); ok {
+			return x.SignWorkloads
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetDescribeTpm() *DescribeTPMResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_DescribeTpm); ok {
+			return x.DescribeTpm
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetAttest() *AttestResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Attest); ok {
+			return x.Attest
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetSealToTpm() *SealToTPMResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SealToTpm); ok {
+			return x.SealToTpm
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetChallenge() *ChallengeResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Challenge); ok {
+			return x.Challenge
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetLockSession() *LockSessionResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_LockSession); ok {
+			return x.LockSession
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetTakeShare() *TakeShareResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_TakeShare); ok {
+			return x.TakeShare
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetGiveShare() *GiveShareResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_GiveShare); ok {
+			return x.GiveShare
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetDropShares() *DropSharesResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_DropShares); ok {
+			return x.DropShares
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetTestSlot() *TestSlotResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_TestSlot); ok {
+			return x.TestSlot
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -1004,6 +1610,78 @@ type Response_SignPromotion struct {
 	SignPromotion *SignPromotionResponse `protobuf:"bytes,19,opt,name=sign_promotion,json=signPromotion,proto3,oneof"`
 }
 
+type Response_RotateDek struct {
+	RotateDek *RotateDEKResponse `protobuf:"bytes,90,opt,name=rotate_dek,json=rotateDek,proto3,oneof"`
+}
+
+type Response_DropDek struct {
+	DropDek *DropDEKResponse `protobuf:"bytes,91,opt,name=drop_dek,json=dropDek,proto3,oneof"`
+}
+
+type Response_OpenAndSeal struct {
+	OpenAndSeal *OpenAndSealResponse `protobuf:"bytes,85,opt,name=open_and_seal,json=openAndSeal,proto3,oneof"`
+}
+
+type Response_RewrapSecrets struct {
+	RewrapSecrets *RewrapSecretsResponse `protobuf:"bytes,86,opt,name=rewrap_secrets,json=rewrapSecrets,proto3,oneof"`
+}
+
+type Response_DropMasters struct {
+	DropMasters *DropMastersResponse `protobuf:"bytes,87,opt,name=drop_masters,json=dropMasters,proto3,oneof"`
+}
+
+type Response_RotateCa struct {
+	RotateCa *RotateCAResponse `protobuf:"bytes,50,opt,name=rotate_ca,json=rotateCa,proto3,oneof"`
+}
+
+type Response_Journalled struct {
+	Journalled *JournalledResponse `protobuf:"bytes,51,opt,name=journalled,proto3,oneof"`
+}
+
+type Response_SignCrl struct {
+	SignCrl *SignCRLResponse `protobuf:"bytes,95,opt,name=sign_crl,json=signCrl,proto3,oneof"`
+}
+
+type Response_SignWorkloads struct {
+	SignWorkloads *SignWorkloadsResponse `protobuf:"bytes,60,opt,name=sign_workloads,json=signWorkloads,proto3,oneof"`
+}
+
+type Response_DescribeTpm struct {
+	DescribeTpm *DescribeTPMResponse `protobuf:"bytes,65,opt,name=describe_tpm,json=describeTpm,proto3,oneof"`
+}
+
+type Response_Attest struct {
+	Attest *AttestResponse `protobuf:"bytes,66,opt,name=attest,proto3,oneof"`
+}
+
+type Response_SealToTpm struct {
+	SealToTpm *SealToTPMResponse `protobuf:"bytes,67,opt,name=seal_to_tpm,json=sealToTpm,proto3,oneof"`
+}
+
+type Response_Challenge struct {
+	Challenge *ChallengeResponse `protobuf:"bytes,68,opt,name=challenge,proto3,oneof"`
+}
+
+type Response_LockSession struct {
+	LockSession *LockSessionResponse `protobuf:"bytes,70,opt,name=lock_session,json=lockSession,proto3,oneof"`
+}
+
+type Response_TakeShare struct {
+	TakeShare *TakeShareResponse `protobuf:"bytes,71,opt,name=take_share,json=takeShare,proto3,oneof"`
+}
+
+type Response_GiveShare struct {
+	GiveShare *GiveShareResponse `protobuf:"bytes,72,opt,name=give_share,json=giveShare,proto3,oneof"`
+}
+
+type Response_DropShares struct {
+	DropShares *DropSharesResponse `protobuf:"bytes,73,opt,name=drop_shares,json=dropShares,proto3,oneof"`
+}
+
+type Response_TestSlot struct {
+	TestSlot *TestSlotResponse `protobuf:"bytes,74,opt,name=test_slot,json=testSlot,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Status) isResponse_Result() {}
@@ -1051,6 +1729,42 @@ func (*Response_RotateKeyset) isResponse_Result() {}
 func (*Response_AdoptKeyset) isResponse_Result() {}
 
 func (*Response_SignPromotion) isResponse_Result() {}
+
+func (*Response_RotateDek) isResponse_Result() {}
+
+func (*Response_DropDek) isResponse_Result() {}
+
+func (*Response_OpenAndSeal) isResponse_Result() {}
+
+func (*Response_RewrapSecrets) isResponse_Result() {}
+
+func (*Response_DropMasters) isResponse_Result() {}
+
+func (*Response_RotateCa) isResponse_Result() {}
+
+func (*Response_Journalled) isResponse_Result() {}
+
+func (*Response_SignCrl) isResponse_Result() {}
+
+func (*Response_SignWorkloads) isResponse_Result() {}
+
+func (*Response_DescribeTpm) isResponse_Result() {}
+
+func (*Response_Attest) isResponse_Result() {}
+
+func (*Response_SealToTpm) isResponse_Result() {}
+
+func (*Response_Challenge) isResponse_Result() {}
+
+func (*Response_LockSession) isResponse_Result() {}
+
+func (*Response_TakeShare) isResponse_Result() {}
+
+func (*Response_GiveShare) isResponse_Result() {}
+
+func (*Response_DropShares) isResponse_Result() {}
+
+func (*Response_TestSlot) isResponse_Result() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1105,14 +1819,23 @@ func (x *Error) GetMessage() string {
 }
 
 // Slot is one way to open a manager: an HPKE recipient (MLKEM768-X25519) to
-// which every manager's keyd seals its KEK.
+// which every manager's keyd seals its KEK. Kinds whose seed is each manager's
+// own (TPM, FILE) have no recipient here: keyd makes one and keeps it to itself.
 type Slot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Kind  SlotKind               `protobuf:"varint,2,opt,name=kind,proto3,enum=redoubt.keyd.v1.SlotKind" json:"kind,omitempty"`
 	// HPKE public key, KEM 0x647a (MLKEM768-X25519), as crypto/hpke encodes it.
-	Recipient     []byte `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
-	CreatedAt     int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Recipient []byte `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	CreatedAt int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// What people call it; empty is "operator", that of the first release.
+	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	// SHAMIR: how many shares open it, and a digest of each share by number from
+	// 1, by which a wrong one is known at once (docs/formats.md).
+	Threshold uint32   `protobuf:"varint,6,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	Shares    [][]byte `protobuf:"bytes,7,rep,name=shares,proto3" json:"shares,omitempty"`
+	// Epoch of the set in which it appeared; shares name it.
+	Since         uint64 `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,6 +1894,34 @@ func (x *Slot) GetRecipient() []byte {
 func (x *Slot) GetCreatedAt() int64 {
 	if x != nil {
 		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Slot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Slot) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *Slot) GetShares() [][]byte {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *Slot) GetSince() uint64 {
+	if x != nil {
+		return x.Since
 	}
 	return 0
 }
@@ -1274,7 +2025,17 @@ type StatusResponse struct {
 	// The manager whose keys these are.
 	NodeId string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Epoch of the cluster keyset; 0 while locked.
-	KeysetEpoch   uint64 `protobuf:"varint,6,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	KeysetEpoch uint64 `protobuf:"varint,6,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	// This manager's data keys; absent while locked.
+	Dek *DEKState `protobuf:"bytes,90,opt,name=dek,proto3" json:"dek,omitempty"`
+	// The HPKE public key to which keys of secrets are sealed, and the epoch of the
+	// master that it is derived from; none while locked.
+	SecretsRecipient []byte `protobuf:"bytes,85,opt,name=secrets_recipient,json=secretsRecipient,proto3" json:"secrets_recipient,omitempty"`
+	SecretsEpoch     uint64 `protobuf:"varint,86,opt,name=secrets_epoch,json=secretsEpoch,proto3" json:"secrets_epoch,omitempty"`
+	// Epochs of former masters that are still kept.
+	FormerMasters []uint64 `protobuf:"varint,87,rep,packed,name=former_masters,json=formerMasters,proto3" json:"former_masters,omitempty"`
+	// Shares that are here while locked; absent where there are none.
+	Shares        *ShareProgress `protobuf:"bytes,70,opt,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1349,6 +2110,41 @@ func (x *StatusResponse) GetKeysetEpoch() uint64 {
 		return x.KeysetEpoch
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetDek() *DEKState {
+	if x != nil {
+		return x.Dek
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetSecretsRecipient() []byte {
+	if x != nil {
+		return x.SecretsRecipient
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetSecretsEpoch() uint64 {
+	if x != nil {
+		return x.SecretsEpoch
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetFormerMasters() []uint64 {
+	if x != nil {
+		return x.FormerMasters
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetShares() *ShareProgress {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
 }
 
 // InitRequest makes a new cluster: keyset, KEK, DEK, and the first manager's
@@ -1618,7 +2414,10 @@ type OpenStoreResponse struct {
 	// The manager whose keys these are: the caller refuses another than itself.
 	NodeId string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Of the cluster's life: raised by each restore and each recovery.
-	Incarnation   uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The DEK before this one, while records under it may be left.
+	FormerDek     []byte    `protobuf:"bytes,90,opt,name=former_dek,json=formerDek,proto3" json:"former_dek,omitempty"`
+	DekState      *DEKState `protobuf:"bytes,91,opt,name=dek_state,json=dekState,proto3" json:"dek_state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1693,6 +2492,20 @@ func (x *OpenStoreResponse) GetIncarnation() uint64 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *OpenStoreResponse) GetFormerDek() []byte {
+	if x != nil {
+		return x.FormerDek
+	}
+	return nil
+}
+
+func (x *OpenStoreResponse) GetDekState() *DEKState {
+	if x != nil {
+		return x.DekState
+	}
+	return nil
 }
 
 type SealLeafRequest struct {
@@ -1886,7 +2699,16 @@ type SignJoinRequest struct {
 	NodeId   string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	NodeName string `protobuf:"bytes,7,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	// How often the token was used before, from the store.
-	Uses          uint32 `protobuf:"varint,8,opt,name=uses,proto3" json:"uses,omitempty"`
+	Uses uint32 `protobuf:"varint,8,opt,name=uses,proto3" json:"uses,omitempty"`
+	// Life of a worker's leaf; 0: as this keyd is configured.
+	WorkerLeafSeconds uint32 `protobuf:"varint,50,opt,name=worker_leaf_seconds,json=workerLeafSeconds,proto3" json:"worker_leaf_seconds,omitempty"`
+	// What the cluster demands of joiners, from the store; absent: nothing.
+	Policy *profilepb.AdmissionPolicy `protobuf:"bytes,20,opt,name=policy,proto3" json:"policy,omitempty"`
+	// What the joiner's TPM proved; absent: nothing.
+	Tpm      *profilepb.TPMIdentity `protobuf:"bytes,21,opt,name=tpm,proto3" json:"tpm,omitempty"`
+	Evidence *profilepb.TPMEvidence `protobuf:"bytes,22,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	// Whether an operator approved it, on redoubtd's word.
+	Approved      bool `protobuf:"varint,23,opt,name=approved,proto3" json:"approved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1977,6 +2799,41 @@ func (x *SignJoinRequest) GetUses() uint32 {
 	return 0
 }
 
+func (x *SignJoinRequest) GetWorkerLeafSeconds() uint32 {
+	if x != nil {
+		return x.WorkerLeafSeconds
+	}
+	return 0
+}
+
+func (x *SignJoinRequest) GetPolicy() *profilepb.AdmissionPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SignJoinRequest) GetTpm() *profilepb.TPMIdentity {
+	if x != nil {
+		return x.Tpm
+	}
+	return nil
+}
+
+func (x *SignJoinRequest) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *SignJoinRequest) GetApproved() bool {
+	if x != nil {
+		return x.Approved
+	}
+	return false
+}
+
 type SignJoinResponse struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
 	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
@@ -2040,7 +2897,11 @@ type SignRenewRequest struct {
 	BootCsr []byte `protobuf:"bytes,4,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
 	// The holder of a manager leaf asks for a worker leaf instead: it was
 	// demoted. There is no field for the other way round.
-	Demote        bool `protobuf:"varint,5,opt,name=demote,proto3" json:"demote,omitempty"`
+	Demote bool `protobuf:"varint,5,opt,name=demote,proto3" json:"demote,omitempty"`
+	// Life of a worker's leaf; 0: as this keyd is configured.
+	WorkerLeafSeconds uint32 `protobuf:"varint,50,opt,name=worker_leaf_seconds,json=workerLeafSeconds,proto3" json:"worker_leaf_seconds,omitempty"`
+	// Where the leaf in use names a TPM: that TPM's word for this request.
+	Evidence      *profilepb.TPMEvidence `protobuf:"bytes,20,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2110,6 +2971,20 @@ func (x *SignRenewRequest) GetDemote() bool {
 	return false
 }
 
+func (x *SignRenewRequest) GetWorkerLeafSeconds() uint32 {
+	if x != nil {
+		return x.WorkerLeafSeconds
+	}
+	return 0
+}
+
+func (x *SignRenewRequest) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type SignRenewResponse struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
 	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
@@ -2164,9 +3039,11 @@ func (x *SignRenewResponse) GetBoot() *profilepb.CertificateChain {
 
 // SignOwn re-issues this very manager's leaf (its old one may have expired).
 type SignOwnRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
-	BootCsr       []byte                 `protobuf:"bytes,2,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Csr     []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	BootCsr []byte                 `protobuf:"bytes,2,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
+	// The leaf that is replaced names this machine's TPM; so shall the new one.
+	Attested      bool `protobuf:"varint,20,opt,name=attested,proto3" json:"attested,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2213,6 +3090,13 @@ func (x *SignOwnRequest) GetBootCsr() []byte {
 		return x.BootCsr
 	}
 	return nil
+}
+
+func (x *SignOwnRequest) GetAttested() bool {
+	if x != nil {
+		return x.Attested
+	}
+	return false
 }
 
 type SignOwnResponse struct {
@@ -2824,7 +3708,9 @@ type SignPromotionRequest struct {
 	Csr     []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
 	BootCsr []byte `protobuf:"bytes,3,opt,name=boot_csr,json=bootCsr,proto3" json:"boot_csr,omitempty"`
 	// By the worker leaf's key, see docs/formats.md.
-	Proof         []byte `protobuf:"bytes,4,opt,name=proof,proto3" json:"proof,omitempty"`
+	Proof []byte `protobuf:"bytes,4,opt,name=proof,proto3" json:"proof,omitempty"`
+	// Where the leaf in use names a TPM: that TPM's word for this request.
+	Evidence      *profilepb.TPMEvidence `protobuf:"bytes,20,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2883,6 +3769,13 @@ func (x *SignPromotionRequest) GetBootCsr() []byte {
 func (x *SignPromotionRequest) GetProof() []byte {
 	if x != nil {
 		return x.Proof
+	}
+	return nil
+}
+
+func (x *SignPromotionRequest) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
 	}
 	return nil
 }
@@ -3528,10 +4421,12 @@ func (x *SealBackupResponse) GetStateKey() []byte {
 // OpenBackup checks a backup's head with a slot's seed and, with restore, keeps
 // what is in it for FinishRestore. Only an empty keyd may restore.
 type OpenBackupRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seed          []byte                 `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
-	Head          []byte                 `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
-	Restore       bool                   `protobuf:"varint,3,opt,name=restore,proto3" json:"restore,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An operator key's seed, or instead of it as many shares as are needed.
+	Seed          []byte   `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
+	Head          []byte   `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
+	Restore       bool     `protobuf:"varint,3,opt,name=restore,proto3" json:"restore,omitempty"`
+	Shares        [][]byte `protobuf:"bytes,70,rep,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3585,6 +4480,13 @@ func (x *OpenBackupRequest) GetRestore() bool {
 		return x.Restore
 	}
 	return false
+}
+
+func (x *OpenBackupRequest) GetShares() [][]byte {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
 }
 
 type OpenBackupResponse struct {
@@ -3781,8 +4683,10 @@ func (x *FinishRestoreResponse) GetStateKey() []byte {
 // AuthorizeRecovery takes a slot's seed, unlocks where that is needed, and lets
 // RaiseIncarnation be used once, soon.
 type AuthorizeRecoveryRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seed          []byte                 `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As OpenBackupRequest's.
+	Seed          []byte   `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
+	Shares        [][]byte `protobuf:"bytes,70,rep,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3820,6 +4724,13 @@ func (*AuthorizeRecoveryRequest) Descriptor() ([]byte, []int) {
 func (x *AuthorizeRecoveryRequest) GetSeed() []byte {
 	if x != nil {
 		return x.Seed
+	}
+	return nil
+}
+
+func (x *AuthorizeRecoveryRequest) GetShares() [][]byte {
+	if x != nil {
+		return x.Shares
 	}
 	return nil
 }
@@ -3942,11 +4853,1696 @@ func (*RaiseIncarnationResponse) Descriptor() ([]byte, []int) {
 	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{54}
 }
 
+// DEKState says of a manager's data keys all but the keys.
+type DEKState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint32                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// When this one was made, Unix seconds, and the epoch of the unlock slots then;
+	// both 0 for one of a version that did not note it.
+	MadeAt    int64  `protobuf:"varint,2,opt,name=made_at,json=madeAt,proto3" json:"made_at,omitempty"`
+	SlotEpoch uint64 `protobuf:"varint,3,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
+	// Epoch of the one before, while it is kept; 0: none is.
+	FormerEpoch   uint32 `protobuf:"varint,4,opt,name=former_epoch,json=formerEpoch,proto3" json:"former_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DEKState) Reset() {
+	*x = DEKState{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DEKState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DEKState) ProtoMessage() {}
+
+func (x *DEKState) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DEKState.ProtoReflect.Descriptor instead.
+func (*DEKState) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *DEKState) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *DEKState) GetMadeAt() int64 {
+	if x != nil {
+		return x.MadeAt
+	}
+	return 0
+}
+
+func (x *DEKState) GetSlotEpoch() uint64 {
+	if x != nil {
+		return x.SlotEpoch
+	}
+	return 0
+}
+
+func (x *DEKState) GetFormerEpoch() uint32 {
+	if x != nil {
+		return x.FormerEpoch
+	}
+	return 0
+}
+
+// RotateDEK makes the DEK of that epoch, which must be the next one, and the key
+// that seals the manager leaf with it. The ones before are kept until DropDEK.
+// Asking again for the epoch in use gives its key again. While a former DEK is
+// kept there is no next one.
+type RotateDEKRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint32                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateDEKRequest) Reset() {
+	*x = RotateDEKRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateDEKRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateDEKRequest) ProtoMessage() {}
+
+func (x *RotateDEKRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateDEKRequest.ProtoReflect.Descriptor instead.
+func (*RotateDEKRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *RotateDEKRequest) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type RotateDEKResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dek           []byte                 `protobuf:"bytes,1,opt,name=dek,proto3" json:"dek,omitempty"`
+	State         *DEKState              `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateDEKResponse) Reset() {
+	*x = RotateDEKResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateDEKResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateDEKResponse) ProtoMessage() {}
+
+func (x *RotateDEKResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateDEKResponse.ProtoReflect.Descriptor instead.
+func (*RotateDEKResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *RotateDEKResponse) GetDek() []byte {
+	if x != nil {
+		return x.Dek
+	}
+	return nil
+}
+
+func (x *RotateDEKResponse) GetState() *DEKState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// DropDEK forgets the former DEK, which is of that epoch, and the key that sealed
+// the manager leaf with it. That nothing under them is left is redoubtd's word.
+// Asking again is no error.
+type DropDEKRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint32                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropDEKRequest) Reset() {
+	*x = DropDEKRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropDEKRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropDEKRequest) ProtoMessage() {}
+
+func (x *DropDEKRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropDEKRequest.ProtoReflect.Descriptor instead.
+func (*DropDEKRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *DropDEKRequest) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type DropDEKResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         *DEKState              `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropDEKResponse) Reset() {
+	*x = DropDEKResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropDEKResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropDEKResponse) ProtoMessage() {}
+
+func (x *DropDEKResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropDEKResponse.ProtoReflect.Descriptor instead.
+func (*DropDEKResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *DropDEKResponse) GetState() *DEKState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// SecretKey is the key of one version of a secret, sealed to the recipient of a
+// secrets master.
+type SecretKey struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SecretId  string                 `protobuf:"bytes,1,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	VersionId string                 `protobuf:"bytes,2,opt,name=version_id,json=versionId,proto3" json:"version_id,omitempty"`
+	// "file" or "registry".
+	Kind          string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Sealed        []byte `protobuf:"bytes,5,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretKey) Reset() {
+	*x = SecretKey{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretKey) ProtoMessage() {}
+
+func (x *SecretKey) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretKey.ProtoReflect.Descriptor instead.
+func (*SecretKey) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *SecretKey) GetSecretId() string {
+	if x != nil {
+		return x.SecretId
+	}
+	return ""
+}
+
+func (x *SecretKey) GetVersionId() string {
+	if x != nil {
+		return x.VersionId
+	}
+	return ""
+}
+
+func (x *SecretKey) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SecretKey) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SecretKey) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// OpenAndSeal seals keys of secrets to the rund of one node, which its leaf
+// vouches for. That the task runs there and its service is granted the secret is
+// redoubtd's word.
+type OpenAndSealRequest struct {
+	state protoimpl.MessageState      `protogen:"open.v1"`
+	Node  *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Of rund, see docs/formats.md, and the signature of the node's leaf over it.
+	Statement     []byte      `protobuf:"bytes,2,opt,name=statement,proto3" json:"statement,omitempty"`
+	Signature     []byte      `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	Items         []*SealItem `protobuf:"bytes,4,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenAndSealRequest) Reset() {
+	*x = OpenAndSealRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenAndSealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenAndSealRequest) ProtoMessage() {}
+
+func (x *OpenAndSealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenAndSealRequest.ProtoReflect.Descriptor instead.
+func (*OpenAndSealRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *OpenAndSealRequest) GetNode() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *OpenAndSealRequest) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *OpenAndSealRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *OpenAndSealRequest) GetItems() []*SealItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type SealItem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *SecretKey             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	ServiceId     string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	TaskId        string                 `protobuf:"bytes,3,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealItem) Reset() {
+	*x = SealItem{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealItem) ProtoMessage() {}
+
+func (x *SealItem) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealItem.ProtoReflect.Descriptor instead.
+func (*SealItem) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *SealItem) GetKey() *SecretKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SealItem) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *SealItem) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+type OpenAndSealResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each item, in their order.
+	Sealed        [][]byte `protobuf:"bytes,1,rep,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenAndSealResponse) Reset() {
+	*x = OpenAndSealResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenAndSealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenAndSealResponse) ProtoMessage() {}
+
+func (x *OpenAndSealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenAndSealResponse.ProtoReflect.Descriptor instead.
+func (*OpenAndSealResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *OpenAndSealResponse) GetSealed() [][]byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// RewrapSecrets opens keys and seals them to the recipient in force. A key that
+// does not open is refused, and with it the request.
+type RewrapSecretsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*SecretKey           `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewrapSecretsRequest) Reset() {
+	*x = RewrapSecretsRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapSecretsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapSecretsRequest) ProtoMessage() {}
+
+func (x *RewrapSecretsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapSecretsRequest.ProtoReflect.Descriptor instead.
+func (*RewrapSecretsRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *RewrapSecretsRequest) GetKeys() []*SecretKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type RewrapSecretsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sealed        [][]byte               `protobuf:"bytes,1,rep,name=sealed,proto3" json:"sealed,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewrapSecretsResponse) Reset() {
+	*x = RewrapSecretsResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapSecretsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapSecretsResponse) ProtoMessage() {}
+
+func (x *RewrapSecretsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapSecretsResponse.ProtoReflect.Descriptor instead.
+func (*RewrapSecretsResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *RewrapSecretsResponse) GetSealed() [][]byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *RewrapSecretsResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// DropMasters forgets the former secrets masters: nothing is sealed to them any
+// more.
+type DropMastersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the master in force, as the caller knows it.
+	Epoch         uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropMastersRequest) Reset() {
+	*x = DropMastersRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropMastersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropMastersRequest) ProtoMessage() {}
+
+func (x *DropMastersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropMastersRequest.ProtoReflect.Descriptor instead.
+func (*DropMastersRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *DropMastersRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type DropMastersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropMastersResponse) Reset() {
+	*x = DropMastersResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropMastersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropMastersResponse) ProtoMessage() {}
+
+func (x *DropMastersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropMastersResponse.ProtoReflect.Descriptor instead.
+func (*DropMastersResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{67}
+}
+
+// RotateCA makes the keyset of the next epoch with one thing changed and seals it
+// to all managers. It changes nothing here: this keyd, too, adopts it once it
+// was committed. Asked again it makes another one.
+type RotateCARequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Change CAChange               `protobuf:"varint,1,opt,name=change,proto3,enum=redoubt.keyd.v1.CAChange" json:"change,omitempty"`
+	// Leaves of all managers, as in RotateKeyset.
+	Managers      []*profilepb.CertificateChain `protobuf:"bytes,2,rep,name=managers,proto3" json:"managers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateCARequest) Reset() {
+	*x = RotateCARequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateCARequest) ProtoMessage() {}
+
+func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateCARequest.ProtoReflect.Descriptor instead.
+func (*RotateCARequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *RotateCARequest) GetChange() CAChange {
+	if x != nil {
+		return x.Change
+	}
+	return CAChange_CA_CHANGE_UNSPECIFIED
+}
+
+func (x *RotateCARequest) GetManagers() []*profilepb.CertificateChain {
+	if x != nil {
+		return x.Managers
+	}
+	return nil
+}
+
+type RotateCAResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// DER: the root that signs, the other one or none, the issuing CA of nodes, and
+	// that of workloads.
+	Root           []byte `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	Other          []byte `protobuf:"bytes,3,opt,name=other,proto3" json:"other,omitempty"`
+	Issuer         []byte `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	WorkloadIssuer []byte `protobuf:"bytes,5,opt,name=workload_issuer,json=workloadIssuer,proto3" json:"workload_issuer,omitempty"`
+	// Certificates of one root by another, newest first.
+	Cross         [][]byte        `protobuf:"bytes,6,rep,name=cross,proto3" json:"cross,omitempty"`
+	Sealed        []*SealedKeyset `protobuf:"bytes,7,rep,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateCAResponse) Reset() {
+	*x = RotateCAResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateCAResponse) ProtoMessage() {}
+
+func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateCAResponse.ProtoReflect.Descriptor instead.
+func (*RotateCAResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *RotateCAResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RotateCAResponse) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *RotateCAResponse) GetOther() []byte {
+	if x != nil {
+		return x.Other
+	}
+	return nil
+}
+
+func (x *RotateCAResponse) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *RotateCAResponse) GetWorkloadIssuer() []byte {
+	if x != nil {
+		return x.WorkloadIssuer
+	}
+	return nil
+}
+
+func (x *RotateCAResponse) GetCross() [][]byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+func (x *RotateCAResponse) GetSealed() []*SealedKeyset {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// Journalled asks which of these keys this keyd's journal has a certificate for.
+type JournalledRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of SubjectPublicKeyInfo.
+	Spki          [][]byte `protobuf:"bytes,1,rep,name=spki,proto3" json:"spki,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalledRequest) Reset() {
+	*x = JournalledRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalledRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalledRequest) ProtoMessage() {}
+
+func (x *JournalledRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalledRequest.ProtoReflect.Descriptor instead.
+func (*JournalledRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *JournalledRequest) GetSpki() [][]byte {
+	if x != nil {
+		return x.Spki
+	}
+	return nil
+}
+
+type JournalledResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each that was asked for.
+	Known         []bool `protobuf:"varint,1,rep,packed,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalledResponse) Reset() {
+	*x = JournalledResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalledResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalledResponse) ProtoMessage() {}
+
+func (x *JournalledResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalledResponse.ProtoReflect.Descriptor instead.
+func (*JournalledResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *JournalledResponse) GetKnown() []bool {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+// SignCRL signs the revocation list of one CA of this keyset. What is listed is
+// redoubtd's word: keyd's share is that a list is bounded, ends soon, and never goes
+// back behind a newer one that it saw.
+type SignCRLRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the CA's certificate: an issuing CA's or a root's.
+	Issuer  []byte                `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Revoked []*RevokedCertificate `protobuf:"bytes,2,rep,name=revoked,proto3" json:"revoked,omitempty"`
+	// Of the CRL; larger than that of every one before.
+	Number        uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignCRLRequest) Reset() {
+	*x = SignCRLRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignCRLRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignCRLRequest) ProtoMessage() {}
+
+func (x *SignCRLRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignCRLRequest.ProtoReflect.Descriptor instead.
+func (*SignCRLRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *SignCRLRequest) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *SignCRLRequest) GetRevoked() []*RevokedCertificate {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
+func (x *SignCRLRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type RevokedCertificate struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Serial []byte                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// Unix seconds.
+	At            int64 `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedCertificate) Reset() {
+	*x = RevokedCertificate{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedCertificate) ProtoMessage() {}
+
+func (x *RevokedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedCertificate.ProtoReflect.Descriptor instead.
+func (*RevokedCertificate) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *RevokedCertificate) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *RevokedCertificate) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+type SignCRLResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER.
+	Crl []byte `protobuf:"bytes,1,opt,name=crl,proto3" json:"crl,omitempty"`
+	// Unix seconds.
+	NextUpdate    int64 `protobuf:"varint,2,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignCRLResponse) Reset() {
+	*x = SignCRLResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignCRLResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignCRLResponse) ProtoMessage() {}
+
+func (x *SignCRLResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignCRLResponse.ProtoReflect.Descriptor instead.
+func (*SignCRLResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *SignCRLResponse) GetCrl() []byte {
+	if x != nil {
+		return x.Crl
+	}
+	return nil
+}
+
+func (x *SignCRLResponse) GetNextUpdate() int64 {
+	if x != nil {
+		return x.NextUpdate
+	}
+	return 0
+}
+
+// SignWorkloads issues what a node asked for its tasks, and tells what tokens are
+// verified with. That the tasks are that node's is redoubtd's word; that the node
+// wants this, and nothing else, keyd sees for itself.
+type SignWorkloadsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's leaf, and its issuers; none: only the bundle is asked for.
+	Node *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// A serialized redoubt.profile.v1.WorkloadBatch.
+	Batch []byte `protobuf:"bytes,2,opt,name=batch,proto3" json:"batch,omitempty"`
+	// By the node's leaf, see docs/formats.md.
+	Proof []byte `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
+	// Items that redoubtd refuses, by their number.
+	Refused       []uint32 `protobuf:"varint,4,rep,packed,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignWorkloadsRequest) Reset() {
+	*x = SignWorkloadsRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignWorkloadsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignWorkloadsRequest) ProtoMessage() {}
+
+func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignWorkloadsRequest.ProtoReflect.Descriptor instead.
+func (*SignWorkloadsRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *SignWorkloadsRequest) GetNode() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *SignWorkloadsRequest) GetBatch() []byte {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *SignWorkloadsRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *SignWorkloadsRequest) GetRefused() []uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type SignWorkloadsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each item, in their order; empty where it was refused.
+	Documents     []*profilepb.WorkloadDocument   `protobuf:"bytes,1,rep,name=documents,proto3" json:"documents,omitempty"`
+	Issuer        *profilepb.CertificateChain     `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Bundle        *profilepb.SignedWorkloadBundle `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignWorkloadsResponse) Reset() {
+	*x = SignWorkloadsResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignWorkloadsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignWorkloadsResponse) ProtoMessage() {}
+
+func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignWorkloadsResponse.ProtoReflect.Descriptor instead.
+func (*SignWorkloadsResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *SignWorkloadsResponse) GetDocuments() []*profilepb.WorkloadDocument {
+	if x != nil {
+		return x.Documents
+	}
+	return nil
+}
+
+func (x *SignWorkloadsResponse) GetIssuer() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *SignWorkloadsResponse) GetBundle() *profilepb.SignedWorkloadBundle {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+type DescribeTPMRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTPMRequest) Reset() {
+	*x = DescribeTPMRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTPMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTPMRequest) ProtoMessage() {}
+
+func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTPMRequest.ProtoReflect.Descriptor instead.
+func (*DescribeTPMRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{77}
+}
+
+type DescribeTPMResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Identity *profilepb.TPMIdentity `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	// SHA-256 of the endorsement key's SPKI, which an allow-list names.
+	EkHash []byte `protobuf:"bytes,2,opt,name=ek_hash,json=ekHash,proto3" json:"ek_hash,omitempty"`
+	// Name of the attestation key, as a leaf has it.
+	AkName        []byte `protobuf:"bytes,3,opt,name=ak_name,json=akName,proto3" json:"ak_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTPMResponse) Reset() {
+	*x = DescribeTPMResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTPMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTPMResponse) ProtoMessage() {}
+
+func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTPMResponse.ProtoReflect.Descriptor instead.
+func (*DescribeTPMResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *DescribeTPMResponse) GetIdentity() *profilepb.TPMIdentity {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+func (x *DescribeTPMResponse) GetEkHash() []byte {
+	if x != nil {
+		return x.EkHash
+	}
+	return nil
+}
+
+func (x *DescribeTPMResponse) GetAkName() []byte {
+	if x != nil {
+		return x.AkName
+	}
+	return nil
+}
+
+// AttestRequest has this machine's TPM vouch for a request of its node.
+type AttestRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Purpose TPMPurpose             `protobuf:"varint,1,opt,name=purpose,proto3,enum=redoubt.keyd.v1.TPMPurpose" json:"purpose,omitempty"`
+	// The string that the node's own proof of the request signs.
+	Statement []byte `protobuf:"bytes,2,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Registers to show.
+	Pcrs []uint32 `protobuf:"varint,3,rep,packed,name=pcrs,proto3" json:"pcrs,omitempty"`
+	// Joins: the challenge to open first.
+	Credential    *profilepb.TPMCredential `protobuf:"bytes,4,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttestRequest) Reset() {
+	*x = AttestRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttestRequest) ProtoMessage() {}
+
+func (x *AttestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
+func (*AttestRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *AttestRequest) GetPurpose() TPMPurpose {
+	if x != nil {
+		return x.Purpose
+	}
+	return TPMPurpose_TPM_PURPOSE_UNSPECIFIED
+}
+
+func (x *AttestRequest) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *AttestRequest) GetPcrs() []uint32 {
+	if x != nil {
+		return x.Pcrs
+	}
+	return nil
+}
+
+func (x *AttestRequest) GetCredential() *profilepb.TPMCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+type AttestResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Evidence      *profilepb.TPMEvidence `protobuf:"bytes,1,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttestResponse) Reset() {
+	*x = AttestResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttestResponse) ProtoMessage() {}
+
+func (x *AttestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
+func (*AttestResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *AttestResponse) GetEvidence() *profilepb.TPMEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+// SealToTPM keeps a node's leaf key where only this machine's TPM opens it.
+// Exactly one of the two is given, and answered by the other.
+type SealToTPMRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A P-256 scalar, 32 bytes.
+	Key           []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Sealed        []byte `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealToTPMRequest) Reset() {
+	*x = SealToTPMRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealToTPMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealToTPMRequest) ProtoMessage() {}
+
+func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealToTPMRequest.ProtoReflect.Descriptor instead.
+func (*SealToTPMRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *SealToTPMRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SealToTPMRequest) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+type SealToTPMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealToTPMResponse) Reset() {
+	*x = SealToTPMResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealToTPMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealToTPMResponse) ProtoMessage() {}
+
+func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealToTPMResponse.ProtoReflect.Descriptor instead.
+func (*SealToTPMResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *SealToTPMResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SealToTPMResponse) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// ChallengeRequest asks for a challenge that only the joiner's TPM opens, if the
+// policy trusts that one.
+type ChallengeRequest struct {
+	state         protoimpl.MessageState       `protogen:"open.v1"`
+	Token         *profilepb.SignedTokenRecord `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Exporter      []byte                       `protobuf:"bytes,2,opt,name=exporter,proto3" json:"exporter,omitempty"`
+	Policy        *profilepb.AdmissionPolicy   `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
+	Tpm           *profilepb.TPMIdentity       `protobuf:"bytes,4,opt,name=tpm,proto3" json:"tpm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeRequest) Reset() {
+	*x = ChallengeRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeRequest) ProtoMessage() {}
+
+func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
+func (*ChallengeRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *ChallengeRequest) GetToken() *profilepb.SignedTokenRecord {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *ChallengeRequest) GetExporter() []byte {
+	if x != nil {
+		return x.Exporter
+	}
+	return nil
+}
+
+func (x *ChallengeRequest) GetPolicy() *profilepb.AdmissionPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *ChallengeRequest) GetTpm() *profilepb.TPMIdentity {
+	if x != nil {
+		return x.Tpm
+	}
+	return nil
+}
+
+type ChallengeResponse struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Credential    *profilepb.TPMCredential `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeResponse) Reset() {
+	*x = ChallengeResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeResponse) ProtoMessage() {}
+
+func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
+func (*ChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *ChallengeResponse) GetCredential() *profilepb.TPMCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
 var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a#pki/profile/profilepb/profile.proto\"\xde\f\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\xc0\x16\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -3977,8 +6573,32 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x12authorize_recovery\x18, \x01(\v2).redoubt.keyd.v1.AuthorizeRecoveryRequestH\x00R\x11authorizeRecovery\x12K\n" +
 	"\rrotate_keyset\x18\x10 \x01(\v2$.redoubt.keyd.v1.RotateKeysetRequestH\x00R\frotateKeyset\x12H\n" +
 	"\fadopt_keyset\x18\x11 \x01(\v2#.redoubt.keyd.v1.AdoptKeysetRequestH\x00R\vadoptKeyset\x12N\n" +
-	"\x0esign_promotion\x18\x12 \x01(\v2%.redoubt.keyd.v1.SignPromotionRequestH\x00R\rsignPromotionB\x06\n" +
-	"\x04verb\"\xa8\r\n" +
+	"\x0esign_promotion\x18\x12 \x01(\v2%.redoubt.keyd.v1.SignPromotionRequestH\x00R\rsignPromotion\x12B\n" +
+	"\n" +
+	"rotate_dek\x18Z \x01(\v2!.redoubt.keyd.v1.RotateDEKRequestH\x00R\trotateDek\x12<\n" +
+	"\bdrop_dek\x18[ \x01(\v2\x1f.redoubt.keyd.v1.DropDEKRequestH\x00R\adropDek\x12I\n" +
+	"\ropen_and_seal\x18U \x01(\v2#.redoubt.keyd.v1.OpenAndSealRequestH\x00R\vopenAndSeal\x12N\n" +
+	"\x0erewrap_secrets\x18V \x01(\v2%.redoubt.keyd.v1.RewrapSecretsRequestH\x00R\rrewrapSecrets\x12H\n" +
+	"\fdrop_masters\x18W \x01(\v2#.redoubt.keyd.v1.DropMastersRequestH\x00R\vdropMasters\x12?\n" +
+	"\trotate_ca\x182 \x01(\v2 .redoubt.keyd.v1.RotateCARequestH\x00R\brotateCa\x12D\n" +
+	"\n" +
+	"journalled\x183 \x01(\v2\".redoubt.keyd.v1.JournalledRequestH\x00R\n" +
+	"journalled\x12<\n" +
+	"\bsign_crl\x18_ \x01(\v2\x1f.redoubt.keyd.v1.SignCRLRequestH\x00R\asignCrl\x12N\n" +
+	"\x0esign_workloads\x18< \x01(\v2%.redoubt.keyd.v1.SignWorkloadsRequestH\x00R\rsignWorkloads\x12H\n" +
+	"\fdescribe_tpm\x18A \x01(\v2#.redoubt.keyd.v1.DescribeTPMRequestH\x00R\vdescribeTpm\x128\n" +
+	"\x06attest\x18B \x01(\v2\x1e.redoubt.keyd.v1.AttestRequestH\x00R\x06attest\x12C\n" +
+	"\vseal_to_tpm\x18C \x01(\v2!.redoubt.keyd.v1.SealToTPMRequestH\x00R\tsealToTpm\x12A\n" +
+	"\tchallenge\x18D \x01(\v2!.redoubt.keyd.v1.ChallengeRequestH\x00R\tchallenge\x12H\n" +
+	"\flock_session\x18F \x01(\v2#.redoubt.keyd.v1.LockSessionRequestH\x00R\vlockSession\x12B\n" +
+	"\n" +
+	"take_share\x18G \x01(\v2!.redoubt.keyd.v1.TakeShareRequestH\x00R\ttakeShare\x12B\n" +
+	"\n" +
+	"give_share\x18H \x01(\v2!.redoubt.keyd.v1.GiveShareRequestH\x00R\tgiveShare\x12E\n" +
+	"\vdrop_shares\x18I \x01(\v2\".redoubt.keyd.v1.DropSharesRequestH\x00R\n" +
+	"dropShares\x12?\n" +
+	"\ttest_slot\x18J \x01(\v2 .redoubt.keyd.v1.TestSlotRequestH\x00R\btestSlotB\x06\n" +
+	"\x04verb\"\x9c\x17\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -4010,21 +6630,49 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x12authorize_recovery\x18, \x01(\v2*.redoubt.keyd.v1.AuthorizeRecoveryResponseH\x00R\x11authorizeRecovery\x12L\n" +
 	"\rrotate_keyset\x18\x11 \x01(\v2%.redoubt.keyd.v1.RotateKeysetResponseH\x00R\frotateKeyset\x12I\n" +
 	"\fadopt_keyset\x18\x12 \x01(\v2$.redoubt.keyd.v1.AdoptKeysetResponseH\x00R\vadoptKeyset\x12O\n" +
-	"\x0esign_promotion\x18\x13 \x01(\v2&.redoubt.keyd.v1.SignPromotionResponseH\x00R\rsignPromotionB\b\n" +
+	"\x0esign_promotion\x18\x13 \x01(\v2&.redoubt.keyd.v1.SignPromotionResponseH\x00R\rsignPromotion\x12C\n" +
+	"\n" +
+	"rotate_dek\x18Z \x01(\v2\".redoubt.keyd.v1.RotateDEKResponseH\x00R\trotateDek\x12=\n" +
+	"\bdrop_dek\x18[ \x01(\v2 .redoubt.keyd.v1.DropDEKResponseH\x00R\adropDek\x12J\n" +
+	"\ropen_and_seal\x18U \x01(\v2$.redoubt.keyd.v1.OpenAndSealResponseH\x00R\vopenAndSeal\x12O\n" +
+	"\x0erewrap_secrets\x18V \x01(\v2&.redoubt.keyd.v1.RewrapSecretsResponseH\x00R\rrewrapSecrets\x12I\n" +
+	"\fdrop_masters\x18W \x01(\v2$.redoubt.keyd.v1.DropMastersResponseH\x00R\vdropMasters\x12@\n" +
+	"\trotate_ca\x182 \x01(\v2!.redoubt.keyd.v1.RotateCAResponseH\x00R\brotateCa\x12E\n" +
+	"\n" +
+	"journalled\x183 \x01(\v2#.redoubt.keyd.v1.JournalledResponseH\x00R\n" +
+	"journalled\x12=\n" +
+	"\bsign_crl\x18_ \x01(\v2 .redoubt.keyd.v1.SignCRLResponseH\x00R\asignCrl\x12O\n" +
+	"\x0esign_workloads\x18< \x01(\v2&.redoubt.keyd.v1.SignWorkloadsResponseH\x00R\rsignWorkloads\x12I\n" +
+	"\fdescribe_tpm\x18A \x01(\v2$.redoubt.keyd.v1.DescribeTPMResponseH\x00R\vdescribeTpm\x129\n" +
+	"\x06attest\x18B \x01(\v2\x1f.redoubt.keyd.v1.AttestResponseH\x00R\x06attest\x12D\n" +
+	"\vseal_to_tpm\x18C \x01(\v2\".redoubt.keyd.v1.SealToTPMResponseH\x00R\tsealToTpm\x12B\n" +
+	"\tchallenge\x18D \x01(\v2\".redoubt.keyd.v1.ChallengeResponseH\x00R\tchallenge\x12I\n" +
+	"\flock_session\x18F \x01(\v2$.redoubt.keyd.v1.LockSessionResponseH\x00R\vlockSession\x12C\n" +
+	"\n" +
+	"take_share\x18G \x01(\v2\".redoubt.keyd.v1.TakeShareResponseH\x00R\ttakeShare\x12C\n" +
+	"\n" +
+	"give_share\x18H \x01(\v2\".redoubt.keyd.v1.GiveShareResponseH\x00R\tgiveShare\x12F\n" +
+	"\vdrop_shares\x18I \x01(\v2#.redoubt.keyd.v1.DropSharesResponseH\x00R\n" +
+	"dropShares\x12@\n" +
+	"\ttest_slot\x18J \x01(\v2!.redoubt.keyd.v1.TestSlotResponseH\x00R\btestSlotB\b\n" +
 	"\x06result\"L\n" +
 	"\x05Error\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.redoubt.keyd.v1.CodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x82\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xe2\x01\n" +
 	"\x04Slot\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x19.redoubt.keyd.v1.SlotKindR\x04kind\x12\x1c\n" +
 	"\trecipient\x18\x03 \x01(\fR\trecipient\x12\x1d\n" +
 	"\n" +
-	"created_at\x18\x04 \x01(\x03R\tcreatedAt\"L\n" +
+	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x1c\n" +
+	"\tthreshold\x18\x06 \x01(\rR\tthreshold\x12\x16\n" +
+	"\x06shares\x18\a \x03(\fR\x06shares\x12\x14\n" +
+	"\x05since\x18\b \x01(\x04R\x05since\"L\n" +
 	"\aSlotSet\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05slots\x18\x02 \x03(\v2\x15.redoubt.keyd.v1.SlotR\x05slots\"\x0f\n" +
-	"\rStatusRequest\"\xef\x01\n" +
+	"\rStatusRequest\"\xcd\x03\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.redoubt.keyd.v1.LockStateR\x05state\x12\x1d\n" +
 	"\n" +
@@ -4032,7 +6680,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x05slots\x18\x03 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x12 \n" +
 	"\vprotections\x18\x04 \x03(\tR\vprotections\x12\x17\n" +
 	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12!\n" +
-	"\fkeyset_epoch\x18\x06 \x01(\x04R\vkeysetEpoch\"\x8f\x01\n" +
+	"\fkeyset_epoch\x18\x06 \x01(\x04R\vkeysetEpoch\x12+\n" +
+	"\x03dek\x18Z \x01(\v2\x19.redoubt.keyd.v1.DEKStateR\x03dek\x12+\n" +
+	"\x11secrets_recipient\x18U \x01(\fR\x10secretsRecipient\x12#\n" +
+	"\rsecrets_epoch\x18V \x01(\x04R\fsecretsEpoch\x12%\n" +
+	"\x0eformer_masters\x18W \x03(\x04R\rformerMasters\x126\n" +
+	"\x06shares\x18F \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\x06shares\"\x8f\x01\n" +
 	"\vInitRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1f\n" +
 	"\vmanager_csr\x18\x02 \x01(\fR\n" +
@@ -4049,7 +6702,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x14WaitUnlockedResponse\"3\n" +
 	"\x10OpenStoreRequest\x12\x1f\n" +
 	"\vsealed_leaf\x18\x01 \x01(\fR\n" +
-	"sealedLeaf\"\xb7\x01\n" +
+	"sealedLeaf\"\x8e\x02\n" +
 	"\x11OpenStoreResponse\x12\x10\n" +
 	"\x03dek\x18\x01 \x01(\fR\x03dek\x12\x1b\n" +
 	"\tdek_epoch\x18\x02 \x01(\rR\bdekEpoch\x12\x19\n" +
@@ -4057,7 +6710,10 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x17\n" +
 	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12 \n" +
-	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\",\n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\x12\x1d\n" +
+	"\n" +
+	"former_dek\x18Z \x01(\fR\tformerDek\x126\n" +
+	"\tdek_state\x18[ \x01(\v2\x19.redoubt.keyd.v1.DEKStateR\bdekState\",\n" +
 	"\x0fSealLeafRequest\x12\x19\n" +
 	"\bleaf_key\x18\x01 \x01(\fR\aleafKey\"3\n" +
 	"\x10SealLeafResponse\x12\x1f\n" +
@@ -4066,7 +6722,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x10MintTokenRequest\x127\n" +
 	"\x06record\x18\x01 \x01(\v2\x1f.redoubt.profile.v1.TokenRecordR\x06record\"R\n" +
 	"\x11MintTokenResponse\x12=\n" +
-	"\x06signed\x18\x01 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\"\xf7\x01\n" +
+	"\x06signed\x18\x01 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\"\xf0\x03\n" +
 	"\x0fSignJoinRequest\x12;\n" +
 	"\x05token\x18\x01 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x05token\x12\x1a\n" +
 	"\bexporter\x18\x02 \x01(\fR\bexporter\x12\x10\n" +
@@ -4075,22 +6731,30 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x05proof\x18\x05 \x01(\fR\x05proof\x12\x17\n" +
 	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tnode_name\x18\a \x01(\tR\bnodeName\x12\x12\n" +
-	"\x04uses\x18\b \x01(\rR\x04uses\"\x86\x01\n" +
+	"\x04uses\x18\b \x01(\rR\x04uses\x12.\n" +
+	"\x13worker_leaf_seconds\x182 \x01(\rR\x11workerLeafSeconds\x12;\n" +
+	"\x06policy\x18\x14 \x01(\v2#.redoubt.profile.v1.AdmissionPolicyR\x06policy\x121\n" +
+	"\x03tpm\x18\x15 \x01(\v2\x1f.redoubt.profile.v1.TPMIdentityR\x03tpm\x12;\n" +
+	"\bevidence\x18\x16 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\x12\x1a\n" +
+	"\bapproved\x18\x17 \x01(\bR\bapproved\"\x86\x01\n" +
 	"\x10SignJoinResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
-	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\xa5\x01\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x92\x02\n" +
 	"\x10SignRenewRequest\x126\n" +
 	"\x03old\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x03old\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x14\n" +
 	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x19\n" +
 	"\bboot_csr\x18\x04 \x01(\fR\abootCsr\x12\x16\n" +
-	"\x06demote\x18\x05 \x01(\bR\x06demote\"\x87\x01\n" +
+	"\x06demote\x18\x05 \x01(\bR\x06demote\x12.\n" +
+	"\x13worker_leaf_seconds\x182 \x01(\rR\x11workerLeafSeconds\x12;\n" +
+	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"\x87\x01\n" +
 	"\x11SignRenewResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
-	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"=\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"Y\n" +
 	"\x0eSignOwnRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x19\n" +
-	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\"\x85\x01\n" +
+	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\x12\x1a\n" +
+	"\battested\x18\x14 \x01(\bR\battested\"\x85\x01\n" +
 	"\x0fSignOwnResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"S\n" +
@@ -4119,12 +6783,13 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\rUnlockRequest\x12\x12\n" +
 	"\x04seed\x18\x01 \x01(\fR\x04seed\")\n" +
 	"\x0eUnlockResponse\x12\x17\n" +
-	"\aslot_id\x18\x01 \x01(\tR\x06slotId\"\x91\x01\n" +
+	"\aslot_id\x18\x01 \x01(\tR\x06slotId\"\xce\x01\n" +
 	"\x14SignPromotionRequest\x126\n" +
 	"\x03old\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x03old\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x19\n" +
 	"\bboot_csr\x18\x03 \x01(\fR\abootCsr\x12\x14\n" +
-	"\x05proof\x18\x04 \x01(\fR\x05proof\"\x8b\x01\n" +
+	"\x05proof\x18\x04 \x01(\fR\x05proof\x12;\n" +
+	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"\x8b\x01\n" +
 	"\x15SignPromotionResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"q\n" +
@@ -4166,11 +6831,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"E\n" +
 	"\x12SealBackupResponse\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x1b\n" +
-	"\tstate_key\x18\x02 \x01(\fR\bstateKey\"U\n" +
+	"\tstate_key\x18\x02 \x01(\fR\bstateKey\"m\n" +
 	"\x11OpenBackupRequest\x12\x12\n" +
 	"\x04seed\x18\x01 \x01(\fR\x04seed\x12\x12\n" +
 	"\x04head\x18\x02 \x01(\fR\x04head\x12\x18\n" +
-	"\arestore\x18\x03 \x01(\bR\arestore\"1\n" +
+	"\arestore\x18\x03 \x01(\bR\arestore\x12\x16\n" +
+	"\x06shares\x18F \x03(\fR\x06shares\"1\n" +
 	"\x12OpenBackupResponse\x12\x1b\n" +
 	"\tstate_key\x18\x01 \x01(\fR\bstateKey\"\x7f\n" +
 	"\x14FinishRestoreRequest\x12\x17\n" +
@@ -4185,13 +6851,120 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\amanager\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\amanager\x128\n" +
 	"\x04boot\x18\x03 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12 \n" +
 	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x1b\n" +
-	"\tstate_key\x18\x05 \x01(\fR\bstateKey\".\n" +
+	"\tstate_key\x18\x05 \x01(\fR\bstateKey\"F\n" +
 	"\x18AuthorizeRecoveryRequest\x12\x12\n" +
-	"\x04seed\x18\x01 \x01(\fR\x04seed\"\x1b\n" +
+	"\x04seed\x18\x01 \x01(\fR\x04seed\x12\x16\n" +
+	"\x06shares\x18F \x03(\fR\x06shares\"\x1b\n" +
 	"\x19AuthorizeRecoveryResponse\";\n" +
 	"\x17RaiseIncarnationRequest\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x1a\n" +
-	"\x18RaiseIncarnationResponse*\xed\x01\n" +
+	"\x18RaiseIncarnationResponse\"{\n" +
+	"\bDEKState\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\rR\x05epoch\x12\x17\n" +
+	"\amade_at\x18\x02 \x01(\x03R\x06madeAt\x12\x1d\n" +
+	"\n" +
+	"slot_epoch\x18\x03 \x01(\x04R\tslotEpoch\x12!\n" +
+	"\fformer_epoch\x18\x04 \x01(\rR\vformerEpoch\"(\n" +
+	"\x10RotateDEKRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\rR\x05epoch\"V\n" +
+	"\x11RotateDEKResponse\x12\x10\n" +
+	"\x03dek\x18\x01 \x01(\fR\x03dek\x12/\n" +
+	"\x05state\x18\x02 \x01(\v2\x19.redoubt.keyd.v1.DEKStateR\x05state\"&\n" +
+	"\x0eDropDEKRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\rR\x05epoch\"B\n" +
+	"\x0fDropDEKResponse\x12/\n" +
+	"\x05state\x18\x01 \x01(\v2\x19.redoubt.keyd.v1.DEKStateR\x05state\"\x89\x01\n" +
+	"\tSecretKey\x12\x1b\n" +
+	"\tsecret_id\x18\x01 \x01(\tR\bsecretId\x12\x1d\n" +
+	"\n" +
+	"version_id\x18\x02 \x01(\tR\tversionId\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06sealed\x18\x05 \x01(\fR\x06sealed\"\xbb\x01\n" +
+	"\x12OpenAndSealRequest\x128\n" +
+	"\x04node\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04node\x12\x1c\n" +
+	"\tstatement\x18\x02 \x01(\fR\tstatement\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12/\n" +
+	"\x05items\x18\x04 \x03(\v2\x19.redoubt.keyd.v1.SealItemR\x05items\"p\n" +
+	"\bSealItem\x12,\n" +
+	"\x03key\x18\x01 \x01(\v2\x1a.redoubt.keyd.v1.SecretKeyR\x03key\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x02 \x01(\tR\tserviceId\x12\x17\n" +
+	"\atask_id\x18\x03 \x01(\tR\x06taskId\"-\n" +
+	"\x13OpenAndSealResponse\x12\x16\n" +
+	"\x06sealed\x18\x01 \x03(\fR\x06sealed\"F\n" +
+	"\x14RewrapSecretsRequest\x12.\n" +
+	"\x04keys\x18\x01 \x03(\v2\x1a.redoubt.keyd.v1.SecretKeyR\x04keys\"E\n" +
+	"\x15RewrapSecretsResponse\x12\x16\n" +
+	"\x06sealed\x18\x01 \x03(\fR\x06sealed\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"*\n" +
+	"\x12DropMastersRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x15\n" +
+	"\x13DropMastersResponse\"\x86\x01\n" +
+	"\x0fRotateCARequest\x121\n" +
+	"\x06change\x18\x01 \x01(\x0e2\x19.redoubt.keyd.v1.CAChangeR\x06change\x12@\n" +
+	"\bmanagers\x18\x02 \x03(\v2$.redoubt.profile.v1.CertificateChainR\bmanagers\"\xe0\x01\n" +
+	"\x10RotateCAResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
+	"\x05other\x18\x03 \x01(\fR\x05other\x12\x16\n" +
+	"\x06issuer\x18\x04 \x01(\fR\x06issuer\x12'\n" +
+	"\x0fworkload_issuer\x18\x05 \x01(\fR\x0eworkloadIssuer\x12\x14\n" +
+	"\x05cross\x18\x06 \x03(\fR\x05cross\x125\n" +
+	"\x06sealed\x18\a \x03(\v2\x1d.redoubt.keyd.v1.SealedKeysetR\x06sealed\"'\n" +
+	"\x11JournalledRequest\x12\x12\n" +
+	"\x04spki\x18\x01 \x03(\fR\x04spki\"*\n" +
+	"\x12JournalledResponse\x12\x14\n" +
+	"\x05known\x18\x01 \x03(\bR\x05known\"\x7f\n" +
+	"\x0eSignCRLRequest\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12=\n" +
+	"\arevoked\x18\x02 \x03(\v2#.redoubt.keyd.v1.RevokedCertificateR\arevoked\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\"<\n" +
+	"\x12RevokedCertificate\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\"D\n" +
+	"\x0fSignCRLResponse\x12\x10\n" +
+	"\x03crl\x18\x01 \x01(\fR\x03crl\x12\x1f\n" +
+	"\vnext_update\x18\x02 \x01(\x03R\n" +
+	"nextUpdate\"\x96\x01\n" +
+	"\x14SignWorkloadsRequest\x128\n" +
+	"\x04node\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04node\x12\x14\n" +
+	"\x05batch\x18\x02 \x01(\fR\x05batch\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x18\n" +
+	"\arefused\x18\x04 \x03(\rR\arefused\"\xdb\x01\n" +
+	"\x15SignWorkloadsResponse\x12B\n" +
+	"\tdocuments\x18\x01 \x03(\v2$.redoubt.profile.v1.WorkloadDocumentR\tdocuments\x12<\n" +
+	"\x06issuer\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x06issuer\x12@\n" +
+	"\x06bundle\x18\x03 \x01(\v2(.redoubt.profile.v1.SignedWorkloadBundleR\x06bundle\"\x14\n" +
+	"\x12DescribeTPMRequest\"\x84\x01\n" +
+	"\x13DescribeTPMResponse\x12;\n" +
+	"\bidentity\x18\x01 \x01(\v2\x1f.redoubt.profile.v1.TPMIdentityR\bidentity\x12\x17\n" +
+	"\aek_hash\x18\x02 \x01(\fR\x06ekHash\x12\x17\n" +
+	"\aak_name\x18\x03 \x01(\fR\x06akName\"\xbb\x01\n" +
+	"\rAttestRequest\x125\n" +
+	"\apurpose\x18\x01 \x01(\x0e2\x1b.redoubt.keyd.v1.TPMPurposeR\apurpose\x12\x1c\n" +
+	"\tstatement\x18\x02 \x01(\fR\tstatement\x12\x12\n" +
+	"\x04pcrs\x18\x03 \x03(\rR\x04pcrs\x12A\n" +
+	"\n" +
+	"credential\x18\x04 \x01(\v2!.redoubt.profile.v1.TPMCredentialR\n" +
+	"credential\"M\n" +
+	"\x0eAttestResponse\x12;\n" +
+	"\bevidence\x18\x01 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"<\n" +
+	"\x10SealToTPMRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"=\n" +
+	"\x11SealToTPMResponse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\xdb\x01\n" +
+	"\x10ChallengeRequest\x12;\n" +
+	"\x05token\x18\x01 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x05token\x12\x1a\n" +
+	"\bexporter\x18\x02 \x01(\fR\bexporter\x12;\n" +
+	"\x06policy\x18\x03 \x01(\v2#.redoubt.profile.v1.AdmissionPolicyR\x06policy\x121\n" +
+	"\x03tpm\x18\x04 \x01(\v2\x1f.redoubt.profile.v1.TPMIdentityR\x03tpm\"V\n" +
+	"\x11ChallengeResponse\x12A\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\v2!.redoubt.profile.v1.TPMCredentialR\n" +
+	"credential*\x94\x02\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCODE_INTERNAL\x10\x01\x12\x10\n" +
@@ -4206,15 +6979,33 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x11CODE_RATE_LIMITED\x10\t\x12\x14\n" +
 	"\x10CODE_STALE_EPOCH\x10\n" +
 	"\x12\x10\n" +
-	"\fCODE_DAMAGED\x10\v*m\n" +
+	"\fCODE_DAMAGED\x10\v\x12\x0f\n" +
+	"\vCODE_NO_TPM\x10A\x12\x14\n" +
+	"\x10CODE_ATTESTATION\x10B*m\n" +
 	"\tLockState\x12\x1a\n" +
 	"\x16LOCK_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10LOCK_STATE_EMPTY\x10\x01\x12\x15\n" +
 	"\x11LOCK_STATE_LOCKED\x10\x02\x12\x17\n" +
-	"\x13LOCK_STATE_UNLOCKED\x10\x03*=\n" +
+	"\x13LOCK_STATE_UNLOCKED\x10\x03*\x91\x01\n" +
 	"\bSlotKind\x12\x19\n" +
 	"\x15SLOT_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12SLOT_KIND_OPERATOR\x10\x01B9Z7github.com/redoubt-cluster/redoubt/autolock/keyd/keydpbb\x06proto3"
+	"\x12SLOT_KIND_OPERATOR\x10\x01\x12\x14\n" +
+	"\x10SLOT_KIND_SHAMIR\x10\x02\x12\x11\n" +
+	"\rSLOT_KIND_TPM\x10\x03\x12\x12\n" +
+	"\x0eSLOT_KIND_FILE\x10\x04\x12\x15\n" +
+	"\x11SLOT_KIND_RELEASE\x10\x05*\x87\x01\n" +
+	"\bCAChange\x12\x19\n" +
+	"\x15CA_CHANGE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10CA_CHANGE_ISSUER\x10\x01\x12\x16\n" +
+	"\x12CA_CHANGE_NEW_ROOT\x10\x02\x12\x19\n" +
+	"\x15CA_CHANGE_SWITCH_ROOT\x10\x03\x12\x17\n" +
+	"\x13CA_CHANGE_DROP_ROOT\x10\x04*o\n" +
+	"\n" +
+	"TPMPurpose\x12\x1b\n" +
+	"\x17TPM_PURPOSE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10TPM_PURPOSE_JOIN\x10\x01\x12\x15\n" +
+	"\x11TPM_PURPOSE_RENEW\x10\x02\x12\x17\n" +
+	"\x13TPM_PURPOSE_PROMOTE\x10\x03B9Z7github.com/redoubt-cluster/redoubt/autolock/keyd/keydpbb\x06proto3"
 
 var (
 	file_autolock_keyd_keydpb_keyd_proto_rawDescOnce sync.Once
@@ -4228,155 +7019,270 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 	return file_autolock_keyd_keydpb_keyd_proto_rawDescData
 }
 
-var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
-	(Code)(0),                           // 0: redoubt.keyd.v1.Code
-	(LockState)(0),                      // 1: redoubt.keyd.v1.LockState
-	(SlotKind)(0),                       // 2: redoubt.keyd.v1.SlotKind
-	(*Request)(nil),                     // 3: redoubt.keyd.v1.Request
-	(*Response)(nil),                    // 4: redoubt.keyd.v1.Response
-	(*Error)(nil),                       // 5: redoubt.keyd.v1.Error
-	(*Slot)(nil),                        // 6: redoubt.keyd.v1.Slot
-	(*SlotSet)(nil),                     // 7: redoubt.keyd.v1.SlotSet
-	(*StatusRequest)(nil),               // 8: redoubt.keyd.v1.StatusRequest
-	(*StatusResponse)(nil),              // 9: redoubt.keyd.v1.StatusResponse
-	(*InitRequest)(nil),                 // 10: redoubt.keyd.v1.InitRequest
-	(*InitResponse)(nil),                // 11: redoubt.keyd.v1.InitResponse
-	(*WaitUnlockedRequest)(nil),         // 12: redoubt.keyd.v1.WaitUnlockedRequest
-	(*WaitUnlockedResponse)(nil),        // 13: redoubt.keyd.v1.WaitUnlockedResponse
-	(*OpenStoreRequest)(nil),            // 14: redoubt.keyd.v1.OpenStoreRequest
-	(*OpenStoreResponse)(nil),           // 15: redoubt.keyd.v1.OpenStoreResponse
-	(*SealLeafRequest)(nil),             // 16: redoubt.keyd.v1.SealLeafRequest
-	(*SealLeafResponse)(nil),            // 17: redoubt.keyd.v1.SealLeafResponse
-	(*MintTokenRequest)(nil),            // 18: redoubt.keyd.v1.MintTokenRequest
-	(*MintTokenResponse)(nil),           // 19: redoubt.keyd.v1.MintTokenResponse
-	(*SignJoinRequest)(nil),             // 20: redoubt.keyd.v1.SignJoinRequest
-	(*SignJoinResponse)(nil),            // 21: redoubt.keyd.v1.SignJoinResponse
-	(*SignRenewRequest)(nil),            // 22: redoubt.keyd.v1.SignRenewRequest
-	(*SignRenewResponse)(nil),           // 23: redoubt.keyd.v1.SignRenewResponse
-	(*SignOwnRequest)(nil),              // 24: redoubt.keyd.v1.SignOwnRequest
-	(*SignOwnResponse)(nil),             // 25: redoubt.keyd.v1.SignOwnResponse
-	(*SealKeysetRequest)(nil),           // 26: redoubt.keyd.v1.SealKeysetRequest
-	(*SealKeysetResponse)(nil),          // 27: redoubt.keyd.v1.SealKeysetResponse
-	(*PrepareJoinRequest)(nil),          // 28: redoubt.keyd.v1.PrepareJoinRequest
-	(*PrepareJoinResponse)(nil),         // 29: redoubt.keyd.v1.PrepareJoinResponse
-	(*ImportKeysetRequest)(nil),         // 30: redoubt.keyd.v1.ImportKeysetRequest
-	(*ImportKeysetResponse)(nil),        // 31: redoubt.keyd.v1.ImportKeysetResponse
-	(*ResealRequest)(nil),               // 32: redoubt.keyd.v1.ResealRequest
-	(*ResealResponse)(nil),              // 33: redoubt.keyd.v1.ResealResponse
-	(*ForgetRequest)(nil),               // 34: redoubt.keyd.v1.ForgetRequest
-	(*ForgetResponse)(nil),              // 35: redoubt.keyd.v1.ForgetResponse
-	(*UnlockRequest)(nil),               // 36: redoubt.keyd.v1.UnlockRequest
-	(*UnlockResponse)(nil),              // 37: redoubt.keyd.v1.UnlockResponse
-	(*SignPromotionRequest)(nil),        // 38: redoubt.keyd.v1.SignPromotionRequest
-	(*SignPromotionResponse)(nil),       // 39: redoubt.keyd.v1.SignPromotionResponse
-	(*RotateKeysetRequest)(nil),         // 40: redoubt.keyd.v1.RotateKeysetRequest
-	(*RotateKeysetResponse)(nil),        // 41: redoubt.keyd.v1.RotateKeysetResponse
-	(*SealedKeyset)(nil),                // 42: redoubt.keyd.v1.SealedKeyset
-	(*AdoptKeysetRequest)(nil),          // 43: redoubt.keyd.v1.AdoptKeysetRequest
-	(*AdoptKeysetResponse)(nil),         // 44: redoubt.keyd.v1.AdoptKeysetResponse
-	(*BackupFacts)(nil),                 // 45: redoubt.keyd.v1.BackupFacts
-	(*BackupHead)(nil),                  // 46: redoubt.keyd.v1.BackupHead
-	(*BackupKey)(nil),                   // 47: redoubt.keyd.v1.BackupKey
-	(*SealBackupRequest)(nil),           // 48: redoubt.keyd.v1.SealBackupRequest
-	(*SealBackupResponse)(nil),          // 49: redoubt.keyd.v1.SealBackupResponse
-	(*OpenBackupRequest)(nil),           // 50: redoubt.keyd.v1.OpenBackupRequest
-	(*OpenBackupResponse)(nil),          // 51: redoubt.keyd.v1.OpenBackupResponse
-	(*FinishRestoreRequest)(nil),        // 52: redoubt.keyd.v1.FinishRestoreRequest
-	(*FinishRestoreResponse)(nil),       // 53: redoubt.keyd.v1.FinishRestoreResponse
-	(*AuthorizeRecoveryRequest)(nil),    // 54: redoubt.keyd.v1.AuthorizeRecoveryRequest
-	(*AuthorizeRecoveryResponse)(nil),   // 55: redoubt.keyd.v1.AuthorizeRecoveryResponse
-	(*RaiseIncarnationRequest)(nil),     // 56: redoubt.keyd.v1.RaiseIncarnationRequest
-	(*RaiseIncarnationResponse)(nil),    // 57: redoubt.keyd.v1.RaiseIncarnationResponse
-	(*profilepb.CertificateChain)(nil),  // 58: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),       // 59: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil), // 60: redoubt.profile.v1.SignedTokenRecord
+	(Code)(0),                              // 0: redoubt.keyd.v1.Code
+	(LockState)(0),                         // 1: redoubt.keyd.v1.LockState
+	(SlotKind)(0),                          // 2: redoubt.keyd.v1.SlotKind
+	(CAChange)(0),                          // 3: redoubt.keyd.v1.CAChange
+	(TPMPurpose)(0),                        // 4: redoubt.keyd.v1.TPMPurpose
+	(*Request)(nil),                        // 5: redoubt.keyd.v1.Request
+	(*Response)(nil),                       // 6: redoubt.keyd.v1.Response
+	(*Error)(nil),                          // 7: redoubt.keyd.v1.Error
+	(*Slot)(nil),                           // 8: redoubt.keyd.v1.Slot
+	(*SlotSet)(nil),                        // 9: redoubt.keyd.v1.SlotSet
+	(*StatusRequest)(nil),                  // 10: redoubt.keyd.v1.StatusRequest
+	(*StatusResponse)(nil),                 // 11: redoubt.keyd.v1.StatusResponse
+	(*InitRequest)(nil),                    // 12: redoubt.keyd.v1.InitRequest
+	(*InitResponse)(nil),                   // 13: redoubt.keyd.v1.InitResponse
+	(*WaitUnlockedRequest)(nil),            // 14: redoubt.keyd.v1.WaitUnlockedRequest
+	(*WaitUnlockedResponse)(nil),           // 15: redoubt.keyd.v1.WaitUnlockedResponse
+	(*OpenStoreRequest)(nil),               // 16: redoubt.keyd.v1.OpenStoreRequest
+	(*OpenStoreResponse)(nil),              // 17: redoubt.keyd.v1.OpenStoreResponse
+	(*SealLeafRequest)(nil),                // 18: redoubt.keyd.v1.SealLeafRequest
+	(*SealLeafResponse)(nil),               // 19: redoubt.keyd.v1.SealLeafResponse
+	(*MintTokenRequest)(nil),               // 20: redoubt.keyd.v1.MintTokenRequest
+	(*MintTokenResponse)(nil),              // 21: redoubt.keyd.v1.MintTokenResponse
+	(*SignJoinRequest)(nil),                // 22: redoubt.keyd.v1.SignJoinRequest
+	(*SignJoinResponse)(nil),               // 23: redoubt.keyd.v1.SignJoinResponse
+	(*SignRenewRequest)(nil),               // 24: redoubt.keyd.v1.SignRenewRequest
+	(*SignRenewResponse)(nil),              // 25: redoubt.keyd.v1.SignRenewResponse
+	(*SignOwnRequest)(nil),                 // 26: redoubt.keyd.v1.SignOwnRequest
+	(*SignOwnResponse)(nil),                // 27: redoubt.keyd.v1.SignOwnResponse
+	(*SealKeysetRequest)(nil),              // 28: redoubt.keyd.v1.SealKeysetRequest
+	(*SealKeysetResponse)(nil),             // 29: redoubt.keyd.v1.SealKeysetResponse
+	(*PrepareJoinRequest)(nil),             // 30: redoubt.keyd.v1.PrepareJoinRequest
+	(*PrepareJoinResponse)(nil),            // 31: redoubt.keyd.v1.PrepareJoinResponse
+	(*ImportKeysetRequest)(nil),            // 32: redoubt.keyd.v1.ImportKeysetRequest
+	(*ImportKeysetResponse)(nil),           // 33: redoubt.keyd.v1.ImportKeysetResponse
+	(*ResealRequest)(nil),                  // 34: redoubt.keyd.v1.ResealRequest
+	(*ResealResponse)(nil),                 // 35: redoubt.keyd.v1.ResealResponse
+	(*ForgetRequest)(nil),                  // 36: redoubt.keyd.v1.ForgetRequest
+	(*ForgetResponse)(nil),                 // 37: redoubt.keyd.v1.ForgetResponse
+	(*UnlockRequest)(nil),                  // 38: redoubt.keyd.v1.UnlockRequest
+	(*UnlockResponse)(nil),                 // 39: redoubt.keyd.v1.UnlockResponse
+	(*SignPromotionRequest)(nil),           // 40: redoubt.keyd.v1.SignPromotionRequest
+	(*SignPromotionResponse)(nil),          // 41: redoubt.keyd.v1.SignPromotionResponse
+	(*RotateKeysetRequest)(nil),            // 42: redoubt.keyd.v1.RotateKeysetRequest
+	(*RotateKeysetResponse)(nil),           // 43: redoubt.keyd.v1.RotateKeysetResponse
+	(*SealedKeyset)(nil),                   // 44: redoubt.keyd.v1.SealedKeyset
+	(*AdoptKeysetRequest)(nil),             // 45: redoubt.keyd.v1.AdoptKeysetRequest
+	(*AdoptKeysetResponse)(nil),            // 46: redoubt.keyd.v1.AdoptKeysetResponse
+	(*BackupFacts)(nil),                    // 47: redoubt.keyd.v1.BackupFacts
+	(*BackupHead)(nil),                     // 48: redoubt.keyd.v1.BackupHead
+	(*BackupKey)(nil),                      // 49: redoubt.keyd.v1.BackupKey
+	(*SealBackupRequest)(nil),              // 50: redoubt.keyd.v1.SealBackupRequest
+	(*SealBackupResponse)(nil),             // 51: redoubt.keyd.v1.SealBackupResponse
+	(*OpenBackupRequest)(nil),              // 52: redoubt.keyd.v1.OpenBackupRequest
+	(*OpenBackupResponse)(nil),             // 53: redoubt.keyd.v1.OpenBackupResponse
+	(*FinishRestoreRequest)(nil),           // 54: redoubt.keyd.v1.FinishRestoreRequest
+	(*FinishRestoreResponse)(nil),          // 55: redoubt.keyd.v1.FinishRestoreResponse
+	(*AuthorizeRecoveryRequest)(nil),       // 56: redoubt.keyd.v1.AuthorizeRecoveryRequest
+	(*AuthorizeRecoveryResponse)(nil),      // 57: redoubt.keyd.v1.AuthorizeRecoveryResponse
+	(*RaiseIncarnationRequest)(nil),        // 58: redoubt.keyd.v1.RaiseIncarnationRequest
+	(*RaiseIncarnationResponse)(nil),       // 59: redoubt.keyd.v1.RaiseIncarnationResponse
+	(*DEKState)(nil),                       // 60: redoubt.keyd.v1.DEKState
+	(*RotateDEKRequest)(nil),               // 61: redoubt.keyd.v1.RotateDEKRequest
+	(*RotateDEKResponse)(nil),              // 62: redoubt.keyd.v1.RotateDEKResponse
+	(*DropDEKRequest)(nil),                 // 63: redoubt.keyd.v1.DropDEKRequest
+	(*DropDEKResponse)(nil),                // 64: redoubt.keyd.v1.DropDEKResponse
+	(*SecretKey)(nil),                      // 65: redoubt.keyd.v1.SecretKey
+	(*OpenAndSealRequest)(nil),             // 66: redoubt.keyd.v1.OpenAndSealRequest
+	(*SealItem)(nil),                       // 67: redoubt.keyd.v1.SealItem
+	(*OpenAndSealResponse)(nil),            // 68: redoubt.keyd.v1.OpenAndSealResponse
+	(*RewrapSecretsRequest)(nil),           // 69: redoubt.keyd.v1.RewrapSecretsRequest
+	(*RewrapSecretsResponse)(nil),          // 70: redoubt.keyd.v1.RewrapSecretsResponse
+	(*DropMastersRequest)(nil),             // 71: redoubt.keyd.v1.DropMastersRequest
+	(*DropMastersResponse)(nil),            // 72: redoubt.keyd.v1.DropMastersResponse
+	(*RotateCARequest)(nil),                // 73: redoubt.keyd.v1.RotateCARequest
+	(*RotateCAResponse)(nil),               // 74: redoubt.keyd.v1.RotateCAResponse
+	(*JournalledRequest)(nil),              // 75: redoubt.keyd.v1.JournalledRequest
+	(*JournalledResponse)(nil),             // 76: redoubt.keyd.v1.JournalledResponse
+	(*SignCRLRequest)(nil),                 // 77: redoubt.keyd.v1.SignCRLRequest
+	(*RevokedCertificate)(nil),             // 78: redoubt.keyd.v1.RevokedCertificate
+	(*SignCRLResponse)(nil),                // 79: redoubt.keyd.v1.SignCRLResponse
+	(*SignWorkloadsRequest)(nil),           // 80: redoubt.keyd.v1.SignWorkloadsRequest
+	(*SignWorkloadsResponse)(nil),          // 81: redoubt.keyd.v1.SignWorkloadsResponse
+	(*DescribeTPMRequest)(nil),             // 82: redoubt.keyd.v1.DescribeTPMRequest
+	(*DescribeTPMResponse)(nil),            // 83: redoubt.keyd.v1.DescribeTPMResponse
+	(*AttestRequest)(nil),                  // 84: redoubt.keyd.v1.AttestRequest
+	(*AttestResponse)(nil),                 // 85: redoubt.keyd.v1.AttestResponse
+	(*SealToTPMRequest)(nil),               // 86: redoubt.keyd.v1.SealToTPMRequest
+	(*SealToTPMResponse)(nil),              // 87: redoubt.keyd.v1.SealToTPMResponse
+	(*ChallengeRequest)(nil),               // 88: redoubt.keyd.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),              // 89: redoubt.keyd.v1.ChallengeResponse
+	(*LockSessionRequest)(nil),             // 90: redoubt.keyd.v1.LockSessionRequest
+	(*TakeShareRequest)(nil),               // 91: redoubt.keyd.v1.TakeShareRequest
+	(*GiveShareRequest)(nil),               // 92: redoubt.keyd.v1.GiveShareRequest
+	(*DropSharesRequest)(nil),              // 93: redoubt.keyd.v1.DropSharesRequest
+	(*TestSlotRequest)(nil),                // 94: redoubt.keyd.v1.TestSlotRequest
+	(*LockSessionResponse)(nil),            // 95: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 96: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 97: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 98: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 99: redoubt.keyd.v1.TestSlotResponse
+	(*ShareProgress)(nil),                  // 100: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 101: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 102: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 103: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 104: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 105: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 106: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 107: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 108: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 109: redoubt.profile.v1.TPMCredential
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
-	8,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
-	10, // 1: redoubt.keyd.v1.Request.init:type_name -> redoubt.keyd.v1.InitRequest
-	12, // 2: redoubt.keyd.v1.Request.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedRequest
-	14, // 3: redoubt.keyd.v1.Request.open_store:type_name -> redoubt.keyd.v1.OpenStoreRequest
-	16, // 4: redoubt.keyd.v1.Request.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafRequest
-	18, // 5: redoubt.keyd.v1.Request.mint_token:type_name -> redoubt.keyd.v1.MintTokenRequest
-	20, // 6: redoubt.keyd.v1.Request.sign_join:type_name -> redoubt.keyd.v1.SignJoinRequest
-	22, // 7: redoubt.keyd.v1.Request.sign_renew:type_name -> redoubt.keyd.v1.SignRenewRequest
-	26, // 8: redoubt.keyd.v1.Request.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetRequest
-	28, // 9: redoubt.keyd.v1.Request.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinRequest
-	30, // 10: redoubt.keyd.v1.Request.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetRequest
-	32, // 11: redoubt.keyd.v1.Request.reseal:type_name -> redoubt.keyd.v1.ResealRequest
-	24, // 12: redoubt.keyd.v1.Request.sign_own:type_name -> redoubt.keyd.v1.SignOwnRequest
-	34, // 13: redoubt.keyd.v1.Request.forget:type_name -> redoubt.keyd.v1.ForgetRequest
-	48, // 14: redoubt.keyd.v1.Request.seal_backup:type_name -> redoubt.keyd.v1.SealBackupRequest
-	52, // 15: redoubt.keyd.v1.Request.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreRequest
-	56, // 16: redoubt.keyd.v1.Request.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationRequest
-	36, // 17: redoubt.keyd.v1.Request.unlock:type_name -> redoubt.keyd.v1.UnlockRequest
-	50, // 18: redoubt.keyd.v1.Request.open_backup:type_name -> redoubt.keyd.v1.OpenBackupRequest
-	54, // 19: redoubt.keyd.v1.Request.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryRequest
-	40, // 20: redoubt.keyd.v1.Request.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetRequest
-	43, // 21: redoubt.keyd.v1.Request.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetRequest
-	38, // 22: redoubt.keyd.v1.Request.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionRequest
-	5,  // 23: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	9,  // 24: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	11, // 25: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	13, // 26: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	15, // 27: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	17, // 28: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	19, // 29: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	21, // 30: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	23, // 31: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	27, // 32: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	29, // 33: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	31, // 34: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	33, // 35: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	25, // 36: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	35, // 37: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	37, // 38: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	49, // 39: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
-	53, // 40: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
-	57, // 41: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
-	51, // 42: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
-	55, // 43: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
-	41, // 44: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	44, // 45: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	39, // 46: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	0,  // 47: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,  // 48: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	6,  // 49: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,  // 50: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	7,  // 51: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	6,  // 52: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	58, // 53: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 54: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	7,  // 55: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	59, // 56: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	60, // 57: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	60, // 58: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	58, // 59: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 60: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 61: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 62: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 63: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 64: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 65: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 66: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	7,  // 67: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	7,  // 68: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	58, // 69: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 70: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 71: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 72: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	42, // 73: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	7,  // 74: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	47, // 75: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	58, // 76: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	58, // 77: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	78, // [78:78] is the sub-list for method output_type
-	78, // [78:78] is the sub-list for method input_type
-	78, // [78:78] is the sub-list for extension type_name
-	78, // [78:78] is the sub-list for extension extendee
-	0,  // [0:78] is the sub-list for field type_name
+	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
+	12,  // 1: redoubt.keyd.v1.Request.init:type_name -> redoubt.keyd.v1.InitRequest
+	14,  // 2: redoubt.keyd.v1.Request.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedRequest
+	16,  // 3: redoubt.keyd.v1.Request.open_store:type_name -> redoubt.keyd.v1.OpenStoreRequest
+	18,  // 4: redoubt.keyd.v1.Request.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafRequest
+	20,  // 5: redoubt.keyd.v1.Request.mint_token:type_name -> redoubt.keyd.v1.MintTokenRequest
+	22,  // 6: redoubt.keyd.v1.Request.sign_join:type_name -> redoubt.keyd.v1.SignJoinRequest
+	24,  // 7: redoubt.keyd.v1.Request.sign_renew:type_name -> redoubt.keyd.v1.SignRenewRequest
+	28,  // 8: redoubt.keyd.v1.Request.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetRequest
+	30,  // 9: redoubt.keyd.v1.Request.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinRequest
+	32,  // 10: redoubt.keyd.v1.Request.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetRequest
+	34,  // 11: redoubt.keyd.v1.Request.reseal:type_name -> redoubt.keyd.v1.ResealRequest
+	26,  // 12: redoubt.keyd.v1.Request.sign_own:type_name -> redoubt.keyd.v1.SignOwnRequest
+	36,  // 13: redoubt.keyd.v1.Request.forget:type_name -> redoubt.keyd.v1.ForgetRequest
+	50,  // 14: redoubt.keyd.v1.Request.seal_backup:type_name -> redoubt.keyd.v1.SealBackupRequest
+	54,  // 15: redoubt.keyd.v1.Request.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreRequest
+	58,  // 16: redoubt.keyd.v1.Request.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationRequest
+	38,  // 17: redoubt.keyd.v1.Request.unlock:type_name -> redoubt.keyd.v1.UnlockRequest
+	52,  // 18: redoubt.keyd.v1.Request.open_backup:type_name -> redoubt.keyd.v1.OpenBackupRequest
+	56,  // 19: redoubt.keyd.v1.Request.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryRequest
+	42,  // 20: redoubt.keyd.v1.Request.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetRequest
+	45,  // 21: redoubt.keyd.v1.Request.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetRequest
+	40,  // 22: redoubt.keyd.v1.Request.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionRequest
+	61,  // 23: redoubt.keyd.v1.Request.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKRequest
+	63,  // 24: redoubt.keyd.v1.Request.drop_dek:type_name -> redoubt.keyd.v1.DropDEKRequest
+	66,  // 25: redoubt.keyd.v1.Request.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealRequest
+	69,  // 26: redoubt.keyd.v1.Request.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsRequest
+	71,  // 27: redoubt.keyd.v1.Request.drop_masters:type_name -> redoubt.keyd.v1.DropMastersRequest
+	73,  // 28: redoubt.keyd.v1.Request.rotate_ca:type_name -> redoubt.keyd.v1.RotateCARequest
+	75,  // 29: redoubt.keyd.v1.Request.journalled:type_name -> redoubt.keyd.v1.JournalledRequest
+	77,  // 30: redoubt.keyd.v1.Request.sign_crl:type_name -> redoubt.keyd.v1.SignCRLRequest
+	80,  // 31: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
+	82,  // 32: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
+	84,  // 33: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
+	86,  // 34: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
+	88,  // 35: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
+	90,  // 36: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
+	91,  // 37: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
+	92,  // 38: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
+	93,  // 39: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
+	94,  // 40: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
+	7,   // 41: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	11,  // 42: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	13,  // 43: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	15,  // 44: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	17,  // 45: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	19,  // 46: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	21,  // 47: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	23,  // 48: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	25,  // 49: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	29,  // 50: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	31,  // 51: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	33,  // 52: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	35,  // 53: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	27,  // 54: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	37,  // 55: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	39,  // 56: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	51,  // 57: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	55,  // 58: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	59,  // 59: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	53,  // 60: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	57,  // 61: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	43,  // 62: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	46,  // 63: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	41,  // 64: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	62,  // 65: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
+	64,  // 66: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
+	68,  // 67: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
+	70,  // 68: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
+	72,  // 69: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
+	74,  // 70: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
+	76,  // 71: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
+	79,  // 72: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
+	81,  // 73: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
+	83,  // 74: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
+	85,  // 75: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
+	87,  // 76: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
+	89,  // 77: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
+	95,  // 78: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	96,  // 79: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	97,  // 80: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	98,  // 81: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	99,  // 82: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	0,   // 83: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,   // 84: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	8,   // 85: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,   // 86: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	9,   // 87: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	60,  // 88: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
+	100, // 89: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	8,   // 90: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	101, // 91: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 92: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 93: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	60,  // 94: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	102, // 95: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	103, // 96: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	103, // 97: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	104, // 98: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	105, // 99: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	106, // 100: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	101, // 101: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 102: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 103: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	106, // 104: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	101, // 105: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 106: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 107: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 108: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 109: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 110: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 111: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	101, // 112: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	106, // 113: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	101, // 114: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 115: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 116: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	44,  // 117: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 118: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	49,  // 119: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	101, // 120: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	101, // 121: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	60,  // 122: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	60,  // 123: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	101, // 124: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	67,  // 125: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	65,  // 126: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	65,  // 127: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 128: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	101, // 129: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	44,  // 130: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	78,  // 131: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	101, // 132: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 133: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	101, // 134: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	108, // 135: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	105, // 136: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 137: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	109, // 138: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	106, // 139: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	103, // 140: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	104, // 141: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	105, // 142: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	109, // 143: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	144, // [144:144] is the sub-list for method output_type
+	144, // [144:144] is the sub-list for method input_type
+	144, // [144:144] is the sub-list for extension type_name
+	144, // [144:144] is the sub-list for extension extendee
+	0,   // [0:144] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -4384,6 +7290,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 	if File_autolock_keyd_keydpb_keyd_proto != nil {
 		return
 	}
+	file_autolock_keyd_keydpb_shares_proto_init()
 	file_autolock_keyd_keydpb_keyd_proto_msgTypes[0].OneofWrappers = []any{
 		(*Request_Status)(nil),
 		(*Request_Init)(nil),
@@ -4408,6 +7315,24 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_RotateKeyset)(nil),
 		(*Request_AdoptKeyset)(nil),
 		(*Request_SignPromotion)(nil),
+		(*Request_RotateDek)(nil),
+		(*Request_DropDek)(nil),
+		(*Request_OpenAndSeal)(nil),
+		(*Request_RewrapSecrets)(nil),
+		(*Request_DropMasters)(nil),
+		(*Request_RotateCa)(nil),
+		(*Request_Journalled)(nil),
+		(*Request_SignCrl)(nil),
+		(*Request_SignWorkloads)(nil),
+		(*Request_DescribeTpm)(nil),
+		(*Request_Attest)(nil),
+		(*Request_SealToTpm)(nil),
+		(*Request_Challenge)(nil),
+		(*Request_LockSession)(nil),
+		(*Request_TakeShare)(nil),
+		(*Request_GiveShare)(nil),
+		(*Request_DropShares)(nil),
+		(*Request_TestSlot)(nil),
 	}
 	file_autolock_keyd_keydpb_keyd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
@@ -4434,14 +7359,32 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_RotateKeyset)(nil),
 		(*Response_AdoptKeyset)(nil),
 		(*Response_SignPromotion)(nil),
+		(*Response_RotateDek)(nil),
+		(*Response_DropDek)(nil),
+		(*Response_OpenAndSeal)(nil),
+		(*Response_RewrapSecrets)(nil),
+		(*Response_DropMasters)(nil),
+		(*Response_RotateCa)(nil),
+		(*Response_Journalled)(nil),
+		(*Response_SignCrl)(nil),
+		(*Response_SignWorkloads)(nil),
+		(*Response_DescribeTpm)(nil),
+		(*Response_Attest)(nil),
+		(*Response_SealToTpm)(nil),
+		(*Response_Challenge)(nil),
+		(*Response_LockSession)(nil),
+		(*Response_TakeShare)(nil),
+		(*Response_GiveShare)(nil),
+		(*Response_DropShares)(nil),
+		(*Response_TestSlot)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   55,
+			NumEnums:      5,
+			NumMessages:   85,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -35,7 +35,10 @@ type State struct {
 	SealedKeyset []byte `protobuf:"bytes,5,opt,name=sealed_keyset,json=sealedKeyset,proto3" json:"sealed_keyset,omitempty"`
 	SealedLocal  []byte `protobuf:"bytes,6,opt,name=sealed_local,json=sealedLocal,proto3" json:"sealed_local,omitempty"`
 	// Of the cluster's life; absent is 1.
-	Incarnation   uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,20,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// SHA-256 of the SubjectPublicKeyInfo of each root of the keyset: by them a
+	// locked keyd knows other managers.
+	RootPins      [][]byte `protobuf:"bytes,70,rep,name=root_pins,json=rootPins,proto3" json:"root_pins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -119,10 +122,21 @@ func (x *State) GetIncarnation() uint64 {
 	return 0
 }
 
+func (x *State) GetRootPins() [][]byte {
+	if x != nil {
+		return x.RootPins
+	}
+	return nil
+}
+
 type SealedKek struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SlotId        string                 `protobuf:"bytes,1,opt,name=slot_id,json=slotId,proto3" json:"slot_id,omitempty"`
-	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	SlotId string                 `protobuf:"bytes,1,opt,name=slot_id,json=slotId,proto3" json:"slot_id,omitempty"`
+	Sealed []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// Of a slot whose seed is this manager's own: what it is sealed to, and for a
+	// TPM what that needs to give the seed back.
+	Recipient     []byte `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	SealedSeed    []byte `protobuf:"bytes,4,opt,name=sealed_seed,json=sealedSeed,proto3" json:"sealed_seed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,11 +185,25 @@ func (x *SealedKek) GetSealed() []byte {
 	return nil
 }
 
+func (x *SealedKek) GetRecipient() []byte {
+	if x != nil {
+		return x.Recipient
+	}
+	return nil
+}
+
+func (x *SealedKek) GetSealedSeed() []byte {
+	if x != nil {
+		return x.SealedSeed
+	}
+	return nil
+}
+
 var File_autolock_keyd_statepb_state_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_statepb_state_proto_rawDesc = "" +
 	"\n" +
-	"!autolock/keyd/statepb/state.proto\x12\x15redoubt.keyd.state.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\"\x8f\x02\n" +
+	"!autolock/keyd/statepb/state.proto\x12\x15redoubt.keyd.state.v1\x1a\x1fautolock/keyd/keydpb/keyd.proto\"\xac\x02\n" +
 	"\x05State\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
@@ -184,10 +212,14 @@ const file_autolock_keyd_statepb_state_proto_rawDesc = "" +
 	"\x04keks\x18\x04 \x03(\v2 .redoubt.keyd.state.v1.SealedKekR\x04keks\x12#\n" +
 	"\rsealed_keyset\x18\x05 \x01(\fR\fsealedKeyset\x12!\n" +
 	"\fsealed_local\x18\x06 \x01(\fR\vsealedLocal\x12 \n" +
-	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\"<\n" +
+	"\vincarnation\x18\x14 \x01(\x04R\vincarnation\x12\x1b\n" +
+	"\troot_pins\x18F \x03(\fR\brootPins\"{\n" +
 	"\tSealedKek\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x16\n" +
-	"\x06sealed\x18\x02 \x01(\fR\x06sealedB:Z8github.com/redoubt-cluster/redoubt/autolock/keyd/statepbb\x06proto3"
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12\x1c\n" +
+	"\trecipient\x18\x03 \x01(\fR\trecipient\x12\x1f\n" +
+	"\vsealed_seed\x18\x04 \x01(\fR\n" +
+	"sealedSeedB:Z8github.com/redoubt-cluster/redoubt/autolock/keyd/statepbb\x06proto3"
 
 var (
 	file_autolock_keyd_statepb_state_proto_rawDescOnce sync.Once

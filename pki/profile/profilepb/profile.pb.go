@@ -93,7 +93,11 @@ type TokenRecord struct {
 	// When set, the only node name it admits.
 	NodeName string `protobuf:"bytes,8,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	// When set, the only source prefix it admits, in CIDR notation.
-	Cidr          string `protobuf:"bytes,9,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	Cidr string `protobuf:"bytes,9,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	// Admits only a machine whose TPM proves itself, as the admission policy says.
+	Attest bool `protobuf:"varint,10,opt,name=attest,proto3" json:"attest,omitempty"`
+	// Admits a machine only once an operator approved that very one; managers only.
+	Approve       bool `protobuf:"varint,11,opt,name=approve,proto3" json:"approve,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,6 +195,349 @@ func (x *TokenRecord) GetCidr() string {
 	return ""
 }
 
+func (x *TokenRecord) GetAttest() bool {
+	if x != nil {
+		return x.Attest
+	}
+	return false
+}
+
+func (x *TokenRecord) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+// AdmissionPolicy is what the cluster demands of machines that join.
+type AdmissionPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every machine must prove its TPM, whatever its token says.
+	Attest bool `protobuf:"varint,1,opt,name=attest,proto3" json:"attest,omitempty"`
+	// Which TPMs are believed: SHA-256 of their endorsement keys' SPKI, and DER
+	// certificates of those that certify such keys.
+	EkAllowed [][]byte `protobuf:"bytes,2,rep,name=ek_allowed,json=ekAllowed,proto3" json:"ek_allowed,omitempty"`
+	EkCas     [][]byte `protobuf:"bytes,3,rep,name=ek_cas,json=ekCas,proto3" json:"ek_cas,omitempty"`
+	// Registers (PCR, SHA-256 bank) that must have one of the values, in ascending
+	// order.
+	Pcrs []*PCRRule `protobuf:"bytes,4,rep,name=pcrs,proto3" json:"pcrs,omitempty"`
+	// Every manager waits for an operator's approval, whatever its token says.
+	ApproveManagers bool `protobuf:"varint,5,opt,name=approve_managers,json=approveManagers,proto3" json:"approve_managers,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *AdmissionPolicy) Reset() {
+	*x = AdmissionPolicy{}
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmissionPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmissionPolicy) ProtoMessage() {}
+
+func (x *AdmissionPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmissionPolicy.ProtoReflect.Descriptor instead.
+func (*AdmissionPolicy) Descriptor() ([]byte, []int) {
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AdmissionPolicy) GetAttest() bool {
+	if x != nil {
+		return x.Attest
+	}
+	return false
+}
+
+func (x *AdmissionPolicy) GetEkAllowed() [][]byte {
+	if x != nil {
+		return x.EkAllowed
+	}
+	return nil
+}
+
+func (x *AdmissionPolicy) GetEkCas() [][]byte {
+	if x != nil {
+		return x.EkCas
+	}
+	return nil
+}
+
+func (x *AdmissionPolicy) GetPcrs() []*PCRRule {
+	if x != nil {
+		return x.Pcrs
+	}
+	return nil
+}
+
+func (x *AdmissionPolicy) GetApproveManagers() bool {
+	if x != nil {
+		return x.ApproveManagers
+	}
+	return false
+}
+
+type PCRRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Values        [][]byte               `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PCRRule) Reset() {
+	*x = PCRRule{}
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PCRRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PCRRule) ProtoMessage() {}
+
+func (x *PCRRule) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PCRRule.ProtoReflect.Descriptor instead.
+func (*PCRRule) Descriptor() ([]byte, []int) {
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PCRRule) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PCRRule) GetValues() [][]byte {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// TPMIdentity is what a TPM shows of itself: public areas (TPMT_PUBLIC) of its
+// endorsement and attestation key, and a certificate of the former, DER or empty.
+type TPMIdentity struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ek            []byte                 `protobuf:"bytes,1,opt,name=ek,proto3" json:"ek,omitempty"`
+	EkCertificate []byte                 `protobuf:"bytes,2,opt,name=ek_certificate,json=ekCertificate,proto3" json:"ek_certificate,omitempty"`
+	Ak            []byte                 `protobuf:"bytes,3,opt,name=ak,proto3" json:"ak,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TPMIdentity) Reset() {
+	*x = TPMIdentity{}
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMIdentity) ProtoMessage() {}
+
+func (x *TPMIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMIdentity.ProtoReflect.Descriptor instead.
+func (*TPMIdentity) Descriptor() ([]byte, []int) {
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TPMIdentity) GetEk() []byte {
+	if x != nil {
+		return x.Ek
+	}
+	return nil
+}
+
+func (x *TPMIdentity) GetEkCertificate() []byte {
+	if x != nil {
+		return x.EkCertificate
+	}
+	return nil
+}
+
+func (x *TPMIdentity) GetAk() []byte {
+	if x != nil {
+		return x.Ak
+	}
+	return nil
+}
+
+// TPMCredential is a challenge that only the TPM opens that has both keys.
+type TPMCredential struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blob          []byte                 `protobuf:"bytes,1,opt,name=blob,proto3" json:"blob,omitempty"`
+	Secret        []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TPMCredential) Reset() {
+	*x = TPMCredential{}
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMCredential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMCredential) ProtoMessage() {}
+
+func (x *TPMCredential) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMCredential.ProtoReflect.Descriptor instead.
+func (*TPMCredential) Descriptor() ([]byte, []int) {
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TPMCredential) GetBlob() []byte {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+func (x *TPMCredential) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+// TPMEvidence is a request vouched for by a TPM: see docs/formats.md.
+type TPMEvidence struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Ak        []byte                 `protobuf:"bytes,1,opt,name=ak,proto3" json:"ak,omitempty"`
+	Quote     []byte                 `protobuf:"bytes,2,opt,name=quote,proto3" json:"quote,omitempty"`
+	Signature []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Of the registers asked for, in their order.
+	Values [][]byte `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty"`
+	// What was in the credential; joins only.
+	Secret        []byte `protobuf:"bytes,5,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TPMEvidence) Reset() {
+	*x = TPMEvidence{}
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMEvidence) ProtoMessage() {}
+
+func (x *TPMEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMEvidence.ProtoReflect.Descriptor instead.
+func (*TPMEvidence) Descriptor() ([]byte, []int) {
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TPMEvidence) GetAk() []byte {
+	if x != nil {
+		return x.Ak
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetQuote() []byte {
+	if x != nil {
+		return x.Quote
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetValues() [][]byte {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
 // SignedTokenRecord: `record` is a serialized TokenRecord, `signature` keyd's
 // over it.
 type SignedTokenRecord struct {
@@ -206,7 +553,7 @@ type SignedTokenRecord struct {
 
 func (x *SignedTokenRecord) Reset() {
 	*x = SignedTokenRecord{}
-	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[1]
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -218,7 +565,7 @@ func (x *SignedTokenRecord) String() string {
 func (*SignedTokenRecord) ProtoMessage() {}
 
 func (x *SignedTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[1]
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -231,7 +578,7 @@ func (x *SignedTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedTokenRecord.ProtoReflect.Descriptor instead.
 func (*SignedTokenRecord) Descriptor() ([]byte, []int) {
-	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{1}
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SignedTokenRecord) GetRecord() []byte {
@@ -265,7 +612,7 @@ type CertificateChain struct {
 
 func (x *CertificateChain) Reset() {
 	*x = CertificateChain{}
-	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[2]
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +624,7 @@ func (x *CertificateChain) String() string {
 func (*CertificateChain) ProtoMessage() {}
 
 func (x *CertificateChain) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[2]
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +637,7 @@ func (x *CertificateChain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
 func (*CertificateChain) Descriptor() ([]byte, []int) {
-	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{2}
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CertificateChain) GetCertificates() [][]byte {
@@ -304,7 +651,7 @@ var File_pki_profile_profilepb_profile_proto protoreflect.FileDescriptor
 
 const file_pki_profile_profilepb_profile_proto_rawDesc = "" +
 	"\n" +
-	"#pki/profile/profilepb/profile.proto\x12\x12redoubt.profile.v1\"\x91\x02\n" +
+	"#pki/profile/profilepb/profile.proto\x12\x12redoubt.profile.v1\"\xc3\x02\n" +
 	"\vTokenRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -317,7 +664,33 @@ const file_pki_profile_profilepb_profile_proto_rawDesc = "" +
 	"expires_at\x18\x06 \x01(\x03R\texpiresAt\x12\x19\n" +
 	"\bmax_uses\x18\a \x01(\rR\amaxUses\x12\x1b\n" +
 	"\tnode_name\x18\b \x01(\tR\bnodeName\x12\x12\n" +
-	"\x04cidr\x18\t \x01(\tR\x04cidr\"l\n" +
+	"\x04cidr\x18\t \x01(\tR\x04cidr\x12\x16\n" +
+	"\x06attest\x18\n" +
+	" \x01(\bR\x06attest\x12\x18\n" +
+	"\aapprove\x18\v \x01(\bR\aapprove\"\xbb\x01\n" +
+	"\x0fAdmissionPolicy\x12\x16\n" +
+	"\x06attest\x18\x01 \x01(\bR\x06attest\x12\x1d\n" +
+	"\n" +
+	"ek_allowed\x18\x02 \x03(\fR\tekAllowed\x12\x15\n" +
+	"\x06ek_cas\x18\x03 \x03(\fR\x05ekCas\x12/\n" +
+	"\x04pcrs\x18\x04 \x03(\v2\x1b.redoubt.profile.v1.PCRRuleR\x04pcrs\x12)\n" +
+	"\x10approve_managers\x18\x05 \x01(\bR\x0fapproveManagers\"7\n" +
+	"\aPCRRule\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
+	"\x06values\x18\x02 \x03(\fR\x06values\"T\n" +
+	"\vTPMIdentity\x12\x0e\n" +
+	"\x02ek\x18\x01 \x01(\fR\x02ek\x12%\n" +
+	"\x0eek_certificate\x18\x02 \x01(\fR\rekCertificate\x12\x0e\n" +
+	"\x02ak\x18\x03 \x01(\fR\x02ak\";\n" +
+	"\rTPMCredential\x12\x12\n" +
+	"\x04blob\x18\x01 \x01(\fR\x04blob\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\"\x81\x01\n" +
+	"\vTPMEvidence\x12\x0e\n" +
+	"\x02ak\x18\x01 \x01(\fR\x02ak\x12\x14\n" +
+	"\x05quote\x18\x02 \x01(\fR\x05quote\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12\x16\n" +
+	"\x06values\x18\x04 \x03(\fR\x06values\x12\x16\n" +
+	"\x06secret\x18\x05 \x01(\fR\x06secret\"l\n" +
 	"\x11SignedTokenRecord\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12!\n" +
@@ -343,20 +716,26 @@ func file_pki_profile_profilepb_profile_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_profile_profilepb_profile_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_profile_profilepb_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_pki_profile_profilepb_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_pki_profile_profilepb_profile_proto_goTypes = []any{
 	(Role)(0),                 // 0: redoubt.profile.v1.Role
 	(*TokenRecord)(nil),       // 1: redoubt.profile.v1.TokenRecord
-	(*SignedTokenRecord)(nil), // 2: redoubt.profile.v1.SignedTokenRecord
-	(*CertificateChain)(nil),  // 3: redoubt.profile.v1.CertificateChain
+	(*AdmissionPolicy)(nil),   // 2: redoubt.profile.v1.AdmissionPolicy
+	(*PCRRule)(nil),           // 3: redoubt.profile.v1.PCRRule
+	(*TPMIdentity)(nil),       // 4: redoubt.profile.v1.TPMIdentity
+	(*TPMCredential)(nil),     // 5: redoubt.profile.v1.TPMCredential
+	(*TPMEvidence)(nil),       // 6: redoubt.profile.v1.TPMEvidence
+	(*SignedTokenRecord)(nil), // 7: redoubt.profile.v1.SignedTokenRecord
+	(*CertificateChain)(nil),  // 8: redoubt.profile.v1.CertificateChain
 }
 var file_pki_profile_profilepb_profile_proto_depIdxs = []int32{
 	0, // 0: redoubt.profile.v1.TokenRecord.role:type_name -> redoubt.profile.v1.Role
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	3, // 1: redoubt.profile.v1.AdmissionPolicy.pcrs:type_name -> redoubt.profile.v1.PCRRule
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_pki_profile_profilepb_profile_proto_init() }
@@ -370,7 +749,7 @@ func file_pki_profile_profilepb_profile_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_profile_profilepb_profile_proto_rawDesc), len(file_pki_profile_profilepb_profile_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

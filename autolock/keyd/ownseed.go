@@ -1,0 +1,146 @@
+package keyd
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/headed"
+)
+
+// A slot whose seed is this manager's own. While autolock is off the seed lies in
+// a file of keyd's, which is written before the state that needs it and removed
+// after the state that does not: whenever a crash comes, the state that counts
+// finds its seed.
+type ownSeed struct {
+	recipient []byte // what the KEK is sealed to
+	sealed    []byte // a TPM's; empty where the seed lies in a file
+}
+
+// autoPrefix and the slot's id are the name of such a file.
+const autoPrefix = "auto-"
+
+// ownSlot is a slot as this manager has it.
+func ownSlot(slot *keydpb.Slot, recipient []byte) *keydpb.Slot {
+	if !autolock.OwnSeed(slot) {
+		return slot
+	}
+	slot = proto.CloneOf(slot)
+	slot.Recipient = recipient
+	return slot
+}
+
+// ownSeeds are those of a set. What this manager has already it keeps; for a slot
+// that is new it makes a seed. The caller holds mu.
+func (s *Server) ownSeeds(set *keydpb.SlotSet) (map[string]*ownSeed, error) {
+	out := map[string]*ownSeed{}
+	for _, slot := range set.GetSlots() {
+		if !autolock.OwnSeed(slot) {
+			continue
+		}
+		if old := s.ownSeedOf(slot.GetId()); old != nil {
+			out[slot.GetId()] = old
+			continue
+		}
+		if slot.GetKind() != keydpb.SlotKind_SLOT_KIND_FILE {
+			continue // it has no such slot, and says so by what it is sealed to
+		}
+		made, err := s.makeFileSeed(slot)
+		if err != nil {
+			return nil, fmt.Errorf("keeping what opens this manager by itself: %w", err)
+		}
+		out[slot.GetId()] = made
+	}
+	return out, nil
+}
+
+// ownSeedOf is what the state in use is sealed to for that slot, or nil.
+func (s *Server) ownSeedOf(slotID string) *ownSeed {
+	if s.file == nil {
+		return nil
+	}
+	for _, k := range s.file.state.GetKeks() {
+		if k.GetSlotId() == slotID && len(k.GetRecipient()) > 0 {
+			return &ownSeed{k.GetRecipient(), k.GetSealedSeed()}
+		}
+	}
+	return nil
+}
+
+// makeFileSeed makes a seed and keeps it in the file of that slot.
+func (s *Server) makeFileSeed(slot *keydpb.Slot) (*ownSeed, error) {
+	seed := make([]byte, autolock.KeyLen)
+	defer clear(seed)
+	rand.Read(seed)
+	recipient, err := autolock.SeedRecipient(slot.GetKind(), seed)
+	if err != nil {
+		return nil, err
+	}
+	name := autoPrefix + slot.GetId()
+	raw := headed.Encode(name, seed)
+	defer clear(raw)
+	return &ownSeed{recipient: recipient}, s.write(s.path(name), raw)
+}
+
+// dropOwnSeeds removes the files of slots that the state in use does not have.
+func (s *Server) dropOwnSeeds() error {
+	found, err := filepath.Glob(s.path(autoPrefix + "*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range found {
+		if s.file != nil && s.ownSeedOf(strings.TrimPrefix(filepath.Base(path), autoPrefix)) != nil {
+			continue
+		}
+		if err := atomicfile.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// openByItself opens a manager whose autolock is off, when keyd starts. One that
+// does not open stays locked, and people's slots open it.
+func (s *Server) openByItself() {
+	slot := (*keydpb.Slot)(nil)
+	if s.broken == nil && s.file != nil {
+		slot = autolock.FileSlot(s.file.state.GetSlots())
+	}
+	if slot == nil {
+		return
+	}
+	seed, err := s.readFileSeed(slot)
+	defer clear(seed)
+	if err == nil {
+		_, err = s.openWith(slot.GetKind(), seed, "by itself: autolock is off")
+	}
+	if err != nil {
+		s.log.Error("autolock is off, but this manager does not open by itself: unlock it", "err", err)
+	}
+}
+
+func (s *Server) readFileSeed(slot *keydpb.Slot) ([]byte, error) {
+	name := autoPrefix + slot.GetId()
+	raw, err := atomicfile.ReadBounded(s.path(name), maxSeedFile)
+	defer clear(raw)
+	if err != nil {
+		return nil, err
+	}
+	if fi, err := os.Stat(s.path(name)); err != nil || fi.Mode().Perm() != 0o600 {
+		return nil, fmt.Errorf("%s must have mode 0600 (%v)", s.path(name), err)
+	}
+	seed, err := headed.Decode(name, raw)
+	if err != nil || len(seed) != autolock.KeyLen {
+		return nil, fmt.Errorf("%s is damaged (%v)", s.path(name), err)
+	}
+	return append([]byte(nil), seed...), nil
+}

@@ -1,0 +1,47 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/x509"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// revocationLevel is the store level that knows of revocation lists.
+const revocationLevel = 3
+
+// noteIssued keeps in the record what a revocation list needs to name the
+// certificate: there is no table of them. Those that have ended go, and beyond
+// maxNoted the oldest, which the record's own keys do not name either.
+func noteIssued(n *pkipb.Node, leaf *x509.Certificate, issuer []byte, now time.Time) {
+	certs := []*pkipb.IssuedCertificate{{Serial: leaf.SerialNumber.Bytes(), Issuer: issuer, NotAfter: leaf.NotAfter.Unix()}}
+	for _, c := range n.GetCertificates() {
+		if c.GetNotAfter() > now.Unix() && len(certs) < maxNoted && !bytes.Equal(c.GetSerial(), certs[0].GetSerial()) {
+			certs = append(certs, c)
+		}
+	}
+	n.Certificates = certs
+}
+
+// noteChain is noteIssued for a chain as it was issued.
+func noteChain(n *pkipb.Node, chain *profilepb.CertificateChain) error {
+	certs, err := parseAll(chain.GetCertificates())
+	if err != nil {
+		return err
+	}
+	noteIssued(n, certs[0], issuerHash(chain), certs[0].NotBefore)
+	return nil
+}
+
+// putIssued writes a record whose certificates were noted, as far as the others
+// understand them.
+func putIssued(tx *raftstore.Tx, n *pkipb.Node) error {
+	if tx.Level() < revocationLevel {
+		n.Certificates = nil
+	}
+	return store.Nodes.Put(tx, n)
+}

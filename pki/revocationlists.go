@@ -1,0 +1,297 @@
+package pki
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// Revoked is a certificate on a revocation list.
+type Revoked struct {
+	Serial []byte
+	At     int64 // Unix seconds
+}
+
+// ListSigner has keyd sign the revocation list of the CA whose certificate has
+// that SHA-256.
+type ListSigner interface {
+	SignCRL(ctx context.Context, ca []byte, revoked []Revoked, number uint64) (crl []byte, nextUpdate time.Time, err error)
+}
+
+// WatchedStore is the part of *raftstore.Store that revocation lists need.
+type WatchedStore interface {
+	Store
+	store.Store
+}
+
+// ListsConfig is what RunRevocationLists needs; every field is required.
+type ListsConfig struct {
+	Store  WatchedStore
+	Signer ListSigner
+	Logger *slog.Logger
+}
+
+// A revocationList is what should stand on the list of one CA.
+type revocationList struct {
+	ca      []byte // SHA-256 of its certificate
+	revoked []Revoked
+}
+
+func (l revocationList) id() string { return hex.EncodeToString(l.ca) }
+
+// content tells lists apart by what is on them.
+func (l revocationList) content() []byte {
+	var b []byte
+	for _, r := range l.revoked {
+		b = binary.BigEndian.AppendUint64(lp.Append(b, r.Serial), uint64(r.At))
+	}
+	sum := sha256.Sum256(b)
+	return sum[:]
+}
+
+// revocationLists are those of the CAs in force. An issuing CA lists the
+// certificates of nodes that were removed; a root lists the issuing CAs whose keys a
+// manager took along: with the next keyset nobody can sign for those any more.
+func revocationLists(r raftstore.Reader, now time.Time) ([]revocationList, error) {
+	c, err := store.GetCluster(r)
+	if err != nil {
+		return nil, err
+	}
+	of := map[string][]Revoked{}
+	for n := range store.Nodes.All(r) {
+		if !n.GetDenied() {
+			continue
+		}
+		for _, cert := range n.GetCertificates() {
+			if cert.GetNotAfter() > now.Unix() {
+				of[string(cert.GetIssuer())] = append(of[string(cert.GetIssuer())], Revoked{cert.GetSerial(), n.GetDeniedAt()})
+			}
+		}
+	}
+	for _, ca := range c.GetRevokedIssuers() {
+		if ca.GetNotAfter() > now.Unix() {
+			of[string(ca.GetRoot())] = append(of[string(ca.GetRoot())], Revoked{ca.GetSerial(), ca.GetAt()})
+		}
+	}
+	var out []revocationList
+	for _, der := range slices.Concat(c.GetIssuers(), c.GetRoots()) {
+		sum := sha256.Sum256(der)
+		l := revocationList{ca: sum[:], revoked: of[string(sum[:])]}
+		// Newest first, so that the oldest, which end first, give way.
+		slices.SortFunc(l.revoked, func(a, b Revoked) int {
+			if a.At != b.At {
+				return int(b.At - a.At)
+			}
+			return bytes.Compare(a.Serial, b.Serial)
+		})
+		l.revoked = l.revoked[:min(len(l.revoked), maxListed)]
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// due reports whether the list on record is not the one that should be, or is
+// about to end; otherwise it says when it will be.
+func (l revocationList) due(r raftstore.Reader, now time.Time) (rec *pkipb.RevocationList, due bool, next time.Time) {
+	rec, ok := store.RevocationLists.Get(r, l.id())
+	next = time.Unix(rec.GetNextUpdate(), 0).Add(-listAhead)
+	return rec, !ok || !bytes.Equal(rec.GetContent(), l.content()) || !now.Before(next), next
+}
+
+// RunRevocationLists keeps the lists as they should be, on the leader, until ctx
+// ends: one is signed again when something was revoked, and once a day. It also
+// forgets what was allowed again long ago.
+func RunRevocationLists(ctx context.Context, c ListsConfig) error {
+	for {
+		err := runRevocationLists(ctx, c)
+		if !errors.Is(err, raftstore.ErrLagged) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func runRevocationLists(ctx context.Context, c ListsConfig) error {
+	w, err := c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, store.Nodes, store.Cluster, store.DeniedIdentities)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	pause := listRetry
+	for {
+		next, err := signLists(ctx, c)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			c.Logger.Warn("the revocation lists are not renewed yet", "error", err, "retry_in", pause)
+			next = time.Now().Add(pause)
+			pause = min(2*pause, longestListRetry)
+		default:
+			pause = listRetry
+		}
+		if err := awaitRevocation(ctx, w, next); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitRevocation returns when something may have been revoked, or at next.
+func awaitRevocation(ctx context.Context, w *raftstore.Watch, next time.Time) error {
+	wait, cancel := context.WithDeadline(ctx, next)
+	defer cancel()
+	for {
+		events, err := w.Next(wait)
+		if err != nil {
+			if ctx.Err() == nil && wait.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		for _, e := range events {
+			old, now, ok := store.Nodes.Event(e)
+			if !ok || now.GetDenied() || old.GetDenied() {
+				return nil
+			}
+		}
+	}
+}
+
+// signLists signs what is due and says when something will be.
+func signLists(ctx context.Context, c ListsConfig) (next time.Time, _ error) {
+	now := time.Now()
+	next = now.Add(listCheck) // certificates end meanwhile
+	var lists []revocationList
+	var old []*pkipb.RevocationList
+	gone, allowed, level := []string{}, false, uint32(0)
+	err := c.Store.View(func(r *raftstore.ReadTx) error {
+		if level = r.Level(); level < revocationLevel {
+			return nil
+		}
+		all, err := revocationLists(r, now)
+		if err != nil {
+			return err
+		}
+		keep := map[string]bool{}
+		for _, l := range all {
+			keep[l.id()] = true
+			rec, due, at := l.due(r, now)
+			switch {
+			case due:
+				lists, old = append(lists, l), append(old, rec)
+			case at.Before(next):
+				next = at
+			}
+		}
+		for rec := range store.RevocationLists.All(r) {
+			if !keep[rec.GetId()] {
+				gone = append(gone, rec.GetId())
+			}
+		}
+		for rec := range store.DeniedIdentities.All(r) {
+			switch end := allowedEnd(rec); {
+			case end.IsZero():
+			case !now.Before(end):
+				allowed = true
+			case end.Before(next):
+				next = end
+			}
+		}
+		return nil
+	})
+	if err != nil || level < revocationLevel {
+		return now.Add(longestListRetry), err
+	}
+	signed := make([]*pkipb.RevocationList, 0, len(lists))
+	for i, l := range lists {
+		number := uint64(max(now.UnixMilli(), 1))
+		if was, err := x509.ParseRevocationList(old[i].GetCrl()); err == nil && was.Number.IsUint64() {
+			number = max(number, was.Number.Uint64()+1)
+		}
+		crl, until, err := c.Signer.SignCRL(ctx, l.ca, l.revoked, number)
+		if err != nil {
+			return next, fmt.Errorf("signing the revocation list of CA %.16s: %w", l.id(), err)
+		}
+		signed = append(signed, &pkipb.RevocationList{Meta: old[i].GetMeta(), Id: l.id(), Crl: crl, Content: l.content(), NextUpdate: until.Unix()})
+	}
+	if len(signed)+len(gone) == 0 && !allowed {
+		return next, nil
+	}
+	return next, c.Store.Update(ctx, func(tx *raftstore.Tx) error {
+		for _, rec := range signed {
+			if err := store.RevocationLists.Put(tx, rec); err != nil {
+				return err
+			}
+		}
+		for _, id := range gone {
+			if err := store.RevocationLists.Delete(tx, id); err != nil {
+				return err
+			}
+		}
+		_, err := ForgetAllowed(tx)
+		return err
+	})
+}
+
+// AwaitRevocationLists returns the lists once they name all that is revoked now.
+func AwaitRevocationLists(ctx context.Context, s store.Store) (out []*pkipb.RevocationList, _ error) {
+	w, err := s.Watch(func(*raftstore.ReadTx) error { return nil }, store.RevocationLists)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	for {
+		all := true
+		if err := s.View(func(r *raftstore.ReadTx) error {
+			out = nil
+			lists, err := revocationLists(r, time.Now())
+			for _, l := range lists {
+				rec, _, _ := l.due(r, time.Now())
+				all = all && rec != nil && bytes.Equal(rec.GetContent(), l.content())
+				out = append(out, rec)
+			}
+			return err
+		}); err != nil || all {
+			return out, err
+		}
+		if _, err := w.Next(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// revokeIssuers notes that the keys of the issuing CAs in force are known to a
+// manager that leaves.
+func revokeIssuers(tx *raftstore.Tx, c *pkipb.Cluster) {
+	if tx.Level() < revocationLevel {
+		return
+	}
+	roots, err := parseAll(c.GetRoots())
+	issuers, ierr := parseAll(c.GetIssuers())
+	if err != nil || ierr != nil {
+		return // nothing of this cluster could be verified at all
+	}
+	var more []*pkipb.RevokedIssuer
+	for _, ca := range issuers {
+		for _, root := range roots {
+			if ca.CheckSignatureFrom(root) == nil {
+				sum := sha256.Sum256(root.Raw)
+				more = append(more, &pkipb.RevokedIssuer{Serial: ca.SerialNumber.Bytes(), Root: sum[:], At: tx.Now().Unix(), NotAfter: ca.NotAfter.Unix()})
+			}
+		}
+	}
+	more = append(more, c.GetRevokedIssuers()...)
+	c.RevokedIssuers = more[:min(len(more), maxRevokedIssuers)]
+}
