@@ -63,6 +63,7 @@ func (s *Store) shut(ctx context.Context) error {
 		s.saveWitness()
 	}
 	s.halt.stop(nil)
+	s.rekeying <- struct{}{} // nobody is at the files, or will be
 	return s.files.Close()
 }
 

@@ -23,6 +23,16 @@ type Sealer interface {
 	Name(key []byte) []byte
 }
 
+// Keyring is a Sealer with the keys of several epochs, newest first: it seals and
+// names by the newest and opens a record under the one that the record names. With
+// it the store's key can be renewed, see Rekey.
+type Keyring interface {
+	Sealer
+	Epochs() []uint32
+	// NameUnder is Name by the key of that epoch; nil where there is none.
+	NameUnder(epoch uint32, key []byte) []byte
+}
+
 // Transport carries raft's messages. Authentication is the caller's: Listener
 // must only ever return connections of peers that Store.PeerAllowed accepts,
 // and Dial must verify that it reached the id that addr names. A Dial that
@@ -60,6 +70,8 @@ type Config struct {
 	wrapStable   func(raft.StableStore) raft.StableStore
 	segmentBytes int
 	reached      func(*ReadTx)
+	// rekeyed is told of each step of Rekey; an error ends it there.
+	rekeyed func(step string) error
 	// InitialPeers are ids that PeerAllowed accepts while this server does not
 	// know the cluster's configuration yet.
 	InitialPeers []string

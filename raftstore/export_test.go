@@ -124,3 +124,12 @@ func LowerTerm(ctx context.Context, c Config, key string, one, two uint64) error
 	why := s.Err()
 	return errors.Join(why, s.Close(ctx))
 }
+
+// RekeySteps are the steps of Rekey, in order.
+var RekeySteps = rekeySteps
+
+// WithRekeyed has a test told of each step of Rekey; an error ends it there.
+func (c Config) WithRekeyed(step func(string) error) Config {
+	c.rekeyed = step
+	return c
+}

@@ -63,6 +63,10 @@ const (
 	// maxTailBytes bounds what a leader has sent and not written yet: where it is
 	// more, it waits for its own disk.
 	maxTailBytes = 4 << 20
+	// maxCopyEntries and maxCopyBytes bound what of the log is copied at a time while
+	// its key is renewed.
+	maxCopyEntries = 1024
+	maxCopyBytes   = 4 << 20
 	// maxAppendEntries bounds one replication message.
 	maxAppendEntries = 64
 	// snapshotThreshold is how many entries make a new snapshot worth while;

@@ -21,6 +21,24 @@ const (
 type binder struct {
 	sealer Sealer
 	prefix []byte
+	// epoch is of the key that the database's names are by; 0: the sealer has no
+	// epochs.
+	epoch uint32
+}
+
+// at is the binder of a database whose names are by the key of that epoch.
+func (b *binder) at(epoch uint32) *binder {
+	out := *b
+	out.epoch = epoch
+	return &out
+}
+
+// name is what a stable value's key is replaced by.
+func (b *binder) name(key []byte) []byte {
+	if ring, ok := b.sealer.(Keyring); ok && b.epoch != 0 {
+		return ring.NameUnder(b.epoch, key)
+	}
+	return b.sealer.Name(key)
 }
 
 func newBinder(c *Config) *binder {

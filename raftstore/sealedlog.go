@@ -26,6 +26,8 @@ type sealedLog struct {
 	// accept judges the commands that are there when the store is opened; nil for
 	// none.
 	accept func(data []byte) error
+	// gate as in sealedStable.
+	gate *sync.RWMutex
 
 	buffers buffers
 }
@@ -38,19 +40,20 @@ func (s *sealedLog) IsMonotonic() bool { return true }
 
 // FirstIndex implements raft.LogStore.
 func (s *sealedLog) FirstIndex() (uint64, error) {
-	i, err := s.inner.FirstIndex()
+	i, err := behind(s.gate, s.inner.FirstIndex)
 	return i, s.check(err, "the first index of the log cannot be read")
 }
 
 // LastIndex implements raft.LogStore.
 func (s *sealedLog) LastIndex() (uint64, error) {
-	i, err := s.inner.LastIndex()
+	i, err := behind(s.gate, s.inner.LastIndex)
 	return i, s.check(err, "the last index of the log cannot be read")
 }
 
 // DeleteRange implements raft.LogStore.
 func (s *sealedLog) DeleteRange(lo, hi uint64) error {
-	return s.check(s.inner.DeleteRange(lo, hi), "log entries cannot be deleted")
+	_, err := behind(s.gate, func() (struct{}, error) { return struct{}{}, s.inner.DeleteRange(lo, hi) })
+	return s.check(err, "log entries cannot be deleted")
 }
 
 // StoreLog implements raft.LogStore.
@@ -58,6 +61,13 @@ func (s *sealedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log
 
 // StoreLogs implements raft.LogStore.
 func (s *sealedLog) StoreLogs(logs []*raft.Log) error {
+	what, err := s.store(logs)
+	return s.check(err, what)
+}
+
+// store says what it was at where it fails.
+func (s *sealedLog) store(logs []*raft.Log) (what string, err error) {
+	defer through(s.gate)()
 	out := make([]*raft.Log, len(logs))
 	plain := s.buffers.take()
 	defer func() { s.buffers.give(plain) }()
@@ -65,11 +75,11 @@ func (s *sealedLog) StoreLogs(logs []*raft.Log) error {
 		plain = appendLog(plain[:0], l)
 		data, err := s.bind.sealer.Seal(labelLog, s.bind.logAAD(l.Index, l.Term, uint8(l.Type)), plain)
 		if err != nil {
-			return s.check(err, fmt.Sprintf("log entry %d cannot be sealed", l.Index))
+			return fmt.Sprintf("log entry %d cannot be sealed", l.Index), err
 		}
 		out[i] = &raft.Log{Index: l.Index, Term: l.Term, Type: l.Type, Data: data}
 	}
-	return s.check(s.stall.watch(func() error { return s.inner.StoreLogs(out) }), "log entries cannot be written")
+	return "log entries cannot be written", s.stall.watch(func() error { return s.inner.StoreLogs(out) })
 }
 
 // GetLog implements raft.LogStore. An entry that is not there is no failure:
@@ -83,6 +93,12 @@ func (s *sealedLog) GetLog(index uint64, out *raft.Log) error {
 }
 
 func (s *sealedLog) read(index uint64, out *raft.Log) error {
+	defer through(s.gate)()
+	return s.readHeld(index, out)
+}
+
+// readHeld is read of who holds the gate.
+func (s *sealedLog) readHeld(index uint64, out *raft.Log) error {
 	var l raft.Log
 	switch err := s.inner.GetLog(index, &l); {
 	case errors.Is(err, raft.ErrLogNotFound):

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -17,6 +19,9 @@ type sealedStable struct {
 	bind  *binder
 	halt  func(error) error
 	terms *termGuard // nil before raft runs
+	// gate is held, shared, from sealing on until what was sealed is written; nil
+	// where the key is not renewed.
+	gate *sync.RWMutex
 }
 
 // termGuard holds the highest term that was, or is being, written. Neither the
@@ -56,12 +61,20 @@ var errStableNotFound = errors.New("not found")
 
 // Set implements raft.StableStore.
 func (s *sealedStable) Set(key, val []byte) error {
-	name := s.bind.sealer.Name(key)
-	sealed, err := s.bind.sealer.Seal(labelStable, s.bind.stableAAD(name), val)
-	if err == nil {
-		err = s.inner.Set(name, sealed)
+	return s.check(s.write(key, val), key, "written")
+}
+
+func (s *sealedStable) write(key, val []byte) error {
+	if !slices.Contains(stableKeys, string(key)) {
+		return errors.New("the store keeps no such value")
 	}
-	return s.check(err, key, "written")
+	defer through(s.gate)()
+	name := s.bind.name(key)
+	sealed, err := s.bind.sealer.Seal(labelStable, s.bind.stableAAD(name), val)
+	if err != nil {
+		return err
+	}
+	return s.inner.Set(name, sealed)
 }
 
 // Get implements raft.StableStore.
@@ -74,7 +87,8 @@ func (s *sealedStable) Get(key []byte) ([]byte, error) {
 }
 
 func (s *sealedStable) read(key []byte) ([]byte, error) {
-	name := s.bind.sealer.Name(key)
+	defer through(s.gate)()
+	name := s.bind.name(key)
 	sealed, err := s.inner.Get(name)
 	switch {
 	case err != nil && err.Error() == errStableNotFound.Error(), err == nil && len(sealed) == 0:
@@ -88,6 +102,9 @@ func (s *sealedStable) read(key []byte) ([]byte, error) {
 // raftKeys are the values raft keeps. It reads the votes only when it is asked
 // for one, which is late to learn that they are damaged.
 var raftKeys = []string{"CurrentTerm", "LastVoteTerm", "LastVoteCand"}
+
+// stableKeys are all values there are: who renews the key must know their names.
+var stableKeys = append([]string{layoutKey, walStateKey, witnessKey}, raftKeys...)
 
 // verify opens every value once.
 func (s *sealedStable) verify() error {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -50,6 +52,10 @@ type Storage struct {
 	Mark MarkFile
 	// Close releases all of it.
 	Close func() error
+
+	// files are what it is made of where it was opened here; the key of no other
+	// can be renewed.
+	files *files
 }
 
 const (
@@ -70,8 +76,14 @@ type files struct {
 	bind   *binder
 	halt   *halter
 	logger hclog.Logger
+	mark   io.Closer
+	snaps  *sealedSnapshots
+	// What follows is exchanged by Rekey, which holds the store's gate.
 	bolt   *raftboltdb.BoltStore
+	wal    *walLog       // nil where the log is in bolt
 	stable *sealedStable // returns its errors: nothing of raft runs yet
+	log    *exchangedLog
+	values *exchangedStable
 	// wrap, for tests, stands between the sealing and the stable values.
 	wrap func(raft.StableStore) raft.StableStore
 	// segmentBytes is the size of a segment.
@@ -81,63 +93,102 @@ type files struct {
 // open opens the directory, and changes the log's kind first where another is
 // wanted. Empty means the one that is there.
 func (f *files) open(want LogStore) (_ *Storage, err error) {
-	var opened closers
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, opened.Close())
+			err = errors.Join(err, f.close())
 		}
 	}()
+	if err := f.dropUnfinished(); err != nil {
+		return nil, err
+	}
 	if f.bolt, err = openBolt(filepath.Join(f.dir, boltFile)); err != nil {
 		return nil, err
 	}
-	opened.add(f.bolt)
-	var inner raft.StableStore = f.bolt
-	if f.wrap != nil {
-		inner = f.wrap(inner)
+	inner := f.wrapped(f.bolt)
+	if f.bind.epoch, err = f.namedBy(inner); err != nil {
+		return nil, err
 	}
-	// raft-wal writes its list in a goroutine of its own, where no caller's guard is.
-	f.stable = &sealedStable{inner: guardedStable{inner}, bind: f.bind, halt: func(err error) error { return err }}
+	f.stable = f.below(inner, f.bind.epoch)
 	snaps, err := openSnapshots(filepath.Join(f.dir, snapshotsDir), f.bind, f.halt)
 	if err != nil {
 		return nil, err
 	}
+	f.snaps = snaps
 	kept, err := snaps.metas()
 	if err != nil {
 		return nil, err
 	}
-	out := &Storage{Stable: inner, Snapshots: snaps, Close: opened.Close}
+	f.values, f.log = &exchangedStable{inner}, &exchangedLog{}
 	mark, err := openMarkFile(filepath.Join(f.dir, markFileName))
 	if err != nil {
 		return nil, err
 	}
-	opened.add(mark)
-	out.Mark = mark
+	f.mark = mark
 	err = guarded(func() error {
 		kind, err := f.layout(want, &watermark{file: mark, bind: f.bind}, kept)
 		if err != nil {
 			return err
 		}
-		out.Log, err = f.openLog(kind)
+		f.log.LogStore, err = f.openLog(kind)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if w, ok := out.Log.(*walLog); ok {
-		opened.add(w)
-	}
-	return out, nil
+	f.wal, _ = f.log.LogStore.(*walLog)
+	return &Storage{Log: f.log, Stable: f.values, Snapshots: snaps, Mark: mark, Close: f.close, files: f}, nil
 }
 
-// closers are closed together, the last one first.
-type closers []io.Closer
+func (f *files) wrapped(s raft.StableStore) raft.StableStore {
+	if f.wrap != nil {
+		return f.wrap(s)
+	}
+	return s
+}
 
-func (c *closers) add(x io.Closer) { *c = append(*c, x) }
+// below are the values of one database for who is below raft: their errors are
+// returned, and nothing waits for the gate. raft-wal writes its list in a goroutine
+// of its own, where no caller's guard is.
+func (f *files) below(inner raft.StableStore, epoch uint32) *sealedStable {
+	return &sealedStable{inner: guardedStable{inner}, bind: f.bind.at(epoch), halt: func(err error) error { return err }}
+}
 
-// Close implements io.Closer.
-func (c *closers) Close() (err error) {
-	for _, x := range slices.Backward(*c) {
-		err = errors.Join(err, x.Close())
+// namedBy is the epoch of the key that a database's names are by. One without a
+// value is named by the newest.
+func (f *files) namedBy(inner raft.StableStore) (uint32, error) {
+	ring, ok := f.bind.sealer.(Keyring)
+	if !ok {
+		return 0, nil
+	}
+	epochs := ring.Epochs()
+	if len(epochs) == 0 {
+		return 0, errors.New("the sealer has no key")
+	}
+	for _, epoch := range epochs {
+		stable := f.below(inner, epoch)
+		for _, key := range stableKeys {
+			val, err := stable.inner.Get(stable.bind.name([]byte(key)))
+			switch {
+			case err == nil && len(val) > 0:
+				return epoch, nil
+			case err != nil && err.Error() != errStableNotFound.Error():
+				return 0, err
+			}
+		}
+	}
+	return epochs[0], nil
+}
+
+// close releases the files, the log's first.
+func (f *files) close() (err error) {
+	if f.wal != nil {
+		err = f.wal.Close()
+	}
+	if f.mark != nil {
+		err = errors.Join(err, f.mark.Close())
+	}
+	if f.bolt != nil {
+		err = errors.Join(err, f.bolt.Close())
 	}
 	return err
 }
@@ -182,10 +233,10 @@ func (f *files) layout(want LogStore, mark *watermark, kept []*raft.SnapshotMeta
 // unmarked decides what a directory is that does not say so: a new one, or one
 // of a version that knew bolt alone and no watermark.
 func (f *files) unmarked(want LogStore, mark *watermark, kept []*raft.SnapshotMeta) (LogStore, error) {
-	switch _, err := os.Stat(filepath.Join(f.dir, walDir)); {
-	case err == nil:
+	switch logs, err := f.walDirs(); {
+	case len(logs) > 0:
 		return "", fmt.Errorf("there is a log beside %s, but nothing in it that says so: %w", boltFile, errPartMissing)
-	case !errors.Is(err, os.ErrNotExist):
+	case err != nil:
 		return "", err
 	}
 	if err := mark.check(f.bolt, f.stable, kept); err != nil {
@@ -211,10 +262,13 @@ func (f *files) unmarked(want LogStore, mark *watermark, kept []*raft.SnapshotMe
 
 // tidy removes what a conversion that was cut short, or just done, left behind.
 func (f *files) tidy(kind LogStore) error {
-	remove := []string{walDir + tmpSuffix}
-	if kind == LogBolt {
-		remove = append(remove, walDir)
-	} else {
+	remove, err := f.walDirs()
+	if err != nil {
+		return err
+	}
+	remove = append(remove, walDir+tmpSuffix)
+	if kind != LogBolt {
+		remove = slices.DeleteFunc(remove, func(name string) bool { return name == f.walName() })
 		first, err := f.bolt.FirstIndex()
 		if err != nil {
 			return err
@@ -241,7 +295,32 @@ func (f *files) openLog(kind LogStore) (raft.LogStore, error) {
 	if kind == LogBolt {
 		return f.bolt, nil
 	}
-	return openWAL(filepath.Join(f.dir, walDir), f.stable, f.segmentBytes, f.logger)
+	return openWAL(filepath.Join(f.dir, f.walName()), f.stable, f.segmentBytes, f.logger)
+}
+
+// walName is the directory of the segments: one for each key, so that those of the
+// next key can be made beside those in use. The database says whose they are, by
+// the key that its names are by.
+func (f *files) walName() string { return walNameOf(f.bind.epoch) }
+
+func walNameOf(epoch uint32) string {
+	if epoch <= 1 {
+		return walDir
+	}
+	return fmt.Sprintf("%s.%d", walDir, epoch)
+}
+
+// walDirs are the directories of segments there are, but for one that is being
+// converted.
+func (f *files) walDirs() (names []string, err error) {
+	entries, err := os.ReadDir(f.dir)
+	for _, e := range entries {
+		number, is := strings.CutPrefix(e.Name(), walDir+".")
+		if _, err := strconv.ParseUint(number, 10, 32); e.Name() == walDir || is && err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
 }
 
 // convert copies the log into a store of the other kind and then says so. The
@@ -281,7 +360,7 @@ func (f *files) toWAL(from raft.LogStore) error {
 	if err := errors.Join(copyLog(to, from), to.Close(), atomicfile.SyncDir(tmp)); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, filepath.Join(f.dir, walDir)); err != nil {
+	if err := os.Rename(tmp, filepath.Join(f.dir, f.walName())); err != nil {
 		return err
 	}
 	return atomicfile.SyncDir(f.dir)

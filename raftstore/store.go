@@ -34,6 +34,12 @@ type Store struct {
 	stable   raft.StableStore // likewise
 	terms    *termGuard
 	stall    *stallWatch
+	// gate is held alone to exchange the files for such as are sealed under a newer
+	// key, and shared by who uses them.
+	gate   sync.RWMutex
+	sealed *sealedLog
+	// rekeying has room for one.
+	rekeying chan struct{}
 
 	strangers *strangers
 	levels    *levels
@@ -69,6 +75,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	s := &Store{
 		cfg: c, halt: newHalter(c.Logger), strangers: newStrangers(), levels: newLevels(), witness: newWitness(), dormancy: newDormancy(c.Dormant),
 		lost: make(chan string, 1), moved: make(chan struct{}, 1), stopping: make(chan struct{}), raftDown: make(chan struct{}), closed: make(chan struct{}), stall: newStallWatch(),
+		rekeying: make(chan struct{}, 1),
 	}
 	if s.fsm, err = newFSM(c.Tables, s.halt.stop); err != nil {
 		return nil, err
@@ -109,9 +116,10 @@ func (s *Store) openFiles(bind *binder) (*Storage, error) {
 // start builds raft over the sealed stores and starts the goroutines.
 func (s *Store) start(ctx context.Context, bind *binder) error {
 	mark := &watermark{file: s.files.Mark, bind: bind}
-	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage, stall: s.stall, accept: s.fsm.accepts}
+	sealed := &sealedLog{inner: &markedLog{guardedLog{s.files.Log}, mark}, bind: bind, halt: s.halt.storage, stall: s.stall, accept: s.fsm.accepts, gate: &s.gate}
+	s.sealed = sealed
 	s.terms = &termGuard{}
-	stable := &sealedStable{inner: guardedStable{s.files.Stable}, bind: bind, halt: s.halt.storage, terms: s.terms}
+	stable := &sealedStable{inner: guardedStable{s.files.Stable}, bind: bind, halt: s.halt.storage, terms: s.terms, gate: &s.gate}
 	if err := guarded(func() error {
 		if err := mark.load(); err != nil {
 			return err

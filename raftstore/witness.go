@@ -164,12 +164,8 @@ func (s *Store) saveWitness() {
 		return
 	}
 	err := guarded(func() error {
-		name := s.bind.sealer.Name([]byte(witnessKey))
-		sealed, err := s.bind.sealer.Seal(labelStable, s.bind.stableAAD(name), encodeWitness(known))
-		if err != nil {
-			return err
-		}
-		return guardedStable{s.files.Stable}.Set(name, sealed)
+		stable := &sealedStable{inner: s.files.Stable, bind: s.bind, gate: &s.gate}
+		return stable.write([]byte(witnessKey), encodeWitness(known))
 	})
 	if err != nil {
 		s.cfg.Logger.Warn("what is known of the other servers was not saved", "err", err)

@@ -24,12 +24,16 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Config is for life: to change it, create another and have services use that.
+// Config has versions. One of store level 2 has its first alone, and says nothing of
+// it.
 type Config struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Spec          *ConfigSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Spec  *ConfigSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// As of a Secret. The id of the first version is the config's.
+	Current       uint64          `protobuf:"varint,4,opt,name=current,proto3" json:"current,omitempty"`
+	Versions      []*VersionFacts `protobuf:"bytes,5,rep,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,11 +89,30 @@ func (x *Config) GetSpec() *ConfigSpec {
 	return nil
 }
 
+func (x *Config) GetCurrent() uint64 {
+	if x != nil {
+		return x.Current
+	}
+	return 0
+}
+
+func (x *Config) GetVersions() []*VersionFacts {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
 type ConfigSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Of the first version; none once that is gone.
+	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// The data is a template: see docs/secrets.md.
+	Template bool `protobuf:"varint,4,opt,name=template,proto3" json:"template,omitempty"`
+	// How many versions are kept; 0: 10.
+	Keep          uint32 `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -145,20 +168,38 @@ func (x *ConfigSpec) GetData() []byte {
 	return nil
 }
 
+func (x *ConfigSpec) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
+}
+
+func (x *ConfigSpec) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
 var File_secrets_secretspb_config_proto protoreflect.FileDescriptor
 
 const file_secrets_secretspb_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1esecrets/secretspb/config.proto\x12\x12redoubt.secrets.v1\x1a%raftstore/raftstorepb/raftstore.proto\"\x82\x01\n" +
+	"\x1esecrets/secretspb/config.proto\x12\x12redoubt.secrets.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1esecrets/secretspb/secret.proto\"\xe6\x01\n" +
 	"\x06Config\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x122\n" +
-	"\x04spec\x18\x03 \x01(\v2\x1e.redoubt.secrets.v1.ConfigSpecR\x04spec:\x04\xe8\xe5\x18\x02\"\xb9\x01\n" +
+	"\x04spec\x18\x03 \x01(\v2\x1e.redoubt.secrets.v1.ConfigSpecR\x04spec\x12\x1e\n" +
+	"\acurrent\x18\x04 \x01(\x04B\x04\xf0\xe5\x18\x03R\acurrent\x12B\n" +
+	"\bversions\x18\x05 \x03(\v2 .redoubt.secrets.v1.VersionFactsB\x04\xf0\xe5\x18\x03R\bversions:\x04\xe8\xe5\x18\x02\"\xf5\x01\n" +
 	"\n" +
 	"ConfigSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12B\n" +
 	"\x06labels\x18\x02 \x03(\v2*.redoubt.secrets.v1.ConfigSpec.LabelsEntryR\x06labels\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\x1a9\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12 \n" +
+	"\btemplate\x18\x04 \x01(\bB\x04\xf0\xe5\x18\x03R\btemplate\x12\x18\n" +
+	"\x04keep\x18\x05 \x01(\rB\x04\xf0\xe5\x18\x03R\x04keep\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x04\xe8\xe5\x18\x02B6Z4github.com/redoubt-cluster/redoubt/secrets/secretspbb\x06proto3"
@@ -181,16 +222,18 @@ var file_secrets_secretspb_config_proto_goTypes = []any{
 	(*ConfigSpec)(nil),       // 1: redoubt.secrets.v1.ConfigSpec
 	nil,                      // 2: redoubt.secrets.v1.ConfigSpec.LabelsEntry
 	(*raftstorepb.Meta)(nil), // 3: redoubt.raftstore.v1.Meta
+	(*VersionFacts)(nil),     // 4: redoubt.secrets.v1.VersionFacts
 }
 var file_secrets_secretspb_config_proto_depIdxs = []int32{
 	3, // 0: redoubt.secrets.v1.Config.meta:type_name -> redoubt.raftstore.v1.Meta
 	1, // 1: redoubt.secrets.v1.Config.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	2, // 2: redoubt.secrets.v1.ConfigSpec.labels:type_name -> redoubt.secrets.v1.ConfigSpec.LabelsEntry
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4, // 2: redoubt.secrets.v1.Config.versions:type_name -> redoubt.secrets.v1.VersionFacts
+	2, // 3: redoubt.secrets.v1.ConfigSpec.labels:type_name -> redoubt.secrets.v1.ConfigSpec.LabelsEntry
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_secrets_secretspb_config_proto_init() }
@@ -198,6 +241,7 @@ func file_secrets_secretspb_config_proto_init() {
 	if File_secrets_secretspb_config_proto != nil {
 		return
 	}
+	file_secrets_secretspb_secret_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -42,7 +42,9 @@ func weight(c *secretspb.Config) int64 {
 }
 
 // Tables lists what the composition root registers with the store.
-func Tables() []raftstore.Registered { return []raftstore.Registered{Configs} }
+func Tables() []raftstore.Registered {
+	return []raftstore.Registered{Configs, ConfigVersions, Secrets, SecretVersions}
+}
 
 // ErrChanged: there is another config of that name than the one that was read.
 var ErrChanged = errors.New("the config is not the one that was read: look at it and try again")
