@@ -105,7 +105,7 @@ func (l *loop) apply(tx *raftstore.Tx, w *write) (bool, error) {
 		}
 	}
 	for _, e := range w.tasks {
-		if len(l.networks(tx, e)) == 0 {
+		if uses, ingress := l.networks(tx, e); len(uses) == 0 && !ingress {
 			continue
 		}
 		if _, ok := store.Services.Get(tx, w.serviceID); !ok {
@@ -132,26 +132,26 @@ func (l *loop) apply(tx *raftstore.Tx, w *write) (bool, error) {
 }
 
 // networks are those on which a change gives a task addresses, as it gives it a
-// node.
-func (l *loop) networks(tx *raftstore.Tx, e *edit) []*taskpb.NetworkUse {
+// node; ingress: also on the one of the service's published ports.
+func (l *loop) networks(tx *raftstore.Tx, e *edit) (uses []*taskpb.NetworkUse, ingress bool) {
 	if e.new.GetNodeId() == "" || e.old.GetNodeId() != "" || !store.Live(e.new) {
-		return nil
+		return nil, false
 	}
 	req := l.request(tx, e.new.GetServiceId(), e.new.GetRevision())
 	if req == nil {
-		return nil
+		return nil, false
 	}
-	return req.Networks
+	return req.Networks, req.Ingress
 }
 
 // attach gives a task its addresses. One for which a network has none left goes
 // on waiting, and says so; what is freed is a change that has it looked at again.
 func (l *loop) attach(tx *raftstore.Tx, e *edit) {
-	uses := l.networks(tx, e)
-	if len(uses) == 0 {
+	uses, ingress := l.networks(tx, e)
+	if len(uses) == 0 && !ingress {
 		return
 	}
-	if err := store.Attach(tx, e.new, uses); err != nil {
+	if err := store.Attach(tx, e.new, uses, ingress); err != nil {
 		e.new.NodeId, e.new.Attachments = "", nil
 		e.new.Status = &schedulerpb.TaskStatus{State: store.Pending, At: e.new.GetStatus().GetAt(), Message: err.Error()}
 		e.kept = e.old != nil

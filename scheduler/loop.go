@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/orchestrator"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
@@ -192,7 +193,7 @@ func (l *loop) request(r raftstore.Reader, serviceID string, revision uint64) *p
 	if !ok {
 		return nil
 	}
-	req, err := placement.Compile(serviceID, revision, rev.GetSpec())
+	req, err := placement.Compile(serviceID, revision, rev.GetSpec(), meshstore.NodeFeature(r))
 	if err != nil {
 		l.cfg.Logger.Error("a stored revision cannot be used", "revision", id, "err", err)
 		return nil

@@ -66,6 +66,25 @@ type Config struct {
 	Managers func(addresses []string)
 	// Membership, if not nil, is told what the cluster wants of the node itself.
 	Membership func(*schedulerpb.Membership)
+	// Heard, if not nil, is called with each word of a manager, before that is acted
+	// on. It returns at once.
+	Heard func()
+	// Denials, if not nil, is told which workload identities are revoked, all of
+	// them.
+	Denials func(*schedulerpb.Denials)
+	// Trusts, if not nil, are the SHA-256 of the roots that the node trusts: they
+	// are said when a session begins and when Retrusted tells that they are others.
+	Trusts    func() [][]byte
+	Retrusted <-chan struct{}
+	// Mesh, if not nil, tells of this node's end of the tunnels and, with rotate,
+	// begins to change its WireGuard key. It does not wait for that.
+	Mesh func(rotate bool) (*schedulerpb.MeshState, error)
+	// Identities, if not nil, is told which tasks this node has or is to have, when
+	// that changed: all of them.
+	Identities func([]*schedulerpb.Assignment)
+	// Session, if not nil, is given the connection of a session that begins, and nil
+	// when it ends.
+	Session func(grpc.ClientConnInterface)
 	// Connected, if not nil, is told when a session begins and ends.
 	Connected func(bool)
 	Logger    *slog.Logger
@@ -85,9 +104,10 @@ type agent struct {
 	redeclare bool // declare to rund even what it was told already
 	resync    bool // the same for netd
 	node      nodeFacts
+	ports     []string        // published ones that this node should answer on and does not
 	away      *taskpb.Feature // the helper that does not answer; nil: both do
 
-	rundKick, netKick, overlayKick, reportKick, helloKick, probeKick kick
+	rundKick, netKick, overlayKick, reportKick, helloKick, probeKick, identityKick kick
 }
 
 // nodeFacts is what probing found.
@@ -110,11 +130,11 @@ func Run(ctx context.Context, c Config) error {
 	a := &agent{
 		Config:   c,
 		machine:  newMachine(c.Network, c.Overlay != nil, c.Logger),
-		rundKick: newKick(), netKick: newKick(), overlayKick: newKick(), reportKick: newKick(), helloKick: newKick(), probeKick: newKick(),
+		rundKick: newKick(), netKick: newKick(), overlayKick: newKick(), reportKick: newKick(), helloKick: newKick(), probeKick: newKick(), identityKick: newKick(),
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, work := range []func(context.Context) error{
-		a.watchRund, a.declareRund, a.syncNetwork, a.checkNetwork, a.followOverlay, a.probe, a.sessions,
+		a.watchRund, a.declareRund, a.syncNetwork, a.checkNetwork, a.followOverlay, a.probe, a.sessions, a.tellIdentities,
 	} {
 		g.Go(func() error { return work(ctx) })
 	}
@@ -130,6 +150,7 @@ func (a *agent) input(f func(m *machine, now time.Time) error) error {
 	a.netKick.now()
 	a.overlayKick.now()
 	a.reportKick.now()
+	a.identityKick.now()
 	return err
 }
 

@@ -22,6 +22,7 @@ type onNetworks struct {
 	bridge    bridging
 	ready     bool   // its places on networks and its names are as declared
 	waiting   string // for what it is not; may be empty
+	warning   string // which of its published ports this node does not answer on, and why
 	held      bool   // netd may have it on a network
 
 	judged bool      // serving was looked at
@@ -41,20 +42,29 @@ const (
 
 func (n *onNetworks) waits() string { return cmp.Or(n.waiting, "waiting for its networks") }
 
-// networked reports whether the task is to be on networks.
+// networked reports whether others are to come to the task: it is on networks, or
+// has published ports that every node answers on.
 func (t *task) networked() bool {
-	return len(t.nets.last.GetAttachments()) > 0 || len(t.nets.last.GetSpec().GetNetworks()) > 0 || len(t.actual.GetSpec().GetNetworks()) > 0
+	return t.onOverlays() || len(t.nets.last.GetAttachments()) > 0 || publishes(t.nets.last.GetSpec()) || publishes(t.actual.GetSpec())
+}
+
+// onOverlays reports whether the task is to be on networks of its own.
+func (t *task) onOverlays() bool {
+	return len(t.nets.last.GetSpec().GetNetworks()) > 0 || len(t.actual.GetSpec().GetNetworks()) > 0
 }
 
 // onBridge reports whether the task is to be on the node's bridge.
-func (t *task) onBridge() bool { return !t.networked() || t.nets.bridge == bridgeYes }
+func (t *task) onBridge() bool { return !t.onOverlays() || t.nets.bridge == bridgeYes }
 
 // connected reports whether the task is wherever it should be.
 func (t *task) connected() bool {
-	if !t.networked() {
-		return t.attached
-	}
-	return t.nets.ready && (t.nets.bridge == bridgeNo || t.nets.bridge == bridgeYes && t.attached)
+	return (!t.networked() || t.nets.ready) && (t.onBridge() && t.attached || t.onOverlays() && t.nets.bridge == bridgeNo)
+}
+
+// bridged reports whether the task has its interface on the node's bridge, or is to
+// have none. One that was started, by an earlier agent perhaps, had it then.
+func (t *task) bridged() bool {
+	return t.started || t.onBridge() && t.attached || t.onOverlays() && t.nets.bridge == bridgeNo
 }
 
 func (t *task) waits() string {
@@ -76,6 +86,17 @@ func sound(a *rundpb.TaskActual) bool {
 		(a.Health == rundpb.Health_HEALTH_UNSPECIFIED || a.Health == rundpb.Health_HEALTH_HEALTHY)
 }
 
+// sandboxes are all that there are, and whether what runs in them is sound.
+func (m *machine) sandboxes() map[string]bool {
+	out := map[string]bool{}
+	for id, t := range m.tasks {
+		if sandboxed(t) {
+			out[id] = sound(t.actual)
+		}
+	}
+	return out
+}
+
 // judge decides whether names and virtual addresses lead to a task. One that
 // they led to stays so while its networks are mended.
 func (m *machine) judge(t *task, now time.Time) {
@@ -86,7 +107,7 @@ func (m *machine) judge(t *task, now time.Time) {
 	if !n.judged { // an earlier agent may have had it serve
 		n.judged, n.served = true, sound(t.actual)
 	}
-	serves := sound(t.actual) && wanted(t) && t.assignment.Desired == schedulerpb.TaskState_TASK_STATE_RUNNING && (n.served || t.connected())
+	serves := sound(t.actual) && m.relaying(t) == "" && wanted(t) && t.assignment.Desired == schedulerpb.TaskState_TASK_STATE_RUNNING && (n.served || t.connected())
 	if n.served && !serves {
 		n.leftAt = now
 	}
@@ -119,13 +140,13 @@ func (m *machine) onNetworks() []overlay.Task {
 		if !sandboxed(t) || len(a.GetAttachments()) == 0 {
 			continue
 		}
-		o := overlay.Task{ID: t.id, ServiceID: a.ServiceId, ServiceName: a.ServiceName, Slot: a.Slot, Netns: t.actual.Netns, Hostname: t.id[:12], Serving: t.nets.served}
+		o := overlay.Task{ID: t.id, ServiceID: a.ServiceId, ServiceName: a.ServiceName, Slot: a.Slot, Netns: t.actual.Netns, Hostname: t.id[:12], Serving: t.nets.served, Bridged: t.bridged()}
 		if h := t.actual.GetSpec().GetContainer().GetHostname(); h != "" {
 			o.Hostname = h
 		}
 		for _, at := range a.Attachments {
 			addrs, _ := overlay.ParseAddrs(at.Addresses) // assign has refused what does not parse
-			o.Attachments = append(o.Attachments, overlay.Attachment{Network: at.NetworkId, Addrs: addrs})
+			o.Attachments = append(o.Attachments, attached(t.actual, overlay.Attachment{Network: at.NetworkId, Addrs: addrs}))
 		}
 		out = append(out, o)
 	}
@@ -140,7 +161,7 @@ func (m *machine) networked(now time.Time, states map[string]overlay.State, sett
 	for id, t := range m.tasks {
 		s, ok := states[id]
 		n := &t.nets
-		n.held, n.ready, n.waiting = s.Held || !settled && t.networked(), ok && s.Waiting == "", s.Waiting
+		n.held, n.ready, n.waiting, n.warning = s.Held || !settled && t.networked(), ok && s.Waiting == "", s.Waiting, s.Unpublished
 		n.described = n.described || s.Described
 		switch {
 		case n.bridge != bridgeUnknown || !s.Known:
@@ -158,7 +179,7 @@ func (m *machine) networked(now time.Time, states map[string]overlay.State, sett
 // off it.
 func (m *machine) described() bool {
 	for _, t := range m.tasks {
-		if t.started && sandboxed(t) && len(t.nets.last.GetAttachments()) > 0 && !t.nets.described {
+		if t.started && sandboxed(t) && t.onOverlays() && len(t.nets.last.GetAttachments()) > 0 && !t.nets.described {
 			return false
 		}
 	}

@@ -3,6 +3,9 @@ package agent
 import "time"
 
 const (
+	// maxAnswers to managers' questions wait to be sent.
+	maxAnswers = 8
+
 	// defaultHeartbeat holds until the manager's Settings arrive, which may
 	// name one between minHeartbeat and maxHeartbeat.
 	defaultHeartbeat = 5 * time.Second
@@ -72,12 +75,24 @@ const (
 
 	// What managers may say of networks: networks and peers of the node; tasks,
 	// services and rules of one network; aliases of a service.
-	maxNetworks  = 4096
+	maxNetworks  = 8192 // managers tell of fewer: more would end the session
 	maxPeers     = 16384
+	maxPools     = 8192 + 256   // two of each network, and the cluster's own
+	maxAddresses = 2 * maxPeers // of nodes
+	minPoolBits  = 8            // a larger one would be a good part of the world
 	maxEndpoints = 65536
 	maxServices  = 16384
 	maxRules     = 65536
 	maxAliases   = 64
+	// Options of a network, and of one its value; as managers bound them.
+	maxOptions = 32
+	maxOption  = 1024
+	// maxLocalAddresses are those of a task on one network of rund's drivers that
+	// managers are told.
+	maxLocalAddresses = 16
+
+	maxEntries = maxPeers
+	maxPorts   = 64 // that one service publishes
 
 	// withdrawTime is how long a task on networks goes on after names and virtual
 	// addresses have ceased to lead to it: other nodes hear of it within half a

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"google.golang.org/protobuf/proto"
@@ -32,8 +33,9 @@ type machine struct {
 	netKnown bool // netd took a declaration from this process
 	settled  bool // and one of networks
 	probed   bool
-	again    bool   // rund is to be told the same phases once more
-	refusal  string // why no new task is taken; empty: they are
+	again    bool          // rund is to be told the same phases once more
+	refusal  string        // why no new task is taken; empty: they are
+	view     *overlay.View // what managers last said of networks; nil: nothing
 }
 
 // task is one that the manager assigned, or that rund still has.
@@ -43,7 +45,8 @@ type task struct {
 	actual     *rundpb.TaskActual      // nil: rund has nothing of it
 	endpoint   *mesh.Endpoint          // nil: none reserved
 
-	nets onNetworks
+	nets   onNetworks
+	relays *rundpb.Relays // that rund was told of last
 
 	inNet    bool // netd may know it
 	attached bool // netd said so
@@ -143,7 +146,7 @@ func (m *machine) observe(now time.Time, r *rundpb.WatchResponse) {
 		if t == nil {
 			// A former agent may have left it attached.
 			t = &task{id: a.TaskId, inNet: !m.netKnown}
-			t.nets.held = m.overlay && !m.settled && len(a.GetSpec().GetNetworks()) > 0
+			t.nets.held = m.overlay && !m.settled && (len(a.GetSpec().GetNetworks()) > 0 || publishes(a.GetSpec()))
 			m.tasks[a.TaskId] = t
 		}
 		t.actual = a
@@ -265,7 +268,7 @@ func (m *machine) phases(now time.Time) map[string]rundpb.Phase {
 
 func (m *machine) phase(t *task, now time.Time) rundpb.Phase {
 	switch {
-	case wanted(t) && t.actual == nil && (!m.probed || t.endpoint == nil):
+	case wanted(t) && t.actual == nil && (!m.probed || t.endpoint == nil), wanted(t) && t.actual.GetContainerId() == "" && !m.knows(t):
 		return rundpb.Phase_PHASE_UNSPECIFIED // nothing is begun yet
 	case wanted(t) && (t.started || t.connected() && m.mayStart(t, now)):
 		return rundpb.Phase_PHASE_RUNNING
@@ -297,8 +300,11 @@ func (m *machine) declaration(phases map[string]rundpb.Phase) []*rundpb.TaskDesi
 		}
 		// What the container was created with stays as it is.
 		if d.Endpoint = t.actual.GetEndpoint(); d.Endpoint == nil && t.endpoint != nil {
-			d.Endpoint = endpointTo(*t.endpoint, t.nets.last.GetAttachments())
+			d.Endpoint = endpointTo(*t.endpoint, onOverlays(t.nets.last))
 		}
+		m.local(t, d)
+		d.Relays = m.relays(t)
+		t.relays = d.Relays
 		t.started = t.started || p == rundpb.Phase_PHASE_RUNNING
 		out = append(out, d)
 	}

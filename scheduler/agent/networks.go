@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
@@ -31,14 +32,14 @@ func (n *networks) add(m *schedulerpb.NetworkSet) (*overlay.View, error) {
 	}
 	n.sequence++
 	switch {
-	case m.Complete && n.open, m.Complete && len(m.Remove)+len(m.RemovePeers) > 0:
+	case m.Complete && n.open, m.Complete && len(m.Remove)+len(m.RemovePeers)+len(m.RemovePools)+len(m.RemoveNodes)+len(m.RemovePublished) > 0:
 		return nil, errors.New("a complete set of networks is malformed")
 	case m.Complete:
 		n.view = &overlay.View{Peers: map[string]overlay.Node{}, Networks: map[string]*overlay.Network{}}
 	case n.view == nil:
 		return nil, errors.New("the first networks are not complete")
 	case !n.open: // what was given away is not changed
-		n.view = &overlay.View{Self: n.view.Self, Peers: maps.Clone(n.view.Peers), Networks: maps.Clone(n.view.Networks)}
+		n.view = &overlay.View{Self: n.view.Self, Peers: maps.Clone(n.view.Peers), Networks: maps.Clone(n.view.Networks), Pools: n.view.Pools, Reach: n.view.Reach}
 	}
 	n.open = m.More
 	if err := n.take(m); err != nil {
@@ -70,6 +71,14 @@ func (n *networks) take(m *schedulerpb.NetworkSet) error {
 		}
 		v.Self = node
 	}
+	pools, err := poolsOf(v.Pools, m)
+	if err != nil {
+		return err
+	}
+	v.Pools = pools
+	if v.Reach, err = reachOf(v.Reach, m); err != nil {
+		return err
+	}
 	for _, id := range m.Remove {
 		delete(v.Networks, id)
 	}
@@ -87,6 +96,32 @@ func (n *networks) take(m *schedulerpb.NetworkSet) error {
 		return fmt.Errorf("%d networks and %d peers: at most %d and %d are possible on a node", len(v.Networks), len(v.Peers), maxNetworks, maxPeers)
 	}
 	return nil
+}
+
+// poolsOf are the pools after m; old is not changed.
+func poolsOf(old []netip.Prefix, m *schedulerpb.NetworkSet) ([]netip.Prefix, error) {
+	if len(m.Pools)+len(m.RemovePools) == 0 {
+		return old, nil
+	}
+	pools := map[netip.Prefix]bool{}
+	for _, p := range old {
+		pools[p] = true
+	}
+	for i, text := range slices.Concat(m.RemovePools, m.Pools) {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p != p.Masked() || p.Addr().Is4In6() || p.Bits() < minPoolBits {
+			return nil, fmt.Errorf("pool %.60q is malformed", text)
+		}
+		if i < len(m.RemovePools) {
+			delete(pools, p)
+		} else {
+			pools[p] = true
+		}
+	}
+	if len(pools) > maxPools {
+		return nil, fmt.Errorf("%d pools: at most %d are possible", len(pools), maxPools)
+	}
+	return slices.SortedFunc(maps.Keys(pools), netip.Prefix.Compare), nil
 }
 
 func nodeOf(p *schedulerpb.PeerView) (overlay.Node, error) {
@@ -110,21 +145,29 @@ func nodeOf(p *schedulerpb.PeerView) (overlay.Node, error) {
 // networkOf is the network after u; old, which is not changed, is what was said
 // of it before.
 func networkOf(old *overlay.Network, u *schedulerpb.NetworkView) (*overlay.Network, error) {
-	n := &overlay.Network{ID: u.Id, Name: u.Name, Driver: u.Driver, Kind: u.Kind, VNI: u.Vni, Internal: u.Internal, DefaultDeny: u.DefaultDeny,
+	n := &overlay.Network{ID: u.Id, Name: u.Name, Driver: u.Driver, Kind: u.Kind, VNI: u.Vni, Internal: u.Internal, DefaultDeny: u.DefaultDeny, Options: u.Options,
 		ServiceID: u.ServiceId, Endpoints: map[string]overlay.Endpoint{}, Services: map[string]overlay.Service{}}
 	switch {
 	case u.Changes && old == nil:
 		return nil, errors.New("changes of what was never said")
 	case u.Changes:
-		n.Endpoints, n.Services, n.Rules = maps.Clone(old.Endpoints), maps.Clone(old.Services), old.Rules
-	case len(u.RemoveEndpoints)+len(u.RemoveServices) > 0 || u.PolicyChanged:
+		n.Endpoints, n.Services, n.Rules, n.Entries = maps.Clone(old.Endpoints), maps.Clone(old.Services), old.Rules, maps.Clone(old.Entries)
+	case len(u.RemoveEndpoints)+len(u.RemoveServices)+len(u.RemoveEntries) > 0 || u.PolicyChanged:
 		return nil, errors.New("changes, in what takes its place")
 	}
 	if u.Vni >= 1<<24 || u.Kind == meshpb.Kind_KIND_OVERLAY && (u.Vni == 0 || len(u.Subnets) == 0) {
 		return nil, fmt.Errorf("VNI %d and %d subnets do not make an overlay", u.Vni, len(u.Subnets))
 	}
+	if err := checkOptions(u.Options); err != nil {
+		return nil, err
+	}
 	if err := subnetsOf(n, u.Subnets); err != nil {
 		return nil, err
+	}
+	if u.Kind == meshpb.Kind_KIND_INGRESS {
+		if err := publishedOf(n, u); err != nil {
+			return nil, err
+		}
 	}
 	for _, id := range u.RemoveServices {
 		delete(n.Services, id)
@@ -165,6 +208,10 @@ func subnetsOf(n *overlay.Network, list []*meshpb.Subnet) error {
 	}
 	for i, s := range list {
 		p, err := netip.ParsePrefix(s.GetSubnet())
+		if n.Kind == meshpb.Kind_KIND_INGRESS && err == nil && p == p.Masked() && (i == 0 || p.Addr().Is6()) {
+			n.Subnets = append(n.Subnets, overlay.Subnet{Prefix: p}) // netd knows its gateway
+			continue
+		}
 		gateway, gerr := overlay.ParseAddrs([]string{s.GetGateway()})
 		if err != nil || gerr != nil || p != p.Masked() || !p.Contains(gateway[0]) || i > 0 && p.Addr().Is4() {
 			return fmt.Errorf("subnet %.60q with gateway %.60q is malformed", s.GetSubnet(), s.GetGateway())

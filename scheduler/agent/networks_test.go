@@ -20,10 +20,12 @@ type netWorld struct {
 	back, front string
 	web, db     string
 	elsewhere   string // a task of db on the other node
+	ports       string // the network of web's published ports
+	lan, off    string // networks of rund's drivers
 }
 
 func newNetWorld() *netWorld {
-	return &netWorld{ident.New(), ident.New(), ident.New(), ident.New(), ident.New(), ident.New(), ident.New()}
+	return &netWorld{ident.New(), ident.New(), ident.New(), ident.New(), ident.New(), ident.New(), ident.New(), ident.New(), ident.New(), ident.New()}
 }
 
 func (w *netWorld) set() *schedulerpb.NetworkSet {
@@ -42,6 +44,10 @@ func (w *netWorld) set() *schedulerpb.NetworkSet {
 			{Id: w.front, Name: "front", Driver: "overlay", Kind: meshpb.Kind_KIND_OVERLAY, Vni: 258,
 				Subnets:  []*meshpb.Subnet{{Subnet: "10.200.2.0/24", Gateway: "10.200.2.1"}},
 				Services: []*schedulerpb.NetworkServiceView{{ServiceId: w.web, Name: "web", Vips: []string{"10.200.2.200"}}}},
+			w.ingress(),
+			{Id: w.lan, Name: "lan", Driver: "cni", Kind: meshpb.Kind_KIND_LOCAL, Options: map[string]string{"conflist": "lan"},
+				Services: []*schedulerpb.NetworkServiceView{{ServiceId: w.web, Name: "web", Aliases: []string{"www"}}}},
+			{Id: w.off, Name: "off", Driver: "none", Kind: meshpb.Kind_KIND_LOCAL},
 		},
 	}
 }
@@ -55,6 +61,9 @@ func (w *netWorld) task(networks ...string) *schedulerpb.Assignment {
 		at := &taskpb.Attachment{NetworkId: id, Addresses: []string{"10.200.2.7"}}
 		if id == w.back {
 			at.Addresses = []string{"10.200.1.7", "fd00:1::7"}
+		}
+		if id == w.lan || id == w.off {
+			at.Addresses = nil
 		}
 		a.Attachments = append(a.Attachments, at)
 	}
@@ -244,6 +253,13 @@ func TestMalformedNetworks(t *testing.T) {
 	for name, set := range map[string]*schedulerpb.NetworkSet{
 		"address outside":  edit(func(s *schedulerpb.NetworkSet) { s.Update[0].Endpoints[0].Addresses[0] = "10.0.0.1" }),
 		"gateway's":        edit(func(s *schedulerpb.NetworkSet) { s.Update[0].Endpoints[0].Addresses[0] = "10.200.1.1" }),
+		"a pool":           edit(func(s *schedulerpb.NetworkSet) { s.Pools = []string{"0.0.0.0/0"} }),
+		"another pool":     edit(func(s *schedulerpb.NetworkSet) { s.Pools = []string{"10.200.0.1/13"} }),
+		"a node":           edit(func(s *schedulerpb.NetworkSet) { s.Nodes = []string{"node-1"} }),
+		"another node":     edit(func(s *schedulerpb.NetworkSet) { s.Nodes = []string{"127.0.0.1"} }),
+		"a port":           edit(func(s *schedulerpb.NetworkSet) { s.Published = []string{"tcp/080"} }),
+		"no node removed":  edit(func(s *schedulerpb.NetworkSet) { s.RemoveNodes = []string{"192.0.2.1"} }),
+		"no port removed":  edit(func(s *schedulerpb.NetworkSet) { s.RemovePublished = []string{"tcp/80"} }),
 		"no VNI":           edit(func(s *schedulerpb.NetworkSet) { s.Update[0].Vni = 0 }),
 		"VNI":              edit(func(s *schedulerpb.NetworkSet) { s.Update[0].Vni = 1 << 24 }),
 		"changes":          edit(func(s *schedulerpb.NetworkSet) { s.Update[0].Changes = true }),

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/overlay"
@@ -27,11 +28,16 @@ func (a *agent) followOverlay(ctx context.Context) error {
 	was := false
 	for {
 		a.mu.Lock()
-		ready, tasks := a.machine.ready(), a.machine.onNetworks()
+		ready, observed := a.machine.ready(), a.machine.observed
+		tasks, sound := a.machine.onNetworks(), a.machine.sandboxes()
 		a.mu.Unlock()
-		if ready {
+		switch {
+		case ready:
 			a.Overlay.SetTasks(tasks)
+		case observed:
+			a.Overlay.Seen(sound)
 		}
+		a.unpublished(a.Overlay.Unpublished())
 		if states, settled := a.Overlay.States(); settled != was || !maps.Equal(states, last) {
 			last, was = states, settled
 			a.input(func(m *machine, now time.Time) error {
@@ -46,5 +52,16 @@ func (a *agent) followOverlay(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// unpublished has the node say which published ports it does not answer on.
+func (a *agent) unpublished(ports []string) {
+	a.mu.Lock()
+	changed := !slices.Equal(ports, a.ports)
+	a.ports = ports
+	a.mu.Unlock()
+	if changed {
+		a.helloKick.now()
 	}
 }

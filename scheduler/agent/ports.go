@@ -43,12 +43,18 @@ type Overlay interface {
 	SetView(*overlay.View)
 	// SetTasks takes the tasks that are on networks and have a sandbox, all.
 	SetTasks([]overlay.Task)
+	// Seen takes which tasks have a sandbox, and whether they are sound, before it is
+	// known what managers want of them.
+	Seen(sound map[string]bool)
 	// States says how far each of them is, and of which others netd may not have
 	// let go. Settled: of no others.
 	States() (states map[string]overlay.State, settled bool)
 	// Namespaces are the networks that rund should make one for; with keep others
 	// that exist stay.
 	Namespaces() (ids []string, keep bool)
+	// Unpublished says which published ports this node should answer on and does
+	// not.
+	Unpublished() []string
 	// SetNamespaces takes rund's answer to that.
 	SetNamespaces(ids []string, errs map[string]string)
 }

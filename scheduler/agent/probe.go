@@ -200,6 +200,9 @@ func (a *agent) describe() *schedulerpb.NodeDescription {
 	}
 	d.Runtime = a.node.runtime
 	d.Features = append(d.Features, a.node.features...)
+	if len(a.ports) > 0 {
+		d.Features = append(d.Features, feature("published ports", strings.Join(a.ports, "; "), false, false))
+	}
 	d.LoadedImages = a.node.images
 	d.Storage = a.node.storage
 	return d

@@ -22,7 +22,7 @@ type step struct {
 func (s step) String() string { return fmt.Sprintf("%s %d, %v", s.kind, s.task, s.wait) }
 
 var kinds = []string{
-	"assign", "assign", "assign", "assign later", "assign to network", "assign to network", "stop", "remove", "exit", "fail",
+	"assign", "assign", "assign", "assign later", "assign to network", "assign to network", "assign to lan", "assign to lan", "publish", "publish", "stop", "remove", "exit", "fail",
 	"agent restarts", "rund restarts", "netd restarts", "machine restarts",
 	"rund down", "rund up", "netd down", "netd up", "managers down", "managers up", "nothing",
 	"named restarts", "named down", "named up", "networks change",
@@ -59,7 +59,7 @@ func play(n *node, steps []step) (problems []string) {
 	for _, s := range steps {
 		a := tasks[s.task]
 		switch s.kind {
-		case "assign", "assign later", "assign to network":
+		case "assign", "assign later", "assign to network", "assign to lan", "publish":
 			if a != nil {
 				n.manager.Remove(a.TaskId)
 			}
@@ -67,6 +67,12 @@ func play(n *node, steps []step) (problems []string) {
 			if s.kind == "assign to network" {
 				a = w.task(w.back, w.front)
 				a.Attachments[1].Addresses[0] = fmt.Sprintf("10.200.2.%d", 10+s.task)
+			}
+			if s.kind == "assign to lan" {
+				a = w.task([][]string{{w.lan}, {w.off}, {w.lan, w.front}}[s.task%3]...)
+			}
+			if s.kind == "publish" {
+				a = w.published(s.task)
 			}
 			if s.kind == "assign later" {
 				a.NotBefore = time.Now().Add(5 * time.Second).UnixNano()
@@ -134,12 +140,12 @@ func play(n *node, steps []step) (problems []string) {
 	n.named.SetDown(false)
 	n.manager.SetDown(false)
 	n.settle(2 * time.Minute)
-	problems = append(problems, verify(n, tasks, ended, again)...)
+	problems = append(problems, verify(n, w, tasks, ended, again)...)
 	n.stop()
 	return append(problems, n.rund.Violations()...)
 }
 
-func verify(n *node, tasks map[int]*schedulerpb.Assignment, ended map[string]bool, again map[string]int) (problems []string) {
+func verify(n *node, w *netWorld, tasks map[int]*schedulerpb.Assignment, ended map[string]bool, again map[string]int) (problems []string) {
 	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	containers := n.rund.Tasks()
 	up := 0
@@ -157,9 +163,13 @@ func verify(n *node, tasks map[int]*schedulerpb.Assignment, ended map[string]boo
 		}
 		switch {
 		case a.Desired == running && state == running:
-			e := n.netd.Endpoint(id)
-			if !runs || e == nil {
-				complain("task %s is said to run: it is %v with endpoint %v", id, phase, e)
+			e, driven := n.netd.Endpoint(id), w.driven(a)
+			if !runs || (e == nil) != (driven > 0 && driven == len(a.Attachments)) || len(n.rund.Actual(id).LocalAttachments) != driven {
+				complain("task %s is said to run: it is %v with endpoint %v, made with %v", id, phase, e, n.rund.Actual(id).GetLocalAttachments())
+				continue
+			}
+			if e == nil {
+				up--
 				continue
 			}
 			if addresses[e.Address] {
@@ -167,6 +177,18 @@ func verify(n *node, tasks map[int]*schedulerpb.Assignment, ended map[string]boo
 			}
 			addresses[e.Address] = true
 			for _, at := range a.Attachments {
+				if at.NetworkId == w.ports {
+					if e := n.netd.Reached(w.web, id); !e.GetServing() || e.Address != at.Addresses[0] {
+						complain("task %s runs, and its published ports lead to %v", id, e)
+					}
+					continue
+				}
+				if len(at.Addresses) == 0 {
+					if n.named.Sandbox(id) == nil {
+						complain("task %s runs, and is told no names", id)
+					}
+					continue
+				}
 				if p := n.netd.Place(at.NetworkId, id); !p.GetServing() || p.Addresses[0] != at.Addresses[0] || n.named.Sandbox(id) == nil {
 					complain("task %s runs, and its place on %s is %v", id, at.NetworkId, p)
 				}
@@ -186,4 +208,14 @@ func verify(n *node, tasks map[int]*schedulerpb.Assignment, ended map[string]boo
 		complain("%d endpoints for %d running containers", got, up)
 	}
 	return problems
+}
+
+// driven are how many of a task's networks rund's drivers make.
+func (w *netWorld) driven(a *schedulerpb.Assignment) (n int) {
+	for _, at := range a.Attachments {
+		if at.NetworkId == w.lan || at.NetworkId == w.off {
+			n++
+		}
+	}
+	return n
 }

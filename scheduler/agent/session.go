@@ -57,11 +57,13 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 	}
 	s := &session{
 		agent:     a,
+		conn:      conn,
 		stream:    stream,
 		heartbeat: defaultHeartbeat,
 		settings:  make(chan time.Duration, 1),
 		alive:     newKick(),
 		logs:      newLogs(a),
+		answers:   make(chan *schedulerpb.MeshAnswer, maxAnswers),
 	}
 	a.mu.Lock()
 	a.machine.reportAll()
@@ -78,6 +80,9 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 	defer stop()
 	err = g.Wait()
 	s.logs.wait()
+	if s.assembler.heard && a.Session != nil {
+		a.Session(nil)
+	}
 	if s.assembler.heard && a.Connected != nil {
 		a.Connected(false)
 	}
@@ -89,6 +94,7 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 
 type session struct {
 	*agent
+	conn      grpc.ClientConnInterface
 	stream    grpc.BidiStreamingClient[schedulerpb.AgentMessage, schedulerpb.ManagerMessage]
 	assembler assembler // of receive
 	networks  networks  // of receive
@@ -97,6 +103,7 @@ type session struct {
 	settings  chan time.Duration // from receive to send, latest wins
 	alive     kick               // from receive to send
 	logs      *logs
+	answers   chan *schedulerpb.MeshAnswer // from receive to send
 	clock     clock
 }
 
@@ -111,6 +118,9 @@ func (s *session) send(ctx context.Context) error {
 		return s.sendError(err)
 	}
 	s.described(hello)
+	if err := s.sendTrust(); err != nil {
+		return err
+	}
 	beat := time.NewTimer(s.nextBeat(began))
 	defer beat.Stop()
 	silent := time.NewTimer(silentHeartbeats * s.heartbeat)
@@ -169,12 +179,32 @@ func (s *session) send(ctx context.Context) error {
 			if err := s.sendReports(); err != nil {
 				return err
 			}
+		case <-s.Retrusted:
+			if err := s.sendTrust(); err != nil {
+				return err
+			}
+		case m := <-s.answers:
+			if err := s.stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Mesh{Mesh: m}}); err != nil {
+				return s.sendError(err)
+			}
 		case c := <-logs:
 			if err := s.stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Log{Log: c}}); err != nil {
 				return s.sendError(err)
 			}
 		}
 	}
+}
+
+// sendTrust says which roots the node trusts.
+func (s *session) sendTrust() error {
+	if s.Trusts == nil {
+		return nil
+	}
+	m := &schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Trust{Trust: &schedulerpb.TrustReport{Roots: s.Trusts()}}}
+	if err := s.stream.Send(m); err != nil {
+		return s.sendError(err)
+	}
+	return nil
 }
 
 func (s *session) sendReports() error {
@@ -228,6 +258,9 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 		}
 		slow.Stop() // somebody answered; from here on silence is the measure
 		s.alive.now()
+		if s.Heard != nil {
+			s.Heard()
+		}
 		switch v := m.Message.(type) {
 		case *schedulerpb.ManagerMessage_Assignments:
 			if err := s.take(v.Assignments); err != nil {
@@ -245,8 +278,14 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 			if s.Membership != nil {
 				s.Membership(v.Membership)
 			}
+		case *schedulerpb.ManagerMessage_Denials:
+			if s.Denials != nil {
+				s.Denials(v.Denials)
+			}
 		case *schedulerpb.ManagerMessage_Log:
 			s.logs.subscribe(ctx, v.Log)
+		case *schedulerpb.ManagerMessage_Mesh:
+			s.answer(v.Mesh)
 		case *schedulerpb.ManagerMessage_Settings:
 			s.clock.answer(v.Settings, time.Now())
 			d := time.Duration(v.Settings.HeartbeatNs)
@@ -275,6 +314,9 @@ func (s *session) take(m *schedulerpb.Assignments) error {
 	if first && s.Connected != nil {
 		s.Connected(true)
 	}
+	if first && s.Session != nil {
+		s.Session(s.conn)
+	}
 	if set.unchanged {
 		return nil
 	}
@@ -289,7 +331,10 @@ func (s *session) takeNetworks(m *schedulerpb.NetworkSet) error {
 		return err
 	}
 	s.Overlay.SetView(view)
-	return nil
+	return s.input(func(mc *machine, now time.Time) error {
+		mc.describe(now, view)
+		return nil
+	})
 }
 
 // assembler checks the sequence of Assignments and joins a complete set that

@@ -31,6 +31,7 @@ func (m *machine) step(t *task, now time.Time) {
 		return
 	}
 	m.judge(t, now)
+	m.again = m.again || sandboxed(t) && !m.relayed(t)
 	if t.actual != nil && finished(t.actual) || t.actual == nil && !wanted(t) {
 		m.releaseEndpoint(t)
 	}
@@ -83,8 +84,8 @@ func (m *machine) begin(t *task, now time.Time) {
 		m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, "this node cannot put tasks on networks")
 		return
 	}
-	if len(t.assignment.Attachments) != len(t.assignment.Spec.GetNetworks()) {
-		m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, "the managers did not give it a place on each of its networks")
+	if len(t.assignment.Attachments) != places(t.assignment.Spec) {
+		m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, errPlaces.Error())
 		return
 	}
 	if err := checkPorts(t.assignment.Spec); err != nil {
@@ -92,7 +93,7 @@ func (m *machine) begin(t *task, now time.Time) {
 		return
 	}
 	if m.reserve(t, now) {
-		m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, "")
+		m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, m.unknown(t))
 	}
 }
 
@@ -128,7 +129,7 @@ func (m *machine) follow(t *task, now time.Time) {
 	case rundpb.Phase_PHASE_CREATED:
 		switch {
 		case t.nets.bridge == bridgeNo && len(portsOf(t)) > 0:
-			m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, "it publishes ports of this node, and all of its networks are internal: drop the ports, or add a network that is not")
+			m.end(t, now, schedulerpb.TaskState_TASK_STATE_REJECTED, "it publishes ports of this node, and all of its networks are internal or made by plugins: drop the ports, or add a network that is neither")
 		case t.networked() && !t.nets.ready:
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, t.nets.waits())
 		case t.connected():
@@ -143,18 +144,23 @@ func (m *machine) follow(t *task, now time.Time) {
 	case rundpb.Phase_PHASE_RUNNING:
 		// Running is said only of what also answers on its address, and passed
 		// its healthcheck, if it has one.
+		relaying := m.relaying(t)
 		switch {
 		case !t.connected() && t.status.GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING:
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, t.waits())
 		case !t.connected():
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, t.waits())
+		case relaying != "" && t.status.GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING:
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, relaying)
+		case relaying != "":
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, relaying)
 		case t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY && t.status.GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING:
 			m.record(t, now, &schedulerpb.TaskStatus{State: schedulerpb.TaskState_TASK_STATE_RUNNING, Message: clip(t.actual.Message), Unhealthy: true})
 		case t.actual.Health == rundpb.Health_HEALTH_STARTING, t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY:
 			// One that did run goes on being said to, until rund has ended it.
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, cmp.Or(t.actual.Message, "waiting for its healthcheck to pass"))
 		default:
-			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, "")
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, t.nets.warning)
 		}
 	case rundpb.Phase_PHASE_EXITED:
 		switch {
@@ -206,6 +212,7 @@ func (m *machine) end(t *task, now time.Time, state schedulerpb.TaskState, text 
 
 func (m *machine) record(t *task, now time.Time, s *schedulerpb.TaskStatus) {
 	s.ContainerId = t.actual.GetContainerId()
+	s.Local = localOf(t.actual)
 	if t.endpoint != nil {
 		s.Address = t.endpoint.Address.Addr().String()
 	}
@@ -253,8 +260,11 @@ func checkPorts(spec *taskpb.TaskSpec) error {
 		if p.Published == 0 || p.Published > 65535 || p.Target == 0 || p.Target > 65535 {
 			return fmt.Errorf("published port %d:%d is out of range", p.Published, p.Target)
 		}
-		if p.Mode != taskpb.Port_MODE_HOST {
-			return fmt.Errorf("port %d: this node can publish in host mode only", p.Published)
+		if p.Mode != taskpb.Port_MODE_HOST && p.Mode != taskpb.Port_MODE_INGRESS {
+			return fmt.Errorf("port %d: this node does not know how to publish it", p.Published)
+		}
+		if p.ProxyProtocol && (p.Mode != taskpb.Port_MODE_INGRESS || p.Protocol == taskpb.Port_PROTOCOL_UDP) {
+			return fmt.Errorf("port %d: the PROXY protocol is for TCP and mode ingress", p.Published)
 		}
 		if p.HostIp != "" {
 			if _, err := netip.ParseAddr(p.HostIp); err != nil {

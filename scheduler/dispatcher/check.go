@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,7 +11,9 @@ import (
 	"unicode"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -65,6 +68,12 @@ func checkDescription(d *schedulerpb.NodeDescription) error {
 	} else if st != nil {
 		st.Message = cleanText(st.Message)
 	}
+	if k := d.GetStoreKey(); k != nil {
+		if k.MadeAt < 0 {
+			return errors.New("the node reports a key of before 1970")
+		}
+		k.Trouble = cleanText(k.Trouble)
+	}
 	if len(d.LoadedImages) > maxImages {
 		return fmt.Errorf("the node lists %d images: at most %d are accepted", len(d.LoadedImages), maxImages)
 	}
@@ -113,16 +122,40 @@ func cleanStatus(s *schedulerpb.TaskStatus, now time.Time) (*schedulerpb.TaskSta
 			return nil, fmt.Errorf("malformed address")
 		}
 	}
+	local, err := cleanLocal(s.Local)
+	if err != nil {
+		return nil, err
+	}
 	c := &schedulerpb.TaskStatus{ // field by field: nothing unknown is kept
 		State: s.State, At: s.At,
 		Message: cleanText(s.Message), Error: cleanText(s.Error),
 		ExitCode: s.ExitCode, OomKilled: s.OomKilled,
-		ContainerId: s.ContainerId, Address: s.Address, Unhealthy: s.Unhealthy,
+		ContainerId: s.ContainerId, Address: s.Address, Unhealthy: s.Unhealthy, Local: local,
 	}
 	if c.At <= 0 || c.At > now.Add(maxClockAhead).UnixNano() {
 		c.At = now.UnixNano()
 	}
 	return c, nil
+}
+
+// cleanLocal checks what a node says of addresses that its own drivers gave. They
+// are shown, and nothing is led to them: whose they are nobody can check.
+func cleanLocal(list []*taskpb.Attachment) (out []*taskpb.Attachment, err error) {
+	if len(list) > meshspec.MaxLocal {
+		return nil, fmt.Errorf("addresses on %d networks: at most %d are accepted", len(list), meshspec.MaxLocal)
+	}
+	for _, a := range list {
+		if !ident.Valid(a.GetNetworkId()) || len(a.GetAddresses()) > maxLocalAddresses {
+			return nil, fmt.Errorf("malformed addresses on a network: at most %d are accepted", maxLocalAddresses)
+		}
+		for _, text := range a.Addresses {
+			if addr, err := netip.ParseAddr(text); err != nil || addr.Zone() != "" || addr.String() != text {
+				return nil, fmt.Errorf("malformed address on network %s", a.NetworkId)
+			}
+		}
+		out = append(out, &taskpb.Attachment{NetworkId: a.NetworkId, Addresses: a.Addresses})
+	}
+	return out, nil
 }
 
 func notPlain(r rune) bool {
@@ -139,4 +172,17 @@ func cleanText(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// checkTrust bounds what a node says of the roots it trusts.
+func checkTrust(t *schedulerpb.TrustReport) error {
+	if len(t.GetRoots()) > maxRoots {
+		return fmt.Errorf("a node that trusts %d roots: at most %d are", len(t.GetRoots()), maxRoots)
+	}
+	for _, h := range t.GetRoots() {
+		if len(h) != sha256.Size {
+			return errors.New("the hash of a root has another length")
+		}
+	}
+	return nil
 }

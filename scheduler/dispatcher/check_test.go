@@ -1,11 +1,13 @@
 package dispatcher
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 	"unicode"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"google.golang.org/protobuf/proto"
@@ -56,6 +58,8 @@ func FuzzCleanStatus(f *testing.F) {
 		{State: schedulerpb.TaskState_TASK_STATE_RUNNING, At: 5, Address: "172.30.0.2", ContainerId: "abc"},
 		{State: schedulerpb.TaskState_TASK_STATE_FAILED, Error: strings.Repeat("é\x1b", 2000)},
 		{State: schedulerpb.TaskState_TASK_STATE_ORPHANED},
+		{State: schedulerpb.TaskState_TASK_STATE_RUNNING, Local: []*taskpb.Attachment{{NetworkId: ident.New(), Addresses: []string{"10.1.0.2", "fd00::2"}}}},
+		{State: schedulerpb.TaskState_TASK_STATE_RUNNING, Local: []*taskpb.Attachment{{NetworkId: "x", Addresses: []string{"10.1.0.2/24", "fe80::1%eth0"}}}},
 		{State: 83, Address: "fe80::1%eth0"},
 	} {
 		b, err := proto.Marshal(s)
@@ -80,6 +84,13 @@ func FuzzCleanStatus(f *testing.F) {
 		for _, text := range []string{c.Message, c.Error, c.ContainerId, c.Address} {
 			if strings.ContainsFunc(text, unicode.IsControl) {
 				t.Errorf("control characters in %q", text)
+			}
+		}
+		for _, a := range c.Local {
+			for _, text := range a.Addresses {
+				if addr, err := netip.ParseAddr(text); err != nil || addr.Zone() != "" || !ident.Valid(a.NetworkId) {
+					t.Errorf("addresses %v", c.Local)
+				}
 			}
 		}
 		if c.State < schedulerpb.TaskState_TASK_STATE_ACCEPTED || c.State > schedulerpb.TaskState_TASK_STATE_REJECTED {

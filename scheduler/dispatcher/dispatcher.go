@@ -63,6 +63,9 @@ type Config struct {
 	// Membership says what the cluster wants of a node itself; it is asked when a
 	// session begins, and again by Tell. Nil: nothing.
 	Membership func(node string) *schedulerpb.Membership
+	// Trusted, if not nil, is called when a node said which roots it trusts. It
+	// does not wait.
+	Trusted func(node string)
 	// Heartbeat is asked of nodes; zero: every 5 s.
 	Heartbeat time.Duration
 	Logger    *slog.Logger
@@ -80,11 +83,15 @@ type Dispatcher struct {
 
 	sessions sync.WaitGroup // handlers and their readers
 
-	mu       sync.Mutex // guards the following
-	term     context.Context
-	members  map[string]*member
-	subs     map[string]*subscription
-	managers []string
+	mu      sync.Mutex // guards the following
+	term    context.Context
+	members map[string]*member
+	subs    map[string]*subscription
+	// questions to nodes that are not answered yet, by id.
+	questions map[string]*question
+	managers  []string
+	// denials is what sessions are told; nil: not read yet.
+	denials *schedulerpb.ManagerMessage
 }
 
 // member is a node in the leader's memory.
@@ -92,6 +99,7 @@ type member struct {
 	session  *session  // nil: none now
 	deadline time.Time // silent until then means down; zero: it is not up
 	opened   bucket
+	moves    moves
 }
 
 // New checks the configuration. Sessions are refused until Run runs.
@@ -112,9 +120,10 @@ func New(c Config) (*Dispatcher, error) {
 		config: c,
 		writer: newWriter(c.Store, c.Logger),
 
-		complete: make(chan struct{}, maxCompleteSets),
-		members:  map[string]*member{},
-		subs:     map[string]*subscription{},
+		complete:  make(chan struct{}, maxCompleteSets),
+		members:   map[string]*member{},
+		subs:      map[string]*subscription{},
+		questions: map[string]*question{},
 	}, nil
 }
 
@@ -140,6 +149,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return d.route(ctx, w) })
 	g.Go(func() error { return d.expire(ctx) })
+	g.Go(func() error { return d.followDenials(ctx) })
 	g.Go(func() error { return d.writer.run(ctx) })
 	err = g.Wait()
 	d.mu.Lock()
@@ -159,7 +169,7 @@ func (d *Dispatcher) begin(ctx context.Context) error {
 	if d.term != nil {
 		return errors.New("dispatcher: it is running already")
 	}
-	d.term, d.members = ctx, map[string]*member{}
+	d.term, d.members, d.denials = ctx, map[string]*member{}, nil
 	d.writer.reset()
 	if d.config.Managers != nil {
 		d.managers = d.config.Managers()
@@ -167,7 +177,7 @@ func (d *Dispatcher) begin(ctx context.Context) error {
 	return d.config.Store.View(func(r *raftstore.ReadTx) error {
 		for n := range store.Nodes.All(r) {
 			if store.Up(n) {
-				d.members[n.Id] = &member{deadline: now.Add(d.grace()), opened: newBucket(sessionRate, sessionBurst, now)}
+				d.members[n.Id] = &member{deadline: now.Add(d.grace()), opened: newBucket(sessionRate, sessionBurst, now), moves: moves{at: n.GetAddress()}}
 			}
 		}
 		return nil
@@ -219,15 +229,16 @@ func (d *Dispatcher) open(stream sessionStream, id authz.Identity) (*session, er
 	now := time.Now()
 	m := d.members[id.NodeID]
 	if m == nil {
+		var n *schedulerpb.Node
 		known := false
 		err := d.config.Store.View(func(r *raftstore.ReadTx) error {
-			_, known = store.Nodes.Get(r, id.NodeID)
+			n, known = store.Nodes.Get(r, id.NodeID)
 			return nil
 		})
 		if err != nil || !known {
 			return nil, errRemoved
 		}
-		m = &member{opened: newBucket(sessionRate, sessionBurst, now)}
+		m = &member{opened: newBucket(sessionRate, sessionBurst, now), moves: moves{at: n.GetAddress()}}
 		d.members[id.NodeID] = m
 	}
 	if !m.opened.take(1, now) {
@@ -249,23 +260,39 @@ func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) err
 		return errNotLeading
 	case m == nil:
 		return errRemoved
-	case m.session != nil:
+	}
+	to := move{to: s.address}
+	if m.session != nil {
 		if m.session.address != s.address {
-			d.config.Logger.Warn("a node's session was replaced from another address: if the node did not move, its key may be in use elsewhere",
-				"node", s.node, "was", m.session.address, "is", s.address)
+			to.before = m.session.address
 		}
 		m.session.cancel(errReplaced)
+	}
+	recorded := m.moves.take(to, time.Now())
+	switch {
+	case m.moves.tell():
+		d.config.Logger.Warn("a node's sessions come from ever other addresses, the newest is recorded a minute later: see to its ways out; its key may be in use elsewhere",
+			"node", s.node, "is", s.address)
+	case to.before != "" && m.moves.held == nil:
+		d.config.Logger.Warn("a node's session was replaced from another address: if the node did not move, its key may be in use elsewhere",
+			"node", s.node, "was", to.before, "is", s.address)
+	}
+	if !recorded {
+		to = move{}
 	}
 	m.session = s
 	m.deadline = time.Now().Add(d.grace())
 	s.control(settings(d.config.Heartbeat, 0))
+	if d.denials != nil {
+		s.control(d.denials)
+	}
 	if len(d.managers) > 0 {
 		s.control(managerList(d.managers))
 	}
 	if d.config.Membership != nil {
 		s.control(membership(d.config.Membership(s.node)))
 	}
-	d.writer.nodeUp(s.node, s.address, desc)
+	d.writer.nodeUp(s.node, to, desc)
 	return nil
 }
 
@@ -288,7 +315,7 @@ func (d *Dispatcher) redescribe(s *session, desc *schedulerpb.NodeDescription) {
 	defer d.mu.Unlock()
 	if m := d.members[s.node]; m != nil && m.session == s {
 		m.deadline = time.Now().Add(d.grace())
-		d.writer.nodeUp(s.node, "", desc)
+		d.writer.nodeUp(s.node, move{}, desc)
 	}
 }
 
@@ -336,6 +363,9 @@ type SessionInfo struct {
 	AppliedIndex uint64
 	// Clock is the node's own word of how far its clock is ahead; nil: none yet.
 	Clock *schedulerpb.ClockOffset
+	// Trusts are the SHA-256 of the roots that the node said to trust; nil: it said
+	// nothing yet.
+	Trusts [][]byte
 }
 
 // Sessions lists the connected nodes, in no order.
@@ -345,7 +375,7 @@ func (d *Dispatcher) Sessions() []SessionInfo {
 	var out []SessionInfo
 	for id, m := range d.members {
 		if s := m.session; s != nil {
-			out = append(out, SessionInfo{id, s.address, s.since, s.applied.Load(), s.clock.Load()})
+			out = append(out, SessionInfo{id, s.address, s.since, s.applied.Load(), s.clock.Load(), s.trusts.Load().GetRoots()})
 		}
 	}
 	return out

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// expire calls nodes down that were silent for too long, and passes on a
-// changed list of managers.
+// expire calls nodes down that were silent for too long, records addresses that
+// were held, and passes on a changed list of managers.
 func (d *Dispatcher) expire(ctx context.Context) error {
 	interval := d.config.Heartbeat / 10
 	tick := time.NewTicker(interval)
@@ -35,6 +35,9 @@ func (d *Dispatcher) expireSince(last time.Time, interval time.Duration) time.Ti
 		d.excuse(now, late)
 	}
 	for id, m := range d.members {
+		if to, ok := m.moves.due(now); ok {
+			d.writer.nodeMoved(id, to)
+		}
 		if m.deadline.IsZero() || now.Before(m.deadline) {
 			continue
 		}

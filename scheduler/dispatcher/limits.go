@@ -8,6 +8,9 @@ const (
 	// missedHeartbeats without a word make a node down.
 	missedHeartbeats = 3
 
+	// maxRoots bounds the roots that a node says to trust.
+	maxRoots = 8
+
 	// helloTimeout bounds the wait for a session's first message.
 	helloTimeout = 10 * time.Second
 
@@ -15,6 +18,11 @@ const (
 	// It is read from memory, and a node that knows one manager only is lost
 	// with that one.
 	managersInterval = 500 * time.Millisecond
+
+	// maxMoves bounds the changes of a node's address that are recorded in
+	// moveInterval; of more, the newest is when it is over.
+	maxMoves     = 3
+	moveInterval = time.Minute
 
 	// One Assignments message; a larger set goes on in the next. Well below
 	// the 4 MiB that gRPC receives by default, as the last assignment of a
@@ -45,10 +53,19 @@ const (
 	writeRetry      = 50 * time.Millisecond
 	maxWriteRetry   = time.Second
 
+	// Questions to nodes under way, how long an answer may take, and lines of one
+	// kind in it.
+	maxQuestions = 256
+	meshPatience = 5 * time.Second
+	maxMeshLines = 64
+
 	maxMessageText = 1024
 	maxContainerID = 128
 	maxAddress     = 64
 	maxClockAhead  = time.Minute
+	// maxLocalAddresses is how many a driver of a node may give a task on one
+	// network.
+	maxLocalAddresses = 16
 
 	// The node's own description.
 	maxDescriptionBytes = 256 << 10

@@ -155,6 +155,7 @@ func (d *Dispatcher) lost(s *session) {
 	for _, sub := range d.subs {
 		sub.lost(s)
 	}
+	d.unanswered(s)
 }
 
 // logChunk passes a node's chunk to its reader. It never waits.

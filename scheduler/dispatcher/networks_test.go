@@ -12,7 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
-	"github.com/redoubt-cluster/redoubt/scheduler/netview"
+	"github.com/redoubt-cluster/redoubt/scheduler/netview/netviewtest"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -46,7 +46,7 @@ func (w *world) addTaskOn(node, service string, networks ...string) string {
 				return err
 			}
 		}
-		if err := store.Attach(tx, task, uses); err != nil {
+		if err := store.Attach(tx, task, uses, false); err != nil {
 			return err
 		}
 		return store.PutTask(tx, task)
@@ -67,9 +67,9 @@ func (c *client) said() (out []*schedulerpb.ManagerMessage) {
 	return out
 }
 
-func (c *client) holds() *netview.Held {
+func (c *client) holds() *netviewtest.Held {
 	c.w.t.Helper()
-	h := &netview.Held{}
+	h := &netviewtest.Held{}
 	for _, m := range c.said() {
 		if m.GetNetworks() != nil {
 			if _, err := h.Apply(m.GetNetworks()); err != nil {

@@ -29,6 +29,7 @@ type session struct {
 	since   time.Time
 	applied atomic.Uint64
 	clock   atomic.Pointer[schedulerpb.ClockOffset] // nil: not measured yet
+	trusts  atomic.Pointer[schedulerpb.TrustReport] // nil: not said yet
 
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -274,6 +275,16 @@ func (s *session) read() error {
 		case *schedulerpb.AgentMessage_Log:
 			if err := s.logChunk(v.Log); err != nil {
 				return err
+			}
+		case *schedulerpb.AgentMessage_Mesh:
+			s.answered(v.Mesh)
+		case *schedulerpb.AgentMessage_Trust:
+			if err := checkTrust(v.Trust); err != nil {
+				return status.Error(codes.InvalidArgument, err.Error())
+			}
+			s.trusts.Store(v.Trust)
+			if s.d.config.Trusted != nil {
+				s.d.config.Trusted(s.node)
 			}
 		default:
 			return status.Error(codes.InvalidArgument, "the node sent a message that this manager does not know")

@@ -38,9 +38,10 @@ type taskWord struct {
 }
 
 type nodeWord struct {
-	state            schedulerpb.NodeState // UNKNOWN: unchanged
-	message, address string
-	description      *schedulerpb.NodeDescription // nil: unchanged
+	state       schedulerpb.NodeState // UNKNOWN: unchanged
+	message     string
+	at          move                         // to nowhere: unchanged
+	description *schedulerpb.NodeDescription // nil: unchanged
 }
 
 func newWriter(s *raftstore.Store, l *slog.Logger) *writer {
@@ -56,13 +57,18 @@ func (w *writer) reset() {
 	w.tasks, w.nodes = map[string]taskWord{}, map[string]nodeWord{}
 }
 
-// nodeUp records what a node with a session says of itself. address is where
-// the session comes from; empty leaves it as it was.
-func (w *writer) nodeUp(id, address string, desc *schedulerpb.NodeDescription) {
+// nodeUp records what a node with a session says of itself, and where the session
+// comes from, if that is to be recorded now.
+func (w *writer) nodeUp(id string, at move, desc *schedulerpb.NodeDescription) {
 	state, message := readiness(desc)
 	w.node(id, func(n *nodeWord) {
-		*n = nodeWord{state: state, message: message, address: cmp.Or(address, n.address), description: desc}
+		*n = nodeWord{state: state, message: message, at: cmp.Or(at, n.at), description: desc}
 	})
+}
+
+// nodeMoved records where the node's last session came from.
+func (w *writer) nodeMoved(id string, at move) {
+	w.node(id, func(n *nodeWord) { n.at = at })
 }
 
 func (w *writer) nodeDown(id, message string) {
@@ -241,9 +247,7 @@ func (w *writer) putBack(tasks map[string]taskWord, nodes map[string]nodeWord) {
 		if newer.state == schedulerpb.NodeState_NODE_STATE_UNKNOWN {
 			newer.state, newer.message = word.state, word.message
 		}
-		if newer.address == "" {
-			newer.address = word.address
-		}
+		newer.at = cmp.Or(newer.at, word.at)
 		if newer.description == nil {
 			newer.description = word.description
 		}
@@ -288,5 +292,5 @@ func writeNode(tx *raftstore.Tx, id string, word nodeWord) error {
 	if state == schedulerpb.NodeState_NODE_STATE_UNKNOWN {
 		state, message = old.State, old.Message
 	}
-	return store.SetNodeState(tx, id, state, message, word.address)
+	return store.MoveNode(tx, id, state, message, word.at.to, word.at.before)
 }

@@ -56,7 +56,7 @@ func benchChange(b *testing.B, members int) {
 				} else {
 					n = networks[1+i%10]
 				}
-				if err := store.Attach(tx, t, []*taskpb.NetworkUse{{Network: n}}); err != nil {
+				if err := store.Attach(tx, t, []*taskpb.NetworkUse{{Network: n}}, false); err != nil {
 					return err
 				}
 				if err := store.PutTask(tx, t); err != nil {

@@ -10,11 +10,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/netview"
+	"github.com/redoubt-cluster/redoubt/scheduler/netview/netviewtest"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
 // text is all that is held, the same for the same.
-func text(h *netview.Held) string {
+func text(h *netviewtest.Held) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "self %s\n", wire(h.Self))
 	for _, id := range slices.Sorted(maps.Keys(h.Networks)) {
@@ -26,6 +27,7 @@ func text(h *netview.Held) string {
 		for _, id := range slices.Sorted(maps.Keys(n.Services)) {
 			fmt.Fprintf(&b, "  service %s\n", wire(n.Services[id]))
 		}
+		fmt.Fprintf(&b, "  entries %q\n", slices.Sorted(maps.Keys(n.Entries)))
 		for _, r := range n.Policy {
 			fmt.Fprintf(&b, "  rule %s\n", wire(r))
 		}
@@ -33,6 +35,7 @@ func text(h *netview.Held) string {
 	for _, id := range slices.Sorted(maps.Keys(h.Peers)) {
 		fmt.Fprintf(&b, "peer %s\n", wire(h.Peers[id]))
 	}
+	fmt.Fprintf(&b, "pools %q\nnodes %q\npublished %q\n", slices.Sorted(maps.Keys(h.Pools)), slices.Sorted(maps.Keys(h.Nodes)), slices.Sorted(maps.Keys(h.Published)))
 	return b.String()
 }
 
@@ -67,9 +70,13 @@ func TestLargeSetsComeInParts(t *testing.T) {
 		}
 		set.Update = append(set.Update, v)
 	}
+	for i := range 65535 {
+		set.Published = append(set.Published, fmt.Sprintf("udp/%d", i+1))
+		set.Nodes = append(set.Nodes, fmt.Sprintf("192.168.%d.%d", i/256, i%256))
+	}
 	whole := proto.CloneOf(set)
 	whole.Sequence = 1
-	var want, got netview.Held
+	var want, got netviewtest.Held
 	if _, err := want.Apply(whole); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +115,7 @@ func TestMalformedSets(t *testing.T) {
 		"a peer without address":  {Sequence: 2, Peers: []*schedulerpb.PeerView{{NodeId: "p"}}},
 		"changes after a removal": {Sequence: 2, Remove: []string{"n"}, Update: []*schedulerpb.NetworkView{{Id: "n", Changes: true}}},
 	} {
-		var h netview.Held
+		var h netviewtest.Held
 		if _, err := h.Apply(first); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +124,7 @@ func TestMalformedSets(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	var h netview.Held
+	var h netviewtest.Held
 	if _, err := h.Apply(&schedulerpb.NetworkSet{Sequence: 1}); err == nil {
 		t.Error("the first set need not be complete")
 	}

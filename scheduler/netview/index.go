@@ -2,15 +2,24 @@
 // has a task on, who else is on them and where, which services and rules there
 // are, and which nodes are its peers. Of other networks a node learns nothing.
 //
+// A service's ingress network is also known to the nodes that answer on its
+// published ports. They form a star with those that have its tasks: an entry node
+// is told of the tasks and their nodes, a node with tasks of the entry nodes, and
+// neither of others of its own kind (entries.go).
+//
+// Of the cluster as a whole every node is told which addresses are its alone
+// (pools.go), and what containers reach of nodes (reach.go).
+//
 // Index is what a leader keeps of the whole cluster, in memory, made from a
 // snapshot and the changes that follow it. Each network has a journal of what
 // changed on it. A Cursor is one node's place in that: Next gives the messages
 // that lead from what the node was told to what is. So a change costs its own
 // size for each node that has a task on the network, and nothing for the others;
+// what it is for one node is kept for those that ask the same, as entry nodes do;
 // a node that reads slowly costs no memory, as what it misses is what is looked up
 // later. One that fell behind by more than a journal gets everything anew.
 //
-// Held is the other end: what a node has after the messages it was sent.
+// The other end, which takes the messages, is package agent's.
 //
 // A node is part of this while it is a member that is not denied and has an
 // address in the mesh. In the transaction that removes it, it is gone as a peer,
@@ -21,11 +30,11 @@ package netview
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-
-	"google.golang.org/protobuf/proto"
+	"sync/atomic"
 
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
@@ -34,12 +43,12 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
-	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // Tables are those whose changes an Index follows.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{store.Tasks, store.Nodes, store.Services, meshstore.Networks, meshstore.Policies, meshstore.Nodes, pkistore.Nodes}
+	return []raftstore.Registered{store.Tasks, store.Nodes, store.Services, meshstore.Networks, meshstore.Policies, meshstore.Nodes, meshstore.Settings,
+		pkistore.Nodes, pkistore.Cluster}
 }
 
 // Index is safe for concurrent use.
@@ -52,6 +61,15 @@ type Index struct {
 	services map[string]*schedulerpb.Service
 	tasks    map[string]*schedulerpb.Task // live ones with addresses
 	spread   map[string]map[string]int    // services to networks, and how many endpoints each has there
+	carriers map[string]string            // services to their ingress networks
+	groups   map[string]*group            // by their constraints
+	pools    pools
+	reach    reach
+
+	recent []*network          // what changed, oldest first, one entry for each Observe and network
+	ats    []uint64            // when, of each of recent
+	since0 uint64              // recent has what came after it
+	gone   map[string]*network // that are in recent, and nowhere else
 
 	touched map[string]*network // of one Observe
 	woken   map[string]bool
@@ -61,6 +79,8 @@ type Index struct {
 type network struct {
 	id        string
 	record    *meshpb.Network // nil: not there
+	confined  bool            // each node has its own: nobody is told of another's
+	wide      bool            // something of it changed for every member; of one Observe
 	endpoints map[string]*schedulerpb.EndpointView
 	members   map[string]int  // nodes, and how many endpoints each has
 	users     map[string]bool // services that are to be on it
@@ -68,6 +88,14 @@ type network struct {
 
 	journal []change // oldest first
 	base    uint64   // the journal has what came after it
+	changed uint64   // when it last was
+
+	// Of ingress networks.
+	group     *group // who answers; nil: nobody
+	regrouped uint64 // when that became others
+
+	whole atomic.Pointer[memo] // what a node is told at first
+	last  atomic.Pointer[memo] // what nodes were told last
 }
 
 // change says that something is not as it was.
@@ -75,6 +103,7 @@ type change struct {
 	at   uint64
 	kind kind
 	id   string
+	on   string // of an endpoint: its node
 }
 
 type kind uint8
@@ -85,6 +114,7 @@ const (
 	ofService
 	ofPolicy
 	ofPeer
+	ofEntry
 )
 
 // node is a node, with its tasks on networks.
@@ -95,7 +125,9 @@ type node struct {
 	identity *pkipb.Node
 	tasks    map[string]*schedulerpb.Task
 	networks map[string]int        // of its endpoints, and how many those are
+	groups   map[string]*group     // that it answers in
 	view     *schedulerpb.PeerView // nil: it is no part of the mesh
+	shape    uint64                // when it last came to a network or left one
 }
 
 // Load makes an Index of a snapshot.
@@ -103,7 +135,9 @@ func Load(r raftstore.Reader) *Index {
 	ix := &Index{
 		keep:     maxJournal,
 		networks: map[string]*network{}, nodes: map[string]*node{}, services: map[string]*schedulerpb.Service{},
-		tasks: map[string]*schedulerpb.Task{}, spread: map[string]map[string]int{}, touched: map[string]*network{}, woken: map[string]bool{},
+		tasks: map[string]*schedulerpb.Task{}, spread: map[string]map[string]int{}, carriers: map[string]string{}, groups: map[string]*group{}, gone: map[string]*network{},
+		touched: map[string]*network{}, woken: map[string]bool{},
+		pools: loadPools(r), reach: reach{at: map[string][]netip.Addr{}, ports: map[string]int{}, stale: true},
 	}
 	for n := range meshstore.Networks.All(r) {
 		ix.setNetwork(n.GetId(), n)
@@ -131,8 +165,20 @@ func Load(r raftstore.Reader) *Index {
 			ix.setTask(t.GetId(), t)
 		}
 	}
+	for id, n := range ix.networks {
+		if n.confined {
+			for t := range store.Tasks.By(r, "local", id) {
+				ix.setTask(t.GetId(), t)
+			}
+		}
+	}
 	for _, n := range ix.networks {
-		n.journal = nil // nobody was told anything
+		n.journal, n.wide = nil, false // nobody was told anything
+	}
+	ix.settlePools()
+	ix.settleReach()
+	for _, g := range ix.groups {
+		g.journal = nil
 	}
 	clear(ix.touched)
 	clear(ix.woken)
@@ -148,15 +194,36 @@ func (ix *Index) Observe(events []raftstore.Event) (nodes []string) {
 		ix.observe(e)
 	}
 	for id, n := range ix.touched {
-		for node := range n.members {
-			ix.woken[node] = true
+		if n.wide {
+			for node := range n.members {
+				ix.woken[node] = true
+			}
+			if n.group != nil {
+				for node := range n.group.nodes {
+					ix.woken[node] = true
+				}
+			}
 		}
+		n.wide, n.changed = false, ix.at
 		n.trim(ix.keep)
+		ix.recent, ix.ats = append(ix.recent, n), append(ix.ats, ix.at)
 		if n.record == nil && len(n.endpoints)+len(n.users)+len(n.policies) == 0 {
 			delete(ix.networks, id)
+			ix.gone[id] = n
 		}
 	}
 	clear(ix.touched)
+	ix.settlePools()
+	ix.settleReach()
+	if half := len(ix.recent) / 2; half > maxRecent {
+		ix.since0 = ix.ats[half-1]
+		for id, n := range ix.gone {
+			if n.changed <= ix.since0 {
+				delete(ix.gone, id)
+			}
+		}
+		ix.recent, ix.ats = slices.Clone(ix.recent[half:]), slices.Clone(ix.ats[half:])
+	}
 	for id := range ix.woken {
 		nodes = append(nodes, id)
 	}
@@ -165,6 +232,9 @@ func (ix *Index) Observe(events []raftstore.Event) (nodes []string) {
 }
 
 func (ix *Index) observe(e raftstore.Event) {
+	if ix.pools.observe(e) {
+		return
+	}
 	if old, now, ok := store.Tasks.Event(e); ok {
 		ix.setTask(cmp.Or(now.GetId(), old.GetId()), now)
 	} else if old, now, ok := store.Services.Event(e); ok {
@@ -189,43 +259,73 @@ func (ix *Index) observe(e raftstore.Event) {
 }
 
 func (ix *Index) network(id string) *network {
-	n := ix.networks[id]
-	if n == nil {
+	n := ix.find(id)
+	if delete(ix.gone, id); n == nil {
 		n = &network{id: id, endpoints: map[string]*schedulerpb.EndpointView{}, members: map[string]int{}, users: map[string]bool{},
 			policies: map[string]*meshpb.Policy{}, base: ix.at}
-		ix.networks[id] = n
 	}
-	ix.touched[id] = n
+	ix.networks[id], ix.touched[id] = n, n
 	return n
 }
 
 func (ix *Index) node(id string) *node {
 	n := ix.nodes[id]
 	if n == nil {
-		n = &node{id: id, tasks: map[string]*schedulerpb.Task{}, networks: map[string]int{}}
+		n = &node{id: id, tasks: map[string]*schedulerpb.Task{}, networks: map[string]int{}, groups: map[string]*group{}}
 		ix.nodes[id] = n
 	}
 	return n
 }
 
 func (ix *Index) note(n *network, k kind, id string) {
-	n.journal = append(n.journal, change{ix.at, k, id})
+	n.wide = true
+	n.journal = append(n.journal, change{at: ix.at, kind: k, id: id})
+}
+
+// noteEndpoint says that a task on a node came, went or changed.
+func (ix *Index) noteEndpoint(n *network, on *node, task string) {
+	n.wide = n.wide || !n.confined
+	ix.woken[on.id] = true
+	n.journal = append(n.journal, change{at: ix.at, kind: ofEndpoint, id: task, on: on.id})
+}
+
+// notePeer says that a node's part in a network changed.
+func (ix *Index) notePeer(n *network, on *node) {
+	if !n.confined {
+		ix.note(n, ofPeer, on.id)
+	}
 }
 
 // trim forgets the older half of a journal that became longer than what is there.
 func (n *network) trim(keep int) {
-	if len(n.journal) <= keep+2*len(n.endpoints) {
-		return
+	most := keep + 2*len(n.endpoints)
+	if n.group != nil {
+		most += 2 * len(n.group.nodes)
 	}
-	half := len(n.journal) / 2
-	n.base = n.journal[half-1].at
-	n.journal = slices.Clone(n.journal[half:])
+	n.journal, n.base = trim(n.journal, n.base, most)
+}
+
+func trim(journal []change, base uint64, most int) ([]change, uint64) {
+	if len(journal) <= most {
+		return journal, base
+	}
+	half := len(journal) / 2
+	return slices.Clone(journal[half:]), journal[half-1].at
 }
 
 func (ix *Index) setNetwork(id string, now *meshpb.Network) {
 	n := ix.network(id)
+	if (n.record == nil) != (now == nil) {
+		for member := range n.members {
+			ix.node(member).shape = ix.at
+		}
+	}
+	old := n.record
 	n.record = now
+	ix.pools.network(id, now)
+	n.confined = n.confined || now.GetKind() == meshpb.Kind_KIND_LOCAL // ids are not used again
 	ix.note(n, ofHead, "")
+	ix.carry(n, old, now)
 }
 
 func (ix *Index) setPolicy(old, now *meshpb.Policy) {
@@ -253,6 +353,7 @@ func (ix *Index) setService(old, now *schedulerpb.Service) {
 		n.users[id] = true
 		ix.note(n, ofService, id)
 	}
+	ix.reach.service(ix.services[id], now)
 	if now == nil {
 		delete(ix.services, id)
 	} else {
@@ -261,137 +362,7 @@ func (ix *Index) setService(old, now *schedulerpb.Service) {
 	for network := range ix.spread[id] { // also of networks that it left
 		ix.note(ix.network(network), ofService, id)
 	}
-}
-
-// setTask takes a task as it is now; nil: it is gone.
-func (ix *Index) setTask(id string, now *schedulerpb.Task) {
-	if now != nil && (!store.Live(now) || len(now.GetAttachments()) == 0 || now.GetNodeId() == "") {
-		now = nil
-	}
-	old := ix.tasks[id]
-	switch {
-	case old == now:
-		return
-	case old != nil && now != nil && samePlace(old, now):
-		n := ix.node(now.GetNodeId())
-		n.tasks[id], ix.tasks[id] = now, now
-		if n.view != nil && Serving(old) != Serving(now) {
-			for _, a := range now.GetAttachments() {
-				net := ix.network(a.GetNetworkId())
-				net.endpoints[id] = endpoint(now, a)
-				ix.note(net, ofEndpoint, id)
-			}
-		}
-		return
-	}
-	if old != nil {
-		n := ix.node(old.GetNodeId())
-		if n.view != nil {
-			ix.hide(n, old)
-		}
-		delete(n.tasks, id)
-		delete(ix.tasks, id)
-		ix.drop(n)
-	}
-	if now != nil {
-		n := ix.node(now.GetNodeId())
-		n.tasks[id], ix.tasks[id] = now, now
-		if n.view != nil {
-			ix.show(n, now)
-		}
-	}
-}
-
-// samePlace: what a task is on does not change as long as it has a node.
-func samePlace(a, b *schedulerpb.Task) bool {
-	return a.GetNodeId() == b.GetNodeId() &&
-		slices.EqualFunc(a.GetAttachments(), b.GetAttachments(), func(x, y *taskpb.Attachment) bool { return proto.Equal(x, y) })
-}
-
-// Serving reports whether names and virtual addresses lead to a task: it runs,
-// passes its healthcheck, and is not asked to stop.
-func Serving(t *schedulerpb.Task) bool {
-	return store.State(t) == store.Running && t.GetDesired() <= store.Running && !t.GetStatus().GetUnhealthy()
-}
-
-// show puts a task on its networks.
-func (ix *Index) show(on *node, t *schedulerpb.Task) {
-	for _, a := range t.GetAttachments() {
-		id, service := a.GetNetworkId(), t.GetServiceId()
-		n := ix.network(id)
-		n.endpoints[t.GetId()] = endpoint(t, a)
-		ix.note(n, ofEndpoint, t.GetId())
-		if n.members[on.id]++; n.members[on.id] == 1 {
-			ix.note(n, ofPeer, on.id)
-		}
-		on.networks[id]++
-		if ix.spread[service] == nil {
-			ix.spread[service] = map[string]int{}
-		}
-		if ix.spread[service][id]++; ix.spread[service][id] == 1 {
-			ix.note(n, ofService, service)
-		}
-	}
-}
-
-// hide takes a task off its networks.
-func (ix *Index) hide(on *node, t *schedulerpb.Task) {
-	ix.woken[on.id] = true // it may have been its last there
-	for _, a := range t.GetAttachments() {
-		id, service := a.GetNetworkId(), t.GetServiceId()
-		n := ix.network(id)
-		delete(n.endpoints, t.GetId())
-		ix.note(n, ofEndpoint, t.GetId())
-		if less(n.members, on.id) {
-			ix.note(n, ofPeer, on.id)
-		}
-		less(on.networks, id)
-		if less(ix.spread[service], id) {
-			ix.note(n, ofService, service)
-		}
-		if len(ix.spread[service]) == 0 {
-			delete(ix.spread, service)
-		}
-	}
-}
-
-// less counts down, and reports whether nothing is left.
-func less(m map[string]int, id string) bool {
-	if m[id]--; m[id] > 0 {
-		return false
-	}
-	delete(m, id)
-	return true
-}
-
-// settle sees what a changed record of a node means.
-func (ix *Index) settle(n *node) {
-	was, is := n.view, n.peerView()
-	n.view = is
-	switch {
-	case was == nil && is == nil:
-	case was == nil:
-		for _, t := range n.tasks {
-			ix.show(n, t)
-		}
-		ix.woken[n.id] = true
-	case is == nil:
-		for _, t := range n.tasks {
-			ix.hide(n, t)
-		}
-		ix.woken[n.id] = true
-	case !proto.Equal(was, is):
-		for id := range n.networks {
-			ix.note(ix.network(id), ofPeer, n.id)
-		}
-		ix.woken[n.id] = true
-	}
-	ix.drop(n)
-}
-
-// drop forgets a node of which nothing is left.
-func (ix *Index) drop(n *node) {
-	if n.sched == nil && n.mesh == nil && n.identity == nil && len(n.tasks) == 0 {
-		delete(ix.nodes, n.id)
+	if c := ix.carriers[id]; c != "" {
+		ix.publish(ix.network(c), old, now)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/netview"
+	"github.com/redoubt-cluster/redoubt/scheduler/netview/netviewtest"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -64,7 +65,16 @@ func (c *chaos) step(what int) {
 	switch what {
 	case 0:
 		if len(c.networks) < 4 {
-			id, err := meshstore.CreateNetwork(context.Background(), c.s, "c", &meshpb.NetworkSpec{Name: "n" + ident.New()[:16], Driver: "overlay"})
+			driver := rapid.SampledFrom([]string{"overlay", "overlay", "bridge", "cni"}).Draw(c.t, "driver")
+			sp := &meshpb.NetworkSpec{Name: "n" + ident.New()[:16], Driver: driver}
+			if driver == "overlay" && rapid.Bool().Draw(c.t, "elsewhere") {
+				p := fmt.Sprintf("10.77.%d.", rapid.IntRange(0, 200).Draw(c.t, "subnet"))
+				sp.Subnets = []*meshpb.Subnet{{Subnet: p + "0/24", Gateway: p + "1"}}
+			}
+			id, err := meshstore.CreateNetwork(context.Background(), c.s, "c", sp)
+			if errors.As(err, new(*meshstore.RefusedError)) {
+				return // it is taken
+			}
 			if err != nil {
 				c.t.Fatal(err)
 			}
@@ -120,13 +130,32 @@ func (c *chaos) step(what int) {
 			c.services = append(c.services, id)
 		}
 		uses := c.uses()
+		constraints := rapid.SampledFrom([][]string{nil, nil, {"node.labels.edge==true"}, {"node.availability!=drain", "node.role==worker"}}).Draw(c.t, "entries")
+		var ports []*taskpb.Port
+		for i := range rapid.IntRange(0, 2).Draw(c.t, "ports") {
+			ports = append(ports, &taskpb.Port{Published: 80 + uint32(i), Target: 80 + rapid.Uint32Range(0, 1).Draw(c.t, "target"), Mode: taskpb.Port_MODE_INGRESS,
+				Protocol: rapid.SampledFrom([]taskpb.Port_Protocol{taskpb.Port_PROTOCOL_UNSPECIFIED, taskpb.Port_PROTOCOL_UDP}).Draw(c.t, "protocol")})
+		}
 		c.update(func(tx *raftstore.Tx) error {
 			svc, ok := store.Services.Get(tx, id)
 			if svc = proto.CloneOf(svc); !ok {
 				svc = &schedulerpb.Service{Id: id, Spec: schedulertest.Spec("s"+id[:16], 1)}
 			}
-			svc.Spec.Task.Networks, svc.Vips = uses, nil
+			svc.Spec.Task.Networks, svc.Vips, svc.Spec.Task.Ports, svc.Spec.IngressConstraints = uses, nil, ports, nil
 			svc.Revision++
+			there := meshstore.Ingress(tx, id) != nil
+			if len(ports) > 0 {
+				svc.Spec.IngressConstraints = constraints
+			}
+			if len(ports) > 0 && !there {
+				if err := meshstore.CreateIngress(tx, "c", id); err != nil {
+					return err
+				}
+			} else if len(ports) == 0 && there {
+				if err := meshstore.DeleteIngress(tx, id); err != nil {
+					return err
+				}
+			}
 			if err := store.Revisions.Put(tx, &schedulerpb.Revision{Id: store.RevisionID(id, svc.Revision), ServiceId: id, Spec: svc.Spec.Task}); err != nil {
 				return err
 			}
@@ -134,7 +163,15 @@ func (c *chaos) step(what int) {
 		})
 	case 7:
 		if id := c.one(c.services); id != "" {
-			c.update(func(tx *raftstore.Tx) error { return store.Services.Delete(tx, id) })
+			c.update(func(tx *raftstore.Tx) error {
+				if err := meshstore.DeleteIngress(tx, id); err != nil {
+					return err
+				}
+				if err := store.Services.Delete(tx, id); !errors.Is(err, raftstore.ErrNotFound) {
+					return err
+				}
+				return nil
+			})
 			c.services = without(c.services, id)
 		}
 	case 8, 9:
@@ -149,7 +186,7 @@ func (c *chaos) step(what int) {
 			if !ok {
 				return raftstore.ErrNotFound
 			}
-			if err := store.Attach(tx, task, s.GetSpec().GetTask().GetNetworks()); err != nil {
+			if err := store.Attach(tx, task, s.GetSpec().GetTask().GetNetworks(), len(s.GetSpec().GetTask().GetPorts()) > 0); err != nil {
 				return err
 			}
 			return store.PutTask(tx, task)
@@ -182,14 +219,27 @@ func (c *chaos) step(what int) {
 		if how == 0 {
 			c.tasks = without(c.tasks, id)
 		}
+	case 14, 15:
+		if id := c.one(c.nodes); id != "" {
+			edge := rapid.Bool().Draw(c.t, "edge")
+			availability := rapid.SampledFrom([]schedulerpb.Availability{store.Active, store.Drain}).Draw(c.t, "availability")
+			c.update(func(tx *raftstore.Tx) error {
+				n, _ := store.Nodes.Get(tx, id)
+				n = proto.CloneOf(n)
+				n.Labels, n.Availability = map[string]string{"edge": fmt.Sprint(edge)}, availability
+				return store.Nodes.Put(tx, n)
+			})
+		}
 	case 12:
 		if n := c.one(c.networks); n != "" {
 			id, err := meshstore.CreatePolicy(context.Background(), c.s, &meshpb.PolicySpec{Name: "p" + ident.New()[:16], Network: n,
 				Rules: []*meshpb.PolicyRule{{FromService: "a", ToService: "b"}, {FromService: "b", ToService: "a"}}})
-			if err != nil {
+			switch {
+			case err == nil:
+				c.policies = append(c.policies, id)
+			case !errors.As(err, new(*meshstore.RefusedError)):
 				c.t.Fatal(err)
 			}
-			c.policies = append(c.policies, id)
 		}
 	case 13:
 		if id := c.one(c.policies); id != "" {
@@ -212,15 +262,15 @@ func without(of []string, id string) (out []string) {
 // reader is a node that hears increments when it is drawn.
 type reader struct {
 	cursor *netview.Cursor
-	held   netview.Held
+	held   netviewtest.Held
 }
 
 // TestIncrementsComeToTheSame: whatever happens in the store, and however long a
 // node did not listen, what it holds after its increments is what it would be
 // told if it asked anew, of this leader or of the next. It never holds anything
-// of a network that it has no live task on.
+// of a network that it has no live task on and does not answer for.
 func TestIncrementsComeToTheSame(t *testing.T) {
-	s := schedulertest.NewStore(t, pkistore.Tables()...)
+	s := schedulertest.NewCluster(t)
 	steps, increments, again := 0, 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		c := &chaos{t: rt, s: s}
@@ -237,7 +287,7 @@ func TestIncrementsComeToTheSame(t *testing.T) {
 		readers := map[string]*reader{}
 		for range 25 {
 			steps++
-			c.step(rapid.IntRange(0, 13).Draw(rt, "what"))
+			c.step(rapid.IntRange(0, 15).Draw(rt, "what"))
 			drain(rt, w, ix)
 			for _, id := range append(append([]string{}, c.nodes...), c.gone...) {
 				if readers[id] == nil {
@@ -291,8 +341,8 @@ func drain(rt *rapid.T, w *raftstore.Watch, ix *netview.Index) {
 	}
 }
 
-func anew(rt *rapid.T, node string, ix *netview.Index) *netview.Held {
-	h := &netview.Held{}
+func anew(rt *rapid.T, node string, ix *netview.Index) *netviewtest.Held {
+	h := &netviewtest.Held{}
 	sets := netview.NewCursor(node).Next(ix)
 	if len(sets) == 0 || !sets[0].Complete {
 		rt.Fatal("the first set is not complete")
@@ -305,42 +355,7 @@ func anew(rt *rapid.T, node string, ix *netview.Index) *netview.Held {
 	return h
 }
 
-// entitled holds a node's knowledge against what it may know.
-func entitled(rt *rapid.T, r *raftstore.ReadTx, node string, h *netview.Held) {
-	mine := map[string]bool{}
-	_, member := store.Nodes.Get(r, node)
-	for t := range store.Tasks.By(r, "node", node) {
-		for _, a := range t.GetAttachments() {
-			mine[a.GetNetworkId()] = mine[a.GetNetworkId()] || store.Live(t) && member
-		}
-	}
-	peers := map[string]bool{}
-	for id, n := range h.Networks {
-		if !mine[id] {
-			rt.Fatalf("node %s knows of network %s, on which it has nothing", node, id)
-		}
-		for _, e := range n.Endpoints {
-			if _, ok := store.Nodes.Get(r, e.NodeId); !ok {
-				rt.Fatalf("endpoint %v is of a node that was removed", e)
-			}
-			peers[e.NodeId] = true
-		}
-	}
-	delete(peers, node)
-	for id := range mine {
-		if mine[id] && h.Networks[id] == nil {
-			rt.Fatalf("node %s does not know of network %s", node, id)
-		}
-	}
-	if len(peers) != len(h.Peers) {
-		rt.Fatalf("peers %v, wanted %v", h.Peers, peers)
-	}
-	if member != (h.Self != nil) {
-		rt.Fatalf("self is %v", h.Self)
-	}
-}
-
-func same(rt *rapid.T, a, b *netview.Held) {
+func same(rt *rapid.T, a, b *netviewtest.Held) {
 	if x, y := text(a), text(b); x != y {
 		rt.Fatalf("increments came to\n%s\nand it would be told\n%s", x, y)
 	}

@@ -34,14 +34,14 @@ func split(set *schedulerpb.NetworkSet) []*schedulerpb.NetworkSet {
 		return []*schedulerpb.NetworkSet{set}
 	}
 	s := &splitter{out: []*schedulerpb.NetworkSet{{Complete: set.Complete, Self: set.Self}}}
-	for _, id := range set.Remove {
-		m, _ := s.room(len(id))
-		m.Remove = append(m.Remove, id)
-	}
-	for _, id := range set.RemovePeers {
-		m, _ := s.room(len(id))
-		m.RemovePeers = append(m.RemovePeers, id)
-	}
+	s.strings(set.Remove, func(m *schedulerpb.NetworkSet) *[]string { return &m.Remove })
+	s.strings(set.RemovePeers, func(m *schedulerpb.NetworkSet) *[]string { return &m.RemovePeers })
+	s.strings(set.RemovePools, func(m *schedulerpb.NetworkSet) *[]string { return &m.RemovePools })
+	s.strings(set.Pools, func(m *schedulerpb.NetworkSet) *[]string { return &m.Pools })
+	s.strings(set.RemoveNodes, func(m *schedulerpb.NetworkSet) *[]string { return &m.RemoveNodes })
+	s.strings(set.Nodes, func(m *schedulerpb.NetworkSet) *[]string { return &m.Nodes })
+	s.strings(set.RemovePublished, func(m *schedulerpb.NetworkSet) *[]string { return &m.RemovePublished })
+	s.strings(set.Published, func(m *schedulerpb.NetworkSet) *[]string { return &m.Published })
 	for _, p := range set.Peers {
 		m, _ := s.room(proto.Size(p))
 		m.Peers = append(m.Peers, p)
@@ -52,6 +52,14 @@ func split(set *schedulerpb.NetworkSet) []*schedulerpb.NetworkSet {
 	return s.out
 }
 
+// strings puts in a list, of which each message has a part.
+func (s *splitter) strings(list []string, of func(*schedulerpb.NetworkSet) *[]string) {
+	for _, x := range list {
+		m, _ := s.room(len(x))
+		*of(m) = append(*of(m), x)
+	}
+}
+
 // network puts in one network, the lists of which may go on in later messages.
 func (s *splitter) network(v *schedulerpb.NetworkView) {
 	if n := proto.Size(v); n <= maxBytes/2 {
@@ -59,15 +67,15 @@ func (s *splitter) network(v *schedulerpb.NetworkView) {
 		m.Update = append(m.Update, v)
 		return
 	}
-	head := bare(v)
+	head := Bare(v)
 	head.Policy, head.PolicyChanged = v.Policy, v.PolicyChanged
-	headSize := proto.Size(bare(v))
+	headSize := proto.Size(Bare(v))
 	m, _ := s.room(proto.Size(head))
 	m.Update = append(m.Update, head)
 	at := head
 	room := func(n int) *schedulerpb.NetworkView {
 		if m, fresh := s.room(n); fresh {
-			at = bare(v)
+			at = Bare(v)
 			at.Changes = true
 			m.Update = append(m.Update, at)
 			s.size += headSize
@@ -90,10 +98,18 @@ func (s *splitter) network(v *schedulerpb.NetworkView) {
 		w := room(len(id))
 		w.RemoveServices = append(w.RemoveServices, id)
 	}
+	for _, id := range v.Entries {
+		w := room(len(id))
+		w.Entries = append(w.Entries, id)
+	}
+	for _, id := range v.RemoveEntries {
+		w := room(len(id))
+		w.RemoveEntries = append(w.RemoveEntries, id)
+	}
 }
 
-// bare is the view without its lists.
-func bare(v *schedulerpb.NetworkView) *schedulerpb.NetworkView {
+// Bare is the view without its lists.
+func Bare(v *schedulerpb.NetworkView) *schedulerpb.NetworkView {
 	return &schedulerpb.NetworkView{Id: v.Id, Changes: v.Changes, Name: v.Name, Driver: v.Driver, Kind: v.Kind, Vni: v.Vni,
-		Subnets: v.Subnets, Internal: v.Internal, DefaultDeny: v.DefaultDeny, Options: v.Options, ServiceId: v.ServiceId}
+		Subnets: v.Subnets, Internal: v.Internal, DefaultDeny: v.DefaultDeny, Options: v.Options, ServiceId: v.ServiceId, Ports: v.Ports}
 }

@@ -39,19 +39,62 @@ func (n *node) peerView() *schedulerpb.PeerView {
 }
 
 // head is a view of the network by itself.
-func (n *network) head() *schedulerpb.NetworkView {
+func (ix *Index) head(n *network) *schedulerpb.NetworkView {
 	r := n.record
-	return &schedulerpb.NetworkView{Id: r.GetId(), Name: r.GetSpec().GetName(), Driver: r.GetSpec().GetDriver(), Kind: r.GetKind(),
+	v := &schedulerpb.NetworkView{Id: r.GetId(), Name: r.GetSpec().GetName(), Driver: r.GetSpec().GetDriver(), Kind: r.GetKind(),
 		Vni: r.GetVni(), Subnets: r.GetSubnets(), Internal: r.GetSpec().GetInternal(), DefaultDeny: r.GetSpec().GetDefaultDeny(),
 		Options: r.GetSpec().GetOptions(), ServiceId: r.GetServiceId()}
+	if n.ingress() {
+		v.Ports = portViews(ix.services[r.GetServiceId()])
+	}
+	return v
 }
 
-// whole is a view of everything there is.
-func (ix *Index) whole(n *network) *schedulerpb.NetworkView {
-	v := n.head()
+// memo is a view that was made, for all who need the same. Nobody changes it.
+type memo struct {
+	from, to uint64
+	view     *schedulerpb.NetworkView
+	peers    []string
+}
+
+// alone reports whether a node is told of its own endpoints only: where each node
+// has its own network, and where it has tasks and does not answer on the ports.
+func (n *network) alone(as role) bool { return n.confined || n.ingress() && as&isEntry == 0 }
+
+// tells reports whether a node is told of an endpoint. Of one that was given no
+// address nobody is: it is for its own node to find out.
+func tells(e *schedulerpb.EndpointView, node string, alone bool) bool {
+	return len(e.GetAddresses()) > 0 && (!alone || e.GetNodeId() == node)
+}
+
+// whole is a view of everything there is for a node.
+func (ix *Index) whole(n *network, node string, as role) *schedulerpb.NetworkView {
+	v := ix.everything(n, node, n.alone(as))
+	if !n.ingress() {
+		return v
+	}
+	v = &schedulerpb.NetworkView{Id: v.Id, Name: v.Name, Driver: v.Driver, Kind: v.Kind, Vni: v.Vni, Subnets: v.Subnets, Internal: v.Internal,
+		Options: v.Options, ServiceId: v.ServiceId, Ports: v.Ports, Endpoints: v.Endpoints, Services: v.Services}
+	switch {
+	case as&isMember != 0 && n.group != nil:
+		v.Entries = slices.Sorted(maps.Keys(n.group.nodes))
+	case as&isEntry != 0:
+		v.Entries = []string{node}
+	}
+	return v
+}
+
+// everything is whole without what depends on who asks, where they are not alone.
+func (ix *Index) everything(n *network, node string, alone bool) *schedulerpb.NetworkView {
+	if m := n.whole.Load(); !alone && m != nil && m.to >= n.changed {
+		return m.view
+	}
+	v := ix.head(n)
 	services := maps.Clone(n.users)
 	for _, e := range n.endpoints {
-		v.Endpoints = append(v.Endpoints, e)
+		if tells(e, node, alone) {
+			v.Endpoints = append(v.Endpoints, e)
+		}
 		services[e.GetServiceId()] = true
 	}
 	for id := range services {
@@ -61,40 +104,81 @@ func (ix *Index) whole(n *network) *schedulerpb.NetworkView {
 	}
 	v.Policy = n.rules()
 	sortView(v)
+	if !alone {
+		n.whole.Store(&memo{to: ix.at, view: v})
+	}
 	return v
 }
 
-// since is a view of what changed after at; nil: nothing did. Ids of nodes whose
-// part in the network changed are added to peers.
-func (ix *Index) since(n *network, at uint64, peers map[string]bool) *schedulerpb.NetworkView {
+// since is a view of what changed for a node after at; nil: nothing did. Ids of
+// nodes whose part in the network changed are added to peers.
+func (ix *Index) since(n *network, node string, as role, at uint64, peers map[string]bool) *schedulerpb.NetworkView {
+	n.left(as, at, peers)
+	if n.alone(as) {
+		v, ids := ix.changes(n, node, at, true)
+		return ix.entries(n, as, at, v, add(peers, ids))
+	}
+	m := n.last.Load()
+	if m == nil || m.from != at || m.to != ix.at {
+		m = &memo{from: at, to: ix.at}
+		m.view, m.peers = ix.changes(n, node, at, false)
+		n.last.Store(m)
+	}
+	return ix.entries(n, as, at, m.view, add(peers, m.peers))
+}
+
+func add(to map[string]bool, ids []string) map[string]bool {
+	for _, id := range ids {
+		to[id] = true
+	}
+	return to
+}
+
+// left adds the nodes that answered on a network's ports, and those that now do,
+// where these became others after at.
+func (n *network) left(as role, at uint64, peers map[string]bool) {
+	if as&isMember == 0 || n.regrouped <= at {
+		return
+	}
+	for _, c := range slices.Backward(n.journal) {
+		if c.at <= at {
+			break
+		}
+		if c.kind == ofEntry {
+			peers[c.id] = true
+		}
+	}
+}
+
+// changes is since without what depends on who asks, where they are not alone.
+func (ix *Index) changes(n *network, node string, at uint64, alone bool) (v *schedulerpb.NetworkView, peers []string) {
 	type key struct {
 		kind kind
 		id   string
 	}
 	seen := map[key]bool{}
-	var v *schedulerpb.NetworkView
 	for _, c := range slices.Backward(n.journal) {
 		if c.at <= at {
 			break
 		}
-		if c.kind == ofPeer {
-			peers[c.id] = true
+		k := key{c.kind, c.id}
+		if seen[k] || c.kind == ofEntry || alone && c.kind == ofEndpoint && c.on != node {
 			continue
 		}
-		if seen[key{c.kind, c.id}] {
+		if seen[k] = true; c.kind == ofPeer {
+			peers = append(peers, c.id)
 			continue
 		}
-		seen[key{c.kind, c.id}] = true
 		if v == nil {
-			v = n.head()
+			v = ix.head(n)
 			v.Changes = true
 		}
 		switch c.kind {
 		case ofEndpoint:
-			if e := n.endpoints[c.id]; e != nil {
-				v.Endpoints = append(v.Endpoints, e)
-			} else {
+			if e := n.endpoints[c.id]; e == nil {
 				v.RemoveEndpoints = append(v.RemoveEndpoints, c.id)
+			} else if tells(e, node, alone) {
+				v.Endpoints = append(v.Endpoints, e)
 			}
 		case ofService:
 			if s := ix.serviceView(n, c.id); s != nil {
@@ -109,7 +193,41 @@ func (ix *Index) since(n *network, at uint64, peers map[string]bool) *schedulerp
 	if v != nil {
 		sortView(v)
 	}
-	return v
+	return v, peers
+}
+
+// entries adds to v what a node with tasks is told of those that answer. v may be
+// shared, and then another is returned.
+func (ix *Index) entries(n *network, as role, at uint64, v *schedulerpb.NetworkView, peers map[string]bool) *schedulerpb.NetworkView {
+	if n.group == nil || as&isMember == 0 || n.group.changed <= at {
+		return v
+	}
+	out := ix.head(n)
+	out.Changes = true
+	if v != nil {
+		out.Endpoints, out.RemoveEndpoints, out.Services, out.RemoveServices = v.Endpoints, v.RemoveEndpoints, v.Services, v.RemoveServices
+	}
+	seen, news := map[string]bool{}, v != nil
+	for _, c := range slices.Backward(n.group.journal) {
+		if c.at <= at {
+			break
+		}
+		peers[c.id] = true
+		if c.kind != ofEntry || seen[c.id] {
+			continue
+		}
+		if seen[c.id], news = true, true; n.group.nodes[c.id] {
+			out.Entries = append(out.Entries, c.id)
+		} else {
+			out.RemoveEntries = append(out.RemoveEntries, c.id)
+		}
+	}
+	if !news {
+		return nil
+	}
+	slices.Sort(out.Entries)
+	slices.Sort(out.RemoveEntries)
+	return out
 }
 
 func sortView(v *schedulerpb.NetworkView) {

@@ -147,5 +147,5 @@ func Held(wanted uint64, c store.Count) uint64 {
 // welcomes reports whether the node may get a new task of a global service.
 func welcomes(n *schedulerpb.Node, req *placement.Request) bool {
 	return n != nil && n.GetState() == schedulerpb.NodeState_NODE_STATE_READY &&
-		store.Effective(n) == store.Active && req.Matches(n)
+		store.Effective(n) == store.Active && req.Matches(n) && req.Able(n)
 }

@@ -82,7 +82,7 @@ func (w *world) request() *placement.Request {
 	if w.service == nil {
 		return nil
 	}
-	r, err := placement.Compile("svc", w.service.GetRevision(), w.service.GetSpec().GetTask())
+	r, err := placement.Compile("svc", w.service.GetRevision(), w.service.GetSpec().GetTask(), nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

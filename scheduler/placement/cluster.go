@@ -38,7 +38,9 @@ type counted struct {
 type nodeInfo struct {
 	node *schedulerpb.Node // nil in Cluster.away
 	// closed is why nothing at all is placed there, nil where something may be.
-	closed   *reason
+	closed *reason
+	// unmeshed is why nothing is that has a network which spans nodes.
+	unmeshed *reason
 	order    uint64 // the beginning of the id, to compare by
 	live     int    // tasks that may have a container
 	failed   int    // tasks counted in Cluster.failures
@@ -81,6 +83,7 @@ func (c *Cluster) SetNode(n *schedulerpb.Node) {
 	if info.closed = stateReason(n); info.closed == nil {
 		info.closed = featureReason(n)
 	}
+	info.unmeshed = meshReason(n)
 	var head [8]byte
 	copy(head[:], id)
 	info.order = binary.BigEndian.Uint64(head[:])

@@ -2,10 +2,13 @@ package placement
 
 import (
 	"fmt"
+	"slices"
 
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // refuses applies the filters in the order in which an operator would ask and
@@ -26,7 +29,27 @@ func (i *nodeInfo) refuses(r *Request, own, added int) *reason {
 	if why := platformReason(r, i.node); why != nil {
 		return why
 	}
+	if r.mesh && i.unmeshed != nil {
+		return i.unmeshed
+	}
+	if why := needReason(r, i.node); why != nil {
+		return why
+	}
 	return i.fullReason(r, own, 0)
+}
+
+// needReason keeps tasks away from a node that lacks what their networks need.
+func needReason(r *Request, n *schedulerpb.Node) *reason {
+	for _, name := range r.features {
+		i := slices.IndexFunc(n.GetDescription().GetFeatures(), func(f *taskpb.Feature) bool { return f.GetName() == name })
+		if i < 0 {
+			return lacks(7, "the feature "+name)
+		}
+		if !n.GetDescription().GetFeatures()[i].GetPresent() {
+			return &reason{7, "cannot use " + name + " (node inspect says why)", "cannot use " + name + " (node inspect says why)"}
+		}
+	}
+	return nil
 }
 
 func stateReason(n *schedulerpb.Node) *reason {
@@ -59,6 +82,22 @@ func featureReason(n *schedulerpb.Node) *reason {
 		}
 	}
 	return nil
+}
+
+// meshReason keeps tasks whose networks span nodes away from a node that would
+// start them without: one of a version that knows no networks says nothing of a
+// mesh, and one that cannot make tunnels says so.
+func meshReason(n *schedulerpb.Node) *reason {
+	for _, f := range n.GetDescription().GetFeatures() {
+		switch {
+		case f.GetName() != meshspec.MeshFeature:
+		case f.GetPresent():
+			return nil
+		default:
+			return &reason{7, "cannot make tunnels for networks: see node inspect", "cannot make tunnels for networks: see node inspect"}
+		}
+	}
+	return &reason{7, "is not part of the mesh that its networks need", "are not part of the mesh that its networks need"}
 }
 
 func constraintReason(r *Request, n *schedulerpb.Node) *reason {
@@ -116,24 +155,24 @@ func platformReason(r *Request, n *schedulerpb.Node) *reason {
 func (i *nodeInfo) fullReason(r *Request, own, added int) *reason {
 	if r.maxPerNode > 0 && own+added >= r.maxPerNode {
 		text := fmt.Sprintf("%d of it, as many as one node may have", r.maxPerNode)
-		return &reason{7, "has " + text, "have " + text}
+		return &reason{8, "has " + text, "have " + text}
 	}
 	if i.live+added >= MaxTasksPerNode {
 		text := fmt.Sprintf("%d tasks, as many as a node takes", MaxTasksPerNode)
-		return &reason{7, "has " + text, "have " + text}
+		return &reason{8, "has " + text, "have " + text}
 	}
 	have := i.node.GetDescription().GetResources()
 	n := int64(added)
 	if r.nanoCPUs > 0 && !fits(have.GetNanoCpus()-i.nanoCPUs, r.nanoCPUs, n) {
-		return lacks(8, fmt.Sprintf("%g free cores", float64(r.nanoCPUs)/1e9))
+		return lacks(9, fmt.Sprintf("%g free cores", float64(r.nanoCPUs)/1e9))
 	}
 	if r.memory > 0 && !fits(have.GetMemoryBytes()-i.memory, r.memory, n) {
-		return lacks(9, bytes(r.memory)+" of free memory")
+		return lacks(10, bytes(r.memory)+" of free memory")
 	}
 	for _, p := range r.ports {
 		if added > 0 || i.portTaken(p) {
 			text := fmt.Sprintf("port %d/%s in use", p.GetPublished(), spec.ProtocolName(p.GetProtocol()))
-			return &reason{10, "has " + text, "have " + text}
+			return &reason{11, "has " + text, "have " + text}
 		}
 	}
 	return nil

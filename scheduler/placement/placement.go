@@ -1,7 +1,7 @@
 // Package placement decides which node a task goes to, and explains itself
 // where there is none.
 //
-// It owns the filters (ready, availability, features, constraints, platform,
+// It owns the filters (ready, availability, features, constraints, platform, the mesh,
 // most tasks of a service on a node, resources, host ports) and the order among the nodes that pass them: first
 // those where the service's tasks do not keep failing, then those with the
 // fewest tasks of the service, then with the fewest tasks at all, then by id, so
@@ -21,6 +21,7 @@ package placement
 import (
 	"time"
 
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -30,31 +31,49 @@ import (
 type Request struct {
 	ServiceID string
 	Revision  uint64
-	// Networks is for who gives the tasks their addresses; every node can reach
-	// every network.
+	// Networks is for who gives the tasks their addresses.
 	Networks []*taskpb.NetworkUse
+	// Ingress: they are on the network that carries the service's published ports.
+	Ingress bool
 
 	nanoCPUs, memory int64
 	ports            []*taskpb.Port
 	platforms        []string
 	constraints      []spec.Constraint
+	features         []string
 	maxPerNode       int
+	mesh             bool // its networks span nodes
 }
 
 // Compile reads a task template. It fails on a constraint that does not parse,
-// which validation does not let in.
-func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec) (*Request, error) {
+// which validation does not let in. feature tells which one a node has to report
+// for a network; nil: the mesh's, for each.
+func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec, feature func(network string) string) (*Request, error) {
 	r := &Request{
 		ServiceID: serviceID,
 		Revision:  revision,
 		Networks:  t.GetNetworks(),
 		nanoCPUs:  t.GetReservations().GetNanoCpus(),
 		memory:    t.GetReservations().GetMemoryBytes(),
-		ports:     t.GetPorts(),
+		ports:     spec.HostPorts(t),
+		Ingress:   spec.HasIngress(t),
 		platforms: t.GetPlatforms(),
 
 		maxPerNode: int(t.GetMaxPerNode()),
 	}
+	for _, n := range t.GetNetworks() {
+		needs := meshspec.MeshFeature
+		if feature != nil {
+			needs = feature(n.GetNetwork())
+		}
+		switch {
+		case needs == meshspec.MeshFeature:
+			r.mesh = true
+		case needs != "":
+			r.features = append(r.features, needs)
+		}
+	}
+	r.mesh = r.mesh || r.Ingress
 	for _, text := range t.GetConstraints() {
 		c, err := spec.ParseConstraint(text)
 		if err != nil {
@@ -123,6 +142,10 @@ func (c *Cluster) Check(r *Request, nodeID string) *Refusal {
 func (r *Request) Matches(n *schedulerpb.Node) bool {
 	return constraintReason(r, n) == nil && platformReason(r, n) == nil
 }
+
+// Able reports whether a node has the features that new tasks need. Those that are
+// there stay without.
+func (r *Request) Able(n *schedulerpb.Node) bool { return needReason(r, n) == nil }
 
 // candidate is a node in the order of preference.
 type candidate struct {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -32,9 +33,20 @@ func node(id string, fns ...func(*schedulerpb.Node)) *schedulerpb.Node {
 	return n
 }
 
+func meshed(present bool) func(*schedulerpb.Node) {
+	return func(n *schedulerpb.Node) {
+		n.Description.Features = append(n.Description.Features, &taskpb.Feature{Name: meshspec.MeshFeature, Present: present})
+	}
+}
+
 func compile(t testing.TB, service string, spec *taskpb.TaskSpec) *Request {
 	t.Helper()
-	r, err := Compile(service, 1, spec)
+	r, err := Compile(service, 1, spec, func(n string) string {
+		if n == "local" {
+			return "cni:lan"
+		}
+		return meshspec.MeshFeature
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +87,9 @@ func TestEveryRefusalExplainsItself(t *testing.T) {
 		{"feature", []*schedulerpb.Node{node("a", func(n *schedulerpb.Node) {
 			n.Description.Features = []*taskpb.Feature{{Name: "overlayfs", Required: true}, {Name: "gvisor"}}
 		})}, &taskpb.TaskSpec{}, "no suitable node (1 lacks the required feature overlayfs)"},
+		{"network", []*schedulerpb.Node{node("a"), node("b", func(n *schedulerpb.Node) {
+			n.Description.Features = []*taskpb.Feature{{Name: "cni:lan"}}
+		})}, &taskpb.TaskSpec{Networks: []*taskpb.NetworkUse{{Network: "local"}}}, "no suitable node (1 cannot use cni:lan (node inspect says why), 1 lacks the feature cni:lan)"},
 		{"label", []*schedulerpb.Node{node("a"), node("b", label("hdd"))},
 			constrained("node.labels.disk==ssd"), "no suitable node (2 lack label disk=ssd)"},
 		{"label not", []*schedulerpb.Node{node("a", label("hdd"))},
@@ -88,6 +103,12 @@ func TestEveryRefusalExplainsItself(t *testing.T) {
 			"no suitable node (1 does not match node.platform.arch==arm64)"},
 		{"platform", []*schedulerpb.Node{node("a")},
 			&taskpb.TaskSpec{Platforms: []string{"linux/arm64"}}, "no suitable node (1 is linux/amd64, for which there is no image)"},
+		{"mesh", []*schedulerpb.Node{node("a"), node("b"), node("c", meshed(false))},
+			&taskpb.TaskSpec{Networks: []*taskpb.NetworkUse{{Network: "local"}, {Network: "back"}}},
+			"no suitable node (1 cannot make tunnels for networks: see node inspect, 2 are not part of the mesh that its networks need)"},
+		{"mesh for the routing mesh", []*schedulerpb.Node{node("a")},
+			&taskpb.TaskSpec{Ports: []*taskpb.Port{{Published: 80, Target: 80, Mode: taskpb.Port_MODE_INGRESS}}},
+			"no suitable node (1 is not part of the mesh that its networks need)"},
 		{"cpu", []*schedulerpb.Node{node("a"), node("b")},
 			&taskpb.TaskSpec{Reservations: &taskpb.Resources{NanoCpus: 4.5e9}}, "no suitable node (2 lack 4.5 free cores)"},
 		{"memory", []*schedulerpb.Node{node("a")},

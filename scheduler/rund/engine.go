@@ -95,7 +95,10 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 		if err := s.locals.attach(ctx, d); err != nil {
 			return err
 		}
-		return s.taskDir(d.GetTaskId()).create(hostname, d.GetEndpoint())
+		if err := s.taskDir(d.GetTaskId()).create(hostname, withHosts(d.GetEndpoint(), s.locals.of(d.GetTaskId()))); err != nil {
+			return err
+		}
+		return s.openCallers(d)
 	})
 	err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)
 	if errdefs.IsNotFound(err) { // containerd forgot the image
@@ -241,7 +244,16 @@ func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready, h
 	} else if cwd != "" {
 		in.Cwd = path.Join("/", cwd)
 	}
+	if !d.GetSpec().GetIdentity().GetNone() {
+		in.Identity = dir.identity()
+		in.Env = ocispec.MergeEnv(img.Config.Env, append([]string{ocispec.IdentityEnv}, c.GetEnv()...))
+	}
 	var err error
+	if reached(d.GetSpec()) {
+		if in.Relay, err = s.relaySource(id); err != nil {
+			return in, err
+		}
+	}
 	in.Mounts, err = s.mounts(id, c.GetMounts())
 	return in, err
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 )
@@ -43,6 +45,26 @@ func (d taskDir) create(hostname string, e *rundpb.Endpoint) error {
 		}
 	}
 	return nil
+}
+
+// withHosts has the container's own name mean its addresses on networks of this
+// node as well.
+func withHosts(e *rundpb.Endpoint, on []*rundpb.LocalAttachment) *rundpb.Endpoint {
+	if len(on) == 0 {
+		return e
+	}
+	e = proto.CloneOf(e)
+	for _, at := range on {
+		for _, text := range at.GetAddresses() {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				e.Hosts = append(e.Hosts, p.Addr().String())
+			}
+		}
+	}
+	if len(e.Hosts) == 0 { // it is not on the node's bridge
+		e.Hosts = []string{"127.0.1.1"}
+	}
+	return e
 }
 
 func hostsFile(hostname string, e *rundpb.Endpoint) string {

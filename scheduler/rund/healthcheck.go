@@ -138,7 +138,7 @@ func (c *prober) check(ctx context.Context, started func()) (res health.Result, 
 	defer func() { res.Output = out.finish() }()
 	ectx, cancel := context.WithTimeout(ctx, c.policy.Timeout+checkCallTimeout)
 	defer cancel()
-	p, err := c.exec(ectx, out)
+	p, err := execAnew(ectx, c.task, checkExec, &c.process, out.creator)
 	if err != nil {
 		return c.failed(err)
 	}
@@ -176,21 +176,6 @@ func (c *prober) check(ctx context.Context, started func()) (res health.Result, 
 		return res, ctx.Err()
 	}
 	return res, nil
-}
-
-func (c *prober) exec(ctx context.Context, out *checkOutput) (containerd.Process, error) {
-	p, err := c.task.Exec(ctx, checkExec, &c.process, out.creator)
-	if !errdefs.IsAlreadyExists(err) {
-		return p, err
-	}
-	left, err := c.task.LoadProcess(ctx, checkExec, nil)
-	if err == nil {
-		_, err = left.Delete(ctx, containerd.WithProcessKill)
-	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("end an earlier healthcheck: %w", err)
-	}
-	return c.task.Exec(ctx, checkExec, &c.process, out.creator)
 }
 
 // failed tells a check that cannot be run, as one whose program is missing,

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni/cnipb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // Driver puts sandboxes on networks of one kind that are this node's alone.
@@ -26,6 +29,8 @@ type Driver interface {
 	Release(task string)
 	// Keep detaches all tasks but those, and returns where those are.
 	Keep(ctx context.Context, tasks []string) (map[string][]*rundpb.LocalAttachment, error)
+	// Features say which of its networks this node has: tasks are placed by them.
+	Features(ctx context.Context) ([]*taskpb.Feature, error)
 }
 
 // Names of drivers, as networks have them.
@@ -85,6 +90,18 @@ func (l *locals) attach(ctx context.Context, d *rundpb.TaskDesired) error {
 	defer l.mu.Unlock()
 	l.known[d.GetTaskId()] = all
 	return nil
+}
+
+// features are what the node's drivers can do now.
+func (l *locals) features(ctx context.Context) (out []*taskpb.Feature) {
+	for _, name := range slices.Sorted(maps.Keys(l.drivers)) {
+		list, err := l.drivers[name].Features(ctx)
+		if err != nil {
+			list = []*taskpb.Feature{{Name: name, Detail: err.Error()}}
+		}
+		out = append(out, list...)
+	}
+	return out
 }
 
 // of is what came of attach.
@@ -148,6 +165,9 @@ func (none) Attach(_ context.Context, _ string, networks []*rundpb.LocalNetwork)
 }
 func (none) Detach(context.Context, string) error { return nil }
 func (none) Release(string)                       {}
+func (none) Features(context.Context) ([]*taskpb.Feature, error) {
+	return []*taskpb.Feature{{Name: "net:none", Present: true}}, nil
+}
 func (none) Keep(context.Context, []string) (map[string][]*rundpb.LocalAttachment, error) {
 	return nil, nil
 }
@@ -170,6 +190,19 @@ func (p plugins) Release(task string)                           { p.c.Release(ta
 func (p plugins) Keep(ctx context.Context, tasks []string) (map[string][]*rundpb.LocalAttachment, error) {
 	at, err := p.c.Keep(ctx, tasks)
 	return localAttachments(at), err
+}
+
+// Features has one of each conflist.
+func (p plugins) Features(ctx context.Context) (out []*taskpb.Feature, err error) {
+	list, err := p.c.List(ctx)
+	for _, c := range list {
+		f := &taskpb.Feature{Name: "cni:" + c.GetName(), Present: c.GetError() == "", Detail: c.GetError()}
+		if f.Present {
+			f.Detail = "plugins " + strings.Join(c.GetPlugins(), ", ")
+		}
+		out = append(out, f)
+	}
+	return out, err
 }
 
 func localAttachments(at []*cnipb.Attachment) map[string][]*rundpb.LocalAttachment {

@@ -105,6 +105,27 @@ func TestLocalNetworks(t *testing.T) {
 	}
 	n.awaitLog(b.GetTaskId(), "cni0:")
 	n.awaitLog(b.GetTaskId(), "00000000000000000000000000000001 01 80 10 80       lo")
+	hosts, err := os.ReadFile(n.server.taskDir(a.GetTaskId()).hosts())
+	address, _, _ := strings.Cut(at[0].GetAddresses()[0], "/")
+	if err != nil || !strings.Contains(string(hosts), address+"\t"+a.GetTaskId()[:12]) {
+		t.Errorf("its own name is told by %q %v", hosts, err)
+	}
+	probe, err := n.client.Probe(t.Context(), &rundpb.ProbeRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]string{}
+	for _, f := range probe.GetFeatures() {
+		if f.GetPresent() {
+			said[f.GetName()] = f.GetDetail()
+		}
+	}
+	if said["cni:br"] != "plugins bridge, host-local" {
+		t.Errorf("the node says %v", said)
+	}
+	if _, ok := said["net:none"]; !ok {
+		t.Errorf("the node says %v", said)
+	}
 	n.restart()
 	again := n.await(a.GetTaskId(), "attachments", func(a *rundpb.TaskActual) bool { return len(a.GetLocalAttachments()) == 1 }).GetLocalAttachments()
 	if again[0].GetAddresses()[0] != at[0].GetAddresses()[0] {

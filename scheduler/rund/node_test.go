@@ -100,7 +100,7 @@ func (n *node) start() {
 	if n.plugins != nil {
 		client = n.plugins(n)
 	}
-	s, err := New(Options{Config: n.config, RunDir: n.runDir, DataDir: filepath.Join(base, "data"), CNI: client,
+	s, err := New(Options{Config: n.config, RunDir: n.runDir, DataDir: filepath.Join(base, "data"), CNI: client, Proxy: filepath.Join(base, "proxy", "program"),
 		Log: slog.New(slog.NewTextHandler(n.logs, nil))})
 	if err != nil {
 		n.t.Fatal(err)

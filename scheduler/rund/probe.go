@@ -35,6 +35,7 @@ func (s *Server) Probe(ctx context.Context, _ *rundpb.ProbeRequest) (*rundpb.Pro
 	} else {
 		need("runc", false, "not found: install runc, or set rund.containerd.runtime")
 	}
+	resp.Features = append(resp.Features, s.locals.features(ctx)...)
 	if err == nil {
 		if resp.LoadedImages, err = s.images.Loaded(ctx); err != nil {
 			return nil, imageStatus(err)

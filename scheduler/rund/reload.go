@@ -27,6 +27,7 @@ func (w *worker) ended(containerd.ExitStatus) {
 // forgetTask is for a container that is no more.
 func (w *worker) forgetTask() {
 	w.check.stop()
+	w.relays.forget()
 	w.task, w.exit, w.check = nil, nil, nil
 }
 
@@ -97,6 +98,8 @@ func (w *worker) reload(ctx context.Context) error {
 			return err
 		}
 		w.observe(ctx, info)
+		w.relays.forget() // this is another task to containerd's client
+		w.relays.recall(info.Labels)
 		if w.phase() != rundpb.Phase_PHASE_STOPPING {
 			w.resume(rundpb.Phase_PHASE_RUNNING)
 		}

@@ -44,6 +44,7 @@ func (s *Server) wreck(ctx context.Context, id, cid string) error {
 	if err := s.removeContainer(ctx, id, cid); err != nil {
 		return err
 	}
+	s.callers.close(id)
 	if err := s.locals.detach(ctx, id); err != nil {
 		return err
 	}

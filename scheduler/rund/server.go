@@ -36,7 +36,9 @@ type Options struct {
 	// Logger is a binary that calls tasklog.Main for the subcommand
 	// tasklog.Command; empty means this one.
 	Logger string
-	Log    *slog.Logger
+	// Proxy is the program redoubt-proxy; empty means the one beside this program.
+	Proxy string
+	Log   *slog.Logger
 }
 
 // Server is rund.
@@ -46,6 +48,7 @@ type Server struct {
 	config   Config
 	taskRoot string
 	logger   string
+	proxy    string
 	log      *slog.Logger
 	client   *containerd.Client
 	images   *image.Store
@@ -55,6 +58,7 @@ type Server struct {
 	locals   *locals
 	plugins  *cni.Client // nil: none
 	hub      *hub
+	callers  *callers
 	creates  chan struct{} // slots
 	checks   chan struct{} // places of healthchecks that are being started
 	answers  chan struct{} // buffered 1; containerd answers again, for adopt
@@ -90,14 +94,19 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, log: o.Log, netns: ns,
+		config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
-		hub: newHub(), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
+		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
 		answers: make(chan struct{}, 1), adopted: make(chan struct{}), workers: map[string]*worker{},
 	}
 	if s.logger == "" {
 		if s.logger, err = executable(); err != nil {
+			return nil, err
+		}
+	}
+	if s.proxy == "" {
+		if s.proxy, err = relayProgram(); err != nil {
 			return nil, err
 		}
 	}
@@ -157,6 +166,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.ctx = nil // no worker is added after this
 	s.mu.Unlock()
 	s.running.Wait()
+	s.callers.end()
 	return errors.Join(err, s.client.Close())
 }
 
@@ -241,7 +251,12 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, w := range found {
+	for id, w := range found {
+		if w.made != nil && (w.alive() || w.phase() == rundpb.Phase_PHASE_CREATED) {
+			if err := s.openCallers(w.made); err != nil {
+				s.log.Error("a task has no Workload API", "task", id, "err", err)
+			}
+		}
 		s.spawn(w)
 	}
 	close(s.adopted)
@@ -329,6 +344,20 @@ func (s *Server) forbidContainerd(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// ServeIdentity hands callers of tasks' Workload APIs to redoubtd, which connects
+// to l, until ctx ends.
+func (s *Server) ServeIdentity(ctx context.Context, l net.Listener) error {
+	return s.callers.serveRedoubtd(ctx, l)
+}
+
+// openCallers gives a task its Workload API's socket, unless it wants none.
+func (s *Server) openCallers(d *rundpb.TaskDesired) error {
+	if d.GetSpec().GetIdentity().GetNone() {
+		return nil
+	}
+	return s.callers.open(d.GetTaskId(), s.taskDir(d.GetTaskId()))
 }
 
 func (s *Server) newWorker(id string) *worker {

@@ -82,9 +82,10 @@ func (w *worker) checked(ctx context.Context, h healthState) {
 }
 
 // leaving reports whether an unhealthy container still goes on, so that whoever
-// was led to it by name or virtual address is answered.
+// was led to it by name, virtual address or published port is answered.
 func (w *worker) leaving() bool {
-	return len(w.made.GetSpec().GetNetworks()) > 0 && w.phase() == rundpb.Phase_PHASE_RUNNING && time.Since(w.since) < withdrawTime
+	spec := w.made.GetSpec()
+	return (len(spec.GetNetworks()) > 0 || reached(spec)) && w.phase() == rundpb.Phase_PHASE_RUNNING && time.Since(w.since) < withdrawTime
 }
 
 // leave comes when that is over; nil, on which nothing ever comes, where it does

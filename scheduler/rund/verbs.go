@@ -13,6 +13,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
 )
@@ -43,7 +44,7 @@ func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 		return nil, status.Errorf(codes.InvalidArgument, "%d networks: at most %d are allowed", len(req.GetNetworks()), maxNetworks)
 	}
 	for _, id := range req.GetNetworks() {
-		if !ident.Valid(id) {
+		if !netns.IsNetwork(id) {
 			return nil, status.Errorf(codes.InvalidArgument, "%.60q is no network id", id)
 		}
 	}

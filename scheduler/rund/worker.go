@@ -33,18 +33,19 @@ type worker struct {
 	wake chan struct{} // buffered 1; desired changed
 
 	// Owned by run.
-	cid   string              // the container's id, see attempt
-	tried bool                // to create it
-	mess  int                 // how often leftovers could not be removed
-	made  *rundpb.TaskDesired // what the container was made from
-	state *rundpb.TaskActual
-	task  containerd.Task
-	exit  <-chan containerd.ExitStatus // nil: nobody waits
-	stale bool                         // state must be read from containerd first
-	check *prober                      // nil: there is no healthcheck, or nothing runs
-	sick  string                       // unhealthy, and why: to be ended
-	since time.Time                    // unhealthy by a check of this process
-	delay time.Duration                // before the next attempt
+	cid    string              // the container's id, see attempt
+	tried  bool                // to create it
+	mess   int                 // how often leftovers could not be removed
+	made   *rundpb.TaskDesired // what the container was made from
+	state  *rundpb.TaskActual
+	task   containerd.Task
+	exit   <-chan containerd.ExitStatus // nil: nobody waits
+	stale  bool                         // state must be read from containerd first
+	check  *prober                      // nil: there is no healthcheck, or nothing runs
+	sick   string                       // unhealthy, and why: to be ended
+	since  time.Time                    // unhealthy by a check of this process
+	delay  time.Duration                // before the next attempt
+	relays relays
 }
 
 // want tells the worker what is desired; nil means absent.
@@ -95,18 +96,19 @@ func (w *worker) wanted() (*rundpb.TaskDesired, bool) {
 // run ends when the task is forgotten or ctx ends; the latter leaves the
 // container as it is.
 func (w *worker) run(ctx context.Context) {
-	defer func() { w.check.stop() }()
+	defer func() { w.check.stop(); w.relays.forget() }()
 	for ctx.Err() == nil {
 		gone, err := w.converge(ctx)
 		if gone && w.s.retire(w) {
 			return
 		}
 		var retry <-chan time.Time
+		due := w.due()
 		if err != nil && ctx.Err() == nil {
 			pause := w.pause()
 			w.log.Warn("will try again", "err", err, "in", pause.String())
 			w.note("trying again: " + plainRuntimeError(err))
-			retry = time.After(pause)
+			retry, due = time.After(pause), nil
 		} else {
 			w.delay = 0
 		}
@@ -120,6 +122,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.leave():
 		case st := <-w.exit:
 			w.ended(st)
+		case <-due:
 		case h := <-w.check.updates():
 			w.checked(ctx, h)
 		}
@@ -145,12 +148,14 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 			}
 		}
 		if w.phase() == rundpb.Phase_PHASE_CREATED && d.GetPhase() == rundpb.Phase_PHASE_RUNNING {
-			return false, w.start(ctx)
+			if err := w.start(ctx); err != nil {
+				return false, err
+			}
 		}
 		if w.sick != "" && w.alive() && !w.leaving() {
 			return false, w.endSick(ctx)
 		}
-		return false, nil
+		return false, w.tendRelays(ctx, d)
 	case rundpb.Phase_PHASE_STOPPING:
 		return false, w.stop(ctx, d)
 	}
@@ -197,8 +202,9 @@ func (w *worker) report(p rundpb.Phase, change func(*rundpb.TaskActual)) {
 	case rundpb.Phase_PHASE_CREATED:
 		w.state.LocalAttachments = w.s.locals.of(w.id)
 	case rundpb.Phase_PHASE_EXITED, rundpb.Phase_PHASE_FAILED:
-		w.state.LocalAttachments = nil
+		w.state.LocalAttachments, w.state.Relays = nil, nil
 		w.s.locals.release(w.id)
+		w.s.callers.close(w.id)
 	}
 	w.s.hub.set(w.state)
 	w.log.Info("task", "phase", p.String(), "error", w.state.GetError())

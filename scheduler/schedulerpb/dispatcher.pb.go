@@ -11,6 +11,7 @@ package schedulerpb
 import (
 	meshpb "github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	_ "github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
+	pkipb "github.com/redoubt-cluster/redoubt/pki/pkipb"
 	taskpb "github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -34,6 +35,8 @@ type AgentMessage struct {
 	//	*AgentMessage_Heartbeat
 	//	*AgentMessage_Status
 	//	*AgentMessage_Log
+	//	*AgentMessage_Mesh
+	//	*AgentMessage_Trust
 	Message       isAgentMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -112,6 +115,24 @@ func (x *AgentMessage) GetLog() *LogChunk {
 	return nil
 }
 
+func (x *AgentMessage) GetMesh() *MeshAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Mesh); ok {
+			return x.Mesh
+		}
+	}
+	return nil
+}
+
+func (x *AgentMessage) GetTrust() *TrustReport {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Trust); ok {
+			return x.Trust
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Message interface {
 	isAgentMessage_Message()
 }
@@ -133,6 +154,15 @@ type AgentMessage_Log struct {
 	Log *LogChunk `protobuf:"bytes,4,opt,name=log,proto3,oneof"`
 }
 
+type AgentMessage_Mesh struct {
+	Mesh *MeshAnswer `protobuf:"bytes,5,opt,name=mesh,proto3,oneof"`
+}
+
+type AgentMessage_Trust struct {
+	// After the first hello, and again whenever it changes.
+	Trust *TrustReport `protobuf:"bytes,6,opt,name=trust,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Message() {}
 
 func (*AgentMessage_Heartbeat) isAgentMessage_Message() {}
@@ -140,6 +170,10 @@ func (*AgentMessage_Heartbeat) isAgentMessage_Message() {}
 func (*AgentMessage_Status) isAgentMessage_Message() {}
 
 func (*AgentMessage_Log) isAgentMessage_Message() {}
+
+func (*AgentMessage_Mesh) isAgentMessage_Message() {}
+
+func (*AgentMessage_Trust) isAgentMessage_Message() {}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -259,6 +293,52 @@ func (x *Heartbeat) GetClock() *ClockOffset {
 	return nil
 }
 
+// TrustReport says which roots the node trusts.
+type TrustReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of each certificate.
+	Roots         [][]byte `protobuf:"bytes,1,rep,name=roots,proto3" json:"roots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustReport) Reset() {
+	*x = TrustReport{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustReport) ProtoMessage() {}
+
+func (x *TrustReport) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustReport.ProtoReflect.Descriptor instead.
+func (*TrustReport) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TrustReport) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
 type StatusBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reports       []*TaskReport          `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
@@ -268,7 +348,7 @@ type StatusBatch struct {
 
 func (x *StatusBatch) Reset() {
 	*x = StatusBatch{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +360,7 @@ func (x *StatusBatch) String() string {
 func (*StatusBatch) ProtoMessage() {}
 
 func (x *StatusBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +373,7 @@ func (x *StatusBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusBatch.ProtoReflect.Descriptor instead.
 func (*StatusBatch) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusBatch) GetReports() []*TaskReport {
@@ -313,7 +393,7 @@ type TaskReport struct {
 
 func (x *TaskReport) Reset() {
 	*x = TaskReport{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +405,7 @@ func (x *TaskReport) String() string {
 func (*TaskReport) ProtoMessage() {}
 
 func (x *TaskReport) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +418,7 @@ func (x *TaskReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskReport.ProtoReflect.Descriptor instead.
 func (*TaskReport) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TaskReport) GetTaskId() string {
@@ -372,7 +452,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +464,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +477,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LogChunk) GetSubscription() string {
@@ -459,6 +539,9 @@ type ManagerMessage struct {
 	//	*ManagerMessage_Settings
 	//	*ManagerMessage_Membership
 	//	*ManagerMessage_Networks
+	//	*ManagerMessage_Mesh
+	//	*ManagerMessage_Denials
+	//	*ManagerMessage_Identities
 	Message       isManagerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -466,7 +549,7 @@ type ManagerMessage struct {
 
 func (x *ManagerMessage) Reset() {
 	*x = ManagerMessage{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +561,7 @@ func (x *ManagerMessage) String() string {
 func (*ManagerMessage) ProtoMessage() {}
 
 func (x *ManagerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +574,7 @@ func (x *ManagerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerMessage.ProtoReflect.Descriptor instead.
 func (*ManagerMessage) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ManagerMessage) GetMessage() isManagerMessage_Message {
@@ -555,6 +638,33 @@ func (x *ManagerMessage) GetNetworks() *NetworkSet {
 	return nil
 }
 
+func (x *ManagerMessage) GetMesh() *MeshRequest {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_Mesh); ok {
+			return x.Mesh
+		}
+	}
+	return nil
+}
+
+func (x *ManagerMessage) GetDenials() *Denials {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_Denials); ok {
+			return x.Denials
+		}
+	}
+	return nil
+}
+
+func (x *ManagerMessage) GetIdentities() *IdentityNews {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_Identities); ok {
+			return x.Identities
+		}
+	}
+	return nil
+}
+
 type isManagerMessage_Message interface {
 	isManagerMessage_Message()
 }
@@ -583,6 +693,19 @@ type ManagerMessage_Networks struct {
 	Networks *NetworkSet `protobuf:"bytes,6,opt,name=networks,proto3,oneof"`
 }
 
+type ManagerMessage_Mesh struct {
+	// To nodes that said to have the feature "mesh" alone.
+	Mesh *MeshRequest `protobuf:"bytes,7,opt,name=mesh,proto3,oneof"`
+}
+
+type ManagerMessage_Denials struct {
+	Denials *Denials `protobuf:"bytes,20,opt,name=denials,proto3,oneof"`
+}
+
+type ManagerMessage_Identities struct {
+	Identities *IdentityNews `protobuf:"bytes,8,opt,name=identities,proto3,oneof"`
+}
+
 func (*ManagerMessage_Assignments) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Managers) isManagerMessage_Message() {}
@@ -594,6 +717,229 @@ func (*ManagerMessage_Settings) isManagerMessage_Message() {}
 func (*ManagerMessage_Membership) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Networks) isManagerMessage_Message() {}
+
+func (*ManagerMessage_Mesh) isManagerMessage_Message() {}
+
+func (*ManagerMessage_Denials) isManagerMessage_Message() {}
+
+func (*ManagerMessage_Identities) isManagerMessage_Message() {}
+
+// Denials are the workload identities that count for nothing now, all of them. They
+// are said before the first assignments of a session and whenever they change.
+type Denials struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Denials       []*Denial              `protobuf:"bytes,1,rep,name=denials,proto3" json:"denials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Denials) Reset() {
+	*x = Denials{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Denials) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Denials) ProtoMessage() {}
+
+func (x *Denials) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Denials.ProtoReflect.Descriptor instead.
+func (*Denials) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Denials) GetDenials() []*Denial {
+	if x != nil {
+		return x.Denials
+	}
+	return nil
+}
+
+type Denial struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the SPIFFE id, as docs/formats.md says: who runs a task of a service
+	// knows which one it is, and nobody learns of others.
+	IdHash []byte `protobuf:"bytes,1,opt,name=id_hash,json=idHash,proto3" json:"id_hash,omitempty"`
+	// Unix seconds: what was issued before then; 0: whatever was or will be.
+	Before        int64 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Denial) Reset() {
+	*x = Denial{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Denial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Denial) ProtoMessage() {}
+
+func (x *Denial) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Denial.ProtoReflect.Descriptor instead.
+func (*Denial) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Denial) GetIdHash() []byte {
+	if x != nil {
+		return x.IdHash
+	}
+	return nil
+}
+
+func (x *Denial) GetBefore() int64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+// MeshRequest asks a node for its end of the tunnels. It answers once.
+type MeshRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of this request: the answer has it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The node is to begin to change its WireGuard key before it answers.
+	RotateKey     bool `protobuf:"varint,2,opt,name=rotate_key,json=rotateKey,proto3" json:"rotate_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeshRequest) Reset() {
+	*x = MeshRequest{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeshRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeshRequest) ProtoMessage() {}
+
+func (x *MeshRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeshRequest.ProtoReflect.Descriptor instead.
+func (*MeshRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MeshRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *MeshRequest) GetRotateKey() bool {
+	if x != nil {
+		return x.RotateKey
+	}
+	return false
+}
+
+type MeshAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State *MeshState             `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Why there is no state, or why the key is not being changed.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeshAnswer) Reset() {
+	*x = MeshAnswer{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeshAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeshAnswer) ProtoMessage() {}
+
+func (x *MeshAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeshAnswer.ProtoReflect.Descriptor instead.
+func (*MeshAnswer) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MeshAnswer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *MeshAnswer) GetState() *MeshState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *MeshAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
 
 // Assignments: complete ones replace all, incremental ones follow each other
 // without a gap in sequence.
@@ -614,7 +960,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +972,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +985,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -707,14 +1053,17 @@ type Assignment struct {
 	// many nanoseconds after the node first heard that it is to stop, nothing is
 	// done to the container. Meanwhile every node leads away from it. kill_at ends
 	// it early.
-	WithdrawNs    int64 `protobuf:"varint,11,opt,name=withdraw_ns,json=withdrawNs,proto3" json:"withdraw_ns,omitempty"`
+	WithdrawNs int64 `protobuf:"varint,11,opt,name=withdraw_ns,json=withdrawNs,proto3" json:"withdraw_ns,omitempty"`
+	// The versions of its secrets and configs, in the order of its specification:
+	// secrets first. The node asks for them by the service Delivery.
+	Files         []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +1075,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +1088,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Assignment) GetTaskId() string {
@@ -819,6 +1168,13 @@ func (x *Assignment) GetWithdrawNs() int64 {
 	return 0
 }
 
+func (x *Assignment) GetFiles() []*taskpb.FileVersion {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
 type ManagerList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host:port of every manager.
@@ -829,7 +1185,7 @@ type ManagerList struct {
 
 func (x *ManagerList) Reset() {
 	*x = ManagerList{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +1197,7 @@ func (x *ManagerList) String() string {
 func (*ManagerList) ProtoMessage() {}
 
 func (x *ManagerList) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +1210,7 @@ func (x *ManagerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerList.ProtoReflect.Descriptor instead.
 func (*ManagerList) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ManagerList) GetAddresses() []string {
@@ -882,7 +1238,7 @@ type LogSubscription struct {
 
 func (x *LogSubscription) Reset() {
 	*x = LogSubscription{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1250,7 @@ func (x *LogSubscription) String() string {
 func (*LogSubscription) ProtoMessage() {}
 
 func (x *LogSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1263,7 @@ func (x *LogSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
 func (*LogSubscription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogSubscription) GetId() string {
@@ -972,7 +1328,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1340,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1353,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Settings) GetHeartbeatNs() int64 {
@@ -1028,14 +1384,17 @@ type Membership struct {
 	// to be renewed at once.
 	Issuer []byte `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// Become a manager.
-	Promote       bool `protobuf:"varint,2,opt,name=promote,proto3" json:"promote,omitempty"`
+	Promote bool `protobuf:"varint,2,opt,name=promote,proto3" json:"promote,omitempty"`
+	// Roots that the cluster trusts; absent: nothing is said of them. A node takes
+	// one that it does not know only with a certificate by one that it trusts.
+	Roots         *pkipb.Roots `protobuf:"bytes,3,opt,name=roots,proto3" json:"roots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1406,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1419,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Membership) GetIssuer() []byte {
@@ -1075,6 +1434,13 @@ func (x *Membership) GetPromote() bool {
 		return x.Promote
 	}
 	return false
+}
+
+func (x *Membership) GetRoots() *pkipb.Roots {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
 }
 
 // NetworkSet: what the node learns of networks. It is told of those that it has
@@ -1100,14 +1466,29 @@ type NetworkSet struct {
 	RemovePeers []string `protobuf:"bytes,7,rep,name=remove_peers,json=removePeers,proto3" json:"remove_peers,omitempty"`
 	// The node itself; absent: as before, and in a complete set: it is no part of
 	// the mesh.
-	Self          *PeerView `protobuf:"bytes,8,opt,name=self,proto3" json:"self,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Self *PeerView `protobuf:"bytes,8,opt,name=self,proto3" json:"self,omitempty"`
+	// CIDRs of what is the cluster's alone: its pools, and subnets of networks that
+	// lie elsewhere. No client of a published port has such an address. In an
+	// incremental set: those that are new.
+	Pools []string `protobuf:"bytes,9,rep,name=pools,proto3" json:"pools,omitempty"`
+	// Those that are pools no more; in an incremental set only.
+	RemovePools []string `protobuf:"bytes,10,rep,name=remove_pools,json=removePools,proto3" json:"remove_pools,omitempty"`
+	// Addresses of the cluster's nodes, and what services publish ("tcp/80"), in
+	// either mode: containers open connections to nodes there and nowhere else. No
+	// address: managers of before say nothing of it. In an incremental set: those
+	// that are new.
+	Nodes     []string `protobuf:"bytes,11,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Published []string `protobuf:"bytes,12,rep,name=published,proto3" json:"published,omitempty"`
+	// Those that are no more; in an incremental set only.
+	RemoveNodes     []string `protobuf:"bytes,13,rep,name=remove_nodes,json=removeNodes,proto3" json:"remove_nodes,omitempty"`
+	RemovePublished []string `protobuf:"bytes,14,rep,name=remove_published,json=removePublished,proto3" json:"remove_published,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NetworkSet) Reset() {
 	*x = NetworkSet{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1500,7 @@ func (x *NetworkSet) String() string {
 func (*NetworkSet) ProtoMessage() {}
 
 func (x *NetworkSet) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1513,7 @@ func (x *NetworkSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSet.ProtoReflect.Descriptor instead.
 func (*NetworkSet) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NetworkSet) GetComplete() bool {
@@ -1191,6 +1572,48 @@ func (x *NetworkSet) GetSelf() *PeerView {
 	return nil
 }
 
+func (x *NetworkSet) GetPools() []string {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetRemovePools() []string {
+	if x != nil {
+		return x.RemovePools
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetPublished() []string {
+	if x != nil {
+		return x.Published
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetRemoveNodes() []string {
+	if x != nil {
+		return x.RemoveNodes
+	}
+	return nil
+}
+
+func (x *NetworkSet) GetRemovePublished() []string {
+	if x != nil {
+		return x.RemovePublished
+	}
+	return nil
+}
+
 // NetworkView is one network as a node needs it.
 type NetworkView struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1221,15 +1644,24 @@ type NetworkView struct {
 	Policy []*PolicyRuleView `protobuf:"bytes,15,rep,name=policy,proto3" json:"policy,omitempty"`
 	// With changes: policy replaces what was sent before.
 	PolicyChanged bool `protobuf:"varint,16,opt,name=policy_changed,json=policyChanged,proto3" json:"policy_changed,omitempty"`
-	// Ingress: the service whose published ports it carries.
-	ServiceId     string `protobuf:"bytes,17,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// Ingress: the service whose published ports it carries. Set again with changes,
+	// as are the ports.
+	ServiceId string             `protobuf:"bytes,17,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Ports     []*IngressPortView `protobuf:"bytes,18,rep,name=ports,proto3" json:"ports,omitempty"`
+	// Ingress: ids of the nodes that answer on the ports, among them the node itself
+	// where it is one. A node without a task on the network is told of no other. With
+	// changes: those that are new.
+	Entries []string `protobuf:"bytes,19,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Ids of nodes that answer no more, of which some may never have done so; with
+	// changes only.
+	RemoveEntries []string `protobuf:"bytes,20,rep,name=remove_entries,json=removeEntries,proto3" json:"remove_entries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NetworkView) Reset() {
 	*x = NetworkView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1673,7 @@ func (x *NetworkView) String() string {
 func (*NetworkView) ProtoMessage() {}
 
 func (x *NetworkView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1686,7 @@ func (x *NetworkView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkView.ProtoReflect.Descriptor instead.
 func (*NetworkView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NetworkView) GetId() string {
@@ -1376,6 +1808,115 @@ func (x *NetworkView) GetServiceId() string {
 	return ""
 }
 
+func (x *NetworkView) GetPorts() []*IngressPortView {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *NetworkView) GetEntries() []string {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *NetworkView) GetRemoveEntries() []string {
+	if x != nil {
+		return x.RemoveEntries
+	}
+	return nil
+}
+
+// IngressPortView is a published port that every entry node answers on.
+type IngressPortView struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Published uint32                 `protobuf:"varint,1,opt,name=published,proto3" json:"published,omitempty"`
+	Target    uint32                 `protobuf:"varint,2,opt,name=target,proto3" json:"target,omitempty"`
+	Protocol  taskpb.Port_Protocol   `protobuf:"varint,3,opt,name=protocol,proto3,enum=redoubt.task.v1.Port_Protocol" json:"protocol,omitempty"`
+	// Empty: every address of the node.
+	HostIp string `protobuf:"bytes,4,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	// Tasks on the entry node itself get all of its clients, where it has any.
+	PreferLocal bool `protobuf:"varint,5,opt,name=prefer_local,json=preferLocal,proto3" json:"prefer_local,omitempty"`
+	// The task is told of the client by a PROXY protocol header.
+	ProxyProtocol bool `protobuf:"varint,6,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressPortView) Reset() {
+	*x = IngressPortView{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressPortView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressPortView) ProtoMessage() {}
+
+func (x *IngressPortView) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressPortView.ProtoReflect.Descriptor instead.
+func (*IngressPortView) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *IngressPortView) GetPublished() uint32 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
+}
+
+func (x *IngressPortView) GetTarget() uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+func (x *IngressPortView) GetProtocol() taskpb.Port_Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return taskpb.Port_Protocol(0)
+}
+
+func (x *IngressPortView) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
+}
+
+func (x *IngressPortView) GetPreferLocal() bool {
+	if x != nil {
+		return x.PreferLocal
+	}
+	return false
+}
+
+func (x *IngressPortView) GetProxyProtocol() bool {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return false
+}
+
 // EndpointView is a task on a network.
 type EndpointView struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1395,7 +1936,7 @@ type EndpointView struct {
 
 func (x *EndpointView) Reset() {
 	*x = EndpointView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1948,7 @@ func (x *EndpointView) String() string {
 func (*EndpointView) ProtoMessage() {}
 
 func (x *EndpointView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1961,7 @@ func (x *EndpointView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointView.ProtoReflect.Descriptor instead.
 func (*EndpointView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EndpointView) GetTaskId() string {
@@ -1481,7 +2022,7 @@ type NetworkServiceView struct {
 
 func (x *NetworkServiceView) Reset() {
 	*x = NetworkServiceView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +2034,7 @@ func (x *NetworkServiceView) String() string {
 func (*NetworkServiceView) ProtoMessage() {}
 
 func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +2047,7 @@ func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkServiceView.ProtoReflect.Descriptor instead.
 func (*NetworkServiceView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NetworkServiceView) GetServiceId() string {
@@ -1558,7 +2099,7 @@ type PolicyRuleView struct {
 
 func (x *PolicyRuleView) Reset() {
 	*x = PolicyRuleView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +2111,7 @@ func (x *PolicyRuleView) String() string {
 func (*PolicyRuleView) ProtoMessage() {}
 
 func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +2124,7 @@ func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRuleView.ProtoReflect.Descriptor instead.
 func (*PolicyRuleView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PolicyRuleView) GetPolicyId() string {
@@ -1630,7 +2171,7 @@ type PeerView struct {
 
 func (x *PeerView) Reset() {
 	*x = PeerView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +2183,7 @@ func (x *PeerView) String() string {
 func (*PeerView) ProtoMessage() {}
 
 func (x *PeerView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +2196,7 @@ func (x *PeerView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerView.ProtoReflect.Descriptor instead.
 func (*PeerView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeerView) GetNodeId() string {
@@ -1690,12 +2231,14 @@ var File_scheduler_schedulerpb_dispatcher_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
-	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"\x80\x02\n" +
+	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a\x13pki/pkipb/pki.proto\x1a$scheduler/schedulerpb/identity.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"\xf3\x02\n" +
 	"\fAgentMessage\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.redoubt.scheduler.v1.HelloH\x00R\x05hello\x12?\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.redoubt.scheduler.v1.HeartbeatH\x00R\theartbeat\x12;\n" +
 	"\x06status\x18\x03 \x01(\v2!.redoubt.scheduler.v1.StatusBatchH\x00R\x06status\x122\n" +
-	"\x03log\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.LogChunkH\x00R\x03logB\t\n" +
+	"\x03log\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.LogChunkH\x00R\x03log\x126\n" +
+	"\x04mesh\x18\x05 \x01(\v2 .redoubt.scheduler.v1.MeshAnswerH\x00R\x04mesh\x129\n" +
+	"\x05trust\x18\x06 \x01(\v2!.redoubt.scheduler.v1.TrustReportH\x00R\x05trustB\t\n" +
 	"\amessage\"f\n" +
 	"\x05Hello\x12G\n" +
 	"\vdescription\x18\x01 \x01(\v2%.redoubt.scheduler.v1.NodeDescriptionR\vdescription\x12\x14\n" +
@@ -1703,7 +2246,9 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\tHeartbeat\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12\x12\n" +
 	"\x04sent\x18\x02 \x01(\x03R\x04sent\x127\n" +
-	"\x05clock\x18\x03 \x01(\v2!.redoubt.scheduler.v1.ClockOffsetR\x05clock\"I\n" +
+	"\x05clock\x18\x03 \x01(\v2!.redoubt.scheduler.v1.ClockOffsetR\x05clock\"#\n" +
+	"\vTrustReport\x12\x14\n" +
+	"\x05roots\x18\x01 \x03(\fR\x05roots\"I\n" +
 	"\vStatusBatch\x12:\n" +
 	"\areports\x18\x01 \x03(\v2 .redoubt.scheduler.v1.TaskReportR\areports\"_\n" +
 	"\n" +
@@ -1717,7 +2262,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x06 \x01(\bR\x03eof\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\xa0\x03\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\xda\x04\n" +
 	"\x0eManagerMessage\x12E\n" +
 	"\vassignments\x18\x01 \x01(\v2!.redoubt.scheduler.v1.AssignmentsH\x00R\vassignments\x12?\n" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
@@ -1726,15 +2271,34 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
 	"membership\x18\x05 \x01(\v2 .redoubt.scheduler.v1.MembershipH\x00R\n" +
 	"membership\x12>\n" +
-	"\bnetworks\x18\x06 \x01(\v2 .redoubt.scheduler.v1.NetworkSetH\x00R\bnetworksB\t\n" +
-	"\amessage\"\xc9\x01\n" +
+	"\bnetworks\x18\x06 \x01(\v2 .redoubt.scheduler.v1.NetworkSetH\x00R\bnetworks\x127\n" +
+	"\x04mesh\x18\a \x01(\v2!.redoubt.scheduler.v1.MeshRequestH\x00R\x04mesh\x129\n" +
+	"\adenials\x18\x14 \x01(\v2\x1d.redoubt.scheduler.v1.DenialsH\x00R\adenials\x12D\n" +
+	"\n" +
+	"identities\x18\b \x01(\v2\".redoubt.scheduler.v1.IdentityNewsH\x00R\n" +
+	"identitiesB\t\n" +
+	"\amessage\"A\n" +
+	"\aDenials\x126\n" +
+	"\adenials\x18\x01 \x03(\v2\x1c.redoubt.scheduler.v1.DenialR\adenials\"9\n" +
+	"\x06Denial\x12\x17\n" +
+	"\aid_hash\x18\x01 \x01(\fR\x06idHash\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\x03R\x06before\"<\n" +
+	"\vMeshRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"rotate_key\x18\x02 \x01(\bR\trotateKey\"i\n" +
+	"\n" +
+	"MeshAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x125\n" +
+	"\x05state\x18\x02 \x01(\v2\x1f.redoubt.scheduler.v1.MeshStateR\x05state\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xc9\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x128\n" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
 	"\x04more\x18\x05 \x01(\bR\x04more\x12\x1c\n" +
-	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xba\x03\n" +
+	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xee\x03\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -1751,7 +2315,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\vattachments\x18\n" +
 	" \x03(\v2\x1b.redoubt.task.v1.AttachmentR\vattachments\x12\x1f\n" +
 	"\vwithdraw_ns\x18\v \x01(\x03R\n" +
-	"withdrawNs\"+\n" +
+	"withdrawNs\x122\n" +
+	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\"+\n" +
 	"\vManagerList\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\"\xac\x01\n" +
 	"\x0fLogSubscription\x12\x0e\n" +
@@ -1765,11 +2330,12 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\bSettings\x12!\n" +
 	"\fheartbeat_ns\x18\x01 \x01(\x03R\vheartbeatNs\x12%\n" +
 	"\x0eheartbeat_sent\x18\x02 \x01(\x03R\rheartbeatSent\x12\x10\n" +
-	"\x03now\x18\x03 \x01(\x03R\x03now\">\n" +
+	"\x03now\x18\x03 \x01(\x03R\x03now\"k\n" +
 	"\n" +
 	"Membership\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12\x18\n" +
-	"\apromote\x18\x02 \x01(\bR\apromote\"\xb8\x02\n" +
+	"\apromote\x18\x02 \x01(\bR\apromote\x12+\n" +
+	"\x05roots\x18\x03 \x01(\v2\x15.redoubt.pki.v1.RootsR\x05roots\"\xf3\x03\n" +
 	"\n" +
 	"NetworkSet\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
@@ -1779,7 +2345,14 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06remove\x18\x05 \x03(\tR\x06remove\x124\n" +
 	"\x05peers\x18\x06 \x03(\v2\x1e.redoubt.scheduler.v1.PeerViewR\x05peers\x12!\n" +
 	"\fremove_peers\x18\a \x03(\tR\vremovePeers\x122\n" +
-	"\x04self\x18\b \x01(\v2\x1e.redoubt.scheduler.v1.PeerViewR\x04self\"\xf8\x05\n" +
+	"\x04self\x18\b \x01(\v2\x1e.redoubt.scheduler.v1.PeerViewR\x04self\x12\x14\n" +
+	"\x05pools\x18\t \x03(\tR\x05pools\x12!\n" +
+	"\fremove_pools\x18\n" +
+	" \x03(\tR\vremovePools\x12\x14\n" +
+	"\x05nodes\x18\v \x03(\tR\x05nodes\x12\x1c\n" +
+	"\tpublished\x18\f \x03(\tR\tpublished\x12!\n" +
+	"\fremove_nodes\x18\r \x03(\tR\vremoveNodes\x12)\n" +
+	"\x10remove_published\x18\x0e \x03(\tR\x0fremovePublished\"\xf6\x06\n" +
 	"\vNetworkView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\achanges\x18\x02 \x01(\bR\achanges\x12\x12\n" +
@@ -1799,10 +2372,20 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06policy\x18\x0f \x03(\v2$.redoubt.scheduler.v1.PolicyRuleViewR\x06policy\x12%\n" +
 	"\x0epolicy_changed\x18\x10 \x01(\bR\rpolicyChanged\x12\x1d\n" +
 	"\n" +
-	"service_id\x18\x11 \x01(\tR\tserviceId\x1a:\n" +
+	"service_id\x18\x11 \x01(\tR\tserviceId\x12;\n" +
+	"\x05ports\x18\x12 \x03(\v2%.redoubt.scheduler.v1.IngressPortViewR\x05ports\x12\x18\n" +
+	"\aentries\x18\x13 \x03(\tR\aentries\x12%\n" +
+	"\x0eremove_entries\x18\x14 \x03(\tR\rremoveEntries\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe6\x01\n" +
+	"\x0fIngressPortView\x12\x1c\n" +
+	"\tpublished\x18\x01 \x01(\rR\tpublished\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\rR\x06target\x12:\n" +
+	"\bprotocol\x18\x03 \x01(\x0e2\x1e.redoubt.task.v1.Port.ProtocolR\bprotocol\x12\x17\n" +
+	"\ahost_ip\x18\x04 \x01(\tR\x06hostIp\x12!\n" +
+	"\fprefer_local\x18\x05 \x01(\bR\vpreferLocal\x12%\n" +
+	"\x0eproxy_protocol\x18\x06 \x01(\bR\rproxyProtocol\"\xab\x01\n" +
 	"\fEndpointView\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
 	"\n" +
@@ -1846,77 +2429,99 @@ func file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_dispatcher_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*AgentMessage)(nil),       // 0: redoubt.scheduler.v1.AgentMessage
 	(*Hello)(nil),              // 1: redoubt.scheduler.v1.Hello
 	(*Heartbeat)(nil),          // 2: redoubt.scheduler.v1.Heartbeat
-	(*StatusBatch)(nil),        // 3: redoubt.scheduler.v1.StatusBatch
-	(*TaskReport)(nil),         // 4: redoubt.scheduler.v1.TaskReport
-	(*LogChunk)(nil),           // 5: redoubt.scheduler.v1.LogChunk
-	(*ManagerMessage)(nil),     // 6: redoubt.scheduler.v1.ManagerMessage
-	(*Assignments)(nil),        // 7: redoubt.scheduler.v1.Assignments
-	(*Assignment)(nil),         // 8: redoubt.scheduler.v1.Assignment
-	(*ManagerList)(nil),        // 9: redoubt.scheduler.v1.ManagerList
-	(*LogSubscription)(nil),    // 10: redoubt.scheduler.v1.LogSubscription
-	(*Settings)(nil),           // 11: redoubt.scheduler.v1.Settings
-	(*Membership)(nil),         // 12: redoubt.scheduler.v1.Membership
-	(*NetworkSet)(nil),         // 13: redoubt.scheduler.v1.NetworkSet
-	(*NetworkView)(nil),        // 14: redoubt.scheduler.v1.NetworkView
-	(*EndpointView)(nil),       // 15: redoubt.scheduler.v1.EndpointView
-	(*NetworkServiceView)(nil), // 16: redoubt.scheduler.v1.NetworkServiceView
-	(*PolicyRuleView)(nil),     // 17: redoubt.scheduler.v1.PolicyRuleView
-	(*PeerView)(nil),           // 18: redoubt.scheduler.v1.PeerView
-	nil,                        // 19: redoubt.scheduler.v1.NetworkView.OptionsEntry
-	(*NodeDescription)(nil),    // 20: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),        // 21: redoubt.scheduler.v1.ClockOffset
-	(*TaskStatus)(nil),         // 22: redoubt.scheduler.v1.TaskStatus
-	(TaskState)(0),             // 23: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil),    // 24: redoubt.task.v1.TaskSpec
-	(*taskpb.Attachment)(nil),  // 25: redoubt.task.v1.Attachment
-	(meshpb.Kind)(0),           // 26: redoubt.mesh.v1.Kind
-	(*meshpb.Subnet)(nil),      // 27: redoubt.mesh.v1.Subnet
-	(EndpointMode)(0),          // 28: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicyRule)(nil),  // 29: redoubt.mesh.v1.PolicyRule
+	(*TrustReport)(nil),        // 3: redoubt.scheduler.v1.TrustReport
+	(*StatusBatch)(nil),        // 4: redoubt.scheduler.v1.StatusBatch
+	(*TaskReport)(nil),         // 5: redoubt.scheduler.v1.TaskReport
+	(*LogChunk)(nil),           // 6: redoubt.scheduler.v1.LogChunk
+	(*ManagerMessage)(nil),     // 7: redoubt.scheduler.v1.ManagerMessage
+	(*Denials)(nil),            // 8: redoubt.scheduler.v1.Denials
+	(*Denial)(nil),             // 9: redoubt.scheduler.v1.Denial
+	(*MeshRequest)(nil),        // 10: redoubt.scheduler.v1.MeshRequest
+	(*MeshAnswer)(nil),         // 11: redoubt.scheduler.v1.MeshAnswer
+	(*Assignments)(nil),        // 12: redoubt.scheduler.v1.Assignments
+	(*Assignment)(nil),         // 13: redoubt.scheduler.v1.Assignment
+	(*ManagerList)(nil),        // 14: redoubt.scheduler.v1.ManagerList
+	(*LogSubscription)(nil),    // 15: redoubt.scheduler.v1.LogSubscription
+	(*Settings)(nil),           // 16: redoubt.scheduler.v1.Settings
+	(*Membership)(nil),         // 17: redoubt.scheduler.v1.Membership
+	(*NetworkSet)(nil),         // 18: redoubt.scheduler.v1.NetworkSet
+	(*NetworkView)(nil),        // 19: redoubt.scheduler.v1.NetworkView
+	(*IngressPortView)(nil),    // 20: redoubt.scheduler.v1.IngressPortView
+	(*EndpointView)(nil),       // 21: redoubt.scheduler.v1.EndpointView
+	(*NetworkServiceView)(nil), // 22: redoubt.scheduler.v1.NetworkServiceView
+	(*PolicyRuleView)(nil),     // 23: redoubt.scheduler.v1.PolicyRuleView
+	(*PeerView)(nil),           // 24: redoubt.scheduler.v1.PeerView
+	nil,                        // 25: redoubt.scheduler.v1.NetworkView.OptionsEntry
+	(*NodeDescription)(nil),    // 26: redoubt.scheduler.v1.NodeDescription
+	(*ClockOffset)(nil),        // 27: redoubt.scheduler.v1.ClockOffset
+	(*TaskStatus)(nil),         // 28: redoubt.scheduler.v1.TaskStatus
+	(*IdentityNews)(nil),       // 29: redoubt.scheduler.v1.IdentityNews
+	(*MeshState)(nil),          // 30: redoubt.scheduler.v1.MeshState
+	(TaskState)(0),             // 31: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil),    // 32: redoubt.task.v1.TaskSpec
+	(*taskpb.Attachment)(nil),  // 33: redoubt.task.v1.Attachment
+	(*taskpb.FileVersion)(nil), // 34: redoubt.task.v1.FileVersion
+	(*pkipb.Roots)(nil),        // 35: redoubt.pki.v1.Roots
+	(meshpb.Kind)(0),           // 36: redoubt.mesh.v1.Kind
+	(*meshpb.Subnet)(nil),      // 37: redoubt.mesh.v1.Subnet
+	(taskpb.Port_Protocol)(0),  // 38: redoubt.task.v1.Port.Protocol
+	(EndpointMode)(0),          // 39: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicyRule)(nil),  // 40: redoubt.mesh.v1.PolicyRule
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
 	2,  // 1: redoubt.scheduler.v1.AgentMessage.heartbeat:type_name -> redoubt.scheduler.v1.Heartbeat
-	3,  // 2: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
-	5,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
-	20, // 4: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	21, // 5: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	4,  // 6: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	22, // 7: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	7,  // 8: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
-	9,  // 9: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
-	10, // 10: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
-	11, // 11: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
-	12, // 12: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
-	13, // 13: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
-	8,  // 14: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	23, // 15: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	24, // 16: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	23, // 17: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	25, // 18: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
-	14, // 19: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
-	18, // 20: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
-	18, // 21: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
-	26, // 22: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
-	27, // 23: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
-	19, // 24: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
-	15, // 25: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
-	16, // 26: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
-	17, // 27: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
-	28, // 28: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	29, // 29: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	0,  // 30: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	6,  // 31: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	31, // [31:32] is the sub-list for method output_type
-	30, // [30:31] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	4,  // 2: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
+	6,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
+	11, // 4: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
+	3,  // 5: redoubt.scheduler.v1.AgentMessage.trust:type_name -> redoubt.scheduler.v1.TrustReport
+	26, // 6: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	27, // 7: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	5,  // 8: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
+	28, // 9: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	12, // 10: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
+	14, // 11: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
+	15, // 12: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
+	16, // 13: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
+	17, // 14: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
+	18, // 15: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
+	10, // 16: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
+	8,  // 17: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
+	29, // 18: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
+	9,  // 19: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
+	30, // 20: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
+	13, // 21: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	31, // 22: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	32, // 23: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	31, // 24: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	33, // 25: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
+	34, // 26: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
+	35, // 27: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
+	19, // 28: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
+	24, // 29: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
+	24, // 30: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
+	36, // 31: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
+	37, // 32: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
+	25, // 33: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
+	21, // 34: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
+	22, // 35: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
+	23, // 36: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
+	20, // 37: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
+	38, // 38: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	39, // 39: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	40, // 40: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	0,  // 41: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	7,  // 42: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	42, // [42:43] is the sub-list for method output_type
+	41, // [41:42] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
@@ -1924,20 +2529,26 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 	if File_scheduler_schedulerpb_dispatcher_proto != nil {
 		return
 	}
+	file_scheduler_schedulerpb_identity_proto_init()
 	file_scheduler_schedulerpb_types_proto_init()
 	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[0].OneofWrappers = []any{
 		(*AgentMessage_Hello)(nil),
 		(*AgentMessage_Heartbeat)(nil),
 		(*AgentMessage_Status)(nil),
 		(*AgentMessage_Log)(nil),
+		(*AgentMessage_Mesh)(nil),
+		(*AgentMessage_Trust)(nil),
 	}
-	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6].OneofWrappers = []any{
+	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7].OneofWrappers = []any{
 		(*ManagerMessage_Assignments)(nil),
 		(*ManagerMessage_Managers)(nil),
 		(*ManagerMessage_Log)(nil),
 		(*ManagerMessage_Settings)(nil),
 		(*ManagerMessage_Membership)(nil),
 		(*ManagerMessage_Networks)(nil),
+		(*ManagerMessage_Mesh)(nil),
+		(*ManagerMessage_Denials)(nil),
+		(*ManagerMessage_Identities)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1945,7 +2556,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_dispatcher_proto_rawDesc), len(file_scheduler_schedulerpb_dispatcher_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -280,8 +280,9 @@ type Service struct {
 	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Spec  *ServiceSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	// Counts up with every change of spec.task (not of the replica count);
-	// names the Revision the service's new tasks are made from.
+	// Counts up with every change of spec.task (not of the replica count, nor of
+	// which ports are published in mode ingress); names the Revision the service's
+	// new tasks are made from.
 	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Its virtual address on each of its networks; none in mode dnsrr.
 	Vips          []*taskpb.Attachment `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
@@ -355,7 +356,9 @@ func (x *Service) GetVips() []*taskpb.Attachment {
 }
 
 // Revision is the immutable task template of a service at one revision
-// ("<service id>/<revision>"); tasks refer to it instead of copying it.
+// ("<service id>/<revision>"); tasks refer to it instead of copying it. Its ports
+// of mode ingress say that its tasks are on the service's ingress network and no
+// more: those that are published are the service's.
 type Revision struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
@@ -435,9 +438,12 @@ type ServiceSpec struct {
 	Mode isServiceSpec_Mode `protobuf_oneof:"mode"`
 	Task *taskpb.TaskSpec   `protobuf:"bytes,5,opt,name=task,proto3" json:"task,omitempty"`
 	// How its name resolves on its networks.
-	EndpointMode  EndpointMode `protobuf:"varint,6,opt,name=endpoint_mode,json=endpointMode,proto3,enum=redoubt.scheduler.v1.EndpointMode" json:"endpoint_mode,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	EndpointMode EndpointMode `protobuf:"varint,6,opt,name=endpoint_mode,json=endpointMode,proto3,enum=redoubt.scheduler.v1.EndpointMode" json:"endpoint_mode,omitempty"`
+	// Which nodes answer on its ports of mode ingress: those that meet all of them;
+	// none: every node. "node.labels.edge==true", "node.availability!=drain", …
+	IngressConstraints []string `protobuf:"bytes,7,rep,name=ingress_constraints,json=ingressConstraints,proto3" json:"ingress_constraints,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ServiceSpec) Reset() {
@@ -523,6 +529,13 @@ func (x *ServiceSpec) GetEndpointMode() EndpointMode {
 	return EndpointMode_ENDPOINT_MODE_UNSPECIFIED
 }
 
+func (x *ServiceSpec) GetIngressConstraints() []string {
+	if x != nil {
+		return x.IngressConstraints
+	}
+	return nil
+}
+
 type isServiceSpec_Mode interface {
 	isServiceSpec_Mode()
 }
@@ -539,6 +552,69 @@ func (*ServiceSpec_Replicated) isServiceSpec_Mode() {}
 
 func (*ServiceSpec_Global) isServiceSpec_Mode() {}
 
+// PublishedPort ("tcp/8080") is written by every change by which a service begins
+// or ceases to publish a port, so that two who take the same one at the same moment
+// cannot both succeed. Who has it stands in the services.
+type PublishedPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Changes       uint64                 `protobuf:"varint,3,opt,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishedPort) Reset() {
+	*x = PublishedPort{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishedPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishedPort) ProtoMessage() {}
+
+func (x *PublishedPort) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishedPort.ProtoReflect.Descriptor instead.
+func (*PublishedPort) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PublishedPort) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *PublishedPort) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PublishedPort) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
 type Replicated struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replicas      uint64                 `protobuf:"varint,1,opt,name=replicas,proto3" json:"replicas,omitempty"`
@@ -548,7 +624,7 @@ type Replicated struct {
 
 func (x *Replicated) Reset() {
 	*x = Replicated{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +636,7 @@ func (x *Replicated) String() string {
 func (*Replicated) ProtoMessage() {}
 
 func (x *Replicated) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +649,7 @@ func (x *Replicated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicated.ProtoReflect.Descriptor instead.
 func (*Replicated) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Replicated) GetReplicas() uint64 {
@@ -591,7 +667,7 @@ type Global struct {
 
 func (x *Global) Reset() {
 	*x = Global{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +679,7 @@ func (x *Global) String() string {
 func (*Global) ProtoMessage() {}
 
 func (x *Global) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +692,7 @@ func (x *Global) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Global.ProtoReflect.Descriptor instead.
 func (*Global) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
 }
 
 type Task struct {
@@ -649,7 +725,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +737,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +750,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Task) GetMeta() *raftstorepb.Meta {
@@ -782,14 +858,19 @@ type TaskStatus struct {
 	// Address on the node bridge.
 	Address string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
 	// It runs and fails its healthcheck: nothing is led to it.
-	Unhealthy     bool `protobuf:"varint,9,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
+	Unhealthy bool `protobuf:"varint,9,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
+	// Its addresses on networks that are its node's alone, as their drivers gave
+	// them: any number, and the node's word. The store gives none there.
+	Local []*taskpb.Attachment `protobuf:"bytes,10,rep,name=local,proto3" json:"local,omitempty"`
+	// The versions of secrets and configs that its container has: its node's word.
+	Files         []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +882,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +895,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskStatus) GetState() TaskState {
@@ -880,6 +961,20 @@ func (x *TaskStatus) GetUnhealthy() bool {
 	return false
 }
 
+func (x *TaskStatus) GetLocal() []*taskpb.Attachment {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
+func (x *TaskStatus) GetFiles() []*taskpb.FileVersion {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
 // Node is what the scheduler keeps of a member (its identity is pki's).
 type Node struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -898,14 +993,19 @@ type Node struct {
 	Address string `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`
 	// Drained with a deadline: unix nanoseconds after which its tasks are killed.
 	// 0: they get their stop grace, however long.
-	DrainBy       int64 `protobuf:"varint,11,opt,name=drain_by,json=drainBy,proto3" json:"drain_by,omitempty"`
+	DrainBy int64 `protobuf:"varint,11,opt,name=drain_by,json=drainBy,proto3" json:"drain_by,omitempty"`
+	// Unix nanoseconds since when it is at its address; 0: that was not recorded.
+	AddressSince int64 `protobuf:"varint,70,opt,name=address_since,json=addressSince,proto3" json:"address_since,omitempty"`
+	// The address of its session before, where that still lived when another one
+	// began at the address it has now; empty: there was none.
+	AddressBefore string `protobuf:"bytes,71,opt,name=address_before,json=addressBefore,proto3" json:"address_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1017,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1030,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Node) GetMeta() *raftstorepb.Meta {
@@ -1010,6 +1110,20 @@ func (x *Node) GetDrainBy() int64 {
 	return 0
 }
 
+func (x *Node) GetAddressSince() int64 {
+	if x != nil {
+		return x.AddressSince
+	}
+	return 0
+}
+
+func (x *Node) GetAddressBefore() string {
+	if x != nil {
+		return x.AddressBefore
+	}
+	return ""
+}
+
 // NodeDescription is the node's own report, and trusted as far as that goes.
 type NodeDescription struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1025,16 +1139,18 @@ type NodeDescription struct {
 	LoadedImages map[string]string `protobuf:"bytes,9,rep,name=loaded_images,json=loadedImages,proto3" json:"loaded_images,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Managers: epoch of the unlock slots its keyd has sealed to, and how far
 	// its store has applied.
-	SlotEpoch     uint64          `protobuf:"varint,10,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
-	AppliedIndex  uint64          `protobuf:"varint,11,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	Storage       *taskpb.Storage `protobuf:"bytes,12,opt,name=storage,proto3" json:"storage,omitempty"`
+	SlotEpoch    uint64          `protobuf:"varint,10,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
+	AppliedIndex uint64          `protobuf:"varint,11,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Storage      *taskpb.Storage `protobuf:"bytes,12,opt,name=storage,proto3" json:"storage,omitempty"`
+	// Managers: the key its store is sealed with.
+	StoreKey      *StoreKeyState `protobuf:"bytes,20,opt,name=store_key,json=storeKey,proto3" json:"store_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1162,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1175,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -1146,6 +1262,94 @@ func (x *NodeDescription) GetStorage() *taskpb.Storage {
 	return nil
 }
 
+func (x *NodeDescription) GetStoreKey() *StoreKeyState {
+	if x != nil {
+		return x.StoreKey
+	}
+	return nil
+}
+
+// StoreKeyState is how far a manager is with the key of its store.
+type StoreKeyState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint32                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Unix seconds; 0: not known.
+	MadeAt int64 `protobuf:"varint,2,opt,name=made_at,json=madeAt,proto3" json:"made_at,omitempty"`
+	// Of the unlock slots when it was made; 0: not known.
+	SlotEpoch uint64 `protobuf:"varint,3,opt,name=slot_epoch,json=slotEpoch,proto3" json:"slot_epoch,omitempty"`
+	// Of the key before, while records under it may be left; 0: there are none.
+	FormerEpoch uint32 `protobuf:"varint,4,opt,name=former_epoch,json=formerEpoch,proto3" json:"former_epoch,omitempty"`
+	// Why the rotation is not done yet, or was not begun; empty where nothing is wrong.
+	Trouble       string `protobuf:"bytes,5,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreKeyState) Reset() {
+	*x = StoreKeyState{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreKeyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreKeyState) ProtoMessage() {}
+
+func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreKeyState.ProtoReflect.Descriptor instead.
+func (*StoreKeyState) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StoreKeyState) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *StoreKeyState) GetMadeAt() int64 {
+	if x != nil {
+		return x.MadeAt
+	}
+	return 0
+}
+
+func (x *StoreKeyState) GetSlotEpoch() uint64 {
+	if x != nil {
+		return x.SlotEpoch
+	}
+	return 0
+}
+
+func (x *StoreKeyState) GetFormerEpoch() uint32 {
+	if x != nil {
+		return x.FormerEpoch
+	}
+	return 0
+}
+
+func (x *StoreKeyState) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
 // ClockOffset is how far a node's wall clock is ahead of the leader's, by the
 // node's own measure: sure to within unsure_ns, half of the answer's round trip.
 type ClockOffset struct {
@@ -1158,7 +1362,7 @@ type ClockOffset struct {
 
 func (x *ClockOffset) Reset() {
 	*x = ClockOffset{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1374,7 @@ func (x *ClockOffset) String() string {
 func (*ClockOffset) ProtoMessage() {}
 
 func (x *ClockOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1387,7 @@ func (x *ClockOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockOffset.ProtoReflect.Descriptor instead.
 func (*ClockOffset) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ClockOffset) GetAheadNs() int64 {
@@ -1198,6 +1402,287 @@ func (x *ClockOffset) GetUnsureNs() int64 {
 		return x.UnsureNs
 	}
 	return 0
+}
+
+// MeshState is a node's end of the tunnels, as it says itself.
+type MeshState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CIDR.
+	Address   string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// kernel or embedded, and how the latter moves packets.
+	Driver string `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
+	Mode   string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mtu    uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// What is not as it should be.
+	Degraded []string `protobuf:"bytes,6,rep,name=degraded,proto3" json:"degraded,omitempty"`
+	// How often something was found changed by somebody and put back.
+	Repairs uint64 `protobuf:"varint,7,opt,name=repairs,proto3" json:"repairs,omitempty"`
+	// Packets that were not let into a tunnel or out of one, by reason.
+	Dropped map[string]uint64 `protobuf:"bytes,8,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Those first of which something is wrong.
+	Peers []*MeshPeerState `protobuf:"bytes,9,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Peers that did not fit into the answer.
+	LeftOut uint32 `protobuf:"varint,10,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// Of WireGuard, UDP.
+	ListenPort uint32 `protobuf:"varint,11,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
+	PublicKey  []byte `protobuf:"bytes,12,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The key is being changed.
+	ChangingKey bool `protobuf:"varint,13,opt,name=changing_key,json=changingKey,proto3" json:"changing_key,omitempty"`
+	// Nanoseconds since this redoubtd knows the key in force.
+	OwnKeyNs      int64 `protobuf:"varint,14,opt,name=own_key_ns,json=ownKeyNs,proto3" json:"own_key_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeshState) Reset() {
+	*x = MeshState{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeshState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeshState) ProtoMessage() {}
+
+func (x *MeshState) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeshState.ProtoReflect.Descriptor instead.
+func (*MeshState) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MeshState) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MeshState) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *MeshState) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *MeshState) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *MeshState) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *MeshState) GetDegraded() []string {
+	if x != nil {
+		return x.Degraded
+	}
+	return nil
+}
+
+func (x *MeshState) GetRepairs() uint64 {
+	if x != nil {
+		return x.Repairs
+	}
+	return 0
+}
+
+func (x *MeshState) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *MeshState) GetPeers() []*MeshPeerState {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *MeshState) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+func (x *MeshState) GetListenPort() uint32 {
+	if x != nil {
+		return x.ListenPort
+	}
+	return 0
+}
+
+func (x *MeshState) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *MeshState) GetChangingKey() bool {
+	if x != nil {
+		return x.ChangingKey
+	}
+	return false
+}
+
+func (x *MeshState) GetOwnKeyNs() int64 {
+	if x != nil {
+		return x.OwnKeyNs
+	}
+	return 0
+}
+
+type MeshPeerState struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	NodeId  string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Of its WireGuard.
+	Endpoint string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Nanoseconds since the last handshake; absent: there was none.
+	HandshakeNs   *int64 `protobuf:"varint,4,opt,name=handshake_ns,json=handshakeNs,proto3,oneof" json:"handshake_ns,omitempty"`
+	ReceivedBytes uint64 `protobuf:"varint,5,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	SentBytes     uint64 `protobuf:"varint,6,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	// Nanoseconds since the pre-shared key was made; absent: there is none.
+	KeyNs *int64 `protobuf:"varint,7,opt,name=key_ns,json=keyNs,proto3,oneof" json:"key_ns,omitempty"`
+	// Why there is no connection to make the next one.
+	Error string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	// What goes into its tunnel in one piece, where that is less than mtu.
+	Mtu uint32 `protobuf:"varint,9,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// What is wrong with the tunnel; empty: nothing.
+	Degraded      string `protobuf:"bytes,10,opt,name=degraded,proto3" json:"degraded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeshPeerState) Reset() {
+	*x = MeshPeerState{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeshPeerState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeshPeerState) ProtoMessage() {}
+
+func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeshPeerState.ProtoReflect.Descriptor instead.
+func (*MeshPeerState) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MeshPeerState) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MeshPeerState) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MeshPeerState) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *MeshPeerState) GetHandshakeNs() int64 {
+	if x != nil && x.HandshakeNs != nil {
+		return *x.HandshakeNs
+	}
+	return 0
+}
+
+func (x *MeshPeerState) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *MeshPeerState) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *MeshPeerState) GetKeyNs() int64 {
+	if x != nil && x.KeyNs != nil {
+		return *x.KeyNs
+	}
+	return 0
+}
+
+func (x *MeshPeerState) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *MeshPeerState) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *MeshPeerState) GetDegraded() string {
+	if x != nil {
+		return x.Degraded
+	}
+	return ""
 }
 
 var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
@@ -1216,7 +1701,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x03 \x01(\tR\tserviceId\x12-\n" +
-	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\"\xa5\x03\n" +
+	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\"\xdc\x03\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
 	"\x06labels\x18\x02 \x03(\v2-.redoubt.scheduler.v1.ServiceSpec.LabelsEntryR\x06labels\x12B\n" +
@@ -1225,11 +1710,16 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"replicated\x126\n" +
 	"\x06global\x18\x04 \x01(\v2\x1c.redoubt.scheduler.v1.GlobalH\x00R\x06global\x12-\n" +
 	"\x04task\x18\x05 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04task\x12M\n" +
-	"\rendpoint_mode\x18\x06 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeB\x04\xf0\xe5\x18\x03R\fendpointMode\x1a9\n" +
+	"\rendpoint_mode\x18\x06 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeB\x04\xf0\xe5\x18\x03R\fendpointMode\x125\n" +
+	"\x13ingress_constraints\x18\a \x03(\tB\x04\xf0\xe5\x18\x03R\x12ingressConstraints\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
-	"\x04mode\"(\n" +
+	"\x04mode\"o\n" +
+	"\rPublishedPort\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
+	"\achanges\x18\x03 \x01(\x04R\achanges:\x04\xe8\xe5\x18\x03\"(\n" +
 	"\n" +
 	"Replicated\x12\x1a\n" +
 	"\breplicas\x18\x01 \x01(\x04R\breplicas\"\b\n" +
@@ -1251,7 +1741,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\vrestarts_at\x18\v \x03(\x03R\n" +
 	"restartsAt\x12\x18\n" +
 	"\asettled\x18\f \x01(\bR\asettled\x12C\n" +
-	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\"\xa0\x02\n" +
+	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\"\x93\x03\n" +
 	"\n" +
 	"TaskStatus\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\x05state\x12\x0e\n" +
@@ -1263,7 +1753,10 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"oom_killed\x18\x06 \x01(\bR\toomKilled\x12!\n" +
 	"\fcontainer_id\x18\a \x01(\tR\vcontainerId\x12\x18\n" +
 	"\aaddress\x18\b \x01(\tR\aaddress\x12\"\n" +
-	"\tunhealthy\x18\t \x01(\bB\x04\xf0\xe5\x18\x03R\tunhealthy\"\x95\x04\n" +
+	"\tunhealthy\x18\t \x01(\bB\x04\xf0\xe5\x18\x03R\tunhealthy\x127\n" +
+	"\x05local\x18\n" +
+	" \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\x05local\x128\n" +
+	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionB\x04\xf0\xe5\x18\x03R\x05files\"\xed\x04\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12F\n" +
@@ -1276,10 +1769,12 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\amanager\x18\t \x01(\bR\amanager\x12\x18\n" +
 	"\aaddress\x18\n" +
 	" \x01(\tR\aaddress\x12\x19\n" +
-	"\bdrain_by\x18\v \x01(\x03R\adrainBy\x1a9\n" +
+	"\bdrain_by\x18\v \x01(\x03R\adrainBy\x12)\n" +
+	"\raddress_since\x18F \x01(\x03B\x04\xf0\xe5\x18\x03R\faddressSince\x12+\n" +
+	"\x0eaddress_before\x18G \x01(\tB\x04\xf0\xe5\x18\x03R\raddressBefore\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfb\x04\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x12\n" +
@@ -1294,13 +1789,58 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"slot_epoch\x18\n" +
 	" \x01(\x04R\tslotEpoch\x12#\n" +
 	"\rapplied_index\x18\v \x01(\x04R\fappliedIndex\x122\n" +
-	"\astorage\x18\f \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
+	"\astorage\x18\f \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x12F\n" +
+	"\tstore_key\x18\x14 \x01(\v2#.redoubt.scheduler.v1.StoreKeyStateB\x04\xf0\xe5\x18\x03R\bstoreKey\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x01\n" +
+	"\rStoreKeyState\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\rR\x05epoch\x12\x17\n" +
+	"\amade_at\x18\x02 \x01(\x03R\x06madeAt\x12\x1d\n" +
+	"\n" +
+	"slot_epoch\x18\x03 \x01(\x04R\tslotEpoch\x12!\n" +
+	"\fformer_epoch\x18\x04 \x01(\rR\vformerEpoch\x12\x18\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble:\x04\xe8\xe5\x18\x03\"E\n" +
 	"\vClockOffset\x12\x19\n" +
 	"\bahead_ns\x18\x01 \x01(\x03R\aaheadNs\x12\x1b\n" +
-	"\tunsure_ns\x18\x02 \x01(\x03R\bunsureNs*o\n" +
+	"\tunsure_ns\x18\x02 \x01(\x03R\bunsureNs\"\x92\x04\n" +
+	"\tMeshState\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x16\n" +
+	"\x06driver\x18\x03 \x01(\tR\x06driver\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x10\n" +
+	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x1a\n" +
+	"\bdegraded\x18\x06 \x03(\tR\bdegraded\x12\x18\n" +
+	"\arepairs\x18\a \x01(\x04R\arepairs\x12F\n" +
+	"\adropped\x18\b \x03(\v2,.redoubt.scheduler.v1.MeshState.DroppedEntryR\adropped\x129\n" +
+	"\x05peers\x18\t \x03(\v2#.redoubt.scheduler.v1.MeshPeerStateR\x05peers\x12\x19\n" +
+	"\bleft_out\x18\n" +
+	" \x01(\rR\aleftOut\x12\x1f\n" +
+	"\vlisten_port\x18\v \x01(\rR\n" +
+	"listenPort\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\f \x01(\fR\tpublicKey\x12!\n" +
+	"\fchanging_key\x18\r \x01(\bR\vchangingKey\x12\x1c\n" +
+	"\n" +
+	"own_key_ns\x18\x0e \x01(\x03R\bownKeyNs\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xc8\x02\n" +
+	"\rMeshPeerState\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12&\n" +
+	"\fhandshake_ns\x18\x04 \x01(\x03H\x00R\vhandshakeNs\x88\x01\x01\x12%\n" +
+	"\x0ereceived_bytes\x18\x05 \x01(\x04R\rreceivedBytes\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x06 \x01(\x04R\tsentBytes\x12\x1a\n" +
+	"\x06key_ns\x18\a \x01(\x03H\x01R\x05keyNs\x88\x01\x01\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error\x12\x10\n" +
+	"\x03mtu\x18\t \x01(\rR\x03mtu\x12\x1a\n" +
+	"\bdegraded\x18\n" +
+	" \x01(\tR\bdegradedB\x0f\n" +
+	"\r_handshake_nsB\t\n" +
+	"\a_key_ns*o\n" +
 	"\fEndpointMode\x12#\n" +
 	"\x19ENDPOINT_MODE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
 	"\x11ENDPOINT_MODE_VIP\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1d\n" +
@@ -1347,62 +1887,74 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
-	(EndpointMode)(0),         // 0: redoubt.scheduler.v1.EndpointMode
-	(TaskState)(0),            // 1: redoubt.scheduler.v1.TaskState
-	(Availability)(0),         // 2: redoubt.scheduler.v1.Availability
-	(NodeState)(0),            // 3: redoubt.scheduler.v1.NodeState
-	(*Service)(nil),           // 4: redoubt.scheduler.v1.Service
-	(*Revision)(nil),          // 5: redoubt.scheduler.v1.Revision
-	(*ServiceSpec)(nil),       // 6: redoubt.scheduler.v1.ServiceSpec
-	(*Replicated)(nil),        // 7: redoubt.scheduler.v1.Replicated
-	(*Global)(nil),            // 8: redoubt.scheduler.v1.Global
-	(*Task)(nil),              // 9: redoubt.scheduler.v1.Task
-	(*TaskStatus)(nil),        // 10: redoubt.scheduler.v1.TaskStatus
-	(*Node)(nil),              // 11: redoubt.scheduler.v1.Node
-	(*NodeDescription)(nil),   // 12: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),       // 13: redoubt.scheduler.v1.ClockOffset
-	nil,                       // 14: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                       // 15: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                       // 16: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	(*raftstorepb.Meta)(nil),  // 17: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil), // 18: redoubt.task.v1.Attachment
-	(*taskpb.TaskSpec)(nil),   // 19: redoubt.task.v1.TaskSpec
-	(*taskpb.Resources)(nil),  // 20: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),    // 21: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),    // 22: redoubt.task.v1.Storage
+	(EndpointMode)(0),          // 0: redoubt.scheduler.v1.EndpointMode
+	(TaskState)(0),             // 1: redoubt.scheduler.v1.TaskState
+	(Availability)(0),          // 2: redoubt.scheduler.v1.Availability
+	(NodeState)(0),             // 3: redoubt.scheduler.v1.NodeState
+	(*Service)(nil),            // 4: redoubt.scheduler.v1.Service
+	(*Revision)(nil),           // 5: redoubt.scheduler.v1.Revision
+	(*ServiceSpec)(nil),        // 6: redoubt.scheduler.v1.ServiceSpec
+	(*PublishedPort)(nil),      // 7: redoubt.scheduler.v1.PublishedPort
+	(*Replicated)(nil),         // 8: redoubt.scheduler.v1.Replicated
+	(*Global)(nil),             // 9: redoubt.scheduler.v1.Global
+	(*Task)(nil),               // 10: redoubt.scheduler.v1.Task
+	(*TaskStatus)(nil),         // 11: redoubt.scheduler.v1.TaskStatus
+	(*Node)(nil),               // 12: redoubt.scheduler.v1.Node
+	(*NodeDescription)(nil),    // 13: redoubt.scheduler.v1.NodeDescription
+	(*StoreKeyState)(nil),      // 14: redoubt.scheduler.v1.StoreKeyState
+	(*ClockOffset)(nil),        // 15: redoubt.scheduler.v1.ClockOffset
+	(*MeshState)(nil),          // 16: redoubt.scheduler.v1.MeshState
+	(*MeshPeerState)(nil),      // 17: redoubt.scheduler.v1.MeshPeerState
+	nil,                        // 18: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                        // 19: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                        // 20: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	nil,                        // 21: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),   // 22: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),  // 23: redoubt.task.v1.Attachment
+	(*taskpb.TaskSpec)(nil),    // 24: redoubt.task.v1.TaskSpec
+	(*taskpb.FileVersion)(nil), // 25: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),   // 26: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),     // 27: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),     // 28: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	17, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	22, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
 	6,  // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	18, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
-	17, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	19, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	14, // 5: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	7,  // 6: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
-	8,  // 7: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	19, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	23, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	22, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	24, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	18, // 5: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	8,  // 6: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
+	9,  // 7: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
+	24, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
 	0,  // 9: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	17, // 10: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
-	1,  // 11: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
-	10, // 12: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	18, // 13: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
-	1,  // 14: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	17, // 15: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	2,  // 16: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	15, // 17: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
-	12, // 18: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	3,  // 19: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	20, // 20: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	21, // 21: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	16, // 22: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	22, // 23: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	22, // 10: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	22, // 11: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	1,  // 12: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
+	11, // 13: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	23, // 14: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	1,  // 15: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
+	23, // 16: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	25, // 17: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	22, // 18: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	2,  // 19: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
+	19, // 20: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	13, // 21: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	3,  // 22: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
+	26, // 23: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	27, // 24: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	20, // 25: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	28, // 26: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	14, // 27: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	21, // 28: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	17, // 29: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -1414,13 +1966,14 @@ func file_scheduler_schedulerpb_types_proto_init() {
 		(*ServiceSpec_Replicated)(nil),
 		(*ServiceSpec_Global)(nil),
 	}
+	file_scheduler_schedulerpb_types_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   13,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

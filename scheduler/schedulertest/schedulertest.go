@@ -18,6 +18,8 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 	"github.com/redoubt-cluster/redoubt/scheduler"
@@ -34,6 +36,17 @@ const awaitTimeout = 60 * time.Second
 func NewStore(t testing.TB, more ...raftstore.Registered) *raftstore.Store {
 	t.Helper()
 	return raftstoretest.New(t, slices.Concat(store.Tables(), meshstore.Tables(), more)...)
+}
+
+// NewCluster is NewStore with identities and the record of cluster "c", of which
+// ingress networks have their addresses.
+func NewCluster(t testing.TB, more ...raftstore.Registered) *raftstore.Store {
+	t.Helper()
+	s := NewStore(t, slices.Concat(pkistore.Tables(), more)...)
+	Update(t, s, func(tx *raftstore.Tx) error {
+		return pkistore.Cluster.Put(tx, &pkipb.Cluster{Id: pkistore.ClusterID, ClusterId: "c"})
+	})
+	return s
 }
 
 // Spec is a valid spec of a replicated service.
@@ -73,6 +86,7 @@ func AddNode(t testing.TB, s *raftstore.Store, manager bool) string {
 		if err := store.UpdateDescription(tx, id, &schedulerpb.NodeDescription{
 			Hostname: "host-" + id[:6], Os: "linux", Arch: "amd64",
 			Resources: &taskpb.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30},
+			Features:  []*taskpb.Feature{{Name: "mesh", Present: true}},
 		}); err != nil {
 			return err
 		}

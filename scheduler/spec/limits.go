@@ -28,10 +28,18 @@ const (
 	// MaxHostname is the kernel's bound of a host name.
 	MaxHostname = 63
 
-	MaxMounts      = 64
-	MaxPorts       = 128
-	MaxConstraints = 64
-	MaxPlatforms   = 16
+	MaxMounts = 64
+	MaxPorts  = 128
+	// MaxIngressPorts is what nodes take of one service.
+	MaxIngressPorts = 64
+	// MaxProxyPorts is how many of these may have the PROXY protocol: each is a
+	// process of each task.
+	MaxProxyPorts = 8
+	// MaxIngressReplicas is half of the tasks of one service that nodes lead clients
+	// to: while it is updated there may be as many old ones as new ones.
+	MaxIngressReplicas = 1 << 14
+	MaxConstraints     = 64
+	MaxPlatforms       = 16
 	// MaxConstraint bounds the text of one constraint.
 	MaxConstraint = 512
 

@@ -56,13 +56,16 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 		t.Restart.DelayNs = int64(DefaultRestartDelay)
 	}
 	for _, p := range t.Ports {
-		if p != nil && p.Protocol == taskpb.Port_PROTOCOL_UNSPECIFIED {
-			p.Protocol = taskpb.Port_PROTOCOL_TCP
-		}
+		normalizePort(p)
 	}
 	for i, text := range t.Constraints {
 		if c, err := ParseConstraint(text); err == nil {
 			t.Constraints[i] = c.String()
+		}
+	}
+	for i, text := range s.IngressConstraints {
+		if c, err := ParseEntryConstraint(text); err == nil {
+			s.IngressConstraints[i] = c.String()
 		}
 	}
 	if c := t.Container; c != nil {
@@ -117,7 +120,10 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 	default:
 		return fmt.Errorf("the endpoint mode is unknown: use vip or dnsrr")
 	}
-	return validateTask(s.GetTask())
+	if err := validateTask(s.GetTask()); err != nil {
+		return err
+	}
+	return validateEntries(s)
 }
 
 func validateTask(t *taskpb.TaskSpec) error {
@@ -137,6 +143,9 @@ func validateTask(t *taskpb.TaskSpec) error {
 		return err
 	}
 	if err := validateNetworks(t.GetNetworks()); err != nil {
+		return err
+	}
+	if err := validateIdentity(t.GetIdentity()); err != nil {
 		return err
 	}
 	if n := len(t.GetConstraints()); n > MaxConstraints {

@@ -44,10 +44,17 @@ func full() *schedulerpb.ServiceSpec {
 			Ports: []*taskpb.Port{
 				{Published: 8080, Target: 80, Mode: taskpb.Port_MODE_HOST},
 				{Published: 8080, Target: 80, Mode: taskpb.Port_MODE_HOST, Protocol: taskpb.Port_PROTOCOL_UDP, HostIp: "fd00::1"},
+				{Published: 8443, Target: 443, PreferLocal: true},
+				{Target: 53, Protocol: taskpb.Port_PROTOCOL_UDP},
 			},
 			Force: 1, Platforms: []string{"linux/amd64"},
 		},
+		IngressConstraints: []string{" node.labels.edge == true", "node.availability!=drain"},
 	}
+}
+
+func ingress(published uint32) *taskpb.Port {
+	return &taskpb.Port{Published: published, Target: 1, Protocol: taskpb.Port_PROTOCOL_TCP, Mode: taskpb.Port_MODE_INGRESS}
 }
 
 func TestNormalizeGivesOneForm(t *testing.T) {
@@ -143,11 +150,37 @@ func TestValidateRefuses(t *testing.T) {
 		"tmpfs size":                  mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", TmpfsSize: -1}),
 		"tmpfs mode":                  mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", TmpfsMode: 0o7777}),
 		"are for type=tmpfs":          mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/x", Target: "/x", TmpfsMode: 1}),
-		"published port 0":            port(&taskpb.Port{Target: 1, Mode: taskpb.Port_MODE_HOST}),
 		"published port 65536":        port(&taskpb.Port{Published: 65536, Target: 1, Mode: taskpb.Port_MODE_HOST}),
 		"target port 0":               port(&taskpb.Port{Published: 1, Mode: taskpb.Port_MODE_HOST}),
-		"port 1: mode=ingress":        port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_INGRESS}),
-		"port 2: mode=ingress":        port(&taskpb.Port{Published: 2, Target: 1}),
+		"not chosen for you":          port(&taskpb.Port{Target: 2, Mode: taskpb.Port_MODE_HOST}),
+		"what managers listen on":     port(ingress(2377)),
+		"what networks are carried":   port(&taskpb.Port{Published: 4789, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_UDP}),
+		"what the nodes' tunnels":     port(&taskpb.Port{Published: 7946, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_UDP}),
+		"2377/tcp is what managers":   port(&taskpb.Port{Published: 2377, Target: 1, Mode: taskpb.Port_MODE_HOST}),
+		"leave prefer-local out":      port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, PreferLocal: true}),
+		"mode host has no PROXY":      port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, ProxyProtocol: true}),
+		"66 ports of mode ingress": func(s *s) {
+			for i := range uint32(64) {
+				s.Task.Ports = append(s.Task.Ports, ingress(100+i))
+			}
+		},
+		"dnsrr does not go with": func(s *s) {
+			s.Task.Networks = []*taskpb.NetworkUse{{Network: "front"}}
+			s.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
+		},
+		"ingress constraints are for":   func(s *s) { s.Task.Ports = nil },
+		"the PROXY protocol is for TCP": port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_UDP, ProxyProtocol: true}),
+		"9 ports with the PROXY protocol": func(s *s) {
+			for i := range uint32(9) {
+				s.Task.Ports = append(s.Task.Ports, &taskpb.Port{Published: 100 + i, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_TCP, ProxyProtocol: true})
+			}
+		},
+		"use node.id, node.role, node.availability or node.labels.KEY": func(s *s) {
+			s.IngressConstraints = []string{"node.hostname==edge"}
+		},
+		"active, pause or drain": func(s *s) {
+			s.IngressConstraints = []string{"node.availability!=drained"}
+		},
 		"mode is unknown":             port(&taskpb.Port{Published: 1, Target: 1, Mode: 9}),
 		"protocol is unknown":         port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, Protocol: 9}),
 		"8080/tcp is published twice": port(&taskpb.Port{Published: 8080, Target: 1, Mode: taskpb.Port_MODE_HOST, HostIp: "10.0.0.1"}),

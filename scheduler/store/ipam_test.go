@@ -30,7 +30,7 @@ var errCrash = errors.New("the leader is lost")
 func addTask(tx *raftstore.Tx, service string, uses []*taskpb.NetworkUse) (*schedulerpb.Task, error) {
 	t := &schedulerpb.Task{Id: ident.New(), ServiceId: service, Slot: 1, Revision: 1, NodeId: "n", Desired: store.Running,
 		Status: &schedulerpb.TaskStatus{State: store.Assigned}}
-	if err := store.Attach(tx, t, uses); err != nil {
+	if err := store.Attach(tx, t, uses, false); err != nil {
 		return nil, err
 	}
 	return t, store.PutTask(tx, t)

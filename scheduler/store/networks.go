@@ -11,6 +11,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/mesh/ipam"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
@@ -41,13 +42,14 @@ func takenBy[T raftstore.Object](tx *raftstore.Tx, t *raftstore.Table[T], index 
 	}
 }
 
-// Attach gives a task its addresses on the networks of its revision, in the
-// transaction that gives it its node and before it is written. That transaction
-// has to have read the service (by Get): it then conflicts with the service's
-// removal, which has to come before that of the networks.
-func Attach(tx *raftstore.Tx, t *schedulerpb.Task, uses []*taskpb.NetworkUse) error {
+// Attach gives a task its addresses on the networks of its revision, and with
+// ingress on that of the service's published ports, in the transaction that gives
+// it its node and before it is written. That transaction has to have read the
+// service (by Get): it then conflicts with the service's removal, which has to
+// come before that of the networks, and with the end of what it publishes.
+func Attach(tx *raftstore.Tx, t *schedulerpb.Task, uses []*taskpb.NetworkUse, ingress bool) error {
 	t.Attachments = nil
-	if len(uses) == 0 {
+	if len(uses) == 0 && !ingress {
 		return nil
 	}
 	taken := takenBy(tx, Tasks, "address", (*schedulerpb.Task).GetAttachments)
@@ -57,6 +59,20 @@ func Attach(tx *raftstore.Tx, t *schedulerpb.Task, uses []*taskpb.NetworkUse) er
 			return fmt.Errorf("network %s is gone: update the service", u.GetNetwork())
 		}
 		addresses, err := meshstore.Pick(n, t.GetId(), ipam.Endpoints, taken)
+		if err != nil {
+			return err
+		}
+		t.Attachments = append(t.Attachments, &taskpb.Attachment{NetworkId: n.GetId(), Addresses: addresses})
+	}
+	if ingress {
+		n := meshstore.Ingress(tx, t.GetServiceId())
+		if n == nil {
+			return errors.New("its service publishes nothing any more: it is about to be replaced")
+		}
+		addresses, err := meshstore.Pick(n, t.GetId(), ipam.Shared, taken)
+		if ex := (*meshstore.ExhaustedError)(nil); errors.As(err, &ex) {
+			return fmt.Errorf("no address is free for a task with published ports: all %d of %s are taken", ex.Room, ex.Subnet)
+		}
 		if err != nil {
 			return err
 		}
@@ -73,7 +89,7 @@ func attach(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec, old *sched
 	}
 	sp = proto.CloneOf(sp)
 	var vips []*taskpb.Attachment
-	seen := map[string]bool{}
+	seen, ungiven := map[string]bool{}, 0
 	for _, u := range sp.Task.Networks {
 		n, err := use(tx, u.Network, old)
 		if err != nil {
@@ -83,6 +99,18 @@ func attach(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec, old *sched
 			return nil, nil, refuse("network %s is given twice: keep one, with all aliases", n.GetSpec().GetName())
 		}
 		seen[n.GetId()], u.Network = true, n.GetId()
+		if n.GetSpec().GetDriver() == meshspec.NoNetwork && len(sp.Task.Networks) > 1 {
+			return nil, nil, refuse("network %s is of driver %s: a service on it is on no other: leave one out", n.GetSpec().GetName(), meshspec.NoNetwork)
+		}
+		if n.GetSpec().GetDriver() == meshspec.NoNetwork && len(sp.Task.GetPorts()) > 0 {
+			return nil, nil, refuse("network %s is of driver %s, on which nothing is reached: leave the published ports out, or use another network", n.GetSpec().GetName(), meshspec.NoNetwork)
+		}
+		if len(n.GetSubnets()) == 0 { // its addresses are not the store's to give
+			if ungiven++; ungiven > meshspec.MaxLocal {
+				return nil, nil, refuse("%d of its networks are made by nodes' own drivers: at most %d can be", ungiven, meshspec.MaxLocal)
+			}
+			continue
+		}
 		if sp.GetEndpointMode() != schedulerpb.EndpointMode_ENDPOINT_MODE_VIP {
 			continue
 		}
@@ -119,6 +147,11 @@ func use(tx *raftstore.Tx, ref string, old *schedulerpb.Service) (*meshpb.Networ
 // OnNetwork yields the tasks that may have a container on a network.
 func OnNetwork(r raftstore.Reader, n *meshpb.Network, yield func(*schedulerpb.Task) bool) {
 	if len(n.GetSubnets()) == 0 {
+		for t := range Tasks.By(r, "local", n.GetId()) {
+			if !yield(t) {
+				return
+			}
+		}
 		return
 	}
 	p, err := netip.ParsePrefix(n.GetSubnets()[0].GetSubnet())

@@ -160,10 +160,20 @@ func unlatched(r raftstore.Reader) (out []*schedulerpb.Node) {
 // SetNodeState records whether the node has a session. address is the host the
 // session came from; empty leaves it as it was.
 func SetNodeState(tx *raftstore.Tx, id string, state schedulerpb.NodeState, message, address string) error {
+	return MoveNode(tx, id, state, message, address, "")
+}
+
+// MoveNode is SetNodeState for a node whose session at the address before still
+// lived, if that is given.
+func MoveNode(tx *raftstore.Tx, id string, state schedulerpb.NodeState, message, address, before string) error {
 	return updateNode(tx, id, func(n *schedulerpb.Node) {
 		n.State, n.Message = state, message
-		if address != "" {
-			n.Address = address
+		if address == "" || n.Address == address {
+			return
+		}
+		n.Address, n.AddressSince, n.AddressBefore = address, 0, ""
+		if tx.Level() >= meshstore.Level {
+			n.AddressSince, n.AddressBefore = tx.Now().UnixNano(), before
 		}
 	})
 }

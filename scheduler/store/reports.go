@@ -2,11 +2,13 @@ package store
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // Bounds of what a node may have stored about a task. Longer texts are cut: a
@@ -15,11 +17,13 @@ const (
 	maxReportText    = 1024
 	maxReportID      = 128
 	maxReportAddress = 64
+	// Addresses of one network that a node's own driver gave.
+	maxReportLocal = 16
 )
 
 // cleanStatus is the status as it is stored: known fields only, bounded. It is
 // built field by field, so that nothing a node adds can reach the log.
-func cleanStatus(st *schedulerpb.TaskStatus) *schedulerpb.TaskStatus {
+func cleanStatus(t *schedulerpb.Task, st *schedulerpb.TaskStatus) *schedulerpb.TaskStatus {
 	return &schedulerpb.TaskStatus{
 		State:       st.GetState(),
 		At:          st.GetAt(),
@@ -30,7 +34,23 @@ func cleanStatus(st *schedulerpb.TaskStatus) *schedulerpb.TaskStatus {
 		ContainerId: cut(st.GetContainerId(), maxReportID),
 		Address:     cut(st.GetAddress(), maxReportAddress),
 		Unhealthy:   st.GetUnhealthy() && st.GetState() == Running,
+		Local:       localOf(t, st),
 	}
+}
+
+// localOf are the addresses that a node says a live task has on networks on which
+// the store gave it none.
+func localOf(t *schedulerpb.Task, st *schedulerpb.TaskStatus) (out []*taskpb.Attachment) {
+	if st.GetState() > Running {
+		return nil
+	}
+	for _, on := range t.GetAttachments() {
+		i := slices.IndexFunc(st.GetLocal(), func(a *taskpb.Attachment) bool { return a.GetNetworkId() == on.GetNetworkId() })
+		if i >= 0 && len(on.GetAddresses()) == 0 && len(st.Local[i].GetAddresses()) <= maxReportLocal {
+			out = append(out, &taskpb.Attachment{NetworkId: on.GetNetworkId(), Addresses: st.Local[i].GetAddresses()})
+		}
+	}
+	return out
 }
 
 func cut(s string, most int) string {

@@ -49,6 +49,9 @@ func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (s
 		if err != nil {
 			return err
 		}
+		if sp, err = publish(tx, id, sp, nil); err != nil {
+			return err
+		}
 		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips}); err != nil {
 			return err
 		}
@@ -64,8 +67,9 @@ func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (s
 }
 
 // UpdateService replaces the spec of the service that was read at version. The
-// task template becomes a new revision where it differs; a change of replicas
-// or labels does not. Name and mode are for life.
+// task template becomes a new revision where it differs; a change of replicas,
+// labels or ports of mode ingress does not, but for the first such port and the
+// last: they decide what networks its tasks are on. Name and mode are for life.
 func UpdateService(ctx context.Context, s *raftstore.Store, id string, version uint64, sp *schedulerpb.ServiceSpec) error {
 	a, err := prepare(sp)
 	if err != nil {
@@ -88,12 +92,15 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 		if err != nil {
 			return err
 		}
+		if sp, err = publish(tx, id, sp, old); err != nil {
+			return err
+		}
 		if proto.Equal(old.GetSpec(), sp) {
 			return nil
 		}
 		next := proto.CloneOf(old)
 		next.Spec, next.Vips = sp, vips
-		if !proto.Equal(old.GetSpec().GetTask(), sp.GetTask()) {
+		if !proto.Equal(template(old.GetSpec().GetTask()), template(sp.GetTask())) {
 			next.Revision++
 			if err := putRevision(tx, id, next.Revision, sp); err != nil {
 				return err
@@ -107,8 +114,12 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 // its tasks and removes them when their nodes have.
 func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
 	return s.Update(ctx, func(tx *raftstore.Tx) error {
-		if _, ok := Services.Get(tx, id); !ok {
+		old, ok := Services.Get(tx, id)
+		if !ok {
 			return &resolve.Error{Kind: "service", Ref: id}
+		}
+		if err := unpublish(tx, id, old.GetSpec().GetTask(), nil); err != nil {
+			return err
 		}
 		if err := meshstore.DeleteIngress(tx, id); err != nil {
 			return err

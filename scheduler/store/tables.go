@@ -31,7 +31,8 @@ const Unassigned = "unassigned"
 
 var (
 	// Services has the unique indexes "name" and "vip" (ipam.Key of its virtual
-	// addresses), and the index "network" (ids of its networks).
+	// addresses), and the indexes "network" (ids of its networks) and "port" (PortKey
+	// of what it publishes).
 	Services = raftstore.NewTable("services",
 		raftstore.Index[*schedulerpb.Service]{
 			Name: "name", Unique: true,
@@ -50,7 +51,14 @@ var (
 				return out
 			},
 		},
+		raftstore.Index[*schedulerpb.Service]{
+			Name: "port",
+			Keys: func(s *schedulerpb.Service) []string { return portKeys(s.GetSpec().GetTask()) },
+		},
 	)
+
+	// PublishedPorts has no index but the id, which PortKey makes.
+	PublishedPorts = raftstore.NewTable[*schedulerpb.PublishedPort]("published_ports")
 
 	// Revisions has the index "service"; ids are those RevisionID makes.
 	Revisions = raftstore.NewTable("revisions", raftstore.Index[*schedulerpb.Revision]{
@@ -63,7 +71,8 @@ var (
 	// which is as much as the task itself. CountOf and LiveOn count without them.
 	// The unique index "address" (ipam.Key) has the addresses of tasks that may
 	// have a container. It goes by the address alone, as subnets do not overlap,
-	// and those of ingress networks share one.
+	// and those of ingress networks share one. The index "local" has, for the same
+	// tasks, the ids of networks on which the store gives no addresses.
 	Tasks = raftstore.NewTable("tasks",
 		raftstore.Index[*schedulerpb.Task]{
 			Name: "node",
@@ -89,6 +98,17 @@ var (
 				return addressKeys(t.GetAttachments())
 			},
 		},
+		raftstore.Index[*schedulerpb.Task]{
+			Name: "local",
+			Keys: func(t *schedulerpb.Task) (out []string) {
+				for _, a := range t.GetAttachments() {
+					if Live(t) && len(a.GetAddresses()) == 0 {
+						out = append(out, a.GetNetworkId())
+					}
+				}
+				return out
+			},
+		},
 	).Summing(
 		raftstore.Sum[*schedulerpb.Task]{Name: sumService, Of: countByService},
 		raftstore.Sum[*schedulerpb.Task]{Name: sumNode, Of: countByNode},
@@ -100,7 +120,7 @@ var (
 
 // Tables lists what the composition root registers with the store.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{Services, Revisions, Tasks, Nodes}
+	return []raftstore.Registered{Services, Revisions, Tasks, Nodes, PublishedPorts}
 }
 
 // RevisionID is the id of a service's revision.

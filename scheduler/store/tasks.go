@@ -93,9 +93,9 @@ func AdvanceTask(tx *raftstore.Tx, nodeID, taskID string, st *schedulerpb.TaskSt
 	if nodeID == "" || old.GetNodeId() != nodeID {
 		return ErrNotYours
 	}
-	if st.GetUnhealthy() && tx.Level() < meshstore.Level {
+	if (st.GetUnhealthy() || len(st.GetLocal()) > 0) && tx.Level() < meshstore.Level {
 		st = proto.CloneOf(st)
-		st.Unhealthy = false // nothing leads to tasks yet
+		st.Unhealthy, st.Local = false, nil // nothing leads to tasks yet
 	}
 	next, changed := Advance(old, st)
 	switch {
@@ -114,7 +114,7 @@ func Advance(t *schedulerpb.Task, st *schedulerpb.TaskStatus) (*schedulerpb.Task
 		return t, false
 	}
 	next := proto.CloneOf(t)
-	next.Status = cleanStatus(st)
+	next.Status = cleanStatus(t, st)
 	return next, true
 }
 
@@ -129,7 +129,7 @@ func IsNews(t *schedulerpb.Task, st *schedulerpb.TaskStatus) bool {
 	case s > Running:
 		return false // how it ended was said once
 	}
-	return !sameWords(cleanStatus(st), t.GetStatus())
+	return !sameWords(cleanStatus(t, st), t.GetStatus())
 }
 
 // sameWords compares but for the time.

@@ -25,6 +25,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type OnUpdate int32
+
+const (
+	OnUpdate_ON_UPDATE_UNSPECIFIED OnUpdate = 0 // none
+	// The file changes, and nobody is told.
+	OnUpdate_ON_UPDATE_NONE OnUpdate = 1
+	// The container's first process gets a signal after that.
+	OnUpdate_ON_UPDATE_SIGNAL OnUpdate = 2
+	// The service's tasks are replaced, as by an update of the service.
+	OnUpdate_ON_UPDATE_RESTART OnUpdate = 3
+)
+
+// Enum value maps for OnUpdate.
+var (
+	OnUpdate_name = map[int32]string{
+		0: "ON_UPDATE_UNSPECIFIED",
+		1: "ON_UPDATE_NONE",
+		2: "ON_UPDATE_SIGNAL",
+		3: "ON_UPDATE_RESTART",
+	}
+	OnUpdate_value = map[string]int32{
+		"ON_UPDATE_UNSPECIFIED": 0,
+		"ON_UPDATE_NONE":        1,
+		"ON_UPDATE_SIGNAL":      2,
+		"ON_UPDATE_RESTART":     3,
+	}
+)
+
+func (x OnUpdate) Enum() *OnUpdate {
+	p := new(OnUpdate)
+	*p = x
+	return p
+}
+
+func (x OnUpdate) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnUpdate) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_taskpb_task_proto_enumTypes[0].Descriptor()
+}
+
+func (OnUpdate) Type() protoreflect.EnumType {
+	return &file_scheduler_taskpb_task_proto_enumTypes[0]
+}
+
+func (x OnUpdate) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnUpdate.Descriptor instead.
+func (OnUpdate) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{0}
+}
+
 type Mount_Type int32
 
 const (
@@ -58,11 +113,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[0].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[1].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[0]
+	return &file_scheduler_taskpb_task_proto_enumTypes[1]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -71,7 +126,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -110,11 +165,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[1].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[2].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[1]
+	return &file_scheduler_taskpb_task_proto_enumTypes[2]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -123,7 +178,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type Port_Protocol int32
@@ -159,11 +214,11 @@ func (x Port_Protocol) String() string {
 }
 
 func (Port_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[2].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
 }
 
 func (Port_Protocol) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[2]
+	return &file_scheduler_taskpb_task_proto_enumTypes[3]
 }
 
 func (x Port_Protocol) Number() protoreflect.EnumNumber {
@@ -172,7 +227,7 @@ func (x Port_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Protocol.Descriptor instead.
 func (Port_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Port_Mode int32
@@ -208,11 +263,11 @@ func (x Port_Mode) String() string {
 }
 
 func (Port_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[4].Descriptor()
 }
 
 func (Port_Mode) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[3]
+	return &file_scheduler_taskpb_task_proto_enumTypes[4]
 }
 
 func (x Port_Mode) Number() protoreflect.EnumNumber {
@@ -221,7 +276,7 @@ func (x Port_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Mode.Descriptor instead.
 func (Port_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8, 1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13, 1}
 }
 
 type TaskSpec struct {
@@ -242,7 +297,9 @@ type TaskSpec struct {
 	// only.
 	MaxPerNode uint32 `protobuf:"varint,20,opt,name=max_per_node,json=maxPerNode,proto3" json:"max_per_node,omitempty"`
 	// Networks that its container is attached to, besides the node's own.
-	Networks      []*NetworkUse `protobuf:"bytes,21,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []*NetworkUse `protobuf:"bytes,21,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Absent: its tasks have an identity, and get it from the Workload API alone.
+	Identity      *Identity `protobuf:"bytes,30,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -347,6 +404,87 @@ func (x *TaskSpec) GetNetworks() []*NetworkUse {
 	return nil
 }
 
+func (x *TaskSpec) GetIdentity() *Identity {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+// Identity is how tasks get theirs.
+type Identity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// They have none, and no Workload API.
+	None bool `protobuf:"varint,1,opt,name=none,proto3" json:"none,omitempty"`
+	// 0: the default of an hour.
+	LifeNs int64 `protobuf:"varint,2,opt,name=life_ns,json=lifeNs,proto3" json:"life_ns,omitempty"`
+	// Where in the container certificate, key and bundle are written to as well;
+	// empty: nowhere.
+	Files string `protobuf:"bytes,3,opt,name=files,proto3" json:"files,omitempty"`
+	// What the container is sent when files were replaced; empty: nothing.
+	Signal        string `protobuf:"bytes,4,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Identity) Reset() {
+	*x = Identity{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Identity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Identity) ProtoMessage() {}
+
+func (x *Identity) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Identity.ProtoReflect.Descriptor instead.
+func (*Identity) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Identity) GetNone() bool {
+	if x != nil {
+		return x.None
+	}
+	return false
+}
+
+func (x *Identity) GetLifeNs() int64 {
+	if x != nil {
+		return x.LifeNs
+	}
+	return 0
+}
+
+func (x *Identity) GetFiles() string {
+	if x != nil {
+		return x.Files
+	}
+	return ""
+}
+
+func (x *Identity) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
 // NetworkUse is that a service's tasks are attached to a network.
 type NetworkUse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -360,7 +498,7 @@ type NetworkUse struct {
 
 func (x *NetworkUse) Reset() {
 	*x = NetworkUse{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +510,7 @@ func (x *NetworkUse) String() string {
 func (*NetworkUse) ProtoMessage() {}
 
 func (x *NetworkUse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +523,7 @@ func (x *NetworkUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkUse.ProtoReflect.Descriptor instead.
 func (*NetworkUse) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *NetworkUse) GetNetwork() string {
@@ -404,7 +542,7 @@ func (x *NetworkUse) GetAliases() []string {
 
 // Attachment is what one task, or one service's virtual address, has on a
 // network: one address of each family the network has, IPv4 first, as text
-// without a prefix length.
+// without a prefix length. On a network that is each node's own it has none.
 type Attachment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NetworkId     string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
@@ -415,7 +553,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +565,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +578,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Attachment) GetNetworkId() string {
@@ -477,14 +615,19 @@ type ContainerSpec struct {
 	Tty         bool  `protobuf:"varint,14,opt,name=tty,proto3" json:"tty,omitempty"`
 	Init        bool  `protobuf:"varint,15,opt,name=init,proto3" json:"init,omitempty"`
 	// Unset: the image's own, if it has one.
-	Healthcheck   *Healthcheck `protobuf:"bytes,16,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"`
+	Healthcheck *Healthcheck `protobuf:"bytes,16,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"`
+	// What its container gets as files. To name them is to grant them.
+	Secrets []*FileUse `protobuf:"bytes,50,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Configs []*FileUse `protobuf:"bytes,51,rep,name=configs,proto3" json:"configs,omitempty"`
+	// A secret of kind registry, by which nodes get the image.
+	RegistryAuth  string `protobuf:"bytes,52,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +639,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +652,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ContainerSpec) GetImage() string {
@@ -624,6 +767,366 @@ func (x *ContainerSpec) GetHealthcheck() *Healthcheck {
 	return nil
 }
 
+func (x *ContainerSpec) GetSecrets() []*FileUse {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetConfigs() []*FileUse {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetRegistryAuth() string {
+	if x != nil {
+		return x.RegistryAuth
+	}
+	return ""
+}
+
+// FileUse is that a service's containers get a secret or a config.
+type FileUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As written: name, id or beginning of an id; as stored: the id.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// A name below /run/secrets or /run/configs, or an absolute path.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Uid    uint32 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid    uint32 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	// 0: 0400 of secrets, 0444 of configs.
+	Mode uint32 `protobuf:"varint,5,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Number of the one version that is granted; 0: whichever is current.
+	Version       uint64   `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	OnUpdate      OnUpdate `protobuf:"varint,7,opt,name=on_update,json=onUpdate,proto3,enum=redoubt.task.v1.OnUpdate" json:"on_update,omitempty"`
+	Signal        string   `protobuf:"bytes,8,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileUse) Reset() {
+	*x = FileUse{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileUse) ProtoMessage() {}
+
+func (x *FileUse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileUse.ProtoReflect.Descriptor instead.
+func (*FileUse) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FileUse) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *FileUse) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *FileUse) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *FileUse) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *FileUse) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *FileUse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *FileUse) GetOnUpdate() OnUpdate {
+	if x != nil {
+		return x.OnUpdate
+	}
+	return OnUpdate_ON_UPDATE_UNSPECIFIED
+}
+
+func (x *FileUse) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+// FileVersion is a version of a secret or of a config.
+type FileVersion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ObjectId      string                 `protobuf:"bytes,1,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
+	VersionId     string                 `protobuf:"bytes,2,opt,name=version_id,json=versionId,proto3" json:"version_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileVersion) Reset() {
+	*x = FileVersion{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileVersion) ProtoMessage() {}
+
+func (x *FileVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileVersion.ProtoReflect.Descriptor instead.
+func (*FileVersion) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FileVersion) GetObjectId() string {
+	if x != nil {
+		return x.ObjectId
+	}
+	return ""
+}
+
+func (x *FileVersion) GetVersionId() string {
+	if x != nil {
+		return x.VersionId
+	}
+	return ""
+}
+
+// DeliveredFile is a version on its way to rund.
+type DeliveredFile struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version *FileVersion           `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Of the secret or config.
+	Name     string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Config   bool   `protobuf:"varint,3,opt,name=config,proto3" json:"config,omitempty"`
+	Template bool   `protobuf:"varint,4,opt,name=template,proto3" json:"template,omitempty"`
+	// Of a secret: sealed, see docs/formats.md.
+	Data []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
+	// Of a secret: the data's key, sealed to the key of one rund.
+	Key           []byte `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliveredFile) Reset() {
+	*x = DeliveredFile{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliveredFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliveredFile) ProtoMessage() {}
+
+func (x *DeliveredFile) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliveredFile.ProtoReflect.Descriptor instead.
+func (*DeliveredFile) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DeliveredFile) GetVersion() *FileVersion {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+func (x *DeliveredFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeliveredFile) GetConfig() bool {
+	if x != nil {
+		return x.Config
+	}
+	return false
+}
+
+func (x *DeliveredFile) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
+}
+
+func (x *DeliveredFile) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *DeliveredFile) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// FileFacts are what templates may say of where they are.
+type FileFacts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName      string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	ServiceId     string                 `protobuf:"bytes,4,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	ServiceName   string                 `protobuf:"bytes,5,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	Slot          uint32                 `protobuf:"varint,6,opt,name=slot,proto3" json:"slot,omitempty"`
+	ServiceLabels map[string]string      `protobuf:"bytes,7,rep,name=service_labels,json=serviceLabels,proto3" json:"service_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileFacts) Reset() {
+	*x = FileFacts{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileFacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileFacts) ProtoMessage() {}
+
+func (x *FileFacts) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileFacts.ProtoReflect.Descriptor instead.
+func (*FileFacts) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FileFacts) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *FileFacts) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *FileFacts) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *FileFacts) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *FileFacts) GetServiceName() string {
+	if x != nil {
+		return x.ServiceName
+	}
+	return ""
+}
+
+func (x *FileFacts) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *FileFacts) GetServiceLabels() map[string]string {
+	if x != nil {
+		return x.ServiceLabels
+	}
+	return nil
+}
+
 // Healthcheck is a command that rund runs inside the container from time to
 // time. A task that has one is running once the command has succeeded.
 type Healthcheck struct {
@@ -646,7 +1149,7 @@ type Healthcheck struct {
 
 func (x *Healthcheck) Reset() {
 	*x = Healthcheck{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +1161,7 @@ func (x *Healthcheck) String() string {
 func (*Healthcheck) ProtoMessage() {}
 
 func (x *Healthcheck) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +1174,7 @@ func (x *Healthcheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Healthcheck.ProtoReflect.Descriptor instead.
 func (*Healthcheck) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Healthcheck) GetTest() []string {
@@ -730,7 +1233,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +1245,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +1258,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -812,7 +1315,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +1327,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +1340,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -873,7 +1376,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1388,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1401,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -936,14 +1439,19 @@ type Port struct {
 	Protocol  Port_Protocol          `protobuf:"varint,3,opt,name=protocol,proto3,enum=redoubt.task.v1.Port_Protocol" json:"protocol,omitempty"`
 	Mode      Port_Mode              `protobuf:"varint,4,opt,name=mode,proto3,enum=redoubt.task.v1.Port_Mode" json:"mode,omitempty"`
 	// Empty: every address of the node.
-	HostIp        string `protobuf:"bytes,5,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	HostIp string `protobuf:"bytes,5,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`
+	// Mode ingress: an entry node that has tasks of the service leads to these.
+	PreferLocal bool `protobuf:"varint,6,opt,name=prefer_local,json=preferLocal,proto3" json:"prefer_local,omitempty"`
+	// Mode ingress, TCP: each connection begins with a PROXY protocol header that
+	// says who the client is.
+	ProxyProtocol bool `protobuf:"varint,7,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1463,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1476,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Port) GetPublished() uint32 {
@@ -1006,6 +1514,20 @@ func (x *Port) GetHostIp() string {
 	return ""
 }
 
+func (x *Port) GetPreferLocal() bool {
+	if x != nil {
+		return x.PreferLocal
+	}
+	return false
+}
+
+func (x *Port) GetProxyProtocol() bool {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return false
+}
+
 // Storage is what a node's images, containers and logs occupy, and what its
 // policy removed.
 type Storage struct {
@@ -1030,7 +1552,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1564,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1577,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Storage) GetImages() uint32 {
@@ -1134,7 +1656,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1668,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1681,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Feature) GetName() string {
@@ -1194,7 +1716,7 @@ var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
-	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\"\xda\x03\n" +
+	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\"\x97\x04\n" +
 	"\bTaskSpec\x12<\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1e.redoubt.task.v1.ContainerSpecR\tcontainer\x12>\n" +
 	"\freservations\x18\x02 \x01(\v2\x1a.redoubt.task.v1.ResourcesR\freservations\x122\n" +
@@ -1206,7 +1728,13 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\tplatforms\x18\b \x03(\tR\tplatforms\x12 \n" +
 	"\fmax_per_node\x18\x14 \x01(\rR\n" +
 	"maxPerNode\x12=\n" +
-	"\bnetworks\x18\x15 \x03(\v2\x1b.redoubt.task.v1.NetworkUseB\x04\xf0\xe5\x18\x03R\bnetworks\"F\n" +
+	"\bnetworks\x18\x15 \x03(\v2\x1b.redoubt.task.v1.NetworkUseB\x04\xf0\xe5\x18\x03R\bnetworks\x12;\n" +
+	"\bidentity\x18\x1e \x01(\v2\x19.redoubt.task.v1.IdentityB\x04\xf0\xe5\x18\x03R\bidentity\"k\n" +
+	"\bIdentity\x12\x12\n" +
+	"\x04none\x18\x01 \x01(\bR\x04none\x12\x17\n" +
+	"\alife_ns\x18\x02 \x01(\x03R\x06lifeNs\x12\x14\n" +
+	"\x05files\x18\x03 \x01(\tR\x05files\x12\x16\n" +
+	"\x06signal\x18\x04 \x01(\tR\x06signal:\x04\xe8\xe5\x18\x03\"F\n" +
 	"\n" +
 	"NetworkUse\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
@@ -1215,7 +1743,7 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"Attachment\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
-	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xbe\x04\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xdd\x05\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
@@ -1234,8 +1762,44 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\rstop_grace_ns\x18\r \x01(\x03R\vstopGraceNs\x12\x10\n" +
 	"\x03tty\x18\x0e \x01(\bR\x03tty\x12\x12\n" +
 	"\x04init\x18\x0f \x01(\bR\x04init\x12>\n" +
-	"\vhealthcheck\x18\x10 \x01(\v2\x1c.redoubt.task.v1.HealthcheckR\vhealthcheck\x1a9\n" +
+	"\vhealthcheck\x18\x10 \x01(\v2\x1c.redoubt.task.v1.HealthcheckR\vhealthcheck\x128\n" +
+	"\asecrets\x182 \x03(\v2\x18.redoubt.task.v1.FileUseB\x04\xf0\xe5\x18\x03R\asecrets\x128\n" +
+	"\aconfigs\x183 \x03(\v2\x18.redoubt.task.v1.FileUseB\x04\xf0\xe5\x18\x03R\aconfigs\x12)\n" +
+	"\rregistry_auth\x184 \x01(\tB\x04\xf0\xe5\x18\x03R\fregistryAuth\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe1\x01\n" +
+	"\aFileUse\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\x12\x12\n" +
+	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x04R\aversion\x126\n" +
+	"\ton_update\x18\a \x01(\x0e2\x19.redoubt.task.v1.OnUpdateR\bonUpdate\x12\x16\n" +
+	"\x06signal\x18\b \x01(\tR\x06signal:\x04\xe8\xe5\x18\x03\"O\n" +
+	"\vFileVersion\x12\x1b\n" +
+	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12\x1d\n" +
+	"\n" +
+	"version_id\x18\x02 \x01(\tR\tversionId:\x04\xe8\xe5\x18\x03\"\xb5\x01\n" +
+	"\rDeliveredFile\x126\n" +
+	"\aversion\x18\x01 \x01(\v2\x1c.redoubt.task.v1.FileVersionR\aversion\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06config\x18\x03 \x01(\bR\x06config\x12\x1a\n" +
+	"\btemplate\x18\x04 \x01(\bR\btemplate\x12\x12\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\fR\x03key\"\xce\x02\n" +
+	"\tFileFacts\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x03 \x01(\tR\bnodeName\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x04 \x01(\tR\tserviceId\x12!\n" +
+	"\fservice_name\x18\x05 \x01(\tR\vserviceName\x12\x12\n" +
+	"\x04slot\x18\x06 \x01(\rR\x04slot\x12T\n" +
+	"\x0eservice_labels\x18\a \x03(\v2-.redoubt.task.v1.FileFacts.ServiceLabelsEntryR\rserviceLabels\x1a@\n" +
+	"\x12ServiceLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x01\n" +
 	"\vHealthcheck\x12\x12\n" +
@@ -1274,13 +1838,15 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\x15CONDITION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCONDITION_NONE\x10\x01\x12\x18\n" +
 	"\x14CONDITION_ON_FAILURE\x10\x02\x12\x11\n" +
-	"\rCONDITION_ANY\x10\x03\"\xca\x02\n" +
+	"\rCONDITION_ANY\x10\x03\"\xa0\x03\n" +
 	"\x04Port\x12\x1c\n" +
 	"\tpublished\x18\x01 \x01(\rR\tpublished\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\rR\x06target\x12:\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2\x1e.redoubt.task.v1.Port.ProtocolR\bprotocol\x12.\n" +
 	"\x04mode\x18\x04 \x01(\x0e2\x1a.redoubt.task.v1.Port.ModeR\x04mode\x12\x17\n" +
-	"\ahost_ip\x18\x05 \x01(\tR\x06hostIp\"H\n" +
+	"\ahost_ip\x18\x05 \x01(\tR\x06hostIp\x12'\n" +
+	"\fprefer_local\x18\x06 \x01(\bB\x04\xf0\xe5\x18\x03R\vpreferLocal\x12+\n" +
+	"\x0eproxy_protocol\x18\a \x01(\bB\x04\xf0\xe5\x18\x03R\rproxyProtocol\"H\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x01\x12\x10\n" +
@@ -1305,7 +1871,12 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1a\n" +
 	"\brequired\x18\x03 \x01(\bR\brequired\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detailB5Z3github.com/redoubt-cluster/redoubt/scheduler/taskpbb\x06proto3"
+	"\x06detail\x18\x04 \x01(\tR\x06detail*~\n" +
+	"\bOnUpdate\x12\x1f\n" +
+	"\x15ON_UPDATE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x18\n" +
+	"\x0eON_UPDATE_NONE\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
+	"\x10ON_UPDATE_SIGNAL\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
+	"\x11ON_UPDATE_RESTART\x10\x03\x1a\x04\xf8\xe5\x18\x03B5Z3github.com/redoubt-cluster/redoubt/scheduler/taskpbb\x06proto3"
 
 var (
 	file_scheduler_taskpb_task_proto_rawDescOnce sync.Once
@@ -1319,45 +1890,58 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 	return file_scheduler_taskpb_task_proto_rawDescData
 }
 
-var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
-	(Mount_Type)(0),              // 0: redoubt.task.v1.Mount.Type
-	(RestartPolicy_Condition)(0), // 1: redoubt.task.v1.RestartPolicy.Condition
-	(Port_Protocol)(0),           // 2: redoubt.task.v1.Port.Protocol
-	(Port_Mode)(0),               // 3: redoubt.task.v1.Port.Mode
-	(*TaskSpec)(nil),             // 4: redoubt.task.v1.TaskSpec
-	(*NetworkUse)(nil),           // 5: redoubt.task.v1.NetworkUse
-	(*Attachment)(nil),           // 6: redoubt.task.v1.Attachment
-	(*ContainerSpec)(nil),        // 7: redoubt.task.v1.ContainerSpec
-	(*Healthcheck)(nil),          // 8: redoubt.task.v1.Healthcheck
-	(*Mount)(nil),                // 9: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 10: redoubt.task.v1.Resources
-	(*RestartPolicy)(nil),        // 11: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 12: redoubt.task.v1.Port
-	(*Storage)(nil),              // 13: redoubt.task.v1.Storage
-	(*Feature)(nil),              // 14: redoubt.task.v1.Feature
-	nil,                          // 15: redoubt.task.v1.ContainerSpec.LabelsEntry
+	(OnUpdate)(0),                // 0: redoubt.task.v1.OnUpdate
+	(Mount_Type)(0),              // 1: redoubt.task.v1.Mount.Type
+	(RestartPolicy_Condition)(0), // 2: redoubt.task.v1.RestartPolicy.Condition
+	(Port_Protocol)(0),           // 3: redoubt.task.v1.Port.Protocol
+	(Port_Mode)(0),               // 4: redoubt.task.v1.Port.Mode
+	(*TaskSpec)(nil),             // 5: redoubt.task.v1.TaskSpec
+	(*Identity)(nil),             // 6: redoubt.task.v1.Identity
+	(*NetworkUse)(nil),           // 7: redoubt.task.v1.NetworkUse
+	(*Attachment)(nil),           // 8: redoubt.task.v1.Attachment
+	(*ContainerSpec)(nil),        // 9: redoubt.task.v1.ContainerSpec
+	(*FileUse)(nil),              // 10: redoubt.task.v1.FileUse
+	(*FileVersion)(nil),          // 11: redoubt.task.v1.FileVersion
+	(*DeliveredFile)(nil),        // 12: redoubt.task.v1.DeliveredFile
+	(*FileFacts)(nil),            // 13: redoubt.task.v1.FileFacts
+	(*Healthcheck)(nil),          // 14: redoubt.task.v1.Healthcheck
+	(*Mount)(nil),                // 15: redoubt.task.v1.Mount
+	(*Resources)(nil),            // 16: redoubt.task.v1.Resources
+	(*RestartPolicy)(nil),        // 17: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 18: redoubt.task.v1.Port
+	(*Storage)(nil),              // 19: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 20: redoubt.task.v1.Feature
+	nil,                          // 21: redoubt.task.v1.ContainerSpec.LabelsEntry
+	nil,                          // 22: redoubt.task.v1.FileFacts.ServiceLabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
-	7,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	10, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	10, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	11, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	12, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
-	5,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
-	15, // 6: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
-	9,  // 7: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
-	8,  // 8: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
-	0,  // 9: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	1,  // 10: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	2,  // 11: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	3,  // 12: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	9,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
+	16, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	16, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	17, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	18, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	7,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
+	6,  // 6: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
+	21, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	15, // 8: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
+	14, // 9: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
+	10, // 10: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
+	10, // 11: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
+	0,  // 12: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
+	11, // 13: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
+	22, // 14: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	1,  // 15: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
+	2,  // 16: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	3,  // 17: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	4,  // 18: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -1370,8 +1954,8 @@ func file_scheduler_taskpb_task_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   12,
+			NumEnums:      5,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

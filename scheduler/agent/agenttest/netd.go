@@ -25,18 +25,23 @@ type Netd struct {
 	overlays   map[string]*netdpb.OverlayNetwork
 	overlayGen uint64
 	lost       []string
+
+	ingress    map[string]*netdpb.IngressService
+	ingressGen uint64
+	sandboxes  map[string]string // told names, and on no network of netd's
+	taken      map[uint32]string
 }
 
 // NewNetd returns one that has nothing attached.
 func NewNetd() *Netd {
-	return &Netd{endpoints: map[string]*netdpb.Endpoint{}, fail: map[string]string{}, overlays: map[string]*netdpb.OverlayNetwork{}}
+	return &Netd{endpoints: map[string]*netdpb.Endpoint{}, fail: map[string]string{}, overlays: map[string]*netdpb.OverlayNetwork{}, ingress: map[string]*netdpb.IngressService{}, taken: map[uint32]string{}}
 }
 
 // Restart is a crash of netd: the data plane stays, the generation does not.
 func (n *Netd) Restart() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.generation, n.overlayGen = 0, 0
+	n.generation, n.overlayGen, n.ingressGen = 0, 0, 0
 }
 
 // SetDown makes every call fail, or work again.
@@ -104,7 +109,9 @@ func (n *Netd) Call(ctx context.Context, req, resp proto.Message) error {
 		}
 		out.Result = &netdpb.Response_Apply{Apply: n.apply(v.Apply)}
 	default:
-		n.answerOverlay(v, out)
+		if !n.answerIngress(v, out) {
+			n.answerOverlay(v, out)
+		}
 	}
 	return nil
 }
@@ -136,7 +143,9 @@ func (n *Netd) apply(a *netdpb.ApplyRequest) *netdpb.ApplyResponse {
 func (n *Netd) Reboot() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.generation, n.overlayGen = 0, 0
+	n.generation, n.overlayGen, n.ingressGen = 0, 0, 0
+	n.ingress = map[string]*netdpb.IngressService{}
+	n.sandboxes = nil
 	n.endpoints = map[string]*netdpb.Endpoint{}
 	n.overlays = map[string]*netdpb.OverlayNetwork{}
 }

@@ -23,6 +23,12 @@ func (n *Netd) answerOverlay(verb any, out *netdpb.Response) {
 			return
 		}
 		n.overlayGen = r.Generation
+		if r.Base == 0 || r.SandboxesChanged {
+			n.sandboxes = map[string]string{}
+			for _, s := range r.Sandboxes {
+				n.sandboxes[s.TaskId] = s.Netns
+			}
+		}
 		before := n.overlays
 		n.overlays = map[string]*netdpb.OverlayNetwork{}
 		if r.Base != 0 {
@@ -137,6 +143,16 @@ func (n *Netd) Placed(task string) bool {
 	defer n.mu.Unlock()
 	for _, o := range n.overlays {
 		for _, e := range o.Endpoints {
+			if e.TaskId == task {
+				return true
+			}
+		}
+	}
+	if n.sandboxes[task] != "" {
+		return true
+	}
+	for _, s := range n.ingress {
+		for _, e := range s.Endpoints {
 			if e.TaskId == task {
 				return true
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,8 @@ type Rund struct {
 	violations []string
 	networks   map[string]bool
 	unmade     map[string]string
+	driven     map[string][]string
+	unrelayed  map[uint32]string
 }
 
 type watcher struct {
@@ -51,7 +54,7 @@ func NewRund() *Rund {
 	return &Rund{
 		tasks: map[string]*rundpb.TaskActual{}, starts: map[string]int{},
 		watchers: map[*watcher]struct{}{}, rejected: map[string]string{}, logs: map[string][]string{},
-		networks: map[string]bool{}, unmade: map[string]string{},
+		networks: map[string]bool{}, unmade: map[string]string{}, driven: map[string][]string{}, unrelayed: map[uint32]string{},
 	}
 }
 
@@ -70,6 +73,13 @@ func (r *Rund) SetFeatures(f ...*taskpb.Feature) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.features = f
+}
+
+// Drive is what networks of a driver give each task, in CIDR.
+func (r *Rund) Drive(driver string, addresses ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.driven[driver] = addresses
 }
 
 // Reject makes preparing the task fail for good.
@@ -199,6 +209,7 @@ func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 	for _, d := range req.Tasks {
 		named[d.TaskId] = true
 		r.converge(d)
+		r.relay(d)
 	}
 	for id, t := range r.tasks {
 		if named[id] {
@@ -279,13 +290,20 @@ func (r *Rund) converge(d *rundpb.TaskDesired) {
 			}
 			r.change(id, func(t *rundpb.TaskActual) {
 				t.Phase, t.Netns, t.ContainerId = rundpb.Phase_PHASE_CREATED, id, "container-"+id
+				for _, n := range d.LocalNetworks {
+					if n.Driver == "cni" && n.Options["conflist"] != "lan" {
+						r.violate("task %s is to be on a network with options %v", id, n.Options)
+					}
+					t.LocalAttachments = append(t.LocalAttachments, &rundpb.LocalAttachment{NetworkId: n.Id, Interface: fmt.Sprint("cni", n.Index), Addresses: r.driven[n.Driver]})
+				}
 			})
 		}
 		if d.Phase == rundpb.Phase_PHASE_RUNNING && r.tasks[id].Phase == rundpb.Phase_PHASE_CREATED {
-			if r.Attached != nil && !r.Attached(id) {
+			made := r.tasks[id].LocalAttachments
+			if r.Attached != nil && !r.Attached(id) && len(made) == 0 {
 				r.violate("task %s started without its network", id)
 			}
-			if r.Ready != nil && !r.Ready(id, d.Spec) {
+			if r.Ready != nil && !r.Ready(id, others(d.Spec, made)) {
 				r.violate("task %s started before it was on its networks", id)
 			}
 			r.starts[id]++
@@ -308,6 +326,15 @@ func (r *Rund) converge(d *rundpb.TaskDesired) {
 		r.change(id, func(t *rundpb.TaskActual) { t.Phase = rundpb.Phase_PHASE_STOPPING })
 		r.change(id, func(t *rundpb.TaskActual) { t.Phase, t.ExitCode = rundpb.Phase_PHASE_EXITED, 143 })
 	}
+}
+
+// others is the spec without the networks that were made with the container.
+func others(spec *taskpb.TaskSpec, made []*rundpb.LocalAttachment) *taskpb.TaskSpec {
+	spec = proto.CloneOf(spec)
+	spec.Networks = slices.DeleteFunc(spec.Networks, func(u *taskpb.NetworkUse) bool {
+		return slices.ContainsFunc(made, func(a *rundpb.LocalAttachment) bool { return a.NetworkId == u.Network })
+	})
+	return spec
 }
 
 func (r *Rund) violate(format string, args ...any) {
@@ -333,63 +360,4 @@ func (r *Rund) tell(m *rundpb.WatchResponse) {
 		default:
 		}
 	}
-}
-
-// Watch reports all tasks, then every change.
-func (r *Rund) Watch(ctx context.Context, f func(*rundpb.WatchResponse) error) error {
-	w := &watcher{ready: make(chan struct{}, 1), gone: make(chan struct{})}
-	r.mu.Lock()
-	if r.down {
-		r.mu.Unlock()
-		return errors.New("connection refused")
-	}
-	all := &rundpb.WatchResponse{Complete: true}
-	for _, t := range r.tasks {
-		all.Tasks = append(all.Tasks, t)
-	}
-	r.watchers[w] = struct{}{}
-	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		delete(r.watchers, w)
-		r.mu.Unlock()
-	}()
-	if err := f(all); err != nil {
-		return err
-	}
-	for {
-		r.mu.Lock()
-		queue := w.queue
-		w.queue = nil
-		r.mu.Unlock()
-		for _, m := range queue {
-			if err := f(m); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-w.ready:
-		case <-w.gone:
-			return errors.New("connection lost")
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// Logs passes what SetLogs set; following, it stays until ctx ends.
-func (r *Rund) Logs(ctx context.Context, req *rundpb.LogsRequest, f func(*rundpb.LogsResponse) error) error {
-	r.mu.Lock()
-	lines := r.logs[req.TaskId]
-	r.mu.Unlock()
-	for _, l := range lines {
-		if err := f(&rundpb.LogsResponse{At: 1, Data: []byte(l)}); err != nil {
-			return err
-		}
-	}
-	if req.Follow {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	return nil
 }

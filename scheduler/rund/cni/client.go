@@ -121,7 +121,8 @@ func (c *Client) read() {
 
 // Attach puts a task's sandbox on networks, all or none.
 func (c *Client) Attach(ctx context.Context, task string, networks []*cnipb.Network) ([]*cnipb.Attachment, error) {
-	return c.call(ctx, &cnipb.Request{Attach: &cnipb.Attach{TaskId: task, Networks: networks}})
+	resp, err := c.call(ctx, &cnipb.Request{Attach: &cnipb.Attach{TaskId: task, Networks: networks}})
+	return resp.GetAttachments(), err
 }
 
 // Detach takes a task's sandbox off all of them. After an error it is repeated
@@ -133,7 +134,14 @@ func (c *Client) Detach(ctx context.Context, task string) error {
 
 // Keep detaches all but those tasks, and returns where those are.
 func (c *Client) Keep(ctx context.Context, tasks []string) ([]*cnipb.Attachment, error) {
-	return c.call(ctx, &cnipb.Request{Keep: &cnipb.Keep{TaskIds: tasks}})
+	resp, err := c.call(ctx, &cnipb.Request{Keep: &cnipb.Keep{TaskIds: tasks}})
+	return resp.GetAttachments(), err
+}
+
+// List returns the node's conflists as they are now, by name.
+func (c *Client) List(ctx context.Context) ([]*cnipb.Conflist, error) {
+	resp, err := c.call(ctx, &cnipb.Request{List: &cnipb.List{}})
+	return resp.GetConflists(), err
 }
 
 // Release is Detach without waiting.
@@ -154,7 +162,7 @@ func (c *Client) send(req *cnipb.Request, answer chan *cnipb.Response) error {
 	return wire.Write(c.conn, req)
 }
 
-func (c *Client) call(ctx context.Context, req *cnipb.Request) ([]*cnipb.Attachment, error) {
+func (c *Client) call(ctx context.Context, req *cnipb.Request) (*cnipb.Response, error) {
 	answer := make(chan *cnipb.Response, 1)
 	err := c.send(req, answer)
 	defer func() {
@@ -169,7 +177,7 @@ func (c *Client) call(ctx context.Context, req *cnipb.Request) ([]*cnipb.Attachm
 	case resp := <-answer:
 		switch {
 		case resp.GetError() == "":
-			return resp.GetAttachments(), nil
+			return resp, nil
 		case resp.GetRefused():
 			return nil, refusal{errors.New(resp.GetError())}
 		}

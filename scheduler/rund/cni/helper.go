@@ -154,6 +154,8 @@ func (e *Engine) answer(ctx context.Context, req *cnipb.Request) *cnipb.Response
 		err = e.Detach(ctx, req.Detach.GetTaskId())
 	case req.Keep != nil:
 		resp.Attachments = e.Keep(req.Keep.GetTaskIds())
+	case req.List != nil:
+		resp.Conflists, err = e.List()
 	default:
 		err = errors.New("an empty request")
 	}

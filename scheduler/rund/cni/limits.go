@@ -9,6 +9,9 @@ const (
 	maxChain    = 16
 	maxName     = 64 // characters of a conflist's or a plugin's name
 
+	// maxConflists is how many of a node's conflists are made known.
+	maxConflists = 64
+
 	// Plugins that a node may pin, and the bytes of one.
 	maxPlugins     = 64
 	maxPluginBytes = 64 << 20

@@ -110,8 +110,17 @@ func TestConflistChanges(t *testing.T) {
 	w.start()
 	a := w.task()
 	w.attach(a, "br")
+	w.conflist("bad", `{"cniVersion":"0.4.0","name":"other","plugins":[]}`)
+	w.simple("evil")
+	w.conflist("not plain", bridgeList)
+	list, err := w.client.List(w.ctx())
+	w.must(err)
+	if len(list) != 3 || list[0].GetName() != "bad" || !strings.Contains(list[0].GetError(), `must say "name"`) ||
+		list[1].GetError() != "" || strings.Join(list[1].GetPlugins(), " ") != "bridge host-local portmap" || !strings.Contains(list[2].GetError(), "evil is not pinned") {
+		t.Errorf("the node's conflists are %v", list)
+	}
 	w.must(os.Remove(w.o.Config.Conflists + "/br.conflist"))
-	_, err := w.client.Attach(w.ctx(), w.task(), on("br"))
+	_, err = w.client.Attach(w.ctx(), w.task(), on("br"))
 	w.refused(err, "there is no ")
 	w.kill()
 	w.start()

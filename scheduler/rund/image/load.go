@@ -89,16 +89,23 @@ func (s *Store) archived(ctx context.Context, index ocispec.Descriptor) ([]image
 // ties its parts together for containerd's garbage collector.
 func (s *Store) complete(ctx context.Context, i images.Image) error {
 	cs := small{s.client.ContentStore()}
-	ok, _, _, missing, err := images.Check(ctx, cs, i.Target, Platform)
+	m, err := images.Manifest(ctx, cs, i.Target, Platform)
 	switch {
 	case IsRejected(err):
 		return err
+	case errdefs.IsNotFound(err):
+		return rejectf("image %s in the archive is not made for %s", i.Name, platformName)
 	case err != nil:
 		return rejectf("image %s in the archive is malformed: %w", i.Name, err)
-	case !ok:
-		return rejectf("image %s in the archive is not made for %s", i.Name, platformName)
-	case len(missing) > 0:
-		return rejectf("image %s in the archive lacks %s: save it again", i.Name, missing[0].Digest)
+	}
+	// Layers are not read here, so they may be as large as they are.
+	for _, part := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
+		switch _, err := cs.Info(ctx, part.Digest); {
+		case errdefs.IsNotFound(err):
+			return rejectf("image %s in the archive lacks %s: save it again", i.Name, part.Digest)
+		case err != nil:
+			return err
+		}
 	}
 	if err := checkPlatform(ctx, s.client, i.Target); err != nil {
 		return rejectf("image %s in the archive: %w", i.Name, err)

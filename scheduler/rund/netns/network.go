@@ -16,6 +16,12 @@ import (
 // hyphen.
 const networkPrefix = "net-"
 
+// Ingress stands for an id: all ingress networks of a node share one namespace.
+const Ingress = "ingress"
+
+// IsNetwork reports whether something is the id of a network with a namespace.
+func IsNetwork(id string) bool { return id == Ingress || ident.Valid(id) }
+
 // NetworkPath of a network's namespace.
 func (s *Store) NetworkPath(id string) string { return filepath.Join(s.dir, networkPrefix+id) }
 
@@ -23,7 +29,7 @@ func (s *Store) NetworkPath(id string) string { return filepath.Join(s.dir, netw
 // Its owner is the host's user namespace and not one of a container's: what is
 // root in a container is nothing there. One that exists is kept.
 func (s *Store) CreateNetwork(id string) error {
-	if !ident.Valid(id) {
+	if !IsNetwork(id) {
 		return fmt.Errorf("%.60q is no id of a network", id)
 	}
 	path := s.NetworkPath(id)
@@ -44,7 +50,7 @@ func (s *Store) CreateNetwork(id string) error {
 // RemoveNetwork unpins the namespace of a network; one without is no error. What
 // is in it goes with the last that uses it.
 func (s *Store) RemoveNetwork(id string) error {
-	if !ident.Valid(id) {
+	if !IsNetwork(id) {
 		return fmt.Errorf("%.60q is no id of a network", id)
 	}
 	return unpin(s.NetworkPath(id))
@@ -59,7 +65,7 @@ func (s *Store) Networks() ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if id, ok := strings.CutPrefix(e.Name(), networkPrefix); ok && ident.Valid(id) {
+		if id, ok := strings.CutPrefix(e.Name(), networkPrefix); ok && IsNetwork(id) {
 			ids = append(ids, id)
 		}
 	}

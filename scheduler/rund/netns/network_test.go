@@ -102,9 +102,10 @@ func TestNetworks(t *testing.T) {
 	if err := os.WriteFile(s.NetworkPath(c), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sync(false, b, c)
+	sync(false, b, c, Ingress)
 	inode(c)
-	if list, err := s.Networks(); err != nil || len(list) != 2 || slices.Contains(list, a) {
+	inode(Ingress)
+	if list, err := s.Networks(); err != nil || len(list) != 3 || slices.Contains(list, a) {
 		t.Errorf("networks %v, %v", list, err)
 	}
 	sync(false)

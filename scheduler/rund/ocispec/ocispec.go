@@ -15,7 +15,9 @@
 //   - devices are null, zero, full, random, urandom, tty and a pty multiplexer;
 //   - a bound on processes always, on memory and CPU on request, no swap beyond
 //     the memory limit;
-//   - tmpfs and bind mounts with nosuid and nodev.
+//   - tmpfs and bind mounts with nosuid and nodev;
+//   - the directory of its Workload API's socket, read-only, unless it wants no identity;
+//   - where entry nodes lead clients to it, the program redoubt-proxy, read-only.
 package ocispec
 
 import (
@@ -51,7 +53,21 @@ type Container struct {
 	HostnameFile string
 	ResolvConf   string
 	Mounts       []Mount
+	// Identity is the directory of the Workload API's socket; empty: there is none.
+	Identity string
+	// Relay is the program of redoubt-proxy; empty: it is not to be started there.
+	Relay string
 }
+
+// RelayProgram is where the container has it: nothing of an image is there.
+const RelayProgram = "/dev/redoubt-proxy"
+
+// Where a container has the Workload API, and how it is told. The variable is no
+// secret.
+const (
+	IdentityDir = "/run/redoubt/spiffe"
+	IdentityEnv = "SPIFFE_ENDPOINT_SOCKET=unix://" + IdentityDir + "/agent.sock"
+)
 
 // Mount is a mount the user asked for.
 type Mount struct {
@@ -61,6 +77,12 @@ type Mount struct {
 	Size     int64  // tmpfs
 	Mode     uint32 // tmpfs; 0: 1777
 }
+
+// outOfMemory is how soon the kernel ends a container's process where the machine has
+// no memory left: before those of the node. Else it would be what containerd is given,
+// which Debian protects more than redoubtd (-999): a container without a limit would
+// end everything else first. To raise it needs no privilege.
+const outOfMemory = 200
 
 var rootCapabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
 
@@ -93,8 +115,10 @@ func Build(c Container) (*specs.Spec, error) {
 		// A descriptor that the runtime holds open there could lead out.
 		return nil, fmt.Errorf("working directory %q lies in /proc: choose another", c.Cwd)
 	}
+	first := outOfMemory
 	process := specs.Process{
-		Terminal: c.Terminal, User: c.User, Args: c.Args, Env: c.Env, Cwd: c.Cwd,
+		OOMScoreAdj: &first,
+		Terminal:    c.Terminal, User: c.User, Args: c.Args, Env: c.Env, Cwd: c.Cwd,
 		NoNewPrivileges: true,
 		Capabilities:    capabilities(c.User.UID),
 		// No Rlimits: they are containerd's, in a user namespace none can be
@@ -155,6 +179,9 @@ func mounts(c Container) []specs.Mount {
 			m = append(m, bind(f.source, f.target, true))
 		}
 	}
+	if c.Relay != "" {
+		m = append(m, bind(c.Relay, RelayProgram, true))
+	}
 	for _, u := range c.Mounts {
 		if u.Source != "" {
 			m = append(m, bind(u.Source, u.Target, u.ReadOnly))
@@ -169,6 +196,11 @@ func mounts(c Container) []specs.Mount {
 			opts = append(opts, "ro")
 		}
 		m = append(m, specs.Mount{Destination: u.Target, Type: "tmpfs", Source: "tmpfs", Options: opts})
+	}
+	if c.Identity != "" { // last: a mount of the user on /run does not hide it
+		d := bind(c.Identity, IdentityDir, true)
+		d.Options = append(d.Options, "noexec")
+		m = append(m, d)
 	}
 	return m
 }

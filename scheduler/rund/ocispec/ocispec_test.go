@@ -26,6 +26,9 @@ func TestNothingIsShared(t *testing.T) {
 	if !s.Process.NoNewPrivileges || s.Linux.Seccomp == nil || s.Linux.Seccomp.DefaultAction != specs.ActErrno {
 		t.Error("no_new_privs or seccomp is missing")
 	}
+	if a := s.Process.OOMScoreAdj; a == nil || *a <= 0 {
+		t.Error("the node's own processes would end before the container's")
+	}
 	for _, m := range s.Mounts {
 		if !slices.Contains(m.Options, "nosuid") || m.Destination != "/dev" && m.Destination != "/dev/pts" && !slices.Contains(m.Options, "nodev") {
 			t.Errorf("%s: %v", m.Destination, m.Options)

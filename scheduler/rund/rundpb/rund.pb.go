@@ -253,7 +253,8 @@ type ApplyRequest struct {
 	Generation uint64         `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
 	Tasks      []*TaskDesired `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// Network namespaces that are to exist beside the sandboxes', with nothing in
-	// them: ids of networks. Each is mounted on <run-dir>/netns/net-<id>; others
+	// them: ids of networks, and "ingress" for the one that all ingress networks
+	// share. Each is mounted on <run-dir>/netns/net-<id>; others
 	// of that form are deleted.
 	Networks []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
 	// Others of that form stay: it is not known yet whether they are needed.
@@ -382,6 +383,9 @@ type TaskDesired struct {
 	// driver is not overlay. They are attached before the phase is CREATED and
 	// recorded with the container.
 	LocalNetworks []*LocalNetwork `protobuf:"bytes,9,rep,name=local_networks,json=localNetworks,proto3" json:"local_networks,omitempty"`
+	// Processes in its container that put PROXY protocol headers before connections,
+	// from when its program runs until its container ends. Absent: as before.
+	Relays        *Relays `protobuf:"bytes,10,opt,name=relays,proto3" json:"relays,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -479,11 +483,205 @@ func (x *TaskDesired) GetLocalNetworks() []*LocalNetwork {
 	return nil
 }
 
+func (x *TaskDesired) GetRelays() *Relays {
+	if x != nil {
+		return x.Relays
+	}
+	return nil
+}
+
+type Relays struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Relays        []*Relay               `protobuf:"bytes,1,rep,name=relays,proto3" json:"relays,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relays) Reset() {
+	*x = Relays{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relays) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relays) ProtoMessage() {}
+
+func (x *Relays) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relays.ProtoReflect.Descriptor instead.
+func (*Relays) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Relays) GetRelays() []*Relay {
+	if x != nil {
+		return x.Relays
+	}
+	return nil
+}
+
+// Relay is one of these, for one published port.
+type Relay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The port that entry nodes lead clients to, at each of these addresses of the
+	// task.
+	Listen    uint32   `protobuf:"varint,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// What goes into the header: the port, and the address that it is published at.
+	// Empty: the one that the client was led to.
+	Published uint32 `protobuf:"varint,3,opt,name=published,proto3" json:"published,omitempty"`
+	Host      string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	// The port of the program.
+	Target        uint32 `protobuf:"varint,5,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relay) Reset() {
+	*x = Relay{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relay) ProtoMessage() {}
+
+func (x *Relay) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relay.ProtoReflect.Descriptor instead.
+func (*Relay) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Relay) GetListen() uint32 {
+	if x != nil {
+		return x.Listen
+	}
+	return 0
+}
+
+func (x *Relay) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Relay) GetPublished() uint32 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
+}
+
+func (x *Relay) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Relay) GetTarget() uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+type RelayState struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Relay     *Relay                 `protobuf:"bytes,1,opt,name=relay,proto3" json:"relay,omitempty"`
+	Listening bool                   `protobuf:"varint,2,opt,name=listening,proto3" json:"listening,omitempty"`
+	// Why it does not; empty: it is about to.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayState) Reset() {
+	*x = RelayState{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayState) ProtoMessage() {}
+
+func (x *RelayState) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayState.ProtoReflect.Descriptor instead.
+func (*RelayState) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RelayState) GetRelay() *Relay {
+	if x != nil {
+		return x.Relay
+	}
+	return nil
+}
+
+func (x *RelayState) GetListening() bool {
+	if x != nil {
+		return x.Listening
+	}
+	return false
+}
+
+func (x *RelayState) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // LocalNetwork is a network whose driver is not overlay, as managers know it.
 type LocalNetwork struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// cni, host or none.
+	// cni or none.
 	Driver string `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
 	// The network's: conflist.
 	Options map[string]string `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -495,7 +693,7 @@ type LocalNetwork struct {
 
 func (x *LocalNetwork) Reset() {
 	*x = LocalNetwork{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +705,7 @@ func (x *LocalNetwork) String() string {
 func (*LocalNetwork) ProtoMessage() {}
 
 func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +718,7 @@ func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalNetwork.ProtoReflect.Descriptor instead.
 func (*LocalNetwork) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LocalNetwork) GetId() string {
@@ -566,7 +764,7 @@ type LocalAttachment struct {
 
 func (x *LocalAttachment) Reset() {
 	*x = LocalAttachment{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +776,7 @@ func (x *LocalAttachment) String() string {
 func (*LocalAttachment) ProtoMessage() {}
 
 func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +789,7 @@ func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalAttachment.ProtoReflect.Descriptor instead.
 func (*LocalAttachment) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LocalAttachment) GetNetworkId() string {
@@ -637,7 +835,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +847,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +860,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Endpoint) GetMac() string {
@@ -708,7 +906,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +918,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +931,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
 }
 
 type WatchResponse struct {
@@ -748,7 +946,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +958,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +971,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchResponse) GetComplete() bool {
@@ -818,13 +1016,19 @@ type TaskActual struct {
 	Health  Health `protobuf:"varint,13,opt,name=health,proto3,enum=redoubt.rund.v1.Health" json:"health,omitempty"`
 	// From CREATED until the task ended.
 	LocalAttachments []*LocalAttachment `protobuf:"bytes,14,rep,name=local_attachments,json=localAttachments,proto3" json:"local_attachments,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// While its program runs: those desired.
+	Relays []*RelayState `protobuf:"bytes,15,rep,name=relays,proto3" json:"relays,omitempty"`
+	// What was delivered to it last, in that order, and is there; none of what ended.
+	Files []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
+	// It waits for a first delivery.
+	WantsFiles    bool `protobuf:"varint,51,opt,name=wants_files,json=wantsFiles,proto3" json:"wants_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskActual) Reset() {
 	*x = TaskActual{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +1040,7 @@ func (x *TaskActual) String() string {
 func (*TaskActual) ProtoMessage() {}
 
 func (x *TaskActual) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +1053,7 @@ func (x *TaskActual) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskActual.ProtoReflect.Descriptor instead.
 func (*TaskActual) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskActual) GetTaskId() string {
@@ -950,6 +1154,27 @@ func (x *TaskActual) GetLocalAttachments() []*LocalAttachment {
 	return nil
 }
 
+func (x *TaskActual) GetRelays() []*RelayState {
+	if x != nil {
+		return x.Relays
+	}
+	return nil
+}
+
+func (x *TaskActual) GetFiles() []*taskpb.FileVersion {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *TaskActual) GetWantsFiles() bool {
+	if x != nil {
+		return x.WantsFiles
+	}
+	return false
+}
+
 type LogsRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -964,7 +1189,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1201,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1214,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1038,7 +1263,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1275,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1288,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogsResponse) GetAt() int64 {
@@ -1096,7 +1321,7 @@ type ResolveImageRequest struct {
 
 func (x *ResolveImageRequest) Reset() {
 	*x = ResolveImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1333,7 @@ func (x *ResolveImageRequest) String() string {
 func (*ResolveImageRequest) ProtoMessage() {}
 
 func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1346,7 @@ func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResolveImageRequest) GetReference() string {
@@ -1144,7 +1369,7 @@ type ResolveImageResponse struct {
 
 func (x *ResolveImageResponse) Reset() {
 	*x = ResolveImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1381,7 @@ func (x *ResolveImageResponse) String() string {
 func (*ResolveImageResponse) ProtoMessage() {}
 
 func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1394,7 @@ func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResolveImageResponse) GetDigest() string {
@@ -1203,7 +1428,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1440,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1453,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ImportImageRequest) GetData() []byte {
@@ -1247,7 +1472,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1484,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1497,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ImportImageResponse) GetImages() map[string]string {
@@ -1280,6 +1505,359 @@ func (x *ImportImageResponse) GetImages() map[string]string {
 		return x.Images
 	}
 	return nil
+}
+
+type NodeKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeKeyRequest) Reset() {
+	*x = NodeKeyRequest{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeKeyRequest) ProtoMessage() {}
+
+func (x *NodeKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeKeyRequest.ProtoReflect.Descriptor instead.
+func (*NodeKeyRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NodeKeyRequest) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *NodeKeyRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type NodeKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See docs/formats.md, "Secrets".
+	Statement     []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeKeyResponse) Reset() {
+	*x = NodeKeyResponse{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeKeyResponse) ProtoMessage() {}
+
+func (x *NodeKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeKeyResponse.ProtoReflect.Descriptor instead.
+func (*NodeKeyResponse) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *NodeKeyResponse) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+type DeliverRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// SHA-256 of the statement whose key the files' keys are sealed to.
+	Statement     []byte                  `protobuf:"bytes,2,opt,name=statement,proto3" json:"statement,omitempty"`
+	Files         []*taskpb.DeliveredFile `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	Facts         *taskpb.FileFacts       `protobuf:"bytes,4,opt,name=facts,proto3" json:"facts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliverRequest) Reset() {
+	*x = DeliverRequest{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliverRequest) ProtoMessage() {}
+
+func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
+func (*DeliverRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DeliverRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *DeliverRequest) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *DeliverRequest) GetFiles() []*taskpb.DeliveredFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *DeliverRequest) GetFacts() *taskpb.FileFacts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+type DeliverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliverResponse) Reset() {
+	*x = DeliverResponse{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliverResponse) ProtoMessage() {}
+
+func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
+func (*DeliverResponse) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{23}
+}
+
+type PutIdentityRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// PEM: leaf and its issuers, PKCS #8, the roots.
+	Certificate   []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Key           []byte `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Bundle        []byte `protobuf:"bytes,4,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutIdentityRequest) Reset() {
+	*x = PutIdentityRequest{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutIdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutIdentityRequest) ProtoMessage() {}
+
+func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutIdentityRequest.ProtoReflect.Descriptor instead.
+func (*PutIdentityRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PutIdentityRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *PutIdentityRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *PutIdentityRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PutIdentityRequest) GetBundle() []byte {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+type PutIdentityResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutIdentityResponse) Reset() {
+	*x = PutIdentityResponse{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutIdentityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutIdentityResponse) ProtoMessage() {}
+
+func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutIdentityResponse.ProtoReflect.Descriptor instead.
+func (*PutIdentityResponse) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{25}
+}
+
+// IdentityCaller comes over identity.sock, framed (internal/wire) and with one
+// file: a connection to a task's Workload API, by a process that is the task's.
+type IdentityCaller struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityCaller) Reset() {
+	*x = IdentityCaller{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityCaller) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityCaller) ProtoMessage() {}
+
+func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityCaller.ProtoReflect.Descriptor instead.
+func (*IdentityCaller) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *IdentityCaller) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
 }
 
 var File_scheduler_rund_rundpb_rund_proto protoreflect.FileDescriptor
@@ -1307,7 +1885,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
 	"\x12NetworkErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x03\n" +
 	"\vTaskDesired\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.redoubt.rund.v1.PhaseR\x05phase\x12\x1d\n" +
@@ -1318,7 +1896,22 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x04spec\x18\x06 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x125\n" +
 	"\bendpoint\x18\a \x01(\v2\x19.redoubt.rund.v1.EndpointR\bendpoint\x12\x17\n" +
 	"\akill_at\x18\b \x01(\x03R\x06killAt\x12D\n" +
-	"\x0elocal_networks\x18\t \x03(\v2\x1d.redoubt.rund.v1.LocalNetworkR\rlocalNetworks\"\xce\x01\n" +
+	"\x0elocal_networks\x18\t \x03(\v2\x1d.redoubt.rund.v1.LocalNetworkR\rlocalNetworks\x12/\n" +
+	"\x06relays\x18\n" +
+	" \x01(\v2\x17.redoubt.rund.v1.RelaysR\x06relays\"8\n" +
+	"\x06Relays\x12.\n" +
+	"\x06relays\x18\x01 \x03(\v2\x16.redoubt.rund.v1.RelayR\x06relays\"\x87\x01\n" +
+	"\x05Relay\x12\x16\n" +
+	"\x06listen\x18\x01 \x01(\rR\x06listen\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1c\n" +
+	"\tpublished\x18\x03 \x01(\rR\tpublished\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\x12\x16\n" +
+	"\x06target\x18\x05 \x01(\rR\x06target\"n\n" +
+	"\n" +
+	"RelayState\x12,\n" +
+	"\x05relay\x18\x01 \x01(\v2\x16.redoubt.rund.v1.RelayR\x05relay\x12\x1c\n" +
+	"\tlistening\x18\x02 \x01(\bR\tlistening\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xce\x01\n" +
 	"\fLocalNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12D\n" +
@@ -1343,7 +1936,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\rWatchResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x121\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1b.redoubt.rund.v1.TaskActualR\x05tasks\x12\x18\n" +
-	"\aremoved\x18\x03 \x03(\tR\aremoved\"\x8a\x04\n" +
+	"\aremoved\x18\x03 \x03(\tR\aremoved\"\x94\x05\n" +
 	"\n" +
 	"TaskActual\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -1361,7 +1954,11 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\brejected\x18\v \x01(\bR\brejected\x12\x18\n" +
 	"\amessage\x18\f \x01(\tR\amessage\x12/\n" +
 	"\x06health\x18\r \x01(\x0e2\x17.redoubt.rund.v1.HealthR\x06health\x12M\n" +
-	"\x11local_attachments\x18\x0e \x03(\v2 .redoubt.rund.v1.LocalAttachmentR\x10localAttachments\"~\n" +
+	"\x11local_attachments\x18\x0e \x03(\v2 .redoubt.rund.v1.LocalAttachmentR\x10localAttachments\x123\n" +
+	"\x06relays\x18\x0f \x03(\v2\x1b.redoubt.rund.v1.RelayStateR\x06relays\x122\n" +
+	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\x12\x1f\n" +
+	"\vwants_files\x183 \x01(\bR\n" +
+	"wantsFiles\"~\n" +
 	"\vLogsRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x14\n" +
@@ -1384,7 +1981,27 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x06images\x18\x01 \x03(\v20.redoubt.rund.v1.ImportImageResponse.ImagesEntryR\x06images\x1a9\n" +
 	"\vImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xa5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"H\n" +
+	"\x0eNodeKeyRequest\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"/\n" +
+	"\x0fNodeKeyResponse\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\"\xaf\x01\n" +
+	"\x0eDeliverRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1c\n" +
+	"\tstatement\x18\x02 \x01(\fR\tstatement\x124\n" +
+	"\x05files\x18\x03 \x03(\v2\x1e.redoubt.task.v1.DeliveredFileR\x05files\x120\n" +
+	"\x05facts\x18\x04 \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\"\x11\n" +
+	"\x0fDeliverResponse\"y\n" +
+	"\x12PutIdentityRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\x12\x16\n" +
+	"\x06bundle\x18\x04 \x01(\fR\x06bundle\"\x15\n" +
+	"\x13PutIdentityResponse\")\n" +
+	"\x0eIdentityCaller\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId*\xa5\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPHASE_PREPARING\x10\x01\x12\x11\n" +
@@ -1398,14 +2015,17 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x02\x12\x14\n" +
-	"\x10HEALTH_UNHEALTHY\x10\x032\xe0\x03\n" +
+	"\x10HEALTH_UNHEALTHY\x10\x032\xd6\x05\n" +
 	"\x04Rund\x12F\n" +
 	"\x05Probe\x12\x1d.redoubt.rund.v1.ProbeRequest\x1a\x1e.redoubt.rund.v1.ProbeResponse\x12F\n" +
 	"\x05Apply\x12\x1d.redoubt.rund.v1.ApplyRequest\x1a\x1e.redoubt.rund.v1.ApplyResponse\x12H\n" +
 	"\x05Watch\x12\x1d.redoubt.rund.v1.WatchRequest\x1a\x1e.redoubt.rund.v1.WatchResponse0\x01\x12E\n" +
 	"\x04Logs\x12\x1c.redoubt.rund.v1.LogsRequest\x1a\x1d.redoubt.rund.v1.LogsResponse0\x01\x12[\n" +
 	"\fResolveImage\x12$.redoubt.rund.v1.ResolveImageRequest\x1a%.redoubt.rund.v1.ResolveImageResponse\x12Z\n" +
-	"\vImportImage\x12#.redoubt.rund.v1.ImportImageRequest\x1a$.redoubt.rund.v1.ImportImageResponse(\x01B:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
+	"\vImportImage\x12#.redoubt.rund.v1.ImportImageRequest\x1a$.redoubt.rund.v1.ImportImageResponse(\x01\x12L\n" +
+	"\aNodeKey\x12\x1f.redoubt.rund.v1.NodeKeyRequest\x1a .redoubt.rund.v1.NodeKeyResponse\x12L\n" +
+	"\aDeliver\x12\x1f.redoubt.rund.v1.DeliverRequest\x1a .redoubt.rund.v1.DeliverResponse\x12X\n" +
+	"\vPutIdentity\x12#.redoubt.rund.v1.PutIdentityRequest\x1a$.redoubt.rund.v1.PutIdentityResponseB:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
 
 var (
 	file_scheduler_rund_rundpb_rund_proto_rawDescOnce sync.Once
@@ -1420,7 +2040,7 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                   // 0: redoubt.rund.v1.Phase
 	(Health)(0),                  // 1: redoubt.rund.v1.Health
@@ -1429,61 +2049,87 @@ var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(*ApplyRequest)(nil),         // 4: redoubt.rund.v1.ApplyRequest
 	(*ApplyResponse)(nil),        // 5: redoubt.rund.v1.ApplyResponse
 	(*TaskDesired)(nil),          // 6: redoubt.rund.v1.TaskDesired
-	(*LocalNetwork)(nil),         // 7: redoubt.rund.v1.LocalNetwork
-	(*LocalAttachment)(nil),      // 8: redoubt.rund.v1.LocalAttachment
-	(*Endpoint)(nil),             // 9: redoubt.rund.v1.Endpoint
-	(*WatchRequest)(nil),         // 10: redoubt.rund.v1.WatchRequest
-	(*WatchResponse)(nil),        // 11: redoubt.rund.v1.WatchResponse
-	(*TaskActual)(nil),           // 12: redoubt.rund.v1.TaskActual
-	(*LogsRequest)(nil),          // 13: redoubt.rund.v1.LogsRequest
-	(*LogsResponse)(nil),         // 14: redoubt.rund.v1.LogsResponse
-	(*ResolveImageRequest)(nil),  // 15: redoubt.rund.v1.ResolveImageRequest
-	(*ResolveImageResponse)(nil), // 16: redoubt.rund.v1.ResolveImageResponse
-	(*ImportImageRequest)(nil),   // 17: redoubt.rund.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),  // 18: redoubt.rund.v1.ImportImageResponse
-	nil,                          // 19: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                          // 20: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	nil,                          // 21: redoubt.rund.v1.LocalNetwork.OptionsEntry
-	nil,                          // 22: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.Feature)(nil),       // 23: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),       // 24: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),      // 25: redoubt.task.v1.TaskSpec
+	(*Relays)(nil),               // 7: redoubt.rund.v1.Relays
+	(*Relay)(nil),                // 8: redoubt.rund.v1.Relay
+	(*RelayState)(nil),           // 9: redoubt.rund.v1.RelayState
+	(*LocalNetwork)(nil),         // 10: redoubt.rund.v1.LocalNetwork
+	(*LocalAttachment)(nil),      // 11: redoubt.rund.v1.LocalAttachment
+	(*Endpoint)(nil),             // 12: redoubt.rund.v1.Endpoint
+	(*WatchRequest)(nil),         // 13: redoubt.rund.v1.WatchRequest
+	(*WatchResponse)(nil),        // 14: redoubt.rund.v1.WatchResponse
+	(*TaskActual)(nil),           // 15: redoubt.rund.v1.TaskActual
+	(*LogsRequest)(nil),          // 16: redoubt.rund.v1.LogsRequest
+	(*LogsResponse)(nil),         // 17: redoubt.rund.v1.LogsResponse
+	(*ResolveImageRequest)(nil),  // 18: redoubt.rund.v1.ResolveImageRequest
+	(*ResolveImageResponse)(nil), // 19: redoubt.rund.v1.ResolveImageResponse
+	(*ImportImageRequest)(nil),   // 20: redoubt.rund.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),  // 21: redoubt.rund.v1.ImportImageResponse
+	(*NodeKeyRequest)(nil),       // 22: redoubt.rund.v1.NodeKeyRequest
+	(*NodeKeyResponse)(nil),      // 23: redoubt.rund.v1.NodeKeyResponse
+	(*DeliverRequest)(nil),       // 24: redoubt.rund.v1.DeliverRequest
+	(*DeliverResponse)(nil),      // 25: redoubt.rund.v1.DeliverResponse
+	(*PutIdentityRequest)(nil),   // 26: redoubt.rund.v1.PutIdentityRequest
+	(*PutIdentityResponse)(nil),  // 27: redoubt.rund.v1.PutIdentityResponse
+	(*IdentityCaller)(nil),       // 28: redoubt.rund.v1.IdentityCaller
+	nil,                          // 29: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	nil,                          // 30: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	nil,                          // 31: redoubt.rund.v1.LocalNetwork.OptionsEntry
+	nil,                          // 32: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.Feature)(nil),       // 33: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),       // 34: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),      // 35: redoubt.task.v1.TaskSpec
+	(*taskpb.FileVersion)(nil),   // 36: redoubt.task.v1.FileVersion
+	(*taskpb.DeliveredFile)(nil), // 37: redoubt.task.v1.DeliveredFile
+	(*taskpb.FileFacts)(nil),     // 38: redoubt.task.v1.FileFacts
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	23, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
-	19, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	24, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	33, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	29, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	34, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
 	6,  // 3: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	20, // 4: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	30, // 4: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
 	0,  // 5: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	25, // 6: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	9,  // 7: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	7,  // 8: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
-	21, // 9: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
-	12, // 10: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 11: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	9,  // 12: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	25, // 13: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 14: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	8,  // 15: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
-	22, // 16: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	2,  // 17: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	4,  // 18: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	10, // 19: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	13, // 20: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	15, // 21: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	17, // 22: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	3,  // 23: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	5,  // 24: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	11, // 25: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	14, // 26: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	16, // 27: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	18, // 28: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	23, // [23:29] is the sub-list for method output_type
-	17, // [17:23] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	35, // 6: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	12, // 7: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	10, // 8: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
+	7,  // 9: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
+	8,  // 10: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
+	8,  // 11: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
+	31, // 12: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	15, // 13: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 14: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	12, // 15: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	35, // 16: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 17: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	11, // 18: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
+	9,  // 19: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
+	36, // 20: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
+	32, // 21: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	37, // 22: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
+	38, // 23: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
+	2,  // 24: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	4,  // 25: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	13, // 26: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	16, // 27: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	18, // 28: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	20, // 29: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	22, // 30: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
+	24, // 31: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
+	26, // 32: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
+	3,  // 33: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	5,  // 34: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	14, // 35: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	17, // 36: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	19, // 37: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	21, // 38: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	23, // 39: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
+	25, // 40: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
+	27, // 41: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
+	33, // [33:42] is the sub-list for method output_type
+	24, // [24:33] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -1497,7 +2143,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,9 @@ const (
 	Rund_Logs_FullMethodName         = "/redoubt.rund.v1.Rund/Logs"
 	Rund_ResolveImage_FullMethodName = "/redoubt.rund.v1.Rund/ResolveImage"
 	Rund_ImportImage_FullMethodName  = "/redoubt.rund.v1.Rund/ImportImage"
+	Rund_NodeKey_FullMethodName      = "/redoubt.rund.v1.Rund/NodeKey"
+	Rund_Deliver_FullMethodName      = "/redoubt.rund.v1.Rund/Deliver"
+	Rund_PutIdentity_FullMethodName  = "/redoubt.rund.v1.Rund/PutIdentity"
 )
 
 // RundClient is the client API for Rund service.
@@ -44,6 +47,14 @@ type RundClient interface {
 	// what was imported here.
 	ResolveImage(ctx context.Context, in *ResolveImageRequest, opts ...grpc.CallOption) (*ResolveImageResponse, error)
 	ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error)
+	// NodeKey tells the key to which secrets of this node are sealed now. Who holds
+	// the node's leaf is to sign it.
+	NodeKey(ctx context.Context, in *NodeKeyRequest, opts ...grpc.CallOption) (*NodeKeyResponse, error)
+	// Deliver gives a task all of its secrets and configs, in the place of those it
+	// has.
+	Deliver(ctx context.Context, in *DeliverRequest, opts ...grpc.CallOption) (*DeliverResponse, error)
+	// PutIdentity replaces the files of a task's identity, all at once.
+	PutIdentity(ctx context.Context, in *PutIdentityRequest, opts ...grpc.CallOption) (*PutIdentityResponse, error)
 }
 
 type rundClient struct {
@@ -135,6 +146,36 @@ func (c *rundClient) ImportImage(ctx context.Context, opts ...grpc.CallOption) (
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Rund_ImportImageClient = grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse]
 
+func (c *rundClient) NodeKey(ctx context.Context, in *NodeKeyRequest, opts ...grpc.CallOption) (*NodeKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeKeyResponse)
+	err := c.cc.Invoke(ctx, Rund_NodeKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rundClient) Deliver(ctx context.Context, in *DeliverRequest, opts ...grpc.CallOption) (*DeliverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeliverResponse)
+	err := c.cc.Invoke(ctx, Rund_Deliver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rundClient) PutIdentity(ctx context.Context, in *PutIdentityRequest, opts ...grpc.CallOption) (*PutIdentityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutIdentityResponse)
+	err := c.cc.Invoke(ctx, Rund_PutIdentity_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RundServer is the server API for Rund service.
 // All implementations must embed UnimplementedRundServer
 // for forward compatibility.
@@ -149,6 +190,14 @@ type RundServer interface {
 	// what was imported here.
 	ResolveImage(context.Context, *ResolveImageRequest) (*ResolveImageResponse, error)
 	ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error
+	// NodeKey tells the key to which secrets of this node are sealed now. Who holds
+	// the node's leaf is to sign it.
+	NodeKey(context.Context, *NodeKeyRequest) (*NodeKeyResponse, error)
+	// Deliver gives a task all of its secrets and configs, in the place of those it
+	// has.
+	Deliver(context.Context, *DeliverRequest) (*DeliverResponse, error)
+	// PutIdentity replaces the files of a task's identity, all at once.
+	PutIdentity(context.Context, *PutIdentityRequest) (*PutIdentityResponse, error)
 	mustEmbedUnimplementedRundServer()
 }
 
@@ -176,6 +225,15 @@ func (UnimplementedRundServer) ResolveImage(context.Context, *ResolveImageReques
 }
 func (UnimplementedRundServer) ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method ImportImage not implemented")
+}
+func (UnimplementedRundServer) NodeKey(context.Context, *NodeKeyRequest) (*NodeKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NodeKey not implemented")
+}
+func (UnimplementedRundServer) Deliver(context.Context, *DeliverRequest) (*DeliverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Deliver not implemented")
+}
+func (UnimplementedRundServer) PutIdentity(context.Context, *PutIdentityRequest) (*PutIdentityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutIdentity not implemented")
 }
 func (UnimplementedRundServer) mustEmbedUnimplementedRundServer() {}
 func (UnimplementedRundServer) testEmbeddedByValue()              {}
@@ -281,6 +339,60 @@ func _Rund_ImportImage_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Rund_ImportImageServer = grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]
 
+func _Rund_NodeKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NodeKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RundServer).NodeKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rund_NodeKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RundServer).NodeKey(ctx, req.(*NodeKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Rund_Deliver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeliverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RundServer).Deliver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rund_Deliver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RundServer).Deliver(ctx, req.(*DeliverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Rund_PutIdentity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutIdentityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RundServer).PutIdentity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rund_PutIdentity_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RundServer).PutIdentity(ctx, req.(*PutIdentityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Rund_ServiceDesc is the grpc.ServiceDesc for Rund service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -299,6 +411,18 @@ var Rund_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResolveImage",
 			Handler:    _Rund_ResolveImage_Handler,
+		},
+		{
+			MethodName: "NodeKey",
+			Handler:    _Rund_NodeKey_Handler,
+		},
+		{
+			MethodName: "Deliver",
+			Handler:    _Rund_Deliver_Handler,
+		},
+		{
+			MethodName: "PutIdentity",
+			Handler:    _Rund_PutIdentity_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

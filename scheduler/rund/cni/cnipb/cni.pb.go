@@ -32,6 +32,7 @@ type Request struct {
 	Attach        *Attach `protobuf:"bytes,2,opt,name=attach,proto3" json:"attach,omitempty"`
 	Detach        *Detach `protobuf:"bytes,3,opt,name=detach,proto3" json:"detach,omitempty"`
 	Keep          *Keep   `protobuf:"bytes,4,opt,name=keep,proto3" json:"keep,omitempty"`
+	List          *List   `protobuf:"bytes,5,opt,name=list,proto3" json:"list,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -94,6 +95,13 @@ func (x *Request) GetKeep() *Keep {
 	return nil
 }
 
+func (x *Request) GetList() *List {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -101,7 +109,9 @@ type Response struct {
 	// Trying again will not help before somebody changes the node's files.
 	Refused bool `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Attach: the task's. Keep: those of all tasks that are kept.
-	Attachments   []*Attachment `protobuf:"bytes,4,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Attachments []*Attachment `protobuf:"bytes,4,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// List: the node's conflists, by name.
+	Conflists     []*Conflist `protobuf:"bytes,5,rep,name=conflists,proto3" json:"conflists,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -160,6 +170,13 @@ func (x *Response) GetRefused() bool {
 func (x *Response) GetAttachments() []*Attachment {
 	if x != nil {
 		return x.Attachments
+	}
+	return nil
+}
+
+func (x *Response) GetConflists() []*Conflist {
+	if x != nil {
+		return x.Conflists
 	}
 	return nil
 }
@@ -369,6 +386,105 @@ func (x *Keep) GetTaskIds() []string {
 	return nil
 }
 
+// List asks which conflists the node has now.
+type List struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *List) Reset() {
+	*x = List{}
+	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *List) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*List) ProtoMessage() {}
+
+func (x *List) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use List.ProtoReflect.Descriptor instead.
+func (*List) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_cni_cnipb_cni_proto_rawDescGZIP(), []int{6}
+}
+
+type Conflist struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Why no task can be put on it; empty: one can.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Of its chain, and those that these start: bridge, host-local.
+	Plugins       []string `protobuf:"bytes,3,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conflist) Reset() {
+	*x = Conflist{}
+	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conflist) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conflist) ProtoMessage() {}
+
+func (x *Conflist) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conflist.ProtoReflect.Descriptor instead.
+func (*Conflist) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_cni_cnipb_cni_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Conflist) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Conflist) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Conflist) GetPlugins() []string {
+	if x != nil {
+		return x.Plugins
+	}
+	return nil
+}
+
 type Attachment struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	TaskId    string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -383,7 +499,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[6]
+	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +511,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[6]
+	mi := &file_scheduler_rund_cni_cnipb_cni_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +524,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_cni_cnipb_cni_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_rund_cni_cnipb_cni_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Attachment) GetTaskId() string {
@@ -450,17 +566,19 @@ var File_scheduler_rund_cni_cnipb_cni_proto protoreflect.FileDescriptor
 
 const file_scheduler_rund_cni_cnipb_cni_proto_rawDesc = "" +
 	"\n" +
-	"\"scheduler/rund/cni/cnipb/cni.proto\x12\x13redoubt.rund.cni.v1\"\xb2\x01\n" +
+	"\"scheduler/rund/cni/cnipb/cni.proto\x12\x13redoubt.rund.cni.v1\"\xe1\x01\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\x06attach\x18\x02 \x01(\v2\x1b.redoubt.rund.cni.v1.AttachR\x06attach\x123\n" +
 	"\x06detach\x18\x03 \x01(\v2\x1b.redoubt.rund.cni.v1.DetachR\x06detach\x12-\n" +
-	"\x04keep\x18\x04 \x01(\v2\x19.redoubt.rund.cni.v1.KeepR\x04keep\"\x8d\x01\n" +
+	"\x04keep\x18\x04 \x01(\v2\x19.redoubt.rund.cni.v1.KeepR\x04keep\x12-\n" +
+	"\x04list\x18\x05 \x01(\v2\x19.redoubt.rund.cni.v1.ListR\x04list\"\xca\x01\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x18\n" +
 	"\arefused\x18\x03 \x01(\bR\arefused\x12A\n" +
-	"\vattachments\x18\x04 \x03(\v2\x1f.redoubt.rund.cni.v1.AttachmentR\vattachments\"[\n" +
+	"\vattachments\x18\x04 \x03(\v2\x1f.redoubt.rund.cni.v1.AttachmentR\vattachments\x12;\n" +
+	"\tconflists\x18\x05 \x03(\v2\x1d.redoubt.rund.cni.v1.ConflistR\tconflists\"[\n" +
 	"\x06Attach\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x128\n" +
 	"\bnetworks\x18\x02 \x03(\v2\x1c.redoubt.rund.cni.v1.NetworkR\bnetworks\"K\n" +
@@ -471,7 +589,12 @@ const file_scheduler_rund_cni_cnipb_cni_proto_rawDesc = "" +
 	"\x06Detach\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\"!\n" +
 	"\x04Keep\x12\x19\n" +
-	"\btask_ids\x18\x01 \x03(\tR\ataskIds\"\x92\x01\n" +
+	"\btask_ids\x18\x01 \x03(\tR\ataskIds\"\x06\n" +
+	"\x04List\"N\n" +
+	"\bConflist\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x18\n" +
+	"\aplugins\x18\x03 \x03(\tR\aplugins\"\x92\x01\n" +
 	"\n" +
 	"Attachment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -493,7 +616,7 @@ func file_scheduler_rund_cni_cnipb_cni_proto_rawDescGZIP() []byte {
 	return file_scheduler_rund_cni_cnipb_cni_proto_rawDescData
 }
 
-var file_scheduler_rund_cni_cnipb_cni_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_scheduler_rund_cni_cnipb_cni_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_scheduler_rund_cni_cnipb_cni_proto_goTypes = []any{
 	(*Request)(nil),    // 0: redoubt.rund.cni.v1.Request
 	(*Response)(nil),   // 1: redoubt.rund.cni.v1.Response
@@ -501,19 +624,23 @@ var file_scheduler_rund_cni_cnipb_cni_proto_goTypes = []any{
 	(*Network)(nil),    // 3: redoubt.rund.cni.v1.Network
 	(*Detach)(nil),     // 4: redoubt.rund.cni.v1.Detach
 	(*Keep)(nil),       // 5: redoubt.rund.cni.v1.Keep
-	(*Attachment)(nil), // 6: redoubt.rund.cni.v1.Attachment
+	(*List)(nil),       // 6: redoubt.rund.cni.v1.List
+	(*Conflist)(nil),   // 7: redoubt.rund.cni.v1.Conflist
+	(*Attachment)(nil), // 8: redoubt.rund.cni.v1.Attachment
 }
 var file_scheduler_rund_cni_cnipb_cni_proto_depIdxs = []int32{
 	2, // 0: redoubt.rund.cni.v1.Request.attach:type_name -> redoubt.rund.cni.v1.Attach
 	4, // 1: redoubt.rund.cni.v1.Request.detach:type_name -> redoubt.rund.cni.v1.Detach
 	5, // 2: redoubt.rund.cni.v1.Request.keep:type_name -> redoubt.rund.cni.v1.Keep
-	6, // 3: redoubt.rund.cni.v1.Response.attachments:type_name -> redoubt.rund.cni.v1.Attachment
-	3, // 4: redoubt.rund.cni.v1.Attach.networks:type_name -> redoubt.rund.cni.v1.Network
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6, // 3: redoubt.rund.cni.v1.Request.list:type_name -> redoubt.rund.cni.v1.List
+	8, // 4: redoubt.rund.cni.v1.Response.attachments:type_name -> redoubt.rund.cni.v1.Attachment
+	7, // 5: redoubt.rund.cni.v1.Response.conflists:type_name -> redoubt.rund.cni.v1.Conflist
+	3, // 6: redoubt.rund.cni.v1.Attach.networks:type_name -> redoubt.rund.cni.v1.Network
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_cni_cnipb_cni_proto_init() }
@@ -527,7 +654,7 @@ func file_scheduler_rund_cni_cnipb_cni_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_cni_cnipb_cni_proto_rawDesc), len(file_scheduler_rund_cni_cnipb_cni_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,4 +1,8 @@
-package netview
+// Package netviewtest has what a node knows of networks after the messages that it
+// was sent, said as simply as can be: tests hold managers (package netview) and
+// sessions against it. Nodes themselves have package agent for it, which checks
+// every field as well; a fuzz test there holds the two against each other.
+package netviewtest
 
 import (
 	"errors"
@@ -6,6 +10,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/netview"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
@@ -16,6 +21,10 @@ type Held struct {
 	Self     *schedulerpb.PeerView
 	Networks map[string]*Network
 	Peers    map[string]*schedulerpb.PeerView
+	// Pools are what no client's address is in.
+	Pools map[string]bool
+	// Nodes and Published are what containers reach of nodes.
+	Nodes, Published map[string]bool
 
 	sequence uint64
 	heard    bool
@@ -31,6 +40,9 @@ type Network struct {
 	Endpoints map[string]*schedulerpb.EndpointView
 	Services  map[string]*schedulerpb.NetworkServiceView
 	Policy    []*schedulerpb.PolicyRuleView
+	// Entries of ingress: ids of the nodes that answer on the ports, as far as the
+	// node is told of them.
+	Entries map[string]bool
 }
 
 // News is what a set that took effect has changed.
@@ -42,7 +54,7 @@ type News struct {
 }
 
 // maxHeld bounds the elements of a set in parts. It is more than a manager sends.
-const maxHeld = 4 * (MaxEndpoints + MaxNetworks)
+const maxHeld = 4 * (netview.MaxEndpoints + netview.MaxNetworks)
 
 // Restart is called when a session begins: the next set is complete and has
 // sequence 1. What is held stays until then.
@@ -70,11 +82,14 @@ func (h *Held) Apply(m *schedulerpb.NetworkSet) (*News, error) {
 	}
 	parts := h.parts
 	h.parts, h.size = nil, 0
-	next := &Held{Networks: map[string]*Network{}, Peers: map[string]*schedulerpb.PeerView{}}
+	next := &Held{Networks: map[string]*Network{}, Peers: map[string]*schedulerpb.PeerView{}, Pools: map[string]bool{}, Nodes: map[string]bool{}, Published: map[string]bool{}}
 	if !parts[0].GetComplete() {
 		next.Self = h.Self
 		maps.Copy(next.Networks, h.Networks)
 		maps.Copy(next.Peers, h.Peers)
+		maps.Copy(next.Pools, h.Pools)
+		maps.Copy(next.Nodes, h.Nodes)
+		maps.Copy(next.Published, h.Published)
 	}
 	news := &News{Peers: parts[0].GetComplete()}
 	changed := map[string]bool{}
@@ -89,14 +104,17 @@ func (h *Held) Apply(m *schedulerpb.NetworkSet) (*News, error) {
 		}
 	}
 	news.Networks = slices.Sorted(maps.Keys(changed))
-	h.Self, h.Networks, h.Peers, h.heard = next.Self, next.Networks, next.Peers, true
+	next.sequence, next.heard = h.sequence, true
+	*h = *next
 	return news, nil
 }
 
 func count(m *schedulerpb.NetworkSet) int {
-	n := 1 + len(m.GetUpdate()) + len(m.GetRemove()) + len(m.GetPeers()) + len(m.GetRemovePeers())
+	n := 1 + len(m.GetUpdate()) + len(m.GetRemove()) + len(m.GetPeers()) + len(m.GetRemovePeers()) + len(m.GetPools()) + len(m.GetRemovePools()) +
+		len(m.GetNodes()) + len(m.GetRemoveNodes()) + len(m.GetPublished()) + len(m.GetRemovePublished())
 	for _, v := range m.GetUpdate() {
-		n += len(v.GetEndpoints()) + len(v.GetRemoveEndpoints()) + len(v.GetServices()) + len(v.GetRemoveServices()) + len(v.GetPolicy())
+		n += len(v.GetEndpoints()) + len(v.GetRemoveEndpoints()) + len(v.GetServices()) + len(v.GetRemoveServices()) + len(v.GetPolicy()) +
+			len(v.GetEntries()) + len(v.GetRemoveEntries())
 	}
 	return n
 }
@@ -121,11 +139,25 @@ func (h *Held) take(m *schedulerpb.NetworkSet, changed map[string]bool, news *Ne
 			return errors.New("a network without an id")
 		case v.GetChanges() && old == nil:
 			return fmt.Errorf("network %.64q is changed and was never given", v.GetId())
-		case !v.GetChanges() && len(v.GetRemoveEndpoints())+len(v.GetRemoveServices()) > 0:
+		case !v.GetChanges() && len(v.GetRemoveEndpoints())+len(v.GetRemoveServices())+len(v.GetRemoveEntries()) > 0:
 			return fmt.Errorf("network %.64q is new and has something taken back", v.GetId())
 		}
 		h.Networks[v.GetId()] = merge(old, v)
 		changed[v.GetId()] = true
+	}
+	for _, l := range []struct {
+		of           map[string]bool
+		remove, give []string
+	}{{h.Pools, m.GetRemovePools(), m.GetPools()}, {h.Nodes, m.GetRemoveNodes(), m.GetNodes()}, {h.Published, m.GetRemovePublished(), m.GetPublished()}} {
+		for _, p := range l.remove {
+			if !l.of[p] {
+				return fmt.Errorf("%.64q is taken back and was never given", p)
+			}
+			delete(l.of, p)
+		}
+		for _, p := range l.give {
+			l.of[p] = true
+		}
 	}
 	for _, id := range m.GetRemovePeers() { // also of nodes that were none
 		delete(h.Peers, id)
@@ -142,11 +174,12 @@ func (h *Held) take(m *schedulerpb.NetworkSet, changed map[string]bool, news *Ne
 }
 
 func merge(old *Network, v *schedulerpb.NetworkView) *Network {
-	n := &Network{Head: bare(v), Endpoints: map[string]*schedulerpb.EndpointView{}, Services: map[string]*schedulerpb.NetworkServiceView{}}
+	n := &Network{Head: netview.Bare(v), Endpoints: map[string]*schedulerpb.EndpointView{}, Services: map[string]*schedulerpb.NetworkServiceView{}, Entries: map[string]bool{}}
 	n.Head.Changes = false
 	if v.GetChanges() {
 		maps.Copy(n.Endpoints, old.Endpoints)
 		maps.Copy(n.Services, old.Services)
+		maps.Copy(n.Entries, old.Entries)
 		n.Policy = old.Policy
 	}
 	for _, id := range v.GetRemoveEndpoints() {
@@ -154,6 +187,12 @@ func merge(old *Network, v *schedulerpb.NetworkView) *Network {
 	}
 	for _, id := range v.GetRemoveServices() {
 		delete(n.Services, id)
+	}
+	for _, id := range v.GetRemoveEntries() {
+		delete(n.Entries, id)
+	}
+	for _, id := range v.GetEntries() {
+		n.Entries[id] = true
 	}
 	for _, e := range v.GetEndpoints() {
 		n.Endpoints[e.GetTaskId()] = e

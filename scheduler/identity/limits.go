@@ -1,0 +1,20 @@
+package identity
+
+import "time"
+
+const (
+	// One node: items that it may ask for at once, as many as it may have tasks, and
+	// one more every refill. Beyond, it is told to wait.
+	nodeBurst  = 8192
+	nodeRefill = 5 * time.Millisecond
+
+	// maxHeld bounds what a node says that its tasks hold.
+	maxHeld = 4096
+
+	// maxText bounds what a node says of an error, in bytes.
+	maxText = 512
+
+	// reportRefill and reportBurst are of a node's reports.
+	reportBurst  = 16
+	reportRefill = 500 * time.Millisecond
+)

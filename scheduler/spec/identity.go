@@ -1,0 +1,28 @@
+package spec
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// Lives that certificates of a service's tasks may be asked to have.
+const (
+	MinIdentityLife = time.Minute
+	MaxIdentityLife = 24 * time.Hour
+)
+
+func validateIdentity(i *taskpb.Identity) error {
+	switch life := time.Duration(i.GetLifeNs()); {
+	case i == nil:
+		return nil
+	case i.GetNone() && (life != 0 || i.GetFiles() != "" || i.GetSignal() != ""):
+		return fmt.Errorf("the service wants no identity and says how it is to be: leave one out")
+	case life != 0 && (life < MinIdentityLife || life > MaxIdentityLife):
+		return fmt.Errorf("identity life is %s: use %s to %s", life, MinIdentityLife, MaxIdentityLife)
+	case i.GetFiles() != "" || i.GetSignal() != "":
+		return fmt.Errorf("files of an identity are not there yet: have the program, or a helper beside it, ask the Workload API")
+	}
+	return nil
+}

@@ -1,0 +1,337 @@
+package svid
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+)
+
+// certificate is the document of that kind.
+type certificate = profilepb.WorkloadDocument_Certificate
+
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Two services speak over mTLS with what the reference client gets for them, and
+// go on while both certificates are replaced.
+func TestServicesWithRotation(t *testing.T) {
+	w, ctx := newWorld(t, 6*time.Second), within(t)
+	web, db := ident.New(), ident.New()
+	w.Set(map[string]Want{web: {Identity: w.id("web"), Life: time.Hour}, db: {Identity: w.id("db"), Life: time.Hour}})
+	source := func(task string) *workloadapi.X509Source {
+		s, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(workloadapi.WithAddr(w.socket(task))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	client, server := source(web), source(db)
+	first, err := client.GetX509SVID()
+	if err != nil || first.ID.String() != w.id("web") {
+		t.Fatalf("%v, %v", first, err)
+	}
+	allow := func(service string) tlsconfig.Authorizer {
+		return tlsconfig.AuthorizeID(spiffeid.RequireFromString(w.id(service)))
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", tlsconfig.MTLSServerConfig(server, server, allow("web")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { defer c.Close(); io.Copy(c, c) })
+		}
+	})
+	defer serving.Wait()
+	defer l.Close()
+	say := func(c *tls.Conn) error {
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.WriteString(c, "ping\n"); err != nil {
+			return err
+		}
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err == nil && line != "ping\n" {
+			err = errors.New(line)
+		}
+		return err
+	}
+	dial := func(peer string) (*tls.Conn, error) {
+		c, err := tls.Dial("tcp", l.Addr().String(), tlsconfig.MTLSClientConfig(client, client, allow(peer)))
+		if err != nil {
+			return nil, err
+		}
+		return c, say(c)
+	}
+	long, err := dial("db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer long.Close()
+	if c, err := dial("web"); err == nil {
+		c.Close()
+		t.Error("a server passed for another service")
+	}
+	for again := first; again.Certificates[0].SerialNumber.Cmp(first.Certificates[0].SerialNumber) == 0; {
+		select {
+		case <-client.Updated():
+		case <-ctx.Done():
+			t.Fatal("nothing was renewed")
+		}
+		if again, err = client.GetX509SVID(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := say(long); err != nil {
+		t.Errorf("the connection from before: %v", err)
+	}
+	fresh, err := dial("db")
+	if err != nil {
+		t.Fatalf("a connection after it: %v", err)
+	}
+	fresh.Close()
+}
+
+func TestTokens(t *testing.T) {
+	w, ctx := newWorld(t, 0), within(t)
+	task := ident.New()
+	w.Set(map[string]Want{task: {Identity: w.id("web"), Life: time.Hour}})
+	api, err := workloadapi.New(ctx, workloadapi.WithAddr(w.socket(task)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	got, err := api.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "db", ExtraAudiences: []string{"cache"}})
+	if err != nil || got.ID.String() != w.id("web") {
+		t.Fatalf("%v, %v", got, err)
+	}
+	bundles, err := api.FetchJWTBundles(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := jwtsvid.ParseAndValidate(got.Marshal(), bundles, []string{"db"}); err != nil {
+		t.Error(err)
+	}
+	again, err := api.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "cache", ExtraAudiences: []string{"db"}})
+	if err != nil || again.Marshal() != got.Marshal() {
+		t.Errorf("the same token is asked for again: %v", err)
+	}
+	if v, err := api.ValidateJWTSVID(ctx, got.Marshal(), "db"); err != nil || v.ID != got.ID {
+		t.Errorf("%v, %v", v, err)
+	}
+	if _, err := api.ValidateJWTSVID(ctx, got.Marshal(), "other"); err == nil {
+		t.Error("a token passes for another audience")
+	}
+	text := []byte(got.Marshal())
+	text[len(text)-5] ^= 1
+	if _, err := api.ValidateJWTSVID(ctx, string(text), "db"); err == nil {
+		t.Error("a changed token passes")
+	}
+}
+
+// What was revoked is gone at once: streams end, nothing is handed out, nothing is
+// asked for; and it comes back when it is allowed again.
+func TestRevoked(t *testing.T) {
+	w, ctx := newWorld(t, 0), within(t)
+	task := ident.New()
+	w.Set(map[string]Want{task: {Identity: w.id("web"), Life: time.Hour}})
+	c := w.raw(t, task)
+	stream, err := workload.NewSpiffeWorkloadAPIClient(c).FetchX509SVID(secure(ctx), &workload.X509SVIDRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	w.set(func() { w.denied[w.id("web")] = true })
+	if _, err := stream.Recv(); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("the stream of a revoked identity: %v", err)
+	}
+	if _, err := workload.NewSpiffeWorkloadAPIClient(c).FetchJWTSVID(secure(ctx), &workload.JWTSVIDRequest{Audience: []string{"x"}}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a token of a revoked identity: %v", err)
+	}
+	w.Holder.mu.Lock()
+	if e := w.tasks[task]; e.key != nil {
+		t.Error("its key is kept")
+	}
+	w.Holder.mu.Unlock()
+	w.set(func() { delete(w.denied, w.id("web")) })
+	for { // until the holder has heard
+		stream, err = workload.NewSpiffeWorkloadAPIClient(c).FetchX509SVID(secure(ctx), &workload.X509SVIDRequest{})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if err == nil {
+			return
+		}
+		if status.Code(err) != codes.PermissionDenied {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An answer that does not end in this node's roots, or is for another key or
+// identity, is not believed.
+func TestLies(t *testing.T) {
+	other := newWorld(t, 0)
+	for name, lie := range map[string]func(w *world) func(*schedulerpb.IssueResponse){
+		"another root": func(*world) func(*schedulerpb.IssueResponse) {
+			return func(r *schedulerpb.IssueResponse) {
+				r.Issuer.Certificates = [][]byte{other.ca.Raw, other.root.Raw}
+			}
+		},
+		"no documents": func(*world) func(*schedulerpb.IssueResponse) {
+			return func(r *schedulerpb.IssueResponse) { r.Documents = nil }
+		},
+		"another bundle": func(*world) func(*schedulerpb.IssueResponse) {
+			return func(r *schedulerpb.IssueResponse) { r.Bundle.Bundle[5] ^= 1 }
+		},
+		"a CA for a leaf": func(w *world) func(*schedulerpb.IssueResponse) {
+			return func(r *schedulerpb.IssueResponse) { r.Documents[0].Document.(*certificate).Certificate = w.ca.Raw }
+		},
+	} {
+		w := newWorld(t, 0)
+		w.lie = lie(w)
+		task := ident.New()
+		w.Set(map[string]Want{task: {Identity: w.id("web"), Life: time.Hour}})
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			w.Holder.mu.Lock()
+			e := w.tasks[task]
+			key, why, changed := e.key, e.why, e.retry > 0
+			w.Holder.mu.Unlock()
+			if key != nil {
+				t.Fatalf("%s: it was believed", name)
+			}
+			if changed && why != "" {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: nothing happened", name)
+			}
+			<-time.After(time.Millisecond)
+		}
+	}
+}
+
+// While managers are away what there is goes on being handed out; a call without
+// the header, or for a task that is not there, is refused.
+func TestAwayAndStrangers(t *testing.T) {
+	w, ctx := newWorld(t, 0), within(t)
+	task, stranger := ident.New(), ident.New()
+	w.Set(map[string]Want{task: {Identity: w.id("web"), Life: time.Hour}})
+	c := w.raw(t, task)
+	fetch := func(ctx context.Context) error {
+		s, err := workload.NewSpiffeWorkloadAPIClient(c).FetchX509SVID(ctx, &workload.X509SVIDRequest{})
+		if err == nil {
+			_, err = s.Recv()
+		}
+		return err
+	}
+	if err := fetch(secure(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	w.set(func() { w.away = true })
+	w.Connected()
+	if err := fetch(secure(ctx)); err != nil {
+		t.Errorf("while managers are away: %v", err)
+	}
+	for _, v := range []string{"", "false", "TRUE"} {
+		if err := fetch(metadata.AppendToOutgoingContext(ctx, header, v)); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("with header %q: %v", v, err)
+		}
+	}
+	if err := fetch(ctx); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("without the header: %v", err)
+	}
+	if _, err := workload.NewSpiffeWorkloadAPIClient(w.raw(t, stranger)).FetchJWTSVID(secure(ctx), &workload.JWTSVIDRequest{Audience: []string{"x"}}); err == nil {
+		t.Error("a task that is not there was answered")
+	}
+	w.Set(nil)
+	if err := fetch(secure(ctx)); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a task that is gone: %v", err)
+	}
+}
+
+func secure(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, header, "true")
+}
+
+func (w *world) raw(t testing.TB, task string) *grpc.ClientConn {
+	c, err := grpc.NewClient(w.socket(task), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// BenchmarkFetch is a node's rate of first answers, of eight tasks.
+func BenchmarkFetch(b *testing.B) {
+	w := newWorld(b, 0)
+	want := map[string]Want{}
+	var clients []workload.SpiffeWorkloadAPIClient
+	for range 8 {
+		id := ident.New()
+		want[id] = Want{Identity: w.id("web"), Life: time.Hour}
+		clients = append(clients, workload.NewSpiffeWorkloadAPIClient(w.raw(b, id)))
+	}
+	w.Set(want)
+	fetch := func(c workload.SpiffeWorkloadAPIClient) {
+		ctx, cancel := context.WithCancel(secure(context.Background()))
+		defer cancel()
+		s, err := c.FetchX509SVID(ctx, &workload.X509SVIDRequest{})
+		if err == nil {
+			var r *workload.X509SVIDResponse
+			if r, err = s.Recv(); err == nil {
+				_, err = x509svid.ParseRaw(r.Svids[0].X509Svid, r.Svids[0].X509SvidKey)
+			}
+		}
+		if err != nil {
+			b.Error(err)
+		}
+	}
+	for _, c := range clients {
+		fetch(c)
+	}
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for i, c := range clients {
+		wg.Go(func() {
+			for n := i; n < b.N; n += len(clients) {
+				fetch(c)
+			}
+		})
+	}
+	wg.Wait()
+}
