@@ -4,7 +4,10 @@
 //
 //	demoapp [--listen :80]   serve; / says the host name and address,
 //	                         /env the names (never the values) of the
-//	                         environment, /healthz ok
+//	                         environment, /client who asks, /healthz ok; a
+//	                         datagram to the same port is answered with all
+//	                         three; with --proxy-protocol it takes nobody's word
+//	                         but that of a header of the PROXY protocol
 //	demoapp exit CODE        end at once with CODE
 //	demoapp eat MIB          use that much memory, then wait
 //
@@ -24,13 +27,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 const (
 	drain  = 5 * time.Second
 	maxEat = 1 << 20 // MiB
+
+	maxDatagram = 2048
 )
 
 // Main runs the program and returns its exit code.
@@ -40,13 +48,14 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("demoapp", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	listen := fs.String("listen", ":80", "address to listen on")
+	headed := fs.Bool("proxy-protocol", false, "connections begin with a PROXY protocol header, which says who asks")
 	if err := fs.Parse(args); err != nil {
 		return 2
 	}
 	var err error
 	switch a := fs.Args(); {
 	case len(a) == 0:
-		err = serve(ctx, *listen, stdout)
+		err = serve(ctx, *listen, *headed, stdout)
 	case len(a) == 2 && a[0] == "exit":
 		code, perr := strconv.Atoi(a[1])
 		if perr != nil || code < 0 || code > 255 {
@@ -72,16 +81,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 func Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		host, err := os.Hostname()
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		addr := ""
-		if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-			addr = a.String()
-		}
-		fmt.Fprintf(w, "hello from %s at %s\n", host, addr)
+		addr, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		fmt.Fprintln(w, hello(addr))
+	})
+	mux.HandleFunc("GET /client", func(w http.ResponseWriter, r *http.Request) {
+		addr, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		fmt.Fprintf(w, "%s, you are %s\n", hello(addr), r.RemoteAddr)
 	})
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) {
 		var names []string
@@ -96,13 +101,48 @@ func Handler() http.Handler {
 	return mux
 }
 
-func serve(ctx context.Context, addr string, out io.Writer) error {
+func hello(addr net.Addr) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = err.Error()
+	}
+	return fmt.Sprintf("hello from %s at %v", host, addr)
+}
+
+// answer answers datagrams until the socket is closed.
+func answer(c net.PacketConn) {
+	buf := make([]byte, maxDatagram)
+	for {
+		_, from, err := c.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			c.WriteTo(fmt.Appendf(nil, "%s, you are %s\n", hello(c.LocalAddr()), from), from)
+		}
+	}
+}
+
+func serve(ctx context.Context, addr string, headed bool, out io.Writer) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
+	datagrams, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		l.Close()
+		return err
+	}
+	var answering sync.WaitGroup
+	answering.Go(func() { answer(datagrams) })
+	defer answering.Wait()
+	defer datagrams.Close()
 	s := &http.Server{Handler: Handler(), ReadHeaderTimeout: 10 * time.Second}
 	fmt.Fprintf(out, "listening on %s\n", l.Addr())
+	if headed {
+		l = &proxyproto.Listener{Listener: l, ReadHeaderTimeout: 10 * time.Second,
+			ConnPolicy: func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }}
+	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	select {

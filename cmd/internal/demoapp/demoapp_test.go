@@ -2,10 +2,12 @@ package demoapp
 
 import (
 	"bytes"
+	"net"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestHandler(t *testing.T) {
@@ -31,11 +33,38 @@ func TestHandler(t *testing.T) {
 	if code, body := get("/"); code != 200 || !strings.HasPrefix(body, "hello from "+host+" at 127.0.0.1:") {
 		t.Errorf("%d %q", code, body)
 	}
+	if _, body := get("/client"); !strings.HasPrefix(body, "hello from "+host) || !strings.Contains(body, ", you are 127.0.0.1:") {
+		t.Errorf("%q", body)
+	}
 	if _, body := get("/env"); !strings.Contains(body, "CANARY\n") || strings.Contains(body, "hunter2") {
 		t.Errorf("%q", body)
 	}
 	if code, _ := get("/other"); code != 404 {
 		t.Errorf("%d", code)
+	}
+}
+
+func TestDatagrams(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { answer(c); close(done) }()
+	defer func() { c.Close(); <-done }()
+	client, err := net.Dial("udp", c.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	buf := make([]byte, 200)
+	client.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := client.Write([]byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	n, err := client.Read(buf)
+	if err != nil || !strings.Contains(string(buf[:n]), "you are "+client.LocalAddr().String()) {
+		t.Errorf("%q, %v", buf[:n], err)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 const RegistryName = "registry.lab:5000"
 
 // daemons are the binaries a lab runs.
-var daemons = []string{"redoubt", "redoubt-node", "redoubtd", "redoubt-keyd", "redoubt-named", "redoubt-netd", "redoubt-rund"}
+var daemons = []string{"redoubt", "redoubt-node", "redoubtd", "redoubt-keyd", "redoubt-named", "redoubt-netd", "redoubt-proxy", "redoubt-rund"}
 
 // writeHost makes h's directories and files. Directories can be passed through
 // by the daemons' users; what is secret is in files of mode 0600.
@@ -29,8 +29,16 @@ func (l *Lab) writeHost(h Host) error {
 			return err
 		}
 	}
+	config := l.nodeConfig(h)
+	if l.CNI {
+		cni, err := l.writeCNI(h)
+		if err != nil {
+			return err
+		}
+		config += cni
+	}
 	return errors.Join(
-		atomicfile.WriteMode(l.configFile(h), []byte(l.nodeConfig(h)), 0o644),
+		atomicfile.WriteMode(l.configFile(h), []byte(config), 0o644),
 		atomicfile.WriteMode(filepath.Join(l.hostDir(h), "containerd.toml"), []byte(l.containerdConfig(h)), 0o600),
 		atomicfile.WriteMode(filepath.Join(l.hostDir(h), "hosts"), []byte(l.hostsFile(h)), 0o644))
 }

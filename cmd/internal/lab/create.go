@@ -15,6 +15,8 @@ import (
 type Options struct {
 	Name              string
 	Managers, Workers int
+	// CNI gives hosts Debian's CNI plugins and a conflist.
+	CNI bool
 	// BinDir holds Redoubt's binaries.
 	BinDir string
 	// Log gets a line per step; it may be nil.
@@ -47,7 +49,7 @@ func create(o Options) (*Lab, error) {
 	if _, err := os.Lstat(filepath.Join(dataRoot, o.Name)); err == nil {
 		return nil, fmt.Errorf("there is a lab called %q already: remove it with `redoubt lab down --name %[1]s`, or use another --name", o.Name)
 	}
-	l := &Lab{Name: o.Name}
+	l := &Lab{Name: o.Name, CNI: o.CNI}
 	if l.Number, err = freeNumber(); err != nil {
 		return nil, err
 	}

@@ -45,6 +45,8 @@ type Lab struct {
 	// Number makes interface names, subnet and uids unique on this machine.
 	Number int    `json:"number"`
 	Hosts  []Host `json:"hosts"`
+	// CNI: hosts have Debian's CNI plugins.
+	CNI bool `json:"cni,omitempty"`
 	// Ready is set when `up` has ended well.
 	Ready bool `json:"ready"`
 }

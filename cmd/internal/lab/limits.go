@@ -7,7 +7,7 @@ const (
 	maxLabs  = 200 // the third byte of the subnet
 	maxHosts = 50  // hosts in one lab
 
-	subnetByte  = 203 // 10.203.<lab>.0/24
+	subnetByte  = 193 // 10.193.<lab>.0/24, in no pool of a cluster
 	firstUID    = 600_000_000
 	firstUserNS = 0x5000_0000
 	usernsSize  = 65536

@@ -81,7 +81,7 @@ func (l *Lab) enterFresh(h Host) error {
 	}
 	for _, p := range points {
 		if p.fstype == "nsfs" {
-			if err := unix.Unmount(p.path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			if err := unix.Unmount(p.path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // its file may be gone meanwhile
 				return fmt.Errorf("let go of %s: %w", p.path, err)
 			}
 		}

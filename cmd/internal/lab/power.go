@@ -42,10 +42,13 @@ func (l *Lab) boot(ctx context.Context, h Host) error {
 		return nil
 	}
 	uid := l.uid(h)
-	err := l.spawn(h, nodeProcess, filepath.Join(l.binDir(), "redoubt-node"),
+	args := []string{filepath.Join(l.binDir(), "redoubt-node"),
 		"--config", l.configFile(h), "--data-dir", l.DataDir(h), "--run-dir", l.HostRunDir(h), "--bin-dir", l.binDir(),
-		"--control-user", strconv.Itoa(uid), "--keyd-user", strconv.Itoa(uid+1), "--netd-user", strconv.Itoa(uid+2), "--named-user", strconv.Itoa(uid+3))
-	if err != nil {
+		"--control-user", strconv.Itoa(uid), "--keyd-user", strconv.Itoa(uid + 1), "--netd-user", strconv.Itoa(uid + 2), "--named-user", strconv.Itoa(uid + 3)}
+	if l.CNI {
+		args = append(args, "--cni")
+	}
+	if err := l.spawn(h, nodeProcess, args...); err != nil {
 		return err
 	}
 	return await(ctx, bootWait, h.Name+" does not answer (see "+l.LogFile(h, nodeProcess)+")", func(ctx context.Context) error {

@@ -54,6 +54,10 @@ type node struct {
 	name  string
 	from  netip.Addr
 	creds *pki.Credentials
+	ended atomic.Int64 // when its last session was over, Unix nanoseconds
+	told  atomic.Int64 // when it last heard of revoked identities, the same
+	// denials is how many that were.
+	denials atomic.Int64
 
 	mu    sync.Mutex // guards the rest
 	tasks map[string]schedulerpb.TaskState
@@ -144,6 +148,7 @@ func (n *node) session(ctx context.Context) error {
 	if err := stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: hello}}); err != nil {
 		return err
 	}
+	defer func() { n.ended.Store(time.Now().UnixNano()) }()
 	defer n.cut()
 	reports := make(chan []*schedulerpb.TaskReport, 1)
 	g, gctx := errgroup.WithContext(ctx)
@@ -153,6 +158,10 @@ func (n *node) session(ctx context.Context) error {
 			m, err := stream.Recv()
 			if err != nil {
 				return err
+			}
+			if d := m.GetDenials(); d != nil {
+				n.denials.Store(int64(len(d.GetDenials())))
+				n.told.Store(time.Now().UnixNano())
 			}
 			a := m.GetAssignments()
 			if a == nil {

@@ -34,6 +34,7 @@ import (
 type options struct {
 	bin                     string
 	agents, tasks, managers int
+	revoke                  int
 	rest                    time.Duration
 	timeout                 time.Duration
 	remove, kill, trace     bool
@@ -48,6 +49,7 @@ func main() {
 	flag.DurationVar(&o.rest, "rest", 10*time.Second, "how long to watch the cluster at rest")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this")
 	flag.BoolVar(&o.remove, "remove", false, "also measure the removal of the service")
+	flag.IntVar(&o.revoke, "revoke", 0, "also revoke so many nodes and workload identities, one after the other, and measure when that is felt")
 	flag.BoolVar(&o.kill, "kill-leader", false, "also kill the leader's redoubtd and measure until all is as before; with 3 managers at least")
 	flag.BoolVar(&o.trace, "trace", false, "write every second how many sessions there are, until all are up and after the leader was killed, and why others ended")
 	flag.Parse()
@@ -147,6 +149,11 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		c.Close()
 		if c, err = l.AnyManager(ctx); err != nil {
+			return err
+		}
+	}
+	if o.revoke > 0 {
+		if err := revoke(ctx, c, f, o.revoke); err != nil {
 			return err
 		}
 	}

@@ -10,10 +10,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// nets is what the sources of runs beside each other are cut from: addresses
-// for measurements (RFC 2544), which lead nowhere. Each run takes one of 15
+// nets is what the sources of runs beside each other are cut from: addresses that
+// providers share (RFC 6598), as those for measurements are the mesh's. Each run takes one of 15
 // networks of 8,192 addresses.
-var nets = netip.MustParsePrefix("198.18.0.0/15")
+var nets = netip.MustParsePrefix("100.64.0.0/15")
 
 const sourceBits = 13
 

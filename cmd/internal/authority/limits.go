@@ -1,0 +1,27 @@
+package authority
+
+import "time"
+
+const (
+	// callTimeout bounds one step that an operator asked for.
+	callTimeout = 20 * time.Second
+
+	// lookPause is the least time between two looks at all nodes, lookInterval the
+	// most while a root is being replaced, and idleInterval otherwise.
+	lookPause    = 30 * time.Millisecond
+	lookInterval = time.Second
+	idleInterval = time.Minute
+
+	// A step that failed is tried again after stepRetry, doubling up to
+	// longestStepRetry: keyd limits how often keysets are made.
+	stepRetry, longestStepRetry = time.Second, time.Minute
+
+	// abortTries is how often an abort meets a step that was just done.
+	abortTries = 3
+
+	// watchPause is the least time between two messages of progress.
+	watchPause = 100 * time.Millisecond
+
+	// maxWatchNodes bounds the nodes of one message of progress.
+	maxWatchNodes = 512
+)

@@ -1,0 +1,180 @@
+package authority
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+)
+
+// Signer has keyd make the keyset of the next epoch with one of the CAs changed,
+// for managers whose leaves these are, in DER.
+type Signer interface {
+	RotateCA(ctx context.Context, change keydpb.CAChange, managers [][]byte) (*keydpb.RotateCAResponse, error)
+}
+
+// Config is what a Server needs; every field is required.
+type Config struct {
+	Store  *raftstore.Store
+	Signer Signer
+	// Epoch is that of the keyset that keyd here signs with.
+	Epoch func() uint64
+	// Sessions lists the nodes that are connected now.
+	Sessions func() []dispatcher.SessionInfo
+	Logger   *slog.Logger
+}
+
+// Server implements controlpb.AuthorityServer, and runs what was begun.
+type Server struct {
+	controlpb.UnimplementedAuthorityServer
+	c    Config
+	kick chan struct{}
+}
+
+// New returns a server.
+func New(c Config) *Server { return &Server{c: c, kick: make(chan struct{}, 1)} }
+
+// Look has Run look at the nodes: one of them said something.
+func (s *Server) Look() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// errBehind says that keyd here does not sign with the keyset in force yet.
+var errBehind = apierr.State("try again in a few seconds", "the leader has not taken over the cluster's last keyset yet")
+
+// made is a keyset that was made and not committed.
+type made struct {
+	next     pki.NextCA
+	sealed   []*keydpb.SealedKeyset
+	managers []string // whom it is for, by id
+}
+
+// make has keyd make the next keyset for every manager.
+func (s *Server) make(ctx context.Context, change keydpb.CAChange) (*made, error) {
+	var leaves [][]byte
+	m := &made{}
+	err := s.c.Store.View(func(r *raftstore.ReadTx) error {
+		c, err := pkistore.GetCluster(r)
+		if err != nil {
+			return err
+		}
+		if s.c.Epoch() < pki.KeysetEpoch(c) {
+			return errBehind
+		}
+		for _, n := range managers(r) {
+			if len(n.GetLeaf()) == 0 {
+				return apierr.State("wait until it has renewed its certificate, or remove it", "the certificate of manager %s is not on record yet", n.GetName())
+			}
+			leaves, m.managers = append(leaves, n.GetLeaf()), append(m.managers, n.GetId())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.c.Signer.RotateCA(ctx, change, leaves)
+	if keydclient.CodeOf(err) == keydpb.Code_CODE_RATE_LIMITED {
+		return nil, apierr.State("try again in half a minute", "the cluster's keys were rotated or given too often just now")
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.sealed = resp.GetSealed()
+	m.next = pki.NextCA{Epoch: resp.GetEpoch(), Root: resp.GetRoot(), Other: resp.GetOther(), Issuer: resp.GetIssuer(), Cross: resp.GetCross()}
+	return m, nil
+}
+
+// commit puts a keyset in force with what do writes. It fails where the managers
+// are not those that it was sealed to.
+func (s *Server) commit(ctx context.Context, m *made, do func(*raftstore.Tx, pki.NextCA) error) error {
+	return s.c.Store.Update(ctx, func(tx *raftstore.Tx) error {
+		var now []string
+		for _, n := range managers(tx) {
+			now = append(now, n.GetId())
+		}
+		if !slices.Equal(now, m.managers) {
+			return pki.ErrRotated
+		}
+		if err := do(tx, m.next); err != nil {
+			return err
+		}
+		return PutKeysets(tx, m.next.Epoch, m.sealed)
+	})
+}
+
+// step is make and commit.
+func (s *Server) step(ctx context.Context, change keydpb.CAChange, do func(*raftstore.Tx, pki.NextCA) error) error {
+	m, err := s.make(ctx, change)
+	if err != nil {
+		return err
+	}
+	return s.commit(ctx, m, do)
+}
+
+// managers are those that are not removed, in the order of their ids.
+func managers(r raftstore.Reader) (out []*pkipb.Node) {
+	for n := range pkistore.Nodes.By(r, "role", "manager") {
+		if !n.GetDenied() {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b *pkipb.Node) int { return strings.Compare(a.GetId(), b.GetId()) })
+	return out
+}
+
+// PutKeysets stores a keyset as it was sealed to each manager, for its keyd to
+// adopt.
+func PutKeysets(tx *raftstore.Tx, epoch uint64, sealed []*keydpb.SealedKeyset) error {
+	for _, k := range sealed {
+		rec := &autolockpb.KeysetRecord{Id: k.GetNodeId(), Epoch: epoch, Sealed: k.GetSealed()}
+		if old, ok := autolockstore.Keysets.Get(tx, k.GetNodeId()); ok {
+			rec.Meta = old.GetMeta()
+		}
+		if err := autolockstore.Keysets.Put(tx, rec); err != nil {
+			return err
+		}
+		n, ok := pkistore.Nodes.Get(tx, k.GetNodeId())
+		if !ok {
+			return pki.ErrRotated
+		}
+		n = proto.CloneOf(n)
+		n.KeysetEpoch = epoch
+		if err := pkistore.Nodes.Put(tx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refusal is what an operator is told.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, pki.ErrRotating):
+		return apierr.State("`redoubt ca rotate --watch` shows how far it is", "a root is being replaced already")
+	case errors.Is(err, pki.ErrNotRotating):
+		return apierr.State("", "no root is being replaced: there is nothing to give up")
+	case errors.Is(err, pki.ErrNoAbort):
+		return apierr.State("`redoubt ca rotate --watch` shows how far it is", "the replacement of the root is being given up already")
+	case errors.Is(err, pki.ErrRotated):
+		return apierr.Conflict("cluster's set of managers")
+	}
+	return err
+}
