@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
 	"github.com/redoubt-cluster/redoubt/mesh/netd"
@@ -29,7 +31,7 @@ func main() {
 		Name:    "redoubt-netd",
 		Section: "netd",
 		Config:  &config,
-		Sockets: []string{"netd"},
+		Sockets: []string{"netd", "wg"},
 		Sandbox: func(daemon.Env) sandbox.Profile { return netd.SandboxProfile() },
 		Run: func(ctx context.Context, env daemon.Env) error {
 			f, err := fabric.New(fabric.Options{Logger: env.Log})
@@ -55,7 +57,10 @@ func main() {
 				return err
 			}
 			defer n.Close()
-			return n.Serve(ctx, env.Listeners["netd"], env.ControlUID)
+			g, ctx := errgroup.WithContext(ctx)
+			g.Go(func() error { return n.Serve(ctx, env.Listeners["netd"], env.ControlUID) })
+			g.Go(func() error { return f.ServeTool(ctx, env.Listeners["wg"]) })
+			return g.Wait()
 		},
 	})
 }

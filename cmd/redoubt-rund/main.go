@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
@@ -31,7 +33,7 @@ func main() {
 		Name:    "redoubt-rund",
 		Section: "rund",
 		Config:  &config,
-		Sockets: []string{"rund"},
+		Sockets: []string{"rund", "identity"},
 		Check:   func(daemon.Env) error { return config.Validate() },
 		Prepare: func(env daemon.Env) (err error) { plugins, err = launch(env, config); return err },
 		Sandbox: func(daemon.Env) sandbox.Profile { return rund.Profile() },
@@ -48,5 +50,10 @@ func run(ctx context.Context, env daemon.Env, config rund.Config, plugins *cni.C
 		return err
 	}
 	denied := func(err error) { env.Log.Warn("connection refused", "err", err) }
-	return s.Serve(ctx, peercred.Listener(env.Listeners["rund"], denied, env.ControlUID))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Serve(ctx, peercred.Listener(env.Listeners["rund"], denied, env.ControlUID)) })
+	g.Go(func() error {
+		return s.ServeIdentity(ctx, peercred.Listener(env.Listeners["identity"], denied, env.ControlUID))
+	})
+	return g.Wait()
 }

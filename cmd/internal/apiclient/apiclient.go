@@ -70,6 +70,11 @@ func ParseHost(host string) (string, error) {
 type Client struct {
 	controlpb.BootstrapClient
 	controlpb.ControlClient
+	controlpb.RevocationClient
+	controlpb.IdentitiesClient
+	controlpb.AuthorityClient
+	controlpb.SlotsClient
+	controlpb.SharesClient
 	conn *callstream.Conn
 }
 
@@ -106,14 +111,13 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), conn}, nil
+	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
+		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewSharesClient(conn), conn}, nil
 }
 
 // carried reports whether calls of method may share a stream: those of the
 // operator API that are no streams themselves.
-func carried(method string) bool {
-	return strings.HasPrefix(method, "/"+controlpb.Control_ServiceDesc.ServiceName+"/")
-}
+func carried(method string) bool { return controlpb.OperatorMethod(method) }
 
 func awaitAnswer(ctx context.Context, conn *grpc.ClientConn, first *refusal.Conn, path string) error {
 	wait, cancel := context.WithTimeout(ctx, answerWait)

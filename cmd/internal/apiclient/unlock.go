@@ -22,6 +22,11 @@ var (
 	ErrNoKeyset  = errors.New("this node is no manager, so there is nothing to unlock: run `redoubt unlock` on a locked manager")
 )
 
+// ShareError is a share that opens nothing here, and why. Nothing was changed.
+type ShareError struct{ why string }
+
+func (e *ShareError) Error() string { return e.why + "; nothing was changed" }
+
 // Keyd is a connection to keyd's unlock socket, which root alone may use.
 type Keyd struct {
 	path string
@@ -92,8 +97,14 @@ func (k *Keyd) call(ctx context.Context, req *keydpb.Request) (*keydpb.Response,
 	if e == nil {
 		return resp, nil
 	}
+	share := req.GetGiveShare() != nil || req.GetTestSlot().GetShare() != nil
 	switch e.Code {
+	case keydpb.Code_CODE_STALE_EPOCH:
+		return nil, &ShareError{e.Message}
 	case keydpb.Code_CODE_WRONG_KEY:
+		if share {
+			return nil, &ShareError{e.Message}
+		}
 		return nil, ErrWrongKey
 	case keydpb.Code_CODE_RATE_LIMITED:
 		return nil, ErrTooMany

@@ -87,12 +87,29 @@ Commands talk to this machine's own node, over --host (default
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return flagError(c, err) })
 	root.PersistentFlags().StringVarP(&a.host, "host", "H", "", "the node's socket, unix:///path/api.sock (or set REDOUBT_HOST)")
 	root.AddCommand(
-		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.backupCmd(), a.recoverCmd(), a.joinTokenCmd(),
+		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.autolockCmd(), a.caCmd(), a.storeCmd(), a.backupCmd(), a.recoverCmd(), a.joinTokenCmd(),
 		a.nodeCmd(), a.serviceCmd(), a.networkCmd(), a.policyCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.versionCmd(), a.labCmd(),
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
+	addTo(root, "ca", "See and manage the cluster's certificate authorities", a.caCrlCmd())
+	addTo(root, "identity", "See and manage what workloads prove themselves with", a.identityVerbs()...)
 	a.completions(root)
 	return root
+}
+
+// addTo adds commands to the group of that name, which is made where it is not
+// there.
+func addTo(root *cobra.Command, name, short string, cmds ...*cobra.Command) {
+	for _, c := range root.Commands() {
+		if c.Name() == name {
+			c.AddCommand(cmds...)
+			return
+		}
+	}
+	c := &cobra.Command{Use: name, Short: short}
+	group(c)
+	c.AddCommand(cmds...)
+	root.AddCommand(c)
 }
 
 // group makes c a command that only holds others: alone it shows its help, an

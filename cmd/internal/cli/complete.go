@@ -112,7 +112,8 @@ func (a *app) completions(root *cobra.Command) {
 		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames), "policy explain": a.names(2, serviceNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),
 		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),
-		"join-token revoke": a.names(-1, tokenIDs),
+		"node rotate-mesh-key": a.names(-1, nodeNames),
+		"join-token revoke":    a.names(-1, tokenIDs),
 	} {
 		c, _, err := root.Find(strings.Fields(path))
 		if err != nil || c.CommandPath() != "redoubt "+path {

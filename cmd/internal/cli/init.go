@@ -37,6 +37,7 @@ those that it sees on this one.`,
 	c.Flags().StringVar(&pools.Networks, "network-pool", "", "CIDR that networks get their IPv4 subnets from (default "+defaults.Networks+")")
 	c.Flags().StringVar(&pools.Networks6, "network-pool6", "", "CIDR that networks get their IPv6 subnets from (default: a /48 of the cluster's own)")
 	c.Flags().StringVar(&pools.Nodes, "node-pool", "", "CIDR of the nodes' addresses inside the tunnels (default "+defaults.Nodes+")")
+	c.Flags().StringVar(&pools.Ingress6, "ingress-pool6", "", "the same of IPv6 (default: made from the cluster's id)")
 	c.Flags().StringVar(&pools.Ingress, "ingress-pool", "", "CIDR that published ports are carried in (default "+defaults.Ingress+")")
 	c.Flags().StringVar(&advertise, "advertise", "", "address other nodes reach this one at (default: from the configuration)")
 	alias(c.Flags(), "advertise-addr", "advertise")

@@ -27,6 +27,10 @@ const (
 	maxAlike = 10
 	// rotateWait is how long unlock-key rotate waits for every manager.
 	rotateWait = 20 * time.Second
+	// storeKeyWait is how long store rotate-key waits for every manager.
+	storeKeyWait = 5 * time.Minute
+	// caRetry is how soon the progress of a rotation is asked for again.
+	caRetry = 500 * time.Millisecond
 	// rotateAway is how long it waits where only managers are left that are away.
 	rotateAway = 2 * time.Second
 	// unlockWait is how long unlock waits for the node to be active.
@@ -44,10 +48,16 @@ const (
 	// leaves them to be unlocked, too.
 	quorumPatience = 3 * time.Second
 
+	// maxMeshNodes is how many nodes are asked for their tunnels at a time; the
+	// leader refuses more.
+	maxMeshNodes = 64
+
 	maxSecretFile = 4 << 10 // a key or token with a comment around it
-	maxEnvFile    = 1 << 20
-	maxLogLine    = 64 << 10 // a longer line is shown in pieces
-	maxReplicas   = spec.MaxReplicas
-	maxConfig     = secretspec.MaxConfigBytes
-	maxPort       = 65535
+	// maxSecretLines bounds shares, one a line.
+	maxSecretLines = 16 << 10
+	maxEnvFile     = 1 << 20
+	maxLogLine     = 64 << 10 // a longer line is shown in pieces
+	maxReplicas    = spec.MaxReplicas
+	maxConfig      = secretspec.MaxConfigBytes
+	maxPort        = 65535
 )

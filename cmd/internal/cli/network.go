@@ -19,11 +19,9 @@ import (
 
 func (a *app) networkCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "network", Short: "Networks that span nodes",
+		Use: "network", Short: "Networks of services",
 		Long: `network keeps the networks of the cluster: a name, subnets, and who may reach
-whom. What passes between nodes on them is always encrypted.
-
-Services cannot be attached to networks yet.`,
+whom. What passes between nodes on them is always encrypted.`,
 	}
 	group(c)
 	c.AddCommand(a.networkCreateCmd(), a.networkLsCmd(), a.networkInspectCmd(), a.networkRmCmd())
@@ -35,10 +33,17 @@ func (a *app) networkCreateCmd() *cobra.Command {
 	var subnets, gateways, ranges, options, labels []string
 	c := &cobra.Command{
 		Use: "create [flags] NETWORK", Short: "Make a network",
-		Long: `create makes a network. Without --subnet it gets one from the cluster's pool. A
+		Long: `create makes a network. Without --subnet it gets one from the cluster's pool, with
+room for about 190 tasks and 60 services; a subnet is for life, so give a larger
+one (--subnet 10.20.0.0/16) where more may come. A
 second --subnet is for the other family; each --gateway and --ip-range belongs
-to the subnet that it lies in.`,
+to the subnet that it lies in.
+
+Drivers: overlay spans nodes; bridge is the same, but each node has its own of
+it, from which nothing leaves the node; cni is what the administrator of a node
+installed there, named by --opt conflist=NAME; none is no network.`,
 		Example: `  redoubt network create front
+  redoubt network create --driver cni --opt conflist=lan lan
   redoubt network create --internal --default-deny --subnet 10.9.0.0/24 --ip-range 10.9.0.128/25 db`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, got []string) (err error) {
@@ -58,6 +63,7 @@ to the subnet that it lies in.`,
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.CreateNetwork(ctx, &controlpb.CreateNetworkRequest{Spec: spec})
 				if err == nil {
+					a.warn(r.GetWarnings())
 					fmt.Fprintln(a.Stdout, r.GetId())
 				}
 				return err
@@ -96,16 +102,22 @@ func subnetsOf(subnets, gateways, ranges []string) (out []*meshpb.Subnet, err er
 			*field(s) = text
 			return nil
 		}
-		return usagef("%s %q lies in no --subnet that was given", flag, text)
+		return usagef("%s %q lies in no --subnet that was given: give that subnet as well", flag, text)
 	}
 	for _, text := range gateways {
-		g, _ := netip.ParseAddr(text)
+		g, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, usagef("--gateway %q is no address: write it as 10.9.0.1", text)
+		}
 		if err := place("--gateway", text, g, func(s *meshpb.Subnet) *string { return &s.Gateway }); err != nil {
 			return nil, err
 		}
 	}
 	for _, text := range ranges {
-		r, _ := netip.ParsePrefix(text)
+		r, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, usagef("--ip-range %q is not in CIDR notation: write it as 10.9.0.128/25", text)
+		}
 		if err := place("--ip-range", text, r.Addr(), func(s *meshpb.Subnet) *string { return &s.IpRange }); err != nil {
 			return nil, err
 		}
@@ -208,8 +220,11 @@ func printNetwork(w io.Writer, v *controlpb.NetworkDetail) {
 	field(w, "Labels", pairs(n.GetSpec().GetLabels()))
 	field(w, "Created", time.Unix(0, n.GetMeta().GetCreatedAt()).UTC().Format(time.RFC3339))
 	field(w, "Driver", n.GetSpec().GetDriver())
+	field(w, "Options", pairs(n.GetSpec().GetOptions()))
 	field(w, "Kind", kindName(n.GetKind()))
-	field(w, "VNI", fmt.Sprint(n.GetVni()))
+	if n.GetVni() != 0 {
+		field(w, "VNI", fmt.Sprint(n.GetVni()))
+	}
 	for _, s := range n.GetSubnets() {
 		text := s.GetSubnet() + " gateway " + s.GetGateway()
 		if s.GetIpRange() != "" {
@@ -225,8 +240,11 @@ func printNetwork(w io.Writer, v *controlpb.NetworkDetail) {
 		field(w, "Services", strings.Join(v.GetServices(), ", "))
 	}
 	for _, s := range v.GetUsedBy() {
-		field(w, "Service", s.GetName()+" "+networkText(&controlpb.NetworkAddress{
-			NetworkName: strings.ToLower(enumName(s.GetEndpointMode(), "ENDPOINT_MODE_")), Addresses: s.GetVips(), Aliases: s.GetAliases()}))
+		mode := strings.ToLower(enumName(s.GetEndpointMode(), "ENDPOINT_MODE_"))
+		if !meshspec.Given(n.GetSpec().GetDriver()) {
+			mode = "dnsrr" // there are no virtual addresses to give
+		}
+		field(w, "Service", s.GetName()+" "+networkText(&controlpb.NetworkAddress{NetworkName: mode, Addresses: s.GetVips(), Aliases: s.GetAliases()}))
 	}
 	field(w, "Tasks", fmt.Sprint(v.GetTasks()))
 	for _, e := range v.GetEndpoints() {
@@ -235,6 +253,9 @@ func printNetwork(w io.Writer, v *controlpb.NetworkDetail) {
 			text += ", not serving"
 		}
 		field(w, "Endpoint", text)
+	}
+	for _, x := range v.GetNotices() {
+		field(w, "Notice", fmt.Sprintf("rules on %s were %s", nodeLabel(x.GetNodeName(), x.GetNodeId()), x.GetMessage()))
 	}
 	if more := int(v.GetTasks()) - len(v.GetEndpoints()); more > 0 && len(v.GetEndpoints()) > 0 {
 		field(w, "Endpoint", fmt.Sprintf("and %d more", more))

@@ -19,7 +19,7 @@ import (
 func (a *app) nodeCmd() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "See and manage the cluster's machines"}
 	group(c)
-	c.AddCommand(a.nodeLsCmd(), a.nodeInspectCmd(), a.nodeUpdateCmd(), a.nodeRmCmd(), a.nodePromoteCmd(), a.nodeDemoteCmd())
+	c.AddCommand(a.nodeLsCmd(), a.nodeInspectCmd(), a.nodeUpdateCmd(), a.nodeRmCmd(), a.nodeRevokeCmd(), a.nodePromoteCmd(), a.nodeDemoteCmd(), a.nodeMeshKeyCmd())
 	return c
 }
 
@@ -33,9 +33,11 @@ type nodeJSON struct {
 	Leader       bool   `json:"leader"`
 	Reachable    bool   `json:"reachable"`
 	Locked       bool   `json:"locked"`
-	Address      string `json:"address"`
-	Version      string `json:"version"`
-	Self         bool   `json:"self"`
+	// OpensItself: autolock is off.
+	OpensItself bool   `json:"opens_itself,omitempty"`
+	Address     string `json:"address"`
+	Version     string `json:"version"`
+	Self        bool   `json:"self"`
 	// Clock is how far its clock is ahead of the leader's, where that is known.
 	Clock string `json:"clock,omitempty"`
 	// Message says why it is not ready.
@@ -54,9 +56,12 @@ func newNodeJSON(v *controlpb.NodeView, self string) nodeJSON {
 		ID: v.Id, Hostname: v.Name, Role: enumName(v.Role, "ROLE_"),
 		State:        enumName(v.GetNode().GetState(), "NODE_STATE_"),
 		Availability: enumName(v.Effective, "AVAILABILITY_"),
-		Leader:       v.GetManager().GetLeader(), Reachable: v.GetManager().GetReachable(), Locked: v.GetManager().GetLocked(),
+		Leader:       v.GetManager().GetLeader(), Reachable: v.GetManager().GetReachable(), Locked: v.GetManager().GetLocked(), OpensItself: v.GetManager().GetOpensItself(),
 		Address: v.GetNode().GetAddress(), Version: v.GetNode().GetDescription().GetRedoubtVersion(),
 		Self: v.Id == self, Message: v.GetNode().GetMessage(), Clock: clockText(v.GetClock()),
+	}
+	if v.GetRevokedAt() != 0 {
+		n.State, n.Availability, n.Message = "revoked", "", "since "+time.Unix(v.GetRevokedAt(), 0).UTC().Format(time.RFC3339)+"; `redoubt node rm` takes it off the list"
 	}
 	if a := v.GetManager().GetAddress(); a != "" {
 		n.Address = a
@@ -113,9 +118,18 @@ func (n nodeJSON) status() string {
 	return n.State
 }
 
+// managerStatus is what a manager is, and that it opens by itself where it does.
 func (n nodeJSON) managerStatus() string {
+	state := n.managerState()
+	if state != "" && n.OpensItself {
+		state += ", autolock off"
+	}
+	return state
+}
+
+func (n nodeJSON) managerState() string {
 	switch {
-	case n.Role != "manager":
+	case n.Role != "manager", n.State == "revoked":
 		return ""
 	case n.Leader:
 		return "leader"
@@ -149,7 +163,7 @@ func (a *app) nodeLsCmd() *cobra.Command {
 	}
 	out.flags(c, true)
 	out.noTruncFlag(c)
-	filter.add(c, "id", "name", "role=manager|worker", "state=ready|down|not ready|unknown",
+	filter.add(c, "id", "name", "role=manager|worker", "state=ready|down|not ready|unknown|revoked",
 		"availability=active|pause|drain", "label")
 	return c
 }
@@ -187,7 +201,7 @@ func (a *app) nodeInspectCmd() *cobra.Command {
 		Args: args(1, -1),
 		RunE: func(c *cobra.Command, names []string) error {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
-				r, err := api.ListNodes(ctx, &controlpb.ListNodesRequest{Nodes: names})
+				r, err := api.ListNodes(ctx, &controlpb.ListNodesRequest{Nodes: names, Mesh: len(names) <= maxMeshNodes})
 				if err != nil {
 					return err
 				}
@@ -220,12 +234,14 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("ID", n.ID)
 	line("Hostname", n.Hostname)
 	line("Role", n.Role)
-	line("Status", strings.TrimSpace(n.State+" "+v.GetNode().GetMessage()))
+	line("Status", strings.TrimSpace(n.State+" "+n.Message))
 	line("Availability", availabilityText(v))
 	line("Drain", drainText(v, now))
 	line("Manager status", n.managerStatus())
 	line("Address", n.Address)
+	line("Session from", sessionText(v, now))
 	line("Mesh address", v.GetMeshAddress())
+	printTunnels(w, v)
 	line("Labels", pairs(v.GetNode().GetLabels()))
 	if v.JoinedAt != 0 {
 		line("Joined", ago(time.Unix(v.JoinedAt, 0), now)+" with token "+v.TokenId)
@@ -270,6 +286,20 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	for _, ref := range slices.Sorted(maps.Keys(d.GetLoadedImages())) {
 		line("Loaded image", ref+"@"+d.LoadedImages[ref])
 	}
+}
+
+// sessionText tells where the node's session comes from, since when, and whether
+// there was one elsewhere then.
+func sessionText(v *controlpb.NodeView, now time.Time) string {
+	n := v.GetNode()
+	if n.GetAddressSince() == 0 {
+		return n.GetAddress()
+	}
+	text := n.GetAddress() + ", first " + ago(time.Unix(0, n.GetAddressSince()), now)
+	if before := n.GetAddressBefore(); before != "" {
+		text += "; a session from " + before + " still lived then: unless the node moved, its key is in use elsewhere"
+	}
+	return text
 }
 
 // drainText tells how far a drain is.

@@ -14,6 +14,10 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
+func ingress(published, target uint32, ip string) *taskpb.Port {
+	return &taskpb.Port{Published: published, Target: target, Protocol: taskpb.Port_PROTOCOL_TCP, Mode: taskpb.Port_MODE_INGRESS, HostIp: ip}
+}
+
 func TestParsePort(t *testing.T) {
 	host := &taskpb.Port{Published: 8080, Target: 80, Protocol: taskpb.Port_PROTOCOL_TCP, Mode: taskpb.Port_MODE_HOST}
 	for in, want := range map[string]*taskpb.Port{
@@ -21,16 +25,29 @@ func TestParsePort(t *testing.T) {
 		"mode=host,src=8080,dst=80,protocol=tcp":          host,
 		"published=53,target=53,protocol=udp,mode=host":   {Published: 53, Target: 53, Protocol: taskpb.Port_PROTOCOL_UDP, Mode: taskpb.Port_MODE_HOST},
 		"published=1,target=2,mode=host,host_ip=10.0.0.1": {Published: 1, Target: 2, Protocol: taskpb.Port_PROTOCOL_TCP, Mode: taskpb.Port_MODE_HOST, HostIp: "10.0.0.1"},
+		"published=8080,target=80":                        ingress(8080, 80, ""),
+		"published=8080,target=80,mode=ingress":           ingress(8080, 80, ""),
+		"target=80":                                       ingress(0, 80, ""),
+		"8080:80":                                         ingress(8080, 80, ""),
+		"80":                                              ingress(0, 80, ""),
+		"8080:80/udp":                                     {Published: 8080, Target: 80, Protocol: taskpb.Port_PROTOCOL_UDP, Mode: taskpb.Port_MODE_INGRESS},
+		"127.0.0.1:8080:80":                               ingress(8080, 80, "127.0.0.1"),
+		"[2001:DB8::1]:8080:80":                           ingress(8080, 80, "2001:db8::1"),
+		"published=1,target=2,prefer-local":               {Published: 1, Target: 2, Protocol: taskpb.Port_PROTOCOL_TCP, Mode: taskpb.Port_MODE_INGRESS, PreferLocal: true},
+		"published=1,target=2,proxy-protocol=v2,prefer-local=false": {Published: 1, Target: 2, Protocol: taskpb.Port_PROTOCOL_TCP, Mode: taskpb.Port_MODE_INGRESS, ProxyProtocol: true},
 	} {
 		if got, err := parsePort(in); err != nil || !proto.Equal(got, want) {
 			t.Errorf("%s: %v, %v", in, got, err)
 		}
 	}
 	for in, say := range map[string]string{
-		"8080:80": "mode=host", "80": "mode=host", "8080:80/udp": "mode=host", "127.0.0.1:8080:80": "mode=host",
-		"published=8080,target=80": "mode=host", "target=80,mode=host": "published", "published=1,mode=host": "target",
+		"target=80,mode=host": "published", "published=1,mode=host": "target", "published=1": "target",
+		"published=1,target=2,mode=host,prefer-local": "mode=ingress", "published=1,target=2,prefer-local=maybe": "true or false",
+		"published=1,target=2,proxy-protocol=v1": "use v2", "published=1,target=2,mode=host,proxy-protocol=v2": "mode=ingress",
+		"published=1,target=2,protocol=udp,proxy-protocol": "protocol=tcp", "published=1,target=2,prefer-local,prefer-local": "once",
+		"x:8080:80": "no address", ":8080:80": "no address", "8080:": "no port", ":80": "no port", "1:2:3:4": "no address",
 		"published=1,target=2,mode=host,mode=host": "once", "published=65536,target=1,mode=host": "65536",
-		"published=1,target=2,mode=vip": "use host", "published=1,target=2,mode=host,x=y": "unknown key",
+		"published=1,target=2,mode=vip": "use ingress or host", "published=1,target=2,mode=host,x=y": "unknown key",
 		"published=1,target=2,mode=host,host_ip=x": "no address", "8080:80/sctp": "tcp or udp", "": "no port",
 	} {
 		if _, err := parsePort(in); err == nil || !strings.Contains(err.Error(), say) {
@@ -44,7 +61,7 @@ func FuzzParsePort(f *testing.F) {
 	f.Add("8080:80/tcp")
 	f.Fuzz(func(t *testing.T, s string) {
 		p, err := parsePort(s)
-		if err == nil && (p.Published < 1 || p.Published > maxPort || p.Target < 1 || p.Target > maxPort || p.Mode != taskpb.Port_MODE_HOST) {
+		if err == nil && (p.Published < 1 && p.Mode == taskpb.Port_MODE_HOST || p.Published > maxPort || p.Target < 1 || p.Target > maxPort) {
 			t.Fatalf("%q became %v", s, p)
 		}
 	})

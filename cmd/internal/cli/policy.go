@@ -47,6 +47,7 @@ func (a *app) policyCreateCmd() *cobra.Command {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.CreatePolicy(ctx, &controlpb.CreatePolicyRequest{Spec: spec})
 				if err == nil {
+					a.warn(r.GetWarnings())
 					fmt.Fprintln(a.Stdout, r.GetId())
 				}
 				return err

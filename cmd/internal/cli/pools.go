@@ -26,7 +26,7 @@ type route struct {
 // else has any.
 func poolWarnings(p *meshpb.Pools, routes []route) (out []string) {
 	for _, one := range []struct{ flag, text string }{
-		{"--network-pool", p.GetNetworks()}, {"--network-pool6", p.GetNetworks6()}, {"--node-pool", p.GetNodes()}, {"--ingress-pool", p.GetIngress()},
+		{"--network-pool", p.GetNetworks()}, {"--network-pool6", p.GetNetworks6()}, {"--node-pool", p.GetNodes()}, {"--ingress-pool", p.GetIngress()}, {"--ingress-pool6", p.GetIngress6()},
 	} {
 		pool, err := netip.ParsePrefix(one.text)
 		if err != nil {

@@ -20,12 +20,12 @@ fe800000000000000000000000000000 40 00000000000000000000000000000000 00 00000000
 `))
 	pools := meshspec.DefaultPools("c")
 	got := strings.Join(poolWarnings(pools, append(four, six...)), "\n")
-	for _, want := range []string{"--network-pool 10.200.0.0/13 overlaps 10.200.0.0/16, which this machine reaches by eth0", "--network-pool6 fd", "by wg0"} {
+	for _, want := range []string{"--network-pool 10.200.0.0/13 overlaps 10.200.0.0/16, which this machine reaches by eth0", "--network-pool6 fd", "--ingress-pool6 fd", "by wg0"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in\n%s", want, got)
 		}
 	}
-	if strings.Contains(got, "--node-pool") || strings.Contains(got, "--ingress-pool") {
+	if strings.Contains(got, "--node-pool") || strings.Contains(got, "--ingress-pool ") {
 		t.Errorf("pools that nothing is in the way of:\n%s", got)
 	}
 	if w := poolWarnings(pools, four[:1]); len(w) != 0 {

@@ -31,7 +31,7 @@ type createFlags struct {
 	env, envFile            []string
 	mounts                  mountList
 	ports                   portList
-	constraints             []string
+	constraints, entries    []string
 	maxPerNode              uint32
 	labels, containerLabels []string
 	networks                []string
@@ -50,7 +50,7 @@ that. It waits until the tasks run (--detach does not).
 Environment variables are not for secrets: they can be read on the nodes that
 run the tasks.`,
 		Example: `  redoubt service create --name web --replicas 3 \
-    --publish published=8080,target=80,mode=host registry.example/web:1
+    --publish 8080:80 registry.example/web:1
 
   redoubt service create --name probe --mode global --read-only \
     --mount type=tmpfs,target=/tmp,tmpfs-size=16m --limit-memory 64m \
@@ -72,7 +72,8 @@ run the tasks.`,
 	f.StringArrayVarP(&cf.env, "env", "e", nil, "environment variable, NAME=value")
 	f.StringArrayVar(&cf.envFile, "env-file", nil, "file of environment variables")
 	f.Var(&cf.mounts, "mount", "type=bind|tmpfs,source=…,target=…[,readonly]")
-	f.VarP(&cf.ports, "publish", "p", "published=8080,target=80,mode=host[,protocol=tcp]")
+	f.VarP(&cf.ports, "publish", "p", "8080:80, or published=8080,target=80[,protocol=udp][,mode=host][,host_ip=…][,prefer-local][,proxy-protocol=v2]")
+	f.StringArrayVar(&cf.entries, "ingress-constraint", nil, "which nodes answer on ports of mode ingress, as node.labels.edge==true (default: all)")
 	f.Uint32Var(&cf.maxPerNode, "replicas-max-per-node", 0, "most tasks of the service on one node; 0: no bound")
 	f.StringArrayVar(&cf.constraints, "constraint", nil, "where tasks may run, as node.labels.disk==ssd")
 	f.StringArrayVarP(&cf.labels, "label", "l", nil, "label of the service")
@@ -96,6 +97,7 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 			Ports:       cf.ports,
 			Constraints: cf.constraints, MaxPerNode: cf.maxPerNode,
 		},
+		IngressConstraints: cf.entries,
 	}
 	// An empty --name is a script's variable that was not set, and would make
 	// one more service each time it runs.

@@ -102,6 +102,8 @@ type taskJSON struct {
 	Revision uint64    `json:"revision"`
 	// Networks are its addresses, by the networks' names.
 	Networks map[string][]string `json:"networks,omitempty"`
+	// Ports lead to it.
+	Ports []string `json:"ports,omitempty"`
 }
 
 func newTaskJSON(v *controlpb.TaskView) taskJSON {
@@ -113,7 +115,11 @@ func newTaskJSON(v *controlpb.TaskView) taskJSON {
 		}
 		networks[n.GetNetworkName()] = n.GetAddresses()
 	}
-	return taskJSON{Networks: networks,
+	var ports []string
+	for _, p := range v.GetPorts() {
+		ports = append(ports, portString(p))
+	}
+	return taskJSON{Networks: networks, Ports: ports,
 		ID: t.GetId(), Name: taskName(v), Image: v.Image, Node: v.NodeName, NodeID: t.GetNodeId(),
 		Desired: enumName(t.GetDesired(), "TASK_STATE_"), State: enumName(s.GetState(), "TASK_STATE_"),
 		Since: time.Unix(0, s.GetAt()).UTC(), Message: s.GetMessage(), Error: s.GetError(),
@@ -188,6 +194,7 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 	var ids []string
 	objects := []taskJSON{}
 	var rows [][]string
+	published := slices.ContainsFunc(views, func(v *controlpb.TaskView) bool { return len(v.GetPorts()) > 0 })
 	onNetworks := slices.ContainsFunc(views, func(v *controlpb.TaskView) bool { return len(v.GetNetworks()) > 0 })
 	for _, v := range views {
 		t := newTaskJSON(v)
@@ -197,6 +204,9 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 			text = t.Error
 		}
 		row := []string{out.id(t.ID), t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), out.text(text)}
+		if published {
+			row = append(row, strings.Join(t.Ports, ", "))
+		}
 		if onNetworks {
 			var networks []string
 			for _, n := range v.GetNetworks() {
@@ -207,6 +217,9 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 		rows = append(rows, row)
 	}
 	head := []string{"ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}
+	if published {
+		head = append(head, "PORTS")
+	}
 	if onNetworks {
 		head = append(head, "NETWORKS")
 	}
@@ -266,7 +279,12 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 	}
 	field(w, "Env", strings.Join(names, ", "))
 	field(w, "User", c.GetUser())
-	field(w, "Ports", strings.Join(s.Ports, ", "))
+	var ports []string
+	for _, p := range t.GetPorts() {
+		ports = append(ports, portDetail(p))
+	}
+	field(w, "Ports", strings.Join(ports, ", "))
+	field(w, "Entry nodes", strings.Join(spec.GetIngressConstraints(), ", "))
 	for _, n := range v.GetNetworks() {
 		field(w, "Network", networkText(n))
 	}

@@ -30,6 +30,7 @@ type updateFlags struct {
 	mountAdd                            mountList
 	mountRm, publishRm                  []string
 	publishAdd                          portList
+	entryAdd, entryRm                   []string
 	networkAdd, networkRm               []string
 	networkIDs                          map[string]string // by how flags name them
 	endpointMode                        string
@@ -71,6 +72,8 @@ waits until the service has converged (--detach does not).`,
 		{&u.containerLabelRm, "container-label-rm", "remove a container label (key)"},
 		{&u.mountRm, "mount-rm", "remove the mount at this target path"},
 		{&u.publishRm, "publish-rm", "stop publishing this target port, 80 or 80/udp"},
+		{&u.entryAdd, "ingress-constraint-add", "add a constraint on the nodes that answer on its ports"},
+		{&u.entryRm, "ingress-constraint-rm", "remove such a constraint"},
 		{&u.networkAdd, "network-add", "NAME[,alias=…]: attach its tasks to a network, or change its aliases there"},
 		{&u.networkRm, "network-rm", "take its tasks off a network"},
 	} {
@@ -201,17 +204,30 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 	if task.Container.Env, err = changeEnv(task.Container.Env, u.envAdd, u.envRm, getenv); err != nil {
 		return err
 	}
-	task.Constraints = slices.DeleteFunc(task.Constraints, func(s string) bool { return slices.Contains(u.constraintRm, s) })
-	for _, s := range u.constraintAdd {
-		if !slices.Contains(task.Constraints, s) {
-			task.Constraints = append(task.Constraints, s)
-		}
-	}
+	task.Constraints = changeList(task.Constraints, u.constraintAdd, u.constraintRm)
+	spec.IngressConstraints = changeList(spec.IngressConstraints, u.entryAdd, u.entryRm)
 	u.changeMounts(task.Container)
 	if err := u.changeNetworks(c, spec); err != nil {
 		return err
 	}
-	return u.changePorts(task)
+	if err := u.changePorts(task); err != nil {
+		return err
+	}
+	// What says who answers goes with the last port that there is an answer on.
+	if len(u.entryAdd) == 0 && !slices.ContainsFunc(task.Ports, func(p *taskpb.Port) bool { return p.Mode == taskpb.Port_MODE_INGRESS }) {
+		spec.IngressConstraints = nil
+	}
+	return nil
+}
+
+func changeList(list, add, rm []string) []string {
+	list = slices.DeleteFunc(list, func(s string) bool { return slices.Contains(rm, s) })
+	for _, s := range add {
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // changeNetworks takes networks as the service has them, by id, from what was
@@ -231,7 +247,11 @@ func (u *updateFlags) changeNetworks(c *cobra.Command, spec *schedulerpb.Service
 		task.Networks = append(task.Networks, n)
 	}
 	for _, text := range u.networkRm {
+		before := len(task.Networks)
 		task.Networks = slices.DeleteFunc(task.Networks, func(o *taskpb.NetworkUse) bool { return o.Network == u.networkID(text) })
+		if len(task.Networks) == before {
+			return failf(ExitError, "--network-rm %s: the service is not on that network: see `redoubt service inspect`", text)
+		}
 	}
 	if len(task.Networks) == 0 {
 		spec.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED

@@ -10,13 +10,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
 func (a *app) statusCmd() *cobra.Command {
@@ -113,30 +113,13 @@ func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {
 }
 
 // printMesh shows this node's end of the tunnels.
-func printMesh(w io.Writer, m *controlpb.LocalMesh) {
+func printMesh(w io.Writer, m *schedulerpb.MeshState) {
 	if m == nil {
 		return
 	}
-	text := m.Address
-	if m.Interface != "" {
-		text += fmt.Sprintf("  %s, %s WireGuard", m.Interface, m.Driver)
-		if m.Mode != "" {
-			text += ", " + m.Mode
-		}
-		text += fmt.Sprintf(", MTU %d", m.Mtu)
-	}
-	field(w, "Mesh", text)
+	field(w, "Mesh", m.Address+"  "+meshText(m))
 	for _, p := range m.Peers {
-		text := p.NodeId + "  " + p.Address
-		if p.HandshakeNs != nil {
-			text += fmt.Sprintf("  handshake %s ago, %s in, %s out", time.Duration(*p.HandshakeNs).Round(time.Second), units.HumanSize(float64(p.ReceivedBytes)), units.HumanSize(float64(p.SentBytes)))
-		} else {
-			text += "  no handshake yet"
-		}
-		if p.Error != "" {
-			text += "  " + p.Error
-		}
-		field(w, "Peer", text)
+		field(w, "Peer", meshPeerText(p))
 	}
 	for _, d := range m.Degraded {
 		field(w, "Degraded", d)

@@ -25,6 +25,7 @@ type taskFlags struct {
 	maxAttempts              uint64
 	configs                  []string
 	health                   healthFlags
+	identity                 identityFlags
 }
 
 func (t *taskFlags) add(f *pflag.FlagSet) {
@@ -48,6 +49,7 @@ func (t *taskFlags) add(f *pflag.FlagSet) {
 	f.Uint64Var(&t.maxAttempts, "restart-max-attempts", 0, "most restarts (0: no bound)")
 	f.Var(&t.restartWin, "restart-window", "time over which restarts are counted")
 	t.health.add(f)
+	t.identity.add(f)
 }
 
 // apply puts the flags that were given into spec.
@@ -69,6 +71,7 @@ func (t *taskFlags) apply(f *pflag.FlagSet, spec *taskpb.TaskSpec) error {
 	set("init", func() { c.Init = t.init })
 	set("stop-signal", func() { c.StopSignal = t.stopSignal })
 	set("stop-grace-period", func() { c.StopGraceNs = int64(t.stopGrace) })
+	t.identity.apply(f, spec)
 	limits, reserved, restart := orNew(spec.Limits), orNew(spec.Reservations), orNew(spec.Restart)
 	if err := t.health.apply(f, c); err != nil {
 		return err
@@ -149,14 +152,19 @@ func (l *portList) Set(s string) error {
 	}
 	for _, o := range *l {
 		if samePort(o, p) {
-			return fmt.Errorf("port %d/%s is published twice", p.Published, enumName(p.Protocol, "PROTOCOL_"))
+			return fmt.Errorf("%s is published twice", portString(p))
 		}
 	}
 	*l = append(*l, p)
 	return nil
 }
 
+// samePort reports whether only one of them can be published. One whose number the
+// cluster chooses is known by its target.
 func samePort(a, b *taskpb.Port) bool {
+	if a.Published == 0 || b.Published == 0 {
+		return a.Mode == b.Mode && a.Target == b.Target && a.Protocol == b.Protocol && a.HostIp == b.HostIp
+	}
 	return a.Published == b.Published && a.Protocol == b.Protocol && (a.HostIp == b.HostIp || a.HostIp == "" || b.HostIp == "")
 }
 

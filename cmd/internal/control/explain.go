@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -78,7 +79,7 @@ func ask(r raftstore.Reader, service string, revision uint64) ([]placement.Verdi
 		}
 		var req *placement.Request
 		if rev, ok := schedstore.Revisions.Get(r, id); ok {
-			req, _ = placement.Compile(service, revision, rev.GetSpec()) // what does not compile is not placed
+			req, _ = placement.Compile(service, revision, rev.GetSpec(), meshstore.NodeFeature(r)) // what does not compile is not placed
 		}
 		requests[id] = req
 		return req
@@ -238,6 +239,8 @@ func (e *explainer) remedies() (out []string) {
 			add("redoubt node inspect %s", node)
 		case strings.HasPrefix(v.Reason, "lacks label "):
 			add("redoubt node update --label-add %s %s", word(strings.TrimPrefix(v.Reason, "lacks label ")), node)
+		case strings.HasPrefix(v.Reason, "cannot make tunnels "):
+			add("redoubt node inspect %s", node)
 		case strings.HasPrefix(v.Reason, "lacks "), strings.HasPrefix(v.Reason, "has port "):
 			add("redoubt join-token worker")
 		}

@@ -11,6 +11,14 @@ const (
 	resolveTimeout      = 10 * time.Second
 	shortResolveTimeout = 4 * time.Second
 
+	// meshKeyTimeout is how long a node is waited for that changes its WireGuard
+	// key, of which it is asked every meshKeyPoll.
+	meshKeyTimeout = 50 * time.Second
+	meshKeyPoll    = 250 * time.Millisecond
+
+	// maxMeshNodes is how many nodes are asked for their tunnels at a time.
+	maxMeshNodes = 64
+
 	// promoteTimeout is how long a worker is waited for that becomes a manager.
 	promoteTimeout = 25 * time.Second
 
@@ -20,6 +28,9 @@ const (
 
 	// warnClock is from where on the clock of a node is worth a warning.
 	warnClock = 5 * time.Second
+
+	// warnReplaced is how long it is told that a session was replaced from elsewhere.
+	warnReplaced = 24 * time.Hour
 
 	// maxDrain bounds the deadline of a drain.
 	maxDrain = 7 * 24 * time.Hour
@@ -51,6 +62,9 @@ const (
 	pageObjects = 512
 	maxListed   = 1000
 
+	// minSlotPrefix is the least of a slot's id that names it.
+	minSlotPrefix = 4
+
 	// maxGone bounds the tasks that one message says are no more.
 	maxGone = 16384
 
@@ -62,6 +76,8 @@ const (
 	// maxUsers the services that are told of one.
 	maxNetworks = 100
 	maxUsers    = 100
+	// maxNamed is how many things a warning names.
+	maxNamed = 3
 	// maxEndpoints bounds the tasks that are shown of a network.
 	maxEndpoints = 1000
 

@@ -6,19 +6,16 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/redoubt-cluster/redoubt/autolock"
-	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/authority"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
-	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -37,6 +34,12 @@ type Rotator interface {
 func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
 	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(),
 		force: req.GetForce() || req.GetCompromised(), how: pki.Leaving{Compromised: req.GetCompromised()}}
+	if gone, err := s.revoked(ctx, req.GetNode()); err != nil || gone != nil {
+		if err == nil && !l.only {
+			err = s.unlist(ctx, gone.GetId())
+		}
+		return &controlpb.RemoveNodeResponse{Id: gone.GetId()}, err
+	}
 	if err := l.run(ctx); err != nil {
 		return nil, err
 	}
@@ -243,6 +246,9 @@ func (l *leaving) commit(tx *raftstore.Tx) error {
 	} else if err := schedstore.RemoveNode(tx, id); err != nil {
 		return err
 	}
+	if err := dropStoreKeyOrder(tx, id); err != nil {
+		return err
+	}
 	if l.next == nil {
 		return nil
 	}
@@ -256,25 +262,10 @@ func (l *leaving) putKeysets(tx *raftstore.Tx) error {
 			return err
 		}
 	}
-	for _, k := range l.next.GetSealed() {
-		rec := &autolockpb.KeysetRecord{Id: k.GetNodeId(), Epoch: l.next.GetEpoch(), Sealed: k.GetSealed()}
-		if old, ok := autolockstore.Keysets.Get(tx, k.GetNodeId()); ok {
-			rec.Meta = old.GetMeta()
-		}
-		if err := autolockstore.Keysets.Put(tx, rec); err != nil {
-			return err
-		}
-		n, _ := pkistore.Nodes.Get(tx, k.GetNodeId())
-		n = proto.CloneOf(n)
-		n.KeysetEpoch = l.next.GetEpoch()
-		if err := pkistore.Nodes.Put(tx, n); err != nil {
-			return err
-		}
-	}
-	return nil
+	return authority.PutKeysets(tx, l.next.GetEpoch(), l.next.GetSealed())
 }
 
-// putSlots replaces the operator's slot: who is away opens with the old key once
+// putSlots replaces an operator's slot: who is away opens with the old key once
 // more.
 func (l *leaving) putSlots(tx *raftstore.Tx) (err error) {
 	if l.slot == nil {
@@ -286,7 +277,7 @@ func (l *leaving) putSlots(tx *raftstore.Tx) (err error) {
 			l.rotation.Away = append(l.rotation.Away, m.GetName())
 		}
 	}
-	l.rotation.SlotEpoch, err = replaceOperatorSlot(tx, l.slot)
+	l.rotation.SlotEpoch, l.rotation.SlotsKept, err = rotateForLeaving(tx, l.slot)
 	return err
 }
 
@@ -297,11 +288,8 @@ func (l *leaving) countTokens(tx *raftstore.Tx) error {
 		return err
 	}
 	for t := range pkistore.Tokens.All(tx) {
-		rec, err := profile.ParseTokenRecord(t.GetSigned().GetRecord())
-		usable := err == nil && !t.GetRevoked() && profile.CheckToken(rec, l.c.ClusterID, tx.Now()) == nil &&
-			(rec.GetMaxUses() == 0 || t.GetUses() < rec.GetMaxUses())
 		// Void since now, and not since a rotation before.
-		if usable && pki.TokenVoid(c, t) && !pki.TokenVoid(l.cluster, t) {
+		if pki.TokenVoid(c, t) && pki.Usable(t, l.cluster, tx.Now()) {
 			l.rotation.TokensVoid++
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/netview"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // CreateNetwork validates and stores.
@@ -29,7 +30,9 @@ func (s *Server) CreateNetwork(ctx context.Context, req *controlpb.CreateNetwork
 	if err != nil {
 		return nil, err
 	}
-	return &controlpb.CreateNetworkResponse{Id: id}, nil
+	resp := &controlpb.CreateNetworkResponse{Id: id}
+	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return networkWarnings(r, id) })
+	return resp, nil
 }
 
 // StreamNetworks lists the named ones, or all by name.
@@ -100,13 +103,14 @@ func detailUse(r raftstore.Reader, n *meshpb.Network, v *controlpb.NetworkDetail
 				NodeId: t.GetNodeId(), NodeName: nodeName(r, t.GetNodeId()), Serving: netview.Serving(t)}
 			for _, a := range t.GetAttachments() {
 				if a.GetNetworkId() == n.GetId() {
-					e.Addresses = a.GetAddresses()
+					e.Addresses = addressesOf(t, a)
 				}
 			}
 			v.Endpoints = append(v.Endpoints, e)
 		}
 		return true
 	})
+	v.Notices = notices(r, v.Endpoints)
 	slices.SortFunc(v.Endpoints, func(a, b *controlpb.NetworkEndpoint) int {
 		return cmp.Or(cmp.Compare(a.GetTaskName(), b.GetTaskName()), cmp.Compare(a.GetTaskId(), b.GetTaskId()))
 	})
@@ -147,9 +151,26 @@ func taskNetworks(r raftstore.Reader, t *schedulerpb.Task) (out []*controlpb.Net
 	}
 	for _, a := range t.GetAttachments() {
 		n, _ := meshstore.Networks.Get(r, a.GetNetworkId())
-		out = append(out, &controlpb.NetworkAddress{NetworkId: a.GetNetworkId(), NetworkName: n.GetSpec().GetName(), Addresses: a.GetAddresses()})
+		if n.GetKind() == meshpb.Kind_KIND_INGRESS {
+			continue // its ports say so
+		}
+		out = append(out, &controlpb.NetworkAddress{NetworkId: a.GetNetworkId(), NetworkName: n.GetSpec().GetName(), Addresses: addressesOf(t, a)})
 	}
 	return out
+}
+
+// addressesOf are those that a task was given on a network, or else those that its
+// node says it has there.
+func addressesOf(t *schedulerpb.Task, on *taskpb.Attachment) []string {
+	if len(on.GetAddresses()) > 0 {
+		return on.GetAddresses()
+	}
+	for _, a := range t.GetStatus().GetLocal() {
+		if a.GetNetworkId() == on.GetNetworkId() {
+			return a.GetAddresses()
+		}
+	}
+	return nil
 }
 
 // RemoveNetwork removes one network.
@@ -175,7 +196,9 @@ func (s *Server) CreatePolicy(ctx context.Context, req *controlpb.CreatePolicyRe
 	if err != nil {
 		return nil, err
 	}
-	return &controlpb.CreatePolicyResponse{Id: id}, nil
+	resp := &controlpb.CreatePolicyResponse{Id: id}
+	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return policyWarnings(r, id) })
+	return resp, nil
 }
 
 // StreamPolicies lists the named ones, or all by name.
@@ -207,4 +230,21 @@ func (s *Server) RemovePolicy(ctx context.Context, req *controlpb.RemovePolicyRe
 		return nil, err
 	}
 	return &controlpb.RemovePolicyResponse{Id: id}, nil
+}
+
+// notices are of nodes with these endpoints, whose rules for networks somebody
+// changed lately.
+func notices(r raftstore.Reader, endpoints []*controlpb.NetworkEndpoint) (out []*controlpb.NetworkNotice) {
+	seen := make(map[string]bool)
+	for _, e := range endpoints {
+		if id := e.GetNodeId(); !seen[id] {
+			seen[id] = true
+			n, _ := schedstore.Nodes.Get(r, id)
+			if text := schedstore.Meddled(n); text != "" {
+				out = append(out, &controlpb.NetworkNotice{NodeId: id, NodeName: e.GetNodeName(), Message: text})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b *controlpb.NetworkNotice) int { return cmp.Compare(a.GetNodeName(), b.GetNodeName()) })
+	return out
 }

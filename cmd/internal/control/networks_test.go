@@ -52,7 +52,7 @@ func (w *world) task(service string, slot uint32, running bool) *schedulerpb.Tas
 	if err := w.store.Update(w.t.Context(), func(tx *raftstore.Tx) error {
 		svc, _ := schedstore.Services.Get(tx, service)
 		t.Revision = svc.GetRevision()
-		if err := schedstore.Attach(tx, t, svc.GetSpec().GetTask().GetNetworks()); err != nil {
+		if err := schedstore.Attach(tx, t, svc.GetSpec().GetTask().GetNetworks(), false); err != nil {
 			return err
 		}
 		if running {
@@ -145,16 +145,19 @@ func TestNetworksThatAreRefused(t *testing.T) {
 	w := newWorld(t)
 	front := w.network(&meshpb.NetworkSpec{Name: "front"})
 	w.network(&meshpb.NetworkSpec{Name: "tiny", Subnets: []*meshpb.Subnet{{Subnet: "10.9.0.0/29"}}})
-	if err := w.store.Update(t.Context(), func(tx *raftstore.Tx) error {
-		return meshstore.Networks.Put(tx, &meshpb.Network{Id: ident.New(), Spec: &meshpb.NetworkSpec{Name: "lan", Driver: "bridge"}, Kind: meshpb.Kind_KIND_LOCAL})
-	}); err != nil {
-		t.Fatal(err)
+	w.network(&meshpb.NetworkSpec{Name: "off", Driver: "none"})
+	lans := []string{}
+	for i := range meshspec.MaxLocal + 1 {
+		lans = append(lans, fmt.Sprintf("lan%d", i))
+		w.network(&meshpb.NetworkSpec{Name: lans[i], Driver: "cni", Options: map[string]string{"conflist": "lan"}})
 	}
 	w.create(w.on("first", "tiny"))
 	many := []string{}
 	for i := range meshspec.MaxUses + 1 {
 		many = append(many, fmt.Sprintf("n%d", i))
 	}
+	ports := w.on("j", "off")
+	ports.Task.Ports = []*taskpb.Port{{Published: 8080, Target: 80, Mode: taskpb.Port_MODE_HOST}}
 	dnsrr := w.spec("rr")
 	dnsrr.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
 	for want, sp := range map[string]*schedulerpb.ServiceSpec{
@@ -162,7 +165,9 @@ func TestNetworksThatAreRefused(t *testing.T) {
 		"network front is given twice":          w.on("b", "front", "front"),
 		"alias db is given twice":               w.on("c", "front,db,db"),
 		"alias: name \"Ä\": only lowercase":     w.on("d", "front,Ä"),
-		"is of driver bridge":                   w.on("e", "lan"),
+		"off is of driver none: a service on i": w.on("e", "front", "off"),
+		"off is of driver none, on which noth":  ports,
+		"33 of its networks are made by nodes'": w.on("i", lans...),
 		"there are 65 networks":                 w.on("f", many...),
 		"has no virtual address left, all 1":    w.on("g", "tiny"),
 		"an endpoint mode is for services on n": dnsrr,

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/autolock"
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -27,7 +29,14 @@ import (
 // ListNodes returns the named nodes, or all by name.
 func (s *Server) ListNodes(ctx context.Context, req *controlpb.ListNodesRequest) (*controlpb.ListNodesResponse, error) {
 	resp := &controlpb.ListNodesResponse{Self: self(ctx)}
-	return resp, s.eachNode(ctx, req, collect(&resp.Nodes))
+	if req.GetMesh() && (len(req.GetNodes()) == 0 || len(req.GetNodes()) > maxMeshNodes) {
+		return nil, apierr.Invalid("", "nodes are asked for their tunnels by name, at most %d at a time", maxMeshNodes)
+	}
+	if err := s.eachNode(ctx, req, collect(&resp.Nodes)); err != nil || !req.GetMesh() {
+		return resp, err
+	}
+	s.addMesh(ctx, resp.Nodes)
+	return resp, nil
 }
 
 // StreamNodes is ListNodes in pages.
@@ -71,7 +80,7 @@ func (s *Server) lockedManagers(ctx context.Context, servers []raftstore.Server)
 		for n := range pkistore.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
 			if !n.GetDenied() {
 				sched, _ := schedstore.Nodes.Get(r, n.GetId())
-				managers = append(managers, managerFact{ManagerStatus: managerStatus(n, sched, servers)})
+				managers = append(managers, managerFact{ManagerStatus: managerStatus(r, n, sched, servers)})
 			}
 		}
 		return nil
@@ -89,7 +98,7 @@ func (s *Server) lockedManagers(ctx context.Context, servers []raftstore.Server)
 // pickNodes resolves references in their order; none means all, by name.
 func pickNodes(r raftstore.Reader, refs []string) (out []*pkipb.Node, err error) {
 	for _, ref := range refs {
-		n, err := resolveNode(r, ref)
+		n, err := resolveAmong(r, ref, listed)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +108,7 @@ func pickNodes(r raftstore.Reader, refs []string) (out []*pkipb.Node, err error)
 		return out, nil
 	}
 	for n := range pkistore.Nodes.All(r) {
-		if !n.GetDenied() {
+		if listed(n) {
 			out = append(out, n)
 		}
 	}
@@ -120,18 +129,26 @@ func self(ctx context.Context) string {
 // name: one that is called as another's id begins does not get what was meant
 // for that one, nor the other way round.
 func resolveNode(r raftstore.Reader, ref string) (*pkipb.Node, error) {
-	if n, ok := pkistore.Nodes.Get(r, ref); ok && !n.GetDenied() {
+	return resolveAmong(r, ref, func(n *pkipb.Node) bool { return !n.GetDenied() })
+}
+
+// listed reports whether a node is shown: members, and who was revoked and not
+// removed yet.
+func listed(n *pkipb.Node) bool { return !n.GetDenied() || n.GetRevoked() }
+
+func resolveAmong(r raftstore.Reader, ref string, among func(*pkipb.Node) bool) (*pkipb.Node, error) {
+	if n, ok := pkistore.Nodes.Get(r, ref); ok && among(n) {
 		return n, nil
 	}
 	var found []*pkipb.Node
 	for n := range pkistore.Nodes.By(r, "name", cmp.Or(ref, " ")) {
-		if !n.GetDenied() {
+		if among(n) {
 			found = append(found, n)
 		}
 	}
 	if len(ref) >= ident.MinPrefix && len(ref) <= ident.Len {
 		for n := range pkistore.Nodes.Prefix(r, ref) {
-			if !n.GetDenied() && n.GetName() != ref {
+			if among(n) && n.GetName() != ref {
 				found = append(found, n)
 			}
 		}
@@ -155,8 +172,12 @@ func nodeView(r *raftstore.ReadTx, n *pkipb.Node, servers []raftstore.Server) *c
 	v.Reserved, v.Tasks = reserved(r, n.GetId())
 	inMesh, _ := meshstore.Nodes.Get(r, n.GetId())
 	v.MeshAddress = inMesh.GetAddress()
+	if n.GetDenied() {
+		v.RevokedAt = n.GetDeniedAt()
+		return v
+	}
 	if n.GetRole() == profilepb.Role_ROLE_MANAGER {
-		v.Manager = managerStatus(n, sched, servers)
+		v.Manager = managerStatus(r, n, sched, servers)
 	}
 	return v
 }
@@ -174,9 +195,11 @@ func reserved(r *raftstore.ReadTx, node string) (*taskpb.Resources, uint32) {
 	return sum, tasks
 }
 
-func managerStatus(n *pkipb.Node, sched *schedulerpb.Node, servers []raftstore.Server) *controlpb.ManagerStatus {
+func managerStatus(r raftstore.Reader, n *pkipb.Node, sched *schedulerpb.Node, servers []raftstore.Server) *controlpb.ManagerStatus {
 	m := &controlpb.ManagerStatus{NodeId: n.GetId(), Name: n.GetName(), Address: n.GetAddress(),
 		Reachable: schedstore.Up(sched)}
+	rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
+	m.OpensItself = autolock.FileSlot(rec.GetSet()) != nil
 	if i := slices.IndexFunc(servers, func(s raftstore.Server) bool { return s.ID == n.GetId() }); i >= 0 {
 		m.Leader, m.Voter = servers[i].Leader, servers[i].Voter
 	}

@@ -71,7 +71,7 @@ func (s *Server) ExplainPolicy(ctx context.Context, req *controlpb.ExplainPolicy
 func networksOf(r raftstore.Reader, svc *schedulerpb.Service) map[string]*meshpb.Network {
 	out := map[string]*meshpb.Network{}
 	add := func(id string) {
-		if n, ok := meshstore.Networks.Get(r, id); ok && n.GetKind() == meshpb.Kind_KIND_OVERLAY {
+		if n, ok := meshstore.Networks.Get(r, id); ok && n.GetKind() != meshpb.Kind_KIND_INGRESS && meshspec.Given(n.GetSpec().GetDriver()) {
 			out[id] = n
 		}
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
@@ -51,9 +52,14 @@ type Config struct {
 	Rotator   Rotator
 	Images    Images
 	Backups   Backups
+	// Authority answers for the certificate authorities.
+	Authority controlpb.AuthorityServer
 	Logs      LogSource
+	Mesh      MeshSource
 	// Sessions lists the nodes that are connected now.
 	Sessions func() []dispatcher.SessionInfo
+	// Held is what nodes say that their tasks hold of identities, by node.
+	Held func() map[string][]*schedulerpb.HeldIdentity
 	// Events is what has happened; somebody else runs it.
 	Events *events.Hub
 	// Locked asks a manager that is away whether it is only locked.
@@ -66,14 +72,32 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Server implements controlpb.ControlServer.
+// Server implements the services of the operator API.
 type Server struct {
 	controlpb.UnimplementedControlServer
+	controlpb.UnimplementedSlotsServer
+	controlpb.UnimplementedRevocationServer
+	controlpb.UnimplementedIdentitiesServer
+	controlpb.AuthorityServer
 	c Config
 }
 
+// Register has srv answer all of them.
+func Register(srv *grpc.Server, s *Server) {
+	controlpb.RegisterControlServer(srv, s)
+	controlpb.RegisterRevocationServer(srv, s)
+	controlpb.RegisterIdentitiesServer(srv, s)
+	controlpb.RegisterSlotsServer(srv, s)
+	controlpb.RegisterAuthorityServer(srv, s)
+}
+
 // New returns a server.
-func New(c Config) *Server { return &Server{c: c} }
+func New(c Config) *Server {
+	if c.Authority == nil {
+		c.Authority = controlpb.UnimplementedAuthorityServer{}
+	}
+	return &Server{AuthorityServer: c.Authority, c: c}
+}
 
 // update runs one transaction.
 func (s *Server) update(ctx context.Context, fn func(*raftstore.Tx) error) error {

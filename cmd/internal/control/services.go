@@ -7,6 +7,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/orchestrator"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
@@ -27,7 +28,9 @@ func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateService
 	if err != nil {
 		return nil, err
 	}
-	return &controlpb.CreateServiceResponse{Id: id, Warnings: warnings}, nil
+	resp := &controlpb.CreateServiceResponse{Id: id, Warnings: warnings}
+	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return aliasWarnings(r, sp.Spec()) })
+	return resp, nil
 }
 
 // UpdateService replaces the spec that was read at req.Version.
@@ -49,7 +52,9 @@ func (s *Server) UpdateService(ctx context.Context, req *controlpb.UpdateService
 	if err := schedstore.UpdateService(ctx, s.c.Store, old.GetId(), req.GetVersion(), sp.Spec()); err != nil {
 		return nil, err
 	}
-	return &controlpb.UpdateServiceResponse{Id: old.GetId(), Warnings: warnings}, nil
+	resp := &controlpb.UpdateServiceResponse{Id: old.GetId(), Warnings: warnings}
+	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return aliasWarnings(r, sp.Spec()) })
+	return resp, nil
 }
 
 // RemoveService removes one service.
@@ -123,7 +128,7 @@ func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err er
 func serviceView(r *raftstore.ReadTx, svc *schedulerpb.Service) *controlpb.ServiceView {
 	count := schedstore.CountOf(r, svc.GetId())
 	v := &controlpb.ServiceView{Service: svc, Running: count.Running, Networks: serviceNetworks(r, svc)}
-	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask())
+	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask(), meshstore.NodeFeature(r))
 	if err != nil { // validation lets no such service in
 		return v
 	}

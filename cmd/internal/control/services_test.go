@@ -80,7 +80,7 @@ func TestSpecsPastTheCommandLine(t *testing.T) {
 			sp.Task.Ports = []*taskpb.Port{{Published: 70000, Target: 80, Mode: taskpb.Port_MODE_HOST}}
 		},
 		"ingress": func(sp *schedulerpb.ServiceSpec) {
-			sp.Task.Ports = []*taskpb.Port{{Published: 80, Target: 80, Mode: taskpb.Port_MODE_INGRESS}}
+			sp.Task.Ports = []*taskpb.Port{{Published: 2377, Target: 80, Mode: taskpb.Port_MODE_INGRESS}}
 		},
 		"constraint": func(sp *schedulerpb.ServiceSpec) { sp.Task.Constraints = []string{"node.secret==1"} },
 		"memory":     func(sp *schedulerpb.ServiceSpec) { sp.Task.Limits = &taskpb.Resources{MemoryBytes: -1} },

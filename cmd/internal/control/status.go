@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/autolock"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/version"
@@ -28,7 +29,7 @@ func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func
 	resp.KeysetEpoch = pki.KeysetEpoch(c)
 	for _, e := range c.GetExposures() {
 		warn("manager %s was removed as compromised on %s and had the root key: whoever has it can pretend to be a manager to nodes that are away or new. "+
-			"This version cannot replace the root: found a new cluster and move", e.GetName(), time.Unix(e.GetAt(), 0).UTC().Format(time.DateOnly))
+			"replace the root: `redoubt ca rotate --root`", e.GetName(), time.Unix(e.GetAt(), 0).UTC().Format(time.DateOnly))
 	}
 	for n := range pkistore.Nodes.All(r) {
 		if pki.NeedsReissue(c, n) {
@@ -63,7 +64,7 @@ func levelWarning(r raftstore.Reader, level raftstore.Level, warn func(string, .
 // GetStatus is the cluster at a glance, with what is wrong and the command
 // that mends it.
 func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (*controlpb.GetStatusResponse, error) {
-	resp := &controlpb.GetStatusResponse{ClusterId: s.c.ClusterID, Autolock: true, Version: version.String()}
+	resp := &controlpb.GetStatusResponse{ClusterId: s.c.ClusterID, Version: version.String()}
 	servers := s.c.Store.Servers()
 	var managers []managerFact
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
@@ -73,6 +74,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			warn("the disk of the leading manager has not ended a write for %v, and nothing is acknowledged meanwhile: see to that disk", d.Round(time.Second))
 		}
 		s.nodeClockWarnings(r, warn)
+		addressWarnings(r, warn)
 		levelWarning(r, s.c.Store.Level(), warn)
 		for n := range pkistore.Nodes.All(r) {
 			if n.GetDenied() {
@@ -95,7 +97,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 				warn("the certificate of node %s has expired: check its clock and its log", n.GetName())
 			}
 			if n.GetRole() == profilepb.Role_ROLE_MANAGER {
-				m := managerStatus(n, sched, servers)
+				m := managerStatus(r, n, sched, servers)
 				resp.Managers = append(resp.Managers, m)
 				managers = append(managers, managerFact{ManagerStatus: m, zone: sched.GetLabels()[zoneLabel]})
 				if m.GetLeader() {
@@ -105,6 +107,10 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 		}
 		rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
 		resp.SlotEpoch = rec.GetSet().GetEpoch()
+		resp.Autolock = autolock.FileSlot(rec.GetSet()) == nil
+		if !resp.Autolock {
+			warn("autolock is off: whoever gets a manager's disk has the whole cluster: `redoubt autolock on`")
+		}
 		for _, m := range s.acks(r) {
 			if m.GetEpoch() < resp.SlotEpoch {
 				warn("manager %s still opens with the unlock key of before the rotation: `redoubt unlock-key slot ls`", m.GetName())

@@ -9,7 +9,9 @@ import (
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // ListTasks returns the tasks of the named services and the named node.
@@ -72,33 +74,39 @@ func eachTaskOf(r raftstore.Reader, svc *schedulerpb.Service, node string, yield
 		return cmp.Or(cmp.Compare(x.GetSlot(), y.GetSlot()), cmp.Compare(x.GetTargetNodeId(), y.GetTargetNodeId()),
 			cmp.Compare(y.GetMeta().GetCreatedAt(), x.GetMeta().GetCreatedAt()), cmp.Compare(x.GetId(), y.GetId()))
 	})
-	images := imagesOf(r, svc)
+	of := specsOf(r, svc)
 	for _, t := range tasks {
-		image := images(t)
-		if err := yield(taskView(r, svc, t, image)); err != nil {
+		if err := yield(taskView(r, svc, t, of(t))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// imagesOf returns what says which image a task of the service was made of.
-func imagesOf(r raftstore.Reader, svc *schedulerpb.Service) func(*schedulerpb.Task) string {
-	known := map[uint64]string{}
-	return func(t *schedulerpb.Task) string {
-		image, ok := known[t.GetRevision()]
+// specsOf returns what says what a task of the service was made from.
+func specsOf(r raftstore.Reader, svc *schedulerpb.Service) func(*schedulerpb.Task) *taskpb.TaskSpec {
+	known := map[uint64]*taskpb.TaskSpec{}
+	return func(t *schedulerpb.Task) *taskpb.TaskSpec {
+		s, ok := known[t.GetRevision()]
 		if !ok {
 			rev, _ := schedstore.Revisions.Get(r, schedstore.RevisionID(svc.GetId(), t.GetRevision()))
-			image = rev.GetSpec().GetContainer().GetImage()
-			known[t.GetRevision()] = image
+			s = rev.GetSpec()
+			known[t.GetRevision()] = s
 		}
-		return image
+		return s
 	}
 }
 
-func taskView(r raftstore.Reader, svc *schedulerpb.Service, t *schedulerpb.Task, image string) *controlpb.TaskView {
-	return &controlpb.TaskView{Task: t, ServiceName: svc.GetSpec().GetName(),
-		NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())), Image: image, Networks: taskNetworks(r, t)}
+func taskView(r raftstore.Reader, svc *schedulerpb.Service, t *schedulerpb.Task, from *taskpb.TaskSpec) *controlpb.TaskView {
+	v := &controlpb.TaskView{Task: t, ServiceName: svc.GetSpec().GetName(), NodeName: nodeName(r, cmp.Or(t.GetNodeId(), t.GetTargetNodeId())),
+		Image: from.GetContainer().GetImage(), Networks: taskNetworks(r, t)}
+	if schedstore.Live(t) {
+		v.Ports = spec.HostPorts(from)
+		if spec.HasIngress(from) { // those that are published are the service's
+			v.Ports = append(v.Ports, spec.IngressPorts(svc.GetSpec().GetTask())...)
+		}
+	}
+	return v
 }
 
 func nodeName(r raftstore.Reader, id string) string {

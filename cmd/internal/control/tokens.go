@@ -55,7 +55,11 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 		if err != nil {
 			return err
 		}
-		root, err := x509.ParseCertificate(c.GetRoots()[0])
+		der, err := pki.PinnedRoot(c)
+		if err != nil {
+			return apierr.State("try again in a few seconds", "%v", err)
+		}
+		root, err := x509.ParseCertificate(der)
 		if err != nil {
 			return err
 		}

@@ -111,14 +111,14 @@ func (w *serviceWatch) send(tasks map[string]bool) (removed bool, err error) {
 		case tasks == nil:
 			return eachTaskOf(r, svc, "", p.add)
 		}
-		images := imagesOf(r, svc)
+		of := specsOf(r, svc)
 		for _, id := range slices.Sorted(maps.Keys(tasks)) {
 			t, ok := schedstore.Tasks.Get(r, id)
 			if !ok {
 				end.Gone = append(end.Gone, id)
 				continue
 			}
-			if err := p.add(taskView(r, svc, t, images(t))); err != nil {
+			if err := p.add(taskView(r, svc, t, of(t))); err != nil {
 				return err
 			}
 		}

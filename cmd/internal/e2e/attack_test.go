@@ -72,7 +72,7 @@ func (a *attack) stolen(t *testing.T, host, file string) *pki.Credentials {
 		t.Fatal(err)
 	}
 	chain := &profilepb.CertificateChain{Certificates: f.Chain}
-	trust, err := pki.TrustFromChain(chain)
+	trust, err := pki.TrustFromChain(chain, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

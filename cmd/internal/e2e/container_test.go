@@ -225,7 +225,7 @@ func bounded(t *testing.T, c *cluster) {
 }
 
 // network: a victim on the same node, listeners on the node itself and on the
-// other one, a manager's port, metadata.
+// other one, a manager's port, metadata; and a host that is no node.
 func network(t *testing.T, c *cluster) {
 	c.ok("manager-1", "service", "create", "--detach", "--name", "victim", "--publish", "mode=host,published=8081,target=8080", attackRef, "serve", ":8080")
 	var victim string
@@ -241,19 +241,29 @@ func network(t *testing.T, c *cluster) {
 	gateway := netip.MustParsePrefix(victim + "/20").Masked().Addr().Next().String()
 	c.listenOn("manager-1", "9100")
 	c.listenOn("worker-1", "9100")
+	s := c.stranger(250)
+	outside := netip.AddrPortFrom(s.addr, 9100).String()
+	within(t, s.ns, func() error {
+		l, err := net.Listen("tcp", outside)
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		return err
+	})
 	lines := c.attack("reach", nil, attackRef, "reach",
 		"tcp://"+victim+":8080",                           // a neighbour on the bridge
 		"tcp://"+gateway+":9100", "tcp://"+worker+":9100", // the node's own listeners
 		"tcp://"+gateway+":2377", "tcp://"+worker+":2377", "tcp://"+manager+":2377", // management
+		"tcp://"+manager+":9100",                               // what another node shows its neighbours
 		"tcp://169.254.169.254:80", "udp://169.254.169.254:53", // metadata
 		"tcp6://[fe80::1%eth0]:80", "tcp6://[::ffff:"+worker+"]:9100", // other families
 		"udp://255.255.255.255:67", "udp://224.0.0.251:5353", // broadcast and multicast
 		"tcp://127.0.0.1:9100", "tcp://"+worker+":8080", // what is published is 8081
 	)
-	nothingOpen(t, lines, 14)
+	nothingOpen(t, lines, 15)
 	// What must work: out, and what is published.
-	has(t, c.attack("reach-out", nil, attackRef, "reach", "tcp://"+manager+":9100", "tcp://"+worker+":8081"),
-		"OPEN reach tcp://"+manager+":9100", "OPEN reach tcp://"+worker+":8081")
+	has(t, c.attack("reach-out", nil, attackRef, "reach", "tcp://"+outside, "tcp://"+worker+":8081"),
+		"OPEN reach tcp://"+outside, "OPEN reach tcp://"+worker+":8081")
 	c.ok("manager-1", "service", "rm", "victim")
 }
 

@@ -29,6 +29,8 @@ func TestFiles(t *testing.T) {
 	c.ok("manager-1", "network", "create", "back")
 	c.ok("manager-1", "service", "create", "--timeout", "30s", "--name", "web", "--network", "back", image)
 	check("a manager with segments, and workers", "manager-1", "worker-1", "worker-2")
+	c.ok("manager-1", "store", "rotate-key")
+	check("a manager whose store has a new key", "manager-1")
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)

@@ -86,7 +86,7 @@ func (r result) String() string {
 func labName(base string) string { return fmt.Sprintf("%s-%d", base, os.Getpid()) }
 
 // up makes a lab and takes it down at the end of the test.
-func up(t *testing.T, base string, managers, workers int) *cluster {
+func up(t *testing.T, base string, managers, workers int, more ...string) *cluster {
 	t.Helper()
 	name := labName(base)
 	c := &cluster{t, name}
@@ -99,7 +99,7 @@ func up(t *testing.T, base string, managers, workers int) *cluster {
 		}
 	})
 	start := time.Now()
-	c.must("lab", "up", "--name", name, "--managers", strconv.Itoa(managers), "--workers", strconv.Itoa(workers))
+	c.must(append([]string{"lab", "up", "--name", name, "--managers", strconv.Itoa(managers), "--workers", strconv.Itoa(workers)}, more...)...)
 	t.Logf("lab of %d+%d ready after %v", managers, workers, time.Since(start).Round(100*time.Millisecond))
 	return c
 }

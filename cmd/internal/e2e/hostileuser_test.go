@@ -95,8 +95,8 @@ func hostileUser(t *testing.T, c *cluster) {
 				t.Errorf("the user of %s reads %s", who, path)
 			}
 		}
-		for _, name := range []string{"keyd", "unlock", "api", "metrics", "netd", "named", "named-net", "rund"} {
-			helper := who == "redoubtd" && (name == "keyd" || name == "netd" || name == "named" || name == "rund") || who == "redoubt-netd" && name == "named-net"
+		for _, name := range []string{"keyd", "unlock", "api", "metrics", "netd", "wg", "named", "named-net", "rund", "identity"} {
+			helper := who == "redoubtd" && (name == "keyd" || name == "netd" || name == "named" || name == "rund" || name == "identity") || who == "redoubt-netd" && name == "named-net"
 			if !helper && as(t, uid, "connect", filepath.Join(h.RunDir, name+".sock")) {
 				t.Errorf("the user of %s is answered on %s.sock", who, name)
 			}

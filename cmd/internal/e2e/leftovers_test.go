@@ -83,6 +83,8 @@ func TestLabDownLeavesNothing(t *testing.T) {
 	c := up(t, "leftovers", 1, 1)
 	c.load()
 	c.ok("manager-1", "service", "create", "--name", "edge", "--mode", "global", "--publish", "mode=host,published=8080,target=80", image)
+	c.ok("manager-1", "network", "create", "back")
+	c.ok("manager-1", "service", "create", "--name", "web", "--network", "back", "--publish", "8081:80", image)
 	c.lab("kill", "manager-1")
 	var state struct {
 		Number int `json:"number"`

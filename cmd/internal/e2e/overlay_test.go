@@ -30,8 +30,10 @@ func TestOverlay(t *testing.T) {
 		{"what the kernel has is what the cluster says", (*overlayStory).kernel},
 		{"only what a policy allows passes", (*overlayStory).policy},
 		{"daemons die and traffic goes on", (*overlayStory).daemonsDie},
-		{"managers stop and traffic goes on", (*overlayStory).managersStop},
+		// It shows that the redoubtd that was killed has heard from managers again:
+		// without that nobody is its peer when they stop.
 		{"a service that is removed leaves nothing", (*overlayStory).removed},
+		{"managers stop and traffic goes on", (*overlayStory).managersStop},
 		{"a removed node is cut off", (*overlayStory).nodeRemoved},
 	} {
 		at := time.Now()
@@ -191,6 +193,15 @@ func (o *overlayStory) daemonsDie() {
 }
 
 func (o *overlayStory) managersStop() {
+	// A redoubtd that was killed knows its peers again when a manager told it.
+	for _, h := range []string{"worker-1", "worker-2"} {
+		eventually(o.t, 30*time.Second, func() string {
+			if text := o.ok(h, "status"); !strings.Contains(text, "Peer:") {
+				return h + " knows no peer:\n" + text
+			}
+			return ""
+		})
+	}
 	o.lab("stop", "manager-1")
 	for range 3 {
 		o.answers(o.web, "http://db/", o.db.ID[:12])

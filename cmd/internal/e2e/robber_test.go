@@ -115,7 +115,7 @@ func (th *robber) unlocker(dir string) *keydclient.Client {
 
 func credentials(t *testing.T, chain *profilepb.CertificateChain, key crypto.Signer) *pki.Credentials {
 	t.Helper()
-	trust, err := pki.TrustFromChain(chain)
+	trust, err := pki.TrustFromChain(chain, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

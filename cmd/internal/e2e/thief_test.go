@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ type thief struct {
 	h         host
 	dir       string // data, pristine, run
 	supervise *exec.Cmd
+	ended     chan struct{} // when supervise has
 	log       *os.File
 }
 
@@ -82,7 +84,22 @@ func (th *thief) start() {
 	th.supervise = exec.Command("unshare", "--net", "--mount", "sh", "-c", script)
 	th.supervise.Stdout, th.supervise.Stderr = th.log, th.log
 	th.supervise.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := th.supervise.Start(); err != nil {
+	// The signal comes when the thread ends that began it, and threads end with
+	// tests that were in other namespaces: this one stays.
+	began := make(chan error, 1)
+	th.ended = make(chan struct{})
+	go func() {
+		defer close(th.ended)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := th.supervise.Start()
+		began <- err
+		if err == nil {
+			th.supervise.Wait()
+		}
+	}()
+	if err := <-began; err != nil {
+		th.supervise = nil
 		th.t.Fatal(err)
 	}
 	eventually(th.t, 30*time.Second, func() string {
@@ -96,7 +113,7 @@ func (th *thief) start() {
 func (th *thief) stop() {
 	if th.supervise != nil {
 		th.supervise.Process.Signal(syscall.SIGTERM)
-		th.supervise.Wait()
+		<-th.ended
 		th.supervise = nil
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/port"
@@ -26,6 +27,7 @@ import (
 // managerFacts is what only a manager's agent reports.
 type managerFacts struct {
 	slotEpoch    func() uint64
+	storeKey     func() *schedulerpb.StoreKeyState
 	appliedIndex func() uint64
 	// admit judges a peer of the mesh by the records.
 	admit func(tls.ConnectionState) error
@@ -33,10 +35,6 @@ type managerFacts struct {
 
 // runAgent serves this node's tasks until ctx ends.
 func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers func() []string, facts *managerFacts) error {
-	network, err := n.network(managers)
-	if err != nil {
-		return err
-	}
 	var admit func(tls.ConnectionState) error
 	if facts != nil {
 		admit = facts.admit
@@ -45,7 +43,13 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 	if err != nil {
 		return err
 	}
+	network, err := n.network(managers, networks.overlays)
+	if err != nil {
+		return err
+	}
+	tasks := n.newIdentities(creds, &n.denials)
 	c := agent.Config{
+		Identities: tasks.assigned, Session: tasks.session,
 		Dial: func(ctx context.Context) (grpc.ClientConnInterface, io.Closer, error) {
 			cc, err := n.dialManager(ctx, creds, managers())
 			if err != nil {
@@ -56,16 +60,22 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 		},
 		Executor: n.rund, Network: network, Overlay: networks.overlays, OverlayChanged: networks.changed, Refresh: n.refresh, Connected: n.setSession, Described: n.reported.set, Logger: n.log.With("part", "agent"),
 		Membership: n.heardMembership,
+		Trusts:     creds.RootHashes,
+		Retrusted:  n.retrusted,
+		Mesh:       networks.answer,
+		Heard:      func() { networks.lease.hear(time.Now()) },
+		Denials:    n.heardDenials,
 		Describe:   func() *schedulerpb.NodeDescription { return n.describe(nil) },
 		Managers:   n.keepManagers,
 	}
 	if facts != nil {
-		c.Describe = func() *schedulerpb.NodeDescription { return n.describe(facts.slotEpoch) }
+		c.Describe = func() *schedulerpb.NodeDescription { return n.describe(facts) }
 		c.AppliedIndex = facts.appliedIndex
 	}
 	defer n.setSession(false)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return networks.run(ctx) })
+	g.Go(func() error { return tasks.run(ctx) })
 	g.Go(func() error { return ended(ctx, agent.Run(ctx, c)) })
 	return g.Wait()
 }
@@ -84,8 +94,9 @@ func (n *Node) keepManagers(addrs []string) {
 }
 
 // network is the node bridge, by way of netd. Containers are kept away from the
-// managers.
-func (n *Node) network(managers func() []string) (*mesh.Local, error) {
+// managers, from what nodes do not publish, and from clients who claim an address
+// of a pool.
+func (n *Node) network(managers func() []string, said *overlay.Manager) (*mesh.Local, error) {
 	subnet, err := netip.ParsePrefix(n.cfg.BridgeSubnet)
 	if err != nil {
 		return nil, err
@@ -94,7 +105,11 @@ func (n *Node) network(managers func() []string) (*mesh.Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mesh.NewLocal(mesh.LocalConfig{Netd: n.netd, Subnet: subnet, DNS: dns, Managers: managers, Logger: n.log.With("part", "mesh")})
+	c := mesh.LocalConfig{Netd: n.netd, Subnet: subnet, DNS: dns, Managers: managers, Logger: n.log.With("part", "mesh")}
+	if said != nil {
+		c.Pools, c.Reach = said.Pools, said.Reach
+	}
+	return mesh.NewLocal(c)
 }
 
 // dns are the configured servers, or the machine's own but those on loopback,
@@ -174,10 +189,16 @@ func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers 
 			return n.keepManagerLeaf(ctx, got.Leaf, got.Key)
 		},
 	}
+	take := func(said *pkipb.Roots) error { return n.takeRoots(creds, said) }
 	if boot != nil {
 		r.Expired = func(ctx context.Context) error { return n.reissue(ctx, creds) }
+		take = nil // a manager's come with its store
 	}
+	r.Roots = take
 	g, ctx := errgroup.WithContext(ctx)
+	if take != nil {
+		g.Go(func() error { return n.followRoots(ctx, take) })
+	}
 	g.Go(func() error { return ended(ctx, r.Run(ctx)) })
 	g.Go(func() error { return n.followIssuer(ctx, r) })
 	return g.Wait()
@@ -220,10 +241,18 @@ func (n *Node) stopTasks(ctx context.Context) error {
 	if !errors.Is(err, gone) {
 		return fmt.Errorf("stop the tasks: %w", err)
 	}
-	network, err := n.network(func() []string { return n.who().Managers })
+	network, err := n.network(func() []string { return n.who().Managers }, nil)
 	if err != nil {
 		return err
 	}
 	_, err = network.Sync(ctx, nil)
 	return errors.Join(err, n.clearMesh(ctx))
+}
+
+// lookAgain has the agent look at the node and tell managers what it found.
+func (n *Node) lookAgain() {
+	select {
+	case n.refresh <- struct{}{}:
+	default: // asked for already
+	}
 }

@@ -32,13 +32,21 @@ const callersPage = "../../../docs/callers.md"
 // way is how a service is reached. rund's is a socket of one user and has no
 // rules; TestHelperSockets is about it.
 var wayOf = map[string]string{
-	"redoubt.pki.v1.Lock":             pki.ALPNLock,
-	"redoubt.pki.v1.Witness":          pki.ALPNWitness,
-	"redoubt.scheduler.v1.Dispatcher": pki.ALPNGRPC,
-	"redoubt.control.v1.Control":      pki.ALPNLocal,
-	"redoubt.control.v1.Bootstrap":    "api.sock",
-	"redoubt.control.v1.CallStream":   "api.sock",
-	"redoubt.rund.v1.Rund":            "rund.sock",
+	"redoubt.control.v1.Slots":              pki.ALPNLocal,
+	"redoubt.control.v1.Unlocking":          pki.ALPNLock,
+	"redoubt.control.v1.Shares":             "api.sock",
+	"redoubt.pki.v1.Lock":                   pki.ALPNLock,
+	"redoubt.pki.v1.Witness":                pki.ALPNWitness,
+	"redoubt.scheduler.v1.Dispatcher":       pki.ALPNGRPC,
+	"redoubt.scheduler.v1.Delivery":         pki.ALPNGRPC,
+	"redoubt.control.v1.Control":            pki.ALPNLocal,
+	"redoubt.control.v1.Authority":          pki.ALPNLocal,
+	"redoubt.control.v1.Secrets":            pki.ALPNLocal,
+	"redoubt.control.v1.Bootstrap":          "api.sock",
+	"redoubt.control.v1.CallStream":         "api.sock",
+	"redoubt.rund.v1.Rund":                  "rund.sock",
+	"redoubt.control.v1.Identities":         pki.ALPNLocal,
+	"redoubt.scheduler.v1.WorkloadIdentity": pki.ALPNGRPC,
 }
 
 func way(service string) string {
@@ -212,13 +220,13 @@ func TestCallerTable(t *testing.T) {
 // are not named elsewhere.
 var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_ANYONE:             "pki.Join",
-	authzpb.Caller_CALLER_WORKER:             "pki.Renew scheduler.Dispatcher pki.Membership.Promote",
-	authzpb.Caller_CALLER_MANAGER:            "pki.Renew scheduler.Dispatcher pki.Lock pki.Witness",
-	authzpb.Caller_CALLER_BOOT:               "pki.Lock",
+	authzpb.Caller_CALLER_WORKER:             "pki.Renew scheduler.Dispatcher scheduler.Delivery pki.Membership.Promote scheduler.WorkloadIdentity",
+	authzpb.Caller_CALLER_MANAGER:            "pki.Renew scheduler.Dispatcher scheduler.Delivery pki.Lock pki.Witness control.Unlocking scheduler.WorkloadIdentity",
+	authzpb.Caller_CALLER_BOOT:               "pki.Lock control.Unlocking",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
-	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Control",
-	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream",
+	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation",
+	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 
 // TestWhoMayWhat holds the rules against golden and docs/callers.md.

@@ -3,6 +3,7 @@ package node
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestConfigCheck(t *testing.T) {
@@ -35,6 +36,16 @@ func TestAdvertised(t *testing.T) {
 		c.Advertise = tc.configured
 		if got, err := c.advertised(tc.asked); err != nil || got != tc.want {
 			t.Errorf("%+v: %q, %v", tc, got, err)
+		}
+	}
+}
+
+func TestKeyLifetime(t *testing.T) {
+	for life, good := range map[time.Duration]bool{0: true, time.Hour: true, 90 * 24 * time.Hour: true, time.Hour - 1: false, -time.Hour: false} {
+		c := DefaultConfig()
+		c.Name, c.Raft.KeyLifetime = "n", life
+		if err := c.Check(); (err == nil) != good {
+			t.Errorf("%v: %v", life, err)
 		}
 	}
 }

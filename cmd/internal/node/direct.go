@@ -26,6 +26,9 @@ type direct struct {
 // directServer is control.Server.
 type directServer interface {
 	controlpb.ControlServer
+	controlpb.RevocationServer
+	controlpb.IdentitiesServer
+	controlpb.AuthorityServer
 	// Named is what the server does with a refusal that it sends.
 	Named(err error) error
 }
@@ -64,9 +67,11 @@ func (n *Node) direct(method string) directCall {
 // their full name.
 var unaryMethods = func() map[string]*grpc.MethodDesc {
 	out := map[string]*grpc.MethodDesc{}
-	for i := range controlpb.Control_ServiceDesc.Methods {
-		d := &controlpb.Control_ServiceDesc.Methods[i]
-		out[strings.Join([]string{"", controlpb.Control_ServiceDesc.ServiceName, d.MethodName}, "/")] = d
+	for _, s := range controlpb.OperatorServices {
+		for i := range s.Methods {
+			d := &s.Methods[i]
+			out[strings.Join([]string{"", s.ServiceName, d.MethodName}, "/")] = d
+		}
 	}
 	return out
 }()

@@ -17,6 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/headed"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
@@ -25,6 +26,7 @@ import (
 //	member      who this node is; its presence makes it a member
 //	leaf        the certificate in use with its key; a manager's key is sealed
 //	boot        a manager's boot leaf with its key
+//	roots       the roots that this node trusts beside that of its own chain
 //	failure     why a manager's store last stopped by itself, in one line
 //	probe       for a moment, whether the disk takes writes
 //	removed     that the cluster took this node out, and which one it was
@@ -134,6 +136,27 @@ func (d disk) loadLeaf(name string) (*leafFile, error) {
 	return &l, nil
 }
 
+// rootsFile is the file of that name, all of it in DER. It holds no secret.
+type rootsFile struct {
+	Roots [][]byte `json:"roots"`
+	Cross [][]byte `json:"cross,omitempty"`
+}
+
+// loadRoots returns nil where none were kept: the node trusts its own chain's.
+func (d disk) loadRoots() (*pkipb.Roots, error) {
+	var f rootsFile
+	if err := d.load("roots", &f); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return &pkipb.Roots{Roots: f.Roots, Cross: f.Cross}, nil
+}
+
+func (d disk) saveRoots(r *pkipb.Roots) error {
+	return d.save("roots", &rootsFile{Roots: r.GetRoots(), Cross: r.GetCross()})
+}
+
 func (d disk) saveLeaf(name string, l *leafFile) error { return d.save(name, l) }
 
 // noteFailure keeps why this manager could not go on, for `status` to show
@@ -207,7 +230,7 @@ const maxFailure = 1024
 
 // wipe makes this node a member of nothing.
 func (d disk) wipe() error {
-	for _, name := range []string{"member", "leaf", "boot", "failure", "promotion"} {
+	for _, name := range []string{"member", "leaf", "boot", "roots", "failure", "promotion"} {
 		if err := atomicfile.Remove(d.path(name)); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/authority"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -148,15 +149,13 @@ func (m *managerState) reseal(ctx context.Context) (bool, error) {
 		}
 	}
 	m.slotEpoch.Store(epoch)
-	select {
-	case m.n.refresh <- struct{}{}:
-	default:
-	}
+	m.n.lookAgain()
+	m.storeKeyDue() // an old copy opens with an old credential
 	return epoch >= want.GetEpoch(), nil
 }
 
 // lead is the leader's work, until ctx ends.
-func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher) {
+func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *authority.Server) {
 	var wg sync.WaitGroup
 	run := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
@@ -174,6 +173,10 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher) {
 	})
 	run("clock", m.clocks.untilWrong)
 	run("certificates", m.adoptLeaves)
+	run("revocation lists", func(ctx context.Context) error {
+		return pki.RunRevocationLists(ctx, pki.ListsConfig{Store: m.store, Signer: timedSigner{signer{m.n.keyd}, m.clocks.mayLead, m.newestKeyset}, Logger: m.n.log.With("part", "revocation")})
+	})
+	run("authorities", ca.Run)
 	run("membership", func(ctx context.Context) error { return m.spreadMembership(ctx, d) })
 	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
 	wg.Wait()

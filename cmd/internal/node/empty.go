@@ -141,6 +141,9 @@ func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 	if len(m.Managers) == 0 {
 		m.Managers = managers
 	}
+	if err = n.disk.saveRoots(j.Trust.Kept()); err != nil {
+		return nil, errors.Join(err, n.forget(ctx))
+	}
 	if !m.Manager {
 		err = n.keepWorker(m, j)
 	} else {
@@ -235,6 +238,8 @@ func (n *Node) keepManagerLeaf(ctx context.Context, chain *profilepb.Certificate
 		return err
 	}
 	defer clear(der)
+	n.leafMu.Lock() // so that what is sealed under a key is kept before that key is dropped
+	defer n.leafMu.Unlock()
 	resp, err := n.keyd.SealLeaf(ctx, &keydpb.SealLeafRequest{LeafKey: der})
 	if err != nil {
 		return fmt.Errorf("keyd: %w", err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
@@ -12,6 +13,7 @@ import (
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
@@ -43,11 +45,16 @@ func (m *managerState) adoptKeyset(ctx context.Context) (bool, error) {
 		}
 	}
 	m.keysetEpoch.Store(epoch)
+	m.wakeSpread()
+	return epoch >= want.GetEpoch(), nil
+}
+
+// wakeSpread has who tells nodes about themselves look again.
+func (m *managerState) wakeSpread() {
 	select {
 	case m.spread <- struct{}{}:
 	default:
 	}
-	return epoch >= want.GetEpoch(), nil
 }
 
 // membershipOf is what the leader tells a node about itself. A new issuer is
@@ -58,10 +65,24 @@ func (m *managerState) membershipOf(id string) *schedulerpb.Membership {
 		c, ok := pkistore.Cluster.Get(r, pkistore.ClusterID)
 		if n, known := pkistore.Nodes.Get(r, id); ok && known {
 			m.fillMembership(out, c, n)
+			if n.GetRole() == profilepb.Role_ROLE_WORKER {
+				out.Roots = pki.RootsOf(c)
+			}
 		}
 		return nil
 	})
 	return out
+}
+
+// newestKeyset reports whether keyd here has the keyset in force.
+func (m *managerState) newestKeyset() bool {
+	newest := false
+	_ = m.store.View(func(r *raftstore.ReadTx) error { // then it is not
+		c, ok := pkistore.Cluster.Get(r, pkistore.ClusterID)
+		newest = ok && m.keysetEpoch.Load() >= pki.KeysetEpoch(c)
+		return nil
+	})
+	return newest
 }
 
 func (m *managerState) fillMembership(out *schedulerpb.Membership, c *pkipb.Cluster, n *pkipb.Node) {
@@ -73,18 +94,26 @@ func (m *managerState) fillMembership(out *schedulerpb.Membership, c *pkipb.Clus
 
 const (
 	// spreadPause is the least time between two looks at all nodes.
-	spreadPause = 100 * time.Millisecond
-	// spreadAtOnce bounds the nodes told at one look, so that a rotation does not
-	// bring all nodes at the same moment.
-	spreadAtOnce = 50
+	spreadPause = 20 * time.Millisecond
+	// spreadAtOnce bounds the nodes that are at their renewal at a time: as one has
+	// done it the next is told. One that takes longer than spreadPatience is not
+	// waited for.
+	spreadAtOnce   = 128
+	spreadPatience = 5 * time.Second
 	// formerInterval is how often it is looked whether former issuers are used.
 	formerInterval = 30 * time.Second
 )
 
+// told is what a node was told, and when.
+type told struct {
+	what string
+	at   time.Time
+}
+
 // spreadMembership tells nodes over their sessions what has changed for them,
 // and forgets former issuers when all have followed.
 func (m *managerState) spreadMembership(ctx context.Context, d *dispatcher.Dispatcher) error {
-	told := map[string]string{} // what each node was told last
+	told := map[string]told{} // what each node was told last
 	for {
 		err := m.watchMembership(ctx, d, told)
 		if !errors.Is(err, raftstore.ErrLagged) {
@@ -93,7 +122,7 @@ func (m *managerState) spreadMembership(ctx context.Context, d *dispatcher.Dispa
 	}
 }
 
-func (m *managerState) watchMembership(ctx context.Context, d *dispatcher.Dispatcher, told map[string]string) error {
+func (m *managerState) watchMembership(ctx context.Context, d *dispatcher.Dispatcher, told map[string]told) error {
 	w, err := m.store.Watch(func(*raftstore.ReadTx) error { return nil }, pkistore.Nodes, pkistore.Cluster)
 	if err != nil {
 		return err
@@ -147,34 +176,59 @@ func (m *managerState) watchMembership(ctx context.Context, d *dispatcher.Dispat
 	}
 }
 
-// tellNodes tells some of those for whom something changed and reports whether
-// there are more.
-func (m *managerState) tellNodes(d *dispatcher.Dispatcher, told map[string]string) (more bool, err error) {
-	var ids []string
+// tellNodes tells some of the connected nodes for whom something changed and
+// reports whether it is to be called again soon.
+func (m *managerState) tellNodes(d *dispatcher.Dispatcher, before map[string]told) (more bool, err error) {
+	trusts := map[string][][]byte{}
+	for _, s := range d.Sessions() {
+		trusts[s.NodeID] = s.Trusts
+	}
+	now := time.Now()
+	type due struct {
+		id, what string
+		renews   bool
+	}
+	var all []due
+	busy := 0
 	err = m.store.View(func(r *raftstore.ReadTx) error {
 		c, ok := pkistore.Cluster.Get(r, pkistore.ClusterID)
 		if !ok {
 			return nil
 		}
+		roots := pki.HashesOf(c.GetRoots())
 		for n := range pkistore.Nodes.All(r) {
+			id := n.GetId()
+			has, connected := trusts[id]
 			var what schedulerpb.Membership
 			m.fillMembership(&what, c, n)
-			key := fmt.Sprintf("%x %t", what.Issuer, what.Promote)
-			nothing := what.Issuer == nil && !what.Promote
-			switch {
-			case nothing:
-				delete(told, n.GetId())
-			case told[n.GetId()] == key:
-			case len(ids) == spreadAtOnce:
-				more = true
-				return nil
-			default:
-				told[n.GetId()] = key
-				ids = append(ids, n.GetId())
+			// Managers have the roots from their store.
+			others := n.GetRole() == profilepb.Role_ROLE_WORKER && !slices.EqualFunc(has, roots, bytes.Equal)
+			if !connected || what.Issuer == nil && !what.Promote && !others {
+				delete(before, id)
+				continue
+			}
+			key := fmt.Sprintf("%x %t %t %x", what.Issuer, what.Promote, others, roots)
+			switch last := before[id]; {
+			case last.what != key:
+				all = append(all, due{id, key, what.Issuer != nil})
+			case what.Issuer != nil && now.Sub(last.at) < spreadPatience:
+				busy++
 			}
 		}
 		return nil
 	})
+	var ids []string
+	for _, n := range all {
+		if n.renews {
+			if busy >= spreadAtOnce {
+				more = true
+				continue
+			}
+			busy++
+		}
+		before[n.id] = told{n.what, now}
+		ids = append(ids, n.id)
+	}
 	d.Tell(ids...)
 	return more, err
 }
@@ -198,20 +252,68 @@ func (m *managerState) dropFormer(ctx context.Context) error {
 
 // heardMembership takes what the leader said about this node.
 func (n *Node) heardMembership(what *schedulerpb.Membership) {
+	if len(what.GetRoots().GetRoots()) > 0 {
+		latest(n.roots, what.GetRoots())
+	}
 	if len(what.GetIssuer()) > 0 {
-		select {
-		case <-n.issuer: // not looked at yet
-		default:
-		}
-		select {
-		case n.issuer <- what.GetIssuer():
-		default:
-		}
+		latest(n.issuer, what.GetIssuer())
 	}
 	if what.GetPromote() {
 		select {
 		case n.promote <- struct{}{}:
 		default:
+		}
+	}
+}
+
+// latest puts v into a channel of one place, instead of what was not looked at
+// yet.
+func latest[T any](ch chan T, v T) {
+	select {
+	case <-ch:
+	default:
+	}
+	select {
+	case ch <- v:
+	default:
+	}
+}
+
+// takeRoots takes what a manager says of the cluster's roots, as far as this node
+// has reason to, and has its agent say what it trusts now.
+func (n *Node) takeRoots(creds *pki.Credentials, said *pkipb.Roots) error {
+	changed, err := creds.TakeRoots(said, n.disk.saveRoots)
+	if err != nil {
+		return fmt.Errorf("the cluster's roots: %w", err)
+	}
+	if changed {
+		n.log.Info("took over trusted roots", "roots", len(creds.Trust().Roots))
+		n.toldRoots()
+	}
+	return nil
+}
+
+// toldRoots has the agent say again what this node trusts.
+func (n *Node) toldRoots() {
+	select {
+	case n.retrusted <- struct{}{}:
+	default: // it will
+	}
+}
+
+// followRoots takes what managers say of the roots, and again after a renewal: a
+// root goes once nothing of this node's own ends in it.
+func (n *Node) followRoots(ctx context.Context, take func(*pkipb.Roots) error) error {
+	var said *pkipb.Roots
+	for {
+		select {
+		case said = <-n.roots:
+		case <-n.renewed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := take(said); err != nil {
+			n.log.Error("the trusted roots stay as they are", "err", err)
 		}
 	}
 }
@@ -233,7 +335,8 @@ func (n *Node) followIssuer(ctx context.Context, r *pki.Renewer) error {
 			return bytes.Equal(r.Credentials.IssuerHash(), want) && (r.Boot == nil || bytes.Equal(r.Boot.IssuerHash(), want))
 		}
 		for pause := reissueRetry; !current(); pause = min(2*pause, longestReissueRetry) {
-			err := r.Now(ctx)
+			err := r.Now(ctx, want)
+			latest(n.renewed, struct{}{})
 			if current() {
 				break
 			}

@@ -94,6 +94,8 @@ func (c *clocks) untilWrong(ctx context.Context) error {
 type timedSigner struct {
 	signer
 	fit func() error
+	// newest reports whether keyd has the cluster's keyset in force.
+	newest func() bool
 }
 
 func (s timedSigner) check() error {
@@ -143,4 +145,20 @@ func (s timedSigner) RotateKeyset(ctx context.Context, stay, retired [][]byte) (
 		return nil, err
 	}
 	return s.signer.RotateKeyset(ctx, stay, retired)
+}
+
+func (s timedSigner) RotateCA(ctx context.Context, change keydpb.CAChange, managers [][]byte) (*keydpb.RotateCAResponse, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s.signer.RotateCA(ctx, change, managers)
+}
+
+// SealKeyset seals nothing while keyd has an older keyset than the cluster: a new
+// manager would never get the next one.
+func (s timedSigner) SealKeyset(ctx context.Context, manager *profilepb.CertificateChain) ([]byte, error) {
+	if !s.newest() {
+		return nil, pki.ErrRotated
+	}
+	return s.signer.SealKeyset(ctx, manager)
 }

@@ -48,8 +48,13 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(64),
 		grpc.KeepaliveParams(keepalive.ServerParameters{}))...)
 	controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
+	controlpb.RegisterSharesServer(srv, shares{n: n})
 	controlpb.RegisterCallStreamServer(srv, carried{az: az, proxy: carry, log: n.log})
-	if err := authz.CheckAll(controlpb.Bootstrap_ServiceDesc.ServiceName, controlpb.CallStream_ServiceDesc.ServiceName, controlpb.Control_ServiceDesc.ServiceName); err != nil {
+	checked := []string{controlpb.Bootstrap_ServiceDesc.ServiceName, controlpb.CallStream_ServiceDesc.ServiceName, controlpb.Shares_ServiceDesc.ServiceName}
+	for _, d := range controlpb.OperatorServices {
+		checked = append(checked, d.ServiceName)
+	}
+	if err := authz.CheckAll(checked...); err != nil {
 		return err
 	}
 	return serveGRPC(ctx, srv, l)
@@ -179,10 +184,7 @@ func (b bootstrap) LoadImage(in controlpb.Bootstrap_LoadImageServer) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case b.n.refresh <- struct{}{}:
-	default: // asked for already
-	}
+	b.n.lookAgain()
 	// Who creates a service next means this image by its name. A node without a
 	// session reports it when it has one.
 	if b.n.status().session {

@@ -78,6 +78,8 @@ func (n *Node) serveManager(ctx context.Context, ready func(), left **request, d
 	if err != nil {
 		return n.serveBroken(ctx, err, left)
 	}
+	n.boot.Store(boot)
+	defer n.boot.Store(nil)
 	listener, err := net.Listen("tcp", n.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("%w: free the port, or set node.listen", err)
@@ -91,7 +93,7 @@ func (n *Node) serveManager(ctx context.Context, ready func(), left **request, d
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, p.Serve(ctx)) })
 	g.Go(func() error {
-		keys, err := n.awaitKeys(ctx, p, left)
+		keys, err := n.awaitKeys(ctx, p, boot, left)
 		if err != nil {
 			return err
 		}
@@ -115,20 +117,24 @@ func (n *Node) bootCredentials() (*pki.Credentials, error) {
 	if err != nil {
 		return nil, err
 	}
-	creds, err := credentials(f.Chain, f.Key)
+	creds, err := n.credentials(f.Chain, f.Key)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", n.disk.path("boot"), err)
 	}
 	return creds, nil
 }
 
-func credentials(der [][]byte, pkcs8 []byte) (*pki.Credentials, error) {
+func (n *Node) credentials(der [][]byte, pkcs8 []byte) (*pki.Credentials, error) {
 	key, err := parseKey(pkcs8)
 	if err != nil {
 		return nil, err
 	}
 	chain := &profilepb.CertificateChain{Certificates: der}
-	trust, err := pki.TrustFromChain(chain)
+	kept, err := n.disk.loadRoots()
+	if err != nil {
+		return nil, err
+	}
+	trust, err := pki.TrustFromChain(chain, kept)
 	if err != nil {
 		return nil, err
 	}
@@ -137,22 +143,22 @@ func credentials(der [][]byte, pkcs8 []byte) (*pki.Credentials, error) {
 
 // keys is what keyd lends to an unlocked manager.
 type keys struct {
-	creds  *pki.Credentials
-	sealer *autolock.Sealer
-	watch  *keydclient.Watch
+	creds *pki.Credentials
+	ring  *autolock.Ring
+	watch *keydclient.Watch
 	// incarnation of the cluster, from keyd's own state.
 	incarnation uint64
 }
 
 // awaitKeys is the locked state: it answers "locked" on the port and returns
 // when keyd has been opened.
-func (n *Node) awaitKeys(ctx context.Context, p *port.Port, left **request) (*keys, error) {
+func (n *Node) awaitKeys(ctx context.Context, p *port.Port, boot *pki.Credentials, left **request) (*keys, error) {
 	// Whether a key helps is keyd's to say: its files may be damaged.
 	n.setPhase(controlpb.NodePhase_NODE_PHASE_LOCKED, nil, "keyd has not said yet what it needs")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.serveLock(gctx, p, nil, true) })
+	g.Go(func() error { return n.serveLock(gctx, p, nil, boot, true) })
 	g.Go(func() error { return n.serveRequests(gctx, apierr.Locked(), left, nil) })
 	var got *keys
 	opened := errors.New("opened")
@@ -247,12 +253,13 @@ func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
 		return nil, err
 	}
 	defer clear(resp.GetDek())
+	defer clear(resp.GetFormerDek())
 	defer clear(resp.GetLeafKey())
 	if resp.GetClusterId() != n.who().ClusterID || resp.GetNodeId() != n.who().NodeID {
 		return nil, errors.New("keyd holds the keys of another node: restore its directory")
 	}
 	k := &keys{watch: watch, incarnation: max(1, resp.GetIncarnation())}
-	if k.creds, err = credentials(f.Chain, resp.GetLeafKey()); err != nil {
+	if k.creds, err = n.credentials(f.Chain, resp.GetLeafKey()); err != nil {
 		return nil, fmt.Errorf("%s: %w", n.disk.path("leaf"), err)
 	}
 	if k.creds.Identity().NodeID != n.who().NodeID {
@@ -261,7 +268,12 @@ func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
 	if err := n.reissue(ctx, k.creds); err != nil {
 		return nil, err
 	}
-	k.sealer, err = autolock.NewSealer(resp.GetDek(), resp.GetDekEpoch())
+	if k.ring, err = autolock.NewRing(resp.GetDek(), resp.GetDekEpoch()); err != nil {
+		return nil, err
+	}
+	if former := resp.GetFormerDek(); len(former) > 0 { // a renewal was cut short
+		err = k.ring.Add(former, resp.GetDekState().GetFormerEpoch())
+	}
 	return k, err
 }
 

@@ -31,24 +31,32 @@ type meshSide struct {
 	admit    func(tls.ConnectionState) error // nil: everybody with a certificate
 	overlays *overlay.Manager
 	changed  chan struct{} // capacity 1
+	lease    *lease
 
 	mu    sync.Mutex // guards the following
 	self  overlay.Node
 	views []overlay.Node
-	peers *peer.Peers // nil: its port is not open
-	err   error       // why not
+	// shared and own are who is on which network, and whether this node's tasks there
+	// serve.
+	shared map[string][]string
+	own    map[string]map[string]bool
+	peers  *peer.Peers // nil: its port is not open
+	err    error       // why not
 }
 
 // newMesh makes the mesh of a member. It does nothing before run.
 func (n *Node) newMesh(creds *pki.Credentials, admit func(tls.ConnectionState) error) (*meshSide, error) {
-	m := &meshSide{n: n, creds: creds, admit: admit, changed: make(chan struct{}, 1)}
+	m := &meshSide{n: n, creds: creds, admit: admit, changed: make(chan struct{}, 1), shared: map[string][]string{}, own: map[string]map[string]bool{}, lease: newLease(n.cfg.Mesh.Lease)}
 	var err error
-	m.overlays, err = overlay.New(overlay.Config{Netd: n.netd, Named: n.named, Peers: m.set, Resolvers: n.resolvers, Changed: func() {
-		select {
-		case m.changed <- struct{}{}:
-		default:
-		}
-	}, Logger: n.log.With("part", "overlay")})
+	who := n.who()
+	m.overlays, err = overlay.New(overlay.Config{Netd: n.netd, Named: n.named, Owner: who.ClusterID + "/" + who.NodeID, Until: func() time.Time { return creds.Leaf().NotAfter },
+		Heard: m.lease.last, Recalled: m.lease.hear,
+		Peers: m.set, Share: m.share, Tell: m.tellOf, Resolvers: n.resolvers, Changed: func() {
+			select {
+			case m.changed <- struct{}{}:
+			default:
+			}
+		}, Logger: n.log.With("part", "overlay")})
 	return m, err
 }
 
@@ -59,6 +67,7 @@ func (m *meshSide) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, m.overlays.Run(ctx)) })
 	g.Go(func() error { return m.runPeers(ctx) })
+	g.Go(func() error { return m.lease.run(ctx, m.leased) })
 	return g.Wait()
 }
 
@@ -95,7 +104,8 @@ func (m *meshSide) servePeers(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: free the port, or let another address have it with node.listen", err)
 	}
-	p, err := peer.New(peer.Options{ID: m.n.who().NodeID, TLS: m.creds, Netd: peer.Netd(m.n.netd), Listener: l, Admit: m.admit, Logger: m.n.log.With("part", "peer")})
+	p, err := peer.New(peer.Options{ID: m.n.who().NodeID, TLS: m.creds, Netd: peer.Netd(m.n.netd), Listener: l, Admit: m.admit, Heard: m.overlays.Heard, Tunnels: m.overlays.SetTunnels, Silent: m.overlays.SetSilent,
+		Port: uint16(m.n.cfg.Mesh.Port), UnderlayMTU: m.n.cfg.Mesh.UnderlayMTU, Logger: m.n.log.With("part", "peer")})
 	if err != nil {
 		l.Close()
 		return err
@@ -103,6 +113,7 @@ func (m *meshSide) servePeers(ctx context.Context) error {
 	m.mu.Lock()
 	m.peers, m.err = p, nil
 	m.tell()
+	m.tellAll()
 	m.mu.Unlock()
 	return p.Run(ctx)
 }
@@ -119,9 +130,13 @@ func PeerAddress(listen string) string {
 // set takes who the peers are.
 func (m *meshSide) set(self overlay.Node, peers []overlay.Node) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	first := !m.self.Mesh.IsValid()
 	m.self, m.views = self, peers
 	m.tell()
+	m.mu.Unlock()
+	if first { // managers place nothing on networks here before they know of it
+		m.n.lookAgain()
+	}
 }
 
 // tell passes that on. m.mu is held.
@@ -129,13 +144,29 @@ func (m *meshSide) tell() {
 	if m.peers == nil || !m.self.Mesh.IsValid() {
 		return
 	}
-	views := make([]peer.View, 0, len(m.views))
-	for _, v := range m.views {
+	known := m.views
+	if m.lease.ended() {
+		known = nil
+	}
+	views := make([]peer.View, 0, len(known))
+	for _, v := range known {
 		views = append(views, peer.View{ID: v.ID, Mesh: v.Mesh.Addr(), Underlay: v.Underlay})
 	}
 	if err := m.peers.Set(m.self.Mesh, views); err != nil {
 		m.n.log.Warn("not every peer can be one", "err", err)
 	}
+}
+
+// leased has peers, or takes them, as the lease ends and begins.
+func (m *meshSide) leased(over bool) {
+	if over {
+		m.n.log.Warn("no manager was heard for so long that peers may have been removed: this node has none until one is", "lease", m.lease.life)
+	} else {
+		m.n.log.Info("a manager is heard again: this node has its peers back")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tell()
 }
 
 // recheck asks again about every peer that is connected: somebody was removed.
@@ -182,6 +213,7 @@ func (n *Node) clearMesh(ctx context.Context) error {
 	var gen mesh.Generation
 	errs := []error{}
 	for _, req := range []*netdpb.Request{
+		{Verb: &netdpb.Request_Ingress{Ingress: &netdpb.IngressRequest{Generation: gen.Next()}}},
 		{Verb: &netdpb.Request_Overlay{Overlay: &netdpb.OverlayRequest{Generation: gen.Next()}}},
 		{Verb: &netdpb.Request_Fabric{Fabric: &netdpb.FabricRequest{Generation: gen.Next()}}},
 	} {

@@ -1,13 +1,16 @@
 package node
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/mesh/peer"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
@@ -23,22 +26,56 @@ func (m *meshSide) look() (st peer.Status, ok bool) {
 		st = p.State()
 	}
 	st.Address = self.Mesh
+	if m.lease.ended() {
+		st.Degraded = append(st.Degraded, fmt.Sprintf("no manager was heard for %v (node.mesh.lease): it has no peer until one is", m.lease.life))
+	}
 	if err != nil {
-		st.Degraded = append(st.Degraded, err.Error())
+		st.Degraded, st.Broken = append(st.Degraded, err.Error()), true
 	}
 	return st, true
 }
 
+// answer is for managers, who ask on an operator's behalf.
+func (m *meshSide) answer(rotate bool) (*schedulerpb.MeshState, error) {
+	if rotate {
+		m.mu.Lock()
+		p, err := m.peers, m.err
+		m.mu.Unlock()
+		if p != nil {
+			err = p.RotateKey()
+		} else if err == nil {
+			err = errors.New("this node has no tunnels yet")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	s := m.status()
+	if s == nil {
+		return nil, errors.New("this node has no address in the mesh yet")
+	}
+	slices.SortStableFunc(s.Peers, func(a, b *schedulerpb.MeshPeerState) int { return cmp.Compare(len(b.Degraded), len(a.Degraded)) })
+	if more := len(s.Peers) - schedulerpb.MaxMeshPeers; more > 0 {
+		s.Peers, s.LeftOut = s.Peers[:schedulerpb.MaxMeshPeers], uint32(more)
+	}
+	return s, nil
+}
+
 // status is for this node's own root; nil: it is no part of the mesh.
-func (m *meshSide) status() *controlpb.LocalMesh {
+func (m *meshSide) status() *schedulerpb.MeshState {
 	st, ok := m.look()
 	if !ok {
 		return nil
 	}
-	out := &controlpb.LocalMesh{Address: st.Address.String(), Interface: st.Interface, Driver: st.Driver, Mode: st.Mode, Mtu: uint32(st.MTU),
-		Degraded: st.Degraded, Repairs: st.Repairs, Dropped: st.Dropped}
+	out := &schedulerpb.MeshState{Address: st.Address.String(), Interface: st.Interface, Driver: st.Driver, Mode: st.Mode, Mtu: uint32(st.MTU),
+		Degraded: st.Degraded, Repairs: st.Repairs, Dropped: st.Dropped,
+		ListenPort: uint32(st.ListenPort), PublicKey: st.PublicKey, ChangingKey: len(st.NextPublicKey) > 0, OwnKeyNs: int64(st.KeyAge)}
+	if st.Unreached > 0 {
+		out.Degraded = append(out.Degraded, fmt.Sprintf("%d of %d peers have no working tunnel with this node", st.Unreached, len(st.Peers)))
+	}
 	for _, p := range st.Peers {
-		q := &controlpb.LocalMeshPeer{NodeId: p.NodeID, Address: p.Mesh.String(), Endpoint: p.Endpoint, ReceivedBytes: p.Received, SentBytes: p.Sent, Error: p.Err}
+		q := &schedulerpb.MeshPeerState{NodeId: p.NodeID, Address: p.Mesh.String(), Endpoint: p.Endpoint, ReceivedBytes: p.Received, SentBytes: p.Sent, Error: p.Err,
+			Mtu: uint32(p.MTU), Degraded: p.Degraded}
 		if p.Handshake >= 0 {
 			q.HandshakeNs = new(int64(p.Handshake))
 		}
@@ -50,7 +87,9 @@ func (m *meshSide) status() *controlpb.LocalMesh {
 	return out
 }
 
-// feature is what managers are told of it. What changes all the time is not in it.
+// feature is what managers are told of it, who place tasks on networks where it is
+// present. A peer that does not answer does not make it absent: else one dead node
+// would close all others. What changes all the time is not in it.
 func (m *meshSide) feature() *taskpb.Feature {
 	st, ok := m.look()
 	if !ok {
@@ -70,7 +109,7 @@ func (m *meshSide) feature() *taskpb.Feature {
 	if len(st.Degraded) > 0 {
 		detail = "degraded: " + strings.Join(st.Degraded, "; ")
 	}
-	return &taskpb.Feature{Name: "mesh", Present: len(st.Degraded) == 0, Detail: detail}
+	return &taskpb.Feature{Name: "mesh", Present: !st.Broken, Detail: detail}
 }
 
 // meshCollector has the mesh's metrics. They have no label with a peer: a node has
@@ -82,11 +121,14 @@ var (
 	meshDegradedDesc = prometheus.NewDesc("redoubt_mesh_degraded", "Number of things about the mesh that are not as they should be.", nil, nil)
 	meshBytesDesc    = prometheus.NewDesc("redoubt_mesh_bytes", "Bytes through the tunnels that are there now.", []string{"direction"}, nil)
 	meshDroppedDesc  = prometheus.NewDesc("redoubt_mesh_dropped_packets_total", "Packets that were not let into a tunnel or out of one.", []string{"reason"}, nil)
+	meshSaidDesc     = prometheus.NewDesc("redoubt_mesh_statements_total", "What nodes say to each other of their endpoints, by what became of it.", []string{"result"}, nil)
 	meshRepairsDesc  = prometheus.NewDesc("redoubt_mesh_repairs_total", "How often something was found changed by somebody and put back.", nil, nil)
+	meshAgreedDesc   = prometheus.NewDesc("redoubt_mesh_exchanges_total", "How often new pre-shared keys were agreed on with a peer.", nil, nil)
+	meshRefusedDesc  = prometheus.NewDesc("redoubt_mesh_refused_total", "Connections to the peers' port that were turned away.", nil, nil)
 )
 
 func (c meshCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{meshPeersDesc, meshDegradedDesc, meshBytesDesc, meshDroppedDesc, meshRepairsDesc} {
+	for _, d := range []*prometheus.Desc{meshPeersDesc, meshDegradedDesc, meshBytesDesc, meshDroppedDesc, meshSaidDesc, meshRepairsDesc, meshAgreedDesc, meshRefusedDesc} {
 		ch <- d
 	}
 }
@@ -122,5 +164,12 @@ func (c meshCollector) Collect(ch chan<- prometheus.Metric) {
 	for reason, v := range st.Dropped {
 		ch <- prometheus.MustNewConstMetric(meshDroppedDesc, prometheus.CounterValue, float64(v), reason)
 	}
-	ch <- prometheus.MustNewConstMetric(meshRepairsDesc, prometheus.CounterValue, float64(st.Repairs))
+	s := st.Statements
+	for result, v := range map[string]uint64{"told": s.Told, "swept": s.Swept, "heard": s.Heard, "relayed": s.Relayed, "passed": s.Passed, "repeated": s.Repeated,
+		"replayed": s.Replayed, "forged": s.Forged, "stale": s.Stale, "foreign": s.Foreign, "malformed": s.Malformed} {
+		ch <- prometheus.MustNewConstMetric(meshSaidDesc, prometheus.CounterValue, float64(v), result)
+	}
+	for d, v := range map[*prometheus.Desc]uint64{meshRepairsDesc: st.Repairs, meshAgreedDesc: st.Exchanges, meshRefusedDesc: st.Refused} {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
 }

@@ -38,6 +38,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/heap"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent/executor"
 )
 
@@ -68,10 +70,21 @@ type Node struct {
 	// issuer, promote and roleChanged carry what the cluster said about this node
 	// to who follows it: the issuing CA in force, and its role.
 	issuer               chan []byte
+	roots                chan *pkipb.Roots
+	renewed              chan struct{} // the certificate, because of its issuer
+	retrusted            chan struct{} // to the agent: the roots are others
 	promote, roleChanged chan struct{}
+
+	// denials are the workload identities that are revoked.
+	denials pki.Denials
+	// boot is shown on the lock protocol while this node is a manager.
+	boot atomic.Pointer[pki.Credentials]
 
 	// incarnation of the cluster, while its store is open.
 	incarnation atomic.Uint64
+
+	// leafMu is held while the manager leaf is sealed and kept.
+	leafMu sync.Mutex
 
 	mu   sync.Mutex // guards what follows
 	self *member    // nil while in no cluster
@@ -120,7 +133,8 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		requests: make(chan request),
 		told:     make(chan string, 1),
 		issuer:   make(chan []byte, 1),
-		promote:  make(chan struct{}, 1), roleChanged: make(chan struct{}, 1),
+		roots:    make(chan *pkipb.Roots, 1), renewed: make(chan struct{}, 1), retrusted: make(chan struct{}, 1),
+		promote: make(chan struct{}, 1), roleChanged: make(chan struct{}, 1),
 	}
 	defer n.keyd.Close()
 	defer n.netd.Close()

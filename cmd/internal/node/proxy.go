@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -30,7 +29,7 @@ type proxy struct {
 
 func (p proxy) handle(_ any, in grpc.ServerStream) error {
 	method, ok := grpc.MethodFromServerStream(in)
-	if !ok || !strings.HasPrefix(method, "/"+controlpb.Control_ServiceDesc.ServiceName+"/") {
+	if !ok || !controlpb.OperatorMethod(method) {
 		return fmt.Errorf("no such method: %s", method)
 	}
 	if p.direct != nil {

@@ -59,7 +59,7 @@ func (m *managerState) recover(ctx context.Context, k *keys, boot *pki.Credentia
 		at, err = m.store.Salvage(ctx, pw)
 		pw.CloseWithError(err) // nil is the end
 	}()
-	err := raftstore.Import(m.n.storeConfig(k.sealer, next), pr, func(d *raftstore.Draft) (raftstore.Position, error) {
+	err := raftstore.Import(m.n.storeConfig(k.ring, next), pr, func(d *raftstore.Draft) (raftstore.Position, error) {
 		<-salvaged
 		self := m.n.who()
 		return at, beginIncarnation(ctx, d, next, &self, m.creds.Chain(), boot.Chain())

@@ -111,7 +111,7 @@ func (n *Node) importState(ctx context.Context, m *member, file *backup.Reader, 
 		return fmt.Errorf("keyd: %w", err)
 	}
 	defer clear(lent.GetDek())
-	sealer, err := autolock.NewSealer(lent.GetDek(), lent.GetDekEpoch())
+	sealer, err := autolock.NewRing(lent.GetDek(), lent.GetDekEpoch())
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -9,10 +10,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/authority"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
@@ -23,6 +27,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/identity"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -79,12 +84,13 @@ func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
 }
 
 // serveLock answers whether this manager is locked.
-func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer, locked bool) error {
+func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer, boot *pki.Credentials, locked bool) error {
 	if az == nil {
 		az = authz.New(authz.Config{Logger: n.log.With("part", "authz")})
 	}
 	srv := grpc.NewServer(append(az.ServerOptions(), keepAlive...)...)
 	pkipb.RegisterLockServer(srv, lockServer{locked: locked})
+	controlpb.RegisterUnlockingServer(srv, unlocking{n: n, boot: boot, locked: locked})
 	return serveOn(ctx, p, pki.ALPNLock, srv)
 }
 
@@ -101,11 +107,19 @@ func (s lockServer) LockStatus(context.Context, *pkipb.LockStatusRequest) (*pkip
 // leader's work.
 func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Authorizer) error {
 	n := m.n
-	d, err := dispatcher.New(dispatcher.Config{Store: m.store, Managers: m.addresses, Membership: m.membershipOf, Logger: n.log.With("part", "dispatcher")})
+	sign := timedSigner{signer{n.keyd}, m.clocks.mayLead, m.newestKeyset}
+	var d *dispatcher.Dispatcher
+	var err error
+	ca := authority.New(authority.Config{Store: m.store, Signer: sign, Epoch: m.keysetEpoch.Load,
+		Sessions: func() []dispatcher.SessionInfo { return d.Sessions() }, Logger: n.log.With("part", "authority")})
+	trusted := func(string) { // what a node trusts may end a phase, or be less than it should
+		ca.Look()
+		m.wakeSpread()
+	}
+	d, err = dispatcher.New(dispatcher.Config{Store: m.store, Managers: m.addresses, Membership: m.membershipOf, Trusted: trusted, Logger: n.log.With("part", "dispatcher")})
 	if err != nil {
 		return err
 	}
-	sign := timedSigner{signer{n.keyd}, m.clocks.mayLead}
 	join, err := pki.NewJoinServer(pki.JoinConfig{Store: m.store, Signer: sign, ClusterID: n.who().ClusterID, Slots: m.slots, OnJoin: onJoin,
 		Logger: n.log.With("part", "join")})
 	if err != nil {
@@ -121,13 +135,15 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	}
 	pkipb.RegisterMembershipServer(nodes, members)
 	schedulerpb.RegisterDispatcherServer(nodes, d)
+	identities := identity.New(identity.Config{Store: m.store, ClusterID: n.who().ClusterID, Sign: n.signWorkloads, Logger: n.log.With("part", "identity")})
+	schedulerpb.RegisterWorkloadIdentityServer(nodes, identities)
 
 	hub := events.New(m.store, n.log.With("part", "events"))
-	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Rotator: sign, Images: images{n}, Backups: backups{n}, Logs: d, Sessions: d.Sessions,
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Rotator: sign, Images: images{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Sessions: d.Sessions, Held: identities.Held,
 		Events: hub, Locked: m.askLocked, Skews: m.skews, Offset: m.clocks.offset, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
-	controlpb.RegisterControlServer(operators, api)
+	control.Register(operators, api)
 	m.direct.Store(&direct{api: api, az: az})
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -135,19 +151,35 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	g.Go(func() error { return serveOn(ctx, p, pki.ALPNGRPC, nodes) })
 	g.Go(func() error { return serveOn(ctx, p, pki.ALPNLocal, operators) })
 	g.Go(func() error {
-		return ended(ctx, m.store.WhileLeader(ctx, func(ctx context.Context) { m.lead(ctx, d) }))
+		return ended(ctx, m.store.WhileLeader(ctx, func(ctx context.Context) { m.lead(ctx, d, ca) }))
 	})
 	return g.Wait()
 }
 
 // onJoin makes the scheduler's record of a node that joins.
 func onJoin(tx *raftstore.Tx, node *pkipb.Node) error {
+	if err := checkManager(tx, node, codes.PermissionDenied); err != nil {
+		return err
+	}
 	return schedstore.RegisterNode(tx, node.GetId(), node.GetRole() == profilepb.Role_ROLE_MANAGER)
 }
 
 // onRole keeps the scheduler's record of a node whose role changed.
 func onRole(tx *raftstore.Tx, node *pkipb.Node) error {
+	if err := checkManager(tx, node, codes.FailedPrecondition); err != nil {
+		return err
+	}
 	return schedstore.SetNodeRole(tx, node.GetId(), node.GetRole() == profilepb.Role_ROLE_MANAGER)
+}
+
+// checkManager has the node hear, with that code, why it cannot be a manager where it
+// wants to be reached.
+func checkManager(tx *raftstore.Tx, node *pkipb.Node, code codes.Code) error {
+	err := schedstore.CheckManager(tx, node)
+	if errors.As(err, new(*schedstore.RefusedError)) {
+		return status.Error(code, err.Error())
+	}
+	return err
 }
 
 // slots are the unlock slots that a joining manager seals to.

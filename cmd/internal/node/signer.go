@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
@@ -24,7 +25,7 @@ func (s signer) MintToken(ctx context.Context, record *profilepb.TokenRecord) (*
 
 func (s signer) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, error) {
 	resp, err := s.keyd.SignJoin(ctx, &keydpb.SignJoinRequest{Token: r.Token, Exporter: r.Exporter, Csr: r.CSR, BootCsr: r.BootCSR,
-		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses})
+		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses, WorkerLeafSeconds: r.WorkerLeafSeconds})
 	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, orBusy(err)
 }
 
@@ -42,7 +43,7 @@ func (s signer) SealKeyset(ctx context.Context, manager *profilepb.CertificateCh
 }
 
 func (s signer) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
-	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof})
+	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof, WorkerLeafSeconds: r.WorkerLeafSeconds})
 	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
 }
 
@@ -52,8 +53,17 @@ func (s signer) SignPromotion(ctx context.Context, r pki.SignRenew) (pki.Issued,
 }
 
 func (s signer) SignDemotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
-	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, Proof: r.Proof, Demote: true})
+	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, Proof: r.Proof, Demote: true, WorkerLeafSeconds: r.WorkerLeafSeconds})
 	return pki.Issued{Leaf: resp.GetLeaf()}, err
+}
+
+func (s signer) SignCRL(ctx context.Context, ca []byte, revoked []pki.Revoked, number uint64) ([]byte, time.Time, error) {
+	req := &keydpb.SignCRLRequest{Issuer: ca, Number: number}
+	for _, r := range revoked {
+		req.Revoked = append(req.Revoked, &keydpb.RevokedCertificate{Serial: r.Serial, At: r.At})
+	}
+	resp, err := s.keyd.SignCRL(ctx, req)
+	return resp.GetCrl(), time.Unix(resp.GetNextUpdate(), 0), err
 }
 
 func (s signer) RotateKeyset(ctx context.Context, stay, retired [][]byte) (*keydpb.RotateKeysetResponse, error) {
@@ -62,4 +72,12 @@ func (s signer) RotateKeyset(ctx context.Context, stay, retired [][]byte) (*keyd
 		req.Managers = append(req.Managers, &profilepb.CertificateChain{Certificates: [][]byte{leaf}})
 	}
 	return s.keyd.RotateKeyset(ctx, req)
+}
+
+func (s signer) RotateCA(ctx context.Context, change keydpb.CAChange, managers [][]byte) (*keydpb.RotateCAResponse, error) {
+	req := &keydpb.RotateCARequest{Change: change}
+	for _, leaf := range managers {
+		req.Managers = append(req.Managers, &profilepb.CertificateChain{Certificates: [][]byte{leaf}})
+	}
+	return s.keyd.RotateCA(ctx, req)
 }

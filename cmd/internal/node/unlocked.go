@@ -25,6 +25,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
@@ -39,6 +40,10 @@ type managerState struct {
 	slotEpoch atomic.Uint64
 	// keysetEpoch is what this manager's keyd signs with.
 	keysetEpoch atomic.Uint64
+	// storeKey is what this manager says of the key of its store; nil: nothing yet.
+	// storeKeyLook has it looked after, capacity 1.
+	storeKey     atomic.Pointer[schedulerpb.StoreKeyState]
+	storeKeyLook chan struct{}
 	// absence is who is missing while there is no quorum.
 	absence absence
 	// spread wakes who tells nodes about themselves.
@@ -75,11 +80,11 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err := n.disk.keepStore(k.incarnation); err != nil {
 		return err
 	}
-	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1)}
+	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
 	m.link = &leaderLink{dial: m.dialLeader}
 	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever
-	cfg := n.storeConfig(k.sealer, k.incarnation)
+	cfg := n.storeConfig(k.ring, k.incarnation)
 	cfg.Dormant = !self.Founding
 	cfg.Clock, cfg.InitialPeers, cfg.Transport.Listener, cfg.Transport.Dial = m.clocks, self.Peers, listener, m.dialRaft
 	m.store, err = raftstore.Open(ctx, cfg)
@@ -95,7 +100,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
 		err = errors.Join(err, store.Close(cctx))
-		k.sealer.Close()
+		k.ring.Close()
 	}()
 	k.creds.Heed(m.known, m.behind)
 	boot.Heed(m.known, nil)
@@ -133,21 +138,28 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		}
 	}
 	g.Go(func() error { return ended(ctx, az.Run(ctx)) })
-	g.Go(func() error { return ended(ctx, k.creds.FollowCluster(ctx, store, n.log, func() { p.Recheck(nil) })) })
-	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil)) })
+	g.Go(func() error {
+		return ended(ctx, k.creds.FollowCluster(ctx, store, n.log, n.disk.saveRoots, func() {
+			p.Recheck(nil)
+			n.toldRoots()
+		}))
+	})
+	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil, nil)) })
 	g.Go(func() error { return m.followLeader(ctx, p) })
 	g.Go(func() error { return m.watchLeaderless(ctx) })
 	g.Go(func() error { return m.followTable(ctx, autolockstore.Slots, m.reseal) })
+	g.Go(func() error { return m.followTable(ctx, pkistore.Nodes, m.keepOthers) })
+	g.Go(func() error { return m.keepStoreKey(ctx, k) })
 	g.Go(func() error { return m.clocks.run(ctx) })
 	g.Go(func() error { return m.followTable(ctx, autolockstore.Keysets, m.adoptKeyset) })
 	g.Go(func() error { return n.awaitDemotion(ctx, k.creds, m.managers, demoted) })
-	g.Go(func() error { return n.serveLock(ctx, p, az, false) })
+	g.Go(func() error { return n.serveLock(ctx, p, az, boot, false) })
 	g.Go(func() error { return m.serveWitness(ctx, p, az) })
 	g.Go(func() error { return m.followWitness(ctx) })
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {
-		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
+		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, m.storeKey.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
 			p, err := k.creds.VerifyPeer(cs, pki.ExpectClient(pki.ALPNPeer))
 			if err != nil {
 				return err
@@ -183,10 +195,10 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 }
 
 // storeConfig is what every opening of this manager's store has in common.
-func (n *Node) storeConfig(sealer *autolock.Sealer, incarnation uint64) raftstore.Config {
+func (n *Node) storeConfig(ring *autolock.Ring, incarnation uint64) raftstore.Config {
 	self := n.who()
 	return raftstore.Config{Dir: n.disk.raftDir(incarnation), NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: incarnation,
-		Tables: tables(), Sealer: sealer, LogStore: raftstore.LogStore(n.cfg.Raft.LogStore), Logger: n.log.With("part", "store"),
+		Tables: tables(), Sealer: ring, LogStore: raftstore.LogStore(n.cfg.Raft.LogStore), Logger: n.log.With("part", "store"),
 		Transport: raftstore.Transport{Advertise: raftstore.JoinAddr(self.NodeID, self.Advertise)}}
 }
 

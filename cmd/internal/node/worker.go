@@ -53,7 +53,7 @@ func (n *Node) worker(ctx context.Context) (state, error) {
 	if err != nil {
 		return n.broken(err), nil
 	}
-	creds, err := credentials(leaf.Chain, leaf.Key)
+	creds, err := n.credentials(leaf.Chain, leaf.Key)
 	if err != nil {
 		return n.broken(fmt.Errorf("%s: %w", n.disk.path("leaf"), err)), nil
 	}
@@ -105,7 +105,7 @@ func (w *workerState) managers() []string {
 }
 
 // describe is the node's report of itself; the agent adds runtime and network.
-func (n *Node) describe(slotEpoch func() uint64) *schedulerpb.NodeDescription {
+func (n *Node) describe(facts *managerFacts) *schedulerpb.NodeDescription {
 	d := &schedulerpb.NodeDescription{Hostname: n.cfg.Name, Os: runtime.GOOS, Arch: runtime.GOARCH,
 		Resources: machineResources(), RedoubtVersion: version.String(), Kernel: kernelRelease()}
 	if m := n.mesh.Load(); m != nil {
@@ -113,8 +113,8 @@ func (n *Node) describe(slotEpoch func() uint64) *schedulerpb.NodeDescription {
 			d.Features = append(d.Features, f)
 		}
 	}
-	if slotEpoch != nil {
-		d.SlotEpoch = slotEpoch()
+	if facts != nil {
+		d.SlotEpoch, d.StoreKey = facts.slotEpoch(), facts.storeKey()
 	}
 	return d
 }

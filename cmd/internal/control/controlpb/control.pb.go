@@ -659,7 +659,12 @@ type LocalStatusResponse struct {
 	Features    []*taskpb.Feature `protobuf:"bytes,11,rep,name=features,proto3" json:"features,omitempty"`
 	Protections []string          `protobuf:"bytes,12,rep,name=protections,proto3" json:"protections,omitempty"`
 	// This node's end of the tunnels; absent: it is no part of the mesh.
-	Mesh          *LocalMesh `protobuf:"bytes,13,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	Mesh *schedulerpb.MeshState `protobuf:"bytes,13,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	// Hash of the endorsement key of this machine's TPM; empty: it has none, or none
+	// that answers. The reason is among the protections.
+	TpmEk []byte `protobuf:"bytes,45,opt,name=tpm_ek,json=tpmEk,proto3" json:"tpm_ek,omitempty"`
+	// While it joins and waits for an operator: what is to be compared.
+	Approval      string `protobuf:"bytes,46,opt,name=approval,proto3" json:"approval,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -778,226 +783,23 @@ func (x *LocalStatusResponse) GetProtections() []string {
 	return nil
 }
 
-func (x *LocalStatusResponse) GetMesh() *LocalMesh {
+func (x *LocalStatusResponse) GetMesh() *schedulerpb.MeshState {
 	if x != nil {
 		return x.Mesh
 	}
 	return nil
 }
 
-type LocalMesh struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// CIDR.
-	Address   string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
-	// kernel or embedded, and how the latter moves packets.
-	Driver string `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
-	Mode   string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
-	Mtu    uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
-	// What is not as it should be.
-	Degraded []string `protobuf:"bytes,6,rep,name=degraded,proto3" json:"degraded,omitempty"`
-	// How often something was found changed by somebody and put back.
-	Repairs uint64 `protobuf:"varint,7,opt,name=repairs,proto3" json:"repairs,omitempty"`
-	// Packets that were not let into a tunnel or out of one, by reason.
-	Dropped       map[string]uint64 `protobuf:"bytes,8,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Peers         []*LocalMeshPeer  `protobuf:"bytes,9,rep,name=peers,proto3" json:"peers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *LocalMesh) Reset() {
-	*x = LocalMesh{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *LocalMesh) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*LocalMesh) ProtoMessage() {}
-
-func (x *LocalMesh) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
+func (x *LocalStatusResponse) GetTpmEk() []byte {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use LocalMesh.ProtoReflect.Descriptor instead.
-func (*LocalMesh) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{12}
-}
-
-func (x *LocalMesh) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *LocalMesh) GetInterface() string {
-	if x != nil {
-		return x.Interface
-	}
-	return ""
-}
-
-func (x *LocalMesh) GetDriver() string {
-	if x != nil {
-		return x.Driver
-	}
-	return ""
-}
-
-func (x *LocalMesh) GetMode() string {
-	if x != nil {
-		return x.Mode
-	}
-	return ""
-}
-
-func (x *LocalMesh) GetMtu() uint32 {
-	if x != nil {
-		return x.Mtu
-	}
-	return 0
-}
-
-func (x *LocalMesh) GetDegraded() []string {
-	if x != nil {
-		return x.Degraded
+		return x.TpmEk
 	}
 	return nil
 }
 
-func (x *LocalMesh) GetRepairs() uint64 {
+func (x *LocalStatusResponse) GetApproval() string {
 	if x != nil {
-		return x.Repairs
-	}
-	return 0
-}
-
-func (x *LocalMesh) GetDropped() map[string]uint64 {
-	if x != nil {
-		return x.Dropped
-	}
-	return nil
-}
-
-func (x *LocalMesh) GetPeers() []*LocalMeshPeer {
-	if x != nil {
-		return x.Peers
-	}
-	return nil
-}
-
-type LocalMeshPeer struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	NodeId  string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	// Of its WireGuard.
-	Endpoint string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
-	// Nanoseconds since the last handshake; absent: there was none.
-	HandshakeNs   *int64 `protobuf:"varint,4,opt,name=handshake_ns,json=handshakeNs,proto3,oneof" json:"handshake_ns,omitempty"`
-	ReceivedBytes uint64 `protobuf:"varint,5,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
-	SentBytes     uint64 `protobuf:"varint,6,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
-	// Nanoseconds since the pre-shared key was made; absent: there is none.
-	KeyNs *int64 `protobuf:"varint,7,opt,name=key_ns,json=keyNs,proto3,oneof" json:"key_ns,omitempty"`
-	// Why there is no connection to make the next one.
-	Error         string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *LocalMeshPeer) Reset() {
-	*x = LocalMeshPeer{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *LocalMeshPeer) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*LocalMeshPeer) ProtoMessage() {}
-
-func (x *LocalMeshPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use LocalMeshPeer.ProtoReflect.Descriptor instead.
-func (*LocalMeshPeer) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *LocalMeshPeer) GetNodeId() string {
-	if x != nil {
-		return x.NodeId
-	}
-	return ""
-}
-
-func (x *LocalMeshPeer) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *LocalMeshPeer) GetEndpoint() string {
-	if x != nil {
-		return x.Endpoint
-	}
-	return ""
-}
-
-func (x *LocalMeshPeer) GetHandshakeNs() int64 {
-	if x != nil && x.HandshakeNs != nil {
-		return *x.HandshakeNs
-	}
-	return 0
-}
-
-func (x *LocalMeshPeer) GetReceivedBytes() uint64 {
-	if x != nil {
-		return x.ReceivedBytes
-	}
-	return 0
-}
-
-func (x *LocalMeshPeer) GetSentBytes() uint64 {
-	if x != nil {
-		return x.SentBytes
-	}
-	return 0
-}
-
-func (x *LocalMeshPeer) GetKeyNs() int64 {
-	if x != nil && x.KeyNs != nil {
-		return *x.KeyNs
-	}
-	return 0
-}
-
-func (x *LocalMeshPeer) GetError() string {
-	if x != nil {
-		return x.Error
+		return x.Approval
 	}
 	return ""
 }
@@ -1011,7 +813,7 @@ type LoadImageRequest struct {
 
 func (x *LoadImageRequest) Reset() {
 	*x = LoadImageRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +825,7 @@ func (x *LoadImageRequest) String() string {
 func (*LoadImageRequest) ProtoMessage() {}
 
 func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +838,7 @@ func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageRequest.ProtoReflect.Descriptor instead.
 func (*LoadImageRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{14}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LoadImageRequest) GetData() []byte {
@@ -1055,7 +857,7 @@ type LoadImageResponse struct {
 
 func (x *LoadImageResponse) Reset() {
 	*x = LoadImageResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +869,7 @@ func (x *LoadImageResponse) String() string {
 func (*LoadImageResponse) ProtoMessage() {}
 
 func (x *LoadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +882,7 @@ func (x *LoadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageResponse.ProtoReflect.Descriptor instead.
 func (*LoadImageResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LoadImageResponse) GetImages() map[string]string {
@@ -1103,7 +905,7 @@ type CallBatch struct {
 
 func (x *CallBatch) Reset() {
 	*x = CallBatch{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +917,7 @@ func (x *CallBatch) String() string {
 func (*CallBatch) ProtoMessage() {}
 
 func (x *CallBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +930,7 @@ func (x *CallBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallBatch.ProtoReflect.Descriptor instead.
 func (*CallBatch) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{16}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CallBatch) GetCalls() []*Call {
@@ -1161,7 +963,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +975,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +988,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Call) GetId() uint64 {
@@ -1226,7 +1028,7 @@ type AnswerBatch struct {
 
 func (x *AnswerBatch) Reset() {
 	*x = AnswerBatch{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1040,7 @@ func (x *AnswerBatch) String() string {
 func (*AnswerBatch) ProtoMessage() {}
 
 func (x *AnswerBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1053,7 @@ func (x *AnswerBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerBatch.ProtoReflect.Descriptor instead.
 func (*AnswerBatch) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AnswerBatch) GetAnswers() []*Answer {
@@ -1274,7 +1076,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1088,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1101,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -1331,7 +1133,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1145,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1158,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{18}
 }
 
 type GetStatusResponse struct {
@@ -1384,7 +1186,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1198,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1211,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetStatusResponse) GetClusterId() string {
@@ -1519,14 +1321,16 @@ type ManagerStatus struct {
 	Voter     bool                   `protobuf:"varint,5,opt,name=voter,proto3" json:"voter,omitempty"`
 	Reachable bool                   `protobuf:"varint,6,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	// It said so itself, when it was asked. In GetStatus only.
-	Locked        bool `protobuf:"varint,7,opt,name=locked,proto3" json:"locked,omitempty"`
+	Locked bool `protobuf:"varint,7,opt,name=locked,proto3" json:"locked,omitempty"`
+	// Autolock is off: it opens by itself.
+	OpensItself   bool `protobuf:"varint,70,opt,name=opens_itself,json=opensItself,proto3" json:"opens_itself,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ManagerStatus) Reset() {
 	*x = ManagerStatus{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1342,7 @@ func (x *ManagerStatus) String() string {
 func (*ManagerStatus) ProtoMessage() {}
 
 func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1355,7 @@ func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerStatus.ProtoReflect.Descriptor instead.
 func (*ManagerStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ManagerStatus) GetNodeId() string {
@@ -1603,6 +1407,13 @@ func (x *ManagerStatus) GetLocked() bool {
 	return false
 }
 
+func (x *ManagerStatus) GetOpensItself() bool {
+	if x != nil {
+		return x.OpensItself
+	}
+	return false
+}
+
 // NodeView joins pki's and the scheduler's records of one node.
 type NodeView struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1624,14 +1435,22 @@ type NodeView struct {
 	// How far its clock is ahead of the leader's; none while it has no session.
 	Clock *schedulerpb.ClockOffset `protobuf:"bytes,12,opt,name=clock,proto3" json:"clock,omitempty"`
 	// Its address inside the tunnels; empty: it has none yet.
-	MeshAddress   string `protobuf:"bytes,13,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
+	MeshAddress string `protobuf:"bytes,13,opt,name=mesh_address,json=meshAddress,proto3" json:"mesh_address,omitempty"`
+	// Its end of the tunnels, where that was asked for and it answered; otherwise
+	// why not.
+	Mesh      *schedulerpb.MeshState `protobuf:"bytes,14,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	MeshError string                 `protobuf:"bytes,15,opt,name=mesh_error,json=meshError,proto3" json:"mesh_error,omitempty"`
+	// Revoked, and not removed yet; unix seconds. 0: it is a member.
+	RevokedAt int64 `protobuf:"varint,25,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	// Hash of the endorsement key of the TPM that it proved when it joined.
+	TpmEk         []byte `protobuf:"bytes,45,opt,name=tpm_ek,json=tpmEk,proto3" json:"tpm_ek,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeView) Reset() {
 	*x = NodeView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1462,7 @@ func (x *NodeView) String() string {
 func (*NodeView) ProtoMessage() {}
 
 func (x *NodeView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1475,7 @@ func (x *NodeView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeView.ProtoReflect.Descriptor instead.
 func (*NodeView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeView) GetId() string {
@@ -1750,19 +1569,49 @@ func (x *NodeView) GetMeshAddress() string {
 	return ""
 }
 
+func (x *NodeView) GetMesh() *schedulerpb.MeshState {
+	if x != nil {
+		return x.Mesh
+	}
+	return nil
+}
+
+func (x *NodeView) GetMeshError() string {
+	if x != nil {
+		return x.MeshError
+	}
+	return ""
+}
+
+func (x *NodeView) GetRevokedAt() int64 {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return 0
+}
+
+func (x *NodeView) GetTpmEk() []byte {
+	if x != nil {
+		return x.TpmEk
+	}
+	return nil
+}
+
 // Names in requests are an id, a unique prefix of one (4 characters at
 // least), or a unique name.
 type ListNodesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: all.
-	Nodes         []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Asks each for its end of the tunnels. For named nodes only.
+	Mesh          bool `protobuf:"varint,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1623,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1636,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListNodesRequest) GetNodes() []string {
@@ -1795,6 +1644,13 @@ func (x *ListNodesRequest) GetNodes() []string {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *ListNodesRequest) GetMesh() bool {
+	if x != nil {
+		return x.Mesh
+	}
+	return false
 }
 
 type ListNodesResponse struct {
@@ -1808,7 +1664,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +1676,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +1689,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListNodesResponse) GetNodes() []*NodeView {
@@ -1865,7 +1721,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +1733,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +1746,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UpdateNodeRequest) GetNode() string {
@@ -1937,7 +1793,7 @@ type UpdateNodeResponse struct {
 
 func (x *UpdateNodeResponse) Reset() {
 	*x = UpdateNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +1805,7 @@ func (x *UpdateNodeResponse) String() string {
 func (*UpdateNodeResponse) ProtoMessage() {}
 
 func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,12 +1818,109 @@ func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateNodeResponse) GetNode() *NodeView {
 	if x != nil {
 		return x.Node
+	}
+	return nil
+}
+
+type RotateMeshKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateMeshKeyRequest) Reset() {
+	*x = RotateMeshKeyRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateMeshKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateMeshKeyRequest) ProtoMessage() {}
+
+func (x *RotateMeshKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateMeshKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateMeshKeyRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RotateMeshKeyRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type RotateMeshKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The new one.
+	PublicKey     []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateMeshKeyResponse) Reset() {
+	*x = RotateMeshKeyResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateMeshKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateMeshKeyResponse) ProtoMessage() {}
+
+func (x *RotateMeshKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateMeshKeyResponse.ProtoReflect.Descriptor instead.
+func (*RotateMeshKeyResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RotateMeshKeyResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateMeshKeyResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
 	}
 	return nil
 }
@@ -2133,7 +2086,10 @@ type Rotation struct {
 	// they have caught up.
 	Away []string `protobuf:"bytes,4,rep,name=away,proto3" json:"away,omitempty"`
 	// The root key was on a machine that is in other hands.
-	RootExposed   bool `protobuf:"varint,5,opt,name=root_exposed,json=rootExposed,proto3" json:"root_exposed,omitempty"`
+	RootExposed bool `protobuf:"varint,5,opt,name=root_exposed,json=rootExposed,proto3" json:"root_exposed,omitempty"`
+	// Other slots that people open, which stay: they may have been used on the
+	// manager that left.
+	SlotsKept     []string `protobuf:"bytes,70,rep,name=slots_kept,json=slotsKept,proto3" json:"slots_kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2201,6 +2157,13 @@ func (x *Rotation) GetRootExposed() bool {
 		return x.RootExposed
 	}
 	return false
+}
+
+func (x *Rotation) GetSlotsKept() []string {
+	if x != nil {
+		return x.SlotsKept
+	}
+	return nil
 }
 
 type PromoteNodeRequest struct {
@@ -2418,7 +2381,10 @@ type CreateTokenRequest struct {
 	NodeName string `protobuf:"bytes,6,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	Cidr     string `protobuf:"bytes,7,opt,name=cidr,proto3" json:"cidr,omitempty"`
 	// Long-lived, rotatable: no expiry, any number of uses; workers only.
-	LongLived     bool `protobuf:"varint,8,opt,name=long_lived,json=longLived,proto3" json:"long_lived,omitempty"`
+	LongLived bool `protobuf:"varint,8,opt,name=long_lived,json=longLived,proto3" json:"long_lived,omitempty"`
+	// Admits only a machine that proves its TPM; only one that is approved.
+	Attest        bool `protobuf:"varint,20,opt,name=attest,proto3" json:"attest,omitempty"`
+	Approve       bool `protobuf:"varint,21,opt,name=approve,proto3" json:"approve,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2505,6 +2471,20 @@ func (x *CreateTokenRequest) GetCidr() string {
 func (x *CreateTokenRequest) GetLongLived() bool {
 	if x != nil {
 		return x.LongLived
+	}
+	return false
+}
+
+func (x *CreateTokenRequest) GetAttest() bool {
+	if x != nil {
+		return x.Attest
+	}
+	return false
+}
+
+func (x *CreateTokenRequest) GetApprove() bool {
+	if x != nil {
+		return x.Approve
 	}
 	return false
 }
@@ -2979,8 +2959,12 @@ type SlotAck struct {
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Epoch its KEK is sealed to.
-	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Reachable     bool   `protobuf:"varint,4,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	Epoch     uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Reachable bool   `protobuf:"varint,4,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// The key that its store is sealed with.
+	StoreKey *schedulerpb.StoreKeyState `protobuf:"bytes,90,opt,name=store_key,json=storeKey,proto3" json:"store_key,omitempty"`
+	// Slots that this manager cannot have, each with the reason (no TPM).
+	Lacks         map[string]string `protobuf:"bytes,5,rep,name=lacks,proto3" json:"lacks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3043,9 +3027,27 @@ func (x *SlotAck) GetReachable() bool {
 	return false
 }
 
+func (x *SlotAck) GetStoreKey() *schedulerpb.StoreKeyState {
+	if x != nil {
+		return x.StoreKey
+	}
+	return nil
+}
+
+func (x *SlotAck) GetLacks() map[string]string {
+	if x != nil {
+		return x.Lacks
+	}
+	return nil
+}
+
 type RotateSlotRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slot          *keydpb.Slot           `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Slot  *keydpb.Slot           `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Which operator slot it takes the place of; may be empty where there is one.
+	Replace string `protobuf:"bytes,2,opt,name=replace,proto3" json:"replace,omitempty"`
+	// Also while a manager is away, which opens with the old key once more.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3085,6 +3087,20 @@ func (x *RotateSlotRequest) GetSlot() *keydpb.Slot {
 		return x.Slot
 	}
 	return nil
+}
+
+func (x *RotateSlotRequest) GetReplace() string {
+	if x != nil {
+		return x.Replace
+	}
+	return ""
+}
+
+func (x *RotateSlotRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type RotateSlotResponse struct {
@@ -3147,6 +3163,190 @@ func (x *RotateSlotResponse) GetDone() bool {
 	return false
 }
 
+// RotateStoreKeys asks for new keys where nodes names managers, by id or name, or
+// else of all; with watch it asks for nothing and tells how far they are.
+type RotateStoreKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Watch         bool                   `protobuf:"varint,2,opt,name=watch,proto3" json:"watch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateStoreKeysRequest) Reset() {
+	*x = RotateStoreKeysRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateStoreKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateStoreKeysRequest) ProtoMessage() {}
+
+func (x *RotateStoreKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateStoreKeysRequest.ProtoReflect.Descriptor instead.
+func (*RotateStoreKeysRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RotateStoreKeysRequest) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *RotateStoreKeysRequest) GetWatch() bool {
+	if x != nil {
+		return x.Watch
+	}
+	return false
+}
+
+type RotateStoreKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Managers      []*StoreKeyProgress    `protobuf:"bytes,1,rep,name=managers,proto3" json:"managers,omitempty"`
+	Done          bool                   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateStoreKeysResponse) Reset() {
+	*x = RotateStoreKeysResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateStoreKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateStoreKeysResponse) ProtoMessage() {}
+
+func (x *RotateStoreKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateStoreKeysResponse.ProtoReflect.Descriptor instead.
+func (*RotateStoreKeysResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RotateStoreKeysResponse) GetManagers() []*StoreKeyProgress {
+	if x != nil {
+		return x.Managers
+	}
+	return nil
+}
+
+func (x *RotateStoreKeysResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+type StoreKeyProgress struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NodeId    string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Reachable bool                   `protobuf:"varint,3,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// Epoch that was asked for; it is done when the store's key is that one, or a
+	// later one, and no former one is kept.
+	Wanted        uint32                     `protobuf:"varint,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Key           *schedulerpb.StoreKeyState `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreKeyProgress) Reset() {
+	*x = StoreKeyProgress{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreKeyProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreKeyProgress) ProtoMessage() {}
+
+func (x *StoreKeyProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreKeyProgress.ProtoReflect.Descriptor instead.
+func (*StoreKeyProgress) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *StoreKeyProgress) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *StoreKeyProgress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StoreKeyProgress) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *StoreKeyProgress) GetWanted() uint32 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *StoreKeyProgress) GetKey() *schedulerpb.StoreKeyState {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 type CreateServiceRequest struct {
 	state         protoimpl.MessageState   `protogen:"open.v1"`
 	Spec          *schedulerpb.ServiceSpec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -3156,7 +3356,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3368,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3381,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CreateServiceRequest) GetSpec() *schedulerpb.ServiceSpec {
@@ -3201,7 +3401,7 @@ type CreateServiceResponse struct {
 
 func (x *CreateServiceResponse) Reset() {
 	*x = CreateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3413,7 @@ func (x *CreateServiceResponse) String() string {
 func (*CreateServiceResponse) ProtoMessage() {}
 
 func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3426,7 @@ func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceResponse.ProtoReflect.Descriptor instead.
 func (*CreateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CreateServiceResponse) GetId() string {
@@ -3252,7 +3452,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3464,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3477,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListServicesRequest) GetServices() []string {
@@ -3304,7 +3504,7 @@ type ServiceView struct {
 
 func (x *ServiceView) Reset() {
 	*x = ServiceView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3516,7 @@ func (x *ServiceView) String() string {
 func (*ServiceView) ProtoMessage() {}
 
 func (x *ServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3529,7 @@ func (x *ServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceView.ProtoReflect.Descriptor instead.
 func (*ServiceView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ServiceView) GetService() *schedulerpb.Service {
@@ -3383,7 +3583,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3595,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3608,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceView {
@@ -3430,7 +3630,7 @@ type UpdateServiceRequest struct {
 
 func (x *UpdateServiceRequest) Reset() {
 	*x = UpdateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3642,7 @@ func (x *UpdateServiceRequest) String() string {
 func (*UpdateServiceRequest) ProtoMessage() {}
 
 func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3655,7 @@ func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UpdateServiceRequest) GetService() string {
@@ -3489,7 +3689,7 @@ type UpdateServiceResponse struct {
 
 func (x *UpdateServiceResponse) Reset() {
 	*x = UpdateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +3701,7 @@ func (x *UpdateServiceResponse) String() string {
 func (*UpdateServiceResponse) ProtoMessage() {}
 
 func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +3714,7 @@ func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UpdateServiceResponse) GetId() string {
@@ -3540,7 +3740,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3752,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3765,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -3584,7 +3784,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3596,7 +3796,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3609,7 +3809,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RemoveServiceResponse) GetId() string {
@@ -3628,7 +3828,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3640,7 +3840,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3653,7 +3853,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CreateConfigRequest) GetSpec() *secretspb.ConfigSpec {
@@ -3672,7 +3872,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +3884,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +3897,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CreateConfigResponse) GetId() string {
@@ -3716,7 +3916,7 @@ type GetConfigsRequest struct {
 
 func (x *GetConfigsRequest) Reset() {
 	*x = GetConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3728,7 +3928,7 @@ func (x *GetConfigsRequest) String() string {
 func (*GetConfigsRequest) ProtoMessage() {}
 
 func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3741,7 +3941,7 @@ func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetConfigsRequest) GetConfigs() []string {
@@ -3760,7 +3960,7 @@ type GetConfigsResponse struct {
 
 func (x *GetConfigsResponse) Reset() {
 	*x = GetConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3772,7 +3972,7 @@ func (x *GetConfigsResponse) String() string {
 func (*GetConfigsResponse) ProtoMessage() {}
 
 func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3785,7 +3985,7 @@ func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetConfigsResponse) GetConfigs() []*secretspb.Config {
@@ -3803,7 +4003,7 @@ type StreamConfigsRequest struct {
 
 func (x *StreamConfigsRequest) Reset() {
 	*x = StreamConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3815,7 +4015,7 @@ func (x *StreamConfigsRequest) String() string {
 func (*StreamConfigsRequest) ProtoMessage() {}
 
 func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3828,7 +4028,7 @@ func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsRequest.ProtoReflect.Descriptor instead.
 func (*StreamConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
 }
 
 type StreamConfigsResponse struct {
@@ -3840,7 +4040,7 @@ type StreamConfigsResponse struct {
 
 func (x *StreamConfigsResponse) Reset() {
 	*x = StreamConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +4052,7 @@ func (x *StreamConfigsResponse) String() string {
 func (*StreamConfigsResponse) ProtoMessage() {}
 
 func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +4065,7 @@ func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsResponse.ProtoReflect.Descriptor instead.
 func (*StreamConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *StreamConfigsResponse) GetConfigs() []*ConfigView {
@@ -3892,7 +4092,7 @@ type ConfigView struct {
 
 func (x *ConfigView) Reset() {
 	*x = ConfigView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3904,7 +4104,7 @@ func (x *ConfigView) String() string {
 func (*ConfigView) ProtoMessage() {}
 
 func (x *ConfigView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3917,7 +4117,7 @@ func (x *ConfigView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigView.ProtoReflect.Descriptor instead.
 func (*ConfigView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ConfigView) GetId() string {
@@ -3973,7 +4173,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4185,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4198,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -4024,7 +4224,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4036,7 +4236,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4049,7 +4249,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RemoveConfigResponse) GetId() string {
@@ -4068,7 +4268,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4280,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4293,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *meshpb.NetworkSpec {
@@ -4106,13 +4306,14 @@ func (x *CreateNetworkRequest) GetSpec() *meshpb.NetworkSpec {
 type CreateNetworkResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateNetworkResponse) Reset() {
 	*x = CreateNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4124,7 +4325,7 @@ func (x *CreateNetworkResponse) String() string {
 func (*CreateNetworkResponse) ProtoMessage() {}
 
 func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4137,7 +4338,7 @@ func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*CreateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CreateNetworkResponse) GetId() string {
@@ -4145,6 +4346,13 @@ func (x *CreateNetworkResponse) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *CreateNetworkResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type StreamNetworksRequest struct {
@@ -4156,7 +4364,7 @@ type StreamNetworksRequest struct {
 
 func (x *StreamNetworksRequest) Reset() {
 	*x = StreamNetworksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4168,7 +4376,7 @@ func (x *StreamNetworksRequest) String() string {
 func (*StreamNetworksRequest) ProtoMessage() {}
 
 func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4181,7 +4389,7 @@ func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksRequest.ProtoReflect.Descriptor instead.
 func (*StreamNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *StreamNetworksRequest) GetNetworks() []string {
@@ -4200,7 +4408,7 @@ type StreamNetworksResponse struct {
 
 func (x *StreamNetworksResponse) Reset() {
 	*x = StreamNetworksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4212,7 +4420,7 @@ func (x *StreamNetworksResponse) String() string {
 func (*StreamNetworksResponse) ProtoMessage() {}
 
 func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4225,7 +4433,7 @@ func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksResponse.ProtoReflect.Descriptor instead.
 func (*StreamNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *StreamNetworksResponse) GetNetworks() []*NetworkDetail {
@@ -4246,15 +4454,17 @@ type NetworkDetail struct {
 	Policies []string `protobuf:"bytes,4,rep,name=policies,proto3" json:"policies,omitempty"`
 	// Where networks were named: the services on it, and their tasks' addresses; a
 	// bounded number of each.
-	UsedBy        []*NetworkService  `protobuf:"bytes,5,rep,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
-	Endpoints     []*NetworkEndpoint `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	UsedBy    []*NetworkService  `protobuf:"bytes,5,rep,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	Endpoints []*NetworkEndpoint `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// What those who operate the cluster should look at, by node.
+	Notices       []*NetworkNotice `protobuf:"bytes,7,rep,name=notices,proto3" json:"notices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NetworkDetail) Reset() {
 	*x = NetworkDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4476,7 @@ func (x *NetworkDetail) String() string {
 func (*NetworkDetail) ProtoMessage() {}
 
 func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4489,7 @@ func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDetail.ProtoReflect.Descriptor instead.
 func (*NetworkDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *NetworkDetail) GetNetwork() *meshpb.Network {
@@ -4324,6 +4534,73 @@ func (x *NetworkDetail) GetEndpoints() []*NetworkEndpoint {
 	return nil
 }
 
+func (x *NetworkDetail) GetNotices() []*NetworkNotice {
+	if x != nil {
+		return x.Notices
+	}
+	return nil
+}
+
+type NetworkNotice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName      string                 `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkNotice) Reset() {
+	*x = NetworkNotice{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkNotice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkNotice) ProtoMessage() {}
+
+func (x *NetworkNotice) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkNotice.ProtoReflect.Descriptor instead.
+func (*NetworkNotice) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *NetworkNotice) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NetworkNotice) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *NetworkNotice) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type NetworkService struct {
 	state         protoimpl.MessageState   `protogen:"open.v1"`
 	Id            string                   `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4337,7 +4614,7 @@ type NetworkService struct {
 
 func (x *NetworkService) Reset() {
 	*x = NetworkService{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4349,7 +4626,7 @@ func (x *NetworkService) String() string {
 func (*NetworkService) ProtoMessage() {}
 
 func (x *NetworkService) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4362,7 +4639,7 @@ func (x *NetworkService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkService.ProtoReflect.Descriptor instead.
 func (*NetworkService) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *NetworkService) GetId() string {
@@ -4417,7 +4694,7 @@ type NetworkEndpoint struct {
 
 func (x *NetworkEndpoint) Reset() {
 	*x = NetworkEndpoint{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4706,7 @@ func (x *NetworkEndpoint) String() string {
 func (*NetworkEndpoint) ProtoMessage() {}
 
 func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4719,7 @@ func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkEndpoint.ProtoReflect.Descriptor instead.
 func (*NetworkEndpoint) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *NetworkEndpoint) GetTaskId() string {
@@ -4503,7 +4780,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +4792,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +4805,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -4547,7 +4824,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4559,7 +4836,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4572,7 +4849,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -4591,7 +4868,7 @@ type CreatePolicyRequest struct {
 
 func (x *CreatePolicyRequest) Reset() {
 	*x = CreatePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4603,7 +4880,7 @@ func (x *CreatePolicyRequest) String() string {
 func (*CreatePolicyRequest) ProtoMessage() {}
 
 func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4616,7 +4893,7 @@ func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
@@ -4629,13 +4906,14 @@ func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
 type CreatePolicyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreatePolicyResponse) Reset() {
 	*x = CreatePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4925,7 @@ func (x *CreatePolicyResponse) String() string {
 func (*CreatePolicyResponse) ProtoMessage() {}
 
 func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4938,7 @@ func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*CreatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CreatePolicyResponse) GetId() string {
@@ -4668,6 +4946,13 @@ func (x *CreatePolicyResponse) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *CreatePolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type StreamPoliciesRequest struct {
@@ -4679,7 +4964,7 @@ type StreamPoliciesRequest struct {
 
 func (x *StreamPoliciesRequest) Reset() {
 	*x = StreamPoliciesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +4976,7 @@ func (x *StreamPoliciesRequest) String() string {
 func (*StreamPoliciesRequest) ProtoMessage() {}
 
 func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +4989,7 @@ func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *StreamPoliciesRequest) GetPolicies() []string {
@@ -4723,7 +5008,7 @@ type StreamPoliciesResponse struct {
 
 func (x *StreamPoliciesResponse) Reset() {
 	*x = StreamPoliciesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4735,7 +5020,7 @@ func (x *StreamPoliciesResponse) String() string {
 func (*StreamPoliciesResponse) ProtoMessage() {}
 
 func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4748,7 +5033,7 @@ func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *StreamPoliciesResponse) GetPolicies() []*PolicyDetail {
@@ -4768,7 +5053,7 @@ type PolicyDetail struct {
 
 func (x *PolicyDetail) Reset() {
 	*x = PolicyDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4780,7 +5065,7 @@ func (x *PolicyDetail) String() string {
 func (*PolicyDetail) ProtoMessage() {}
 
 func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4793,7 +5078,7 @@ func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDetail.ProtoReflect.Descriptor instead.
 func (*PolicyDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PolicyDetail) GetPolicy() *meshpb.Policy {
@@ -4819,7 +5104,7 @@ type RemovePolicyRequest struct {
 
 func (x *RemovePolicyRequest) Reset() {
 	*x = RemovePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4831,7 +5116,7 @@ func (x *RemovePolicyRequest) String() string {
 func (*RemovePolicyRequest) ProtoMessage() {}
 
 func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4844,7 +5129,7 @@ func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyRequest.ProtoReflect.Descriptor instead.
 func (*RemovePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RemovePolicyRequest) GetPolicy() string {
@@ -4863,7 +5148,7 @@ type RemovePolicyResponse struct {
 
 func (x *RemovePolicyResponse) Reset() {
 	*x = RemovePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4875,7 +5160,7 @@ func (x *RemovePolicyResponse) String() string {
 func (*RemovePolicyResponse) ProtoMessage() {}
 
 func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4888,7 +5173,7 @@ func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyResponse.ProtoReflect.Descriptor instead.
 func (*RemovePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RemovePolicyResponse) GetId() string {
@@ -4912,7 +5197,7 @@ type ExplainPolicyRequest struct {
 
 func (x *ExplainPolicyRequest) Reset() {
 	*x = ExplainPolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4924,7 +5209,7 @@ func (x *ExplainPolicyRequest) String() string {
 func (*ExplainPolicyRequest) ProtoMessage() {}
 
 func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4937,7 +5222,7 @@ func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ExplainPolicyRequest) GetFromService() string {
@@ -4987,7 +5272,7 @@ type ExplainPolicyResponse struct {
 
 func (x *ExplainPolicyResponse) Reset() {
 	*x = ExplainPolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4999,7 +5284,7 @@ func (x *ExplainPolicyResponse) String() string {
 func (*ExplainPolicyResponse) ProtoMessage() {}
 
 func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5012,7 +5297,7 @@ func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ExplainPolicyResponse) GetFromService() string {
@@ -5075,7 +5360,7 @@ type PolicyVerdict struct {
 
 func (x *PolicyVerdict) Reset() {
 	*x = PolicyVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5087,7 +5372,7 @@ func (x *PolicyVerdict) String() string {
 func (*PolicyVerdict) ProtoMessage() {}
 
 func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5100,7 +5385,7 @@ func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVerdict.ProtoReflect.Descriptor instead.
 func (*PolicyVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PolicyVerdict) GetNetworkId() string {
@@ -5163,7 +5448,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +5460,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +5473,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -5212,14 +5497,16 @@ type TaskView struct {
 	NodeName    string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	Image       string                 `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
 	// Its addresses on networks.
-	Networks      []*NetworkAddress `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []*NetworkAddress `protobuf:"bytes,5,rep,name=networks,proto3" json:"networks,omitempty"`
+	// What is published for it: by its node, and by entry nodes.
+	Ports         []*taskpb.Port `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5231,7 +5518,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5244,7 +5531,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -5282,6 +5569,13 @@ func (x *TaskView) GetNetworks() []*NetworkAddress {
 	return nil
 }
 
+func (x *TaskView) GetPorts() []*taskpb.Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
 // NetworkAddress is what a task or a service has on a network.
 type NetworkAddress struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -5296,7 +5590,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5308,7 +5602,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5321,7 +5615,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -5361,7 +5655,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5373,7 +5667,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5386,7 +5680,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -5407,7 +5701,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5419,7 +5713,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5432,7 +5726,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -5467,7 +5761,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5479,7 +5773,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5492,7 +5786,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -5552,7 +5846,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5564,7 +5858,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5577,7 +5871,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -5632,7 +5926,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5644,7 +5938,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5657,7 +5951,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -5733,7 +6027,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5745,7 +6039,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5758,7 +6052,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -5787,7 +6081,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5799,7 +6093,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5812,7 +6106,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -5872,7 +6166,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5884,7 +6178,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5897,7 +6191,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -5948,7 +6242,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5960,7 +6254,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5973,7 +6267,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -5999,7 +6293,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6011,7 +6305,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6024,7 +6318,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -6050,7 +6344,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6062,7 +6356,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6075,7 +6369,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *Event) GetAt() int64 {
@@ -6156,7 +6450,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eRecoverRequest\"3\n" +
 	"\x0fRecoverResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\"\x14\n" +
-	"\x12LocalStatusRequest\"\xee\x03\n" +
+	"\x12LocalStatusRequest\"\xa3\x04\n" +
 	"\x13LocalStatusResponse\x123\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1d.redoubt.control.v1.NodePhaseR\x05phase\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1d\n" +
@@ -6171,33 +6465,10 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\amessage\x18\n" +
 	" \x01(\tR\amessage\x124\n" +
 	"\bfeatures\x18\v \x03(\v2\x18.redoubt.task.v1.FeatureR\bfeatures\x12 \n" +
-	"\vprotections\x18\f \x03(\tR\vprotections\x121\n" +
-	"\x04mesh\x18\r \x01(\v2\x1d.redoubt.control.v1.LocalMeshR\x04mesh\"\xf2\x02\n" +
-	"\tLocalMesh\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1c\n" +
-	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x16\n" +
-	"\x06driver\x18\x03 \x01(\tR\x06driver\x12\x12\n" +
-	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x10\n" +
-	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x1a\n" +
-	"\bdegraded\x18\x06 \x03(\tR\bdegraded\x12\x18\n" +
-	"\arepairs\x18\a \x01(\x04R\arepairs\x12D\n" +
-	"\adropped\x18\b \x03(\v2*.redoubt.control.v1.LocalMesh.DroppedEntryR\adropped\x127\n" +
-	"\x05peers\x18\t \x03(\v2!.redoubt.control.v1.LocalMeshPeerR\x05peers\x1a:\n" +
-	"\fDroppedEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x9a\x02\n" +
-	"\rLocalMeshPeer\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
-	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12&\n" +
-	"\fhandshake_ns\x18\x04 \x01(\x03H\x00R\vhandshakeNs\x88\x01\x01\x12%\n" +
-	"\x0ereceived_bytes\x18\x05 \x01(\x04R\rreceivedBytes\x12\x1d\n" +
-	"\n" +
-	"sent_bytes\x18\x06 \x01(\x04R\tsentBytes\x12\x1a\n" +
-	"\x06key_ns\x18\a \x01(\x03H\x01R\x05keyNs\x88\x01\x01\x12\x14\n" +
-	"\x05error\x18\b \x01(\tR\x05errorB\x0f\n" +
-	"\r_handshake_nsB\t\n" +
-	"\a_key_ns\"&\n" +
+	"\vprotections\x18\f \x03(\tR\vprotections\x123\n" +
+	"\x04mesh\x18\r \x01(\v2\x1f.redoubt.scheduler.v1.MeshStateR\x04mesh\x12\x15\n" +
+	"\x06tpm_ek\x18- \x01(\fR\x05tpmEk\x12\x1a\n" +
+	"\bapproval\x18. \x01(\tR\bapproval\"&\n" +
 	"\x10LoadImageRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x99\x01\n" +
 	"\x11LoadImageResponse\x12I\n" +
@@ -6238,7 +6509,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\aversion\x18\v \x01(\tR\aversion\x12\x1a\n" +
 	"\bwarnings\x18\f \x03(\tR\bwarnings\x12!\n" +
 	"\fkeyset_epoch\x18\x1e \x01(\x04R\vkeysetEpoch\x12'\n" +
-	"\x0freissue_pending\x18\x1f \x03(\tR\x0ereissuePending\"\xba\x01\n" +
+	"\x0freissue_pending\x18\x1f \x03(\tR\x0ereissuePending\"\xdd\x01\n" +
 	"\rManagerStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -6246,7 +6517,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x14\n" +
 	"\x05voter\x18\x05 \x01(\bR\x05voter\x12\x1c\n" +
 	"\treachable\x18\x06 \x01(\bR\treachable\x12\x16\n" +
-	"\x06locked\x18\a \x01(\bR\x06locked\"\x93\x04\n" +
+	"\x06locked\x18\a \x01(\bR\x06locked\x12!\n" +
+	"\fopens_itself\x18F \x01(\bR\vopensItself\"\x9d\x05\n" +
 	"\bNodeView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
@@ -6261,9 +6533,16 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	" \x01(\v2\x1a.redoubt.task.v1.ResourcesR\breserved\x12\x14\n" +
 	"\x05tasks\x18\v \x01(\rR\x05tasks\x127\n" +
 	"\x05clock\x18\f \x01(\v2!.redoubt.scheduler.v1.ClockOffsetR\x05clock\x12!\n" +
-	"\fmesh_address\x18\r \x01(\tR\vmeshAddress\"(\n" +
+	"\fmesh_address\x18\r \x01(\tR\vmeshAddress\x123\n" +
+	"\x04mesh\x18\x0e \x01(\v2\x1f.redoubt.scheduler.v1.MeshStateR\x04mesh\x12\x1d\n" +
+	"\n" +
+	"mesh_error\x18\x0f \x01(\tR\tmeshError\x12\x1d\n" +
+	"\n" +
+	"revoked_at\x18\x19 \x01(\x03R\trevokedAt\x12\x15\n" +
+	"\x06tpm_ek\x18- \x01(\fR\x05tpmEk\"<\n" +
 	"\x10ListNodesRequest\x12\x14\n" +
-	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"[\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x12\n" +
+	"\x04mesh\x18\x02 \x01(\bR\x04mesh\"[\n" +
 	"\x11ListNodesResponse\x122\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1c.redoubt.control.v1.NodeViewR\x05nodes\x12\x12\n" +
 	"\x04self\x18\x02 \x01(\tR\x04self\"\xc5\x02\n" +
@@ -6277,7 +6556,13 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
 	"\x12UpdateNodeResponse\x120\n" +
-	"\x04node\x18\x01 \x01(\v2\x1c.redoubt.control.v1.NodeViewR\x04node\"\xa0\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x1c.redoubt.control.v1.NodeViewR\x04node\"*\n" +
+	"\x14RotateMeshKeyRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"F\n" +
+	"\x15RotateMeshKeyResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\"\xa0\x01\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12 \n" +
@@ -6288,7 +6573,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x1a\n" +
 	"\bservices\x18\x03 \x03(\tR\bservices\x12\x18\n" +
-	"\amanager\x18\x04 \x01(\bR\amanager\"\xa4\x01\n" +
+	"\amanager\x18\x04 \x01(\bR\amanager\"\xc3\x01\n" +
 	"\bRotation\x12!\n" +
 	"\fkeyset_epoch\x18\x01 \x01(\x04R\vkeysetEpoch\x12\x1d\n" +
 	"\n" +
@@ -6296,7 +6581,9 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vtokens_void\x18\x03 \x01(\rR\n" +
 	"tokensVoid\x12\x12\n" +
 	"\x04away\x18\x04 \x03(\tR\x04away\x12!\n" +
-	"\froot_exposed\x18\x05 \x01(\bR\vrootExposed\"(\n" +
+	"\froot_exposed\x18\x05 \x01(\bR\vrootExposed\x12\x1d\n" +
+	"\n" +
+	"slots_kept\x18F \x03(\tR\tslotsKept\"(\n" +
 	"\x12PromoteNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"%\n" +
 	"\x13PromoteNodeResponse\x12\x0e\n" +
@@ -6307,7 +6594,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05check\x18\x03 \x01(\bR\x05check\"^\n" +
 	"\x12DemoteNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
-	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\"\xfd\x01\n" +
+	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\"\xaf\x02\n" +
 	"\x12CreateTokenRequest\x12,\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -6319,7 +6606,9 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\tnode_name\x18\x06 \x01(\tR\bnodeName\x12\x12\n" +
 	"\x04cidr\x18\a \x01(\tR\x04cidr\x12\x1d\n" +
 	"\n" +
-	"long_lived\x18\b \x01(\bR\tlongLived\"\xaf\x01\n" +
+	"long_lived\x18\b \x01(\bR\tlongLived\x12\x16\n" +
+	"\x06attest\x18\x14 \x01(\bR\x06attest\x12\x18\n" +
+	"\aapprove\x18\x15 \x01(\bR\aapprove\"\xaf\x01\n" +
 	"\x13CreateTokenResponse\x123\n" +
 	"\x05token\x18\x01 \x01(\v2\x1d.redoubt.control.v1.TokenViewR\x05token\x12(\n" +
 	"\x10root_spki_sha256\x18\x02 \x01(\fR\x0erootSpkiSha256\x12\x1d\n" +
@@ -6343,18 +6632,38 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x10ListSlotsRequest\"|\n" +
 	"\x11ListSlotsResponse\x12.\n" +
 	"\x05slots\x18\x01 \x01(\v2\x18.redoubt.keyd.v1.SlotSetR\x05slots\x127\n" +
-	"\bmanagers\x18\x02 \x03(\v2\x1b.redoubt.control.v1.SlotAckR\bmanagers\"j\n" +
+	"\bmanagers\x18\x02 \x03(\v2\x1b.redoubt.control.v1.SlotAckR\bmanagers\"\xa4\x02\n" +
 	"\aSlotAck\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1c\n" +
-	"\treachable\x18\x04 \x01(\bR\treachable\">\n" +
+	"\treachable\x18\x04 \x01(\bR\treachable\x12@\n" +
+	"\tstore_key\x18Z \x01(\v2#.redoubt.scheduler.v1.StoreKeyStateR\bstoreKey\x12<\n" +
+	"\x05lacks\x18\x05 \x03(\v2&.redoubt.control.v1.SlotAck.LacksEntryR\x05lacks\x1a8\n" +
+	"\n" +
+	"LacksEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
 	"\x11RotateSlotRequest\x12)\n" +
-	"\x04slot\x18\x01 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\"w\n" +
+	"\x04slot\x18\x01 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x18\n" +
+	"\areplace\x18\x02 \x01(\tR\areplace\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"w\n" +
 	"\x12RotateSlotResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x127\n" +
 	"\bmanagers\x18\x02 \x03(\v2\x1b.redoubt.control.v1.SlotAckR\bmanagers\x12\x12\n" +
-	"\x04done\x18\x03 \x01(\bR\x04done\"M\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\"D\n" +
+	"\x16RotateStoreKeysRequest\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x14\n" +
+	"\x05watch\x18\x02 \x01(\bR\x05watch\"o\n" +
+	"\x17RotateStoreKeysResponse\x12@\n" +
+	"\bmanagers\x18\x01 \x03(\v2$.redoubt.control.v1.StoreKeyProgressR\bmanagers\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"\xac\x01\n" +
+	"\x10StoreKeyProgress\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\treachable\x18\x03 \x01(\bR\treachable\x12\x16\n" +
+	"\x06wanted\x18\x04 \x01(\rR\x06wanted\x125\n" +
+	"\x03key\x18\x05 \x01(\v2#.redoubt.scheduler.v1.StoreKeyStateR\x03key\"M\n" +
 	"\x14CreateServiceRequest\x125\n" +
 	"\x04spec\x18\x01 \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\"C\n" +
 	"\x15CreateServiceResponse\x12\x0e\n" +
@@ -6412,20 +6721,26 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x14RemoveConfigResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
 	"\x14CreateNetworkRequest\x120\n" +
-	"\x04spec\x18\x01 \x01(\v2\x1c.redoubt.mesh.v1.NetworkSpecR\x04spec\"'\n" +
+	"\x04spec\x18\x01 \x01(\v2\x1c.redoubt.mesh.v1.NetworkSpecR\x04spec\"C\n" +
 	"\x15CreateNetworkResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"3\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"3\n" +
 	"\x15StreamNetworksRequest\x12\x1a\n" +
 	"\bnetworks\x18\x01 \x03(\tR\bnetworks\"W\n" +
 	"\x16StreamNetworksResponse\x12=\n" +
-	"\bnetworks\x18\x01 \x03(\v2!.redoubt.control.v1.NetworkDetailR\bnetworks\"\x91\x02\n" +
+	"\bnetworks\x18\x01 \x03(\v2!.redoubt.control.v1.NetworkDetailR\bnetworks\"\xce\x02\n" +
 	"\rNetworkDetail\x122\n" +
 	"\anetwork\x18\x01 \x01(\v2\x18.redoubt.mesh.v1.NetworkR\anetwork\x12\x1a\n" +
 	"\bservices\x18\x02 \x03(\tR\bservices\x12\x14\n" +
 	"\x05tasks\x18\x03 \x01(\rR\x05tasks\x12\x1a\n" +
 	"\bpolicies\x18\x04 \x03(\tR\bpolicies\x12;\n" +
 	"\aused_by\x18\x05 \x03(\v2\".redoubt.control.v1.NetworkServiceR\x06usedBy\x12A\n" +
-	"\tendpoints\x18\x06 \x03(\v2#.redoubt.control.v1.NetworkEndpointR\tendpoints\"\xab\x01\n" +
+	"\tendpoints\x18\x06 \x03(\v2#.redoubt.control.v1.NetworkEndpointR\tendpoints\x12;\n" +
+	"\anotices\x18\a \x03(\v2!.redoubt.control.v1.NetworkNoticeR\anotices\"_\n" +
+	"\rNetworkNotice\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xab\x01\n" +
 	"\x0eNetworkService\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12G\n" +
@@ -6446,9 +6761,10 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x15RemoveNetworkResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"F\n" +
 	"\x13CreatePolicyRequest\x12/\n" +
-	"\x04spec\x18\x01 \x01(\v2\x1b.redoubt.mesh.v1.PolicySpecR\x04spec\"&\n" +
+	"\x04spec\x18\x01 \x01(\v2\x1b.redoubt.mesh.v1.PolicySpecR\x04spec\"B\n" +
 	"\x14CreatePolicyResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"3\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"3\n" +
 	"\x15StreamPoliciesRequest\x12\x1a\n" +
 	"\bpolicies\x18\x01 \x03(\tR\bpolicies\"V\n" +
 	"\x16StreamPoliciesResponse\x12<\n" +
@@ -6485,13 +6801,14 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x04rule\x18\a \x01(\v2\x1b.redoubt.mesh.v1.PolicyRuleR\x04rule\"B\n" +
 	"\x10ListTasksRequest\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\xd0\x01\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\xfd\x01\n" +
 	"\bTaskView\x12.\n" +
 	"\x04task\x18\x01 \x01(\v2\x1a.redoubt.scheduler.v1.TaskR\x04task\x12!\n" +
 	"\fservice_name\x18\x02 \x01(\tR\vserviceName\x12\x1b\n" +
 	"\tnode_name\x18\x03 \x01(\tR\bnodeName\x12\x14\n" +
 	"\x05image\x18\x04 \x01(\tR\x05image\x12>\n" +
-	"\bnetworks\x18\x05 \x03(\v2\".redoubt.control.v1.NetworkAddressR\bnetworks\"\x8a\x01\n" +
+	"\bnetworks\x18\x05 \x03(\v2\".redoubt.control.v1.NetworkAddressR\bnetworks\x12+\n" +
+	"\x05ports\x18\x06 \x03(\v2\x15.redoubt.task.v1.PortR\x05ports\"\x8a\x01\n" +
 	"\x0eNetworkAddress\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12!\n" +
@@ -6586,7 +6903,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"CallStream\x12T\n" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x010\x012\x83\x1d\n" +
+	"\x01\x06(\x010\x012\xe9\x1e\n" +
 	"\aControl\x12a\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12a\n" +
@@ -6596,6 +6913,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x01\x050\x01\x12d\n" +
 	"\n" +
 	"UpdateNode\x12%.redoubt.control.v1.UpdateNodeRequest\x1a&.redoubt.control.v1.UpdateNodeResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12m\n" +
+	"\rRotateMeshKey\x12(.redoubt.control.v1.RotateMeshKeyRequest\x1a).redoubt.control.v1.RotateMeshKeyResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12d\n" +
 	"\n" +
 	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"\a\x9a\xe5\x18\x03\n" +
@@ -6618,6 +6937,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x01\x05\x12f\n" +
 	"\n" +
 	"RotateSlot\x12%.redoubt.control.v1.RotateSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x050\x01\x12u\n" +
+	"\x0fRotateStoreKeys\x12*.redoubt.control.v1.RotateStoreKeysRequest\x1a+.redoubt.control.v1.RotateStoreKeysResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01\x12m\n" +
 	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12j\n" +
@@ -6678,295 +6999,311 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 105)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 109)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
-	(NodePhase)(0),                  // 0: redoubt.control.v1.NodePhase
-	(*InitRequest)(nil),             // 1: redoubt.control.v1.InitRequest
-	(*InitResponse)(nil),            // 2: redoubt.control.v1.InitResponse
-	(*JoinRequest)(nil),             // 3: redoubt.control.v1.JoinRequest
-	(*JoinResponse)(nil),            // 4: redoubt.control.v1.JoinResponse
-	(*LeaveRequest)(nil),            // 5: redoubt.control.v1.LeaveRequest
-	(*LeaveResponse)(nil),           // 6: redoubt.control.v1.LeaveResponse
-	(*RestoreRequest)(nil),          // 7: redoubt.control.v1.RestoreRequest
-	(*RestoreResponse)(nil),         // 8: redoubt.control.v1.RestoreResponse
-	(*RecoverRequest)(nil),          // 9: redoubt.control.v1.RecoverRequest
-	(*RecoverResponse)(nil),         // 10: redoubt.control.v1.RecoverResponse
-	(*LocalStatusRequest)(nil),      // 11: redoubt.control.v1.LocalStatusRequest
-	(*LocalStatusResponse)(nil),     // 12: redoubt.control.v1.LocalStatusResponse
-	(*LocalMesh)(nil),               // 13: redoubt.control.v1.LocalMesh
-	(*LocalMeshPeer)(nil),           // 14: redoubt.control.v1.LocalMeshPeer
-	(*LoadImageRequest)(nil),        // 15: redoubt.control.v1.LoadImageRequest
-	(*LoadImageResponse)(nil),       // 16: redoubt.control.v1.LoadImageResponse
-	(*CallBatch)(nil),               // 17: redoubt.control.v1.CallBatch
-	(*Call)(nil),                    // 18: redoubt.control.v1.Call
-	(*AnswerBatch)(nil),             // 19: redoubt.control.v1.AnswerBatch
-	(*Answer)(nil),                  // 20: redoubt.control.v1.Answer
-	(*GetStatusRequest)(nil),        // 21: redoubt.control.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 22: redoubt.control.v1.GetStatusResponse
-	(*ManagerStatus)(nil),           // 23: redoubt.control.v1.ManagerStatus
-	(*NodeView)(nil),                // 24: redoubt.control.v1.NodeView
-	(*ListNodesRequest)(nil),        // 25: redoubt.control.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 26: redoubt.control.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),       // 27: redoubt.control.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),      // 28: redoubt.control.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),       // 29: redoubt.control.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 30: redoubt.control.v1.RemoveNodeResponse
-	(*Rotation)(nil),                // 31: redoubt.control.v1.Rotation
-	(*PromoteNodeRequest)(nil),      // 32: redoubt.control.v1.PromoteNodeRequest
-	(*PromoteNodeResponse)(nil),     // 33: redoubt.control.v1.PromoteNodeResponse
-	(*DemoteNodeRequest)(nil),       // 34: redoubt.control.v1.DemoteNodeRequest
-	(*DemoteNodeResponse)(nil),      // 35: redoubt.control.v1.DemoteNodeResponse
-	(*CreateTokenRequest)(nil),      // 36: redoubt.control.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),     // 37: redoubt.control.v1.CreateTokenResponse
-	(*TokenView)(nil),               // 38: redoubt.control.v1.TokenView
-	(*ListTokensRequest)(nil),       // 39: redoubt.control.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),      // 40: redoubt.control.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),      // 41: redoubt.control.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),     // 42: redoubt.control.v1.RevokeTokenResponse
-	(*CreateBackupRequest)(nil),     // 43: redoubt.control.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),    // 44: redoubt.control.v1.CreateBackupResponse
-	(*ListSlotsRequest)(nil),        // 45: redoubt.control.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),       // 46: redoubt.control.v1.ListSlotsResponse
-	(*SlotAck)(nil),                 // 47: redoubt.control.v1.SlotAck
-	(*RotateSlotRequest)(nil),       // 48: redoubt.control.v1.RotateSlotRequest
-	(*RotateSlotResponse)(nil),      // 49: redoubt.control.v1.RotateSlotResponse
-	(*CreateServiceRequest)(nil),    // 50: redoubt.control.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),   // 51: redoubt.control.v1.CreateServiceResponse
-	(*ListServicesRequest)(nil),     // 52: redoubt.control.v1.ListServicesRequest
-	(*ServiceView)(nil),             // 53: redoubt.control.v1.ServiceView
-	(*ListServicesResponse)(nil),    // 54: redoubt.control.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),    // 55: redoubt.control.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),   // 56: redoubt.control.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),    // 57: redoubt.control.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),   // 58: redoubt.control.v1.RemoveServiceResponse
-	(*CreateConfigRequest)(nil),     // 59: redoubt.control.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),    // 60: redoubt.control.v1.CreateConfigResponse
-	(*GetConfigsRequest)(nil),       // 61: redoubt.control.v1.GetConfigsRequest
-	(*GetConfigsResponse)(nil),      // 62: redoubt.control.v1.GetConfigsResponse
-	(*StreamConfigsRequest)(nil),    // 63: redoubt.control.v1.StreamConfigsRequest
-	(*StreamConfigsResponse)(nil),   // 64: redoubt.control.v1.StreamConfigsResponse
-	(*ConfigView)(nil),              // 65: redoubt.control.v1.ConfigView
-	(*RemoveConfigRequest)(nil),     // 66: redoubt.control.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),    // 67: redoubt.control.v1.RemoveConfigResponse
-	(*CreateNetworkRequest)(nil),    // 68: redoubt.control.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),   // 69: redoubt.control.v1.CreateNetworkResponse
-	(*StreamNetworksRequest)(nil),   // 70: redoubt.control.v1.StreamNetworksRequest
-	(*StreamNetworksResponse)(nil),  // 71: redoubt.control.v1.StreamNetworksResponse
-	(*NetworkDetail)(nil),           // 72: redoubt.control.v1.NetworkDetail
-	(*NetworkService)(nil),          // 73: redoubt.control.v1.NetworkService
-	(*NetworkEndpoint)(nil),         // 74: redoubt.control.v1.NetworkEndpoint
-	(*RemoveNetworkRequest)(nil),    // 75: redoubt.control.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),   // 76: redoubt.control.v1.RemoveNetworkResponse
-	(*CreatePolicyRequest)(nil),     // 77: redoubt.control.v1.CreatePolicyRequest
-	(*CreatePolicyResponse)(nil),    // 78: redoubt.control.v1.CreatePolicyResponse
-	(*StreamPoliciesRequest)(nil),   // 79: redoubt.control.v1.StreamPoliciesRequest
-	(*StreamPoliciesResponse)(nil),  // 80: redoubt.control.v1.StreamPoliciesResponse
-	(*PolicyDetail)(nil),            // 81: redoubt.control.v1.PolicyDetail
-	(*RemovePolicyRequest)(nil),     // 82: redoubt.control.v1.RemovePolicyRequest
-	(*RemovePolicyResponse)(nil),    // 83: redoubt.control.v1.RemovePolicyResponse
-	(*ExplainPolicyRequest)(nil),    // 84: redoubt.control.v1.ExplainPolicyRequest
-	(*ExplainPolicyResponse)(nil),   // 85: redoubt.control.v1.ExplainPolicyResponse
-	(*PolicyVerdict)(nil),           // 86: redoubt.control.v1.PolicyVerdict
-	(*ListTasksRequest)(nil),        // 87: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                // 88: redoubt.control.v1.TaskView
-	(*NetworkAddress)(nil),          // 89: redoubt.control.v1.NetworkAddress
-	(*ListTasksResponse)(nil),       // 90: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),     // 91: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),    // 92: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),      // 93: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),     // 94: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),          // 95: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 96: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),             // 97: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),           // 98: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),          // 99: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                   // 100: redoubt.control.v1.Event
-	nil,                             // 101: redoubt.control.v1.LocalMesh.DroppedEntry
-	nil,                             // 102: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                             // 103: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                             // 104: redoubt.control.v1.ConfigView.LabelsEntry
-	nil,                             // 105: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),             // 106: redoubt.keyd.v1.Slot
-	(*meshpb.Pools)(nil),            // 107: redoubt.mesh.v1.Pools
-	(profilepb.Role)(0),             // 108: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),          // 109: redoubt.task.v1.Feature
-	(*schedulerpb.Node)(nil),        // 110: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),   // 111: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),        // 112: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil), // 113: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),   // 114: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),          // 115: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.ServiceSpec)(nil), // 116: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),     // 117: redoubt.scheduler.v1.Service
-	(*secretspb.ConfigSpec)(nil),    // 118: redoubt.secrets.v1.ConfigSpec
-	(*secretspb.Config)(nil),        // 119: redoubt.secrets.v1.Config
-	(*meshpb.NetworkSpec)(nil),      // 120: redoubt.mesh.v1.NetworkSpec
-	(*meshpb.Network)(nil),          // 121: redoubt.mesh.v1.Network
-	(schedulerpb.EndpointMode)(0),   // 122: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicySpec)(nil),       // 123: redoubt.mesh.v1.PolicySpec
-	(*meshpb.Policy)(nil),           // 124: redoubt.mesh.v1.Policy
-	(meshpb.Protocol)(0),            // 125: redoubt.mesh.v1.Protocol
-	(*meshpb.PolicyRule)(nil),       // 126: redoubt.mesh.v1.PolicyRule
-	(*schedulerpb.Task)(nil),        // 127: redoubt.scheduler.v1.Task
+	(NodePhase)(0),                    // 0: redoubt.control.v1.NodePhase
+	(*InitRequest)(nil),               // 1: redoubt.control.v1.InitRequest
+	(*InitResponse)(nil),              // 2: redoubt.control.v1.InitResponse
+	(*JoinRequest)(nil),               // 3: redoubt.control.v1.JoinRequest
+	(*JoinResponse)(nil),              // 4: redoubt.control.v1.JoinResponse
+	(*LeaveRequest)(nil),              // 5: redoubt.control.v1.LeaveRequest
+	(*LeaveResponse)(nil),             // 6: redoubt.control.v1.LeaveResponse
+	(*RestoreRequest)(nil),            // 7: redoubt.control.v1.RestoreRequest
+	(*RestoreResponse)(nil),           // 8: redoubt.control.v1.RestoreResponse
+	(*RecoverRequest)(nil),            // 9: redoubt.control.v1.RecoverRequest
+	(*RecoverResponse)(nil),           // 10: redoubt.control.v1.RecoverResponse
+	(*LocalStatusRequest)(nil),        // 11: redoubt.control.v1.LocalStatusRequest
+	(*LocalStatusResponse)(nil),       // 12: redoubt.control.v1.LocalStatusResponse
+	(*LoadImageRequest)(nil),          // 13: redoubt.control.v1.LoadImageRequest
+	(*LoadImageResponse)(nil),         // 14: redoubt.control.v1.LoadImageResponse
+	(*CallBatch)(nil),                 // 15: redoubt.control.v1.CallBatch
+	(*Call)(nil),                      // 16: redoubt.control.v1.Call
+	(*AnswerBatch)(nil),               // 17: redoubt.control.v1.AnswerBatch
+	(*Answer)(nil),                    // 18: redoubt.control.v1.Answer
+	(*GetStatusRequest)(nil),          // 19: redoubt.control.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),         // 20: redoubt.control.v1.GetStatusResponse
+	(*ManagerStatus)(nil),             // 21: redoubt.control.v1.ManagerStatus
+	(*NodeView)(nil),                  // 22: redoubt.control.v1.NodeView
+	(*ListNodesRequest)(nil),          // 23: redoubt.control.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),         // 24: redoubt.control.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),         // 25: redoubt.control.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),        // 26: redoubt.control.v1.UpdateNodeResponse
+	(*RotateMeshKeyRequest)(nil),      // 27: redoubt.control.v1.RotateMeshKeyRequest
+	(*RotateMeshKeyResponse)(nil),     // 28: redoubt.control.v1.RotateMeshKeyResponse
+	(*RemoveNodeRequest)(nil),         // 29: redoubt.control.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),        // 30: redoubt.control.v1.RemoveNodeResponse
+	(*Rotation)(nil),                  // 31: redoubt.control.v1.Rotation
+	(*PromoteNodeRequest)(nil),        // 32: redoubt.control.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),       // 33: redoubt.control.v1.PromoteNodeResponse
+	(*DemoteNodeRequest)(nil),         // 34: redoubt.control.v1.DemoteNodeRequest
+	(*DemoteNodeResponse)(nil),        // 35: redoubt.control.v1.DemoteNodeResponse
+	(*CreateTokenRequest)(nil),        // 36: redoubt.control.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 37: redoubt.control.v1.CreateTokenResponse
+	(*TokenView)(nil),                 // 38: redoubt.control.v1.TokenView
+	(*ListTokensRequest)(nil),         // 39: redoubt.control.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 40: redoubt.control.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),        // 41: redoubt.control.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),       // 42: redoubt.control.v1.RevokeTokenResponse
+	(*CreateBackupRequest)(nil),       // 43: redoubt.control.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),      // 44: redoubt.control.v1.CreateBackupResponse
+	(*ListSlotsRequest)(nil),          // 45: redoubt.control.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),         // 46: redoubt.control.v1.ListSlotsResponse
+	(*SlotAck)(nil),                   // 47: redoubt.control.v1.SlotAck
+	(*RotateSlotRequest)(nil),         // 48: redoubt.control.v1.RotateSlotRequest
+	(*RotateSlotResponse)(nil),        // 49: redoubt.control.v1.RotateSlotResponse
+	(*RotateStoreKeysRequest)(nil),    // 50: redoubt.control.v1.RotateStoreKeysRequest
+	(*RotateStoreKeysResponse)(nil),   // 51: redoubt.control.v1.RotateStoreKeysResponse
+	(*StoreKeyProgress)(nil),          // 52: redoubt.control.v1.StoreKeyProgress
+	(*CreateServiceRequest)(nil),      // 53: redoubt.control.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),     // 54: redoubt.control.v1.CreateServiceResponse
+	(*ListServicesRequest)(nil),       // 55: redoubt.control.v1.ListServicesRequest
+	(*ServiceView)(nil),               // 56: redoubt.control.v1.ServiceView
+	(*ListServicesResponse)(nil),      // 57: redoubt.control.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),      // 58: redoubt.control.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),     // 59: redoubt.control.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),      // 60: redoubt.control.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),     // 61: redoubt.control.v1.RemoveServiceResponse
+	(*CreateConfigRequest)(nil),       // 62: redoubt.control.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),      // 63: redoubt.control.v1.CreateConfigResponse
+	(*GetConfigsRequest)(nil),         // 64: redoubt.control.v1.GetConfigsRequest
+	(*GetConfigsResponse)(nil),        // 65: redoubt.control.v1.GetConfigsResponse
+	(*StreamConfigsRequest)(nil),      // 66: redoubt.control.v1.StreamConfigsRequest
+	(*StreamConfigsResponse)(nil),     // 67: redoubt.control.v1.StreamConfigsResponse
+	(*ConfigView)(nil),                // 68: redoubt.control.v1.ConfigView
+	(*RemoveConfigRequest)(nil),       // 69: redoubt.control.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),      // 70: redoubt.control.v1.RemoveConfigResponse
+	(*CreateNetworkRequest)(nil),      // 71: redoubt.control.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),     // 72: redoubt.control.v1.CreateNetworkResponse
+	(*StreamNetworksRequest)(nil),     // 73: redoubt.control.v1.StreamNetworksRequest
+	(*StreamNetworksResponse)(nil),    // 74: redoubt.control.v1.StreamNetworksResponse
+	(*NetworkDetail)(nil),             // 75: redoubt.control.v1.NetworkDetail
+	(*NetworkNotice)(nil),             // 76: redoubt.control.v1.NetworkNotice
+	(*NetworkService)(nil),            // 77: redoubt.control.v1.NetworkService
+	(*NetworkEndpoint)(nil),           // 78: redoubt.control.v1.NetworkEndpoint
+	(*RemoveNetworkRequest)(nil),      // 79: redoubt.control.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),     // 80: redoubt.control.v1.RemoveNetworkResponse
+	(*CreatePolicyRequest)(nil),       // 81: redoubt.control.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),      // 82: redoubt.control.v1.CreatePolicyResponse
+	(*StreamPoliciesRequest)(nil),     // 83: redoubt.control.v1.StreamPoliciesRequest
+	(*StreamPoliciesResponse)(nil),    // 84: redoubt.control.v1.StreamPoliciesResponse
+	(*PolicyDetail)(nil),              // 85: redoubt.control.v1.PolicyDetail
+	(*RemovePolicyRequest)(nil),       // 86: redoubt.control.v1.RemovePolicyRequest
+	(*RemovePolicyResponse)(nil),      // 87: redoubt.control.v1.RemovePolicyResponse
+	(*ExplainPolicyRequest)(nil),      // 88: redoubt.control.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),     // 89: redoubt.control.v1.ExplainPolicyResponse
+	(*PolicyVerdict)(nil),             // 90: redoubt.control.v1.PolicyVerdict
+	(*ListTasksRequest)(nil),          // 91: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                  // 92: redoubt.control.v1.TaskView
+	(*NetworkAddress)(nil),            // 93: redoubt.control.v1.NetworkAddress
+	(*ListTasksResponse)(nil),         // 94: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),       // 95: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),      // 96: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),        // 97: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),       // 98: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),            // 99: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 100: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),               // 101: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),             // 102: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),            // 103: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                     // 104: redoubt.control.v1.Event
+	nil,                               // 105: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                               // 106: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                               // 107: redoubt.control.v1.SlotAck.LacksEntry
+	nil,                               // 108: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                               // 109: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),               // 110: redoubt.keyd.v1.Slot
+	(*meshpb.Pools)(nil),              // 111: redoubt.mesh.v1.Pools
+	(profilepb.Role)(0),               // 112: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),            // 113: redoubt.task.v1.Feature
+	(*schedulerpb.MeshState)(nil),     // 114: redoubt.scheduler.v1.MeshState
+	(*schedulerpb.Node)(nil),          // 115: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),     // 116: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),          // 117: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil),   // 118: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),     // 119: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),            // 120: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.StoreKeyState)(nil), // 121: redoubt.scheduler.v1.StoreKeyState
+	(*schedulerpb.ServiceSpec)(nil),   // 122: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),       // 123: redoubt.scheduler.v1.Service
+	(*secretspb.ConfigSpec)(nil),      // 124: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),          // 125: redoubt.secrets.v1.Config
+	(*meshpb.NetworkSpec)(nil),        // 126: redoubt.mesh.v1.NetworkSpec
+	(*meshpb.Network)(nil),            // 127: redoubt.mesh.v1.Network
+	(schedulerpb.EndpointMode)(0),     // 128: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicySpec)(nil),         // 129: redoubt.mesh.v1.PolicySpec
+	(*meshpb.Policy)(nil),             // 130: redoubt.mesh.v1.Policy
+	(meshpb.Protocol)(0),              // 131: redoubt.mesh.v1.Protocol
+	(*meshpb.PolicyRule)(nil),         // 132: redoubt.mesh.v1.PolicyRule
+	(*schedulerpb.Task)(nil),          // 133: redoubt.scheduler.v1.Task
+	(*taskpb.Port)(nil),               // 134: redoubt.task.v1.Port
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	106, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	107, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
-	108, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	110, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	111, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
+	112, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,   // 3: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	108, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	109, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	13,  // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.control.v1.LocalMesh
-	101, // 7: redoubt.control.v1.LocalMesh.dropped:type_name -> redoubt.control.v1.LocalMesh.DroppedEntry
-	14,  // 8: redoubt.control.v1.LocalMesh.peers:type_name -> redoubt.control.v1.LocalMeshPeer
-	102, // 9: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
-	18,  // 10: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
-	20,  // 11: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
-	23,  // 12: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	108, // 13: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	110, // 14: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
-	23,  // 15: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	111, // 16: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	112, // 17: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	113, // 18: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	24,  // 19: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	111, // 20: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	103, // 21: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	24,  // 22: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	106, // 23: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	31,  // 24: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	106, // 25: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	31,  // 26: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	108, // 27: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	38,  // 28: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	114, // 29: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	38,  // 30: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	115, // 31: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	47,  // 32: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	106, // 33: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	47,  // 34: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	116, // 35: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	117, // 36: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	89,  // 37: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	53,  // 38: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	116, // 39: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	118, // 40: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	119, // 41: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
-	65,  // 42: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
-	104, // 43: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
-	120, // 44: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
-	72,  // 45: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
-	121, // 46: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
-	73,  // 47: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
-	74,  // 48: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
-	122, // 49: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	123, // 50: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
-	81,  // 51: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
-	124, // 52: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
-	125, // 53: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
-	86,  // 54: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
-	126, // 55: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	127, // 56: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	89,  // 57: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	88,  // 58: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	53,  // 59: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	88,  // 60: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	53,  // 61: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	88,  // 62: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	97,  // 63: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	100, // 64: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	105, // 65: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,   // 66: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,   // 67: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,   // 68: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,   // 69: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,   // 70: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11,  // 71: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	15,  // 72: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	17,  // 73: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
-	21,  // 74: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	25,  // 75: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	25,  // 76: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	27,  // 77: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	29,  // 78: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	32,  // 79: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	34,  // 80: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	36,  // 81: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	39,  // 82: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	41,  // 83: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	43,  // 84: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	45,  // 85: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	48,  // 86: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	50,  // 87: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	52,  // 88: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	52,  // 89: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	55,  // 90: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	57,  // 91: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	59,  // 92: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
-	61,  // 93: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
-	63,  // 94: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
-	66,  // 95: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
-	68,  // 96: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
-	70,  // 97: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
-	75,  // 98: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
-	77,  // 99: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
-	79,  // 100: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
-	82,  // 101: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
-	84,  // 102: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
-	87,  // 103: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	87,  // 104: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	91,  // 105: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	93,  // 106: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	95,  // 107: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	98,  // 108: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,   // 109: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,   // 110: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,   // 111: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,   // 112: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10,  // 113: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12,  // 114: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	16,  // 115: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	19,  // 116: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
-	22,  // 117: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	26,  // 118: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	26,  // 119: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	28,  // 120: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	30,  // 121: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	33,  // 122: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	35,  // 123: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	37,  // 124: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	40,  // 125: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	42,  // 126: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	44,  // 127: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	46,  // 128: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	49,  // 129: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	51,  // 130: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	54,  // 131: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	54,  // 132: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	56,  // 133: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	58,  // 134: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	60,  // 135: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
-	62,  // 136: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
-	64,  // 137: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
-	67,  // 138: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
-	69,  // 139: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
-	71,  // 140: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
-	76,  // 141: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
-	78,  // 142: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
-	80,  // 143: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
-	83,  // 144: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
-	85,  // 145: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
-	90,  // 146: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	90,  // 147: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	92,  // 148: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	94,  // 149: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	96,  // 150: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	99,  // 151: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	109, // [109:152] is the sub-list for method output_type
-	66,  // [66:109] is the sub-list for method input_type
-	66,  // [66:66] is the sub-list for extension type_name
-	66,  // [66:66] is the sub-list for extension extendee
-	0,   // [0:66] is the sub-list for field type_name
+	112, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	113, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	114, // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	105, // 7: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	16,  // 8: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
+	18,  // 9: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
+	21,  // 10: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
+	112, // 11: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	115, // 12: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	21,  // 13: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
+	116, // 14: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	117, // 15: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	118, // 16: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	114, // 17: redoubt.control.v1.NodeView.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	22,  // 18: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
+	116, // 19: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	106, // 20: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	22,  // 21: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
+	110, // 22: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	31,  // 23: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	110, // 24: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	31,  // 25: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	112, // 26: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	38,  // 27: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	119, // 28: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	38,  // 29: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	120, // 30: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	47,  // 31: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	121, // 32: redoubt.control.v1.SlotAck.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	107, // 33: redoubt.control.v1.SlotAck.lacks:type_name -> redoubt.control.v1.SlotAck.LacksEntry
+	110, // 34: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	47,  // 35: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	52,  // 36: redoubt.control.v1.RotateStoreKeysResponse.managers:type_name -> redoubt.control.v1.StoreKeyProgress
+	121, // 37: redoubt.control.v1.StoreKeyProgress.key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	122, // 38: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	123, // 39: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	93,  // 40: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	56,  // 41: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	122, // 42: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	124, // 43: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	125, // 44: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	68,  // 45: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	108, // 46: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	126, // 47: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
+	75,  // 48: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
+	127, // 49: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
+	77,  // 50: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
+	78,  // 51: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
+	76,  // 52: redoubt.control.v1.NetworkDetail.notices:type_name -> redoubt.control.v1.NetworkNotice
+	128, // 53: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	129, // 54: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
+	85,  // 55: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
+	130, // 56: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
+	131, // 57: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
+	90,  // 58: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
+	132, // 59: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	133, // 60: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	93,  // 61: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	134, // 62: redoubt.control.v1.TaskView.ports:type_name -> redoubt.task.v1.Port
+	92,  // 63: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	56,  // 64: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	92,  // 65: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	56,  // 66: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	92,  // 67: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	101, // 68: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	104, // 69: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	109, // 70: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,   // 71: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,   // 72: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,   // 73: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,   // 74: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,   // 75: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11,  // 76: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13,  // 77: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15,  // 78: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
+	19,  // 79: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	23,  // 80: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	23,  // 81: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	25,  // 82: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	27,  // 83: redoubt.control.v1.Control.RotateMeshKey:input_type -> redoubt.control.v1.RotateMeshKeyRequest
+	29,  // 84: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	32,  // 85: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	34,  // 86: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	36,  // 87: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	39,  // 88: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	41,  // 89: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	43,  // 90: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	45,  // 91: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	48,  // 92: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	50,  // 93: redoubt.control.v1.Control.RotateStoreKeys:input_type -> redoubt.control.v1.RotateStoreKeysRequest
+	53,  // 94: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	55,  // 95: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	55,  // 96: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	58,  // 97: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	60,  // 98: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	62,  // 99: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	64,  // 100: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	66,  // 101: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	69,  // 102: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	71,  // 103: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
+	73,  // 104: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
+	79,  // 105: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
+	81,  // 106: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
+	83,  // 107: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
+	86,  // 108: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
+	88,  // 109: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
+	91,  // 110: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	91,  // 111: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	95,  // 112: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	97,  // 113: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	99,  // 114: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	102, // 115: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,   // 116: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,   // 117: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,   // 118: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,   // 119: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10,  // 120: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12,  // 121: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14,  // 122: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	17,  // 123: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
+	20,  // 124: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	24,  // 125: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	24,  // 126: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	26,  // 127: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	28,  // 128: redoubt.control.v1.Control.RotateMeshKey:output_type -> redoubt.control.v1.RotateMeshKeyResponse
+	30,  // 129: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	33,  // 130: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	35,  // 131: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	37,  // 132: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	40,  // 133: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	42,  // 134: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	44,  // 135: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	46,  // 136: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	49,  // 137: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	51,  // 138: redoubt.control.v1.Control.RotateStoreKeys:output_type -> redoubt.control.v1.RotateStoreKeysResponse
+	54,  // 139: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	57,  // 140: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	57,  // 141: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	59,  // 142: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	61,  // 143: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	63,  // 144: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	65,  // 145: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	67,  // 146: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	70,  // 147: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	72,  // 148: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
+	74,  // 149: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
+	80,  // 150: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
+	82,  // 151: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
+	84,  // 152: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
+	87,  // 153: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
+	89,  // 154: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
+	94,  // 155: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	94,  // 156: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	96,  // 157: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	98,  // 158: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	100, // 159: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	103, // 160: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	116, // [116:161] is the sub-list for method output_type
+	71,  // [71:116] is the sub-list for method input_type
+	71,  // [71:71] is the sub-list for extension type_name
+	71,  // [71:71] is the sub-list for extension extendee
+	0,   // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -6974,14 +7311,13 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 	if File_cmd_internal_control_controlpb_control_proto != nil {
 		return
 	}
-	file_cmd_internal_control_controlpb_control_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   105,
+			NumMessages:   109,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -461,41 +461,43 @@ var CallStream_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Control_GetStatus_FullMethodName      = "/redoubt.control.v1.Control/GetStatus"
-	Control_ListNodes_FullMethodName      = "/redoubt.control.v1.Control/ListNodes"
-	Control_StreamNodes_FullMethodName    = "/redoubt.control.v1.Control/StreamNodes"
-	Control_UpdateNode_FullMethodName     = "/redoubt.control.v1.Control/UpdateNode"
-	Control_RemoveNode_FullMethodName     = "/redoubt.control.v1.Control/RemoveNode"
-	Control_PromoteNode_FullMethodName    = "/redoubt.control.v1.Control/PromoteNode"
-	Control_DemoteNode_FullMethodName     = "/redoubt.control.v1.Control/DemoteNode"
-	Control_CreateToken_FullMethodName    = "/redoubt.control.v1.Control/CreateToken"
-	Control_ListTokens_FullMethodName     = "/redoubt.control.v1.Control/ListTokens"
-	Control_RevokeToken_FullMethodName    = "/redoubt.control.v1.Control/RevokeToken"
-	Control_CreateBackup_FullMethodName   = "/redoubt.control.v1.Control/CreateBackup"
-	Control_ListSlots_FullMethodName      = "/redoubt.control.v1.Control/ListSlots"
-	Control_RotateSlot_FullMethodName     = "/redoubt.control.v1.Control/RotateSlot"
-	Control_CreateService_FullMethodName  = "/redoubt.control.v1.Control/CreateService"
-	Control_ListServices_FullMethodName   = "/redoubt.control.v1.Control/ListServices"
-	Control_StreamServices_FullMethodName = "/redoubt.control.v1.Control/StreamServices"
-	Control_UpdateService_FullMethodName  = "/redoubt.control.v1.Control/UpdateService"
-	Control_RemoveService_FullMethodName  = "/redoubt.control.v1.Control/RemoveService"
-	Control_CreateConfig_FullMethodName   = "/redoubt.control.v1.Control/CreateConfig"
-	Control_GetConfigs_FullMethodName     = "/redoubt.control.v1.Control/GetConfigs"
-	Control_StreamConfigs_FullMethodName  = "/redoubt.control.v1.Control/StreamConfigs"
-	Control_RemoveConfig_FullMethodName   = "/redoubt.control.v1.Control/RemoveConfig"
-	Control_CreateNetwork_FullMethodName  = "/redoubt.control.v1.Control/CreateNetwork"
-	Control_StreamNetworks_FullMethodName = "/redoubt.control.v1.Control/StreamNetworks"
-	Control_RemoveNetwork_FullMethodName  = "/redoubt.control.v1.Control/RemoveNetwork"
-	Control_CreatePolicy_FullMethodName   = "/redoubt.control.v1.Control/CreatePolicy"
-	Control_StreamPolicies_FullMethodName = "/redoubt.control.v1.Control/StreamPolicies"
-	Control_RemovePolicy_FullMethodName   = "/redoubt.control.v1.Control/RemovePolicy"
-	Control_ExplainPolicy_FullMethodName  = "/redoubt.control.v1.Control/ExplainPolicy"
-	Control_ListTasks_FullMethodName      = "/redoubt.control.v1.Control/ListTasks"
-	Control_StreamTasks_FullMethodName    = "/redoubt.control.v1.Control/StreamTasks"
-	Control_WatchService_FullMethodName   = "/redoubt.control.v1.Control/WatchService"
-	Control_ServiceLogs_FullMethodName    = "/redoubt.control.v1.Control/ServiceLogs"
-	Control_Explain_FullMethodName        = "/redoubt.control.v1.Control/Explain"
-	Control_Events_FullMethodName         = "/redoubt.control.v1.Control/Events"
+	Control_GetStatus_FullMethodName       = "/redoubt.control.v1.Control/GetStatus"
+	Control_ListNodes_FullMethodName       = "/redoubt.control.v1.Control/ListNodes"
+	Control_StreamNodes_FullMethodName     = "/redoubt.control.v1.Control/StreamNodes"
+	Control_UpdateNode_FullMethodName      = "/redoubt.control.v1.Control/UpdateNode"
+	Control_RotateMeshKey_FullMethodName   = "/redoubt.control.v1.Control/RotateMeshKey"
+	Control_RemoveNode_FullMethodName      = "/redoubt.control.v1.Control/RemoveNode"
+	Control_PromoteNode_FullMethodName     = "/redoubt.control.v1.Control/PromoteNode"
+	Control_DemoteNode_FullMethodName      = "/redoubt.control.v1.Control/DemoteNode"
+	Control_CreateToken_FullMethodName     = "/redoubt.control.v1.Control/CreateToken"
+	Control_ListTokens_FullMethodName      = "/redoubt.control.v1.Control/ListTokens"
+	Control_RevokeToken_FullMethodName     = "/redoubt.control.v1.Control/RevokeToken"
+	Control_CreateBackup_FullMethodName    = "/redoubt.control.v1.Control/CreateBackup"
+	Control_ListSlots_FullMethodName       = "/redoubt.control.v1.Control/ListSlots"
+	Control_RotateSlot_FullMethodName      = "/redoubt.control.v1.Control/RotateSlot"
+	Control_RotateStoreKeys_FullMethodName = "/redoubt.control.v1.Control/RotateStoreKeys"
+	Control_CreateService_FullMethodName   = "/redoubt.control.v1.Control/CreateService"
+	Control_ListServices_FullMethodName    = "/redoubt.control.v1.Control/ListServices"
+	Control_StreamServices_FullMethodName  = "/redoubt.control.v1.Control/StreamServices"
+	Control_UpdateService_FullMethodName   = "/redoubt.control.v1.Control/UpdateService"
+	Control_RemoveService_FullMethodName   = "/redoubt.control.v1.Control/RemoveService"
+	Control_CreateConfig_FullMethodName    = "/redoubt.control.v1.Control/CreateConfig"
+	Control_GetConfigs_FullMethodName      = "/redoubt.control.v1.Control/GetConfigs"
+	Control_StreamConfigs_FullMethodName   = "/redoubt.control.v1.Control/StreamConfigs"
+	Control_RemoveConfig_FullMethodName    = "/redoubt.control.v1.Control/RemoveConfig"
+	Control_CreateNetwork_FullMethodName   = "/redoubt.control.v1.Control/CreateNetwork"
+	Control_StreamNetworks_FullMethodName  = "/redoubt.control.v1.Control/StreamNetworks"
+	Control_RemoveNetwork_FullMethodName   = "/redoubt.control.v1.Control/RemoveNetwork"
+	Control_CreatePolicy_FullMethodName    = "/redoubt.control.v1.Control/CreatePolicy"
+	Control_StreamPolicies_FullMethodName  = "/redoubt.control.v1.Control/StreamPolicies"
+	Control_RemovePolicy_FullMethodName    = "/redoubt.control.v1.Control/RemovePolicy"
+	Control_ExplainPolicy_FullMethodName   = "/redoubt.control.v1.Control/ExplainPolicy"
+	Control_ListTasks_FullMethodName       = "/redoubt.control.v1.Control/ListTasks"
+	Control_StreamTasks_FullMethodName     = "/redoubt.control.v1.Control/StreamTasks"
+	Control_WatchService_FullMethodName    = "/redoubt.control.v1.Control/WatchService"
+	Control_ServiceLogs_FullMethodName     = "/redoubt.control.v1.Control/ServiceLogs"
+	Control_Explain_FullMethodName         = "/redoubt.control.v1.Control/Explain"
+	Control_Events_FullMethodName          = "/redoubt.control.v1.Control/Events"
 )
 
 // ControlClient is the client API for Control service.
@@ -510,6 +512,9 @@ type ControlClient interface {
 	// bounded size. ListNodes refuses more than 1,000.
 	StreamNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListNodesResponse], error)
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*UpdateNodeResponse, error)
+	// Has a node make a new WireGuard key and put it in force. It returns when that
+	// is so.
+	RotateMeshKey(ctx context.Context, in *RotateMeshKeyRequest, opts ...grpc.CallOption) (*RotateMeshKeyResponse, error)
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
 	// Asks a worker to become a manager; done when its record says so.
 	PromoteNode(ctx context.Context, in *PromoteNodeRequest, opts ...grpc.CallOption) (*PromoteNodeResponse, error)
@@ -522,6 +527,8 @@ type ControlClient interface {
 	ListSlots(ctx context.Context, in *ListSlotsRequest, opts ...grpc.CallOption) (*ListSlotsResponse, error)
 	// Replaces the operator slot; streams which managers have re-sealed.
 	RotateSlot(ctx context.Context, in *RotateSlotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RotateSlotResponse], error)
+	// Renews the keys that managers' stores are sealed with; streams how far each is.
+	RotateStoreKeys(ctx context.Context, in *RotateStoreKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RotateStoreKeysResponse], error)
 	CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*CreateServiceResponse, error)
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
 	// The same for any number of them: one answer after the other, each of
@@ -614,6 +621,16 @@ func (c *controlClient) UpdateNode(ctx context.Context, in *UpdateNodeRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateNodeResponse)
 	err := c.cc.Invoke(ctx, Control_UpdateNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) RotateMeshKey(ctx context.Context, in *RotateMeshKeyRequest, opts ...grpc.CallOption) (*RotateMeshKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateMeshKeyResponse)
+	err := c.cc.Invoke(ctx, Control_RotateMeshKey_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -728,6 +745,25 @@ func (c *controlClient) RotateSlot(ctx context.Context, in *RotateSlotRequest, o
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_RotateSlotClient = grpc.ServerStreamingClient[RotateSlotResponse]
 
+func (c *controlClient) RotateStoreKeys(ctx context.Context, in *RotateStoreKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RotateStoreKeysResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_RotateStoreKeys_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RotateStoreKeysRequest, RotateStoreKeysResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_RotateStoreKeysClient = grpc.ServerStreamingClient[RotateStoreKeysResponse]
+
 func (c *controlClient) CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*CreateServiceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateServiceResponse)
@@ -750,7 +786,7 @@ func (c *controlClient) ListServices(ctx context.Context, in *ListServicesReques
 
 func (c *controlClient) StreamServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListServicesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_StreamServices_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_StreamServices_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -809,7 +845,7 @@ func (c *controlClient) GetConfigs(ctx context.Context, in *GetConfigsRequest, o
 
 func (c *controlClient) StreamConfigs(ctx context.Context, in *StreamConfigsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamConfigsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[4], Control_StreamConfigs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_StreamConfigs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -848,7 +884,7 @@ func (c *controlClient) CreateNetwork(ctx context.Context, in *CreateNetworkRequ
 
 func (c *controlClient) StreamNetworks(ctx context.Context, in *StreamNetworksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamNetworksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_StreamNetworks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_StreamNetworks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -887,7 +923,7 @@ func (c *controlClient) CreatePolicy(ctx context.Context, in *CreatePolicyReques
 
 func (c *controlClient) StreamPolicies(ctx context.Context, in *StreamPoliciesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamPoliciesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_StreamPolicies_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_StreamPolicies_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -936,7 +972,7 @@ func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opt
 
 func (c *controlClient) StreamTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTasksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_StreamTasks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_StreamTasks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -955,7 +991,7 @@ type Control_StreamTasksClient = grpc.ServerStreamingClient[ListTasksResponse]
 
 func (c *controlClient) WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_WatchService_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[9], Control_WatchService_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -974,7 +1010,7 @@ type Control_WatchServiceClient = grpc.ServerStreamingClient[WatchServiceRespons
 
 func (c *controlClient) ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[9], Control_ServiceLogs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[10], Control_ServiceLogs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1003,7 +1039,7 @@ func (c *controlClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[10], Control_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[11], Control_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1032,6 +1068,9 @@ type ControlServer interface {
 	// bounded size. ListNodes refuses more than 1,000.
 	StreamNodes(*ListNodesRequest, grpc.ServerStreamingServer[ListNodesResponse]) error
 	UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error)
+	// Has a node make a new WireGuard key and put it in force. It returns when that
+	// is so.
+	RotateMeshKey(context.Context, *RotateMeshKeyRequest) (*RotateMeshKeyResponse, error)
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
 	// Asks a worker to become a manager; done when its record says so.
 	PromoteNode(context.Context, *PromoteNodeRequest) (*PromoteNodeResponse, error)
@@ -1044,6 +1083,8 @@ type ControlServer interface {
 	ListSlots(context.Context, *ListSlotsRequest) (*ListSlotsResponse, error)
 	// Replaces the operator slot; streams which managers have re-sealed.
 	RotateSlot(*RotateSlotRequest, grpc.ServerStreamingServer[RotateSlotResponse]) error
+	// Renews the keys that managers' stores are sealed with; streams how far each is.
+	RotateStoreKeys(*RotateStoreKeysRequest, grpc.ServerStreamingServer[RotateStoreKeysResponse]) error
 	CreateService(context.Context, *CreateServiceRequest) (*CreateServiceResponse, error)
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
 	// The same for any number of them: one answer after the other, each of
@@ -1105,6 +1146,9 @@ func (UnimplementedControlServer) StreamNodes(*ListNodesRequest, grpc.ServerStre
 func (UnimplementedControlServer) UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateNode not implemented")
 }
+func (UnimplementedControlServer) RotateMeshKey(context.Context, *RotateMeshKeyRequest) (*RotateMeshKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateMeshKey not implemented")
+}
 func (UnimplementedControlServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
 }
@@ -1131,6 +1175,9 @@ func (UnimplementedControlServer) ListSlots(context.Context, *ListSlotsRequest) 
 }
 func (UnimplementedControlServer) RotateSlot(*RotateSlotRequest, grpc.ServerStreamingServer[RotateSlotResponse]) error {
 	return status.Error(codes.Unimplemented, "method RotateSlot not implemented")
+}
+func (UnimplementedControlServer) RotateStoreKeys(*RotateStoreKeysRequest, grpc.ServerStreamingServer[RotateStoreKeysResponse]) error {
+	return status.Error(codes.Unimplemented, "method RotateStoreKeys not implemented")
 }
 func (UnimplementedControlServer) CreateService(context.Context, *CreateServiceRequest) (*CreateServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateService not implemented")
@@ -1284,6 +1331,24 @@ func _Control_UpdateNode_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_RotateMeshKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateMeshKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RotateMeshKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RotateMeshKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RotateMeshKey(ctx, req.(*RotateMeshKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveNodeRequest)
 	if err := dec(in); err != nil {
@@ -1431,6 +1496,17 @@ func _Control_RotateSlot_Handler(srv interface{}, stream grpc.ServerStream) erro
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_RotateSlotServer = grpc.ServerStreamingServer[RotateSlotResponse]
+
+func _Control_RotateStoreKeys_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RotateStoreKeysRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).RotateStoreKeys(m, &grpc.GenericServerStream[RotateStoreKeysRequest, RotateStoreKeysResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_RotateStoreKeysServer = grpc.ServerStreamingServer[RotateStoreKeysResponse]
 
 func _Control_CreateService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateServiceRequest)
@@ -1792,6 +1868,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_UpdateNode_Handler,
 		},
 		{
+			MethodName: "RotateMeshKey",
+			Handler:    _Control_RotateMeshKey_Handler,
+		},
+		{
 			MethodName: "RemoveNode",
 			Handler:    _Control_RemoveNode_Handler,
 		},
@@ -1890,6 +1970,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "RotateSlot",
 			Handler:       _Control_RotateSlot_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RotateStoreKeys",
+			Handler:       _Control_RotateStoreKeys_Handler,
 			ServerStreams: true,
 		},
 		{

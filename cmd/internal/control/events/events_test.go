@@ -109,6 +109,27 @@ func TestEventsTellWhatHappened(t *testing.T) {
 	})
 	put(t, s, func(tx *raftstore.Tx) error { return secretstore.Configs.Delete(tx, "c1") })
 
+	put(t, s, func(tx *raftstore.Tx) error {
+		if err := pkistore.Nodes.Put(tx, &pkipb.Node{Id: "n2", Name: "worker-2", Role: 1, TokenId: "tok"}); err != nil {
+			return err
+		}
+		return schedstore.Nodes.Put(tx, &schedulerpb.Node{Id: "n2", Address: "192.0.2.1"})
+	})
+	for _, m := range [][2]string{{"192.0.2.2", ""}, {"192.0.2.3", ""}, {"192.0.2.1", "192.0.2.3"}} {
+		put(t, s, func(tx *raftstore.Tx) error {
+			return schedstore.MoveNode(tx, "n2", schedulerpb.NodeState_NODE_STATE_UNKNOWN, "", m[0], m[1])
+		})
+	}
+	put(t, s, func(tx *raftstore.Tx) error {
+		if err := pkistore.Nodes.Put(tx, &pkipb.Node{Id: "n3", Name: "worker-3", Role: 1, TokenId: "tok"}); err != nil {
+			return err
+		}
+		return schedstore.Nodes.Put(tx, &schedulerpb.Node{Id: "n3", Address: "192.0.2.9"})
+	})
+	put(t, s, func(tx *raftstore.Tx) error { // where worker-2 is
+		return schedstore.MoveNode(tx, "n3", schedulerpb.NodeState_NODE_STATE_READY, "", "192.0.2.1", "")
+	})
+
 	want := []string{
 		"node join worker-1 map[role:worker token:tok]",
 		"node ready worker-1 map[]",
@@ -119,6 +140,12 @@ func TestEventsTellWhatHappened(t *testing.T) {
 		"node remove worker-1 map[]",
 		"config create site map[]",
 		"config remove site map[]",
+		"node join worker-2 map[role:worker token:tok]",
+		"node address worker-2 map[address:192.0.2.2 was:192.0.2.1]",
+		"node address worker-2 map[address:192.0.2.3 was:192.0.2.2]",
+		"node address worker-2 map[address:192.0.2.1 replaced:192.0.2.3 was:192.0.2.3]",
+		"node join worker-3 map[role:worker token:tok]",
+		"node address worker-3 map[address:192.0.2.1 also:worker-2 state:ready was:192.0.2.9]",
 	}
 	got := next(t, h, from, len(want))
 	for i := range want {

@@ -5,9 +5,13 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
@@ -24,7 +28,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, meshstore.Networks, meshstore.Policies}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -41,6 +45,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = machine(r, old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Nodes.Event(c); ok {
 			e, meta = member(old, now), now.GetMeta()
+		} else if old, now, ok := pkistore.DeniedIdentities.Event(c); ok {
+			e, meta = identity(old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Tokens.Event(c); ok {
 			e, meta = token(old, now), now.GetMeta()
 		} else if old, now, ok := secretstore.Configs.Event(c); ok {
@@ -49,9 +55,10 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = network(old, now), now.GetMeta()
 		} else if old, now, ok := meshstore.Policies.Event(c); ok {
 			e, meta = policy(old, now), now.GetMeta()
+		} else if old, now, ok := meshstore.Nodes.Event(c); ok {
+			e, meta = meshKey(r, old, now), now.GetMeta()
 		} else if old, now, ok := autolockstore.Slots.Event(c); ok && old != nil && now != nil {
-			e, meta = event("unlock-key", "rotate", "", ""), now.GetMeta()
-			e.Attributes["epoch"] = fmt.Sprint(now.GetSet().GetEpoch())
+			e, meta = slots(old.GetSet(), now.GetSet()), now.GetMeta()
 		}
 		if e == nil {
 			continue
@@ -66,6 +73,40 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 
 func event(kind, action, id, name string) *controlpb.Event {
 	return &controlpb.Event{Type: kind, Action: action, Id: id, Name: name, Attributes: map[string]string{}}
+}
+
+// slots tells what became of the unlock slots.
+func slots(old, now *keydpb.SlotSet) *controlpb.Event {
+	lacks := func(set *keydpb.SlotSet, id string) bool {
+		return !slices.ContainsFunc(set.GetSlots(), func(s *keydpb.Slot) bool { return s.GetId() == id })
+	}
+	var added, removed []string
+	for _, s := range now.GetSlots() {
+		if lacks(old, s.GetId()) {
+			added = append(added, autolock.SlotName(s))
+		}
+	}
+	for _, s := range old.GetSlots() {
+		if lacks(now, s.GetId()) {
+			removed = append(removed, autolock.SlotName(s))
+		}
+	}
+	e := event("unlock-key", "rotate", "", "")
+	was, is := autolock.FileSlot(old) != nil, autolock.FileSlot(now) != nil
+	switch {
+	case is && !was:
+		e.Action = "autolock-off"
+	case was && !is:
+		e.Action = "autolock-on"
+	case len(added) > 0 && len(removed) == 0:
+		e.Action, e.Name = "add", strings.Join(added, ", ")
+	case len(removed) > 0 && len(added) == 0:
+		e.Action, e.Name = "remove", strings.Join(removed, ", ")
+	default:
+		e.Name = strings.Join(added, ", ")
+	}
+	e.Attributes["epoch"] = fmt.Sprint(now.GetEpoch())
+	return e
 }
 
 // task tells of new tasks, of each state that a node reported, and of tasks
@@ -140,6 +181,20 @@ func machine(r raftstore.Reader, old, now *schedulerpb.Node) *controlpb.Event {
 	}
 	m, _ := pkistore.Nodes.Get(r, now.GetId())
 	switch {
+	case old.GetAddress() != now.GetAddress() && old.GetAddress() != "":
+		e := event("node", "address", now.GetId(), m.GetName())
+		set(e, "address", now.GetAddress())
+		set(e, "was", old.GetAddress())
+		// Maybe somebody has its key, or leads it by a host of his.
+		set(e, "replaced", now.GetAddressBefore())
+		if others := schedstore.NodesAt(r, now.GetAddress(), now.GetId()); len(others) > 0 {
+			other, _ := pkistore.Nodes.Get(r, others[0])
+			set(e, "also", other.GetName())
+		}
+		if old.GetState() != now.GetState() {
+			set(e, "state", strings.ToLower(strings.TrimPrefix(now.GetState().String(), "NODE_STATE_")))
+		}
+		return e
 	case old.GetState() != now.GetState():
 		action := map[schedulerpb.NodeState]string{
 			schedulerpb.NodeState_NODE_STATE_READY:     "ready",
@@ -158,8 +213,21 @@ func machine(r raftstore.Reader, old, now *schedulerpb.Node) *controlpb.Event {
 		return e
 	case !maps.Equal(old.GetLabels(), now.GetLabels()):
 		return event("node", "update", now.GetId(), m.GetName())
+	case schedstore.Meddled(now) != "" && schedstore.Meddled(now) != schedstore.Meddled(old):
+		e := event("node", "rules-changed", now.GetId(), m.GetName())
+		set(e, "message", schedstore.Meddled(now))
+		return e
 	}
 	return nil
+}
+
+// meshKey tells that an operator asked for another WireGuard key.
+func meshKey(r raftstore.Reader, old, now *meshpb.MeshNode) *controlpb.Event {
+	if now.GetKeyAsked() == old.GetKeyAsked() || now == nil {
+		return nil
+	}
+	m, _ := pkistore.Nodes.Get(r, now.GetId())
+	return event("node", "rotate-mesh-key", now.GetId(), m.GetName())
 }
 
 func availability(a schedulerpb.Availability) string {
@@ -177,6 +245,11 @@ func member(old, now *pkipb.Node) *controlpb.Event {
 		set(e, "token", now.GetTokenId())
 		return e
 	case !old.GetDenied() && now.GetDenied():
+		if now.GetRevoked() {
+			return event("node", "revoke", now.GetId(), now.GetName())
+		}
+		return event("node", "remove", now.GetId(), now.GetName())
+	case old.GetRevoked() && !now.GetRevoked():
 		return event("node", "remove", now.GetId(), now.GetName())
 	case old.GetRole() != now.GetRole():
 		e := event("node", "role", now.GetId(), now.GetName())
@@ -239,4 +312,15 @@ func set(e *controlpb.Event, key, value string) {
 	if value != "" {
 		e.Attributes[key] = value
 	}
+}
+
+// identity tells of workload identities that are revoked and allowed again.
+func identity(old, now *pkipb.DeniedIdentity) *controlpb.Event {
+	switch {
+	case now == nil || old != nil && old.GetAllowedAt() == now.GetAllowedAt():
+		return nil
+	case now.GetAllowedAt() != 0:
+		return event("identity", "allow", now.GetId(), "")
+	}
+	return event("identity", "revoke", now.GetId(), "")
 }

@@ -1,0 +1,393 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+)
+
+func kindText(s *keydpb.Slot) string {
+	kind := enumName(s.Kind, "SLOT_KIND_")
+	if s.Kind == keydpb.SlotKind_SLOT_KIND_SHAMIR {
+		return fmt.Sprintf("shares (%d of %d)", s.Threshold, len(s.Shares))
+	}
+	return kind
+}
+
+// slotFlags are those of slot add.
+type slotFlags struct {
+	name              string
+	shares, threshold int
+	age               []string
+	out               string
+	wait              time.Duration
+}
+
+func (a *app) slotAddCmd() *cobra.Command {
+	var f slotFlags
+	c := &cobra.Command{
+		Use:   "add operator|shamir [--name NAME] [--shares N --threshold M [--age RECIPIENT...]]",
+		Short: "Add a key, or shares, that open every manager",
+		Long: `add makes another way to open every manager. The keys that are there already go
+on opening them, and none of them is needed for it.
+
+operator makes one more operator key, of a name of its own, and prints it once.
+shamir makes shares of a key that nobody has: as many as --threshold says open a
+manager, fewer tell nothing. Each is printed once, or with --age sealed to one
+officer and written to a file of its own, so that nobody else ever sees it.`,
+		Example: `  redoubt unlock-key slot add operator --name night-shift
+
+  redoubt unlock-key slot add shamir --shares 5 --threshold 3
+
+  # Sealed to each officer; send the files
+  redoubt unlock-key slot add shamir --name officers --threshold 2 --age age1… --age age1… --age age1… --out shares`,
+		Args: args(1, 1),
+		RunE: func(c *cobra.Command, got []string) error { return a.runSlotAdd(c.Context(), got[0], &f) },
+	}
+	c.Flags().StringVar(&f.name, "name", "", "what the slot is called")
+	c.Flags().IntVar(&f.shares, "shares", 0, "how many shares are made")
+	c.Flags().IntVar(&f.threshold, "threshold", 0, "how many of them open a manager")
+	c.Flags().StringSliceVar(&f.age, "age", nil, "seal each share to one of these age recipients (age1…)")
+	c.Flags().StringVar(&f.out, "out", ".", "directory for sealed shares")
+	c.Flags().DurationVar(&f.wait, "timeout", rotateWait, "how long to wait for every manager")
+	return c
+}
+
+func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
+	var recipients []age.Recipient
+	switch {
+	case kind == "operator" && (f.shares != 0 || f.threshold != 0 || len(f.age) > 0):
+		return usagef("--shares, --threshold and --age are for shamir")
+	case kind == "operator" && f.name == "":
+		return usagef("--name is needed: what is the key to be called?")
+	case kind == "shamir":
+		if f.name == "" {
+			f.name = "shamir"
+		}
+		if len(f.age) > 0 && f.shares == 0 {
+			f.shares = len(f.age)
+		}
+		switch {
+		case f.shares < autolock.MinThreshold || f.shares > autolock.MaxShares || f.threshold < autolock.MinThreshold || f.threshold > f.shares:
+			return usagef("--shares %d --threshold %d: give 2 to %d shares, and a threshold of 2 to as many", f.shares, f.threshold, autolock.MaxShares)
+		case len(f.age) > 0 && len(f.age) != f.shares:
+			return usagef("%d shares and %d age recipients: each share is sealed to one", f.shares, len(f.age))
+		}
+		var err error
+		if recipients, err = ageRecipients(f.age); err != nil {
+			return err
+		}
+	case kind != "operator":
+		return usagef("a slot is added of kind operator or shamir, not %q", kind)
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	r, err := c.ListSlots(ctx, &controlpb.ListSlotsRequest{})
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	for _, s := range r.GetSlots().GetSlots() {
+		if autolock.SlotName(s) == f.name { // before anything is shown
+			return apierr.Exists("choose another name (--name)", "a slot %s exists already", printable(f.name))
+		}
+	}
+	slot, err := a.makeSlot(ctx, c, kind, f, r.GetSlots().GetEpoch()+1, recipients)
+	if err != nil {
+		return err
+	}
+	stream, err := c.AddSlot(ctx, &controlpb.AddSlotRequest{Slot: slot})
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	return a.followSlots(ctx, cancel, stream.Recv, "the new slot", "what was made above opens nothing: throw it away")
+}
+
+// makeSlot makes the secret of a slot and shows it before anything could commit it.
+func (a *app) makeSlot(ctx context.Context, c *api, kind string, f *slotFlags, epoch uint64, recipients []age.Recipient) (*keydpb.Slot, error) {
+	if kind == "operator" {
+		key, err := a.showNewKey("Operator key " + f.name)
+		if err != nil {
+			return nil, err
+		}
+		defer key.Wipe()
+		slot := key.Slot()
+		slot.Name = f.name
+		return slot, autolock.CheckSlot(slot)
+	}
+	local, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
+	if err != nil {
+		return nil, apiclient.Err(err)
+	}
+	slot, shares, err := autolock.Split(local.ClusterId, f.name, epoch, f.shares, f.threshold)
+	if err == nil {
+		err = autolock.CheckSlot(slot)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for i := range shares {
+			shares[i].Wipe()
+		}
+	}()
+	if len(recipients) > 0 {
+		return slot, a.writeShares(f, shares, recipients)
+	}
+	_, err = fmt.Fprintf(a.Stdout, "Shares of slot %s (shown this once; each to one person, %d of them open a manager):\n\n", f.name, f.threshold)
+	for i := range shares {
+		if err == nil {
+			_, err = fmt.Fprintf(a.Stdout, "Share %d of %d:\n\n    %s\n\n", i+1, len(shares), shares[i].String())
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the shares could not be shown, so nothing was done: %w", err)
+	}
+	return slot, nil
+}
+
+// ageRecipients reads them, each once: two shares with one officer are one officer
+// too few.
+func ageRecipients(texts []string) (out []age.Recipient, _ error) {
+	seen := map[string]bool{}
+	for _, text := range texts {
+		text = strings.TrimSpace(text)
+		var r age.Recipient
+		var err error
+		switch {
+		case seen[text]:
+			return nil, usagef("age recipient %s is given twice: each share is for another person", printable(text))
+		case strings.HasPrefix(text, "age1pq1"):
+			r, err = age.ParseHybridRecipient(text)
+		default:
+			r, err = age.ParseX25519Recipient(text)
+		}
+		if err != nil {
+			return nil, usagef("--age %s: this is no age recipient (age1…)", printable(text))
+		}
+		seen[text] = true
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// writeShares writes each share, sealed to its officer, to a file of its own.
+func (a *app) writeShares(f *slotFlags, shares []autolock.Share, recipients []age.Recipient) error {
+	if err := os.MkdirAll(f.out, 0o700); err != nil {
+		return err
+	}
+	var paths []string
+	for i := range shares {
+		path := filepath.Join(f.out, fmt.Sprintf("%s-share-%d.age", f.name, i+1))
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%s is there already: nothing was done; give another --out", path)
+		}
+		paths = append(paths, path)
+	}
+	for i := range shares {
+		sealed, err := sealShare(&shares[i], recipients[i])
+		if err == nil {
+			err = atomicfile.Write(paths[i], sealed)
+		}
+		if err != nil {
+			for _, p := range paths[:i] {
+				os.Remove(p)
+			}
+			return fmt.Errorf("share %d could not be written, so nothing was done: %w", i+1, err)
+		}
+		fmt.Fprintf(a.Stdout, "Share %d of %d is in %s, for %s.\n", i+1, len(shares), paths[i], strings.TrimSpace(f.age[i]))
+	}
+	return nil
+}
+
+func sealShare(share *autolock.Share, to age.Recipient) ([]byte, error) {
+	var out bytes.Buffer
+	text := armor.NewWriter(&out)
+	w, err := age.Encrypt(text, to)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintln(w, share.String()); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), errors.Join(w.Close(), text.Close())
+}
+
+func (a *app) slotRmCmd() *cobra.Command {
+	var force bool
+	var wait time.Duration
+	c := &cobra.Command{
+		Use: "rm SLOT", Aliases: []string{"remove"}, Short: "Remove a slot: what it is of opens no manager any more",
+		Long: `rm takes a slot away: every manager gets a new key-encryption key, sealed to the
+slots that are left. The last one that people open is not removed. It is refused
+while a manager is away, unless --force is given: that one opens with what was
+removed once more when it is back, and then follows.`,
+		Example: `  redoubt unlock-key slot rm night-shift`,
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, got []string) error {
+			return a.changeSlots(c.Context(), wait, "the slots that are left", func(ctx context.Context, c *api) (func() (*controlpb.RotateSlotResponse, error), error) {
+				stream, err := c.RemoveSlot(ctx, &controlpb.RemoveSlotRequest{Slot: got[0], Force: force})
+				if err != nil {
+					return nil, err
+				}
+				return stream.Recv, nil
+			})
+		},
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "also while a manager is away")
+	c.Flags().DurationVar(&wait, "timeout", rotateWait, "how long to wait for every manager")
+	return c
+}
+
+func (a *app) slotTestCmd() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use: "test [--key-file FILE]", Short: "See whether a key or shares are good, without using them",
+		Long: `test says of an operator key which slot of this manager it opens, and of each
+share whether it is one of its slot's. They are asked for without echo, or read
+from stdin or --key-file, one a line. Nothing changes, locked or not.`,
+		Example: `  redoubt unlock-key slot test`,
+		Args:    args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withKeyd(c.Context(), func(ctx context.Context, k *apiclient.Keyd) error { return a.runSlotTest(ctx, k, file) })
+		},
+	}
+	c.Flags().StringVar(&file, "key-file", "", `file with the operator key or shares ("-": stdin, the default)`)
+	return c
+}
+
+func (a *app) runSlotTest(ctx context.Context, k *apiclient.Keyd, file string) error {
+	st, err := k.Status(ctx)
+	if err != nil {
+		return err
+	}
+	in, err := a.secretLines(file, "operator key or share")
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	tested := 0
+	for {
+		text, err := in.next()
+		if err != nil {
+			return err
+		}
+		if text == "" {
+			break
+		}
+		tested++
+		var r *keydpb.TestSlotResponse
+		if isShare(text) {
+			share, err := autolock.ParseShare(text)
+			if err != nil {
+				return failf(ExitLocked, "%w", err)
+			}
+			r, err = k.TestSlot(ctx, nil, &share)
+			share.Wipe()
+			if err != nil {
+				return failf(ExitLocked, "%w", err)
+			}
+		} else {
+			key, err := autolock.ParseOperatorKey(text)
+			if err != nil {
+				return failf(ExitLocked, "%w", err)
+			}
+			r, err = k.TestSlot(ctx, &key, nil)
+			key.Wipe()
+			if err != nil {
+				return failf(ExitLocked, "%w", err)
+			}
+		}
+		for _, s := range st.GetSlots().GetSlots() {
+			switch {
+			case s.Id != r.SlotId:
+			case r.Number > 0:
+				fmt.Fprintf(a.Stdout, "Share %d of %d of slot %s is good; %d of them open this manager (slot epoch %d).\n", r.Number, len(s.Shares), printable(autolock.SlotName(s)), s.Threshold, r.Epoch)
+			default:
+				fmt.Fprintf(a.Stdout, "The key of slot %s opens this manager (slot epoch %d).\n", printable(autolock.SlotName(s)), r.Epoch)
+			}
+		}
+		if in.in != nil && !isShare(text) {
+			break
+		}
+	}
+	if tested == 0 {
+		return errors.New("no operator key or share was given: type it, or give it on stdin")
+	}
+	return nil
+}
+
+func (a *app) autolockCmd() *cobra.Command {
+	c := &cobra.Command{Use: "autolock", Short: "Say whether managers open by themselves"}
+	group(c)
+	for _, on := range []bool{false, true} {
+		var force bool
+		var wait time.Duration
+		use, short, long := "off", "Have managers open by themselves, with a key on their disks",
+			`off has each manager's keyd keep a key in a file of its own, by which it opens
+itself when it starts. Whoever gets a manager's disk, a copy or a snapshot of it
+then has the whole cluster: its state, its keys, its secrets. It is told of in
+status and node ls as long as it lasts.`
+		if on {
+			use, short, long = "on", "Have managers stay locked until somebody opens them", `on has each manager forget the key on its disk and makes a new key-encryption
+key. A copy of the disk of before opens as before: rotate the stores' keys next,
+and take care of such copies. It is refused while a manager is away, unless
+--force is given.`
+		}
+		sub := &cobra.Command{
+			Use: use, Short: short, Long: long, Example: "  redoubt autolock " + use, Args: args(0, 0),
+			RunE: func(c *cobra.Command, _ []string) error {
+				what := map[bool]string{true: "people's slots alone: autolock is on", false: "a key on its own disk too: autolock is off"}[on]
+				return a.changeSlots(c.Context(), wait, what, func(ctx context.Context, c *api) (func() (*controlpb.RotateSlotResponse, error), error) {
+					stream, err := c.SetAutolock(ctx, &controlpb.SetAutolockRequest{On: on, Force: force})
+					if err != nil {
+						return nil, err
+					}
+					return stream.Recv, nil
+				})
+			},
+		}
+		if on {
+			sub.Flags().BoolVarP(&force, "force", "f", false, "also while a manager is away")
+		}
+		sub.Flags().DurationVar(&wait, "timeout", rotateWait, "how long to wait for every manager")
+		c.AddCommand(sub)
+	}
+	return c
+}
+
+// changeSlots has the leader change the slots, and follows it.
+func (a *app) changeSlots(ctx context.Context, wait time.Duration, what string, begin func(context.Context, *api) (func() (*controlpb.RotateSlotResponse, error), error)) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	recv, err := begin(ctx, c)
+	if err != nil {
+		return apiclient.Err(err)
+	}
+	return a.followSlots(ctx, cancel, recv, what, "")
+}

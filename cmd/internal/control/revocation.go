@@ -1,0 +1,189 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+)
+
+// RevokeNode denies a node at once, as RemoveNode does with its keys in other
+// hands; the node stays listed, as revoked, until it is removed.
+func (s *Server) RevokeNode(ctx context.Context, req *controlpb.RevokeNodeRequest) (*controlpb.RevokeNodeResponse, error) {
+	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(),
+		force: true, how: pki.Leaving{Compromised: true, Listed: true}}
+	if err := l.run(ctx); err != nil {
+		return nil, err
+	}
+	resp := &controlpb.RevokeNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager()}
+	if !l.only {
+		resp.Services = l.services
+		s.c.Logger.InfoContext(ctx, "node revoked", "node", resp.GetId(), "keyset_epoch", l.rotation.GetKeysetEpoch())
+	}
+	return resp, nil
+}
+
+// revoked returns the revoked node of that name, where no member is meant; nil:
+// there is none.
+func (s *Server) revoked(ctx context.Context, ref string) (n *pkipb.Node, err error) {
+	err = s.view(ctx, func(r *raftstore.ReadTx) error {
+		if _, err := resolveNode(r, ref); err == nil {
+			return nil
+		}
+		if found, err := resolveAmong(r, ref, listed); err == nil && found.GetRevoked() {
+			n = found
+		}
+		return nil
+	})
+	return n, err
+}
+
+// unlist takes a revoked node off the lists; it stays denied.
+func (s *Server) unlist(ctx context.Context, id string) error {
+	return s.update(ctx, func(tx *raftstore.Tx) error {
+		n, ok := pkistore.Nodes.Get(tx, id)
+		if !ok || !n.GetRevoked() {
+			return nil
+		}
+		n = proto.CloneOf(n)
+		n.Revoked = false
+		return pkistore.Nodes.Put(tx, n)
+	})
+}
+
+// identity resolves a SPIFFE id of this cluster, or a service, to the SPIFFE id.
+// One that names a service which is not there is taken as it is: a denial may come
+// before the service, and outlives it.
+func (s *Server) identity(r raftstore.Reader, ref string) (string, error) {
+	if strings.Contains(ref, "/") || strings.Contains(ref, ":") {
+		cluster, _, _, err := profile.ParseServiceURI(ref)
+		switch {
+		case err != nil:
+			return "", apierr.Invalid("", "%v", err)
+		case cluster != s.c.ClusterID:
+			return "", apierr.Invalid("", "the identity is of cluster %s, and this one is %s", cluster, s.c.ClusterID)
+		}
+		return ref, nil
+	}
+	svc, err := schedstore.ResolveService(r, ref)
+	if err != nil {
+		return "", err
+	}
+	return profile.ServiceURI(s.c.ClusterID, "", svc.GetSpec().GetName()).String(), nil
+}
+
+// RevokeIdentity denies a workload identity: nothing is issued for it, and nodes
+// take back what their tasks have.
+func (s *Server) RevokeIdentity(ctx context.Context, req *controlpb.RevokeIdentityRequest) (*controlpb.RevokeIdentityResponse, error) {
+	resp := &controlpb.RevokeIdentityResponse{}
+	err := s.update(ctx, func(tx *raftstore.Tx) error {
+		id, err := s.identity(tx, req.GetIdentity())
+		if err != nil {
+			return err
+		}
+		rec, already, err := pki.DenyIdentity(tx, id)
+		if errors.Is(err, pki.ErrManyDenied) {
+			return apierr.State("", "%v", err)
+		}
+		resp.Identity, resp.Already = deniedView(rec), already
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.c.Logger.InfoContext(ctx, "identity revoked", "identity", resp.Identity.GetId())
+	return resp, nil
+}
+
+// AllowIdentity takes that back, for certificates issued from now on.
+func (s *Server) AllowIdentity(ctx context.Context, req *controlpb.AllowIdentityRequest) (*controlpb.AllowIdentityResponse, error) {
+	resp := &controlpb.AllowIdentityResponse{}
+	err := s.update(ctx, func(tx *raftstore.Tx) error {
+		id, err := s.identity(tx, req.GetIdentity())
+		if err != nil {
+			return err
+		}
+		rec, err := pki.AllowIdentity(tx, id)
+		if errors.Is(err, pki.ErrNotDenied) {
+			return apierr.State("see `redoubt identity denied`", "identity %s is not revoked", id)
+		}
+		resp.Identity = deniedView(rec)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.c.Logger.InfoContext(ctx, "identity allowed again", "identity", resp.Identity.GetId())
+	return resp, nil
+}
+
+// ListDenied lists the identities that are revoked, and those that were and of
+// which older certificates may be about.
+func (s *Server) ListDenied(ctx context.Context, _ *controlpb.ListDeniedRequest) (*controlpb.ListDeniedResponse, error) {
+	resp := &controlpb.ListDeniedResponse{}
+	err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		for rec := range pkistore.DeniedIdentities.All(r) {
+			resp.Identities = append(resp.Identities, deniedView(rec))
+		}
+		return nil
+	})
+	slices.SortFunc(resp.Identities, func(a, b *controlpb.DeniedIdentityView) int { return cmp.Compare(a.GetId(), b.GetId()) })
+	return resp, err
+}
+
+func deniedView(rec *pkipb.DeniedIdentity) *controlpb.DeniedIdentityView {
+	return &controlpb.DeniedIdentityView{Id: rec.GetId(), DeniedAt: rec.GetDeniedAt(), AllowedAt: rec.GetAllowedAt()}
+}
+
+// GetCRLs returns the revocation lists of the CAs in force, once they name all that
+// is revoked at this moment.
+func (s *Server) GetCRLs(ctx context.Context, _ *controlpb.GetCRLsRequest) (*controlpb.GetCRLsResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	if err := s.c.Store.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	lists, err := pki.AwaitRevocationLists(ctx, s.c.Store)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, apierr.State("try again in a minute; the leader's log says what hinders it", "the revocation lists are not signed yet")
+	}
+	if err != nil {
+		return nil, err
+	}
+	roots := map[string]bool{}
+	if err := s.c.Store.View(func(r *raftstore.ReadTx) error {
+		c, err := pkistore.GetCluster(r)
+		for _, der := range c.GetRoots() {
+			root, perr := x509.ParseCertificate(der)
+			if perr != nil {
+				return perr
+			}
+			roots[string(root.RawSubject)] = true
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	resp := &controlpb.GetCRLsResponse{}
+	for _, rec := range lists {
+		list, err := x509.ParseRevocationList(rec.GetCrl())
+		if err != nil {
+			return nil, err
+		}
+		resp.Crls = append(resp.Crls, &controlpb.CRL{Issuer: list.Issuer.String(), Crl: rec.GetCrl(), Root: roots[string(list.RawIssuer)]})
+	}
+	return resp, nil
+}

@@ -1,0 +1,123 @@
+package control_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// TestRevokeNode: a node that is up is denied, listed as revoked, and goes from the
+// list when it is removed; another of its name is another.
+func TestRevokeNode(t *testing.T) {
+	w := newLeaveWorld(t)
+	id := w.addNode("worker-9", false)
+	if _, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: "worker-9", Check: true}); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: "worker-9"}); err != nil || resp.GetId() != id || resp.GetManager() {
+		t.Fatal(resp, err)
+	}
+	record := func(id string) *pkipb.Node {
+		n, err := pkistore.Directory{Store: w.store}.Node(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := record(id); !n.GetDenied() || !n.GetRevoked() || !n.GetCompromised() {
+		t.Errorf("its record is %v", n)
+	}
+	revoked := func() (ids []string) {
+		resp, err := w.api.ListNodes(t.Context(), &controlpb.ListNodesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range resp.GetNodes() {
+			if v.GetRevokedAt() != 0 {
+				ids = append(ids, v.GetId())
+			}
+		}
+		return ids
+	}
+	if got := revoked(); !slices.Equal(got, []string{id}) {
+		t.Errorf("revoked are %v", got)
+	}
+	for _, again := range []func() error{
+		func() error {
+			_, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: id})
+			return err
+		},
+		func() error {
+			_, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: id})
+			return err
+		},
+	} {
+		if err := again(); err == nil || !strings.Contains(err.Error(), "no node") {
+			t.Errorf("what is revoked is a member no more: %v", err)
+		}
+	}
+	twin := w.addNode("worker-9", false)
+	if resp, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: id, Check: true}); err != nil || resp.GetId() != id {
+		t.Error(resp, err)
+	}
+	if len(revoked()) != 1 {
+		t.Error("asking whether it can be removed removed it")
+	}
+	if resp, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: id}); err != nil || resp.GetId() != id {
+		t.Error(resp, err)
+	}
+	if len(revoked()) != 0 || !record(id).GetDenied() || record(twin).GetDenied() {
+		t.Error("it was removed, and is listed, or forgiven, or its namesake went with it")
+	}
+}
+
+func TestRevokeIdentity(t *testing.T) {
+	w := newWorld(t)
+	w.create(w.spec("web"))
+	id := profile.ServiceURI(w.ca.ClusterID, "", "web").String()
+	ctx := t.Context()
+	revoke := func(ref string) (*controlpb.RevokeIdentityResponse, error) {
+		return w.api.RevokeIdentity(ctx, &controlpb.RevokeIdentityRequest{Identity: ref})
+	}
+	for i, ref := range []string{"web", id} {
+		if resp, err := revoke(ref); err != nil || resp.GetIdentity().GetId() != id || resp.GetAlready() != (i > 0) {
+			t.Errorf("%s: %v %v", ref, resp, err)
+		}
+	}
+	for ref, want := range map[string]string{
+		"nothing":        "nothing",
+		"spiffe://x/y":   "spiffe://<cluster id>",
+		"/svc/default/w": "spiffe://<cluster id>",
+		profile.ServiceURI(ident.New(), "", "web").String():             "of cluster",
+		profile.NodeURI(w.ca.ClusterID, ident.New()).String():           "spiffe://<cluster id>",
+		profile.ServiceURI(w.ca.ClusterID, "", "web").String() + "?a=b": "spiffe://<cluster id>",
+	} {
+		if _, err := revoke(ref); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", ref, err)
+		}
+	}
+	if denied, err := w.api.ListDenied(ctx, &controlpb.ListDeniedRequest{}); err != nil || len(denied.GetIdentities()) != 1 || denied.GetIdentities()[0].GetAllowedAt() != 0 {
+		t.Errorf("revoked are %v, %v", denied, err)
+	}
+	if resp, err := w.api.AllowIdentity(ctx, &controlpb.AllowIdentityRequest{Identity: "web"}); err != nil || resp.GetIdentity().GetAllowedAt() == 0 {
+		t.Error(resp, err)
+	}
+	if _, err := w.api.AllowIdentity(ctx, &controlpb.AllowIdentityRequest{Identity: "web"}); apierr.ReasonOf(err) != apierr.ReasonState {
+		t.Error("allowed twice:", err)
+	}
+	_ = w.store.View(func(r *raftstore.ReadTx) error {
+		if pki.IdentityDenied(r, id) {
+			t.Error("it is issued no more")
+		}
+		return nil
+	})
+}
