@@ -6,14 +6,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-named redoubt-netd redoubt-rund redoubt-demoapp
+BINARIES := redoubt redoubt-node redoubtd redoubt-keyd redoubt-named redoubt-netd redoubt-proxy redoubt-rund redoubt-demoapp
 INSTALLED := $(filter-out redoubt-demoapp,$(BINARIES))
 BIN      ?= bin
 VERSION  ?=
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
 OUT      := $(CURDIR)/out
 comma    := ,
-APT      := containerd runc nftables iproute2 conntrack containernetworking-plugins protobuf-compiler openssl curl ca-certificates gcc libc6-dev systemd e2fsprogs
+APT      := containerd runc nftables iproute2 conntrack wireguard-tools containernetworking-plugins protobuf-compiler openssl curl ca-certificates gcc libc6-dev systemd e2fsprogs swtpm swtpm-tools
 # Packages that link the container runtime's client: their race build alone
 # takes minutes, and their concurrency is tested against the real runtime.
 HEAVY    := /scheduler/rund|/cmd/redoubt-rund|/cmd/internal/(e2e|lab|cli|node)|/cmd/redoubt
@@ -27,9 +27,13 @@ STORIES  ?= 4
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
-$(OUT)/setup: Makefile
+# What the kernel's own WireGuard is tested with; busybox is also a DHCP server.
+APT_KERNELVM := qemu-system-x86 busybox-static cpio kmod
+$(OUT)/setup: packages := $(APT)
+$(OUT)/setup-kernelvm: packages := $(APT_KERNELVM)
+$(OUT)/setup $(OUT)/setup-kernelvm: Makefile
 	@mkdir -p $(OUT)
-	@missing=; for p in $(APT); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	@missing=; for p in $(packages); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 	  [ "$$(id -u)" = 0 ] || { echo "missing Debian packages:$$missing; run as root, or apt-get install them" >&2; exit 1; }; \
 	  echo "installing:$$missing"; \
@@ -106,10 +110,22 @@ compile:
 	$(call stage,vet$(comma) beside the stories,nice -n 19 go vet ./...)
 	$(call stage,race compile$(comma) beside them,CGO_ENABLED=1 nice -n 19 go list -race -export -test $(UNIT) >/dev/null)
 
+# What passes where calls outside of Go's FIPS 140-3 module fail (decision 94).
+FIPS := ./pki/... ./scheduler/store ./scheduler/dispatcher ./cmd/internal/control
+.PHONY: test-fips
+test-fips: ## the packages of the control plane that keep to Go's FIPS 140-3 module
+	go test -count=1 -exec 'env GODEBUG=fips140=only' $(FIPS)
+
 .PHONY: test-interop
-test-interop: setup build ## the tier that needs outside tools beside the cluster
+test-interop: setup $(OUT)/setup-kernelvm build ## the tier that needs outside tools beside the cluster
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
 	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/e2e/...
+
+	@$(MAKE) kernelvm
+
+.PHONY: kernelvm
+kernelvm: setup $(OUT)/setup-kernelvm ## netd's tests of the kernel's own WireGuard, in an emulated machine (root)
+	cmd/internal/e2e/kernelvm/run.sh $(OUT)/kernelvm
 
 .PHONY: race
 race: setup ## every unit test under the race detector
