@@ -38,28 +38,35 @@ func TestBinary(t *testing.T) {
 	var plugins []string // of the supervisor's environment
 	start := func(controlUID int) (*exec.Cmd, func()) {
 		sock := filepath.Join(n.runDir, "b")
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := l.File()
-		if err != nil {
-			t.Fatal(err)
+		var passed []*os.File
+		var listeners []net.Listener
+		for _, path := range []string{sock, filepath.Join(n.runDir, "i")} {
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := l.File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			passed, listeners = append(passed, f), append(listeners, l)
 		}
 		cmd := exec.Command("/proc/self/exe", "launch", bin, "--config", conf, "--run-dir", n.runDir,
 			"--data-dir", filepath.Join(base, "data"), fmt.Sprintf("--control-user=%d", controlUID))
 		cmd.Env = append(os.Environ(), plugins...)
-		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = []*os.File{f}, n.logs, n.logs
+		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = passed, n.logs, n.logs
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		f.Close()
 		conn := dial(t, sock)
 		n.client = rundpb.NewRundClient(conn)
 		return cmd, func() {
 			conn.Close()
-			l.Close()
+			for _, l := range listeners {
+				l.Close()
+			}
 			if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
 				t.Errorf("redoubt-rund: %v\n%s", err, n.logs)
 			}

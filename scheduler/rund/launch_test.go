@@ -13,7 +13,7 @@ import (
 const withPlugins = "RUND_TEST_PLUGINS"
 
 // launch becomes the program args[0] as the supervisor would start it: with
-// exactly the capabilities of the profile, and its socket on descriptor 3.
+// exactly the capabilities of the profile, and its sockets from descriptor 3 on.
 func launch(args []string) error {
 	keep := cap.NewSet()
 	given := Profile().Capabilities
@@ -37,6 +37,6 @@ func launch(args []string) error {
 	if err := keep.SetProc(); err != nil {
 		return err
 	}
-	env := append(os.Environ(), fmt.Sprintf("LISTEN_PID=%d", os.Getpid()), "LISTEN_FDS=1", "LISTEN_FDNAMES=rund")
+	env := append(os.Environ(), fmt.Sprintf("LISTEN_PID=%d", os.Getpid()), "LISTEN_FDS=2", "LISTEN_FDNAMES=rund:identity")
 	return syscall.Exec(args[0], args, env)
 }

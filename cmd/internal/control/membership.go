@@ -181,7 +181,8 @@ func (l *leaving) check(ctx context.Context) error {
 			l.voter = srv.Voter
 		case srv.Voter:
 			voters++
-			if connected[srv.ID] || srv.ID == l.c.Store.NodeID() {
+			// Who asks is there, with a session or on the way to one.
+			if connected[srv.ID] || srv.ID == l.c.Store.NodeID() || srv.ID == self(ctx) {
 				up++
 			}
 		}

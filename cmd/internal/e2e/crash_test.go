@@ -93,7 +93,7 @@ func keydCrashes(t *testing.T, c *cluster) {
 		{4, "mistyped", mistyped(string(c.key()))},
 		{4, "nothing was changed", newKey(t)},
 		{4, "longer than", strings.Repeat("RDTKEY-", 4096)},
-		{4, "more than one line", "RDTKEY-A\nRDTKEY-B\n"},
+		{4, "nothing was changed", "RDTKEY-A\nRDTKEY-B\n"},
 		{4, "no operator key", ""},
 		{4, "must start with", "\x00\xff\xfe binary \x80"},
 	} {

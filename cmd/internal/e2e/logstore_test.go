@@ -12,7 +12,7 @@ import (
 // for what must not be in it. Before, secretsStayOut has looked into segments.
 func otherLogStore(t *testing.T, c *cluster) {
 	h := c.host("manager-1")
-	pattern := filepath.Join(h.DataDir, "control", "raft*", "wal", "*.wal")
+	pattern := filepath.Join(h.DataDir, "control", "raft*", "wal*", "*.wal")
 	segments, _ := filepath.Glob(pattern)
 	if len(segments) == 0 {
 		t.Error("there are no segments: a new log is not kept in them")

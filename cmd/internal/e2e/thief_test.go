@@ -158,7 +158,7 @@ func (th *thief) change(name string, at float64, to func(byte) byte) {
 // empty bytes, the length (little-endian, 4 bytes), and what it says of content.
 func (th *thief) flipEntry() {
 	th.t.Helper()
-	found, err := filepath.Glob(th.path("data", "control/raft/wal/*.wal"))
+	found, err := filepath.Glob(th.path("data", "control/raft/wal*/*.wal"))
 	if err != nil || len(found) == 0 {
 		th.t.Fatalf("segments %v, %v", found, err)
 	}
