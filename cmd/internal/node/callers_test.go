@@ -225,7 +225,7 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_BOOT:               "pki.Lock control.Unlocking",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
-	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation",
+	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 
