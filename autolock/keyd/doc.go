@@ -22,7 +22,8 @@
 //
 // That a token may be minted at all, that a worker shall be a manager, who of the
 // managers stays when the keyset is rotated, how often a token was used, that a node was
-// not removed, and which slots the operator wants. Those verbs are bounded,
+// not removed, that a task of a granted service runs on a node whose rund gets the
+// key of a secret, and which slots the operator wants. Those verbs are bounded,
 // rate-limited and written to the journal before they are answered. So a
 // compromised redoubtd on an unlocked manager can mint a manager token or add a
 // slot, and the journal says that it did.

@@ -49,6 +49,10 @@ func FuzzRequest(f *testing.F) {
 	add(&keydpb.Request{Verb: &keydpb.Request_OpenBackup{OpenBackup: &keydpb.OpenBackupRequest{Seed: make([]byte, 32)}}})
 	add(&keydpb.Request{Verb: &keydpb.Request_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryRequest{Seed: make([]byte, 32)}}})
 	add(&keydpb.Request{Verb: &keydpb.Request_Unlock{Unlock: &keydpb.UnlockRequest{Seed: make([]byte, 32)}}})
+	key := &keydpb.SecretKey{Kind: "file", Epoch: 1, Sealed: make([]byte, 1168)}
+	add(&keydpb.Request{Verb: &keydpb.Request_OpenAndSeal{OpenAndSeal: &keydpb.OpenAndSealRequest{Node: chain, Statement: []byte("RDTN\x01"), Items: []*keydpb.SealItem{nil, {Key: key}}}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_RewrapSecrets{RewrapSecrets: &keydpb.RewrapSecretsRequest{Keys: []*keydpb.SecretKey{nil, key}}}})
+	add(&keydpb.Request{Verb: &keydpb.Request_DropMasters{DropMasters: &keydpb.DropMastersRequest{Epoch: 1}}})
 
 	now := time.Now()
 	keys, err := newKeyset(now)

@@ -14,6 +14,7 @@ import (
 	"github.com/awnumar/memguard"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 )
 
@@ -48,7 +49,8 @@ type keyset struct {
 	master        epochKey
 	formerMasters []epochKey
 
-	records ed25519.PublicKey
+	records   ed25519.PublicKey
+	recipient []byte // of the secrets master
 }
 
 // epochKey is a symmetric key and the epoch of the keyset that it came with.
@@ -89,6 +91,14 @@ func (k *keyset) renewed(now time.Time) (_ *keyset, err error) {
 	k.recordSeed, k.audit = fresh[:32], fresh[32:64]
 	k.master = epochKey{k.epoch, fresh[64:]}
 	return k.pack()
+}
+
+// describeMasters tells what secrets are sealed to.
+func (k *keyset) describeMasters(st *keydpb.StatusResponse) {
+	st.SecretsRecipient, st.SecretsEpoch = k.recipient, k.master.epoch
+	for _, m := range k.formerMasters {
+		st.FormerMasters = append(st.FormerMasters, m.epoch)
+	}
 }
 
 // signRecord signs with the record-signing key.

@@ -17,6 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
+	"github.com/redoubt-cluster/redoubt/secrets/seal"
 )
 
 // A keyset begins with its format; docs/formats.md has each. The first had
@@ -117,6 +118,11 @@ func openKeyset(buf *memguard.LockedBuffer) (_ *keyset, err error) {
 	private := ed25519.NewKeyFromSeed(k.recordSeed)
 	defer clear(private)
 	k.records = bytes.Clone(private[ed25519.SeedSize:])
+	master, err := seal.NewMaster(k.clusterID, k.master.epoch, k.master.key)
+	if err != nil {
+		return nil, err
+	}
+	k.recipient = master.Recipient()
 	return k, nil
 }
 

@@ -51,6 +51,9 @@ const (
 	// maxJournalled bounds the keys that one call asks the journal for.
 	maxJournalled = 1024
 
+	// maxSecretKeys bounds the keys of secrets in one call.
+	maxSecretKeys = 128
+
 	// maxVersion bounds a version's text.
 	maxVersion = 128
 
@@ -108,9 +111,11 @@ var (
 	managerRate = rate{burst: 16, every: 10 * time.Second} // manager tokens, keysets, slot sets
 	// Certificates and tokens of workloads.
 	workloadRate = rate{burst: 20_000, every: 250 * time.Microsecond}
-	issueRate    = rate{burst: 2000, every: 5 * time.Millisecond}
-	crlRate      = rate{burst: 64, every: time.Second}
-	denialRate   = rate{burst: 100, every: time.Second} // journal lines of refusals
+	// Keys of secrets that are opened.
+	secretRate = rate{burst: 20_000, every: time.Millisecond}
+	issueRate  = rate{burst: 2000, every: 5 * time.Millisecond}
+	crlRate    = rate{burst: 64, every: time.Second}
+	denialRate = rate{burst: 100, every: time.Second} // journal lines of refusals
 )
 
 // Wrong keys: the first few cost nothing, then the wait doubles.

@@ -36,7 +36,11 @@ func (k *keyset) next(now time.Time, retire [][]byte) (*keyset, error) {
 	next := &keyset{
 		clusterID: k.clusterID, epoch: k.epoch + 1,
 		root: k.root, rootKey: k.rootKey, other: k.other, otherKey: k.otherKey, formerRoots: k.formerRoots, cross: k.cross,
-		former: append([]*x509.Certificate{k.issuing}, k.former[:min(len(k.former), maxFormer-1)]...),
+		former:        append([]*x509.Certificate{k.issuing}, k.former[:min(len(k.former), maxFormer-1)]...),
+		formerMasters: append([]epochKey{k.master}, k.formerMasters...),
+	}
+	if len(next.formerMasters) > maxFormer {
+		return nil, refuse(keydpb.Code_CODE_DENIED, "secrets are still sealed to the masters of %d rotations: wait until the leader has sealed them anew", maxFormer)
 	}
 	for _, key := range retire {
 		sum := sha256.Sum256(key)
@@ -71,6 +75,9 @@ func (s *Server) rotateKeyset(req *keydpb.RotateKeysetRequest) (*keydpb.RotateKe
 		return nil, err
 	}
 	k, err := opened.keyset.next(now, req.GetRetired())
+	if codeOf(err) == keydpb.Code_CODE_DENIED {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making the next keyset: %w", err)
 	}

@@ -39,7 +39,7 @@ type Server struct {
 	recovery  time.Time
 
 	// Rates, guarded by mu.
-	mints, managers, issues, workloads, denials, crls bucket
+	mints, managers, issues, workloads, sealings, denials, crls bucket
 	// lists are the numbers of the revocation lists signed since the start, by CA.
 	// Guarded by mu.
 	lists map[[32]byte]uint64
@@ -191,6 +191,7 @@ func (s *Server) status() (*keydpb.StatusResponse, error) {
 	if s.secrets != nil {
 		st.KeysetEpoch = s.secrets.keyset.epoch
 		st.Dek = s.secrets.local.state()
+		s.secrets.keyset.describeMasters(st)
 	}
 	if s.file != nil {
 		st.Shares = s.shares.latest(time.Now())

@@ -126,6 +126,21 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 		var r *keydpb.SignWorkloadsResponse
 		r, err = s.signWorkloads(v.SignWorkloads)
 		resp.Result = &keydpb.Response_SignWorkloads{SignWorkloads: r}
+	case *keydpb.Request_OpenAndSeal:
+		name = "open-and-seal"
+		var r *keydpb.OpenAndSealResponse
+		r, err = s.openAndSeal(v.OpenAndSeal)
+		resp.Result = &keydpb.Response_OpenAndSeal{OpenAndSeal: r}
+	case *keydpb.Request_RewrapSecrets:
+		name = "rewrap-secrets"
+		var r *keydpb.RewrapSecretsResponse
+		r, err = s.rewrapSecrets(v.RewrapSecrets)
+		resp.Result = &keydpb.Response_RewrapSecrets{RewrapSecrets: r}
+	case *keydpb.Request_DropMasters:
+		name = "drop-masters"
+		var r *keydpb.DropMastersResponse
+		r, err = s.dropMasters(v.DropMasters)
+		resp.Result = &keydpb.Response_DropMasters{DropMasters: r}
 	case *keydpb.Request_SealBackup:
 		name = "backup"
 		var r *keydpb.SealBackupResponse
