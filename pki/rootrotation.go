@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 
 	"google.golang.org/protobuf/proto"
 
@@ -168,7 +167,7 @@ func Reissues(r *pkipb.Rotation) bool {
 // both are being made known there is none that every manager can show.
 func PinnedRoot(c *pkipb.Cluster) ([]byte, error) {
 	if r := c.GetRotation(); r != nil && r.GetPhase() == pkipb.Rotation_PHASE_DISTRIBUTE {
-		return nil, fmt.Errorf("%w: wait until nodes know both", ErrRotating)
+		return nil, ErrRotating
 	}
 	return c.GetRoots()[0], nil
 }

@@ -106,7 +106,10 @@ func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*
 		if err != nil {
 			return err
 		}
-		if _, err := PinnedRoot(c); err != nil || TokenVoid(c, t) {
+		if _, err := PinnedRoot(c); err != nil {
+			return err
+		}
+		if TokenVoid(c, t) {
 			return ErrRotated
 		}
 		if err := pruneTokens(tx); err != nil {

@@ -98,7 +98,7 @@ func trustFromPin(clusterID string, pin []byte, presented []*x509.Certificate) (
 			return Trust{ClusterID: clusterID, Roots: []*x509.Certificate{c}, AnyIssuer: true}, nil
 		}
 	}
-	return Trust{}, fmt.Errorf("%w (its chain lacks the root that the token pins)", ErrUntrusted)
+	return Trust{}, fmt.Errorf("%w (its chain lacks the root that the token pins: where that was replaced since, make a new token)", ErrUntrusted)
 }
 
 func (t Trust) check() error {

@@ -66,14 +66,18 @@ which, and ends with exit code 3.`,
 	c.Flags().BoolVarP(&f.detach, "detach", "d", false, "do not wait for nodes")
 	c.Flags().DurationVar(&f.expiry, "cert-expiry", 0, "for how long workers' certificates are good")
 	c.Flags().DurationVar(&f.wait, "timeout", defaultWait, "how long to wait for nodes")
-	c.MarkFlagsMutuallyExclusive("abort", "watch", "root")
-	c.MarkFlagsMutuallyExclusive("abort", "cert-expiry")
-	c.MarkFlagsMutuallyExclusive("watch", "cert-expiry")
-	c.MarkFlagsMutuallyExclusive("watch", "detach")
 	return c
 }
 
 func (a *app) runCARotate(ctx context.Context, f caRotation) error {
+	switch {
+	case f.abort && f.watch, f.abort && f.root, f.watch && f.root:
+		return usagef("--root, --abort and --watch: give one of them")
+	case (f.abort || f.watch) && f.expiry != 0:
+		return usagef("--cert-expiry does not go with --abort or --watch")
+	case f.watch && f.detach:
+		return usagef("--watch and --detach: give one of them")
+	}
 	if f.expiry < 0 || f.expiry%time.Second != 0 || f.expiry > 366*24*time.Hour {
 		return usagef("--cert-expiry %v: give hours, 1h to 2160h", f.expiry)
 	}
@@ -148,7 +152,7 @@ func (a *app) nodeList(names []string) string {
 type caProgress struct {
 	nodes map[string]*controlpb.CANode
 	last  *controlpb.WatchCAResponse
-	said  map[string]bool // node and phase
+	said  map[string]bool // what a node did
 }
 
 var phaseLines = map[pkipb.Rotation_Phase]string{
@@ -166,7 +170,7 @@ func (a *app) followCA(ctx context.Context, c *api, f caRotation) error {
 		}
 		switch {
 		case err == nil:
-			return a.endCA(p)
+			return a.endCA(p, f)
 		case ctx.Err() != nil, p.last != nil && apierr.ReasonOf(apiclient.Err(err)) == apierr.ReasonTimeout:
 			return a.cutCA(p, f)
 		case apierr.ReasonOf(apiclient.Err(err)) != apierr.ReasonUnreachable && apierr.ReasonOf(apiclient.Err(err)) != apierr.ReasonNoLeader && !errors.Is(err, io.EOF):
@@ -191,7 +195,7 @@ func (a *app) showCA(p *caProgress, recv func() (*controlpb.WatchCAResponse, err
 		}
 		if p.last == nil || p.last.Phase != m.Phase {
 			if line := phaseLines[m.Phase]; line != "" {
-				fmt.Fprintf(a.Stdout, "%s (%d of %d connected).\n", line, m.Ready, m.Connected)
+				fmt.Fprintf(a.Stdout, "%s.\n", line)
 			}
 		}
 		p.last = m
@@ -203,7 +207,7 @@ func (a *app) showCA(p *caProgress, recv func() (*controlpb.WatchCAResponse, err
 			if m.Phase == pkipb.Rotation_PHASE_DISTRIBUTE {
 				done = n.Trusts
 			}
-			key := fmt.Sprint(n.Id, m.Phase)
+			key := fmt.Sprint(n.Id, m.Phase == pkipb.Rotation_PHASE_DISTRIBUTE, n.Issuer)
 			if !done || p.said[key] {
 				continue
 			}
@@ -237,9 +241,9 @@ func (p *caProgress) behindCA() (connected, away []string) {
 	return connected, away
 }
 
-func (a *app) endCA(p *caProgress) error {
+func (a *app) endCA(p *caProgress, f caRotation) error {
 	connected, away := p.behindCA()
-	if r := p.last.Last; r != nil && len(p.said) > 0 {
+	if r := p.last.Last; r != nil && (f.root || f.watch || f.abort) {
 		took := time.Duration(r.EndedAt - r.BeganAt).Round(10 * time.Millisecond)
 		if r.Aborted {
 			fmt.Fprintf(a.Stdout, "The last replacement of the root was given up after %v: the old root stays.\n", took)

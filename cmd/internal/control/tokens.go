@@ -31,8 +31,12 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 			LongLived: req.GetLongLived()})
 	}
 	tok, err := mint()
-	for try := 0; errors.Is(err, pki.ErrRotated) && try < mintTries && pause(ctx, mintPause); try++ {
+	overtaken := func() bool { return errors.Is(err, pki.ErrRotated) || errors.Is(err, pki.ErrRotating) }
+	for try := 0; overtaken() && try < mintTries && pause(ctx, mintPause); try++ {
 		tok, err = mint()
+	}
+	if errors.Is(err, pki.ErrRotating) {
+		return nil, apierr.State("wait until every node trusts both: `redoubt ca rotate --watch` shows how far it is", "a root is being replaced already")
 	}
 	if errors.Is(err, pki.ErrRotated) {
 		return nil, apierr.State("try again in a few seconds", "the leader has not taken over the cluster's new keys yet")
@@ -57,7 +61,7 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 		}
 		der, err := pki.PinnedRoot(c)
 		if err != nil {
-			return apierr.State("try again in a few seconds", "%v", err)
+			return apierr.State("try again in a few seconds", "a root is being replaced since just now")
 		}
 		root, err := x509.ParseCertificate(der)
 		if err != nil {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -175,4 +176,39 @@ func (f *traffic) answered(node string, task taskJSON) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.last[node+" "+task.ID[:12]]
+}
+
+// keeps holds a connection open that was used once: a server waits for the first
+// request of one not for ever. ask fails the test where it did not live.
+func (c *cluster) keeps(from *place, to string) (ask func(when string) time.Duration) {
+	t := c.t
+	t.Helper()
+	var conn net.Conn
+	eventually(t, 30*time.Second, func() string {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		var err error
+		if conn, err = from.dial(ctx, "tcp", net.JoinHostPort(to, "80")); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	t.Cleanup(func() { conn.Close() })
+	answers := bufio.NewReader(conn)
+	ask = func(when string) time.Duration {
+		t.Helper()
+		begun := time.Now()
+		conn.SetDeadline(begun.Add(2 * time.Minute)) // a kernel asks again after 0.2, 0.4 … 51 s
+		if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		r, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("%s: the connection did not live: %v", when, err)
+		}
+		r.Body.Close()
+		return time.Since(begun)
+	}
+	ask("at first")
+	return ask
 }

@@ -30,6 +30,7 @@ import (
 type Node struct {
 	controlpb.UnimplementedBootstrapServer
 	controlpb.UnimplementedControlServer
+	controlpb.UnimplementedAuthorityServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -47,6 +48,7 @@ type Node struct {
 	away     bool // a manager is away
 	dying    bool // a manager goes away when the key is rotated
 	leader   bool
+	rotating bool // a root is being replaced
 }
 
 // New returns a node in the given state: "empty", "active", "worker",
@@ -94,6 +96,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	s := grpc.NewServer()
 	controlpb.RegisterBootstrapServer(s, n)
 	controlpb.RegisterControlServer(s, n)
+	controlpb.RegisterAuthorityServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })
