@@ -13,7 +13,7 @@ VERSION  ?=
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
 OUT      := $(CURDIR)/out
 comma    := ,
-APT      := containerd runc nftables iproute2 conntrack wireguard-tools containernetworking-plugins protobuf-compiler openssl curl ca-certificates gcc libc6-dev systemd e2fsprogs swtpm swtpm-tools
+APT      := containerd runc nftables iproute2 conntrack wireguard-tools containernetworking-plugins protobuf-compiler libprotobuf-dev openssl curl ca-certificates gcc libc6-dev systemd e2fsprogs swtpm swtpm-tools
 # Packages that link the container runtime's client: their race build alone
 # takes minutes, and their concurrency is tested against the real runtime.
 HEAVY    := /scheduler/rund|/cmd/redoubt-rund|/cmd/internal/(e2e|lab|cli|node)|/cmd/redoubt
@@ -63,6 +63,7 @@ install: ## what `make build` made, units, users, directories and completions, b
 	@for u in deploy/systemd/*.service deploy/systemd/*.socket deploy/systemd/*.mount deploy/systemd/*.slice deploy/systemd/*.target; do \
 	  to=$(LIB)/systemd/system/$${u##*/}; sed 's#/usr/lib/redoubt/#$(PREFIX)/lib/redoubt/#g' $$u >$$to; chmod 0644 $$to; echo $$to; done
 	install -D -m 0644 deploy/systemd/drop-in/redoubt-rund-cni.conf $(SHARE)/redoubt/redoubt-rund-cni.conf
+	install -D -m 0644 deploy/systemd/drop-in/redoubt-keyd-tpm.conf $(SHARE)/redoubt/redoubt-keyd-tpm.conf
 	install -D -m 0644 deploy/systemd/redoubt.sysusers $(LIB)/sysusers.d/redoubt.conf
 	install -D -m 0644 deploy/systemd/redoubt.tmpfiles $(LIB)/tmpfiles.d/redoubt.conf
 	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d

@@ -13,6 +13,9 @@ const (
 	MaxShares    = 32
 	MinThreshold = 2
 
+	// Registers is how many a TPM has (PCR).
+	Registers = 24
+
 	// MaxLabel bounds the label of a sealed stream in bytes.
 	MaxLabel = 32
 

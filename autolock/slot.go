@@ -129,6 +129,9 @@ func CheckSlot(slot *keydpb.Slot) error {
 	if err := checkShares(slot); err != nil {
 		return fmt.Errorf("slot %s: %w", slot.GetId(), err)
 	}
+	if err := checkRegisters(slot); err != nil {
+		return fmt.Errorf("slot %s: %w", slot.GetId(), err)
+	}
 	if OwnSeed(slot) {
 		if len(slot.GetRecipient()) != 0 {
 			return fmt.Errorf("slot %s: its seed is each manager's own, so it has no recipient", slot.GetId())
@@ -137,6 +140,20 @@ func CheckSlot(slot *keydpb.Slot) error {
 	}
 	if _, err := hpke.MLKEM768X25519().NewPublicKey(slot.GetRecipient()); err != nil {
 		return fmt.Errorf("slot %s: the recipient is not an MLKEM768-X25519 public key", slot.GetId())
+	}
+	return nil
+}
+
+// checkRegisters returns an error unless the registers that a slot names fit its
+// kind, and are in ascending order.
+func checkRegisters(slot *keydpb.Slot) error {
+	if len(slot.GetPcrs()) > 0 && slot.GetKind() != keydpb.SlotKind_SLOT_KIND_TPM {
+		return errors.New("it names registers (PCR), and is no slot of a TPM")
+	}
+	for i, p := range slot.GetPcrs() {
+		if p >= Registers || i > 0 && p <= slot.GetPcrs()[i-1] {
+			return fmt.Errorf("registers (PCR) are 0 to %d, each once, in ascending order", Registers-1)
+		}
 	}
 	return nil
 }

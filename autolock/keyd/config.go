@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/tpm"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 )
 
@@ -14,6 +16,9 @@ type Section struct {
 	// WorkerLeafLifetime is the life of a worker's certificate. Managers' always
 	// live for 24 hours.
 	WorkerLeafLifetime time.Duration `yaml:"worker_leaf_lifetime"`
+	// TPM is this machine's TPM 2.0: a character device, as /dev/tpmrm0, or a unix
+	// socket on which somebody speaks its command interface. Empty: none is used.
+	TPM string `yaml:"tpm"`
 }
 
 // DefaultSection is the section of a file that leaves it out.
@@ -25,6 +30,9 @@ func (s Section) Validate() error {
 		return fmt.Errorf("keyd.worker_leaf_lifetime is %s: it must be between %s and %s",
 			s.WorkerLeafLifetime, minWorkerLeaf, profile.MaxLeafLife)
 	}
+	if s.TPM != "" && !filepath.IsAbs(s.TPM) {
+		return fmt.Errorf("keyd.tpm is %q: it must be the absolute path of a device or a unix socket", s.TPM)
+	}
 	return nil
 }
 
@@ -35,6 +43,9 @@ type Config struct {
 	// ControlUID is the only uid admitted to the control socket.
 	ControlUID uint32
 	Section    Section
+	// TPM is this machine's, or nil; then TPMErr says why, where one is configured.
+	TPM    *tpm.TPM
+	TPMErr error
 	// Protections in force beside locked memory, to be shown in the status.
 	Protections []string
 	// Logger may be nil.

@@ -41,7 +41,13 @@ func testConfig(t *testing.T, dir string) Config {
 // start serves the state in dir until stop or the end of the test.
 func start(t *testing.T, dir string) *instance {
 	t.Helper()
-	s, err := New(testConfig(t, dir))
+	return startWith(t, testConfig(t, dir))
+}
+
+// startWith is start with another configuration.
+func startWith(t *testing.T, cfg Config) *instance {
+	t.Helper()
+	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +68,7 @@ func start(t *testing.T, dir string) *instance {
 	go func() { done <- s.Serve(ctx, ls[0], ls[1]) }()
 	k := &instance{
 		Client: keydclient.New(filepath.Join(run, "keyd")), root: keydclient.New(filepath.Join(run, "unlock")),
-		server: s, dir: dir, socket: filepath.Join(run, "keyd"),
+		server: s, dir: cfg.Dir, socket: filepath.Join(run, "keyd"),
 	}
 	stopped := false
 	k.stop = func() {

@@ -214,7 +214,7 @@ func (s *Server) forget() error {
 	if codeOf(s.broken) == keydpb.Code_CODE_DAMAGED {
 		s.broken = nil // what was damaged is gone
 	}
-	s.joins, s.wrong = replays{}, backoff{}
+	s.joins, s.wrong, s.lacks = replays{}, backoff{}, nil
 	err := s.wipe()
 	s.notify()
 	s.log.Info("all keys forgotten")

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -43,6 +45,9 @@ func ownSlot(slot *keydpb.Slot, recipient []byte) *keydpb.Slot {
 // that is new it makes a seed. The caller holds mu.
 func (s *Server) ownSeeds(set *keydpb.SlotSet) (map[string]*ownSeed, error) {
 	out := map[string]*ownSeed{}
+	maps.DeleteFunc(s.lacks, func(id, _ string) bool {
+		return !slices.ContainsFunc(set.GetSlots(), func(o *keydpb.Slot) bool { return o.GetId() == id })
+	})
 	for _, slot := range set.GetSlots() {
 		if !autolock.OwnSeed(slot) {
 			continue
@@ -51,8 +56,16 @@ func (s *Server) ownSeeds(set *keydpb.SlotSet) (map[string]*ownSeed, error) {
 			out[slot.GetId()] = old
 			continue
 		}
-		if slot.GetKind() != keydpb.SlotKind_SLOT_KIND_FILE {
-			continue // it has no such slot, and says so by what it is sealed to
+		if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_TPM {
+			made, err := s.makeTPMSeed(slot)
+			if err != nil { // it goes without that slot, and says so
+				s.lack(slot.GetId(), err)
+				s.log.Warn("this manager cannot have a slot of its TPM", "slot", autolock.SlotName(slot), "err", err)
+				continue
+			}
+			delete(s.lacks, slot.GetId())
+			out[slot.GetId()] = made
+			continue
 		}
 		made, err := s.makeFileSeed(slot)
 		if err != nil {
@@ -108,19 +121,26 @@ func (s *Server) dropOwnSeeds() error {
 	return nil
 }
 
-// openByItself opens a manager whose autolock is off, when keyd starts. One that
-// does not open stays locked, and people's slots open it.
+// openByItself opens a manager whose autolock is off, or whose TPM may open it,
+// when keyd starts. One that does not open stays locked, and people's slots open it.
 func (s *Server) openByItself() {
-	slot := (*keydpb.Slot)(nil)
-	if s.broken == nil && s.file != nil {
-		slot = autolock.FileSlot(s.file.state.GetSlots())
-	}
-	if slot == nil {
+	if s.broken != nil || s.file == nil {
 		return
 	}
+	for _, slot := range s.file.state.GetSlots().GetSlots() {
+		switch slot.GetKind() {
+		case keydpb.SlotKind_SLOT_KIND_FILE:
+			s.openByFile(slot)
+		case keydpb.SlotKind_SLOT_KIND_TPM:
+			s.openByTPM(slot)
+		}
+	}
+}
+
+func (s *Server) openByFile(slot *keydpb.Slot) {
 	seed, err := s.readFileSeed(slot)
 	defer clear(seed)
-	if err == nil {
+	if err == nil && s.secrets == nil {
 		_, err = s.openWith(slot.GetKind(), seed, "by itself: autolock is off")
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package keyd
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -45,6 +46,9 @@ type Server struct {
 	lists map[[32]byte]uint64
 	// bundled is what verifies tokens, of the keyset in use. Guarded by mu.
 	bundled signedBundle
+	// lacks is, by slot, why a slot of this machine's own does not open it. Guarded
+	// by mu.
+	lacks map[string]string
 
 	protections []string // guarded by mu once served
 }
@@ -194,7 +198,7 @@ func (s *Server) status() (*keydpb.StatusResponse, error) {
 		s.secrets.keyset.describeMasters(st)
 	}
 	if s.file != nil {
-		st.Shares = s.shares.latest(time.Now())
+		st.Shares, st.Lacks = s.shares.latest(time.Now()), maps.Clone(s.lacks)
 		st.ClusterId, st.NodeId, st.Slots = s.file.state.GetClusterId(), s.file.state.GetNodeId(), s.file.state.GetSlots()
 	}
 	return st, nil

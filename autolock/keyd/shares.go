@@ -200,6 +200,10 @@ func (s *Server) testSlot(req *keydpb.TestSlotRequest) (*keydpb.TestSlotResponse
 		return nil, errEmpty
 	case len(req.GetSeed()) > 0 && len(req.GetShare()) > 0:
 		return nil, invalid("a seed or a share is tested, not both")
+	case req.GetSlot() != "" && len(req.GetSeed())+len(req.GetShare()) > 0:
+		return nil, invalid("a slot that this machine opens needs no seed and no share")
+	case req.GetSlot() != "":
+		return s.testOwn(req.GetSlot())
 	}
 	epoch := s.file.state.GetSlots().GetEpoch()
 	if len(req.GetShare()) > 0 {

@@ -1143,7 +1143,9 @@ type NodeDescription struct {
 	AppliedIndex uint64          `protobuf:"varint,11,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	Storage      *taskpb.Storage `protobuf:"bytes,12,opt,name=storage,proto3" json:"storage,omitempty"`
 	// Managers: the key its store is sealed with.
-	StoreKey      *StoreKeyState `protobuf:"bytes,20,opt,name=store_key,json=storeKey,proto3" json:"store_key,omitempty"`
+	StoreKey *StoreKeyState `protobuf:"bytes,20,opt,name=store_key,json=storeKey,proto3" json:"store_key,omitempty"`
+	// Managers: by id of an unlock slot, why this one lacks it.
+	SlotsLacking  map[string]string `protobuf:"bytes,21,rep,name=slots_lacking,json=slotsLacking,proto3" json:"slots_lacking,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1265,6 +1267,13 @@ func (x *NodeDescription) GetStorage() *taskpb.Storage {
 func (x *NodeDescription) GetStoreKey() *StoreKeyState {
 	if x != nil {
 		return x.StoreKey
+	}
+	return nil
+}
+
+func (x *NodeDescription) GetSlotsLacking() map[string]string {
+	if x != nil {
+		return x.SlotsLacking
 	}
 	return nil
 }
@@ -1774,7 +1783,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x0eaddress_before\x18G \x01(\tB\x04\xf0\xe5\x18\x03R\raddressBefore\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfb\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x06\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x12\n" +
@@ -1790,8 +1799,12 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	" \x01(\x04R\tslotEpoch\x12#\n" +
 	"\rapplied_index\x18\v \x01(\x04R\fappliedIndex\x122\n" +
 	"\astorage\x18\f \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x12F\n" +
-	"\tstore_key\x18\x14 \x01(\v2#.redoubt.scheduler.v1.StoreKeyStateB\x04\xf0\xe5\x18\x03R\bstoreKey\x1a?\n" +
+	"\tstore_key\x18\x14 \x01(\v2#.redoubt.scheduler.v1.StoreKeyStateB\x04\xf0\xe5\x18\x03R\bstoreKey\x12b\n" +
+	"\rslots_lacking\x18\x15 \x03(\v27.redoubt.scheduler.v1.NodeDescription.SlotsLackingEntryB\x04\xf0\xe5\x18\x03R\fslotsLacking\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
+	"\x11SlotsLackingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x01\n" +
 	"\rStoreKeyState\x12\x14\n" +
@@ -1887,7 +1900,7 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(EndpointMode)(0),          // 0: redoubt.scheduler.v1.EndpointMode
 	(TaskState)(0),             // 1: redoubt.scheduler.v1.TaskState
@@ -1910,51 +1923,53 @@ var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	nil,                        // 18: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
 	nil,                        // 19: redoubt.scheduler.v1.Node.LabelsEntry
 	nil,                        // 20: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	nil,                        // 21: redoubt.scheduler.v1.MeshState.DroppedEntry
-	(*raftstorepb.Meta)(nil),   // 22: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil),  // 23: redoubt.task.v1.Attachment
-	(*taskpb.TaskSpec)(nil),    // 24: redoubt.task.v1.TaskSpec
-	(*taskpb.FileVersion)(nil), // 25: redoubt.task.v1.FileVersion
-	(*taskpb.Resources)(nil),   // 26: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),     // 27: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),     // 28: redoubt.task.v1.Storage
+	nil,                        // 21: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	nil,                        // 22: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),   // 23: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),  // 24: redoubt.task.v1.Attachment
+	(*taskpb.TaskSpec)(nil),    // 25: redoubt.task.v1.TaskSpec
+	(*taskpb.FileVersion)(nil), // 26: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),   // 27: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),     // 28: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),     // 29: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	22, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	23, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
 	6,  // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	23, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
-	22, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	24, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	24, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	23, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	25, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
 	18, // 5: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
 	8,  // 6: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
 	9,  // 7: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	24, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	25, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
 	0,  // 9: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	22, // 10: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
-	22, // 11: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	23, // 10: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	23, // 11: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
 	1,  // 12: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
 	11, // 13: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	23, // 14: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	24, // 14: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
 	1,  // 15: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	23, // 16: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
-	25, // 17: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
-	22, // 18: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	24, // 16: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	26, // 17: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	23, // 18: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
 	2,  // 19: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
 	19, // 20: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
 	13, // 21: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
 	3,  // 22: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	26, // 23: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	27, // 24: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	27, // 23: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	28, // 24: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
 	20, // 25: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	28, // 26: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	29, // 26: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
 	14, // 27: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	21, // 28: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
-	17, // 29: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 28: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	22, // 29: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	17, // 30: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -1973,7 +1988,7 @@ func file_scheduler_schedulerpb_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1835,7 +1835,10 @@ type Slot struct {
 	Threshold uint32   `protobuf:"varint,6,opt,name=threshold,proto3" json:"threshold,omitempty"`
 	Shares    [][]byte `protobuf:"bytes,7,rep,name=shares,proto3" json:"shares,omitempty"`
 	// Epoch of the set in which it appeared; shares name it.
-	Since         uint64 `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"`
+	Since uint64 `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"`
+	// TPM: registers (PCR, SHA-256 bank), ascending, that must be what they were
+	// when the manager sealed its seed; none: the seed is sealed to the TPM alone.
+	Pcrs          []uint32 `protobuf:"varint,9,rep,packed,name=pcrs,proto3" json:"pcrs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1924,6 +1927,13 @@ func (x *Slot) GetSince() uint64 {
 		return x.Since
 	}
 	return 0
+}
+
+func (x *Slot) GetPcrs() []uint32 {
+	if x != nil {
+		return x.Pcrs
+	}
+	return nil
 }
 
 // SlotSet is the whole set at one epoch.
@@ -2035,7 +2045,10 @@ type StatusResponse struct {
 	// Epochs of former masters that are still kept.
 	FormerMasters []uint64 `protobuf:"varint,87,rep,packed,name=former_masters,json=formerMasters,proto3" json:"former_masters,omitempty"`
 	// Shares that are here while locked; absent where there are none.
-	Shares        *ShareProgress `protobuf:"bytes,70,opt,name=shares,proto3" json:"shares,omitempty"`
+	Shares *ShareProgress `protobuf:"bytes,70,opt,name=shares,proto3" json:"shares,omitempty"`
+	// By slot id, why a slot of this machine's own does not open it: its TPM cannot
+	// be used, or it was started otherwise.
+	Lacks         map[string]string `protobuf:"bytes,20,rep,name=lacks,proto3" json:"lacks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2143,6 +2156,13 @@ func (x *StatusResponse) GetFormerMasters() []uint64 {
 func (x *StatusResponse) GetShares() *ShareProgress {
 	if x != nil {
 		return x.Shares
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetLacks() map[string]string {
+	if x != nil {
+		return x.Lacks
 	}
 	return nil
 }
@@ -6658,7 +6678,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x06result\"L\n" +
 	"\x05Error\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.redoubt.keyd.v1.CodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xe2\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xf6\x01\n" +
 	"\x04Slot\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x19.redoubt.keyd.v1.SlotKindR\x04kind\x12\x1c\n" +
@@ -6668,11 +6688,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12\x1c\n" +
 	"\tthreshold\x18\x06 \x01(\rR\tthreshold\x12\x16\n" +
 	"\x06shares\x18\a \x03(\fR\x06shares\x12\x14\n" +
-	"\x05since\x18\b \x01(\x04R\x05since\"L\n" +
+	"\x05since\x18\b \x01(\x04R\x05since\x12\x12\n" +
+	"\x04pcrs\x18\t \x03(\rR\x04pcrs\"L\n" +
 	"\aSlotSet\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05slots\x18\x02 \x03(\v2\x15.redoubt.keyd.v1.SlotR\x05slots\"\x0f\n" +
-	"\rStatusRequest\"\xcd\x03\n" +
+	"\rStatusRequest\"\xc9\x04\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.redoubt.keyd.v1.LockStateR\x05state\x12\x1d\n" +
 	"\n" +
@@ -6685,7 +6706,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x11secrets_recipient\x18U \x01(\fR\x10secretsRecipient\x12#\n" +
 	"\rsecrets_epoch\x18V \x01(\x04R\fsecretsEpoch\x12%\n" +
 	"\x0eformer_masters\x18W \x03(\x04R\rformerMasters\x126\n" +
-	"\x06shares\x18F \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\x06shares\"\x8f\x01\n" +
+	"\x06shares\x18F \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\x06shares\x12@\n" +
+	"\x05lacks\x18\x14 \x03(\v2*.redoubt.keyd.v1.StatusResponse.LacksEntryR\x05lacks\x1a8\n" +
+	"\n" +
+	"LacksEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +
 	"\vInitRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1f\n" +
 	"\vmanager_csr\x18\x02 \x01(\fR\n" +
@@ -7020,7 +7046,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                              // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                         // 1: redoubt.keyd.v1.LockState
@@ -7112,26 +7138,27 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*SealToTPMResponse)(nil),              // 87: redoubt.keyd.v1.SealToTPMResponse
 	(*ChallengeRequest)(nil),               // 88: redoubt.keyd.v1.ChallengeRequest
 	(*ChallengeResponse)(nil),              // 89: redoubt.keyd.v1.ChallengeResponse
-	(*LockSessionRequest)(nil),             // 90: redoubt.keyd.v1.LockSessionRequest
-	(*TakeShareRequest)(nil),               // 91: redoubt.keyd.v1.TakeShareRequest
-	(*GiveShareRequest)(nil),               // 92: redoubt.keyd.v1.GiveShareRequest
-	(*DropSharesRequest)(nil),              // 93: redoubt.keyd.v1.DropSharesRequest
-	(*TestSlotRequest)(nil),                // 94: redoubt.keyd.v1.TestSlotRequest
-	(*LockSessionResponse)(nil),            // 95: redoubt.keyd.v1.LockSessionResponse
-	(*TakeShareResponse)(nil),              // 96: redoubt.keyd.v1.TakeShareResponse
-	(*GiveShareResponse)(nil),              // 97: redoubt.keyd.v1.GiveShareResponse
-	(*DropSharesResponse)(nil),             // 98: redoubt.keyd.v1.DropSharesResponse
-	(*TestSlotResponse)(nil),               // 99: redoubt.keyd.v1.TestSlotResponse
-	(*ShareProgress)(nil),                  // 100: redoubt.keyd.v1.ShareProgress
-	(*profilepb.CertificateChain)(nil),     // 101: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),          // 102: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil),    // 103: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),      // 104: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),          // 105: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),          // 106: redoubt.profile.v1.TPMEvidence
-	(*profilepb.WorkloadDocument)(nil),     // 107: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.SignedWorkloadBundle)(nil), // 108: redoubt.profile.v1.SignedWorkloadBundle
-	(*profilepb.TPMCredential)(nil),        // 109: redoubt.profile.v1.TPMCredential
+	nil,                                    // 90: redoubt.keyd.v1.StatusResponse.LacksEntry
+	(*LockSessionRequest)(nil),             // 91: redoubt.keyd.v1.LockSessionRequest
+	(*TakeShareRequest)(nil),               // 92: redoubt.keyd.v1.TakeShareRequest
+	(*GiveShareRequest)(nil),               // 93: redoubt.keyd.v1.GiveShareRequest
+	(*DropSharesRequest)(nil),              // 94: redoubt.keyd.v1.DropSharesRequest
+	(*TestSlotRequest)(nil),                // 95: redoubt.keyd.v1.TestSlotRequest
+	(*LockSessionResponse)(nil),            // 96: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 97: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 98: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 99: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 100: redoubt.keyd.v1.TestSlotResponse
+	(*ShareProgress)(nil),                  // 101: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 102: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 103: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 104: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 105: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 106: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 107: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 108: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 109: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 110: redoubt.profile.v1.TPMCredential
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -7170,11 +7197,11 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	84,  // 33: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
 	86,  // 34: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
 	88,  // 35: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
-	90,  // 36: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
-	91,  // 37: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
-	92,  // 38: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
-	93,  // 39: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
-	94,  // 40: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
+	91,  // 36: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
+	92,  // 37: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
+	93,  // 38: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
+	94,  // 39: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
+	95,  // 40: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
 	7,   // 41: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
 	11,  // 42: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
 	13,  // 43: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
@@ -7212,77 +7239,78 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	85,  // 75: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
 	87,  // 76: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
 	89,  // 77: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
-	95,  // 78: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
-	96,  // 79: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
-	97,  // 80: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
-	98,  // 81: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
-	99,  // 82: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	96,  // 78: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	97,  // 79: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	98,  // 80: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	99,  // 81: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	100, // 82: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
 	0,   // 83: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
 	2,   // 84: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
 	8,   // 85: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
 	1,   // 86: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
 	9,   // 87: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
 	60,  // 88: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
-	100, // 89: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
-	8,   // 90: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	101, // 91: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 92: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 93: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	60,  // 94: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
-	102, // 95: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	103, // 96: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	103, // 97: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	104, // 98: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	105, // 99: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	106, // 100: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	101, // 101: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 102: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 103: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	106, // 104: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	101, // 105: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 106: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 107: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 108: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 109: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 110: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	9,   // 111: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	101, // 112: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	106, // 113: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	101, // 114: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 115: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 116: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	44,  // 117: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	9,   // 118: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	49,  // 119: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	101, // 120: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	101, // 121: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	60,  // 122: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	60,  // 123: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	101, // 124: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	67,  // 125: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
-	65,  // 126: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
-	65,  // 127: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
-	3,   // 128: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
-	101, // 129: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	44,  // 130: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	78,  // 131: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
-	101, // 132: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 133: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	101, // 134: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	108, // 135: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	105, // 136: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
-	4,   // 137: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
-	109, // 138: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
-	106, // 139: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	103, // 140: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	104, // 141: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	105, // 142: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	109, // 143: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
-	144, // [144:144] is the sub-list for method output_type
-	144, // [144:144] is the sub-list for method input_type
-	144, // [144:144] is the sub-list for extension type_name
-	144, // [144:144] is the sub-list for extension extendee
-	0,   // [0:144] is the sub-list for field type_name
+	101, // 89: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	90,  // 90: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
+	8,   // 91: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	102, // 92: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 93: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 94: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	60,  // 95: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	103, // 96: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	104, // 97: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	104, // 98: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	105, // 99: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	106, // 100: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	107, // 101: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	102, // 102: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 103: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 104: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 105: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	102, // 106: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 107: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 108: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 109: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 110: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 111: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 112: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	102, // 113: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 114: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	102, // 115: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 116: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 117: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	44,  // 118: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 119: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	49,  // 120: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	102, // 121: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	102, // 122: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	60,  // 123: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	60,  // 124: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	102, // 125: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	67,  // 126: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	65,  // 127: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	65,  // 128: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 129: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	102, // 130: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	44,  // 131: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	78,  // 132: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	102, // 133: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	108, // 134: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	102, // 135: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	109, // 136: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	106, // 137: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 138: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	110, // 139: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	107, // 140: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	104, // 141: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	105, // 142: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	106, // 143: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	110, // 144: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	145, // [145:145] is the sub-list for method output_type
+	145, // [145:145] is the sub-list for method input_type
+	145, // [145:145] is the sub-list for extension type_name
+	145, // [145:145] is the sub-list for extension extendee
+	0,   // [0:145] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -7384,7 +7412,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   85,
+			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

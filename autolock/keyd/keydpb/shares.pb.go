@@ -649,11 +649,14 @@ func (x *DropSharesResponse) GetDropped() uint32 {
 	return 0
 }
 
-// TestSlot says which slot a seed opens or a share is of. Nothing changes.
+// TestSlot says which slot a seed opens or a share is of, or whether this machine
+// opens a slot by itself. Nothing changes.
 type TestSlotRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seed          []byte                 `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
-	Share         []byte                 `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Seed  []byte                 `protobuf:"bytes,1,opt,name=seed,proto3" json:"seed,omitempty"`
+	Share []byte                 `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	// A slot that this machine opens by itself: its id, or what it is called.
+	Slot          string `protobuf:"bytes,20,opt,name=slot,proto3" json:"slot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -700,6 +703,13 @@ func (x *TestSlotRequest) GetShare() []byte {
 		return x.Share
 	}
 	return nil
+}
+
+func (x *TestSlotRequest) GetSlot() string {
+	if x != nil {
+		return x.Slot
+	}
+	return ""
 }
 
 type TestSlotResponse struct {
@@ -808,10 +818,11 @@ const file_autolock_keyd_keydpb_shares_proto_rawDesc = "" +
 	"\arefused\x18\x03 \x01(\tR\arefused\"\x13\n" +
 	"\x11DropSharesRequest\".\n" +
 	"\x12DropSharesResponse\x12\x18\n" +
-	"\adropped\x18\x01 \x01(\rR\adropped\";\n" +
+	"\adropped\x18\x01 \x01(\rR\adropped\"O\n" +
 	"\x0fTestSlotRequest\x12\x12\n" +
 	"\x04seed\x18\x01 \x01(\fR\x04seed\x12\x14\n" +
-	"\x05share\x18\x02 \x01(\fR\x05share\"Y\n" +
+	"\x05share\x18\x02 \x01(\fR\x05share\x12\x12\n" +
+	"\x04slot\x18\x14 \x01(\tR\x04slot\"Y\n" +
 	"\x10TestSlotResponse\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +

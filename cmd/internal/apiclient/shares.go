@@ -36,6 +36,12 @@ func (k *Keyd) TestSlot(ctx context.Context, key *autolock.OperatorKey, share *a
 	return resp.GetTestSlot(), err
 }
 
+// TestOwnSlot says whether this machine opens a slot by itself.
+func (k *Keyd) TestOwnSlot(ctx context.Context, slot string) (*keydpb.TestSlotResponse, error) {
+	resp, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_TestSlot{TestSlot: &keydpb.TestSlotRequest{Slot: slot}}})
+	return resp.GetTestSlot(), err
+}
+
 // Status is what keyd says of itself.
 func (k *Keyd) Status(ctx context.Context) (*keydpb.StatusResponse, error) {
 	resp, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_Status{Status: &keydpb.StatusRequest{}}})

@@ -114,7 +114,7 @@ func (k *Keyd) call(ctx context.Context, req *keydpb.Request) (*keydpb.Response,
 		return nil, ErrNoKeyset
 	case keydpb.Code_CODE_INVALID:
 		return nil, apierr.Invalid("", "%s", e.Message)
-	case keydpb.Code_CODE_ALREADY:
+	case keydpb.Code_CODE_ALREADY, keydpb.Code_CODE_NO_TPM:
 		return nil, apierr.State("", "%s", e.Message)
 	case keydpb.Code_CODE_DENIED:
 		return nil, apierr.Denied("", "keyd refused: %s", e.Message)

@@ -27,6 +27,9 @@ func kindText(s *keydpb.Slot) string {
 	if s.Kind == keydpb.SlotKind_SLOT_KIND_SHAMIR {
 		return fmt.Sprintf("shares (%d of %d)", s.Threshold, len(s.Shares))
 	}
+	if s.Kind == keydpb.SlotKind_SLOT_KIND_TPM {
+		return fmt.Sprintf("tpm (%s)", pcrsText(s.Pcrs))
+	}
 	return kind
 }
 
@@ -36,13 +39,14 @@ type slotFlags struct {
 	shares, threshold int
 	age               []string
 	out               string
+	pcrs              string
 	wait              time.Duration
 }
 
 func (a *app) slotAddCmd() *cobra.Command {
 	var f slotFlags
 	c := &cobra.Command{
-		Use:   "add operator|shamir [--name NAME] [--shares N --threshold M [--age RECIPIENT...]]",
+		Use:   "add operator|shamir|tpm [--name NAME] [--shares N --threshold M [--age RECIPIENT...]] [--pcrs LIST]",
 		Short: "Add a key, or shares, that open every manager",
 		Long: `add makes another way to open every manager. The keys that are there already go
 on opening them, and none of them is needed for it.
@@ -50,10 +54,21 @@ on opening them, and none of them is needed for it.
 operator makes one more operator key, of a name of its own, and prints it once.
 shamir makes shares of a key that nobody has: as many as --threshold says open a
 manager, fewer tell nothing. Each is printed once, or with --age sealed to one
-officer and written to a file of its own, so that nobody else ever sees it.`,
+officer and written to a file of its own, so that nobody else ever sees it.
+
+tpm has each manager open itself when it starts: its TPM 2.0 gives back a seed of
+its own, on that machine alone and as long as the registers of --pcrs are what
+they are now. Nobody is asked then; whoever has the whole machine, and starts it
+as it is, has it open. A machine without a TPM (keyd.tpm in config.yaml) goes
+without the slot and is named. After an update of firmware or boot loader that
+changes the registers, the manager is locked once: open it with another slot,
+then remove this one and add it again.`,
 		Example: `  redoubt unlock-key slot add operator --name night-shift
 
   redoubt unlock-key slot add shamir --shares 5 --threshold 3
+
+  # Managers reboot unattended, while firmware and Secure Boot are what they are
+  redoubt unlock-key slot add tpm --pcrs 0,7
 
   # Sealed to each officer; send the files
   redoubt unlock-key slot add shamir --name officers --threshold 2 --age age1… --age age1… --age age1… --out shares`,
@@ -65,13 +80,27 @@ officer and written to a file of its own, so that nobody else ever sees it.`,
 	c.Flags().IntVar(&f.threshold, "threshold", 0, "how many of them open a manager")
 	c.Flags().StringSliceVar(&f.age, "age", nil, "seal each share to one of these age recipients (age1…)")
 	c.Flags().StringVar(&f.out, "out", ".", "directory for sealed shares")
+	c.Flags().StringVar(&f.pcrs, "pcrs", defaultPCRs, `registers that a TPM seals to, as 0,7, or "none"`)
 	c.Flags().DurationVar(&f.wait, "timeout", rotateWait, "how long to wait for every manager")
+	c.ValidArgs = []string{"operator", "shamir", "tpm"}
 	return c
 }
 
 func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
 	var recipients []age.Recipient
 	switch {
+	case kind != "shamir" && kind != "tpm" && kind != "operator":
+		return usagef("a slot is added of kind operator, shamir or tpm, not %q", kind)
+	case kind != "tpm" && f.pcrs != defaultPCRs:
+		return usagef("--pcrs is for tpm")
+	case kind == "tpm":
+		if f.shares != 0 || f.threshold != 0 || len(f.age) > 0 {
+			return usagef("--shares, --threshold and --age are for shamir")
+		}
+		if f.name == "" {
+			f.name = "tpm"
+		}
+		return a.addTPMSlot(ctx, f)
 	case kind == "operator" && (f.shares != 0 || f.threshold != 0 || len(f.age) > 0):
 		return usagef("--shares, --threshold and --age are for shamir")
 	case kind == "operator" && f.name == "":
@@ -93,8 +122,6 @@ func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
 		if recipients, err = ageRecipients(f.age); err != nil {
 			return err
 		}
-	case kind != "operator":
-		return usagef("a slot is added of kind operator or shamir, not %q", kind)
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
 	defer cancel()
@@ -262,14 +289,24 @@ removed once more when it is back, and then follows.`,
 func (a *app) slotTestCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use: "test [--key-file FILE]", Short: "See whether a key or shares are good, without using them",
+		Use: "test [SLOT] [--key-file FILE]", Short: "See whether a key, shares or this machine open a slot, without using them",
 		Long: `test says of an operator key which slot of this manager it opens, and of each
 share whether it is one of its slot's. They are asked for without echo, or read
-from stdin or --key-file, one a line. Nothing changes, locked or not.`,
-		Example: `  redoubt unlock-key slot test`,
-		Args:    args(0, 0),
-		RunE: func(c *cobra.Command, _ []string) error {
-			return a.withKeyd(c.Context(), func(ctx context.Context, k *apiclient.Keyd) error { return a.runSlotTest(ctx, k, file) })
+from stdin or --key-file, one a line. With SLOT, one that machines open by
+themselves, it says whether this one does, and if not why. Nothing changes,
+locked or not.`,
+		Example: `  redoubt unlock-key slot test
+
+  # Would this manager open itself if it restarted now?
+  redoubt unlock-key slot test tpm`,
+		Args: args(0, 1),
+		RunE: func(c *cobra.Command, got []string) error {
+			return a.withKeyd(c.Context(), func(ctx context.Context, k *apiclient.Keyd) error {
+				if len(got) == 1 {
+					return a.testOwnSlot(ctx, k, got[0])
+				}
+				return a.runSlotTest(ctx, k, file)
+			})
 		},
 	}
 	c.Flags().StringVar(&file, "key-file", "", `file with the operator key or shares ("-": stdin, the default)`)
@@ -335,59 +372,4 @@ func (a *app) runSlotTest(ctx context.Context, k *apiclient.Keyd, file string) e
 		return errors.New("no operator key or share was given: type it, or give it on stdin")
 	}
 	return nil
-}
-
-func (a *app) autolockCmd() *cobra.Command {
-	c := &cobra.Command{Use: "autolock", Short: "Say whether managers open by themselves"}
-	group(c)
-	for _, on := range []bool{false, true} {
-		var force bool
-		var wait time.Duration
-		use, short, long := "off", "Have managers open by themselves, with a key on their disks",
-			`off has each manager's keyd keep a key in a file of its own, by which it opens
-itself when it starts. Whoever gets a manager's disk, a copy or a snapshot of it
-then has the whole cluster: its state, its keys, its secrets. It is told of in
-status and node ls as long as it lasts.`
-		if on {
-			use, short, long = "on", "Have managers stay locked until somebody opens them", `on has each manager forget the key on its disk and makes a new key-encryption
-key. A copy of the disk of before opens as before: rotate the stores' keys next,
-and take care of such copies. It is refused while a manager is away, unless
---force is given.`
-		}
-		sub := &cobra.Command{
-			Use: use, Short: short, Long: long, Example: "  redoubt autolock " + use, Args: args(0, 0),
-			RunE: func(c *cobra.Command, _ []string) error {
-				what := map[bool]string{true: "people's slots alone: autolock is on", false: "a key on its own disk too: autolock is off"}[on]
-				return a.changeSlots(c.Context(), wait, what, func(ctx context.Context, c *api) (func() (*controlpb.RotateSlotResponse, error), error) {
-					stream, err := c.SetAutolock(ctx, &controlpb.SetAutolockRequest{On: on, Force: force})
-					if err != nil {
-						return nil, err
-					}
-					return stream.Recv, nil
-				})
-			},
-		}
-		if on {
-			sub.Flags().BoolVarP(&force, "force", "f", false, "also while a manager is away")
-		}
-		sub.Flags().DurationVar(&wait, "timeout", rotateWait, "how long to wait for every manager")
-		c.AddCommand(sub)
-	}
-	return c
-}
-
-// changeSlots has the leader change the slots, and follows it.
-func (a *app) changeSlots(ctx context.Context, wait time.Duration, what string, begin func(context.Context, *api) (func() (*controlpb.RotateSlotResponse, error), error)) error {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	c, err := a.dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	recv, err := begin(ctx, c)
-	if err != nil {
-		return apiclient.Err(err)
-	}
-	return a.followSlots(ctx, cancel, recv, what, "")
 }

@@ -267,6 +267,11 @@ func (a *app) printSlots(out *output, r *controlpb.ListSlotsResponse) error {
 		if m.Epoch < r.Slots.GetEpoch() {
 			state = "behind: opens with the credentials of its epoch"
 		}
+		for _, s := range r.Slots.GetSlots() {
+			if why := m.Lacks[s.Id]; why != "" {
+				state += fmt.Sprintf(", does not open by %s: %s", printable(autolock.SlotName(s)), printable(why))
+			}
+		}
 		if !m.Reachable {
 			state += ", away"
 		}

@@ -41,7 +41,7 @@ func (s *Server) acks(r raftstore.Reader) (out []*controlpb.SlotAck) {
 		}
 		sched, _ := schedstore.Nodes.Get(r, n.GetId())
 		out = append(out, &controlpb.SlotAck{NodeId: n.GetId(), Name: n.GetName(), Epoch: sched.GetDescription().GetSlotEpoch(),
-			Reachable: connected[n.GetId()], StoreKey: sched.GetDescription().GetStoreKey()})
+			Reachable: connected[n.GetId()], StoreKey: sched.GetDescription().GetStoreKey(), Lacks: sched.GetDescription().GetSlotsLacking()})
 	}
 	slices.SortFunc(out, func(a, b *controlpb.SlotAck) int {
 		return strings.Compare(a.GetName()+a.GetNodeId(), b.GetName()+b.GetNodeId())

@@ -27,6 +27,7 @@ import (
 // managerFacts is what only a manager's agent reports.
 type managerFacts struct {
 	slotEpoch    func() uint64
+	slotsLacking func() map[string]string
 	storeKey     func() *schedulerpb.StoreKeyState
 	appliedIndex func() uint64
 	// admit judges a peer of the mesh by the records.

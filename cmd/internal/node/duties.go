@@ -148,6 +148,11 @@ func (m *managerState) reseal(ctx context.Context) (bool, error) {
 			m.n.log.Info("unlock slots taken over", "epoch", epoch)
 		}
 	}
+	if st, err = m.n.keyd.Status(ctx); err != nil {
+		return false, fmt.Errorf("%w (%v)", errKeydLost, err)
+	}
+	lacks := st.GetLacks()
+	m.slotsLacking.Store(&lacks)
 	m.slotEpoch.Store(epoch)
 	m.n.lookAgain()
 	m.storeKeyDue() // an old copy opens with an old credential

@@ -38,6 +38,8 @@ type managerState struct {
 	boot  *pki.Credentials
 	// slotEpoch is what this manager's keyd is sealed to.
 	slotEpoch atomic.Uint64
+	// slotsLacking is, by slot, why this manager lacks it; nil: not known yet.
+	slotsLacking atomic.Pointer[map[string]string]
 	// keysetEpoch is what this manager's keyd signs with.
 	keysetEpoch atomic.Uint64
 	// storeKey is what this manager says of the key of its store; nil: nothing yet.
@@ -63,6 +65,13 @@ type managerState struct {
 
 	link   *leaderLink
 	clocks *clocks
+}
+
+func (m *managerState) lacking() map[string]string {
+	if lacks := m.slotsLacking.Load(); lacks != nil {
+		return *lacks
+	}
+	return nil
 }
 
 // closeTimeout bounds handing over leadership and closing the store.
@@ -159,7 +168,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {
-		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, m.storeKey.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
+		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, m.lacking, m.storeKey.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
 			p, err := k.creds.VerifyPeer(cs, pki.ExpectClient(pki.ALPNPeer))
 			if err != nil {
 				return err

@@ -114,7 +114,7 @@ func (n *Node) describe(facts *managerFacts) *schedulerpb.NodeDescription {
 		}
 	}
 	if facts != nil {
-		d.SlotEpoch, d.StoreKey = facts.slotEpoch(), facts.storeKey()
+		d.SlotEpoch, d.SlotsLacking, d.StoreKey = facts.slotEpoch(), facts.slotsLacking(), facts.storeKey()
 	}
 	return d
 }
