@@ -32,6 +32,8 @@ const callersPage = "../../../docs/callers.md"
 // way is how a service is reached. rund's is a socket of one user and has no
 // rules; TestHelperSockets is about it.
 var wayOf = map[string]string{
+	"redoubt.control.v1.Admission":          pki.ALPNLocal,
+	"redoubt.control.v1.Revocation":         pki.ALPNLocal,
 	"redoubt.control.v1.Slots":              pki.ALPNLocal,
 	"redoubt.control.v1.Unlocking":          pki.ALPNLock,
 	"redoubt.control.v1.Shares":             "api.sock",
