@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/redoubt-cluster/redoubt/internal/erase"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
@@ -83,7 +84,12 @@ type openKey struct {
 }
 
 // NewSealer returns a Sealer under a 32-byte key, which it copies.
-func NewSealer(key []byte, epoch uint32) (*Sealer, error) {
+func NewSealer(key []byte, epoch uint32) (s *Sealer, err error) {
+	erase.Do(func() { s, err = makeSealer(key, epoch) })
+	return s, err
+}
+
+func makeSealer(key []byte, epoch uint32) (*Sealer, error) {
 	if len(key) != KeyLen {
 		return nil, fmt.Errorf("sealing key is %d bytes, not %d", len(key), KeyLen)
 	}
@@ -246,7 +252,12 @@ func (s *Sealer) opener(label string, salt [saltLen]byte) (cipher.AEAD, error) {
 }
 
 // derive makes a label's subkey; the caller holds mu.
-func (s *Sealer) derive(label string, salt [saltLen]byte) (cipher.AEAD, error) {
+func (s *Sealer) derive(label string, salt [saltLen]byte) (aead cipher.AEAD, err error) {
+	erase.Do(func() { aead, err = s.subkey(label, salt) })
+	return aead, err
+}
+
+func (s *Sealer) subkey(label string, salt [saltLen]byte) (cipher.AEAD, error) {
 	if label == "" || len(label) > MaxLabel {
 		return nil, fmt.Errorf("sealing label must be 1 to %d bytes long, not %d", MaxLabel, len(label))
 	}

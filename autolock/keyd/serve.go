@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/erase"
 	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 )
@@ -84,26 +85,49 @@ func (k *socket) converse(ctx context.Context, conn net.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	for {
-		req := new(keydpb.Request)
-		err := wire.Read(&io.LimitedReader{R: conn, N: maxRequest}, req)
-		if err != nil {
-			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
-				k.server.log.Warn("malformed request", "socket", k.name, "err", err)
-			}
-			return
+		var more, left bool
+		erase.Do(func() { more, left = k.exchange(ctx, conn) })
+		if left {
+			erase.Now()
 		}
-		resp, err := k.answer(ctx, conn, req)
-		wipeRequest(req)
-		if err != nil {
-			return
-		}
-		conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-		err = wire.Write(conn, resp)
-		wipeResponse(resp)
-		if err != nil {
+		if !more {
 			return
 		}
 	}
+}
+
+// exchange answers one request. more says that another may come, left that keys
+// which keyd does not hold may be in what was allocated.
+func (k *socket) exchange(ctx context.Context, conn net.Conn) (more, left bool) {
+	req := new(keydpb.Request)
+	err := wire.Read(&io.LimitedReader{R: conn, N: maxRequest}, req)
+	if err != nil {
+		if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+			k.server.log.Warn("malformed request", "socket", k.name, "err", err)
+		}
+		return false, true
+	}
+	left = !frequent(req)
+	resp, err := k.answer(ctx, conn, req)
+	wipeRequest(req)
+	if err != nil {
+		return false, left
+	}
+	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	err = wire.Write(conn, resp)
+	wipeResponse(resp)
+	return err == nil, left
+}
+
+// frequent reports whether a verb is used often, and with keys alone that keyd holds
+// all the time that it is open.
+func frequent(req *keydpb.Request) bool {
+	switch req.GetVerb().(type) {
+	case *keydpb.Request_Status, *keydpb.Request_WaitUnlocked, *keydpb.Request_MintToken, *keydpb.Request_SignJoin, *keydpb.Request_SignRenew,
+		*keydpb.Request_SignWorkloads, *keydpb.Request_Journalled, *keydpb.Request_SignCrl, *keydpb.Request_OpenAndSeal:
+		return true
+	}
+	return false
 }
 
 // answer runs a verb. Its error ends the connection; refusals are answers.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/erase"
 )
 
 // Server is one keyd.
@@ -63,7 +64,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: c, log: c.Logger, write: atomicfile.Write, changed: make(chan struct{}),
-		protections: append([]string{"keys in locked memory"}, c.Protections...),
+		protections: slices.Concat([]string{"keys in locked memory"}, erased, c.Protections),
 	}
 	lerr := removeLeftovers(c.Dir)
 	file, ferr := readState(c.Dir)
@@ -87,9 +88,13 @@ func New(c Config) (*Server, error) {
 			s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneLine(err)))
 		}
 	}
-	s.openByItself()
+	erase.Do(s.openByItself)
+	erase.Now()
 	return s, nil
 }
+
+// erased says whether copies of keys that libraries made are overwritten.
+var erased = map[bool][]string{true: {"copies of keys overwritten"}}[erase.Built]
 
 // breakDown is for what keyd cannot work with: from now on every verb but Forget
 // is refused for that reason.

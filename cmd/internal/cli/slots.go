@@ -257,7 +257,10 @@ func sealShare(share *autolock.Share, to age.Recipient) ([]byte, error) {
 	if _, err := fmt.Fprintln(w, share.String()); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), errors.Join(w.Close(), text.Close())
+	if err := errors.Join(w.Close(), text.Close()); err != nil { // it is whole after that
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 func (a *app) slotRmCmd() *cobra.Command {

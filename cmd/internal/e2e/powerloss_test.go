@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 )
 
 var shareText = regexp.MustCompile(`RDTSHARE(-[A-Z2-7]{1,8})+`)
@@ -31,6 +38,11 @@ func TestPowerLoss(t *testing.T) {
 	// A slot that is replaced: its shares are of another epoch.
 	stale := shareText.FindAllString(c.ok("manager-2", "unlock-key", "slot", "add", "shamir", "--name", "former", "--shares", "3", "--threshold", "2"), -1)
 	c.ok("manager-2", "unlock-key", "slot", "rm", "former")
+	// Of the same name, of another cluster.
+	_, foreign, err := autolock.Split(ident.New(), "officers", 2, 5, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range shares {
 		if r := c.onIn("manager-3", []byte(s), "unlock-key", "slot", "test"); r.code != 0 || !strings.Contains(r.stdout, "of slot officers is good") {
 			t.Errorf("slot test: %v", r)
@@ -66,6 +78,7 @@ func TestPowerLoss(t *testing.T) {
 	c.refused("manager-1", 4, "checksum", []byte(shares[0][:len(shares[0])-1]+otherEnd(shares[0])), "unlock")
 	c.refused("manager-1", 4, "check that it is complete", []byte(shares[0][:40]), "unlock")
 	c.refused("manager-1", 4, "does not have any more", []byte(stale[0]), "unlock", "--relay", "all")
+	c.refused("manager-1", 4, "of another cluster", []byte(foreign[1].String()), "unlock", "--relay", "all")
 	c.refused("manager-1", 1, "knows no other manager", []byte(shares[0]), "unlock", "--relay", "192.0.2.99")
 
 	// Three people at three machines. The first forgets manager-5, and is told.
@@ -151,6 +164,10 @@ func TestAutolockOff(t *testing.T) {
 	c := up(t, "alo", 3, 0)
 	c.refused("manager-1", 1, "autolock is on already", nil, "autolock", "on")
 	c.ok("manager-1", "autolock", "off")
+	kept := filepath.Join(c.host("manager-3").DataDir, "keyd", "auto-*")
+	if found, _ := filepath.Glob(kept); len(found) != 1 {
+		t.Errorf("%s: %v", kept, found)
+	}
 	c.refused("manager-2", 1, "autolock is off already", nil, "autolock", "off")
 	c.refused("manager-2", 1, "autolock on", nil, "unlock-key", "slot", "rm", "autolock-off")
 	if out := c.ok("manager-2", "status"); !strings.Contains(out, "autolock is off") {
@@ -176,6 +193,28 @@ func TestAutolockOff(t *testing.T) {
 		}
 		return ""
 	})
+	if found, _ := filepath.Glob(kept); len(found) != 0 {
+		t.Errorf("the key on the disk is still there: %v", found)
+	}
+	// off and on were two epochs of slots, and on took something away.
+	eventually(t, time.Minute, func() string {
+		var list struct {
+			Managers []struct {
+				Key struct {
+					Epoch  uint32 `json:"epoch"`
+					Former uint32 `json:"former_epoch"`
+				} `json:"key"`
+			} `json:"managers"`
+		}
+		text := c.ok("manager-1", "store", "ls", "--format", "json")
+		c.decode(text, &list)
+		for _, m := range list.Managers {
+			if m.Key.Epoch < 2 || m.Key.Former != 0 {
+				return text
+			}
+		}
+		return ""
+	})
 	if out := c.ok("manager-2", "node", "ls"); strings.Contains(out, "autolock off") {
 		t.Errorf("node ls still tells:\n%s", out)
 	}
@@ -183,4 +222,63 @@ func TestAutolockOff(t *testing.T) {
 	c.lab("start", "manager-3")
 	c.refused("manager-3", 4, "locked", nil, "node", "ls")
 	c.unlock("manager-3")
+}
+
+// TestSealedShares has each share sealed to an officer, who opens it with age alone,
+// and unlocks a manager with what two of them have.
+func TestSealedShares(t *testing.T) {
+	t.Parallel()
+	c := up(t, "sealed", 1, 0)
+	dir := t.TempDir()
+	args := []string{"unlock-key", "slot", "add", "shamir", "--threshold", "2", "--out", dir}
+	var officers []*age.X25519Identity
+	for range 3 {
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		officers, args = append(officers, id), append(args, "--age", id.Recipient().String())
+	}
+	if out := c.ok("manager-1", args...); shareText.MatchString(out) {
+		t.Errorf("a sealed share was shown:\n%s", out)
+	}
+	var texts []string
+	for i, id := range officers {
+		path := filepath.Join(dir, fmt.Sprintf("shamir-share-%d.age", i+1))
+		for j, other := range officers {
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := age.Decrypt(armor.NewReader(f), other)
+			switch {
+			case i != j && err == nil:
+				t.Errorf("officer %d opens share %d", j+1, i+1)
+			case i == j && err != nil:
+				t.Fatalf("share %d: %v", i+1, err)
+			case i == j:
+				b, err := io.ReadAll(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				texts = append(texts, string(b))
+			}
+			f.Close()
+		}
+		if r := c.onIn("manager-1", []byte(texts[i]), "unlock-key", "slot", "test"); r.code != 0 || !strings.Contains(r.stdout, fmt.Sprintf("Share %d of 3", i+1)) {
+			t.Errorf("slot test of %s: %v", id.Recipient(), r)
+		}
+	}
+	c.refused("manager-1", 1, "exists already", nil, args...)
+	c.lab("stop", "manager-1")
+	c.lab("start", "manager-1")
+	eventually(t, time.Minute, func() string {
+		if r := c.on("manager-1", "status"); r.code != 4 {
+			return r.String()
+		}
+		return ""
+	})
+	if r := c.onIn("manager-1", []byte(texts[2]+texts[0]), "unlock"); r.code != 0 {
+		t.Fatalf("unlock: %v", r)
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
+	"github.com/redoubt-cluster/redoubt/internal/erase"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
@@ -155,7 +156,9 @@ func (m *managerState) tendStoreKey(ctx context.Context, k *keys) (err error) {
 	dek = resp.GetState()
 	m.n.log.Info("the key of the store was renewed: no record under the former one is left, and it is gone", "epoch", epoch, "former", former,
 		"records", report.Epochs()[epoch], "files", len(report.Files), "took", time.Since(began).Round(time.Millisecond))
-	return k.ring.Drop(former)
+	err = k.ring.Drop(former)
+	erase.Now()
+	return err
 }
 
 // whyRenew says why a new key is due; empty: it is not.
