@@ -36,10 +36,14 @@ func TestLargeLayer(t *testing.T) {
 	if err := rundtest.SaveDocker(&archive, "redoubt.test/large:1", img); err != nil {
 		t.Fatal(err)
 	}
-	if resp, err := n.importTar(&archive); err != nil || resp.GetImages()["redoubt.test/large:1"] == "" {
-		t.Errorf("from an archive: %v, %v", resp, err)
+	resp, err := n.importTar(&archive)
+	if err != nil || resp.GetImages()["redoubt.test/large:1"] == "" {
+		t.Fatalf("from an archive: %v, %v", resp, err)
 	}
 	d := n.desired("env", "FROM")
+	d.Spec.Container.Image, d.Spec.Container.Digest = "redoubt.test/large:1", resp.GetImages()["redoubt.test/large:1"]
+	n.output(d)
+	d = n.desired("env", "FROM")
 	d.Spec.Container.Image, d.Spec.Container.Digest = host+"/app/large:1", digest
 	n.output(d)
 }

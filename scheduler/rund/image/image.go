@@ -167,7 +167,7 @@ func (s *Store) present(ctx context.Context, want digest.Digest) (containerd.Ima
 		return nil, err
 	}
 	for _, i := range list {
-		ok, _, _, missing, err := images.Check(ctx, small{s.client.ContentStore()}, i.Target, Platform)
+		ok, _, _, missing, err := images.Check(ctx, looked{small{s.client.ContentStore()}}, i.Target, Platform)
 		if err == nil && ok && len(missing) == 0 && checkPlatform(ctx, s.client, i.Target) == nil {
 			return containerd.NewImageWithPlatform(s.client, i, Platform), nil
 		}

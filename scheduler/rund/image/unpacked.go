@@ -29,6 +29,17 @@ func (s small) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.R
 	return ra, err
 }
 
+// looked is small for who looks whether layers are there, which are opened for it
+// and not read.
+type looked struct{ small }
+
+func (l looked) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	if images.IsLayerType(desc.MediaType) {
+		return l.Store.ReaderAt(ctx, desc)
+	}
+	return l.small.ReaderAt(ctx, desc)
+}
+
 func tooMuchMetadata() error {
 	return rejectf("image has a manifest, index or configuration of more than %d bytes", maxMetadata)
 }
