@@ -136,7 +136,26 @@ func (c *callers) end() {
 	c.running.Wait()
 }
 
+// serve looks at callers as they come, while the number of a process still means
+// the one that connected, and hands over those that are the task's. They wait while
+// redoubtd is away; those for whom there is no room are turned away.
 func (c *callers) serve(ctx context.Context, task string, l *net.UnixListener) {
+	known := make(chan *net.UnixConn, maxWaitingCallers)
+	var handing sync.WaitGroup
+	handing.Go(func() {
+		for conn := range known {
+			to, err := c.redoubtd(ctx)
+			if err == nil {
+				err = c.hand(task, conn, to)
+			}
+			conn.Close()
+			if err != nil && ctx.Err() == nil {
+				c.log.Warn("a caller of a task's Workload API was lost", "task", task, "err", err)
+			}
+		}
+	})
+	defer handing.Wait()
+	defer close(known)
 	quiet := time.Time{}
 	for {
 		conn, err := l.AcceptUnix()
@@ -147,8 +166,16 @@ func (c *callers) serve(ctx context.Context, task string, l *net.UnixListener) {
 			return
 		}
 		if err == nil {
-			err = c.pass(ctx, task, conn)
-			conn.Close()
+			if err = c.check(task, conn); err == nil {
+				select {
+				case known <- conn:
+				default:
+					err = errTooManyCallers
+				}
+			}
+			if err != nil {
+				conn.Close()
+			}
 		}
 		if err != nil && time.Since(quiet) > callerLogPause {
 			quiet = time.Now()
@@ -165,17 +192,7 @@ func (c *callers) serve(ctx context.Context, task string, l *net.UnixListener) {
 	}
 }
 
-// pass hands over a caller, who waits while redoubtd is away; so do those behind.
-func (c *callers) pass(ctx context.Context, task string, conn *net.UnixConn) error {
-	to, err := c.redoubtd(ctx)
-	if err == nil {
-		err = c.check(task, conn)
-	}
-	if err == nil {
-		err = c.hand(task, conn, to)
-	}
-	return err
-}
+var errTooManyCallers = fmt.Errorf("%d callers wait already", maxWaitingCallers)
 
 // redoubtd waits until there is one.
 func (c *callers) redoubtd(ctx context.Context) (*net.UnixConn, error) {

@@ -225,3 +225,66 @@ func TestProcessGone(t *testing.T) {
 		t.Errorf("a process that is gone has number %d", pid)
 	}
 }
+
+// A process of the host connects and ends while redoubtd is away, and a process of
+// the task is given its number: what connected is still the host's.
+func TestRecycledNumber(t *testing.T) {
+	w := newCallersWorld(t)
+	web := ident.New()
+	if err := w.open(web, taskDir(filepath.Join(w.dir, web))); err != nil {
+		t.Fatal(err)
+	}
+	cgroup := filepath.Join(cgroupDir(w.parent), web+".abcdef")
+	if err := os.Mkdir(cgroup, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(cgroup) })
+	socket := filepath.Join(taskDir(filepath.Join(w.dir, web)).identity(), identitySocket)
+	connect(t, cgroup, socket) // the accept loop has somebody to wait with
+	stranger := exec.Command("python3", "-c", "import socket,sys\ns=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print('x', flush=True); s.recv(1); sys.stdin.readline()", socket)
+	out, err := stranger.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := stranger.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.Read(make([]byte, 1))
+	stranger.Process.Kill()
+	stranger.Wait()
+	heir := numbered(t, stranger.Process.Pid)
+	if err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(heir.Process.Pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.next(t, 20*time.Second); got != web {
+		t.Fatalf("redoubtd got %q first", got)
+	}
+	if got := w.next(t, time.Second); got != "" {
+		t.Errorf("a process that has another's number was taken for it: %q", got)
+	}
+}
+
+// numbered starts a process that has that number.
+func numbered(t *testing.T, pid int) *exec.Cmd {
+	t.Helper()
+	for range 200 {
+		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(pid-1)), 0o644); err != nil {
+			t.Skipf("numbers cannot be chosen here: %v", err)
+		}
+		c := exec.Command("sleep", "60")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+		if c.Process.Pid == pid {
+			return c
+		}
+	}
+	t.Skip("the number was not had")
+	return nil
+}

@@ -71,10 +71,12 @@ const (
 	relayLeast  = 16
 
 	// Callers of a task's Workload API: the least time between two that are accepted,
-	// how long redoubtd may take for one, and how often refusals are logged.
-	callerPause    = 5 * time.Millisecond
-	callerTimeout  = 2 * time.Second
-	callerLogPause = 10 * time.Second
+	// how long redoubtd may take for one, how often refusals are logged, and how many
+	// wait while redoubtd is away.
+	callerPause       = 5 * time.Millisecond
+	callerTimeout     = 2 * time.Second
+	callerLogPause    = 10 * time.Second
+	maxWaitingCallers = 32
 
 	// Garbage: when after the start, how often, and how long it may take.
 	collectFirst   = 30 * time.Second

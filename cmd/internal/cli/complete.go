@@ -108,6 +108,7 @@ func (a *app) completions(root *cobra.Command) {
 		"service update": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
+		"identity ls": a.names(1, serviceNames), "identity revoke": a.names(-1, serviceNames), "identity allow": a.names(-1, serviceNames),
 		"network inspect": a.names(-1, networkNames), "network rm": a.names(-1, networkNames),
 		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames), "policy explain": a.names(2, serviceNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),

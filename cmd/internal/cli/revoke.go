@@ -38,10 +38,10 @@ comes back only as a new node, with a new join token.`,
 	}
 }
 
-// identityVerbs are the commands about workload identities that take trust away,
-// and give it back.
+// identityVerbs are the commands about workload identities: what there is of them,
+// and taking trust away and giving it back.
 func (a *app) identityVerbs() []*cobra.Command {
-	return []*cobra.Command{a.identityRevokeCmd(), a.identityAllowCmd(), a.identityDeniedCmd()}
+	return []*cobra.Command{a.identityLsCmd(), a.identityRevokeCmd(), a.identityAllowCmd(), a.identityDeniedCmd()}
 }
 
 func (a *app) identityRevokeCmd() *cobra.Command {

@@ -31,6 +31,7 @@ type Node struct {
 	controlpb.UnimplementedBootstrapServer
 	controlpb.UnimplementedControlServer
 	controlpb.UnimplementedAuthorityServer
+	controlpb.UnimplementedIdentitiesServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -97,6 +98,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterBootstrapServer(s, n)
 	controlpb.RegisterControlServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
+	controlpb.RegisterIdentitiesServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })
