@@ -73,6 +73,9 @@ func (s *Server) RotateCA(ctx context.Context, req *controlpb.RotateCARequest) (
 		return setLife(tx)
 	})
 	if err != nil {
+		if begun := s.idle(); begun != nil { // somebody else was faster
+			err = begun
+		}
 		return nil, refusal(err)
 	}
 	s.Look()
