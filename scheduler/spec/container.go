@@ -61,10 +61,10 @@ func validateContainer(c *taskpb.ContainerSpec) error {
 	if c.GetInit() {
 		return fmt.Errorf("init is not there yet: use an image whose entrypoint reaps its children")
 	}
-	if len(c.GetSecrets())+len(c.GetConfigs()) > 0 || c.GetRegistryAuth() != "" {
-		return fmt.Errorf("secrets and configs cannot be given to services yet: leave them out")
+	if err := validateMounts(c.GetMounts()); err != nil {
+		return err
 	}
-	return validateMounts(c.GetMounts())
+	return validateFiles(c)
 }
 
 // checkImage takes a reference as people write it, and the digest it was

@@ -29,7 +29,11 @@ const (
 	MaxHostname = 63
 
 	MaxMounts = 64
-	MaxPorts  = 128
+	// MaxFiles is how many secrets and configs a node puts into one task, and
+	// MaxFileOwner the highest id that a container's user namespace has.
+	MaxFiles     = 64
+	MaxFileOwner = 65535
+	MaxPorts     = 128
 	// MaxIngressPorts is what nodes take of one service.
 	MaxIngressPorts = 64
 	// MaxProxyPorts is how many of these may have the PROXY protocol: each is a

@@ -38,13 +38,8 @@ func validateMount(m *taskpb.Mount) error {
 	if err := checkPath("mount target", m.GetTarget()); err != nil {
 		return err
 	}
-	if reserved[m.GetTarget()] {
-		return fmt.Errorf("mount target %s is filled by the node: choose another", m.GetTarget())
-	}
-	for _, tree := range reservedTrees {
-		if m.GetTarget() == tree || strings.HasPrefix(m.GetTarget(), tree+"/") {
-			return fmt.Errorf("mount target %s lies in %s, which the kernel fills: choose another", m.GetTarget(), tree)
-		}
+	if err := checkTarget("mount target", m.GetTarget()); err != nil {
+		return err
 	}
 	switch m.GetType() {
 	case taskpb.Mount_TYPE_BIND:
@@ -65,6 +60,19 @@ func validateMount(m *taskpb.Mount) error {
 		}
 	default:
 		return fmt.Errorf("mount %s: the type is unknown: use bind or tmpfs", m.GetTarget())
+	}
+	return nil
+}
+
+// checkTarget refuses places that are filled by others.
+func checkTarget(what, p string) error {
+	if reserved[p] {
+		return fmt.Errorf("%s %s is filled by the node: choose another", what, p)
+	}
+	for _, tree := range reservedTrees {
+		if p == tree || strings.HasPrefix(p, tree+"/") {
+			return fmt.Errorf("%s %s lies in %s, which the kernel fills: choose another", what, p, tree)
+		}
 	}
 	return nil
 }

@@ -75,6 +75,14 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 		if name, err := signalName(c.StopSignal); err == nil {
 			c.StopSignal = name
 		}
+		for _, u := range append(c.Secrets[:len(c.Secrets):len(c.Secrets)], c.Configs...) {
+			if name, err := signalName(u.GetSignal()); err == nil && u != nil {
+				u.Signal = name
+			}
+			if u.GetOnUpdate() == taskpb.OnUpdate_ON_UPDATE_UNSPECIFIED && u != nil {
+				u.OnUpdate = taskpb.OnUpdate_ON_UPDATE_NONE
+			}
+		}
 	}
 	return s
 }

@@ -52,6 +52,9 @@ func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (s
 		if sp, err = publish(tx, id, sp, nil); err != nil {
 			return err
 		}
+		if sp, err = grant(tx, sp); err != nil {
+			return err
+		}
 		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips}); err != nil {
 			return err
 		}
@@ -93,6 +96,9 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 			return err
 		}
 		if sp, err = publish(tx, id, sp, old); err != nil {
+			return err
+		}
+		if sp, err = grant(tx, sp); err != nil {
 			return err
 		}
 		if proto.Equal(old.GetSpec(), sp) {

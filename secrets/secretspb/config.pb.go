@@ -31,7 +31,7 @@ type Config struct {
 	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Spec  *ConfigSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	// As of a Secret. The id of the first version is the config's.
+	// As of a Secret; none while there is the first version alone, whose id is the config's.
 	Current       uint64          `protobuf:"varint,4,opt,name=current,proto3" json:"current,omitempty"`
 	Versions      []*VersionFacts `protobuf:"bytes,5,rep,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -107,7 +107,7 @@ type ConfigSpec struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Of the first version; none once that is gone.
+	// Of the first version, while there is no other.
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	// The data is a template: see docs/secrets.md.
 	Template bool `protobuf:"varint,4,opt,name=template,proto3" json:"template,omitempty"`

@@ -434,8 +434,7 @@ func (x *SealedData) GetEpoch() uint64 {
 	return 0
 }
 
-// ConfigVersion is the data of a config's version but for its first, which the
-// config itself holds.
+// ConfigVersion is the data of a config's version, of one that has several.
 type ConfigVersion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`

@@ -7,4 +7,8 @@ const (
 	// MaxSpecBytes bounds a config with its labels once encoded: with its id it
 	// must fit into one transaction of the store.
 	MaxSpecBytes = 1020 << 10
+	// DefaultKeep is how many versions of a secret or config are kept unless it says
+	// otherwise, MaxKeep how many it may say.
+	DefaultKeep = 10
+	MaxKeep     = 16
 )

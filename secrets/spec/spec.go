@@ -1,5 +1,5 @@
-// Package spec decides whether a config may be stored: it validates every field
-// of a ConfigSpec, each with a bound in limits.go. It is strict: what it does not
+// Package spec decides whether a secret or a config may be stored: it validates
+// every field, each with a bound in limits.go. It is strict: what it does not
 // know it refuses, also fields of a newer version. Every refusal is one line that
 // names the field and the remedy. It looks nothing up.
 package spec
@@ -23,7 +23,7 @@ func CheckConfig(s *secretspb.ConfigSpec) error {
 		return errors.New("there is no config: give a name and data")
 	}
 	if t := strictpb.Unknown(s); t != "" {
-		return fmt.Errorf("%s has fields that this version does not know: upgrade the cluster or use the matching client", t[strings.LastIndexByte(t, '.')+1:])
+		return unknown(t)
 	}
 	if err := ident.CheckOwnName("config", s.GetName()); err != nil {
 		return err
@@ -31,14 +31,18 @@ func CheckConfig(s *secretspb.ConfigSpec) error {
 	if err := ident.CheckLabels("config label", s.GetLabels()); err != nil {
 		return err
 	}
-	switch n := len(s.GetData()); {
-	case n == 0:
-		return errors.New("the config is empty: give it data")
-	case n > MaxConfigBytes:
-		return fmt.Errorf("the config is %d bytes long: at most %d are allowed", n, MaxConfigBytes)
+	if err := checkKeep(s.GetKeep()); err != nil {
+		return err
+	}
+	if err := CheckConfigData(s.GetData()); err != nil {
+		return err
 	}
 	if n := proto.Size(s); n > MaxSpecBytes {
 		return fmt.Errorf("the config and its labels are %d bytes long in all: at most %d are allowed", n, MaxSpecBytes)
 	}
 	return nil
+}
+
+func unknown(message string) error {
+	return fmt.Errorf("%s has fields that this version does not know: upgrade the cluster or use the matching client", message[strings.LastIndexByte(message, '.')+1:])
 }

@@ -1,14 +1,18 @@
-// Package store holds the replicated table of configs, and the transactions that
-// change it.
+// Package store holds the replicated tables of secrets and configs, and the
+// transactions that change them.
 //
-// A config is named data that services are to read: a file of settings, a
-// certificate's public half. It owns the rules that must hold however many
-// writers there are: a name belongs to one config, and a config is never changed.
-// Who wants other data makes another config. What may be stored is spec's to say.
+// Both are named data that services are to read, in versions, of which one is
+// current. It owns the rules that must hold however many writers there are: a name
+// belongs to one secret and to one config, a version is never changed but for the
+// envelope of its key, a number is not used again, and so many versions are kept.
+// What may be stored is spec's to say, and who may read it the scheduler's.
 //
 // A config is no secret: it lies sealed on the managers' disks as everything in
-// the store does, and anybody who may call the operator API reads it. Secrets,
-// which only the nodes that run their services may open, are not there yet.
+// the store does, and anybody who may call the operator API reads it. Of a secret
+// the store has what package seal made of it, which nothing here can open.
+//
+// Helpers that take a *raftstore.Tx are parts of a transaction that the caller
+// runs; those that take a *raftstore.Store run their own.
 //
 // Objects that are read are shared: clone before changing.
 package store
@@ -17,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -49,20 +54,13 @@ func Tables() []raftstore.Registered {
 // ErrChanged: there is another config of that name than the one that was read.
 var ErrChanged = errors.New("the config is not the one that was read: look at it and try again")
 
-// ErrFull: the configs of the cluster take as much room as they may.
-var ErrFull = fmt.Errorf("the configs take %d MiB in all, as much as they may: remove some", MaxConfigsBytes>>20)
-
 // CreateConfig stores a config that package spec accepted, under a new id. The
 // config shares sp from then on. Those that are made at the same moment may
 // together exceed the bound by what they are.
 func CreateConfig(ctx context.Context, s *raftstore.Store, sp *secretspb.ConfigSpec) (id string, err error) {
 	id = ident.New()
-	var used int64
-	if err := s.View(func(r *raftstore.ReadTx) error { used = Configs.Total(r, sumBytes, sumBytes)[0]; return nil }); err != nil {
+	if err := s.View(func(r *raftstore.ReadTx) error { return roomForConfig(r, weight(&secretspb.Config{Spec: sp})) }); err != nil {
 		return "", err
-	}
-	if used+weight(&secretspb.Config{Spec: sp}) > MaxConfigsBytes {
-		return "", ErrFull
 	}
 	err = s.Update(ctx, func(tx *raftstore.Tx) error {
 		return Configs.Put(tx, &secretspb.Config{Id: id, Spec: sp})
@@ -79,19 +77,17 @@ func ResolveConfig(r raftstore.Reader, ref string) (*secretspb.Config, error) {
 	return resolve.Named("config", Configs, r, ref)
 }
 
-// RemoveConfig deletes the config that ref stands for and returns its id. A
-// version other than 0 is the one that was read: another one now is ErrChanged.
-func RemoveConfig(ctx context.Context, s *raftstore.Store, ref string, version uint64) (id string, err error) {
-	err = s.Update(ctx, func(tx *raftstore.Tx) error {
-		c, err := ResolveConfig(tx, ref)
-		if err != nil {
+// RemoveConfig deletes a config with all its versions. A version other than 0 is
+// the one that was read: another one now is ErrChanged. Who uses it is the caller's
+// to see, in the same transaction.
+func RemoveConfig(tx *raftstore.Tx, c *secretspb.Config, version uint64) error {
+	if version != 0 && c.GetMeta().GetVersion() != version {
+		return ErrChanged
+	}
+	for _, v := range slices.Collect(ConfigVersions.By(tx, "config", c.GetId())) {
+		if err := ConfigVersions.Delete(tx, v.GetId()); err != nil {
 			return err
 		}
-		if version != 0 && c.GetMeta().GetVersion() != version {
-			return ErrChanged
-		}
-		id = c.GetId()
-		return Configs.Delete(tx, id)
-	})
-	return id, err
+	}
+	return Configs.Delete(tx, c.GetId())
 }

@@ -2,13 +2,15 @@ package control
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 	secretspec "github.com/redoubt-cluster/redoubt/secrets/spec"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
@@ -22,16 +24,14 @@ func (s *Server) CreateConfig(ctx context.Context, req *controlpb.CreateConfigRe
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
 	id, err := secretstore.CreateConfig(ctx, s.c.Store, req.GetSpec())
-	if errors.Is(err, secretstore.ErrFull) {
-		return nil, apierr.State("`redoubt config ls` shows their sizes", "%v", err)
-	}
 	if err != nil {
 		return nil, err
 	}
 	return &controlpb.CreateConfigResponse{Id: id}, nil
 }
 
-// GetConfigs returns the named ones, in the order of their names in req.
+// GetConfigs returns the named ones, in the order of their names in req, each with
+// the data of its current version.
 func (s *Server) GetConfigs(ctx context.Context, req *controlpb.GetConfigsRequest) (*controlpb.GetConfigsResponse, error) {
 	if n := len(req.GetConfigs()); n == 0 || n > maxConfigs {
 		return nil, apierr.Invalid("", "%d configs are asked for: name 1 to %d", n, maxConfigs)
@@ -43,7 +43,7 @@ func (s *Server) GetConfigs(ctx context.Context, req *controlpb.GetConfigsReques
 			if err != nil {
 				return err
 			}
-			resp.Configs = append(resp.Configs, c)
+			resp.Configs = append(resp.Configs, whole(r, c))
 		}
 		return nil
 	})
@@ -60,7 +60,7 @@ func (s *Server) StreamConfigs(_ *controlpb.StreamConfigsRequest, stream control
 			return strings.Compare(a.GetSpec().GetName(), b.GetSpec().GetName())
 		})
 		for _, c := range all {
-			if err := p.add(configView(c)); err != nil {
+			if err := p.add(configView(r, c)); err != nil {
 				return err
 			}
 		}
@@ -68,18 +68,27 @@ func (s *Server) StreamConfigs(_ *controlpb.StreamConfigsRequest, stream control
 	}))
 }
 
-func configView(c *secretspb.Config) *controlpb.ConfigView {
-	return &controlpb.ConfigView{Id: c.GetId(), Name: c.GetSpec().GetName(), Labels: c.GetSpec().GetLabels(),
-		CreatedAt: c.GetMeta().GetCreatedAt(), Size: uint64(len(c.GetSpec().GetData())), Version: c.GetMeta().GetVersion()}
+// whole is a config with its versions, and the data of the current one.
+func whole(r raftstore.Reader, c *secretspb.Config) *secretspb.Config {
+	out := proto.CloneOf(c)
+	out.Versions, out.Current = secretstore.VersionsOf(c)
+	_, out.Spec.Data, _ = secretstore.ConfigVersionOf(r, c, 0)
+	return out
+}
+
+func configView(r raftstore.Reader, c *secretspb.Config) *controlpb.ConfigView {
+	v := &controlpb.ConfigView{Id: c.GetId(), Name: c.GetSpec().GetName(), Labels: c.GetSpec().GetLabels(),
+		CreatedAt: c.GetMeta().GetCreatedAt(), Version: c.GetMeta().GetVersion()}
+	f, _, _ := secretstore.ConfigVersionOf(r, c, 0)
+	v.Size, v.Current, v.CurrentAt = f.GetSize(), f.GetNumber(), f.GetCreatedAt()
+	return v
 }
 
 // RemoveConfig removes one config.
 func (s *Server) RemoveConfig(ctx context.Context, req *controlpb.RemoveConfigRequest) (*controlpb.RemoveConfigResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
-	defer cancel()
-	id, err := secretstore.RemoveConfig(ctx, s.c.Store, req.GetConfig(), req.GetVersion())
-	if err != nil {
-		return nil, err
-	}
-	return &controlpb.RemoveConfigResponse{Id: id}, nil
+	resp := &controlpb.RemoveConfigResponse{}
+	return resp, s.update(ctx, func(tx *raftstore.Tx) (err error) {
+		resp.Id, err = schedstore.RemoveConfig(tx, req.GetConfig(), req.GetVersion())
+		return err
+	})
 }

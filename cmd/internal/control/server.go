@@ -78,6 +78,7 @@ type Server struct {
 	controlpb.UnimplementedSlotsServer
 	controlpb.UnimplementedRevocationServer
 	controlpb.UnimplementedIdentitiesServer
+	controlpb.UnimplementedSecretsServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -89,6 +90,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterIdentitiesServer(srv, s)
 	controlpb.RegisterSlotsServer(srv, s)
 	controlpb.RegisterAuthorityServer(srv, s)
+	controlpb.RegisterSecretsServer(srv, s)
 }
 
 // New returns a server.
@@ -121,6 +123,8 @@ func refusal(err error) error {
 	var lookup *resolve.Error
 	var refused *schedstore.RefusedError
 	var ofMesh *meshstore.RefusedError
+	var ofSecrets *secretstore.RefusedError
+	var taken *secretstore.NameTakenError
 	var dup *raftstore.DuplicateError
 	var level *raftstore.LevelError
 	switch {
@@ -134,6 +138,10 @@ func refusal(err error) error {
 		return apierr.Invalid("", "%v", refused)
 	case errors.As(err, &ofMesh):
 		return apierr.State("", "%v", ofMesh)
+	case errors.As(err, &ofSecrets):
+		return apierr.State("", "%v", ofSecrets)
+	case errors.As(err, &taken):
+		return apierr.Exists("", "%v", taken)
 	case errors.As(err, &level):
 		return apierr.State("", "%v", level)
 	case errors.As(err, &dup):

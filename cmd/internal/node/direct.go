@@ -29,6 +29,7 @@ type directServer interface {
 	controlpb.RevocationServer
 	controlpb.IdentitiesServer
 	controlpb.AuthorityServer
+	controlpb.SecretsServer
 	// Named is what the server does with a refusal that it sends.
 	Named(err error) error
 }

@@ -4084,8 +4084,12 @@ type ConfigView struct {
 	// Unix nanoseconds.
 	CreatedAt int64 `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Bytes of its data.
-	Size          uint64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
-	Version       uint64 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	Size    uint64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Version uint64 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	// Number of the version of the data that is current, and when that was made, Unix
+	// nanoseconds.
+	Current       uint64 `protobuf:"varint,7,opt,name=current,proto3" json:"current,omitempty"`
+	CurrentAt     int64  `protobuf:"varint,8,opt,name=current_at,json=currentAt,proto3" json:"current_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4158,6 +4162,20 @@ func (x *ConfigView) GetSize() uint64 {
 func (x *ConfigView) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *ConfigView) GetCurrent() uint64 {
+	if x != nil {
+		return x.Current
+	}
+	return 0
+}
+
+func (x *ConfigView) GetCurrentAt() int64 {
+	if x != nil {
+		return x.CurrentAt
 	}
 	return 0
 }
@@ -6702,7 +6720,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\aconfigs\x18\x01 \x03(\v2\x1a.redoubt.secrets.v1.ConfigR\aconfigs\"\x16\n" +
 	"\x14StreamConfigsRequest\"Q\n" +
 	"\x15StreamConfigsResponse\x128\n" +
-	"\aconfigs\x18\x01 \x03(\v2\x1e.redoubt.control.v1.ConfigViewR\aconfigs\"\xfc\x01\n" +
+	"\aconfigs\x18\x01 \x03(\v2\x1e.redoubt.control.v1.ConfigViewR\aconfigs\"\xb5\x02\n" +
 	"\n" +
 	"ConfigView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -6711,7 +6729,10 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x12\n" +
 	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\x04R\aversion\x1a9\n" +
+	"\aversion\x18\x06 \x01(\x04R\aversion\x12\x18\n" +
+	"\acurrent\x18\a \x01(\x04R\acurrent\x12\x1d\n" +
+	"\n" +
+	"current_at\x18\b \x01(\x03R\tcurrentAt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +

@@ -28,7 +28,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -51,6 +51,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = token(old, now), now.GetMeta()
 		} else if old, now, ok := secretstore.Configs.Event(c); ok {
 			e, meta = config(old, now), now.GetMeta()
+		} else if old, now, ok := secretstore.Secrets.Event(c); ok {
+			e, meta = secret(old, now), now.GetMeta()
 		} else if old, now, ok := meshstore.Networks.Event(c); ok {
 			e, meta = network(old, now), now.GetMeta()
 		} else if old, now, ok := meshstore.Policies.Event(c); ok {
@@ -283,7 +285,32 @@ func config(old, now *secretspb.Config) *controlpb.Event {
 	case old == nil:
 		return event("config", "create", now.GetId(), now.GetSpec().GetName())
 	}
-	return nil
+	_, was := secretstore.VersionsOf(old)
+	versions, is := secretstore.VersionsOf(now)
+	return fileUpdate("config", now.GetId(), now.GetSpec().GetName(), was, is, versions)
+}
+
+// secret tells of names and numbers of versions.
+func secret(old, now *secretspb.Secret) *controlpb.Event {
+	switch {
+	case now == nil:
+		return event("secret", "remove", old.GetId(), old.GetSpec().GetName())
+	case old == nil:
+		return event("secret", "create", now.GetId(), now.GetSpec().GetName())
+	}
+	return fileUpdate("secret", now.GetId(), now.GetSpec().GetName(), old.GetCurrent(), now.GetCurrent(), now.GetVersions())
+}
+
+func fileUpdate(kind, id, name string, was, is uint64, versions []*secretspb.VersionFacts) *controlpb.Event {
+	if was == is { // somebody begins to use it, or its data moved
+		return nil
+	}
+	e := event(kind, "update", id, name)
+	if is < versions[len(versions)-1].GetNumber() {
+		e.Action = "rollback"
+	}
+	e.Attributes["version"] = fmt.Sprint(is)
+	return e
 }
 
 // network says nothing of networks that come and go with a service.

@@ -1,0 +1,250 @@
+package control_test
+
+import (
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/seal"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
+)
+
+func newSealed(epoch uint64, n int) *controlpb.NewVersion {
+	return &controlpb.NewVersion{Id: ident.New(), Sealed: &secretspb.SealedData{Data: make([]byte, n+seal.DataOverhead), Key: make([]byte, seal.SealedKeyLen), Epoch: epoch}}
+}
+
+func (w *world) secret(name string, kind secretspb.SecretKind) (id string, err error) {
+	id = ident.New()
+	_, err = w.api.CreateSecret(w.t.Context(), &controlpb.CreateSecretRequest{Id: id, Spec: &secretspb.SecretSpec{Name: name, Kind: kind}, Version: newSealed(1, 7)})
+	return id, err
+}
+
+// serve makes a service that is given files.
+func (w *world) serve(name string, edit func(*taskpb.ContainerSpec)) (string, error) {
+	sp := schedulertest.Spec(name, 1)
+	edit(sp.Task.Container)
+	return schedstore.CreateService(w.t.Context(), w.store, sp)
+}
+
+const (
+	kindFile     = secretspb.SecretKind_SECRET_KIND_FILE
+	kindRegistry = secretspb.SecretKind_SECRET_KIND_REGISTRY
+)
+
+func TestSecrets(t *testing.T) {
+	w := newWorld(t)
+	id, err := w.secret("db", kindFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.secret("db", kindFile)
+	wantReason(t, err, apierr.ReasonExists, `"db" exists already`)
+	_, err = w.secret("Db", kindFile)
+	wantReason(t, err, apierr.ReasonInvalid, "lowercase")
+	_, err = w.secret("other", 0)
+	wantReason(t, err, apierr.ReasonInvalid, "use file or registry")
+	create := func(v *controlpb.NewVersion) error {
+		_, err := w.api.CreateSecret(t.Context(), &controlpb.CreateSecretRequest{Id: ident.New(), Spec: &secretspb.SecretSpec{Name: "new", Kind: kindFile}, Version: v})
+		return err
+	}
+	wantReason(t, create(newSealed(1, 0)), apierr.ReasonInvalid, "the sealed data has")
+	wantReason(t, create(newSealed(1, seal.MaxSecret+1)), apierr.ReasonInvalid, "the sealed data has")
+	wantReason(t, create(newSealed(2, 1)), apierr.ReasonState, "epoch 1 is in force")
+	wantReason(t, create(nil), apierr.ReasonInvalid, "the sealed data has")
+	plain := newSealed(1, 1)
+	plain.Sealed.Key = []byte("not sealed at all")
+	wantReason(t, create(plain), apierr.ReasonInvalid, "the sealed key has")
+
+	web, err := w.serve("web", func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db"}} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	rolling, err := w.serve("rolling", func(c *taskpb.ContainerSpec) {
+		c.Secrets = []*taskpb.FileUse{{Source: id[:8], Target: "password", OnUpdate: taskpb.OnUpdate_ON_UPDATE_RESTART}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove := func() error {
+		_, err := w.api.RemoveSecret(t.Context(), &controlpb.RemoveSecretRequest{Secret: "db"})
+		return err
+	}
+	wantReason(t, remove(), apierr.ReasonInvalid, "in use by service")
+
+	up, err := w.api.UpdateSecret(t.Context(), &controlpb.UpdateSecretRequest{Id: id, Version: newSealed(1, 9)})
+	if err != nil || up.Version != 2 || !slices.Equal(up.Restarted, []string{"rolling"}) || up.Services != 1 {
+		t.Fatalf("%v, %v", up, err)
+	}
+	if v := w.service(rolling).Service; v.Revision != 2 || v.Spec.Task.Force != 1 {
+		t.Errorf("the tasks of rolling stay: revision %d", v.Revision)
+	}
+	if v := w.service(web).Service; v.Revision != 1 || v.Spec.Task.Container.Secrets[0].Source != id || v.Spec.Task.Container.Secrets[0].Target != "db" {
+		t.Errorf("web is %v", v)
+	}
+	back, err := w.api.RollbackFile(t.Context(), &controlpb.RollbackFileRequest{Name: "db"})
+	if err != nil || back.Version != 1 || len(back.Restarted) != 1 {
+		t.Fatalf("%v, %v", back, err)
+	}
+	again, err := w.api.RollbackFile(t.Context(), &controlpb.RollbackFileRequest{Name: "db", Version: 1})
+	if err != nil || again.Version != 1 || len(again.Restarted) != 0 {
+		t.Errorf("back to where it is: %v, %v", again, err)
+	}
+	_, err = w.api.RollbackFile(t.Context(), &controlpb.RollbackFileRequest{Name: "db", Version: 7})
+	wantReason(t, err, apierr.ReasonState, "it has 1, 2")
+	_, err = w.api.UpdateSecret(t.Context(), &controlpb.UpdateSecretRequest{Id: ident.New(), Version: newSealed(1, 9)})
+	wantReason(t, err, apierr.ReasonNotFound, "redoubt secret ls")
+
+	got := &sink[controlpb.StreamSecretsResponse]{ctx: t.Context()}
+	if err := w.api.StreamSecrets(&controlpb.StreamSecretsRequest{}, got); err != nil || len(got.pages) != 1 {
+		t.Fatal(err)
+	}
+	if o := got.pages[0].Secrets[0]; o.Current != 1 || len(o.Versions) != 2 || o.Versions[1].Size != 9 || o.Versions[0].CreatedAt == 0 {
+		t.Errorf("it is %v", o)
+	}
+	for _, service := range []string{web, rolling} {
+		if err := schedstore.RemoveService(t.Context(), w.store, service); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	wantReason(t, remove(), apierr.ReasonNotFound, "redoubt secret ls")
+}
+
+func TestServicesNameWhatThereIs(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.secret("db", kindFile); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.secret("hub", kindRegistry); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.config("site", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for want, edit := range map[string]func(*taskpb.ContainerSpec){
+		`no secret "nosuch"`:         func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "nosuch"}} },
+		`no config "db"`:             func(c *taskpb.ContainerSpec) { c.Configs = []*taskpb.FileUse{{Source: "db"}} },
+		"secret db has no version 3": func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db", Version: 3}} },
+		"no container gets it":       func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "hub"}} },
+		"make one with --kind":       func(c *taskpb.ContainerSpec) { c.RegistryAuth = "db" },
+		"config site has no version": func(c *taskpb.ContainerSpec) { c.Configs = []*taskpb.FileUse{{Source: "site", Version: 2}} },
+		"/run/secrets/db: give one":  func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db"}, {Source: "db"}} },
+	} {
+		_, err := w.serve("web", edit)
+		if err == nil {
+			t.Errorf("no error, want %q", want)
+			continue
+		}
+		reason := apierr.ReasonInvalid
+		if want[:3] == "no " && want != "no container gets it" {
+			reason = apierr.ReasonNotFound
+		}
+		wantReason(t, err, reason, want)
+	}
+	if _, err := w.serve("web", func(c *taskpb.ContainerSpec) {
+		c.Secrets, c.Configs, c.RegistryAuth = []*taskpb.FileUse{{Source: "db"}}, []*taskpb.FileUse{{Source: "site"}}, "hub"
+	}); err != nil {
+		t.Error(err)
+	}
+	_, err := w.api.RemoveConfig(t.Context(), &controlpb.RemoveConfigRequest{Config: "site"})
+	wantReason(t, err, apierr.ReasonInvalid, "config site is in use by service web")
+	_, err = w.api.RemoveSecret(t.Context(), &controlpb.RemoveSecretRequest{Secret: "hub"})
+	wantReason(t, err, apierr.ReasonInvalid, "secret hub is in use by service web")
+}
+
+func TestConfigsHaveVersions(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.config("site", []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	update := func(data string) (*controlpb.UpdateFileResponse, error) {
+		return w.api.UpdateConfig(t.Context(), &controlpb.UpdateConfigRequest{Config: "site", Data: []byte(data)})
+	}
+	_, err := update("")
+	wantReason(t, err, apierr.ReasonInvalid, "the config is empty")
+	if r, err := update("two"); err != nil || r.Version != 2 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	want := func(data string, current uint64) {
+		t.Helper()
+		r, err := w.api.GetConfigs(t.Context(), &controlpb.GetConfigsRequest{Configs: []string{"site"}})
+		if err != nil || string(r.Configs[0].Spec.Data) != data || r.Configs[0].Current != current {
+			t.Errorf("%v, %v", r, err)
+		}
+	}
+	want("two", 2)
+	if r, err := w.api.RollbackFile(t.Context(), &controlpb.RollbackFileRequest{Name: "site", Config: true}); err != nil || r.Version != 1 {
+		t.Errorf("%v, %v", r, err)
+	}
+	want("one", 1)
+}
+
+// TestFileGrants: who may read it, and where it is, also where the specification
+// names it no more.
+func TestFileGrants(t *testing.T) {
+	w := newWorld(t)
+	id, err := w.secret("db", kindFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web, err := w.serve("web", func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db"}} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	grants := func() *controlpb.FileGrantsResponse {
+		t.Helper()
+		r, err := w.api.FileGrants(t.Context(), &controlpb.FileGrantsRequest{Name: "db"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := grants(); len(r.Services) != 1 || len(r.Holders) != 0 || !slices.Equal(r.Managers, []string{"manager-1"}) || r.Current != 1 {
+		t.Errorf("before there are tasks: %v", r)
+	}
+	var version string
+	if err := w.store.View(func(r *raftstore.ReadTx) error {
+		files, err := schedstore.FilesOf(r, &taskpb.ContainerSpec{Secrets: []*taskpb.FileUse{{Source: id}}})
+		if err == nil {
+			version = files[0].GetVersionId()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	task := ident.New()
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		return schedstore.Tasks.Put(tx, &schedulerpb.Task{Id: task, ServiceId: web, Slot: 1, Revision: 1, NodeId: w.worker, Desired: schedstore.Running,
+			Status: &schedulerpb.TaskStatus{State: schedstore.Running, Files: []*taskpb.FileVersion{{ObjectId: id, VersionId: version}}}})
+	})
+	r := grants()
+	if len(r.Holders) != 1 || r.Holders[0].TaskId != task || r.Holders[0].NodeName != "worker-1" || r.Holders[0].Version != 1 {
+		t.Errorf("with a task: %v", r)
+	}
+	v := w.service(web)
+	without := proto.CloneOf(v.Service.Spec)
+	without.Task.Container.Secrets = nil
+	if err := schedstore.UpdateService(t.Context(), w.store, web, v.Service.Meta.Version, without); err != nil {
+		t.Fatal(err)
+	}
+	if r := grants(); len(r.Services) != 1 || !r.Services[0].Former || len(r.Holders) != 1 {
+		t.Errorf("while the task of before runs: %v", r)
+	}
+	_, err = w.api.RemoveSecret(t.Context(), &controlpb.RemoveSecretRequest{Secret: "db"})
+	wantReason(t, err, apierr.ReasonInvalid, "still has secret db")
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error { return schedstore.Tasks.Delete(tx, task) })
+	if _, err := w.api.RemoveSecret(t.Context(), &controlpb.RemoveSecretRequest{Secret: "db"}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,260 @@
+package store
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
+)
+
+// grant returns a service's spec with its secrets and configs by id: to store it is
+// to grant them.
+func grant(tx *raftstore.Tx, sp *schedulerpb.ServiceSpec) (*schedulerpb.ServiceSpec, error) {
+	c := sp.GetTask().GetContainer()
+	if len(c.GetSecrets())+len(c.GetConfigs()) == 0 && c.GetRegistryAuth() == "" {
+		return sp, nil
+	}
+	sp = proto.CloneOf(sp)
+	c = sp.Task.Container
+	touched := map[string]bool{}
+	secret := func(ref string, kind secretspb.SecretKind) (*secretspb.Secret, error) {
+		s, err := secretstore.ResolveSecret(tx, ref)
+		if err != nil {
+			return nil, err
+		}
+		if s.GetSpec().GetKind() != kind {
+			if kind == secretspb.SecretKind_SECRET_KIND_REGISTRY {
+				return nil, refuse("secret %s is a file for containers, not what a registry is shown: make one with --kind registry", s.GetSpec().GetName())
+			}
+			return nil, refuse("secret %s is for a registry of images: no container gets it", s.GetSpec().GetName())
+		}
+		if !touched[s.GetId()] {
+			touched[s.GetId()] = true
+			err = secretstore.TouchSecret(tx, s)
+		}
+		return s, err
+	}
+	for _, u := range c.Secrets {
+		s, err := secret(u.Source, secretspb.SecretKind_SECRET_KIND_FILE)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := secretstore.SecretVersionOf(tx, s, u.Version); !ok {
+			return nil, refuse("secret %s has no version %d: see `redoubt secret inspect %s`", s.GetSpec().GetName(), u.Version, s.GetSpec().GetName())
+		}
+		u.Source, u.Target = s.GetId(), cmp.Or(u.Target, s.GetSpec().GetName())
+	}
+	for _, u := range c.Configs {
+		o, err := secretstore.ResolveConfig(tx, u.Source)
+		if err != nil {
+			return nil, err
+		}
+		if _, _, ok := secretstore.ConfigVersionOf(tx, o, u.Version); !ok {
+			return nil, refuse("config %s has no version %d: see `redoubt config inspect %s`", o.GetSpec().GetName(), u.Version, o.GetSpec().GetName())
+		}
+		if !touched[o.GetId()] {
+			touched[o.GetId()] = true
+			if err := secretstore.TouchConfig(tx, o); err != nil {
+				return nil, err
+			}
+		}
+		u.Source, u.Target = o.GetId(), cmp.Or(u.Target, o.GetSpec().GetName())
+	}
+	if c.RegistryAuth != "" {
+		s, err := secret(c.RegistryAuth, secretspb.SecretKind_SECRET_KIND_REGISTRY)
+		if err != nil {
+			return nil, err
+		}
+		c.RegistryAuth = s.GetId()
+	}
+	if err := spec.CheckPlaces(c); err != nil {
+		return nil, refuse("%v", err)
+	}
+	return sp, nil
+}
+
+// FilesOf are the versions that a container of that specification is to have now:
+// its secrets, its configs, and what its image's registry is shown, in this order.
+// A version that is gone is an error.
+func FilesOf(r raftstore.Reader, c *taskpb.ContainerSpec) (out []*taskpb.FileVersion, err error) {
+	secret := func(id string, version uint64) error {
+		s, ok := secretstore.Secrets.Get(r, id)
+		if !ok {
+			return fmt.Errorf("secret %s is gone", id)
+		}
+		v, ok := secretstore.SecretVersionOf(r, s, version)
+		if !ok {
+			return fmt.Errorf("version %d of secret %s is gone", version, s.GetSpec().GetName())
+		}
+		out = append(out, &taskpb.FileVersion{ObjectId: id, VersionId: v.GetId()})
+		return nil
+	}
+	for _, u := range c.GetSecrets() {
+		if err := secret(u.GetSource(), u.GetVersion()); err != nil {
+			return nil, err
+		}
+	}
+	for _, u := range c.GetConfigs() {
+		o, ok := secretstore.Configs.Get(r, u.GetSource())
+		if !ok {
+			return nil, fmt.Errorf("config %s is gone", u.GetSource())
+		}
+		v, _, ok := secretstore.ConfigVersionOf(r, o, u.GetVersion())
+		if !ok {
+			return nil, fmt.Errorf("version %d of config %s is gone", u.GetVersion(), o.GetSpec().GetName())
+		}
+		out = append(out, &taskpb.FileVersion{ObjectId: u.GetSource(), VersionId: v.GetId()})
+	}
+	if id := c.GetRegistryAuth(); id != "" {
+		if err := secret(id, 0); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// UsesOf are how a container of that specification uses a secret or a config.
+func UsesOf(c *taskpb.ContainerSpec, id string) (out []*taskpb.FileUse) {
+	for _, u := range append(c.GetSecrets()[:len(c.GetSecrets()):len(c.GetSecrets())], c.GetConfigs()...) {
+		if u.GetSource() == id {
+			out = append(out, u)
+		}
+	}
+	if c.GetRegistryAuth() == id {
+		out = append(out, &taskpb.FileUse{Source: id})
+	}
+	return out
+}
+
+// FileUser is a service that may read a secret or a config, and the tasks of it
+// that may.
+type FileUser struct {
+	ServiceID string
+	// Service is nil where it was removed.
+	Service *schedulerpb.Service
+	// Uses are those of its specification; none: only tasks of before have it.
+	Uses []*taskpb.FileUse
+	// Former are uses by tasks of earlier revisions.
+	Former []*taskpb.FileUse
+	// Tasks may have a container now, or will.
+	Tasks []*schedulerpb.Task
+}
+
+// UsersOfFile are all who may read a secret or config, ascending by service id.
+func UsersOfFile(r raftstore.Reader, id string) (out []*FileUser) {
+	byService := map[string]*FileUser{}
+	of := func(service string) *FileUser {
+		u := byService[service]
+		if u == nil {
+			u = &FileUser{ServiceID: service}
+			u.Service, _ = Services.Get(r, service)
+			byService[service] = u
+		}
+		return u
+	}
+	for s := range Services.All(r) {
+		if uses := UsesOf(s.GetSpec().GetTask().GetContainer(), id); len(uses) > 0 {
+			of(s.GetId()).Uses = uses
+		}
+	}
+	for rev := range Revisions.All(r) {
+		uses := UsesOf(rev.GetSpec().GetContainer(), id)
+		if len(uses) == 0 {
+			continue
+		}
+		for t := range OfService(r, rev.GetServiceId()) {
+			if RevisionID(t.GetServiceId(), t.GetRevision()) != rev.GetId() || !Live(t) {
+				continue
+			}
+			u := of(rev.GetServiceId())
+			if u.Tasks = append(u.Tasks, t); t.GetRevision() != u.Service.GetRevision() {
+				u.Former = append(u.Former, uses...)
+			}
+		}
+	}
+	for _, u := range byService {
+		out = append(out, u)
+	}
+	slices.SortFunc(out, func(a, b *FileUser) int { return cmp.Compare(a.ServiceID, b.ServiceID) })
+	return out
+}
+
+// PinnedBy tells which versions of a secret or config somebody uses by number.
+func PinnedBy(r raftstore.Reader, id string) secretstore.Pinned {
+	numbers := map[uint64]bool{}
+	for _, user := range UsersOfFile(r, id) {
+		for _, u := range append(user.Uses, user.Former...) {
+			numbers[u.GetVersion()] = true
+		}
+	}
+	return func(n uint64) bool { return numbers[n] }
+}
+
+// unused refuses where somebody may read a secret or config.
+func unused(tx *raftstore.Tx, what, id string) error {
+	for _, u := range UsersOfFile(tx, id) {
+		switch {
+		case len(u.Uses) > 0:
+			return refuse("%s is in use by service %s: remove the service or take it from the service first", what, u.Service.GetSpec().GetName())
+		default:
+			return refuse("task %s still has %s, and is stopping: try again when it has", u.Tasks[0].GetId(), what)
+		}
+	}
+	return nil
+}
+
+// RemoveSecret deletes the secret that ref stands for, and returns its id. It is
+// refused while a service or a task uses it.
+func RemoveSecret(tx *raftstore.Tx, ref string) (id string, err error) {
+	s, err := secretstore.ResolveSecret(tx, ref)
+	if err != nil {
+		return "", err
+	}
+	if err := unused(tx, "secret "+s.GetSpec().GetName(), s.GetId()); err != nil {
+		return "", err
+	}
+	return s.GetId(), secretstore.RemoveSecret(tx, s)
+}
+
+// RemoveConfig is RemoveSecret for a config, of that version unless it is 0.
+func RemoveConfig(tx *raftstore.Tx, ref string, version uint64) (id string, err error) {
+	c, err := secretstore.ResolveConfig(tx, ref)
+	if err != nil {
+		return "", err
+	}
+	if err := unused(tx, "config "+c.GetSpec().GetName(), c.GetId()); err != nil {
+		return "", err
+	}
+	return c.GetId(), secretstore.RemoveConfig(tx, c, version)
+}
+
+// RestartUsers has the tasks of services replaced that want that when a secret or
+// config changes. It returns the names of these services.
+func RestartUsers(tx *raftstore.Tx, id string) (names []string, err error) {
+	restarts := func(u *taskpb.FileUse) bool {
+		return u.GetVersion() == 0 && u.GetOnUpdate() == taskpb.OnUpdate_ON_UPDATE_RESTART
+	}
+	for _, user := range UsersOfFile(tx, id) {
+		if user.Service == nil || !slices.ContainsFunc(user.Uses, restarts) {
+			continue
+		}
+		next := proto.CloneOf(user.Service)
+		next.Spec.Task.Force++
+		next.Revision++
+		if err := errors.Join(putRevision(tx, next.GetId(), next.Revision, next.Spec), Services.Put(tx, next)); err != nil {
+			return nil, err
+		}
+		names = append(names, next.GetSpec().GetName())
+	}
+	slices.Sort(names)
+	return names, nil
+}
