@@ -85,6 +85,8 @@ type Config struct {
 	// Session, if not nil, is given the connection of a session that begins, and nil
 	// when it ends.
 	Session func(grpc.ClientConnInterface)
+	// Delivery, if not nil, gets tasks their secrets and configs.
+	Delivery *Delivery
 	// Connected, if not nil, is told when a session begins and ends.
 	Connected func(bool)
 	Logger    *slog.Logger
@@ -104,10 +106,11 @@ type agent struct {
 	redeclare bool // declare to rund even what it was told already
 	resync    bool // the same for netd
 	node      nodeFacts
-	ports     []string        // published ones that this node should answer on and does not
-	away      *taskpb.Feature // the helper that does not answer; nil: both do
+	ports     []string                 // published ones that this node should answer on and does not
+	away      *taskpb.Feature          // the helper that does not answer; nil: both do
+	conn      grpc.ClientConnInterface // of the session; nil: there is none
 
-	rundKick, netKick, overlayKick, reportKick, helloKick, probeKick, identityKick kick
+	rundKick, netKick, overlayKick, reportKick, helloKick, probeKick, identityKick, fileKick kick
 }
 
 // nodeFacts is what probing found.
@@ -130,11 +133,11 @@ func Run(ctx context.Context, c Config) error {
 	a := &agent{
 		Config:   c,
 		machine:  newMachine(c.Network, c.Overlay != nil, c.Logger),
-		rundKick: newKick(), netKick: newKick(), overlayKick: newKick(), reportKick: newKick(), helloKick: newKick(), probeKick: newKick(), identityKick: newKick(),
+		rundKick: newKick(), netKick: newKick(), overlayKick: newKick(), reportKick: newKick(), helloKick: newKick(), probeKick: newKick(), identityKick: newKick(), fileKick: newKick(),
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, work := range []func(context.Context) error{
-		a.watchRund, a.declareRund, a.syncNetwork, a.checkNetwork, a.followOverlay, a.probe, a.sessions, a.tellIdentities,
+		a.watchRund, a.declareRund, a.syncNetwork, a.checkNetwork, a.followOverlay, a.probe, a.sessions, a.tellIdentities, a.deliverFiles,
 	} {
 		g.Go(func() error { return work(ctx) })
 	}
@@ -151,6 +154,7 @@ func (a *agent) input(f func(m *machine, now time.Time) error) error {
 	a.overlayKick.now()
 	a.reportKick.now()
 	a.identityKick.now()
+	a.fileKick.now()
 	return err
 }
 

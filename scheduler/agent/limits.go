@@ -121,4 +121,14 @@ const (
 	logRate          = 4 << 20
 	logOverhead      = 1 << 10
 	logPause         = 10 * time.Millisecond
+
+	// Deliveries of secrets and configs: tasks of one request, files of a task, how
+	// long one may take, when what failed is tried again, and after how long what rund
+	// took and does not tell of.
+	maxDeliver     = 32
+	maxFiles       = 65
+	deliverTimeout = 30 * time.Second
+	fileRetry      = 500 * time.Millisecond
+	maxFileRetry   = 15 * time.Second
+	fileSettle     = 2 * time.Second
 )

@@ -55,6 +55,7 @@ type task struct {
 	retryAt  time.Time
 
 	started bool // rund was told to run it, or did
+	files   filing
 	ended   bool // status is final
 	status  *schedulerpb.TaskStatus
 	dirty   bool // status not yet reported

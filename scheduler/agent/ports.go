@@ -20,6 +20,10 @@ type Executor interface {
 	// Logs passes a task's output to f until its end, or for ever when
 	// following.
 	Logs(ctx context.Context, r *rundpb.LogsRequest, f func(*rundpb.LogsResponse) error) error
+	// NodeKey asks for the statement of the key that secrets are sealed to.
+	NodeKey(context.Context, *rundpb.NodeKeyRequest) (*rundpb.NodeKeyResponse, error)
+	// Deliver gives a task its secrets and configs.
+	Deliver(context.Context, *rundpb.DeliverRequest) error
 }
 
 // Network connects containers: a *mesh.Local.

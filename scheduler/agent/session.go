@@ -80,8 +80,8 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 	defer stop()
 	err = g.Wait()
 	s.logs.wait()
-	if s.assembler.heard && a.Session != nil {
-		a.Session(nil)
+	if s.assembler.heard {
+		a.useConn(nil)
 	}
 	if s.assembler.heard && a.Connected != nil {
 		a.Connected(false)
@@ -314,8 +314,8 @@ func (s *session) take(m *schedulerpb.Assignments) error {
 	if first && s.Connected != nil {
 		s.Connected(true)
 	}
-	if first && s.Session != nil {
-		s.Session(s.conn)
+	if first {
+		s.useConn(s.conn)
 	}
 	if set.unchanged {
 		return nil

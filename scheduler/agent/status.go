@@ -125,7 +125,7 @@ func (m *machine) follow(t *task, now time.Time) {
 	}
 	switch t.actual.Phase {
 	case rundpb.Phase_PHASE_PREPARING:
-		m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, t.actual.Message)
+		m.set(t, now, schedulerpb.TaskState_TASK_STATE_PREPARING, cmp.Or(t.waitsForFiles(), t.actual.Message))
 	case rundpb.Phase_PHASE_CREATED:
 		switch {
 		case t.nets.bridge == bridgeNo && len(portsOf(t)) > 0:
@@ -160,7 +160,7 @@ func (m *machine) follow(t *task, now time.Time) {
 			// One that did run goes on being said to, until rund has ended it.
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, cmp.Or(t.actual.Message, "waiting for its healthcheck to pass"))
 		default:
-			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, t.nets.warning)
+			m.set(t, now, schedulerpb.TaskState_TASK_STATE_RUNNING, cmp.Or(t.nets.warning, t.staleFiles()))
 		}
 	case rundpb.Phase_PHASE_EXITED:
 		switch {
@@ -213,6 +213,7 @@ func (m *machine) end(t *task, now time.Time, state schedulerpb.TaskState, text 
 func (m *machine) record(t *task, now time.Time, s *schedulerpb.TaskStatus) {
 	s.ContainerId = t.actual.GetContainerId()
 	s.Local = localOf(t.actual)
+	s.Files = t.actual.GetFiles()
 	if t.endpoint != nil {
 		s.Address = t.endpoint.Address.Addr().String()
 	}

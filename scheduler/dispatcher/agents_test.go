@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/scheduler/agent"
@@ -49,6 +50,7 @@ func (w *world) addHost() *host {
 		return next(srv, identified{ss, authz.NewContext(ss.Context(), authz.Identity{NodeID: h.id})})
 	}))
 	schedulerpb.RegisterDispatcherServer(h.server, w.d)
+	schedulerpb.RegisterDeliveryServer(h.server, w.d)
 	go h.server.Serve(h.listener)
 	h.start()
 	return h
@@ -70,6 +72,7 @@ func (h *host) start() {
 				return c, c, err
 			},
 			Executor: h.rund, Network: local,
+			Delivery: &agent.Delivery{ClusterID: ident.New(), NodeID: h.id, Vouch: func(b []byte) ([][]byte, []byte, error) { return [][]byte{b}, b, nil }},
 			Describe: func() *schedulerpb.NodeDescription { return &schedulerpb.NodeDescription{Hostname: "n1"} },
 		})
 	}()

@@ -126,11 +126,15 @@ func cleanStatus(s *schedulerpb.TaskStatus, now time.Time) (*schedulerpb.TaskSta
 	if err != nil {
 		return nil, err
 	}
+	files, err := cleanFiles(s.Files)
+	if err != nil {
+		return nil, err
+	}
 	c := &schedulerpb.TaskStatus{ // field by field: nothing unknown is kept
 		State: s.State, At: s.At,
 		Message: cleanText(s.Message), Error: cleanText(s.Error),
 		ExitCode: s.ExitCode, OomKilled: s.OomKilled,
-		ContainerId: s.ContainerId, Address: s.Address, Unhealthy: s.Unhealthy, Local: local,
+		ContainerId: s.ContainerId, Address: s.Address, Unhealthy: s.Unhealthy, Local: local, Files: files,
 	}
 	if c.At <= 0 || c.At > now.Add(maxClockAhead).UnixNano() {
 		c.At = now.UnixNano()
@@ -154,6 +158,20 @@ func cleanLocal(list []*taskpb.Attachment) (out []*taskpb.Attachment, err error)
 			}
 		}
 		out = append(out, &taskpb.Attachment{NetworkId: a.NetworkId, Addresses: a.Addresses})
+	}
+	return out, nil
+}
+
+// cleanFiles checks what a node says of the versions that a container has.
+func cleanFiles(list []*taskpb.FileVersion) (out []*taskpb.FileVersion, err error) {
+	if len(list) > maxFiles {
+		return nil, fmt.Errorf("versions of %d secrets and configs: at most %d are accepted", len(list), maxFiles)
+	}
+	for _, v := range list {
+		if !ident.Valid(v.GetObjectId()) || !ident.Valid(v.GetVersionId()) {
+			return nil, fmt.Errorf("malformed version of a secret or config")
+		}
+		out = append(out, &taskpb.FileVersion{ObjectId: v.ObjectId, VersionId: v.VersionId})
 	}
 	return out, nil
 }

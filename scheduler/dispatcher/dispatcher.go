@@ -66,6 +66,10 @@ type Config struct {
 	// Trusted, if not nil, is called when a node said which roots it trusts. It
 	// does not wait.
 	Trusted func(node string)
+	// Seal has this manager's keyd seal secrets for Deliver, in the cluster of that id.
+	// Nil: nothing is delivered.
+	Seal      Sealer
+	ClusterID string
 	// Heartbeat is asked of nodes; zero: every 5 s.
 	Heartbeat time.Duration
 	Logger    *slog.Logger
@@ -74,6 +78,7 @@ type Config struct {
 // Dispatcher serves sessions. It is safe for concurrent use.
 type Dispatcher struct {
 	schedulerpb.UnimplementedDispatcherServer
+	schedulerpb.UnimplementedDeliveryServer
 	config Config
 	writer *writer
 	// complete holds a place for each session that makes a complete set.
@@ -100,6 +105,8 @@ type member struct {
 	deadline time.Time // silent until then means down; zero: it is not up
 	opened   bucket
 	moves    moves
+	// delivered bounds what it asks of Deliver; zero: it asked for nothing yet.
+	delivered bucket
 }
 
 // New checks the configuration. Sessions are refused until Run runs.

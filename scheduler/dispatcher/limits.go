@@ -88,6 +88,7 @@ const (
 	messageRate, messageBurst = 200, 1000
 	reportRate, reportBurst   = 1000, 8192
 	repeatRate, repeatBurst   = 10, 512
+	deliverRate, deliverBurst = 50, 4096 // tasks
 	chunkRate, chunkBurst     = 8192, 16384
 	logRate, logBurst         = 8 << 20, 16 << 20
 	helloRate, helloBurst     = 0.5, 10
@@ -107,4 +108,11 @@ const (
 
 	// refusalLogRate bounds how often a node's refused reports are logged.
 	refusalLogRate, refusalLogBurst = 0.2, 5
+
+	// maxDelivered bounds the tasks of one call of Deliver, maxParcel the bytes that
+	// one of them gets: rund takes no more.
+	maxDelivered = 64
+	maxParcel    = 8 << 20
+	// maxFiles bounds the files that a node may say a task has.
+	maxFiles = 64
 )

@@ -12,6 +12,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/netview"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -32,6 +34,7 @@ type told struct {
 	desired schedulerpb.TaskState
 	ended   bool // for counting; a node knows that itself
 	killAt  int64
+	files   string // ids of the versions of its secrets and configs
 }
 
 // next returns the messages that bring the node up to date: at first the
@@ -95,13 +98,19 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 	if n, ok := store.Nodes.Get(r, p.node); ok && now.desired > store.Running && !now.ended && store.Effective(n) == store.Drain {
 		now.killAt = n.GetDrainBy()
 	}
-	if known && now.desired == before.desired && now.killAt == before.killAt {
+	rev, ok := store.Revisions.Get(r, store.RevisionID(t.ServiceId, t.Revision))
+	var files []*taskpb.FileVersion
+	if ok && now.desired <= store.Running && !now.ended {
+		files = versions(r, rev.GetSpec())
+		now.files = versionIDs(files)
+	}
+	if known && now.desired == before.desired && now.killAt == before.killAt && now.files == before.files {
 		p.note(id, now)
 		return
 	}
 	a := &schedulerpb.Assignment{
 		TaskId: t.Id, ServiceId: t.ServiceId, Slot: t.Slot,
-		Desired: now.desired, Observed: store.State(t), KillAt: now.killAt, Attachments: t.Attachments,
+		Desired: now.desired, Observed: store.State(t), KillAt: now.killAt, Attachments: t.Attachments, Files: files,
 	}
 	if now.desired > store.Running && store.State(t) == store.Running && len(t.Attachments) > 0 {
 		a.WithdrawNs = int64(withdrawal)
@@ -113,7 +122,6 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 	if svc, ok := store.Services.Get(r, t.ServiceId); ok {
 		a.ServiceName = svc.GetSpec().GetName()
 	}
-	rev, ok := store.Revisions.Get(r, store.RevisionID(t.ServiceId, t.Revision))
 	if ok {
 		a.Spec = rev.Spec
 	} else if a.Desired <= store.Running {
@@ -188,7 +196,7 @@ func (d *Dispatcher) route(ctx context.Context, w *raftstore.Watch) error {
 // watch begins with a new index of networks.
 func (d *Dispatcher) watch() (*raftstore.Watch, error) {
 	var ix *netview.Index
-	w, err := d.config.Store.Watch(func(r *raftstore.ReadTx) error { ix = netview.Load(r); return nil }, netview.Tables()...)
+	w, err := d.config.Store.Watch(func(r *raftstore.ReadTx) error { ix = netview.Load(r); return nil }, append(netview.Tables(), secretstore.Secrets, secretstore.Configs)...)
 	if err == nil {
 		d.networks.Store(ix)
 	}
@@ -206,6 +214,7 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 		views := d.networks.Load().Observe(events)
 		tasks := map[string][]string{}
 		var gone, deadlines []string
+		files := map[string]bool{}
 		for _, e := range events {
 			if old, now, ok := store.Tasks.Event(e); ok {
 				id := cmp.Or(old.GetId(), now.GetId())
@@ -216,7 +225,12 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 				gone = append(gone, old.GetId())
 			} else if ok && now.GetDrainBy() != old.GetDrainBy() {
 				deadlines = append(deadlines, now.GetId())
+			} else if id := fileOf(e); id != "" {
+				files[id] = true
 			}
+		}
+		if err := d.users(files, tasks); err != nil {
+			return err
 		}
 		d.mu.Lock()
 		for node, ids := range tasks {

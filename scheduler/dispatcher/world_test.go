@@ -19,17 +19,20 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 	"google.golang.org/protobuf/proto"
 )
 
 // world is a leading dispatcher over a real store, under fake time.
 type world struct {
-	t     *testing.T
-	d     *Dispatcher
-	store *raftstore.Store
-	log   *buffer
-	stop  func()
-	svc   string
+	t        *testing.T
+	d        *Dispatcher
+	store    *raftstore.Store
+	log      *buffer
+	stop     func()
+	svc      string
+	sealed   []SealItem
+	unsealed error // what seal answers
 }
 
 type buffer struct {
@@ -52,11 +55,12 @@ func (b *buffer) String() string {
 func inWorld(t *testing.T, body func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, store: raftstoretest.New(t, slices.Concat(store.Tables(), meshstore.Tables(), pkistore.Tables())...), log: &buffer{}}
+		w := &world{t: t, store: raftstoretest.New(t, slices.Concat(store.Tables(), meshstore.Tables(), pkistore.Tables(), secretstore.Tables())...), log: &buffer{}}
 		var err error
 		w.d, err = New(Config{
 			Store: w.store, Logger: slog.New(slog.NewTextHandler(w.log, nil)),
 			Managers: func() []string { return []string{"m1:2377"} },
+			Seal:     w.seal, ClusterID: ident.New(),
 		})
 		if err != nil {
 			t.Fatal(err)

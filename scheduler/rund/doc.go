@@ -24,7 +24,8 @@
 // host paths outside the allow-list of the node's own configuration; images
 // without a digest; registries without verified TLS; an older generation. What
 // a specification asks for and is not built is an error, never ignored. It
-// holds no key and reads nothing of the cluster's state.
+// reads nothing of the cluster's state. The one key it holds is born here when it
+// starts and opens what is sealed to it: the secrets of tasks of this node.
 //
 // # How a container is confined
 //

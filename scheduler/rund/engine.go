@@ -1,6 +1,7 @@
 package rund
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,13 +67,14 @@ func transient(err error) bool {
 }
 
 // prepare makes everything of a task up to a created container whose process
-// waits to be started. cid is a container's id that nothing has yet.
-func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, note func(string)) (containerd.Task, error) {
-	if err := checkTask(d); err != nil {
+// waits to be started. cid is a container's id that nothing has yet; cred is for the
+// registry.
+func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, cred *image.Credential, note func(string)) (containerd.Task, error) {
+	if err := cmp.Or(checkTask(d), s.checkGrants(d.GetSpec())); err != nil {
 		return nil, rejected(err)
 	}
 	c := d.GetSpec().GetContainer()
-	img, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), note)
+	img, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), cred, note)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +105,7 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 	err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)
 	if errdefs.IsNotFound(err) { // containerd forgot the image
 		s.images.Forget(img)
-		if img, err = s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), note); err == nil {
+		if img, err = s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), cred, note); err == nil {
 			err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)
 		}
 	}
@@ -254,6 +256,7 @@ func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready, h
 			return in, err
 		}
 	}
+	in.Files = s.fileMounts(id, d.GetSpec())
 	in.Mounts, err = s.mounts(id, c.GetMounts())
 	return in, err
 }

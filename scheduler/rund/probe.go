@@ -36,6 +36,7 @@ func (s *Server) Probe(ctx context.Context, _ *rundpb.ProbeRequest) (*rundpb.Pro
 		need("runc", false, "not found: install runc, or set rund.containerd.runtime")
 	}
 	resp.Features = append(resp.Features, s.locals.features(ctx)...)
+	resp.Features = append(resp.Features, &taskpb.Feature{Name: "secret-files", Present: true, Detail: s.files.Kind()})
 	if err == nil {
 		if resp.LoadedImages, err = s.images.Loaded(ctx); err != nil {
 			return nil, imageStatus(err)

@@ -21,7 +21,9 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/seal"
 )
 
 // Options say where a server works.
@@ -56,6 +58,8 @@ type Server struct {
 	binds    *binds
 	users    users
 	locals   *locals
+	files    *taskfiles.Store
+	key      *seal.NodeKey
 	plugins  *cni.Client // nil: none
 	hub      *hub
 	callers  *callers
@@ -93,8 +97,16 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	files, err := taskfiles.Open(filepath.Join(o.RunDir, "netns"), int(ids.Base), int(ids.Base))
+	if err != nil {
+		return nil, err
+	}
+	key, err := seal.NewNodeKey()
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
+		files: files, key: key, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
 		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
@@ -246,6 +258,13 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 	if err := s.adoptLocals(cctx, found); err != nil {
 		return err
 	}
+	goesOn := map[string]bool{}
+	for id, w := range found {
+		goesOn[id] = w.alive() || w.phase() == rundpb.Phase_PHASE_CREATED
+	}
+	if err := s.sweepFiles(goesOn); err != nil {
+		s.log.Error("cannot remove the files of tasks that ended", "err", err)
+	}
 	if err := s.sweep(ctx, tasks, containers); err != nil {
 		s.log.Warn("cannot remove leftovers", "err", err)
 	}
@@ -253,6 +272,10 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 	defer s.mu.Unlock()
 	for id, w := range found {
 		if w.made != nil && (w.alive() || w.phase() == rundpb.Phase_PHASE_CREATED) {
+			if w.recallFiles(); len(w.has.files) > 0 {
+				w.state.Files = w.has.files
+				s.hub.set(w.state)
+			}
 			if err := s.openCallers(w.made); err != nil {
 				s.log.Error("a task has no Workload API", "task", id, "err", err)
 			}

@@ -46,6 +46,8 @@ type worker struct {
 	since  time.Time                    // unhealthy by a check of this process
 	delay  time.Duration                // before the next attempt
 	relays relays
+
+	has delivered
 }
 
 // want tells the worker what is desired; nil means absent.
@@ -140,9 +142,15 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 	if !governed {
 		return false, nil
 	}
+	if err := w.tendFiles(ctx); err != nil {
+		return false, err
+	}
 	switch d.GetPhase() {
 	case rundpb.Phase_PHASE_CREATED, rundpb.Phase_PHASE_RUNNING:
 		if w.phase() == rundpb.Phase_PHASE_UNSPECIFIED || w.phase() == rundpb.Phase_PHASE_PREPARING {
+			if ready, err := w.awaitFiles(d); !ready {
+				return false, err
+			}
 			if err := w.create(ctx, d); err != nil {
 				return false, err
 			}
@@ -165,6 +173,7 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 	if err := w.s.wreck(ctx, w.id, w.cid); err != nil {
 		return false, err
 	}
+	w.dropFiles()
 	w.state, w.made, w.task, w.exit, w.sick = nil, nil, nil, nil, ""
 	w.s.hub.remove(w.id)
 	return true, nil
@@ -203,6 +212,8 @@ func (w *worker) report(p rundpb.Phase, change func(*rundpb.TaskActual)) {
 		w.state.LocalAttachments = w.s.locals.of(w.id)
 	case rundpb.Phase_PHASE_EXITED, rundpb.Phase_PHASE_FAILED:
 		w.state.LocalAttachments, w.state.Relays = nil, nil
+		w.state.Files, w.state.WantsFiles = nil, false
+		w.dropFiles()
 		w.s.locals.release(w.id)
 		w.s.callers.close(w.id)
 	}
@@ -235,15 +246,18 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 	}
 	w.tried = true
 	if err == nil {
-		task, err = w.s.prepare(pctx, d, w.cid, w.note)
+		task, err = w.s.prepare(pctx, d, w.cid, w.credential(), w.note)
 	}
 	if occupied(err) { // something was there that nobody knew of
 		if err = w.again(pctx); err == nil {
-			task, err = w.s.prepare(pctx, d, w.cid, w.note)
+			task, err = w.s.prepare(pctx, d, w.cid, w.credential(), w.note)
 		}
 	}
 	if err == nil {
 		w.made, w.task, w.mess = d, task, 0
+		w.has.mu.Lock()
+		w.has.credential = nil
+		w.has.mu.Unlock()
 		w.report(rundpb.Phase_PHASE_CREATED, func(a *rundpb.TaskActual) {
 			a.Spec, a.Endpoint, a.ContainerId, a.Netns = d.GetSpec(), d.GetEndpoint(), w.cid, w.id
 		})

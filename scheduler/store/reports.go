@@ -19,6 +19,8 @@ const (
 	maxReportAddress = 64
 	// Addresses of one network that a node's own driver gave.
 	maxReportLocal = 16
+	// Secrets and configs that a node says a container has.
+	maxReportFiles = 64
 )
 
 // cleanStatus is the status as it is stored: known fields only, bounded. It is
@@ -35,6 +37,7 @@ func cleanStatus(t *schedulerpb.Task, st *schedulerpb.TaskStatus) *schedulerpb.T
 		Address:     cut(st.GetAddress(), maxReportAddress),
 		Unhealthy:   st.GetUnhealthy() && st.GetState() == Running,
 		Local:       localOf(t, st),
+		Files:       filesOf(st),
 	}
 }
 
@@ -49,6 +52,17 @@ func localOf(t *schedulerpb.Task, st *schedulerpb.TaskStatus) (out []*taskpb.Att
 		if i >= 0 && len(on.GetAddresses()) == 0 && len(st.Local[i].GetAddresses()) <= maxReportLocal {
 			out = append(out, &taskpb.Attachment{NetworkId: on.GetNetworkId(), Addresses: st.Local[i].GetAddresses()})
 		}
+	}
+	return out
+}
+
+// filesOf are the versions that a node says a live task has.
+func filesOf(st *schedulerpb.TaskStatus) (out []*taskpb.FileVersion) {
+	if st.GetState() > Running || len(st.GetFiles()) > maxReportFiles {
+		return nil
+	}
+	for _, v := range st.GetFiles() {
+		out = append(out, &taskpb.FileVersion{ObjectId: cut(v.GetObjectId(), maxReportID), VersionId: cut(v.GetVersionId(), maxReportID)})
 	}
 	return out
 }

@@ -63,9 +63,14 @@ func (s Statement) Bytes() []byte {
 	return lp.Append(lp.Append(b, []byte(s.NodeID)), s.Key)
 }
 
-// StatementDigest is what the node's leaf signs, with ECDSA, of a statement.
+// StatementMessage is what the node's leaf signs to vouch for a statement.
+func StatementMessage(statement []byte) []byte {
+	return lp.Append([]byte(statementLabel), statement)
+}
+
+// StatementDigest is its hash, over which the signature is ECDSA's.
 func StatementDigest(statement []byte) [sha256.Size]byte {
-	return sha256.Sum256(lp.Append([]byte(statementLabel), statement))
+	return sha256.Sum256(StatementMessage(statement))
 }
 
 // CheckStatement verifies the signature over a statement with the leaf's public

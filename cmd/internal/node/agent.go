@@ -50,7 +50,7 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 	}
 	tasks := n.newIdentities(creds, &n.denials)
 	c := agent.Config{
-		Identities: tasks.assigned, Session: tasks.session,
+		Identities: tasks.assigned, Session: tasks.session, Delivery: n.delivery(creds),
 		Dial: func(ctx context.Context) (grpc.ClientConnInterface, io.Closer, error) {
 			cc, err := n.dialManager(ctx, creds, managers())
 			if err != nil {

@@ -116,7 +116,8 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 		ca.Look()
 		m.wakeSpread()
 	}
-	d, err = dispatcher.New(dispatcher.Config{Store: m.store, Managers: m.addresses, Membership: m.membershipOf, Trusted: trusted, Logger: n.log.With("part", "dispatcher")})
+	d, err = dispatcher.New(dispatcher.Config{Store: m.store, Managers: m.addresses, Membership: m.membershipOf, Trusted: trusted,
+		Seal: n.sealSecrets, ClusterID: n.who().ClusterID, Logger: n.log.With("part", "dispatcher")})
 	if err != nil {
 		return err
 	}
@@ -135,6 +136,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	}
 	pkipb.RegisterMembershipServer(nodes, members)
 	schedulerpb.RegisterDispatcherServer(nodes, d)
+	schedulerpb.RegisterDeliveryServer(nodes, d)
 	identities := identity.New(identity.Config{Store: m.store, ClusterID: n.who().ClusterID, Sign: n.signWorkloads, Logger: n.log.With("part", "identity")})
 	schedulerpb.RegisterWorkloadIdentityServer(nodes, identities)
 

@@ -41,6 +41,7 @@ type Rund struct {
 	unmade     map[string]string
 	driven     map[string][]string
 	unrelayed  map[uint32]string
+	waiting    map[string]*rundpb.TaskDesired // for their files
 }
 
 type watcher struct {
@@ -55,6 +56,7 @@ func NewRund() *Rund {
 		tasks: map[string]*rundpb.TaskActual{}, starts: map[string]int{},
 		watchers: map[*watcher]struct{}{}, rejected: map[string]string{}, logs: map[string][]string{},
 		networks: map[string]bool{}, unmade: map[string]string{}, driven: map[string][]string{}, unrelayed: map[uint32]string{},
+		waiting: map[string]*rundpb.TaskDesired{},
 	}
 }
 
@@ -278,7 +280,7 @@ func (r *Rund) converge(d *rundpb.TaskDesired) {
 		if over {
 			return // ended is ended
 		}
-		if t == nil {
+		if t == nil || len(t.Files) > 0 && t.Phase == rundpb.Phase_PHASE_PREPARING {
 			r.change(id, func(t *rundpb.TaskActual) {
 				t.Phase, t.Spec, t.Endpoint = rundpb.Phase_PHASE_PREPARING, d.Spec, d.Endpoint
 			})
@@ -286,6 +288,9 @@ func (r *Rund) converge(d *rundpb.TaskDesired) {
 				r.change(id, func(t *rundpb.TaskActual) {
 					t.Phase, t.Error, t.Rejected = rundpb.Phase_PHASE_FAILED, text, true
 				})
+				return
+			}
+			if r.awaits(d) {
 				return
 			}
 			r.change(id, func(t *rundpb.TaskActual) {

@@ -108,6 +108,18 @@ func (r *Rund) Logs(ctx context.Context, req *rundpb.LogsRequest, f func(*rundpb
 	}
 }
 
+// NodeKey asks for the statement of rund's key.
+func (r *Rund) NodeKey(ctx context.Context, req *rundpb.NodeKeyRequest) (*rundpb.NodeKeyResponse, error) {
+	resp, err := r.client.NodeKey(ctx, req)
+	return resp, plain(err)
+}
+
+// Deliver hands on what is sealed to it.
+func (r *Rund) Deliver(ctx context.Context, req *rundpb.DeliverRequest) error {
+	_, err := r.client.Deliver(ctx, req)
+	return plain(err)
+}
+
 // plain drops gRPC's wrapping: the text reaches people.
 func plain(err error) error {
 	if s, ok := status.FromError(err); ok && err != nil {

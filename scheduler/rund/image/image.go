@@ -16,8 +16,9 @@
 // the time in which a registry must send something worth waiting for. Layers
 // outside the registry that was named are refused.
 //
-// Credentials for registries are not supported yet: what needs them is refused
-// by the registry and reported as such.
+// A credential comes with the task that needs it, is shown to the registry it names
+// and to no other, and is not kept. It is needed to get an image here, not to use one
+// that is here.
 package image
 
 import (
@@ -95,8 +96,8 @@ func New(c *containerd.Client, r *Registries, base, size uint32, maxBytes int64,
 //
 // What was found complete once is not looked at again: containerd does not
 // change it, only forget it. The caller who finds that it did calls Forget.
-// note is told what is waited for.
-func (s *Store) Ensure(ctx context.Context, ref, dgst string, note func(string)) (*Ready, error) {
+// note is told what is waited for; cred, if not nil, is shown to the registry.
+func (s *Store) Ensure(ctx context.Context, ref, dgst string, cred *Credential, note func(string)) (*Ready, error) {
 	named, err := parse(ref)
 	if err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func (s *Store) Ensure(ctx context.Context, ref, dgst string, note func(string))
 		return nil, err
 	}
 	if img == nil {
-		if img, err = s.pull(ctx, named, want, note); err != nil {
+		if img, err = s.pull(ctx, named, want, cred, note); err != nil {
 			return nil, err
 		}
 	}
@@ -200,7 +201,7 @@ func (s *Store) Resolve(ctx context.Context, ref string) (dgst string, loaded bo
 	case err != nil && !errdefs.IsNotFound(err):
 		return "", false, nil, err
 	}
-	resolver := s.registries.resolver()
+	resolver := s.registries.resolver(nil)
 	var desc ocispec.Descriptor
 	err = retry(ctx, nil, func() (err error) {
 		_, desc, err = resolver.Resolve(ctx, named.String())

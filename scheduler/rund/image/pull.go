@@ -19,8 +19,13 @@ var (
 	platformName = platforms.Format(platforms.DefaultSpec())
 )
 
-// pull fetches named@want and gives it that name.
-func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest, note func(string)) (containerd.Image, error) {
+// pull fetches named@want and gives it that name. cred, if not nil, is shown to its
+// registry.
+func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest, cred *Credential, note func(string)) (containerd.Image, error) {
+	cred, err := cred.of(named)
+	if err != nil {
+		return nil, err
+	}
 	note("waiting for other images to be pulled")
 	leave, err := s.slot(ctx)
 	if err != nil {
@@ -36,7 +41,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Dig
 	again := func(err error) { note(explain(named.String(), err).Error() + ": trying again") }
 	err = retry(ctx, again, func() (err error) {
 		img, err = s.client.Pull(ctx, pinned.String(),
-			containerd.WithResolver(s.registries.resolver()),
+			containerd.WithResolver(s.registries.resolver(cred)),
 			containerd.WithPlatformMatcher(Platform),
 			containerd.WithMaxConcurrentDownloads(maxParallelLayers),
 			containerd.WithImageHandlerWrapper(s.bound))

@@ -62,7 +62,8 @@ func (r *Registries) Load() error {
 	return nil
 }
 
-func (r *Registries) resolver() remotes.Resolver {
+// resolver shows c to the registry of the image alone; nil: nothing.
+func (r *Registries) resolver(c *Credential) remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{Hosts: func(name string) ([]docker.RegistryHost, error) {
 		host, err := docker.DefaultHost(name)
 		if err != nil {
@@ -74,9 +75,13 @@ func (r *Registries) resolver() remotes.Resolver {
 		} else if _, ok := r.config[name]; ok {
 			return nil, fmt.Errorf("registry %s: its CA file was not read", name)
 		}
+		authorizer := []docker.AuthorizerOpt{docker.WithAuthClient(client)} // anonymous tokens
+		if c != nil && c.Registry == name {
+			authorizer = append(authorizer, docker.WithAuthCreds(func(asked string) (string, string, error) { return c.login(host, asked) }))
+		}
 		return []docker.RegistryHost{{
 			Client:       client,
-			Authorizer:   docker.NewDockerAuthorizer(docker.WithAuthClient(client)), // anonymous tokens
+			Authorizer:   docker.NewDockerAuthorizer(authorizer...),
 			Host:         host,
 			Scheme:       "https",
 			Path:         "/v2",
@@ -161,7 +166,7 @@ func explain(ref string, err error) error {
 		return err
 	case errors.Is(err, docker.ErrInvalidAuthorization),
 		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
-		return rejectf("image %s: the registry refuses anonymous access, or there is no such image", ref)
+		return rejectf("image %s: the registry refuses access (what a service shows it is named by --registry-auth), or there is no such image", ref)
 	case errors.Is(err, images.ErrEmptyWalk), strings.Contains(err.Error(), "no match for platform"):
 		return rejectf("image %s is not made for %s", ref, platformName)
 	case errors.As(err, &cert):

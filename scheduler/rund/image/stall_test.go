@@ -47,7 +47,7 @@ func slowRegistry(t *testing.T, stall time.Duration, blob string, piece int, bet
 }
 
 func fetch(ctx context.Context, r *Registries, host, blob string) error {
-	f, err := r.resolver().Fetcher(ctx, host+"/app:1")
+	f, err := r.resolver(nil).Fetcher(ctx, host+"/app:1")
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@
 //     the memory limit;
 //   - tmpfs and bind mounts with nosuid and nodev;
 //   - the directory of its Workload API's socket, read-only, unless it wants no identity;
+//   - its secrets and configs, read-only;
 //   - where entry nodes lead clients to it, the program redoubt-proxy, read-only.
 package ocispec
 
@@ -55,6 +56,8 @@ type Container struct {
 	Mounts       []Mount
 	// Identity is the directory of the Workload API's socket; empty: there is none.
 	Identity string
+	// Files are directories and files of secrets and configs, all of them read-only.
+	Files []Mount
 	// Relay is the program of redoubt-proxy; empty: it is not to be started there.
 	Relay string
 }
@@ -196,6 +199,11 @@ func mounts(c Container) []specs.Mount {
 			opts = append(opts, "ro")
 		}
 		m = append(m, specs.Mount{Destination: u.Target, Type: "tmpfs", Source: "tmpfs", Options: opts})
+	}
+	for _, f := range c.Files {
+		d := bind(f.Source, f.Target, true)
+		d.Options = append(d.Options, "noexec")
+		m = append(m, d)
 	}
 	if c.Identity != "" { // last: a mount of the user on /run does not hide it
 		d := bind(c.Identity, IdentityDir, true)

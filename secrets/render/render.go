@@ -1,0 +1,170 @@
+// Package render makes the file of a container from a config that is a template:
+//
+//	listen  {{.Node.Hostname}}
+//	service {{.Service.Name}}.{{.Task.Slot}}
+//	token   {{secret "api-token"}}
+//
+// The language is text/template's, and little of it: fields of Facts, the functions
+// in functions, if and with. There is nothing that repeats and nothing that is
+// defined to be used again, so what a template costs is bounded by its length. Which
+// secrets it names stands in the text: a name is never computed, and no error quotes
+// one's data. A field that is not there is an error, not an empty text.
+//
+// A template without {{secret}} may be rendered by anybody. One with it becomes a
+// secret itself: only who may hold those may render it.
+//
+// It imports nothing of the cluster: managers use it to refuse a template, rund to
+// render it.
+package render
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/template"
+	"unicode/utf8"
+)
+
+// Facts are what a template may say of where it is.
+type Facts struct {
+	Cluster struct{ ID string }
+	Node    struct{ ID, Hostname string }
+	Service struct {
+		ID, Name string
+		Labels   map[string]string
+	}
+	Task struct {
+		ID string
+		// 0 of global services.
+		Slot uint32
+	}
+}
+
+// functions are all there are: those of text/template that neither format nor call,
+// and secret.
+var functions = []string{"and", "eq", "index", "ne", "not", "or", secretFunction}
+
+const secretFunction = "secret"
+
+// Template is a parsed one. It is immutable.
+type Template struct {
+	t       *template.Template
+	secrets []string
+}
+
+// Parse refuses what is no template of this language.
+func Parse(data []byte) (*Template, error) {
+	if len(data) > MaxBytes {
+		return nil, fmt.Errorf("the template has %d bytes: at most %d are allowed", len(data), MaxBytes)
+	}
+	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
+		return nil, errors.New("the template is no text")
+	}
+	if err := measure(string(data)); err != nil {
+		return nil, err
+	}
+	t, err := template.New("config").Option("missingkey=error").
+		Funcs(template.FuncMap{secretFunction: func(string) (string, error) { return "", errNoSecret }}).Parse(string(data))
+	if err != nil {
+		return nil, plain(err)
+	}
+	if len(t.Templates()) > 1 {
+		return nil, errors.New("define and block are not part of the language of templates")
+	}
+	c := checker{secrets: map[string]bool{}}
+	if t.Tree != nil {
+		if err := c.list(t.Tree.Root, 0); err != nil {
+			return nil, err
+		}
+	}
+	if len(c.secrets) > maxSecrets {
+		return nil, fmt.Errorf("the template names %d secrets: at most %d are allowed", len(c.secrets), maxSecrets)
+	}
+	return &Template{t, slices.Sorted(maps.Keys(c.secrets))}, nil
+}
+
+// measure bounds the actions before text/template looks at them: its parser goes
+// down into what lies in each other.
+func measure(s string) error {
+	for n := 0; ; n++ {
+		i := strings.Index(s, "{{")
+		if i < 0 {
+			return nil
+		}
+		if n == maxActions {
+			return fmt.Errorf("the template has more than %d actions", maxActions)
+		}
+		s = s[i+2:]
+		end := strings.Index(s, "}}")
+		if end < 0 {
+			end = len(s)
+		}
+		if end > maxActionBytes {
+			return fmt.Errorf("an action of the template has more than %d bytes", maxActionBytes)
+		}
+		if strings.Count(s[:end], "(") > maxDepth {
+			return errTooDeep
+		}
+	}
+}
+
+var (
+	errNoSecret = errors.New("it is not granted")
+	errTooDeep  = fmt.Errorf("actions of the template lie more than %d deep in each other", maxDepth)
+)
+
+// Secrets are the names of the secrets that it names, sorted.
+func (t *Template) Secrets() []string { return t.secrets }
+
+// Render returns the file. Secrets are by name; one that the template names and that
+// is not there is an error.
+func (t *Template) Render(f Facts, secrets map[string][]byte) ([]byte, error) {
+	for _, name := range t.secrets {
+		if _, ok := secrets[name]; !ok {
+			return nil, fmt.Errorf("the template names the secret %q, which the service does not have: grant it with --secret, or correct the name", name)
+		}
+	}
+	c, err := t.t.Clone()
+	if err != nil {
+		return nil, plain(err)
+	}
+	if f.Service.Labels == nil {
+		f.Service.Labels = map[string]string{}
+	}
+	out := bounded{}
+	err = c.Funcs(template.FuncMap{secretFunction: func(name string) string { return string(secrets[name]) }}).Execute(&out, f)
+	if err != nil {
+		clear(out.b)
+		if errors.Is(err, errTooLong) {
+			return nil, errTooLong
+		}
+		return nil, plain(err)
+	}
+	return out.b, nil
+}
+
+var errTooLong = fmt.Errorf("the template becomes more than %d bytes", MaxBytes)
+
+// bounded takes what fits.
+type bounded struct{ b []byte }
+
+func (w *bounded) Write(p []byte) (int, error) {
+	if len(w.b)+len(p) > MaxBytes {
+		return 0, errTooLong
+	}
+	w.b = append(w.b, p...)
+	return len(p), nil
+}
+
+// plain makes one line of an error of text/template.
+func plain(err error) error {
+	const most = 300
+	s := strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "template: config:")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return errors.New("line " + s)
+}

@@ -1,0 +1,131 @@
+package render
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func facts() (f Facts) {
+	f.Cluster.ID, f.Node.ID, f.Node.Hostname = "c1", "n1", "host-1"
+	f.Service.ID, f.Service.Name, f.Service.Labels = "s1", "web", map[string]string{"tier": "front", "a.b": "c"}
+	f.Task.ID, f.Task.Slot = "t1", 3
+	return f
+}
+
+func TestRender(t *testing.T) {
+	secrets := map[string][]byte{"token": []byte("k\x00\xff"), "empty": nil}
+	for in, want := range map[string]string{
+		"": "", "plain": "plain",
+		"{{.Service.Name}}.{{.Task.Slot}} on {{.Node.Hostname}} of {{.Cluster.ID}}": "web.3 on host-1 of c1",
+		`{{secret "token"}}!`: "k\x00\xff!",
+		`{{index .Service.Labels "a.b"}}{{.Service.Labels.tier}}`:                         "cfront",
+		`{{if eq .Service.Labels.tier "front"}}yes{{else if false}}x{{else}}no{{end}}`:    "yes",
+		`{{with $t := .Task}}{{$t.ID}}{{end}}{{/* said */}}`:                              "t1",
+		`{{if and (eq 1 1) (not (ne "a" "a"))}}{{(index .Service.Labels "tier")}}{{end}}`: "front",
+	} {
+		p, err := Parse([]byte(in))
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		for range 2 { // a template is used more than once
+			if got, err := p.Render(facts(), secrets); err != nil || string(got) != want {
+				t.Errorf("%q: %q, %v", in, got, err)
+			}
+		}
+	}
+	p, err := Parse([]byte(`{{secret "b"}}{{if true}}{{secret "a"}}{{end}}{{secret "b"}}`))
+	if err != nil || !slices.Equal(p.Secrets(), []string{"a", "b"}) {
+		t.Errorf("%v, %v", p.Secrets(), err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	deep := strings.Repeat("{{if true}}", maxDepth+2) + strings.Repeat("{{end}}", maxDepth+2)
+	for in, want := range map[string]string{
+		"{{range 1000000000}}x{{end}}":                          "not part of the language",
+		"{{range $i := .Service.Labels}}x{{end}}":               "not part of the language",
+		`{{define "a"}}{{template "a"}}{{end}}{{template "a"}}`: "not part of the language",
+		`{{block "a" .}}x{{end}}`:                               "not part of the language",
+		`{{printf "%1000000000d" 1}}`:                           `no function "printf"`,
+		`{{print .}}`:                                           `no function "print"`,
+		`{{call .Node}}`:                                        `no function "call"`,
+		`{{nothing}}`:                                           "not defined",
+		`{{secret .Node.Hostname}}`:                             "named by a text",
+		`{{"a" | secret}}`:                                      "named by a text",
+		`{{secret (secret "a")}}`:                               "named by a text",
+		`{{secret}}`:                                            "named by a text",
+		`{{eq secret "a"}}`:                                     "named by a text",
+		"{{":                                                    "unclosed",
+		"a\x00":                                                 "no text",
+		"a\xff":                                                 "no text",
+		strings.Repeat("{{1}}", maxActions+1):                   "more than 4096 actions",
+		"{{" + strings.Repeat(" ", maxActionBytes+1) + "1}}": "more than 4096 bytes",
+		"{{" + strings.Repeat("(", 1000) + "1":               "deep",
+		deep:                                                 "deep",
+		strings.Repeat("a", MaxBytes+1):                      "at most",
+	} {
+		if _, err := Parse([]byte(in)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%.60q: %v, want %q", in, err, want)
+		}
+	}
+}
+
+// What fails while rendering says where, and nothing of a secret.
+func TestRenderFails(t *testing.T) {
+	canary := "canary-in-a-secret"
+	secrets := map[string][]byte{"a": []byte(canary), "big": bytes.Repeat([]byte("a"), 500<<10)}
+	for in, want := range map[string]string{
+		`{{secret "missing"}}`:                `names the secret "missing"`,
+		`{{.Service.Labels.none}}`:            "no entry for key",
+		`{{.Nothing}}`:                        "can't evaluate field",
+		`{{(secret "a").Foo}}`:                "can't evaluate field",
+		`{{index (secret "a") 99}}`:           "out of range",
+		`{{index .Service.Labels 1}}`:         "",
+		`{{eq (secret "a") 1}}`:               "incompatible",
+		`{{.Task.Slot (secret "a")}}`:         "has arguments",
+		`{{secret "a" | index .Service}}`:     "",
+		strings.Repeat(`{{secret "big"}}`, 3): "more than",
+	} {
+		p, err := Parse([]byte(in))
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		got, err := p.Render(facts(), secrets)
+		if err == nil || got != nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary) {
+			t.Errorf("%q: %q, %v, want %q", in, got, err, want)
+		}
+	}
+}
+
+func FuzzRender(f *testing.F) {
+	f.Add(`{{.Service.Name}}{{secret "a"}}{{if eq 1 2}}{{else}}{{with .Task}}{{.Slot}}{{end}}{{end}}`)
+	f.Add(`{{range 9999999999}}{{end}}`)
+	f.Add(`{{$x := index .Service.Labels "tier"}}{{$x}}{{- /* c */ -}}`)
+	f.Fuzz(func(t *testing.T, in string) {
+		const canary = "canary-in-a-secret"
+		begun := time.Now()
+		p, err := Parse([]byte(in))
+		if err == nil {
+			secrets := map[string][]byte{}
+			for _, name := range p.Secrets() {
+				secrets[name] = []byte(canary)
+			}
+			var out []byte
+			out, err = p.Render(facts(), secrets)
+			if len(out) > MaxBytes || len(p.Secrets()) == 0 && bytes.Contains(out, []byte(canary)) && !strings.Contains(in, canary) {
+				t.Errorf("%q becomes %d bytes", in, len(out))
+			}
+		}
+		if err != nil && !strings.Contains(in, canary) && strings.Contains(err.Error(), canary) {
+			t.Errorf("%q: the error quotes a secret: %v", in, err)
+		}
+		if d := time.Since(begun); d > 2*time.Second {
+			t.Errorf("%q took %s", in, d)
+		}
+	})
+}
