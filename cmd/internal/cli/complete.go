@@ -64,6 +64,14 @@ func configNames(ctx context.Context, api *api) (out []string, err error) {
 	return out, err
 }
 
+func secretNames(ctx context.Context, api *api) (out []string, err error) {
+	all, err := api.ListSecrets(ctx, nil)
+	for _, s := range all {
+		out = append(out, s.GetSpec().GetName())
+	}
+	return out, err
+}
+
 // taskNames are services and their tasks.
 func taskNames(ctx context.Context, api *api) ([]string, error) {
 	out, err := serviceNames(ctx, api)
@@ -108,6 +116,9 @@ func (a *app) completions(root *cobra.Command) {
 		"service update": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
+		"config update": a.names(1, configNames), "config rollback": a.names(1, configNames), "config grants": a.names(1, configNames),
+		"secret inspect": a.names(-1, secretNames), "secret rm": a.names(-1, secretNames),
+		"secret update": a.names(1, secretNames), "secret rollback": a.names(1, secretNames), "secret grants": a.names(1, secretNames),
 		"identity ls": a.names(1, serviceNames), "identity revoke": a.names(-1, serviceNames), "identity allow": a.names(-1, serviceNames),
 		"network inspect": a.names(-1, networkNames), "network rm": a.names(-1, networkNames),
 		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames), "policy explain": a.names(2, serviceNames),

@@ -22,29 +22,32 @@ func (a *app) configCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "config", Short: "Keep data that services are to read",
 		Long: `config keeps named data in the cluster: settings, certificates without their
-keys. Services cannot be given configs yet.
+keys. Services that name one have it in their containers, at /run/configs.
 
 A config is no place for a secret: root on any manager reads it with
 ` + "`redoubt config inspect`" + `.`,
 	}
 	group(c)
-	c.AddCommand(a.configCreateCmd(), a.configLsCmd(), a.configInspectCmd(), a.configRmCmd())
+	c.AddCommand(a.configCreateCmd(), a.configLsCmd(), a.configInspectCmd(), a.configUpdateCmd(), a.rollbackCmd(true), a.configRmCmd(), a.grantsCmd(true))
 	return c
 }
 
 func (a *app) configCreateCmd() *cobra.Command {
 	var labels []string
+	var keep uint32
+	template := false
 	c := &cobra.Command{
 		Use: "create [flags] NAME FILE|-", Short: "Make a config from a file or standard input",
-		Long: fmt.Sprintf(`create stores what FILE holds, at most %d bytes, under NAME. A config is
-never changed afterwards: to change it, make another one under another name.
+		Long: fmt.Sprintf(`create stores what FILE holds, at most %d bytes, under NAME.
+With --template each task gets what becomes of it on its node: docs/operations.md
+says what it may refer to.
 
 Never a secret: root on any manager can read it.`, maxConfig),
 		Example: `  redoubt config create site-v2 ./site.conf
   sed s/8080/80/ site.conf | redoubt config create --label team=web site-v3 -`,
 		Args: args(2, 2),
 		RunE: func(c *cobra.Command, got []string) error {
-			spec := &secretspb.ConfigSpec{Name: got[0]}
+			spec := &secretspb.ConfigSpec{Name: got[0], Template: template, Keep: keep}
 			err := ident.CheckOwnName("config", spec.Name)
 			if err != nil {
 				return usagef("%v", err)
@@ -65,7 +68,32 @@ Never a secret: root on any manager can read it.`, maxConfig),
 		},
 	}
 	c.Flags().StringArrayVarP(&labels, "label", "l", nil, "label of the config")
+	c.Flags().BoolVar(&template, "template", false, "it is a template")
+	c.Flags().Uint32Var(&keep, "keep", 0, "how many versions are kept (default 10)")
 	return c
+}
+
+func (a *app) configUpdateCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "update CONFIG FILE|-", Short: "Give a config new data, which running tasks get",
+		Long: `update adds a version and makes it the current one, as redoubt secret update does
+for a secret.`,
+		Example: `  redoubt config update site ./site.conf`,
+		Args:    args(2, 2),
+		RunE: func(c *cobra.Command, got []string) error {
+			data, err := a.readConfig(got[1])
+			if err != nil {
+				return err
+			}
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.UpdateConfig(ctx, &controlpb.UpdateConfigRequest{Config: got[0], Data: data})
+				if err == nil {
+					a.printUpdated(r)
+				}
+				return err
+			})
+		},
+	}
 }
 
 // readConfig reads as much as a config may hold.
@@ -102,6 +130,8 @@ type configJSON struct {
 	Name      string            `json:"name"`
 	Size      uint64            `json:"size"`
 	CreatedAt time.Time         `json:"created_at"`
+	Current   uint64            `json:"current"`
+	UpdatedAt time.Time         `json:"updated_at"`
 	Labels    map[string]string `json:"labels"`
 }
 
@@ -123,14 +153,14 @@ func (a *app) configLsCmd() *cobra.Command {
 				objects := []configJSON{}
 				var rows [][]string
 				for _, v := range all {
-					o := configJSON{v.GetId(), v.GetName(), v.GetSize(), time.Unix(0, v.GetCreatedAt()).UTC(), v.GetLabels()}
+					o := configJSON{v.GetId(), v.GetName(), v.GetSize(), utc(v.GetCreatedAt()), v.GetCurrent(), utc(v.GetCurrentAt()), v.GetLabels()}
 					if !filter.begins("id", o.ID) || !filter.begins("name", o.Name) || !filter.label(o.Labels) {
 						continue
 					}
 					ids, objects = append(ids, o.ID), append(objects, o)
-					rows = append(rows, []string{out.id(o.ID), o.Name, units.BytesSize(float64(o.Size)), ago(o.CreatedAt, time.Now())})
+					rows = append(rows, []string{out.id(o.ID), o.Name, fmt.Sprint(o.Current), units.BytesSize(float64(o.Size)), ago(o.UpdatedAt, time.Now()), ago(o.CreatedAt, time.Now())})
 				}
-				return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "SIZE", "CREATED"}, rows)
+				return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "VERSION", "SIZE", "CHANGED", "CREATED"}, rows)
 			})
 		},
 	}
@@ -191,6 +221,12 @@ func printConfig(w io.Writer, v *secretspb.Config) {
 	field(w, "Name", v.GetSpec().GetName())
 	field(w, "Labels", pairs(v.GetSpec().GetLabels()))
 	field(w, "Created", time.Unix(0, v.GetMeta().GetCreatedAt()).UTC().Format(time.RFC3339))
+	if v.GetSpec().GetTemplate() {
+		field(w, "Template", "yes")
+	}
+	if err := printVersions(w, v.GetVersions(), v.GetCurrent(), v.GetSpec().GetKeep()); err != nil {
+		return
+	}
 	data := v.GetSpec().GetData()
 	field(w, "Size", units.BytesSize(float64(len(data))))
 	if slices.Contains(data, 0) || !utf8.Valid(data) {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	secretspec "github.com/redoubt-cluster/redoubt/secrets/spec"
 )
 
@@ -59,5 +60,6 @@ const (
 	maxLogLine     = 64 << 10 // a longer line is shown in pieces
 	maxReplicas    = spec.MaxReplicas
 	maxConfig      = secretspec.MaxConfigBytes
+	maxSecretData  = seal.MaxSecret
 	maxPort        = 65535
 )

@@ -31,6 +31,7 @@ func TestScripts(t *testing.T) {
 			"exit":  cmdExit,
 			"grab":  cmdGrab,
 			"clean": cmdClean,
+			"blob":  cmdBlob,
 		},
 	})
 }
@@ -80,6 +81,11 @@ func cmdGrab(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no %s in stdout", args[1])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(m), 0o600))
+}
+
+// blob FILE: writes bytes that are no text.
+func cmdBlob(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte{0, 0xff, '\n', 0}, 0o600))
 }
 
 // clean FILE: fails when stdout or stderr holds what is in FILE.

@@ -20,9 +20,7 @@ func (a *app) readSecret(file, prompt string) (string, error) {
 			return "", fmt.Errorf("cannot read %s: %w", prompt, err)
 		}
 		defer f.Close()
-		if fi, err := f.Stat(); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
-			fmt.Fprintf(a.Stderr, "redoubt: warning: %s can be read by other users (mode %04o): chmod 600 it, and replace what it holds\n", file, fi.Mode().Perm())
-		}
+		a.warnReadable(f)
 		return oneSecret(f, prompt)
 	}
 	if in, ok := a.Stdin.(*os.File); ok && term.IsTerminal(int(in.Fd())) {
@@ -36,6 +34,13 @@ func (a *app) readSecret(file, prompt string) (string, error) {
 		return oneSecret(strings.NewReader(string(b)), prompt)
 	}
 	return oneSecret(a.Stdin, prompt)
+}
+
+// warnReadable warns of a file with a secret that others can read.
+func (a *app) warnReadable(f *os.File) {
+	if fi, err := f.Stat(); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
+		fmt.Fprintf(a.Stderr, "redoubt: warning: %s can be read by other users (mode %04o): chmod 600 it, and replace what it holds\n", printable(f.Name()), fi.Mode().Perm())
+	}
 }
 
 // readSecretFD reads from a descriptor the caller opened for us.

@@ -30,6 +30,7 @@ type createFlags struct {
 	replicas                replicas
 	env, envFile            []string
 	mounts                  mountList
+	secrets, configs        fileUseList
 	ports                   portList
 	constraints, entries    []string
 	maxPerNode              uint32
@@ -72,6 +73,8 @@ run the tasks.`,
 	f.StringArrayVarP(&cf.env, "env", "e", nil, "environment variable, NAME=value")
 	f.StringArrayVar(&cf.envFile, "env-file", nil, "file of environment variables")
 	f.Var(&cf.mounts, "mount", "type=bind|tmpfs,source=…,target=…[,readonly]")
+	f.Var(&cf.secrets, "secret", "secret that its tasks may read, at /run/secrets: "+fileUseHelp)
+	f.Var(&cf.configs, "config", "config that its tasks get, at /run/configs: "+fileUseHelp)
 	f.VarP(&cf.ports, "publish", "p", "8080:80, or published=8080,target=80[,protocol=udp][,mode=host][,host_ip=…][,prefer-local][,proxy-protocol=v2]")
 	f.StringArrayVar(&cf.entries, "ingress-constraint", nil, "which nodes answer on ports of mode ingress, as node.labels.edge==true (default: all)")
 	f.Uint32Var(&cf.maxPerNode, "replicas-max-per-node", 0, "most tasks of the service on one node; 0: no bound")
@@ -93,7 +96,7 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 	spec := &schedulerpb.ServiceSpec{
 		Name: cf.name,
 		Task: &taskpb.TaskSpec{
-			Container:   &taskpb.ContainerSpec{Image: image, Args: args[1:], Mounts: cf.mounts},
+			Container:   &taskpb.ContainerSpec{Image: image, Args: args[1:], Mounts: cf.mounts, Secrets: cf.secrets, Configs: cf.configs},
 			Ports:       cf.ports,
 			Constraints: cf.constraints, MaxPerNode: cf.maxPerNode,
 		},

@@ -294,6 +294,13 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 	for _, m := range c.GetMounts() {
 		field(w, "Mount", mountString(m))
 	}
+	for _, u := range c.GetSecrets() {
+		field(w, "Secret", fileUseText(u, false))
+	}
+	for _, u := range c.GetConfigs() {
+		field(w, "Config", fileUseText(u, true))
+	}
+	field(w, "Registry auth", c.GetRegistryAuth())
 	field(w, "Constraints", strings.Join(t.GetConstraints(), ", "))
 	field(w, "Limits", resources(t.GetLimits()))
 	field(w, "Reserved", resources(t.GetReservations()))

@@ -19,6 +19,7 @@ import (
 // updateFlags are those of service update alone: -add and -rm of every list.
 type updateFlags struct {
 	task                                taskFlags
+	files                               fileFlags
 	wait                                waitFlags
 	image, args                         string
 	replicas                            replicas
@@ -82,6 +83,7 @@ waits until the service has converged (--detach does not).`,
 	f.StringVar(&u.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	f.Var(&u.mountAdd, "mount-add", "add or replace a mount")
 	f.Var(&u.publishAdd, "publish-add", "add or replace a published port")
+	u.files.add(f)
 	u.task.add(f)
 	u.wait.add(f)
 	return c
@@ -102,6 +104,9 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 	var id string
 	err := a.within(c.Context(), resolveTimeout, func(ctx context.Context, api *api) (err error) {
 		if err := u.lookUpNetworks(ctx, api); err != nil {
+			return err
+		}
+		if err := u.files.lookUp(ctx, api); err != nil {
 			return err
 		}
 		id, err = a.changeService(ctx, api, name, func(spec *schedulerpb.ServiceSpec) error {
@@ -207,6 +212,9 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 	task.Constraints = changeList(task.Constraints, u.constraintAdd, u.constraintRm)
 	spec.IngressConstraints = changeList(spec.IngressConstraints, u.entryAdd, u.entryRm)
 	u.changeMounts(task.Container)
+	if err := u.files.apply(task.Container); err != nil {
+		return err
+	}
 	if err := u.changeNetworks(c, spec); err != nil {
 		return err
 	}

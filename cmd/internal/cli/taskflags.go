@@ -23,7 +23,7 @@ type taskFlags struct {
 	condition                restartCondition
 	restartDelay, restartWin nonNegative
 	maxAttempts              uint64
-	configs                  []string
+	registryAuth             string
 	health                   healthFlags
 	identity                 identityFlags
 }
@@ -35,7 +35,7 @@ func (t *taskFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&t.readOnly, "read-only", false, "read-only root file system")
 	f.BoolVarP(&t.tty, "tty", "t", false, "give the container a terminal")
 	f.BoolVar(&t.init, "init", false, "not there yet: refused")
-	f.StringArrayVar(&t.configs, "config", nil, "not there yet: refused")
+	f.StringVar(&t.registryAuth, "registry-auth", "", "secret by which nodes get the image (made with --registry)")
 	f.StringVar(&t.stopSignal, "stop-signal", "", "signal that stops the container")
 	f.Var(&t.stopGrace, "stop-grace-period", "time before it is killed (default 10s)")
 	f.StringVar(&t.entrypoint, "entrypoint", "", "replace the image's entrypoint")
@@ -69,6 +69,7 @@ func (t *taskFlags) apply(f *pflag.FlagSet, spec *taskpb.TaskSpec) error {
 	set("read-only", func() { c.ReadOnly = t.readOnly })
 	set("tty", func() { c.Tty = t.tty })
 	set("init", func() { c.Init = t.init })
+	set("registry-auth", func() { c.RegistryAuth = t.registryAuth })
 	set("stop-signal", func() { c.StopSignal = t.stopSignal })
 	set("stop-grace-period", func() { c.StopGraceNs = int64(t.stopGrace) })
 	t.identity.apply(f, spec)
@@ -91,9 +92,6 @@ func (t *taskFlags) apply(f *pflag.FlagSet, spec *taskpb.TaskSpec) error {
 			return usagef("--entrypoint: %v", err)
 		}
 		c.Command = w
-	}
-	if len(t.configs) > 0 {
-		return usagef("--config is not there yet: mount a file of the nodes with --mount type=bind, or put it into the image")
 	}
 	if t.init {
 		return usagef("--init is not there yet: use an image whose entrypoint reaps its children")

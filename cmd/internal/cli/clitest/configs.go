@@ -22,7 +22,8 @@ func (n *Node) CreateConfig(_ context.Context, r *controlpb.CreateConfigRequest)
 	if _, c := n.config(r.GetSpec().GetName()); c != nil {
 		return nil, apierr.Exists("choose another name", "a config called %q exists", r.GetSpec().GetName())
 	}
-	c := &secretspb.Config{Meta: &raftstorepb.Meta{Version: 1, CreatedAt: 1}, Id: ident.New(), Spec: r.GetSpec()}
+	first := &secretspb.VersionFacts{Number: 1, Id: ident.New(), CreatedAt: 1, Size: uint64(len(r.GetSpec().GetData()))}
+	c := &secretspb.Config{Current: 1, Versions: []*secretspb.VersionFacts{first}, Meta: &raftstorepb.Meta{Version: 1, CreatedAt: 1}, Id: ident.New(), Spec: r.GetSpec()}
 	n.configs = append(n.configs, c)
 	return &controlpb.CreateConfigResponse{Id: c.GetId()}, nil
 }
@@ -62,7 +63,7 @@ func (n *Node) StreamConfigs(_ *controlpb.StreamConfigsRequest, s grpc.ServerStr
 	page := &controlpb.StreamConfigsResponse{}
 	for _, c := range n.configs {
 		page.Configs = append(page.Configs, &controlpb.ConfigView{Id: c.GetId(), Name: c.GetSpec().GetName(), Labels: c.GetSpec().GetLabels(),
-			CreatedAt: c.GetMeta().GetCreatedAt(), Size: uint64(len(c.GetSpec().GetData())), Version: c.GetMeta().GetVersion()})
+			CreatedAt: c.GetMeta().GetCreatedAt(), Size: uint64(len(c.GetSpec().GetData())), Version: c.GetMeta().GetVersion(), Current: c.GetCurrent(), CurrentAt: 1})
 	}
 	return onePage(s)(page, n.manager())
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
@@ -32,6 +33,7 @@ type Node struct {
 	controlpb.UnimplementedControlServer
 	controlpb.UnimplementedAuthorityServer
 	controlpb.UnimplementedIdentitiesServer
+	controlpb.UnimplementedSecretsServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -44,6 +46,8 @@ type Node struct {
 	tokens   []*controlpb.TokenView
 	services []*schedulerpb.Service
 	configs  []*secretspb.Config
+	secrets  []*keptSecret
+	master   *seal.Master // of secrets
 	networks []*meshpb.Network
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
@@ -59,6 +63,10 @@ func New(state string) (*Node, error) {
 	n := &Node{
 		Key: autolock.NewOperatorKey(), phase: controlpb.NodePhase_NODE_PHASE_ACTIVE, role: profilepb.Role_ROLE_MANAGER,
 		cluster: ident.New(), id: ident.New(), leader: true,
+	}
+	var err error
+	if n.master, err = seal.NewMaster(n.cluster, 1, make([]byte, 32)); err != nil {
+		return nil, err
 	}
 	n.slots = &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{n.Key.Slot()}}
 	switch state {
@@ -99,6 +107,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterControlServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
+	controlpb.RegisterSecretsServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })
@@ -143,7 +152,8 @@ func (n *Node) keyd(req *keydpb.Request) *keydpb.Response {
 		if n.role != profilepb.Role_ROLE_MANAGER {
 			state = keydpb.LockState_LOCK_STATE_EMPTY
 		}
-		return &keydpb.Response{Result: &keydpb.Response_Status{Status: &keydpb.StatusResponse{State: state}}}
+		return &keydpb.Response{Result: &keydpb.Response_Status{Status: &keydpb.StatusResponse{State: state, ClusterId: n.cluster,
+			SecretsRecipient: n.master.Recipient(), SecretsEpoch: 1}}}
 	case *keydpb.Request_Unlock:
 		switch {
 		case !locked:
