@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,13 +166,9 @@ func (p *parcel) secret(r *raftstore.ReadTx, id string, number uint64, kind secr
 	if o.GetSpec().GetKind() != kind {
 		return fmt.Errorf("the secret %s is of another kind than the service needs", name)
 	}
-	if number == 0 {
-		number = o.GetCurrent()
-	}
-	facts := numbered(o.GetVersions(), number)
-	v, ok := secretstore.SecretVersions.Get(r, facts.GetId())
-	if facts == nil || !ok {
-		return fmt.Errorf("version %d of the secret %s is not there any more", number, name)
+	v, ok := secretstore.SecretVersionOf(r, o, number)
+	if !ok {
+		return fmt.Errorf("version %d of the secret %s is not there any more", cmp.Or(number, o.GetCurrent()), name)
 	}
 	p.files = append(p.files, &taskpb.DeliveredFile{Version: &taskpb.FileVersion{ObjectId: id, VersionId: v.GetId()}, Name: name, Data: v.GetSealed().GetData()})
 	p.seals = append(p.seals, SealItem{ServiceID: p.facts.GetServiceId(), TaskID: p.task, SecretID: id, VersionID: v.GetId(),
@@ -184,16 +181,12 @@ func (p *parcel) config(r *raftstore.ReadTx, id string, number uint64) error {
 	if !ok {
 		return fmt.Errorf("the config %s is not there any more", id)
 	}
-	name, version := o.GetSpec().GetName(), configVersion(o, number)
-	data := o.GetSpec().GetData()
-	if version != id {
-		v, ok := secretstore.ConfigVersions.Get(r, version)
-		if version == "" || !ok {
-			return fmt.Errorf("the version of the config %s that the service needs is not there any more", name)
-		}
-		data = v.GetData()
+	name := o.GetSpec().GetName()
+	facts, data, ok := secretstore.ConfigVersionOf(r, o, number)
+	if !ok {
+		return fmt.Errorf("the version of the config %s that the service needs is not there any more", name)
 	}
-	p.files = append(p.files, &taskpb.DeliveredFile{Version: &taskpb.FileVersion{ObjectId: id, VersionId: version}, Name: name,
+	p.files = append(p.files, &taskpb.DeliveredFile{Version: &taskpb.FileVersion{ObjectId: id, VersionId: facts.GetId()}, Name: name,
 		Config: true, Template: o.GetSpec().GetTemplate(), Data: data})
 	return nil
 }

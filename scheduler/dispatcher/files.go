@@ -7,7 +7,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
-	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
@@ -18,40 +17,20 @@ func versions(r raftstore.Reader, s *taskpb.TaskSpec) (out []*taskpb.FileVersion
 	for _, u := range s.GetContainer().GetSecrets() {
 		v := &taskpb.FileVersion{ObjectId: u.GetSource()}
 		if o, ok := secretstore.Secrets.Get(r, u.GetSource()); ok {
-			v.VersionId = numbered(o.GetVersions(), cmp.Or(u.GetVersion(), o.GetCurrent())).GetId()
+			now, _ := secretstore.SecretVersionOf(r, o, u.GetVersion())
+			v.VersionId = now.GetId()
 		}
 		out = append(out, v)
 	}
 	for _, u := range s.GetContainer().GetConfigs() {
 		v := &taskpb.FileVersion{ObjectId: u.GetSource()}
 		if o, ok := secretstore.Configs.Get(r, u.GetSource()); ok {
-			v.VersionId = configVersion(o, u.GetVersion())
+			now, _, _ := secretstore.ConfigVersionOf(r, o, u.GetVersion())
+			v.VersionId = now.GetId()
 		}
 		out = append(out, v)
 	}
 	return out
-}
-
-// configVersion is the id of the version of a config with that number, 0 for the
-// current one. A config of store level 2 says nothing of its only one.
-func configVersion(c *secretspb.Config, number uint64) string {
-	if len(c.GetVersions()) == 0 {
-		if number <= 1 {
-			return c.GetId()
-		}
-		return ""
-	}
-	return numbered(c.GetVersions(), cmp.Or(number, c.GetCurrent())).GetId()
-}
-
-// numbered is nil where there is none of that number.
-func numbered(list []*secretspb.VersionFacts, number uint64) *secretspb.VersionFacts {
-	for _, v := range list {
-		if v.GetNumber() == number {
-			return v
-		}
-	}
-	return nil
 }
 
 // versionIDs is a text that other versions do not have.

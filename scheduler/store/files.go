@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -80,46 +79,6 @@ func grant(tx *raftstore.Tx, sp *schedulerpb.ServiceSpec) (*schedulerpb.ServiceS
 		return nil, refuse("%v", err)
 	}
 	return sp, nil
-}
-
-// FilesOf are the versions that a container of that specification is to have now:
-// its secrets, its configs, and what its image's registry is shown, in this order.
-// A version that is gone is an error.
-func FilesOf(r raftstore.Reader, c *taskpb.ContainerSpec) (out []*taskpb.FileVersion, err error) {
-	secret := func(id string, version uint64) error {
-		s, ok := secretstore.Secrets.Get(r, id)
-		if !ok {
-			return fmt.Errorf("secret %s is gone", id)
-		}
-		v, ok := secretstore.SecretVersionOf(r, s, version)
-		if !ok {
-			return fmt.Errorf("version %d of secret %s is gone", version, s.GetSpec().GetName())
-		}
-		out = append(out, &taskpb.FileVersion{ObjectId: id, VersionId: v.GetId()})
-		return nil
-	}
-	for _, u := range c.GetSecrets() {
-		if err := secret(u.GetSource(), u.GetVersion()); err != nil {
-			return nil, err
-		}
-	}
-	for _, u := range c.GetConfigs() {
-		o, ok := secretstore.Configs.Get(r, u.GetSource())
-		if !ok {
-			return nil, fmt.Errorf("config %s is gone", u.GetSource())
-		}
-		v, _, ok := secretstore.ConfigVersionOf(r, o, u.GetVersion())
-		if !ok {
-			return nil, fmt.Errorf("version %d of config %s is gone", u.GetVersion(), o.GetSpec().GetName())
-		}
-		out = append(out, &taskpb.FileVersion{ObjectId: u.GetSource(), VersionId: v.GetId()})
-	}
-	if id := c.GetRegistryAuth(); id != "" {
-		if err := secret(id, 0); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // UsesOf are how a container of that specification uses a secret or a config.

@@ -16,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 func newSealed(epoch uint64, n int) *controlpb.NewVersion {
@@ -215,10 +216,8 @@ func TestFileGrants(t *testing.T) {
 	}
 	var version string
 	if err := w.store.View(func(r *raftstore.ReadTx) error {
-		files, err := schedstore.FilesOf(r, &taskpb.ContainerSpec{Secrets: []*taskpb.FileUse{{Source: id}}})
-		if err == nil {
-			version = files[0].GetVersionId()
-		}
+		o, err := secretstore.ResolveSecret(r, id)
+		version = o.GetVersions()[0].GetId()
 		return err
 	}); err != nil {
 		t.Fatal(err)

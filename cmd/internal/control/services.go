@@ -161,9 +161,6 @@ func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (a
 		return admitted, nil, apierr.Invalid("", "%v", err)
 	}
 	c := admitted.Spec().GetTask().GetContainer()
-	if len(c.GetSecrets())+len(c.GetConfigs()) > 0 || c.GetRegistryAuth() != "" { // nodes would start its tasks without
-		return admitted, nil, apierr.State("leave them out", "secrets and configs cannot be given to services yet")
-	}
 	was := old.GetTask().GetContainer()
 	digest, platforms := was.GetDigest(), old.GetTask().GetPlatforms()
 	if c.GetImage() != was.GetImage() || digest == "" || sp.GetTask().GetForce() != old.GetTask().GetForce() {
