@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -47,7 +48,21 @@ func mustAtoi(t *testing.T, s string) int {
 // testRegistry serves TLS on loopback and returns its host and CA file.
 func testRegistry(t *testing.T) (host, caFile string, push func(ref string, img v1.Image) string) {
 	t.Helper()
-	srv := httptest.NewUnstartedServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	return testRegistryAs(t, "", "")
+}
+
+// testRegistryAs serves who shows this password; empty: anybody.
+func testRegistryAs(t *testing.T, user, password string) (host, caFile string, push func(ref string, img v1.Image) string) {
+	t.Helper()
+	plain := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != user || p != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		plain.ServeHTTP(w, r)
+	}))
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
@@ -64,7 +79,7 @@ func testRegistry(t *testing.T) (host, caFile string, push func(ref string, img 
 			t.Fatal(err)
 		}
 		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}}
-		if err := remote.Write(r, img, remote.WithTransport(transport)); err != nil {
+		if err := remote.Write(r, img, remote.WithTransport(transport), remote.WithAuth(&authn.Basic{Username: user, Password: password})); err != nil {
 			t.Fatal(err)
 		}
 		d, err := img.Digest()

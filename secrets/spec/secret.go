@@ -6,6 +6,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/strictpb"
+	"github.com/redoubt-cluster/redoubt/secrets/render"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
@@ -69,6 +70,14 @@ func CheckConfigData(data []byte) error {
 		return fmt.Errorf("the config is %d bytes long: at most %d are allowed", n, MaxConfigBytes)
 	}
 	return nil
+}
+
+// CheckTemplate returns an error unless data may be that of a config which is a
+// template. That the services which use it are granted the secrets it names is seen
+// when it is rendered.
+func CheckTemplate(data []byte) error {
+	_, err := render.Parse(data)
+	return err
 }
 
 func checkKeep(n uint32) error {

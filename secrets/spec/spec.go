@@ -37,6 +37,11 @@ func CheckConfig(s *secretspb.ConfigSpec) error {
 	if err := CheckConfigData(s.GetData()); err != nil {
 		return err
 	}
+	if s.GetTemplate() {
+		if err := CheckTemplate(s.GetData()); err != nil {
+			return fmt.Errorf("config %s: %w", s.GetName(), err)
+		}
+	}
 	if n := proto.Size(s); n > MaxSpecBytes {
 		return fmt.Errorf("the config and its labels are %d bytes long in all: at most %d are allowed", n, MaxSpecBytes)
 	}

@@ -29,6 +29,10 @@ func TestCheckConfig(t *testing.T) {
 		"config label \"a b\"":                func(s *secretspb.ConfigSpec) { s.Labels["a b"] = "" },
 		"the config is empty":                 func(s *secretspb.ConfigSpec) { s.Data = nil },
 		"1024001 bytes long: at most 1024000": func(s *secretspb.ConfigSpec) { s.Data = append(s.Data, 0) },
+		"config site: line":                   func(s *secretspb.ConfigSpec) { s.Template, s.Data = true, []byte("{{") },
+		"not part of the language": func(s *secretspb.ConfigSpec) {
+			s.Template, s.Data = true, []byte("{{range 1000000000}}a{{end}}")
+		},
 		"and its labels are": func(s *secretspb.ConfigSpec) {
 			for _, k := range strings.Split("abcdefgh", "") {
 				s.Labels[k] = strings.Repeat("v", ident.MaxLabelValue)

@@ -103,6 +103,11 @@ func (s *Server) UpdateConfig(ctx context.Context, req *controlpb.UpdateConfigRe
 	defer cancel()
 	var resp *controlpb.UpdateFileResponse
 	_, err := secretstore.UpdateConfig(ctx, s.c.Store, req.GetConfig(), req.GetData(), schedstore.PinnedBy, func(tx *raftstore.Tx, c *secretspb.Config) (err error) {
+		if c.GetSpec().GetTemplate() {
+			if err := secretspec.CheckTemplate(req.GetData()); err != nil {
+				return apierr.Invalid("", "config %s: %v", c.GetSpec().GetName(), err)
+			}
+		}
 		resp, err = updatedFile(tx, c.GetId(), c.GetCurrent())
 		return err
 	})

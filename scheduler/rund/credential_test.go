@@ -1,0 +1,85 @@
+package rund
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/secrets/seal"
+)
+
+// TestRegistryCredential: a private image is got with what the task's service shows its
+// registry; that is in no file, container or log, and for that registry alone.
+func TestRegistryCredential(t *testing.T) {
+	const password = canary + "-password"
+	host, ca, push := testRegistryAs(t, "robot", password)
+	img, err := mutateEnv(probeImage, "FROM=private")
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := push("app/private:1", img)
+	n := newNode(t, func(c *Config) { c.Registries = map[string]image.Registry{host: {CAFile: ca}} })
+	s := n.sender()
+	auth := ident.New()
+	private := func() *rundpb.TaskDesired {
+		d := n.desired()
+		d.Spec.Container.Image, d.Spec.Container.Digest = host+"/app/private:1", digest
+		return d
+	}
+
+	without := private()
+	n.apply(without)
+	if a := n.awaitPhase(without.GetTaskId(), rundpb.Phase_PHASE_FAILED); !a.GetRejected() || !strings.Contains(a.GetError(), "the registry refuses access") {
+		t.Errorf("without a credential: %v", a)
+	}
+	for text, want := range map[string]string{
+		`{"registry":"` + host + `","username":"robot","password":"wrong"}`:              "the registry refuses access",
+		`{"registry":"elsewhere.test","username":"robot","password":"` + password + `"}`: `the credential is for the registry "elsewhere.test"`,
+	} {
+		d := private()
+		d.Spec.Container.RegistryAuth = auth
+		n.apply(d)
+		s.wants(d)
+		if err := s.deliver(d, s.secret(d, auth, "hub", seal.KindRegistry, text)); err != nil {
+			t.Fatal(err)
+		}
+		if a := n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_FAILED); !a.GetRejected() || !strings.Contains(a.GetError(), want) {
+			t.Errorf("%v, want %q", a, want)
+		}
+	}
+
+	d := private()
+	d.Spec.Container.RegistryAuth = auth
+	n.apply(d)
+	s.wants(d)
+	if err := s.deliver(d, s.secret(d, auth, "hub", seal.KindRegistry, "no JSON "+password)); status.Code(err) != codes.FailedPrecondition || strings.Contains(err.Error(), password) {
+		t.Errorf("a malformed credential: %v", err)
+	}
+	if err := s.deliver(d); err == nil {
+		t.Error("a delivery without the credential is taken")
+	}
+	good := s.secret(d, auth, "hub", seal.KindRegistry, `{"registry":"`+host+`","username":"robot","password":"`+password+`"}`)
+	if err := s.deliver(d, good); err != nil {
+		t.Fatal(err)
+	}
+	if a := n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING); len(a.GetFiles()) > 0 {
+		t.Errorf("the task has %v", a.GetFiles())
+	}
+	n.server.mu.Lock()
+	w := n.server.workers[d.GetTaskId()]
+	n.server.mu.Unlock()
+	if w.credential() != nil {
+		t.Error("the credential is kept once the image is there")
+	}
+	out, _ := exec.Command("grep", "-rlsa", password, n.runDir, filepath.Join(ctrd.Dir, "root")).Output()
+	if len(out) > 0 || strings.Contains(n.logs.String(), password) {
+		t.Errorf("the password is in the log, or in %s", out)
+	}
+}
