@@ -83,6 +83,9 @@ const (
 	// revoked.
 	maxNoted = 16
 
+	// maxUnjournalled bounds the certificates on record that nobody gave out.
+	maxUnjournalled = 16
+
 	// A revocation list names at most maxListed certificates, the newest, and a root's
 	// the newest maxRevokedIssuers. It is signed again when it ends within listAhead,
 	// and what should be on it is looked at every listCheck. A signer that refuses is

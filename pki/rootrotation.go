@@ -143,7 +143,7 @@ func FinishRoot(tx *raftstore.Tx, next NextCA) error {
 	}
 	c.Roots, c.Rotation = [][]byte{next.Root}, nil
 	if !c.LastRotation.GetAborted() {
-		c.Exposures = nil // of the root that is gone
+		c.Exposures, c.Unjournalled = nil, nil // of the root that is gone
 	}
 	return store.Cluster.Put(tx, c)
 }

@@ -31,6 +31,9 @@ type Peer struct {
 	Leaf *x509.Certificate
 	// Chain is what was presented, in DER, leaf first.
 	Chain [][]byte
+	// Source is where the connection came from; behind a splice, the caller's own
+	// address. Nil where nobody said.
+	Source net.Addr
 }
 
 // ConnInfo is what gRPC's peer.Peer carries for a Conn. The embedded TLSInfo

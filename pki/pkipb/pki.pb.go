@@ -126,9 +126,6 @@ type Node struct {
 	Certificates []*IssuedCertificate `protobuf:"bytes,21,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	// Denied by `node revoke`: shown until it is removed.
 	Revoked bool `protobuf:"varint,22,opt,name=revoked,proto3" json:"revoked,omitempty"`
-	// The last certificate for this node that its record did not name and that
-	// verified all the same.
-	Unjournalled *Unjournalled `protobuf:"bytes,30,opt,name=unjournalled,proto3" json:"unjournalled,omitempty"`
 	// The TPM that proved itself when the node joined, without which it renews no
 	// certificate: name of its attestation key, and hash of its endorsement key.
 	TpmAk         []byte `protobuf:"bytes,25,opt,name=tpm_ak,json=tpmAk,proto3" json:"tpm_ak,omitempty"`
@@ -314,13 +311,6 @@ func (x *Node) GetRevoked() bool {
 	return false
 }
 
-func (x *Node) GetUnjournalled() *Unjournalled {
-	if x != nil {
-		return x.Unjournalled
-	}
-	return nil
-}
-
 func (x *Node) GetTpmAk() []byte {
 	if x != nil {
 		return x.TpmAk
@@ -342,9 +332,11 @@ type Unjournalled struct {
 	Spki   []byte `protobuf:"bytes,1,opt,name=spki,proto3" json:"spki,omitempty"`
 	Serial string `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
 	// Unix seconds, when it was shown first, and where from.
-	At            int64          `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
-	Source        string         `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
-	Role          profilepb.Role `protobuf:"varint,5,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
+	At     int64          `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	Source string         `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	Role   profilepb.Role `protobuf:"varint,5,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
+	// Whom it names, on record or not.
+	NodeId        string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -412,6 +404,13 @@ func (x *Unjournalled) GetRole() profilepb.Role {
 		return x.Role
 	}
 	return profilepb.Role(0)
+}
+
+func (x *Unjournalled) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 // IssuedCertificate names a certificate as revocation lists do.
@@ -594,6 +593,9 @@ type Cluster struct {
 	// The keyset epoch that made all that is secret anew; 0 stands for keyset_epoch.
 	WholeEpoch   uint64          `protobuf:"varint,16,opt,name=whole_epoch,json=wholeEpoch,proto3" json:"whole_epoch,omitempty"`
 	LastRotation *RotationResult `protobuf:"bytes,15,opt,name=last_rotation,json=lastRotation,proto3" json:"last_rotation,omitempty"`
+	// Certificates that were shown and verified, and that nobody had given out, newest
+	// first, bounded; until the root is replaced.
+	Unjournalled []*Unjournalled `protobuf:"bytes,30,rep,name=unjournalled,proto3" json:"unjournalled,omitempty"`
 	// What is demanded of machines that join; absent: nothing.
 	Admission     *profilepb.AdmissionPolicy `protobuf:"bytes,40,opt,name=admission,proto3" json:"admission,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -752,6 +754,13 @@ func (x *Cluster) GetWholeEpoch() uint64 {
 func (x *Cluster) GetLastRotation() *RotationResult {
 	if x != nil {
 		return x.LastRotation
+	}
+	return nil
+}
+
+func (x *Cluster) GetUnjournalled() []*Unjournalled {
+	if x != nil {
+		return x.Unjournalled
 	}
 	return nil
 }
@@ -2514,7 +2523,7 @@ var File_pki_pkipb_pki_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\n" +
-	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xce\x06\n" +
+	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\x8c\x06\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2539,16 +2548,16 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\vcompromised\x18\x12 \x01(\bR\vcompromised\x12&\n" +
 	"\x0fgiven_keyd_keys\x18\x13 \x03(\fR\rgivenKeydKeys\x12K\n" +
 	"\fcertificates\x18\x15 \x03(\v2!.redoubt.pki.v1.IssuedCertificateB\x04\xf0\xe5\x18\x03R\fcertificates\x12\x1e\n" +
-	"\arevoked\x18\x16 \x01(\bB\x04\xf0\xe5\x18\x03R\arevoked\x12F\n" +
-	"\funjournalled\x18\x1e \x01(\v2\x1c.redoubt.pki.v1.UnjournalledB\x04\xf0\xe5\x18\x03R\funjournalled\x12\x1b\n" +
+	"\arevoked\x18\x16 \x01(\bB\x04\xf0\xe5\x18\x03R\arevoked\x12\x1b\n" +
 	"\x06tpm_ak\x18\x19 \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmAk\x12\x1b\n" +
-	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEk\"\x96\x01\n" +
+	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEkJ\x04\b\x1e\x10\x1f\"\xaf\x01\n" +
 	"\fUnjournalled\x12\x12\n" +
 	"\x04spki\x18\x01 \x01(\fR\x04spki\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x0e\n" +
 	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12,\n" +
-	"\x04role\x18\x05 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role:\x04\xe8\xe5\x18\x03\"f\n" +
+	"\x04role\x18\x05 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x17\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId:\x04\xe8\xe5\x18\x03\"f\n" +
 	"\x11IssuedCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12\x1b\n" +
@@ -2558,7 +2567,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +
 	"\x06signed\x18\x03 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\x12\x12\n" +
 	"\x04uses\x18\x04 \x01(\rR\x04uses\x12\x18\n" +
-	"\arevoked\x18\x05 \x01(\bR\arevoked\"\xc8\x06\n" +
+	"\arevoked\x18\x05 \x01(\bR\arevoked\"\x90\a\n" +
 	"\aCluster\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -2581,7 +2590,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x13worker_leaf_seconds\x18\x0e \x01(\rB\x04\xf0\xe5\x18\x03R\x11workerLeafSeconds\x12%\n" +
 	"\vwhole_epoch\x18\x10 \x01(\x04B\x04\xf0\xe5\x18\x03R\n" +
 	"wholeEpoch\x12I\n" +
-	"\rlast_rotation\x18\x0f \x01(\v2\x1e.redoubt.pki.v1.RotationResultB\x04\xf0\xe5\x18\x03R\flastRotation\x12G\n" +
+	"\rlast_rotation\x18\x0f \x01(\v2\x1e.redoubt.pki.v1.RotationResultB\x04\xf0\xe5\x18\x03R\flastRotation\x12F\n" +
+	"\funjournalled\x18\x1e \x03(\v2\x1c.redoubt.pki.v1.UnjournalledB\x04\xf0\xe5\x18\x03R\funjournalled\x12G\n" +
 	"\tadmission\x18( \x01(\v2#.redoubt.profile.v1.AdmissionPolicyB\x04\xf0\xe5\x18\x03R\tadmission\"\xc6\x02\n" +
 	"\bRotation\x124\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1e.redoubt.pki.v1.Rotation.PhaseR\x05phase\x12\x19\n" +
@@ -2800,15 +2810,15 @@ var file_pki_pkipb_pki_proto_depIdxs = []int32{
 	32, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
 	33, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	2,  // 3: redoubt.pki.v1.Node.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	33, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	32, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	34, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	32, // 7: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
-	12, // 8: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
-	9,  // 9: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
-	6,  // 10: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
-	7,  // 11: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
+	33, // 3: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	32, // 4: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	34, // 5: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	32, // 6: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	12, // 7: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
+	9,  // 8: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
+	6,  // 9: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
+	7,  // 10: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
+	2,  // 11: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
 	35, // 12: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
 	0,  // 13: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
 	32, // 14: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta

@@ -191,6 +191,9 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 	if err != nil {
 		return false, err
 	}
+	if peer != nil {
+		peer.Source = in.RemoteAddr()
+	}
 	told := false
 	if m.creds != nil {
 		if err := p.cfg.Admit(alpn, peer); err != nil {

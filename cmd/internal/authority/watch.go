@@ -22,12 +22,12 @@ func (s *Server) nodes(r raftstore.Reader, c *pkipb.Cluster) (out []*controlpb.C
 	sessions := s.sessions()
 	roots := pki.HashesOf(c.GetRoots())
 	for n := range pkistore.Nodes.All(r) {
-		if n.GetDenied() && n.GetUnjournalled() == nil {
+		if n.GetDenied() {
 			continue
 		}
 		said, connected := sessions[n.GetId()]
 		v := &controlpb.CANode{Id: n.GetId(), Name: n.GetName(), Role: n.GetRole(), Connected: connected, Current: !pki.NeedsReissue(c, n),
-			Trusts: true, Issuer: n.GetLeafIssuer(), LeafNotAfter: n.GetLeafNotAfter(), Unjournalled: n.GetUnjournalled()}
+			Trusts: true, Issuer: n.GetLeafIssuer(), LeafNotAfter: n.GetLeafNotAfter()}
 		for _, root := range roots {
 			v.Trusts = v.Trusts && trusts(said, root)
 		}
@@ -117,7 +117,7 @@ func (s *Server) InspectCA(ctx context.Context, _ *controlpb.InspectCARequest) (
 		if at, err := replaceAt(c); err == nil {
 			resp.NextRotation = at.Unix()
 		}
-		resp.Nodes = s.nodes(r, c)
+		resp.Nodes, resp.Unjournalled = s.nodes(r, c), c.GetUnjournalled()
 		resp.Authorities = views(c, resp.Nodes)
 		return nil
 	})

@@ -25,8 +25,9 @@ func (a *app) caInspectCmd() *cobra.Command {
 		Long: `inspect lists the root, the issuing CA, and those of before that something still
 needs; then the nodes, with the CA that each one's certificate is of.
 
-ALARM marks a node for which a certificate was shown that nobody gave out: the
-key of a CA is in other hands. With --pem it prints the certificates instead.`,
+ALARM tells of a certificate that was shown and that nobody gave out: the key of a
+CA is in other hands. Replacing the root ends that. With --pem it prints the
+certificates instead.`,
 		Example: `  redoubt ca inspect
 
   # The roots, for openssl
@@ -85,9 +86,6 @@ func (a *app) printCA(out *output, r *controlpb.InspectCAResponse) error {
 	for _, n := range r.Nodes {
 		state := "current"
 		switch {
-		case n.Unjournalled != nil:
-			state = fmt.Sprintf("ALARM: a certificate that nobody gave out (serial %s, from %s, %s)", printable(n.Unjournalled.Serial),
-				printable(n.Unjournalled.Source), time.Unix(n.Unjournalled.At, 0).UTC().Format(time.RFC3339))
 		case !n.Current:
 			state = "of before"
 		case n.Connected && !n.Trusts:
@@ -110,6 +108,10 @@ func (a *app) printCA(out *output, r *controlpb.InspectCAResponse) error {
 	}
 	if r.WorkerLeafSeconds != 0 {
 		fmt.Fprintf(a.Stdout, "Workers' certificates are good for %v.\n", time.Duration(r.WorkerLeafSeconds)*time.Second)
+	}
+	for _, u := range r.Unjournalled {
+		fmt.Fprintf(a.Stdout, "ALARM: a certificate of %s %s was shown that nobody gave out (serial %s, from %s, %s).\n", enumName(u.Role, "ROLE_"),
+			printable(shortID(u.NodeId)), printable(u.Serial), printable(u.Source), time.Unix(u.At, 0).UTC().Format(time.RFC3339))
 	}
 	fmt.Fprintln(a.Stdout)
 	if err := table(a.Stdout, []string{"CA", "SHA-256", "NAME", "AGE", "UNTIL", "NODES"}, cas); err != nil {

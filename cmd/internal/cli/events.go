@@ -60,7 +60,7 @@ it does not replace an audit trail.`,
 	out.flags(c, false)
 	c.Flags().StringVar(&since, "since", "", "also what happened since: 10m, or 2026-01-02T15:04:05Z")
 	c.Flags().StringVar(&until, "until", "", "end then: 0s for now, or 2026-01-02T15:04:05Z")
-	filter.add(c, "type=config|identity|node|service|task|token|unlock-key", "action", "id", "name", "service", "node")
+	filter.add(c, "type=ca|config|identity|node|service|task|token|unlock-key", "action", "id", "name", "service", "node")
 	return c
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -30,6 +31,12 @@ func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func
 	for _, e := range c.GetExposures() {
 		warn("manager %s was removed as compromised on %s and had the root key: whoever has it can pretend to be a manager to nodes that are away or new. "+
 			"replace the root: `redoubt ca rotate --root`", e.GetName(), time.Unix(e.GetAt(), 0).UTC().Format(time.DateOnly))
+	}
+	for _, u := range c.GetUnjournalled() {
+		n, _ := pkistore.Nodes.Get(r, u.GetNodeId())
+		warn("a certificate of %s %s was shown from %s on %s that nobody gave out (serial %s): the key of a CA is in other hands. "+
+			"find out whose, and replace the root: `redoubt ca rotate --root`", profile.RoleName(u.GetRole()), cmp.Or(n.GetName(), u.GetNodeId()), u.GetSource(),
+			time.Unix(u.GetAt(), 0).UTC().Format(time.RFC3339), u.GetSerial())
 	}
 	for n := range pkistore.Nodes.All(r) {
 		if pki.NeedsReissue(c, n) {

@@ -59,6 +59,8 @@ type managerState struct {
 	opened atomic.Bool
 	// leaves are re-issued certificates that this manager, leading, has met.
 	leaves chan *x509.Certificate
+	// strange are certificates that no record named.
+	strange chan shown
 
 	// direct answers this node's own local root while it leads; nil at first.
 	direct atomic.Pointer[direct]
@@ -89,7 +91,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err := n.disk.keepStore(k.incarnation); err != nil {
 		return err
 	}
-	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
+	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), strange: make(chan shown, 16), spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
 	m.link = &leaderLink{dial: m.dialLeader}
 	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever
@@ -156,6 +158,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return ended(ctx, boot.FollowCluster(ctx, store, n.log, nil, nil)) })
 	g.Go(func() error { return m.followLeader(ctx, p) })
 	g.Go(func() error { return m.watchLeaderless(ctx) })
+	g.Go(func() error { return ended(ctx, m.reconcile(ctx)) })
 	g.Go(func() error { return m.followTable(ctx, autolockstore.Slots, m.reseal) })
 	g.Go(func() error { return m.followTable(ctx, pkistore.Nodes, m.keepOthers) })
 	g.Go(func() error { return m.keepStoreKey(ctx, k) })
@@ -267,6 +270,7 @@ func (m *managerState) leader() port.Leader {
 func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) error {
 	directory := pkistore.Directory{Store: m.store}
 	return func(alpn string, p *authz.Peer) error {
+		m.presented(p)
 		if alpn != pki.ALPNRaft && alpn != pki.ALPNLeader && alpn != pki.ALPNWitness {
 			return az.CheckPeer(alpn, p)
 		}

@@ -73,7 +73,7 @@ func (n *Node) InspectCA(context.Context, *controlpb.InspectCARequest) (*control
 	defer n.mu.Unlock()
 	resp := &controlpb.InspectCAResponse{KeysetEpoch: 2, NextRotation: 1735787045, Nodes: n.caNodes()}
 	if n.away {
-		resp.Nodes[0].Unjournalled = &pkipb.Unjournalled{Serial: "4711\x1b", At: 1735787045, Source: "192.0.2.66"}
+		resp.Unjournalled = []*pkipb.Unjournalled{{NodeId: "b", Role: profilepb.Role_ROLE_MANAGER, Serial: "4711\x1b", At: 1735787045, Source: "192.0.2.66"}}
 	}
 	return resp, nil
 }

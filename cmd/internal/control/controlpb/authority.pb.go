@@ -419,8 +419,7 @@ type CANode struct {
 	// SHA-256 of its issuer's certificate.
 	Issuer []byte `protobuf:"bytes,7,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// Unix seconds.
-	LeafNotAfter  int64               `protobuf:"varint,8,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
-	Unjournalled  *pkipb.Unjournalled `protobuf:"bytes,9,opt,name=unjournalled,proto3" json:"unjournalled,omitempty"`
+	LeafNotAfter  int64 `protobuf:"varint,8,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,13 +510,6 @@ func (x *CANode) GetLeafNotAfter() int64 {
 	return 0
 }
 
-func (x *CANode) GetUnjournalled() *pkipb.Unjournalled {
-	if x != nil {
-		return x.Unjournalled
-	}
-	return nil
-}
-
 type InspectCARequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -564,7 +556,9 @@ type InspectCAResponse struct {
 	// 0: as each manager's keyd is configured.
 	WorkerLeafSeconds uint32 `protobuf:"varint,6,opt,name=worker_leaf_seconds,json=workerLeafSeconds,proto3" json:"worker_leaf_seconds,omitempty"`
 	// When the issuing CA is replaced by itself, Unix seconds.
-	NextRotation  int64 `protobuf:"varint,7,opt,name=next_rotation,json=nextRotation,proto3" json:"next_rotation,omitempty"`
+	NextRotation int64 `protobuf:"varint,7,opt,name=next_rotation,json=nextRotation,proto3" json:"next_rotation,omitempty"`
+	// Certificates that were shown and that nobody had given out, newest first.
+	Unjournalled  []*pkipb.Unjournalled `protobuf:"bytes,8,rep,name=unjournalled,proto3" json:"unjournalled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -646,6 +640,13 @@ func (x *InspectCAResponse) GetNextRotation() int64 {
 		return x.NextRotation
 	}
 	return 0
+}
+
+func (x *InspectCAResponse) GetUnjournalled() []*pkipb.Unjournalled {
+	if x != nil {
+		return x.Unjournalled
+	}
+	return nil
 }
 
 type CAView struct {
@@ -732,7 +733,7 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\tconnected\x18\x03 \x01(\rR\tconnected\x12\x14\n" +
 	"\x05ready\x18\x04 \x01(\rR\x05ready\x12\x12\n" +
 	"\x04done\x18\x05 \x01(\bR\x04done\x122\n" +
-	"\x04last\x18\x06 \x01(\v2\x1e.redoubt.pki.v1.RotationResultR\x04last\"\xaa\x02\n" +
+	"\x04last\x18\x06 \x01(\v2\x1e.redoubt.pki.v1.RotationResultR\x04last\"\xee\x01\n" +
 	"\x06CANode\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
@@ -741,9 +742,9 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\x06trusts\x18\x05 \x01(\bR\x06trusts\x12\x18\n" +
 	"\acurrent\x18\x06 \x01(\bR\acurrent\x12\x16\n" +
 	"\x06issuer\x18\a \x01(\fR\x06issuer\x12$\n" +
-	"\x0eleaf_not_after\x18\b \x01(\x03R\fleafNotAfter\x12@\n" +
-	"\funjournalled\x18\t \x01(\v2\x1c.redoubt.pki.v1.UnjournalledR\funjournalled\"\x12\n" +
-	"\x10InspectCARequest\"\xe5\x02\n" +
+	"\x0eleaf_not_after\x18\b \x01(\x03R\fleafNotAfterJ\x04\b\t\x10\n" +
+	"\"\x12\n" +
+	"\x10InspectCARequest\"\xa7\x03\n" +
 	"\x11InspectCAResponse\x12<\n" +
 	"\vauthorities\x18\x01 \x03(\v2\x1a.redoubt.control.v1.CAViewR\vauthorities\x120\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x1a.redoubt.control.v1.CANodeR\x05nodes\x124\n" +
@@ -751,7 +752,8 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\x04last\x18\x04 \x01(\v2\x1e.redoubt.pki.v1.RotationResultR\x04last\x12!\n" +
 	"\fkeyset_epoch\x18\x05 \x01(\x04R\vkeysetEpoch\x12.\n" +
 	"\x13worker_leaf_seconds\x18\x06 \x01(\rR\x11workerLeafSeconds\x12#\n" +
-	"\rnext_rotation\x18\a \x01(\x03R\fnextRotation\"\x86\x02\n" +
+	"\rnext_rotation\x18\a \x01(\x03R\fnextRotation\x12@\n" +
+	"\funjournalled\x18\b \x03(\v2\x1c.redoubt.pki.v1.UnjournalledR\funjournalled\"\x86\x02\n" +
 	"\x06CAView\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.redoubt.control.v1.CAView.KindR\x04kind\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x14\n" +
@@ -804,19 +806,19 @@ var file_cmd_internal_control_controlpb_authority_proto_goTypes = []any{
 	(pkipb.Rotation_Phase)(0),    // 11: redoubt.pki.v1.Rotation.Phase
 	(*pkipb.RotationResult)(nil), // 12: redoubt.pki.v1.RotationResult
 	(profilepb.Role)(0),          // 13: redoubt.profile.v1.Role
-	(*pkipb.Unjournalled)(nil),   // 14: redoubt.pki.v1.Unjournalled
-	(*pkipb.Rotation)(nil),       // 15: redoubt.pki.v1.Rotation
+	(*pkipb.Rotation)(nil),       // 14: redoubt.pki.v1.Rotation
+	(*pkipb.Unjournalled)(nil),   // 15: redoubt.pki.v1.Unjournalled
 }
 var file_cmd_internal_control_controlpb_authority_proto_depIdxs = []int32{
 	11, // 0: redoubt.control.v1.WatchCAResponse.phase:type_name -> redoubt.pki.v1.Rotation.Phase
 	7,  // 1: redoubt.control.v1.WatchCAResponse.nodes:type_name -> redoubt.control.v1.CANode
 	12, // 2: redoubt.control.v1.WatchCAResponse.last:type_name -> redoubt.pki.v1.RotationResult
 	13, // 3: redoubt.control.v1.CANode.role:type_name -> redoubt.profile.v1.Role
-	14, // 4: redoubt.control.v1.CANode.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	10, // 5: redoubt.control.v1.InspectCAResponse.authorities:type_name -> redoubt.control.v1.CAView
-	7,  // 6: redoubt.control.v1.InspectCAResponse.nodes:type_name -> redoubt.control.v1.CANode
-	15, // 7: redoubt.control.v1.InspectCAResponse.rotation:type_name -> redoubt.pki.v1.Rotation
-	12, // 8: redoubt.control.v1.InspectCAResponse.last:type_name -> redoubt.pki.v1.RotationResult
+	10, // 4: redoubt.control.v1.InspectCAResponse.authorities:type_name -> redoubt.control.v1.CAView
+	7,  // 5: redoubt.control.v1.InspectCAResponse.nodes:type_name -> redoubt.control.v1.CANode
+	14, // 6: redoubt.control.v1.InspectCAResponse.rotation:type_name -> redoubt.pki.v1.Rotation
+	12, // 7: redoubt.control.v1.InspectCAResponse.last:type_name -> redoubt.pki.v1.RotationResult
+	15, // 8: redoubt.control.v1.InspectCAResponse.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
 	0,  // 9: redoubt.control.v1.CAView.kind:type_name -> redoubt.control.v1.CAView.Kind
 	1,  // 10: redoubt.control.v1.Authority.RotateCA:input_type -> redoubt.control.v1.RotateCARequest
 	3,  // 11: redoubt.control.v1.Authority.AbortCA:input_type -> redoubt.control.v1.AbortCARequest

@@ -28,7 +28,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -45,6 +45,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = machine(r, old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Nodes.Event(c); ok {
 			e, meta = member(old, now), now.GetMeta()
+		} else if old, now, ok := pkistore.Cluster.Event(c); ok && old != nil && now != nil {
+			e, meta = authority(r, old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.DeniedIdentities.Event(c); ok {
 			e, meta = identity(old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Tokens.Event(c); ok {

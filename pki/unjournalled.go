@@ -1,0 +1,63 @@
+package pki
+
+import (
+	"bytes"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// Every certificate is given out by a transaction that notes it in its node's
+// record, and keyd writes into its journal whatever it signs. One that verifies and
+// stands in neither was made by somebody else who has the key of a CA.
+
+// Named reports whether the record n (nil where there is none) says that the peer's
+// certificate was given out, whether it is still good or not.
+func Named(n *pkipb.Node, p *authz.Peer) bool {
+	if len(p.SPKI) == 0 {
+		return false
+	}
+	for _, spki := range [][]byte{n.GetLeafSpki(), n.GetPreviousSpki(), n.GetBootSpki()} {
+		if bytes.Equal(spki, p.SPKI) {
+			return true
+		}
+	}
+	serial := p.Leaf.SerialNumber.Bytes()
+	return slices.ContainsFunc(n.GetCertificates(), func(c *pkipb.IssuedCertificate) bool { return bytes.Equal(c.GetSerial(), serial) })
+}
+
+// Forged reports whether a peer that verified shows a certificate that nobody gave
+// out, as far as the records say. Records of before certificates were noted do not.
+func Forged(r raftstore.Reader, level uint32, p *authz.Peer) bool {
+	if level < revocationLevel {
+		return false
+	}
+	n, _ := store.Nodes.Get(r, p.NodeID)
+	if Named(n, p) {
+		return false
+	}
+	c, err := store.GetCluster(r)
+	// By the CA in force: what is left of former ones is refused for that alone, and
+	// a manager that was removed may still sign with it.
+	return err == nil && issuedBy(c, p.Leaf) != nil
+}
+
+// NoteUnjournalled records the alarm that a certificate was shown that nobody gave
+// out, once for each key. It changes nothing where that turns out to be wrong.
+func NoteUnjournalled(tx *raftstore.Tx, p *authz.Peer, source string) (noted bool, _ error) {
+	c, err := store.GetCluster(tx)
+	if err != nil || !Forged(tx, tx.Level(), p) ||
+		slices.ContainsFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool { return bytes.Equal(u.GetSpki(), p.SPKI) }) {
+		return false, err
+	}
+	c = proto.CloneOf(c)
+	u := &pkipb.Unjournalled{NodeId: p.NodeID, Spki: p.SPKI, Serial: p.Leaf.SerialNumber.Text(16), At: tx.Now().Unix(), Source: source, Role: p.Role}
+	c.Unjournalled = append([]*pkipb.Unjournalled{u}, c.GetUnjournalled()...)
+	c.Unjournalled = c.Unjournalled[:min(len(c.Unjournalled), maxUnjournalled)]
+	return true, store.Cluster.Put(tx, c)
+}
