@@ -36,7 +36,9 @@ type delivered struct {
 	mu    sync.Mutex
 	over  bool // the task ended: nothing is put any more
 	ready bool // a container may be made
-	files []*taskpb.FileVersion
+	// identity says that the files of its identity are there.
+	identity bool
+	files    []*taskpb.FileVersion
 	// credential is for the task's image, until that is here.
 	credential *image.Credential
 	signals    []unix.Signal // to be sent
@@ -265,6 +267,7 @@ func (w *worker) tendFiles(ctx context.Context) error {
 func (w *worker) dropFiles() {
 	w.has.mu.Lock()
 	defer w.has.mu.Unlock()
+	w.has.identity = false
 	w.has.over, w.has.ready, w.has.files, w.has.credential, w.has.signals = true, false, nil, nil, nil
 	if err := w.s.files.Remove(w.id); err != nil {
 		w.log.Error("the files of a task that ended could not be removed", "err", err)

@@ -26,6 +26,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -70,7 +71,7 @@ func transient(err error) bool {
 // waits to be started. cid is a container's id that nothing has yet; cred is for the
 // registry.
 func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, cred *image.Credential, note func(string)) (containerd.Task, error) {
-	if err := cmp.Or(checkTask(d), s.checkGrants(d.GetSpec())); err != nil {
+	if err := cmp.Or(checkTask(d), s.checkGrants(d.GetSpec()), checkIdentity(d.GetSpec())); err != nil {
 		return nil, rejected(err)
 	}
 	c := d.GetSpec().GetContainer()
@@ -170,6 +171,9 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, cid
 	if in.User, err = s.users.resolve(ctx, s.client, cid, img.Parent, user); err != nil {
 		return nil, nil, err
 	}
+	if err := s.ownIdentity(id, d.GetSpec(), in.User.UID, in.User.GID); err != nil {
+		return nil, nil, err
+	}
 	spec, err := ocispec.Build(in)
 	if err != nil {
 		return nil, nil, rejected(err)
@@ -257,6 +261,9 @@ func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready, h
 		}
 	}
 	in.Files = s.fileMounts(id, d.GetSpec())
+	if to := d.GetSpec().GetIdentity().GetFiles(); to != "" {
+		in.Files = append(in.Files, ocispec.Mount{Source: s.files.DirPath(id, taskfiles.Identity), Target: to, ReadOnly: true})
+	}
 	in.Mounts, err = s.mounts(id, c.GetMounts())
 	return in, err
 }

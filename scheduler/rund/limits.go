@@ -78,6 +78,9 @@ const (
 	callerLogPause    = 10 * time.Second
 	maxWaitingCallers = 32
 
+	// maxIdentityFile bounds each file of an identity in bytes.
+	maxIdentityFile = 256 << 10
+
 	// Garbage: when after the start, how often, and how long it may take.
 	collectFirst   = 30 * time.Second
 	collectEvery   = 5 * time.Minute

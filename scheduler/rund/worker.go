@@ -151,6 +151,9 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 			if ready, err := w.awaitFiles(d); !ready {
 				return false, err
 			}
+			if ready, err := w.awaitIdentity(d); !ready {
+				return false, err
+			}
 			if err := w.create(ctx, d); err != nil {
 				return false, err
 			}

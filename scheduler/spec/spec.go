@@ -68,6 +68,9 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 			s.IngressConstraints[i] = c.String()
 		}
 	}
+	if name, err := signalName(t.GetIdentity().GetSignal()); err == nil && name != "" {
+		t.Identity.Signal = name
+	}
 	if c := t.Container; c != nil {
 		if c.StopGraceNs == 0 {
 			c.StopGraceNs = int64(DefaultStopGrace)
@@ -153,7 +156,7 @@ func validateTask(t *taskpb.TaskSpec) error {
 	if err := validateNetworks(t.GetNetworks()); err != nil {
 		return err
 	}
-	if err := validateIdentity(t.GetIdentity()); err != nil {
+	if err := validateIdentity(t.GetIdentity(), t.GetContainer().GetMounts()); err != nil {
 		return err
 	}
 	if n := len(t.GetConstraints()); n > MaxConstraints {

@@ -17,8 +17,9 @@ const (
 	issueTimeout = 20 * time.Second
 	lookAgain    = 30 * time.Second
 
-	// fileRetry is after how long files that could not be written are written again.
-	fileRetry = 2 * time.Second
+	// Between attempts to write files.
+	minFileRetry = 50 * time.Millisecond
+	maxFileRetry = 2 * time.Second
 
 	// reportPause is the least time between two reports of what tasks hold.
 	reportPause = 2 * time.Second

@@ -361,9 +361,14 @@ func (h *Holder) file(ctx context.Context, f *filing) {
 	}
 	h.report = true
 	if e.filed = err == nil; e.filed {
-		e.why = ""
+		e.why, e.refile = "", 0
 		return
 	}
-	e.why, e.fileAt = "files: "+err.Error(), time.Now().Add(fileRetry)
+	// The first times, rund has most often not heard of the task yet.
+	e.refile = min(max(2*e.refile, minFileRetry), maxFileRetry)
+	e.why, e.fileAt = "files: "+err.Error(), time.Now().Add(e.refile)
+	if e.refile < maxFileRetry {
+		return
+	}
 	h.c.Logger.Warn("a task's identity was not written to its files", "task", f.task, "err", err)
 }

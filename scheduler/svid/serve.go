@@ -87,6 +87,7 @@ func (h *Holder) hear(ctx context.Context, dial func(context.Context) (*net.Unix
 	}
 	stop := context.AfterFunc(ctx, func() { rund.Close() })
 	defer func() { stop(); rund.Close() }()
+	h.rundCame()
 	for {
 		var who rundpb.IdentityCaller
 		files, err := wire.ReadFiles(rund, &who, 1)

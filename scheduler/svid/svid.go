@@ -88,6 +88,7 @@ type entry struct {
 	why     string // there is no certificate, or no new one
 	filed   bool   // cert is in files
 	fileAt  time.Time
+	refile  time.Duration
 	denied  bool
 	changed chan struct{} // closed when something of the above changes
 
@@ -139,6 +140,17 @@ func (h *Holder) Connected() {
 		if e.key == nil {
 			e.renewAt = time.Time{}
 		}
+	}
+	h.wake()
+}
+
+// rundCame says that rund was started, or redoubtd: it may have lost files, and
+// writes none that it has.
+func (h *Holder) rundCame() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.tasks {
+		e.filed, e.fileAt, e.refile = false, time.Time{}, 0
 	}
 	h.wake()
 }

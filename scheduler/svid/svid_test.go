@@ -287,8 +287,10 @@ func secure(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, header, "true")
 }
 
-func (w *world) raw(t testing.TB, task string) *grpc.ClientConn {
-	c, err := grpc.NewClient(w.socket(task), grpc.WithTransportCredentials(insecure.NewCredentials()))
+func (w *world) raw(t testing.TB, task string) *grpc.ClientConn { return w.dial(t, w.socket(task)) }
+
+func (w *world) dial(t testing.TB, address string) *grpc.ClientConn {
+	c, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}

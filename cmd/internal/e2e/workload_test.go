@@ -33,7 +33,7 @@ func TestWorkloadIdentity(t *testing.T) {
 	w.loadPeer()
 	const m = "manager-1"
 	c.ok(m, "network", "create", "back")
-	c.ok(m, "service", "create", "--name", "db", "--network", "back", "--identity-life", "1m", "--constraint", "node.hostname==worker-2", peerImage, "serve", ":443", "web", "asker")
+	c.ok(m, "service", "create", "--name", "db", "--network", "back", "--identity-life", "1m", "--constraint", "node.hostname==worker-2", peerImage, "serve", ":443", "web", "asker", "reader")
 	c.ok(m, "service", "create", "--name", "web", "--network", "back", "--identity-life", "1m", "--constraint", "node.hostname==worker-1", peerImage, "call", "db:443", "db")
 	for _, story := range []struct {
 		name string
@@ -42,6 +42,7 @@ func TestWorkloadIdentity(t *testing.T) {
 		{"tokens are for whom they are for", (*workloadStory).tokens},
 		{"another process is given nothing", (*workloadStory).strangers},
 		{"a service may want none", (*workloadStory).none},
+		{"programs that read files have them", (*workloadStory).files},
 		{"certificates are replaced under a connection", (*workloadStory).replaced},
 		{"what is revoked is given nothing more", (*workloadStory).revoked},
 	} {
@@ -223,6 +224,77 @@ func (w *workloadStory) none() {
 	}
 	if out := w.ok("manager-1", "identity", "ls"); strings.Contains(out, "/bare") || !strings.Contains(out, "/web") {
 		w.t.Errorf("identity ls: %s", out)
+	}
+}
+
+// files are for a program that only reads them, and openssl is one: with them it
+// speaks to db, and to itself from both sides. They are in memory alone, the key is
+// the container's user's, and new ones are told by a signal.
+func (w *workloadStory) files() {
+	w.ok("manager-1", "service", "create", "--name", "reader", "--network", "back", "--identity-life", "1m", "--identity-files", "--identity-signal", "USR1",
+		"--constraint", "node.hostname==worker-1", peerImage, "reads", "/run/redoubt/identity")
+	first := w.says("reader", `read (\S+) spiffe://\S+/svc/default/reader`, 20*time.Second)[1]
+	reader := w.only("reader")
+	pid := w.firstProcess(reader)
+	dir := "/proc/" + pid + "/root/run/redoubt/identity"
+	if got := w.inHost("worker-1", "sh", "-c", "stat -L -c '%a %n' "+dir+"/*; stat -L -f -c %T "+dir+"/tls.key; [ $(stat -L -c %u "+dir+"/tls.key) = $(stat -c %u /proc/"+pid+") ] && echo its own"); !strings.HasPrefix(got,
+		"444 "+dir+"/ca.crt\n444 "+dir+"/tls.crt\n400 "+dir+"/tls.key\n") || !strings.Contains(got, "its own") || !strings.Contains(got, "tmpfs") && !strings.Contains(got, "ramfs") {
+		w.t.Errorf("the files: %s", got)
+	}
+	w.openssl(reader, dir)
+	w.says("reader", "read (?:[^"+first[:1]+"]|"+first[:1]+"[^"+first[1:2]+"])\\S+ spiffe://\\S+", 90*time.Second)
+	if out := w.ok("manager-1", "identity", "ls", "reader", "--format", "{{.Files}}"); strings.TrimSpace(out) != "true" {
+		w.t.Errorf("identity ls says of files: %s", out)
+	}
+	key, err := os.ReadFile(dir + "/tls.key")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	line := strings.Split(string(key), "\n")[1]
+	for _, h := range w.hosts() {
+		if found := w.filesWith([][]byte{[]byte(line)}, h.DataDir); len(found) > 0 {
+			w.t.Errorf("the key stands in %v", found)
+		}
+	}
+	w.ok("manager-1", "service", "rm", "reader")
+	eventually(w.t, time.Minute, func() string {
+		if out := w.inHost("worker-1", "cat", "/proc/mounts"); strings.Contains(out, "files-"+reader.ID) {
+			return "its files are still mounted"
+		}
+		return ""
+	})
+}
+
+func (w *workloadStory) openssl(task taskJSON, files string) {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	for _, name := range []string{"tls.crt", "tls.key", "ca.crt"} {
+		b, err := os.ReadFile(filepath.Join(files, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	in := &overlayStory{cluster: w.cluster}
+	own := "-cert tls.crt -cert_chain tls.crt -key tls.key -CAfile ca.crt -verify_return_error "
+	r := in.in(task, "cd "+dir+" && (echo hello; sleep 9) | timeout 3 openssl s_client -quiet -verify 3 "+own+"-connect db:443")
+	if !strings.Contains(r.stdout, "hello") || strings.Contains(r.stderr, "verify error") { // it waits for more until its time is over
+		w.t.Errorf("openssl to db: %v", r)
+	}
+	r = in.in(task, "cd "+dir+" && openssl s_client -showcerts "+own+"-connect db:443 </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName,basicConstraints,extendedKeyUsage")
+	if !regexp.MustCompile(`URI:spiffe://\S+/svc/default/db\s`).MatchString(r.stdout) || !strings.Contains(r.stdout, "CA:FALSE") {
+		w.t.Errorf("openssl says of db's certificate: %v", r)
+	}
+	r = in.in(task, "cd "+dir+" && { openssl s_server -accept 4433 -naccept 1 -quiet -rev -Verify 3 "+own+">server.log 2>&1 & } && for i in 1 2 3 4 5; do sleep 0.3; (echo olleh; sleep 9) | timeout 2 openssl s_client -quiet "+own+"-connect 127.0.0.1:4433 2>client.log | grep hello && break; done; kill $!; cat client.log server.log >&2")
+	if !strings.Contains(r.stdout, "hello") {
+		w.t.Errorf("openssl to itself: %v", r)
+	}
+	// Without a certificate db does not speak.
+	r = in.in(task, "cd "+dir+" && (echo hello; sleep 9) | timeout 2 openssl s_client -quiet -CAfile ca.crt -connect db:443")
+	if strings.Contains(r.stdout, "hello") {
+		w.t.Error("db answers without a certificate")
 	}
 }
 

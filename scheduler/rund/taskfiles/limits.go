@@ -10,7 +10,7 @@ const (
 	// the other, rounded up to pages, and the record.
 	sizeBytes = 2*MaxBytes + 2*MaxFiles*4096 + (1 << 20)
 	// inodes: of two generations with their names, and the directories.
-	inodes = 4*MaxFiles + 32
+	inodes = 4*MaxFiles + 48
 	// maxRecord bounds what is read back of what was put.
 	maxRecord = 64 << 10
 )

@@ -13,6 +13,7 @@
 //	    ..1/token
 //	    token -> ..data/token
 //	<dir>/files-<task>/configs/         the same at /run/configs
+//	<dir>/files-<task>/identity/        the same where the service wants its certificate
 //	<dir>/files-<task>/at/3             a file mounted by itself at another place
 //
 // A new version of all files of a directory appears in one step, as a symbolic link
@@ -28,6 +29,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,8 +47,9 @@ type Dir string
 
 // The directories there are.
 const (
-	Secrets Dir = "secrets"
-	Configs Dir = "configs"
+	Secrets  Dir = "secrets"
+	Configs  Dir = "configs"
+	Identity Dir = "identity" // put by itself, see PutDir
 )
 
 // File is one to be put. Ids are the host's.
@@ -126,7 +129,7 @@ func (s *Store) Put(task string, files []File, record []byte) (err error) {
 			clear(f.Data)
 		}
 	}()
-	if err := check(task, files, record); err != nil {
+	if err := check(task, files, record, Secrets, Configs); err != nil {
 		return err
 	}
 	defer s.lock(task)()
@@ -161,7 +164,7 @@ func (s *Store) Put(task string, files []File, record []byte) (err error) {
 	return atomicfile.Write(filepath.Join(at, "record"), record)
 }
 
-func check(task string, files []File, record []byte) error {
+func check(task string, files []File, record []byte, dirs ...Dir) error {
 	if !ident.Valid(task) {
 		return fmt.Errorf("%q is no task id", task)
 	}
@@ -183,7 +186,7 @@ func check(task string, files []File, record []byte) error {
 		switch {
 		case f.Dir == "" && (f.Own < 0 || f.Own >= MaxFiles || f.Name != ""):
 			return fmt.Errorf("file %d of a task has no place", f.Own)
-		case f.Dir != "" && f.Dir != Secrets && f.Dir != Configs:
+		case f.Dir != "" && !slices.Contains(dirs, f.Dir):
 			return fmt.Errorf("there is no directory %q", f.Dir)
 		case f.Dir != "":
 			k.own = 0

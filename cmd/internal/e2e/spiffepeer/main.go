@@ -8,6 +8,8 @@
 //	spiffepeer tokens ADDR SERVICE     the same with tokens (JWT-SVIDs), once
 //	spiffepeer try                     ask the Workload API once, and end
 //	spiffepeer watch                   say when certificates come, until there are no more
+//	spiffepeer reads DIR               say what tls.crt and tls.key there are, at the
+//	                                   start and after every SIGUSR1
 //	spiffepeer idle                    do nothing, until SIGTERM
 //
 // Where the Workload API is says SPIFFE_ENDPOINT_SOCKET. Every line it prints
@@ -53,6 +55,8 @@ func main() {
 		err = try(ctx)
 	case "watch":
 		err = workloadapi.WatchX509Context(ctx, &watcher{stop})
+	case "reads":
+		err = reads(ctx, args[1])
 	case "idle":
 		<-ctx.Done()
 	default:
@@ -300,4 +304,22 @@ func (w *watcher) OnX509ContextUpdate(c *workloadapi.X509Context) {
 func (w *watcher) OnX509ContextWatchError(err error) {
 	fmt.Println("ended", time.Now().UnixMilli(), err)
 	w.stop()
+}
+
+// reads is a program that knows files and nothing else.
+func reads(ctx context.Context, dir string) error {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
+	for {
+		pair, err := tls.LoadX509KeyPair(dir+"/tls.crt", dir+"/tls.key")
+		if err != nil {
+			return err
+		}
+		fmt.Println("read", pair.Leaf.SerialNumber.Text(16), pair.Leaf.URIs[0])
+		select {
+		case <-told:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
