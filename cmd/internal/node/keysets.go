@@ -20,8 +20,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
-// adoptKeyset brings keyd to the keyset of the store and reports whether it is
-// there.
+// adoptKeyset brings keyd to the keyset of the store, and what is sealed to it
+// with it, and reports whether it is there.
 func (m *managerState) adoptKeyset(ctx context.Context) (bool, error) {
 	var want *autolockpb.KeysetRecord
 	if err := m.store.View(func(r *raftstore.ReadTx) error {
@@ -46,7 +46,15 @@ func (m *managerState) adoptKeyset(ctx context.Context) (bool, error) {
 	}
 	m.keysetEpoch.Store(epoch)
 	m.wakeSpread()
-	return epoch >= want.GetEpoch(), nil
+	if epoch < want.GetEpoch() {
+		return false, nil
+	}
+	done, err := m.tendMasters(ctx)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errKeydLost) {
+		m.n.log.Warn("the keys of secrets are not sealed to the cluster's new key yet", "err", err)
+		return false, nil
+	}
+	return done, err
 }
 
 // wakeSpread has who tells nodes about themselves look again.
