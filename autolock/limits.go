@@ -16,6 +16,9 @@ const (
 	// Registers is how many a TPM has (PCR).
 	Registers = 24
 
+	// maxReleaseNetworks bounds the networks in which managers release each other.
+	maxReleaseNetworks = 16
+
 	// MaxLabel bounds the label of a sealed stream in bytes.
 	MaxLabel = 32
 

@@ -22,6 +22,7 @@ var seedInfo = map[keydpb.SlotKind]string{
 	keydpb.SlotKind_SLOT_KIND_SHAMIR:   "redoubt slot shamir v1",
 	keydpb.SlotKind_SLOT_KIND_TPM:      "redoubt slot tpm v1",
 	keydpb.SlotKind_SLOT_KIND_FILE:     "redoubt slot file v1",
+	keydpb.SlotKind_SLOT_KIND_RELEASE:  "redoubt slot release v1",
 }
 
 // ErrWrongSeed is OpenSlot's answer to a seed that is not the slot's.
@@ -49,7 +50,7 @@ func CheckSlotSet(s *keydpb.SlotSet) error {
 		return fmt.Errorf("slot set: %d slots exceed the limit of %d", n, MaxSlots)
 	}
 	ids, recipients, names := make(map[string]bool), make(map[string]bool), make(map[string]bool)
-	people, files := 0, 0
+	people, files, releases := 0, 0, 0
 	for _, slot := range s.GetSlots() {
 		if err := CheckSlot(slot); err != nil {
 			return err
@@ -67,6 +68,8 @@ func CheckSlotSet(s *keydpb.SlotSet) error {
 			people++
 		case slot.GetKind() == keydpb.SlotKind_SLOT_KIND_FILE:
 			files++
+		case slot.GetKind() == keydpb.SlotKind_SLOT_KIND_RELEASE:
+			releases++
 		}
 	}
 	switch {
@@ -74,6 +77,8 @@ func CheckSlotSet(s *keydpb.SlotSet) error {
 		return errors.New("slot set: nobody could open a manager: it needs an operator key or shares")
 	case files > 1:
 		return errors.New("slot set: autolock is off twice")
+	case releases > 1:
+		return errors.New("slot set: there is a slot by which managers release each other already")
 	}
 	return nil
 }
@@ -81,7 +86,11 @@ func CheckSlotSet(s *keydpb.SlotSet) error {
 // OwnSeed reports whether each manager has a seed of its own for that slot, so
 // that the slot has no recipient.
 func OwnSeed(slot *keydpb.Slot) bool {
-	return slot.GetKind() == keydpb.SlotKind_SLOT_KIND_TPM || slot.GetKind() == keydpb.SlotKind_SLOT_KIND_FILE
+	switch slot.GetKind() {
+	case keydpb.SlotKind_SLOT_KIND_TPM, keydpb.SlotKind_SLOT_KIND_FILE, keydpb.SlotKind_SLOT_KIND_RELEASE:
+		return true
+	}
+	return false
 }
 
 // SlotName is what people call a slot.
@@ -130,6 +139,9 @@ func CheckSlot(slot *keydpb.Slot) error {
 		return fmt.Errorf("slot %s: %w", slot.GetId(), err)
 	}
 	if err := checkRegisters(slot); err != nil {
+		return fmt.Errorf("slot %s: %w", slot.GetId(), err)
+	}
+	if err := checkRelease(slot); err != nil {
 		return fmt.Errorf("slot %s: %w", slot.GetId(), err)
 	}
 	if OwnSeed(slot) {

@@ -229,6 +229,94 @@ func (x *KeysetRecord) GetSealed() []byte {
 	return nil
 }
 
+// Release is the newest ticket by which a manager was released; its id is the node's.
+type Release struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Meta       *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id         string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Generation uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	// SHA-256 of the session key that it was released to.
+	Session []byte `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	// From where it was asked for.
+	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	// Set, with the address, when another session showed the same ticket.
+	Refused       string `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Release) Reset() {
+	*x = Release{}
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Release) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Release) ProtoMessage() {}
+
+func (x *Release) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_autolockpb_autolock_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Release.ProtoReflect.Descriptor instead.
+func (*Release) Descriptor() ([]byte, []int) {
+	return file_autolock_autolockpb_autolock_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Release) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Release) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Release) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Release) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *Release) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Release) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 var File_autolock_autolockpb_autolock_proto protoreflect.FileDescriptor
 
 const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
@@ -248,7 +336,16 @@ const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\fR\x06sealedB8Z6github.com/redoubt-cluster/redoubt/autolock/autolockpbb\x06proto3"
+	"\x06sealed\x18\x04 \x01(\fR\x06sealed\"\xbd\x01\n" +
+	"\aRelease\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\asession\x18\x04 \x01(\fR\asession\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused:\x04\xe8\xe5\x18\x03B8Z6github.com/redoubt-cluster/redoubt/autolock/autolockpbb\x06proto3"
 
 var (
 	file_autolock_autolockpb_autolock_proto_rawDescOnce sync.Once
@@ -262,24 +359,26 @@ func file_autolock_autolockpb_autolock_proto_rawDescGZIP() []byte {
 	return file_autolock_autolockpb_autolock_proto_rawDescData
 }
 
-var file_autolock_autolockpb_autolock_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_autolock_autolockpb_autolock_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_autolock_autolockpb_autolock_proto_goTypes = []any{
 	(*SlotRecord)(nil),       // 0: redoubt.autolock.v1.SlotRecord
 	(*StoreKeyOrder)(nil),    // 1: redoubt.autolock.v1.StoreKeyOrder
 	(*KeysetRecord)(nil),     // 2: redoubt.autolock.v1.KeysetRecord
-	(*raftstorepb.Meta)(nil), // 3: redoubt.raftstore.v1.Meta
-	(*keydpb.SlotSet)(nil),   // 4: redoubt.keyd.v1.SlotSet
+	(*Release)(nil),          // 3: redoubt.autolock.v1.Release
+	(*raftstorepb.Meta)(nil), // 4: redoubt.raftstore.v1.Meta
+	(*keydpb.SlotSet)(nil),   // 5: redoubt.keyd.v1.SlotSet
 }
 var file_autolock_autolockpb_autolock_proto_depIdxs = []int32{
-	3, // 0: redoubt.autolock.v1.SlotRecord.meta:type_name -> redoubt.raftstore.v1.Meta
-	4, // 1: redoubt.autolock.v1.SlotRecord.set:type_name -> redoubt.keyd.v1.SlotSet
-	3, // 2: redoubt.autolock.v1.StoreKeyOrder.meta:type_name -> redoubt.raftstore.v1.Meta
-	3, // 3: redoubt.autolock.v1.KeysetRecord.meta:type_name -> redoubt.raftstore.v1.Meta
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 0: redoubt.autolock.v1.SlotRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	5, // 1: redoubt.autolock.v1.SlotRecord.set:type_name -> redoubt.keyd.v1.SlotSet
+	4, // 2: redoubt.autolock.v1.StoreKeyOrder.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // 3: redoubt.autolock.v1.KeysetRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // 4: redoubt.autolock.v1.Release.meta:type_name -> redoubt.raftstore.v1.Meta
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_autolock_autolockpb_autolock_proto_init() }
@@ -293,7 +392,7 @@ func file_autolock_autolockpb_autolock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_autolockpb_autolock_proto_rawDesc), len(file_autolock_autolockpb_autolock_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -11,6 +11,7 @@ import (
 	"github.com/awnumar/memguard"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -152,5 +153,28 @@ func FuzzState(f *testing.F) {
 			decodeState(append(bytes.Clone(b), sum[:]...))
 		}
 		new(journal).read(b, nil)
+	})
+}
+
+// A ticket that is read is written again as the same fields, and is never large.
+func FuzzTicket(f *testing.F) {
+	good, err := proto.Marshal(&keydpb.Ticket{SlotId: newID(), Generation: 7, Sealed: make([]byte, autolock.KeyLen+autolock.Overhead)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(append(bytes.Clone(good), 0x78, 1))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		k, err := readTicket(raw)
+		if err != nil {
+			return
+		}
+		again, err := proto.Marshal(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := readTicket(again); err != nil || !proto.Equal(k, b) {
+			t.Errorf("%v is read again as %v: %v", k, b, err)
+		}
 	})
 }

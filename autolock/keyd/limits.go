@@ -26,6 +26,9 @@ const (
 	// maxSealedShare bounds a share that was sealed elsewhere.
 	maxSealedShare = 4 << 10
 
+	// maxTicket bounds the ticket of a manager that others release.
+	maxTicket = 1 << 10
+
 	// maxSealedKeyset bounds a keyset in transit, sealed.
 	maxSealedKeyset = 64 << 10
 
@@ -112,10 +115,11 @@ var (
 	// Certificates and tokens of workloads.
 	workloadRate = rate{burst: 20_000, every: 250 * time.Microsecond}
 	// Keys of secrets that are opened.
-	secretRate = rate{burst: 20_000, every: time.Millisecond}
-	issueRate  = rate{burst: 2000, every: 5 * time.Millisecond}
-	crlRate    = rate{burst: 64, every: time.Second}
-	denialRate = rate{burst: 100, every: time.Second} // journal lines of refusals
+	secretRate  = rate{burst: 20_000, every: time.Millisecond}
+	issueRate   = rate{burst: 2000, every: 5 * time.Millisecond}
+	crlRate     = rate{burst: 64, every: time.Second}
+	releaseRate = rate{burst: 16, every: 2 * time.Second}
+	denialRate  = rate{burst: 100, every: time.Second} // journal lines of refusals
 )
 
 // Wrong keys: the first few cost nothing, then the wait doubles.

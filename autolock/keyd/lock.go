@@ -71,6 +71,7 @@ func (s *Server) openWith(kind keydpb.SlotKind, seed []byte, how string) (*keydp
 	s.shares.drop()
 	s.session.destroy()
 	s.secrets, s.session = opened, nil
+	s.rearm()
 	s.notify()
 	s.log.Info("unlocked", "slot", slotID)
 	return &keydpb.UnlockResponse{SlotId: slotID}, nil
@@ -174,7 +175,7 @@ func (s *Server) reseal(req *keydpb.ResealRequest) (*keydpb.ResealResponse, erro
 
 // save seals everything to set and replaces the state file; the caller holds mu.
 func (s *Server) save(opened *secrets, nodeID string, set *keydpb.SlotSet) error {
-	own, err := s.ownSeeds(set)
+	own, err := s.ownSeeds(opened, nodeID, set)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ import (
 // finds its seed.
 type ownSeed struct {
 	recipient []byte // what the KEK is sealed to
-	sealed    []byte // a TPM's; empty where the seed lies in a file
+	sealed    []byte // a TPM's, or a ticket; empty where the seed lies in a file
 }
 
 // autoPrefix and the slot's id are the name of such a file.
@@ -43,13 +43,21 @@ func ownSlot(slot *keydpb.Slot, recipient []byte) *keydpb.Slot {
 
 // ownSeeds are those of a set. What this manager has already it keeps; for a slot
 // that is new it makes a seed. The caller holds mu.
-func (s *Server) ownSeeds(set *keydpb.SlotSet) (map[string]*ownSeed, error) {
+func (s *Server) ownSeeds(opened *secrets, nodeID string, set *keydpb.SlotSet) (map[string]*ownSeed, error) {
 	out := map[string]*ownSeed{}
 	maps.DeleteFunc(s.lacks, func(id, _ string) bool {
 		return !slices.ContainsFunc(set.GetSlots(), func(o *keydpb.Slot) bool { return o.GetId() == id })
 	})
 	for _, slot := range set.GetSlots() {
 		if !autolock.OwnSeed(slot) {
+			continue
+		}
+		if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_RELEASE {
+			made, err := s.makeTicket(opened, nodeID, slot)
+			if err != nil {
+				return nil, fmt.Errorf("making what other managers open this one by: %w", err)
+			}
+			out[slot.GetId()] = made
 			continue
 		}
 		if old := s.ownSeedOf(slot.GetId()); old != nil {

@@ -43,7 +43,7 @@ func (s *secrets) sealState(nodeID string, slots *keydpb.SlotSet, own map[string
 	defer kek.Destroy()
 	clusterID := s.keyset.clusterID
 	st := &statepb.State{ClusterId: clusterID, NodeId: nodeID, Slots: slots}
-	if hasShares(slots) { // else a version that knows of no shares can go on
+	if knowsOthers(slots) { // else a version that knows of neither can go on
 		st.RootPins = s.keyset.rootPins()
 	}
 	if s.incarnation > 1 { // the first was not written in the beginning

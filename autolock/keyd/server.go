@@ -41,7 +41,7 @@ type Server struct {
 	recovery  time.Time
 
 	// Rates, guarded by mu.
-	mints, managers, issues, workloads, sealings, denials, crls bucket
+	mints, managers, issues, workloads, sealings, denials, crls, releases bucket
 	// lists are the numbers of the revocation lists signed since the start, by CA.
 	// Guarded by mu.
 	lists map[[32]byte]uint64
@@ -204,6 +204,7 @@ func (s *Server) status() (*keydpb.StatusResponse, error) {
 	}
 	if s.file != nil {
 		st.Shares, st.Lacks = s.shares.latest(time.Now()), maps.Clone(s.lacks)
+		st.Ticket = s.ticket()
 		st.ClusterId, st.NodeId, st.Slots = s.file.state.GetClusterId(), s.file.state.GetNodeId(), s.file.state.GetSlots()
 	}
 	return st, nil

@@ -185,8 +185,11 @@ func findShare(share *autolock.Share, clusterID string, set *keydpb.SlotSet) (*k
 	return nil, nil
 }
 
-func hasShares(set *keydpb.SlotSet) bool {
-	return slices.ContainsFunc(set.GetSlots(), func(s *keydpb.Slot) bool { return s.GetKind() == keydpb.SlotKind_SLOT_KIND_SHAMIR })
+// knowsOthers reports whether keyds of a set seal to each other's sessions.
+func knowsOthers(set *keydpb.SlotSet) bool {
+	return slices.ContainsFunc(set.GetSlots(), func(s *keydpb.Slot) bool {
+		return s.GetKind() == keydpb.SlotKind_SLOT_KIND_SHAMIR || s.GetKind() == keydpb.SlotKind_SLOT_KIND_RELEASE
+	})
 }
 
 // testSlot says which slot a seed opens, or a share is of. Nothing changes.

@@ -181,6 +181,15 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 		var r *keydpb.TakeShareResponse
 		r, err = s.takeSealed(v.TakeShare)
 		resp.Result = &keydpb.Response_TakeShare{TakeShare: r}
+	case *keydpb.Request_Release:
+		name = "release"
+		var r *keydpb.ReleaseResponse
+		r, err = s.release(v.Release)
+		resp.Result = &keydpb.Response_Release{Release: r}
+	case *keydpb.Request_TakeRelease:
+		name = "take-release"
+		err = s.takeRelease(v.TakeRelease)
+		resp.Result = &keydpb.Response_TakeRelease{TakeRelease: &keydpb.TakeReleaseResponse{}}
 	case *keydpb.Request_Forget:
 		name = "forget"
 		err = s.forget()

@@ -144,3 +144,14 @@ func (c *Client) Journalled(ctx context.Context, req *keydpb.JournalledRequest) 
 func (c *Client) SignCRL(ctx context.Context, req *keydpb.SignCRLRequest) (*keydpb.SignCRLResponse, error) {
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignCrl{SignCrl: req}}, (*keydpb.Response).GetSignCrl)
 }
+
+// Release opens the ticket of another manager for its locked keyd.
+func (c *Client) Release(ctx context.Context, req *keydpb.ReleaseRequest) (*keydpb.ReleaseResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_Release{Release: req}}, (*keydpb.Response).GetRelease)
+}
+
+// TakeRelease opens keyd with what another one released.
+func (c *Client) TakeRelease(ctx context.Context, sealed []byte) error {
+	_, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_TakeRelease{TakeRelease: &keydpb.TakeReleaseRequest{Sealed: sealed}}}, (*keydpb.Response).GetTakeRelease)
+	return err
+}

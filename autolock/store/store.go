@@ -26,5 +26,10 @@ var Keysets = raftstore.NewTable[*autolockpb.KeysetRecord]("keysets")
 // the epoch that is wanted.
 var StoreKeys = raftstore.NewTable[*autolockpb.StoreKeyOrder]("store_keys")
 
+// Releases holds, for each manager that others released, by which ticket.
+var Releases = raftstore.NewTable[*autolockpb.Release]("releases")
+
 // Tables lists them for raftstore.Config.
-func Tables() []raftstore.Registered { return []raftstore.Registered{Slots, Keysets, StoreKeys} }
+func Tables() []raftstore.Registered {
+	return []raftstore.Registered{Slots, Keysets, StoreKeys, Releases}
+}

@@ -170,7 +170,8 @@ const (
 	SlotKind_SLOT_KIND_TPM SlotKind = 3
 	// A seed of each manager's own, in a file of its keyd: autolock is off.
 	SlotKind_SLOT_KIND_FILE SlotKind = 4
-	// Reserved: the other managers open one that comes back.
+	// A seed of each manager's own, which the others' keyds can give back: they open
+	// one that comes back.
 	SlotKind_SLOT_KIND_RELEASE SlotKind = 5
 )
 
@@ -379,6 +380,8 @@ type Request struct {
 	//	*Request_GiveShare
 	//	*Request_DropShares
 	//	*Request_TestSlot
+	//	*Request_Release
+	//	*Request_TakeRelease
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -790,6 +793,24 @@ func (x *Request) GetTestSlot() *TestSlotRequest {
 	return nil
 }
 
+func (x *Request) GetRelease() *ReleaseRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetTakeRelease() *TakeReleaseRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_TakeRelease); ok {
+			return x.TakeRelease
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -962,6 +983,14 @@ type Request_TestSlot struct {
 	TestSlot *TestSlotRequest `protobuf:"bytes,74,opt,name=test_slot,json=testSlot,proto3,oneof"`
 }
 
+type Request_Release struct {
+	Release *ReleaseRequest `protobuf:"bytes,80,opt,name=release,proto3,oneof"`
+}
+
+type Request_TakeRelease struct {
+	TakeRelease *TakeReleaseRequest `protobuf:"bytes,81,opt,name=take_release,json=takeRelease,proto3,oneof"`
+}
+
 func (*Request_Status) isRequest_Verb() {}
 
 func (*Request_Init) isRequest_Verb() {}
@@ -1044,6 +1073,10 @@ func (*Request_DropShares) isRequest_Verb() {}
 
 func (*Request_TestSlot) isRequest_Verb() {}
 
+func (*Request_Release) isRequest_Verb() {}
+
+func (*Request_TakeRelease) isRequest_Verb() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -1090,6 +1123,8 @@ type Response struct {
 	//	*Response_GiveShare
 	//	*Response_DropShares
 	//	*Response_TestSlot
+	//	*Response_Release
+	//	*Response_TakeRelease
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1510,6 +1545,24 @@ func (x *Response) GetTestSlot() *TestSlotResponse {
 	return nil
 }
 
+func (x *Response) GetRelease() *ReleaseResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetTakeRelease() *TakeReleaseResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_TakeRelease); ok {
+			return x.TakeRelease
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -1682,6 +1735,14 @@ type Response_TestSlot struct {
 	TestSlot *TestSlotResponse `protobuf:"bytes,74,opt,name=test_slot,json=testSlot,proto3,oneof"`
 }
 
+type Response_Release struct {
+	Release *ReleaseResponse `protobuf:"bytes,80,opt,name=release,proto3,oneof"`
+}
+
+type Response_TakeRelease struct {
+	TakeRelease *TakeReleaseResponse `protobuf:"bytes,81,opt,name=take_release,json=takeRelease,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Status) isResponse_Result() {}
@@ -1766,6 +1827,10 @@ func (*Response_DropShares) isResponse_Result() {}
 
 func (*Response_TestSlot) isResponse_Result() {}
 
+func (*Response_Release) isResponse_Result() {}
+
+func (*Response_TakeRelease) isResponse_Result() {}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Code                   `protobuf:"varint,1,opt,name=code,proto3,enum=redoubt.keyd.v1.Code" json:"code,omitempty"`
@@ -1838,7 +1903,9 @@ type Slot struct {
 	Since uint64 `protobuf:"varint,8,opt,name=since,proto3" json:"since,omitempty"`
 	// TPM: registers (PCR, SHA-256 bank), ascending, that must be what they were
 	// when the manager sealed its seed; none: the seed is sealed to the TPM alone.
-	Pcrs          []uint32 `protobuf:"varint,9,rep,packed,name=pcrs,proto3" json:"pcrs,omitempty"`
+	Pcrs []uint32 `protobuf:"varint,9,rep,packed,name=pcrs,proto3" json:"pcrs,omitempty"`
+	// RELEASE: when and from where.
+	Release       *ReleasePolicy `protobuf:"bytes,80,opt,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1932,6 +1999,13 @@ func (x *Slot) GetSince() uint64 {
 func (x *Slot) GetPcrs() []uint32 {
 	if x != nil {
 		return x.Pcrs
+	}
+	return nil
+}
+
+func (x *Slot) GetRelease() *ReleasePolicy {
+	if x != nil {
+		return x.Release
 	}
 	return nil
 }
@@ -2046,6 +2120,8 @@ type StatusResponse struct {
 	FormerMasters []uint64 `protobuf:"varint,87,rep,packed,name=former_masters,json=formerMasters,proto3" json:"former_masters,omitempty"`
 	// Shares that are here while locked; absent where there are none.
 	Shares *ShareProgress `protobuf:"bytes,70,opt,name=shares,proto3" json:"shares,omitempty"`
+	// What other managers release this one by; empty where it has no such slot.
+	Ticket []byte `protobuf:"bytes,80,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// By slot id, why a slot of this machine's own does not open it: its TPM cannot
 	// be used, or it was started otherwise.
 	Lacks         map[string]string `protobuf:"bytes,20,rep,name=lacks,proto3" json:"lacks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -2156,6 +2232,13 @@ func (x *StatusResponse) GetFormerMasters() []uint64 {
 func (x *StatusResponse) GetShares() *ShareProgress {
 	if x != nil {
 		return x.Shares
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
 	}
 	return nil
 }
@@ -6562,7 +6645,7 @@ var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\xc0\x16\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\xc7\x17\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -6617,8 +6700,10 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"give_share\x18H \x01(\v2!.redoubt.keyd.v1.GiveShareRequestH\x00R\tgiveShare\x12E\n" +
 	"\vdrop_shares\x18I \x01(\v2\".redoubt.keyd.v1.DropSharesRequestH\x00R\n" +
 	"dropShares\x12?\n" +
-	"\ttest_slot\x18J \x01(\v2 .redoubt.keyd.v1.TestSlotRequestH\x00R\btestSlotB\x06\n" +
-	"\x04verb\"\x9c\x17\n" +
+	"\ttest_slot\x18J \x01(\v2 .redoubt.keyd.v1.TestSlotRequestH\x00R\btestSlot\x12;\n" +
+	"\arelease\x18P \x01(\v2\x1f.redoubt.keyd.v1.ReleaseRequestH\x00R\arelease\x12H\n" +
+	"\ftake_release\x18Q \x01(\v2#.redoubt.keyd.v1.TakeReleaseRequestH\x00R\vtakeReleaseB\x06\n" +
+	"\x04verb\"\xa5\x18\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -6674,11 +6759,13 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"give_share\x18H \x01(\v2\".redoubt.keyd.v1.GiveShareResponseH\x00R\tgiveShare\x12F\n" +
 	"\vdrop_shares\x18I \x01(\v2#.redoubt.keyd.v1.DropSharesResponseH\x00R\n" +
 	"dropShares\x12@\n" +
-	"\ttest_slot\x18J \x01(\v2!.redoubt.keyd.v1.TestSlotResponseH\x00R\btestSlotB\b\n" +
+	"\ttest_slot\x18J \x01(\v2!.redoubt.keyd.v1.TestSlotResponseH\x00R\btestSlot\x12<\n" +
+	"\arelease\x18P \x01(\v2 .redoubt.keyd.v1.ReleaseResponseH\x00R\arelease\x12I\n" +
+	"\ftake_release\x18Q \x01(\v2$.redoubt.keyd.v1.TakeReleaseResponseH\x00R\vtakeReleaseB\b\n" +
 	"\x06result\"L\n" +
 	"\x05Error\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.redoubt.keyd.v1.CodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xf6\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xb0\x02\n" +
 	"\x04Slot\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x19.redoubt.keyd.v1.SlotKindR\x04kind\x12\x1c\n" +
@@ -6689,11 +6776,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\tthreshold\x18\x06 \x01(\rR\tthreshold\x12\x16\n" +
 	"\x06shares\x18\a \x03(\fR\x06shares\x12\x14\n" +
 	"\x05since\x18\b \x01(\x04R\x05since\x12\x12\n" +
-	"\x04pcrs\x18\t \x03(\rR\x04pcrs\"L\n" +
+	"\x04pcrs\x18\t \x03(\rR\x04pcrs\x128\n" +
+	"\arelease\x18P \x01(\v2\x1e.redoubt.keyd.v1.ReleasePolicyR\arelease\"L\n" +
 	"\aSlotSet\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05slots\x18\x02 \x03(\v2\x15.redoubt.keyd.v1.SlotR\x05slots\"\x0f\n" +
-	"\rStatusRequest\"\xc9\x04\n" +
+	"\rStatusRequest\"\xe1\x04\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.redoubt.keyd.v1.LockStateR\x05state\x12\x1d\n" +
 	"\n" +
@@ -6706,7 +6794,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x11secrets_recipient\x18U \x01(\fR\x10secretsRecipient\x12#\n" +
 	"\rsecrets_epoch\x18V \x01(\x04R\fsecretsEpoch\x12%\n" +
 	"\x0eformer_masters\x18W \x03(\x04R\rformerMasters\x126\n" +
-	"\x06shares\x18F \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\x06shares\x12@\n" +
+	"\x06shares\x18F \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\x06shares\x12\x16\n" +
+	"\x06ticket\x18P \x01(\fR\x06ticket\x12@\n" +
 	"\x05lacks\x18\x14 \x03(\v2*.redoubt.keyd.v1.StatusResponse.LacksEntryR\x05lacks\x1a8\n" +
 	"\n" +
 	"LacksEntry\x12\x10\n" +
@@ -7144,21 +7233,26 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*GiveShareRequest)(nil),               // 93: redoubt.keyd.v1.GiveShareRequest
 	(*DropSharesRequest)(nil),              // 94: redoubt.keyd.v1.DropSharesRequest
 	(*TestSlotRequest)(nil),                // 95: redoubt.keyd.v1.TestSlotRequest
-	(*LockSessionResponse)(nil),            // 96: redoubt.keyd.v1.LockSessionResponse
-	(*TakeShareResponse)(nil),              // 97: redoubt.keyd.v1.TakeShareResponse
-	(*GiveShareResponse)(nil),              // 98: redoubt.keyd.v1.GiveShareResponse
-	(*DropSharesResponse)(nil),             // 99: redoubt.keyd.v1.DropSharesResponse
-	(*TestSlotResponse)(nil),               // 100: redoubt.keyd.v1.TestSlotResponse
-	(*ShareProgress)(nil),                  // 101: redoubt.keyd.v1.ShareProgress
-	(*profilepb.CertificateChain)(nil),     // 102: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),          // 103: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil),    // 104: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),      // 105: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),          // 106: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),          // 107: redoubt.profile.v1.TPMEvidence
-	(*profilepb.WorkloadDocument)(nil),     // 108: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.SignedWorkloadBundle)(nil), // 109: redoubt.profile.v1.SignedWorkloadBundle
-	(*profilepb.TPMCredential)(nil),        // 110: redoubt.profile.v1.TPMCredential
+	(*ReleaseRequest)(nil),                 // 96: redoubt.keyd.v1.ReleaseRequest
+	(*TakeReleaseRequest)(nil),             // 97: redoubt.keyd.v1.TakeReleaseRequest
+	(*LockSessionResponse)(nil),            // 98: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 99: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 100: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 101: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 102: redoubt.keyd.v1.TestSlotResponse
+	(*ReleaseResponse)(nil),                // 103: redoubt.keyd.v1.ReleaseResponse
+	(*TakeReleaseResponse)(nil),            // 104: redoubt.keyd.v1.TakeReleaseResponse
+	(*ReleasePolicy)(nil),                  // 105: redoubt.keyd.v1.ReleasePolicy
+	(*ShareProgress)(nil),                  // 106: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 107: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 108: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 109: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 110: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 111: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 112: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 113: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 114: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 115: redoubt.profile.v1.TPMCredential
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -7202,115 +7296,120 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	93,  // 38: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
 	94,  // 39: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
 	95,  // 40: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
-	7,   // 41: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	11,  // 42: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	13,  // 43: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	15,  // 44: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	17,  // 45: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	19,  // 46: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	21,  // 47: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	23,  // 48: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	25,  // 49: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	29,  // 50: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	31,  // 51: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	33,  // 52: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	35,  // 53: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	27,  // 54: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	37,  // 55: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	39,  // 56: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	51,  // 57: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
-	55,  // 58: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
-	59,  // 59: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
-	53,  // 60: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
-	57,  // 61: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
-	43,  // 62: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	46,  // 63: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	41,  // 64: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	62,  // 65: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
-	64,  // 66: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
-	68,  // 67: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
-	70,  // 68: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
-	72,  // 69: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
-	74,  // 70: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
-	76,  // 71: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
-	79,  // 72: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
-	81,  // 73: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
-	83,  // 74: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
-	85,  // 75: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
-	87,  // 76: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
-	89,  // 77: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
-	96,  // 78: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
-	97,  // 79: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
-	98,  // 80: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
-	99,  // 81: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
-	100, // 82: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
-	0,   // 83: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,   // 84: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	8,   // 85: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,   // 86: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	9,   // 87: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	60,  // 88: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
-	101, // 89: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
-	90,  // 90: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
-	8,   // 91: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	102, // 92: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 93: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 94: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	60,  // 95: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
-	103, // 96: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	104, // 97: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	104, // 98: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	105, // 99: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	106, // 100: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	107, // 101: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	102, // 102: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 103: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 104: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 105: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	102, // 106: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 107: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 108: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 109: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 110: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 111: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	9,   // 112: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	102, // 113: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 114: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	102, // 115: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 116: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 117: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	44,  // 118: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	9,   // 119: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	49,  // 120: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	102, // 121: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	102, // 122: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	60,  // 123: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	60,  // 124: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	102, // 125: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	67,  // 126: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
-	65,  // 127: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
-	65,  // 128: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
-	3,   // 129: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
-	102, // 130: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	44,  // 131: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	78,  // 132: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
-	102, // 133: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	108, // 134: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	102, // 135: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	109, // 136: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	106, // 137: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
-	4,   // 138: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
-	110, // 139: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
-	107, // 140: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	104, // 141: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	105, // 142: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	106, // 143: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	110, // 144: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
-	145, // [145:145] is the sub-list for method output_type
-	145, // [145:145] is the sub-list for method input_type
-	145, // [145:145] is the sub-list for extension type_name
-	145, // [145:145] is the sub-list for extension extendee
-	0,   // [0:145] is the sub-list for field type_name
+	96,  // 41: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
+	97,  // 42: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
+	7,   // 43: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	11,  // 44: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	13,  // 45: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	15,  // 46: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	17,  // 47: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	19,  // 48: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	21,  // 49: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	23,  // 50: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	25,  // 51: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	29,  // 52: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	31,  // 53: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	33,  // 54: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	35,  // 55: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	27,  // 56: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	37,  // 57: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	39,  // 58: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	51,  // 59: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	55,  // 60: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	59,  // 61: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	53,  // 62: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	57,  // 63: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	43,  // 64: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	46,  // 65: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	41,  // 66: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	62,  // 67: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
+	64,  // 68: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
+	68,  // 69: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
+	70,  // 70: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
+	72,  // 71: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
+	74,  // 72: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
+	76,  // 73: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
+	79,  // 74: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
+	81,  // 75: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
+	83,  // 76: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
+	85,  // 77: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
+	87,  // 78: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
+	89,  // 79: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
+	98,  // 80: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	99,  // 81: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	100, // 82: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	101, // 83: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	102, // 84: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	103, // 85: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
+	104, // 86: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
+	0,   // 87: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,   // 88: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	105, // 89: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
+	8,   // 90: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,   // 91: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	9,   // 92: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	60,  // 93: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
+	106, // 94: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	90,  // 95: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
+	8,   // 96: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	107, // 97: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 98: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 99: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	60,  // 100: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	108, // 101: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	109, // 102: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	109, // 103: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	110, // 104: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	111, // 105: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	112, // 106: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	107, // 107: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 108: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 109: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	112, // 110: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	107, // 111: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 112: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 113: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 114: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 115: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 116: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 117: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	107, // 118: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	112, // 119: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	107, // 120: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 121: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 122: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	44,  // 123: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 124: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	49,  // 125: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	107, // 126: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	107, // 127: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	60,  // 128: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	60,  // 129: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	107, // 130: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	67,  // 131: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	65,  // 132: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	65,  // 133: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 134: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	107, // 135: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	44,  // 136: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	78,  // 137: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	107, // 138: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	113, // 139: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	107, // 140: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	114, // 141: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	111, // 142: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 143: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	115, // 144: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	112, // 145: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	109, // 146: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	110, // 147: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	111, // 148: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	115, // 149: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	150, // [150:150] is the sub-list for method output_type
+	150, // [150:150] is the sub-list for method input_type
+	150, // [150:150] is the sub-list for extension type_name
+	150, // [150:150] is the sub-list for extension extendee
+	0,   // [0:150] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -7361,6 +7460,8 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_GiveShare)(nil),
 		(*Request_DropShares)(nil),
 		(*Request_TestSlot)(nil),
+		(*Request_Release)(nil),
+		(*Request_TakeRelease)(nil),
 	}
 	file_autolock_keyd_keydpb_keyd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
@@ -7405,6 +7506,8 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_GiveShare)(nil),
 		(*Response_DropShares)(nil),
 		(*Response_TestSlot)(nil),
+		(*Response_Release)(nil),
+		(*Response_TakeRelease)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -4,7 +4,8 @@
 // 	protoc        v3.21.12
 // source: autolock/keyd/keydpb/shares.proto
 
-// How shares of a slot come together in a locked keyd.
+// How shares of a slot come together in a locked keyd, and how another one releases
+// it.
 
 package keydpb
 
@@ -773,6 +774,335 @@ func (x *TestSlotResponse) GetNumber() uint32 {
 	return 0
 }
 
+// ReleasePolicy is when and from where managers are released by others.
+type ReleasePolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Minutes of the day, UTC; the window may go over midnight. Equal: at any time.
+	From  uint32 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	Until uint32 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	// CIDR prefixes; none: from anywhere.
+	Networks      []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleasePolicy) Reset() {
+	*x = ReleasePolicy{}
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleasePolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleasePolicy) ProtoMessage() {}
+
+func (x *ReleasePolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleasePolicy.ProtoReflect.Descriptor instead.
+func (*ReleasePolicy) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_shares_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReleasePolicy) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *ReleasePolicy) GetUntil() uint32 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *ReleasePolicy) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+// Ticket is a seed of a locked manager, sealed for the keyds of the cluster.
+type Ticket struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	SlotId string                 `protobuf:"bytes,1,opt,name=slot_id,json=slotId,proto3" json:"slot_id,omitempty"`
+	// Grows with each ticket of a manager: milliseconds of its clock, or one more.
+	Generation uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// A sealed record; its key epoch is the secrets master's.
+	Sealed        []byte `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ticket) Reset() {
+	*x = Ticket{}
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ticket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ticket) ProtoMessage() {}
+
+func (x *Ticket) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ticket.ProtoReflect.Descriptor instead.
+func (*Ticket) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_shares_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Ticket) GetSlotId() string {
+	if x != nil {
+		return x.SlotId
+	}
+	return ""
+}
+
+func (x *Ticket) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Ticket) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// Release opens another manager's ticket and seals the seed to that manager's
+// session key. Whether it may be released is redoubtd's to decide.
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            *SessionStatement      `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	Ticket        []byte                 `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_shares_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReleaseRequest) GetTo() *SessionStatement {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+type ReleaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	SlotId        string                 `protobuf:"bytes,2,opt,name=slot_id,json=slotId,proto3" json:"slot_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Sealed        []byte                 `protobuf:"bytes,4,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_shares_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReleaseResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ReleaseResponse) GetSlotId() string {
+	if x != nil {
+		return x.SlotId
+	}
+	return ""
+}
+
+func (x *ReleaseResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReleaseResponse) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// TakeRelease gives a locked keyd what another one released.
+type TakeReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sealed        []byte                 `protobuf:"bytes,1,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeReleaseRequest) Reset() {
+	*x = TakeReleaseRequest{}
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeReleaseRequest) ProtoMessage() {}
+
+func (x *TakeReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeReleaseRequest.ProtoReflect.Descriptor instead.
+func (*TakeReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_shares_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TakeReleaseRequest) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+type TakeReleaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeReleaseResponse) Reset() {
+	*x = TakeReleaseResponse{}
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeReleaseResponse) ProtoMessage() {}
+
+func (x *TakeReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_shares_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeReleaseResponse.ProtoReflect.Descriptor instead.
+func (*TakeReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_shares_proto_rawDescGZIP(), []int{18}
+}
+
 var File_autolock_keyd_keydpb_shares_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_shares_proto_rawDesc = "" +
@@ -826,7 +1156,30 @@ const file_autolock_keyd_keydpb_shares_proto_rawDesc = "" +
 	"\x10TestSlotResponse\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\rR\x06numberB9Z7github.com/redoubt-cluster/redoubt/autolock/keyd/keydpbb\x06proto3"
+	"\x06number\x18\x03 \x01(\rR\x06number\"U\n" +
+	"\rReleasePolicy\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\rR\x05until\x12\x1a\n" +
+	"\bnetworks\x18\x03 \x03(\tR\bnetworks\"Y\n" +
+	"\x06Ticket\x12\x17\n" +
+	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x16\n" +
+	"\x06sealed\x18\x03 \x01(\fR\x06sealed\"[\n" +
+	"\x0eReleaseRequest\x121\n" +
+	"\x02to\x18\x01 \x01(\v2!.redoubt.keyd.v1.SessionStatementR\x02to\x12\x16\n" +
+	"\x06ticket\x18\x02 \x01(\fR\x06ticket\"{\n" +
+	"\x0fReleaseResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n" +
+	"\aslot_id\x18\x02 \x01(\tR\x06slotId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x16\n" +
+	"\x06sealed\x18\x04 \x01(\fR\x06sealed\",\n" +
+	"\x12TakeReleaseRequest\x12\x16\n" +
+	"\x06sealed\x18\x01 \x01(\fR\x06sealed\"\x15\n" +
+	"\x13TakeReleaseResponseB9Z7github.com/redoubt-cluster/redoubt/autolock/keyd/keydpbb\x06proto3"
 
 var (
 	file_autolock_keyd_keydpb_shares_proto_rawDescOnce sync.Once
@@ -840,7 +1193,7 @@ func file_autolock_keyd_keydpb_shares_proto_rawDescGZIP() []byte {
 	return file_autolock_keyd_keydpb_shares_proto_rawDescData
 }
 
-var file_autolock_keyd_keydpb_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_autolock_keyd_keydpb_shares_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_autolock_keyd_keydpb_shares_proto_goTypes = []any{
 	(*ShareProgress)(nil),              // 0: redoubt.keyd.v1.ShareProgress
 	(*LockSessionRequest)(nil),         // 1: redoubt.keyd.v1.LockSessionRequest
@@ -855,19 +1208,26 @@ var file_autolock_keyd_keydpb_shares_proto_goTypes = []any{
 	(*DropSharesResponse)(nil),         // 10: redoubt.keyd.v1.DropSharesResponse
 	(*TestSlotRequest)(nil),            // 11: redoubt.keyd.v1.TestSlotRequest
 	(*TestSlotResponse)(nil),           // 12: redoubt.keyd.v1.TestSlotResponse
-	(*profilepb.CertificateChain)(nil), // 13: redoubt.profile.v1.CertificateChain
+	(*ReleasePolicy)(nil),              // 13: redoubt.keyd.v1.ReleasePolicy
+	(*Ticket)(nil),                     // 14: redoubt.keyd.v1.Ticket
+	(*ReleaseRequest)(nil),             // 15: redoubt.keyd.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),            // 16: redoubt.keyd.v1.ReleaseResponse
+	(*TakeReleaseRequest)(nil),         // 17: redoubt.keyd.v1.TakeReleaseRequest
+	(*TakeReleaseResponse)(nil),        // 18: redoubt.keyd.v1.TakeReleaseResponse
+	(*profilepb.CertificateChain)(nil), // 19: redoubt.profile.v1.CertificateChain
 }
 var file_autolock_keyd_keydpb_shares_proto_depIdxs = []int32{
-	13, // 0: redoubt.keyd.v1.SessionStatement.boot:type_name -> redoubt.profile.v1.CertificateChain
+	19, // 0: redoubt.keyd.v1.SessionStatement.boot:type_name -> redoubt.profile.v1.CertificateChain
 	0,  // 1: redoubt.keyd.v1.TakeShareResponse.progress:type_name -> redoubt.keyd.v1.ShareProgress
 	3,  // 2: redoubt.keyd.v1.GiveShareRequest.to:type_name -> redoubt.keyd.v1.SessionStatement
 	0,  // 3: redoubt.keyd.v1.GiveShareResponse.progress:type_name -> redoubt.keyd.v1.ShareProgress
 	8,  // 4: redoubt.keyd.v1.GiveShareResponse.sealed:type_name -> redoubt.keyd.v1.SealedShare
-	5,  // [5:5] is the sub-list for method output_type
-	5,  // [5:5] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	3,  // 5: redoubt.keyd.v1.ReleaseRequest.to:type_name -> redoubt.keyd.v1.SessionStatement
+	6,  // [6:6] is the sub-list for method output_type
+	6,  // [6:6] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_shares_proto_init() }
@@ -881,7 +1241,7 @@ func file_autolock_keyd_keydpb_shares_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_shares_proto_rawDesc), len(file_autolock_keyd_keydpb_shares_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -30,6 +30,9 @@ func kindText(s *keydpb.Slot) string {
 	if s.Kind == keydpb.SlotKind_SLOT_KIND_TPM {
 		return fmt.Sprintf("tpm (%s)", pcrsText(s.Pcrs))
 	}
+	if s.Kind == keydpb.SlotKind_SLOT_KIND_RELEASE {
+		return fmt.Sprintf("release (%s)", releaseText(s.Release))
+	}
 	return kind
 }
 
@@ -40,13 +43,15 @@ type slotFlags struct {
 	age               []string
 	out               string
 	pcrs              string
+	window            string
+	networks          []string
 	wait              time.Duration
 }
 
 func (a *app) slotAddCmd() *cobra.Command {
 	var f slotFlags
 	c := &cobra.Command{
-		Use:   "add operator|shamir|tpm [--name NAME] [--shares N --threshold M [--age RECIPIENT...]] [--pcrs LIST]",
+		Use:   "add operator|shamir|tpm|release [--name NAME] [--shares N --threshold M [--age RECIPIENT...]] [--pcrs LIST] [--window FROM-UNTIL] [--networks CIDR...]",
 		Short: "Add a key, or shares, that open every manager",
 		Long: `add makes another way to open every manager. The keys that are there already go
 on opening them, and none of them is needed for it.
@@ -62,13 +67,22 @@ they are now. Nobody is asked then; whoever has the whole machine, and starts it
 as it is, has it open. A machine without a TPM (keyd.tpm in config.yaml) goes
 without the slot and is named. After an update of firmware or boot loader that
 changes the registers, the manager is locked once: open it with another slot,
-then remove this one and add it again.`,
+then remove this one and add it again.
+
+release has the managers that are open open one that comes back, once for each
+start, and tells of it in an event. Its own disk alone opens nothing. --window says
+when, in UTC, and --networks from where. A removed manager is not opened. Whoever
+has a manager's disk and takes its address, there and then, is opened once: give
+both, and prefer tpm where there is one.`,
 		Example: `  redoubt unlock-key slot add operator --name night-shift
 
   redoubt unlock-key slot add shamir --shares 5 --threshold 3
 
   # Managers reboot unattended, while firmware and Secure Boot are what they are
   redoubt unlock-key slot add tpm --pcrs 0,7
+
+  # Managers that reboot at night are opened by the others
+  redoubt unlock-key slot add release --window 02:00-05:00 --networks 10.1.0.0/16
 
   # Sealed to each officer; send the files
   redoubt unlock-key slot add shamir --name officers --threshold 2 --age age1… --age age1… --age age1… --out shares`,
@@ -81,24 +95,31 @@ then remove this one and add it again.`,
 	c.Flags().StringSliceVar(&f.age, "age", nil, "seal each share to one of these age recipients (age1…)")
 	c.Flags().StringVar(&f.out, "out", ".", "directory for sealed shares")
 	c.Flags().StringVar(&f.pcrs, "pcrs", defaultPCRs, `registers that a TPM seals to, as 0,7, or "none"`)
+	c.Flags().StringVar(&f.window, "window", "", "when managers release each other, in UTC, as 02:00-05:00 (at any time)")
+	c.Flags().StringSliceVar(&f.networks, "networks", nil, "networks in which managers release each other, as 10.1.0.0/16 (any)")
 	c.Flags().DurationVar(&f.wait, "timeout", rotateWait, "how long to wait for every manager")
-	c.ValidArgs = []string{"operator", "shamir", "tpm"}
+	c.ValidArgs = []string{"operator", "shamir", "tpm", "release"}
 	return c
 }
 
 func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
 	var recipients []age.Recipient
 	switch {
-	case kind != "shamir" && kind != "tpm" && kind != "operator":
-		return usagef("a slot is added of kind operator, shamir or tpm, not %q", kind)
+	case kind != "shamir" && kind != "tpm" && kind != "operator" && kind != "release":
+		return usagef("a slot is added of kind operator, shamir, tpm or release, not %q", kind)
+	case kind != "release" && (f.window != "" || len(f.networks) > 0):
+		return usagef("--window and --networks are for release")
 	case kind != "tpm" && f.pcrs != defaultPCRs:
 		return usagef("--pcrs is for tpm")
-	case kind == "tpm":
+	case kind == "tpm" || kind == "release":
 		if f.shares != 0 || f.threshold != 0 || len(f.age) > 0 {
 			return usagef("--shares, --threshold and --age are for shamir")
 		}
 		if f.name == "" {
-			f.name = "tpm"
+			f.name = kind
+		}
+		if kind == "release" {
+			return a.addReleaseSlot(ctx, f)
 		}
 		return a.addTPMSlot(ctx, f)
 	case kind == "operator" && (f.shares != 0 || f.threshold != 0 || len(f.age) > 0):

@@ -247,7 +247,7 @@ func (l *leaving) commit(tx *raftstore.Tx) error {
 	} else if err := schedstore.RemoveNode(tx, id); err != nil {
 		return err
 	}
-	if err := dropStoreKeyOrder(tx, id); err != nil {
+	if err := errors.Join(dropStoreKeyOrder(tx, id), dropRelease(tx, id)); err != nil {
 		return err
 	}
 	if l.next == nil {

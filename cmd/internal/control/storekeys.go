@@ -131,6 +131,17 @@ func dropStoreKeyOrder(tx *raftstore.Tx, id string) error {
 	return autolockstore.StoreKeys.Delete(tx, id)
 }
 
+// dropRelease forgets how a manager was released that is one no more.
+func dropRelease(tx *raftstore.Tx, id string) error {
+	if tx.Level() < storeKeyLevel {
+		return nil
+	}
+	if _, ok := autolockstore.Releases.Get(tx, id); !ok {
+		return nil
+	}
+	return autolockstore.Releases.Delete(tx, id)
+}
+
 // notRenewed reports whether a manager has not done yet what was asked for.
 func notRenewed(m *controlpb.StoreKeyProgress) bool {
 	return m.GetKey().GetEpoch() < m.GetWanted() || m.GetKey().GetFormerEpoch() != 0

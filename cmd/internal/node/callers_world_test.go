@@ -94,9 +94,9 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	}
 	serveInTest(t, func(ctx context.Context) error { return w.m.serve(ctx, lead, az) })
 	serveInTest(t, az.Run)
-	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, self.Boot, false) })
+	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, self.Boot, w.m) })
 	serveInTest(t, func(ctx context.Context) error { return w.m.serveWitness(ctx, lead, az) })
-	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, self.Boot, true) })
+	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, self.Boot, nil) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLocal(ctx, l) })
 	serveInTest(t, func(ctx context.Context) error {
 		return n.serveRequests(ctx, errors.New("this node serves no requests"), new(*request), nil)

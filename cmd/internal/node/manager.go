@@ -158,7 +158,8 @@ func (n *Node) awaitKeys(ctx context.Context, p *port.Port, boot *pki.Credential
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.serveLock(gctx, p, nil, boot, true) })
+	g.Go(func() error { return n.serveLock(gctx, p, nil, boot, nil) })
+	g.Go(func() error { return n.askRelease(gctx, boot) })
 	g.Go(func() error { return n.serveRequests(gctx, apierr.Locked(), left, nil) })
 	var got *keys
 	opened := errors.New("opened")
@@ -178,6 +179,9 @@ func (n *Node) awaitKeys(ctx context.Context, p *port.Port, boot *pki.Credential
 // lockedMessage says what to do, and why the store stopped before, if it did.
 func (n *Node) lockedMessage() string {
 	message := "run `redoubt unlock` on this node"
+	if why := n.notReleased.Load(); why != nil {
+		message += "; the other managers do not open it: " + *why
+	}
 	if cause := n.disk.failure(); cause != "" {
 		message += "; it had stopped by itself: " + cause
 	}

@@ -80,6 +80,9 @@ type Node struct {
 	// boot is shown on the lock protocol while this node is a manager.
 	boot atomic.Pointer[pki.Credentials]
 
+	// notReleased is why other managers did not open this one; nil where nobody was asked.
+	notReleased atomic.Pointer[string]
+
 	// incarnation of the cluster, while its store is open.
 	incarnation atomic.Uint64
 

@@ -83,14 +83,14 @@ func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
 	return ctx.Err()
 }
 
-// serveLock answers whether this manager is locked.
-func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer, boot *pki.Credentials, locked bool) error {
+// serveLock answers whether this manager is locked; m is nil where it is.
+func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer, boot *pki.Credentials, m *managerState) error {
 	if az == nil {
 		az = authz.New(authz.Config{Logger: n.log.With("part", "authz")})
 	}
 	srv := grpc.NewServer(append(az.ServerOptions(), keepAlive...)...)
-	pkipb.RegisterLockServer(srv, lockServer{locked: locked})
-	controlpb.RegisterUnlockingServer(srv, unlocking{n: n, boot: boot, locked: locked})
+	pkipb.RegisterLockServer(srv, lockServer{locked: m == nil})
+	controlpb.RegisterUnlockingServer(srv, unlocking{n: n, boot: boot, m: m})
 	return serveOn(ctx, p, pki.ALPNLock, srv)
 }
 

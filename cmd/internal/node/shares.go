@@ -24,9 +24,9 @@ import (
 // redoubtd only carries them: they are sealed from keyd to keyd.
 type unlocking struct {
 	controlpb.UnimplementedUnlockingServer
-	n      *Node
-	boot   *pki.Credentials
-	locked bool
+	n    *Node
+	boot *pki.Credentials
+	m    *managerState // nil while locked
 }
 
 const (
@@ -38,7 +38,7 @@ const (
 
 // Session returns keyd's session key, signed by the boot leaf.
 func (u unlocking) Session(ctx context.Context, _ *controlpb.SessionRequest) (*controlpb.SessionResponse, error) {
-	if !u.locked || u.boot == nil {
+	if u.m != nil || u.boot == nil {
 		return &controlpb.SessionResponse{}, nil
 	}
 	s, err := u.n.keyd.LockSession(ctx)
@@ -62,7 +62,7 @@ func (u unlocking) Session(ctx context.Context, _ *controlpb.SessionRequest) (*c
 
 // TakeShare hands a sealed share to keyd.
 func (u unlocking) TakeShare(ctx context.Context, req *controlpb.TakeShareRequest) (*controlpb.TakeShareResponse, error) {
-	if !u.locked {
+	if u.m != nil {
 		return &controlpb.TakeShareResponse{Unlocked: true}, nil
 	}
 	r, err := u.n.keyd.TakeShare(ctx, req.GetSealed())

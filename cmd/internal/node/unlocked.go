@@ -165,7 +165,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return m.clocks.run(ctx) })
 	g.Go(func() error { return m.followTable(ctx, autolockstore.Keysets, m.adoptKeyset) })
 	g.Go(func() error { return n.awaitDemotion(ctx, k.creds, m.managers, demoted) })
-	g.Go(func() error { return n.serveLock(ctx, p, az, boot, false) })
+	g.Go(func() error { return n.serveLock(ctx, p, az, boot, m) })
 	g.Go(func() error { return m.serveWitness(ctx, p, az) })
 	g.Go(func() error { return m.followWitness(ctx) })
 	g.Go(func() error { return m.serve(ctx, p, az) })

@@ -184,6 +184,95 @@ func (x *SetAutolockRequest) GetForce() bool {
 	return false
 }
 
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ticket        []byte                 `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ReleaseRequest) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+type ReleaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To the caller's session key.
+	Sealed        []byte `protobuf:"bytes,1,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReleaseResponse) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
 type SessionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -192,7 +281,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[3]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -204,7 +293,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[3]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -217,7 +306,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{3}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{5}
 }
 
 type SessionResponse struct {
@@ -230,7 +319,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[4]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +331,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[4]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +344,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{4}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionResponse) GetStatement() *keydpb.SessionStatement {
@@ -274,7 +363,7 @@ type TakeShareRequest struct {
 
 func (x *TakeShareRequest) Reset() {
 	*x = TakeShareRequest{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[5]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +375,7 @@ func (x *TakeShareRequest) String() string {
 func (*TakeShareRequest) ProtoMessage() {}
 
 func (x *TakeShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[5]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -299,7 +388,7 @@ func (x *TakeShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeShareRequest.ProtoReflect.Descriptor instead.
 func (*TakeShareRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{5}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TakeShareRequest) GetSealed() []byte {
@@ -320,7 +409,7 @@ type TakeShareResponse struct {
 
 func (x *TakeShareResponse) Reset() {
 	*x = TakeShareResponse{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +421,7 @@ func (x *TakeShareResponse) String() string {
 func (*TakeShareResponse) ProtoMessage() {}
 
 func (x *TakeShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +434,7 @@ func (x *TakeShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeShareResponse.ProtoReflect.Descriptor instead.
 func (*TakeShareResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{6}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TakeShareResponse) GetProgress() *keydpb.ShareProgress {
@@ -379,7 +468,7 @@ type AskSessionsRequest struct {
 
 func (x *AskSessionsRequest) Reset() {
 	*x = AskSessionsRequest{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +480,7 @@ func (x *AskSessionsRequest) String() string {
 func (*AskSessionsRequest) ProtoMessage() {}
 
 func (x *AskSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +493,7 @@ func (x *AskSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskSessionsRequest.ProtoReflect.Descriptor instead.
 func (*AskSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{7}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AskSessionsRequest) GetAddresses() []string {
@@ -423,7 +512,7 @@ type AskSessionsResponse struct {
 
 func (x *AskSessionsResponse) Reset() {
 	*x = AskSessionsResponse{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +524,7 @@ func (x *AskSessionsResponse) String() string {
 func (*AskSessionsResponse) ProtoMessage() {}
 
 func (x *AskSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +537,7 @@ func (x *AskSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskSessionsResponse.ProtoReflect.Descriptor instead.
 func (*AskSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{8}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AskSessionsResponse) GetManagers() []*LockedManager {
@@ -473,7 +562,7 @@ type LockedManager struct {
 
 func (x *LockedManager) Reset() {
 	*x = LockedManager{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +574,7 @@ func (x *LockedManager) String() string {
 func (*LockedManager) ProtoMessage() {}
 
 func (x *LockedManager) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +587,7 @@ func (x *LockedManager) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockedManager.ProtoReflect.Descriptor instead.
 func (*LockedManager) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{9}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LockedManager) GetNodeId() string {
@@ -553,7 +642,7 @@ type SendShareRequest struct {
 
 func (x *SendShareRequest) Reset() {
 	*x = SendShareRequest{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +654,7 @@ func (x *SendShareRequest) String() string {
 func (*SendShareRequest) ProtoMessage() {}
 
 func (x *SendShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +667,7 @@ func (x *SendShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendShareRequest.ProtoReflect.Descriptor instead.
 func (*SendShareRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{10}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SendShareRequest) GetAddress() string {
@@ -606,7 +695,7 @@ type SendShareResponse struct {
 
 func (x *SendShareResponse) Reset() {
 	*x = SendShareResponse{}
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +707,7 @@ func (x *SendShareResponse) String() string {
 func (*SendShareResponse) ProtoMessage() {}
 
 func (x *SendShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlpb_slots_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +720,7 @@ func (x *SendShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendShareResponse.ProtoReflect.Descriptor instead.
 func (*SendShareResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{11}
+	return file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SendShareResponse) GetProgress() *keydpb.ShareProgress {
@@ -668,7 +757,11 @@ const file_cmd_internal_control_controlpb_slots_proto_rawDesc = "" +
 	"\x05check\x18\x03 \x01(\bR\x05check\":\n" +
 	"\x12SetAutolockRequest\x12\x0e\n" +
 	"\x02on\x18\x01 \x01(\bR\x02on\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"(\n" +
+	"\x0eReleaseRequest\x12\x16\n" +
+	"\x06ticket\x18\x01 \x01(\fR\x06ticket\")\n" +
+	"\x0fReleaseResponse\x12\x16\n" +
+	"\x06sealed\x18\x01 \x01(\fR\x06sealed\"\x10\n" +
 	"\x0eSessionRequest\"R\n" +
 	"\x0fSessionResponse\x12?\n" +
 	"\tstatement\x18\x01 \x01(\v2!.redoubt.keyd.v1.SessionStatementR\tstatement\"*\n" +
@@ -703,12 +796,14 @@ const file_cmd_internal_control_controlpb_slots_proto_rawDesc = "" +
 	"RemoveSlot\x12%.redoubt.control.v1.RemoveSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01\x12h\n" +
 	"\vSetAutolock\x12&.redoubt.control.v1.SetAutolockRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x012\xcd\x01\n" +
+	"\x01\x050\x012\xaa\x02\n" +
 	"\tUnlocking\x12\\\n" +
 	"\aSession\x12\".redoubt.control.v1.SessionRequest\x1a#.redoubt.control.v1.SessionResponse\"\b\x9a\xe5\x18\x04\n" +
 	"\x02\x04\x03\x12b\n" +
 	"\tTakeShare\x12$.redoubt.control.v1.TakeShareRequest\x1a%.redoubt.control.v1.TakeShareResponse\"\b\x9a\xe5\x18\x04\n" +
-	"\x02\x04\x032\xd4\x01\n" +
+	"\x02\x04\x03\x12[\n" +
+	"\aRelease\x12\".redoubt.control.v1.ReleaseRequest\x1a#.redoubt.control.v1.ReleaseResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x042\xd4\x01\n" +
 	"\x06Shares\x12g\n" +
 	"\vAskSessions\x12&.redoubt.control.v1.AskSessionsRequest\x1a'.redoubt.control.v1.AskSessionsResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12a\n" +
@@ -727,50 +822,54 @@ func file_cmd_internal_control_controlpb_slots_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlpb_slots_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlpb_slots_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_cmd_internal_control_controlpb_slots_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_cmd_internal_control_controlpb_slots_proto_goTypes = []any{
 	(*AddSlotRequest)(nil),          // 0: redoubt.control.v1.AddSlotRequest
 	(*RemoveSlotRequest)(nil),       // 1: redoubt.control.v1.RemoveSlotRequest
 	(*SetAutolockRequest)(nil),      // 2: redoubt.control.v1.SetAutolockRequest
-	(*SessionRequest)(nil),          // 3: redoubt.control.v1.SessionRequest
-	(*SessionResponse)(nil),         // 4: redoubt.control.v1.SessionResponse
-	(*TakeShareRequest)(nil),        // 5: redoubt.control.v1.TakeShareRequest
-	(*TakeShareResponse)(nil),       // 6: redoubt.control.v1.TakeShareResponse
-	(*AskSessionsRequest)(nil),      // 7: redoubt.control.v1.AskSessionsRequest
-	(*AskSessionsResponse)(nil),     // 8: redoubt.control.v1.AskSessionsResponse
-	(*LockedManager)(nil),           // 9: redoubt.control.v1.LockedManager
-	(*SendShareRequest)(nil),        // 10: redoubt.control.v1.SendShareRequest
-	(*SendShareResponse)(nil),       // 11: redoubt.control.v1.SendShareResponse
-	(*keydpb.Slot)(nil),             // 12: redoubt.keyd.v1.Slot
-	(*keydpb.SessionStatement)(nil), // 13: redoubt.keyd.v1.SessionStatement
-	(*keydpb.ShareProgress)(nil),    // 14: redoubt.keyd.v1.ShareProgress
-	(*keydpb.SealedShare)(nil),      // 15: redoubt.keyd.v1.SealedShare
-	(*RotateSlotResponse)(nil),      // 16: redoubt.control.v1.RotateSlotResponse
+	(*ReleaseRequest)(nil),          // 3: redoubt.control.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),         // 4: redoubt.control.v1.ReleaseResponse
+	(*SessionRequest)(nil),          // 5: redoubt.control.v1.SessionRequest
+	(*SessionResponse)(nil),         // 6: redoubt.control.v1.SessionResponse
+	(*TakeShareRequest)(nil),        // 7: redoubt.control.v1.TakeShareRequest
+	(*TakeShareResponse)(nil),       // 8: redoubt.control.v1.TakeShareResponse
+	(*AskSessionsRequest)(nil),      // 9: redoubt.control.v1.AskSessionsRequest
+	(*AskSessionsResponse)(nil),     // 10: redoubt.control.v1.AskSessionsResponse
+	(*LockedManager)(nil),           // 11: redoubt.control.v1.LockedManager
+	(*SendShareRequest)(nil),        // 12: redoubt.control.v1.SendShareRequest
+	(*SendShareResponse)(nil),       // 13: redoubt.control.v1.SendShareResponse
+	(*keydpb.Slot)(nil),             // 14: redoubt.keyd.v1.Slot
+	(*keydpb.SessionStatement)(nil), // 15: redoubt.keyd.v1.SessionStatement
+	(*keydpb.ShareProgress)(nil),    // 16: redoubt.keyd.v1.ShareProgress
+	(*keydpb.SealedShare)(nil),      // 17: redoubt.keyd.v1.SealedShare
+	(*RotateSlotResponse)(nil),      // 18: redoubt.control.v1.RotateSlotResponse
 }
 var file_cmd_internal_control_controlpb_slots_proto_depIdxs = []int32{
-	12, // 0: redoubt.control.v1.AddSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	13, // 1: redoubt.control.v1.SessionResponse.statement:type_name -> redoubt.keyd.v1.SessionStatement
-	14, // 2: redoubt.control.v1.TakeShareResponse.progress:type_name -> redoubt.keyd.v1.ShareProgress
-	9,  // 3: redoubt.control.v1.AskSessionsResponse.managers:type_name -> redoubt.control.v1.LockedManager
-	13, // 4: redoubt.control.v1.LockedManager.statement:type_name -> redoubt.keyd.v1.SessionStatement
-	15, // 5: redoubt.control.v1.SendShareRequest.share:type_name -> redoubt.keyd.v1.SealedShare
-	14, // 6: redoubt.control.v1.SendShareResponse.progress:type_name -> redoubt.keyd.v1.ShareProgress
+	14, // 0: redoubt.control.v1.AddSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	15, // 1: redoubt.control.v1.SessionResponse.statement:type_name -> redoubt.keyd.v1.SessionStatement
+	16, // 2: redoubt.control.v1.TakeShareResponse.progress:type_name -> redoubt.keyd.v1.ShareProgress
+	11, // 3: redoubt.control.v1.AskSessionsResponse.managers:type_name -> redoubt.control.v1.LockedManager
+	15, // 4: redoubt.control.v1.LockedManager.statement:type_name -> redoubt.keyd.v1.SessionStatement
+	17, // 5: redoubt.control.v1.SendShareRequest.share:type_name -> redoubt.keyd.v1.SealedShare
+	16, // 6: redoubt.control.v1.SendShareResponse.progress:type_name -> redoubt.keyd.v1.ShareProgress
 	0,  // 7: redoubt.control.v1.Slots.AddSlot:input_type -> redoubt.control.v1.AddSlotRequest
 	1,  // 8: redoubt.control.v1.Slots.RemoveSlot:input_type -> redoubt.control.v1.RemoveSlotRequest
 	2,  // 9: redoubt.control.v1.Slots.SetAutolock:input_type -> redoubt.control.v1.SetAutolockRequest
-	3,  // 10: redoubt.control.v1.Unlocking.Session:input_type -> redoubt.control.v1.SessionRequest
-	5,  // 11: redoubt.control.v1.Unlocking.TakeShare:input_type -> redoubt.control.v1.TakeShareRequest
-	7,  // 12: redoubt.control.v1.Shares.AskSessions:input_type -> redoubt.control.v1.AskSessionsRequest
-	10, // 13: redoubt.control.v1.Shares.SendShare:input_type -> redoubt.control.v1.SendShareRequest
-	16, // 14: redoubt.control.v1.Slots.AddSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	16, // 15: redoubt.control.v1.Slots.RemoveSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	16, // 16: redoubt.control.v1.Slots.SetAutolock:output_type -> redoubt.control.v1.RotateSlotResponse
-	4,  // 17: redoubt.control.v1.Unlocking.Session:output_type -> redoubt.control.v1.SessionResponse
-	6,  // 18: redoubt.control.v1.Unlocking.TakeShare:output_type -> redoubt.control.v1.TakeShareResponse
-	8,  // 19: redoubt.control.v1.Shares.AskSessions:output_type -> redoubt.control.v1.AskSessionsResponse
-	11, // 20: redoubt.control.v1.Shares.SendShare:output_type -> redoubt.control.v1.SendShareResponse
-	14, // [14:21] is the sub-list for method output_type
-	7,  // [7:14] is the sub-list for method input_type
+	5,  // 10: redoubt.control.v1.Unlocking.Session:input_type -> redoubt.control.v1.SessionRequest
+	7,  // 11: redoubt.control.v1.Unlocking.TakeShare:input_type -> redoubt.control.v1.TakeShareRequest
+	3,  // 12: redoubt.control.v1.Unlocking.Release:input_type -> redoubt.control.v1.ReleaseRequest
+	9,  // 13: redoubt.control.v1.Shares.AskSessions:input_type -> redoubt.control.v1.AskSessionsRequest
+	12, // 14: redoubt.control.v1.Shares.SendShare:input_type -> redoubt.control.v1.SendShareRequest
+	18, // 15: redoubt.control.v1.Slots.AddSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	18, // 16: redoubt.control.v1.Slots.RemoveSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	18, // 17: redoubt.control.v1.Slots.SetAutolock:output_type -> redoubt.control.v1.RotateSlotResponse
+	6,  // 18: redoubt.control.v1.Unlocking.Session:output_type -> redoubt.control.v1.SessionResponse
+	8,  // 19: redoubt.control.v1.Unlocking.TakeShare:output_type -> redoubt.control.v1.TakeShareResponse
+	4,  // 20: redoubt.control.v1.Unlocking.Release:output_type -> redoubt.control.v1.ReleaseResponse
+	10, // 21: redoubt.control.v1.Shares.AskSessions:output_type -> redoubt.control.v1.AskSessionsResponse
+	13, // 22: redoubt.control.v1.Shares.SendShare:output_type -> redoubt.control.v1.SendShareResponse
+	15, // [15:23] is the sub-list for method output_type
+	7,  // [7:15] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -788,7 +887,7 @@ func file_cmd_internal_control_controlpb_slots_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_slots_proto_rawDesc), len(file_cmd_internal_control_controlpb_slots_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -217,16 +217,19 @@ var Slots_ServiceDesc = grpc.ServiceDesc{
 const (
 	Unlocking_Session_FullMethodName   = "/redoubt.control.v1.Unlocking/Session"
 	Unlocking_TakeShare_FullMethodName = "/redoubt.control.v1.Unlocking/TakeShare"
+	Unlocking_Release_FullMethodName   = "/redoubt.control.v1.Unlocking/Release"
 )
 
 // UnlockingClient is the client API for Unlocking service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Unlocking is answered by a locked manager, on the lock protocol.
+// Unlocking is answered on the lock protocol: by a locked manager, but for Release.
 type UnlockingClient interface {
 	Session(ctx context.Context, in *SessionRequest, opts ...grpc.CallOption) (*SessionResponse, error)
 	TakeShare(ctx context.Context, in *TakeShareRequest, opts ...grpc.CallOption) (*TakeShareResponse, error)
+	// Release is answered by an open manager that leads, to a locked one.
+	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 }
 
 type unlockingClient struct {
@@ -257,14 +260,26 @@ func (c *unlockingClient) TakeShare(ctx context.Context, in *TakeShareRequest, o
 	return out, nil
 }
 
+func (c *unlockingClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseResponse)
+	err := c.cc.Invoke(ctx, Unlocking_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // UnlockingServer is the server API for Unlocking service.
 // All implementations must embed UnimplementedUnlockingServer
 // for forward compatibility.
 //
-// Unlocking is answered by a locked manager, on the lock protocol.
+// Unlocking is answered on the lock protocol: by a locked manager, but for Release.
 type UnlockingServer interface {
 	Session(context.Context, *SessionRequest) (*SessionResponse, error)
 	TakeShare(context.Context, *TakeShareRequest) (*TakeShareResponse, error)
+	// Release is answered by an open manager that leads, to a locked one.
+	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	mustEmbedUnimplementedUnlockingServer()
 }
 
@@ -280,6 +295,9 @@ func (UnimplementedUnlockingServer) Session(context.Context, *SessionRequest) (*
 }
 func (UnimplementedUnlockingServer) TakeShare(context.Context, *TakeShareRequest) (*TakeShareResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TakeShare not implemented")
+}
+func (UnimplementedUnlockingServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
 }
 func (UnimplementedUnlockingServer) mustEmbedUnimplementedUnlockingServer() {}
 func (UnimplementedUnlockingServer) testEmbeddedByValue()                   {}
@@ -338,6 +356,24 @@ func _Unlocking_TakeShare_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Unlocking_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UnlockingServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Unlocking_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UnlockingServer).Release(ctx, req.(*ReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Unlocking_ServiceDesc is the grpc.ServiceDesc for Unlocking service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -352,6 +388,10 @@ var Unlocking_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TakeShare",
 			Handler:    _Unlocking_TakeShare_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _Unlocking_Release_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

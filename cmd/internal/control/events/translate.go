@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -28,7 +29,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -63,6 +64,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = meshKey(r, old, now), now.GetMeta()
 		} else if old, now, ok := autolockstore.Slots.Event(c); ok && old != nil && now != nil {
 			e, meta = slots(old.GetSet(), now.GetSet()), now.GetMeta()
+		} else if old, now, ok := autolockstore.Releases.Event(c); ok && now != nil {
+			e, meta = release(r, old, now), now.GetMeta()
 		}
 		if e == nil {
 			continue
@@ -77,6 +80,18 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 
 func event(kind, action, id, name string) *controlpb.Event {
 	return &controlpb.Event{Type: kind, Action: action, Id: id, Name: name, Attributes: map[string]string{}}
+}
+
+// release tells of a manager that was opened by the others, and of a second one that
+// showed the same ticket.
+func release(r raftstore.Reader, old, now *autolockpb.Release) *controlpb.Event {
+	node, _ := pkistore.Nodes.Get(r, now.GetId())
+	e := event("unlock-key", "release", now.GetId(), node.GetName())
+	e.Attributes["address"] = now.GetAddress()
+	if now.GetRefused() != "" && old.GetGeneration() == now.GetGeneration() {
+		e.Action, e.Attributes["address"] = "release-refused", now.GetRefused()
+	}
+	return e
 }
 
 // slots tells what became of the unlock slots.

@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/redoubt-cluster/redoubt/autolock"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+)
+
+// releaseText is when and from where managers are released.
+func releaseText(p *keydpb.ReleasePolicy) string {
+	when := "at any time"
+	if w := autolock.Window(p); w != "" {
+		when = w + " UTC"
+	}
+	where := "from anywhere"
+	if len(p.GetNetworks()) > 0 {
+		where = "from " + strings.Join(p.GetNetworks(), ", ")
+	}
+	return when + ", " + where
+}
+
+// addReleaseSlot has managers open each other.
+func (a *app) addReleaseSlot(ctx context.Context, f *slotFlags) error {
+	policy := &keydpb.ReleasePolicy{}
+	var err error
+	if policy.From, policy.Until, err = autolock.ParseWindow(f.window); err != nil {
+		return usagef("--window: %v", err)
+	}
+	for _, text := range f.networks {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return usagef("--networks %s: this is no network, as 10.0.0.0/8", printable(text))
+		}
+		policy.Networks = append(policy.Networks, prefix.Masked().String())
+	}
+	slot := &keydpb.Slot{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_RELEASE, Name: f.name, Release: policy}
+	if err := autolock.CheckSlot(slot); err != nil {
+		return usagef("%v", err)
+	}
+	err = a.changeSlots(ctx, f.wait, "the new slot", func(ctx context.Context, c *api) (func() (*controlpb.RotateSlotResponse, error), error) {
+		stream, err := c.AddSlot(ctx, &controlpb.AddSlotRequest{Slot: slot})
+		if err != nil {
+			return nil, err
+		}
+		return stream.Recv, nil
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.Stdout, "A manager that comes back is opened by the others, %s. Whoever takes a manager's disk and its address there and then has it open once.\n", releaseText(policy))
+	return err
+}
