@@ -54,6 +54,7 @@ type node struct {
 	name  string
 	from  netip.Addr
 	creds *pki.Credentials
+	trust trust
 	ended atomic.Int64 // when its last session was over, Unix nanoseconds
 	told  atomic.Int64 // when it last heard of revoked identities, the same
 	// denials is how many that were.
@@ -83,7 +84,7 @@ func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
 			if err != nil {
 				return err
 			}
-			f.nodes[i] = &node{fleet: f, name: name, from: from, creds: creds,
+			f.nodes[i] = &node{fleet: f, name: name, from: from, creds: creds, trust: newTrust(),
 				tasks: map[string]schedulerpb.TaskState{}, held: map[string]*schedulerpb.Assignment{}}
 			return nil
 		})
@@ -93,6 +94,7 @@ func (f *fleet) join(ctx context.Context, token pki.Token, n int) error {
 
 func (f *fleet) start(ctx context.Context) {
 	for _, n := range f.nodes {
+		f.wg.Go(func() { _ = n.follow(ctx) })
 		f.wg.Go(func() {
 			pause := minPause
 			for ctx.Err() == nil {
@@ -148,6 +150,12 @@ func (n *node) session(ctx context.Context) error {
 	if err := stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Hello{Hello: hello}}); err != nil {
 		return err
 	}
+	trusts := func() error {
+		return stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Trust{Trust: &schedulerpb.TrustReport{Roots: n.creds.RootHashes()}}})
+	}
+	if err := trusts(); err != nil {
+		return err
+	}
 	defer func() { n.ended.Store(time.Now().UnixNano()) }()
 	defer n.cut()
 	reports := make(chan []*schedulerpb.TaskReport, 1)
@@ -163,6 +171,7 @@ func (n *node) session(ctx context.Context) error {
 				n.denials.Store(int64(len(d.GetDenials())))
 				n.told.Store(time.Now().UnixNano())
 			}
+			n.trust.hear(m.GetMembership())
 			a := m.GetAssignments()
 			if a == nil {
 				continue
@@ -188,6 +197,10 @@ func (n *node) session(ctx context.Context) error {
 			select {
 			case <-t.C:
 				if err := stream.Send(m); err != nil {
+					return err
+				}
+			case <-n.trust.changed:
+				if err := trusts(); err != nil {
 					return err
 				}
 			case out := <-reports:

@@ -38,6 +38,7 @@ type options struct {
 	rest                    time.Duration
 	timeout                 time.Duration
 	remove, kill, trace     bool
+	root                    bool
 }
 
 func main() {
@@ -50,6 +51,7 @@ func main() {
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this")
 	flag.BoolVar(&o.remove, "remove", false, "also measure the removal of the service")
 	flag.IntVar(&o.revoke, "revoke", 0, "also revoke so many nodes and workload identities, one after the other, and measure when that is felt")
+	flag.BoolVar(&o.root, "rotate-root", false, "also replace the root, and measure until no node trusts the one of before")
 	flag.BoolVar(&o.kill, "kill-leader", false, "also kill the leader's redoubtd and measure until all is as before; with 3 managers at least")
 	flag.BoolVar(&o.trace, "trace", false, "write every second how many sessions there are, until all are up and after the leader was killed, and why others ended")
 	flag.Parse()
@@ -149,6 +151,11 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		c.Close()
 		if c, err = l.AnyManager(ctx); err != nil {
+			return err
+		}
+	}
+	if o.root {
+		if err := rotate(ctx, l, c, f, o.managers); err != nil {
 			return err
 		}
 	}
