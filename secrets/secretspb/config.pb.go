@@ -109,7 +109,7 @@ type ConfigSpec struct {
 	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Of the first version, while there is no other.
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	// The data is a template: see docs/secrets.md.
+	// The data is a template: see docs/operations.md.
 	Template bool `protobuf:"varint,4,opt,name=template,proto3" json:"template,omitempty"`
 	// How many versions are kept; 0: 10.
 	Keep          uint32 `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
