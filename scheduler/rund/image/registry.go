@@ -166,7 +166,7 @@ func explain(ref string, err error) error {
 		return err
 	case errors.Is(err, docker.ErrInvalidAuthorization),
 		errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
-		return rejectf("image %s: the registry refuses access (what a service shows it is named by --registry-auth), or there is no such image", ref)
+		return rejectf("image %s: the registry refuses access, or there is no such image: a private one is named by its digest, and the secret for its registry by --registry-auth", ref)
 	case errors.Is(err, images.ErrEmptyWalk), strings.Contains(err.Error(), "no match for platform"):
 		return rejectf("image %s is not made for %s", ref, platformName)
 	case errors.As(err, &cert):
