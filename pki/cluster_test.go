@@ -44,6 +44,8 @@ type cluster struct {
 
 	mu    sync.Mutex
 	hooks int // runs of OnJoin
+	// pending are the machines that wait for an operator.
+	pending pki.Pending
 	// sealing, when set, runs in place of sealing a promotion's keyset; guarded by mu.
 	sealing func() error
 }
@@ -87,7 +89,7 @@ func (c *cluster) serve() {
 	c.port.Unlock(c.first.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	srv := grpc.NewServer(az.ServerOptions()...)
 	join, err := pki.NewJoinServer(pki.JoinConfig{
-		Store: c.store, Signer: roleSigner{c}, ClusterID: c.ClusterID, Logger: log,
+		Store: c.store, Signer: roleSigner{c}, ClusterID: c.ClusterID, Logger: log, Pending: &c.pending,
 		Slots: func(context.Context) ([]byte, error) { return []byte("slots"), nil },
 		OnJoin: func(*raftstore.Tx, *pkipb.Node) error {
 			c.mu.Lock()

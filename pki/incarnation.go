@@ -95,7 +95,7 @@ func BeginIncarnation(ctx context.Context, s Store, incarnation uint64, self Fir
 			return nil
 		}
 		n := &pkipb.Node{Id: id.NodeID, Name: self.Name, Role: id.Role, Address: self.Address}
-		if err := setLeaves(n, Issued{self.Leaf, self.Boot}, nil); err != nil {
+		if err := setLeaves(n, Issued{Leaf: self.Leaf, Boot: self.Boot}, nil); err != nil {
 			return err
 		}
 		if err := putIssued(tx, n); err != nil {

@@ -30,6 +30,11 @@ type JoinRequest struct {
 	// KeydKey makes this node's keyd key. It is called only once a manager said
 	// that the token makes a manager.
 	KeydKey func(ctx context.Context) ([]byte, error)
+	// TPM is this machine's, or nil.
+	TPM TPM
+	// Waiting is called with the fingerprint of this node's requests when an operator
+	// has to approve them; nil: nobody is told.
+	Waiting func(fingerprint string)
 	// StoreLevel is what this version understands of a manager's store.
 	StoreLevel uint32
 	// Patience is how long a join is tried again that was told to come later, or
@@ -37,6 +42,15 @@ type JoinRequest struct {
 	// ends that when it is closed.
 	Patience time.Duration
 	Stop     <-chan struct{}
+
+	// keys are what was made for a role, for all managers and attempts: an operator
+	// approves one machine's requests.
+	keys map[profilepb.Role]*joinKeys
+}
+
+type joinKeys struct {
+	leaf, boot   *ecdsa.PrivateKey
+	csr, bootCSR []byte
 }
 
 // Joined is what a node has to keep; it is a member once it has it. Whatever
@@ -75,6 +89,7 @@ func Join(ctx context.Context, req JoinRequest) (*Joined, error) {
 	}
 	var out *Joined
 	cut := false
+	req.keys = map[profilepb.Role]*joinKeys{}
 	err := persist(ctx, req.Patience, req.Stop, func() (err error) {
 		out, err = joinAny(ctx, req)
 		if no := (*refusedError)(nil); cut && errors.As(err, &no) && no.code == codes.PermissionDenied {
@@ -145,6 +160,9 @@ func joinAt(ctx context.Context, addr string, req JoinRequest) (_ *Joined, final
 	case codes.PermissionDenied, codes.InvalidArgument, codes.Aborted:
 		final = true // another manager would say the same
 	}
+	if busy := (*LaterError)(nil); errors.As(err, &busy) && busy.approval {
+		return nil, true, err // all managers ask the leader
+	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", addr, callError(err))
 	}
@@ -177,8 +195,11 @@ func (j *joining) run(ctx context.Context) (*Joined, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*joinCallTimeout)
 	defer cancel()
 	out := &Joined{Role: profilepb.Role_ROLE_WORKER, Trust: j.trust}
+	if j.keys[profilepb.Role_ROLE_MANAGER] != nil { // it was told so before
+		out.Role = profilepb.Role_ROLE_MANAGER
+	}
 	resp, err := j.ask(ctx, out)
-	if err == nil && resp.GetRetryAsRole() && resp.GetRole() == profilepb.Role_ROLE_MANAGER {
+	if err == nil && out.Role == profilepb.Role_ROLE_WORKER && resp.GetRetryAsRole() && resp.GetRole() == profilepb.Role_ROLE_MANAGER {
 		if j.Address == "" || j.KeydKey == nil {
 			return nil, errors.New("the token makes a manager, which needs an address: give --advertise")
 		}
@@ -195,23 +216,52 @@ func (j *joining) run(ctx context.Context) (*Joined, error) {
 }
 
 func (j *joining) ask(ctx context.Context, out *Joined) (*pkipb.JoinResponse, error) {
-	req := &pkipb.JoinRequest{TokenId: j.Token.ID(), NodeName: j.NodeName}
-	var keydKey []byte
-	var err error
+	keys, err := j.keysFor(ctx, out.Role)
+	if err != nil {
+		return nil, err
+	}
+	out.Key, out.BootKey = keys.leaf, keys.boot
+	req := &pkipb.JoinRequest{TokenId: j.Token.ID(), NodeName: j.NodeName, Csr: keys.csr, BootCsr: keys.bootCSR}
 	if out.Role == profilepb.Role_ROLE_MANAGER {
 		req.Address, req.StoreLevel = j.Address, j.StoreLevel
+	}
+	req.Proof = j.Token.Sign(profile.JoinProofInput(j.exporter, req.Csr, req.BootCsr, req.TokenId))
+	resp, err := j.client.Join(ctx, req)
+	if err == nil && resp.GetAttest() != nil {
+		resp, err = j.attest(ctx, req)
+	}
+	if wanted := resp.GetApproval(); err == nil && wanted != nil {
+		fingerprint := JoinFingerprint(req.Csr, req.BootCsr)
+		if j.Waiting != nil {
+			j.Waiting(fingerprint)
+		}
+		after := min(time.Duration(wanted.GetAskAfterSeconds())*time.Second, maxJoinPause)
+		return nil, &LaterError{After: after, Err: fmt.Errorf("no operator has approved this machine (%s): `redoubt node approve` on a manager", fingerprint), approval: true}
+	}
+	return resp, err
+}
+
+// keysFor are this node's keys and requests in a role, made once.
+func (j *joining) keysFor(ctx context.Context, role profilepb.Role) (*joinKeys, error) {
+	if k := j.keys[role]; k != nil {
+		return k, nil
+	}
+	k := new(joinKeys)
+	var keydKey []byte
+	var err error
+	if role == profilepb.Role_ROLE_MANAGER {
 		if keydKey, err = j.KeydKey(ctx); err != nil {
 			return nil, fmt.Errorf("making the keyd key: %w", err)
 		}
-		if out.BootKey, req.BootCsr, err = newRequest(nil); err != nil {
+		if k.boot, k.bootCSR, err = newRequest(nil); err != nil {
 			return nil, err
 		}
 	}
-	if out.Key, req.Csr, err = newRequest(keydKey); err != nil {
+	if k.leaf, k.csr, err = newRequest(keydKey); err != nil {
 		return nil, err
 	}
-	req.Proof = j.Token.Sign(profile.JoinProofInput(j.exporter, req.Csr, req.BootCsr, req.TokenId))
-	return j.client.Join(ctx, req)
+	j.keys[role] = k
+	return k, nil
 }
 
 // accept verifies the answer: the certificates are this node's, by its keys,

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,9 @@ type JoinConfig struct {
 	// OnJoin writes what others keep of a new node, in the transaction that
 	// makes it. It may be run more than once.
 	OnJoin func(tx *raftstore.Tx, n *pkipb.Node) error
-	Logger *slog.Logger
+	// Pending are the machines that wait for an operator.
+	Pending *Pending
+	Logger  *slog.Logger
 }
 
 // JoinServer admits nodes, on the leader. It is the only service that callers
@@ -57,7 +60,7 @@ type JoinServer struct {
 
 // NewJoinServer returns a JoinServer.
 func NewJoinServer(c JoinConfig) (*JoinServer, error) {
-	if c.Store == nil || c.Signer == nil || c.Slots == nil || c.OnJoin == nil || c.Logger == nil || !ident.Valid(c.ClusterID) {
+	if c.Store == nil || c.Signer == nil || c.Slots == nil || c.OnJoin == nil || c.Pending == nil || c.Logger == nil || !ident.Valid(c.ClusterID) {
 		return nil, errors.New("pki: the join server's configuration is incomplete")
 	}
 	return &JoinServer{cfg: c, sources: newLimiter(joinBurst, joinRefill, maxSources), slots: make(chan struct{}, maxJoinsAtATime), refused: quietlog.New(c.Logger)}, nil
@@ -114,7 +117,7 @@ func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.J
 	switch {
 	case err != nil:
 		s.refused.Warn(strangers.SourceKey(source), "refused a join", "token", req.GetTokenId(), "name", req.GetNodeName(), "reason", status.Convert(err).Message())
-	case !resp.GetRetryAsRole():
+	case resp.GetLeaf() != nil:
 		s.cfg.Logger.Info("a node joined", "source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName(), "node", resp.GetNodeId(), "role", profile.RoleName(resp.GetRole()))
 	}
 	return resp, err
@@ -176,18 +179,34 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 	if err := s.cfg.Store.View(func(r *raftstore.ReadTx) (err error) { c, err = store.GetCluster(r); return err }); err != nil {
 		return nil, errJoinInternal
 	}
-	if err := checkUse(c, token, record, s.cfg.ClusterID, j.GetNodeName(), source, time.Now()); err != nil {
+	who := PendingNode{ID: ident.New(), Name: j.GetNodeName(), Role: record.GetRole(), TokenID: record.GetId(), Source: source.String(),
+		Fingerprint: JoinFingerprint(j.GetCsr(), j.GetBootCsr())}
+	approved, err := s.cfg.Pending.decided(who, time.Now())
+	if err == nil {
+		err = checkUse(c, token, record, s.cfg.ClusterID, j.GetNodeName(), source, time.Now())
+	}
+	if err != nil {
 		return nil, err
 	}
 	if !j.form(record.GetRole()) {
 		return &pkipb.JoinResponse{Role: record.GetRole(), RetryAsRole: true}, nil
 	}
-	n := &pkipb.Node{Id: ident.New(), Name: j.GetNodeName(), Role: record.GetRole(), Address: j.GetAddress(), TokenId: record.GetId()}
+	if wanted, err := s.wantsTPM(ctx, j, token, record, c.GetAdmission()); wanted != nil || err != nil {
+		return &pkipb.JoinResponse{Role: record.GetRole(), Attest: wanted}, err
+	}
+	n := &pkipb.Node{Id: cmp.Or(approved, who.ID), Name: j.GetNodeName(), Role: record.GetRole(), Address: j.GetAddress(), TokenId: record.GetId()}
 	if n.Role == profilepb.Role_ROLE_MANAGER {
 		n.KeysetEpoch = KeysetEpoch(c)
 	}
 	resp := &pkipb.JoinResponse{NodeId: n.Id, ClusterId: s.cfg.ClusterID, Role: n.Role}
-	if err := s.sign(ctx, j, token, n, resp, c.GetWorkerLeafSeconds()); err != nil {
+	if err := s.sign(ctx, j, token, n, resp, c, approved != ""); err != nil {
+		if errors.Is(err, errWantsApproval) {
+			who.TPMEK = n.GetTpmEk()
+			return s.wait(who)
+		}
+		if no := (*UnprovedError)(nil); errors.As(err, &no) {
+			return nil, status.Error(codes.PermissionDenied, no.Error())
+		}
 		if errors.Is(err, ErrRotated) {
 			return nil, joinStoreError(s.cfg.Logger, err)
 		}
@@ -201,6 +220,7 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 	if err != nil {
 		return nil, joinStoreError(s.cfg.Logger, err)
 	}
+	s.cfg.Pending.done(who)
 	err = s.cfg.Store.View(func(r *raftstore.ReadTx) (err error) {
 		if resp.Incarnation, err = Incarnation(r); err != nil {
 			return err
@@ -296,12 +316,20 @@ func checkLevel(tx *raftstore.Tx, understands uint32) error {
 }
 
 // sign has the certificates made and checks that they are what was asked for.
-func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb.Node, resp *pkipb.JoinResponse, leafSeconds uint32) error {
+func (s *JoinServer) sign(ctx context.Context, j *join, t *pkipb.Token, n *pkipb.Node, resp *pkipb.JoinResponse, c *pkipb.Cluster, approved bool) error {
 	issued, err := s.cfg.Signer.SignJoin(ctx, SignJoin{
 		Token: t.GetSigned(), Exporter: j.exporter, CSR: j.GetCsr(), BootCSR: j.GetBootCsr(), Proof: j.GetProof(),
-		NodeID: n.Id, NodeName: n.Name, Uses: t.GetUses(), WorkerLeafSeconds: leafSeconds,
+		NodeID: n.Id, NodeName: n.Name, Uses: t.GetUses(), WorkerLeafSeconds: c.GetWorkerLeafSeconds(),
+		Policy: c.GetAdmission(), TPM: j.GetTpm(), Evidence: j.GetEvidence(), Approved: approved,
 	})
 	if err != nil {
+		return err
+	}
+	n.TpmEk = issued.TPMEK
+	if issued.WantsApproval {
+		return errWantsApproval
+	}
+	if n.TpmAk, err = attestedKey(issued.Leaf); err != nil {
 		return err
 	}
 	if err := setLeaves(n, issued, nil); err != nil {

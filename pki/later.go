@@ -29,6 +29,8 @@ func later(code codes.Code, after time.Duration, format string, args ...any) err
 type LaterError struct {
 	After time.Duration
 	Err   error
+
+	approval bool // an operator is waited for, who takes longer than a manager
 }
 
 func (e *LaterError) Error() string { return e.Err.Error() }
@@ -75,7 +77,8 @@ func mayPass(err error) (time.Duration, bool) {
 // before the next try, with growing pauses between. stop, closed, ends it after
 // the try under way.
 func persist(ctx context.Context, patience time.Duration, stop <-chan struct{}, try func() error) error {
-	end := time.Now().Add(patience)
+	begun := time.Now()
+	end := begun.Add(patience)
 	for pause := minJoinPause; ; pause = min(2*pause, maxJoinPause) {
 		err := try()
 		if err == nil {
@@ -83,6 +86,10 @@ func persist(ctx context.Context, patience time.Duration, stop <-chan struct{}, 
 		}
 		after, ok := mayPass(err)
 		wait := max(after, pause/2+rand.N(pause/2+1))
+		if busy := (*LaterError)(nil); errors.As(err, &busy) && busy.approval {
+			wait = after
+			end = begun.Add(max(patience, maxApproval))
+		}
 		if !ok || ctx.Err() != nil || time.Now().Add(wait).After(end) {
 			return err
 		}

@@ -40,6 +40,15 @@ const (
 	joinRefill = 6 * time.Second
 	maxSources = 4096
 
+	// A machine that waits for an operator asks every approvalPause, and is forgotten
+	// when it did not for pendingLife; what was decided of it is kept for
+	// decisionLife. maxPending wait at most. A joiner waits for maxApproval.
+	approvalPause = 3 * time.Second
+	pendingLife   = 30 * time.Second
+	decisionLife  = 5 * time.Minute
+	maxPending    = 64
+	maxApproval   = 30 * time.Minute
+
 	// A node may renew renewBurst times at once and then once every renewRefill.
 	renewBurst  = 5
 	renewRefill = time.Minute

@@ -136,7 +136,7 @@ func (s *MembershipServer) Promote(ctx context.Context, req *pkipb.PromoteReques
 // later keyset over once this store has it.
 func (s *MembershipServer) sign(ctx context.Context, caller authz.Identity, req *pkipb.PromoteRequest, epoch uint64) (*pkipb.PromoteResponse, error) {
 	issued, err := s.c.Signer.SignPromotion(ctx, SignRenew{
-		Old: &profilepb.CertificateChain{Certificates: caller.Chain}, CSR: req.GetCsr(), BootCSR: req.GetBootCsr(), Proof: req.GetProof(),
+		Old: &profilepb.CertificateChain{Certificates: caller.Chain}, CSR: req.GetCsr(), BootCSR: req.GetBootCsr(), Proof: req.GetProof(), Evidence: req.GetEvidence(),
 	})
 	if err != nil {
 		return nil, err
@@ -244,7 +244,7 @@ func (s *MembershipServer) Demoted(ctx context.Context, req *pkipb.DemotedReques
 	}
 	log := s.c.Logger.With("node", caller.NodeID)
 	issued, err := s.c.Signer.SignDemotion(ctx, SignRenew{
-		Old: &profilepb.CertificateChain{Certificates: caller.Chain}, CSR: req.GetCsr(), Proof: req.GetProof(),
+		Old: &profilepb.CertificateChain{Certificates: caller.Chain}, CSR: req.GetCsr(), Proof: req.GetProof(), Evidence: req.GetEvidence(),
 	})
 	if err != nil {
 		log.Error("signing a demotion failed", "error", err)

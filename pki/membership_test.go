@@ -83,7 +83,7 @@ func TestPromotionCutShort(t *testing.T) {
 
 	c.whenSealing(func() error { return errors.New("keyd is gone") })
 	first := keydKey(t)
-	if _, err := n.RequestPromotion(t.Context(), client, first, understood); status.Code(err) != codes.Internal {
+	if _, err := n.RequestPromotion(t.Context(), client, first, understood, nil); status.Code(err) != codes.Internal {
 		t.Errorf("without keyd: %v", err)
 	}
 	rec := c.node(id)
@@ -93,12 +93,12 @@ func TestPromotionCutShort(t *testing.T) {
 
 	c.whenSealing(nil)
 	second := keydKey(t)
-	if _, err := n.RequestPromotion(t.Context(), client, second, understood); err != nil {
+	if _, err := n.RequestPromotion(t.Context(), client, second, understood, nil); err != nil {
 		t.Fatal(err)
 	}
 	// Its reply was lost, so to speak: it asks with the same key again, which is
 	// noted once.
-	p, err := n.RequestPromotion(t.Context(), client, second, understood)
+	p, err := n.RequestPromotion(t.Context(), client, second, understood, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestPromotionDuringRotation(t *testing.T) {
 			return store.Cluster.Put(tx, rec)
 		})
 	})
-	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), understood); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "rotated") {
+	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), understood, nil); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "rotated") {
 		t.Errorf("%v", err)
 	}
 }
@@ -143,13 +143,13 @@ func TestPromotionDuringRotation(t *testing.T) {
 func TestPromotionRefusals(t *testing.T) {
 	c := newCluster(t)
 	unwanted := c.member(worker, time.Now())
-	if _, err := unwanted.RequestPromotion(t.Context(), c.members(unwanted), keydKey(t), understood); status.Code(err) != codes.FailedPrecondition {
+	if _, err := unwanted.RequestPromotion(t.Context(), c.members(unwanted), keydKey(t), understood, nil); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("a worker nobody wants: %v", err)
 	}
 	n := c.wanted()
 	client := c.members(n)
 	other := c.wanted()
-	theirs, err := other.RequestPromotion(t.Context(), c.members(other), keydKey(t), understood)
+	theirs, err := other.RequestPromotion(t.Context(), c.members(other), keydKey(t), understood, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestPromotionRefusals(t *testing.T) {
 		}
 		return store.Nodes.Put(tx, rec)
 	})
-	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), understood); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too often without becoming one") {
+	if _, err := n.RequestPromotion(t.Context(), client, keydKey(t), understood, nil); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "too often without becoming one") {
 		t.Errorf("a ninth key: %v", err)
 	}
 }
@@ -174,7 +174,7 @@ func TestPromotionRefusals(t *testing.T) {
 func TestDemoted(t *testing.T) {
 	c := newCluster(t)
 	n := c.member(manager, time.Now())
-	if _, _, err := n.RequestDemotion(t.Context(), c.members(n)); status.Code(err) != codes.PermissionDenied {
+	if _, _, err := n.RequestDemotion(t.Context(), c.members(n), nil); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a manager that is one: %v", err)
 	}
 	c.update(func(tx *raftstore.Tx) error {
@@ -184,7 +184,7 @@ func TestDemoted(t *testing.T) {
 		return store.Nodes.Put(tx, rec)
 	})
 	for range 2 {
-		chain, key, err := n.RequestDemotion(t.Context(), c.members(n))
+		chain, key, err := n.RequestDemotion(t.Context(), c.members(n), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

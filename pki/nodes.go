@@ -45,7 +45,7 @@ func InitCluster(tx *raftstore.Tx, m FirstManager) (*pkipb.Node, error) {
 		return nil, err
 	}
 	n := &pkipb.Node{Id: id.NodeID, Name: m.Name, Role: id.Role, Address: m.Address, KeysetEpoch: firstEpoch}
-	if err := setLeaves(n, Issued{m.Leaf, m.Boot}, nil); err != nil {
+	if err := setLeaves(n, Issued{Leaf: m.Leaf, Boot: m.Boot}, nil); err != nil {
 		return nil, err
 	}
 	return n, putIssued(tx, n)

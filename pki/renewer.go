@@ -36,6 +36,8 @@ type Renewer struct {
 	// Call carries the request to the leader over a connection that showed the
 	// certificate oldLeaf (the present one; a change meanwhile fails the proof).
 	Call func(ctx context.Context, req *pkipb.RenewRequest) (*pkipb.RenewResponse, error)
+	// TPM is this machine's; it is asked where the certificate names one.
+	TPM TPM
 	// Persist writes what came, durably, before it is used.
 	Persist func(ctx context.Context, r Renewed) error
 	// Expired, on managers, replaces the certificate where it has ended, as a
@@ -123,7 +125,7 @@ func (r *Renewer) once(ctx context.Context, issuer []byte) error {
 		return r.Expired(ctx)
 	}
 	var got Renewed
-	req, err := r.request(&got, issuer)
+	req, err := r.request(ctx, &got, issuer)
 	if err != nil {
 		return err
 	}
@@ -155,7 +157,7 @@ func (r *Renewer) once(ctx context.Context, issuer []byte) error {
 	return nil
 }
 
-func (r *Renewer) request(got *Renewed, issuer []byte) (*pkipb.RenewRequest, error) {
+func (r *Renewer) request(ctx context.Context, got *Renewed, issuer []byte) (*pkipb.RenewRequest, error) {
 	leaf, key := r.Credentials.current()
 	req := new(pkipb.RenewRequest)
 	var err error
@@ -168,7 +170,10 @@ func (r *Renewer) request(got *Renewed, issuer []byte) (*pkipb.RenewRequest, err
 			return nil, err
 		}
 	}
-	req.Proof, err = profile.SignRenewProof(key, req.Csr, req.BootCsr, leaf.Raw)
+	if req.Proof, err = profile.SignRenewProof(key, req.Csr, req.BootCsr, leaf.Raw); err != nil {
+		return nil, err
+	}
+	req.Evidence, err = r.Credentials.vouched(ctx, r.TPM, TPM.Renew, profile.RenewProofInput(req.Csr, req.BootCsr, leaf.Raw))
 	return req, err
 }
 

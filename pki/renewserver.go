@@ -55,8 +55,12 @@ func (s *RenewServer) Renew(ctx context.Context, req *pkipb.RenewRequest) (*pkip
 	}
 	issued, err := s.signer.SignRenew(ctx, SignRenew{
 		Old: &profilepb.CertificateChain{Certificates: caller.Chain},
-		CSR: req.GetCsr(), BootCSR: req.GetBootCsr(), Proof: req.GetProof(), WorkerLeafSeconds: c.GetWorkerLeafSeconds(),
+		CSR: req.GetCsr(), BootCSR: req.GetBootCsr(), Proof: req.GetProof(), WorkerLeafSeconds: c.GetWorkerLeafSeconds(), Evidence: req.GetEvidence(),
 	})
+	if no := (*UnprovedError)(nil); errors.As(err, &no) {
+		log.Warn("refused a renewal", "reason", err)
+		return nil, status.Error(codes.PermissionDenied, no.Error())
+	}
 	if err != nil {
 		log.Error("signing a renewal failed", "error", err)
 		return nil, status.Error(codes.Internal, "the renewal failed on the manager: see its log")

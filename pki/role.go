@@ -26,7 +26,7 @@ type Promotion struct {
 // RequestPromotion is a worker's first call: certificates for keydKey's node and
 // the keyset. Nothing in the cluster has changed when it returns. level is what
 // this version understands of a manager's store.
-func (c *Credentials) RequestPromotion(ctx context.Context, client pkipb.MembershipClient, keydKey []byte, level uint32) (*Promotion, error) {
+func (c *Credentials) RequestPromotion(ctx context.Context, client pkipb.MembershipClient, keydKey []byte, level uint32, t TPM) (*Promotion, error) {
 	old, oldKey := c.current()
 	p := new(Promotion)
 	req := &pkipb.PromoteRequest{StoreLevel: level}
@@ -38,6 +38,9 @@ func (c *Credentials) RequestPromotion(ctx context.Context, client pkipb.Members
 		return nil, err
 	}
 	if req.Proof, err = profile.SignPromotionProof(oldKey, req.Csr, req.BootCsr, old.Raw); err != nil {
+		return nil, err
+	}
+	if req.Evidence, err = c.vouched(ctx, t, TPM.Promote, profile.PromotionProofInput(req.Csr, req.BootCsr, old.Raw)); err != nil {
 		return nil, err
 	}
 	resp, err := client.Promote(ctx, req)
@@ -79,7 +82,7 @@ func (c *Credentials) checkIssued(chain *profilepb.CertificateChain, key *ecdsa.
 
 // RequestDemotion gives the holder of a manager leaf, who was demoted, its
 // worker leaf.
-func (c *Credentials) RequestDemotion(ctx context.Context, client pkipb.MembershipClient) (*profilepb.CertificateChain, *ecdsa.PrivateKey, error) {
+func (c *Credentials) RequestDemotion(ctx context.Context, client pkipb.MembershipClient, t TPM) (*profilepb.CertificateChain, *ecdsa.PrivateKey, error) {
 	old, oldKey := c.current()
 	key, csr, err := newRequest(nil)
 	if err != nil {
@@ -89,7 +92,11 @@ func (c *Credentials) RequestDemotion(ctx context.Context, client pkipb.Membersh
 	if err != nil {
 		return nil, nil, err
 	}
-	resp, err := client.Demoted(ctx, &pkipb.DemotedRequest{Csr: csr, Proof: proof})
+	evidence, err := c.vouched(ctx, t, TPM.Renew, profile.RenewProofInput(csr, nil, old.Raw))
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err := client.Demoted(ctx, &pkipb.DemotedRequest{Csr: csr, Proof: proof, Evidence: evidence})
 	if err != nil {
 		return nil, nil, err
 	}

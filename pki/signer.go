@@ -15,6 +15,8 @@ type TokenMinter interface {
 // proof by itself.
 type JoinSigner interface {
 	SignJoin(ctx context.Context, req SignJoin) (Issued, error)
+	// Challenge makes what only the joiner's TPM opens, if the policy trusts that one.
+	Challenge(ctx context.Context, req Challenge) (*profilepb.TPMCredential, error)
 	// SealKeyset seals the cluster keyset to the keyd key in a manager's leaf.
 	SealKeyset(ctx context.Context, manager *profilepb.CertificateChain) ([]byte, error)
 }
@@ -53,7 +55,28 @@ type SignJoin struct {
 	Uses uint32
 	// WorkerLeafSeconds is the life of a worker's leaf; 0: the signer's own.
 	WorkerLeafSeconds uint32
+	// Policy is what the cluster demands, nil: nothing; TPM and Evidence are what
+	// the joiner brought, and Approved what an operator said.
+	Policy   *profilepb.AdmissionPolicy
+	TPM      *profilepb.TPMIdentity
+	Evidence *profilepb.TPMEvidence
+	Approved bool
 }
+
+// Challenge is what a challenge is made for.
+type Challenge struct {
+	Token    *profilepb.SignedTokenRecord
+	Exporter []byte
+	Policy   *profilepb.AdmissionPolicy
+	TPM      *profilepb.TPMIdentity
+}
+
+// UnprovedError says that a machine did not prove what the cluster demands. Who
+// holds a token's seed may hear why.
+type UnprovedError struct{ Err error }
+
+func (e *UnprovedError) Error() string { return e.Err.Error() }
+func (e *UnprovedError) Unwrap() error { return e.Err }
 
 // SignRenew is what a renewing node proved.
 type SignRenew struct {
@@ -63,10 +86,16 @@ type SignRenew struct {
 	Proof   []byte
 	// WorkerLeafSeconds is the life of a worker's leaf; 0: the signer's own.
 	WorkerLeafSeconds uint32
+	// Evidence is the word of the TPM that the leaf in use names; nil: it names none.
+	Evidence *profilepb.TPMEvidence
 }
 
 // Issued are new certificates; Boot is nil where none was asked for.
 type Issued struct {
 	Leaf *profilepb.CertificateChain
 	Boot *profilepb.CertificateChain
+	// TPMEK is the hash of the endorsement key that a joiner proved, or nil.
+	TPMEK []byte
+	// WantsApproval: nothing was issued, as an operator has to approve it first.
+	WantsApproval bool
 }

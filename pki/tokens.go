@@ -27,6 +27,8 @@ type TokenRequest struct {
 	MaxUses   uint32        // 0: DefaultTokenUses
 	NodeName  string
 	CIDR      string
+	Attest    bool // only a machine that proves its TPM
+	Approve   bool // only a machine that an operator approves; managers only
 	LongLived bool // neither expiry nor a number of uses; workers only
 }
 
@@ -45,6 +47,7 @@ func (q TokenRequest) record(clusterID string, now time.Time) (*profilepb.TokenR
 	r := &profilepb.TokenRecord{
 		Id: q.ID, ClusterId: clusterID, PublicKey: q.PublicKey, Role: q.Role,
 		MintedAt: now.Unix(), ExpiresAt: now.Add(ttl).Unix(), MaxUses: uses, NodeName: q.NodeName, Cidr: q.CIDR,
+		Attest: q.Attest, Approve: q.Approve,
 	}
 	manager := q.Role == profilepb.Role_ROLE_MANAGER
 	switch {

@@ -20,6 +20,7 @@ type requests struct {
 	keydKey []byte
 	boot    *ecdsa.PublicKey // nil when none was sent
 	life    time.Duration    // of a worker's leaf; 0: as configured
+	tpm     []byte           // name of the attestation key that the leaf shall have
 }
 
 // keys are what the journal names the certificates by: they are known before
@@ -110,7 +111,7 @@ func (r *requests) certifyOwn(key []byte) error {
 
 // issueAll signs a node's leaf and, when it was asked for, its boot leaf.
 func (s *Server) issueAll(ctx context.Context, k *keyset, r *requests, nodeID string, now time.Time) (leaf, boot *profilepb.CertificateChain, err error) {
-	id := profile.Identity{ClusterID: k.clusterID, NodeID: nodeID, Role: r.role, KeydKey: r.keydKey}
+	id := profile.Identity{ClusterID: k.clusterID, NodeID: nodeID, Role: r.role, KeydKey: r.keydKey, TPM: r.tpm}
 	life := profile.LeafLife
 	if r.role == profilepb.Role_ROLE_WORKER {
 		life = cmp.Or(r.life, s.cfg.Section.WorkerLeafLifetime)
@@ -121,7 +122,7 @@ func (s *Server) issueAll(ctx context.Context, k *keyset, r *requests, nodeID st
 	if r.boot == nil {
 		return leaf, nil, nil
 	}
-	id.Role, id.KeydKey = profilepb.Role_ROLE_BOOT, nil
+	id.Role, id.KeydKey, id.TPM = profilepb.Role_ROLE_BOOT, nil, nil
 	boot, err = k.issue(ctx, id, r.boot, now, profile.BootLeafLife)
 	return leaf, boot, err
 }

@@ -51,6 +51,10 @@ func (s *Server) signPromotion(ctx context.Context, req *keydpb.SignPromotionReq
 	case string(reqs.keydKey) == string(opened.local.keydKey):
 		return nil, denied("the certificate request carries the key of this very keyd")
 	}
+	if err := checkVouched(id, purposePromote, profile.PromotionProofInput(req.GetCsr(), req.GetBootCsr(), old.Raw), req.GetEvidence()); err != nil {
+		return nil, err
+	}
+	reqs.tpm = id.TPM
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
 	}

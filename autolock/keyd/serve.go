@@ -207,6 +207,7 @@ func wipeRequest(req *keydpb.Request) {
 	clear(req.GetOpenBackup().GetSeed())
 	clear(req.GetAuthorizeRecovery().GetSeed())
 	clear(req.GetSealLeaf().GetLeafKey())
+	clear(req.GetSealToTpm().GetKey())
 }
 
 func wipeResponse(resp *keydpb.Response) {
@@ -217,4 +218,5 @@ func wipeResponse(resp *keydpb.Response) {
 	clear(resp.GetOpenBackup().GetStateKey())
 	clear(resp.GetFinishRestore().GetStateKey())
 	clear(resp.GetOpenStore().GetLeafKey())
+	clear(resp.GetSealToTpm().GetKey())
 }

@@ -1,6 +1,8 @@
 package keyd
 
 import (
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"maps"
@@ -52,6 +54,8 @@ type Server struct {
 	lacks map[string]string
 
 	protections []string // guarded by mu once served
+	// challenges is what the secrets of challenges are made from, of this process.
+	challenges [sha256.Size]byte
 }
 
 // New reads the state in c.Dir. The caller then calls Serve or Close. Memory
@@ -65,6 +69,13 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		cfg: c, log: c.Logger, write: atomicfile.Write, changed: make(chan struct{}),
 		protections: slices.Concat([]string{"keys in locked memory"}, erased, c.Protections),
+	}
+	rand.Read(s.challenges[:])
+	switch {
+	case c.TPM != nil:
+		s.protections = append(s.protections, "TPM 2.0")
+	case c.TPMErr != nil:
+		s.protections = append(s.protections, "TPM: cannot be used ("+oneLine(c.TPMErr)+")")
 	}
 	lerr := removeLeftovers(c.Dir)
 	file, ferr := readState(c.Dir)
@@ -180,7 +191,7 @@ func (s *Server) note(e entry) error {
 // noteDenial journals a refusal by policy, as far as the rate allows; the caller
 // holds mu.
 func (s *Server) noteDenial(event string, err error) error {
-	if codeOf(err) != keydpb.Code_CODE_DENIED || s.file == nil {
+	if code := codeOf(err); code != keydpb.Code_CODE_DENIED && code != keydpb.Code_CODE_ATTESTATION || s.file == nil {
 		return err
 	}
 	s.log.Warn("refused", "verb", event, "why", err)

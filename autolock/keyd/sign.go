@@ -54,6 +54,13 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 	if err := reqs.live(req.GetWorkerLeafSeconds()); err != nil {
 		return nil, err
 	}
+	var ek []byte
+	if reqs.tpm, ek, err = s.admit(rec, req, now); err != nil {
+		return nil, err
+	}
+	if wantsApproval(rec, req.GetPolicy()) && !req.GetApproved() {
+		return &keydpb.SignJoinResponse{WantsApproval: true, TpmEk: ek}, nil
+	}
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
 	}
@@ -69,7 +76,7 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 		return nil, err
 	}
 	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, req.GetNodeId(), now)
-	return &keydpb.SignJoinResponse{Leaf: leaf, Boot: boot}, err
+	return &keydpb.SignJoinResponse{Leaf: leaf, Boot: boot, TpmEk: ek}, err
 }
 
 // signRenew issues a new leaf to the holder of the one in use: same node, same
@@ -115,6 +122,10 @@ func (s *Server) signRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*
 	case reqs.leaf.Equal(old.PublicKey):
 		return nil, denied("a renewal needs a fresh key")
 	}
+	if err := checkVouched(id, purposeRenew, profile.RenewProofInput(req.GetCsr(), req.GetBootCsr(), old.Raw), req.GetEvidence()); err != nil {
+		return nil, err
+	}
+	reqs.tpm = id.TPM
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
 	}
@@ -160,6 +171,11 @@ func (s *Server) signOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keyd
 	}
 	if err := reqs.certifyOwn(opened.local.keydKey); err != nil {
 		return nil, err
+	}
+	if req.GetAttested() {
+		if reqs.tpm, err = s.ownAttestationKey(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err

@@ -17,6 +17,9 @@ func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.
 			return nil, err
 		}
 		return &keydpb.Response{Result: &keydpb.Response_WaitUnlocked{WaitUnlocked: &keydpb.WaitUnlockedResponse{}}}, nil
+	// The TPM takes its time, and has a turn of its own.
+	case *keydpb.Request_DescribeTpm, *keydpb.Request_Attest, *keydpb.Request_SealToTpm:
+		return s.tpmVerb(ctx, req)
 	case *keydpb.Request_Unlock, *keydpb.Request_OpenBackup, *keydpb.Request_AuthorizeRecovery,
 		*keydpb.Request_GiveShare, *keydpb.Request_DropShares, *keydpb.Request_TestSlot:
 		return nil, denied("what takes an operator key is for root alone: use unlock.sock")
@@ -190,6 +193,11 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 		name = "take-release"
 		err = s.takeRelease(v.TakeRelease)
 		resp.Result = &keydpb.Response_TakeRelease{TakeRelease: &keydpb.TakeReleaseResponse{}}
+	case *keydpb.Request_Challenge:
+		name = "challenge"
+		var r *keydpb.ChallengeResponse
+		r, err = s.challenge(v.Challenge)
+		resp.Result = &keydpb.Response_Challenge{Challenge: r}
 	case *keydpb.Request_Forget:
 		name = "forget"
 		err = s.forget()

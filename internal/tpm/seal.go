@@ -3,6 +3,8 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 
@@ -56,7 +58,7 @@ func (t *TPM) Seal(ctx context.Context, pcrs []int, secret, auth []byte) ([]byte
 		// What goes over the bus is encrypted: salted with the storage key.
 		ParentHandle: srk.auth(tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Salted(srk.handle, *srk.public), tpm2.AESEncryption(128, tpm2.EncryptIn))),
 		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
-			UserAuth: tpm2.TPM2BAuth{Buffer: auth},
+			UserAuth: tpm2.TPM2BAuth{Buffer: word(auth)},
 			Data:     tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: secret}),
 		}},
 		InPublic: tpm2.New2B(public),
@@ -97,7 +99,7 @@ func (t *TPM) Unseal(ctx context.Context, blob, auth []byte) ([]byte, error) {
 	}
 	item := &loaded{t: t, handle: r.ObjectHandle, name: r.Name}
 	defer item.flush()
-	opts := []tpm2.AuthOption{tpm2.Auth(auth), tpm2.Salted(srk.handle, *srk.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
+	opts := []tpm2.AuthOption{tpm2.Auth(word(auth)), tpm2.Salted(srk.handle, *srk.public), tpm2.AESEncryption(128, tpm2.EncryptOut)}
 	session := tpm2.HMAC(tpm2.TPMAlgSHA256, 16, opts...)
 	if len(pcrs) > 0 {
 		s, closeSession, err := tpm2.PolicySession(t.dev, tpm2.TPMAlgSHA256, 16, opts...)
@@ -120,6 +122,14 @@ func (t *TPM) Unseal(ctx context.Context, blob, auth []byte) ([]byte, error) {
 		return nil, err
 	}
 	return out.OutData.Buffer, nil
+}
+
+// word is auth as the TPM is given it. Libraries and TPMs do not agree on which zeros
+// at an end of an authorization value count, so that it has none: of its SHA-256, 24
+// bytes in base64.
+func word(auth []byte) []byte {
+	sum := sha256.Sum256(auth)
+	return []byte(base64.RawStdEncoding.EncodeToString(sum[:24]))
 }
 
 // runPolicy binds a session to the registers as they are, and to the word.

@@ -182,7 +182,15 @@ func (c *CA) SignJoin(_ context.Context, q pki.SignJoin) (pki.Issued, error) {
 	if err := profile.CheckJoinProof(r.GetPublicKey(), q.Exporter, q.CSR, q.BootCSR, r.GetId(), q.Proof); err != nil {
 		return pki.Issued{}, err
 	}
+	if (r.GetApprove() || q.Policy.GetApproveManagers()) && r.GetRole() == profilepb.Role_ROLE_MANAGER && !q.Approved {
+		return pki.Issued{WantsApproval: true}, nil
+	}
 	return c.issue(profile.Identity{ClusterID: c.ClusterID, NodeID: q.NodeID, Role: r.GetRole()}, q.CSR, q.BootCSR)
+}
+
+// Challenge implements pki.JoinSigner. It trusts no TPM: keyd's tests have real ones.
+func (c *CA) Challenge(context.Context, pki.Challenge) (*profilepb.TPMCredential, error) {
+	return nil, &pki.UnprovedError{Err: errors.New("this TPM is not trusted")}
 }
 
 // SignRenew implements pki.RenewSigner.

@@ -21,6 +21,7 @@ import (
 var (
 	OIDRole    = asn1.ObjectIdentifier{2, 25, 1268417339, 1}
 	OIDKeydKey = asn1.ObjectIdentifier{2, 25, 1268417339, 2}
+	OIDTPM     = asn1.ObjectIdentifier{2, 25, 1268417339, 3}
 )
 
 // Identity is what a node certificate says.
@@ -30,6 +31,9 @@ type Identity struct {
 	Role      profilepb.Role
 	// KeydKey is the HPKE public key of the node's keyd, or nil.
 	KeydKey []byte
+	// TPM is the name of the attestation key of the TPM that the node proved when it
+	// joined, and proves again for each renewal; nil: it proved none.
+	TPM []byte
 	// SPKI is the SHA-256 of the SubjectPublicKeyInfo; LeafTemplate ignores it.
 	SPKI []byte
 }
@@ -71,6 +75,10 @@ func identityOf(c *x509.Certificate) (Identity, error) {
 			}
 		case e.Id.Equal(OIDKeydKey):
 			if id.KeydKey, err = parseKeydKey(e.Value); err != nil {
+				return Identity{}, err
+			}
+		case e.Id.Equal(OIDTPM):
+			if id.TPM, err = parseTPM(e.Value); err != nil {
 				return Identity{}, err
 			}
 		}
@@ -122,6 +130,19 @@ func parseKeydKey(der []byte) ([]byte, error) {
 		return nil, errors.New("keyd key extension is not one OCTET STRING")
 	}
 	return key, CheckKeydKey(key)
+}
+
+// TPMNameLen is the length of the name of a TPM's key: the number of SHA-256, two
+// bytes, and the hash.
+const TPMNameLen = 2 + sha256.Size
+
+func parseTPM(der []byte) ([]byte, error) {
+	var name []byte
+	rest, err := asn1.Unmarshal(der, &name)
+	if err != nil || len(rest) != 0 || len(name) != TPMNameLen || !bytes.HasPrefix(name, []byte{0x00, 0x0B}) {
+		return nil, errors.New("node certificate: the TPM extension is not the name of a key by SHA-256")
+	}
+	return name, nil
 }
 
 // CheckKeydKey returns an error unless key is an HPKE public key of the one

@@ -26,6 +26,9 @@ func LeafTemplate(id Identity, now time.Time, lifetime time.Duration) *x509.Cert
 	if id.KeydKey != nil {
 		exts = append(exts, pkix.Extension{Id: OIDKeydKey, Value: mustMarshal(id.KeydKey, "")})
 	}
+	if id.TPM != nil {
+		exts = append(exts, pkix.Extension{Id: OIDTPM, Value: mustMarshal(id.TPM, "")})
+	}
 	return &x509.Certificate{
 		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.Add(lifetime),
@@ -38,7 +41,7 @@ func LeafTemplate(id Identity, now time.Time, lifetime time.Duration) *x509.Cert
 }
 
 // What a leaf may contain. Key identifiers help chain building and say
-// nothing; everything else listed is required, and a keyd key optional.
+// nothing; everything else listed is required, and a keyd key and a TPM optional.
 var (
 	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
@@ -62,6 +65,7 @@ var leafExtensions = []extRule{
 	{oidAuthorityKeyID, false, false},
 	{OIDRole, false, true},
 	{OIDKeydKey, false, false},
+	{OIDTPM, false, false},
 }
 
 // CheckLeaf returns an error unless c has exactly the shape that LeafTemplate
@@ -98,8 +102,8 @@ func CheckLeaf(c *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	if id.Role == profilepb.Role_ROLE_BOOT && id.KeydKey != nil {
-		return errors.New("node certificate: a boot leaf carries no keyd key")
+	if id.Role == profilepb.Role_ROLE_BOOT && (id.KeydKey != nil || id.TPM != nil) {
+		return errors.New("node certificate: a boot leaf carries no keyd key and names no TPM")
 	}
 	if life := c.NotAfter.Sub(c.NotBefore); life <= Backdate || life > MaxLife(id.Role)+Backdate {
 		return fmt.Errorf("node certificate: a life of %s is out of bounds", life)

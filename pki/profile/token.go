@@ -52,6 +52,9 @@ func CheckTokenShape(r *profilepb.TokenRecord) error {
 	case (r.GetExpiresAt() == 0) != (r.GetMaxUses() == 0):
 		return errors.New("token record: only a long-lived token has neither expiry nor a number of uses")
 	}
+	if r.GetApprove() && r.GetRole() != profilepb.Role_ROLE_MANAGER {
+		return errors.New("token record: only a manager waits for an approval")
+	}
 	if name := r.GetNodeName(); name != "" {
 		if err := ident.CheckHostname(name); err != nil {
 			return fmt.Errorf("token record: %w", err)

@@ -2938,9 +2938,14 @@ func (x *SignJoinRequest) GetApproved() bool {
 }
 
 type SignJoinResponse struct {
-	state         protoimpl.MessageState      `protogen:"open.v1"`
-	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
-	Boot          *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	state protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf  *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Boot  *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	// All is proved that must be, but an operator has not approved it: nothing was
+	// signed.
+	WantsApproval bool `protobuf:"varint,20,opt,name=wants_approval,json=wantsApproval,proto3" json:"wants_approval,omitempty"`
+	// Hash of the endorsement key of the TPM that was proved.
+	TpmEk         []byte `protobuf:"bytes,21,opt,name=tpm_ek,json=tpmEk,proto3" json:"tpm_ek,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2985,6 +2990,20 @@ func (x *SignJoinResponse) GetLeaf() *profilepb.CertificateChain {
 func (x *SignJoinResponse) GetBoot() *profilepb.CertificateChain {
 	if x != nil {
 		return x.Boot
+	}
+	return nil
+}
+
+func (x *SignJoinResponse) GetWantsApproval() bool {
+	if x != nil {
+		return x.WantsApproval
+	}
+	return false
+}
+
+func (x *SignJoinResponse) GetTpmEk() []byte {
+	if x != nil {
+		return x.TpmEk
 	}
 	return nil
 }
@@ -6851,10 +6870,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x06policy\x18\x14 \x01(\v2#.redoubt.profile.v1.AdmissionPolicyR\x06policy\x121\n" +
 	"\x03tpm\x18\x15 \x01(\v2\x1f.redoubt.profile.v1.TPMIdentityR\x03tpm\x12;\n" +
 	"\bevidence\x18\x16 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\x12\x1a\n" +
-	"\bapproved\x18\x17 \x01(\bR\bapproved\"\x86\x01\n" +
+	"\bapproved\x18\x17 \x01(\bR\bapproved\"\xc4\x01\n" +
 	"\x10SignJoinResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
-	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"\x92\x02\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12%\n" +
+	"\x0ewants_approval\x18\x14 \x01(\bR\rwantsApproval\x12\x15\n" +
+	"\x06tpm_ek\x18\x15 \x01(\fR\x05tpmEk\"\x92\x02\n" +
 	"\x10SignRenewRequest\x126\n" +
 	"\x03old\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x03old\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x14\n" +

@@ -74,6 +74,7 @@ type Client struct {
 	controlpb.IdentitiesClient
 	controlpb.AuthorityClient
 	controlpb.SlotsClient
+	controlpb.AdmissionClient
 	controlpb.SharesClient
 	controlpb.SecretsClient
 	conn *callstream.Conn
@@ -113,7 +114,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		return nil, err
 	}
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
-		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn), conn}, nil
+		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn), conn}, nil
 }
 
 // carried reports whether calls of method may share a stream: those of the

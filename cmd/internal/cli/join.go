@@ -27,7 +27,11 @@ token is read from stdin, from --token-file or from --token-fd, never from the
 command line. The managers are tried in order; port 2377 is assumed.
 
 The token pins the cluster's root certificate: a machine that is not a manager
-of that very cluster gets nothing from this one.`,
+of that very cluster gets nothing from this one.
+
+Where the token or the cluster asks for it, the machine proves its TPM (keyd.tpm
+in config.yaml), and a new manager waits for an operator: the fingerprint to be
+compared is shown then.`,
 		Example: `  # Asks for the token
   redoubt join 192.0.2.10
 
@@ -73,8 +77,6 @@ func (a *app) runJoin(ctx context.Context, managers []string, advertise string, 
 	if advertise, err = withPort(advertise); err != nil {
 		return usagef("--advertise: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
 	c, err := a.dial(ctx)
 	if err != nil {
 		return err
@@ -96,9 +98,11 @@ func (a *app) runJoin(ctx context.Context, managers []string, advertise string, 
 		return fmt.Errorf("the join token is not usable: %w", err)
 	}
 	defer a.noticeAfter(joinNotice, "not admitted yet: a busy or starting manager is asked again (Ctrl-C ends it)")()
-	r, err := c.Join(ctx, &controlpb.JoinRequest{Token: token, Managers: managers, Advertise: advertise})
+	r, err := a.awaitApproval(ctx, c, func(ctx context.Context) (*controlpb.JoinResponse, error) {
+		return c.Join(ctx, &controlpb.JoinRequest{Token: token, Managers: managers, Advertise: advertise})
+	})
 	if err != nil {
-		return apiclient.Err(err)
+		return err
 	}
 	fmt.Fprintf(a.Stdout, "This node (%s) joined cluster %s as a %s.\n", r.NodeId, r.ClusterId, enumName(r.Role, "ROLE_"))
 	return nil

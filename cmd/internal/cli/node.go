@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -19,7 +20,7 @@ import (
 func (a *app) nodeCmd() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "See and manage the cluster's machines"}
 	group(c)
-	c.AddCommand(a.nodeLsCmd(), a.nodeInspectCmd(), a.nodeUpdateCmd(), a.nodeRmCmd(), a.nodeRevokeCmd(), a.nodePromoteCmd(), a.nodeDemoteCmd(), a.nodeMeshKeyCmd())
+	c.AddCommand(a.nodeLsCmd(), a.nodeInspectCmd(), a.nodeUpdateCmd(), a.nodeRmCmd(), a.nodeRevokeCmd(), a.nodePromoteCmd(), a.nodeDemoteCmd(), a.nodeMeshKeyCmd(), a.nodePendingCmd(), a.nodeDecideCmd(true), a.nodeDecideCmd(false))
 	return c
 }
 
@@ -242,6 +243,9 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("Session from", sessionText(v, now))
 	line("Mesh address", v.GetMeshAddress())
 	printTunnels(w, v)
+	if ek := v.GetTpmEk(); len(ek) > 0 {
+		line("TPM", hex.EncodeToString(ek))
+	}
 	line("Labels", pairs(v.GetNode().GetLabels()))
 	if v.JoinedAt != 0 {
 		line("Joined", ago(time.Unix(v.JoinedAt, 0), now)+" with token "+v.TokenId)

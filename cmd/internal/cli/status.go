@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -101,6 +102,12 @@ func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {
 	}
 	if s.Phase == controlpb.NodePhase_NODE_PHASE_ACTIVE && !s.Session {
 		field(w, "Session", "none: no manager has answered this node's agent yet")
+	}
+	if len(s.TpmEk) > 0 {
+		field(w, "TPM", hex.EncodeToString(s.TpmEk))
+	}
+	if s.Approval != "" {
+		field(w, "Joining", "waits for `redoubt node approve "+s.Approval+"` on a manager")
 	}
 	printMesh(w, s.Mesh)
 	field(w, "Version", s.Version)

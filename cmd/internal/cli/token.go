@@ -35,6 +35,8 @@ type tokenMake struct {
 	uses      uses
 	name      string
 	cidr      string
+	attest    bool
+	approve   bool
 	longLived bool
 	quiet     bool
 }
@@ -61,6 +63,10 @@ func (a *app) tokenMakeCmd(role profilepb.Role) *cobra.Command {
 	f.StringVar(&m.name, "node-name", "", "admit only a machine that calls itself this")
 	f.StringVar(&m.cidr, "cidr", "", "admit only from this network")
 	f.BoolVarP(&m.quiet, "quiet", "q", false, "print the token only")
+	f.BoolVar(&m.attest, "attest", false, "admit only a machine that proves its TPM (see redoubt admission)")
+	if role == profilepb.Role_ROLE_MANAGER {
+		f.BoolVar(&m.approve, "approve", false, "admit only a machine that redoubt node approve lets in")
+	}
 	if role == profilepb.Role_ROLE_WORKER {
 		f.BoolVar(&m.longLived, "long-lived", false, "no expiry, any number of uses; it is reported as a weakness")
 	}
@@ -95,7 +101,7 @@ func (a *app) runTokenMake(ctx context.Context, role profilepb.Role, m tokenMake
 	return a.with(ctx, func(ctx context.Context, c *api) error {
 		token, resp, err := apiclient.CreateToken(ctx, c, &controlpb.CreateTokenRequest{
 			Role: role, TtlSeconds: int64(m.ttl / time.Second), MaxUses: uint32(m.uses),
-			NodeName: m.name, Cidr: m.cidr, LongLived: m.longLived,
+			NodeName: m.name, Cidr: m.cidr, LongLived: m.longLived, Attest: m.attest, Approve: m.approve,
 		})
 		if err != nil {
 			return err
@@ -144,6 +150,8 @@ type tokenJSON struct {
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	NodeName  string     `json:"node_name,omitempty"`
 	CIDR      string     `json:"cidr,omitempty"`
+	Attest    bool       `json:"attest,omitempty"`
+	Approve   bool       `json:"approve,omitempty"`
 	State     string     `json:"state"`
 }
 
@@ -151,7 +159,7 @@ func newTokenJSON(v *controlpb.TokenView, now time.Time) tokenJSON {
 	rec := v.GetRecord()
 	t := tokenJSON{
 		ID: rec.GetId(), Role: enumName(rec.GetRole(), "ROLE_"), Uses: v.Uses, MaxUses: rec.GetMaxUses(),
-		NodeName: rec.GetNodeName(), CIDR: rec.GetCidr(), State: "valid",
+		NodeName: rec.GetNodeName(), CIDR: rec.GetCidr(), Attest: rec.GetAttest(), Approve: rec.GetApprove(), State: "valid",
 	}
 	if e := rec.GetExpiresAt(); e != 0 {
 		at := time.Unix(e, 0).UTC()

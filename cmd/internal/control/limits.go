@@ -81,6 +81,13 @@ const (
 	// maxEndpoints bounds the tasks that are shown of a network.
 	maxEndpoints = 1000
 
+	// Of an admission policy: TPMs that are allowed by hash, CAs and the bytes of
+	// each, and values of a register.
+	maxAllowed   = 1024
+	maxEKCAs     = 16
+	maxEKCA      = 4096
+	maxPCRValues = 16
+
 	// A token that a rotation overtook is minted again mintTries times, mintPause
 	// apart: the leader's keyd takes the next keyset over meanwhile.
 	mintTries = 5

@@ -168,7 +168,7 @@ func nodeView(r *raftstore.ReadTx, n *pkipb.Node, servers []raftstore.Server) *c
 	sched, _ := schedstore.Nodes.Get(r, n.GetId())
 	v := &controlpb.NodeView{Id: n.GetId(), Name: n.GetName(), Role: n.GetRole(), Node: sched,
 		LeafNotAfter: n.GetLeafNotAfter(), JoinedAt: n.GetMeta().GetCreatedAt() / int64(time.Second), TokenId: n.GetTokenId(),
-		Effective: schedstore.Effective(sched)}
+		Effective: schedstore.Effective(sched), TpmEk: n.GetTpmEk()}
 	v.Reserved, v.Tasks = reserved(r, n.GetId())
 	inMesh, _ := meshstore.Nodes.Get(r, n.GetId())
 	v.MeshAddress = inMesh.GetAddress()

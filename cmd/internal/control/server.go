@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -52,6 +53,8 @@ type Config struct {
 	Rotator   Rotator
 	Images    Images
 	Backups   Backups
+	// Pending are the machines that wait for an operator.
+	Pending *pki.Pending
 	// Authority answers for the certificate authorities.
 	Authority controlpb.AuthorityServer
 	Logs      LogSource
@@ -78,6 +81,7 @@ type Server struct {
 	controlpb.UnimplementedSlotsServer
 	controlpb.UnimplementedRevocationServer
 	controlpb.UnimplementedIdentitiesServer
+	controlpb.UnimplementedAdmissionServer
 	controlpb.UnimplementedSecretsServer
 	controlpb.AuthorityServer
 	c Config
@@ -89,12 +93,16 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterRevocationServer(srv, s)
 	controlpb.RegisterIdentitiesServer(srv, s)
 	controlpb.RegisterSlotsServer(srv, s)
+	controlpb.RegisterAdmissionServer(srv, s)
 	controlpb.RegisterAuthorityServer(srv, s)
 	controlpb.RegisterSecretsServer(srv, s)
 }
 
 // New returns a server.
 func New(c Config) *Server {
+	if c.Pending == nil {
+		c.Pending = new(pki.Pending)
+	}
 	if c.Authority == nil {
 		c.Authority = controlpb.UnimplementedAuthorityServer{}
 	}

@@ -28,7 +28,7 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 	mint := func() (*pkipb.Token, error) {
 		return pki.CreateToken(ctx, s.c.Store, s.c.Minter, pki.TokenRequest{ID: req.GetId(), PublicKey: req.GetPublicKey(), Role: req.GetRole(),
 			TTL: time.Duration(req.GetTtlSeconds()) * time.Second, MaxUses: req.GetMaxUses(), NodeName: req.GetNodeName(), CIDR: req.GetCidr(),
-			LongLived: req.GetLongLived()})
+			LongLived: req.GetLongLived(), Attest: req.GetAttest(), Approve: req.GetApprove()})
 	}
 	tok, err := mint()
 	overtaken := func() bool { return errors.Is(err, pki.ErrRotated) || errors.Is(err, pki.ErrRotating) }

@@ -169,7 +169,7 @@ func (s noticed) RecvMsg(m any) error { return s.n.notice(s.ClientStream.RecvMsg
 
 // runRenewer keeps the node's leaf fresh; boot is nil on workers.
 func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers func() []string, boot *pki.Credentials) error {
-	r := &pki.Renewer{Credentials: creds, Boot: boot, Logger: n.log.With("part", "renewer"),
+	r := &pki.Renewer{Credentials: creds, Boot: boot, TPM: machineTPM{n.keyd}, Logger: n.log.With("part", "renewer"),
 		Call: func(ctx context.Context, req *pkipb.RenewRequest) (*pkipb.RenewResponse, error) {
 			cc, err := n.dialManager(ctx, creds, managers())
 			if err != nil {
@@ -180,10 +180,10 @@ func (n *Node) runRenewer(ctx context.Context, creds *pki.Credentials, managers 
 		},
 		Persist: func(ctx context.Context, got pki.Renewed) error {
 			if boot == nil {
-				return n.keepLeaf("leaf", got.Leaf, got.Key)
+				return n.keepLeaf(ctx, "leaf", got.Leaf, got.Key, creds.Attested())
 			}
 			if got.Boot != nil {
-				if err := n.keepLeaf("boot", got.Boot, got.BootKey); err != nil {
+				if err := n.keepLeaf(ctx, "boot", got.Boot, got.BootKey, creds.Attested()); err != nil {
 					return err
 				}
 			}

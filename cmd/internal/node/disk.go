@@ -58,12 +58,15 @@ type member struct {
 	Renewed int64 `json:"renewed,omitempty"`
 }
 
-// leafFile is a certificate chain in DER with either its key in PKCS #8 or the
-// sealed key.
+// leafFile is a certificate chain in DER with its key: in PKCS #8, sealed by keyd, or
+// sealed by the TPM.
 type leafFile struct {
 	Chain  [][]byte `json:"chain"`
 	Key    []byte   `json:"key,omitempty"`
 	Sealed []byte   `json:"sealed,omitempty"`
+	// TPM is the key's scalar as this machine's TPM sealed it, of a node that proved
+	// one when it joined.
+	TPM []byte `json:"tpm,omitempty"`
 }
 
 func (d disk) path(name string) string { return filepath.Join(d.dir, name) }

@@ -128,7 +128,9 @@ func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 	if addrErr != nil && req.GetAdvertise() != "" {
 		return nil, apierr.Invalid("", "%v", addrErr)
 	}
+	defer n.approval.Store(nil)
 	j, err := pki.Join(ctx, pki.JoinRequest{Token: req.token, Managers: managers, NodeName: n.cfg.Name, Address: advertise, KeydKey: n.keyd.PrepareJoin,
+		TPM: machineTPM{n.keyd}, Waiting: func(fingerprint string) { n.approval.Store(&fingerprint) },
 		StoreLevel: storeLevel(),
 		Patience:   joinPatience, Stop: req.gone})
 	if err != nil {
@@ -145,7 +147,7 @@ func (n *Node) join(ctx context.Context, req *joinRequest) (*member, error) {
 		return nil, errors.Join(err, n.forget(ctx))
 	}
 	if !m.Manager {
-		err = n.keepWorker(m, j)
+		err = n.keepWorker(ctx, m, j)
 	} else {
 		m.Advertise = advertise
 		err = n.importKeyset(ctx, m, j)
@@ -208,27 +210,27 @@ func (n *Node) keepManager(ctx context.Context, m *member, leaf *profilepb.Certi
 	if err := n.keepManagerLeaf(ctx, leaf, key); err != nil {
 		return err
 	}
-	if err := n.keepLeaf("boot", boot, bootKey); err != nil {
+	if err := n.keepLeaf(ctx, "boot", boot, bootKey, attestedBy(leaf)); err != nil {
 		return err
 	}
 	return n.disk.saveMember(m)
 }
 
-func (n *Node) keepWorker(m *member, j *pki.Joined) error {
-	if err := n.keepLeaf("leaf", j.Leaf, j.Key); err != nil {
+func (n *Node) keepWorker(ctx context.Context, m *member, j *pki.Joined) error {
+	if err := n.keepLeaf(ctx, "leaf", j.Leaf, j.Key, attestedBy(j.Leaf)); err != nil {
 		return err
 	}
 	return n.disk.saveMember(m)
 }
 
-// keepLeaf writes a leaf whose key only the file's mode protects.
-func (n *Node) keepLeaf(name string, chain *profilepb.CertificateChain, key *ecdsa.PrivateKey) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+// keepLeaf writes a leaf with its key as protectLeaf has it.
+func (n *Node) keepLeaf(ctx context.Context, name string, chain *profilepb.CertificateChain, key *ecdsa.PrivateKey, attested bool) error {
+	l, err := n.protectLeaf(ctx, chain, key, attested)
 	if err != nil {
 		return err
 	}
-	defer clear(der)
-	return n.disk.saveLeaf(name, &leafFile{Chain: chain.GetCertificates(), Key: der})
+	defer clear(l.Key)
+	return n.disk.saveLeaf(name, l)
 }
 
 // keepManagerLeaf writes the manager leaf with its key sealed by keyd.

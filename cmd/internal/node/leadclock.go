@@ -119,6 +119,13 @@ func (s timedSigner) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, 
 	return s.signer.SignJoin(ctx, r)
 }
 
+func (s timedSigner) Challenge(ctx context.Context, r pki.Challenge) (*profilepb.TPMCredential, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s.signer.Challenge(ctx, r)
+}
+
 func (s timedSigner) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
 	if err := s.check(); err != nil {
 		return pki.Issued{}, err

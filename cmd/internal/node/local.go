@@ -147,6 +147,12 @@ func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequ
 			resp.Protections = append(resp.Protections, "keyd: "+p)
 		}
 	}
+	if f := n.approval.Load(); f != nil {
+		resp.Approval = *f
+	}
+	if d, err := n.keyd.DescribeTPM(ctx); err == nil {
+		resp.TpmEk = d.GetEkHash()
+	}
 	switch {
 	case self.NodeID == "":
 	case self.Manager:

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"net"
@@ -74,7 +75,7 @@ func (n *Node) managerAfter(req *request) state {
 }
 
 func (n *Node) serveManager(ctx context.Context, ready func(), left **request, demoted **leafFile) error {
-	boot, err := n.bootCredentials()
+	boot, err := n.bootCredentials(ctx)
 	if err != nil {
 		return n.serveBroken(ctx, err, left)
 	}
@@ -112,23 +113,27 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-func (n *Node) bootCredentials() (*pki.Credentials, error) {
+func (n *Node) bootCredentials(ctx context.Context) (*pki.Credentials, error) {
 	f, err := n.disk.loadLeaf("boot")
 	if err != nil {
 		return nil, err
 	}
-	creds, err := n.credentials(f.Chain, f.Key)
+	creds, err := n.credentials(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", n.disk.path("boot"), err)
 	}
 	return creds, nil
 }
 
-func (n *Node) credentials(der [][]byte, pkcs8 []byte) (*pki.Credentials, error) {
-	key, err := parseKey(pkcs8)
+func (n *Node) credentials(ctx context.Context, l *leafFile) (*pki.Credentials, error) {
+	key, err := n.leafKey(ctx, l)
 	if err != nil {
 		return nil, err
 	}
+	return n.credentialsOf(l.Chain, key)
+}
+
+func (n *Node) credentialsOf(der [][]byte, key *ecdsa.PrivateKey) (*pki.Credentials, error) {
 	chain := &profilepb.CertificateChain{Certificates: der}
 	kept, err := n.disk.loadRoots()
 	if err != nil {
@@ -263,7 +268,11 @@ func (n *Node) tryKeys(ctx context.Context) (_ *keys, err error) {
 		return nil, errors.New("keyd holds the keys of another node: restore its directory")
 	}
 	k := &keys{watch: watch, incarnation: max(1, resp.GetIncarnation())}
-	if k.creds, err = n.credentials(f.Chain, resp.GetLeafKey()); err != nil {
+	key, err := parseKey(resp.GetLeafKey())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", n.disk.path("leaf"), err)
+	}
+	if k.creds, err = n.credentialsOf(f.Chain, key); err != nil {
 		return nil, fmt.Errorf("%s: %w", n.disk.path("leaf"), err)
 	}
 	if k.creds.Identity().NodeID != n.who().NodeID {

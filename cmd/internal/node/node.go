@@ -57,6 +57,9 @@ type Node struct {
 	// mesh is there while this node is a member.
 	mesh atomic.Pointer[meshSide]
 
+	// approval is the fingerprint of a join that waits for an operator; nil: none does.
+	approval atomic.Pointer[string]
+
 	// refresh asks the agent to look at the node again.
 	refresh chan struct{}
 	// reported is what managers were told of the node.

@@ -129,7 +129,7 @@ func (n *Node) stagePromotion(ctx context.Context, w *workerState, client pkipb.
 	if err != nil {
 		return nil, err
 	}
-	p, err := w.creds.RequestPromotion(ctx, client, keydKey, storeLevel())
+	p, err := w.creds.RequestPromotion(ctx, client, keydKey, storeLevel(), machineTPM{n.keyd})
 	if err != nil {
 		return nil, err
 	}
@@ -151,12 +151,12 @@ func (n *Node) stagePromotion(ctx context.Context, w *workerState, client pkipb.
 	if err != nil {
 		return nil, err
 	}
-	bootDER, err := x509.MarshalPKCS8PrivateKey(p.BootKey)
+	boot, err := n.protectLeaf(ctx, p.Boot, p.BootKey, attestedBy(p.Leaf))
 	if err != nil {
 		return nil, err
 	}
 	s.Leaf = leafFile{Chain: p.Leaf.GetCertificates(), Sealed: sealed.GetSealedLeaf()}
-	s.Boot = leafFile{Chain: p.Boot.GetCertificates(), Key: bootDER}
+	s.Boot = *boot
 	return s, n.disk.savePromotion(s)
 }
 
@@ -218,7 +218,7 @@ func (n *Node) mendRole(ctx context.Context, m *member) (*member, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case m.Manager && len(leaf.Key) > 0: // the worker leaf is there already
+	case m.Manager && len(leaf.Key)+len(leaf.TPM) > 0: // the worker leaf is there already
 		if err := n.finishDemotion(ctx, m, leaf); err != nil {
 			return nil, err
 		}
@@ -244,15 +244,11 @@ func (n *Node) demote(ctx context.Context, creds *pki.Credentials, managers []st
 		return nil, err
 	}
 	defer cc.Close()
-	chain, key, err := creds.RequestDemotion(ctx, pkipb.NewMembershipClient(cc))
+	chain, key, err := creds.RequestDemotion(ctx, pkipb.NewMembershipClient(cc), machineTPM{n.keyd})
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return &leafFile{Chain: chain.GetCertificates(), Key: der}, nil
+	return n.protectLeaf(ctx, chain, key, attestedBy(chain))
 }
 
 // awaitDemotion returns errDemoted once a manager said that this node's role

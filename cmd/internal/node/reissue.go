@@ -35,7 +35,7 @@ func (n *Node) reissue(ctx context.Context, creds *pki.Credentials) error {
 	if err != nil {
 		return err
 	}
-	resp, err := n.keyd.SignOwn(ctx, &keydpb.SignOwnRequest{Csr: csr})
+	resp, err := n.keyd.SignOwn(ctx, &keydpb.SignOwnRequest{Csr: csr, Attested: creds.Attested()})
 	if err != nil {
 		return fmt.Errorf("re-issue this manager's certificate: %w", err)
 	}

@@ -25,8 +25,23 @@ func (s signer) MintToken(ctx context.Context, record *profilepb.TokenRecord) (*
 
 func (s signer) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, error) {
 	resp, err := s.keyd.SignJoin(ctx, &keydpb.SignJoinRequest{Token: r.Token, Exporter: r.Exporter, Csr: r.CSR, BootCsr: r.BootCSR,
-		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses, WorkerLeafSeconds: r.WorkerLeafSeconds})
-	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, orBusy(err)
+		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses, WorkerLeafSeconds: r.WorkerLeafSeconds,
+		Policy: r.Policy, Tpm: r.TPM, Evidence: r.Evidence, Approved: r.Approved})
+	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot(), TPMEK: resp.GetTpmEk(), WantsApproval: resp.GetWantsApproval()}, orUnproved(orBusy(err))
+}
+
+func (s signer) Challenge(ctx context.Context, r pki.Challenge) (*profilepb.TPMCredential, error) {
+	resp, err := s.keyd.Challenge(ctx, &keydpb.ChallengeRequest{Token: r.Token, Exporter: r.Exporter, Policy: r.Policy, Tpm: r.TPM})
+	return resp.GetCredential(), orUnproved(err)
+}
+
+// orUnproved marks keyd's refusal of what a machine proved of itself, which that
+// machine may hear.
+func orUnproved(err error) error {
+	if keydclient.CodeOf(err) == keydpb.Code_CODE_ATTESTATION {
+		return &pki.UnprovedError{Err: err}
+	}
+	return err
 }
 
 // orBusy marks keyd's refusal of one request too many, which the caller may hear.
@@ -43,17 +58,17 @@ func (s signer) SealKeyset(ctx context.Context, manager *profilepb.CertificateCh
 }
 
 func (s signer) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
-	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof, WorkerLeafSeconds: r.WorkerLeafSeconds})
-	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
+	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof, WorkerLeafSeconds: r.WorkerLeafSeconds, Evidence: r.Evidence})
+	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, orUnproved(err)
 }
 
 func (s signer) SignPromotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
-	resp, err := s.keyd.SignPromotion(ctx, &keydpb.SignPromotionRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof})
+	resp, err := s.keyd.SignPromotion(ctx, &keydpb.SignPromotionRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof, Evidence: r.Evidence})
 	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
 }
 
 func (s signer) SignDemotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
-	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, Proof: r.Proof, Demote: true, WorkerLeafSeconds: r.WorkerLeafSeconds})
+	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, Proof: r.Proof, Demote: true, WorkerLeafSeconds: r.WorkerLeafSeconds, Evidence: r.Evidence})
 	return pki.Issued{Leaf: resp.GetLeaf()}, err
 }
 

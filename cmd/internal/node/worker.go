@@ -53,7 +53,7 @@ func (n *Node) worker(ctx context.Context) (state, error) {
 	if err != nil {
 		return n.broken(err), nil
 	}
-	creds, err := n.credentials(leaf.Chain, leaf.Key)
+	creds, err := n.credentials(ctx, leaf)
 	if err != nil {
 		return n.broken(fmt.Errorf("%s: %w", n.disk.path("leaf"), err)), nil
 	}
