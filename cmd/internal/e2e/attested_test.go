@@ -15,7 +15,7 @@ import (
 
 var ekLine = regexp.MustCompile(`(?m)^TPM: +([0-9a-f]{64})$`)
 
-// stranger is a host that left the cluster, and has that TPM now.
+// outWith takes a host out of the cluster and gives it that TPM.
 func (c *cluster) outWith(name string, d *tpmtest.Device, measured ...string) {
 	c.t.Helper()
 	c.ok(name, "leave")
@@ -30,7 +30,7 @@ func (c *cluster) outWith(name string, d *tpmtest.Device, measured ...string) {
 	})
 }
 
-// reboot gives a host that is in no cluster another TPM.
+// rebootWith gives a host that is in no cluster another TPM.
 func (c *cluster) rebootWith(name string, d *tpmtest.Device, measured ...string) {
 	c.t.Helper()
 	c.powerOff(name)
