@@ -212,6 +212,8 @@ func (p *Peers) look(ctx context.Context) error {
 	case k == p.own.current: // its sessions go on, but it was told nothing
 		d.generation, d.whole = 0, true
 		return nil
+	case p.own.current == (key{}) && s.GetGeneration() != 0 && s.GetDriver() == "": // the node left a cluster, and nothing is in force
+		p.own.current = k
 	case p.own.current == (key{}) && s.GetGeneration() != 0: // an earlier process of ours told it
 		d.generation, d.known = s.GetGeneration(), map[string]entry{}
 		for _, q := range s.GetPeers() {

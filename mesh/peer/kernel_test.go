@@ -126,7 +126,10 @@ func (k *kernel) State(context.Context) (*netdpb.FabricStateResponse, error) {
 	if k.down {
 		return nil, errors.New("netd is not answering")
 	}
-	r := &netdpb.FabricStateResponse{Generation: k.gen, PublicKey: slices.Clone(k.own[:]), ListenPort: k.port, Driver: "embedded", Interface: "rdtw0", Mtu: k.mtu, Underlay: k.underlay}
+	r := &netdpb.FabricStateResponse{Generation: k.gen, PublicKey: slices.Clone(k.own[:]), ListenPort: k.port, Interface: "rdtw0", Mtu: k.mtu, Underlay: k.underlay}
+	if k.port != 0 {
+		r.Driver = "embedded"
+	}
 	for id, p := range k.peers {
 		q := &netdpb.FabricPeerState{NodeId: id, PublicKey: p.PublicKey}
 		if at, ok := k.shook[id]; ok {
@@ -209,7 +212,10 @@ func (k *kernel) Declare(_ context.Context, req *netdpb.FabricRequest) (*netdpb.
 		k.own, k.next = k.next, key{}
 	}
 	k.gen, k.peers = req.Generation, peers
-	if k.port = req.ListenPort; k.port == 0 {
+	switch k.port = req.ListenPort; {
+	case req.Address == "":
+		k.port = 0
+	case k.port == 0:
 		k.port = 51820
 	}
 	return &netdpb.FabricResponse{PublicKey: slices.Clone(k.own[:]), ListenPort: k.port}, nil

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/redoubt-cluster/redoubt/mesh"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
 // Two nodes that are told of each other have one pre-shared key, once; and a third
@@ -348,4 +351,24 @@ func TestOptionsAreChecked(t *testing.T) {
 	if text := fmt.Sprintf("%v %+v %x %v %d", psk{1, 2}, entry{psk: psk{1, 2}}, psk{1, 2}, secrets{of: []shared{{psk: psk{1, 2}}}}, psk{1, 2}); bytes.Contains([]byte(text), []byte("[1 2 0")) {
 		t.Errorf("a key is printed: %s", text)
 	}
+}
+
+// A node leaves its cluster, which takes everything out of netd, and joins another
+// one: what netd was told for the first counts for nothing.
+func TestANodeLeavesAndJoins(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, w *world) {
+		a, b := w.nodes[0], w.nodes[1]
+		w.know(a, b)
+		after(time.Minute)
+		w.joined(a, b)
+		a.stop()
+		var gen mesh.Generation
+		if _, err := a.netd.Declare(t.Context(), &netdpb.FabricRequest{Generation: gen.Next()}); err != nil {
+			t.Fatal(err)
+		}
+		a.start(nil)
+		a.set(b)
+		after(time.Minute)
+		w.joined(a, b)
+	})
 }

@@ -35,6 +35,7 @@ func TestOverlay(t *testing.T) {
 		{"a service that is removed leaves nothing", (*overlayStory).removed},
 		{"managers stop and traffic goes on", (*overlayStory).managersStop},
 		{"a removed node is cut off", (*overlayStory).nodeRemoved},
+		{"and comes back as a new one", (*overlayStory).nodeComesBack},
 	} {
 		at := time.Now()
 		if !t.Run(story.name, func(t *testing.T) {
@@ -267,6 +268,27 @@ func (o *overlayStory) nodeRemoved() {
 		return ""
 	})
 	o.t.Logf("cut off at the latest %v after it was removed", time.Since(gone).Round(100*time.Millisecond))
+}
+
+// nodeComesBack has worker-2 join again, while the processes that took part in the
+// networks before still run.
+func (o *overlayStory) nodeComesBack() {
+	token := []byte(o.ok("manager-1", "join-token", "worker", "-q"))
+	eventually(o.t, time.Minute, func() string {
+		if r := o.onIn("worker-2", token, "join", o.host("manager-1").Address); r.code != 0 {
+			return r.String() // it is still told that it was removed, and forgets
+		}
+		return ""
+	})
+	eventually(o.t, time.Minute, func() string {
+		if r := o.get(o.web, "http://db/"); r.code != 0 {
+			return fmt.Sprint(r, o.tasks("manager-1", "db"))
+		}
+		return ""
+	})
+	if now := o.task("db"); now.ID == o.db.ID {
+		o.t.Errorf("%v is the task of before", now)
+	}
 }
 
 // address is a task's IPv4 address on a network, from the kernel of its sandbox.
