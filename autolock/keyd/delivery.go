@@ -28,7 +28,7 @@ func (s *Server) openAndSeal(req *keydpb.OpenAndSealRequest) (*keydpb.OpenAndSea
 	if err != nil {
 		return nil, err
 	}
-	if err := s.takeSecrets(len(req.GetItems()), now); err != nil {
+	if err := s.sealings.checkAll(len(req.GetItems()), secretRate, now); err != nil {
 		return nil, err
 	}
 	masters, resp := k.openMasters(), &keydpb.OpenAndSealResponse{}
@@ -91,7 +91,7 @@ func (s *Server) rewrapSecrets(req *keydpb.RewrapSecretsRequest) (*keydpb.Rewrap
 	if n := len(req.GetKeys()); n == 0 || n > maxSecretKeys {
 		return nil, invalid("%d keys of secrets: 1 to %d are accepted", n, maxSecretKeys)
 	}
-	if err := s.takeSecrets(len(req.GetKeys()), time.Now()); err != nil {
+	if err := s.rewraps.checkAll(len(req.GetKeys()), rewrapRate, time.Now()); err != nil {
 		return nil, err
 	}
 	resp := &keydpb.RewrapSecretsResponse{Epoch: k.master.epoch}
@@ -152,15 +152,6 @@ func (s *Server) dropMasters(req *keydpb.DropMastersRequest) (*keydpb.DropMaster
 	k.destroy()
 	s.log.Info("former secrets masters are forgotten", "epoch", next.master.epoch)
 	return &keydpb.DropMastersResponse{}, nil
-}
-
-func (s *Server) takeSecrets(n int, now time.Time) error {
-	for range n {
-		if err := s.sealings.check(secretRate, now); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // masters are the key pairs of a keyset's secrets masters, each derived when it is

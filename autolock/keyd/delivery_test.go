@@ -241,6 +241,27 @@ func TestMastersAreNotLost(t *testing.T) {
 	}
 }
 
+// What is too much at once spends nothing, and a rotation does not wait for what
+// nodes ask for.
+func TestSecretsAreBounded(t *testing.T) {
+	c := newCluster(t)
+	m, node := c.makeSecret(t, "hunter2"), c.newRund(t)
+	// One is left, and none comes back while the test runs.
+	c.server.mu.Lock()
+	c.server.sealings = bucket{spent: secretRate.burst - 1, since: time.Now().Add(time.Hour)}
+	c.server.mu.Unlock()
+	_, err := c.OpenAndSeal(t.Context(), node.ask(t, m.item(), m.item()))
+	wantCode(t, err, keydpb.Code_CODE_RATE_LIMITED)
+	if _, err := c.OpenAndSeal(t.Context(), node.ask(t, m.item())); err != nil {
+		t.Errorf("what was refused was spent: %v", err)
+	}
+	_, err = c.OpenAndSeal(t.Context(), node.ask(t, m.item()))
+	wantCode(t, err, keydpb.Code_CODE_RATE_LIMITED)
+	if _, err := c.RewrapSecrets(t.Context(), []*keydpb.SecretKey{m.key}); err != nil {
+		t.Errorf("a rotation: %v", err)
+	}
+}
+
 func BenchmarkOpenAndSeal(b *testing.B) {
 	k, err := newKeyset(time.Now())
 	if err != nil {

@@ -114,8 +114,10 @@ var (
 	managerRate = rate{burst: 16, every: 10 * time.Second} // manager tokens, keysets, slot sets
 	// Certificates and tokens of workloads.
 	workloadRate = rate{burst: 20_000, every: 250 * time.Microsecond}
-	// Keys of secrets that are opened.
+	// Keys of secrets that are opened for nodes, and those that a rotation seals
+	// anew: neither waits for the other.
 	secretRate  = rate{burst: 20_000, every: time.Millisecond}
+	rewrapRate  = rate{burst: 20_000, every: time.Millisecond}
 	issueRate   = rate{burst: 2000, every: 5 * time.Millisecond}
 	crlRate     = rate{burst: 64, every: time.Second}
 	releaseRate = rate{burst: 16, every: 2 * time.Second}

@@ -19,23 +19,28 @@ type bucket struct {
 }
 
 // take uses one, or reports that none is left.
-func (b *bucket) take(r rate, now time.Time) bool {
-	if n := int(now.Sub(b.since) / r.every); n >= b.spent {
+func (b *bucket) take(r rate, now time.Time) bool { return b.takeAll(1, r, now) }
+
+// takeAll uses n, or none and reports that fewer are left.
+func (b *bucket) takeAll(n int, r rate, now time.Time) bool {
+	if back := int(now.Sub(b.since) / r.every); back >= b.spent {
 		b.spent, b.since = 0, now
-	} else if n > 0 {
-		b.spent -= n
-		b.since = b.since.Add(time.Duration(n) * r.every)
+	} else if back > 0 {
+		b.spent -= back
+		b.since = b.since.Add(time.Duration(back) * r.every)
 	}
-	if b.spent >= r.burst {
+	if b.spent+n > r.burst {
 		return false
 	}
-	b.spent++
+	b.spent += n
 	return true
 }
 
-func (b *bucket) check(r rate, now time.Time) error {
-	if !b.take(r, now) {
-		return refuse(keydpb.Code_CODE_RATE_LIMITED, "too many requests of this kind: try again in %s", r.every)
+func (b *bucket) check(r rate, now time.Time) error { return b.checkAll(1, r, now) }
+
+func (b *bucket) checkAll(n int, r rate, now time.Time) error {
+	if !b.takeAll(n, r, now) {
+		return refuse(keydpb.Code_CODE_RATE_LIMITED, "too many requests of this kind: try again in %s", time.Duration(n)*r.every)
 	}
 	return nil
 }

@@ -50,10 +50,8 @@ func (s *Server) signWorkloads(req *keydpb.SignWorkloadsRequest) (*keydpb.SignWo
 	for _, i := range req.GetRefused() {
 		left[int(i)] = true
 	}
-	for range len(batch.GetItems()) - len(left) {
-		if err := s.workloads.check(workloadRate, now); err != nil {
-			return nil, err
-		}
+	if err := s.workloads.checkAll(len(batch.GetItems())-len(left), workloadRate, now); err != nil {
+		return nil, err
 	}
 	sum := sha256.Sum256(req.GetBatch())
 	detail := fmt.Sprintf("%d of batch %x", len(batch.GetItems())-len(left), sum[:8])

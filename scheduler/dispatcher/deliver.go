@@ -70,7 +70,9 @@ func (d *Dispatcher) Deliver(req *schedulerpb.DeliverRequest, stream grpc.Server
 		// One at a time: what is held of it is bounded, and the next is looked at later.
 		p := d.pack(id.NodeID, task)
 		if p.err == nil && len(p.seals) > 0 {
-			p.err = d.seal(stream.Context(), req, p)
+			if p.err = errTooManyKeys; d.mayOpen(id.NodeID, len(p.seals)) {
+				p.err = d.seal(stream.Context(), req, p)
+			}
 		}
 		if err := send(stream, p); err != nil {
 			return err
@@ -82,19 +84,31 @@ func (d *Dispatcher) Deliver(req *schedulerpb.DeliverRequest, stream grpc.Server
 	return nil
 }
 
-// mayDeliver spends what a node may ask for.
+var errTooManyKeys = errors.New("this node asks for too many secrets: wait a few seconds")
+
+// mayDeliver spends what a node may ask for, in tasks.
 func (d *Dispatcher) mayDeliver(node string, tasks int) bool {
+	return d.spend(node, tasks, deliverRate, deliverBurst, func(m *member) *bucket { return &m.delivered })
+}
+
+// mayOpen spends what keyd may open for a node, in keys, so that one node leaves
+// the others some of what keyd opens for all.
+func (d *Dispatcher) mayOpen(node string, keys int) bool {
+	return d.spend(node, keys, keyRate, keyBurst, func(m *member) *bucket { return &m.keys })
+}
+
+func (d *Dispatcher) spend(node string, n int, rate, burst float64, of func(*member) *bucket) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m := d.members[node]
 	if m == nil {
 		return false // it has no session
 	}
-	now := time.Now()
-	if m.delivered.rate == 0 {
-		m.delivered = newBucket(deliverRate, deliverBurst, now)
+	b, now := of(m), time.Now()
+	if b.rate == 0 {
+		*b = newBucket(rate, burst, now)
 	}
-	return m.delivered.take(float64(tasks), now)
+	return b.take(float64(n), now)
 }
 
 // One text for a task that is not there and one that is another node's: nobody

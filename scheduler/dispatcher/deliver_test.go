@@ -188,3 +188,50 @@ func TestDeliverRefuses(t *testing.T) {
 		refused("a task that is to stop", node, task, "not assigned to this node")
 	})
 }
+
+// TestDeliverSparesKeyd: a node has so many keys opened and then so many a second,
+// however many stand in one task, and another node still gets its own.
+func TestDeliverSparesKeyd(t *testing.T) {
+	inWorld(t, func(w *world) {
+		f, node, other := w.addFiled(), w.addNode(), w.addNode()
+		const each = 50
+		uses := make([]*taskpb.FileUse, each)
+		for i := range uses {
+			uses[i] = &taskpb.FileUse{Source: f.secret}
+		}
+		w.update(func(tx *raftstore.Tx) error {
+			return store.Revisions.Put(tx, &schedulerpb.Revision{Id: store.RevisionID(f.service, 2), ServiceId: f.service,
+				Spec: &taskpb.TaskSpec{Container: &taskpb.ContainerSpec{Image: "web", Secrets: uses}}})
+		})
+		task, others := w.addFiledTask(f, node), w.addFiledTask(f, other)
+		for _, n := range []string{node, other} {
+			w.session(n)
+		}
+		for _, id := range []string{task, others} {
+			w.change(id, func(t *schedulerpb.Task) { t.Revision = 2 })
+		}
+		ask := func(node, task string) string {
+			t.Helper()
+			got, err := w.deliver(node, task)
+			if err != nil || len(got) == 0 {
+				t.Fatalf("%v, %v", got, err)
+			}
+			return got[0].GetError()
+		}
+		for range 2 * keyBurst / each {
+			if e := ask(node, task); e != "" && !strings.Contains(e, "too many secrets") {
+				t.Fatal(e)
+			}
+		}
+		if n := len(w.sealed); n != keyBurst {
+			t.Errorf("keyd opened %d keys for one node at once, of %d", n, keyBurst)
+		}
+		if e := ask(other, others); e != "" {
+			t.Errorf("another node: %s", e)
+		}
+		time.Sleep(time.Second * each / keyRate) // of the bubble's clock
+		if e := ask(node, task); e != "" {
+			t.Errorf("after a while: %s", e)
+		}
+	})
+}

@@ -103,8 +103,9 @@ type member struct {
 	deadline time.Time // silent until then means down; zero: it is not up
 	opened   bucket
 	moves    moves
-	// delivered bounds what it asks of Deliver; zero: it asked for nothing yet.
-	delivered bucket
+	// delivered and keys bound what it asks of Deliver, in tasks and in keys that
+	// keyd seals; zero: it asked for nothing yet.
+	delivered, keys bucket
 }
 
 // New checks the configuration. Sessions are refused until Run runs.

@@ -88,7 +88,8 @@ const (
 	messageRate, messageBurst = 200, 1000
 	reportRate, reportBurst   = 1000, 8192
 	repeatRate, repeatBurst   = 10, 512
-	deliverRate, deliverBurst = 50, 4096 // tasks
+	deliverRate, deliverBurst = 50, 4096  // tasks
+	keyRate, keyBurst         = 100, 2000 // keys of secrets: a tenth of what keyd opens for all nodes
 	chunkRate, chunkBurst     = 8192, 16384
 	logRate, logBurst         = 8 << 20, 16 << 20
 	helloRate, helloBurst     = 0.5, 10
