@@ -18,13 +18,14 @@ import (
 // which its holder showed on a verified connection: a manager that slept past
 // its certificate's end had its own keyd certify a new key, and nobody could
 // record that then. Only a leaf that ends later than the recorded one counts, so
-// that an old, stolen one is never taken back into use.
+// that an old, stolen one is never taken back into use, and only one that names the
+// TPM with which the node joined, or none where it joined with none.
 func Adoptable(n *pkipb.Node, leaf *x509.Certificate) bool {
 	id, err := profile.NodeFromCert(leaf)
 	return err == nil && n != nil && n.GetId() == id.NodeID && !n.GetDenied() &&
 		n.GetRole() == profilepb.Role_ROLE_MANAGER && id.Role == profilepb.Role_ROLE_MANAGER &&
 		!bytes.Equal(n.GetLeafSpki(), id.SPKI) && !bytes.Equal(n.GetPreviousSpki(), id.SPKI) &&
-		leaf.NotAfter.Unix() > n.GetLeafNotAfter()
+		bytes.Equal(n.GetTpmAk(), id.TPM) && leaf.NotAfter.Unix() > n.GetLeafNotAfter()
 }
 
 // issuedBy is the hash of the active issuer that signed leaf; nil for none.

@@ -1,6 +1,7 @@
 package pki_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"testing"
 	"time"
@@ -27,7 +28,8 @@ func TestAdoptLeaf(t *testing.T) {
 		t.Fatal(err)
 	}
 	id.KeydKey = keydKey
-	issue := func(at time.Time, role profilepb.Role) *x509.Certificate {
+	tpm := func(b byte) []byte { return append([]byte{0x00, 0x0B}, bytes.Repeat([]byte{b}, 32)...) }
+	issueFor := func(at time.Time, role profilepb.Role, tpm []byte) *x509.Certificate {
 		key, err := pki.NewKey()
 		if err != nil {
 			t.Fatal(err)
@@ -36,6 +38,7 @@ func TestAdoptLeaf(t *testing.T) {
 		if who.Role = role; role != profilepb.Role_ROLE_MANAGER {
 			who.KeydKey = nil
 		}
+		who.TPM = tpm
 		chain, err := ca.Issue(who, key.Public(), at, profile.LeafLife)
 		if err != nil {
 			t.Fatal(err)
@@ -46,6 +49,7 @@ func TestAdoptLeaf(t *testing.T) {
 		}
 		return certs[0]
 	}
+	issue := func(at time.Time, role profilepb.Role) *x509.Certificate { return issueFor(at, role, nil) }
 	recorded := issue(now.Add(-48*time.Hour), id.Role)
 	base := &pkipb.Node{Id: id.NodeID, Role: id.Role, LeafSpki: profile.SPKIHash(recorded), LeafNotAfter: recorded.NotAfter.Unix()}
 	fresh := issue(now, id.Role)
@@ -60,6 +64,10 @@ func TestAdoptLeaf(t *testing.T) {
 		{"recorded already", recorded, func(*pkipb.Node) {}, false},
 		{"of a removed node", fresh, func(n *pkipb.Node) { n.Denied = true }, false},
 		{"of a node that is a worker by now", fresh, func(n *pkipb.Node) { n.Role = profilepb.Role_ROLE_WORKER }, false},
+		{"of the TPM on record", issueFor(now, id.Role, tpm(1)), func(n *pkipb.Node) { n.TpmAk = tpm(1) }, true},
+		{"of another TPM", issueFor(now, id.Role, tpm(2)), func(n *pkipb.Node) { n.TpmAk = tpm(1) }, false},
+		{"that names the record's TPM no more", fresh, func(n *pkipb.Node) { n.TpmAk = tpm(1) }, false},
+		{"of a TPM where the record has none", issueFor(now, id.Role, tpm(1)), func(*pkipb.Node) {}, false},
 		{"a boot leaf", issue(now, profilepb.Role_ROLE_BOOT), func(*pkipb.Node) {}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
