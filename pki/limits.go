@@ -100,7 +100,7 @@ const (
 	// and what should be on it is looked at every listCheck. A signer that refuses is
 	// asked again after listRetry, doubling up to longestListRetry.
 	maxListed                   = 6000
-	maxRevokedIssuers           = 64
+	maxRevokedIssuers           = 128 // two for each manager that left
 	listAhead                   = 48 * time.Hour
 	listCheck                   = time.Hour
 	listRetry, longestListRetry = time.Second, time.Minute

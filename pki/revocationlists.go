@@ -63,8 +63,9 @@ func (l revocationList) content() []byte {
 }
 
 // revocationLists are those of the CAs in force. An issuing CA lists the
-// certificates of nodes that were removed; a root lists the issuing CAs whose keys a
-// manager took along: with the next keyset nobody can sign for those any more.
+// certificates of nodes that were removed; a root lists the CAs of nodes and of workloads
+// whose keys a manager took along: with the next keyset nobody can sign for those any
+// more.
 func revocationLists(r raftstore.Reader, now time.Time) ([]revocationList, error) {
 	c, err := store.GetCluster(r)
 	if err != nil {
@@ -272,14 +273,19 @@ func AwaitRevocationLists(ctx context.Context, s store.Store) (out []*pkipb.Revo
 	}
 }
 
-// revokeIssuers notes that the keys of the issuing CAs in force are known to a
-// manager that leaves.
-func revokeIssuers(tx *raftstore.Tx, c *pkipb.Cluster) {
+// revokeIssuers notes that the keys of the issuing CAs in force, and of the workload
+// CA, are known to a manager that leaves. It fails where the workload CA is below no
+// root of the cluster.
+func revokeIssuers(tx *raftstore.Tx, c *pkipb.Cluster, workload []byte) {
 	if tx.Level() < revocationLevel {
 		return
 	}
+	ders := c.GetIssuers()
+	if workload != nil {
+		ders = append(slices.Clone(ders), workload)
+	}
 	roots, err := parseAll(c.GetRoots())
-	issuers, ierr := parseAll(c.GetIssuers())
+	issuers, ierr := parseAll(ders)
 	if err != nil || ierr != nil {
 		return // nothing of this cluster could be verified at all
 	}

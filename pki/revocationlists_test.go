@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -39,8 +40,8 @@ func (s *listSigner) SignCRL(_ context.Context, ca []byte, revoked []pki.Revoked
 }
 
 // TestRevocationLists: a list names what a denied node was given and what has not
-// ended, from the moment it is denied; a root's names the issuing CA that a manager
-// took along. Nothing is signed for nothing.
+// ended, from the moment it is denied; a root's names the CAs of nodes and of
+// workloads that a manager took along. Nothing is signed for nothing.
 func TestRevocationLists(t *testing.T) {
 	c := newCluster(t)
 	s := &listSigner{signed: map[string][]pki.Revoked{}, times: map[string]int{}, fail: errors.New("keyd is busy")}
@@ -103,8 +104,9 @@ func TestRevocationLists(t *testing.T) {
 	if n := c.node(other.NodeID); n.GetDenied() || len(n.GetCertificates()) != 1 {
 		t.Errorf("the other node is %v", n)
 	}
-	// A manager leaves, with the issuing CA's key.
+	// A manager leaves, with the keys of the issuing and of the workload CA.
 	before := c.Issuer.SerialNumber.Bytes()
+	workload := c.NextIssuer(t) // a CA below the root that the record does not name
 	next := c.NextIssuer(t)
 	m := c.NewNode(t, manager)
 	c.update(func(tx *raftstore.Tx) error {
@@ -115,12 +117,15 @@ func TestRevocationLists(t *testing.T) {
 	c.update(func(tx *raftstore.Tx) error {
 		rec, _ := store.Nodes.Get(tx, m.Record.GetId())
 		_, err := pki.Leave(tx, rec.GetId(), pki.Leaving{Compromised: true,
-			Next: &pki.NextKeyset{Epoch: 2, Issuer: next.Raw, Retired: pki.KeysToRetire(tx, rec)}})
+			Next: &pki.NextKeyset{Epoch: 2, Issuer: next.Raw, FormerWorkloadIssuer: workload.Raw, Retired: pki.KeysToRetire(tx, rec)}})
 		return err
 	})
 	issuing = sha256.Sum256(next.Raw)
 	a, b := current()
-	if len(a) != 0 || len(b) != 1 || !bytes.Equal(b[0].Serial, before) {
-		t.Errorf("listed are %v, and by the root %v, want its issuing CA of before", a, b)
+	by := func(serial []byte) bool {
+		return slices.ContainsFunc(b, func(r pki.Revoked) bool { return bytes.Equal(r.Serial, serial) })
+	}
+	if len(a) != 0 || len(b) != 2 || !by(before) || !by(workload.SerialNumber.Bytes()) {
+		t.Errorf("listed are %v, and by the root %v, want its issuing and workload CAs of before", a, b)
 	}
 }

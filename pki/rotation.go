@@ -39,6 +39,9 @@ func WholeEpoch(c *pkipb.Cluster) uint64 { return cmp.Or(c.GetWholeEpoch(), Keys
 type NextKeyset struct {
 	Epoch  uint64
 	Issuer []byte // DER
+	// FormerWorkloadIssuer is the CA of workloads that it replaces, DER; nil for none.
+	// The cluster's record does not name it, as nodes know it by the root.
+	FormerWorkloadIssuer []byte
 	// Retired is what KeysToRetire said when it was made.
 	Retired [][]byte
 }
@@ -194,7 +197,7 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 		return nil, err
 	}
 	c = proto.CloneOf(c)
-	revokeIssuers(tx, c)
+	revokeIssuers(tx, c, l.Next.FormerWorkloadIssuer)
 	c.FormerIssuers = append(c.GetIssuers(), c.GetFormerIssuers()...)
 	c.FormerIssuers = c.FormerIssuers[:min(len(c.FormerIssuers), maxFormerIssuers)]
 	c.Issuers, c.KeysetEpoch, c.TokenEpoch, c.WholeEpoch = [][]byte{l.Next.Issuer}, l.Next.Epoch, l.Next.Epoch, l.Next.Epoch

@@ -82,7 +82,7 @@ func (s *Server) rotateKeyset(req *keydpb.RotateKeysetRequest) (*keydpb.RotateKe
 		return nil, fmt.Errorf("making the next keyset: %w", err)
 	}
 	defer k.destroy()
-	resp := &keydpb.RotateKeysetResponse{Epoch: k.epoch, Issuer: k.issuing.Raw}
+	resp := &keydpb.RotateKeysetResponse{Epoch: k.epoch, Issuer: k.issuing.Raw, FormerWorkloadIssuer: rawOf(opened.keyset.workload)}
 	resp.Sealed, err = k.sealFor(to)
 	return resp, err
 }

@@ -76,6 +76,9 @@ func TestRotation(t *testing.T) {
 	if err != nil || r.Epoch != 2 || len(r.Sealed) != 2 {
 		t.Fatalf("%v, %v", r, err)
 	}
+	if string(r.FormerWorkloadIssuer) != string(c.server.secrets.keyset.workload.Raw) {
+		t.Error("it does not tell the workload CA that goes")
+	}
 	old := c.mint(t, worker, nil)
 	for id, k := range map[string]*instance{c.nodeID: c.instance, c.otherID: c.other} {
 		resp, err := k.AdoptKeyset(t.Context(), &keydpb.AdoptKeysetRequest{Epoch: 2, SealedKeyset: sealedFor(t, r, id)})

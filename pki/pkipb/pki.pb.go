@@ -574,7 +574,7 @@ type Cluster struct {
 	// Counts managers that were made: a rotation that does not know the newest one
 	// conflicts with its making.
 	ManagersMade uint64 `protobuf:"varint,9,opt,name=managers_made,json=managersMade,proto3" json:"managers_made,omitempty"`
-	// Issuing CAs whose keys a manager that left may have, newest first: the roots'
+	// CAs of nodes and of workloads whose keys a manager that left may have, newest first: the roots'
 	// revocation lists name them.
 	RevokedIssuers []*RevokedIssuer `protobuf:"bytes,35,rep,name=revoked_issuers,json=revokedIssuers,proto3" json:"revoked_issuers,omitempty"`
 	// The root's replacement while it runs; absent: none does.

@@ -4016,10 +4016,12 @@ type RotateKeysetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// DER of the new issuing CA.
-	Issuer        []byte          `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	Sealed        []*SealedKeyset `protobuf:"bytes,3,rep,name=sealed,proto3" json:"sealed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Issuer []byte          `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Sealed []*SealedKeyset `protobuf:"bytes,3,rep,name=sealed,proto3" json:"sealed,omitempty"`
+	// DER of the workload CA of the keyset that is replaced; absent where it has none.
+	FormerWorkloadIssuer []byte `protobuf:"bytes,4,opt,name=former_workload_issuer,json=formerWorkloadIssuer,proto3" json:"former_workload_issuer,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *RotateKeysetResponse) Reset() {
@@ -4069,6 +4071,13 @@ func (x *RotateKeysetResponse) GetIssuer() []byte {
 func (x *RotateKeysetResponse) GetSealed() []*SealedKeyset {
 	if x != nil {
 		return x.Sealed
+	}
+	return nil
+}
+
+func (x *RotateKeysetResponse) GetFormerWorkloadIssuer() []byte {
+	if x != nil {
+		return x.FormerWorkloadIssuer
 	}
 	return nil
 }
@@ -6931,11 +6940,12 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"q\n" +
 	"\x13RotateKeysetRequest\x12@\n" +
 	"\bmanagers\x18\x01 \x03(\v2$.redoubt.profile.v1.CertificateChainR\bmanagers\x12\x18\n" +
-	"\aretired\x18\x02 \x03(\fR\aretired\"{\n" +
+	"\aretired\x18\x02 \x03(\fR\aretired\"\xb1\x01\n" +
 	"\x14RotateKeysetResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x125\n" +
-	"\x06sealed\x18\x03 \x03(\v2\x1d.redoubt.keyd.v1.SealedKeysetR\x06sealed\"?\n" +
+	"\x06sealed\x18\x03 \x03(\v2\x1d.redoubt.keyd.v1.SealedKeysetR\x06sealed\x124\n" +
+	"\x16former_workload_issuer\x18\x04 \x01(\fR\x14formerWorkloadIssuer\"?\n" +
 	"\fSealedKeyset\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"O\n" +

@@ -101,7 +101,8 @@ func (w *leaveWorld) RotateKeyset(_ context.Context, stay, retired [][]byte) (*k
 	if w.fail != nil {
 		return nil, w.fail
 	}
-	resp := &keydpb.RotateKeysetResponse{Epoch: pki.KeysetEpoch(w.cluster()) + 1 + w.skip, Issuer: w.ca.NextIssuer(w.t).Raw}
+	workload := w.ca.NextIssuer(w.t) // a CA below the root that the record does not name
+	resp := &keydpb.RotateKeysetResponse{FormerWorkloadIssuer: workload.Raw, Epoch: pki.KeysetEpoch(w.cluster()) + 1 + w.skip, Issuer: w.ca.NextIssuer(w.t).Raw}
 	for _, leaf := range stay {
 		certs, err := profile.ParseChain(&profilepb.CertificateChain{Certificates: [][]byte{leaf}})
 		if err != nil {
@@ -268,6 +269,9 @@ func TestManagerLeaves(t *testing.T) {
 		}
 		if len(w.retired) != 2 || !bytes.Equal(w.retired[0], w.keys[w.second]) || !bytes.Equal(w.retired[1], lost) {
 			t.Errorf("%d keys are retired", len(w.retired))
+		}
+		if n := len(w.cluster().GetRevokedIssuers()); n != 2 {
+			t.Errorf("%d CAs are revoked, want that of nodes and that of workloads", n)
 		}
 		err := w.store.View(func(r *raftstore.ReadTx) error {
 			if _, ok := autolockstore.Keysets.Get(r, w.second); ok {

@@ -220,7 +220,8 @@ func (l *leaving) rotate(ctx context.Context) error {
 	if l.next.GetEpoch() != pki.KeysetEpoch(l.cluster)+1 {
 		return apierr.State("try again in a few seconds", "the leader has not taken over the last keyset yet")
 	}
-	l.how.Next = &pki.NextKeyset{Epoch: l.next.GetEpoch(), Issuer: l.next.GetIssuer(), Retired: l.retire}
+	l.how.Next = &pki.NextKeyset{Epoch: l.next.GetEpoch(), Issuer: l.next.GetIssuer(),
+		FormerWorkloadIssuer: l.next.GetFormerWorkloadIssuer(), Retired: l.retire}
 	return nil
 }
 
