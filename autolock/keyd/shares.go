@@ -13,7 +13,7 @@ import (
 
 // pools are the shares that have come while keyd is locked, by slot. Each share was
 // found to be one of its slot's by its digest alone, so that whoever gives a wrong
-// one spoils nothing. keyd forgets them shareLife after the last one came, when it
+// one spoils nothing. keyd forgets them shareLife after the last new one came, when it
 // is opened, when it ends, and when it is told to.
 type pools struct {
 	of map[string]*pool
@@ -52,8 +52,8 @@ func (p *pools) add(slot *keydpb.Slot, share *autolock.Share, typed bool, now ti
 		if typed {
 			in.typed = append(in.typed, n)
 		}
+		in.until, p.last = now.Add(shareLife), slot.GetId()
 	}
-	in.until, p.last = now.Add(shareLife), slot.GetId()
 	return in, had
 }
 
@@ -134,9 +134,9 @@ func (s *Server) takeShare(share *autolock.Share, typed bool) (progress *keydpb.
 		return nil, false, false, err
 	}
 	in, had := s.shares.add(slot, share, typed, time.Now())
-	s.forgetLater()
 	progress = in.progress()
-	if !had {
+	if !had { // one that is given again keeps nobody's in memory
+		s.forgetLater()
 		s.log.Info("a share came", "slot", autolock.SlotName(slot), "number", share.Number(), "here", len(in.here), "needed", slot.GetThreshold())
 	}
 	if !in.complete() {

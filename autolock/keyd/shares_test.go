@@ -151,6 +151,17 @@ func TestSharesAreForgotten(t *testing.T) {
 		if r := give(2); r.Unlocked || len(r.Progress.Numbers) != 1 {
 			t.Error("shares outlived their time:", r)
 		}
+		// One holder alone does not keep them.
+		sleep(shareLife - 1)
+		if r := give(2); !r.Had || len(r.Progress.Numbers) != 1 {
+			t.Error(r)
+		}
+		sleep(2)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.shares.of) > 0 {
+			t.Error("a share that was given again renewed the time")
+		}
 	})
 }
 
