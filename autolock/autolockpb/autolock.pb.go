@@ -239,7 +239,8 @@ type Release struct {
 	Session []byte `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	// From where it was asked for.
 	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
-	// Set, with the address, when another session showed the same ticket.
+	// Set, with the address, when another session showed the same ticket, or somebody
+	// an older one than the newest. Before any release the record may have only that.
 	Refused       string `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

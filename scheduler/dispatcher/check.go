@@ -74,6 +74,9 @@ func checkDescription(d *schedulerpb.NodeDescription) error {
 		}
 		k.Trouble = cleanText(k.Trouble)
 	}
+	if t := d.GetTicket(); t != nil && (!ident.Valid(t.SlotId) || t.Generation == 0) {
+		return errors.New("the node reports a malformed ticket")
+	}
 	if len(d.LoadedImages) > maxImages {
 		return fmt.Errorf("the node lists %d images: at most %d are accepted", len(d.LoadedImages), maxImages)
 	}

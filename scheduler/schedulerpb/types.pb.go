@@ -1145,7 +1145,10 @@ type NodeDescription struct {
 	// Managers: the key its store is sealed with.
 	StoreKey *StoreKeyState `protobuf:"bytes,20,opt,name=store_key,json=storeKey,proto3" json:"store_key,omitempty"`
 	// Managers: by id of an unlock slot, why this one lacks it.
-	SlotsLacking  map[string]string `protobuf:"bytes,21,rep,name=slots_lacking,json=slotsLacking,proto3" json:"slots_lacking,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	SlotsLacking map[string]string `protobuf:"bytes,21,rep,name=slots_lacking,json=slotsLacking,proto3" json:"slots_lacking,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Managers: the newest ticket by which others release it; absent where there is
+	// no slot for that, or not known yet.
+	Ticket        *TicketState `protobuf:"bytes,22,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1278,6 +1281,66 @@ func (x *NodeDescription) GetSlotsLacking() map[string]string {
 	return nil
 }
 
+func (x *NodeDescription) GetTicket() *TicketState {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+// TicketState names a ticket by which managers release each other.
+type TicketState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SlotId        string                 `protobuf:"bytes,1,opt,name=slot_id,json=slotId,proto3" json:"slot_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TicketState) Reset() {
+	*x = TicketState{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TicketState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TicketState) ProtoMessage() {}
+
+func (x *TicketState) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TicketState.ProtoReflect.Descriptor instead.
+func (*TicketState) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TicketState) GetSlotId() string {
+	if x != nil {
+		return x.SlotId
+	}
+	return ""
+}
+
+func (x *TicketState) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // StoreKeyState is how far a manager is with the key of its store.
 type StoreKeyState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1296,7 +1359,7 @@ type StoreKeyState struct {
 
 func (x *StoreKeyState) Reset() {
 	*x = StoreKeyState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1371,7 @@ func (x *StoreKeyState) String() string {
 func (*StoreKeyState) ProtoMessage() {}
 
 func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1384,7 @@ func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeyState.ProtoReflect.Descriptor instead.
 func (*StoreKeyState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StoreKeyState) GetEpoch() uint32 {
@@ -1371,7 +1434,7 @@ type ClockOffset struct {
 
 func (x *ClockOffset) Reset() {
 	*x = ClockOffset{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1446,7 @@ func (x *ClockOffset) String() string {
 func (*ClockOffset) ProtoMessage() {}
 
 func (x *ClockOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1459,7 @@ func (x *ClockOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockOffset.ProtoReflect.Descriptor instead.
 func (*ClockOffset) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ClockOffset) GetAheadNs() int64 {
@@ -1446,7 +1509,7 @@ type MeshState struct {
 
 func (x *MeshState) Reset() {
 	*x = MeshState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1521,7 @@ func (x *MeshState) String() string {
 func (*MeshState) ProtoMessage() {}
 
 func (x *MeshState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1534,7 @@ func (x *MeshState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshState.ProtoReflect.Descriptor instead.
 func (*MeshState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MeshState) GetAddress() string {
@@ -1596,7 +1659,7 @@ type MeshPeerState struct {
 
 func (x *MeshPeerState) Reset() {
 	*x = MeshPeerState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1671,7 @@ func (x *MeshPeerState) String() string {
 func (*MeshPeerState) ProtoMessage() {}
 
 func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1684,7 @@ func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshPeerState.ProtoReflect.Descriptor instead.
 func (*MeshPeerState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MeshPeerState) GetNodeId() string {
@@ -1783,7 +1846,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x0eaddress_before\x18G \x01(\tB\x04\xf0\xe5\x18\x03R\raddressBefore\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe1\x06\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x12\n" +
@@ -1800,13 +1863,19 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\rapplied_index\x18\v \x01(\x04R\fappliedIndex\x122\n" +
 	"\astorage\x18\f \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x12F\n" +
 	"\tstore_key\x18\x14 \x01(\v2#.redoubt.scheduler.v1.StoreKeyStateB\x04\xf0\xe5\x18\x03R\bstoreKey\x12b\n" +
-	"\rslots_lacking\x18\x15 \x03(\v27.redoubt.scheduler.v1.NodeDescription.SlotsLackingEntryB\x04\xf0\xe5\x18\x03R\fslotsLacking\x1a?\n" +
+	"\rslots_lacking\x18\x15 \x03(\v27.redoubt.scheduler.v1.NodeDescription.SlotsLackingEntryB\x04\xf0\xe5\x18\x03R\fslotsLacking\x12?\n" +
+	"\x06ticket\x18\x16 \x01(\v2!.redoubt.scheduler.v1.TicketStateB\x04\xf0\xe5\x18\x03R\x06ticket\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
 	"\x11SlotsLackingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
+	"\vTicketState\x12\x17\n" +
+	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation:\x04\xe8\xe5\x18\x03\"\xa0\x01\n" +
 	"\rStoreKeyState\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\rR\x05epoch\x12\x17\n" +
 	"\amade_at\x18\x02 \x01(\x03R\x06madeAt\x12\x1d\n" +
@@ -1900,7 +1969,7 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(EndpointMode)(0),          // 0: redoubt.scheduler.v1.EndpointMode
 	(TaskState)(0),             // 1: redoubt.scheduler.v1.TaskState
@@ -1916,60 +1985,62 @@ var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(*TaskStatus)(nil),         // 11: redoubt.scheduler.v1.TaskStatus
 	(*Node)(nil),               // 12: redoubt.scheduler.v1.Node
 	(*NodeDescription)(nil),    // 13: redoubt.scheduler.v1.NodeDescription
-	(*StoreKeyState)(nil),      // 14: redoubt.scheduler.v1.StoreKeyState
-	(*ClockOffset)(nil),        // 15: redoubt.scheduler.v1.ClockOffset
-	(*MeshState)(nil),          // 16: redoubt.scheduler.v1.MeshState
-	(*MeshPeerState)(nil),      // 17: redoubt.scheduler.v1.MeshPeerState
-	nil,                        // 18: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                        // 19: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                        // 20: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	nil,                        // 21: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	nil,                        // 22: redoubt.scheduler.v1.MeshState.DroppedEntry
-	(*raftstorepb.Meta)(nil),   // 23: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil),  // 24: redoubt.task.v1.Attachment
-	(*taskpb.TaskSpec)(nil),    // 25: redoubt.task.v1.TaskSpec
-	(*taskpb.FileVersion)(nil), // 26: redoubt.task.v1.FileVersion
-	(*taskpb.Resources)(nil),   // 27: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),     // 28: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),     // 29: redoubt.task.v1.Storage
+	(*TicketState)(nil),        // 14: redoubt.scheduler.v1.TicketState
+	(*StoreKeyState)(nil),      // 15: redoubt.scheduler.v1.StoreKeyState
+	(*ClockOffset)(nil),        // 16: redoubt.scheduler.v1.ClockOffset
+	(*MeshState)(nil),          // 17: redoubt.scheduler.v1.MeshState
+	(*MeshPeerState)(nil),      // 18: redoubt.scheduler.v1.MeshPeerState
+	nil,                        // 19: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                        // 20: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                        // 21: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	nil,                        // 22: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	nil,                        // 23: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),   // 24: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),  // 25: redoubt.task.v1.Attachment
+	(*taskpb.TaskSpec)(nil),    // 26: redoubt.task.v1.TaskSpec
+	(*taskpb.FileVersion)(nil), // 27: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),   // 28: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),     // 29: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),     // 30: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	23, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	24, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
 	6,  // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	24, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
-	23, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	25, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	18, // 5: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	25, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	24, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	26, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	19, // 5: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
 	8,  // 6: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
 	9,  // 7: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	25, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	26, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
 	0,  // 9: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	23, // 10: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
-	23, // 11: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	24, // 10: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	24, // 11: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
 	1,  // 12: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
 	11, // 13: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	24, // 14: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	25, // 14: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
 	1,  // 15: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	24, // 16: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
-	26, // 17: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
-	23, // 18: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	25, // 16: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	27, // 17: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	24, // 18: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
 	2,  // 19: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	19, // 20: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	20, // 20: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
 	13, // 21: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
 	3,  // 22: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	27, // 23: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	28, // 24: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	20, // 25: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	29, // 26: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	14, // 27: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	21, // 28: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	22, // 29: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
-	17, // 30: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	28, // 23: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	29, // 24: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	21, // 25: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	30, // 26: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	15, // 27: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	22, // 28: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	14, // 29: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
+	23, // 30: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	18, // 31: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -1981,14 +2052,14 @@ func file_scheduler_schedulerpb_types_proto_init() {
 		(*ServiceSpec_Replicated)(nil),
 		(*ServiceSpec_Global)(nil),
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[13].OneofWrappers = []any{}
+	file_scheduler_schedulerpb_types_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

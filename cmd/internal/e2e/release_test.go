@@ -78,6 +78,9 @@ func TestPeerRelease(t *testing.T) {
 	put(copied)
 	c.lab("start", m)
 	stays("an old copy of the disk", "old copy")
+	if out := c.ok("manager-1", "events", "--since", "10m", "--until", "0s"); !strings.Contains(out, "unlock-key release-refused") {
+		t.Errorf("an old copy of the disk is no event: %s", out)
+	}
 	c.lab("kill", "--containers", m)
 	put(now)
 	c.lab("start", m)

@@ -29,6 +29,7 @@ type managerFacts struct {
 	slotEpoch    func() uint64
 	slotsLacking func() map[string]string
 	storeKey     func() *schedulerpb.StoreKeyState
+	ticket       func() *schedulerpb.TicketState
 	appliedIndex func() uint64
 	// admit judges a peer of the mesh by the records.
 	admit func(tls.ConnectionState) error

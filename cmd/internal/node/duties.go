@@ -153,6 +153,7 @@ func (m *managerState) reseal(ctx context.Context) (bool, error) {
 	}
 	lacks := st.GetLacks()
 	m.slotsLacking.Store(&lacks)
+	m.noteTicket(ctx)
 	m.slotEpoch.Store(epoch)
 	m.n.lookAgain()
 	m.storeKeyDue() // an old copy opens with an old credential

@@ -45,6 +45,7 @@ func (m *managerState) adoptKeyset(ctx context.Context) (bool, error) {
 		}
 	}
 	m.keysetEpoch.Store(epoch)
+	defer m.noteTicket(ctx)
 	m.wakeSpread()
 	if epoch < want.GetEpoch() {
 		return false, nil

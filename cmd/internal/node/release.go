@@ -26,6 +26,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
 // A locked manager asks the others to open it, and the one that leads does where the
@@ -198,19 +199,11 @@ func (m *managerState) release(ctx context.Context, id authz.Identity, from neti
 			return err
 		}
 		rec, _ := autolockstore.Releases.Get(tx, node.GetId())
-		next := &autolockpb.Release{Meta: rec.GetMeta(), Id: node.GetId(), Generation: r.GetGeneration(), Session: session[:], Address: from.String()}
-		switch {
-		case r.GetGeneration() < rec.GetGeneration():
-			return errors.New("its ticket is older than the last one: its disk is an old copy; open it with what people have")
-		case r.GetGeneration() > rec.GetGeneration():
-		case bytes.Equal(rec.GetSession(), session[:]):
-			return nil // an answer was lost
-		default:
-			refused = fmt.Errorf("its ticket was used already, from %s: it was opened by that and lost its power before it had another one, or somebody else has its disk (`redoubt events`)", rec.GetAddress())
-			if rec.GetRefused() == from.String() {
-				return nil // told of
-			}
-			next.Session, next.Address, next.Refused = rec.GetSession(), rec.GetAddress(), from.String()
+		sched, _ := schedstore.Nodes.Get(tx, node.GetId())
+		var next *autolockpb.Release
+		next, refused = judgeTicket(rec, sched.GetDescription().GetTicket(), r, session[:], from.String())
+		if next == nil {
+			return nil
 		}
 		return autolockstore.Releases.Put(tx, next)
 	})

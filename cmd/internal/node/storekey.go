@@ -124,6 +124,7 @@ func (m *managerState) tendStoreKey(ctx context.Context, k *keys) (err error) {
 	}
 	dek := st.GetDek()
 	defer func() { m.reportStoreKey(dek, err) }()
+	defer m.noteTicket(ctx)
 	epoch, why := dek.GetEpoch(), ""
 	if dek.GetFormerEpoch() == 0 {
 		if why, err = m.whyRenew(dek, st.GetSlots().GetEpoch()); err != nil || why == "" {

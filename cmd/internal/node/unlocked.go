@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,9 @@ type managerState struct {
 	// storeKeyLook has it looked after, capacity 1.
 	storeKey     atomic.Pointer[schedulerpb.StoreKeyState]
 	storeKeyLook chan struct{}
+	// ticket is the newest that others release this manager by; nil: there is none.
+	ticket   atomic.Pointer[schedulerpb.TicketState]
+	ticketMu sync.Mutex // held while it is asked for, so that no older answer comes last
 	// absence is who is missing while there is no quorum.
 	absence absence
 	// spread wakes who tells nodes about themselves.
@@ -171,7 +175,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {
-		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, m.lacking, m.storeKey.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
+		m.noteTicket(ctx) // before the first report: one without a ticket would take back the last
+		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, m.lacking, m.storeKey.Load, m.ticket.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
 			p, err := k.creds.VerifyPeer(cs, pki.ExpectClient(pki.ALPNPeer))
 			if err != nil {
 				return err

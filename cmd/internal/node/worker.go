@@ -114,7 +114,7 @@ func (n *Node) describe(facts *managerFacts) *schedulerpb.NodeDescription {
 		}
 	}
 	if facts != nil {
-		d.SlotEpoch, d.SlotsLacking, d.StoreKey = facts.slotEpoch(), facts.slotsLacking(), facts.storeKey()
+		d.SlotEpoch, d.SlotsLacking, d.StoreKey, d.Ticket = facts.slotEpoch(), facts.slotsLacking(), facts.storeKey(), facts.ticket()
 	}
 	return d
 }
