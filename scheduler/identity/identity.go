@@ -7,7 +7,7 @@
 // and is of the service whose identity is asked for; whether the service wants
 // one, and for how long; whether the identity was revoked. What fails is left out
 // and told with its reason, the rest goes to keyd, which verifies the signature
-// for itself. No certificate is written to the store: with thousands of tasks that
+// for itself; where nothing is left, keyd is not asked. No certificate is written to the store: with thousands of tasks that
 // would be most of what it writes, and nothing is decided by it.
 //
 // It refuses to keep anything that another leader could need: what tasks hold is
@@ -125,31 +125,24 @@ func (s *Server) Issue(ctx context.Context, req *schedulerpb.IssueRequest) (*sch
 	if err != nil {
 		return nil, err
 	}
-	var refused []uint32
-	var reasons map[int]string
-	if len(req.GetBatch()) > 0 {
-		batch, err := profile.ParseBatch(req.GetBatch())
-		if err == nil {
-			err = leafIs(req.GetChain(), id)
-		}
-		if err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		s.mu.Lock()
-		wait := s.of(id).asked.take(len(batch.GetItems()), nodeBurst, nodeRefill, time.Now())
-		s.mu.Unlock()
-		if wait > 0 {
-			return nil, status.Errorf(codes.ResourceExhausted, "this node asks for identities too often: wait %s", wait.Round(time.Millisecond))
-		}
-		if reasons, err = s.judge(id, batch); err != nil {
-			return nil, status.Error(codes.Unavailable, err.Error())
-		}
-		for i := range reasons {
-			refused = append(refused, uint32(i))
-		}
+	batch, err := parse(req, id)
+	s.mu.Lock()
+	wait := s.of(id).asked.take(max(len(batch.GetItems()), minItems), nodeBurst, nodeRefill, time.Now())
+	s.mu.Unlock()
+	switch {
+	case wait > 0:
+		return nil, status.Errorf(codes.ResourceExhausted, "this node asks for identities too often: wait %s", wait.Round(time.Millisecond))
+	case err != nil:
+		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	got, err := s.c.Sign(ctx, req, refused)
+	reasons, err := s.judge(id, batch)
 	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	var got *schedulerpb.IssueResponse
+	if n := len(reasons); n > 0 && n == len(batch.GetItems()) {
+		got = &schedulerpb.IssueResponse{Documents: make([]*profilepb.WorkloadDocument, n)}
+	} else if got, err = s.c.Sign(ctx, req, numbers(reasons)); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	for i, reason := range reasons {
@@ -161,6 +154,28 @@ func (s *Server) Issue(ctx context.Context, req *schedulerpb.IssueRequest) (*sch
 		s.c.Logger.Warn("identities were refused to a node", "node", id, "refused", n, "first", first(reasons))
 	}
 	return got, nil
+}
+
+// parse returns the batch of a request; nil: it is for the bundle alone.
+func parse(req *schedulerpb.IssueRequest, id string) (*profilepb.WorkloadBatch, error) {
+	if len(req.GetBatch()) == 0 {
+		if len(req.GetChain()) > 0 || len(req.GetProof()) > 0 {
+			return nil, errors.New("a leaf and a proof come without a batch that it signed")
+		}
+		return nil, nil
+	}
+	batch, err := profile.ParseBatch(req.GetBatch())
+	if err == nil {
+		err = leafIs(req.GetChain(), id)
+	}
+	return batch, err
+}
+
+func numbers(reasons map[int]string) (all []uint32) {
+	for i := range reasons {
+		all = append(all, uint32(i))
+	}
+	return all
 }
 
 func first(reasons map[int]string) string {

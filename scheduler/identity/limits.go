@@ -7,6 +7,8 @@ const (
 	// one more every refill. Beyond, it is told to wait.
 	nodeBurst  = 8192
 	nodeRefill = 5 * time.Millisecond
+	// minItems is what a call counts for at least, whatever it asks for.
+	minItems = 8
 
 	// maxHeld bounds what a node says that its tasks hold.
 	maxHeld = 4096

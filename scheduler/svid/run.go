@@ -149,7 +149,7 @@ func (h *Holder) ask(ctx context.Context, p *pending) {
 	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if a != nil {
+	if a != nil && a.bundle != nil {
 		h.takeBundle(a.bundle)
 	}
 	for i, item := range p.batch.Items {
@@ -191,7 +191,8 @@ func (h *Holder) issue(ctx context.Context, b *profilepb.WorkloadBatch) (*schedu
 	return h.c.Issue(ctx, &schedulerpb.IssueRequest{Batch: batch, Proof: proof, Chain: chain})
 }
 
-// answer is one that ends in this node's roots.
+// answer is one that ends in this node's roots, or one that refuses all and has
+// nothing but reasons.
 type answer struct {
 	documents []*profilepb.WorkloadDocument
 	ca        *x509.Certificate
@@ -204,6 +205,9 @@ func (h *Holder) open(resp *schedulerpb.IssueResponse, items int) (*answer, erro
 		return nil, fmt.Errorf("the managers answered %d of %d items", len(resp.GetDocuments()), items)
 	}
 	a := &answer{documents: resp.GetDocuments()}
+	if !slices.ContainsFunc(a.documents, func(d *profilepb.WorkloadDocument) bool { return d.GetError() == "" }) {
+		return a, nil // all was refused, and keyd was not asked
+	}
 	var err error
 	if a.ca, a.between, err = h.trusted(resp.GetIssuer()); err != nil {
 		return nil, err

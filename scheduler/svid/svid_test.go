@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -241,6 +242,36 @@ func TestLies(t *testing.T) {
 			}
 			<-time.After(time.Millisecond)
 		}
+	}
+}
+
+// Where all is refused nothing but the reasons comes, and those are told.
+func TestAllRefused(t *testing.T) {
+	w, ctx := newWorld(t, 0), within(t)
+	w.lie = func(r *schedulerpb.IssueResponse) {
+		for i := range r.Documents {
+			r.Documents[i] = &profilepb.WorkloadDocument{Document: &profilepb.WorkloadDocument_Error{Error: "it was revoked"}}
+		}
+		r.Issuer, r.Bundle = nil, nil
+	}
+	task := ident.New()
+	w.Set(map[string]Want{task: {Identity: w.id("web"), Life: time.Hour}})
+	_, err := workload.NewSpiffeWorkloadAPIClient(w.raw(t, task)).FetchJWTSVID(secure(ctx), &workload.JWTSVIDRequest{Audience: []string{"x"}})
+	if err == nil || !strings.Contains(err.Error(), "it was revoked") {
+		t.Errorf("a token: %v", err)
+	}
+	for {
+		w.Holder.mu.Lock()
+		e := w.tasks[task]
+		key, why := e.key, e.why
+		w.Holder.mu.Unlock()
+		if why == "it was revoked" && key == nil {
+			return
+		}
+		if key != nil || ctx.Err() != nil {
+			t.Fatalf("it has %v, and says %q", key, why)
+		}
+		<-time.After(time.Millisecond)
 	}
 }
 
