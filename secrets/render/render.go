@@ -134,17 +134,42 @@ func (t *Template) Render(f Facts, secrets map[string][]byte) ([]byte, error) {
 	if f.Service.Labels == nil {
 		f.Service.Labels = map[string]string{}
 	}
-	out := bounded{}
-	err = c.Funcs(template.FuncMap{secretFunction: func(name string) string { return string(secrets[name]) }}).Execute(&out, f)
+	out, used := bounded{}, uses{of: secrets, texts: map[string]string{}}
+	err = c.Funcs(template.FuncMap{secretFunction: used.secret}).Execute(&out, f)
 	if err != nil {
 		clear(out.b)
-		if errors.Is(err, errTooLong) {
-			return nil, errTooLong
+		for _, bound := range []error{errTooLong, errTooMuch} {
+			if errors.Is(err, bound) {
+				return nil, bound
+			}
 		}
 		return nil, plain(err)
 	}
 	return out.b, nil
 }
+
+// uses are those of secrets by one rendering. A secret is copied once, however
+// often it is used, and what is used is counted whether it is written or not:
+// variables keep it.
+type uses struct {
+	of    map[string][]byte
+	texts map[string]string
+	n     int // bytes
+}
+
+func (u *uses) secret(name string) (string, error) {
+	if u.n += len(u.of[name]); u.n > MaxBytes {
+		return "", errTooMuch
+	}
+	s, ok := u.texts[name]
+	if !ok {
+		s = string(u.of[name])
+		u.texts[name] = s
+	}
+	return s, nil
+}
+
+var errTooMuch = fmt.Errorf("the template uses more than %d bytes of secrets", MaxBytes)
 
 var errTooLong = fmt.Errorf("the template becomes more than %d bytes", MaxBytes)
 

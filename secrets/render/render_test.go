@@ -2,6 +2,8 @@ package render
 
 import (
 	"bytes"
+	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -70,6 +72,34 @@ func TestRefused(t *testing.T) {
 	} {
 		if _, err := Parse([]byte(in)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%.60q: %v, want %q", in, err, want)
+		}
+	}
+}
+
+// A template that uses a secret often costs no more than what it may become, also
+// where nothing is written.
+func TestUsesAreBounded(t *testing.T) {
+	secrets := map[string][]byte{"big": bytes.Repeat([]byte("a"), 500<<10), "small": bytes.Repeat([]byte("a"), 240)}
+	for in, good := range map[string]bool{
+		strings.Repeat(`{{$a := secret "big"}}`, maxActions):                          false,
+		strings.Repeat(`{{if eq (secret "big") "a"}}{{end}}`, maxActions/2):           false,
+		strings.Repeat(`{{$a := secret "small"}}`, maxActions):                        true,
+		strings.Repeat(`{{$a := secret "big"}}`, 2):                                   true,
+		strings.Repeat(`{{$a := and (secret "small") (secret "small")}}`, maxActions): false,
+	} {
+		p, err := Parse([]byte(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err = p.Render(facts(), secrets)
+		runtime.ReadMemStats(&after)
+		if good != (err == nil) || err != nil && !errors.Is(err, errTooMuch) {
+			t.Errorf("%.50q: %v", in, err)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 16<<20 {
+			t.Errorf("%.50q takes %d KiB", in, used>>10)
 		}
 	}
 }
