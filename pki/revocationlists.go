@@ -274,8 +274,7 @@ func AwaitRevocationLists(ctx context.Context, s store.Store) (out []*pkipb.Revo
 }
 
 // revokeIssuers notes that the keys of the issuing CAs in force, and of the workload
-// CA, are known to a manager that leaves. It fails where the workload CA is below no
-// root of the cluster.
+// CA, are known to a manager that leaves.
 func revokeIssuers(tx *raftstore.Tx, c *pkipb.Cluster, workload []byte) {
 	if tx.Level() < revocationLevel {
 		return
