@@ -52,6 +52,35 @@ func TestPeerRelease(t *testing.T) {
 	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	cp(t, h.DataDir, copied)
+	put := func(from string) {
+		t.Helper()
+		for _, name := range []string{"keyd", "control"} {
+			if err := os.RemoveAll(filepath.Join(h.DataDir, name)); err != nil {
+				t.Fatal(err)
+			}
+			cp(t, filepath.Join(from, name), filepath.Join(h.DataDir, name))
+		}
+	}
+	// back starts the manager with the copy, which others refuse, then with its own disk.
+	back := func() {
+		t.Helper()
+		c.lab("kill", "--containers", m)
+		now := filepath.Join(t.TempDir(), "now")
+		cp(t, h.DataDir, now)
+		put(copied)
+		c.lab("start", m)
+		stays("an old copy of the disk", "old copy")
+		if out := c.ok("manager-1", "events", "--since", "10m", "--until", "0s"); !strings.Contains(out, "unlock-key release-refused") {
+			t.Errorf("an old copy of the disk is no event: %s", out)
+		}
+		c.lab("kill", "--containers", m)
+		put(now)
+		c.lab("start", m)
+		c.unlocked(m)
+	}
+	// Its state is newer than the copy, and nobody released it since.
+	c.ok("manager-1", "store", "rotate-key", m)
+	back()
 	opens("a reboot")
 	eventually(t, 20*time.Second, func() string {
 		out := c.ok("manager-1", "events", "--since", "10m", "--until", "0s")
@@ -63,28 +92,7 @@ func TestPeerRelease(t *testing.T) {
 	opens("another reboot")
 
 	// The disk of before the first reboot.
-	c.lab("kill", "--containers", m)
-	now := filepath.Join(t.TempDir(), "now")
-	cp(t, h.DataDir, now)
-	put := func(from string) {
-		t.Helper()
-		for _, name := range []string{"keyd", "control"} {
-			if err := os.RemoveAll(filepath.Join(h.DataDir, name)); err != nil {
-				t.Fatal(err)
-			}
-			cp(t, filepath.Join(from, name), filepath.Join(h.DataDir, name))
-		}
-	}
-	put(copied)
-	c.lab("start", m)
-	stays("an old copy of the disk", "old copy")
-	if out := c.ok("manager-1", "events", "--since", "10m", "--until", "0s"); !strings.Contains(out, "unlock-key release-refused") {
-		t.Errorf("an old copy of the disk is no event: %s", out)
-	}
-	c.lab("kill", "--containers", m)
-	put(now)
-	c.lab("start", m)
-	c.unlocked(m)
+	back()
 
 	// Out of hours.
 	change := func(flags ...string) {
