@@ -86,7 +86,7 @@ func (a api) FetchX509SVID(_ *workload.X509SVIDRequest, stream workload.SpiffeWo
 	var sent *x509.Certificate
 	var roots []*x509.Certificate
 	return a.h.follow(stream.Context(), task, func(e *entry, now time.Time) bool {
-		if !e.good(now) || e.leaf == sent && same(roots, a.h.roots) {
+		if !a.h.good(e, now) || e.leaf == sent && same(roots, a.h.roots) {
 			return false
 		}
 		key, err := x509.MarshalPKCS8PrivateKey(e.key)
@@ -167,8 +167,9 @@ func (a api) ValidateJWTSVID(ctx context.Context, req *workload.ValidateJWTSVIDR
 		a.h.mu.Unlock()
 		return nil, refuse(errNoIdentity)
 	}
-	c, err := a.h.verify(req.GetSvid(), req.GetAudience(), time.Now())
+	bundle := a.h.bundle
 	a.h.mu.Unlock()
+	c, err := a.h.verify(bundle, req.GetSvid(), req.GetAudience(), time.Now())
 	if err != nil {
 		return nil, refuse(err)
 	}

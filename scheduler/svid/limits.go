@@ -39,12 +39,13 @@ const (
 	// once and in a second. Calls beyond wait, which slows who makes them; what waits
 	// is bounded by connections and calls on each.
 	maxConns  = 32
-	maxCalls  = 32
+	maxCalls  = 8
 	callBurst = 4000
 	callRate  = 2000
 
-	// maxRequest bounds a request and its headers in bytes.
-	maxRequest = 64 << 10
+	// maxRequest bounds a request, the largest of which is a token to be validated,
+	// and maxHeaders its headers, in bytes.
+	maxRequest = 20 << 10
 	maxHeaders = 8 << 10
 
 	// maxToken bounds a token that is to be validated, in bytes.

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -22,12 +23,33 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
-// Run asks for what tasks are to have, and renews it, until ctx ends.
+// Run asks for what tasks are to have, renews it, and forgets what was revoked,
+// until ctx ends.
 func (h *Holder) Run(ctx context.Context) error {
-	var reported time.Time
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.watchDenials(ctx) })
+	g.Go(func() error { return h.work(ctx) })
+	return g.Wait()
+}
+
+// watchDenials heeds denials as they come, whatever managers or rund are being
+// waited for.
+func (h *Holder) watchDenials(ctx context.Context) error {
 	for {
 		changed := h.c.DenialsChanged()
 		h.heed()
+		h.wake()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (h *Holder) work(ctx context.Context) error {
+	var reported time.Time
+	for {
 		h.lookAtRoots()
 		now := time.Now()
 		batch, wake := h.next(now)
@@ -58,7 +80,6 @@ func (h *Holder) Run(ctx context.Context) error {
 		select {
 		case <-t.C:
 		case <-h.kick:
-		case <-changed:
 		case <-ctx.Done():
 		}
 		t.Stop()
@@ -95,7 +116,7 @@ func (h *Holder) next(now time.Time) (*pending, time.Duration) {
 			Document: &profilepb.WorkloadItem_Audience{Audience: &profilepb.WorkloadAudience{Names: c.audience}}})
 	}
 	for id, e := range h.tasks {
-		if e.want.Files && !e.filed && e.good(now) {
+		if e.want.Files && !e.filed && h.good(e, now) {
 			wake = min(wake, max(e.fileAt.Sub(now), 0))
 		}
 		switch {
@@ -166,7 +187,11 @@ func (h *Holder) ask(ctx context.Context, p *pending) {
 			continue // not wanted any more
 		}
 		one := err
-		if one == nil {
+		switch {
+		case one != nil:
+		case h.c.Denied(item.GetIdentity(), now):
+			one = errRevoked
+		default:
 			one = e.take(a, doc, p.keys[i], now)
 		}
 		h.report = true
@@ -178,6 +203,8 @@ func (h *Holder) ask(ctx context.Context, p *pending) {
 		e.renewAt = now.Add(e.retry/2 + mrand.N(e.retry/2+1))
 	}
 }
+
+var errRevoked = errors.New("the identity was revoked")
 
 func (h *Holder) issue(ctx context.Context, b *profilepb.WorkloadBatch) (*schedulerpb.IssueResponse, error) {
 	batch, err := proto.MarshalOptions{Deterministic: true}.Marshal(b)
@@ -332,7 +359,7 @@ func (h *Holder) unfiled(now time.Time) *filing {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, e := range h.tasks {
-		if !e.want.Files || e.filed || !e.good(now) || now.Before(e.fileAt) {
+		if !e.want.Files || e.filed || !h.good(e, now) || now.Before(e.fileAt) {
 			continue
 		}
 		key, err := x509.MarshalPKCS8PrivateKey(e.key)

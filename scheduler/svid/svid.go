@@ -69,7 +69,7 @@ type Holder struct {
 
 	mu     sync.Mutex // guards the following
 	tasks  map[string]*entry
-	bundle *profilepb.WorkloadBundle // nil: not heard yet
+	bundle *profilepb.WorkloadBundle // nil: not heard yet; immutable
 	roots  []*x509.Certificate       // as they were handed out last
 	news   chan struct{}             // closed when bundle or roots change
 	asked  []*tokenCall              // for the next batch
@@ -175,9 +175,10 @@ func (e *entry) forget() {
 	e.tell()
 }
 
-// good reports whether there is a certificate that may be handed out.
-func (e *entry) good(now time.Time) bool {
-	return e.key != nil && !e.denied && now.Before(e.leaf.NotAfter)
+// good reports whether there is a certificate that may be handed out. It asks for
+// denials itself: heed may not have come to them yet. The Holder's mu is held.
+func (h *Holder) good(e *entry, now time.Time) bool {
+	return e.key != nil && !e.denied && now.Before(e.leaf.NotAfter) && !h.c.Denied(e.want.Identity, e.issued)
 }
 
 // life is what is asked for.
@@ -220,7 +221,7 @@ func (h *Holder) held() *schedulerpb.IdentityReport {
 	r, now := &schedulerpb.IdentityReport{}, time.Now()
 	for id, e := range h.tasks {
 		x := &schedulerpb.HeldIdentity{TaskId: id, Identity: e.want.Identity, Streams: uint32(e.streams), Files: e.filed, Error: e.why}
-		if e.good(now) {
+		if h.good(e, now) {
 			x.Serial, x.IssuedAt, x.ExpiresAt = e.leaf.SerialNumber.Bytes(), e.issued.Unix(), e.leaf.NotAfter.Unix()
 		}
 		for _, t := range e.tokens {

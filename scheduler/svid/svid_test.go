@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -198,6 +199,43 @@ func TestRevoked(t *testing.T) {
 		if status.Code(err) != codes.PermissionDenied {
 			t.Fatal(err)
 		}
+	}
+}
+
+// What was revoked is gone at once also while managers are being waited for.
+func TestRevokedWhileManagersHang(t *testing.T) {
+	w, ctx := newWorld(t, 0), within(t)
+	var hang atomic.Bool
+	asked := make(chan struct{})
+	w.Holder.c.Issue = func(ctx context.Context, req *schedulerpb.IssueRequest) (*schedulerpb.IssueResponse, error) {
+		if !hang.Load() {
+			return w.answer(ctx, req)
+		}
+		select {
+		case asked <- struct{}{}:
+		case <-ctx.Done():
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	task, more := ident.New(), ident.New()
+	want := map[string]Want{task: {Identity: w.id("web"), Life: time.Hour}}
+	w.Set(want)
+	stream, err := workload.NewSpiffeWorkloadAPIClient(w.raw(t, task)).FetchX509SVID(secure(ctx), &workload.X509SVIDRequest{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	hang.Store(true)
+	want[more] = Want{Identity: w.id("db"), Life: time.Hour}
+	w.Set(want)
+	<-asked
+	begun := time.Now()
+	w.set(func() { w.denied[w.id("web")] = true })
+	if _, err := stream.Recv(); status.Code(err) != codes.PermissionDenied || time.Since(begun) > issueTimeout/2 {
+		t.Errorf("after %s: %v", time.Since(begun), err)
 	}
 }
 

@@ -67,7 +67,7 @@ func (h *Holder) fetchToken(ctx context.Context, task string, audience []string)
 	h.mu.Lock()
 	e := h.tasks[task]
 	switch {
-	case e == nil || e.denied:
+	case e == nil || e.denied || h.c.Denied(e.want.Identity, now):
 		h.mu.Unlock()
 		return "", errNoIdentity
 	case e.tokens[string(name)] != nil && now.Before(e.tokens[string(name)].fresh):
@@ -103,7 +103,7 @@ func (h *Holder) takeToken(c *tokenCall, doc *profilepb.WorkloadDocument, err er
 		err = errNoIdentity
 	default:
 		var claims *claims
-		if claims, err = h.verify(doc.GetToken(), c.audience[0], now); err == nil && claims.Sub != c.identity {
+		if claims, err = h.verify(h.bundle, doc.GetToken(), c.audience[0], now); err == nil && claims.Sub != c.identity {
 			err = errors.New("the token that came is not what was asked for")
 		}
 		if err == nil {
@@ -155,8 +155,8 @@ func (a *audience) UnmarshalJSON(b []byte) error {
 }
 
 // verify returns the claims of a token of this cluster that is for that audience
-// and good now. The Holder's mu is held.
-func (h *Holder) verify(text, aud string, now time.Time) (*claims, error) {
+// and good now.
+func (h *Holder) verify(bundle *profilepb.WorkloadBundle, text, aud string, now time.Time) (*claims, error) {
 	if len(text) > maxToken {
 		return nil, fmt.Errorf("a token has at most %d bytes", maxToken)
 	}
@@ -181,11 +181,11 @@ func (h *Holder) verify(text, aud string, now time.Time) (*claims, error) {
 	if json.Unmarshal(raw[0], &head) != nil || json.Unmarshal(raw[1], c) != nil || head.Crit != nil || head.Typ != "" && head.Typ != "JWT" && head.Typ != "JOSE" {
 		return nil, errors.New("the token is malformed")
 	}
-	i := slices.IndexFunc(h.bundle.GetKeys(), func(k *profilepb.WorkloadKey) bool { return k.GetId() == head.Kid })
+	i := slices.IndexFunc(bundle.GetKeys(), func(k *profilepb.WorkloadKey) bool { return k.GetId() == head.Kid })
 	if head.Alg != "ES256" || i < 0 || len(raw[2]) != 64 {
 		return nil, errors.New("the token was not signed by this cluster, or by a key that is gone")
 	}
-	public, err := profile.ParseBundleKey(h.bundle.GetKeys()[i])
+	public, err := profile.ParseBundleKey(bundle.GetKeys()[i])
 	if err != nil {
 		return nil, err
 	}
