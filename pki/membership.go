@@ -123,6 +123,10 @@ func (s *MembershipServer) Promote(ctx context.Context, req *pkipb.PromoteReques
 	if errors.Is(err, ErrRotated) {
 		return nil, s.storeError(log, err)
 	}
+	if no := (*UnprovedError)(nil); errors.As(err, &no) {
+		log.Warn("refused a promotion", "reason", err)
+		return nil, status.Error(codes.PermissionDenied, no.Error())
+	}
 	if err != nil {
 		log.Error("signing a promotion failed", "error", err)
 		return nil, errRoleInternal
@@ -246,6 +250,10 @@ func (s *MembershipServer) Demoted(ctx context.Context, req *pkipb.DemotedReques
 	issued, err := s.c.Signer.SignDemotion(ctx, SignRenew{
 		Old: &profilepb.CertificateChain{Certificates: caller.Chain}, CSR: req.GetCsr(), Proof: req.GetProof(), Evidence: req.GetEvidence(),
 	})
+	if no := (*UnprovedError)(nil); errors.As(err, &no) {
+		log.Warn("refused a demotion", "reason", err)
+		return nil, status.Error(codes.PermissionDenied, no.Error())
+	}
 	if err != nil {
 		log.Error("signing a demotion failed", "error", err)
 		return nil, errRoleInternal

@@ -147,10 +147,14 @@ func (a *agent) deliverFiles(ctx context.Context) error {
 func (a *agent) deliver(ctx context.Context, conn grpc.ClientConnInterface, ids []string) map[string]error {
 	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
 	defer cancel()
-	failed := map[string]error{}
+	failed := make(map[string]error, len(ids))
+	for _, id := range ids {
+		failed[id] = errNothing
+	}
+	// all is why those got nothing of which nothing was said.
 	all := func(err error) map[string]error {
-		for _, id := range ids {
-			if _, done := failed[id]; !done {
+		for id, was := range failed {
+			if errors.Is(was, errNothing) {
 				failed[id] = err
 			}
 		}
@@ -172,21 +176,13 @@ func (a *agent) deliver(ctx context.Context, conn grpc.ClientConnInterface, ids 
 	}
 	statement := sha256.Sum256(key.GetStatement())
 	parcel := &rundpb.DeliverRequest{}
-	for _, id := range ids {
-		failed[id] = errNothing
-	}
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return failed
 		}
 		if err != nil {
-			for _, id := range ids {
-				if errors.Is(failed[id], errNothing) {
-					failed[id] = said(err)
-				}
-			}
-			return failed
+			return all(said(err))
 		}
 		id := m.GetTaskId()
 		if _, asked := failed[id]; !asked {

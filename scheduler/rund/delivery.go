@@ -252,10 +252,10 @@ func (w *worker) tendFiles(ctx context.Context) error {
 		w.state.Files, w.state.WantsFiles = files, wants
 		w.s.hub.set(w.state)
 	}
-	for _, sig := range signals {
+	for i, sig := range signals {
 		if err := w.kill(ctx, sig); err != nil {
 			w.has.mu.Lock()
-			w.has.signals = append(w.has.signals, sig)
+			w.has.signals = append(slices.Clone(signals[i:]), w.has.signals...)
 			w.has.mu.Unlock()
 			return err
 		}

@@ -32,7 +32,7 @@ func grant(tx *raftstore.Tx, sp *schedulerpb.ServiceSpec) (*schedulerpb.ServiceS
 		}
 		if s.GetSpec().GetKind() != kind {
 			if kind == secretspb.SecretKind_SECRET_KIND_REGISTRY {
-				return nil, refuse("secret %s is a file for containers, not what a registry is shown: make one with --kind registry", s.GetSpec().GetName())
+				return nil, refuse("secret %s is a file for containers, not what a registry is shown: make one with `redoubt secret create --registry HOST --username USER`", s.GetSpec().GetName())
 			}
 			return nil, refuse("secret %s is for a registry of images: no container gets it", s.GetSpec().GetName())
 		}

@@ -64,12 +64,12 @@ func (s signer) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, err
 
 func (s signer) SignPromotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
 	resp, err := s.keyd.SignPromotion(ctx, &keydpb.SignPromotionRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof, Evidence: r.Evidence})
-	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, err
+	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, orUnproved(err)
 }
 
 func (s signer) SignDemotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
 	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, Proof: r.Proof, Demote: true, WorkerLeafSeconds: r.WorkerLeafSeconds, Evidence: r.Evidence})
-	return pki.Issued{Leaf: resp.GetLeaf()}, err
+	return pki.Issued{Leaf: resp.GetLeaf()}, orUnproved(err)
 }
 
 func (s signer) SignCRL(ctx context.Context, ca []byte, revoked []pki.Revoked, number uint64) ([]byte, time.Time, error) {
