@@ -48,7 +48,8 @@ func (h *Holder) watchDenials(ctx context.Context) error {
 }
 
 func (h *Holder) work(ctx context.Context) error {
-	var reported time.Time
+	var reported, askAt time.Time
+	var retry time.Duration
 	for {
 		h.lookAtRoots()
 		now := time.Now()
@@ -59,6 +60,18 @@ func (h *Holder) work(ctx context.Context) error {
 				return ctx.Err()
 			}
 			continue
+		}
+		if h.isStale() {
+			if wait := askAt.Sub(now); wait > 0 {
+				wake = min(wake, wait)
+			} else if err := h.refresh(ctx); err == nil {
+				retry = 0
+			} else if ctx.Err() == nil {
+				retry = min(max(2*retry, minRetry), maxRetry)
+				askAt = now.Add(retry)
+				wake = min(wake, retry)
+				h.c.Logger.Warn("what tokens are verified with was not told, asking again", "err", err)
+			}
 		}
 		if f := h.unfiled(now); f != nil && h.c.Files != nil {
 			h.file(ctx, f)
@@ -239,15 +252,8 @@ func (h *Holder) open(resp *schedulerpb.IssueResponse, items int) (*answer, erro
 	if a.ca, a.between, err = h.trusted(resp.GetIssuer()); err != nil {
 		return nil, err
 	}
-	by, _, err := h.trusted(resp.GetBundle().GetIssuer())
-	if err != nil {
+	if a.bundle, err = h.openBundle(resp.GetBundle()); err != nil {
 		return nil, err
-	}
-	if a.bundle, err = profile.OpenBundle(by, resp.GetBundle()); err != nil {
-		return nil, err
-	}
-	if a.bundle.GetClusterId() != h.c.ClusterID {
-		return nil, errors.New("the managers answered with the bundle of another cluster")
 	}
 	return a, nil
 }
@@ -311,19 +317,6 @@ func (e *entry) take(a *answer, doc *profilepb.WorkloadDocument, key *ecdsa.Priv
 	e.renewAt = now.Add(time.Duration(part * float64(leaf.NotAfter.Sub(now))))
 	e.tell()
 	return nil
-}
-
-// takeBundle takes over what tokens are verified with. Tokens of a key that is
-// gone are forgotten. The Holder's mu is held.
-func (h *Holder) takeBundle(b *profilepb.WorkloadBundle) {
-	if b.GetEpoch() < h.bundle.GetEpoch() || proto.Equal(b, h.bundle) {
-		return
-	}
-	h.bundle = b
-	for _, e := range h.tasks {
-		clear(e.tokens)
-	}
-	h.tellAll()
 }
 
 // tellAll wakes all who wait for bundles. The Holder's mu is held.

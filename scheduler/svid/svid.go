@@ -74,6 +74,7 @@ type Holder struct {
 	news   chan struct{}             // closed when bundle or roots change
 	asked  []*tokenCall              // for the next batch
 	report bool                      // there is something to report
+	stale  bool                      // bundle may be of a keyset that is gone
 }
 
 // entry is one task's. The Holder's mu guards it.
@@ -141,6 +142,15 @@ func (h *Holder) Connected() {
 			e.renewAt = time.Time{}
 		}
 	}
+	h.wake()
+}
+
+// Rotated says that the managers have other keys: what tokens are verified with is
+// asked for at once, as the former key may be in other hands.
+func (h *Holder) Rotated() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stale = len(h.tasks) > 0
 	h.wake()
 }
 

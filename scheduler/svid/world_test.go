@@ -46,6 +46,7 @@ type world struct {
 	denied  map[string]bool
 	changed chan struct{}
 	issued  int
+	epoch   uint64
 	reports []*schedulerpb.IdentityReport
 }
 
@@ -172,7 +173,10 @@ func (w *world) answer(_ context.Context, req *schedulerpb.IssueRequest) (*sched
 	if w.away {
 		return nil, errors.New("away")
 	}
-	batch, err := profile.ParseBatch(req.GetBatch())
+	batch, err := &profilepb.WorkloadBatch{}, error(nil)
+	if len(req.GetBatch()) > 0 {
+		batch, err = profile.ParseBatch(req.GetBatch())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +185,7 @@ func (w *world) answer(_ context.Context, req *schedulerpb.IssueRequest) (*sched
 	if err != nil {
 		return nil, err
 	}
-	bundle, err := proto.Marshal(&profilepb.WorkloadBundle{ClusterId: w.cluster, Epoch: 1, Keys: []*profilepb.WorkloadKey{{Id: profile.BundleKeyID(spki), Spki: spki}}})
+	bundle, err := proto.Marshal(&profilepb.WorkloadBundle{ClusterId: w.cluster, Epoch: 1 + w.epoch, Keys: []*profilepb.WorkloadKey{{Id: profile.BundleKeyID(spki), Spki: spki}}})
 	if err != nil {
 		return nil, err
 	}

@@ -61,14 +61,19 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 			return cc, cc, nil
 		},
 		Executor: n.rund, Network: network, Overlay: networks.overlays, OverlayChanged: networks.changed, Refresh: n.refresh, Connected: n.setSession, Described: n.reported.set, Logger: n.log.With("part", "agent"),
-		Membership: n.heardMembership,
-		Trusts:     creds.RootHashes,
-		Retrusted:  n.retrusted,
-		Mesh:       networks.answer,
-		Heard:      func() { networks.lease.hear(time.Now()) },
-		Denials:    n.heardDenials,
-		Describe:   func() *schedulerpb.NodeDescription { return n.describe(nil) },
-		Managers:   n.keepManagers,
+		Membership: func(what *schedulerpb.Membership) {
+			if len(what.GetIssuer()) > 0 { // the keyset is another
+				tasks.Rotated()
+			}
+			n.heardMembership(what)
+		},
+		Trusts:    creds.RootHashes,
+		Retrusted: n.retrusted,
+		Mesh:      networks.answer,
+		Heard:     func() { networks.lease.hear(time.Now()) },
+		Denials:   n.heardDenials,
+		Describe:  func() *schedulerpb.NodeDescription { return n.describe(nil) },
+		Managers:  n.keepManagers,
 	}
 	if facts != nil {
 		c.Describe = func() *schedulerpb.NodeDescription { return n.describe(facts) }
