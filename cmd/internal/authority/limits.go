@@ -12,6 +12,10 @@ const (
 	lookInterval = time.Second
 	idleInterval = time.Minute
 
+	// wakeTime is how long a new leader waits for managers whose certificates ended
+	// while all were off, before it replaces the issuing CA by itself.
+	wakeTime = 10 * time.Minute
+
 	// A step that failed is tried again after stepRetry, doubling up to
 	// longestStepRetry: keyd limits how often keysets are made.
 	stepRetry, longestStepRetry = time.Second, time.Minute

@@ -27,22 +27,23 @@ type action struct {
 
 // Run does what is due while this manager leads, until ctx ends or the store does.
 func (s *Server) Run(ctx context.Context) error {
+	began := time.Now()
 	for {
-		err := s.follow(ctx)
+		err := s.follow(ctx, began)
 		if !errors.Is(err, raftstore.ErrLagged) {
 			return err
 		}
 	}
 }
 
-func (s *Server) follow(ctx context.Context) error {
+func (s *Server) follow(ctx context.Context, began time.Time) error {
 	w, err := s.c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, pkistore.Nodes, pkistore.Cluster)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
 	for retry := stepRetry; ; {
-		due, rotating, err := s.due()
+		due, rotating, err := s.due(time.Since(began) < wakeTime)
 		if err != nil {
 			return err
 		}
@@ -119,8 +120,9 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// due says what is to be done now.
-func (s *Server) due() (out action, rotating bool, err error) {
+// due says what is to be done now. A leader that is new leaves the issuing CA as
+// it is while managers may be about to show what they re-issued themselves.
+func (s *Server) due(fresh bool) (out action, rotating bool, err error) {
 	sessions := s.sessions()
 	err = s.c.Store.View(func(r *raftstore.ReadTx) error {
 		c, ok := pkistore.Cluster.Get(r, pkistore.ClusterID)
@@ -129,7 +131,7 @@ func (s *Server) due() (out action, rotating bool, err error) {
 		}
 		now := r.Clock()
 		if c.GetRotation() == nil {
-			if old, err := aged(c, now); err != nil || !old {
+			if old, err := aged(c, now); err != nil || !old || s.waking(r, now, fresh) {
 				return err
 			}
 			out = action{keydpb.CAChange_CA_CHANGE_ISSUER, pki.RotateIssuer, "the issuing CA was old and was replaced"}
@@ -201,6 +203,22 @@ func (s *Server) sessions() map[string][][]byte {
 func aged(c *pkipb.Cluster, now time.Time) (bool, error) {
 	at, err := replaceAt(c)
 	return err == nil && !now.Before(at), err
+}
+
+// waking reports whether there is a manager whose certificate on record has ended:
+// all were off for long, and each had its own keyd certify a new key, below the CA
+// that there is. Once another CA is in force that certificate is believed no more,
+// so it is recorded first. Who has no session is waited for while the leader is
+// new only: it may never come back.
+func (s *Server) waking(r raftstore.Reader, now time.Time, fresh bool) bool {
+	sessions := s.sessions()
+	for n := range pkistore.Nodes.By(r, "role", "manager") {
+		_, connected := sessions[n.GetId()]
+		if !n.GetDenied() && n.GetLeafNotAfter() != 0 && now.Unix() > n.GetLeafNotAfter() && (connected || fresh) {
+			return true
+		}
+	}
+	return false
 }
 
 // replaceAt is when the issuing CA is replaced by itself.
