@@ -244,16 +244,26 @@ func TestStraggler(t *testing.T) {
 // TestIssuerAge: the issuing CA is replaced by itself when it has signed for 30 days.
 func TestIssuerAge(t *testing.T) {
 	for name, tc := range map[string]struct {
-		age   time.Duration
-		epoch uint64
+		age    time.Duration
+		asleep bool // a manager's certificate on record has ended
+		epoch  uint64
 	}{
-		"a minute before": {pki.IssuerLife - time.Minute, 1},
-		"a second after":  {pki.IssuerLife + time.Second, 2},
+		"a minute before": {pki.IssuerLife - time.Minute, false, 1},
+		"a second after":  {pki.IssuerLife + time.Second, false, 2},
+		"while a manager has not shown yet what it re-issued": {pki.IssuerLife + time.Second, true, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, tc.age)
 			before := w.inForce()
+			if tc.asleep {
+				w.update(func(tx *raftstore.Tx) error {
+					n, _ := pkistore.Nodes.Get(tx, w.managers[1])
+					n = proto.CloneOf(n)
+					n.LeafNotAfter = time.Now().Add(-time.Hour).Unix()
+					return pkistore.Nodes.Put(tx, n)
+				})
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			_ = w.leads(ctx, w.leader(), func(*pkipb.Cluster) bool { return false })
