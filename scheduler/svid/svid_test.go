@@ -44,15 +44,20 @@ func TestServicesWithRotation(t *testing.T) {
 	w, ctx := newWorld(t, 6*time.Second), within(t)
 	web, db := ident.New(), ident.New()
 	w.Set(map[string]Want{web: {Identity: w.id("web"), Life: time.Hour}, db: {Identity: w.id("db"), Life: time.Hour}})
-	source := func(task string) *workloadapi.X509Source {
-		s, err := workloadapi.NewX509Source(ctx, workloadapi.WithClientOptions(workloadapi.WithAddr(w.socket(task))))
-		if err != nil {
+	// The bundles are another source's: X509Source reads its own without its lock
+	// (go-spiffe 2.8.1).
+	source := func(task string) (*workloadapi.X509Source, *workloadapi.BundleSource) {
+		at := workloadapi.WithClientOptions(workloadapi.WithAddr(w.socket(task)))
+		s, err1 := workloadapi.NewX509Source(ctx, at)
+		b, err2 := workloadapi.NewBundleSource(ctx, at)
+		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { s.Close() })
-		return s
+		t.Cleanup(func() { s.Close(); b.Close() })
+		return s, b
 	}
-	client, server := source(web), source(db)
+	client, clients := source(web)
+	server, servers := source(db)
 	first, err := client.GetX509SVID()
 	if err != nil || first.ID.String() != w.id("web") {
 		t.Fatalf("%v, %v", first, err)
@@ -60,7 +65,7 @@ func TestServicesWithRotation(t *testing.T) {
 	allow := func(service string) tlsconfig.Authorizer {
 		return tlsconfig.AuthorizeID(spiffeid.RequireFromString(w.id(service)))
 	}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", tlsconfig.MTLSServerConfig(server, server, allow("web")))
+	l, err := tls.Listen("tcp", "127.0.0.1:0", tlsconfig.MTLSServerConfig(server, servers, allow("web")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +94,7 @@ func TestServicesWithRotation(t *testing.T) {
 		return err
 	}
 	dial := func(peer string) (*tls.Conn, error) {
-		c, err := tls.Dial("tcp", l.Addr().String(), tlsconfig.MTLSClientConfig(client, client, allow(peer)))
+		c, err := tls.Dial("tcp", l.Addr().String(), tlsconfig.MTLSClientConfig(client, clients, allow(peer)))
 		if err != nil {
 			return nil, err
 		}
