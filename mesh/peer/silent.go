@@ -48,7 +48,7 @@ func (pr *pair) sign() {
 // hearken asks the peers that may be gone, judges them, and returns when something is
 // to be done again. p.mu is held.
 func (p *Peers) hearken(now time.Time) (next time.Time) {
-	living, gone := 0, 0
+	living, lost, gone := 0, 0, 0
 	due := func(pr *pair) bool {
 		return !pr.lost.IsZero() && pr.unanswered >= silentQuestions && now.Sub(pr.lost) >= silentAfter
 	}
@@ -67,7 +67,10 @@ func (p *Peers) hearken(now time.Time) (next time.Time) {
 		}
 		if pr.lost.IsZero() {
 			living++
-		} else if due(pr) {
+		} else {
+			lost++
+		}
+		if due(pr) {
 			gone++
 		}
 		at := pr.askedAt.Add(askLifeEvery)
@@ -85,8 +88,8 @@ func (p *Peers) hearken(now time.Time) (next time.Time) {
 	if gone == 0 && len(p.silence) == 0 && !p.alone {
 		return next
 	}
-	cut := living == 0 && gone > 1
-	if p.alone && !cut { // it is back, and hears the others one after the other
+	cut := living == 0 && lost > 1 // also while the first alone is due
+	if p.alone && !cut {           // it is back, and hears the others one after the other
 		for _, pr := range p.pairs {
 			if due(pr) {
 				pr.lost, pr.unanswered = now, 0

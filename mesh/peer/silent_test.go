@@ -123,6 +123,31 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// The kernel of a node that is cut off misses its peers one after the other: the first
+// is not judged either.
+func TestCutOffByAndBy(t *testing.T) {
+	bubble(t, 3, func(t *testing.T, w *world) {
+		a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
+		w.know(w.nodes...)
+		after(time.Minute)
+		w.mu.Lock()
+		w.off[b.mesh()] = true
+		w.mu.Unlock()
+		for _, x := range []*node{a, c} {
+			w.sever(b, x, true)
+			b.mu.Lock()
+			b.pairs[x.id()].link.cut()
+			b.mu.Unlock()
+			after(silentAfter / 2)
+		}
+		after(silentBound)
+		if got, calls := b.silence.get(); calls > 0 {
+			t.Errorf("it judged others, %d times, in the end %v", calls, got)
+		}
+		w.silent(a, b)
+	})
+}
+
 // With 7946 closed between two nodes the tunnel answers, and whoever answers on 7946
 // is not asked.
 func TestNotSilent(t *testing.T) {
