@@ -134,13 +134,13 @@ func TestServicesNameWhatThereIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, edit := range map[string]func(*taskpb.ContainerSpec){
-		`no secret "nosuch"`:         func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "nosuch"}} },
-		`no config "db"`:             func(c *taskpb.ContainerSpec) { c.Configs = []*taskpb.FileUse{{Source: "db"}} },
-		"secret db has no version 3": func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db", Version: 3}} },
-		"no container gets it":       func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "hub"}} },
-		"make one with --kind":       func(c *taskpb.ContainerSpec) { c.RegistryAuth = "db" },
-		"config site has no version": func(c *taskpb.ContainerSpec) { c.Configs = []*taskpb.FileUse{{Source: "site", Version: 2}} },
-		"/run/secrets/db: give one":  func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db"}, {Source: "db"}} },
+		`no secret "nosuch"`:                              func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "nosuch"}} },
+		`no config "db"`:                                  func(c *taskpb.ContainerSpec) { c.Configs = []*taskpb.FileUse{{Source: "db"}} },
+		"secret db has no version 3":                      func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db", Version: 3}} },
+		"no container gets it":                            func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "hub"}} },
+		"make one with `redoubt secret create --registry": func(c *taskpb.ContainerSpec) { c.RegistryAuth = "db" },
+		"config site has no version":                      func(c *taskpb.ContainerSpec) { c.Configs = []*taskpb.FileUse{{Source: "site", Version: 2}} },
+		"/run/secrets/db: give one":                       func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db"}, {Source: "db"}} },
 	} {
 		_, err := w.serve("web", edit)
 		if err == nil {

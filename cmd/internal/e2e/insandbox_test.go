@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,6 +126,19 @@ type traffic struct {
 }
 
 func (c *cluster) traffic(service string, pause time.Duration, places ...*place) *traffic {
+	return c.trafficBy((*place).get, service, pause, places...)
+}
+
+// getAgain asks the name once more where its address was withdrawn since.
+func (p *place) getAgain(name string) (string, error) {
+	body, err := p.get(name)
+	if errors.Is(err, syscall.ENETUNREACH) {
+		return p.get(name)
+	}
+	return body, err
+}
+
+func (c *cluster) trafficBy(get func(p *place, service string) (string, error), service string, pause time.Duration, places ...*place) *traffic {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &traffic{t: c.t, end: cancel, last: map[string]time.Time{}}
 	for _, p := range places {
@@ -132,7 +147,7 @@ func (c *cluster) traffic(service string, pause time.Duration, places ...*place)
 			defer tick.Stop()
 			for ctx.Err() == nil {
 				began := time.Now()
-				body, err := p.get(service)
+				body, err := get(p, service)
 				f.note(p.node, began, body, err)
 				<-tick.C
 			}
