@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -41,4 +43,13 @@ func TestInteropEndpointMode(t *testing.T) {
 		t.Errorf("tasks were replaced: %v", now)
 	}
 	t.Logf("%d requests", asked.stop())
+}
+
+// getAgain asks the name once more where its address was withdrawn since.
+func (p *place) getAgain(name string) (string, error) {
+	body, err := p.get(name)
+	if errors.Is(err, syscall.ENETUNREACH) {
+		return p.get(name)
+	}
+	return body, err
 }

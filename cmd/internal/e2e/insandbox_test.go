@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -127,15 +125,6 @@ type traffic struct {
 
 func (c *cluster) traffic(service string, pause time.Duration, places ...*place) *traffic {
 	return c.trafficBy((*place).get, service, pause, places...)
-}
-
-// getAgain asks the name once more where its address was withdrawn since.
-func (p *place) getAgain(name string) (string, error) {
-	body, err := p.get(name)
-	if errors.Is(err, syscall.ENETUNREACH) {
-		return p.get(name)
-	}
-	return body, err
 }
 
 func (c *cluster) trafficBy(get func(p *place, service string) (string, error), service string, pause time.Duration, places ...*place) *traffic {

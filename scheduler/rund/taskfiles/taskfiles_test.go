@@ -19,7 +19,7 @@ import (
 func open(t *testing.T) *Store {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("mounting needs root")
+		t.Fatal("mounting needs root")
 	}
 	dir := t.TempDir()
 	s, err := Open(dir, 100000, 100000)
