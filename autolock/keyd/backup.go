@@ -114,7 +114,7 @@ func (s *Server) openBackup(req *keydpb.OpenBackupRequest) (*keydpb.OpenBackupRe
 
 // finishRestore makes this keyd a manager's of the next incarnation of the
 // cluster. Every key of a manager's own is new.
-func (s *Server) finishRestore(ctx context.Context, req *keydpb.FinishRestoreRequest) (*keydpb.FinishRestoreResponse, error) {
+func (s *Server) finishRestore(ctx context.Context, req *keydpb.FinishRestoreRequest, made map[string]madeSeed) (*keydpb.FinishRestoreResponse, error) {
 	r := s.restoring
 	switch {
 	case s.file != nil:
@@ -147,7 +147,7 @@ func (s *Server) finishRestore(ctx context.Context, req *keydpb.FinishRestoreReq
 	if opened.local, err = newLocal(s.prepared, r.facts.GetSlots().GetEpoch()); err != nil {
 		return nil, err
 	}
-	if err := s.found(opened, req.GetNodeId(), proto.CloneOf(r.facts.GetSlots()), "restore"); err != nil {
+	if err := s.found(opened, req.GetNodeId(), proto.CloneOf(r.facts.GetSlots()), made, "restore"); err != nil {
 		opened.local.destroy()
 		return nil, err
 	}
@@ -282,7 +282,7 @@ func (s *Server) raiseIncarnation(req *keydpb.RaiseIncarnationRequest) (*keydpb.
 		return nil, err
 	}
 	opened.incarnation = to
-	if err := s.save(opened, s.file.state.GetNodeId(), s.file.state.GetSlots()); err != nil {
+	if err := s.save(opened, s.file.state.GetNodeId(), s.file.state.GetSlots(), nil); err != nil {
 		opened.incarnation = now
 		return nil, err
 	}

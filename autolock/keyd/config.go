@@ -1,6 +1,7 @@
 package keyd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,6 +47,8 @@ type Config struct {
 	// TPM is this machine's, or nil; then TPMErr says why, where one is configured.
 	TPM    *tpm.TPM
 	TPMErr error
+	// TPMTime bounds one use of it; zero: a minute.
+	TPMTime time.Duration
 	// Protections in force beside locked memory, to be shown in the status.
 	Protections []string
 	// Logger may be nil.
@@ -59,5 +62,6 @@ func (c *Config) check() error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.TPMTime = cmp.Or(c.TPMTime, tpmTime)
 	return c.Section.Validate()
 }

@@ -83,7 +83,7 @@ func (s *Server) replaceLocal(event, detail string, next *local) error {
 	changed.local = next
 	err := s.note(entry{Event: event, Outcome: "begun", Detail: detail})
 	if err == nil {
-		err = s.save(&changed, s.file.state.GetNodeId(), s.file.state.GetSlots())
+		err = s.save(&changed, s.file.state.GetNodeId(), s.file.state.GetSlots(), nil)
 	}
 	if err != nil {
 		next.destroy()

@@ -144,7 +144,7 @@ func (s *Server) dropMasters(req *keydpb.DropMastersRequest) (*keydpb.DropMaster
 	}
 	changed := *opened
 	changed.keyset = next
-	if err := s.save(&changed, s.file.state.GetNodeId(), s.file.state.GetSlots()); err != nil {
+	if err := s.save(&changed, s.file.state.GetNodeId(), s.file.state.GetSlots(), nil); err != nil {
 		next.destroy()
 		return nil, err
 	}

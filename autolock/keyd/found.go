@@ -79,7 +79,7 @@ func (s *Server) init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.Ini
 	}
 	leaf, boot, err := s.issueAll(ctx, opened.keyset, reqs, req.GetNodeId(), now)
 	if err == nil {
-		err = s.found(opened, req.GetNodeId(), set, "init")
+		err = s.found(opened, req.GetNodeId(), set, nil, "init")
 	}
 	if err != nil {
 		opened.destroy()
@@ -89,7 +89,7 @@ func (s *Server) init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.Ini
 }
 
 // importKeyset makes this keyd a manager's of an existing cluster.
-func (s *Server) importKeyset(req *keydpb.ImportKeysetRequest) (*keydpb.ImportKeysetResponse, error) {
+func (s *Server) importKeyset(req *keydpb.ImportKeysetRequest, made map[string]madeSeed) (*keydpb.ImportKeysetResponse, error) {
 	set := req.GetSlots()
 	switch {
 	case s.file != nil:
@@ -120,7 +120,7 @@ func (s *Server) importKeyset(req *keydpb.ImportKeysetRequest) (*keydpb.ImportKe
 		opened.local, err = newLocal(s.prepared, set.GetEpoch())
 	}
 	if err == nil {
-		err = s.found(opened, req.GetNodeId(), set, "import-keyset")
+		err = s.found(opened, req.GetNodeId(), set, made, "import-keyset")
 	}
 	if err != nil {
 		opened.destroy()
@@ -131,7 +131,7 @@ func (s *Server) importKeyset(req *keydpb.ImportKeysetRequest) (*keydpb.ImportKe
 
 // found takes a manager's secrets into use: from EMPTY to UNLOCKED. The state
 // file appears whole or not at all. On an error opened stays the caller's.
-func (s *Server) found(opened *secrets, nodeID string, set *keydpb.SlotSet, event string) (err error) {
+func (s *Server) found(opened *secrets, nodeID string, set *keydpb.SlotSet, made map[string]madeSeed, event string) (err error) {
 	if err := s.journal.begin(opened.local.journal); err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (s *Server) found(opened *secrets, nodeID string, set *keydpb.SlotSet, even
 	if err := s.note(entry{Event: event, Outcome: "begun", Node: nodeID, Detail: slotDetail(set)}); err != nil {
 		return err
 	}
-	if err := s.save(opened, nodeID, set); err != nil {
+	if err := s.save(opened, nodeID, set, made); err != nil {
 		return err
 	}
 	s.secrets = opened

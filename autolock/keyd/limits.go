@@ -3,13 +3,17 @@ package keyd
 import "time"
 
 const (
-	// maxConns bounds the connections of one socket. redoubtd needs three: calls,
-	// WaitUnlocked, Watch.
+	// maxConns bounds the connections of one socket. redoubtd needs four: calls, calls
+	// that ask the TPM, WaitUnlocked, Watch.
 	maxConns = 64
 
 	// maxRequest bounds a request in bytes. The largest carry two certificate
 	// requests, a chain, or a slot set.
 	maxRequest = 256 << 10
+
+	// tpmTime bounds one use of the TPM, from waiting for it on. The slowest, making
+	// an RSA key, takes some ten seconds; the rest one or two.
+	tpmTime = time.Minute
 
 	// writeTimeout bounds how long an answer may take to be read.
 	writeTimeout = 10 * time.Second

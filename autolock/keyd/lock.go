@@ -20,13 +20,10 @@ import (
 // unlock opens the state with a slot's seed. Whatever fails changes nothing.
 func (s *Server) unlock(seed []byte) (*keydpb.UnlockResponse, error) {
 	now := time.Now()
+	if err := s.hasState(); err != nil {
+		return nil, err
+	}
 	switch {
-	case s.closed:
-		return nil, errLocked
-	case s.broken != nil:
-		return nil, s.broken
-	case s.file == nil:
-		return nil, errEmpty
 	case s.secrets != nil:
 		return nil, refuse(keydpb.Code_CODE_NOT_LOCKED, "this manager is not locked")
 	case len(seed) != autolock.KeyLen:
@@ -143,7 +140,7 @@ func (s *Server) sealLeaf(req *keydpb.SealLeafRequest) (*keydpb.SealLeafResponse
 }
 
 // reseal replaces the slots. Asking twice for the same set is no error.
-func (s *Server) reseal(req *keydpb.ResealRequest) (*keydpb.ResealResponse, error) {
+func (s *Server) reseal(req *keydpb.ResealRequest, made map[string]madeSeed) (*keydpb.ResealResponse, error) {
 	opened, err := s.opened()
 	if err != nil {
 		return nil, err
@@ -166,16 +163,17 @@ func (s *Server) reseal(req *keydpb.ResealRequest) (*keydpb.ResealResponse, erro
 	if err := s.note(entry{Event: "reseal", Outcome: "begun", Detail: slotDetail(set)}); err != nil {
 		return nil, err
 	}
-	if err := s.save(opened, s.file.state.GetNodeId(), set); err != nil {
+	if err := s.save(opened, s.file.state.GetNodeId(), set, made); err != nil {
 		return nil, err
 	}
 	s.log.Info("resealed", "epoch", set.GetEpoch(), "slots", len(set.GetSlots()))
 	return &keydpb.ResealResponse{Epoch: set.GetEpoch()}, nil
 }
 
-// save seals everything to set and replaces the state file; the caller holds mu.
-func (s *Server) save(opened *secrets, nodeID string, set *keydpb.SlotSet) error {
-	own, err := s.ownSeeds(opened, nodeID, set)
+// save seals everything to set and replaces the state file; the caller holds mu. made
+// is what the TPM sealed for slots that are new.
+func (s *Server) save(opened *secrets, nodeID string, set *keydpb.SlotSet, made map[string]madeSeed) error {
+	own, err := s.ownSeeds(opened, nodeID, set, made)
 	if err != nil {
 		return err
 	}

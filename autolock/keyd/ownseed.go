@@ -1,6 +1,7 @@
 package keyd
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -42,8 +43,8 @@ func ownSlot(slot *keydpb.Slot, recipient []byte) *keydpb.Slot {
 }
 
 // ownSeeds are those of a set. What this manager has already it keeps; for a slot
-// that is new it makes a seed. The caller holds mu.
-func (s *Server) ownSeeds(opened *secrets, nodeID string, set *keydpb.SlotSet) (map[string]*ownSeed, error) {
+// that is new it makes a seed, or takes what the TPM made. The caller holds mu.
+func (s *Server) ownSeeds(opened *secrets, nodeID string, set *keydpb.SlotSet, made map[string]madeSeed) (map[string]*ownSeed, error) {
 	out := map[string]*ownSeed{}
 	maps.DeleteFunc(s.lacks, func(id, _ string) bool {
 		return !slices.ContainsFunc(set.GetSlots(), func(o *keydpb.Slot) bool { return o.GetId() == id })
@@ -53,11 +54,11 @@ func (s *Server) ownSeeds(opened *secrets, nodeID string, set *keydpb.SlotSet) (
 			continue
 		}
 		if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_RELEASE {
-			made, err := s.makeTicket(opened, nodeID, slot)
+			ticket, err := s.makeTicket(opened, nodeID, slot)
 			if err != nil {
 				return nil, fmt.Errorf("making what other managers open this one by: %w", err)
 			}
-			out[slot.GetId()] = made
+			out[slot.GetId()] = ticket
 			continue
 		}
 		if old := s.ownSeedOf(slot.GetId()); old != nil {
@@ -65,21 +66,23 @@ func (s *Server) ownSeeds(opened *secrets, nodeID string, set *keydpb.SlotSet) (
 			continue
 		}
 		if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_TPM {
-			made, err := s.makeTPMSeed(slot)
-			if err != nil { // it goes without that slot, and says so
-				s.lack(slot.GetId(), err)
-				s.log.Warn("this manager cannot have a slot of its TPM", "slot", autolock.SlotName(slot), "err", err)
-				continue
+			m, asked := made[slot.GetId()]
+			switch {
+			case !asked: // it went without that slot when it came, and still does
+			case m.err != nil:
+				s.lack(slot.GetId(), m.err)
+				s.log.Warn("this manager cannot have a slot of its TPM", "slot", autolock.SlotName(slot), "err", m.err)
+			default:
+				delete(s.lacks, slot.GetId())
+				out[slot.GetId()] = m.seed
 			}
-			delete(s.lacks, slot.GetId())
-			out[slot.GetId()] = made
 			continue
 		}
-		made, err := s.makeFileSeed(slot)
+		inFile, err := s.makeFileSeed(slot)
 		if err != nil {
 			return nil, fmt.Errorf("keeping what opens this manager by itself: %w", err)
 		}
-		out[slot.GetId()] = made
+		out[slot.GetId()] = inFile
 	}
 	return out, nil
 }
@@ -135,12 +138,14 @@ func (s *Server) openByItself() {
 	if s.broken != nil || s.file == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.TPMTime)
+	defer cancel()
 	for _, slot := range s.file.state.GetSlots().GetSlots() {
 		switch slot.GetKind() {
 		case keydpb.SlotKind_SLOT_KIND_FILE:
 			s.openByFile(slot)
 		case keydpb.SlotKind_SLOT_KIND_TPM:
-			s.openByTPM(slot)
+			s.openByTPM(ctx, slot)
 		}
 	}
 }

@@ -24,6 +24,15 @@ func autolockOff(t *testing.T, c *cluster) (off, on *keydpb.SlotSet) {
 	return off, &keydpb.SlotSet{Epoch: 3, Slots: c.init.Slots.Slots}
 }
 
+func (c *cluster) status(t *testing.T) *keydpb.StatusResponse {
+	t.Helper()
+	st, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
 func (c *cluster) wantState(t *testing.T, want keydpb.LockState) {
 	t.Helper()
 	if st, err := c.Status(t.Context()); err != nil || st.State != want {

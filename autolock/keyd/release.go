@@ -197,7 +197,7 @@ func (s *Server) rearm() {
 	if was == nil {
 		return
 	}
-	if err := s.save(s.secrets, s.file.state.GetNodeId(), s.file.state.GetSlots()); err != nil || bytes.Equal(was, s.ticket()) {
+	if err := s.save(s.secrets, s.file.state.GetNodeId(), s.file.state.GetSlots(), nil); err != nil || bytes.Equal(was, s.ticket()) {
 		s.log.Error("no new ticket was made: after the next start only people open this manager", "err", err)
 	}
 }

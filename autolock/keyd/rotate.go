@@ -201,7 +201,7 @@ func (s *Server) adoptKeyset(req *keydpb.AdoptKeysetRequest) (*keydpb.AdoptKeyse
 	next := &secrets{keyset: k, local: opened.local, incarnation: opened.incarnation}
 	err = s.note(entry{Event: "adopt-keyset", Outcome: "begun", Detail: fmt.Sprintf("epoch %d", k.epoch)})
 	if err == nil {
-		err = s.save(next, nodeID, s.file.state.GetSlots())
+		err = s.save(next, nodeID, s.file.state.GetSlots(), nil)
 	}
 	if err != nil {
 		k.destroy()

@@ -1,6 +1,7 @@
 package keyd
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -192,21 +193,33 @@ func knowsOthers(set *keydpb.SlotSet) bool {
 	})
 }
 
-// testSlot says which slot a seed opens, or a share is of. Nothing changes.
-func (s *Server) testSlot(req *keydpb.TestSlotRequest) (*keydpb.TestSlotResponse, error) {
+// hasState returns an error unless there are slots to look at; the caller holds mu.
+func (s *Server) hasState() error {
 	switch {
 	case s.closed:
-		return nil, errLocked
+		return errLocked
 	case s.broken != nil:
-		return nil, s.broken
+		return s.broken
 	case s.file == nil:
-		return nil, errEmpty
+		return errEmpty
+	}
+	return nil
+}
+
+// testSlot says which slot a seed opens, or a share is of. Nothing changes.
+func (s *Server) testSlot(ctx context.Context, req *keydpb.TestSlotRequest) (*keydpb.TestSlotResponse, error) {
+	switch {
 	case len(req.GetSeed()) > 0 && len(req.GetShare()) > 0:
 		return nil, invalid("a seed or a share is tested, not both")
 	case req.GetSlot() != "" && len(req.GetSeed())+len(req.GetShare()) > 0:
 		return nil, invalid("a slot that this machine opens needs no seed and no share")
 	case req.GetSlot() != "":
-		return s.testOwn(req.GetSlot())
+		return s.testOwn(ctx, req.GetSlot())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.hasState(); err != nil {
+		return nil, err
 	}
 	epoch := s.file.state.GetSlots().GetEpoch()
 	if len(req.GetShare()) > 0 {

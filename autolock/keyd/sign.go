@@ -159,7 +159,7 @@ func (s *Server) checkOld(k *keyset, old *x509.Certificate, now time.Time) (prof
 
 // signOwn re-issues this manager's own leaf, from the state and not from what
 // is asked.
-func (s *Server) signOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keydpb.SignOwnResponse, error) {
+func (s *Server) signOwn(ctx context.Context, req *keydpb.SignOwnRequest, t fromTPM) (*keydpb.SignOwnResponse, error) {
 	opened, err := s.opened()
 	if err != nil {
 		return nil, err
@@ -173,9 +173,10 @@ func (s *Server) signOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keyd
 		return nil, err
 	}
 	if req.GetAttested() {
-		if reqs.tpm, err = s.ownAttestationKey(ctx); err != nil {
-			return nil, err
+		if t.keyErr != nil {
+			return nil, t.keyErr
 		}
+		reqs.tpm = t.attestationKey
 	}
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err

@@ -53,8 +53,67 @@ func registers(pcrs []uint32) (out []int) {
 	return out
 }
 
+// fromTPM is what a verb needs of the TPM. It is asked for before the verb has mu: a
+// TPM takes its time, and one that hangs stops nobody else.
+type fromTPM struct {
+	seeds map[string]madeSeed // by slot
+	// attestationKey is the name of this machine's, where its own leaf is to have it.
+	attestationKey []byte
+	keyErr         error
+}
+
+// madeSeed is a seed that the TPM sealed, or why it did not.
+type madeSeed struct {
+	seed *ownSeed
+	err  error
+}
+
+// askTPM asks what that request needs. The caller does not hold mu.
+func (s *Server) askTPM(ctx context.Context, req *keydpb.Request) (out fromTPM) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.TPMTime)
+	defer cancel()
+	for _, slot := range s.slotsToMake(req) {
+		if out.seeds == nil {
+			out.seeds = map[string]madeSeed{}
+		}
+		seed, err := s.makeTPMSeed(ctx, slot)
+		out.seeds[slot.GetId()] = madeSeed{seed, err}
+	}
+	if req.GetSignOwn().GetAttested() {
+		out.attestationKey, out.keyErr = s.ownAttestationKey(ctx)
+	}
+	return out
+}
+
+// slotsToMake are the TPM's in the set that a request brings, which this manager has
+// no seed for.
+func (s *Server) slotsToMake(req *keydpb.Request) (out []*keydpb.Slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var set *keydpb.SlotSet
+	switch v := req.GetVerb().(type) {
+	case *keydpb.Request_Reseal:
+		set = v.Reseal.GetSlots()
+	case *keydpb.Request_ImportKeyset:
+		set = v.ImportKeyset.GetSlots()
+	case *keydpb.Request_FinishRestore:
+		if s.restoring != nil {
+			set = s.restoring.facts.GetSlots()
+		}
+	}
+	if set == nil || s.closed || s.broken != nil || autolock.CheckSlotSet(set) != nil {
+		return nil // refused without asking the TPM
+	}
+	for _, slot := range set.GetSlots() {
+		if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_TPM && s.ownSeedOf(slot.GetId()) == nil {
+			out = append(out, slot)
+		}
+	}
+	return out
+}
+
 // makeTPMSeed makes a seed and has the TPM seal it to its present state.
-func (s *Server) makeTPMSeed(slot *keydpb.Slot) (*ownSeed, error) {
+func (s *Server) makeTPMSeed(ctx context.Context, slot *keydpb.Slot) (*ownSeed, error) {
 	t, err := s.device()
 	if err != nil {
 		return nil, err
@@ -66,24 +125,26 @@ func (s *Server) makeTPMSeed(slot *keydpb.Slot) (*ownSeed, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := t.Seal(context.Background(), registers(slot.GetPcrs()), seed, seedAuth(slot.GetId()))
+	sealed, err := t.Seal(ctx, registers(slot.GetPcrs()), seed, seedAuth(slot.GetId()))
 	if err != nil {
 		return nil, tpmError(err)
 	}
 	return &ownSeed{recipient, sealed}, nil
 }
 
-// openTPMSeed has the TPM open the seed of a slot, which the caller wipes.
-func (s *Server) openTPMSeed(slot *keydpb.Slot) ([]byte, error) {
-	own := s.ownSeedOf(slot.GetId())
+var errNotMade = refuse(keydpb.Code_CODE_NO_TPM, "this manager had no TPM when the slot was added: remove the slot and add it again")
+
+// openTPMSeed has the TPM open the seed of a slot, which the caller wipes. It needs no
+// lock.
+func (s *Server) openTPMSeed(ctx context.Context, slot *keydpb.Slot, own *ownSeed) ([]byte, error) {
 	t, err := s.device()
 	switch {
 	case err != nil:
 		return nil, err
 	case own == nil:
-		return nil, refuse(keydpb.Code_CODE_NO_TPM, "this manager had no TPM when the slot was added: remove the slot and add it again")
+		return nil, errNotMade
 	}
-	seed, err := t.Unseal(context.Background(), own.sealed, seedAuth(slot.GetId()))
+	seed, err := t.Unseal(ctx, own.sealed, seedAuth(slot.GetId()))
 	if err != nil {
 		return nil, tpmError(err)
 	}
@@ -92,8 +153,8 @@ func (s *Server) openTPMSeed(slot *keydpb.Slot) ([]byte, error) {
 
 // openByTPM opens a manager with its TPM when keyd starts, and notes why a slot
 // does not open it. One that does not open stays locked for people.
-func (s *Server) openByTPM(slot *keydpb.Slot) {
-	seed, err := s.openTPMSeed(slot)
+func (s *Server) openByTPM(ctx context.Context, slot *keydpb.Slot) {
+	seed, err := s.openTPMSeed(ctx, slot, s.ownSeedOf(slot.GetId()))
 	defer clear(seed)
 	if err == nil && s.secrets == nil {
 		_, err = s.openWith(slot.GetKind(), seed, "by itself: by its TPM")
@@ -113,31 +174,51 @@ func (s *Server) lack(slotID string, why error) {
 	s.lacks[slotID] = oneLine(why)
 }
 
-// testOwn says whether this machine opens a slot by itself. Nothing changes.
-func (s *Server) testOwn(name string) (*keydpb.TestSlotResponse, error) {
-	set := s.file.state.GetSlots()
-	at := slices.IndexFunc(set.GetSlots(), func(o *keydpb.Slot) bool { return o.GetId() == name || autolock.SlotName(o) == name })
-	if at < 0 {
-		return nil, invalid("this manager has no slot %q", name)
+// testOwn says whether this machine opens a slot by itself. Nothing changes. The caller
+// does not hold mu.
+func (s *Server) testOwn(ctx context.Context, name string) (*keydpb.TestSlotResponse, error) {
+	slot, own, epoch, err := s.findOwn(name)
+	if err != nil {
+		return nil, err
 	}
-	slot := set.GetSlots()[at]
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.TPMTime)
+	defer cancel()
 	var seed []byte
-	var err error
-	switch slot.GetKind() {
-	case keydpb.SlotKind_SLOT_KIND_TPM:
-		seed, err = s.openTPMSeed(slot)
-	case keydpb.SlotKind_SLOT_KIND_FILE:
+	if slot.GetKind() == keydpb.SlotKind_SLOT_KIND_TPM {
+		seed, err = s.openTPMSeed(ctx, slot, own)
+	} else {
 		seed, err = s.readFileSeed(slot)
-	default:
-		return nil, invalid("slot %s is opened by people: give its key or a share", autolock.SlotName(slot))
 	}
 	defer clear(seed)
 	if err != nil {
 		return nil, err
 	}
 	recipient, err := autolock.SeedRecipient(slot.GetKind(), seed)
-	if own := s.ownSeedOf(slot.GetId()); err != nil || own == nil || !bytes.Equal(own.recipient, recipient) {
+	if err != nil || own == nil || !bytes.Equal(own.recipient, recipient) {
 		return nil, fmt.Errorf("%w (slot %s has another seed)", errStateDamaged, autolock.SlotName(slot))
 	}
-	return &keydpb.TestSlotResponse{SlotId: slot.GetId(), Epoch: set.GetEpoch()}, nil
+	return &keydpb.TestSlotResponse{SlotId: slot.GetId(), Epoch: epoch}, nil
+}
+
+// findOwn finds a slot that this machine opens by itself, by name or id, and what this
+// manager has of it.
+func (s *Server) findOwn(name string) (slot *keydpb.Slot, own *ownSeed, epoch uint64, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.hasState(); err != nil {
+		return nil, nil, 0, err
+	}
+	set := s.file.state.GetSlots()
+	at := slices.IndexFunc(set.GetSlots(), func(o *keydpb.Slot) bool { return o.GetId() == name || autolock.SlotName(o) == name })
+	if at < 0 {
+		return nil, nil, 0, invalid("this manager has no slot %q", name)
+	}
+	slot = set.GetSlots()[at]
+	switch slot.GetKind() {
+	case keydpb.SlotKind_SLOT_KIND_TPM, keydpb.SlotKind_SLOT_KIND_FILE:
+		return slot, s.ownSeedOf(slot.GetId()), set.GetEpoch(), nil
+	case keydpb.SlotKind_SLOT_KIND_RELEASE:
+		return nil, nil, 0, invalid("slot %s is opened by the other managers, not by this machine: what keeps them from it, `redoubt status` says while this manager is locked", autolock.SlotName(slot))
+	}
+	return nil, nil, 0, invalid("slot %s is opened by people: give its key or a share", autolock.SlotName(slot))
 }

@@ -1,13 +1,18 @@
 package keyd
 
 import (
+	"context"
 	"crypto/sha256"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/tpm"
 	"github.com/redoubt-cluster/redoubt/internal/tpm/tpmtest"
@@ -135,5 +140,96 @@ func TestTPMSlotWithoutATPM(t *testing.T) {
 	c.unlock(t)
 	if files, err := os.ReadDir(c.dir); err != nil || len(files) != 2 { // state, journal
 		t.Errorf("%v %v", files, err)
+	}
+}
+
+// A TPM that hangs keeps those waiting who need it, and not for ever; nobody else.
+func TestTPMHangs(t *testing.T) {
+	c, machine := newCluster(t), tpmtest.New(t)
+	c.onMachine(t, machine)
+	c.unlock(t)
+	slot := c.addTPMSlot(t, 2)
+	set := proto.CloneOf(c.status(t).Slots)
+	set.Epoch++
+	set.Slots = append(set.Slots, &keydpb.Slot{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_TPM, Name: "second"})
+
+	machine.Pause()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	waiting := make(chan error, 3)
+	go func() { _, err := c.Reseal(ctx, &keydpb.ResealRequest{Slots: set}); waiting <- err }()
+	go func() {
+		_, err := c.root.TestSlot(ctx, &keydpb.TestSlotRequest{Slot: slot.Name})
+		waiting <- err
+	}()
+	other := keydclient.New(c.socket)
+	defer other.Close()
+	go func() {
+		_, err := other.SignOwn(ctx, &keydpb.SignOwnRequest{Csr: newCSR(t, newKey(t), c.keydKey), BootCsr: newCSR(t, newKey(t), nil), Attested: true})
+		waiting <- err
+	}()
+	for range 20 { // by the same client, between those that wait
+		c.mint(t, worker, nil)
+	}
+	if st, err := c.root.Status(t.Context()); err != nil || st.State != keydpb.LockState_LOCK_STATE_UNLOCKED {
+		t.Errorf("%v %v", st, err)
+	}
+	select {
+	case err := <-waiting:
+		t.Errorf("something did not wait for the TPM: %v", err)
+	default:
+	}
+	machine.Resume()
+	for range 3 {
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+	}
+	if lacks := c.status(t).Lacks; len(lacks) != 0 {
+		t.Errorf("%v", lacks)
+	}
+}
+
+// keyd starts, and takes keys from people, where its TPM hangs. The slot it went
+// without says so, also when others are added.
+func TestTPMHangsAtTheStart(t *testing.T) {
+	c, machine := newCluster(t), tpmtest.New(t)
+	c.onMachine(t, machine)
+	c.unlock(t)
+	slot := c.addTPMSlot(t, 2)
+	c.stop()
+	cfg := testConfig(t, c.dir)
+	dev, err := tpm.Open(machine.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.TPM, cfg.TPMTime = dev, 50*time.Millisecond
+	machine.Pause()
+	t.Cleanup(func() { machine.Resume(); dev.Close() })
+	c.instance = startWith(t, cfg)
+	c.wantState(t, keydpb.LockState_LOCK_STATE_LOCKED)
+	c.wantLack(t, slot, "does not answer in time")
+	c.unlock(t)
+	set := proto.CloneOf(c.status(t).Slots)
+	set.Epoch++
+	late := &keydpb.Slot{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_TPM, Name: "late"}
+	set.Slots = append(set.Slots, late)
+	if _, err := c.Reseal(t.Context(), &keydpb.ResealRequest{Slots: set}); err != nil {
+		t.Fatal(err)
+	}
+	if why := c.status(t).Lacks[late.Id]; !strings.Contains(why, "does not answer in time") {
+		t.Errorf("the slot that could not be made: %q", why)
+	}
+}
+
+// What managers open for each other is not this machine's, nor people's.
+func TestSlotTestOfRelease(t *testing.T) {
+	c := newCluster(t)
+	slot := &keydpb.Slot{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_RELEASE, Name: "release", Release: &keydpb.ReleasePolicy{}}
+	if _, err := c.Reseal(t.Context(), &keydpb.ResealRequest{Slots: &keydpb.SlotSet{Epoch: 2, Slots: append(slices.Clone(c.init.Slots.Slots), slot)}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.root.TestSlot(t.Context(), &keydpb.TestSlotRequest{Slot: "release"}); err == nil || !strings.Contains(err.Error(), "opened by the other managers") {
+		t.Errorf("%v", err)
 	}
 }

@@ -26,6 +26,8 @@ func (s *Server) tpmVerb(ctx context.Context, req *keydpb.Request) (*keydpb.Resp
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.TPMTime)
+	defer cancel()
 	resp := new(keydpb.Response)
 	switch v := req.GetVerb().(type) {
 	case *keydpb.Request_DescribeTpm:

@@ -24,6 +24,7 @@ func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.
 		*keydpb.Request_GiveShare, *keydpb.Request_DropShares, *keydpb.Request_TestSlot:
 		return nil, denied("what takes an operator key is for root alone: use unlock.sock")
 	default:
+		t := s.askTPM(ctx, req)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.closed {
@@ -32,7 +33,7 @@ func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.
 		if s.broken != nil && req.GetForget() == nil {
 			return nil, s.broken
 		}
-		name, resp, err := s.guarded(ctx, req)
+		name, resp, err := s.guarded(ctx, req, t)
 		if err != nil {
 			return nil, s.noteDenial(name, err)
 		}
@@ -41,7 +42,7 @@ func (s *Server) controlVerb(ctx context.Context, req *keydpb.Request) (*keydpb.
 }
 
 // guarded runs the verbs that need mu, which the caller holds.
-func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string, resp *keydpb.Response, err error) {
+func (s *Server) guarded(ctx context.Context, req *keydpb.Request, t fromTPM) (name string, resp *keydpb.Response, err error) {
 	resp = new(keydpb.Response)
 	switch v := req.GetVerb().(type) {
 	case *keydpb.Request_Init:
@@ -77,7 +78,7 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 	case *keydpb.Request_SignOwn:
 		name = "sign-own"
 		var r *keydpb.SignOwnResponse
-		r, err = s.signOwn(ctx, v.SignOwn)
+		r, err = s.signOwn(ctx, v.SignOwn, t)
 		resp.Result = &keydpb.Response_SignOwn{SignOwn: r}
 	case *keydpb.Request_SealKeyset:
 		name = "seal-keyset"
@@ -92,12 +93,12 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 	case *keydpb.Request_ImportKeyset:
 		name = "import-keyset"
 		var r *keydpb.ImportKeysetResponse
-		r, err = s.importKeyset(v.ImportKeyset)
+		r, err = s.importKeyset(v.ImportKeyset, t.seeds)
 		resp.Result = &keydpb.Response_ImportKeyset{ImportKeyset: r}
 	case *keydpb.Request_Reseal:
 		name = "reseal"
 		var r *keydpb.ResealResponse
-		r, err = s.reseal(v.Reseal)
+		r, err = s.reseal(v.Reseal, t.seeds)
 		resp.Result = &keydpb.Response_Reseal{Reseal: r}
 	case *keydpb.Request_RotateKeyset:
 		name = "rotate-keyset"
@@ -152,7 +153,7 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 	case *keydpb.Request_FinishRestore:
 		name = "restore"
 		var r *keydpb.FinishRestoreResponse
-		r, err = s.finishRestore(ctx, v.FinishRestore)
+		r, err = s.finishRestore(ctx, v.FinishRestore, t.seeds)
 		resp.Result = &keydpb.Response_FinishRestore{FinishRestore: r}
 	case *keydpb.Request_RaiseIncarnation:
 		name = "raise-incarnation"
@@ -209,7 +210,7 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request) (name string,
 }
 
 // unlockVerb answers root: status, and what takes an operator key.
-func (s *Server) unlockVerb(_ context.Context, req *keydpb.Request) (*keydpb.Response, error) {
+func (s *Server) unlockVerb(ctx context.Context, req *keydpb.Request) (*keydpb.Response, error) {
 	switch v := req.GetVerb().(type) {
 	case *keydpb.Request_Status:
 		st, err := s.status()
@@ -239,9 +240,7 @@ func (s *Server) unlockVerb(_ context.Context, req *keydpb.Request) (*keydpb.Res
 		defer s.mu.Unlock()
 		return &keydpb.Response{Result: &keydpb.Response_DropShares{DropShares: &keydpb.DropSharesResponse{Dropped: s.shares.drop()}}}, nil
 	case *keydpb.Request_TestSlot:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		r, err := s.testSlot(v.TestSlot)
+		r, err := s.testSlot(ctx, v.TestSlot)
 		return &keydpb.Response{Result: &keydpb.Response_TestSlot{TestSlot: r}}, err
 	default:
 		return nil, denied("this socket unlocks and tells the status, nothing else")

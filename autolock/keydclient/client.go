@@ -14,16 +14,18 @@ import (
 type Client struct {
 	path string
 	wire *wire.Client
+	// byTPM carries the verbs that may wait for the TPM, so that the others do not.
+	byTPM *wire.Client
 }
 
 // New returns a client of the socket at path; it dials lazily and again after
 // a failure.
 func New(path string) *Client {
-	return &Client{path: path, wire: wire.NewClient(path)}
+	return &Client{path: path, wire: wire.NewClient(path), byTPM: wire.NewClient(path)}
 }
 
-// Close drops the connection; a later call dials again.
-func (c *Client) Close() error { return c.wire.Close() }
+// Close drops the connections; a later call dials again.
+func (c *Client) Close() error { return errors.Join(c.wire.Close(), c.byTPM.Close()) }
 
 // Error is a refusal by keyd.
 type Error struct {
@@ -59,9 +61,23 @@ func call(ctx context.Context, w *wire.Client, req *keydpb.Request) (*keydpb.Res
 	return resp, nil
 }
 
+// mayAskTPM reports whether keyd may have to ask the TPM before it answers.
+func mayAskTPM(req *keydpb.Request) bool {
+	switch req.GetVerb().(type) {
+	case *keydpb.Request_DescribeTpm, *keydpb.Request_Attest, *keydpb.Request_SealToTpm, *keydpb.Request_SignOwn,
+		*keydpb.Request_Reseal, *keydpb.Request_ImportKeyset, *keydpb.Request_FinishRestore, *keydpb.Request_TestSlot:
+		return true
+	}
+	return false
+}
+
 // do calls a verb and picks its answer out of the response.
 func do[T any](ctx context.Context, c *Client, req *keydpb.Request, pick func(*keydpb.Response) *T) (*T, error) {
-	resp, err := call(ctx, c.wire, req)
+	over := c.wire
+	if mayAskTPM(req) {
+		over = c.byTPM
+	}
+	resp, err := call(ctx, over, req)
 	if err != nil {
 		return nil, err
 	}

@@ -48,11 +48,10 @@ func (t *TPM) Activate(ctx context.Context, c Credential) ([]byte, error) {
 	if len(c.Blob) > MaxCredential || len(c.Secret) > MaxCredential {
 		return nil, ErrCredential
 	}
-	done, err := t.take(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
+	return use(ctx, t, func() ([]byte, error) { return t.activate(c) })
+}
+
+func (t *TPM) activate(c Credential) ([]byte, error) {
 	template, _, err := t.endorsement()
 	if err != nil {
 		return nil, err
@@ -87,12 +86,10 @@ func (t *TPM) Attest(ctx context.Context, s Statement, pcrs []int) (Evidence, er
 	if err := CheckPCRs(pcrs); err != nil {
 		return Evidence{}, err
 	}
-	done, err := t.take(ctx)
-	if err != nil {
-		return Evidence{}, err
-	}
-	defer done()
-	var e Evidence
+	return use(ctx, t, func() (Evidence, error) { return t.attest(s, pcrs) })
+}
+
+func (t *TPM) attest(s Statement, pcrs []int) (e Evidence, err error) {
 	if e.Values, err = t.readPCRs(pcrs); err != nil {
 		return Evidence{}, err
 	}

@@ -18,7 +18,7 @@ var ErrDevice = errors.New("the TPM does not answer")
 // headerLen is that of a command and of an answer: tag, length, code.
 const headerLen = 10
 
-// device carries commands: one out, one answer in.
+// device carries commands: one out, one answer in. One that failed may fail for ever.
 type device interface {
 	Send(command []byte) ([]byte, error)
 	Close() error
@@ -69,7 +69,17 @@ func (d charDevice) Close() error { return d.f.Close() }
 // socket is a stream of commands and answers, each as long as its header says.
 type socket struct{ c net.Conn }
 
+// Send closes a socket that fails: an answer that comes late would be taken for that
+// to the next command.
 func (s socket) Send(command []byte) ([]byte, error) {
+	answer, err := s.send(command)
+	if err != nil {
+		s.c.Close()
+	}
+	return answer, err
+}
+
+func (s socket) send(command []byte) ([]byte, error) {
 	s.c.SetDeadline(time.Now().Add(commandTime))
 	if _, err := s.c.Write(command); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDevice, err)

@@ -47,19 +47,17 @@ var akTemplate = tpm2.TPMTPublic{
 
 // Identity returns the TPM's keys. It is asked once.
 func (t *TPM) Identity(ctx context.Context) (Identity, error) {
-	done, err := t.take(ctx)
-	if err != nil {
-		return Identity{}, err
+	if id := t.id.Load(); id != nil {
+		return *id, nil
 	}
-	defer done()
-	if t.id == nil {
+	return use(ctx, t, func() (Identity, error) {
 		id, err := t.identity()
 		if err != nil {
 			return Identity{}, err
 		}
-		t.id = id
-	}
-	return *t.id, nil
+		t.id.Store(id)
+		return *id, nil
+	})
 }
 
 func (t *TPM) identity() (*Identity, error) {

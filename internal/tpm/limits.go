@@ -37,4 +37,6 @@ const (
 	commandTime = 2 * time.Minute
 	// dialTime bounds connecting to a socket.
 	dialTime = 10 * time.Second
+	// openTime bounds how long a TPM may take to say what it is.
+	openTime = 30 * time.Second
 )

@@ -36,11 +36,14 @@ func (t *TPM) Seal(ctx context.Context, pcrs []int, secret, auth []byte) ([]byte
 	if len(secret) == 0 || len(secret) > MaxSecret || len(auth) > MaxAuth {
 		return nil, fmt.Errorf("a TPM seals 1 to %d bytes, for a use of at most %d", MaxSecret, MaxAuth)
 	}
-	done, err := t.take(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
+	secret = bytes.Clone(secret) // the caller may wipe his before a slow TPM has it
+	return use(ctx, t, func() ([]byte, error) {
+		defer clear(secret)
+		return t.seal(pcrs, secret, auth)
+	})
+}
+
+func (t *TPM) seal(pcrs []int, secret, auth []byte) ([]byte, error) {
 	public := sealedTemplate
 	if len(pcrs) > 0 {
 		policy, err := t.policy(pcrs)
@@ -80,11 +83,10 @@ func (t *TPM) Unseal(ctx context.Context, blob, auth []byte) ([]byte, error) {
 	if len(auth) > MaxAuth {
 		return nil, ErrAuth
 	}
-	done, err := t.take(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
+	return use(ctx, t, func() ([]byte, error) { return t.unseal(pcrs, public, private, auth) })
+}
+
+func (t *TPM) unseal(pcrs []int, public *tpm2.TPM2BPublic, private, auth []byte) ([]byte, error) {
 	srk, err := t.primary(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
 	if err != nil {
 		return nil, err

@@ -6,18 +6,22 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/redoubt-cluster/redoubt/internal/erase"
 )
 
-// TPM is an open one. Safe for concurrent use; calls wait for each other.
+// TPM is an open one. Safe for concurrent use; calls wait for each other, each as long
+// as its context lasts.
 type TPM struct {
 	turn   chan struct{} // holds one while nobody uses the device
 	closed chan struct{} // closed by Close, once
 	once   sync.Once
 
-	dev device    // used by who has the turn
-	id  *Identity // of who has the turn; nil until asked for
+	dev device                   // used by who has the turn
+	id  atomic.Pointer[Identity] // nil until asked for
 }
 
 // Open opens the TPM at a device or unix socket, and makes sure that it is one.
@@ -28,11 +32,13 @@ func Open(path string) (*TPM, error) {
 		return nil, fmt.Errorf("the TPM cannot be opened: %w", err)
 	}
 	t := &TPM{turn: make(chan struct{}, 1), closed: make(chan struct{}), dev: dev}
-	if err := t.start(); err != nil {
+	t.turn <- struct{}{}
+	ctx, cancel := context.WithTimeout(context.Background(), openTime)
+	defer cancel()
+	if _, err := use(ctx, t, func() (struct{}, error) { return struct{}{}, t.start() }); err != nil {
 		dev.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	t.turn <- struct{}{}
 	return t, nil
 }
 
@@ -46,16 +52,49 @@ func (t *TPM) Close() (err error) {
 	return err
 }
 
-// take waits for the turn; what it returns gives it back.
-func (t *TPM) take(ctx context.Context) (func(), error) {
+// use runs fn in the caller's turn, and returns when fn has or when ctx ends. No call
+// to a device can be taken back: one that does not answer keeps its turn until it
+// does or fails, which Close waits for, and keeps nobody who waits. What fn returns
+// too late is wiped.
+func use[T any](ctx context.Context, t *TPM, fn func() (T, error)) (none T, _ error) {
 	select {
 	case <-t.turn:
-		return func() { t.turn <- struct{}{} }, nil
 	case <-t.closed:
-		return nil, fmt.Errorf("%w: it was closed", ErrDevice)
+		return none, fmt.Errorf("%w: it was closed", ErrDevice)
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return none, late(ctx)
 	}
+	type result struct {
+		out T
+		err error
+	}
+	done := make(chan result) // sent to once, or never where nobody waits
+	go func() {
+		defer func() { t.turn <- struct{}{} }()
+		var r result
+		erase.Do(func() { r.out, r.err = fn() })
+		select {
+		case done <- r:
+		case <-ctx.Done():
+			if secret, ok := any(r.out).([]byte); ok {
+				clear(secret)
+			}
+		}
+	}()
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+		return none, late(ctx)
+	}
+}
+
+// late is why nobody waits any more.
+func late(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w in time", ErrDevice)
+	}
+	return ctx.Err()
 }
 
 // start asks which version it is, and flushes what another user left behind:
@@ -158,12 +197,7 @@ func (t *TPM) ReadPCRs(ctx context.Context, pcrs []int) ([][]byte, error) {
 	if err := CheckPCRs(pcrs); err != nil {
 		return nil, err
 	}
-	done, err := t.take(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	return t.readPCRs(pcrs)
+	return use(ctx, t, func() ([][]byte, error) { return t.readPCRs(pcrs) })
 }
 
 // readPCRs reads eight at a time, which is what a TPM answers at once.

@@ -304,3 +304,29 @@ func TestOpenRefuses(t *testing.T) {
 		t.Errorf("a TPM that is gone: %v", err)
 	}
 }
+
+// TestNoAnswer: nobody waits longer than he said for a TPM that does not answer. One
+// that answers again is used again.
+func TestNoAnswer(t *testing.T) {
+	t.Parallel()
+	d := tpmtest.New(t)
+	p := open(t, d)
+	blob := must[[]byte](t)(p.Seal(t.Context(), nil, []byte("x"), nil))
+	d.Pause()
+	for range 2 { // the second waits for its turn
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, err := p.Unseal(ctx, blob, nil); !errors.Is(err, tpm.ErrDevice) {
+			t.Errorf("a TPM that does not answer: %v", err)
+		}
+		cancel()
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.Identity(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("who does not wait any more: %v", err)
+	}
+	d.Resume()
+	if got := must[[]byte](t)(p.Unseal(t.Context(), blob, nil)); string(got) != "x" {
+		t.Errorf("%q", got)
+	}
+}

@@ -150,9 +150,7 @@ func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequ
 	if f := n.approval.Load(); f != nil {
 		resp.Approval = *f
 	}
-	if d, err := n.keyd.DescribeTPM(ctx); err == nil {
-		resp.TpmEk = d.GetEkHash()
-	}
+	resp.TpmEk = n.tpmHash(ctx)
 	switch {
 	case self.NodeID == "":
 	case self.Manager:

@@ -7,9 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
@@ -62,11 +64,13 @@ func (n *Node) protectLeaf(ctx context.Context, chain *profilepb.CertificateChai
 }
 
 // leafKey is the key of a leaf that protectLeaf made. It waits for a keyd that does
-// not answer, and returns what one says that does.
+// not answer, which the status tells, and returns what one says that does: keyd itself
+// does not wait for ever for the TPM.
 func (n *Node) leafKey(ctx context.Context, l *leafFile) (*ecdsa.PrivateKey, error) {
 	if len(l.TPM) == 0 {
 		return parseKey(l.Key)
 	}
+	n.setPhase(controlpb.NodePhase_NODE_PHASE_STARTING, nil, "waiting for this machine's TPM, which holds the key of the node's certificate")
 	for {
 		raw, err := n.keyd.OpenByTPM(ctx, l.TPM)
 		if err == nil {
@@ -76,10 +80,26 @@ func (n *Node) leafKey(ctx context.Context, l *leafFile) (*ecdsa.PrivateKey, err
 		if no := (*keydclient.Error)(nil); errors.As(err, &no) {
 			return nil, fmt.Errorf("the key of this node's certificate is sealed by its TPM: %w", err)
 		}
+		n.setPhase(controlpb.NodePhase_NODE_PHASE_STARTING, nil, "waiting for keyd, which has this machine's TPM open the key of the node's certificate: %v", err)
 		if err := sleep(ctx, retryKeyd); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// tpmTold bounds what a status waits for the TPM.
+const tpmTold = 5 * time.Second
+
+// tpmHash is the hash of the endorsement key of this machine's TPM; nil where there is
+// none, or none that answers soon.
+func (n *Node) tpmHash(ctx context.Context) []byte {
+	ctx, cancel := context.WithTimeout(ctx, tpmTold)
+	defer cancel()
+	d, err := n.keyd.DescribeTPM(ctx)
+	if err != nil {
+		return nil
+	}
+	return d.GetEkHash()
 }
 
 // attestedBy reports whether a leaf names a TPM.

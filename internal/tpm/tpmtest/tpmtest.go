@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,6 +99,19 @@ func (d *Device) Stop() {
 		d.swtpm.Process.Kill()
 		d.swtpm.Wait()
 		d.swtpm = nil
+	}
+}
+
+// Pause makes it one that takes commands and does not answer, until Resume.
+func (d *Device) Pause() { d.signal(syscall.SIGSTOP) }
+
+// Resume has it answer again.
+func (d *Device) Resume() { d.signal(syscall.SIGCONT) }
+
+func (d *Device) signal(s os.Signal) {
+	d.t.Helper()
+	if err := d.swtpm.Process.Signal(s); err != nil {
+		d.t.Fatal(err)
 	}
 }
 
