@@ -511,6 +511,61 @@ func (x *ConfigVersion) GetData() []byte {
 	return nil
 }
 
+// ConfigGrant is written whenever a service is granted a config, which may be as large
+// as a transaction: a removal that goes on meanwhile reads this, and fails.
+type ConfigGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	// The config's.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigGrant) Reset() {
+	*x = ConfigGrant{}
+	mi := &file_secrets_secretspb_secret_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigGrant) ProtoMessage() {}
+
+func (x *ConfigGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_secrets_secretspb_secret_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigGrant.ProtoReflect.Descriptor instead.
+func (*ConfigGrant) Descriptor() ([]byte, []int) {
+	return file_secrets_secretspb_secret_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ConfigGrant) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *ConfigGrant) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 var File_secrets_secretspb_secret_proto protoreflect.FileDescriptor
 
 const file_secrets_secretspb_secret_proto_rawDesc = "" +
@@ -553,7 +608,10 @@ const file_secrets_secretspb_secret_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1b\n" +
 	"\tconfig_id\x18\x03 \x01(\tR\bconfigId\x12\x16\n" +
 	"\x06number\x18\x04 \x01(\x04R\x06number\x12\x12\n" +
-	"\x04data\x18\x05 \x01(\fR\x04data:\x04\xe8\xe5\x18\x03*k\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data:\x04\xe8\xe5\x18\x03\"S\n" +
+	"\vConfigGrant\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id:\x04\xe8\xe5\x18\x03*k\n" +
 	"\n" +
 	"SecretKind\x12!\n" +
 	"\x17SECRET_KIND_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
@@ -573,7 +631,7 @@ func file_secrets_secretspb_secret_proto_rawDescGZIP() []byte {
 }
 
 var file_secrets_secretspb_secret_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_secrets_secretspb_secret_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_secrets_secretspb_secret_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_secrets_secretspb_secret_proto_goTypes = []any{
 	(SecretKind)(0),          // 0: redoubt.secrets.v1.SecretKind
 	(*Secret)(nil),           // 1: redoubt.secrets.v1.Secret
@@ -582,23 +640,25 @@ var file_secrets_secretspb_secret_proto_goTypes = []any{
 	(*SecretVersion)(nil),    // 4: redoubt.secrets.v1.SecretVersion
 	(*SealedData)(nil),       // 5: redoubt.secrets.v1.SealedData
 	(*ConfigVersion)(nil),    // 6: redoubt.secrets.v1.ConfigVersion
-	nil,                      // 7: redoubt.secrets.v1.SecretSpec.LabelsEntry
-	(*raftstorepb.Meta)(nil), // 8: redoubt.raftstore.v1.Meta
+	(*ConfigGrant)(nil),      // 7: redoubt.secrets.v1.ConfigGrant
+	nil,                      // 8: redoubt.secrets.v1.SecretSpec.LabelsEntry
+	(*raftstorepb.Meta)(nil), // 9: redoubt.raftstore.v1.Meta
 }
 var file_secrets_secretspb_secret_proto_depIdxs = []int32{
-	8, // 0: redoubt.secrets.v1.Secret.meta:type_name -> redoubt.raftstore.v1.Meta
+	9, // 0: redoubt.secrets.v1.Secret.meta:type_name -> redoubt.raftstore.v1.Meta
 	2, // 1: redoubt.secrets.v1.Secret.spec:type_name -> redoubt.secrets.v1.SecretSpec
 	3, // 2: redoubt.secrets.v1.Secret.versions:type_name -> redoubt.secrets.v1.VersionFacts
-	7, // 3: redoubt.secrets.v1.SecretSpec.labels:type_name -> redoubt.secrets.v1.SecretSpec.LabelsEntry
+	8, // 3: redoubt.secrets.v1.SecretSpec.labels:type_name -> redoubt.secrets.v1.SecretSpec.LabelsEntry
 	0, // 4: redoubt.secrets.v1.SecretSpec.kind:type_name -> redoubt.secrets.v1.SecretKind
-	8, // 5: redoubt.secrets.v1.SecretVersion.meta:type_name -> redoubt.raftstore.v1.Meta
+	9, // 5: redoubt.secrets.v1.SecretVersion.meta:type_name -> redoubt.raftstore.v1.Meta
 	5, // 6: redoubt.secrets.v1.SecretVersion.sealed:type_name -> redoubt.secrets.v1.SealedData
-	8, // 7: redoubt.secrets.v1.ConfigVersion.meta:type_name -> redoubt.raftstore.v1.Meta
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	9, // 7: redoubt.secrets.v1.ConfigVersion.meta:type_name -> redoubt.raftstore.v1.Meta
+	9, // 8: redoubt.secrets.v1.ConfigGrant.meta:type_name -> redoubt.raftstore.v1.Meta
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_secrets_secretspb_secret_proto_init() }
@@ -612,7 +672,7 @@ func file_secrets_secretspb_secret_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secrets_secretspb_secret_proto_rawDesc), len(file_secrets_secretspb_secret_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

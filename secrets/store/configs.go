@@ -48,7 +48,7 @@ func weight(c *secretspb.Config) int64 {
 
 // Tables lists what the composition root registers with the store.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{Configs, ConfigVersions, Secrets, SecretVersions}
+	return []raftstore.Registered{Configs, ConfigVersions, ConfigGrants, Secrets, SecretVersions}
 }
 
 // ErrChanged: there is another config of that name than the one that was read.
@@ -83,6 +83,11 @@ func ResolveConfig(r raftstore.Reader, ref string) (*secretspb.Config, error) {
 func RemoveConfig(tx *raftstore.Tx, c *secretspb.Config, version uint64) error {
 	if version != 0 && c.GetMeta().GetVersion() != version {
 		return ErrChanged
+	}
+	if _, ok := ConfigGrants.Get(tx, c.GetId()); ok { // a grant meanwhile changes it, or makes it
+		if err := ConfigGrants.Delete(tx, c.GetId()); err != nil {
+			return err
+		}
 	}
 	for _, v := range slices.Collect(ConfigVersions.By(tx, "config", c.GetId())) {
 		if err := ConfigVersions.Delete(tx, v.GetId()); err != nil {

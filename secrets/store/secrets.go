@@ -101,7 +101,7 @@ func AddSecretVersion(tx *raftstore.Tx, id string, v NewVersion, pinned Pinned) 
 func addVersion(tx *raftstore.Tx, s *secretspb.Secret, v NewVersion, pinned Pinned) error {
 	facts := &secretspb.VersionFacts{Number: newest(s.GetVersions()) + 1, Id: v.ID, CreatedAt: tx.Now().UnixNano(),
 		Size: uint64(len(v.Sealed.GetData()) - seal.DataOverhead)}
-	now, gone, err := renewed("secret "+s.GetSpec().GetName(), s.GetVersions(), facts, s.GetSpec().GetKeep(), pinned)
+	now, gone, err := renewed("secret "+s.GetSpec().GetName(), s.GetVersions(), s.GetCurrent(), facts, s.GetSpec().GetKeep(), pinned)
 	if err != nil {
 		return err
 	}

@@ -24,13 +24,13 @@ func refuse(format string, args ...any) error {
 type Pinned func(number uint64) bool
 
 // renewed is a list of versions with a new one at its end, and those that went to
-// make room for it: the oldest that are neither current nor pinned.
-func renewed(what string, have []*secretspb.VersionFacts, add *secretspb.VersionFacts, keep uint32, pinned Pinned) (now, gone []*secretspb.VersionFacts, err error) {
+// make room for it: the oldest that are neither pinned nor current. The current one is
+// what there is to go back to, also where it is an older one after a rollback.
+func renewed(what string, have []*secretspb.VersionFacts, current uint64, add *secretspb.VersionFacts, keep uint32, pinned Pinned) (now, gone []*secretspb.VersionFacts, err error) {
 	most := int(cmp.Or(keep, spec.DefaultKeep))
 	now = slices.Clone(have)
 	for len(now) >= most {
-		// The newest is what a rollback goes to first.
-		i := slices.IndexFunc(now[:len(now)-1], func(v *secretspb.VersionFacts) bool { return !pinned(v.GetNumber()) })
+		i := slices.IndexFunc(now, func(v *secretspb.VersionFacts) bool { return v.GetNumber() != current && !pinned(v.GetNumber()) })
 		if i < 0 {
 			return nil, nil, refuse("%s has %d versions, and services name those that could go by number: update a service first", what, len(now))
 		}

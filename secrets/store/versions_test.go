@@ -96,11 +96,11 @@ func TestSecretVersions(t *testing.T) {
 	if err := back(3); err != nil {
 		t.Fatal(err)
 	}
-	// 2 is pinned, 3 goes although it was current: the new one is.
+	// 2 is pinned and 3 current, so 4 goes, the newest: one can still go back to 3.
 	if err := add(fresh(), func(n uint64) bool { return n == 2 }); err != nil {
 		t.Fatal(err)
 	}
-	if text, current := numbersOf(t, s, "db"); text != "2, 4, 5" || current != 5 {
+	if text, current := numbersOf(t, s, "db"); text != "2, 3, 5" || current != 5 {
 		t.Errorf("versions %s, current %d", text, current)
 	}
 	if err := add(fresh(), func(n uint64) bool { return n < 5 }); !errors.As(err, &refused) || !strings.Contains(err.Error(), "by number") {
@@ -187,7 +187,8 @@ func TestConfigVersions(t *testing.T) {
 	want("1", 1, 1)
 	pinned := func(raftstore.Reader, string) Pinned { return unpinned }
 	also := func(*raftstore.Tx, *secretspb.Config) error { return nil }
-	if _, err := UpdateConfig(t.Context(), s, "site", data(2), pinned, also); err != nil {
+	accept := func(*secretspb.Config) error { return nil }
+	if _, err := UpdateConfig(t.Context(), s, "site", data(2), accept, pinned, also); err != nil {
 		t.Fatal(err)
 	}
 	want("1, 2", 2, 2)
@@ -195,10 +196,10 @@ func TestConfigVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("1, 2", 1, 1)
-	if _, err := UpdateConfig(t.Context(), s, "site", data(3), pinned, also); err != nil {
+	if _, err := UpdateConfig(t.Context(), s, "site", data(3), accept, pinned, also); err != nil {
 		t.Fatal(err)
 	}
-	want("2, 3", 3, 3)
+	want("1, 3", 3, 3) // what was current is what to go back to
 	if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
 		c, err := ResolveConfig(tx, "site")
 		return errors.Join(err, RemoveConfig(tx, c, 0))

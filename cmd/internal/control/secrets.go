@@ -102,12 +102,16 @@ func (s *Server) UpdateConfig(ctx context.Context, req *controlpb.UpdateConfigRe
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
 	var resp *controlpb.UpdateFileResponse
-	_, err := secretstore.UpdateConfig(ctx, s.c.Store, req.GetConfig(), req.GetData(), schedstore.PinnedBy, func(tx *raftstore.Tx, c *secretspb.Config) (err error) {
-		if c.GetSpec().GetTemplate() {
-			if err := secretspec.CheckTemplate(req.GetData()); err != nil {
-				return apierr.Invalid("", "config %s: %v", c.GetSpec().GetName(), err)
-			}
+	accept := func(c *secretspb.Config) error {
+		if !c.GetSpec().GetTemplate() {
+			return nil
 		}
+		if err := secretspec.CheckTemplate(req.GetData()); err != nil {
+			return apierr.Invalid("", "config %s: %v", c.GetSpec().GetName(), err)
+		}
+		return nil
+	}
+	_, err := secretstore.UpdateConfig(ctx, s.c.Store, req.GetConfig(), req.GetData(), accept, schedstore.PinnedBy, func(tx *raftstore.Tx, c *secretspb.Config) (err error) {
 		resp, err = updatedFile(tx, c.GetId(), c.GetCurrent())
 		return err
 	})

@@ -1,7 +1,10 @@
 package control_test
 
 import (
+	"bytes"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -16,6 +19,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
+	"github.com/redoubt-cluster/redoubt/secrets/spec"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
@@ -189,6 +193,40 @@ func TestConfigsHaveVersions(t *testing.T) {
 		t.Errorf("%v, %v", r, err)
 	}
 	want("one", 1)
+}
+
+// The largest config is granted to services of some size, and an update has their
+// tasks replaced.
+func TestLargestConfigsAreGranted(t *testing.T) {
+	w := newWorld(t)
+	data := bytes.Repeat([]byte("a"), spec.MaxConfigBytes)
+	for _, name := range []string{"site", "other"} {
+		if _, err := w.config(name, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	large := func(c *taskpb.ContainerSpec) {
+		c.Configs = []*taskpb.FileUse{{Source: "site", OnUpdate: taskpb.OnUpdate_ON_UPDATE_RESTART}, {Source: "other"}}
+		for i := range 4 {
+			c.Env = append(c.Env, fmt.Sprintf("LARGE_%d=%s", i, strings.Repeat("x", 30<<10)))
+		}
+	}
+	for _, name := range []string{"web", "api"} {
+		if _, err := w.serve(name, large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for v := range uint64(2) {
+		r, err := w.api.UpdateConfig(t.Context(), &controlpb.UpdateConfigRequest{Config: "site", Data: data})
+		if err != nil || r.Version != v+2 || len(r.Restarted) != int(v)+2 {
+			t.Errorf("%v, %v", r, err)
+		}
+		if _, err := w.serve(fmt.Sprintf("more-%d", v), large); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := w.api.RemoveConfig(t.Context(), &controlpb.RemoveConfigRequest{Config: "other"})
+	wantReason(t, err, apierr.ReasonInvalid, "in use")
 }
 
 // TestFileGrants: who may read it, and where it is, also where the specification
