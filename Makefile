@@ -112,7 +112,7 @@ compile:
 	$(call stage,race compile$(comma) beside them,CGO_ENABLED=1 nice -n 19 go list -race -export -test $(UNIT) >/dev/null)
 
 # What passes where calls outside of Go's FIPS 140-3 module fail (decision 94).
-FIPS := ./pki/... ./scheduler/store ./scheduler/dispatcher ./cmd/internal/control
+FIPS := ./pki/... ./autolock ./autolock/backup ./autolock/keydclient ./secrets/... ./scheduler/store ./scheduler/dispatcher ./cmd/internal/control
 .PHONY: test-fips
 test-fips: ## the packages of the control plane that keep to Go's FIPS 140-3 module
 	go test -count=1 -exec 'env GODEBUG=fips140=only' $(FIPS)

@@ -22,10 +22,11 @@ const (
 	// MaxLabel bounds the label of a sealed stream in bytes.
 	MaxLabel = 32
 
-	// maxRecords is how many records are sealed under one salt. The nonce is
-	// a counter, so the bound is what docs/formats.md promises and not what
-	// AES-GCM could bear.
-	maxRecords = 1 << 32
+	// How many records are sealed under one salt. A counter never repeats, so its
+	// bound is what docs/formats.md promises and not what AES-GCM could bear. Drawn
+	// nonces may: SP 800-38D allows 2^32 of them, at which the odds are 2^-33.
+	maxCountedRecords = 1 << 32
+	maxDrawnRecords   = 1 << 24
 
 	// maxOpenKeys bounds the derived keys a Sealer keeps for opening. A data
 	// directory holds records of as many salts as there were process starts

@@ -21,17 +21,16 @@ import (
 const (
 	recordMagic  = "RDTS"
 	recordFormat = 1
-	suiteAESGCM  = 1
 
 	saltLen   = 16
 	nonceLen  = 12
 	tagLen    = 16
-	offEpoch  = len(recordMagic) + 2
+	offSuite  = len(recordMagic) + 1
+	offEpoch  = offSuite + 1
 	offSalt   = offEpoch + 4
 	offNonce  = offSalt + saltLen
 	headerLen = offNonce + nonceLen
 
-	sealLabel  = "redoubt seal v1\x00"
 	namesLabel = "redoubt names v1\x00"
 )
 
@@ -56,10 +55,11 @@ func (e *EpochError) Error() string {
 //
 // Each label gets a subkey of its own from a salt that is drawn when the label
 // is first used, so two processes that ever held the same key never share a
-// subkey; the nonce counts records under that subkey and therefore never
-// repeats.
+// subkey. How the nonces under it are chosen, and how many, is the suite's. It
+// seals by one suite and opens what either sealed.
 type Sealer struct {
 	epoch uint32
+	suite suite
 	aads  sync.Pool // *[]byte, for header ‖ AAD
 
 	mu      sync.RWMutex
@@ -68,28 +68,29 @@ type Sealer struct {
 	streams map[string]*stream // guarded by mu; by label, for sealing
 	open    map[openKey]cipher.AEAD
 	order   []openKey // guarded by mu; oldest first
-	limit   uint64    // maxRecords, lower in tests
+	limit   uint64    // records under one salt; the suite's, lower in tests
 }
 
 // stream is one label's subkey in use.
 type stream struct {
 	salt [saltLen]byte
 	aead cipher.AEAD
-	used atomic.Uint64 // nonces drawn
+	used atomic.Uint64 // records begun
 }
 
 type openKey struct {
+	suite suite
 	label string
 	salt  [saltLen]byte
 }
 
 // NewSealer returns a Sealer under a 32-byte key, which it copies.
 func NewSealer(key []byte, epoch uint32) (s *Sealer, err error) {
-	erase.Do(func() { s, err = makeSealer(key, epoch) })
+	erase.Do(func() { s, err = makeSealer(key, epoch, ownSuite()) })
 	return s, err
 }
 
-func makeSealer(key []byte, epoch uint32) (*Sealer, error) {
+func makeSealer(key []byte, epoch uint32, by suite) (*Sealer, error) {
 	if len(key) != KeyLen {
 		return nil, fmt.Errorf("sealing key is %d bytes, not %d", len(key), KeyLen)
 	}
@@ -99,11 +100,12 @@ func makeSealer(key []byte, epoch uint32) (*Sealer, error) {
 	}
 	s := &Sealer{
 		epoch:   epoch,
+		suite:   by,
 		key:     append([]byte(nil), key...),
 		names:   names,
 		streams: make(map[string]*stream),
 		open:    make(map[openKey]cipher.AEAD),
-		limit:   maxRecords,
+		limit:   by.records(),
 	}
 	s.aads.New = func() any { return new([]byte) }
 	return s, nil
@@ -117,32 +119,41 @@ func (s *Sealer) Seal(label string, aad, plaintext []byte) ([]byte, error) {
 	}
 	out := make([]byte, headerLen, headerLen+len(plaintext)+tagLen)
 	copy(out, recordMagic)
-	out[len(recordMagic)], out[len(recordMagic)+1] = recordFormat, suiteAESGCM
+	out[len(recordMagic)], out[offSuite] = recordFormat, byte(s.suite)
 	binary.BigEndian.PutUint32(out[offEpoch:], s.epoch)
 	copy(out[offSalt:], st.salt[:])
-	binary.BigEndian.PutUint64(out[headerLen-8:], n)
+	if s.suite == suiteCounted {
+		binary.BigEndian.PutUint64(out[headerLen-8:], n)
+	}
 
-	full := s.aad(out, aad)
+	bound := s.suite.bound(out)
+	full := s.aad(bound, aad)
 	defer s.aads.Put(full)
-	return st.aead.Seal(out, out[offNonce:headerLen], plaintext, *full), nil
+	if s.suite == suiteDrawn { // the cipher draws the nonce, and writes it
+		return st.aead.Seal(bound, nil, plaintext, *full), nil
+	}
+	return st.aead.Seal(out, out[offNonce:], plaintext, *full), nil
 }
 
 // Open decrypts a record that Seal made with the same label and aad.
 func (s *Sealer) Open(label string, aad, sealed []byte) ([]byte, error) {
-	if len(sealed) < Overhead || string(sealed[:len(recordMagic)]) != recordMagic ||
-		sealed[len(recordMagic)] != recordFormat || sealed[len(recordMagic)+1] != suiteAESGCM {
+	if len(sealed) < Overhead || string(sealed[:len(recordMagic)]) != recordMagic || sealed[len(recordMagic)] != recordFormat {
+		return nil, ErrSealed
+	}
+	by := suite(sealed[offSuite])
+	if !by.known() {
 		return nil, ErrSealed
 	}
 	if e := binary.BigEndian.Uint32(sealed[offEpoch:]); e != s.epoch {
 		return nil, &EpochError{Got: e, Want: s.epoch}
 	}
-	aead, err := s.opener(label, [saltLen]byte(sealed[offSalt:offNonce]))
+	aead, err := s.opener(openKey{by, label, [saltLen]byte(sealed[offSalt:offNonce])})
 	if err != nil {
 		return nil, err
 	}
-	full := s.aad(sealed[:headerLen], aad)
+	full := s.aad(by.bound(sealed), aad)
 	defer s.aads.Put(full)
-	plain, err := aead.Open(nil, sealed[offNonce:headerLen], sealed[headerLen:], *full)
+	plain, err := aead.Open(nil, nil, sealed[offNonce:], *full)
 	if err != nil {
 		return nil, ErrSealed
 	}
@@ -213,15 +224,14 @@ func (s *Sealer) renew(label string, old *stream) error {
 	st := new(stream)
 	rand.Read(st.salt[:])
 	var err error
-	if st.aead, err = s.derive(label, st.salt); err != nil {
+	if st.aead, err = s.derive(openKey{s.suite, label, st.salt}, s.suite.sealing); err != nil {
 		return err
 	}
 	s.streams[label] = st
 	return nil
 }
 
-func (s *Sealer) opener(label string, salt [saltLen]byte) (cipher.AEAD, error) {
-	k := openKey{label, salt}
+func (s *Sealer) opener(k openKey) (cipher.AEAD, error) {
 	s.mu.RLock()
 	aead, closed := s.open[k], s.key == nil
 	s.mu.RUnlock()
@@ -239,7 +249,7 @@ func (s *Sealer) opener(label string, salt [saltLen]byte) (cipher.AEAD, error) {
 	if aead := s.open[k]; aead != nil {
 		return aead, nil
 	}
-	aead, err := s.derive(label, salt)
+	aead, err := s.derive(k, cipher.NewGCMWithRandomNonce)
 	if err != nil {
 		return nil, err
 	}
@@ -251,26 +261,27 @@ func (s *Sealer) opener(label string, salt [saltLen]byte) (cipher.AEAD, error) {
 	return aead, nil
 }
 
-// derive makes a label's subkey; the caller holds mu.
-func (s *Sealer) derive(label string, salt [saltLen]byte) (aead cipher.AEAD, err error) {
-	erase.Do(func() { aead, err = s.subkey(label, salt) })
+// derive makes a subkey and its AEAD; the caller holds mu.
+func (s *Sealer) derive(k openKey, mode func(cipher.Block) (cipher.AEAD, error)) (aead cipher.AEAD, err error) {
+	erase.Do(func() {
+		var block cipher.Block
+		if block, err = s.subkey(k); err == nil {
+			aead, err = mode(block)
+		}
+	})
 	return aead, err
 }
 
-func (s *Sealer) subkey(label string, salt [saltLen]byte) (cipher.AEAD, error) {
-	if label == "" || len(label) > MaxLabel {
-		return nil, fmt.Errorf("sealing label must be 1 to %d bytes long, not %d", MaxLabel, len(label))
+func (s *Sealer) subkey(k openKey) (cipher.Block, error) {
+	if k.label == "" || len(k.label) > MaxLabel {
+		return nil, fmt.Errorf("sealing label must be 1 to %d bytes long, not %d", MaxLabel, len(k.label))
 	}
-	key, err := hkdf.Key(sha256.New, s.key, salt[:], sealLabel+label, KeyLen)
+	key, err := hkdf.Key(sha256.New, s.key, k.salt[:], k.suite.info()+k.label, KeyLen)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(key)
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
+	return aes.NewCipher(key)
 }
 
 // aad joins header and the caller's AAD in a reused buffer.

@@ -1,12 +1,12 @@
 // Package keyscan counts the sealed records in a directory by the epoch of the key
-// that sealed them. It needs no key: a record says its epoch in its header
+// that sealed them, and by the suite. It needs no key: a record says both in its header
 // (docs/formats.md, "Sealed records").
 //
 // It reads files as bytes and knows nothing of databases, segments or snapshots:
 // whatever looks like the header of a record is counted, wherever it stands. So it
 // also finds what was deleted and lies in a free page, what a crash left, and what
 // a bug forgot. That bytes of something else look like a header of a given epoch by
-// chance happens once in 2^80 places.
+// chance happens once in 2^79 places.
 //
 // It changes nothing, and may be run on a store in use: what is written meanwhile
 // may be missed, so a store is not to be sealing under the key that is looked for.
@@ -25,10 +25,12 @@ import (
 	"slices"
 )
 
-// magic, format and suite of a sealed record; the key epoch u32 follows.
+// magic and format of a sealed record; the suite u8 and the key epoch u32 follow.
 const (
-	head    = "RDTS\x01\x01"
-	headLen = len(head) + 4
+	head    = "RDTS\x01"
+	headLen = len(head) + 1 + 4
+	// suites are numbered from 1 to this.
+	suites = 2
 )
 
 // blockBytes is how much is read at a time.
@@ -44,6 +46,8 @@ type File struct {
 	Bytes int64  `json:"bytes"`
 	// Records by key epoch.
 	Records map[uint32]uint64 `json:"records"`
+	// Suites are the same records by suite.
+	Suites map[uint8]uint64 `json:"suites"`
 }
 
 // Report is what was found in a directory, by path.
@@ -55,6 +59,17 @@ func (r Report) Epochs() map[uint32]uint64 {
 	for _, f := range r.Files {
 		for e, n := range f.Records {
 			out[e] += n
+		}
+	}
+	return out
+}
+
+// Suites are the records of all files, by suite.
+func (r Report) Suites() map[uint8]uint64 {
+	out := map[uint8]uint64{}
+	for _, f := range r.Files {
+		for s, n := range f.Suites {
+			out[s] += n
 		}
 	}
 	return out
@@ -113,7 +128,7 @@ func scanFile(ctx context.Context, path string) (File, error) {
 
 // scan counts in one stream.
 func scan(ctx context.Context, r io.Reader) (File, error) {
-	out := File{Records: map[uint32]uint64{}}
+	out := File{Records: map[uint32]uint64{}, Suites: map[uint8]uint64{}}
 	buf := make([]byte, 0, blockBytes+headLen)
 	for {
 		n, err := io.ReadFull(r, buf[len(buf):len(buf)+blockBytes])
@@ -133,12 +148,16 @@ func scan(ctx context.Context, r io.Reader) (File, error) {
 			if len(rest) < headLen {
 				break
 			}
-			epoch := binary.BigEndian.Uint32(rest[len(head):])
+			suite, epoch := rest[len(head)], binary.BigEndian.Uint32(rest[len(head)+1:])
+			rest = rest[len(head):]
+			if suite < 1 || suite > suites {
+				continue
+			}
 			if _, known := out.Records[epoch]; !known && len(out.Records) == maxEpochs {
 				return out, fmt.Errorf("records of more than %d key epochs: these are no files of a store", maxEpochs)
 			}
 			out.Records[epoch]++
-			rest = rest[len(head):]
+			out.Suites[suite]++
 		}
 		if end {
 			return out, ctx.Err()

@@ -8,12 +8,26 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/iotest"
 )
 
-func header(epoch uint32) []byte { return binary.BigEndian.AppendUint32([]byte(head), epoch) }
+func header(epoch uint32) []byte { return headerOf(1, epoch) }
+
+func headerOf(suite byte, epoch uint32) []byte {
+	return binary.BigEndian.AppendUint32(append([]byte(head), suite), epoch)
+}
+
+// TestSuites: records are told apart by suite, and what is of none is no record.
+func TestSuites(t *testing.T) {
+	data := slices.Concat(headerOf(1, 7), headerOf(2, 7), headerOf(2, 8), headerOf(0, 7), headerOf(3, 7), []byte(head), headerOf(1, 9))
+	f, err := scan(t.Context(), bytes.NewReader(data))
+	if err != nil || !maps.Equal(f.Records, map[uint32]uint64{7: 2, 8: 1, 9: 1}) || !maps.Equal(f.Suites, map[uint8]uint64{1: 2, 2: 2}) {
+		t.Fatalf("%v %v", f, err)
+	}
+}
 
 // TestScanFindsEveryHeader wherever it stands, at the seams of what is read too.
 func TestScanFindsEveryHeader(t *testing.T) {
@@ -93,6 +107,7 @@ func TestTooManyEpochs(t *testing.T) {
 // FuzzScan: what is counted does not depend on how the file is cut.
 func FuzzScan(f *testing.F) {
 	f.Add(append(header(1), header(2)...))
+	f.Add(headerOf(2, 3))
 	f.Add([]byte("RDTSRDTS\x01\x01\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a, err1 := scan(t.Context(), bytes.NewReader(data))
@@ -102,7 +117,7 @@ func FuzzScan(f *testing.F) {
 		}
 		var n uint64
 		for i := 0; i+headLen <= len(data); i++ {
-			if string(data[i:i+len(head)]) == head {
+			if string(data[i:i+len(head)]) == head && data[i+len(head)] >= 1 && data[i+len(head)] <= suites {
 				n++
 			}
 		}

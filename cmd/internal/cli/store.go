@@ -196,9 +196,10 @@ func (a *app) storeScanCmd() *cobra.Command {
 		Short: "Count the sealed records in a store's files, by the epoch of their key",
 		Long: `scan reads every byte of every file below DIRECTORY (default ` + defaultStore + `,
 or raft.N beside it after a recovery or a restore) and counts what looks like a
-sealed record, by the epoch of the key that sealed it. It needs no key, asks no
-daemon, and takes files, databases and free space alike: after a key was renewed
-there is one epoch. It needs the rights to read the files: run it as root.
+sealed record, by the epoch of the key that sealed it and by suite. It needs no key,
+asks no daemon, and takes files, databases and free space alike: after a key was
+renewed there is one epoch, and on a node in FIPS mode suite 2 alone. It needs the
+rights to read the files: run it as root.
 
 Run it on this machine's own store, on a copy, or on a disk that was found.`,
 		Example: `  redoubt store scan
@@ -223,23 +224,32 @@ Run it on this machine's own store, on a copy, or on a disk that was found.`,
 }
 
 func (a *app) printScan(out *output, r keyscan.Report) error {
-	epochs := slices.Sorted(maps.Keys(r.Epochs()))
+	epochs, suites := slices.Sorted(maps.Keys(r.Epochs())), slices.Sorted(maps.Keys(r.Suites()))
+	row := func(name, size string, byEpoch map[uint32]uint64, bySuite map[uint8]uint64) []string {
+		row := []string{name, size}
+		for _, e := range epochs {
+			row = append(row, strconv.FormatUint(byEpoch[e], 10))
+		}
+		for _, s := range suites {
+			row = append(row, strconv.FormatUint(bySuite[s], 10))
+		}
+		return row
+	}
 	var rows [][]string
 	for _, f := range r.Files {
-		row := []string{printable(f.Path), strconv.FormatInt(f.Bytes, 10)}
-		for _, e := range epochs {
-			row = append(row, strconv.FormatUint(f.Records[e], 10))
-		}
-		rows = append(rows, row)
+		rows = append(rows, row(printable(f.Path), strconv.FormatInt(f.Bytes, 10), f.Records, f.Suites))
 	}
-	head, total := []string{"FILE", "BYTES"}, []string{"total", ""}
+	head, total := []string{"FILE", "BYTES"}, row("total", "", r.Epochs(), r.Suites())
 	for _, e := range epochs {
 		head = append(head, fmt.Sprintf("EPOCH %d", e))
-		total = append(total, strconv.FormatUint(r.Epochs()[e], 10))
+	}
+	for _, s := range suites {
+		head = append(head, fmt.Sprintf("SUITE %d", s))
 	}
 	objects := struct {
 		Epochs map[uint32]uint64 `json:"epochs"`
+		Suites map[uint8]uint64  `json:"suites"`
 		Files  []keyscan.File    `json:"files"`
-	}{r.Epochs(), r.Files}
+	}{r.Epochs(), r.Suites(), r.Files}
 	return out.list(a.Stdout, nil, objects, head, append(rows, total))
 }
