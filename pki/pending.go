@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base32"
 	"errors"
@@ -12,11 +13,18 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 )
+
+// decisionLevel is the store level that knows of what operators decided.
+const decisionLevel = 3
 
 // PendingNode is a machine that proved all but that an operator wants it.
 type PendingNode struct {
@@ -129,8 +137,34 @@ func (p *Pending) List(now time.Time) (out []PendingNode) {
 }
 
 // Decide approves or denies the machine of that fingerprint, id, or unique prefix of
-// an id. It hears of it when it asks next.
-func (p *Pending) Decide(ref string, approve bool, now time.Time) (PendingNode, error) {
+// an id. The decision is committed with the token that the machine showed, which a
+// denial revokes, as it is in the wrong hands. Only then does the machine hear of it,
+// when it asks next: what fails in between lets nobody in, and can be asked again.
+func (p *Pending) Decide(ctx context.Context, s Store, ref string, approve bool) (PendingNode, error) {
+	n, err := p.find(ref, time.Now())
+	if err != nil {
+		return n, err
+	}
+	err = s.Update(ctx, func(tx *raftstore.Tx) error {
+		t, ok := store.Tokens.Get(tx, n.TokenID)
+		if !ok {
+			return nil // it lets nobody in
+		}
+		t = proto.CloneOf(t)
+		t.Revoked = t.GetRevoked() || !approve
+		if tx.Level() >= decisionLevel {
+			t.Decision = &pkipb.JoinDecision{NodeId: n.ID, NodeName: n.Name, Role: n.Role, Fingerprint: n.Fingerprint, Source: n.Source, Approved: approve}
+		}
+		return store.Tokens.Put(tx, t)
+	})
+	if err != nil {
+		return n, err
+	}
+	return n, p.decide(n.key(), approve, time.Now())
+}
+
+// find returns the one that waits by that name.
+func (p *Pending) find(ref string, now time.Time) (PendingNode, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forget(now)
@@ -147,6 +181,17 @@ func (p *Pending) Decide(ref string, approve bool, now time.Time) (PendingNode, 
 	if found == nil {
 		return PendingNode{}, ErrNotPending
 	}
-	found.isDecided, found.approved, found.Until = true, approve, now.Add(decisionLife)
 	return *found, nil
+}
+
+// decide has the machine hear of it. A denial stands, whoever approved meanwhile.
+func (p *Pending) decide(key string, approve bool, now time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.of[key]
+	if n == nil || n.isDecided && approve && !n.approved {
+		return ErrNotPending
+	}
+	n.isDecided, n.approved, n.Until = true, approve, now.Add(decisionLife)
+	return nil
 }

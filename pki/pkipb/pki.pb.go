@@ -80,7 +80,7 @@ func (x Rotation_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rotation_Phase.Descriptor instead.
 func (Rotation_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5, 0}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // Node is a member's identity. There is no certificate table: the record holds
@@ -478,12 +478,14 @@ func (x *IssuedCertificate) GetNotAfter() int64 {
 
 // Token is a join token's record and its use count.
 type Token struct {
-	state         protoimpl.MessageState       `protogen:"open.v1"`
-	Meta          *raftstorepb.Meta            `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	Id            string                       `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Signed        *profilepb.SignedTokenRecord `protobuf:"bytes,3,opt,name=signed,proto3" json:"signed,omitempty"`
-	Uses          uint32                       `protobuf:"varint,4,opt,name=uses,proto3" json:"uses,omitempty"`
-	Revoked       bool                         `protobuf:"varint,5,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	state   protoimpl.MessageState       `protogen:"open.v1"`
+	Meta    *raftstorepb.Meta            `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id      string                       `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Signed  *profilepb.SignedTokenRecord `protobuf:"bytes,3,opt,name=signed,proto3" json:"signed,omitempty"`
+	Uses    uint32                       `protobuf:"varint,4,opt,name=uses,proto3" json:"uses,omitempty"`
+	Revoked bool                         `protobuf:"varint,5,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// What an operator said last of a machine that showed it and waited.
+	Decision      *JoinDecision `protobuf:"bytes,6,opt,name=decision,proto3" json:"decision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -553,6 +555,100 @@ func (x *Token) GetRevoked() bool {
 	return false
 }
 
+func (x *Token) GetDecision() *JoinDecision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+// JoinDecision is an operator's, on one machine.
+type JoinDecision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id it was to have.
+	NodeId   string         `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName string         `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Role     profilepb.Role `protobuf:"varint,3,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
+	// Of its requests, as it was shown to the operator; and where it asked from.
+	Fingerprint   string `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	Source        string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	Approved      bool   `protobuf:"varint,6,opt,name=approved,proto3" json:"approved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinDecision) Reset() {
+	*x = JoinDecision{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinDecision) ProtoMessage() {}
+
+func (x *JoinDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinDecision.ProtoReflect.Descriptor instead.
+func (*JoinDecision) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *JoinDecision) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *JoinDecision) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *JoinDecision) GetRole() profilepb.Role {
+	if x != nil {
+		return x.Role
+	}
+	return profilepb.Role(0)
+}
+
+func (x *JoinDecision) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *JoinDecision) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *JoinDecision) GetApproved() bool {
+	if x != nil {
+		return x.Approved
+	}
+	return false
+}
+
 // Cluster is the one record (id "cluster") of facts every node agrees on.
 type Cluster struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -604,7 +700,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +712,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[4]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +725,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{4}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Cluster) GetMeta() *raftstorepb.Meta {
@@ -791,7 +887,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +899,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[5]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +912,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{5}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Rotation) GetPhase() Rotation_Phase {
@@ -874,7 +970,7 @@ type RotationResult struct {
 
 func (x *RotationResult) Reset() {
 	*x = RotationResult{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +982,7 @@ func (x *RotationResult) String() string {
 func (*RotationResult) ProtoMessage() {}
 
 func (x *RotationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +995,7 @@ func (x *RotationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationResult.ProtoReflect.Descriptor instead.
 func (*RotationResult) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RotationResult) GetBeganAt() int64 {
@@ -949,7 +1045,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1057,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1070,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Roots) GetRoots() [][]byte {
@@ -1006,7 +1102,7 @@ type RevokedIssuer struct {
 
 func (x *RevokedIssuer) Reset() {
 	*x = RevokedIssuer{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1114,7 @@ func (x *RevokedIssuer) String() string {
 func (*RevokedIssuer) ProtoMessage() {}
 
 func (x *RevokedIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1127,7 @@ func (x *RevokedIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedIssuer.ProtoReflect.Descriptor instead.
 func (*RevokedIssuer) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RevokedIssuer) GetSerial() []byte {
@@ -1081,7 +1177,7 @@ type DeniedIdentity struct {
 
 func (x *DeniedIdentity) Reset() {
 	*x = DeniedIdentity{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1189,7 @@ func (x *DeniedIdentity) String() string {
 func (*DeniedIdentity) ProtoMessage() {}
 
 func (x *DeniedIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1202,7 @@ func (x *DeniedIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeniedIdentity.ProtoReflect.Descriptor instead.
 func (*DeniedIdentity) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeniedIdentity) GetMeta() *raftstorepb.Meta {
@@ -1154,7 +1250,7 @@ type RevocationList struct {
 
 func (x *RevocationList) Reset() {
 	*x = RevocationList{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1262,7 @@ func (x *RevocationList) String() string {
 func (*RevocationList) ProtoMessage() {}
 
 func (x *RevocationList) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1275,7 @@ func (x *RevocationList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationList.ProtoReflect.Descriptor instead.
 func (*RevocationList) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{10}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RevocationList) GetMeta() *raftstorepb.Meta {
@@ -1229,7 +1325,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1337,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1350,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Exposure) GetNodeId() string {
@@ -1288,7 +1384,7 @@ type Manager struct {
 
 func (x *Manager) Reset() {
 	*x = Manager{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1396,7 @@ func (x *Manager) String() string {
 func (*Manager) ProtoMessage() {}
 
 func (x *Manager) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1409,7 @@ func (x *Manager) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manager.ProtoReflect.Descriptor instead.
 func (*Manager) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Manager) GetNodeId() string {
@@ -1353,7 +1449,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1461,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1474,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinRequest) GetTokenId() string {
@@ -1457,7 +1553,7 @@ type AttestWanted struct {
 
 func (x *AttestWanted) Reset() {
 	*x = AttestWanted{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1565,7 @@ func (x *AttestWanted) String() string {
 func (*AttestWanted) ProtoMessage() {}
 
 func (x *AttestWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1578,7 @@ func (x *AttestWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestWanted.ProtoReflect.Descriptor instead.
 func (*AttestWanted) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttestWanted) GetCredential() *profilepb.TPMCredential {
@@ -1511,7 +1607,7 @@ type ApprovalWanted struct {
 
 func (x *ApprovalWanted) Reset() {
 	*x = ApprovalWanted{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1619,7 @@ func (x *ApprovalWanted) String() string {
 func (*ApprovalWanted) ProtoMessage() {}
 
 func (x *ApprovalWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1632,7 @@ func (x *ApprovalWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalWanted.ProtoReflect.Descriptor instead.
 func (*ApprovalWanted) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ApprovalWanted) GetAskAfterSeconds() uint32 {
@@ -1581,7 +1677,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1689,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1702,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JoinResponse) GetNodeId() string {
@@ -1713,7 +1809,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1821,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1834,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1782,7 +1878,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1890,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1903,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RenewResponse) GetLeaf() *profilepb.CertificateChain {
@@ -1839,7 +1935,7 @@ type LockStatusRequest struct {
 
 func (x *LockStatusRequest) Reset() {
 	*x = LockStatusRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1947,7 @@ func (x *LockStatusRequest) String() string {
 func (*LockStatusRequest) ProtoMessage() {}
 
 func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1960,7 @@ func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusRequest.ProtoReflect.Descriptor instead.
 func (*LockStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
 }
 
 type LockStatusResponse struct {
@@ -1878,7 +1974,7 @@ type LockStatusResponse struct {
 
 func (x *LockStatusResponse) Reset() {
 	*x = LockStatusResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1986,7 @@ func (x *LockStatusResponse) String() string {
 func (*LockStatusResponse) ProtoMessage() {}
 
 func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1999,7 @@ func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusResponse.ProtoReflect.Descriptor instead.
 func (*LockStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LockStatusResponse) GetLocked() bool {
@@ -1928,7 +2024,7 @@ type RecallRequest struct {
 
 func (x *RecallRequest) Reset() {
 	*x = RecallRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2036,7 @@ func (x *RecallRequest) String() string {
 func (*RecallRequest) ProtoMessage() {}
 
 func (x *RecallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2049,7 @@ func (x *RecallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
 func (*RecallRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{21}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{22}
 }
 
 type RecallResponse struct {
@@ -1972,7 +2068,7 @@ type RecallResponse struct {
 
 func (x *RecallResponse) Reset() {
 	*x = RecallResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2080,7 @@ func (x *RecallResponse) String() string {
 func (*RecallResponse) ProtoMessage() {}
 
 func (x *RecallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2093,7 @@ func (x *RecallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallResponse.ProtoReflect.Descriptor instead.
 func (*RecallResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{22}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RecallResponse) GetReaches() []*Reach {
@@ -2048,7 +2144,7 @@ type Reach struct {
 
 func (x *Reach) Reset() {
 	*x = Reach{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2156,7 @@ func (x *Reach) String() string {
 func (*Reach) ProtoMessage() {}
 
 func (x *Reach) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2169,7 @@ func (x *Reach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reach.ProtoReflect.Descriptor instead.
 func (*Reach) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Reach) GetNodeId() string {
@@ -2105,7 +2201,7 @@ type StepBackRequest struct {
 
 func (x *StepBackRequest) Reset() {
 	*x = StepBackRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2213,7 @@ func (x *StepBackRequest) String() string {
 func (*StepBackRequest) ProtoMessage() {}
 
 func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2226,7 @@ func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackRequest.ProtoReflect.Descriptor instead.
 func (*StepBackRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
 }
 
 type StepBackResponse struct {
@@ -2143,7 +2239,7 @@ type StepBackResponse struct {
 
 func (x *StepBackResponse) Reset() {
 	*x = StepBackResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2251,7 @@ func (x *StepBackResponse) String() string {
 func (*StepBackResponse) ProtoMessage() {}
 
 func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2264,7 @@ func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackResponse.ProtoReflect.Descriptor instead.
 func (*StepBackResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StepBackResponse) GetServers() []*Manager {
@@ -2199,7 +2295,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2307,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2320,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PromoteRequest) GetCsr() []byte {
@@ -2286,7 +2382,7 @@ type PromotionConfirm struct {
 
 func (x *PromotionConfirm) Reset() {
 	*x = PromotionConfirm{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2394,7 @@ func (x *PromotionConfirm) String() string {
 func (*PromotionConfirm) ProtoMessage() {}
 
 func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2407,7 @@ func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionConfirm.ProtoReflect.Descriptor instead.
 func (*PromotionConfirm) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PromotionConfirm) GetLeaf() *profilepb.CertificateChain {
@@ -2344,7 +2440,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +2452,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,7 +2465,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PromoteResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2426,7 +2522,7 @@ type DemotedRequest struct {
 
 func (x *DemotedRequest) Reset() {
 	*x = DemotedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2534,7 @@ func (x *DemotedRequest) String() string {
 func (*DemotedRequest) ProtoMessage() {}
 
 func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2547,7 @@ func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedRequest.ProtoReflect.Descriptor instead.
 func (*DemotedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DemotedRequest) GetCsr() []byte {
@@ -2484,7 +2580,7 @@ type DemotedResponse struct {
 
 func (x *DemotedResponse) Reset() {
 	*x = DemotedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2592,7 @@ func (x *DemotedResponse) String() string {
 func (*DemotedResponse) ProtoMessage() {}
 
 func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2605,7 @@ func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedResponse.ProtoReflect.Descriptor instead.
 func (*DemotedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2561,13 +2657,21 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x11IssuedCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12\x1b\n" +
-	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter:\x04\xe8\xe5\x18\x03\"\xb4\x01\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter:\x04\xe8\xe5\x18\x03\"\xf4\x01\n" +
 	"\x05Token\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +
 	"\x06signed\x18\x03 \x01(\v2%.redoubt.profile.v1.SignedTokenRecordR\x06signed\x12\x12\n" +
 	"\x04uses\x18\x04 \x01(\rR\x04uses\x12\x18\n" +
-	"\arevoked\x18\x05 \x01(\bR\arevoked\"\x90\a\n" +
+	"\arevoked\x18\x05 \x01(\bR\arevoked\x12>\n" +
+	"\bdecision\x18\x06 \x01(\v2\x1c.redoubt.pki.v1.JoinDecisionB\x04\xf0\xe5\x18\x03R\bdecision\"\xce\x01\n" +
+	"\fJoinDecision\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12,\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\tR\vfingerprint\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12\x1a\n" +
+	"\bapproved\x18\x06 \x01(\bR\bapproved:\x04\xe8\xe5\x18\x03\"\x90\a\n" +
 	"\aCluster\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -2763,111 +2867,114 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_pkipb_pki_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(Rotation_Phase)(0),                 // 0: redoubt.pki.v1.Rotation.Phase
 	(*Node)(nil),                        // 1: redoubt.pki.v1.Node
 	(*Unjournalled)(nil),                // 2: redoubt.pki.v1.Unjournalled
 	(*IssuedCertificate)(nil),           // 3: redoubt.pki.v1.IssuedCertificate
 	(*Token)(nil),                       // 4: redoubt.pki.v1.Token
-	(*Cluster)(nil),                     // 5: redoubt.pki.v1.Cluster
-	(*Rotation)(nil),                    // 6: redoubt.pki.v1.Rotation
-	(*RotationResult)(nil),              // 7: redoubt.pki.v1.RotationResult
-	(*Roots)(nil),                       // 8: redoubt.pki.v1.Roots
-	(*RevokedIssuer)(nil),               // 9: redoubt.pki.v1.RevokedIssuer
-	(*DeniedIdentity)(nil),              // 10: redoubt.pki.v1.DeniedIdentity
-	(*RevocationList)(nil),              // 11: redoubt.pki.v1.RevocationList
-	(*Exposure)(nil),                    // 12: redoubt.pki.v1.Exposure
-	(*Manager)(nil),                     // 13: redoubt.pki.v1.Manager
-	(*JoinRequest)(nil),                 // 14: redoubt.pki.v1.JoinRequest
-	(*AttestWanted)(nil),                // 15: redoubt.pki.v1.AttestWanted
-	(*ApprovalWanted)(nil),              // 16: redoubt.pki.v1.ApprovalWanted
-	(*JoinResponse)(nil),                // 17: redoubt.pki.v1.JoinResponse
-	(*RenewRequest)(nil),                // 18: redoubt.pki.v1.RenewRequest
-	(*RenewResponse)(nil),               // 19: redoubt.pki.v1.RenewResponse
-	(*LockStatusRequest)(nil),           // 20: redoubt.pki.v1.LockStatusRequest
-	(*LockStatusResponse)(nil),          // 21: redoubt.pki.v1.LockStatusResponse
-	(*RecallRequest)(nil),               // 22: redoubt.pki.v1.RecallRequest
-	(*RecallResponse)(nil),              // 23: redoubt.pki.v1.RecallResponse
-	(*Reach)(nil),                       // 24: redoubt.pki.v1.Reach
-	(*StepBackRequest)(nil),             // 25: redoubt.pki.v1.StepBackRequest
-	(*StepBackResponse)(nil),            // 26: redoubt.pki.v1.StepBackResponse
-	(*PromoteRequest)(nil),              // 27: redoubt.pki.v1.PromoteRequest
-	(*PromotionConfirm)(nil),            // 28: redoubt.pki.v1.PromotionConfirm
-	(*PromoteResponse)(nil),             // 29: redoubt.pki.v1.PromoteResponse
-	(*DemotedRequest)(nil),              // 30: redoubt.pki.v1.DemotedRequest
-	(*DemotedResponse)(nil),             // 31: redoubt.pki.v1.DemotedResponse
-	(*raftstorepb.Meta)(nil),            // 32: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 33: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 34: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),   // 35: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),       // 36: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),       // 37: redoubt.profile.v1.TPMEvidence
-	(*profilepb.TPMCredential)(nil),     // 38: redoubt.profile.v1.TPMCredential
-	(*profilepb.CertificateChain)(nil),  // 39: redoubt.profile.v1.CertificateChain
+	(*JoinDecision)(nil),                // 5: redoubt.pki.v1.JoinDecision
+	(*Cluster)(nil),                     // 6: redoubt.pki.v1.Cluster
+	(*Rotation)(nil),                    // 7: redoubt.pki.v1.Rotation
+	(*RotationResult)(nil),              // 8: redoubt.pki.v1.RotationResult
+	(*Roots)(nil),                       // 9: redoubt.pki.v1.Roots
+	(*RevokedIssuer)(nil),               // 10: redoubt.pki.v1.RevokedIssuer
+	(*DeniedIdentity)(nil),              // 11: redoubt.pki.v1.DeniedIdentity
+	(*RevocationList)(nil),              // 12: redoubt.pki.v1.RevocationList
+	(*Exposure)(nil),                    // 13: redoubt.pki.v1.Exposure
+	(*Manager)(nil),                     // 14: redoubt.pki.v1.Manager
+	(*JoinRequest)(nil),                 // 15: redoubt.pki.v1.JoinRequest
+	(*AttestWanted)(nil),                // 16: redoubt.pki.v1.AttestWanted
+	(*ApprovalWanted)(nil),              // 17: redoubt.pki.v1.ApprovalWanted
+	(*JoinResponse)(nil),                // 18: redoubt.pki.v1.JoinResponse
+	(*RenewRequest)(nil),                // 19: redoubt.pki.v1.RenewRequest
+	(*RenewResponse)(nil),               // 20: redoubt.pki.v1.RenewResponse
+	(*LockStatusRequest)(nil),           // 21: redoubt.pki.v1.LockStatusRequest
+	(*LockStatusResponse)(nil),          // 22: redoubt.pki.v1.LockStatusResponse
+	(*RecallRequest)(nil),               // 23: redoubt.pki.v1.RecallRequest
+	(*RecallResponse)(nil),              // 24: redoubt.pki.v1.RecallResponse
+	(*Reach)(nil),                       // 25: redoubt.pki.v1.Reach
+	(*StepBackRequest)(nil),             // 26: redoubt.pki.v1.StepBackRequest
+	(*StepBackResponse)(nil),            // 27: redoubt.pki.v1.StepBackResponse
+	(*PromoteRequest)(nil),              // 28: redoubt.pki.v1.PromoteRequest
+	(*PromotionConfirm)(nil),            // 29: redoubt.pki.v1.PromotionConfirm
+	(*PromoteResponse)(nil),             // 30: redoubt.pki.v1.PromoteResponse
+	(*DemotedRequest)(nil),              // 31: redoubt.pki.v1.DemotedRequest
+	(*DemotedResponse)(nil),             // 32: redoubt.pki.v1.DemotedResponse
+	(*raftstorepb.Meta)(nil),            // 33: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 34: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 35: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),   // 36: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),       // 37: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),       // 38: redoubt.profile.v1.TPMEvidence
+	(*profilepb.TPMCredential)(nil),     // 39: redoubt.profile.v1.TPMCredential
+	(*profilepb.CertificateChain)(nil),  // 40: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	32, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	33, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	33, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	34, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	33, // 3: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	32, // 4: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	34, // 5: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	32, // 6: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
-	12, // 7: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
-	9,  // 8: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
-	6,  // 9: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
-	7,  // 10: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
-	2,  // 11: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	35, // 12: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
-	0,  // 13: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	32, // 14: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
-	32, // 15: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
-	36, // 16: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	37, // 17: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	38, // 18: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
-	39, // 19: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	39, // 20: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	13, // 21: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	33, // 22: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	8,  // 23: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
-	15, // 24: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
-	16, // 25: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
-	37, // 26: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	39, // 27: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	39, // 28: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	8,  // 29: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
-	24, // 30: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
-	13, // 31: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
-	13, // 32: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
-	28, // 33: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	37, // 34: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	39, // 35: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	39, // 36: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	39, // 37: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	39, // 38: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	13, // 39: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	37, // 40: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	39, // 41: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	14, // 42: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	18, // 43: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	20, // 44: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	22, // 45: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
-	25, // 46: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
-	27, // 47: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	30, // 48: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	17, // 49: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	19, // 50: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	21, // 51: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	23, // 52: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	26, // 53: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	29, // 54: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	31, // 55: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	49, // [49:56] is the sub-list for method output_type
-	42, // [42:49] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	34, // 3: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	33, // 4: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	35, // 5: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	5,  // 6: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
+	34, // 7: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
+	33, // 8: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	13, // 9: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
+	10, // 10: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
+	7,  // 11: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
+	8,  // 12: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
+	2,  // 13: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
+	36, // 14: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	0,  // 15: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
+	33, // 16: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	33, // 17: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	37, // 18: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	38, // 19: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	39, // 20: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	40, // 21: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 22: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	14, // 23: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
+	34, // 24: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	9,  // 25: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
+	16, // 26: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
+	17, // 27: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
+	38, // 28: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	40, // 29: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 30: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,  // 31: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
+	25, // 32: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
+	14, // 33: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
+	14, // 34: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
+	29, // 35: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	38, // 36: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	40, // 37: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 38: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 39: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 40: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	14, // 41: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
+	38, // 42: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	40, // 43: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	15, // 44: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	19, // 45: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	21, // 46: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	23, // 47: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
+	26, // 48: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
+	28, // 49: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	31, // 50: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	18, // 51: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	20, // 52: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	22, // 53: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	24, // 54: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	27, // 55: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	30, // 56: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	32, // 57: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	51, // [51:58] is the sub-list for method output_type
+	44, // [44:51] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }
@@ -2881,7 +2988,7 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -31,8 +31,9 @@ func (a *app) eventsCmd() *cobra.Command {
 	var since, until string
 	c := &cobra.Command{
 		Use: "events", Short: "Follow what happens in the cluster",
-		Long: `events shows nodes, services, tasks, join tokens and unlock keys as they change,
-until it is interrupted or --until has come. --since also shows what the leader
+		Long: `events shows nodes, services, tasks, secrets, configs, networks, policies, join
+tokens, unlock keys, CAs, revoked identities and what is demanded of machines that
+join as they change, until it is interrupted or --until has come. --since also shows what the leader
 still has in memory: the newest few thousand events. It is a help for people;
 it does not replace an audit trail.`,
 		Example: `  redoubt events
@@ -60,7 +61,7 @@ it does not replace an audit trail.`,
 	out.flags(c, false)
 	c.Flags().StringVar(&since, "since", "", "also what happened since: 10m, or 2026-01-02T15:04:05Z")
 	c.Flags().StringVar(&until, "until", "", "end then: 0s for now, or 2026-01-02T15:04:05Z")
-	filter.add(c, "type=ca|config|identity|node|service|task|token|unlock-key", "action", "id", "name", "service", "node")
+	filter.add(c, "type=admission|ca|config|identity|network|node|policy|secret|service|task|token|unlock-key", "action", "id", "name", "service", "node")
 	return c
 }
 

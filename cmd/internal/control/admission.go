@@ -134,7 +134,9 @@ func (s *Server) ListPending(context.Context, *controlpb.ListPendingRequest) (*c
 // DecidePending approves a machine, or denies it and revokes the token that it has:
 // that is in the wrong hands.
 func (s *Server) DecidePending(ctx context.Context, req *controlpb.DecidePendingRequest) (*controlpb.DecidePendingResponse, error) {
-	n, err := s.c.Pending.Decide(req.GetNode(), req.GetApprove(), time.Now())
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	n, err := s.c.Pending.Decide(ctx, s.c.Store, req.GetNode(), req.GetApprove())
 	if errors.Is(err, pki.ErrNotPending) {
 		return nil, apierr.NotFound("", "%v", err)
 	}
@@ -142,13 +144,6 @@ func (s *Server) DecidePending(ctx context.Context, req *controlpb.DecidePending
 		return nil, err
 	}
 	s.c.Logger.InfoContext(ctx, "a machine that waited was decided on", "name", n.Name, "source", n.Source, "fingerprint", n.Fingerprint, "approved", req.GetApprove())
-	if !req.GetApprove() {
-		ctx, cancel := context.WithTimeout(ctx, updateTimeout)
-		defer cancel()
-		if _, err := pki.RevokeToken(ctx, s.c.Store, n.TokenID); err != nil && !errors.Is(err, pki.ErrNoToken) {
-			return nil, err
-		}
-	}
 	return &controlpb.DecidePendingResponse{Node: pendingView(n)}, nil
 }
 

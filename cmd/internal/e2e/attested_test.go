@@ -206,4 +206,10 @@ func TestApprovedManager(t *testing.T) {
 	if out := c.ok("manager-1", "node", "pending", "-q"); out != "" {
 		t.Errorf("it still waits:\n%s", out)
 	}
+	told := c.ok("manager-1", "events", "--since", "1h", "--until", "0s", "--filter", "type=node", "--filter", "type=admission")
+	for _, want := range []string{"node deny worker-1", "approve-managers=off → on", "node approve worker-1", shown} {
+		if !strings.Contains(told, want) {
+			t.Errorf("events do not tell of %q:\n%s", want, told)
+		}
+	}
 }

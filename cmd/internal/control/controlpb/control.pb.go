@@ -6350,7 +6350,8 @@ type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unix nanoseconds, by the cluster's clock.
 	At int64 `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"`
-	// node, service, task, token, unlock-key, cluster, ca.
+	// admission, ca, cluster, config, identity, network, node, policy, secret, service,
+	// task, token, unlock-key.
 	Type          string            `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	Action        string            `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	Id            string            `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`

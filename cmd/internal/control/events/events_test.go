@@ -1,17 +1,23 @@
 package events_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -192,5 +198,52 @@ func TestASlowReaderIsToldThatEventsWereDropped(t *testing.T) {
 	}
 	if h.Since(time.Now().Add(time.Hour).UnixNano()) != h.Now() {
 		t.Error("something happened in the future")
+	}
+}
+
+// What operators decide on machines that join is told, and what of the rules changed.
+func TestAdmissionIsTold(t *testing.T) {
+	s, h := start(t)
+	from := h.Now()
+	hash := func(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
+	put(t, s, func(tx *raftstore.Tx) error {
+		return errors.Join(pkistore.Cluster.Put(tx, &pkipb.Cluster{Id: pkistore.ClusterID}), pkistore.Tokens.Put(tx, &pkipb.Token{Id: "tok"}))
+	})
+	for _, p := range []*profilepb.AdmissionPolicy{
+		{Attest: true, EkAllowed: [][]byte{hash(1)}},
+		{Attest: true, EkAllowed: [][]byte{hash(2)}},
+		{Attest: true, EkAllowed: [][]byte{hash(2)}, ApproveManagers: true, Pcrs: []*profilepb.PCRRule{{Index: 7, Values: [][]byte{hash(3)}}}},
+		nil,
+	} {
+		put(t, s, func(tx *raftstore.Tx) error {
+			c, err := pkistore.GetCluster(tx)
+			if err != nil {
+				return err
+			}
+			c = proto.CloneOf(c)
+			c.Admission = p
+			return pkistore.Cluster.Put(tx, c)
+		})
+	}
+	for i, approved := range []bool{true, false} {
+		put(t, s, func(tx *raftstore.Tx) error {
+			tok, _ := pkistore.Tokens.Get(tx, "tok")
+			tok = proto.CloneOf(tok)
+			tok.Revoked = !approved
+			tok.Decision = &pkipb.JoinDecision{NodeId: fmt.Sprint("n", i), NodeName: "manager-2", Role: profilepb.Role_ROLE_MANAGER, Fingerprint: "K3QF", Source: "192.0.2.7", Approved: approved}
+			return pkistore.Tokens.Put(tx, tok)
+		})
+	}
+	want := []string{
+		"token create  map[]",
+		"admission update  map[attest:off → on tpms-allowed:0 → 1]",
+		"admission update  map[tpms-allowed:1 (changed)]",
+		"admission update  map[approve-managers:off → on pcrs:none → 7]",
+		"admission update  map[approve-managers:on → off attest:on → off pcrs:7 → none tpms-allowed:1 → 0]",
+		"node approve manager-2 map[address:192.0.2.7 fingerprint:K3QF role:manager token:tok]",
+		"node deny manager-2 map[address:192.0.2.7 fingerprint:K3QF role:manager token:tok]",
+	}
+	if got := next(t, h, from, len(want)); !slices.Equal(got, want) {
+		t.Errorf("%s", strings.Join(got, "\n"))
 	}
 }

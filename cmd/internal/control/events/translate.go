@@ -47,7 +47,9 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 		} else if old, now, ok := pkistore.Nodes.Event(c); ok {
 			e, meta = member(old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Cluster.Event(c); ok && old != nil && now != nil {
-			e, meta = authority(r, old, now), now.GetMeta()
+			if e, meta = admission(old.GetAdmission(), now.GetAdmission()), now.GetMeta(); e == nil {
+				e = authority(r, old, now)
+			}
 		} else if old, now, ok := pkistore.DeniedIdentities.Event(c); ok {
 			e, meta = identity(old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Tokens.Event(c); ok {
@@ -286,6 +288,8 @@ func token(old, now *pkipb.Token) *controlpb.Event {
 		return event("token", "remove", old.GetId(), "")
 	case old == nil:
 		return event("token", "create", now.GetId(), "")
+	case now.GetDecision() != nil && !proto.Equal(old.GetDecision(), now.GetDecision()):
+		return decision(now)
 	case !old.GetRevoked() && now.GetRevoked():
 		return event("token", "revoke", now.GetId(), "")
 	case old.GetUses() != now.GetUses():
