@@ -119,7 +119,7 @@ func (a *app) beginRotation(ctx context.Context, c *api, f caRotation, only bool
 	case f.root:
 		fmt.Fprintln(a.Stdout, "The root is being replaced. This command may be ended: the cluster goes on (redoubt ca rotate --watch).")
 		if r.TokensVoid > 0 {
-			fmt.Fprintf(a.Stdout, "%s became void: make new ones (redoubt join-token create).\n", plural(int(r.TokensVoid), "join token"))
+			fmt.Fprintf(a.Stdout, "%s became void: make new ones (redoubt join-token worker).\n", plural(int(r.TokensVoid), "join token"))
 		} else {
 			fmt.Fprintln(a.Stdout, "No join token became void.")
 		}
@@ -203,25 +203,25 @@ func (a *app) showCA(p *caProgress, recv func() (*controlpb.WatchCAResponse, err
 			p.nodes[n.Id] = n
 		}
 		for _, n := range m.Nodes {
-			done := n.Current
-			if m.Phase == pkipb.Rotation_PHASE_DISTRIBUTE {
-				done = n.Trusts
+			// What is between two messages may be more than one phase.
+			distribute := m.Phase == pkipb.Rotation_PHASE_DISTRIBUTE
+			if n.Trusts && (distribute || m.Phase == pkipb.Rotation_PHASE_REISSUE) {
+				a.sayOnce(p, n.Id, "trusts both roots", n)
 			}
-			key := fmt.Sprint(n.Id, m.Phase == pkipb.Rotation_PHASE_DISTRIBUTE, n.Issuer)
-			if !done || p.said[key] {
-				continue
-			}
-			p.said[key] = true
-			switch {
-			case m.Phase == pkipb.Rotation_PHASE_DISTRIBUTE:
-				fmt.Fprintf(a.Stdout, "%s trusts both roots.\n", nodeLabel(n.Name, n.Id))
-			default:
-				fmt.Fprintf(a.Stdout, "%s has its certificate of the CA in force.\n", nodeLabel(n.Name, n.Id))
+			if n.Current && !distribute {
+				a.sayOnce(p, fmt.Sprint(n.Id, n.Issuer), "has its certificate of the CA in force", n)
 			}
 		}
 		if m.Done {
 			return nil
 		}
+	}
+}
+
+func (a *app) sayOnce(p *caProgress, key, did string, n *controlpb.CANode) {
+	if !p.said[key] {
+		p.said[key] = true
+		fmt.Fprintf(a.Stdout, "%s %s.\n", nodeLabel(n.Name, n.Id), did)
 	}
 }
 

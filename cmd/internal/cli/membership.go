@@ -62,8 +62,8 @@ that it knew are replaced, and so is the operator key: the new one is printed
 before anything is done. Join tokens made before are void then.
 
 --compromised says that the node's keys are in other hands. It implies --force
-and tells what they were good for. A manager's keys included the root's, which
-this version cannot replace: the command ends with exit code 3 then.`,
+and tells what they were good for. A manager's keys included the root's: the
+command ends with exit code 3 then, and redoubt ca rotate --root comes next.`,
 		Example: `  redoubt node rm worker-3
 
   # Though it is up
@@ -162,7 +162,7 @@ func (a *app) tellLeft(r leaveResult) error {
 			note("These managers are away and open once more with the old operator key: %s", printable(strings.Join(t.Away, ", ")))
 		}
 		if t.RootExposed && r.manager {
-			return failf(ExitNotConverged, "the node is removed and its keys are replaced, but the root key was on it and root rotation is not available yet: `redoubt status` keeps the warning")
+			return failf(ExitNotConverged, "the node is removed and its keys are replaced, but the root key was on it: replace that too with `redoubt ca rotate --root`; `redoubt status` warns until then")
 		}
 	}
 	return nil
