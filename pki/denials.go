@@ -151,7 +151,7 @@ func DenyIdentity(tx *raftstore.Tx, id string) (rec *pkipb.DeniedIdentity, alrea
 	if !ok && n >= maxDeniedIdentities {
 		return nil, false, ErrManyDenied
 	}
-	rec = &pkipb.DeniedIdentity{Meta: old.GetMeta(), Id: id, DeniedAt: tx.Now().Unix()}
+	rec = &pkipb.DeniedIdentity{Meta: old.GetMeta(), Id: id, DeniedAt: tx.Now().Unix(), Certificates: old.GetCertificates()}
 	return rec, false, store.DeniedIdentities.Put(tx, rec)
 }
 

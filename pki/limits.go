@@ -102,6 +102,7 @@ const (
 	maxListed                   = 6000
 	maxRevokedIssuers           = 128 // two for each manager that left
 	listAhead                   = 48 * time.Hour
+	maxFormerLists              = 8 // of workloads' CAs of before
 	listCheck                   = time.Hour
 	listRetry, longestListRetry = time.Second, time.Minute
 

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/store"
@@ -26,8 +28,11 @@ type Revoked struct {
 }
 
 // ListSigner has keyd sign the revocation list of the CA whose certificate has
-// that SHA-256.
+// that SHA-256, and say which is the one of workloads.
 type ListSigner interface {
+	// WorkloadCA is the certificate of the CA that issues workloads' certificates
+	// now; nil: there is none.
+	WorkloadCA(ctx context.Context) ([]byte, error)
 	SignCRL(ctx context.Context, ca []byte, revoked []Revoked, number uint64) (crl []byte, nextUpdate time.Time, err error)
 }
 
@@ -46,8 +51,9 @@ type ListsConfig struct {
 
 // A revocationList is what should stand on the list of one CA.
 type revocationList struct {
-	ca      []byte // SHA-256 of its certificate
-	revoked []Revoked
+	ca       []byte // SHA-256 of its certificate
+	workload bool
+	revoked  []Revoked
 }
 
 func (l revocationList) id() string { return hex.EncodeToString(l.ca) }
@@ -62,11 +68,26 @@ func (l revocationList) content() []byte {
 	return sum[:]
 }
 
+// names reports whether that list names all that this one should. One that has more
+// is as good: certificates end.
+func (l revocationList) names(crl []byte) bool {
+	list, err := x509.ParseRevocationList(crl)
+	if err != nil {
+		return false
+	}
+	listed := make(map[string]bool, len(list.RevokedCertificateEntries))
+	for _, e := range list.RevokedCertificateEntries {
+		listed[string(e.SerialNumber.Bytes())] = true
+	}
+	return !slices.ContainsFunc(l.revoked, func(r Revoked) bool { return !listed[string(r.Serial)] })
+}
+
 // revocationLists are those of the CAs in force. An issuing CA lists the
-// certificates of nodes that were removed; a root lists the CAs of nodes and of workloads
-// whose keys a manager took along: with the next keyset nobody can sign for those any
-// more.
-func revocationLists(r raftstore.Reader, now time.Time) ([]revocationList, error) {
+// certificates of nodes that were removed; those of workloads, of which the SHA-256 is given,
+// what was issued for denied identities and to such nodes; a root lists the CAs of nodes and
+// of workloads whose keys a manager took along: with the next keyset nobody can sign for those
+// any more.
+func revocationLists(r raftstore.Reader, workload [][]byte, now time.Time) ([]revocationList, error) {
 	c, err := store.GetCluster(r)
 	if err != nil {
 		return nil, err
@@ -82,6 +103,11 @@ func revocationLists(r raftstore.Reader, now time.Time) ([]revocationList, error
 			}
 		}
 	}
+	workloadsListed(r, func(cert *pkipb.IssuedCertificate, at int64) {
+		if cert.GetNotAfter() > now.Unix() {
+			of[string(cert.GetIssuer())] = append(of[string(cert.GetIssuer())], Revoked{cert.GetSerial(), at})
+		}
+	})
 	for _, ca := range c.GetRevokedIssuers() {
 		if ca.GetNotAfter() > now.Unix() {
 			of[string(ca.GetRoot())] = append(of[string(ca.GetRoot())], Revoked{ca.GetSerial(), ca.GetAt()})
@@ -90,7 +116,13 @@ func revocationLists(r raftstore.Reader, now time.Time) ([]revocationList, error
 	var out []revocationList
 	for _, der := range slices.Concat(c.GetIssuers(), c.GetRoots()) {
 		sum := sha256.Sum256(der)
-		l := revocationList{ca: sum[:], revoked: of[string(sum[:])]}
+		out = append(out, revocationList{ca: sum[:], revoked: of[string(sum[:])]})
+	}
+	for _, ca := range workload {
+		out = append(out, revocationList{ca: ca, workload: true, revoked: of[string(ca)]})
+	}
+	for i := range out {
+		l := &out[i]
 		// Newest first, so that the oldest, which end first, give way.
 		slices.SortFunc(l.revoked, func(a, b Revoked) int {
 			if a.At != b.At {
@@ -98,8 +130,14 @@ func revocationLists(r raftstore.Reader, now time.Time) ([]revocationList, error
 			}
 			return bytes.Compare(a.Serial, b.Serial)
 		})
+		// What was issued to a denied node for a denied identity stands there twice.
+		seen := map[string]bool{}
+		l.revoked = slices.DeleteFunc(l.revoked, func(r Revoked) bool {
+			was := seen[string(r.Serial)]
+			seen[string(r.Serial)] = true
+			return was
+		})
 		l.revoked = l.revoked[:min(len(l.revoked), maxListed)]
-		out = append(out, l)
 	}
 	return out, nil
 }
@@ -114,7 +152,7 @@ func (l revocationList) due(r raftstore.Reader, now time.Time) (rec *pkipb.Revoc
 
 // RunRevocationLists keeps the lists as they should be, on the leader, until ctx
 // ends: one is signed again when something was revoked, and once a day. It also
-// forgets what was allowed again long ago.
+// forgets what was allowed again long ago, and what ended of what is listed.
 func RunRevocationLists(ctx context.Context, c ListsConfig) error {
 	for {
 		err := runRevocationLists(ctx, c)
@@ -174,14 +212,23 @@ func awaitRevocation(ctx context.Context, w *raftstore.Watch, next time.Time) er
 func signLists(ctx context.Context, c ListsConfig) (next time.Time, _ error) {
 	now := time.Now()
 	next = now.Add(listCheck) // certificates end meanwhile
+	workload, err := c.Signer.WorkloadCA(ctx)
+	if err != nil {
+		return next, fmt.Errorf("asking which CA is that of workloads: %w", err)
+	}
 	var lists []revocationList
-	var old []*pkipb.RevocationList
-	gone, allowed, level := []string{}, false, uint32(0)
-	err := c.Store.View(func(r *raftstore.ReadTx) error {
+	var old, former []*pkipb.RevocationList
+	gone, forget, level := []string{}, false, uint32(0)
+	err = c.Store.View(func(r *raftstore.ReadTx) error {
 		if level = r.Level(); level < revocationLevel {
 			return nil
 		}
-		all, err := revocationLists(r, now)
+		var current [][]byte
+		if workload != nil {
+			sum := sha256.Sum256(workload)
+			current = [][]byte{sum[:]}
+		}
+		all, err := revocationLists(r, current, now)
 		if err != nil {
 			return err
 		}
@@ -197,15 +244,26 @@ func signLists(ctx context.Context, c ListsConfig) (next time.Time, _ error) {
 			}
 		}
 		for rec := range store.RevocationLists.All(r) {
-			if !keep[rec.GetId()] {
+			switch {
+			case keep[rec.GetId()]:
+			case rec.GetWorkload() && rec.GetNextUpdate() > now.Unix():
+				former = append(former, rec)
+			default:
 				gone = append(gone, rec.GetId())
 			}
 		}
+		// What workloads were given before is shown until it ends.
+		slices.SortFunc(former, func(a, b *pkipb.RevocationList) int { return int(b.GetNextUpdate() - a.GetNextUpdate()) })
+		for len(former) > maxFormerLists {
+			gone, former = append(gone, former[len(former)-1].GetId()), former[:len(former)-1]
+		}
+		former = slices.DeleteFunc(former, (*pkipb.RevocationList).GetFormer)
+		forget = len(endedIdentities(r, now.Unix()))+len(endedNodes(r, now.Unix())) > 0
 		for rec := range store.DeniedIdentities.All(r) {
 			switch end := allowedEnd(rec); {
 			case end.IsZero():
 			case !now.Before(end):
-				allowed = true
+				forget = true
 			case end.Before(next):
 				next = end
 			}
@@ -225,13 +283,20 @@ func signLists(ctx context.Context, c ListsConfig) (next time.Time, _ error) {
 		if err != nil {
 			return next, fmt.Errorf("signing the revocation list of CA %.16s: %w", l.id(), err)
 		}
-		signed = append(signed, &pkipb.RevocationList{Meta: old[i].GetMeta(), Id: l.id(), Crl: crl, Content: l.content(), NextUpdate: until.Unix()})
+		signed = append(signed, &pkipb.RevocationList{Meta: old[i].GetMeta(), Id: l.id(), Crl: crl, Content: l.content(), NextUpdate: until.Unix(), Workload: l.workload})
 	}
-	if len(signed)+len(gone) == 0 && !allowed {
+	if len(signed)+len(gone)+len(former) == 0 && !forget {
 		return next, nil
 	}
 	return next, c.Store.Update(ctx, func(tx *raftstore.Tx) error {
 		for _, rec := range signed {
+			if err := store.RevocationLists.Put(tx, rec); err != nil {
+				return err
+			}
+		}
+		for _, rec := range former {
+			rec = proto.CloneOf(rec)
+			rec.Former = true
 			if err := store.RevocationLists.Put(tx, rec); err != nil {
 				return err
 			}
@@ -241,12 +306,15 @@ func signLists(ctx context.Context, c ListsConfig) (next time.Time, _ error) {
 				return err
 			}
 		}
-		_, err := ForgetAllowed(tx)
-		return err
+		if _, err := ForgetAllowed(tx); err != nil {
+			return err
+		}
+		return forgetListed(tx)
 	})
 }
 
-// AwaitRevocationLists returns the lists once they name all that is revoked now.
+// AwaitRevocationLists returns the lists once they name all that is revoked now, and
+// the last ones of workloads' CAs of before.
 func AwaitRevocationLists(ctx context.Context, s store.Store) (out []*pkipb.RevocationList, _ error) {
 	w, err := s.Watch(func(*raftstore.ReadTx) error { return nil }, store.RevocationLists)
 	if err != nil {
@@ -257,10 +325,18 @@ func AwaitRevocationLists(ctx context.Context, s store.Store) (out []*pkipb.Revo
 		all := true
 		if err := s.View(func(r *raftstore.ReadTx) error {
 			out = nil
-			lists, err := revocationLists(r, time.Now())
+			var workload [][]byte
+			for rec := range store.RevocationLists.All(r) {
+				if ca, err := hex.DecodeString(rec.GetId()); err == nil && rec.GetWorkload() && !rec.GetFormer() {
+					workload = append(workload, ca)
+				} else if rec.GetFormer() {
+					out = append(out, rec)
+				}
+			}
+			lists, err := revocationLists(r, workload, time.Now())
 			for _, l := range lists {
 				rec, _, _ := l.due(r, time.Now())
-				all = all && rec != nil && bytes.Equal(rec.GetContent(), l.content())
+				all = all && rec != nil && (bytes.Equal(rec.GetContent(), l.content()) || l.names(rec.GetCrl()))
 				out = append(out, rec)
 			}
 			return err

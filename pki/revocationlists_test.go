@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -24,7 +26,14 @@ type listSigner struct {
 	mu     sync.Mutex // guards the rest
 	signed map[string][]pki.Revoked
 	times  map[string]int
-	fail   error // of the next one
+	fail   error  // of the next one
+	ca     []byte // of workloads
+}
+
+func (s *listSigner) WorkloadCA(context.Context) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ca, nil
 }
 
 func (s *listSigner) SignCRL(_ context.Context, ca []byte, revoked []pki.Revoked, _ uint64) ([]byte, time.Time, error) {
@@ -127,5 +136,119 @@ func TestRevocationLists(t *testing.T) {
 	}
 	if len(a) != 0 || len(b) != 2 || !by(before) || !by(workload.SerialNumber.Bytes()) {
 		t.Errorf("listed are %v, and by the root %v, want its issuing and workload CAs of before", a, b)
+	}
+}
+
+// TestWorkloadLists: the list of the CA of workloads names what was issued for a denied
+// identity and to a denied node, until it ends, also after the identity was allowed
+// again; one of a CA of before stays, for what that one had issued.
+func TestWorkloadLists(t *testing.T) {
+	c := newCluster(t)
+	first, second := c.NextIssuer(t), c.NextIssuer(t)
+	c.NextIssuer(t) // which issues to nodes
+	s := &listSigner{signed: map[string][]pki.Revoked{}, times: map[string]int{}, ca: first.Raw}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- pki.RunRevocationLists(ctx, pki.ListsConfig{Store: c.store, Signer: s, Logger: slog.New(slog.DiscardHandler)})
+	}()
+	defer func() { cancel(); <-done }()
+	of := func(ca *x509.Certificate) []byte { sum := sha256.Sum256(ca.Raw); return sum[:] }
+	issued := func(ca *x509.Certificate, serial byte, life time.Duration) *pkipb.IssuedCertificate {
+		return &pkipb.IssuedCertificate{Serial: []byte{serial}, Issuer: of(ca), NotAfter: time.Now().Add(life).Unix()}
+	}
+	// listed is what the lists of workloads name, and how many there are.
+	listed := func(ca *x509.Certificate, want int) (serials []byte) {
+		t.Helper()
+		wait, stop := context.WithTimeout(t.Context(), 30*time.Second)
+		defer stop()
+		for n := -1; n != want; {
+			lists, err := pki.AwaitRevocationLists(wait, c.store)
+			if err != nil {
+				t.Fatalf("%d lists of workloads, want %d: %v", n, want, err)
+			}
+			n = 0
+			for _, l := range lists {
+				if l.GetWorkload() {
+					n++
+				}
+			}
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, r := range s.signed[string(of(ca))] {
+			serials = append(serials, r.Serial...)
+		}
+		slices.Sort(serials)
+		return serials
+	}
+	if got := listed(first, 1); len(got) != 0 {
+		t.Fatalf("nothing was revoked, and %v are listed", got)
+	}
+	id := profile.ServiceURI(c.ClusterID, "", "web").String()
+	list := func(certs ...*pkipb.IssuedCertificate) {
+		t.Helper()
+		c.update(func(tx *raftstore.Tx) error { return pki.ListIdentity(tx, id, certs) })
+	}
+	list(issued(first, 1, time.Hour))
+	if got := listed(first, 1); len(got) != 0 {
+		t.Errorf("of an identity that is not denied %v are listed", got)
+	}
+	c.update(func(tx *raftstore.Tx) error { _, _, err := pki.DenyIdentity(tx, id); return err })
+	list(issued(first, 1, time.Hour), issued(first, 2, time.Hour), issued(first, 3, -time.Minute))
+	list(issued(first, 2, time.Hour), issued(first, 4, time.Hour))
+	if got := listed(first, 1); !bytes.Equal(got, []byte{1, 2, 4}) {
+		t.Errorf("of a denied identity %v are listed", got)
+	}
+	// A node whose task had one of the same.
+	joined, err := c.join(c.token(pki.TokenRequest{Role: worker}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	workloads := []*pkipb.IssuedCertificate{issued(first, 4, time.Hour), issued(first, 5, 3*time.Second)}
+	c.update(func(tx *raftstore.Tx) error { return pki.ListWorkloads(tx, joined.NodeID, workloads) })
+	if n := c.node(joined.NodeID); len(n.GetWorkloadCertificates()) != 0 {
+		t.Error("a member's are listed")
+	}
+	c.update(func(tx *raftstore.Tx) error { _, err := pki.Leave(tx, joined.NodeID, pki.Leaving{}); return err })
+	c.update(func(tx *raftstore.Tx) error { return pki.ListWorkloads(tx, joined.NodeID, workloads) })
+	if got := listed(first, 1); !bytes.Equal(got, []byte{1, 2, 4, 5}) {
+		t.Errorf("of a denied node too, %v are listed", got)
+	}
+	// Allowed again and denied again: what was issued before is still listed.
+	c.update(func(tx *raftstore.Tx) error { _, err := pki.AllowIdentity(tx, id); return err })
+	c.update(func(tx *raftstore.Tx) error { _, _, err := pki.DenyIdentity(tx, id); return err })
+	if got := listed(first, 1); !bytes.Contains(got, []byte{1, 2, 4}) {
+		t.Errorf("allowed and denied again: %v are listed", got)
+	}
+	// Another CA of workloads: the list of the one before stays as it is.
+	s.mu.Lock()
+	s.ca = second.Raw
+	s.mu.Unlock()
+	list(issued(second, 6, time.Hour))
+	if got := listed(second, 2); !bytes.Equal(got, []byte{6}) {
+		t.Errorf("the next CA lists %v", got)
+	}
+	if got := listed(first, 2); !bytes.Contains(got, []byte{1, 2, 4}) {
+		t.Errorf("the CA of before lists %v", got)
+	}
+	// One that has ended leaves the record with the last of its node.
+	c.update(func(tx *raftstore.Tx) error {
+		n, _ := store.Nodes.Get(tx, joined.NodeID)
+		n = proto.CloneOf(n)
+		n.WorkloadCertificates = []*pkipb.IssuedCertificate{issued(second, 7, -time.Second)}
+		return store.Nodes.Put(tx, n)
+	})
+	w, err := c.store.Watch(func(*raftstore.ReadTx) error { return nil }, store.Nodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	wait, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	for len(c.node(joined.NodeID).GetWorkloadCertificates()) > 0 {
+		if _, err := w.Next(wait); err != nil {
+			t.Fatal("what has ended is remembered")
+		}
 	}
 }

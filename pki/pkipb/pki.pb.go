@@ -126,6 +126,9 @@ type Node struct {
 	Certificates []*IssuedCertificate `protobuf:"bytes,21,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	// Denied by `node revoke`: shown until it is removed.
 	Revoked bool `protobuf:"varint,22,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// Certificates of workloads that its tasks held when it was denied, listed as
+	// revoked until the last of them has ended.
+	WorkloadCertificates []*IssuedCertificate `protobuf:"bytes,23,rep,name=workload_certificates,json=workloadCertificates,proto3" json:"workload_certificates,omitempty"`
 	// The TPM that proved itself when the node joined, without which it renews no
 	// certificate: name of its attestation key, and hash of its endorsement key.
 	TpmAk         []byte `protobuf:"bytes,25,opt,name=tpm_ak,json=tpmAk,proto3" json:"tpm_ak,omitempty"`
@@ -309,6 +312,13 @@ func (x *Node) GetRevoked() bool {
 		return x.Revoked
 	}
 	return false
+}
+
+func (x *Node) GetWorkloadCertificates() []*IssuedCertificate {
+	if x != nil {
+		return x.WorkloadCertificates
+	}
+	return nil
 }
 
 func (x *Node) GetTpmAk() []byte {
@@ -1170,7 +1180,10 @@ type DeniedIdentity struct {
 	DeniedAt int64 `protobuf:"varint,3,opt,name=denied_at,json=deniedAt,proto3" json:"denied_at,omitempty"`
 	// When it was taken back; 0: it is in force. The record goes when no
 	// certificate of before can be good any more.
-	AllowedAt     int64 `protobuf:"varint,4,opt,name=allowed_at,json=allowedAt,proto3" json:"allowed_at,omitempty"`
+	AllowedAt int64 `protobuf:"varint,4,opt,name=allowed_at,json=allowedAt,proto3" json:"allowed_at,omitempty"`
+	// What was issued for it and is listed as revoked, until the last of them has
+	// ended.
+	Certificates  []*IssuedCertificate `protobuf:"bytes,5,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1233,6 +1246,13 @@ func (x *DeniedIdentity) GetAllowedAt() int64 {
 	return 0
 }
 
+func (x *DeniedIdentity) GetCertificates() []*IssuedCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
 // RevocationList is the newest CRL of one CA.
 type RevocationList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1243,7 +1263,11 @@ type RevocationList struct {
 	// SHA-256 over what it lists: another one is signed when that differs.
 	Content []byte `protobuf:"bytes,4,opt,name=content,proto3" json:"content,omitempty"`
 	// Unix seconds of its NextUpdate.
-	NextUpdate    int64 `protobuf:"varint,5,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
+	NextUpdate int64 `protobuf:"varint,5,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
+	// The CA is one of workloads, which no other record names.
+	Workload bool `protobuf:"varint,6,opt,name=workload,proto3" json:"workload,omitempty"`
+	// That CA signs no more: it is the last list there is of it.
+	Former        bool `protobuf:"varint,7,opt,name=former,proto3" json:"former,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1311,6 +1335,20 @@ func (x *RevocationList) GetNextUpdate() int64 {
 		return x.NextUpdate
 	}
 	return 0
+}
+
+func (x *RevocationList) GetWorkload() bool {
+	if x != nil {
+		return x.Workload
+	}
+	return false
+}
+
+func (x *RevocationList) GetFormer() bool {
+	if x != nil {
+		return x.Former
+	}
+	return false
 }
 
 type Exposure struct {
@@ -2619,7 +2657,7 @@ var File_pki_pkipb_pki_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\n" +
-	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\x8c\x06\n" +
+	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xea\x06\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2644,7 +2682,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\vcompromised\x18\x12 \x01(\bR\vcompromised\x12&\n" +
 	"\x0fgiven_keyd_keys\x18\x13 \x03(\fR\rgivenKeydKeys\x12K\n" +
 	"\fcertificates\x18\x15 \x03(\v2!.redoubt.pki.v1.IssuedCertificateB\x04\xf0\xe5\x18\x03R\fcertificates\x12\x1e\n" +
-	"\arevoked\x18\x16 \x01(\bB\x04\xf0\xe5\x18\x03R\arevoked\x12\x1b\n" +
+	"\arevoked\x18\x16 \x01(\bB\x04\xf0\xe5\x18\x03R\arevoked\x12\\\n" +
+	"\x15workload_certificates\x18\x17 \x03(\v2!.redoubt.pki.v1.IssuedCertificateB\x04\xf0\xe5\x18\x03R\x14workloadCertificates\x12\x1b\n" +
 	"\x06tpm_ak\x18\x19 \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmAk\x12\x1b\n" +
 	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEkJ\x04\b\x1e\x10\x1f\"\xaf\x01\n" +
 	"\fUnjournalled\x12\x12\n" +
@@ -2724,20 +2763,23 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x0e\n" +
 	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x1b\n" +
-	"\tnot_after\x18\x04 \x01(\x03R\bnotAfter:\x04\xe8\xe5\x18\x03\"\x92\x01\n" +
+	"\tnot_after\x18\x04 \x01(\x03R\bnotAfter:\x04\xe8\xe5\x18\x03\"\xd9\x01\n" +
 	"\x0eDeniedIdentity\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1b\n" +
 	"\tdenied_at\x18\x03 \x01(\x03R\bdeniedAt\x12\x1d\n" +
 	"\n" +
-	"allowed_at\x18\x04 \x01(\x03R\tallowedAt:\x04\xe8\xe5\x18\x03\"\xa3\x01\n" +
+	"allowed_at\x18\x04 \x01(\x03R\tallowedAt\x12E\n" +
+	"\fcertificates\x18\x05 \x03(\v2!.redoubt.pki.v1.IssuedCertificateR\fcertificates:\x04\xe8\xe5\x18\x03\"\xd7\x01\n" +
 	"\x0eRevocationList\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
 	"\x03crl\x18\x03 \x01(\fR\x03crl\x12\x18\n" +
 	"\acontent\x18\x04 \x01(\fR\acontent\x12\x1f\n" +
 	"\vnext_update\x18\x05 \x01(\x03R\n" +
-	"nextUpdate:\x04\xe8\xe5\x18\x03\"G\n" +
+	"nextUpdate\x12\x1a\n" +
+	"\bworkload\x18\x06 \x01(\bR\bworkload\x12\x16\n" +
+	"\x06former\x18\a \x01(\bR\x06former:\x04\xe8\xe5\x18\x03\"G\n" +
 	"\bExposure\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
@@ -2915,66 +2957,68 @@ var file_pki_pkipb_pki_proto_depIdxs = []int32{
 	33, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
 	34, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	34, // 3: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	33, // 4: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	35, // 5: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	5,  // 6: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
-	34, // 7: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
-	33, // 8: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
-	13, // 9: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
-	10, // 10: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
-	7,  // 11: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
-	8,  // 12: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
-	2,  // 13: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	36, // 14: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
-	0,  // 15: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	33, // 16: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
-	33, // 17: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
-	37, // 18: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	38, // 19: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	39, // 20: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
-	40, // 21: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 22: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	14, // 23: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	34, // 24: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	9,  // 25: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
-	16, // 26: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
-	17, // 27: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
-	38, // 28: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	40, // 29: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 30: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,  // 31: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
-	25, // 32: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
-	14, // 33: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
-	14, // 34: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
-	29, // 35: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	38, // 36: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	40, // 37: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 38: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 39: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 40: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	14, // 41: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	38, // 42: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	40, // 43: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	15, // 44: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	19, // 45: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	21, // 46: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	23, // 47: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
-	26, // 48: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
-	28, // 49: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	31, // 50: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	18, // 51: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	20, // 52: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	22, // 53: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	24, // 54: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	27, // 55: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	30, // 56: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	32, // 57: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	51, // [51:58] is the sub-list for method output_type
-	44, // [44:51] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	3,  // 3: redoubt.pki.v1.Node.workload_certificates:type_name -> redoubt.pki.v1.IssuedCertificate
+	34, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	33, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	35, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	5,  // 7: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
+	34, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
+	33, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	13, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
+	10, // 11: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
+	7,  // 12: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
+	8,  // 13: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
+	2,  // 14: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
+	36, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	0,  // 16: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
+	33, // 17: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	3,  // 18: redoubt.pki.v1.DeniedIdentity.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
+	33, // 19: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	37, // 20: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	38, // 21: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	39, // 22: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	40, // 23: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 24: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	14, // 25: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
+	34, // 26: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	9,  // 27: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
+	16, // 28: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
+	17, // 29: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
+	38, // 30: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	40, // 31: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 32: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,  // 33: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
+	25, // 34: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
+	14, // 35: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
+	14, // 36: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
+	29, // 37: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	38, // 38: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	40, // 39: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 40: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 41: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	40, // 42: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	14, // 43: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
+	38, // 44: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	40, // 45: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	15, // 46: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	19, // 47: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	21, // 48: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	23, // 49: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
+	26, // 50: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
+	28, // 51: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	31, // 52: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	18, // 53: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	20, // 54: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	22, // 55: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	24, // 56: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	27, // 57: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	30, // 58: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	32, // 59: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	53, // [53:60] is the sub-list for method output_type
+	46, // [46:53] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }

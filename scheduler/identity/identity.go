@@ -8,7 +8,8 @@
 // one, and for how long; whether the identity was revoked. What fails is left out
 // and told with its reason, the rest goes to keyd, which verifies the signature
 // for itself; where nothing is left, keyd is not asked. No certificate is written to the store: with thousands of tasks that
-// would be most of what it writes, and nothing is decided by it.
+// would be most of what it writes, and nothing is decided by it. The leader remembers which it had
+// signed, until they end, so that a revocation list can name them once they are revoked (issued.go).
 //
 // It refuses to keep anything that another leader could need: what tasks hold is
 // reported again by each node whose session begins.
@@ -36,6 +37,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -65,6 +67,8 @@ type Server struct {
 type node struct {
 	asked, reported bucket
 	held            []*schedulerpb.HeldIdentity
+	issued          []issued // oldest first; what ended is left out from time to time
+	swept           int      // how many were left of issued the last time
 }
 
 // bucket counts uses; the zero value is full.
@@ -145,6 +149,14 @@ func (s *Server) Issue(ctx context.Context, req *schedulerpb.IssueRequest) (*sch
 	} else if got, err = s.c.Sign(ctx, req, numbers(reasons)); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
+	if batch != nil && len(reasons) < len(batch.GetItems()) {
+		// Who revokes asks what was issued after the revocation is written: what is
+		// not remembered by then is not handed out.
+		s.remember(id, batch, got)
+		if reasons, err = s.judge(id, batch); err != nil {
+			return nil, status.Error(codes.Unavailable, err.Error())
+		}
+	}
 	for i, reason := range reasons {
 		if i < len(got.GetDocuments()) {
 			got.Documents[i] = &profilepb.WorkloadDocument{Document: &profilepb.WorkloadDocument_Error{Error: reason}}
@@ -222,6 +234,9 @@ func (s *Server) judge(id string, batch *profilepb.WorkloadBatch) (map[int]strin
 var errNotAssigned = errors.New("the task is not assigned to this node, or is not to run")
 
 func (s *Server) entitled(r *raftstore.ReadTx, id string, item *profilepb.WorkloadItem) error {
+	if n, ok := pkistore.Nodes.Get(r, id); ok && n.GetDenied() {
+		return errNotAssigned
+	}
 	t, ok := store.Tasks.Get(r, item.GetTaskId())
 	if !ok || t.GetNodeId() != id || t.GetDesired() > schedulerpb.TaskState_TASK_STATE_RUNNING || t.GetStatus().GetState() > schedulerpb.TaskState_TASK_STATE_RUNNING {
 		return errNotAssigned
@@ -277,8 +292,11 @@ func (s *Server) Report(ctx context.Context, req *schedulerpb.IdentityReport) (*
 		if _, _, _, err := profile.ParseServiceURI(h.GetIdentity()); err != nil || !ident.Valid(h.GetTaskId()) || len(h.GetSerial()) > 20 {
 			return nil, status.Error(codes.InvalidArgument, "a report of identities is malformed")
 		}
+		if !wellFormed(h.GetCertificates(), time.Now()) {
+			return nil, status.Error(codes.InvalidArgument, "a report names what is no certificate of a workload")
+		}
 		clean = append(clean, &schedulerpb.HeldIdentity{TaskId: h.TaskId, Identity: h.Identity, Serial: h.Serial, IssuedAt: h.IssuedAt, ExpiresAt: h.ExpiresAt,
-			Tokens: h.Tokens, Streams: h.Streams, Files: h.Files, Error: cleanText(h.Error)})
+			Tokens: h.Tokens, Streams: h.Streams, Files: h.Files, Error: cleanText(h.Error), Certificates: h.Certificates})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

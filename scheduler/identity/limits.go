@@ -13,6 +13,14 @@ const (
 	// maxHeld bounds what a node says that its tasks hold.
 	maxHeld = 4096
 
+	// maxIssued bounds what is remembered of one node's certificates, the newest: two
+	// for each task that it may have. maxCertificates bounds what it says of one task.
+	maxIssued       = 8192
+	maxCertificates = 8
+
+	// skew is how far a node's clock may be off.
+	skew = 10 * time.Minute
+
 	// maxText bounds what a node says of an error, in bytes.
 	maxText = 512
 

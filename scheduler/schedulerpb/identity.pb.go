@@ -247,7 +247,9 @@ type HeldIdentity struct {
 	// It is written to files.
 	Files bool `protobuf:"varint,8,opt,name=files,proto3" json:"files,omitempty"`
 	// Why it has none, or no new one.
-	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// All that were issued to it and have not ended.
+	Certificates  []*HeldCertificate `protobuf:"bytes,10,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +347,76 @@ func (x *HeldIdentity) GetError() string {
 	return ""
 }
 
+func (x *HeldIdentity) GetCertificates() []*HeldCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// HeldCertificate is what a revocation list needs to name a certificate.
+type HeldCertificate struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Serial []byte                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// SHA-256 of the certificate of the CA that issued it.
+	Issuer []byte `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Unix seconds of its NotAfter.
+	ExpiresAt     int64 `protobuf:"varint,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldCertificate) Reset() {
+	*x = HeldCertificate{}
+	mi := &file_scheduler_schedulerpb_identity_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldCertificate) ProtoMessage() {}
+
+func (x *HeldCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_identity_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldCertificate.ProtoReflect.Descriptor instead.
+func (*HeldCertificate) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_identity_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HeldCertificate) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *HeldCertificate) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *HeldCertificate) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
 // IdentityNews is what nodes are told of identities over their sessions.
 type IdentityNews struct {
 	state         protoimpl.MessageState          `protogen:"open.v1"`
@@ -355,7 +427,7 @@ type IdentityNews struct {
 
 func (x *IdentityNews) Reset() {
 	*x = IdentityNews{}
-	mi := &file_scheduler_schedulerpb_identity_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_identity_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +439,7 @@ func (x *IdentityNews) String() string {
 func (*IdentityNews) ProtoMessage() {}
 
 func (x *IdentityNews) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_identity_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_identity_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +452,7 @@ func (x *IdentityNews) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityNews.ProtoReflect.Descriptor instead.
 func (*IdentityNews) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_identity_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_schedulerpb_identity_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IdentityNews) GetBundle() *profilepb.SignedWorkloadBundle {
@@ -405,7 +477,7 @@ const file_scheduler_schedulerpb_identity_proto_rawDesc = "" +
 	"\x06bundle\x18\x03 \x01(\v2(.redoubt.profile.v1.SignedWorkloadBundleR\x06bundle\"H\n" +
 	"\x0eIdentityReport\x126\n" +
 	"\x04held\x18\x01 \x03(\v2\".redoubt.scheduler.v1.HeldIdentityR\x04held\"\x12\n" +
-	"\x10IdentityReported\"\xf5\x01\n" +
+	"\x10IdentityReported\"\xc0\x02\n" +
 	"\fHeldIdentity\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x16\n" +
@@ -416,7 +488,14 @@ const file_scheduler_schedulerpb_identity_proto_rawDesc = "" +
 	"\x06tokens\x18\x06 \x01(\rR\x06tokens\x12\x18\n" +
 	"\astreams\x18\a \x01(\rR\astreams\x12\x14\n" +
 	"\x05files\x18\b \x01(\bR\x05files\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"P\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12I\n" +
+	"\fcertificates\x18\n" +
+	" \x03(\v2%.redoubt.scheduler.v1.HeldCertificateR\fcertificates\"`\n" +
+	"\x0fHeldCertificate\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\x03R\texpiresAt\"P\n" +
 	"\fIdentityNews\x12@\n" +
 	"\x06bundle\x18\x01 \x01(\v2(.redoubt.profile.v1.SignedWorkloadBundleR\x06bundle2\xd0\x01\n" +
 	"\x10WorkloadIdentity\x12Z\n" +
@@ -437,33 +516,35 @@ func file_scheduler_schedulerpb_identity_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_identity_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_scheduler_schedulerpb_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_scheduler_schedulerpb_identity_proto_goTypes = []any{
 	(*IssueRequest)(nil),                   // 0: redoubt.scheduler.v1.IssueRequest
 	(*IssueResponse)(nil),                  // 1: redoubt.scheduler.v1.IssueResponse
 	(*IdentityReport)(nil),                 // 2: redoubt.scheduler.v1.IdentityReport
 	(*IdentityReported)(nil),               // 3: redoubt.scheduler.v1.IdentityReported
 	(*HeldIdentity)(nil),                   // 4: redoubt.scheduler.v1.HeldIdentity
-	(*IdentityNews)(nil),                   // 5: redoubt.scheduler.v1.IdentityNews
-	(*profilepb.WorkloadDocument)(nil),     // 6: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.CertificateChain)(nil),     // 7: redoubt.profile.v1.CertificateChain
-	(*profilepb.SignedWorkloadBundle)(nil), // 8: redoubt.profile.v1.SignedWorkloadBundle
+	(*HeldCertificate)(nil),                // 5: redoubt.scheduler.v1.HeldCertificate
+	(*IdentityNews)(nil),                   // 6: redoubt.scheduler.v1.IdentityNews
+	(*profilepb.WorkloadDocument)(nil),     // 7: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.CertificateChain)(nil),     // 8: redoubt.profile.v1.CertificateChain
+	(*profilepb.SignedWorkloadBundle)(nil), // 9: redoubt.profile.v1.SignedWorkloadBundle
 }
 var file_scheduler_schedulerpb_identity_proto_depIdxs = []int32{
-	6, // 0: redoubt.scheduler.v1.IssueResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	7, // 1: redoubt.scheduler.v1.IssueResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	8, // 2: redoubt.scheduler.v1.IssueResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	7, // 0: redoubt.scheduler.v1.IssueResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	8, // 1: redoubt.scheduler.v1.IssueResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	9, // 2: redoubt.scheduler.v1.IssueResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
 	4, // 3: redoubt.scheduler.v1.IdentityReport.held:type_name -> redoubt.scheduler.v1.HeldIdentity
-	8, // 4: redoubt.scheduler.v1.IdentityNews.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	0, // 5: redoubt.scheduler.v1.WorkloadIdentity.Issue:input_type -> redoubt.scheduler.v1.IssueRequest
-	2, // 6: redoubt.scheduler.v1.WorkloadIdentity.Report:input_type -> redoubt.scheduler.v1.IdentityReport
-	1, // 7: redoubt.scheduler.v1.WorkloadIdentity.Issue:output_type -> redoubt.scheduler.v1.IssueResponse
-	3, // 8: redoubt.scheduler.v1.WorkloadIdentity.Report:output_type -> redoubt.scheduler.v1.IdentityReported
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	5, // 4: redoubt.scheduler.v1.HeldIdentity.certificates:type_name -> redoubt.scheduler.v1.HeldCertificate
+	9, // 5: redoubt.scheduler.v1.IdentityNews.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	0, // 6: redoubt.scheduler.v1.WorkloadIdentity.Issue:input_type -> redoubt.scheduler.v1.IssueRequest
+	2, // 7: redoubt.scheduler.v1.WorkloadIdentity.Report:input_type -> redoubt.scheduler.v1.IdentityReport
+	1, // 8: redoubt.scheduler.v1.WorkloadIdentity.Issue:output_type -> redoubt.scheduler.v1.IssueResponse
+	3, // 9: redoubt.scheduler.v1.WorkloadIdentity.Report:output_type -> redoubt.scheduler.v1.IdentityReported
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_identity_proto_init() }
@@ -477,7 +558,7 @@ func file_scheduler_schedulerpb_identity_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_identity_proto_rawDesc), len(file_scheduler_schedulerpb_identity_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

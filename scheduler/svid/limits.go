@@ -12,6 +12,9 @@ const (
 	// maxPause is the same while rund does not answer.
 	maxPause = 2 * time.Second
 
+	// maxGiven bounds what is remembered of a task's certificates of before.
+	maxGiven = 8
+
 	// issueTimeout bounds one batch, and lookAgain how long a change of the roots
 	// may go unseen.
 	issueTimeout = 20 * time.Second

@@ -26,6 +26,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -82,7 +83,8 @@ type entry struct {
 	want    Want
 	key     *ecdsa.PrivateKey // of cert; nil: there is none
 	leaf    *x509.Certificate
-	chain   [][]byte // leaf first, without the root
+	chain   [][]byte                       // leaf first, without the root
+	given   []*schedulerpb.HeldCertificate // that have not ended, revoked or not
 	issued  time.Time
 	renewAt time.Time
 	retry   time.Duration
@@ -230,7 +232,8 @@ func (h *Holder) held() *schedulerpb.IdentityReport {
 	h.report = false
 	r, now := &schedulerpb.IdentityReport{}, time.Now()
 	for id, e := range h.tasks {
-		x := &schedulerpb.HeldIdentity{TaskId: id, Identity: e.want.Identity, Streams: uint32(e.streams), Files: e.filed, Error: e.why}
+		e.given = slices.DeleteFunc(e.given, func(c *schedulerpb.HeldCertificate) bool { return c.GetExpiresAt() <= now.Unix() })
+		x := &schedulerpb.HeldIdentity{Certificates: slices.Clone(e.given), TaskId: id, Identity: e.want.Identity, Streams: uint32(e.streams), Files: e.filed, Error: e.why}
 		if h.good(e, now) {
 			x.Serial, x.IssuedAt, x.ExpiresAt = e.leaf.SerialNumber.Bytes(), e.issued.Unix(), e.leaf.NotAfter.Unix()
 		}

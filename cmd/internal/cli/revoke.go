@@ -122,13 +122,25 @@ func (a *app) identityDeniedCmd() *cobra.Command {
 	return c
 }
 
+// kindOf is which CA a list is of, as the command line has it.
+func kindOf(l *controlpb.CRL) string {
+	switch {
+	case l.GetWorkload():
+		return "workload"
+	case l.GetRoot():
+		return "root"
+	}
+	return "issuing"
+}
+
 func (a *app) caCrlCmd() *cobra.Command {
 	var format, issuer string
 	c := &cobra.Command{
-		Use: "crl [--format pem|der] [--issuer issuing|root]", Short: "Print the certificate revocation lists, for programs outside of the cluster",
+		Use: "crl [--format pem|der] [--issuer issuing|workload|root]", Short: "Print the certificate revocation lists, for programs outside of the cluster",
 		Long: `crl prints the revocation lists as they are at this moment: the issuing CA's names
-the certificates of nodes that were removed or revoked, the root's the issuing CAs
-whose keys a manager took along. A list is good for three days and is signed again
+the certificates of nodes that were removed or revoked, the workload CA's those of
+identities that were revoked and of such nodes' tasks, the root's the CAs whose keys
+a manager took along. A list is good for three days and is signed again
 whenever something is revoked, and every day: fetch it at least daily. The cluster
 itself does not wait for any list.`,
 		Example: `  redoubt ca crl > /srv/www/redoubt.crl.pem
@@ -139,10 +151,10 @@ itself does not wait for any list.`,
 			switch {
 			case format != "pem" && format != "der":
 				return usagef("--format %q: use pem or der", format)
-			case issuer != "" && issuer != "issuing" && issuer != "root":
-				return usagef("--issuer %q: use issuing or root", issuer)
+			case issuer != "" && issuer != "issuing" && issuer != "workload" && issuer != "root":
+				return usagef("--issuer %q: use issuing, workload or root", issuer)
 			case format == "der" && issuer == "":
-				return usagef("--format der has room for one list: add --issuer issuing or --issuer root")
+				return usagef("--format der has room for one list: add --issuer issuing, --issuer workload or --issuer root")
 			}
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.GetCRLs(ctx, &controlpb.GetCRLsRequest{})
@@ -152,7 +164,7 @@ itself does not wait for any list.`,
 				lists := r.GetCrls()
 				printed := 0
 				for _, l := range lists {
-					if issuer != "" && l.GetRoot() != (issuer == "root") {
+					if issuer != "" && kindOf(l) != issuer || format == "der" && l.GetFormer() {
 						continue
 					}
 					if format == "der" && printed > 0 {
@@ -173,6 +185,6 @@ itself does not wait for any list.`,
 		},
 	}
 	c.Flags().StringVar(&format, "format", "pem", "pem: all lists one after the other; der: one")
-	c.Flags().StringVar(&issuer, "issuer", "", "only the lists of the issuing CA, or of the root (default all)")
+	c.Flags().StringVar(&issuer, "issuer", "", "only the lists of the issuing CA, of the workload CA, or of the root (default all)")
 	return c
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -51,12 +52,19 @@ type world struct {
 	asked    []dispatcher.LogRequest
 	sessions []dispatcher.SessionInfo
 	ends     meshEnds
+	issued   map[string][]*pkipb.IssuedCertificate // by identity or node
 }
+
+// IssuedFor and IssuedTo are the leader's memory of certificates of workloads.
+func (w *world) IssuedFor(identity string) ([]*pkipb.IssuedCertificate, error) {
+	return w.issued[identity], nil
+}
+func (w *world) IssuedTo(node string) ([]*pkipb.IssuedCertificate, error) { return w.issued[node], nil }
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, ca: pkitest.New(t), registry: map[string]string{ref: digestA}, logs: map[string][]*schedulerpb.LogChunk{}}
 	w.store = schedulertest.NewStore(t, slices.Concat(pkistore.Tables(), autolockstore.Tables(), secretstore.Tables())...)
-	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w, Logs: w, Mesh: &w.ends,
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w, Logs: w, Mesh: &w.ends, Workloads: w,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, w.ca.Cluster()) })
 	w.manager, w.worker = w.addNode("manager-1", true), w.addNode("worker-1", false)

@@ -56,7 +56,7 @@ func newLeaveWorld(t *testing.T) *leaveWorld {
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
 		return autolockstore.Slots.Put(tx, &autolockpb.SlotRecord{Id: autolockstore.RecordID, Set: &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{newSlot()}}})
 	})
-	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Rotator: w, Images: w, Logs: w,
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Rotator: w, Images: w, Logs: w, Workloads: w,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
 	return w
 }

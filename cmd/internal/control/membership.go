@@ -114,6 +114,11 @@ func (l *leaving) run(ctx context.Context) error {
 		}
 		return err
 	}
+	if w := l.c.Workloads; w != nil {
+		if err := l.list(ctx, l.node.GetId(), w.IssuedTo, pki.ListWorkloads); err != nil {
+			l.c.Logger.WarnContext(ctx, "what the tasks of a node that left held is not on the revocation list", "node", l.node.GetId(), "err", err)
+		}
+	}
 	if l.manager() {
 		// The leader's duty repeats it where this fails.
 		if err := l.c.Store.RemoveServer(ctx, l.node.GetId()); err != nil {

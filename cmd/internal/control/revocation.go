@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -105,7 +106,22 @@ func (s *Server) RevokeIdentity(ctx context.Context, req *controlpb.RevokeIdenti
 		return nil, err
 	}
 	s.c.Logger.InfoContext(ctx, "identity revoked", "identity", resp.Identity.GetId())
+	if w := s.c.Workloads; w != nil {
+		if err := s.list(ctx, resp.Identity.GetId(), w.IssuedFor, pki.ListIdentity); err != nil {
+			return nil, fmt.Errorf("the identity is revoked, but what was issued for it is not on the revocation list yet (run this again): %w", err)
+		}
+	}
 	return resp, nil
+}
+
+// list puts on the revocation list what was issued and has not ended. What is denied
+// is so already, so nothing more is issued meanwhile.
+func (s *Server) list(ctx context.Context, id string, issued func(string) ([]*pkipb.IssuedCertificate, error), put func(*raftstore.Tx, string, []*pkipb.IssuedCertificate) error) error {
+	certs, err := issued(id)
+	if err != nil || len(certs) == 0 {
+		return err
+	}
+	return s.update(ctx, func(tx *raftstore.Tx) error { return put(tx, id, certs) })
 }
 
 // AllowIdentity takes that back, for certificates issued from now on.
@@ -149,7 +165,7 @@ func deniedView(rec *pkipb.DeniedIdentity) *controlpb.DeniedIdentityView {
 }
 
 // GetCRLs returns the revocation lists of the CAs in force, once they name all that
-// is revoked at this moment.
+// is revoked at this moment, and the last ones of workloads' CAs of before.
 func (s *Server) GetCRLs(ctx context.Context, _ *controlpb.GetCRLsRequest) (*controlpb.GetCRLsResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
@@ -183,7 +199,8 @@ func (s *Server) GetCRLs(ctx context.Context, _ *controlpb.GetCRLsRequest) (*con
 		if err != nil {
 			return nil, err
 		}
-		resp.Crls = append(resp.Crls, &controlpb.CRL{Issuer: list.Issuer.String(), Crl: rec.GetCrl(), Root: roots[string(list.RawIssuer)]})
+		resp.Crls = append(resp.Crls, &controlpb.CRL{Issuer: list.Issuer.String(), Crl: rec.GetCrl(),
+			Root: roots[string(list.RawIssuer)], Workload: rec.GetWorkload(), Former: rec.GetFormer()})
 	}
 	return resp, nil
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -20,6 +21,7 @@ import (
 func TestRevokeNode(t *testing.T) {
 	w := newLeaveWorld(t)
 	id := w.addNode("worker-9", false)
+	w.issued = map[string][]*pkipb.IssuedCertificate{id: {{Serial: []byte{1}, NotAfter: time.Now().Add(time.Hour).Unix()}}}
 	if _, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: "worker-9", Check: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +35,7 @@ func TestRevokeNode(t *testing.T) {
 		}
 		return n
 	}
-	if n := record(id); !n.GetDenied() || !n.GetRevoked() || !n.GetCompromised() {
+	if n := record(id); !n.GetDenied() || !n.GetRevoked() || !n.GetCompromised() || len(n.GetWorkloadCertificates()) != 1 {
 		t.Errorf("its record is %v", n)
 	}
 	revoked := func() (ids []string) {
@@ -85,6 +87,21 @@ func TestRevokeIdentity(t *testing.T) {
 	w.create(w.spec("web"))
 	id := profile.ServiceURI(w.ca.ClusterID, "", "web").String()
 	ctx := t.Context()
+	issued := func(serials ...byte) {
+		w.issued = map[string][]*pkipb.IssuedCertificate{"another": {{Serial: []byte{9}, NotAfter: time.Now().Add(time.Hour).Unix()}}}
+		for _, s := range serials {
+			w.issued[id] = append(w.issued[id], &pkipb.IssuedCertificate{Serial: []byte{s}, NotAfter: time.Now().Add(time.Hour).Unix()})
+		}
+	}
+	listed := func() (n int) {
+		_ = w.store.View(func(r *raftstore.ReadTx) error {
+			rec, _ := pkistore.DeniedIdentities.Get(r, id)
+			n = len(rec.GetCertificates())
+			return nil
+		})
+		return n
+	}
+	issued(1)
 	revoke := func(ref string) (*controlpb.RevokeIdentityResponse, error) {
 		return w.api.RevokeIdentity(ctx, &controlpb.RevokeIdentityRequest{Identity: ref})
 	}
@@ -92,6 +109,11 @@ func TestRevokeIdentity(t *testing.T) {
 		if resp, err := revoke(ref); err != nil || resp.GetIdentity().GetId() != id || resp.GetAlready() != (i > 0) {
 			t.Errorf("%s: %v %v", ref, resp, err)
 		}
+		// What another leader did not know is listed when it is told once more.
+		if n := listed(); n != i+1 {
+			t.Errorf("%d certificates of it are listed, want %d", n, i+1)
+		}
+		issued(1, 2)
 	}
 	for ref, want := range map[string]string{
 		"nothing":        "nothing",

@@ -23,6 +23,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -45,6 +46,13 @@ type Images interface {
 	Resolve(ctx context.Context, reference string) (digest string, platforms []string, err error)
 }
 
+// Workloads says what was issued for an identity, or to a node's tasks, and has not
+// ended.
+type Workloads interface {
+	IssuedFor(identity string) ([]*pkipb.IssuedCertificate, error)
+	IssuedTo(node string) ([]*pkipb.IssuedCertificate, error)
+}
+
 // Config is what the server needs.
 type Config struct {
 	Store     *raftstore.Store
@@ -63,6 +71,9 @@ type Config struct {
 	Sessions func() []dispatcher.SessionInfo
 	// Held is what nodes say that their tasks hold of identities, by node.
 	Held func() map[string][]*schedulerpb.HeldIdentity
+	// Workloads knows which certificates of workloads have not ended; nil: nobody
+	// does, and none is listed as revoked.
+	Workloads Workloads
 	// Events is what has happened; somebody else runs it.
 	Events *events.Hub
 	// Locked asks a manager that is away whether it is only locked.

@@ -17,7 +17,16 @@ import (
 // the cluster publishes. file is the node's leaf as it is kept.
 func (c *cluster) onLists(file, when string, revoked bool) {
 	c.t.Helper()
-	dir, certs := c.t.TempDir(), c.keptChain(file)
+	c.verified(c.keptChain(file), when, revoked)
+}
+
+// verified is onLists for a chain: leaf, the CA that issued it, root.
+func (c *cluster) verified(chain [][]byte, when string, revoked bool) {
+	c.t.Helper()
+	if len(chain) < 3 {
+		c.t.Fatalf("%s, a chain of %d", when, len(chain))
+	}
+	dir := c.t.TempDir()
 	write := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -27,10 +36,10 @@ func (c *cluster) onLists(file, when string, revoked bool) {
 	}
 	var paths []string
 	for i, name := range []string{"leaf.pem", "issuing.pem", "root.pem"} {
-		paths = append(paths, write(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certs[i]})))
+		paths = append(paths, write(name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: chain[i]})))
 	}
 	lists := c.ok("manager-1", "ca", "crl")
-	if n := strings.Count(lists, "BEGIN X509 CRL"); n < 2 {
+	if n := strings.Count(lists, "BEGIN X509 CRL"); n < 3 {
 		c.t.Fatalf("%d lists are published", n)
 	}
 	out, err := exec.Command("openssl", "verify", "-crl_check_all", "-CAfile", paths[2], "-untrusted", paths[1],

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -172,6 +173,19 @@ func (w *workloadStory) try(task taskJSON, before string) string {
 	return w.inHost(task.Node, "sh", "-c", before+w.asking(task, "try"))
 }
 
+// chain is what a task's certificate is now, with those above it.
+func (w *workloadStory) chain(task taskJSON) (ders [][]byte) {
+	w.t.Helper()
+	rest := []byte(w.inHost(task.Node, "sh", "-c", w.enter(task)+w.asking(task, "chain")))
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return ders
+		}
+		ders = append(ders, block.Bytes)
+	}
+}
+
 func (w *workloadStory) firstProcess(task taskJSON) string {
 	w.t.Helper()
 	for line := range strings.Lines(w.inHost(task.Node, "ctr", "-n", "redoubt", "tasks", "ls")) {
@@ -326,6 +340,8 @@ func (w *workloadStory) revoked() {
 		}
 		return ""
 	})
+	mine, other := w.chain(web), w.chain(w.only("db"))
+	w.verified(mine, "before its identity is revoked", false)
 	w.ok("manager-1", "identity", "revoke", "web")
 	done := time.Now()
 	out := <-watched
@@ -342,7 +358,10 @@ func (w *workloadStory) revoked() {
 	if out := w.try(web, w.enter(web)); strings.Count(out, "shut ") != 2 {
 		w.t.Errorf("a revoked identity: %s", out)
 	}
-	// What the task has in its memory ends by itself.
+	// Who fetches lists believes no more what the task has in its memory, or a thief.
+	w.verified(mine, "after its identity was revoked", true)
+	w.verified(other, "of another identity", false)
+	// For others it ends by itself.
 	eventually(w.t, 2*time.Minute, func() string {
 		if out := w.said("web"); !strings.Contains(out, "WRONG") {
 			return "web still gets through"

@@ -161,6 +161,15 @@ func (s timedSigner) RotateCA(ctx context.Context, change keydpb.CAChange, manag
 	return s.signer.RotateCA(ctx, change, managers)
 }
 
+// WorkloadCA names none while keyd has an older keyset than the cluster: it would be
+// the one of before.
+func (s timedSigner) WorkloadCA(ctx context.Context) ([]byte, error) {
+	if !s.newest() {
+		return nil, pki.ErrRotated
+	}
+	return s.signer.WorkloadCA(ctx)
+}
+
 // SealKeyset seals nothing while keyd has an older keyset than the cluster: a new
 // manager would never get the next one.
 func (s timedSigner) SealKeyset(ctx context.Context, manager *profilepb.CertificateChain) ([]byte, error) {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
@@ -79,6 +80,22 @@ func (s signer) SignCRL(ctx context.Context, ca []byte, revoked []pki.Revoked, n
 	}
 	resp, err := s.keyd.SignCRL(ctx, req)
 	return resp.GetCrl(), time.Unix(resp.GetNextUpdate(), 0), err
+}
+
+// WorkloadCA is nil where the keyset is of before workloads had identities.
+func (s signer) WorkloadCA(ctx context.Context) ([]byte, error) {
+	resp, err := s.keyd.SignWorkloads(ctx, &keydpb.SignWorkloadsRequest{})
+	if keydclient.CodeOf(err) == keydpb.Code_CODE_DENIED {
+		return nil, nil
+	}
+	chain := resp.GetBundle().GetIssuer().GetCertificates()
+	if err == nil && len(chain) == 0 {
+		err = errors.New("keyd names no CA of workloads")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return chain[0], nil
 }
 
 func (s signer) RotateKeyset(ctx context.Context, stay, retired [][]byte) (*keydpb.RotateKeysetResponse, error) {

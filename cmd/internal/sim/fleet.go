@@ -56,6 +56,7 @@ type node struct {
 	creds *pki.Credentials
 	trust trust
 	ended atomic.Int64 // when its last session was over, Unix nanoseconds
+	met   atomic.Int64 // when it last knew what to run, the same
 	told  atomic.Int64 // when it last heard of revoked identities, the same
 	// denials is how many that were.
 	denials atomic.Int64
@@ -296,6 +297,7 @@ func (n *node) meet(more bool) (all []*schedulerpb.TaskReport, first bool) {
 		return nil, false
 	}
 	n.known = true
+	n.met.Store(time.Now().UnixNano())
 	n.fleet.sessions.Add(1)
 	n.fleet.running.Add(n.runs)
 	n.fleet.cutOff.Add(-n.runs)

@@ -13,10 +13,12 @@ import (
 
 // revoke takes trust from n nodes, one after the other, and from as many workload
 // identities, and prints when it was felt: the end of the node's session, and the
-// last of all nodes to hear of the identity. Both are from before the call.
+// last of all nodes to hear of the identity. Both are from before the call. That no
+// revoked node gets another session, of any manager, is checked here.
 func revoke(ctx context.Context, c *apiclient.Client, f *fleet, n int) error {
 	cluster := f.nodes[0].creds.Peer().ClusterID
 	var cuts, heard, calls []time.Duration
+	var revoked []int64 // when each session ended
 	for i := range min(n, len(f.nodes)) {
 		began := time.Now()
 		id := profile.ServiceURI(cluster, "", fmt.Sprintf("revoked-%d", i)).String()
@@ -48,7 +50,18 @@ func revoke(ctx context.Context, c *apiclient.Client, f *fleet, n int) error {
 		if err := await(ctx, time.Millisecond, func() (bool, error) { return node.ended.Load() > began.UnixNano(), nil }); err != nil {
 			return fmt.Errorf("a revoked node kept its session: %w", err)
 		}
+		revoked = append(revoked, node.ended.Load())
 		cuts = append(cuts, time.Unix(0, node.ended.Load()).Sub(began))
+	}
+	// They go on trying, at all managers; none may have let one in.
+	tried := f.dials.Load()
+	if err := await(ctx, 10*time.Millisecond, func() (bool, error) { return f.dials.Load() >= tried+int64(2*len(cuts)), nil }); err != nil {
+		return err
+	}
+	for i, node := range f.nodes[:len(cuts)] {
+		if at := node.met.Load(); at > revoked[i] {
+			return fmt.Errorf("%s had a session %v after it was revoked", node.name, time.Unix(0, at).Sub(time.Unix(0, revoked[i])))
+		}
 	}
 	fmt.Printf("nodes=%d revoked=%d: node revoke → its session is cut %s; the command took %s; identity revoke → the last of %d nodes heard %s\n",
 		len(f.nodes), len(cuts), spread(cuts), spread(calls), len(f.nodes)-len(cuts)+1, spread(heard))

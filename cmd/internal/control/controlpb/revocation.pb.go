@@ -569,9 +569,13 @@ func (x *GetCRLsResponse) GetCrls() []*CRL {
 type CRL struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Distinguished name of the CA.
-	Issuer        string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	Crl           []byte `protobuf:"bytes,2,opt,name=crl,proto3" json:"crl,omitempty"`
-	Root          bool   `protobuf:"varint,3,opt,name=root,proto3" json:"root,omitempty"`
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Crl    []byte `protobuf:"bytes,2,opt,name=crl,proto3" json:"crl,omitempty"`
+	Root   bool   `protobuf:"varint,3,opt,name=root,proto3" json:"root,omitempty"`
+	// It names certificates of workloads.
+	Workload bool `protobuf:"varint,4,opt,name=workload,proto3" json:"workload,omitempty"`
+	// The CA signs no more: no newer list of it will come.
+	Former        bool `protobuf:"varint,5,opt,name=former,proto3" json:"former,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -627,6 +631,20 @@ func (x *CRL) GetRoot() bool {
 	return false
 }
 
+func (x *CRL) GetWorkload() bool {
+	if x != nil {
+		return x.Workload
+	}
+	return false
+}
+
+func (x *CRL) GetFormer() bool {
+	if x != nil {
+		return x.Former
+	}
+	return false
+}
+
 var File_cmd_internal_control_controlpb_revocation_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_revocation_proto_rawDesc = "" +
@@ -662,11 +680,13 @@ const file_cmd_internal_control_controlpb_revocation_proto_rawDesc = "" +
 	"allowed_at\x18\x03 \x01(\x03R\tallowedAt\"\x10\n" +
 	"\x0eGetCRLsRequest\">\n" +
 	"\x0fGetCRLsResponse\x12+\n" +
-	"\x04crls\x18\x01 \x03(\v2\x17.redoubt.control.v1.CRLR\x04crls\"C\n" +
+	"\x04crls\x18\x01 \x03(\v2\x17.redoubt.control.v1.CRLR\x04crls\"w\n" +
 	"\x03CRL\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x10\n" +
 	"\x03crl\x18\x02 \x01(\fR\x03crl\x12\x12\n" +
-	"\x04root\x18\x03 \x01(\bR\x04root2\x96\x04\n" +
+	"\x04root\x18\x03 \x01(\bR\x04root\x12\x1a\n" +
+	"\bworkload\x18\x04 \x01(\bR\bworkload\x12\x16\n" +
+	"\x06former\x18\x05 \x01(\bR\x06former2\x96\x04\n" +
 	"\n" +
 	"Revocation\x12d\n" +
 	"\n" +

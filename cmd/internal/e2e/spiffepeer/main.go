@@ -7,6 +7,7 @@
 //	                                   new ones, until SIGTERM
 //	spiffepeer tokens ADDR SERVICE     the same with tokens (JWT-SVIDs), once
 //	spiffepeer try                     ask the Workload API once, and end
+//	spiffepeer chain                   print its certificate and those above it, PEM
 //	spiffepeer watch                   say when certificates come, until there are no more
 //	spiffepeer reads DIR               say what tls.crt and tls.key there are, at the
 //	                                   start and after every SIGUSR1
@@ -20,6 +21,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +55,8 @@ func main() {
 		err = tokens(ctx, args[1], args[2])
 	case "try":
 		err = try(ctx)
+	case "chain":
+		err = chain(ctx)
 	case "watch":
 		err = workloadapi.WatchX509Context(ctx, &watcher{stop})
 	case "reads":
@@ -283,6 +287,26 @@ func try(ctx context.Context) error {
 		tell("token", err)
 	})
 	both.Wait()
+	return nil
+}
+
+func chain(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer cancel()
+	x, err := workloadapi.FetchX509Context(wait)
+	if err != nil {
+		return err
+	}
+	own := x.DefaultSVID()
+	bundle, err := x.Bundles.GetX509BundleForTrustDomain(own.ID.TrustDomain())
+	if err != nil {
+		return err
+	}
+	for _, c := range append(own.Certificates, bundle.X509Authorities()...) {
+		if err := pem.Encode(os.Stdout, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
