@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
@@ -91,7 +92,7 @@ func (k *keyset) changed(now time.Time, change keydpb.CAChange) (*keyset, error)
 		next.root, next.rootKey, next.other, next.otherKey = k.other, k.otherKey, k.root, k.rootKey
 		made.issuers(&next)
 	case keydpb.CAChange_CA_CHANGE_DROP_ROOT:
-		next.formerRoots = atMost(append([]*x509.Certificate{k.other}, k.formerRoots...))
+		next.formerRoots = append([]*x509.Certificate{k.other}, k.formerRoots...)
 		next.other, next.otherKey = nil, nil
 	default:
 		made.issuers(&next)
@@ -102,7 +103,30 @@ func (k *keyset) changed(now time.Time, change keydpb.CAChange) (*keyset, error)
 	if made.err != nil {
 		return nil, made.err
 	}
+	next.prune()
 	return next.pack()
+}
+
+// prune forgets the roots of before below which no issuing CA is remembered, such as
+// one that was given up before it signed, and the cross certificates that lead to none
+// of the others: they would push out those that are needed. Each that stays signed one
+// of at most maxFormer.
+func (k *keyset) prune() {
+	var used []*x509.Certificate
+	for _, root := range k.formerRoots {
+		if slices.ContainsFunc(k.former, func(c *x509.Certificate) bool { return c.CheckSignatureFrom(root) == nil }) {
+			used = append(used, root)
+		}
+	}
+	k.formerRoots = used
+	roots := append(k.roots(), used...)
+	var cross []*x509.Certificate
+	for _, x := range k.cross {
+		if signedByOne(x, roots) && slices.ContainsFunc(roots, func(root *x509.Certificate) bool { return isOf(x, root) }) {
+			cross = append(cross, x)
+		}
+	}
+	k.cross = cross
 }
 
 func atMost(certs []*x509.Certificate) []*x509.Certificate { return certs[:min(len(certs), maxFormer)] }
@@ -233,11 +257,16 @@ func isOneOf(c *x509.Certificate, list []*x509.Certificate) bool {
 // and key, by one of those trusted.
 func certifiedBy(root *x509.Certificate, cross, trusted []*x509.Certificate) bool {
 	for _, x := range cross {
-		if x.MaxPathLen > 0 && string(x.RawSubject) == string(root.RawSubject) && string(x.RawSubjectPublicKeyInfo) == string(root.RawSubjectPublicKeyInfo) && signedByOne(x, trusted) {
+		if x.MaxPathLen > 0 && isOf(x, root) && signedByOne(x, trusted) {
 			return true
 		}
 	}
 	return false
+}
+
+// isOf reports whether a cross certificate is of that root's subject and key.
+func isOf(cross, root *x509.Certificate) bool {
+	return string(cross.RawSubject) == string(root.RawSubject) && string(cross.RawSubjectPublicKeyInfo) == string(root.RawSubjectPublicKeyInfo)
 }
 
 // journalled says which of these keys the journal in use has a certificate for.

@@ -48,6 +48,7 @@ func (k *keyset) next(now time.Time, retire [][]byte) (*keyset, error) {
 	}
 	next.retired = append(next.retired, k.retired...)
 	next.retired = next.retired[:min(len(next.retired), maxRetired*sha256.Size)]
+	next.prune()
 	return next.renewed(now)
 }
 
@@ -157,7 +158,7 @@ func (k *keyset) manager(chain *profilepb.CertificateChain, now time.Time) (prof
 	}
 	switch {
 	case id.ClusterID != k.clusterID || k.verifyOld(certs[0], at) != nil:
-		return id, denied("a manager's leaf was not issued by this cluster")
+		return id, denied("the leaf of manager %s was not issued by this cluster, or by a CA of more than %d rotations ago", id.NodeID, maxFormer)
 	case id.Role != profilepb.Role_ROLE_MANAGER:
 		return id, denied("the keyset goes to managers alone, not to a %s", profile.RoleName(id.Role))
 	case id.KeydKey == nil:
