@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -278,6 +279,44 @@ func TestIssuerAge(t *testing.T) {
 				t.Error("the one before is no former one")
 			}
 		})
+	}
+}
+
+// TestManagerAwayForLong: a manager that is off while the issuing CA is replaced ever
+// again blocks nobody. It is given keysets as long as its certificate is taken.
+func TestManagerAwayForLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 0)
+	s, off := w.leader(), w.managers[1]
+	reissued := func() {
+		w.update(func(tx *raftstore.Tx) error {
+			c, _ := pkistore.GetCluster(tx)
+			n, _ := pkistore.Nodes.Get(tx, w.managers[0])
+			n = proto.CloneOf(n)
+			n.LeafIssuer, n.BootIssuer = pki.ActiveIssuer(c), pki.ActiveIssuer(c)
+			return pkistore.Nodes.Put(tx, n)
+		})
+	}
+	given := func() (epoch uint64) {
+		_ = w.s.View(func(r *raftstore.ReadTx) error {
+			rec, _ := autolockstore.Keysets.Get(r, off)
+			epoch = rec.GetEpoch()
+			return nil
+		})
+		return epoch
+	}
+	const remembered = 9 // the issuing CA in force and those of before
+	for rotation := uint64(1); rotation <= remembered+3; rotation++ {
+		if rotation == remembered+1 {
+			w.managers = w.managers[:1] // what keyd is to be asked for
+		}
+		if _, err := s.RotateCA(t.Context(), &controlpb.RotateCARequest{}); err != nil {
+			t.Fatalf("rotation %d: %v", rotation, err)
+		}
+		reissued()
+		if want := min(rotation, remembered) + 1; given() != want {
+			t.Fatalf("after rotation %d it was given the keyset of epoch %d, not of %d", rotation, given(), want)
+		}
 	}
 }
 

@@ -67,7 +67,8 @@ type made struct {
 	managers []string // whom it is for, by id
 }
 
-// make has keyd make the next keyset for every manager.
+// make has keyd make the next keyset for every manager that can come back: one whose
+// certificate nobody takes any more keeps nobody from going on.
 func (s *Server) make(ctx context.Context, change keydpb.CAChange) (*made, error) {
 	var leaves [][]byte
 	m := &made{}
@@ -79,7 +80,7 @@ func (s *Server) make(ctx context.Context, change keydpb.CAChange) (*made, error
 		if s.c.Epoch() < pki.KeysetEpoch(c) {
 			return errBehind
 		}
-		for _, n := range managers(r) {
+		for _, n := range recipients(r, c) {
 			if len(n.GetLeaf()) == 0 {
 				return apierr.State("wait until it has renewed its certificate, or remove it", "the certificate of manager %s is not on record yet", n.GetName())
 			}
@@ -106,8 +107,12 @@ func (s *Server) make(ctx context.Context, change keydpb.CAChange) (*made, error
 // are not those that it was sealed to.
 func (s *Server) commit(ctx context.Context, m *made, do func(*raftstore.Tx, pki.NextCA) error) error {
 	return s.c.Store.Update(ctx, func(tx *raftstore.Tx) error {
+		c, err := pkistore.GetCluster(tx)
+		if err != nil {
+			return err
+		}
 		var now []string
-		for _, n := range managers(tx) {
+		for _, n := range recipients(tx, c) {
 			now = append(now, n.GetId())
 		}
 		if !slices.Equal(now, m.managers) {
@@ -129,10 +134,12 @@ func (s *Server) step(ctx context.Context, change keydpb.CAChange, do func(*raft
 	return s.commit(ctx, m, do)
 }
 
-// managers are those that are not removed, in the order of their ids.
-func managers(r raftstore.Reader) (out []*pkipb.Node) {
+// recipients are the managers that get the next keyset, in the order of their ids:
+// those that were neither removed nor forgotten.
+func recipients(r raftstore.Reader, c *pkipb.Cluster) (out []*pkipb.Node) {
+	forgotten := pki.Forgotten(c)
 	for n := range pkistore.Nodes.By(r, "role", "manager") {
-		if !n.GetDenied() {
+		if !n.GetDenied() && !forgotten(n) {
 			out = append(out, n)
 		}
 	}

@@ -205,10 +205,14 @@ func (l *leaving) check(ctx context.Context) error {
 	return nil
 }
 
-// rotate has keyd make the next keyset, sealed to those who stay.
+// rotate has keyd make the next keyset, sealed to those who stay and can come back.
 func (l *leaving) rotate(ctx context.Context) error {
 	var stay [][]byte
+	forgotten := pki.Forgotten(l.cluster)
 	for _, m := range l.stay {
+		if forgotten(m) {
+			continue
+		}
 		if len(m.GetLeaf()) == 0 {
 			return apierr.State("wait until it has renewed its certificate, or remove it first", "the certificate of manager %s is not on record yet", m.GetName())
 		}

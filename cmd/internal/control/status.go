@@ -38,8 +38,13 @@ func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func
 			"find out whose, and replace the root: `redoubt ca rotate --root`", profile.RoleName(u.GetRole()), cmp.Or(n.GetName(), u.GetNodeId()), u.GetSource(),
 			time.Unix(u.GetAt(), 0).UTC().Format(time.RFC3339), u.GetSerial())
 	}
+	forgotten := pki.Forgotten(c)
 	for n := range pkistore.Nodes.All(r) {
 		if pki.NeedsReissue(c, n) {
+			if forgotten(n) {
+				warn("%s %s was away too long: the issuing CA of its certificate was replaced so often since that nobody takes it. "+
+					"`redoubt leave --force` there, `redoubt node rm %s`, and join again", profile.RoleName(n.GetRole()), n.GetName(), n.GetId())
+			}
 			resp.ReissuePending = append(resp.ReissuePending, n.GetName())
 		}
 	}
