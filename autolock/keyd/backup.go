@@ -87,7 +87,7 @@ func (s *Server) openBackup(req *keydpb.OpenBackupRequest) (*keydpb.OpenBackupRe
 	switch {
 	case errors.Is(err, autolock.ErrWrongSeed):
 		s.wrong.fail(now)
-		return nil, refuse(keydpb.Code_CODE_WRONG_KEY, "wrong key: no slot of the backup opens with it; it needs the operator key of the day it was made")
+		return nil, refuse(keydpb.Code_CODE_WRONG_KEY, "wrong key: no slot of the backup opens with it; it needs an operator key or shares of the day it was made")
 	case err != nil:
 		return nil, invalid("%v", err)
 	case len(plain) == 0:
@@ -187,7 +187,7 @@ func credential(seed []byte, raw [][]byte, clusterID string, set *keydpb.SlotSet
 		case err != nil:
 			return shamir, nil, err
 		case of == nil:
-			return shamir, nil, refuse(keydpb.Code_CODE_WRONG_KEY, "a share is of no slot there was then")
+			return shamir, nil, refuse(keydpb.Code_CODE_WRONG_KEY, "share %d is of no slot that there is, or was on the day of the backup", shares[i].Number())
 		case slot != nil && of != slot:
 			return shamir, nil, refuse(keydpb.Code_CODE_WRONG_KEY, "the shares are of two slots")
 		}
@@ -203,18 +203,15 @@ func credential(seed []byte, raw [][]byte, clusterID string, set *keydpb.SlotSet
 // authorizeRecovery lets the incarnation be raised once, within recoveryTime. It
 // answers root alone, and for the key alone: to be unlocked is not enough.
 func (s *Server) authorizeRecovery(req *keydpb.AuthorizeRecoveryRequest) error {
-	seed := req.GetSeed()
-	switch {
-	case s.secrets == nil && len(req.GetShares()) == 0:
-		if _, err := s.unlock(seed); err != nil {
+	if err := s.hasState(); err != nil {
+		return err
+	}
+	if s.secrets == nil && len(req.GetShares()) == 0 {
+		if _, err := s.unlock(req.GetSeed()); err != nil {
 			return err
 		}
-	case s.broken != nil:
-		return s.broken
-	case s.file == nil:
-		return errEmpty
-	default:
-		kind, seed, err := credential(seed, req.GetShares(), s.file.state.GetClusterId(), s.file.state.GetSlots())
+	} else {
+		kind, seed, err := credential(req.GetSeed(), req.GetShares(), s.file.state.GetClusterId(), s.file.state.GetSlots())
 		defer clear(seed)
 		if err != nil {
 			return err
@@ -276,7 +273,7 @@ func (s *Server) raiseIncarnation(req *keydpb.RaiseIncarnationRequest) (*keydpb.
 	case to != now+1:
 		return nil, denied("incarnation %d does not follow %d", to, now)
 	case time.Now().After(s.recovery):
-		return nil, denied("a recovery needs the operator key: run `redoubt recover`")
+		return nil, denied("a recovery needs an operator key or shares: run `redoubt recover`")
 	}
 	if err := s.note(entry{Event: "raise-incarnation", Outcome: "begun", Detail: fmt.Sprintf("to %d", to)}); err != nil {
 		return nil, err

@@ -170,3 +170,101 @@ func TestIncarnationNeedsTheKey(t *testing.T) {
 		t.Error("a permission outlived its process")
 	}
 }
+
+// Where the only credentials are shares, they open a backup, and a recovery needs
+// them as it would a key: enough of one slot, each of which is one.
+func TestSharesRestoreAndRecover(t *testing.T) {
+	c, set, shares := withShares(t)
+	seed := c.key.Seed()
+	// The operator key is taken away.
+	set = &keydpb.SlotSet{Epoch: set.GetEpoch() + 1, Slots: set.GetSlots()[1:]}
+	if _, err := c.Reseal(t.Context(), &keydpb.ResealRequest{Slots: set}); err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := c.SealBackup(t.Context(), &keydpb.SealBackupRequest{Index: 42, Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stale, err := autolock.Split(c.init.ClusterId, "former", 2, 3, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, foreign, err := autolock.Split(newID(), "officers", 2, 5, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := func(of ...autolock.Share) (out [][]byte) {
+		for i := range of {
+			out = append(out, of[i].Bytes())
+		}
+		return out
+	}
+	forged := raw(shares[0], shares[1], shares[2])
+	forged[2][autolock.ShareLen-1] ^= 1
+	fresh := start(t, t.TempDir())
+	open := func(shares [][]byte, restore bool) (*keydpb.Response, error) {
+		return fresh.asRoot(&keydpb.Request{Verb: &keydpb.Request_OpenBackup{OpenBackup: &keydpb.OpenBackupRequest{Shares: shares, Head: sealed.GetHead(), Restore: restore}}})
+	}
+	allow := func(shares [][]byte) error {
+		_, err := c.asRoot(&keydpb.Request{Verb: &keydpb.Request_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryRequest{Shares: shares}}})
+		return err
+	}
+	refused := func(when string) {
+		t.Helper()
+		_, err := fresh.asRoot(openBackup(seed, sealed.GetHead(), true))
+		wantRefusal(t, when+": a backup with the key that was removed", err, keydpb.Code_CODE_WRONG_KEY)
+		wantRefusal(t, when+": a recovery with it", func() error { _, err := c.asRoot(authorize(seed)); return err }(), keydpb.Code_CODE_WRONG_KEY)
+		for name, tc := range map[string]struct {
+			shares [][]byte
+			code   keydpb.Code
+		}{
+			"too few":            {raw(shares[:2]...), keydpb.Code_CODE_WRONG_KEY},
+			"one three times":    {raw(shares[0], shares[0], shares[0]), keydpb.Code_CODE_WRONG_KEY},
+			"of a former slot":   {raw(shares[0], shares[1], stale[2]), keydpb.Code_CODE_WRONG_KEY},
+			"of another cluster": {raw(shares[0], shares[1], foreign[2]), keydpb.Code_CODE_WRONG_KEY},
+			"one is damaged":     {forged, keydpb.Code_CODE_INVALID},
+		} {
+			_, err := open(tc.shares, true)
+			wantRefusal(t, when+": a backup, "+name, err, tc.code)
+			wantRefusal(t, when+": a recovery, "+name, allow(tc.shares), tc.code)
+		}
+		if err := c.RaiseIncarnation(t.Context(), 2); err == nil {
+			t.Errorf("%s: the incarnation was raised without enough shares", when)
+		}
+	}
+	refused("unlocked")
+	c.restart(t)
+	refused("locked")
+
+	if got, err := open(raw(shares[1:4]...), false); err != nil || !bytes.Equal(got.GetOpenBackup().GetStateKey(), sealed.GetStateKey()) {
+		t.Errorf("verify: %v", err)
+	}
+	if _, err := open(raw(shares[4], shares[0], shares[2]), true); err != nil {
+		t.Fatal(err)
+	}
+	keydKey, err := fresh.PrepareJoin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := fresh.FinishRestore(t.Context(), &keydpb.FinishRestoreRequest{NodeId: newID(), Head: sealed.GetHead(),
+		ManagerCsr: newCSR(t, newKey(t), keydKey), BootCsr: newCSR(t, newKey(t), nil)}); err != nil || resp.GetIncarnation() != 2 {
+		t.Fatalf("restored as incarnation %d (%v)", resp.GetIncarnation(), err)
+	}
+	// A locked manager is opened by the shares that authorize.
+	if err := allow(raw(shares[2:]...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RaiseIncarnation(t.Context(), 2); err != nil {
+		t.Error(err)
+	}
+	// An unlocked one wants them again.
+	if err := c.RaiseIncarnation(t.Context(), 3); err == nil {
+		t.Error("shares raised the incarnation twice")
+	}
+	if err := allow(raw(shares[:3]...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RaiseIncarnation(t.Context(), 3); err != nil {
+		t.Error(err)
+	}
+}

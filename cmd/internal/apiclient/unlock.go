@@ -66,22 +66,61 @@ func (k *Keyd) Unlock(ctx context.Context, key *autolock.OperatorKey) error {
 	return err
 }
 
-// OpenBackup checks a backup's head with the key and returns the key of its
-// state; with restore keyd keeps what it found, for the node to restore from.
-func (k *Keyd) OpenBackup(ctx context.Context, key *autolock.OperatorKey, head []byte, restore bool) (stateKey []byte, err error) {
-	seed := key.Seed()
-	defer clear(seed)
-	resp, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_OpenBackup{OpenBackup: &keydpb.OpenBackupRequest{Seed: seed, Head: head, Restore: restore}}})
-	return resp.GetOpenBackup().GetStateKey(), err
+// Credential is what people open a slot with: an operator key, or shares of one
+// slot and no key.
+type Credential struct {
+	Key    *autolock.OperatorKey
+	Shares []autolock.Share
 }
 
-// AuthorizeRecovery has keyd check the key, unlock where that is needed, and
+// Wipe overwrites it.
+func (c *Credential) Wipe() {
+	if c.Key != nil {
+		c.Key.Wipe()
+	}
+	for i := range c.Shares {
+		c.Shares[i].Wipe()
+	}
+}
+
+// give calls f with copies that are wiped after it.
+func (c *Credential) give(f func(seed []byte, shares [][]byte) error) error {
+	var seed []byte
+	if c.Key != nil {
+		seed = c.Key.Seed()
+	}
+	shares := make([][]byte, len(c.Shares))
+	defer func() {
+		clear(seed)
+		for _, s := range shares {
+			clear(s)
+		}
+	}()
+	for i := range c.Shares {
+		shares[i] = c.Shares[i].Bytes()
+	}
+	return f(seed, shares)
+}
+
+// OpenBackup checks a backup's head with a credential of its day and returns the
+// key of its state; with restore keyd keeps what it found, for the node to restore
+// from.
+func (k *Keyd) OpenBackup(ctx context.Context, with *Credential, head []byte, restore bool) (stateKey []byte, err error) {
+	err = with.give(func(seed []byte, shares [][]byte) error {
+		resp, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_OpenBackup{OpenBackup: &keydpb.OpenBackupRequest{Seed: seed, Shares: shares, Head: head, Restore: restore}}})
+		stateKey = resp.GetOpenBackup().GetStateKey()
+		return err
+	})
+	return stateKey, err
+}
+
+// AuthorizeRecovery has keyd check a credential, unlock where that is needed, and
 // allow one recovery.
-func (k *Keyd) AuthorizeRecovery(ctx context.Context, key *autolock.OperatorKey) error {
-	seed := key.Seed()
-	defer clear(seed)
-	_, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryRequest{Seed: seed}}})
-	return err
+func (k *Keyd) AuthorizeRecovery(ctx context.Context, with *Credential) error {
+	return with.give(func(seed []byte, shares [][]byte) error {
+		_, err := k.call(ctx, &keydpb.Request{Verb: &keydpb.Request_AuthorizeRecovery{AuthorizeRecovery: &keydpb.AuthorizeRecoveryRequest{Seed: seed, Shares: shares}}})
+		return err
+	})
 }
 
 func (k *Keyd) call(ctx context.Context, req *keydpb.Request) (*keydpb.Response, error) {
@@ -97,7 +136,8 @@ func (k *Keyd) call(ctx context.Context, req *keydpb.Request) (*keydpb.Response,
 	if e == nil {
 		return resp, nil
 	}
-	share := req.GetGiveShare() != nil || req.GetTestSlot().GetShare() != nil
+	share := req.GetGiveShare() != nil || req.GetTestSlot().GetShare() != nil ||
+		len(req.GetOpenBackup().GetShares())+len(req.GetAuthorizeRecovery().GetShares()) > 0
 	switch e.Code {
 	case keydpb.Code_CODE_STALE_EPOCH:
 		return nil, &ShareError{e.Message}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/backup"
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -38,8 +40,8 @@ func (a *app) backupCreateCmd() *cobra.Command {
 		Use:   "create FILE",
 		Short: "Save the cluster's state and keys to a new file",
 		Long: `create writes everything that the managers hold to FILE: services, nodes, keys.
-The file is sealed to the operator key of today, and worth nothing without it;
-keep that key as long as the file. A file that exists is not overwritten.`,
+The file is sealed to the operator keys and shares of today, and worth nothing
+without them; keep them as long as the file. A file that exists is not overwritten.`,
 		Example: `  redoubt backup create /backup/monday.rdtb`,
 		Args:    args(1, 1),
 		RunE:    func(c *cobra.Command, got []string) error { return a.runBackupCreate(c.Context(), got[0]) },
@@ -108,8 +110,8 @@ func (a *app) runBackupCreate(ctx context.Context, path string) (err error) {
 	if err := errors.Join(f.Close(), atomicfile.SyncDir(filepath.Dir(path))); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Stdout, "%s: %s\nIt opens with the operator key of slot epoch %d; keep that key as long as this file.\n",
-		path, facts(r), r.Head.Facts.GetSlots().GetEpoch())
+	fmt.Fprintf(a.Stdout, "%s: %s\nIt opens with %s of slot epoch %d; keep them as long as this file.\n",
+		path, facts(r), opensWith(r), r.Head.Facts.GetSlots().GetEpoch())
 	return nil
 }
 
@@ -143,20 +145,37 @@ func facts(r *backup.Reader) string {
 		time.Unix(f.GetCreatedAt(), 0).UTC().Format(time.RFC3339))
 }
 
+// opensWith names the slots that people open it with.
+func opensWith(r *backup.Reader) string {
+	var slots []string
+	for _, s := range r.Head.Facts.GetSlots().GetSlots() {
+		name := printable(autolock.SlotName(s))
+		switch {
+		case autolock.OwnSeed(s):
+		case s.GetKind() == keydpb.SlotKind_SLOT_KIND_SHAMIR:
+			slots = append(slots, fmt.Sprintf("%d of the %d shares %s", s.GetThreshold(), len(s.GetShares()), name))
+		default:
+			slots = append(slots, "the operator key "+name)
+		}
+	}
+	return strings.Join(slots, ", or ")
+}
+
 func (a *app) backupVerifyCmd() *cobra.Command {
 	var key string
 	c := &cobra.Command{
 		Use:   "verify FILE [--key-file FILE]",
 		Short: "Check that a backup is whole and, with a key, that it opens",
 		Long: `verify reads the whole file and checks its digest, which finds damage. With
---key-file it also has this machine's keyd open it, which finds what somebody
-changed on purpose; nothing is restored and nothing written.`,
+--key-file, which holds the operator key of its day or enough shares, one a line,
+it also has this machine's keyd open it, which finds what somebody changed on
+purpose; nothing is restored and nothing written.`,
 		Example: `  redoubt backup verify /backup/monday.rdtb
   redoubt backup verify /backup/monday.rdtb --key-file /media/usb/redoubt.key`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, got []string) error { return a.runBackupVerify(c.Context(), got[0], key) },
 	}
-	c.Flags().StringVar(&key, "key-file", "", `file with the operator key ("-": stdin)`)
+	c.Flags().StringVar(&key, "key-file", "", `file with the operator key or shares ("-": stdin)`)
 	return c
 }
 
@@ -166,14 +185,14 @@ func (a *app) runBackupVerify(ctx context.Context, path, keyFile string) error {
 		return err
 	}
 	if keyFile == "" {
-		fmt.Fprintf(a.Stdout, "%s: whole; %s\nWhether it opens, --key-file tells.\n", path, facts(r))
+		fmt.Fprintf(a.Stdout, "%s: whole; %s\nWhether it opens, --key-file tells: with %s.\n", path, facts(r), opensWith(r))
 		return nil
 	}
-	key, err := a.readOperatorKey(keyFile)
+	with, err := a.readCredential(keyFile)
 	if err != nil {
 		return err
 	}
-	defer key.Wipe()
+	defer with.Wipe()
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -185,7 +204,7 @@ func (a *app) runBackupVerify(ctx context.Context, path, keyFile string) error {
 	var stateKey []byte
 	defer func() { clear(stateKey) }()
 	err = a.withKeyd(ctx, func(ctx context.Context, k *apiclient.Keyd) (err error) {
-		stateKey, err = k.OpenBackup(ctx, key, r.Raw, false)
+		stateKey, err = k.OpenBackup(ctx, with, r.Raw, false)
 		return wrongDay(err)
 	})
 	if err != nil {
@@ -218,7 +237,7 @@ func verifyFile(path string) (*backup.Reader, error) {
 // wrongDay says which key a backup needs.
 func wrongDay(err error) error {
 	if errors.Is(err, apiclient.ErrWrongKey) {
-		return failf(ExitLocked, "wrong key: the backup opens with the operator key of the day it was made, and nothing was changed")
+		return failf(ExitLocked, "wrong key: the backup opens with an operator key or shares of the day it was made, and nothing was changed")
 	}
 	return err
 }
@@ -230,18 +249,6 @@ func badBackup(path string, err error) error {
 	return apierr.Invalid("use another backup", "%s: %v", path, err)
 }
 
-func (a *app) readOperatorKey(file string) (*autolock.OperatorKey, error) {
-	text, err := a.readSecret(file, "operator key")
-	if err != nil {
-		return nil, err
-	}
-	key, err := autolock.ParseOperatorKey(text)
-	if err != nil {
-		return nil, failf(ExitLocked, "%w; nothing was changed", err)
-	}
-	return &key, nil
-}
-
 // withKeyd calls keyd over the socket that takes keys.
 func (a *app) withKeyd(ctx context.Context, f func(context.Context, *apiclient.Keyd) error) error {
 	path, err := a.socketPath()
@@ -251,7 +258,8 @@ func (a *app) withKeyd(ctx context.Context, f func(context.Context, *apiclient.K
 	k := apiclient.NewKeyd(filepath.Join(filepath.Dir(path), apiclient.UnlockSocket))
 	defer k.Close()
 	err = bounded(ctx, func(ctx context.Context) error { return f(ctx, k) })
-	if errors.Is(err, apiclient.ErrWrongKey) || errors.Is(err, apiclient.ErrTooMany) {
+	var wrong *apiclient.ShareError
+	if errors.Is(err, apiclient.ErrWrongKey) || errors.Is(err, apiclient.ErrTooMany) || errors.As(err, &wrong) {
 		return failf(ExitLocked, "%w", err)
 	}
 	return err

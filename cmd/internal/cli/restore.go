@@ -23,9 +23,10 @@ func (a *app) backupRestoreCmd() *cobra.Command {
 		Use:   "restore FILE [--key-file FILE] [--cluster ID]",
 		Short: "Make this empty machine the first manager of the cluster in a backup",
 		Long: `restore begins a new incarnation of the cluster in FILE, on a machine that is in
-no cluster, with the operator key of the day the backup was made. All join
-tokens are void, all nodes of before are refused for ever: have each leave
-(redoubt leave --force) and join anew. Services start as nodes join.
+no cluster, with the operator key of the day the backup was made, or with enough
+shares of that day, one a line. All join tokens are void, all nodes of before are
+refused for ever: have each leave (redoubt leave --force) and join anew. Services
+start as nodes join.
 
 A cluster that still runs cannot be seen from here. Restore only one that is
 lost: two of one name will not talk to each other, and both will run.`,
@@ -35,7 +36,7 @@ lost: two of one name will not talk to each other, and both will run.`,
 			return a.runRestore(c.Context(), got[0], key, cluster, advertise)
 		},
 	}
-	c.Flags().StringVar(&key, "key-file", "", `file with the operator key ("-": stdin, the default)`)
+	c.Flags().StringVar(&key, "key-file", "", `file with the operator key or shares ("-": stdin, the default)`)
 	c.Flags().StringVar(&cluster, "cluster", "", "refuse a backup of any other cluster than this `id`")
 	c.Flags().StringVar(&advertise, "advertise", "", "address other nodes reach this one at (default: from the configuration)")
 	return c
@@ -68,11 +69,11 @@ func (a *app) runRestore(ctx context.Context, path, keyFile, cluster, advertise 
 	if st.Phase != controlpb.NodePhase_NODE_PHASE_EMPTY && st.Phase != controlpb.NodePhase_NODE_PHASE_REMOVED {
 		return apierr.InCluster(st.ClusterId)
 	}
-	key, err := a.readOperatorKey(keyFile)
+	with, err := a.readCredential(keyFile)
 	if err != nil {
 		return err
 	}
-	defer key.Wipe()
+	defer with.Wipe()
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ func (a *app) runRestore(ctx context.Context, path, keyFile, cluster, advertise 
 		return badBackup(path, err)
 	}
 	if err := a.withKeyd(ctx, func(ctx context.Context, k *apiclient.Keyd) error {
-		_, err := k.OpenBackup(ctx, key, r.Raw, true)
+		_, err := k.OpenBackup(ctx, with, r.Raw, true)
 		return wrongDay(err)
 	}); err != nil {
 		return err
@@ -139,10 +140,11 @@ func (a *app) recoverCmd() *cobra.Command {
 		Use:   "recover --force-new-cluster [--key-file FILE]",
 		Short: "Go on with this manager alone, when the others are lost for good",
 		Long: `recover begins a new incarnation of the cluster with the state of this manager,
-when so many others are lost for good that there is no quorum. It needs the
-operator key. All join tokens are void; the other managers are refused for ever,
-and have to leave and join anew when they are found after all. Workers and
-services go on.
+when so many others are lost for good that there is no quorum. It needs an
+operator key, or enough shares, one a line: a manager that opened by itself or was
+unlocked before has not had them. All join tokens are void; the other managers are
+refused for ever, and have to leave and join anew when they are found after all.
+Workers and services go on.
 
 The others cannot be seen from here. Were they only cut off, they will go on as
 a cluster of their own until they meet this one. Run it on one manager only: the
@@ -156,7 +158,7 @@ one with the newest state, if several are left.`,
 			return a.runRecover(c.Context(), key)
 		},
 	}
-	c.Flags().StringVar(&key, "key-file", "", `file with the operator key ("-": stdin, the default)`)
+	c.Flags().StringVar(&key, "key-file", "", `file with the operator key or shares ("-": stdin, the default)`)
 	c.Flags().BoolVar(&force, "force-new-cluster", false, "give up all other managers for good")
 	return c
 }
@@ -185,12 +187,12 @@ func (a *app) runRecover(ctx context.Context, keyFile string) error {
 	default:
 		return apierr.State("see `redoubt status`", "this node is %s", enumName(st.Phase, "NODE_PHASE_"))
 	}
-	key, err := a.readOperatorKey(keyFile)
+	with, err := a.readCredential(keyFile)
 	if err != nil {
 		return err
 	}
-	defer key.Wipe()
-	if err := a.withKeyd(ctx, func(ctx context.Context, k *apiclient.Keyd) error { return k.AuthorizeRecovery(ctx, key) }); err != nil {
+	defer with.Wipe()
+	if err := a.withKeyd(ctx, func(ctx context.Context, k *apiclient.Keyd) error { return k.AuthorizeRecovery(ctx, with) }); err != nil {
 		return err
 	}
 	if err := waitOpened(ctx, c); err != nil {
@@ -227,7 +229,7 @@ func waitOpened(ctx context.Context, c *api) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return failf(ExitNotConverged, "the key was right, but the store did not open in time: see `redoubt status`")
+			return failf(ExitNotConverged, "the key or shares were right, but the store did not open in time: see `redoubt status`")
 		}
 	}
 }

@@ -83,6 +83,69 @@ func (s *secretLines) Close() {
 	}
 }
 
+// readCredential reads an operator key, or shares of one slot, which come together
+// here: all at once, or typed one after the other until an empty line.
+func (a *app) readCredential(file string) (_ *apiclient.Credential, err error) {
+	with := &apiclient.Credential{}
+	in, err := a.secretLines(file, "operator key or share")
+	if err != nil {
+		return nil, failf(ExitLocked, "%w; nothing was changed", err)
+	}
+	defer in.Close()
+	defer func() {
+		if err != nil {
+			with.Wipe()
+			err = failf(ExitLocked, "%w; nothing was changed", err)
+		}
+	}()
+	text, err := in.next()
+	switch {
+	case err != nil:
+		return nil, err
+	case text == "":
+		return nil, errNothingGiven
+	case !isShare(text):
+		key, err := in.onlyKey(text)
+		if err != nil {
+			return nil, err
+		}
+		with.Key = &key
+		return with, nil
+	}
+	with.Shares = make([]autolock.Share, 0, autolock.MaxShares) // none is copied as it grows
+	for text != "" {
+		if len(with.Shares) == autolock.MaxShares {
+			return nil, fmt.Errorf("more than %d shares were given: no slot has as many", autolock.MaxShares)
+		}
+		share, err := autolock.ParseShare(text)
+		if err != nil {
+			return nil, err
+		}
+		with.Shares = append(with.Shares, share)
+		share.Wipe()
+		if text, err = in.next(); err != nil {
+			return nil, err
+		}
+	}
+	return with, nil
+}
+
+var errNothingGiven = errors.New("no operator key or share was given: type it, or give it on stdin")
+
+// onlyKey is the operator key that text, the first of the lines, is; the caller
+// wipes it. More lines are refused.
+func (s *secretLines) onlyKey(text string) (autolock.OperatorKey, error) {
+	key, err := autolock.ParseOperatorKey(text)
+	if err != nil || s.in != nil { // what is typed is one line
+		return key, err
+	}
+	if more, err := s.next(); err != nil || more != "" {
+		key.Wipe()
+		return key, errors.New("there is more than one line: give the operator key alone")
+	}
+	return key, nil
+}
+
 func isShare(text string) bool {
 	return len(text) >= len(autolock.SharePrefix) && strings.EqualFold(text[:len(autolock.SharePrefix)], autolock.SharePrefix)
 }

@@ -393,7 +393,7 @@ func (a *app) runSlotTest(ctx context.Context, k *apiclient.Keyd, file string) e
 		}
 	}
 	if tested == 0 {
-		return errors.New("no operator key or share was given: type it, or give it on stdin")
+		return errNothingGiven
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 )
@@ -101,7 +100,7 @@ func (a *app) runUnlock(ctx context.Context, f *unlockFlags) error {
 	defer in.Close()
 	text, err := in.next()
 	if err == nil && text == "" {
-		err = errors.New("no operator key or share was given: type it, or give it on stdin")
+		err = errNothingGiven
 	}
 	if err != nil { // still locked, whatever it was
 		return failf(ExitLocked, "%w; nothing was changed", err)
@@ -121,16 +120,11 @@ func (a *app) runUnlock(ctx context.Context, f *unlockFlags) error {
 }
 
 func (a *app) unlockByKey(ctx context.Context, keyd *apiclient.Keyd, in *secretLines, text, path string, start time.Time, wait time.Duration) error {
-	key, err := autolock.ParseOperatorKey(text)
+	key, err := in.onlyKey(text)
 	if err != nil {
 		return failf(ExitLocked, "%w; nothing was changed", err)
 	}
 	defer key.Wipe()
-	if in.in == nil { // what is typed is one line
-		if more, err := in.next(); err != nil || more != "" {
-			return failf(ExitLocked, "there is more than one line: give the operator key alone; nothing was changed")
-		}
-	}
 	err = bounded(ctx, func(ctx context.Context) error { return keyd.Unlock(ctx, &key) })
 	if errors.Is(err, apiclient.ErrWrongKey) || errors.Is(err, apiclient.ErrTooMany) {
 		return failf(ExitLocked, "%w", err)

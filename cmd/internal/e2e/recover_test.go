@@ -9,7 +9,8 @@ import (
 )
 
 // TestLostQuorum is the story of a cluster that loses two of its three managers
-// for good, and of one that is brought back from a backup on another machine.
+// for good, and of one that is brought back from a backup on another machine: shares
+// do both, as a key would.
 func TestLostQuorum(t *testing.T) {
 	t.Parallel()
 	c := up(t, "lostq", 3, 1)
@@ -20,10 +21,16 @@ func TestLostQuorum(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "cluster.rdtb")
-	c.ok("manager-1", "backup", "create", file)
+	shares := shareText.FindAllString(c.ok("manager-1", "unlock-key", "slot", "add", "shamir", "--name", "officers", "--shares", "3", "--threshold", "2"), -1)
+	if len(shares) != 3 {
+		t.Fatal("not three shares")
+	}
+	if out := c.ok("manager-1", "backup", "create", file); !strings.Contains(out, "the operator key operator, or 2 of the 3 shares officers of slot epoch 2") {
+		t.Errorf("create says %q", out)
+	}
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *cluster, string)
+		tell func(*testing.T, *cluster, string, []string)
 	}{
 		{"a backup is verified, and what was done to it is named", verified},
 		{"one manager goes on alone", recovered},
@@ -32,14 +39,14 @@ func TestLostQuorum(t *testing.T) {
 		if !t.Run(story.name, func(t *testing.T) {
 			sub := *c
 			sub.t = t
-			story.tell(t, &sub, file)
+			story.tell(t, &sub, file, shares)
 		}) {
 			return
 		}
 	}
 }
 
-func verified(t *testing.T, c *cluster, file string) {
+func verified(t *testing.T, c *cluster, file string, shares []string) {
 	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Fatalf("the backup is %v (%v), want mode 0600", fi.Mode(), err)
 	}
@@ -50,6 +57,12 @@ func verified(t *testing.T, c *cluster, file string) {
 		t.Errorf("verify with the key: %v", r)
 	}
 	c.refused("manager-1", 4, "wrong key", []byte(newKey(t)), "backup", "verify", file, "--key-file", "-")
+	if r := c.onIn("manager-1", together(shares[0], shares[2]), "backup", "verify", file, "--key-file", "-"); r.code != 0 || !strings.Contains(r.stdout, "genuine") {
+		t.Errorf("verify with shares: %v", r)
+	}
+	c.refused("manager-1", 4, "1 of 2 shares are here: 1 more are needed; nothing was changed", together(shares[0]), "backup", "verify", file, "--key-file", "-")
+	c.refused("manager-1", 4, "mistyped", together(shares[0], shares[1][:len(shares[1])-1]+otherEnd(shares[1])), "backup", "verify", file, "--key-file", "-")
+	c.refused("manager-1", 4, "more than one line", together(string(c.key()), shares[0]), "backup", "verify", file, "--key-file", "-")
 	c.refused("manager-1", 1, "exists", nil, "backup", "create", file)
 	c.refused("manager-1", 1, "cannot write /nowhere/x: no such file", nil, "backup", "create", "/nowhere/x")
 	c.refused("worker-1", 5, "a worker", c.key(), "recover", "--force-new-cluster")
@@ -77,13 +90,16 @@ func verified(t *testing.T, c *cluster, file string) {
 	}
 }
 
+// together are keys or shares as they are given: one a line.
+func together(texts ...string) []byte { return []byte(strings.Join(texts, "\n") + "\n") }
+
 func flipped(b []byte, at int) []byte {
 	out := append([]byte(nil), b...)
 	out[at] ^= 1
 	return out
 }
 
-func recovered(t *testing.T, c *cluster, file string) {
+func recovered(t *testing.T, c *cluster, _ string, shares []string) {
 	token, _ := c.token("worker")
 	c.refused("manager-1", 1, "has a leader", c.key(), "recover", "--force-new-cluster", "--key-file", "-")
 	c.refused("manager-1", 2, "--force-new-cluster", c.key(), "recover")
@@ -97,7 +113,8 @@ func recovered(t *testing.T, c *cluster, file string) {
 		return "two of three managers are gone, and the third answers still"
 	})
 	c.refused("manager-1", 4, "does not open this manager", []byte(newKey(t)), "recover", "--force-new-cluster", "--key-file", "-")
-	if r := c.onIn("manager-1", c.key(), "recover", "--force-new-cluster", "--key-file", "-"); r.code != 0 {
+	c.refused("manager-1", 4, "1 of 2 shares are here", together(shares[1], shares[1]), "recover", "--force-new-cluster")
+	if r := c.onIn("manager-1", together(shares[2], shares[1]), "recover", "--force-new-cluster", "--key-file", "-"); r.code != 0 {
 		t.Fatalf("recover: %v", r)
 	}
 	eventually(t, 30*time.Second, func() string { return c.serves("manager-1", "before", "after") })
@@ -137,7 +154,7 @@ func (c *cluster) serves(host string, services ...string) string {
 	return ""
 }
 
-func restored(t *testing.T, c *cluster, file string) {
+func restored(t *testing.T, c *cluster, file string, shares []string) {
 	c.refused("manager-1", 1, "already", c.key(), "backup", "restore", file)
 	c.lab("stop", "manager-1")
 	c.lab("start", "manager-3")
@@ -153,7 +170,8 @@ func restored(t *testing.T, c *cluster, file string) {
 	c.refused("manager-3", 1, "cut off", c.key(), "backup", "restore", bad)
 	c.refused("manager-3", 4, "wrong key", []byte(newKey(t)), "backup", "restore", file)
 	c.refused("manager-3", 1, "not of", c.key(), "backup", "restore", file, "--cluster", "aaaaaaaaaaaaaaaaaaaaaaaaaa")
-	if r := c.onIn("manager-3", c.key(), "backup", "restore", file); r.code != 0 {
+	c.refused("manager-3", 4, "1 of 2 shares are here", together(shares[0]), "backup", "restore", file)
+	if r := c.onIn("manager-3", together(shares[0], shares[1]), "backup", "restore", file); r.code != 0 {
 		t.Fatalf("restore: %v", r)
 	}
 	c.refused("manager-3", 1, "already", c.key(), "backup", "restore", file)
