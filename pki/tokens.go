@@ -32,6 +32,9 @@ type TokenRequest struct {
 	LongLived bool // neither expiry nor a number of uses; workers only
 }
 
+// ErrNoTPMs says that a token would ask for what no machine can prove.
+var ErrNoTPMs = errors.New("a machine would have to prove its TPM, and none is believed")
+
 // ErrInvalidToken is the cause of every refusal of a TokenRequest.
 var ErrInvalidToken = errors.New("no such token can be made")
 
@@ -70,6 +73,11 @@ func (q TokenRequest) record(clusterID string, now time.Time) (*profilepb.TokenR
 	return r, nil
 }
 
+// BelievesTPMs reports whether there is any TPM that a machine could prove.
+func BelievesTPMs(p *profilepb.AdmissionPolicy) bool {
+	return len(p.GetEkAllowed())+len(p.GetEkCas()) > 0
+}
+
 // CreateToken has a record signed and stores it.
 func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*pkipb.Token, error) {
 	var clusterID string
@@ -81,6 +89,9 @@ func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*
 		}
 		c, err := store.GetCluster(r)
 		clusterID = c.GetClusterId()
+		if p := c.GetAdmission(); err == nil && q.Attest && !BelievesTPMs(p) {
+			return ErrNoTPMs
+		}
 		return err
 	})
 	if err != nil {

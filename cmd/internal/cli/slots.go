@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
@@ -87,7 +89,12 @@ both, and prefer tpm where there is one.`,
   # Sealed to each officer; send the files
   redoubt unlock-key slot add shamir --name officers --threshold 2 --age age1… --age age1… --age age1… --out shares`,
 		Args: args(1, 1),
-		RunE: func(c *cobra.Command, got []string) error { return a.runSlotAdd(c.Context(), got[0], &f) },
+		RunE: func(c *cobra.Command, got []string) error {
+			if err := checkSlotFlags(c.Flags(), got[0]); err != nil {
+				return err
+			}
+			return a.runSlotAdd(c.Context(), got[0], &f)
+		},
 	}
 	c.Flags().StringVar(&f.name, "name", "", "what the slot is called")
 	c.Flags().IntVar(&f.shares, "shares", 0, "how many shares are made")
@@ -98,23 +105,36 @@ both, and prefer tpm where there is one.`,
 	c.Flags().StringVar(&f.window, "window", "", "when managers release each other, in UTC, as 02:00-05:00 (at any time)")
 	c.Flags().StringSliceVar(&f.networks, "networks", nil, "networks in which managers release each other, as 10.1.0.0/16 (any)")
 	c.Flags().DurationVar(&f.wait, "timeout", rotateWait, "how long to wait for every manager")
-	c.ValidArgs = []string{"operator", "shamir", "tpm", "release"}
+	c.ValidArgs = slotKinds
 	return c
+}
+
+// slotKinds are those that can be added.
+var slotKinds = []string{"operator", "shamir", "tpm", "release"}
+
+// slotFlagOf is the kind of slot that a flag of slot add is for; of the others, all.
+var slotFlagOf = map[string]string{"shares": "shamir", "threshold": "shamir", "age": "shamir", "out": "shamir", "pcrs": "tpm", "window": "release", "networks": "release"}
+
+// checkSlotFlags refuses what would be ignored.
+func checkSlotFlags(flags *pflag.FlagSet, kind string) (err error) {
+	if !slices.Contains(slotKinds, kind) {
+		return usagef("a slot is added of kind operator, shamir, tpm or release, not %q", kind)
+	}
+	flags.Visit(func(f *pflag.Flag) {
+		if of := slotFlagOf[f.Name]; err == nil && of != "" && of != kind {
+			err = usagef("--%s is for %s, not for %s", f.Name, of, kind)
+		}
+	})
+	if err == nil && flags.Changed("out") && !flags.Changed("age") {
+		err = usagef("--out is for shares that are sealed: give --age")
+	}
+	return err
 }
 
 func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
 	var recipients []age.Recipient
 	switch {
-	case kind != "shamir" && kind != "tpm" && kind != "operator" && kind != "release":
-		return usagef("a slot is added of kind operator, shamir, tpm or release, not %q", kind)
-	case kind != "release" && (f.window != "" || len(f.networks) > 0):
-		return usagef("--window and --networks are for release")
-	case kind != "tpm" && f.pcrs != defaultPCRs:
-		return usagef("--pcrs is for tpm")
 	case kind == "tpm" || kind == "release":
-		if f.shares != 0 || f.threshold != 0 || len(f.age) > 0 {
-			return usagef("--shares, --threshold and --age are for shamir")
-		}
 		if f.name == "" {
 			f.name = kind
 		}
@@ -122,8 +142,6 @@ func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
 			return a.addReleaseSlot(ctx, f)
 		}
 		return a.addTPMSlot(ctx, f)
-	case kind == "operator" && (f.shares != 0 || f.threshold != 0 || len(f.age) > 0):
-		return usagef("--shares, --threshold and --age are for shamir")
 	case kind == "operator" && f.name == "":
 		return usagef("--name is needed: what is the key to be called?")
 	case kind == "shamir":
@@ -325,6 +343,9 @@ locked or not.`,
   redoubt unlock-key slot test tpm`,
 		Args: args(0, 1),
 		RunE: func(c *cobra.Command, got []string) error {
+			if len(got) == 1 && c.Flags().Changed("key-file") {
+				return usagef("--key-file is for a key or shares, and slot %s for what machines open by themselves: give one of them", printable(got[0]))
+			}
 			return a.withKeyd(c.Context(), func(ctx context.Context, k *apiclient.Keyd) error {
 				if len(got) == 1 {
 					return a.testOwnSlot(ctx, k, got[0])

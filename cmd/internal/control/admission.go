@@ -95,7 +95,7 @@ func checkPolicy(p *profilepb.AdmissionPolicy) error {
 	switch {
 	case len(p.GetEkAllowed()) > maxAllowed || len(p.GetEkCas()) > maxEKCAs:
 		return apierr.Invalid("", "at most %d TPMs are allowed by their hash, and %d CAs", maxAllowed, maxEKCAs)
-	case p.GetAttest() && len(p.GetEkAllowed())+len(p.GetEkCas()) == 0:
+	case p.GetAttest() && !pki.BelievesTPMs(p):
 		return apierr.State("allow one in the same command: `redoubt admission set --allow HASH`, or --ek-ca FILE", "every machine would have to prove a TPM, and none is believed")
 	}
 	for _, h := range p.GetEkAllowed() {

@@ -41,6 +41,9 @@ func (s *Server) CreateToken(ctx context.Context, req *controlpb.CreateTokenRequ
 	if errors.Is(err, pki.ErrRotated) {
 		return nil, apierr.State("try again in a few seconds", "the leader has not taken over the cluster's new keys yet")
 	}
+	if errors.Is(err, pki.ErrNoTPMs) {
+		return nil, apierr.State("allow one first: `redoubt admission set --allow HASH`, or --ek-ca FILE", "%v", err)
+	}
 	if errors.Is(err, pki.ErrInvalidToken) {
 		return nil, apierr.Invalid("", "%v", err)
 	}

@@ -36,6 +36,15 @@ func TestTokens(t *testing.T) {
 			wantReason(t, err, apierr.ReasonInvalid, "")
 		}
 	}
+	attest := func(r *controlpb.CreateTokenRequest) { r.Id, r.Attest = ident.New(), true }
+	_, err := create(attest)
+	wantReason(t, err, apierr.ReasonState, "none is believed")
+	if _, err := w.api.UpdateAdmission(t.Context(), &controlpb.UpdateAdmissionRequest{Allow: [][]byte{make([]byte, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := create(attest); err != nil {
+		t.Error(err)
+	}
 	r, err := create(func(*controlpb.CreateTokenRequest) {})
 	if err != nil || r.GetClusterId() != w.ca.ClusterID || string(r.GetRootSpkiSha256()) != string(w.ca.Pin()) ||
 		!slices.Equal(r.GetManagers(), []string{"manager-1:2377"}) {
@@ -45,7 +54,7 @@ func TestTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	l, err := w.api.ListTokens(t.Context(), &controlpb.ListTokensRequest{})
-	if err != nil || len(l.GetTokens()) != 1 || !l.GetTokens()[0].GetRevoked() {
+	if err != nil || len(l.GetTokens()) != 2 || !slices.ContainsFunc(l.GetTokens(), func(v *controlpb.TokenView) bool { return v.GetRevoked() && v.GetRecord().GetId() == tok.ID() }) {
 		t.Errorf("%v %v", l, err)
 	}
 	_, err = w.api.RevokeToken(t.Context(), &controlpb.RevokeTokenRequest{Id: ident.New()})

@@ -69,7 +69,7 @@ func TestAttestedJoin(t *testing.T) {
 		return []byte(c.ok("manager-1", "join-token", "worker", "--attest", "-q"))
 	}
 	c.refused("manager-1", 1, "none is believed", nil, "admission", "set", "--attest", "on")
-	c.refused("worker-1", 1, "not on the allow-list", token(), "join", manager)
+	c.refused("manager-1", 1, "none is believed", nil, "join-token", "worker", "--attest")
 	c.ok("manager-1", "admission", "set", "--allow", c.ek("worker-1"))
 
 	c.refused("worker-2", 1, "not on the allow-list", token(), "join", manager)
