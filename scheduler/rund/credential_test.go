@@ -12,6 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/secrets/credential"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 )
 
@@ -39,9 +40,16 @@ func TestRegistryCredential(t *testing.T) {
 	if a := n.awaitPhase(without.GetTaskId(), rundpb.Phase_PHASE_FAILED); !a.GetRejected() || !strings.Contains(a.GetError(), "the registry refuses access") {
 		t.Errorf("without a credential: %v", a)
 	}
+	encoded := func(registry, password string) string {
+		b, err := credential.Encode(registry, "robot", []byte(password))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
 	for text, want := range map[string]string{
-		`{"registry":"` + host + `","username":"robot","password":"wrong"}`:              "the registry refuses access",
-		`{"registry":"elsewhere.test","username":"robot","password":"` + password + `"}`: `the credential is for the registry "elsewhere.test"`,
+		encoded(host, "wrong"):              "the registry refuses access",
+		encoded("elsewhere.test", password): `the credential is for the registry "elsewhere.test"`,
 	} {
 		d := private()
 		d.Spec.Container.RegistryAuth = auth
@@ -59,13 +67,13 @@ func TestRegistryCredential(t *testing.T) {
 	d.Spec.Container.RegistryAuth = auth
 	n.apply(d)
 	s.wants(d)
-	if err := s.deliver(d, s.secret(d, auth, "hub", seal.KindRegistry, "no JSON "+password)); status.Code(err) != codes.FailedPrecondition || strings.Contains(err.Error(), password) {
+	if err := s.deliver(d, s.secret(d, auth, "hub", seal.KindRegistry, "no credential "+password)); status.Code(err) != codes.FailedPrecondition || strings.Contains(err.Error(), password) {
 		t.Errorf("a malformed credential: %v", err)
 	}
 	if err := s.deliver(d); err == nil {
 		t.Error("a delivery without the credential is taken")
 	}
-	good := s.secret(d, auth, "hub", seal.KindRegistry, `{"registry":"`+host+`","username":"robot","password":"`+password+`"}`)
+	good := s.secret(d, auth, "hub", seal.KindRegistry, encoded(host, password))
 	if err := s.deliver(d, good); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +83,7 @@ func TestRegistryCredential(t *testing.T) {
 	n.server.mu.Lock()
 	w := n.server.workers[d.GetTaskId()]
 	n.server.mu.Unlock()
-	if w.credential() != nil {
+	if w.shows() != nil {
 		t.Error("the credential is kept once the image is there")
 	}
 	out, _ := exec.Command("grep", "-rlsa", password, n.runDir, filepath.Join(ctrd.Dir, "root")).Output()

@@ -17,10 +17,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/credential"
 	"github.com/redoubt-cluster/redoubt/secrets/render"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 )
@@ -40,7 +40,7 @@ type delivered struct {
 	identity bool
 	files    []*taskpb.FileVersion
 	// credential is for the task's image, until that is here.
-	credential *image.Credential
+	credential *credential.Credential
 	signals    []unix.Signal // to be sent
 }
 
@@ -111,10 +111,6 @@ func (w *worker) deliver(d *rundpb.TaskDesired, req *rundpb.DeliverRequest) erro
 	if len(list) != len(uses) && (len(list) != len(uses)+1 || auth == "") || auth != "" && !w.has.ready && len(list) == len(uses) {
 		return errors.New("the delivery does not have all files that the task names")
 	}
-	files, credential, err := w.s.open(req, uses)
-	if err != nil {
-		return err
-	}
 	now := make([]*taskpb.FileVersion, len(uses))
 	for i := range uses {
 		now[i] = list[i].GetVersion()
@@ -123,13 +119,20 @@ func (w *worker) deliver(d *rundpb.TaskDesired, req *rundpb.DeliverRequest) erro
 	if err != nil {
 		return err
 	}
+	files, cred, err := w.s.open(req, uses)
+	if err != nil {
+		return err
+	}
 	if err := w.s.files.Put(w.id, files, record); err != nil {
+		cred.Wipe()
 		return err
 	}
 	w.has.signals = append(w.has.signals, owed(uses, w.has.files, now)...)
 	w.has.files = now
-	if !w.has.ready {
-		w.has.ready, w.has.credential = true, credential
+	if w.has.ready { // the image is there, or is being got
+		cred.Wipe()
+	} else {
+		w.has.ready, w.has.credential = true, cred
 	}
 	return nil
 }
@@ -151,7 +154,7 @@ func owed(uses []granted, former, now []*taskpb.FileVersion) (out []unix.Signal)
 }
 
 // open makes files of what was delivered. The plaintext is in them alone.
-func (s *Server) open(req *rundpb.DeliverRequest, uses []granted) (files []taskfiles.File, c *image.Credential, err error) {
+func (s *Server) open(req *rundpb.DeliverRequest, uses []granted) (files []taskfiles.File, c *credential.Credential, err error) {
 	facts := req.GetFacts()
 	secrets := map[string][]byte{}
 	defer func() {
@@ -162,6 +165,7 @@ func (s *Server) open(req *rundpb.DeliverRequest, uses []granted) (files []taskf
 			for _, f := range files {
 				clear(f.Data)
 			}
+			c.Wipe()
 		}
 	}()
 	for i, d := range req.GetFiles() {
@@ -176,17 +180,16 @@ func (s *Server) open(req *rundpb.DeliverRequest, uses []granted) (files []taskf
 			seal.Subject{ClusterID: facts.GetClusterId(), SecretID: d.GetVersion().GetObjectId(), VersionID: d.GetVersion().GetVersionId(), Kind: kind},
 			d.GetKey(), d.GetData())
 		if err != nil {
-			return files, nil, fmt.Errorf("secret %s: %w", d.GetName(), err)
+			return files, c, fmt.Errorf("secret %s: %w", d.GetName(), err)
 		}
 		if i < len(uses) {
 			files = append(files, s.file(uses[i], d.GetName(), true, plain))
 			secrets[d.GetName()] = plain
 			continue
 		}
-		c, err = image.ParseCredential(plain)
-		clear(plain)
-		if err != nil {
-			return files, nil, fmt.Errorf("secret %s: %w", d.GetName(), err)
+		if c, err = credential.Parse(plain); err != nil {
+			clear(plain)
+			return files, c, fmt.Errorf("secret %s: %w", d.GetName(), err)
 		}
 	}
 	for i, d := range req.GetFiles() {
@@ -196,7 +199,7 @@ func (s *Server) open(req *rundpb.DeliverRequest, uses []granted) (files []taskf
 		data, private := d.GetData(), false
 		if d.GetTemplate() {
 			if data, private, err = rendered(data, req.GetTaskId(), facts, secrets); err != nil {
-				return files, nil, fmt.Errorf("config %s: %w", d.GetName(), err)
+				return files, c, fmt.Errorf("config %s: %w", d.GetName(), err)
 			}
 		}
 		files = append(files, s.file(uses[i], d.GetName(), private, data))
@@ -268,6 +271,7 @@ func (w *worker) dropFiles() {
 	w.has.mu.Lock()
 	defer w.has.mu.Unlock()
 	w.has.identity = false
+	w.has.credential.Wipe()
 	w.has.over, w.has.ready, w.has.files, w.has.credential, w.has.signals = true, false, nil, nil, nil
 	if err := w.s.files.Remove(w.id); err != nil {
 		w.log.Error("the files of a task that ended could not be removed", "err", err)
@@ -275,7 +279,7 @@ func (w *worker) dropFiles() {
 }
 
 // credential is what the registry of the task's image is shown.
-func (w *worker) credential() *image.Credential {
+func (w *worker) shows() *credential.Credential {
 	w.has.mu.Lock()
 	defer w.has.mu.Unlock()
 	return w.has.credential

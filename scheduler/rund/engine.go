@@ -29,6 +29,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/credential"
 )
 
 // Namespace is containerd's namespace of everything here.
@@ -70,7 +71,7 @@ func transient(err error) bool {
 // prepare makes everything of a task up to a created container whose process
 // waits to be started. cid is a container's id that nothing has yet; cred is for the
 // registry.
-func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, cred *image.Credential, note func(string)) (containerd.Task, error) {
+func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, cred *credential.Credential, note func(string)) (containerd.Task, error) {
 	if err := cmp.Or(checkTask(d), s.checkGrants(d.GetSpec()), checkIdentity(d.GetSpec())); err != nil {
 		return nil, rejected(err)
 	}

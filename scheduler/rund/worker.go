@@ -249,16 +249,17 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 	}
 	w.tried = true
 	if err == nil {
-		task, err = w.s.prepare(pctx, d, w.cid, w.credential(), w.note)
+		task, err = w.s.prepare(pctx, d, w.cid, w.shows(), w.note)
 	}
 	if occupied(err) { // something was there that nobody knew of
 		if err = w.again(pctx); err == nil {
-			task, err = w.s.prepare(pctx, d, w.cid, w.credential(), w.note)
+			task, err = w.s.prepare(pctx, d, w.cid, w.shows(), w.note)
 		}
 	}
 	if err == nil {
 		w.made, w.task, w.mess = d, task, 0
 		w.has.mu.Lock()
+		w.has.credential.Wipe()
 		w.has.credential = nil
 		w.has.mu.Unlock()
 		w.report(rundpb.Phase_PHASE_CREATED, func(a *rundpb.TaskActual) {

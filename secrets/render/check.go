@@ -31,13 +31,27 @@ func (c *checker) node(n parse.Node, depth int) error {
 	case *parse.TextNode, *parse.CommentNode:
 		return nil
 	case *parse.ActionNode:
-		return c.pipe(n.Pipe, depth)
+		if err := c.pipe(n.Pipe, depth); err != nil {
+			return err
+		}
+		toWrite(n)
+		return nil
 	case *parse.IfNode:
 		return c.branch(&n.BranchNode, depth)
 	case *parse.WithNode:
 		return c.branch(&n.BranchNode, depth)
 	}
 	return fmt.Errorf("%.60s is not part of the language of templates: there are fields, if, with and the functions %v", n, functions)
+}
+
+// toWrite has what an action is to write go through writeFunction. What only sets a
+// variable writes nothing.
+func toWrite(n *parse.ActionNode) {
+	if len(n.Pipe.Decl) > 0 {
+		return
+	}
+	name := parse.NewIdentifier(writeFunction).SetPos(n.Pos)
+	n.Pipe.Cmds = append(n.Pipe.Cmds, &parse.CommandNode{NodeType: parse.NodeCommand, Pos: n.Pos, Args: []parse.Node{name}})
 }
 
 func (c *checker) branch(b *parse.BranchNode, depth int) error {

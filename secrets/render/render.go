@@ -10,6 +10,10 @@
 // secrets it names stands in the text: a name is never computed, and no error quotes
 // one's data. A field that is not there is an error, not an empty text.
 //
+// What a template makes of secrets is in what Render returns and in nothing else: they
+// are not copied to be used, are written without package fmt, which keeps its buffers,
+// and a buffer that became too small is overwritten.
+//
 // A template without {{secret}} may be rendered by anybody. One with it becomes a
 // secret itself: only who may hold those may render it.
 //
@@ -22,10 +26,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"text/template"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // Facts are what a template may say of where it is.
@@ -48,6 +54,9 @@ type Facts struct {
 var functions = []string{"and", "eq", "index", "ne", "not", "or", secretFunction}
 
 const secretFunction = "secret"
+
+// writeFunction ends what an action writes. No template can name it.
+const writeFunction = "write"
 
 // Template is a parsed one. It is immutable.
 type Template struct {
@@ -119,8 +128,9 @@ var (
 // Secrets are the names of the secrets that it names, sorted.
 func (t *Template) Secrets() []string { return t.secrets }
 
-// Render returns the file. Secrets are by name; one that the template names and that
-// is not there is an error.
+// Render returns the file, which the caller wipes. Secrets are by name, and stay as
+// they are until it returns; one that the template names and that is not there is an
+// error.
 func (t *Template) Render(f Facts, secrets map[string][]byte) ([]byte, error) {
 	for _, name := range t.secrets {
 		if _, ok := secrets[name]; !ok {
@@ -134,8 +144,8 @@ func (t *Template) Render(f Facts, secrets map[string][]byte) ([]byte, error) {
 	if f.Service.Labels == nil {
 		f.Service.Labels = map[string]string{}
 	}
-	out, used := bounded{}, uses{of: secrets, texts: map[string]string{}}
-	err = c.Funcs(template.FuncMap{secretFunction: used.secret}).Execute(&out, f)
+	out, used := bounded{}, uses{of: secrets}
+	err = c.Funcs(template.FuncMap{secretFunction: used.secret, writeFunction: out.value}).Execute(&out, f)
 	if err != nil {
 		clear(out.b)
 		for _, bound := range []error{errTooLong, errTooMuch} {
@@ -148,25 +158,21 @@ func (t *Template) Render(f Facts, secrets map[string][]byte) ([]byte, error) {
 	return out.b, nil
 }
 
-// uses are those of secrets by one rendering. A secret is copied once, however
-// often it is used, and what is used is counted whether it is written or not:
-// variables keep it.
+// uses are those of secrets by one rendering. What is used is counted whether it is
+// written or not.
 type uses struct {
-	of    map[string][]byte
-	texts map[string]string
-	n     int // bytes
+	of map[string][]byte
+	n  int // bytes
 }
 
+// secret is a text that shares the secret's bytes: nobody changes those before Render
+// returns, and nothing of the template is left then.
 func (u *uses) secret(name string) (string, error) {
-	if u.n += len(u.of[name]); u.n > MaxBytes {
+	s := u.of[name]
+	if u.n += len(s); u.n > MaxBytes {
 		return "", errTooMuch
 	}
-	s, ok := u.texts[name]
-	if !ok {
-		s = string(u.of[name])
-		u.texts[name] = s
-	}
-	return s, nil
+	return unsafe.String(unsafe.SliceData(s), len(s)), nil
 }
 
 var errTooMuch = fmt.Errorf("the template uses more than %d bytes of secrets", MaxBytes)
@@ -177,11 +183,41 @@ var errTooLong = fmt.Errorf("the template becomes more than %d bytes", MaxBytes)
 type bounded struct{ b []byte }
 
 func (w *bounded) Write(p []byte) (int, error) {
-	if len(w.b)+len(p) > MaxBytes {
-		return 0, errTooLong
+	if err := w.grow(len(p)); err != nil {
+		return 0, err
 	}
 	w.b = append(w.b, p...)
 	return len(p), nil
+}
+
+// value writes what is a text, as any secret is, and leaves everything else to
+// text/template, which formats it.
+func (w *bounded) value(v reflect.Value) (reflect.Value, error) {
+	if v.Kind() == reflect.Interface {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.String {
+		return v, nil
+	}
+	if err := w.grow(v.Len()); err != nil {
+		return reflect.Value{}, err
+	}
+	w.b = append(w.b, v.String()...)
+	return reflect.ValueOf(""), nil
+}
+
+// grow makes room for n bytes more, and leaves nothing where there was too little.
+func (w *bounded) grow(n int) error {
+	if n > MaxBytes-len(w.b) {
+		return errTooLong
+	}
+	if len(w.b)+n > cap(w.b) {
+		b := make([]byte, len(w.b), min(max(2*cap(w.b), len(w.b)+n, 512), MaxBytes))
+		copy(b, w.b)
+		clear(w.b)
+		w.b = b
+	}
+	return nil
 }
 
 // plain makes one line of an error of text/template.

@@ -3,6 +3,8 @@ package render
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,10 +25,12 @@ func TestRender(t *testing.T) {
 		"": "", "plain": "plain",
 		"{{.Service.Name}}.{{.Task.Slot}} on {{.Node.Hostname}} of {{.Cluster.ID}}": "web.3 on host-1 of c1",
 		`{{secret "token"}}!`: "k\x00\xff!",
-		`{{index .Service.Labels "a.b"}}{{.Service.Labels.tier}}`:                         "cfront",
-		`{{if eq .Service.Labels.tier "front"}}yes{{else if false}}x{{else}}no{{end}}`:    "yes",
-		`{{with $t := .Task}}{{$t.ID}}{{end}}{{/* said */}}`:                              "t1",
-		`{{if and (eq 1 1) (not (ne "a" "a"))}}{{(index .Service.Labels "tier")}}{{end}}`: "front",
+		`{{1}} {{1.5}} {{true}} {{.Node}} {{eq (secret "token") "k"}} {{index (secret "token") 0}}`: "1 1.5 true {n1 host-1} false 107",
+		`{{and 1 (secret "token")}}{{index .Service.Labels (secret "empty")}}{{"t" | or "u"}}`:      "k\x00\xffu",
+		`{{index .Service.Labels "a.b"}}{{.Service.Labels.tier}}`:                                   "cfront",
+		`{{if eq .Service.Labels.tier "front"}}yes{{else if false}}x{{else}}no{{end}}`:              "yes",
+		`{{with $t := .Task}}{{$t.ID}}{{end}}{{/* said */}}`:                                        "t1",
+		`{{if and (eq 1 1) (not (ne "a" "a"))}}{{(index .Service.Labels "tier")}}{{end}}`:           "front",
 	} {
 		p, err := Parse([]byte(in))
 		if err != nil {
@@ -56,6 +60,7 @@ func TestRefused(t *testing.T) {
 		`{{print .}}`:                                           `no function "print"`,
 		`{{call .Node}}`:                                        `no function "call"`,
 		`{{nothing}}`:                                           "not defined",
+		`{{write "a"}}`:                                         "not defined",
 		`{{secret .Node.Hostname}}`:                             "named by a text",
 		`{{"a" | secret}}`:                                      "named by a text",
 		`{{secret (secret "a")}}`:                               "named by a text",
@@ -130,6 +135,83 @@ func TestRenderFails(t *testing.T) {
 			t.Errorf("%q: %q, %v, want %q", in, got, err, want)
 		}
 	}
+}
+
+// TestRenderLeavesNothing: a rendered secret is in what was returned and nowhere else
+// of the heap, once that and the secret are wiped.
+func TestRenderLeavesNothing(t *testing.T) {
+	const upper = "CANARY-OF-TEMPLATES-0123456789AB"
+	lower := func(b []byte) []byte { // makes no copy of its own
+		for i := range upper {
+			b[len(b)-len(upper)+i] = upper[i]
+			if 'A' <= upper[i] && upper[i] <= 'Z' {
+				b[len(b)-len(upper)+i] += 'a' - 'A'
+			}
+		}
+		return b
+	}
+	small, big := lower(make([]byte, len(upper))), lower(make([]byte, 100<<10))
+	secrets := map[string][]byte{"a": small, "big": big}
+	p, err := Parse([]byte(`{{$v := secret "a"}}{{$v}}` + strings.Repeat(" filler {{secret \"a\"}}", 50) +
+		`{{if eq $v "no"}}x{{end}}{{with secret "big"}}{{.}}{{end}}{{and 1 (secret "a")}}{{.Service.Labels.tier}}{{secret "big"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.Render(facts(), secrets)
+	if n := bytes.Count(out, small); err != nil || n != 54 {
+		t.Fatalf("%d, %v", n, err)
+	}
+	clear(out)
+	clear(big)
+	if n := inOwnMemory(t, upper); n != 1 {
+		t.Errorf("it is there %d times, want the one of the secret itself", n)
+	}
+	clear(small)
+	if n := inOwnMemory(t, upper); n > 0 {
+		t.Errorf("it is left %d times", n)
+	}
+}
+
+// inOwnMemory counts in what this process may write how often a text lies there in
+// lower case: as it is given it lies in the program.
+func inOwnMemory(t *testing.T, text string) (n int) {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := os.Open("/proc/self/mem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	fold := func(b byte) byte {
+		if 'A' <= b && b <= 'Z' {
+			b += 'a' - 'A'
+		}
+		return b
+	}
+	block := make([]byte, 1<<20)
+	for line := range strings.Lines(string(maps)) {
+		var from, to int64
+		if _, err := fmt.Sscanf(line, "%x-%x rw", &from, &to); err != nil {
+			continue
+		}
+		for at := from; at < to; at += int64(len(block) - len(text)) {
+			clear(block)
+			m, _ := mem.ReadAt(block[:min(int64(len(block)), to-at)], at)
+			for i := 0; i+len(text) <= m; i++ {
+				j := 0
+				for j < len(text) && block[i+j] == fold(text[j]) {
+					j++
+				}
+				if j == len(text) {
+					n++
+				}
+			}
+		}
+		clear(block)
+	}
+	return n
 }
 
 func FuzzRender(f *testing.F) {

@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +15,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/secrets/credential"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 	secretspec "github.com/redoubt-cluster/redoubt/secrets/spec"
 )
@@ -58,11 +59,7 @@ func (d *secretData) read(a *app, path string) ([]byte, error) {
 		return data, err
 	}
 	defer clear(data)
-	return json.Marshal(struct {
-		Registry string `json:"registry"`
-		Username string `json:"username"`
-		Password string `json:"password"`
-	}{d.registry, d.username, strings.TrimRight(string(data), "\r\n")})
+	return credential.Encode(d.registry, d.username, bytes.TrimRight(data, "\r\n"))
 }
 
 func (a *app) readSecretData(path string) (data []byte, err error) {

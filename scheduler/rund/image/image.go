@@ -37,6 +37,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/credential"
 )
 
 const (
@@ -97,7 +98,7 @@ func New(c *containerd.Client, r *Registries, base, size uint32, maxBytes int64,
 // What was found complete once is not looked at again: containerd does not
 // change it, only forget it. The caller who finds that it did calls Forget.
 // note is told what is waited for; cred, if not nil, is shown to the registry.
-func (s *Store) Ensure(ctx context.Context, ref, dgst string, cred *Credential, note func(string)) (*Ready, error) {
+func (s *Store) Ensure(ctx context.Context, ref, dgst string, cred *credential.Credential, note func(string)) (*Ready, error) {
 	named, err := parse(ref)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/redoubt-cluster/redoubt/secrets/credential"
 )
 
 var (
@@ -21,8 +22,8 @@ var (
 
 // pull fetches named@want and gives it that name. cred, if not nil, is shown to its
 // registry.
-func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest, cred *Credential, note func(string)) (containerd.Image, error) {
-	cred, err := cred.of(named)
+func (s *Store) pull(ctx context.Context, named reference.Named, want digest.Digest, cred *credential.Credential, note func(string)) (containerd.Image, error) {
+	cred, err := shown(cred, named)
 	if err != nil {
 		return nil, err
 	}

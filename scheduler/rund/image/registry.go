@@ -18,6 +18,7 @@ import (
 	rerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/secrets/credential"
 )
 
 // Registry is the configuration of one registry.
@@ -63,7 +64,7 @@ func (r *Registries) Load() error {
 }
 
 // resolver shows c to the registry of the image alone; nil: nothing.
-func (r *Registries) resolver(c *Credential) remotes.Resolver {
+func (r *Registries) resolver(c *credential.Credential) remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{Hosts: func(name string) ([]docker.RegistryHost, error) {
 		host, err := docker.DefaultHost(name)
 		if err != nil {
@@ -77,7 +78,7 @@ func (r *Registries) resolver(c *Credential) remotes.Resolver {
 		}
 		authorizer := []docker.AuthorizerOpt{docker.WithAuthClient(client)} // anonymous tokens
 		if c != nil && c.Registry == name {
-			authorizer = append(authorizer, docker.WithAuthCreds(func(asked string) (string, string, error) { return c.login(host, asked) }))
+			authorizer = append(authorizer, docker.WithAuthCreds(func(asked string) (string, string, error) { return login(c, host, asked) }))
 		}
 		return []docker.RegistryHost{{
 			Client:       client,
