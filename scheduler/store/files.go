@@ -102,7 +102,8 @@ type FileUser struct {
 	Service *schedulerpb.Service
 	// Uses are those of its specification; none: only tasks of before have it.
 	Uses []*taskpb.FileUse
-	// Former are uses by tasks of earlier revisions.
+	// Former are uses by tasks of earlier revisions, but for those that are also the
+	// specification's, each once.
 	Former []*taskpb.FileUse
 	// Tasks may have a container now, or will.
 	Tasks []*schedulerpb.Task
@@ -135,8 +136,12 @@ func UsersOfFile(r raftstore.Reader, id string) (out []*FileUser) {
 				continue
 			}
 			u := of(rev.GetServiceId())
-			if u.Tasks = append(u.Tasks, t); t.GetRevision() != u.Service.GetRevision() {
-				u.Former = append(u.Former, uses...)
+			u.Tasks = append(u.Tasks, t)
+			for _, use := range uses {
+				same := func(o *taskpb.FileUse) bool { return proto.Equal(o, use) }
+				if !slices.ContainsFunc(u.Uses, same) && !slices.ContainsFunc(u.Former, same) {
+					u.Former = append(u.Former, use)
+				}
 			}
 		}
 	}
@@ -144,6 +149,20 @@ func UsersOfFile(r raftstore.Reader, id string) (out []*FileUser) {
 		out = append(out, u)
 	}
 	slices.SortFunc(out, func(a, b *FileUser) int { return cmp.Compare(a.ServiceID, b.ServiceID) })
+	return out
+}
+
+// LostWith are tasks which had a secret or config when their node was lost, and may
+// have it still: nobody has heard of the node since. They keep nobody from anything.
+func LostWith(r raftstore.Reader, id string) (out []*schedulerpb.Task) {
+	for t := range Tasks.All(r) {
+		if State(t) != Orphaned || !slices.ContainsFunc(t.GetStatus().GetFiles(), func(f *taskpb.FileVersion) bool { return f.GetObjectId() == id }) {
+			continue
+		}
+		if n, ok := Nodes.Get(r, t.GetNodeId()); !ok || !Up(n) {
+			out = append(out, t)
+		}
+	}
 	return out
 }
 

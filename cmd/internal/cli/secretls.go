@@ -140,7 +140,8 @@ func (a *app) grantsCmd(config bool) *cobra.Command {
 		Use: "grants " + upper, Short: "Show who may read a " + what + ", and where it is now",
 		Long: `grants lists the services that name it, each task that has it or is to get it with
 its node and the version that it has there by that node's word, and for a secret
-the managers, whose keyd can open it while it is unlocked. Nobody else can.`,
+the managers, whose keyd can open it while it is unlocked. Nobody else can. A node
+that was lost may have it still, until it is heard of again.`,
 		Example: fmt.Sprintf("  redoubt %s grants %s", what, example),
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, got []string) error {
@@ -186,8 +187,14 @@ func printGrants(w io.Writer, r *controlpb.FileGrantsResponse, config bool) erro
 				task += fmt.Sprintf(".%d", h.GetSlot())
 			}
 			has := "none yet"
-			if h.GetVersion() > 0 {
+			switch {
+			case h.GetVersion() > 0:
 				has = fmt.Sprint(h.GetVersion())
+			case h.GetRemoved():
+				has = "a removed one"
+			}
+			if h.GetLost() {
+				has += " (node lost)"
 			}
 			rows = append(rows, []string{task, shortID(h.GetTaskId()), cmp.Or(h.GetNodeName(), h.GetNodeId(), "none yet"), has})
 		}

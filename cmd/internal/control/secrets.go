@@ -205,7 +205,13 @@ func (s *Server) FileGrants(ctx context.Context, req *controlpb.FileGrantsReques
 			resp.Id, resp.Name, resp.Current, versions = o.GetId(), o.GetSpec().GetName(), o.GetCurrent(), o.GetVersions()
 		}
 		for _, u := range schedstore.UsersOfFile(r, resp.Id) {
-			s.grantsOf(r, resp, u, versions)
+			grantsOf(r, resp, u, versions)
+		}
+		for _, t := range schedstore.LostWith(r, resp.Id) {
+			svc, _ := schedstore.Services.Get(r, t.GetServiceId())
+			h := holder(r, resp.Id, t, svc.GetSpec().GetName(), versions)
+			h.Lost = true
+			resp.Holders = append(resp.Holders, h)
 		}
 		for n := range pkistore.Nodes.All(r) {
 			if n.GetRole() == profilepb.Role_ROLE_MANAGER && !n.GetDenied() {
@@ -217,33 +223,35 @@ func (s *Server) FileGrants(ctx context.Context, req *controlpb.FileGrantsReques
 	})
 }
 
-func (s *Server) grantsOf(r *raftstore.ReadTx, resp *controlpb.FileGrantsResponse, u *schedstore.FileUser, versions []*secretspb.VersionFacts) {
+func grantsOf(r *raftstore.ReadTx, resp *controlpb.FileGrantsResponse, u *schedstore.FileUser, versions []*secretspb.VersionFacts) {
 	name := u.Service.GetSpec().GetName()
 	for _, use := range u.Uses {
 		resp.Services = append(resp.Services, &controlpb.GrantedService{Id: u.ServiceID, Name: name, Use: use})
 	}
-	if len(u.Uses) == 0 {
-		for _, use := range u.Former {
-			resp.Services = append(resp.Services, &controlpb.GrantedService{Id: u.ServiceID, Name: name, Use: use, Former: true})
-		}
+	for _, use := range u.Former {
+		resp.Services = append(resp.Services, &controlpb.GrantedService{Id: u.ServiceID, Name: name, Use: use, Former: true})
 	}
 	for _, t := range u.Tasks {
-		h := &controlpb.FileHolder{TaskId: t.GetId(), ServiceId: u.ServiceID, ServiceName: name, Slot: t.GetSlot(), NodeId: t.GetNodeId(), Version: heldVersion(t, resp.Id, versions)}
-		if n, ok := pkistore.Nodes.Get(r, t.GetNodeId()); ok {
-			h.NodeName = n.GetName()
-		}
-		resp.Holders = append(resp.Holders, h)
+		resp.Holders = append(resp.Holders, holder(r, resp.Id, t, name, versions))
 	}
 }
 
-// heldVersion is the number of the version that a task's node says it has.
-func heldVersion(t *schedulerpb.Task, id string, versions []*secretspb.VersionFacts) uint64 {
+// holder is a task with the version of a secret or config that its node says it has.
+func holder(r *raftstore.ReadTx, id string, t *schedulerpb.Task, service string, versions []*secretspb.VersionFacts) *controlpb.FileHolder {
+	h := &controlpb.FileHolder{TaskId: t.GetId(), ServiceId: t.GetServiceId(), ServiceName: service, Slot: t.GetSlot(), NodeId: t.GetNodeId()}
+	if n, ok := pkistore.Nodes.Get(r, t.GetNodeId()); ok {
+		h.NodeName = n.GetName()
+	}
 	for _, f := range t.GetStatus().GetFiles() {
+		if f.GetObjectId() != id {
+			continue
+		}
+		h.Removed = true
 		for _, v := range versions {
-			if f.GetObjectId() == id && f.GetVersionId() == v.GetId() {
-				return v.GetNumber()
+			if f.GetVersionId() == v.GetId() {
+				h.Version, h.Removed = v.GetNumber(), false
 			}
 		}
 	}
-	return 0
+	return h
 }

@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -269,14 +270,59 @@ func TestFileGrants(t *testing.T) {
 	if len(r.Holders) != 1 || r.Holders[0].TaskId != task || r.Holders[0].NodeName != "worker-1" || r.Holders[0].Version != 1 {
 		t.Errorf("with a task: %v", r)
 	}
-	v := w.service(web)
-	without := proto.CloneOf(v.Service.Spec)
-	without.Task.Container.Secrets = nil
-	if err := schedstore.UpdateService(t.Context(), w.store, web, v.Service.Meta.Version, without); err != nil {
-		t.Fatal(err)
+	// A second task, and the specification says another place: what they have is told
+	// beside it, once.
+	more := ident.New()
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		return schedstore.Tasks.Put(tx, &schedulerpb.Task{Id: more, ServiceId: web, Slot: 2, Revision: 1, NodeId: w.worker, Desired: schedstore.Running,
+			Status: &schedulerpb.TaskStatus{State: schedstore.Running, Files: []*taskpb.FileVersion{{ObjectId: id, VersionId: ident.New()}}}})
+	})
+	change := func(edit func(*taskpb.ContainerSpec)) {
+		t.Helper()
+		v := w.service(web)
+		next := proto.CloneOf(v.Service.Spec)
+		edit(next.Task.Container)
+		if err := schedstore.UpdateService(t.Context(), w.store, web, v.Service.Meta.Version, next); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if r := grants(); len(r.Services) != 1 || !r.Services[0].Former || len(r.Holders) != 1 {
-		t.Errorf("while the task of before runs: %v", r)
+	change(func(c *taskpb.ContainerSpec) { c.Hostname = "other" })
+	if r := grants(); len(r.Services) != 1 || r.Services[0].Former || len(r.Holders) != 2 {
+		t.Errorf("while nothing changed of it: %v", r)
+	}
+	change(func(c *taskpb.ContainerSpec) { c.Secrets[0].Target = "elsewhere" })
+	r = grants()
+	if len(r.Services) != 2 || r.Services[0].Former || !r.Services[1].Former || r.Services[1].Use.Target != "db" || len(r.Holders) != 2 {
+		t.Errorf("while the tasks have it elsewhere: %v", r)
+	}
+	for _, h := range r.Holders {
+		if removed := h.TaskId == more; h.Removed != removed || h.Version == 0 != removed {
+			t.Errorf("a holder is %v", h)
+		}
+	}
+	change(func(c *taskpb.ContainerSpec) { c.Secrets = nil })
+	if r := grants(); len(r.Services) != 1 || !r.Services[0].Former || len(r.Holders) != 2 {
+		t.Errorf("while the tasks of before run: %v", r)
+	}
+	// Its node is lost with the second one: it has it for as long as nobody hears of it.
+	state := func(to schedulerpb.NodeState) {
+		schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+			n, _ := schedstore.Nodes.Get(tx, w.worker)
+			n = proto.CloneOf(n)
+			n.State = to
+			o, _ := schedstore.Tasks.Get(tx, more)
+			o = proto.CloneOf(o)
+			o.Status.State = schedstore.Orphaned
+			return errors.Join(schedstore.Nodes.Put(tx, n), schedstore.Tasks.Put(tx, o))
+		})
+	}
+	state(schedulerpb.NodeState_NODE_STATE_DOWN)
+	if r := grants(); len(r.Holders) != 2 || r.Holders[0].Lost || !r.Holders[1].Lost || r.Holders[1].TaskId != more || r.Holders[1].NodeName != "worker-1" {
+		t.Errorf("while its node is lost: %v", r)
+	}
+	state(schedulerpb.NodeState_NODE_STATE_READY)
+	if r := grants(); len(r.Holders) != 1 {
+		t.Errorf("when its node is back: %v", r)
 	}
 	_, err = w.api.RemoveSecret(t.Context(), &controlpb.RemoveSecretRequest{Secret: "db"})
 	wantReason(t, err, apierr.ReasonInvalid, "still has secret db")

@@ -11,6 +11,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
@@ -177,6 +178,12 @@ func (n *Node) FileGrants(_ context.Context, r *controlpb.FileGrantsRequest) (*c
 		Services: n.users(s.GetId(), s.GetSpec().GetName())}
 	for _, g := range resp.Services {
 		resp.Holders = append(resp.Holders, &controlpb.FileHolder{TaskId: g.Id, ServiceName: g.Name, Slot: 1, NodeName: "worker-1", Version: s.GetCurrent()})
+	}
+	if s.GetSpec().GetLabels()["held"] == "before" { // as an update goes on, and a node is lost
+		g := resp.Services[0]
+		resp.Services = append(resp.Services, &controlpb.GrantedService{Id: g.Id, Name: g.Name, Former: true, Use: &taskpb.FileUse{Source: s.GetId(), Target: "old", Version: 1}})
+		resp.Holders = append(resp.Holders, &controlpb.FileHolder{TaskId: g.Id, ServiceName: g.Name, Slot: 2, NodeName: "worker-2", Removed: true},
+			&controlpb.FileHolder{TaskId: g.Id, ServiceName: g.Name, Slot: 3, NodeName: "worker-3", Version: 1, Lost: true})
 	}
 	return resp, nil
 }

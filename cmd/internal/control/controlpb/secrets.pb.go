@@ -734,7 +734,7 @@ type GrantedService struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Use   *taskpb.FileUse        `protobuf:"bytes,3,opt,name=use,proto3" json:"use,omitempty"`
-	// Its specification does not name it any more; tasks of before do.
+	// Its specification does not name it so, or not any more; tasks of before do.
 	Former        bool `protobuf:"varint,4,opt,name=former,proto3" json:"former,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -798,7 +798,7 @@ func (x *GrantedService) GetFormer() bool {
 	return false
 }
 
-// FileHolder is a task that has it or is to get it.
+// FileHolder is a task that has it or is to get it, or had it when its node was lost.
 type FileHolder struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	TaskId      string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -808,8 +808,12 @@ type FileHolder struct {
 	NodeId      string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	NodeName    string                 `protobuf:"bytes,6,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	// Number of the version in its container, as its node says; 0: none, or one that
-	// is gone.
-	Version       uint64 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	// is removed.
+	Version uint64 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	// It has one that is removed.
+	Removed bool `protobuf:"varint,8,opt,name=removed,proto3" json:"removed,omitempty"`
+	// Nobody has heard of its node since: it may have it still.
+	Lost          bool `protobuf:"varint,9,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -893,6 +897,20 @@ func (x *FileHolder) GetVersion() uint64 {
 	return 0
 }
 
+func (x *FileHolder) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *FileHolder) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
 var File_cmd_internal_control_controlpb_secrets_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_secrets_proto_rawDesc = "" +
@@ -944,7 +962,7 @@ const file_cmd_internal_control_controlpb_secrets_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12*\n" +
 	"\x03use\x18\x03 \x01(\v2\x18.redoubt.task.v1.FileUseR\x03use\x12\x16\n" +
-	"\x06former\x18\x04 \x01(\bR\x06former\"\xcb\x01\n" +
+	"\x06former\x18\x04 \x01(\bR\x06former\"\xf9\x01\n" +
 	"\n" +
 	"FileHolder\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -954,7 +972,9 @@ const file_cmd_internal_control_controlpb_secrets_proto_rawDesc = "" +
 	"\x04slot\x18\x04 \x01(\rR\x04slot\x12\x17\n" +
 	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tnode_name\x18\x06 \x01(\tR\bnodeName\x12\x18\n" +
-	"\aversion\x18\a \x01(\x04R\aversion2\xf6\x05\n" +
+	"\aversion\x18\a \x01(\x04R\aversion\x12\x18\n" +
+	"\aremoved\x18\b \x01(\bR\aremoved\x12\x12\n" +
+	"\x04lost\x18\t \x01(\bR\x04lost2\xf6\x05\n" +
 	"\aSecrets\x12j\n" +
 	"\fCreateSecret\x12'.redoubt.control.v1.CreateSecretRequest\x1a(.redoubt.control.v1.CreateSecretResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12o\n" +
