@@ -152,6 +152,12 @@ func (s *Server) sealShare(share *autolock.Share, to *keydpb.SessionStatement) *
 	return out
 }
 
+// errOtherRoot is for a chain that is whole and ends elsewhere. A former root is not
+// written down, as whoever has its key, which may be why it was replaced, could make
+// a locked manager.
+var errOtherRoot = errors.New("its certificate ends in a root that this manager does not know: where one of the two was off while the root was replaced, " +
+	"type the shares or the key on the locked one itself")
+
 // verifySession returns whose session key that is. The boot leaf's chain must end in
 // a root that this keyd itself has written down.
 func (s *Server) verifySession(to *keydpb.SessionStatement, now time.Time) (profile.Identity, error) {
@@ -174,15 +180,26 @@ func (s *Server) verifySession(to *keydpb.SessionStatement, now time.Time) (prof
 	case id.NodeID == st.GetNodeId():
 		return id, errors.New("it is this very manager")
 	}
-	roots, issuers := x509.NewCertPool(), x509.NewCertPool()
+	roots, others, issuers := x509.NewCertPool(), x509.NewCertPool(), x509.NewCertPool()
 	for _, c := range chain[1:] {
-		if slices.ContainsFunc(st.GetRootPins(), func(pin []byte) bool { return bytes.Equal(pin, profile.SPKIHash(c)) }) {
+		switch {
+		case slices.ContainsFunc(st.GetRootPins(), func(pin []byte) bool { return bytes.Equal(pin, profile.SPKIHash(c)) }):
 			roots.AddCert(c)
-		} else {
+		case c.CheckSignatureFrom(c) == nil:
+			others.AddCert(c)
+		default:
 			issuers.AddCert(c)
 		}
 	}
-	if _, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: issuers, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	below := func(roots *x509.CertPool) bool {
+		_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: issuers, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		return err == nil
+	}
+	switch {
+	case below(roots):
+	case below(others):
+		return id, errOtherRoot
+	default:
 		return id, errors.New("its certificate was not issued by this cluster, or is not valid now")
 	}
 	return id, profile.CheckSession(chain[0], id, to.GetSessionKey(), to.GetSignature())
