@@ -48,7 +48,8 @@ it whatever becomes of this command; --watch shows how far it is, and --abort
 gives it up as long as the old root is there.
 
 --cert-expiry sets for how long workers' certificates are good from now on, one
-hour to 90 days; alone it rotates nothing.
+hour to 90 days, whatever keyd.worker_leaf_lifetime says on a manager; alone it
+rotates nothing.
 
 Where nodes that are connected do not follow within --timeout the command says
 which, and ends with exit code 3.`,
