@@ -1,5 +1,7 @@
 package autolock
 
+import "time"
+
 const (
 	// KeyLen is the length of a KEK, a DEK and a slot's seed in bytes.
 	KeyLen = 32
@@ -18,6 +20,11 @@ const (
 
 	// maxReleaseNetworks bounds the networks in which managers release each other.
 	maxReleaseNetworks = 16
+
+	// DefaultWithin is for how long after it was last heard a manager is released
+	// where a slot does not say; a slot may say between the others.
+	DefaultWithin        = 15 * time.Minute
+	minWithin, maxWithin = time.Minute, 7 * 24 * time.Hour
 
 	// MaxLabel bounds the label of a sealed stream in bytes.
 	MaxLabel = 32

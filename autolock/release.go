@@ -38,6 +38,8 @@ func checkRelease(slot *keydpb.Slot) error {
 		return errors.New("a window begins and ends within a day")
 	case len(p.GetNetworks()) > maxReleaseNetworks:
 		return fmt.Errorf("more than %d networks", maxReleaseNetworks)
+	case Within(p) < minWithin || Within(p) > maxWithin:
+		return fmt.Errorf("managers are released within %s to %s of when they were last heard, not within %s", short(minWithin), short(maxWithin), short(Within(p)))
 	}
 	for _, n := range p.GetNetworks() {
 		if prefix, err := netip.ParsePrefix(n); err != nil || prefix.Masked().String() != n {
@@ -69,6 +71,45 @@ func Window(p *keydpb.ReleasePolicy) string {
 	}
 	clock := func(m uint32) string { return fmt.Sprintf("%02d:%02d", m/60, m%60) }
 	return clock(p.GetFrom()) + "-" + clock(p.GetUntil())
+}
+
+// Within is how long after it was last heard a policy releases a manager.
+func Within(p *keydpb.ReleasePolicy) time.Duration {
+	if p.GetWithin() == 0 {
+		return DefaultWithin
+	}
+	return time.Duration(p.GetWithin()) * time.Second
+}
+
+// PolicyText is a policy in words.
+func PolicyText(p *keydpb.ReleasePolicy) string {
+	when, where := "at any time", "from anywhere"
+	if w := Window(p); w != "" {
+		when = w + " UTC"
+	}
+	if len(p.GetNetworks()) > 0 {
+		where = "from " + strings.Join(p.GetNetworks(), ", ")
+	}
+	return when + ", " + where + ", within " + short(Within(p)) + " of when it was last heard"
+}
+
+// short writes a duration without the units that are zero.
+func short(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = strings.TrimSuffix(text, zero[1:])
+		}
+	}
+	return text
+}
+
+// Recent returns why a policy refuses a manager that was not heard for so long.
+func Recent(p *keydpb.ReleasePolicy, silent time.Duration) error {
+	if limit := Within(p); silent > limit {
+		return fmt.Errorf("it was not heard for %s, and managers are released within %s", short(silent.Round(time.Second)), short(limit))
+	}
+	return nil
 }
 
 // MayRelease returns why a policy refuses a manager at from, at that moment.

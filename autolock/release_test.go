@@ -63,6 +63,8 @@ func TestCheckRelease(t *testing.T) {
 		"no network":              func(s *keydpb.Slot) { s.Release.Networks = []string{"ten"} },
 		"an address":              func(s *keydpb.Slot) { s.Release.Networks = []string{"10.1.2.3/8"} },
 		"many networks":           func(s *keydpb.Slot) { s.Release.Networks = make([]string, maxReleaseNetworks+1) },
+		"within a moment":         func(s *keydpb.Slot) { s.Release.Within = 59 },
+		"within a month":          func(s *keydpb.Slot) { s.Release.Within = 30 * 24 * 3600 },
 		"a recipient":             func(s *keydpb.Slot) { s.Recipient = []byte{1} },
 		"a policy of a file slot": func(s *keydpb.Slot) { s.Kind = keydpb.SlotKind_SLOT_KIND_FILE },
 	} {
@@ -70,6 +72,33 @@ func TestCheckRelease(t *testing.T) {
 		change(s)
 		if CheckSlot(s) == nil {
 			t.Errorf("%s is taken", name)
+		}
+	}
+}
+
+func TestRecent(t *testing.T) {
+	for _, c := range []struct {
+		within uint32
+		silent time.Duration
+		ok     bool
+	}{
+		{0, 15 * time.Minute, true},
+		{0, 15*time.Minute + 1, false},
+		{90, 90 * time.Second, true},
+		{90, 91 * time.Second, false},
+		{7200, 2 * time.Hour, true},
+	} {
+		if err := Recent(&keydpb.ReleasePolicy{Within: c.within}, c.silent); (err == nil) != c.ok {
+			t.Errorf("within %d s after %v: %v", c.within, c.silent, err)
+		}
+	}
+	for text, p := range map[string]*keydpb.ReleasePolicy{
+		"at any time, from anywhere, within 15m of when it was last heard":                nil,
+		"02:00-05:00 UTC, from 10.0.0.0/8, fd00::/8, within 1h of when it was last heard": {From: 120, Until: 300, Networks: []string{"10.0.0.0/8", "fd00::/8"}, Within: 3600},
+		"at any time, from 192.0.2.0/24, within 1h0m30s of when it was last heard":        {Networks: []string{"192.0.2.0/24"}, Within: 3630},
+	} {
+		if got := PolicyText(p); got != text {
+			t.Errorf("%q, want %q", got, text)
 		}
 	}
 }

@@ -49,10 +49,17 @@ func TestClusterReplicates(t *testing.T) {
 func TestLeaderCloses(t *testing.T) {
 	all := newCluster(t)
 	put(t, all[0].Store, &testpb.Thing{Id: "x"})
+	if at := all[0].LeaderLost(); !at.IsZero() {
+		t.Errorf("the first leader lost one at %v", at)
+	}
+	began := time.Now()
 	if err := all[0].Close(waitContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	next := leaderOf(t, all[1], all[2])
+	if at := next.LeaderLost(); at.Before(began) || at.After(time.Now()) {
+		t.Errorf("the leader that closed after %v was lost at %v", began, at)
+	}
 	get(t, next.Store, "x")
 	putAt(t, &testpb.Thing{Id: "y"}, all[1], all[2])
 }

@@ -17,6 +17,8 @@ type leadership struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	changed chan struct{} // closed and replaced at every change
+	known   string        // the leader that raft knows; empty: none
+	lost    time.Time     // when the one before was known no more; zero: there was none
 }
 
 func newLeadership() *leadership { return &leadership{changed: make(chan struct{})} }
@@ -36,6 +38,19 @@ func (l *leadership) lose() {
 		l.ctx, l.cancel = nil, nil
 	}
 	l.broadcastLocked()
+}
+
+// observe notes who leads, as raft has it.
+func (l *leadership) observe(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if id == l.known {
+		return
+	}
+	if l.known != "" {
+		l.lost = time.Now()
+	}
+	l.known = id
 }
 
 func (l *leadership) broadcastLocked() {
@@ -85,10 +100,15 @@ func (l *leadership) ready(ctx context.Context, s *Store) error {
 func (s *Store) followLeadership() {
 	observed := make(chan raft.Observation, 1)
 	observer := raft.NewObserver(observed, false, func(o *raft.Observation) bool {
-		_, ok := o.Data.(raft.LeaderObservation)
+		seen, ok := o.Data.(raft.LeaderObservation)
+		if ok { // here, as what does not fit into the channel is dropped
+			s.lead.observe(string(seen.LeaderID))
+		}
 		return ok
 	})
 	s.raft.RegisterObserver(observer)
+	_, id := s.raft.LeaderWithID()
+	s.lead.observe(string(id))
 	defer s.raft.DeregisterObserver(observer)
 	defer s.lead.lose()
 	var established <-chan error
@@ -157,6 +177,14 @@ func (s *Store) Leader() (id, hostport string) {
 		hostport = hp
 	}
 	return string(sid), hostport
+}
+
+// LeaderLost is when the leader before the present one was last known here, itself
+// included. Zero: none was since the store was opened.
+func (s *Store) LeaderLost() time.Time {
+	s.lead.mu.Lock()
+	defer s.lead.mu.Unlock()
+	return s.lead.lost
 }
 
 // Term is the store's term as far as this server knows: every election that gets

@@ -239,9 +239,13 @@ type Release struct {
 	Session []byte `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	// From where it was asked for.
 	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
-	// Set, with the address, when another session showed the same ticket, or somebody
-	// an older one than the newest. Before any release the record may have only that.
-	Refused       string `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	// The address of the last refusal that was told of, as when another session showed
+	// the same ticket, or somebody an older one than the newest. Before any release the
+	// record may have only the refusal.
+	Refused string `protobuf:"bytes,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Why it was refused, in a few words, and when, in Unix nanoseconds.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	RefusedAt     int64  `protobuf:"varint,8,opt,name=refused_at,json=refusedAt,proto3" json:"refused_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +322,20 @@ func (x *Release) GetRefused() string {
 	return ""
 }
 
+func (x *Release) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Release) GetRefusedAt() int64 {
+	if x != nil {
+		return x.RefusedAt
+	}
+	return 0
+}
+
 var File_autolock_autolockpb_autolock_proto protoreflect.FileDescriptor
 
 const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
@@ -337,7 +355,7 @@ const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\fR\x06sealed\"\xbd\x01\n" +
+	"\x06sealed\x18\x04 \x01(\fR\x06sealed\"\xf4\x01\n" +
 	"\aRelease\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1e\n" +
@@ -346,7 +364,10 @@ const file_autolock_autolockpb_autolock_proto_rawDesc = "" +
 	"generation\x12\x18\n" +
 	"\asession\x18\x04 \x01(\fR\asession\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x18\n" +
-	"\arefused\x18\x06 \x01(\tR\arefused:\x04\xe8\xe5\x18\x03B8Z6github.com/redoubt-cluster/redoubt/autolock/autolockpbb\x06proto3"
+	"\arefused\x18\x06 \x01(\tR\arefused\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"refused_at\x18\b \x01(\x03R\trefusedAt:\x04\xe8\xe5\x18\x03B8Z6github.com/redoubt-cluster/redoubt/autolock/autolockpbb\x06proto3"
 
 var (
 	file_autolock_autolockpb_autolock_proto_rawDescOnce sync.Once

@@ -132,9 +132,6 @@ func (s *Server) release(req *keydpb.ReleaseRequest) (*keydpb.ReleaseResponse, e
 	if err != nil {
 		return nil, denied("%v", err)
 	}
-	if !s.releases.take(releaseRate, now) {
-		return nil, refuse(keydpb.Code_CODE_RATE_LIMITED, "too many releases: try again in %s", releaseRate.every)
-	}
 	epoch, ok := autolock.RecordEpoch(t.GetSealed())
 	if !ok {
 		return nil, invalid("the ticket is malformed")
@@ -150,6 +147,9 @@ func (s *Server) release(req *keydpb.ReleaseRequest) (*keydpb.ReleaseResponse, e
 	}
 	if err != nil {
 		return nil, err
+	}
+	if !s.releases.take(releaseRate, now) {
+		return nil, refuse(keydpb.Code_CODE_RATE_LIMITED, "too many releases: try again in %s", releaseRate.every)
 	}
 	if err := s.note(entry{Event: "release", Node: id.NodeID, Detail: fmt.Sprintf("ticket %d", t.GetGeneration())}); err != nil {
 		return nil, err

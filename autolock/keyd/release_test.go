@@ -120,6 +120,20 @@ func TestReleaseRefuses(t *testing.T) {
 	_, err := other.Release(t.Context(), &keydpb.ReleaseRequest{To: to, Ticket: ticket})
 	wantCode(t, err, keydpb.Code_CODE_LOCKED)
 
+	// What opens nothing spends nothing, and is not in the journal.
+	damaged := change(func(k *keydpb.Ticket) { k.Sealed[len(k.Sealed)-1] ^= 1 })
+	for range releaseRate.burst + 1 {
+		_, err := c.Release(t.Context(), &keydpb.ReleaseRequest{To: to, Ticket: damaged})
+		wantCode(t, err, keydpb.Code_CODE_DENIED)
+	}
+	if _, err := c.Release(t.Context(), &keydpb.ReleaseRequest{To: to, Ticket: ticket}); err != nil {
+		t.Error("after tickets that open nothing:", err)
+	}
+	journal, err := os.ReadFile(filepath.Join(c.dir, "journal"))
+	if n := bytes.Count(journal, []byte(`"ticket `)); err != nil || n != 1 {
+		t.Errorf("%d releases in the journal, %v", n, err)
+	}
+
 	// The slot is taken away: who was away has its ticket, and it opens nothing.
 	without := &keydpb.SlotSet{Epoch: 3, Slots: set.Slots[:1]}
 	if _, err := c.Reseal(t.Context(), &keydpb.ResealRequest{Slots: without}); err != nil {

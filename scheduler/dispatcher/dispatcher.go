@@ -101,6 +101,7 @@ type Dispatcher struct {
 type member struct {
 	session  *session  // nil: none now
 	deadline time.Time // silent until then means down; zero: it is not up
+	heard    time.Time // when it last was, also by leaders before; zero: that is not known
 	opened   bucket
 	moves    moves
 	// delivered and keys bound what it asks of Deliver, in tasks and in keys that
@@ -181,10 +182,18 @@ func (d *Dispatcher) begin(ctx context.Context) error {
 		d.managers = d.config.Managers()
 	}
 	return d.config.Store.View(func(r *raftstore.ReadTx) error {
+		up := heardBefore(r, d.config.Store.LeaderLost(), now)
 		for n := range store.Nodes.All(r) {
-			if store.Up(n) {
-				d.members[n.Id] = &member{deadline: now.Add(d.grace()), opened: newBucket(sessionRate, sessionBurst, now), moves: moves{at: n.GetAddress()}}
+			m := &member{opened: newBucket(sessionRate, sessionBurst, now), moves: moves{at: n.GetAddress()}}
+			switch {
+			case store.Up(n):
+				m.deadline, m.heard = now.Add(d.grace()), up
+			case n.GetManager() && n.GetDownSince() != 0:
+				m.heard = onBothClocks(time.Unix(0, n.GetDownSince()), now)
+			default:
+				continue
 			}
+			d.members[n.Id] = m
 		}
 		return nil
 	})
@@ -287,7 +296,7 @@ func (d *Dispatcher) register(s *session, desc *schedulerpb.NodeDescription) err
 		to = move{}
 	}
 	m.session = s
-	m.deadline = time.Now().Add(d.grace())
+	d.hear(m)
 	s.control(settings(d.config.Heartbeat, 0))
 	if d.denials != nil {
 		s.control(d.denials)
@@ -320,7 +329,7 @@ func (d *Dispatcher) redescribe(s *session, desc *schedulerpb.NodeDescription) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if m := d.members[s.node]; m != nil && m.session == s {
-		m.deadline = time.Now().Add(d.grace())
+		d.hear(m)
 		d.writer.nodeUp(s.node, move{}, desc)
 	}
 }
@@ -357,6 +366,6 @@ func (d *Dispatcher) heard(s *session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if m := d.members[s.node]; m != nil && m.session == s {
-		m.deadline = time.Now().Add(d.grace())
+		d.hear(m)
 	}
 }

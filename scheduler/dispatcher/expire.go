@@ -47,7 +47,7 @@ func (d *Dispatcher) expireSince(last time.Time, interval time.Duration) time.Ti
 			m.session = nil
 		}
 		d.config.Logger.Warn("node is down: nothing was heard from it", "node", id, "for", d.grace())
-		d.writer.nodeDown(id, "no heartbeat for "+d.grace().String())
+		d.writer.nodeDown(id, "no heartbeat for "+d.grace().String(), m.heard)
 	}
 	return now
 }

@@ -40,6 +40,7 @@ type taskWord struct {
 type nodeWord struct {
 	state       schedulerpb.NodeState // UNKNOWN: unchanged
 	message     string
+	heard       time.Time                    // of a node that is down: when it last was
 	at          move                         // to nowhere: unchanged
 	description *schedulerpb.NodeDescription // nil: unchanged
 }
@@ -71,9 +72,9 @@ func (w *writer) nodeMoved(id string, at move) {
 	w.node(id, func(n *nodeWord) { n.at = at })
 }
 
-func (w *writer) nodeDown(id, message string) {
+func (w *writer) nodeDown(id, message string, heard time.Time) {
 	w.node(id, func(n *nodeWord) {
-		n.state, n.message = schedulerpb.NodeState_NODE_STATE_DOWN, message
+		n.state, n.message, n.heard = schedulerpb.NodeState_NODE_STATE_DOWN, message, heard
 	})
 }
 
@@ -245,7 +246,7 @@ func (w *writer) putBack(tasks map[string]taskWord, nodes map[string]nodeWord) {
 			continue
 		}
 		if newer.state == schedulerpb.NodeState_NODE_STATE_UNKNOWN {
-			newer.state, newer.message = word.state, word.message
+			newer.state, newer.message, newer.heard = word.state, word.message, word.heard
 		}
 		newer.at = cmp.Or(newer.at, word.at)
 		if newer.description == nil {
@@ -292,5 +293,8 @@ func writeNode(tx *raftstore.Tx, id string, word nodeWord) error {
 	if state == schedulerpb.NodeState_NODE_STATE_UNKNOWN {
 		state, message = old.State, old.Message
 	}
-	return store.MoveNode(tx, id, state, message, word.at.to, word.at.before)
+	if err := store.MoveNode(tx, id, state, message, word.at.to, word.at.before); err != nil || word.heard.IsZero() {
+		return err
+	}
+	return store.SetDownSince(tx, id, tx.Now().Add(-time.Since(word.heard)))
 }

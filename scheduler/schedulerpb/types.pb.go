@@ -999,6 +999,9 @@ type Node struct {
 	// The address of its session before, where that still lived when another one
 	// began at the address it has now; empty: there was none.
 	AddressBefore string `protobuf:"bytes,71,opt,name=address_before,json=addressBefore,proto3" json:"address_before,omitempty"`
+	// Down: unix nanoseconds when it was last heard. 0: it is not down, or that was
+	// not recorded.
+	DownSince     int64 `protobuf:"varint,72,opt,name=down_since,json=downSince,proto3" json:"down_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1122,6 +1125,13 @@ func (x *Node) GetAddressBefore() string {
 		return x.AddressBefore
 	}
 	return ""
+}
+
+func (x *Node) GetDownSince() int64 {
+	if x != nil {
+		return x.DownSince
+	}
+	return 0
 }
 
 // NodeDescription is the node's own report, and trusted as far as that goes.
@@ -1828,7 +1838,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\tunhealthy\x18\t \x01(\bB\x04\xf0\xe5\x18\x03R\tunhealthy\x127\n" +
 	"\x05local\x18\n" +
 	" \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\x05local\x128\n" +
-	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionB\x04\xf0\xe5\x18\x03R\x05files\"\xed\x04\n" +
+	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionB\x04\xf0\xe5\x18\x03R\x05files\"\x92\x05\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12F\n" +
@@ -1843,7 +1853,9 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	" \x01(\tR\aaddress\x12\x19\n" +
 	"\bdrain_by\x18\v \x01(\x03R\adrainBy\x12)\n" +
 	"\raddress_since\x18F \x01(\x03B\x04\xf0\xe5\x18\x03R\faddressSince\x12+\n" +
-	"\x0eaddress_before\x18G \x01(\tB\x04\xf0\xe5\x18\x03R\raddressBefore\x1a9\n" +
+	"\x0eaddress_before\x18G \x01(\tB\x04\xf0\xe5\x18\x03R\raddressBefore\x12#\n" +
+	"\n" +
+	"down_since\x18H \x01(\x03B\x04\xf0\xe5\x18\x03R\tdownSince\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe1\x06\n" +

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -168,12 +169,26 @@ func SetNodeState(tx *raftstore.Tx, id string, state schedulerpb.NodeState, mess
 func MoveNode(tx *raftstore.Tx, id string, state schedulerpb.NodeState, message, address, before string) error {
 	return updateNode(tx, id, func(n *schedulerpb.Node) {
 		n.State, n.Message = state, message
+		if state != schedulerpb.NodeState_NODE_STATE_DOWN {
+			n.DownSince = 0
+		}
 		if address == "" || n.Address == address {
 			return
 		}
 		n.Address, n.AddressSince, n.AddressBefore = address, 0, ""
 		if tx.Level() >= meshstore.Level {
 			n.AddressSince, n.AddressBefore = tx.Now().UnixNano(), before
+		}
+	})
+}
+
+// SetDownSince records when a node that is down was last heard. A later moment than
+// the one on record changes nothing.
+func SetDownSince(tx *raftstore.Tx, id string, heard time.Time) error {
+	return updateNode(tx, id, func(n *schedulerpb.Node) {
+		if at := heard.UnixNano(); n.State == schedulerpb.NodeState_NODE_STATE_DOWN && tx.Level() >= meshstore.Level &&
+			(n.DownSince == 0 || at < n.DownSince) {
+			n.DownSince = at
 		}
 	})
 }

@@ -781,7 +781,10 @@ type ReleasePolicy struct {
 	From  uint32 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	Until uint32 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
 	// CIDR prefixes; none: from anywhere.
-	Networks      []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Seconds since the manager was last heard, after which it is not released any
+	// more. 0: the default, which is fifteen minutes.
+	Within        uint32 `protobuf:"varint,4,opt,name=within,proto3" json:"within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -835,6 +838,13 @@ func (x *ReleasePolicy) GetNetworks() []string {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *ReleasePolicy) GetWithin() uint32 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
 }
 
 // Ticket is a seed of a locked manager, sealed for the keyds of the cluster.
@@ -1156,11 +1166,12 @@ const file_autolock_keyd_keydpb_shares_proto_rawDesc = "" +
 	"\x10TestSlotResponse\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06number\x18\x03 \x01(\rR\x06number\"U\n" +
+	"\x06number\x18\x03 \x01(\rR\x06number\"m\n" +
 	"\rReleasePolicy\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\rR\x05until\x12\x1a\n" +
-	"\bnetworks\x18\x03 \x03(\tR\bnetworks\"Y\n" +
+	"\bnetworks\x18\x03 \x03(\tR\bnetworks\x12\x16\n" +
+	"\x06within\x18\x04 \x01(\rR\x06within\"Y\n" +
 	"\x06Ticket\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x1e\n" +
 	"\n" +

@@ -236,6 +236,9 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 	line("Hostname", n.Hostname)
 	line("Role", n.Role)
 	line("Status", strings.TrimSpace(n.State+" "+n.Message))
+	if at := v.GetNode().GetDownSince(); at != 0 {
+		line("Last heard", ago(time.Unix(0, at), now))
+	}
 	line("Availability", availabilityText(v))
 	line("Drain", drainText(v, now))
 	line("Manager status", n.managerStatus())

@@ -3,27 +3,16 @@ package cli
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 )
-
-// releaseText is when and from where managers are released.
-func releaseText(p *keydpb.ReleasePolicy) string {
-	when := "at any time"
-	if w := autolock.Window(p); w != "" {
-		when = w + " UTC"
-	}
-	where := "from anywhere"
-	if len(p.GetNetworks()) > 0 {
-		where = "from " + strings.Join(p.GetNetworks(), ", ")
-	}
-	return when + ", " + where
-}
 
 // addReleaseSlot has managers open each other.
 func (a *app) addReleaseSlot(ctx context.Context, f *slotFlags) error {
@@ -39,6 +28,10 @@ func (a *app) addReleaseSlot(ctx context.Context, f *slotFlags) error {
 		}
 		policy.Networks = append(policy.Networks, prefix.Masked().String())
 	}
+	if f.within%time.Second != 0 || f.within <= 0 || f.within/time.Second > math.MaxUint32 {
+		return usagef("--within %s: give a time in whole seconds, as 15m", f.within)
+	}
+	policy.Within = uint32(f.within / time.Second)
 	slot := &keydpb.Slot{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_RELEASE, Name: f.name, Release: policy}
 	if err := autolock.CheckSlot(slot); err != nil {
 		return usagef("%v", err)
@@ -53,6 +46,6 @@ func (a *app) addReleaseSlot(ctx context.Context, f *slotFlags) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.Stdout, "A manager that comes back is opened by the others, %s. Whoever takes a manager's disk and its address there and then has it open once.\n", releaseText(policy))
+	_, err = fmt.Fprintf(a.Stdout, "A manager that comes back is opened by the others, %s. Whoever takes a manager's disk and its address there and then has it open once.\n", autolock.PolicyText(policy))
 	return err
 }

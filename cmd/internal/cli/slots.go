@@ -33,7 +33,7 @@ func kindText(s *keydpb.Slot) string {
 		return fmt.Sprintf("tpm (%s)", pcrsText(s.Pcrs))
 	}
 	if s.Kind == keydpb.SlotKind_SLOT_KIND_RELEASE {
-		return fmt.Sprintf("release (%s)", releaseText(s.Release))
+		return fmt.Sprintf("release (%s)", autolock.PolicyText(s.Release))
 	}
 	return kind
 }
@@ -47,13 +47,14 @@ type slotFlags struct {
 	pcrs              string
 	window            string
 	networks          []string
+	within            time.Duration
 	wait              time.Duration
 }
 
 func (a *app) slotAddCmd() *cobra.Command {
 	var f slotFlags
 	c := &cobra.Command{
-		Use:   "add operator|shamir|tpm|release [--name NAME] [--shares N --threshold M [--age RECIPIENT...]] [--pcrs LIST] [--window FROM-UNTIL] [--networks CIDR...]",
+		Use:   "add operator|shamir|tpm|release [--name NAME] [--shares N --threshold M [--age RECIPIENT...]] [--pcrs LIST] [--window FROM-UNTIL] [--networks CIDR...] [--within TIME]",
 		Short: "Add a key, or shares, that open every manager",
 		Long: `add makes another way to open every manager. The keys that are there already go
 on opening them, and none of them is needed for it.
@@ -73,9 +74,10 @@ then remove this one and add it again.
 
 release has the managers that are open open one that comes back, once for each
 start, and tells of it in an event. Its own disk alone opens nothing. --window says
-when, in UTC, and --networks from where. A removed manager is not opened. Whoever
-has a manager's disk and takes its address, there and then, is opened once: give
-both, and prefer tpm where there is one.`,
+when, in UTC, and --networks from where; one that was not heard for longer than
+--within is not opened, and neither is a removed one. Whoever has a manager's disk
+and takes its address, there and then, is opened once: give all three, and prefer
+tpm where there is one.`,
 		Example: `  redoubt unlock-key slot add operator --name night-shift
 
   redoubt unlock-key slot add shamir --shares 5 --threshold 3
@@ -104,6 +106,7 @@ both, and prefer tpm where there is one.`,
 	c.Flags().StringVar(&f.pcrs, "pcrs", defaultPCRs, `registers that a TPM seals to, as 0,7, or "none"`)
 	c.Flags().StringVar(&f.window, "window", "", "when managers release each other, in UTC, as 02:00-05:00 (at any time)")
 	c.Flags().StringSliceVar(&f.networks, "networks", nil, "networks in which managers release each other, as 10.1.0.0/16 (any)")
+	c.Flags().DurationVar(&f.within, "within", autolock.DefaultWithin, "how long after it was last heard a manager is released")
 	c.Flags().DurationVar(&f.wait, "timeout", rotateWait, "how long to wait for every manager")
 	c.ValidArgs = slotKinds
 	return c
@@ -113,7 +116,7 @@ both, and prefer tpm where there is one.`,
 var slotKinds = []string{"operator", "shamir", "tpm", "release"}
 
 // slotFlagOf is the kind of slot that a flag of slot add is for; of the others, all.
-var slotFlagOf = map[string]string{"shares": "shamir", "threshold": "shamir", "age": "shamir", "out": "shamir", "pcrs": "tpm", "window": "release", "networks": "release"}
+var slotFlagOf = map[string]string{"shares": "shamir", "threshold": "shamir", "age": "shamir", "out": "shamir", "pcrs": "tpm", "window": "release", "networks": "release", "within": "release"}
 
 // checkSlotFlags refuses what would be ignored.
 func checkSlotFlags(flags *pflag.FlagSet, kind string) (err error) {

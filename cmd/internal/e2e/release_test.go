@@ -4,14 +4,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 )
 
 // TestPeerRelease has a manager that lost its power opened by the others, twice; not
-// out of hours, not from another network, not with an old copy of its disk, and not
-// after it was removed.
+// out of hours, not from another network, not after it was away for too long, not with
+// an old copy of its disk, and not after it was removed.
 func TestPeerRelease(t *testing.T) {
 	t.Parallel()
 	c := up(t, "release", 3, 0)
@@ -113,6 +114,32 @@ func TestPeerRelease(t *testing.T) {
 	change("--networks", "192.0.2.0/24")
 	cycle()
 	stays("from another network", "none of the networks")
+	c.unlock(m)
+
+	// Back a minute and a bit after it was last heard, also where another leader judges.
+	change("--within", "1m")
+	if out := c.ok(m, "unlock-key", "slot", "ls"); !strings.Contains(out, "within 1m of when it was last heard") {
+		t.Errorf("slot ls: %s", out)
+	}
+	c.lab("kill", "--containers", m)
+	gone := time.Now()
+	if leader := c.leader("manager-1"); leader == "manager-1" {
+		c.lab("stop", leader)
+		c.lab("start", leader)
+		c.unlock(leader)
+	}
+	eventually(t, 2*time.Minute, func() string {
+		if out := c.ok("manager-1", "node", "inspect", m); !regexp.MustCompile(`Last heard: +1 minute ago`).MatchString(out) {
+			return out
+		}
+		return ""
+	})
+	t.Logf("started %v after it was killed", time.Since(gone).Round(time.Second))
+	c.lab("start", m)
+	stays("away too long", "managers are released within 1m of that")
+	if out := c.ok("manager-1", "events", "--since", "10m", "--until", "0s"); !strings.Contains(out, "away too long") {
+		t.Errorf("that it was away too long is no event: %s", out)
+	}
 	c.unlock(m)
 
 	// The same manager, removed before it comes back.

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
@@ -166,23 +167,35 @@ func (u unlocking) Release(ctx context.Context, req *controlpb.ReleaseRequest) (
 }
 
 // release decides, has keyd open the ticket for whoever is locked at the address that
-// the node is known by, and answers once it is committed that it was.
+// the node is known by, and answers once it is committed that it was. keyd is asked
+// last: what it journals and how often it may is for managers that are released.
 func (m *managerState) release(ctx context.Context, id authz.Identity, from netip.Addr, ticket []byte) ([]byte, error) {
-	node, err := m.releasable(id, from)
+	node, policy, err := m.releasable(id, from)
 	if err != nil {
 		return nil, err
 	}
-	var to *keydpb.SessionStatement
-	err = unlockingOn(ctx, m.boot, otherManager{ID: node.GetId(), Address: node.GetAddress()}, func(ctx context.Context, c controlpb.UnlockingClient) error {
-		r, err := c.Session(ctx, &controlpb.SessionRequest{})
-		to = r.GetStatement()
-		return err
-	})
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("no locked manager was found at %s, the address of %s: %w", node.GetAddress(), node.GetName(), oneLine(err))
-	case to == nil:
-		return nil, fmt.Errorf("%s is open, at %s: somebody else asks in its name", node.GetName(), node.GetAddress())
+	claimed := new(keydpb.Ticket)
+	if err := proto.Unmarshal(ticket, claimed); err != nil {
+		return nil, errors.New("the ticket is malformed")
+	}
+	to, why, err := m.locked(ctx, node, from)
+	if err != nil {
+		return nil, err
+	}
+	if why == nil {
+		why = m.recent(node.GetId(), policy, time.Now())
+	}
+	if why != nil {
+		if err := m.refuse(ctx, node.GetId(), why, from); err != nil {
+			return nil, err
+		}
+		return nil, why
+	}
+	session := sha256.Sum256(to.GetSessionKey())
+	// As it says itself; the commit below holds what keyd found.
+	shown := &keydpb.ReleaseResponse{NodeId: node.GetId(), SlotId: claimed.GetSlotId(), Generation: claimed.GetGeneration()}
+	if err := m.judge(ctx, id, from, shown, session[:], false); err != nil {
+		return nil, err
 	}
 	r, err := m.n.keyd.Release(ctx, &keydpb.ReleaseRequest{To: to, Ticket: ticket})
 	if err != nil {
@@ -191,49 +204,123 @@ func (m *managerState) release(ctx context.Context, id authz.Identity, from neti
 	if r.GetNodeId() != node.GetId() {
 		return nil, errors.New("the session is of another manager")
 	}
-	session := sha256.Sum256(to.GetSessionKey())
-	var refused error
-	err = m.store.Update(ctx, func(tx *raftstore.Tx) error {
-		refused = nil
-		if _, err := releasable(tx, id, from); err != nil { // it may have been removed meanwhile
-			return err
-		}
-		rec, _ := autolockstore.Releases.Get(tx, node.GetId())
-		sched, _ := schedstore.Nodes.Get(tx, node.GetId())
-		var next *autolockpb.Release
-		next, refused = judgeTicket(rec, sched.GetDescription().GetTicket(), r, session[:], from.String())
-		if next == nil {
-			return nil
-		}
-		return autolockstore.Releases.Put(tx, next)
-	})
-	if err := errors.Join(err, refused); err != nil {
+	if err := m.judge(ctx, id, from, r, session[:], true); err != nil {
 		return nil, err
 	}
 	return r.GetSealed(), nil
 }
 
-func (m *managerState) releasable(id authz.Identity, from netip.Addr) (node *pkipb.Node, err error) {
-	err = m.store.View(func(r *raftstore.ReadTx) error {
-		node, err = releasable(r, id, from)
+// locked is the session of the keyd that is locked at the node's address, or why it is
+// somebody else who asks.
+func (m *managerState) locked(ctx context.Context, node *pkipb.Node, from netip.Addr) (to *keydpb.SessionStatement, why *refusal, _ error) {
+	err := unlockingOn(ctx, m.boot, otherManager{ID: node.GetId(), Address: node.GetAddress()}, func(ctx context.Context, c controlpb.UnlockingClient) error {
+		r, err := c.Session(ctx, &controlpb.SessionRequest{})
+		to = r.GetStatement()
 		return err
 	})
-	return node, err
+	// Who asks from there may have been opened, or stopped, meanwhile.
+	at, perr := netip.ParseAddrPort(node.GetAddress())
+	elsewhere := perr == nil && at.Addr().Unmap() != from
+	switch {
+	case err == nil && to != nil:
+		return to, nil, nil
+	case err != nil && elsewhere:
+		return nil, &refusal{"elsewhere", fmt.Sprintf("no locked manager was found at %s, the address of %s, and it is asked for from %s: %v", node.GetAddress(), node.GetName(), from, oneLine(err))}, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("no locked manager was found at %s, the address of %s: %w", node.GetAddress(), node.GetName(), oneLine(err))
+	case elsewhere:
+		return nil, &refusal{"in use", fmt.Sprintf("%s is open, at %s: somebody else asks in its name", node.GetName(), node.GetAddress())}, nil
+	}
+	return nil, nil, fmt.Errorf("%s is open already", node.GetName())
 }
 
-// releasable is the record of a manager that may be released now.
-func releasable(r raftstore.Reader, id authz.Identity, from netip.Addr) (*pkipb.Node, error) {
+// recent is why a manager is not released that was away for too long.
+func (m *managerState) recent(id string, policy *keydpb.ReleasePolicy, now time.Time) *refusal {
+	d := m.dispatcher.Load()
+	if d == nil {
+		return errNotHeard
+	}
+	heard, ok := d.LastHeard(id)
+	if !ok {
+		return errNotHeard
+	}
+	// By whichever clock it is longer: a wall clock may have been set back.
+	if err := autolock.Recent(policy, max(now.Sub(heard), now.Round(0).Sub(heard.Round(0)))); err != nil {
+		return &refusal{"away too long", err.Error() + " of that: open it with what people have"}
+	}
+	return nil
+}
+
+// judge holds a ticket against the records, and has them say that it was refused, or
+// with spend that it was used.
+func (m *managerState) judge(ctx context.Context, id authz.Identity, from netip.Addr, shown *keydpb.ReleaseResponse, session []byte, spend bool) error {
+	var refused *refusal
+	err := m.store.Update(ctx, func(tx *raftstore.Tx) error {
+		node, _, err := releasable(tx, id, from, tx.Now()) // it may have been removed meanwhile
+		if err != nil {
+			return err
+		}
+		rec, _ := autolockstore.Releases.Get(tx, node.GetId())
+		sched, _ := schedstore.Nodes.Get(tx, node.GetId())
+		var next *autolockpb.Release
+		next, refused = judgeTicket(rec, sched.GetDescription().GetTicket(), shown, session, from.String())
+		switch {
+		case refused != nil:
+			next = noteRefusal(rec, node.GetId(), refused, from.String(), tx.Now())
+		case !spend:
+			return nil
+		}
+		if next == nil {
+			return nil
+		}
+		return autolockstore.Releases.Put(tx, next)
+	})
+	if err == nil && refused != nil {
+		return refused
+	}
+	return err
+}
+
+// refuse has the records say that a manager was refused.
+func (m *managerState) refuse(ctx context.Context, id string, why *refusal, from netip.Addr) error {
+	return m.store.Update(ctx, func(tx *raftstore.Tx) error {
+		if node, ok := pkistore.Nodes.Get(tx, id); !ok || node.GetDenied() {
+			return nil // what is noted of it goes with it
+		}
+		rec, _ := autolockstore.Releases.Get(tx, id)
+		if next := noteRefusal(rec, id, why, from.String(), tx.Now()); next != nil {
+			return autolockstore.Releases.Put(tx, next)
+		}
+		return nil
+	})
+}
+
+func (m *managerState) releasable(id authz.Identity, from netip.Addr) (node *pkipb.Node, policy *keydpb.ReleasePolicy, err error) {
+	now := time.Now()
+	err = m.store.View(func(r *raftstore.ReadTx) error {
+		if now.Before(r.Clock().Add(-maxSkew)) {
+			return fmt.Errorf("the clock here is %s, before what was last recorded: check the managers' time service", now.UTC().Format(time.RFC3339))
+		}
+		node, policy, err = releasable(r, id, from, now)
+		return err
+	})
+	return node, policy, err
+}
+
+// releasable is the record of a manager that may be released at that moment, and by
+// what.
+func releasable(r raftstore.Reader, id authz.Identity, from netip.Addr, now time.Time) (*pkipb.Node, *keydpb.ReleasePolicy, error) {
 	rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
 	slot := autolock.ReleaseSlot(rec.GetSet())
 	if slot == nil {
-		return nil, errors.New("managers do not open each other (any more): there is no slot for it")
+		return nil, nil, errors.New("managers do not open each other (any more): there is no slot for it")
 	}
 	node, ok := pkistore.Nodes.Get(r, id.NodeID)
 	switch {
 	case !ok || node.GetDenied():
-		return nil, errors.New("it was removed from the cluster")
+		return nil, nil, errors.New("it was removed from the cluster")
 	case node.GetRole() != profilepb.Role_ROLE_MANAGER || len(id.SPKI) == 0 || !bytes.Equal(id.SPKI, node.GetBootSpki()):
-		return nil, errors.New("it is not known as a manager by that certificate")
+		return nil, nil, errors.New("it is not known as a manager by that certificate")
 	}
-	return node, autolock.MayRelease(slot.GetRelease(), from, time.Now())
+	return node, slot.GetRelease(), autolock.MayRelease(slot.GetRelease(), from, now)
 }

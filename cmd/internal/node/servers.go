@@ -121,6 +121,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	if err != nil {
 		return err
 	}
+	m.dispatcher.Store(d)
 	pending := new(pki.Pending)
 	join, err := pki.NewJoinServer(pki.JoinConfig{Pending: pending,
 		Store: m.store, Signer: sign, ClusterID: n.who().ClusterID, Slots: m.slots, OnJoin: onJoin,

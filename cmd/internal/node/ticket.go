@@ -3,8 +3,8 @@ package node
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,40 +13,55 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
+// refusal is why a manager is not released that showed its certificate and a ticket.
+// It is told of in an event.
+type refusal struct {
+	reason string // of the event, in a few words
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
 var (
-	errOldTicket     = errors.New("its ticket is older than the newest that it had: its disk is an old copy; open it with what people have")
-	errNoTicketKnown = errors.New("it has not reported yet which ticket is its newest, so an old copy of its disk could not be told from it: open it with what people have; then others can")
+	errOldTicket     = &refusal{"old ticket", "its ticket is older than the newest that it had: its disk is an old copy; open it with what people have"}
+	errNoTicketKnown = &refusal{"no ticket known", "it has not reported yet which ticket is its newest, so an old copy of its disk could not be told from it: open it with what people have; then others can"}
+	errNotHeard      = &refusal{"away too long", "it is not known when it was last heard: open it with what people have"}
 )
+
+// tellAgain is how long the same refusal, of the same address, is no news.
+const tellAgain = time.Hour
 
 // judgeTicket decides whether a manager gets what its ticket holds. rec is how it was
 // released before, or refused; newest is what it last reported of its own tickets;
-// shown is what keyd found in the ticket; session and from are who asks. Refused is
-// nil where it gets it. The record is to be committed first, also where it is refused;
-// nil where nothing is new.
-func judgeTicket(rec *autolockpb.Release, newest *schedulerpb.TicketState, shown *keydpb.ReleaseResponse, session []byte, from string) (_ *autolockpb.Release, refused error) {
+// shown is the ticket; session and from are who asks. Refused is nil where it gets it.
+// The record is to be committed before that; nil where nothing is new.
+func judgeTicket(rec *autolockpb.Release, newest *schedulerpb.TicketState, shown *keydpb.ReleaseResponse, session []byte, from string) (*autolockpb.Release, *refusal) {
 	generation := shown.GetGeneration()
 	switch {
 	case newest.GetGeneration() == 0 || newest.GetSlotId() != shown.GetSlotId():
-		refused = errNoTicketKnown
+		return nil, errNoTicketKnown
 	case generation < max(newest.GetGeneration(), rec.GetGeneration()):
-		refused = errOldTicket
+		return nil, errOldTicket
 	case generation > rec.GetGeneration():
 		// One above the newest was made after the last report.
 		return &autolockpb.Release{Meta: rec.GetMeta(), Id: shown.GetNodeId(), Generation: generation, Session: session, Address: from}, nil
 	case bytes.Equal(rec.GetSession(), session):
 		return nil, nil // an answer was lost
-	default:
-		refused = fmt.Errorf("its ticket was used already, from %s: it was opened by that and lost its power before it had another one, or somebody else has its disk (`redoubt events`)", rec.GetAddress())
 	}
-	if rec.GetRefused() == from {
-		return nil, refused // told of
+	return nil, &refusal{"used ticket", fmt.Sprintf("its ticket was used already, from %s: it was opened by that and lost its power before it had another one, or somebody else has its disk (`redoubt events`)", rec.GetAddress())}
+}
+
+// noteRefusal is the record with a refusal, or nil where it was told of already.
+func noteRefusal(rec *autolockpb.Release, id string, why *refusal, from string, now time.Time) *autolockpb.Release {
+	if rec.GetRefused() == from && rec.GetReason() == why.reason && now.Sub(time.Unix(0, rec.GetRefusedAt())) < tellAgain {
+		return nil
 	}
-	next := &autolockpb.Release{Id: shown.GetNodeId()}
+	next := &autolockpb.Release{Id: id}
 	if rec != nil {
 		next = proto.CloneOf(rec)
 	}
-	next.Refused = from
-	return next, refused
+	next.Refused, next.Reason, next.RefusedAt = from, why.reason, now.UnixNano()
+	return next
 }
 
 // noteTicket has managers told which ticket is the newest, so that no older one is

@@ -3,6 +3,7 @@ package node
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
@@ -16,13 +17,20 @@ func TestJudgeTicket(t *testing.T) {
 		return &schedulerpb.TicketState{SlotId: slot, Generation: g}
 	}
 	var rec *autolockpb.Release
+	now := time.Unix(1e9, 0)
 	show := func(newest *schedulerpb.TicketState, g uint64, session []byte, from string) (told bool, err error) {
-		next, err := judgeTicket(rec, newest, &keydpb.ReleaseResponse{NodeId: "b", SlotId: slot, Generation: g}, session, from)
+		next, why := judgeTicket(rec, newest, &keydpb.ReleaseResponse{NodeId: "b", SlotId: slot, Generation: g}, session, from)
+		if why != nil {
+			if next != nil {
+				t.Error("refused, and to be released:", next)
+			}
+			next, err = noteRefusal(rec, "b", why, from, now), why
+		}
 		if next != nil {
 			if next.Id != "b" {
 				t.Error(next)
 			}
-			told = err != nil && next.Refused == from
+			told = err != nil && next.Refused == from && next.Reason == why.reason
 			rec = next
 		}
 		return told, err
@@ -38,6 +46,8 @@ func TestJudgeTicket(t *testing.T) {
 	// release at all. The copy is put at the manager's address.
 	wants("nothing reported", nil, 1, other, here, true, "not reported")
 	wants("reported of a slot that is gone", &schedulerpb.TicketState{SlotId: "former", Generation: 1}, 1, other, here, false, "not reported")
+	now = now.Add(tellAgain)
+	wants("an hour later", nil, 1, other, here, true, "not reported")
 	rec = nil
 	wants("an old copy, before any release", reports(5), 1, other, here, true, "old copy")
 	wants("once more", reports(5), 1, other, here, false, "old copy")

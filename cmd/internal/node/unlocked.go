@@ -26,6 +26,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
@@ -65,6 +66,9 @@ type managerState struct {
 	leaves chan *x509.Certificate
 	// strange are certificates that no record named.
 	strange chan shown
+
+	// dispatcher knows whom it hears while this manager leads; nil at first.
+	dispatcher atomic.Pointer[dispatcher.Dispatcher]
 
 	// direct answers this node's own local root while it leads; nil at first.
 	direct atomic.Pointer[direct]

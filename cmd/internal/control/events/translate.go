@@ -84,14 +84,15 @@ func event(kind, action, id, name string) *controlpb.Event {
 	return &controlpb.Event{Type: kind, Action: action, Id: id, Name: name, Attributes: map[string]string{}}
 }
 
-// release tells of a manager that was opened by the others, and of a second one that
-// showed the same ticket.
+// release tells of a manager that was opened by the others, and of one that was refused
+// although it showed its certificate and a ticket.
 func release(r raftstore.Reader, old, now *autolockpb.Release) *controlpb.Event {
 	node, _ := pkistore.Nodes.Get(r, now.GetId())
 	e := event("unlock-key", "release", now.GetId(), node.GetName())
 	e.Attributes["address"] = now.GetAddress()
 	if now.GetRefused() != "" && old.GetGeneration() == now.GetGeneration() {
 		e.Action, e.Attributes["address"] = "release-refused", now.GetRefused()
+		set(e, "reason", now.GetReason())
 	}
 	return e
 }
