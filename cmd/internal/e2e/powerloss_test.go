@@ -196,11 +196,13 @@ func TestAutolockOff(t *testing.T) {
 	if found, _ := filepath.Glob(kept); len(found) != 0 {
 		t.Errorf("the key on the disk is still there: %v", found)
 	}
-	// off and on were two epochs of slots, and on took something away.
+	// off and on were two epochs of slots, and on took something away: no record is left
+	// on a disk of a key that lay beside it.
 	eventually(t, time.Minute, func() string {
 		var list struct {
 			Managers []struct {
-				Key struct {
+				Name string `json:"name"`
+				Key  struct {
 					Epoch  uint32 `json:"epoch"`
 					Former uint32 `json:"former_epoch"`
 				} `json:"key"`
@@ -211,6 +213,9 @@ func TestAutolockOff(t *testing.T) {
 		for _, m := range list.Managers {
 			if m.Key.Epoch < 2 || m.Key.Former != 0 {
 				return text
+			}
+			if left := c.storeKeys([]string{m.Name}, m.Key.Epoch); left != "" {
+				return left
 			}
 		}
 		return ""
