@@ -6,9 +6,11 @@ const (
 	// callTimeout bounds one step that an operator asked for.
 	callTimeout = 20 * time.Second
 
-	// lookPause is the least time between two looks at all nodes, lookInterval the
-	// most while a root is being replaced, and idleInterval otherwise.
+	// lookPause is the least time between two looks at all nodes, and lookRest how
+	// many times as long as it took there is none after a look: what a thousand nodes
+	// report one by one must not be a thousand looks. lookInterval is the most while a root is being replaced, and idleInterval otherwise.
 	lookPause    = 30 * time.Millisecond
+	lookRest     = 15
 	lookInterval = time.Second
 	idleInterval = time.Minute
 

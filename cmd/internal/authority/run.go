@@ -43,10 +43,12 @@ func (s *Server) follow(ctx context.Context, began time.Time) error {
 	}
 	defer w.Close()
 	for retry := stepRetry; ; {
+		looked := time.Now()
 		due, rotating, err := s.due(time.Since(began) < wakeTime)
 		if err != nil {
 			return err
 		}
+		rest := max(lookPause, lookRest*time.Since(looked))
 		wait := idleInterval
 		if rotating {
 			wait = lookInterval
@@ -79,7 +81,7 @@ func (s *Server) follow(ctx context.Context, began time.Time) error {
 		if err := s.wait(ctx, w, wait); err != nil {
 			return err
 		}
-		if err := pause(ctx, lookPause); err != nil {
+		if err := pause(ctx, rest); err != nil {
 			return err
 		}
 	}

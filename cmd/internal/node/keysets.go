@@ -102,8 +102,11 @@ func (m *managerState) fillMembership(out *schedulerpb.Membership, c *pkipb.Clus
 }
 
 const (
-	// spreadPause is the least time between two looks at all nodes.
+	// spreadPause is the least time between two looks at all nodes, and spreadRest how
+	// many times as long as it took there is none after a look: with thousands of nodes
+	// that renew one after the other, looking would cost more than renewing.
 	spreadPause = 20 * time.Millisecond
+	spreadRest  = 15
 	// spreadAtOnce bounds the nodes that are at their renewal at a time: as one has
 	// done it the next is told. One that takes longer than spreadPatience is not
 	// waited for.
@@ -158,11 +161,12 @@ func (m *managerState) watchMembership(ctx context.Context, d *dispatcher.Dispat
 	former := time.NewTicker(formerInterval)
 	defer former.Stop()
 	for {
+		looked := time.Now()
 		more, err := m.tellNodes(d, told)
 		if err != nil {
 			return err
 		}
-		if err := sleep(ctx, spreadPause); err != nil {
+		if err := sleep(ctx, max(spreadPause, spreadRest*time.Since(looked))); err != nil {
 			return err
 		}
 		if more {
