@@ -33,6 +33,8 @@ type loop struct {
 	wake time.Time
 	// again is when services are to be looked at though nothing changed.
 	again map[string]time.Time
+	// drop has services whose virtual addresses stayed long enough, and until when.
+	drop map[string]int64
 	// latch: managers' availability may have to be latched.
 	latch bool
 	// address: nodes may have no address in the mesh. It is tried from time to
@@ -48,6 +50,7 @@ func newLoop(cfg Config) *loop {
 		services: map[string]*orchestrator.Service{},
 		dirty:    map[string]bool{},
 		again:    map[string]time.Time{},
+		drop:     map[string]int64{},
 		retry:    true,
 		latch:    true,
 		address:  true,

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -55,7 +56,49 @@ func (l *loop) step(ctx context.Context) error {
 	if l.address { // no table says when the level is raised
 		l.wakeAt(time.Now().Add(addressPause))
 	}
-	return l.commit(ctx, writes)
+	if err := l.commit(ctx, writes); err != nil {
+		return err
+	}
+	return l.dropVIPs(ctx)
+}
+
+// linger takes note of virtual addresses that stay for a while.
+func (l *loop) linger(s *schedulerpb.Service, now time.Time) {
+	until := s.GetVipsUntil()
+	if until == 0 {
+		return
+	}
+	at := time.Unix(0, until)
+	if !now.Before(at) {
+		l.drop[s.GetId()] = until
+	} else if next, ok := l.again[s.GetId()]; !ok || at.Before(next) {
+		l.again[s.GetId()] = at
+	}
+}
+
+// dropVIPs gives back those that stayed long enough.
+func (l *loop) dropVIPs(ctx context.Context) error {
+	if len(l.drop) == 0 {
+		return nil
+	}
+	err := l.cfg.Store.Update(ctx, func(tx *raftstore.Tx) error {
+		for id, until := range l.drop {
+			if err := store.DropVIPs(tx, id, until); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, raftstore.ErrConflict) {
+		for id := range l.drop { // it is looked at once more
+			l.service(id)
+		}
+		err = nil
+	}
+	if err == nil {
+		clear(l.drop)
+	}
+	return err
 }
 
 // plan makes a plan from one snapshot.
@@ -108,6 +151,7 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 		if delete(l.again, id); !p.Again.IsZero() {
 			l.again[id] = p.Again
 		}
+		l.linger(in.Service, now)
 		if in.Service == nil && svc.Empty() && len(p.Revisions) == 0 {
 			delete(l.services, id)
 		}

@@ -106,7 +106,11 @@ func (n *Network) names(v *View, here map[string]Task) *namedpb.Network {
 	for _, id := range slices.Sorted(maps.Keys(n.Services)) {
 		s, tasks := n.Services[id], byService[id]
 		slices.SortFunc(tasks, func(a, b *namedpb.Task) int { return cmp.Compare(a.Id, b.Id) })
-		out.Services = append(out.Services, &namedpb.Service{Name: s.Name, Aliases: s.Aliases, Vips: s.VIPs.Strings(), Tasks: tasks})
+		named := &namedpb.Service{Name: s.Name, Aliases: s.Aliases, Tasks: tasks}
+		if !s.Unnamed {
+			named.Vips = s.VIPs.Strings()
+		}
+		out.Services = append(out.Services, named)
 	}
 	return out
 }

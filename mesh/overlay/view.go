@@ -93,6 +93,8 @@ type Service struct {
 	Name    string
 	VIPs    Addrs
 	Aliases []string
+	// Unnamed: no name leads to VIPs, if there are any; they lead to its tasks.
+	Unnamed bool
 }
 
 // Rule lets one service open flows to another; both are names.

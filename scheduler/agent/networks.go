@@ -237,7 +237,8 @@ func serviceOf(n *overlay.Network, s *schedulerpb.NetworkServiceView) error {
 	if len(s.Aliases) > maxAliases || !n.Within(vips) {
 		return fmt.Errorf("%d aliases, or a virtual address outside of the network", len(s.Aliases))
 	}
-	n.Services[s.ServiceId] = overlay.Service{Name: s.Name, VIPs: vips, Aliases: s.Aliases}
+	n.Services[s.ServiceId] = overlay.Service{Name: s.Name, VIPs: vips, Aliases: s.Aliases,
+		Unnamed: s.EndpointMode == schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR}
 	return nil
 }
 

@@ -1,12 +1,14 @@
 package agent_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
+	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -109,6 +111,19 @@ func TestOnNetworks(t *testing.T) {
 		}
 		if s := n.named.Service(w.back, "db"); len(s.GetTasks()) != 1 || s.Aliases[0] != "sql" {
 			t.Errorf("the other service: %v", s)
+		}
+
+		// In mode dnsrr its name leads to no virtual address, and one that it had leads
+		// to its tasks while the managers name it.
+		set := w.set()
+		set.Update[0].Services[0].EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
+		n.manager.SetNetworks(set)
+		n.settle(time.Second)
+		if s := n.named.Service(w.back, "web"); len(s.GetTasks()) != 1 || len(s.Vips) != 0 {
+			t.Errorf("its name in mode dnsrr: %v", s)
+		}
+		if all := n.netd.Overlay(w.back).GetServices(); !slices.ContainsFunc(all, func(s *netdpb.OverlayService) bool { return s.GetServiceId() == w.web && len(s.GetVips()) == 2 }) {
+			t.Errorf("its virtual addresses in mode dnsrr: %v", all)
 		}
 
 		// It leaves names and virtual addresses first, then it is asked to stop.

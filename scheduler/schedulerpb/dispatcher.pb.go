@@ -2012,7 +2012,8 @@ type NetworkServiceView struct {
 	ServiceId    string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
 	Name         string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	EndpointMode EndpointMode           `protobuf:"varint,3,opt,name=endpoint_mode,json=endpointMode,proto3,enum=redoubt.scheduler.v1.EndpointMode" json:"endpoint_mode,omitempty"`
-	// IPv4 first; none in mode dnsrr.
+	// IPv4 first. In mode dnsrr those that its name led to a moment ago: they lead to
+	// its tasks still, and no name leads to them.
 	Vips []string `protobuf:"bytes,4,rep,name=vips,proto3" json:"vips,omitempty"`
 	// Names it has on this network besides its own.
 	Aliases       []string `protobuf:"bytes,5,rep,name=aliases,proto3" json:"aliases,omitempty"`

@@ -284,8 +284,11 @@ type Service struct {
 	// which ports are published in mode ingress); names the Revision the service's
 	// new tasks are made from.
 	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Its virtual address on each of its networks; none in mode dnsrr.
-	Vips          []*taskpb.Attachment `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
+	// Its virtual address on each of its networks; in mode dnsrr those that it had
+	// before, to which its name leads no more, until vips_until.
+	Vips []*taskpb.Attachment `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
+	// Unix nanoseconds; 0: they stay, or there are none.
+	VipsUntil     int64 `protobuf:"varint,6,opt,name=vips_until,json=vipsUntil,proto3" json:"vips_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,6 +356,13 @@ func (x *Service) GetVips() []*taskpb.Attachment {
 		return x.Vips
 	}
 	return nil
+}
+
+func (x *Service) GetVipsUntil() int64 {
+	if x != nil {
+		return x.VipsUntil
+	}
+	return 0
 }
 
 // Revision is the immutable task template of a service at one revision
@@ -1771,13 +1781,15 @@ var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
-	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\xd3\x01\n" +
+	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\xf8\x01\n" +
 	"\aService\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
 	"\x04spec\x18\x03 \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x125\n" +
-	"\x04vips\x18\x05 \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\x04vips\"\x98\x01\n" +
+	"\x04vips\x18\x05 \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\x04vips\x12#\n" +
+	"\n" +
+	"vips_until\x18\x06 \x01(\x03B\x04\xf0\xe5\x18\x03R\tvipsUntil\"\x98\x01\n" +
 	"\bRevision\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +

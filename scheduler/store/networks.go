@@ -82,7 +82,8 @@ func Attach(tx *raftstore.Tx, t *schedulerpb.Task, uses []*taskpb.NetworkUse, in
 }
 
 // attach returns a service's spec with its networks by id, and its virtual
-// addresses on them: those that it has, and new ones.
+// addresses on them: those that it has, and new ones. In mode dnsrr it has those that
+// it had before, and keeps them for as long as lingering says.
 func attach(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec, old *schedulerpb.Service) (*schedulerpb.ServiceSpec, []*taskpb.Attachment, error) {
 	if len(sp.GetTask().GetNetworks()) == 0 {
 		return sp, nil, nil
@@ -111,12 +112,12 @@ func attach(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec, old *sched
 			}
 			continue
 		}
-		if sp.GetEndpointMode() != schedulerpb.EndpointMode_ENDPOINT_MODE_VIP {
-			continue
-		}
 		i := slices.IndexFunc(old.GetVips(), func(a *taskpb.Attachment) bool { return a.GetNetworkId() == n.GetId() })
 		if i >= 0 {
 			vips = append(vips, old.GetVips()[i])
+			continue
+		}
+		if sp.GetEndpointMode() != schedulerpb.EndpointMode_ENDPOINT_MODE_VIP {
 			continue
 		}
 		addresses, err := meshstore.Pick(n, id, ipam.VIPs, takenBy(tx, Services, "vip", (*schedulerpb.Service).GetVips))

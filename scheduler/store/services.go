@@ -105,7 +105,7 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 			return nil
 		}
 		next := proto.CloneOf(old)
-		next.Spec, next.Vips = sp, vips
+		next.Spec, next.Vips, next.VipsUntil = sp, vips, lingering(sp, len(vips) > 0, old, tx.Now())
 		if !proto.Equal(template(old.GetSpec().GetTask()), template(sp.GetTask())) {
 			next.Revision++
 			if err := putRevision(tx, id, next.Revision, sp); err != nil {

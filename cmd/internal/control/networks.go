@@ -120,7 +120,7 @@ func detailUse(r raftstore.Reader, n *meshpb.Network, v *controlpb.NetworkDetail
 func addressOn(svc *schedulerpb.Service, network string) *controlpb.NetworkAddress {
 	v := &controlpb.NetworkAddress{NetworkId: network}
 	for _, a := range svc.GetVips() {
-		if a.GetNetworkId() == network {
+		if a.GetNetworkId() == network && svc.GetVipsUntil() == 0 {
 			v.Addresses = a.GetAddresses()
 		}
 	}

@@ -124,10 +124,6 @@ type traffic struct {
 }
 
 func (c *cluster) traffic(service string, pause time.Duration, places ...*place) *traffic {
-	return c.trafficBy((*place).get, service, pause, places...)
-}
-
-func (c *cluster) trafficBy(get func(p *place, service string) (string, error), service string, pause time.Duration, places ...*place) *traffic {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &traffic{t: c.t, end: cancel, last: map[string]time.Time{}}
 	for _, p := range places {
@@ -136,7 +132,7 @@ func (c *cluster) trafficBy(get func(p *place, service string) (string, error), 
 			defer tick.Stop()
 			for ctx.Err() == nil {
 				began := time.Now()
-				body, err := get(p, service)
+				body, err := p.get(service)
 				f.note(p.node, began, body, err)
 				<-tick.C
 			}
