@@ -50,7 +50,7 @@ func TestJournalFindsChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j.key = []byte("a key")
+	j.key = []byte("a key of 112 bits or more")
 	for _, e := range []string{"a", "b", "c"} {
 		if err := j.add(entry{Event: e}); err != nil {
 			t.Fatal(err)
@@ -159,7 +159,7 @@ func TestEveryFlippedByteOfTheJournalIsTold(t *testing.T) {
 	if err := j.add(entry{Event: eventUnlock, Outcome: outcomeWrongKey}); err != nil {
 		t.Fatal(err)
 	}
-	j.key = []byte("a key")
+	j.key = []byte("a key of 112 bits or more")
 	if err := j.add(entry{Event: "e"}); err != nil {
 		t.Fatal(err)
 	}

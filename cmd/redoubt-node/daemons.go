@@ -49,6 +49,9 @@ var root = account.Account{}
 
 func daemons(c config) []daemon {
 	args := []string{"--config", c.configFile, "--data-dir", c.dataDir, "--run-dir", c.runDir, "--control-user", strconv.Itoa(c.control.UID)}
+	if c.fips {
+		args = append(args, "--fips")
+	}
 	rundCaps := []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL,
 		unix.CAP_SETGID, unix.CAP_SETUID, unix.CAP_SYS_ADMIN}
 	if c.cni { // it hands them to the process that runs plugins, and gives them up

@@ -34,6 +34,7 @@ import (
 type config struct {
 	configFile, dataDir, runDir, binDir string
 	cni                                 bool // rund may run CNI plugins
+	fips                                bool // daemons keep to Go's FIPS 140-3 module
 	control, keyd, netd, named          account.Account
 }
 
@@ -76,6 +77,7 @@ func parse(args []string) (config, error) {
 	fs.StringVar(&c.dataDir, "data-dir", "/var/lib/redoubt", "`directory` of what must survive a reboot")
 	fs.StringVar(&c.runDir, "run-dir", "/run/redoubt", "`directory` of sockets and state that need not")
 	fs.BoolVar(&c.cni, "cni", false, "let redoubt-rund start CNI plugins that its configuration pins")
+	fs.BoolVar(&c.fips, "fips", false, "run every daemon in FIPS mode, as with node.fips in the configuration")
 	fs.StringVar(&c.binDir, "bin-dir", filepath.Dir(self), "`directory` of the daemons' binaries")
 	fs.StringVar(&control, "control-user", "redoubt", "`user` (name or uid) of redoubtd")
 	fs.StringVar(&keyd, "keyd-user", "redoubt-keyd", "`user` (name or uid) of redoubt-keyd")

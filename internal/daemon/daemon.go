@@ -1,5 +1,5 @@
 // Package daemon is the main function that Redoubt's daemons share: flags,
-// configuration, passed sockets, logging, sandbox, signals, in that order. What
+// FIPS mode, configuration, passed sockets, logging, sandbox, signals, in that order. What
 // is left to a daemon's own main is to name its section, its sandbox and what it
 // runs.
 //
@@ -9,6 +9,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"flag"
 	"fmt"
@@ -35,6 +36,8 @@ type Env struct {
 	// Listeners are the passed sockets by name.
 	Listeners map[string]net.Listener
 	Log       *slog.Logger
+	// FIPS: calls outside of Go's FIPS 140-3 module fail in this process.
+	FIPS bool
 	// Protections in force, for people to read.
 	Protections []string
 }
@@ -73,8 +76,17 @@ type logConfig struct {
 func Main(d Daemon) { os.Exit(run(d, os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(d Daemon, args []string, stdout, stderr io.Writer) int {
+	env, more, err := parse(d, args, stdout, stderr)
+	var refused error
+	if err == nil {
+		refused = enterFIPS(env.ConfigPath, env.FIPS)
+		env.FIPS = fips140.Enforced()
+	}
 	supervisor := refusal.ToSupervisor()
-	env, logs, err := setUp(d, args, stdout, stderr)
+	var logs logConfig
+	if err == nil {
+		logs, err = setUp(d, &env, more, refused)
+	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -98,6 +110,9 @@ func run(d Daemon, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "%s: %v\n", d.Name, err)
 		return 1
 	}
+	if env.FIPS {
+		env.Protections = append(env.Protections, fipsMode)
+	}
 	env.Log.Info("started", "version", version.String(), "protections", env.Protections)
 	if err := d.Run(ctx, env); err != nil && !errors.Is(err, context.Canceled) {
 		env.Log.Error("stopped", "err", err)
@@ -107,61 +122,71 @@ func run(d Daemon, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func setUp(d Daemon, args []string, stdout, stderr io.Writer) (env Env, logs logConfig, err error) {
+// parse reads the flags. What more returns is still to be called.
+func parse(d Daemon, args []string, stdout, stderr io.Writer) (env Env, more func() error, err error) {
 	fs := flag.NewFlagSet(d.Name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&env.ConfigPath, "config", config.DefaultPath, "configuration `file`")
 	fs.StringVar(&env.DataDir, "data-dir", "/var/lib/redoubt", "`directory` of what must survive a reboot")
 	fs.StringVar(&env.RunDir, "run-dir", "/run/redoubt", "`directory` of sockets and state that need not")
+	fs.BoolVar(&env.FIPS, "fips", false, "run in FIPS mode, as with node.fips in the configuration")
 	control := fs.String("control-user", "", "`user` (name or uid) of redoubtd, admitted to the helpers' sockets")
 	show := fs.Bool("version", false, "print the version and exit")
-	more := func() error { return nil }
+	more = func() error { return nil }
 	if d.Flags != nil {
 		more = d.Flags(fs)
 	}
 	if err := fs.Parse(args); err != nil {
-		return env, logs, err
+		return env, more, err
 	}
 	if *show {
 		fmt.Fprintln(stdout, version.String())
-		return env, logs, flag.ErrHelp
+		return env, more, flag.ErrHelp
 	}
 	if fs.NArg() > 0 {
-		return env, logs, fmt.Errorf("unexpected argument %q: only flags are taken", fs.Arg(0))
+		return env, more, fmt.Errorf("unexpected argument %q: only flags are taken", fs.Arg(0))
 	}
 	if *control == "" {
-		return env, logs, errors.New("--control-user is missing: start it through redoubt-node or the packaged units")
+		return env, more, errors.New("--control-user is missing: start it through redoubt-node or the packaged units")
 	}
 	user, err := account.Lookup(*control)
 	if err != nil {
-		return env, logs, fmt.Errorf("--control-user: %w", err)
+		return env, more, fmt.Errorf("--control-user: %w", err)
 	}
 	env.ControlUID = uint32(user.UID)
+	return env, more, nil
+}
+
+// setUp reads the configuration and takes the sockets. Callers are told of a refusal,
+// that one or another.
+func setUp(d Daemon, env *Env, more func() error, refused error) (logs logConfig, err error) {
 	if err := more(); err != nil {
-		return env, logs, err
+		return logs, err
 	}
 	sections := map[string]any{"log": &logs}
 	if d.Section != "" {
 		sections[d.Section] = d.Config
 	}
-	refused := config.Load(env.ConfigPath, sections)
+	if refused == nil {
+		refused = config.Load(env.ConfigPath, sections)
+	}
 	if refused == nil && d.Check != nil {
-		refused = d.Check(env)
+		refused = d.Check(*env)
 	}
 	env.Listeners, err = listenfd.Listeners()
 	if refused != nil {
 		if l := env.Listeners[d.Tell]; l != nil {
 			refusal.Tell(l, refused.Error())
 		}
-		return env, logs, refused
+		return logs, refused
 	}
 	if err != nil {
-		return env, logs, err
+		return logs, err
 	}
 	for _, name := range d.Sockets {
 		if env.Listeners[name] == nil {
-			return env, logs, fmt.Errorf("no socket named %q was passed: start it through redoubt-node or the packaged units", name)
+			return logs, fmt.Errorf("no socket named %q was passed: start it through redoubt-node or the packaged units", name)
 		}
 	}
-	return env, logs, nil
+	return logs, nil
 }

@@ -27,6 +27,9 @@ type TPM struct {
 // Open opens the TPM at a device or unix socket, and makes sure that it is one.
 // It is kept open: nothing is opened later.
 func Open(path string) (*TPM, error) {
+	if err := allowed(); err != nil {
+		return nil, err
+	}
 	dev, err := openDevice(path)
 	if err != nil {
 		return nil, fmt.Errorf("the TPM cannot be opened: %w", err)

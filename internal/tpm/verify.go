@@ -169,6 +169,9 @@ func CheckAK(public []byte) (name []byte, err error) {
 
 // MakeCredential seals secret to the TPM that holds both keys.
 func MakeCredential(ekPublic, akPublic, secret []byte) (Credential, error) {
+	if err := allowed(); err != nil {
+		return Credential{}, err
+	}
 	e, err := parseEK(ekPublic)
 	if err != nil {
 		return Credential{}, err

@@ -62,11 +62,16 @@ func Kind(driver string) meshpb.Kind {
 func Given(driver string) bool { return driver == Overlay || driver == Bridge }
 
 // MeshFeature is how a node says that it is part of the mesh
-// (docs/decisions/0073), NoneFeature that it knows networks of driver none.
+// (docs/decisions/0073), NoneFeature that it knows networks of driver none,
+// FIPSFeature that it is in FIPS mode, in which there is no mesh.
 const (
 	MeshFeature = "mesh"
 	NoneFeature = "net:none"
+	FIPSFeature = "fips"
 )
+
+// NoMeshInFIPS is why.
+const NoMeshInFIPS = "FIPS needs the IPsec driver, which this version has not"
 
 // NodeFeature is what a node has to report so that tasks on the network can be
 // there: one that does not know a network would run them without.

@@ -88,6 +88,9 @@ func featureReason(n *schedulerpb.Node) *reason {
 // start them without: one of a version that knows no networks says nothing of a
 // mesh, and one that cannot make tunnels says so.
 func meshReason(n *schedulerpb.Node) *reason {
+	if inFIPS(n) {
+		return &reason{7, "in FIPS mode, without tunnels for networks: " + meshspec.NoMeshInFIPS, "in FIPS mode, without tunnels for networks: " + meshspec.NoMeshInFIPS}
+	}
 	for _, f := range n.GetDescription().GetFeatures() {
 		switch {
 		case f.GetName() != meshspec.MeshFeature:
@@ -98,6 +101,10 @@ func meshReason(n *schedulerpb.Node) *reason {
 		}
 	}
 	return &reason{7, "is not part of the mesh that its networks need", "are not part of the mesh that its networks need"}
+}
+
+func inFIPS(n *schedulerpb.Node) bool {
+	return slices.ContainsFunc(n.GetDescription().GetFeatures(), func(f *taskpb.Feature) bool { return f.GetName() == meshspec.FIPSFeature })
 }
 
 func constraintReason(r *Request, n *schedulerpb.Node) *reason {

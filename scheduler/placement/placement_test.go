@@ -39,6 +39,10 @@ func meshed(present bool) func(*schedulerpb.Node) {
 	}
 }
 
+func inFIPSMode(n *schedulerpb.Node) {
+	n.Description.Features = append(n.Description.Features, &taskpb.Feature{Name: meshspec.FIPSFeature, Present: true})
+}
+
 func compile(t testing.TB, service string, spec *taskpb.TaskSpec) *Request {
 	t.Helper()
 	r, err := Compile(service, 1, spec, func(n string) string {
@@ -106,6 +110,9 @@ func TestEveryRefusalExplainsItself(t *testing.T) {
 		{"mesh", []*schedulerpb.Node{node("a"), node("b"), node("c", meshed(false))},
 			&taskpb.TaskSpec{Networks: []*taskpb.NetworkUse{{Network: "local"}, {Network: "back"}}},
 			"no suitable node (1 cannot make tunnels for networks: see node inspect, 2 are not part of the mesh that its networks need)"},
+		{"mesh in FIPS mode", []*schedulerpb.Node{node("a", inFIPSMode), node("b", inFIPSMode, meshed(true))},
+			&taskpb.TaskSpec{Networks: []*taskpb.NetworkUse{{Network: "back"}}},
+			"no suitable node (2 in FIPS mode, without tunnels for networks: FIPS needs the IPsec driver, which this version has not)"},
 		{"mesh for the routing mesh", []*schedulerpb.Node{node("a")},
 			&taskpb.TaskSpec{Ports: []*taskpb.Port{{Published: 80, Target: 80, Mode: taskpb.Port_MODE_INGRESS}}},
 			"no suitable node (1 is not part of the mesh that its networks need)"},

@@ -78,6 +78,7 @@ func (la *labApp) upCmd() *cobra.Command {
 		},
 	}
 	la.sizeFlags(c, &o)
+	c.Flags().BoolVar(&o.FIPS, "fips", false, "start hosts in FIPS mode")
 	c.Flags().BoolVar(&o.CNI, "cni", false, "give hosts Debian's CNI plugins and a conflist, lan")
 	return c
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/version"
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
@@ -112,8 +113,11 @@ func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {
 	printMesh(w, s.Mesh)
 	field(w, "Version", s.Version)
 	for _, f := range s.Features {
-		if !f.Present && f.Required {
+		switch {
+		case !f.Present && f.Required:
 			field(w, "Missing", f.Name+": "+f.Detail)
+		case f.Present && f.Name == meshspec.FIPSFeature:
+			field(w, "FIPS", f.Detail)
 		}
 	}
 	field(w, "Protections", strings.Join(s.Protections, ", "))

@@ -26,6 +26,9 @@ func (s *Server) CreateNetwork(ctx context.Context, req *controlpb.CreateNetwork
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
+	if err := s.carried(ctx, sp); err != nil {
+		return nil, err
+	}
 	id, err := meshstore.CreateNetwork(ctx, s.c.Store, s.c.ClusterID, sp)
 	if err != nil {
 		return nil, err
@@ -33,6 +36,27 @@ func (s *Server) CreateNetwork(ctx context.Context, req *controlpb.CreateNetwork
 	resp := &controlpb.CreateNetworkResponse{Id: id}
 	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return networkWarnings(r, id) })
 	return resp, nil
+}
+
+// carried refuses a network of tunnels where every node is in FIPS mode: none could
+// carry it. Where some are not, tasks are placed there.
+func (s *Server) carried(ctx context.Context, sp *meshpb.NetworkSpec) error {
+	if sp.GetDriver() != meshspec.Overlay {
+		return nil
+	}
+	return s.view(ctx, func(r *raftstore.ReadTx) error {
+		nodes := 0
+		for n := range schedstore.Nodes.All(r) {
+			nodes++
+			if !slices.ContainsFunc(n.GetDescription().GetFeatures(), func(f *taskpb.Feature) bool { return f.GetName() == meshspec.FIPSFeature }) {
+				return nil
+			}
+		}
+		if nodes == 0 {
+			return nil
+		}
+		return apierr.State("let services publish ports of their own node (mode=host), or add a node that is not in FIPS mode", "every node is in FIPS mode: %s", meshspec.NoMeshInFIPS)
+	})
 }
 
 // StreamNetworks lists the named ones, or all by name.

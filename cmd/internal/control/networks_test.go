@@ -240,3 +240,20 @@ func TestNetworkIsRemovedOrUsed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNoTunnelsInFIPS: a network that no node could carry is refused; one that a node
+// can carry, or that needs no tunnels, is not.
+func TestNoTunnelsInFIPS(t *testing.T) {
+	w := newWorld(t)
+	for _, id := range []string{w.manager, w.worker} {
+		w.network(&meshpb.NetworkSpec{Name: "before-" + id})
+		w.describe(id, func(d *schedulerpb.NodeDescription) {
+			d.Features = append(d.Features, &taskpb.Feature{Name: meshspec.FIPSFeature, Present: true})
+		})
+	}
+	_, err := w.api.CreateNetwork(t.Context(), &controlpb.CreateNetworkRequest{Spec: &meshpb.NetworkSpec{Name: "back"}})
+	if err == nil || !strings.Contains(err.Error(), meshspec.NoMeshInFIPS) {
+		t.Errorf("an overlay where every node is in FIPS mode: %v", err)
+	}
+	w.network(&meshpb.NetworkSpec{Name: "off", Driver: meshspec.NoNetwork})
+}

@@ -17,6 +17,8 @@ type Options struct {
 	Managers, Workers int
 	// CNI gives hosts Debian's CNI plugins and a conflist.
 	CNI bool
+	// FIPS starts hosts in FIPS mode.
+	FIPS bool
 	// BinDir holds Redoubt's binaries.
 	BinDir string
 	// Log gets a line per step; it may be nil.
@@ -49,7 +51,7 @@ func create(o Options) (*Lab, error) {
 	if _, err := os.Lstat(filepath.Join(dataRoot, o.Name)); err == nil {
 		return nil, fmt.Errorf("there is a lab called %q already: remove it with `redoubt lab down --name %[1]s`, or use another --name", o.Name)
 	}
-	l := &Lab{Name: o.Name, CNI: o.CNI}
+	l := &Lab{Name: o.Name, CNI: o.CNI, FIPS: o.FIPS}
 	if l.Number, err = freeNumber(); err != nil {
 		return nil, err
 	}

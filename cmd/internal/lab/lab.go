@@ -47,6 +47,8 @@ type Lab struct {
 	Hosts  []Host `json:"hosts"`
 	// CNI: hosts have Debian's CNI plugins.
 	CNI bool `json:"cni,omitempty"`
+	// FIPS: hosts are in FIPS mode.
+	FIPS bool `json:"fips,omitempty"`
 	// Ready is set when `up` has ended well.
 	Ready bool `json:"ready"`
 }

@@ -48,6 +48,9 @@ func (l *Lab) boot(ctx context.Context, h Host) error {
 	if l.CNI {
 		args = append(args, "--cni")
 	}
+	if l.FIPS {
+		args = append(args, "--fips")
+	}
 	if err := l.spawn(h, nodeProcess, args...); err != nil {
 		return err
 	}

@@ -30,6 +30,9 @@ type Config struct {
 	// WorkloadLife bounds the life of certificates that this node asks for its tasks;
 	// 0: services say.
 	WorkloadLife time.Duration `yaml:"workload_life"`
+	// FIPS asks for calls outside of Go's FIPS 140-3 module to fail. Package daemon heeds
+	// it, in every daemon.
+	FIPS bool `yaml:"fips"`
 	// Mesh is how the tunnels to other nodes are.
 	Mesh MeshConfig `yaml:"mesh"`
 	// Raft is how a manager keeps its store.

@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
@@ -146,6 +147,9 @@ func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequ
 		for _, p := range st.GetProtections() {
 			resp.Protections = append(resp.Protections, "keyd: "+p)
 		}
+		if n.env.FIPS && !daemon.InFIPS(st.GetProtections()) { // its start was before the configuration's change
+			resp.Protections = append(resp.Protections, "keyd: NOT in FIPS mode: start all daemons of this node anew")
+		}
 	}
 	if f := n.approval.Load(); f != nil {
 		resp.Approval = *f
@@ -157,6 +161,9 @@ func (b bootstrap) LocalStatus(ctx context.Context, _ *controlpb.LocalStatusRequ
 		resp.Role = profilepb.Role_ROLE_MANAGER
 	default:
 		resp.Role = profilepb.Role_ROLE_WORKER
+	}
+	if f := n.fips(); f != nil {
+		resp.Features = append(resp.Features, f)
 	}
 	if p, err := n.rund.Probe(ctx); err == nil {
 		resp.Features = append(resp.Features, p.GetFeatures()...)

@@ -74,9 +74,13 @@ func (m *meshSide) run(ctx context.Context) error {
 // retryPeers is the pause after the peers' port could not be opened.
 const retryPeers = 2 * time.Second
 
-// runPeers keeps the peers' port open. A port that is taken makes the mesh
+// runPeers keeps the peers' port open, but in FIPS mode. A port that is taken makes the mesh
 // degraded and ends nothing else.
 func (m *meshSide) runPeers(ctx context.Context) error {
+	if m.n.env.FIPS { // their tunnels are WireGuard's
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	for {
 		err := m.servePeers(ctx)
 		if ctx.Err() != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/redoubt-cluster/redoubt/mesh/peer"
+	"github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -19,7 +20,7 @@ func (m *meshSide) look() (st peer.Status, ok bool) {
 	m.mu.Lock()
 	p, err, self := m.peers, m.err, m.self
 	m.mu.Unlock()
-	if !self.Mesh.IsValid() {
+	if !self.Mesh.IsValid() || m.n.env.FIPS {
 		return st, false
 	}
 	if p != nil {
@@ -37,6 +38,9 @@ func (m *meshSide) look() (st peer.Status, ok bool) {
 
 // answer is for managers, who ask on an operator's behalf.
 func (m *meshSide) answer(rotate bool) (*schedulerpb.MeshState, error) {
+	if m.n.env.FIPS {
+		return nil, errNoMeshInFIPS
+	}
 	if rotate {
 		m.mu.Lock()
 		p, err := m.peers, m.err
@@ -91,6 +95,9 @@ func (m *meshSide) status() *schedulerpb.MeshState {
 // present. A peer that does not answer does not make it absent: else one dead node
 // would close all others. What changes all the time is not in it.
 func (m *meshSide) feature() *taskpb.Feature {
+	if m.n.env.FIPS {
+		return &taskpb.Feature{Name: spec.MeshFeature, Detail: spec.NoMeshInFIPS}
+	}
 	st, ok := m.look()
 	if !ok {
 		return nil
@@ -109,7 +116,7 @@ func (m *meshSide) feature() *taskpb.Feature {
 	if len(st.Degraded) > 0 {
 		detail = "degraded: " + strings.Join(st.Degraded, "; ")
 	}
-	return &taskpb.Feature{Name: "mesh", Present: !st.Broken, Detail: detail}
+	return &taskpb.Feature{Name: spec.MeshFeature, Present: !st.Broken, Detail: detail}
 }
 
 // meshCollector has the mesh's metrics. They have no label with a peer: a node has

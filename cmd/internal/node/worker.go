@@ -108,6 +108,9 @@ func (w *workerState) managers() []string {
 func (n *Node) describe(facts *managerFacts) *schedulerpb.NodeDescription {
 	d := &schedulerpb.NodeDescription{Hostname: n.cfg.Name, Os: runtime.GOOS, Arch: runtime.GOARCH,
 		Resources: machineResources(), RedoubtVersion: version.String(), Kernel: kernelRelease()}
+	if f := n.fips(); f != nil {
+		d.Features = append(d.Features, f)
+	}
 	if m := n.mesh.Load(); m != nil {
 		if f := m.feature(); f != nil {
 			d.Features = append(d.Features, f)

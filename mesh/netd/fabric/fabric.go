@@ -38,6 +38,8 @@
 // without being asked. What the old session still carries is accepted until
 // then (docs/decisions/0055-key-change.md).
 //
+// In FIPS mode there is neither key nor tunnel, and the table stands all the same.
+//
 // # Closed
 //
 // The table inet redoubt_mesh stands from the start of netd, before there is a
@@ -50,6 +52,7 @@ package fabric
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -160,7 +163,8 @@ func (f *Fabric) Close() error {
 	return f.ns.Close()
 }
 
-// Start puts the table in force and takes over what an earlier process left.
+// Start puts the table in force and takes over what an earlier process left, or, in
+// FIPS mode, removes its tunnels: the kernel's would go on without netd.
 func (f *Fabric) Start() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -174,6 +178,9 @@ func (f *Fabric) Start() error {
 		}
 		if err := f.dropUnjudged(func(string) {}); err != nil {
 			return err
+		}
+		if fips140.Enforced() {
+			return removeLinks(h)
 		}
 		link, err := kernel.FindLink(h, f.link)
 		if err != nil || link == nil || link.Type() != "wireguard" {

@@ -2,6 +2,7 @@ package fabric
 
 import (
 	"crypto/ecdh"
+	"crypto/fips140"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ type secret struct {
 	public wgtypes.Key
 }
 
+// errFIPS is why no key is made or held in FIPS mode.
+var errFIPS = errors.New("this node is in FIPS mode, and WireGuard is no part of Go's FIPS 140-3 module: a mesh needs the IPsec driver, which this version has not")
+
 func newSecret() (*secret, error) {
 	return holdSecret(func(key []byte) error {
 		_, err := rand.Read(key)
@@ -32,6 +36,9 @@ func newSecret() (*secret, error) {
 
 // holdSecret keeps what fill writes.
 func holdSecret(fill func(key []byte) error) (*secret, error) {
+	if fips140.Enforced() {
+		return nil, errFIPS
+	}
 	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
 	if err != nil {
 		return nil, fmt.Errorf("memory for the WireGuard key: %w", err)

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"crypto/fips140"
 	"fmt"
 	"slices"
 	"strings"
@@ -86,6 +87,10 @@ func (f *Fabric) Probe() *netdpb.Feature {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := &netdpb.Feature{Name: "wireguard"}
+	if fips140.Enforced() {
+		r.Detail = errFIPS.Error()
+		return r
+	}
 	err := f.inside(func(h *netlink.Handle) error {
 		if driver, mode := f.inUse(); driver != "" {
 			r.Detail = fmt.Sprintf("%s driver in force, %s", driver, mode)
