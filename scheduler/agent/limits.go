@@ -1,6 +1,10 @@
 package agent
 
-import "time"
+import (
+	"time"
+
+	taskplaces "github.com/redoubt-cluster/redoubt/scheduler/places"
+)
 
 const (
 	// maxAnswers to managers' questions wait to be sent.
@@ -126,7 +130,7 @@ const (
 	// long one may take, when what failed is tried again, and after how long what rund
 	// took and does not tell of.
 	maxDeliver     = 32
-	maxFiles       = 65
+	maxFiles       = taskplaces.MaxFiles + 1 // and the credential
 	deliverTimeout = 30 * time.Second
 	fileRetry      = 500 * time.Millisecond
 	maxFileRetry   = 15 * time.Second

@@ -1,6 +1,10 @@
 package dispatcher
 
-import "time"
+import (
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/places"
+)
 
 const (
 	defaultHeartbeat = 5 * time.Second
@@ -113,7 +117,7 @@ const (
 	// maxDelivered bounds the tasks of one call of Deliver, maxParcel the bytes that
 	// one of them gets: rund takes no more.
 	maxDelivered = 64
-	maxParcel    = 8 << 20
+	maxParcel    = places.MaxBytes
 	// maxFiles bounds the files that a node may say a task has.
-	maxFiles = 64
+	maxFiles = places.MaxFiles
 )

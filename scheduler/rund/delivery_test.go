@@ -283,10 +283,10 @@ func TestDeliveryRefused(t *testing.T) {
 
 	for what, spoil := range map[string]func(*taskpb.ContainerSpec){
 		"user namespace": func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: id, Uid: 1 << 20}} },
-		"no name":        func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: id, Target: "../x"}} },
+		"has names and":  func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: id, Target: "../x"}} },
 		"belongs to the": func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: id, Target: "/proc/x"}} },
 		"names and no":   func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: id, Target: "/run/secrets/a/b"}} },
-		"two files": func(c *taskpb.ContainerSpec) {
+		"two secrets, configs or mounts": func(c *taskpb.ContainerSpec) {
 			c.Secrets = []*taskpb.FileUse{{Source: id, Target: "x"}, {Source: id, Target: "x"}}
 		},
 		"permissions":    func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: id, Mode: 0o4755}} },

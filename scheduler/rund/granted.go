@@ -5,18 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
-)
-
-// Where a container finds its secrets and configs, unless a use says another place.
-const (
-	secretsDir = "/run/secrets"
-	configsDir = "/run/configs"
 )
 
 // granted is a secret or a config that a task's specification names.
@@ -46,36 +40,31 @@ func needsFiles(s *taskpb.TaskSpec) bool {
 // place is where it goes: into a directory under a name, or, with neither, to a path
 // of its own in the container. name is what the secret or config is called.
 func (g granted) place(name string) (dir taskfiles.Dir, file, target string) {
-	t := g.GetTarget()
-	switch {
-	case t == "":
-		t = name
-	case path.IsAbs(t):
-		if in, file := path.Split(t); in == secretsDir+"/" {
-			return taskfiles.Secrets, file, ""
-		} else if in == configsDir+"/" {
-			return taskfiles.Configs, file, ""
-		}
-		return "", "", t
+	use := g.FileUse
+	if use.GetTarget() == "" {
+		use = &taskpb.FileUse{Target: name}
 	}
-	if g.config {
-		return taskfiles.Configs, t, ""
+	at := places.Of(use, g.config)
+	switch dir, file, _ := places.In(at); dir {
+	case places.SecretsDir:
+		return taskfiles.Secrets, file, ""
+	case places.ConfigsDir:
+		return taskfiles.Configs, file, ""
 	}
-	return taskfiles.Secrets, t, ""
+	return "", "", at
 }
 
 // checkGrants refuses uses that cannot be.
 func (s *Server) checkGrants(spec *taskpb.TaskSpec) error {
 	all := grants(spec)
-	if len(all) > taskfiles.MaxFiles {
-		return fmt.Errorf("%d secrets and configs: at most %d are allowed", len(all), taskfiles.MaxFiles)
+	if len(all) > places.MaxFiles {
+		return fmt.Errorf("%d secrets and configs: at most %d are allowed", len(all), places.MaxFiles)
 	}
 	if r := spec.GetContainer().GetRegistryAuth(); r != "" && !ident.Valid(r) {
 		return errors.New("the credential of the image's registry is named by something that is no id")
 	}
-	taken := map[string]bool{}
-	for _, m := range spec.GetContainer().GetMounts() {
-		taken[m.GetTarget()] = true
+	if err := places.Check(spec); err != nil {
+		return err
 	}
 	for _, g := range all {
 		if !ident.Valid(g.GetSource()) {
@@ -89,13 +78,7 @@ func (s *Server) checkGrants(spec *taskpb.TaskSpec) error {
 			target = path.Join("/run", string(dir), file)
 		} else if err := ocispec.CheckTarget(target); err != nil {
 			return err
-		} else if target == secretsDir || target == configsDir || strings.HasPrefix(target, secretsDir+"/") || strings.HasPrefix(target, configsDir+"/") {
-			return fmt.Errorf("a file cannot be mounted at %s: %s and %s have names and no directories", target, secretsDir, configsDir)
 		}
-		if g.GetTarget() != "" && taken[target] {
-			return fmt.Errorf("two files or mounts at %s", target)
-		}
-		taken[target] = g.GetTarget() != ""
 		if g.GetUid() >= s.config.UserNS.Size || g.GetGid() >= s.config.UserNS.Size {
 			return fmt.Errorf("owner %d:%d of %s lies outside the user namespace of %d ids", g.GetUid(), g.GetGid(), target, s.config.UserNS.Size)
 		}

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
@@ -40,12 +40,7 @@ func checkIdentity(spec *taskpb.TaskSpec) error {
 	if err := ocispec.CheckTarget(to); err != nil {
 		return err
 	}
-	for _, taken := range []string{ocispec.IdentityDir, secretsDir, configsDir} {
-		if to == taken || strings.HasPrefix(to, taken+"/") || strings.HasPrefix(taken, to+"/") {
-			return fmt.Errorf("the files of an identity cannot be at %s: %s is there", to, taken)
-		}
-	}
-	return nil
+	return places.Check(spec)
 }
 
 // PutIdentity implements rundpb.RundServer. What a task has already is not put again.

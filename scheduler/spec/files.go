@@ -7,32 +7,14 @@ import (
 	"unicode/utf8"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
-// Where a container finds its secrets and configs, unless a use says another place.
-const (
-	SecretsDir = "/run/secrets"
-	ConfigsDir = "/run/configs"
-)
-
-// FilePath is where a container has a secret or config; empty: the use does not say
-// and it is called as what it is of.
-func FilePath(u *taskpb.FileUse, config bool) string {
-	switch t := u.GetTarget(); {
-	case t == "" || path.IsAbs(t):
-		return t
-	case config:
-		return path.Join(ConfigsDir, t)
-	default:
-		return path.Join(SecretsDir, t)
-	}
-}
-
 // validateFiles checks what can be told without the secrets and configs themselves.
 func validateFiles(c *taskpb.ContainerSpec) error {
-	if n := len(c.GetSecrets()) + len(c.GetConfigs()); n > MaxFiles {
-		return fmt.Errorf("there are %d secrets and configs: at most %d are allowed", n, MaxFiles)
+	if n := len(c.GetSecrets()) + len(c.GetConfigs()); n > places.MaxFiles {
+		return fmt.Errorf("there are %d secrets and configs: at most %d are allowed", n, places.MaxFiles)
 	}
 	if r := c.GetRegistryAuth(); r != "" {
 		if err := ident.CheckName(r); err != nil {
@@ -49,7 +31,7 @@ func validateFiles(c *taskpb.ContainerSpec) error {
 			return err
 		}
 	}
-	return CheckPlaces(c)
+	return nil
 }
 
 func validateFile(what string, u *taskpb.FileUse) error {
@@ -100,44 +82,20 @@ func checkFileTarget(what, t string) error {
 	return nil
 }
 
-// CheckPlaces returns an error where two files, or a file and a mount, would be in
-// one place, or a file in one that is not to be had.
-func CheckPlaces(c *taskpb.ContainerSpec) error {
-	seen := map[string]bool{}
-	for _, m := range c.GetMounts() {
-		seen[m.GetTarget()] = true
+// CheckPlaces returns an error where secrets, configs, mounts and the files of an
+// identity clash, or one is in a place that is not to be had.
+func CheckPlaces(t *taskpb.TaskSpec) error {
+	if err := places.Check(t); err != nil {
+		return err
 	}
-	if len(c.GetSecrets()) > 0 && seen[SecretsDir] || len(c.GetConfigs()) > 0 && seen[ConfigsDir] {
-		return fmt.Errorf("a mount is where secrets or configs go: put it elsewhere than %s and %s", SecretsDir, ConfigsDir)
-	}
-	check := func(p string) error {
-		dir, name := path.Split(p)
-		for _, own := range []string{SecretsDir, ConfigsDir} {
-			if p == own || strings.HasPrefix(dir, own+"/") && (dir != own+"/" || strings.HasPrefix(name, "..")) {
-				return fmt.Errorf("file target %s: %s has names and no directories: choose another", clip(p), own)
-			}
-		}
-		if err := checkTarget("file target", p); err != nil {
+	for _, u := range t.GetContainer().GetSecrets() {
+		if err := checkTarget("file target", places.Of(u, false)); err != nil {
 			return err
 		}
-		if seen[p] {
-			return fmt.Errorf("two secrets, configs or mounts are at %s: give one another target", clip(p))
-		}
-		seen[p] = true
-		return nil
 	}
-	for _, u := range c.GetSecrets() {
-		if p := FilePath(u, false); p != "" {
-			if err := check(p); err != nil {
-				return err
-			}
-		}
-	}
-	for _, u := range c.GetConfigs() {
-		if p := FilePath(u, true); p != "" {
-			if err := check(p); err != nil {
-				return err
-			}
+	for _, u := range t.GetContainer().GetConfigs() {
+		if err := checkTarget("file target", places.Of(u, true)); err != nil {
+			return err
 		}
 	}
 	return nil

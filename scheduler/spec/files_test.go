@@ -1,11 +1,17 @@
 package spec
 
 import (
+	"cmp"
 	"strings"
 	"testing"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
+
+func checkFiles(c *taskpb.ContainerSpec) error {
+	return cmp.Or(validateFiles(c), CheckPlaces(&taskpb.TaskSpec{Container: c}))
+}
 
 func TestFiles(t *testing.T) {
 	use := func(edit func(*taskpb.FileUse)) *taskpb.ContainerSpec {
@@ -22,7 +28,7 @@ func TestFiles(t *testing.T) {
 		func(u *taskpb.FileUse) { u.OnUpdate = taskpb.OnUpdate_ON_UPDATE_RESTART },
 		func(u *taskpb.FileUse) { u.Version = 3 },
 	} {
-		if err := validateFiles(use(good)); err != nil {
+		if err := checkFiles(use(good)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -46,29 +52,29 @@ func TestFiles(t *testing.T) {
 		"what an update is to do is unknown": func(u *taskpb.FileUse) { u.OnUpdate = 9 },
 		"it is version 2 for ever":           func(u *taskpb.FileUse) { u.Version, u.OnUpdate = 2, taskpb.OnUpdate_ON_UPDATE_RESTART },
 	} {
-		if err := validateFiles(use(edit)); err == nil || !strings.Contains(err.Error(), want) {
+		if err := checkFiles(use(edit)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	two := use(func(u *taskpb.FileUse) { u.Target = "a" })
 	two.Secrets = append(two.Secrets, &taskpb.FileUse{Source: "other", Target: "/run/secrets/a"})
-	if err := validateFiles(two); err == nil || !strings.Contains(err.Error(), "give one another target") {
+	if err := checkFiles(two); err == nil || !strings.Contains(err.Error(), "give one another target") {
 		t.Errorf("two in one place: %v", err)
 	}
 	over := use(func(u *taskpb.FileUse) { u.Target = "/etc/a" })
 	over.Mounts = []*taskpb.Mount{{Target: "/etc/a"}}
-	if err := validateFiles(over); err == nil {
+	if err := checkFiles(over); err == nil {
 		t.Error("one in the place of a mount")
 	}
 	over.Mounts[0].Target = "/run/secrets"
-	if err := validateFiles(over); err == nil {
+	if err := checkFiles(over); err == nil {
 		t.Error("a mount in the place of all")
 	}
 	many := &taskpb.ContainerSpec{}
-	for range MaxFiles + 1 {
+	for range places.MaxFiles + 1 {
 		many.Configs = append(many.Configs, &taskpb.FileUse{Source: "a"})
 	}
-	if err := validateFiles(many); err == nil {
+	if err := checkFiles(many); err == nil {
 		t.Error("too many")
 	}
 }

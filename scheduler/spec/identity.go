@@ -2,7 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -14,7 +13,7 @@ const (
 	MaxIdentityLife = 24 * time.Hour
 )
 
-func validateIdentity(i *taskpb.Identity, mounts []*taskpb.Mount) error {
+func validateIdentity(i *taskpb.Identity) error {
 	switch life := time.Duration(i.GetLifeNs()); {
 	case i == nil:
 		return nil
@@ -30,21 +29,8 @@ func validateIdentity(i *taskpb.Identity, mounts []*taskpb.Mount) error {
 	if err := validateMount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: i.GetFiles()}); err != nil {
 		return fmt.Errorf("files of the identity: %w", err)
 	}
-	for _, taken := range []string{"/run/redoubt/spiffe", "/run/secrets", "/run/configs"} {
-		if within(i.GetFiles(), taken) || within(taken, i.GetFiles()) {
-			return fmt.Errorf("files of the identity: %s belongs to the node, choose another directory than %s", taken, i.GetFiles())
-		}
-	}
-	for _, m := range mounts {
-		if m.GetTarget() == i.GetFiles() {
-			return fmt.Errorf("mount target %s is used twice: keep one", m.GetTarget())
-		}
-	}
 	if _, err := signalName(i.GetSignal()); err != nil {
 		return fmt.Errorf("files of the identity: %w", err)
 	}
 	return nil
 }
-
-// within reports whether path is dir or lies below it.
-func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }

@@ -29,9 +29,7 @@ const (
 	MaxHostname = 63
 
 	MaxMounts = 64
-	// MaxFiles is how many secrets and configs a node puts into one task, and
-	// MaxFileOwner the highest id that a container's user namespace has.
-	MaxFiles     = 64
+	// MaxFileOwner is the highest id that a container's user namespace has.
 	MaxFileOwner = 65535
 	MaxPorts     = 128
 	// MaxIngressPorts is what nodes take of one service.

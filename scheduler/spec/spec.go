@@ -156,7 +156,10 @@ func validateTask(t *taskpb.TaskSpec) error {
 	if err := validateNetworks(t.GetNetworks()); err != nil {
 		return err
 	}
-	if err := validateIdentity(t.GetIdentity(), t.GetContainer().GetMounts()); err != nil {
+	if err := validateIdentity(t.GetIdentity()); err != nil {
+		return err
+	}
+	if err := CheckPlaces(t); err != nil {
 		return err
 	}
 	if n := len(t.GetConstraints()); n > MaxConstraints {

@@ -138,7 +138,11 @@ func TestValidateRefuses(t *testing.T) {
 		"/run/redoubt/spiffe belongs":   func(s *s) { s.Task.Identity = &taskpb.Identity{Files: "/run/redoubt"} },
 		"/run/secrets belongs":          func(s *s) { s.Task.Identity = &taskpb.Identity{Files: "/run/secrets/id"} },
 		"\"SIGNO\" is unknown":          func(s *s) { s.Task.Identity = &taskpb.Identity{Files: "/id", Signal: "SIGNO"} },
-		"/data is used twice": func(s *s) {
+		"identity at /certs are in": func(s *s) {
+			s.Task.Container.Secrets = []*taskpb.FileUse{{Source: "key", Target: "/certs/key", OnUpdate: taskpb.OnUpdate_ON_UPDATE_NONE}}
+			s.Task.Identity = &taskpb.Identity{Files: "/certs"}
+		},
+		"/data is where the files of the identity go": func(s *s) {
 			s.Task.Container.Mounts = []*taskpb.Mount{{Type: taskpb.Mount_TYPE_TMPFS, Target: "/data"}}
 			s.Task.Identity = &taskpb.Identity{Files: "/data"}
 		},

@@ -75,7 +75,7 @@ func grant(tx *raftstore.Tx, sp *schedulerpb.ServiceSpec) (*schedulerpb.ServiceS
 		}
 		c.RegistryAuth = s.GetId()
 	}
-	if err := spec.CheckPlaces(c); err != nil {
+	if err := spec.CheckPlaces(sp.Task); err != nil {
 		return nil, refuse("%v", err)
 	}
 	return sp, nil

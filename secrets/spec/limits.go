@@ -1,9 +1,11 @@
 package spec
 
+import "github.com/redoubt-cluster/redoubt/secrets/render"
+
 const (
 	// MaxConfigBytes bounds the data of a config: 1000 KiB, as in Swarm, so that
 	// what works there works here. It is held in memory by every manager.
-	MaxConfigBytes = 1000 << 10
+	MaxConfigBytes = render.MaxBytes
 	// MaxSpecBytes bounds a config with its labels once encoded: with its id it
 	// must fit into one transaction of the store.
 	MaxSpecBytes = 1020 << 10

@@ -10,14 +10,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
-	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 const fileUseHelp = "NAME, or source=NAME[,target=…][,uid=…][,gid=…][,mode=0400][,version=…][,on-update=none|restart|SIGNAL]"
 
 // filePath is where a container has it.
-func filePath(u *taskpb.FileUse, config bool) string { return spec.FilePath(u, config) }
+func filePath(u *taskpb.FileUse, config bool) string { return places.Of(u, config) }
 
 // parseFileUse reads --secret and --config, in Docker's form.
 func parseFileUse(s string) (*taskpb.FileUse, error) {

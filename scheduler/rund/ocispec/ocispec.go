@@ -28,6 +28,8 @@ import (
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/places"
 )
 
 // Container is what a specification is built from. Paths are on the host.
@@ -68,7 +70,7 @@ const RelayProgram = "/dev/redoubt-proxy"
 // Where a container has the Workload API, and how it is told. The variable is no
 // secret.
 const (
-	IdentityDir = "/run/redoubt/spiffe"
+	IdentityDir = places.IdentityDir
 	IdentityEnv = "SPIFFE_ENDPOINT_SOCKET=unix://" + IdentityDir + "/agent.sock"
 )
 

@@ -1,9 +1,11 @@
 package taskfiles
 
+import "github.com/redoubt-cluster/redoubt/scheduler/places"
+
 const (
 	// MaxFiles of one task, and MaxBytes of all of them.
-	MaxFiles = 64
-	MaxBytes = 8 << 20
+	MaxFiles = places.MaxFiles
+	MaxBytes = places.MaxBytes
 	// maxName is the kernel's bound of a file name.
 	maxName = 255
 	// sizeBytes of a task's file system: two generations while one takes the place of
