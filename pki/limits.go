@@ -100,9 +100,9 @@ const (
 	// and what should be on it is looked at every listCheck. A signer that refuses is
 	// asked again after listRetry, doubling up to longestListRetry.
 	maxListed                   = 6000
-	maxRevokedIssuers           = 128 // two for each manager that left
+	maxRevokedIssuers           = 128 // two for each manager that left, one a rotation
 	listAhead                   = 48 * time.Hour
-	maxFormerLists              = 8 // of workloads' CAs of before
+	maxFormerLists              = 8 // of CAs of before: two a rotation
 	listCheck                   = time.Hour
 	listRetry, longestListRetry = time.Second, time.Minute
 

@@ -85,8 +85,7 @@ func (l revocationList) names(crl []byte) bool {
 // revocationLists are those of the CAs in force. An issuing CA lists the
 // certificates of nodes that were removed; those of workloads, of which the SHA-256 is given,
 // what was issued for denied identities and to such nodes; a root lists the CAs of nodes and
-// of workloads whose keys a manager took along: with the next keyset nobody can sign for those
-// any more.
+// of workloads of which nobody signs a list any more and something is to be refused (revokeIssuers).
 func revocationLists(r raftstore.Reader, workload [][]byte, now time.Time) ([]revocationList, error) {
 	c, err := store.GetCluster(r)
 	if err != nil {
@@ -246,13 +245,14 @@ func signLists(ctx context.Context, c ListsConfig) (next time.Time, _ error) {
 		for rec := range store.RevocationLists.All(r) {
 			switch {
 			case keep[rec.GetId()]:
-			case rec.GetWorkload() && rec.GetNextUpdate() > now.Unix():
+			case rec.GetNextUpdate() > now.Unix():
 				former = append(former, rec)
 			default:
 				gone = append(gone, rec.GetId())
 			}
 		}
-		// What workloads were given before is shown until it ends.
+		// What a CA of before issued is shown until it was replaced, by nodes that were
+		// away; its last list is good until it ends.
 		slices.SortFunc(former, func(a, b *pkipb.RevocationList) int { return int(b.GetNextUpdate() - a.GetNextUpdate()) })
 		for len(former) > maxFormerLists {
 			gone, former = append(gone, former[len(former)-1].GetId()), former[:len(former)-1]
@@ -314,7 +314,7 @@ func signLists(ctx context.Context, c ListsConfig) (next time.Time, _ error) {
 }
 
 // AwaitRevocationLists returns the lists once they name all that is revoked now, and
-// the last ones of workloads' CAs of before.
+// the last ones of CAs of before.
 func AwaitRevocationLists(ctx context.Context, s store.Store) (out []*pkipb.RevocationList, _ error) {
 	w, err := s.Watch(func(*raftstore.ReadTx) error { return nil }, store.RevocationLists)
 	if err != nil {
@@ -347,32 +347,4 @@ func AwaitRevocationLists(ctx context.Context, s store.Store) (out []*pkipb.Revo
 			return nil, err
 		}
 	}
-}
-
-// revokeIssuers notes that the keys of the issuing CAs in force, and of the workload
-// CA, are known to a manager that leaves.
-func revokeIssuers(tx *raftstore.Tx, c *pkipb.Cluster, workload []byte) {
-	if tx.Level() < revocationLevel {
-		return
-	}
-	ders := c.GetIssuers()
-	if workload != nil {
-		ders = append(slices.Clone(ders), workload)
-	}
-	roots, err := parseAll(c.GetRoots())
-	issuers, ierr := parseAll(ders)
-	if err != nil || ierr != nil {
-		return // nothing of this cluster could be verified at all
-	}
-	var more []*pkipb.RevokedIssuer
-	for _, ca := range issuers {
-		for _, root := range roots {
-			if ca.CheckSignatureFrom(root) == nil {
-				sum := sha256.Sum256(root.Raw)
-				more = append(more, &pkipb.RevokedIssuer{Serial: ca.SerialNumber.Bytes(), Root: sum[:], At: tx.Now().Unix(), NotAfter: ca.NotAfter.Unix()})
-			}
-		}
-	}
-	more = append(more, c.GetRevokedIssuers()...)
-	c.RevokedIssuers = more[:min(len(more), maxRevokedIssuers)]
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -51,10 +52,12 @@ func nextEpoch(tx *raftstore.Tx, next NextCA) (*pkipb.Cluster, error) {
 }
 
 // putIssuer puts another issuing CA in force.
-func putIssuer(c *pkipb.Cluster, issuer []byte) {
-	c.FormerIssuers = append(c.GetIssuers(), c.GetFormerIssuers()...)
-	c.FormerIssuers = c.FormerIssuers[:min(len(c.FormerIssuers), maxFormerIssuers)]
-	c.Issuers = [][]byte{issuer}
+func putIssuer(tx *raftstore.Tx, c *pkipb.Cluster, issuer []byte) {
+	former := slices.Concat(c.GetIssuers(), c.GetFormerIssuers())
+	n := min(len(former), maxFormerIssuers)
+	revokeIssuers(tx, c, former[n:]...) // forgotten, and signs no list
+	c.Issuers, c.FormerIssuers = [][]byte{issuer}, former[:n]
+	revokeUnlisted(tx, c)
 }
 
 // RotateIssuer puts a new issuing CA below the same root in force.
@@ -63,7 +66,7 @@ func RotateIssuer(tx *raftstore.Tx, next NextCA) error {
 	if err != nil {
 		return err
 	}
-	putIssuer(c, next.Issuer)
+	putIssuer(tx, c, next.Issuer)
 	return store.Cluster.Put(tx, c)
 }
 
@@ -116,7 +119,7 @@ func SwitchRoot(tx *raftstore.Tx, next NextCA) error {
 	}
 	c.Rotation.Phase, c.Rotation.PhaseAt = phase, tx.Now().UnixNano()
 	c.Roots = [][]byte{next.Root, next.Other}
-	putIssuer(c, next.Issuer)
+	putIssuer(tx, c, next.Issuer)
 	return store.Cluster.Put(tx, c)
 }
 

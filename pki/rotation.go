@@ -190,17 +190,20 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 	if err := store.Nodes.Put(tx, n); err != nil {
 		return nil, err
 	}
+	was := c
+	c = proto.CloneOf(c)
 	if l.Next == nil {
-		return old, nil
+		if revokeUnlisted(tx, c); proto.Equal(c, was) {
+			return old, nil
+		}
+		return old, store.Cluster.Put(tx, c)
 	}
 	if err := forgetGiven(tx, l.Next.Retired); err != nil {
 		return nil, err
 	}
-	c = proto.CloneOf(c)
-	revokeIssuers(tx, c, l.Next.FormerWorkloadIssuer)
-	c.FormerIssuers = append(c.GetIssuers(), c.GetFormerIssuers()...)
-	c.FormerIssuers = c.FormerIssuers[:min(len(c.FormerIssuers), maxFormerIssuers)]
-	c.Issuers, c.KeysetEpoch, c.TokenEpoch, c.WholeEpoch = [][]byte{l.Next.Issuer}, l.Next.Epoch, l.Next.Epoch, l.Next.Epoch
+	revokeIssuers(tx, c, slices.Concat(c.GetIssuers(), [][]byte{l.Next.FormerWorkloadIssuer})...)
+	putIssuer(tx, c, l.Next.Issuer)
+	c.KeysetEpoch, c.TokenEpoch, c.WholeEpoch = l.Next.Epoch, l.Next.Epoch, l.Next.Epoch
 	if l.Compromised && manager {
 		c.Exposures = append(c.Exposures, &pkipb.Exposure{NodeId: n.GetId(), Name: n.GetName(), At: tx.Now().Unix()})
 	}
@@ -241,6 +244,7 @@ func DropFormer(tx *raftstore.Tx) error {
 		return err
 	}
 	c = proto.CloneOf(c)
+	revokeIssuers(tx, c, c.GetFormerIssuers()...)
 	c.FormerIssuers = nil
 	if c.GetRotation() == nil {
 		c.FormerRoots, c.Cross = nil, nil

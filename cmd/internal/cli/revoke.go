@@ -140,7 +140,8 @@ func (a *app) caCrlCmd() *cobra.Command {
 		Long: `crl prints the revocation lists as they are at this moment: the issuing CA's names
 the certificates of nodes that were removed or revoked, the workload CA's those of
 identities that were revoked and of such nodes' tasks, the root's the CAs whose keys
-a manager took along. A list is good for three days and is signed again
+a manager took along, and those that were replaced and are of no use to any node
+any more, or issued to one that was removed. A list is good for three days and is signed again
 whenever something is revoked, and every day: fetch it at least daily. The cluster
 itself does not wait for any list.`,
 		Example: `  redoubt ca crl > /srv/www/redoubt.crl.pem

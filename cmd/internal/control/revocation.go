@@ -182,7 +182,7 @@ func (s *Server) GetCRLs(ctx context.Context, _ *controlpb.GetCRLsRequest) (*con
 	roots := map[string]bool{}
 	if err := s.c.Store.View(func(r *raftstore.ReadTx) error {
 		c, err := pkistore.GetCluster(r)
-		for _, der := range c.GetRoots() {
+		for _, der := range slices.Concat(c.GetRoots(), c.GetFormerRoots()) {
 			root, perr := x509.ParseCertificate(der)
 			if perr != nil {
 				return perr

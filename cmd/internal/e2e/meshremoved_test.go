@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -110,6 +111,18 @@ func TestMeshRemoved(t *testing.T) {
 	c.onLists(chain, "removed", true)
 	answers, longest := echoes()
 	t.Logf("one connection of theirs: %d answers, the slowest after %v", answers, longest.Round(time.Microsecond))
+
+	// The CA that issued it is replaced, and signs no list any more.
+	issuing, err := x509.ParseCertificate(c.keptChain(chain)[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ok("manager-1", "ca", "rotate")
+	c.onLists(chain, "after its issuing CA was replaced", true)
+	if !c.listed(issuing.SerialNumber) {
+		t.Error("the issuing CA of before is not on the root's list")
+	}
+	c.onLists(filepath.Join(c.host("worker-1").DataDir, "control", "leaf"), "of one that stays", false)
 }
 
 type removal struct {
