@@ -40,13 +40,14 @@ func (a *app) nodeDemoteCmd() *cobra.Command {
 		Use: "demote NODE", Short: "Make a manager a worker",
 		Long: `demote makes a manager a worker. It is refused as a manager from that moment and
 its containers go on. As it knew the cluster's keys, they are replaced, and so
-is the operator key: the new one is printed before anything is done.`,
+is the operator key, where there is one: the new one is printed before anything is
+done. Other slots stay and are named.`,
 		Example: `  redoubt node demote manager-3`,
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, names []string) error {
-			return a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot) (leaveResult, error) {
-				r, err := api.DemoteNode(ctx, &controlpb.DemoteNodeRequest{Node: names[0], Slot: slot, Check: slot == nil})
-				return leaveResult{id: r.GetId(), manager: true, rotation: r.GetRotation()}, err
+			return a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot, check bool) (leaveResult, error) {
+				r, err := api.DemoteNode(ctx, &controlpb.DemoteNodeRequest{Node: names[0], Slot: slot, Check: check})
+				return leaveResult{id: r.GetId(), manager: true, noSlot: r.GetNoSlot(), rotation: r.GetRotation(), known: r.GetKnown()}, err
 			})
 		},
 	}
@@ -58,8 +59,9 @@ func (a *app) nodeRmCmd() *cobra.Command {
 		Use: "rm [--force] [--compromised] NODE...", Aliases: []string{"remove"}, Short: "Remove nodes; they are refused from that moment",
 		Long: `rm removes nodes for ever: every call and connection of theirs is refused from
 the moment the command returns, and their tasks move. With a manager the keys
-that it knew are replaced, and so is the operator key: the new one is printed
-before anything is done. Join tokens made before are void then.
+that it knew are replaced, and so is the operator key, where there is one: the new
+one is printed before anything is done. Other slots stay and are named, as are the
+secrets that it could read. Join tokens made before are void then.
 
 --compromised says that the node's keys are in other hands. It implies --force
 and tells what they were good for. A manager's keys included the root's: the
@@ -74,12 +76,9 @@ command ends with exit code 3 then, and redoubt ca rotate --root comes next.`,
 		RunE: func(c *cobra.Command, names []string) error {
 			var last error
 			for _, n := range names {
-				err := a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot) (leaveResult, error) {
-					r, err := api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force, Compromised: compromised, Slot: slot, Check: slot == nil})
-					if err == nil && slot == nil && !r.GetManager() { // no key is needed
-						r, err = api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force, Compromised: compromised})
-					}
-					return leaveResult{r.GetId(), r.GetManager(), r.GetRotation(), r.GetServices(), compromised}, err
+				err := a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot, check bool) (leaveResult, error) {
+					r, err := api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force, Compromised: compromised, Slot: slot, Check: check})
+					return leaveResult{r.GetId(), r.GetManager(), r.GetNoSlot(), r.GetRotation(), r.GetServices(), r.GetKnown(), compromised}, err
 				})
 				if err != nil && last != nil {
 					a.printError(last)
@@ -100,29 +99,37 @@ command ends with exit code 3 then, and redoubt ca rotate --root comes next.`,
 type leaveResult struct {
 	id          string
 	manager     bool
+	noSlot      bool // no operator key is replaced
 	rotation    *controlpb.Rotation
 	services    []string
+	known       *controlpb.KnownSecrets
 	compromised bool
 }
 
-// leave takes a node, or its role as a manager, out. A manager's leaving needs a
-// new operator key, which is shown after it was checked that it can leave, and
-// before it does.
-func (a *app) leave(ctx context.Context, do func(context.Context, *api, *keydpb.Slot) (leaveResult, error)) error {
+// leave takes a node, or its role as a manager, out. Where a manager's leaving
+// replaces the operator key, the new one is shown after it was checked that it can
+// leave, and before it does.
+func (a *app) leave(ctx context.Context, do func(_ context.Context, _ *api, _ *keydpb.Slot, check bool) (leaveResult, error)) error {
 	return a.with(ctx, func(ctx context.Context, c *api) error {
-		r, err := retryMoved(ctx, true, func() (leaveResult, error) { return do(ctx, c, nil) })
+		r, err := retryMoved(ctx, true, func() (leaveResult, error) { return do(ctx, c, nil, true) })
 		if err != nil {
 			return err
 		}
-		if r.manager {
+		var slot *keydpb.Slot
+		if r.manager && !r.noSlot {
 			key, err := a.showNewKey("New operator key")
 			if err != nil {
 				return err
 			}
 			defer key.Wipe()
-			if r, err = retryMoved(ctx, false, func() (leaveResult, error) { return do(ctx, c, key.Slot()) }); err != nil {
-				return a.leaveFailed(err)
-			}
+			slot = key.Slot()
+		}
+		r, err = retryMoved(ctx, false, func() (leaveResult, error) { return do(ctx, c, slot, false) })
+		switch {
+		case err != nil && slot != nil:
+			return a.leaveFailed(err)
+		case err != nil:
+			return err
 		}
 		fmt.Fprintln(a.Stdout, printable(r.id))
 		return a.tellLeft(r)
@@ -151,6 +158,7 @@ func (a *app) tellLeft(r leaveResult) error {
 		}
 		note("%s", what)
 	}
+	a.tellKnown(r)
 	if t := r.rotation; t != nil {
 		note("The cluster's keys are replaced (keyset epoch %d); nodes renew their certificates now: `redoubt status` lists those that have not", t.KeysetEpoch)
 		if t.TokensVoid > 0 {
@@ -159,13 +167,44 @@ func (a *app) tellLeft(r leaveResult) error {
 			note("Join tokens made before are void; none was left to use")
 		}
 		if len(t.Away) > 0 {
-			note("These managers are away and open once more with the old operator key: %s", printable(strings.Join(t.Away, ", ")))
+			note("These managers are away and open once more with %s: %s", map[bool]string{true: "what opened them before", false: "the old operator key"}[r.noSlot], printable(strings.Join(t.Away, ", ")))
+		}
+		if len(t.SlotsKept) > 0 {
+			note("These slots stay as they are: %s. Where their keys or shares were given on that machine and it is in other hands, replace them (`redoubt unlock-key slot add`, then `slot rm`)", printable(strings.Join(t.SlotsKept, ", ")))
 		}
 		if t.RootExposed && r.manager {
 			return failf(ExitNotConverged, "the node is removed and its keys are replaced, but the root key was on it: replace that too with `redoubt ca rotate --root`; `redoubt status` warns until then")
 		}
 	}
 	return nil
+}
+
+// maxNamed bounds the secrets that are named.
+const maxNamed = 50
+
+// tellKnown names the secrets that are known to the node that left.
+func (a *app) tellKnown(r leaveResult) {
+	secrets, more := r.known.GetSecrets(), int(r.known.GetMore())
+	if len(secrets) == 0 {
+		return
+	}
+	if n := len(secrets); n > maxNamed {
+		secrets, more = secrets[:maxNamed], more+n-maxNamed
+	}
+	var names []string
+	for _, s := range secrets {
+		versions := strings.Trim(fmt.Sprint(s.GetVersions()), "[]")
+		names = append(names, fmt.Sprintf("%s (%s)", s.GetName(), strings.ReplaceAll(versions, " ", ", ")))
+	}
+	text := printable(strings.Join(names, ", "))
+	if more > 0 {
+		text += fmt.Sprintf(" and %d more (`redoubt secret ls`)", more)
+	}
+	if r.compromised {
+		fmt.Fprintf(a.Stdout, "Change these secrets, which it could read (versions): %s.\n", text)
+	} else {
+		fmt.Fprintf(a.Stdout, "It could read these secrets (versions); change them unless its disk is wiped: %s.\n", text)
+	}
 }
 
 const movedRetry, movedTries = time.Second, 10

@@ -27,12 +27,9 @@ comes back only as a new node, with a new join token.`,
   redoubt node rm worker-3`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, names []string) error {
-			return a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot) (leaveResult, error) {
-				r, err := api.RevokeNode(ctx, &controlpb.RevokeNodeRequest{Node: names[0], Slot: slot, Check: slot == nil})
-				if err == nil && slot == nil && !r.GetManager() { // no key is needed
-					r, err = api.RevokeNode(ctx, &controlpb.RevokeNodeRequest{Node: names[0]})
-				}
-				return leaveResult{r.GetId(), r.GetManager(), r.GetRotation(), r.GetServices(), true}, err
+			return a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot, check bool) (leaveResult, error) {
+				r, err := api.RevokeNode(ctx, &controlpb.RevokeNodeRequest{Node: names[0], Slot: slot, Check: check})
+				return leaveResult{r.GetId(), r.GetManager(), r.GetNoSlot(), r.GetRotation(), r.GetServices(), r.GetKnown(), true}, err
 			})
 		},
 	}

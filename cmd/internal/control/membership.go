@@ -43,7 +43,7 @@ func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeReques
 	if err := l.run(ctx); err != nil {
 		return nil, err
 	}
-	resp := &controlpb.RemoveNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager()}
+	resp := &controlpb.RemoveNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.operator == nil, Known: l.known}
 	if l.only {
 		return resp, nil
 	}
@@ -58,10 +58,10 @@ func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeReques
 func (s *Server) DemoteNode(ctx context.Context, req *controlpb.DemoteNodeRequest) (*controlpb.DemoteNodeResponse, error) {
 	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(), force: true, how: pki.Leaving{Demote: true}}
 	if err := l.run(ctx); err != nil || l.only {
-		return &controlpb.DemoteNodeResponse{Id: l.node.GetId()}, err
+		return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), NoSlot: l.operator == nil}, err
 	}
 	s.c.Logger.InfoContext(ctx, "manager demoted", "node", l.node.GetId(), "keyset_epoch", l.rotation.GetKeysetEpoch())
-	return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), Rotation: l.rotation}, nil
+	return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, NoSlot: l.operator == nil, Known: l.known}, nil
 }
 
 // leaving is one removal or demotion.
@@ -74,15 +74,17 @@ type leaving struct {
 	how   pki.Leaving
 
 	// What the first look found.
-	node    *pkipb.Node
-	cluster *pkipb.Cluster
-	stay    []*pkipb.Node // managers, in the order of their ids
-	retire  [][]byte      // keyd keys
-	voter   bool
+	node     *pkipb.Node
+	cluster  *pkipb.Cluster
+	stay     []*pkipb.Node // managers, in the order of their ids
+	retire   [][]byte      // keyd keys
+	operator *keydpb.Slot  // that is replaced; nil: there is none
+	voter    bool
 
 	next     *keydpb.RotateKeysetResponse
 	rotation *controlpb.Rotation
 	services []string
+	known    *controlpb.KnownSecrets
 }
 
 func (l *leaving) manager() bool { return l.node.GetRole() == profilepb.Role_ROLE_MANAGER }
@@ -143,6 +145,8 @@ func (l *leaving) look(r raftstore.Reader) (err error) {
 		}
 	}
 	l.retire = pki.KeysToRetire(r, l.node)
+	slots, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
+	l.operator = autolock.LeavingSlot(slots.GetSet())
 	slices.SortFunc(l.stay, func(a, b *pkipb.Node) int { return strings.Compare(a.GetId(), b.GetId()) })
 	sched, _ := schedstore.Nodes.Get(r, l.node.GetId())
 	switch {
@@ -168,14 +172,8 @@ func (l *leaving) check(ctx context.Context) error {
 		return apierr.State("add another manager first: `redoubt node promote`", "%s is the last manager", name)
 	}
 	if !l.only {
-		if l.slot == nil {
-			return apierr.Invalid("use a redoubt command of the same version as the managers", "a manager that leaves needs a new operator key's slot")
-		}
-		if err := autolock.CheckSlot(l.slot); err != nil {
-			return apierr.Invalid("", "%v", err)
-		}
-		if l.slot.GetKind() != keydpb.SlotKind_SLOT_KIND_OPERATOR || !ident.Valid(l.slot.GetId()) {
-			return apierr.Invalid("", "only an operator key's slot can be rotated")
+		if err := l.checkSlot(); err != nil {
+			return err
 		}
 	}
 	connected := l.connected()
@@ -201,6 +199,26 @@ func (l *leaving) check(ctx context.Context) error {
 			return err
 		}
 		return apierr.New(apierr.ReasonNoLeader, "run the command again", "manager %s led the cluster and handed over", name)
+	}
+	return nil
+}
+
+// checkSlot refuses a leaving whose new operator key would open nothing, and one
+// without a key where an old one is to be replaced.
+func (l *leaving) checkSlot() error {
+	switch {
+	case l.operator == nil && l.slot == nil:
+		return nil
+	case l.operator == nil:
+		return apierr.State("run the command again", "there is no operator key to be replaced")
+	case l.slot == nil:
+		return apierr.Invalid("run the command again, with a redoubt of the same version as the managers", "a manager that leaves needs a new operator key's slot")
+	}
+	if err := autolock.CheckSlot(l.slot); err != nil {
+		return apierr.Invalid("", "%v", err)
+	}
+	if l.slot.GetKind() != keydpb.SlotKind_SLOT_KIND_OPERATOR || !ident.Valid(l.slot.GetId()) {
+		return apierr.Invalid("", "only an operator key's slot can be rotated")
 	}
 	return nil
 }
@@ -245,8 +263,17 @@ func (l *leaving) commit(tx *raftstore.Tx) error {
 	if now.node.GetRole() != l.node.GetRole() || l.next != nil && !slices.EqualFunc(now.stay, l.stay, same) {
 		return pki.ErrRotated
 	}
+	if l.manager() && (now.operator == nil) != (l.operator == nil) {
+		return apierr.Conflict("set of slots")
+	}
 	id := l.node.GetId()
 	l.services = servicesOn(tx, id)
+	switch {
+	case l.next != nil:
+		l.known = knownToManager(tx)
+	case l.how.Compromised:
+		l.known = knownToWorker(tx, id)
+	}
 	if _, err := pki.Leave(tx, id, l.how); err != nil {
 		return err
 	}
@@ -276,10 +303,10 @@ func (l *leaving) putKeysets(tx *raftstore.Tx) error {
 	return authority.PutKeysets(tx, l.next.GetEpoch(), l.next.GetSealed())
 }
 
-// putSlots replaces an operator's slot: who is away opens with the old key once
-// more.
+// putSlots replaces an operator's slot where there is one, and every manager's KEK:
+// who is away opens with the old key, or by what it was sealed to before, once more.
 func (l *leaving) putSlots(tx *raftstore.Tx) (err error) {
-	if l.slot == nil {
+	if !l.manager() {
 		return nil // a worker that was given the keyset, and no operator's key
 	}
 	connected := l.connected()
@@ -305,18 +332,4 @@ func (l *leaving) countTokens(tx *raftstore.Tx) error {
 		}
 	}
 	return nil
-}
-
-// servicesOn names the services that have tasks on that node.
-func servicesOn(r raftstore.Reader, nodeID string) (names []string) {
-	seen := map[string]bool{}
-	for t := range schedstore.Tasks.By(r, "node", nodeID) {
-		svc, ok := schedstore.Services.Get(r, t.GetServiceId())
-		if ok && !seen[svc.GetId()] {
-			seen[svc.GetId()] = true
-			names = append(names, svc.GetSpec().GetName())
-		}
-	}
-	slices.Sort(names)
-	return names
 }

@@ -122,6 +122,12 @@ func TestPowerLoss(t *testing.T) {
 	answers(t, c, "worker-1")
 	t.Logf("the whole cluster was back %v after the machines had power again", time.Since(lost).Round(100*time.Millisecond))
 
+	// A manager leaves: there is no operator key to be replaced, so none is shown, and
+	// the shares that were typed on it are named.
+	if out := c.ok("manager-1", "node", "demote", "manager-5"); keyText.MatchString(out) || !strings.Contains(out, "These slots stay as they are: officers") {
+		t.Errorf("demote says %q", out)
+	}
+
 	// No share is left on any disk, or in a log.
 	for _, h := range c.hosts() {
 		for _, s := range shares {

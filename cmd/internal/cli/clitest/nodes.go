@@ -49,16 +49,18 @@ func (n *Node) UpdateNode(context.Context, *controlpb.UpdateNodeRequest) (*contr
 
 // RemoveNode implements Control.
 func (n *Node) RemoveNode(_ context.Context, r *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
-	resp := &controlpb.RemoveNodeResponse{Id: r.Node, Manager: strings.HasPrefix(r.Node, "manager")}
+	resp := &controlpb.RemoveNodeResponse{Id: r.Node, Manager: strings.HasPrefix(r.Node, "manager"), NoSlot: keyless(r.Node)}
 	var err error
 	switch {
 	case r.Node == "manager-1":
 		return nil, apierr.State("add another manager first", "manager-1 is the last manager")
 	case r.Check:
 	case resp.Manager:
-		resp.Rotation, err = rotation(r.Slot, r.Compromised)
+		resp.Rotation, err = rotation(r.Node, r.Slot, r.Compromised)
+		resp.Known = &controlpb.KnownSecrets{Secrets: []*controlpb.KnownSecret{{Name: "db-password", Versions: []uint64{1, 3}}, {Name: "tls", Versions: []uint64{2}}}, More: 7}
 	case r.Compromised:
 		resp.Services = []string{"web"}
+		resp.Known = &controlpb.KnownSecrets{Secrets: []*controlpb.KnownSecret{{Name: "db-password", Versions: []uint64{3}}}}
 	}
 	return resp, err
 }
@@ -77,13 +79,22 @@ func (n *Node) DemoteNode(_ context.Context, r *controlpb.DemoteNodeRequest) (*c
 		return nil, apierr.State("add another manager first", "manager-1 is the last manager")
 	}
 	if r.Check {
-		return &controlpb.DemoteNodeResponse{Id: r.Node}, nil
+		return &controlpb.DemoteNodeResponse{Id: r.Node, NoSlot: keyless(r.Node)}, nil
 	}
-	t, err := rotation(r.Slot, false)
+	t, err := rotation(r.Node, r.Slot, false)
 	return &controlpb.DemoteNodeResponse{Id: r.Node, Rotation: t}, err
 }
 
-func rotation(slot *keydpb.Slot, exposed bool) (*controlpb.Rotation, error) {
+// keyless reports whether shares alone open that manager.
+func keyless(name string) bool { return strings.HasSuffix(name, "-shares") }
+
+func rotation(name string, slot *keydpb.Slot, exposed bool) (*controlpb.Rotation, error) {
+	if keyless(name) {
+		if slot != nil {
+			return nil, apierr.Invalid("", "there is no operator key to be replaced")
+		}
+		return &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, SlotsKept: []string{"officers"}, RootExposed: exposed}, nil
+	}
 	if err := autolock.CheckSlot(slot); err != nil {
 		return nil, apierr.Invalid("", "%v", err)
 	}

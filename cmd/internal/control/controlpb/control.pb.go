@@ -1932,7 +1932,8 @@ type RemoveNodeRequest struct {
 	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	// Its keys are in other hands.
 	Compromised bool `protobuf:"varint,3,opt,name=compromised,proto3" json:"compromised,omitempty"`
-	// Managers: the slot of the new operator key that the CLI made and showed.
+	// Managers, unless the answer to check said no_slot: the slot of the new operator
+	// key that the CLI made and showed.
 	Slot *keydpb.Slot `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Only says whether it could be done; nothing changes but who leads.
 	Check         bool `protobuf:"varint,5,opt,name=check,proto3" json:"check,omitempty"`
@@ -2012,8 +2013,12 @@ type RemoveNodeResponse struct {
 	Rotation *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	// Compromised nodes: names of the services that had tasks there.
 	Services []string `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
-	// It is a manager, whose leaving needs a slot.
-	Manager       bool `protobuf:"varint,4,opt,name=manager,proto3" json:"manager,omitempty"`
+	// It is a manager, whose leaving needs a slot, unless no_slot is set.
+	Manager bool `protobuf:"varint,4,opt,name=manager,proto3" json:"manager,omitempty"`
+	// No operator key opens the managers, so none is replaced.
+	NoSlot bool `protobuf:"varint,5,opt,name=no_slot,json=noSlot,proto3" json:"no_slot,omitempty"`
+	// Managers and compromised nodes: what they could read.
+	Known         *KnownSecrets `protobuf:"bytes,6,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2076,6 +2081,135 @@ func (x *RemoveNodeResponse) GetManager() bool {
 	return false
 }
 
+func (x *RemoveNodeResponse) GetNoSlot() bool {
+	if x != nil {
+		return x.NoSlot
+	}
+	return false
+}
+
+func (x *RemoveNodeResponse) GetKnown() *KnownSecrets {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+// KnownSecrets are those that a node which leaves could read.
+type KnownSecrets struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Secrets []*KnownSecret         `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// How many there are besides.
+	More          uint32 `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownSecrets) Reset() {
+	*x = KnownSecrets{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownSecrets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownSecrets) ProtoMessage() {}
+
+func (x *KnownSecrets) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownSecrets.ProtoReflect.Descriptor instead.
+func (*KnownSecrets) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *KnownSecrets) GetSecrets() []*KnownSecret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *KnownSecrets) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+type KnownSecret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Numbers of versions, ascending.
+	Versions      []uint64 `protobuf:"varint,3,rep,packed,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownSecret) Reset() {
+	*x = KnownSecret{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownSecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownSecret) ProtoMessage() {}
+
+func (x *KnownSecret) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownSecret.ProtoReflect.Descriptor instead.
+func (*KnownSecret) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *KnownSecret) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *KnownSecret) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KnownSecret) GetVersions() []uint64 {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
 // Rotation is what came with a manager that left, in the same transaction.
 type Rotation struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -2096,7 +2230,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2242,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2255,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Rotation) GetKeysetEpoch() uint64 {
@@ -2175,7 +2309,7 @@ type PromoteNodeRequest struct {
 
 func (x *PromoteNodeRequest) Reset() {
 	*x = PromoteNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2321,7 @@ func (x *PromoteNodeRequest) String() string {
 func (*PromoteNodeRequest) ProtoMessage() {}
 
 func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2334,7 @@ func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PromoteNodeRequest) GetNode() string {
@@ -2219,7 +2353,7 @@ type PromoteNodeResponse struct {
 
 func (x *PromoteNodeResponse) Reset() {
 	*x = PromoteNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2365,7 @@ func (x *PromoteNodeResponse) String() string {
 func (*PromoteNodeResponse) ProtoMessage() {}
 
 func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2378,7 @@ func (x *PromoteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeResponse.ProtoReflect.Descriptor instead.
 func (*PromoteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PromoteNodeResponse) GetId() string {
@@ -2257,7 +2391,8 @@ func (x *PromoteNodeResponse) GetId() string {
 type DemoteNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// The slot of the new operator key that the CLI made and showed.
+	// The slot of the new operator key that the CLI made and showed, unless the answer
+	// to check said no_slot.
 	Slot *keydpb.Slot `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Only says whether it could be done; nothing changes but who leads.
 	Check         bool `protobuf:"varint,3,opt,name=check,proto3" json:"check,omitempty"`
@@ -2267,7 +2402,7 @@ type DemoteNodeRequest struct {
 
 func (x *DemoteNodeRequest) Reset() {
 	*x = DemoteNodeRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2414,7 @@ func (x *DemoteNodeRequest) String() string {
 func (*DemoteNodeRequest) ProtoMessage() {}
 
 func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2427,7 @@ func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DemoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DemoteNodeRequest) GetNode() string {
@@ -2317,16 +2452,19 @@ func (x *DemoteNodeRequest) GetCheck() bool {
 }
 
 type DemoteNodeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Rotation      *Rotation              `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Rotation *Rotation              `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// No operator key opens the managers, so none is replaced.
+	NoSlot        bool          `protobuf:"varint,3,opt,name=no_slot,json=noSlot,proto3" json:"no_slot,omitempty"`
+	Known         *KnownSecrets `protobuf:"bytes,4,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DemoteNodeResponse) Reset() {
 	*x = DemoteNodeResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2476,7 @@ func (x *DemoteNodeResponse) String() string {
 func (*DemoteNodeResponse) ProtoMessage() {}
 
 func (x *DemoteNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2489,7 @@ func (x *DemoteNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeResponse.ProtoReflect.Descriptor instead.
 func (*DemoteNodeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DemoteNodeResponse) GetId() string {
@@ -2364,6 +2502,20 @@ func (x *DemoteNodeResponse) GetId() string {
 func (x *DemoteNodeResponse) GetRotation() *Rotation {
 	if x != nil {
 		return x.Rotation
+	}
+	return nil
+}
+
+func (x *DemoteNodeResponse) GetNoSlot() bool {
+	if x != nil {
+		return x.NoSlot
+	}
+	return false
+}
+
+func (x *DemoteNodeResponse) GetKnown() *KnownSecrets {
+	if x != nil {
+		return x.Known
 	}
 	return nil
 }
@@ -2391,7 +2543,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2555,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2568,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateTokenRequest) GetRole() profilepb.Role {
@@ -2502,7 +2654,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2666,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2679,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateTokenResponse) GetToken() *TokenView {
@@ -2569,7 +2721,7 @@ type TokenView struct {
 
 func (x *TokenView) Reset() {
 	*x = TokenView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2733,7 @@ func (x *TokenView) String() string {
 func (*TokenView) ProtoMessage() {}
 
 func (x *TokenView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2746,7 @@ func (x *TokenView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenView.ProtoReflect.Descriptor instead.
 func (*TokenView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TokenView) GetRecord() *profilepb.TokenRecord {
@@ -2626,7 +2778,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2790,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2803,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
 }
 
 type ListTokensResponse struct {
@@ -2663,7 +2815,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +2827,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +2840,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListTokensResponse) GetTokens() []*TokenView {
@@ -2707,7 +2859,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +2871,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +2884,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -2751,7 +2903,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2915,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2928,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RevokeTokenResponse) GetId() string {
@@ -2794,7 +2946,7 @@ type CreateBackupRequest struct {
 
 func (x *CreateBackupRequest) Reset() {
 	*x = CreateBackupRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2958,7 @@ func (x *CreateBackupRequest) String() string {
 func (*CreateBackupRequest) ProtoMessage() {}
 
 func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2971,7 @@ func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
 func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
 }
 
 type CreateBackupResponse struct {
@@ -2831,7 +2983,7 @@ type CreateBackupResponse struct {
 
 func (x *CreateBackupResponse) Reset() {
 	*x = CreateBackupResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +2995,7 @@ func (x *CreateBackupResponse) String() string {
 func (*CreateBackupResponse) ProtoMessage() {}
 
 func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +3008,7 @@ func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
 func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{43}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateBackupResponse) GetData() []byte {
@@ -2874,7 +3026,7 @@ type ListSlotsRequest struct {
 
 func (x *ListSlotsRequest) Reset() {
 	*x = ListSlotsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +3038,7 @@ func (x *ListSlotsRequest) String() string {
 func (*ListSlotsRequest) ProtoMessage() {}
 
 func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +3051,7 @@ func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSlotsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{44}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
 }
 
 type ListSlotsResponse struct {
@@ -2912,7 +3064,7 @@ type ListSlotsResponse struct {
 
 func (x *ListSlotsResponse) Reset() {
 	*x = ListSlotsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3076,7 @@ func (x *ListSlotsResponse) String() string {
 func (*ListSlotsResponse) ProtoMessage() {}
 
 func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3089,7 @@ func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSlotsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{45}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListSlotsResponse) GetSlots() *keydpb.SlotSet {
@@ -2971,7 +3123,7 @@ type SlotAck struct {
 
 func (x *SlotAck) Reset() {
 	*x = SlotAck{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3135,7 @@ func (x *SlotAck) String() string {
 func (*SlotAck) ProtoMessage() {}
 
 func (x *SlotAck) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3148,7 @@ func (x *SlotAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotAck.ProtoReflect.Descriptor instead.
 func (*SlotAck) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{46}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SlotAck) GetNodeId() string {
@@ -3054,7 +3206,7 @@ type RotateSlotRequest struct {
 
 func (x *RotateSlotRequest) Reset() {
 	*x = RotateSlotRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3218,7 @@ func (x *RotateSlotRequest) String() string {
 func (*RotateSlotRequest) ProtoMessage() {}
 
 func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3231,7 @@ func (x *RotateSlotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotRequest.ProtoReflect.Descriptor instead.
 func (*RotateSlotRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{47}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RotateSlotRequest) GetSlot() *keydpb.Slot {
@@ -3114,7 +3266,7 @@ type RotateSlotResponse struct {
 
 func (x *RotateSlotResponse) Reset() {
 	*x = RotateSlotResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3126,7 +3278,7 @@ func (x *RotateSlotResponse) String() string {
 func (*RotateSlotResponse) ProtoMessage() {}
 
 func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3139,7 +3291,7 @@ func (x *RotateSlotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSlotResponse.ProtoReflect.Descriptor instead.
 func (*RotateSlotResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{48}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RotateSlotResponse) GetEpoch() uint64 {
@@ -3175,7 +3327,7 @@ type RotateStoreKeysRequest struct {
 
 func (x *RotateStoreKeysRequest) Reset() {
 	*x = RotateStoreKeysRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3339,7 @@ func (x *RotateStoreKeysRequest) String() string {
 func (*RotateStoreKeysRequest) ProtoMessage() {}
 
 func (x *RotateStoreKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3352,7 @@ func (x *RotateStoreKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateStoreKeysRequest.ProtoReflect.Descriptor instead.
 func (*RotateStoreKeysRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RotateStoreKeysRequest) GetNodes() []string {
@@ -3227,7 +3379,7 @@ type RotateStoreKeysResponse struct {
 
 func (x *RotateStoreKeysResponse) Reset() {
 	*x = RotateStoreKeysResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3391,7 @@ func (x *RotateStoreKeysResponse) String() string {
 func (*RotateStoreKeysResponse) ProtoMessage() {}
 
 func (x *RotateStoreKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3404,7 @@ func (x *RotateStoreKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateStoreKeysResponse.ProtoReflect.Descriptor instead.
 func (*RotateStoreKeysResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RotateStoreKeysResponse) GetManagers() []*StoreKeyProgress {
@@ -3284,7 +3436,7 @@ type StoreKeyProgress struct {
 
 func (x *StoreKeyProgress) Reset() {
 	*x = StoreKeyProgress{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3296,7 +3448,7 @@ func (x *StoreKeyProgress) String() string {
 func (*StoreKeyProgress) ProtoMessage() {}
 
 func (x *StoreKeyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3309,7 +3461,7 @@ func (x *StoreKeyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeyProgress.ProtoReflect.Descriptor instead.
 func (*StoreKeyProgress) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StoreKeyProgress) GetNodeId() string {
@@ -3356,7 +3508,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3520,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3533,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CreateServiceRequest) GetSpec() *schedulerpb.ServiceSpec {
@@ -3401,7 +3553,7 @@ type CreateServiceResponse struct {
 
 func (x *CreateServiceResponse) Reset() {
 	*x = CreateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3413,7 +3565,7 @@ func (x *CreateServiceResponse) String() string {
 func (*CreateServiceResponse) ProtoMessage() {}
 
 func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3426,7 +3578,7 @@ func (x *CreateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceResponse.ProtoReflect.Descriptor instead.
 func (*CreateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CreateServiceResponse) GetId() string {
@@ -3452,7 +3604,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3616,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3629,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListServicesRequest) GetServices() []string {
@@ -3504,7 +3656,7 @@ type ServiceView struct {
 
 func (x *ServiceView) Reset() {
 	*x = ServiceView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +3668,7 @@ func (x *ServiceView) String() string {
 func (*ServiceView) ProtoMessage() {}
 
 func (x *ServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +3681,7 @@ func (x *ServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceView.ProtoReflect.Descriptor instead.
 func (*ServiceView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ServiceView) GetService() *schedulerpb.Service {
@@ -3583,7 +3735,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3595,7 +3747,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3608,7 +3760,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListServicesResponse) GetServices() []*ServiceView {
@@ -3630,7 +3782,7 @@ type UpdateServiceRequest struct {
 
 func (x *UpdateServiceRequest) Reset() {
 	*x = UpdateServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3642,7 +3794,7 @@ func (x *UpdateServiceRequest) String() string {
 func (*UpdateServiceRequest) ProtoMessage() {}
 
 func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3655,7 +3807,7 @@ func (x *UpdateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *UpdateServiceRequest) GetService() string {
@@ -3689,7 +3841,7 @@ type UpdateServiceResponse struct {
 
 func (x *UpdateServiceResponse) Reset() {
 	*x = UpdateServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3701,7 +3853,7 @@ func (x *UpdateServiceResponse) String() string {
 func (*UpdateServiceResponse) ProtoMessage() {}
 
 func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3714,7 +3866,7 @@ func (x *UpdateServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateServiceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *UpdateServiceResponse) GetId() string {
@@ -3740,7 +3892,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +3904,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +3917,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{59}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -3784,7 +3936,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3796,7 +3948,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3809,7 +3961,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{60}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RemoveServiceResponse) GetId() string {
@@ -3828,7 +3980,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3840,7 +3992,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3853,7 +4005,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CreateConfigRequest) GetSpec() *secretspb.ConfigSpec {
@@ -3872,7 +4024,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +4036,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +4049,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CreateConfigResponse) GetId() string {
@@ -3916,7 +4068,7 @@ type GetConfigsRequest struct {
 
 func (x *GetConfigsRequest) Reset() {
 	*x = GetConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3928,7 +4080,7 @@ func (x *GetConfigsRequest) String() string {
 func (*GetConfigsRequest) ProtoMessage() {}
 
 func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3941,7 +4093,7 @@ func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetConfigsRequest) GetConfigs() []string {
@@ -3960,7 +4112,7 @@ type GetConfigsResponse struct {
 
 func (x *GetConfigsResponse) Reset() {
 	*x = GetConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3972,7 +4124,7 @@ func (x *GetConfigsResponse) String() string {
 func (*GetConfigsResponse) ProtoMessage() {}
 
 func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3985,7 +4137,7 @@ func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetConfigsResponse) GetConfigs() []*secretspb.Config {
@@ -4003,7 +4155,7 @@ type StreamConfigsRequest struct {
 
 func (x *StreamConfigsRequest) Reset() {
 	*x = StreamConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +4167,7 @@ func (x *StreamConfigsRequest) String() string {
 func (*StreamConfigsRequest) ProtoMessage() {}
 
 func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +4180,7 @@ func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsRequest.ProtoReflect.Descriptor instead.
 func (*StreamConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
 }
 
 type StreamConfigsResponse struct {
@@ -4040,7 +4192,7 @@ type StreamConfigsResponse struct {
 
 func (x *StreamConfigsResponse) Reset() {
 	*x = StreamConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4052,7 +4204,7 @@ func (x *StreamConfigsResponse) String() string {
 func (*StreamConfigsResponse) ProtoMessage() {}
 
 func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4065,7 +4217,7 @@ func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsResponse.ProtoReflect.Descriptor instead.
 func (*StreamConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *StreamConfigsResponse) GetConfigs() []*ConfigView {
@@ -4096,7 +4248,7 @@ type ConfigView struct {
 
 func (x *ConfigView) Reset() {
 	*x = ConfigView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4108,7 +4260,7 @@ func (x *ConfigView) String() string {
 func (*ConfigView) ProtoMessage() {}
 
 func (x *ConfigView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4121,7 +4273,7 @@ func (x *ConfigView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigView.ProtoReflect.Descriptor instead.
 func (*ConfigView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ConfigView) GetId() string {
@@ -4191,7 +4343,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4355,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4368,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -4242,7 +4394,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4254,7 +4406,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4267,7 +4419,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveConfigResponse) GetId() string {
@@ -4286,7 +4438,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4298,7 +4450,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4311,7 +4463,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *meshpb.NetworkSpec {
@@ -4331,7 +4483,7 @@ type CreateNetworkResponse struct {
 
 func (x *CreateNetworkResponse) Reset() {
 	*x = CreateNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4343,7 +4495,7 @@ func (x *CreateNetworkResponse) String() string {
 func (*CreateNetworkResponse) ProtoMessage() {}
 
 func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4356,7 +4508,7 @@ func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*CreateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CreateNetworkResponse) GetId() string {
@@ -4382,7 +4534,7 @@ type StreamNetworksRequest struct {
 
 func (x *StreamNetworksRequest) Reset() {
 	*x = StreamNetworksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4394,7 +4546,7 @@ func (x *StreamNetworksRequest) String() string {
 func (*StreamNetworksRequest) ProtoMessage() {}
 
 func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4407,7 +4559,7 @@ func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksRequest.ProtoReflect.Descriptor instead.
 func (*StreamNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *StreamNetworksRequest) GetNetworks() []string {
@@ -4426,7 +4578,7 @@ type StreamNetworksResponse struct {
 
 func (x *StreamNetworksResponse) Reset() {
 	*x = StreamNetworksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4438,7 +4590,7 @@ func (x *StreamNetworksResponse) String() string {
 func (*StreamNetworksResponse) ProtoMessage() {}
 
 func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4451,7 +4603,7 @@ func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksResponse.ProtoReflect.Descriptor instead.
 func (*StreamNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *StreamNetworksResponse) GetNetworks() []*NetworkDetail {
@@ -4482,7 +4634,7 @@ type NetworkDetail struct {
 
 func (x *NetworkDetail) Reset() {
 	*x = NetworkDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4646,7 @@ func (x *NetworkDetail) String() string {
 func (*NetworkDetail) ProtoMessage() {}
 
 func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4659,7 @@ func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDetail.ProtoReflect.Descriptor instead.
 func (*NetworkDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *NetworkDetail) GetNetwork() *meshpb.Network {
@@ -4570,7 +4722,7 @@ type NetworkNotice struct {
 
 func (x *NetworkNotice) Reset() {
 	*x = NetworkNotice{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4582,7 +4734,7 @@ func (x *NetworkNotice) String() string {
 func (*NetworkNotice) ProtoMessage() {}
 
 func (x *NetworkNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4595,7 +4747,7 @@ func (x *NetworkNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNotice.ProtoReflect.Descriptor instead.
 func (*NetworkNotice) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *NetworkNotice) GetNodeId() string {
@@ -4632,7 +4784,7 @@ type NetworkService struct {
 
 func (x *NetworkService) Reset() {
 	*x = NetworkService{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4644,7 +4796,7 @@ func (x *NetworkService) String() string {
 func (*NetworkService) ProtoMessage() {}
 
 func (x *NetworkService) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4657,7 +4809,7 @@ func (x *NetworkService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkService.ProtoReflect.Descriptor instead.
 func (*NetworkService) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *NetworkService) GetId() string {
@@ -4712,7 +4864,7 @@ type NetworkEndpoint struct {
 
 func (x *NetworkEndpoint) Reset() {
 	*x = NetworkEndpoint{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4724,7 +4876,7 @@ func (x *NetworkEndpoint) String() string {
 func (*NetworkEndpoint) ProtoMessage() {}
 
 func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4737,7 +4889,7 @@ func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkEndpoint.ProtoReflect.Descriptor instead.
 func (*NetworkEndpoint) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *NetworkEndpoint) GetTaskId() string {
@@ -4798,7 +4950,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4810,7 +4962,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4823,7 +4975,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -4842,7 +4994,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4854,7 +5006,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4867,7 +5019,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -4886,7 +5038,7 @@ type CreatePolicyRequest struct {
 
 func (x *CreatePolicyRequest) Reset() {
 	*x = CreatePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4898,7 +5050,7 @@ func (x *CreatePolicyRequest) String() string {
 func (*CreatePolicyRequest) ProtoMessage() {}
 
 func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4911,7 +5063,7 @@ func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
@@ -4931,7 +5083,7 @@ type CreatePolicyResponse struct {
 
 func (x *CreatePolicyResponse) Reset() {
 	*x = CreatePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4943,7 +5095,7 @@ func (x *CreatePolicyResponse) String() string {
 func (*CreatePolicyResponse) ProtoMessage() {}
 
 func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4956,7 +5108,7 @@ func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*CreatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CreatePolicyResponse) GetId() string {
@@ -4982,7 +5134,7 @@ type StreamPoliciesRequest struct {
 
 func (x *StreamPoliciesRequest) Reset() {
 	*x = StreamPoliciesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4994,7 +5146,7 @@ func (x *StreamPoliciesRequest) String() string {
 func (*StreamPoliciesRequest) ProtoMessage() {}
 
 func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5007,7 +5159,7 @@ func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *StreamPoliciesRequest) GetPolicies() []string {
@@ -5026,7 +5178,7 @@ type StreamPoliciesResponse struct {
 
 func (x *StreamPoliciesResponse) Reset() {
 	*x = StreamPoliciesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5038,7 +5190,7 @@ func (x *StreamPoliciesResponse) String() string {
 func (*StreamPoliciesResponse) ProtoMessage() {}
 
 func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5051,7 +5203,7 @@ func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *StreamPoliciesResponse) GetPolicies() []*PolicyDetail {
@@ -5071,7 +5223,7 @@ type PolicyDetail struct {
 
 func (x *PolicyDetail) Reset() {
 	*x = PolicyDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5083,7 +5235,7 @@ func (x *PolicyDetail) String() string {
 func (*PolicyDetail) ProtoMessage() {}
 
 func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5096,7 +5248,7 @@ func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDetail.ProtoReflect.Descriptor instead.
 func (*PolicyDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *PolicyDetail) GetPolicy() *meshpb.Policy {
@@ -5122,7 +5274,7 @@ type RemovePolicyRequest struct {
 
 func (x *RemovePolicyRequest) Reset() {
 	*x = RemovePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5134,7 +5286,7 @@ func (x *RemovePolicyRequest) String() string {
 func (*RemovePolicyRequest) ProtoMessage() {}
 
 func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5147,7 +5299,7 @@ func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyRequest.ProtoReflect.Descriptor instead.
 func (*RemovePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *RemovePolicyRequest) GetPolicy() string {
@@ -5166,7 +5318,7 @@ type RemovePolicyResponse struct {
 
 func (x *RemovePolicyResponse) Reset() {
 	*x = RemovePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5178,7 +5330,7 @@ func (x *RemovePolicyResponse) String() string {
 func (*RemovePolicyResponse) ProtoMessage() {}
 
 func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5191,7 +5343,7 @@ func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyResponse.ProtoReflect.Descriptor instead.
 func (*RemovePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *RemovePolicyResponse) GetId() string {
@@ -5215,7 +5367,7 @@ type ExplainPolicyRequest struct {
 
 func (x *ExplainPolicyRequest) Reset() {
 	*x = ExplainPolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5227,7 +5379,7 @@ func (x *ExplainPolicyRequest) String() string {
 func (*ExplainPolicyRequest) ProtoMessage() {}
 
 func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5240,7 +5392,7 @@ func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ExplainPolicyRequest) GetFromService() string {
@@ -5290,7 +5442,7 @@ type ExplainPolicyResponse struct {
 
 func (x *ExplainPolicyResponse) Reset() {
 	*x = ExplainPolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5302,7 +5454,7 @@ func (x *ExplainPolicyResponse) String() string {
 func (*ExplainPolicyResponse) ProtoMessage() {}
 
 func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5315,7 +5467,7 @@ func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ExplainPolicyResponse) GetFromService() string {
@@ -5378,7 +5530,7 @@ type PolicyVerdict struct {
 
 func (x *PolicyVerdict) Reset() {
 	*x = PolicyVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5390,7 +5542,7 @@ func (x *PolicyVerdict) String() string {
 func (*PolicyVerdict) ProtoMessage() {}
 
 func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5403,7 +5555,7 @@ func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVerdict.ProtoReflect.Descriptor instead.
 func (*PolicyVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *PolicyVerdict) GetNetworkId() string {
@@ -5466,7 +5618,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5478,7 +5630,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5491,7 +5643,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -5524,7 +5676,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5536,7 +5688,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5549,7 +5701,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -5608,7 +5760,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5620,7 +5772,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5633,7 +5785,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -5673,7 +5825,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5685,7 +5837,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5698,7 +5850,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -5719,7 +5871,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5731,7 +5883,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5744,7 +5896,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -5779,7 +5931,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5791,7 +5943,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5804,7 +5956,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -5864,7 +6016,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5876,7 +6028,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5889,7 +6041,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -5944,7 +6096,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5956,7 +6108,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5969,7 +6121,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -6045,7 +6197,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6057,7 +6209,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6070,7 +6222,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -6099,7 +6251,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6111,7 +6263,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6124,7 +6276,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -6184,7 +6336,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6196,7 +6348,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6209,7 +6361,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{100}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -6260,7 +6412,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6272,7 +6424,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6285,7 +6437,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{101}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -6311,7 +6463,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6323,7 +6475,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6336,7 +6488,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{102}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -6363,7 +6515,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6375,7 +6527,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6388,7 +6540,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{103}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *Event) GetAt() int64 {
@@ -6587,12 +6739,21 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12 \n" +
 	"\vcompromised\x18\x03 \x01(\bR\vcompromised\x12)\n" +
 	"\x04slot\x18\x04 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x14\n" +
-	"\x05check\x18\x05 \x01(\bR\x05check\"\x94\x01\n" +
+	"\x05check\x18\x05 \x01(\bR\x05check\"\xe5\x01\n" +
 	"\x12RemoveNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x1a\n" +
 	"\bservices\x18\x03 \x03(\tR\bservices\x12\x18\n" +
-	"\amanager\x18\x04 \x01(\bR\amanager\"\xc3\x01\n" +
+	"\amanager\x18\x04 \x01(\bR\amanager\x12\x17\n" +
+	"\ano_slot\x18\x05 \x01(\bR\x06noSlot\x126\n" +
+	"\x05known\x18\x06 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\"]\n" +
+	"\fKnownSecrets\x129\n" +
+	"\asecrets\x18\x01 \x03(\v2\x1f.redoubt.control.v1.KnownSecretR\asecrets\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\rR\x04more\"M\n" +
+	"\vKnownSecret\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\bversions\x18\x03 \x03(\x04R\bversions\"\xc3\x01\n" +
 	"\bRotation\x12!\n" +
 	"\fkeyset_epoch\x18\x01 \x01(\x04R\vkeysetEpoch\x12\x1d\n" +
 	"\n" +
@@ -6610,10 +6771,12 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x11DemoteNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x04slot\x18\x02 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x14\n" +
-	"\x05check\x18\x03 \x01(\bR\x05check\"^\n" +
+	"\x05check\x18\x03 \x01(\bR\x05check\"\xaf\x01\n" +
 	"\x12DemoteNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
-	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\"\xaf\x02\n" +
+	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x17\n" +
+	"\ano_slot\x18\x03 \x01(\bR\x06noSlot\x126\n" +
+	"\x05known\x18\x04 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\"\xaf\x02\n" +
 	"\x12CreateTokenRequest\x12,\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -7021,7 +7184,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 109)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 111)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                    // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),               // 1: redoubt.control.v1.InitRequest
@@ -7054,278 +7217,283 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*RotateMeshKeyResponse)(nil),     // 28: redoubt.control.v1.RotateMeshKeyResponse
 	(*RemoveNodeRequest)(nil),         // 29: redoubt.control.v1.RemoveNodeRequest
 	(*RemoveNodeResponse)(nil),        // 30: redoubt.control.v1.RemoveNodeResponse
-	(*Rotation)(nil),                  // 31: redoubt.control.v1.Rotation
-	(*PromoteNodeRequest)(nil),        // 32: redoubt.control.v1.PromoteNodeRequest
-	(*PromoteNodeResponse)(nil),       // 33: redoubt.control.v1.PromoteNodeResponse
-	(*DemoteNodeRequest)(nil),         // 34: redoubt.control.v1.DemoteNodeRequest
-	(*DemoteNodeResponse)(nil),        // 35: redoubt.control.v1.DemoteNodeResponse
-	(*CreateTokenRequest)(nil),        // 36: redoubt.control.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 37: redoubt.control.v1.CreateTokenResponse
-	(*TokenView)(nil),                 // 38: redoubt.control.v1.TokenView
-	(*ListTokensRequest)(nil),         // 39: redoubt.control.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),        // 40: redoubt.control.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),        // 41: redoubt.control.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),       // 42: redoubt.control.v1.RevokeTokenResponse
-	(*CreateBackupRequest)(nil),       // 43: redoubt.control.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),      // 44: redoubt.control.v1.CreateBackupResponse
-	(*ListSlotsRequest)(nil),          // 45: redoubt.control.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),         // 46: redoubt.control.v1.ListSlotsResponse
-	(*SlotAck)(nil),                   // 47: redoubt.control.v1.SlotAck
-	(*RotateSlotRequest)(nil),         // 48: redoubt.control.v1.RotateSlotRequest
-	(*RotateSlotResponse)(nil),        // 49: redoubt.control.v1.RotateSlotResponse
-	(*RotateStoreKeysRequest)(nil),    // 50: redoubt.control.v1.RotateStoreKeysRequest
-	(*RotateStoreKeysResponse)(nil),   // 51: redoubt.control.v1.RotateStoreKeysResponse
-	(*StoreKeyProgress)(nil),          // 52: redoubt.control.v1.StoreKeyProgress
-	(*CreateServiceRequest)(nil),      // 53: redoubt.control.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),     // 54: redoubt.control.v1.CreateServiceResponse
-	(*ListServicesRequest)(nil),       // 55: redoubt.control.v1.ListServicesRequest
-	(*ServiceView)(nil),               // 56: redoubt.control.v1.ServiceView
-	(*ListServicesResponse)(nil),      // 57: redoubt.control.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),      // 58: redoubt.control.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),     // 59: redoubt.control.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),      // 60: redoubt.control.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),     // 61: redoubt.control.v1.RemoveServiceResponse
-	(*CreateConfigRequest)(nil),       // 62: redoubt.control.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),      // 63: redoubt.control.v1.CreateConfigResponse
-	(*GetConfigsRequest)(nil),         // 64: redoubt.control.v1.GetConfigsRequest
-	(*GetConfigsResponse)(nil),        // 65: redoubt.control.v1.GetConfigsResponse
-	(*StreamConfigsRequest)(nil),      // 66: redoubt.control.v1.StreamConfigsRequest
-	(*StreamConfigsResponse)(nil),     // 67: redoubt.control.v1.StreamConfigsResponse
-	(*ConfigView)(nil),                // 68: redoubt.control.v1.ConfigView
-	(*RemoveConfigRequest)(nil),       // 69: redoubt.control.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),      // 70: redoubt.control.v1.RemoveConfigResponse
-	(*CreateNetworkRequest)(nil),      // 71: redoubt.control.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),     // 72: redoubt.control.v1.CreateNetworkResponse
-	(*StreamNetworksRequest)(nil),     // 73: redoubt.control.v1.StreamNetworksRequest
-	(*StreamNetworksResponse)(nil),    // 74: redoubt.control.v1.StreamNetworksResponse
-	(*NetworkDetail)(nil),             // 75: redoubt.control.v1.NetworkDetail
-	(*NetworkNotice)(nil),             // 76: redoubt.control.v1.NetworkNotice
-	(*NetworkService)(nil),            // 77: redoubt.control.v1.NetworkService
-	(*NetworkEndpoint)(nil),           // 78: redoubt.control.v1.NetworkEndpoint
-	(*RemoveNetworkRequest)(nil),      // 79: redoubt.control.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),     // 80: redoubt.control.v1.RemoveNetworkResponse
-	(*CreatePolicyRequest)(nil),       // 81: redoubt.control.v1.CreatePolicyRequest
-	(*CreatePolicyResponse)(nil),      // 82: redoubt.control.v1.CreatePolicyResponse
-	(*StreamPoliciesRequest)(nil),     // 83: redoubt.control.v1.StreamPoliciesRequest
-	(*StreamPoliciesResponse)(nil),    // 84: redoubt.control.v1.StreamPoliciesResponse
-	(*PolicyDetail)(nil),              // 85: redoubt.control.v1.PolicyDetail
-	(*RemovePolicyRequest)(nil),       // 86: redoubt.control.v1.RemovePolicyRequest
-	(*RemovePolicyResponse)(nil),      // 87: redoubt.control.v1.RemovePolicyResponse
-	(*ExplainPolicyRequest)(nil),      // 88: redoubt.control.v1.ExplainPolicyRequest
-	(*ExplainPolicyResponse)(nil),     // 89: redoubt.control.v1.ExplainPolicyResponse
-	(*PolicyVerdict)(nil),             // 90: redoubt.control.v1.PolicyVerdict
-	(*ListTasksRequest)(nil),          // 91: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                  // 92: redoubt.control.v1.TaskView
-	(*NetworkAddress)(nil),            // 93: redoubt.control.v1.NetworkAddress
-	(*ListTasksResponse)(nil),         // 94: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),       // 95: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),      // 96: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),        // 97: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),       // 98: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),            // 99: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),           // 100: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),               // 101: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),             // 102: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),            // 103: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                     // 104: redoubt.control.v1.Event
-	nil,                               // 105: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                               // 106: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                               // 107: redoubt.control.v1.SlotAck.LacksEntry
-	nil,                               // 108: redoubt.control.v1.ConfigView.LabelsEntry
-	nil,                               // 109: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),               // 110: redoubt.keyd.v1.Slot
-	(*meshpb.Pools)(nil),              // 111: redoubt.mesh.v1.Pools
-	(profilepb.Role)(0),               // 112: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),            // 113: redoubt.task.v1.Feature
-	(*schedulerpb.MeshState)(nil),     // 114: redoubt.scheduler.v1.MeshState
-	(*schedulerpb.Node)(nil),          // 115: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),     // 116: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),          // 117: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil),   // 118: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),     // 119: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),            // 120: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.StoreKeyState)(nil), // 121: redoubt.scheduler.v1.StoreKeyState
-	(*schedulerpb.ServiceSpec)(nil),   // 122: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),       // 123: redoubt.scheduler.v1.Service
-	(*secretspb.ConfigSpec)(nil),      // 124: redoubt.secrets.v1.ConfigSpec
-	(*secretspb.Config)(nil),          // 125: redoubt.secrets.v1.Config
-	(*meshpb.NetworkSpec)(nil),        // 126: redoubt.mesh.v1.NetworkSpec
-	(*meshpb.Network)(nil),            // 127: redoubt.mesh.v1.Network
-	(schedulerpb.EndpointMode)(0),     // 128: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicySpec)(nil),         // 129: redoubt.mesh.v1.PolicySpec
-	(*meshpb.Policy)(nil),             // 130: redoubt.mesh.v1.Policy
-	(meshpb.Protocol)(0),              // 131: redoubt.mesh.v1.Protocol
-	(*meshpb.PolicyRule)(nil),         // 132: redoubt.mesh.v1.PolicyRule
-	(*schedulerpb.Task)(nil),          // 133: redoubt.scheduler.v1.Task
-	(*taskpb.Port)(nil),               // 134: redoubt.task.v1.Port
+	(*KnownSecrets)(nil),              // 31: redoubt.control.v1.KnownSecrets
+	(*KnownSecret)(nil),               // 32: redoubt.control.v1.KnownSecret
+	(*Rotation)(nil),                  // 33: redoubt.control.v1.Rotation
+	(*PromoteNodeRequest)(nil),        // 34: redoubt.control.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),       // 35: redoubt.control.v1.PromoteNodeResponse
+	(*DemoteNodeRequest)(nil),         // 36: redoubt.control.v1.DemoteNodeRequest
+	(*DemoteNodeResponse)(nil),        // 37: redoubt.control.v1.DemoteNodeResponse
+	(*CreateTokenRequest)(nil),        // 38: redoubt.control.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 39: redoubt.control.v1.CreateTokenResponse
+	(*TokenView)(nil),                 // 40: redoubt.control.v1.TokenView
+	(*ListTokensRequest)(nil),         // 41: redoubt.control.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 42: redoubt.control.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),        // 43: redoubt.control.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),       // 44: redoubt.control.v1.RevokeTokenResponse
+	(*CreateBackupRequest)(nil),       // 45: redoubt.control.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),      // 46: redoubt.control.v1.CreateBackupResponse
+	(*ListSlotsRequest)(nil),          // 47: redoubt.control.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),         // 48: redoubt.control.v1.ListSlotsResponse
+	(*SlotAck)(nil),                   // 49: redoubt.control.v1.SlotAck
+	(*RotateSlotRequest)(nil),         // 50: redoubt.control.v1.RotateSlotRequest
+	(*RotateSlotResponse)(nil),        // 51: redoubt.control.v1.RotateSlotResponse
+	(*RotateStoreKeysRequest)(nil),    // 52: redoubt.control.v1.RotateStoreKeysRequest
+	(*RotateStoreKeysResponse)(nil),   // 53: redoubt.control.v1.RotateStoreKeysResponse
+	(*StoreKeyProgress)(nil),          // 54: redoubt.control.v1.StoreKeyProgress
+	(*CreateServiceRequest)(nil),      // 55: redoubt.control.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),     // 56: redoubt.control.v1.CreateServiceResponse
+	(*ListServicesRequest)(nil),       // 57: redoubt.control.v1.ListServicesRequest
+	(*ServiceView)(nil),               // 58: redoubt.control.v1.ServiceView
+	(*ListServicesResponse)(nil),      // 59: redoubt.control.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),      // 60: redoubt.control.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),     // 61: redoubt.control.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),      // 62: redoubt.control.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),     // 63: redoubt.control.v1.RemoveServiceResponse
+	(*CreateConfigRequest)(nil),       // 64: redoubt.control.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),      // 65: redoubt.control.v1.CreateConfigResponse
+	(*GetConfigsRequest)(nil),         // 66: redoubt.control.v1.GetConfigsRequest
+	(*GetConfigsResponse)(nil),        // 67: redoubt.control.v1.GetConfigsResponse
+	(*StreamConfigsRequest)(nil),      // 68: redoubt.control.v1.StreamConfigsRequest
+	(*StreamConfigsResponse)(nil),     // 69: redoubt.control.v1.StreamConfigsResponse
+	(*ConfigView)(nil),                // 70: redoubt.control.v1.ConfigView
+	(*RemoveConfigRequest)(nil),       // 71: redoubt.control.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),      // 72: redoubt.control.v1.RemoveConfigResponse
+	(*CreateNetworkRequest)(nil),      // 73: redoubt.control.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),     // 74: redoubt.control.v1.CreateNetworkResponse
+	(*StreamNetworksRequest)(nil),     // 75: redoubt.control.v1.StreamNetworksRequest
+	(*StreamNetworksResponse)(nil),    // 76: redoubt.control.v1.StreamNetworksResponse
+	(*NetworkDetail)(nil),             // 77: redoubt.control.v1.NetworkDetail
+	(*NetworkNotice)(nil),             // 78: redoubt.control.v1.NetworkNotice
+	(*NetworkService)(nil),            // 79: redoubt.control.v1.NetworkService
+	(*NetworkEndpoint)(nil),           // 80: redoubt.control.v1.NetworkEndpoint
+	(*RemoveNetworkRequest)(nil),      // 81: redoubt.control.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),     // 82: redoubt.control.v1.RemoveNetworkResponse
+	(*CreatePolicyRequest)(nil),       // 83: redoubt.control.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),      // 84: redoubt.control.v1.CreatePolicyResponse
+	(*StreamPoliciesRequest)(nil),     // 85: redoubt.control.v1.StreamPoliciesRequest
+	(*StreamPoliciesResponse)(nil),    // 86: redoubt.control.v1.StreamPoliciesResponse
+	(*PolicyDetail)(nil),              // 87: redoubt.control.v1.PolicyDetail
+	(*RemovePolicyRequest)(nil),       // 88: redoubt.control.v1.RemovePolicyRequest
+	(*RemovePolicyResponse)(nil),      // 89: redoubt.control.v1.RemovePolicyResponse
+	(*ExplainPolicyRequest)(nil),      // 90: redoubt.control.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),     // 91: redoubt.control.v1.ExplainPolicyResponse
+	(*PolicyVerdict)(nil),             // 92: redoubt.control.v1.PolicyVerdict
+	(*ListTasksRequest)(nil),          // 93: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                  // 94: redoubt.control.v1.TaskView
+	(*NetworkAddress)(nil),            // 95: redoubt.control.v1.NetworkAddress
+	(*ListTasksResponse)(nil),         // 96: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),       // 97: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),      // 98: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),        // 99: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),       // 100: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),            // 101: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 102: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),               // 103: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),             // 104: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),            // 105: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                     // 106: redoubt.control.v1.Event
+	nil,                               // 107: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                               // 108: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                               // 109: redoubt.control.v1.SlotAck.LacksEntry
+	nil,                               // 110: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                               // 111: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),               // 112: redoubt.keyd.v1.Slot
+	(*meshpb.Pools)(nil),              // 113: redoubt.mesh.v1.Pools
+	(profilepb.Role)(0),               // 114: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),            // 115: redoubt.task.v1.Feature
+	(*schedulerpb.MeshState)(nil),     // 116: redoubt.scheduler.v1.MeshState
+	(*schedulerpb.Node)(nil),          // 117: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),     // 118: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),          // 119: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil),   // 120: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),     // 121: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),            // 122: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.StoreKeyState)(nil), // 123: redoubt.scheduler.v1.StoreKeyState
+	(*schedulerpb.ServiceSpec)(nil),   // 124: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),       // 125: redoubt.scheduler.v1.Service
+	(*secretspb.ConfigSpec)(nil),      // 126: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),          // 127: redoubt.secrets.v1.Config
+	(*meshpb.NetworkSpec)(nil),        // 128: redoubt.mesh.v1.NetworkSpec
+	(*meshpb.Network)(nil),            // 129: redoubt.mesh.v1.Network
+	(schedulerpb.EndpointMode)(0),     // 130: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicySpec)(nil),         // 131: redoubt.mesh.v1.PolicySpec
+	(*meshpb.Policy)(nil),             // 132: redoubt.mesh.v1.Policy
+	(meshpb.Protocol)(0),              // 133: redoubt.mesh.v1.Protocol
+	(*meshpb.PolicyRule)(nil),         // 134: redoubt.mesh.v1.PolicyRule
+	(*schedulerpb.Task)(nil),          // 135: redoubt.scheduler.v1.Task
+	(*taskpb.Port)(nil),               // 136: redoubt.task.v1.Port
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	110, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	111, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
-	112, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	112, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	113, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
+	114, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,   // 3: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	112, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	113, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	114, // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.scheduler.v1.MeshState
-	105, // 7: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	114, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	115, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	116, // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	107, // 7: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
 	16,  // 8: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
 	18,  // 9: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
 	21,  // 10: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	112, // 11: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	115, // 12: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	114, // 11: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	117, // 12: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
 	21,  // 13: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	116, // 14: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	117, // 15: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	118, // 16: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	114, // 17: redoubt.control.v1.NodeView.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	118, // 14: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	119, // 15: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	120, // 16: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	116, // 17: redoubt.control.v1.NodeView.mesh:type_name -> redoubt.scheduler.v1.MeshState
 	22,  // 18: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	116, // 19: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	106, // 20: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	118, // 19: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	108, // 20: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
 	22,  // 21: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	110, // 22: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	31,  // 23: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	110, // 24: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	31,  // 25: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	112, // 26: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
-	38,  // 27: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	119, // 28: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
-	38,  // 29: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	120, // 30: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	47,  // 31: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	121, // 32: redoubt.control.v1.SlotAck.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	107, // 33: redoubt.control.v1.SlotAck.lacks:type_name -> redoubt.control.v1.SlotAck.LacksEntry
-	110, // 34: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	47,  // 35: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	52,  // 36: redoubt.control.v1.RotateStoreKeysResponse.managers:type_name -> redoubt.control.v1.StoreKeyProgress
-	121, // 37: redoubt.control.v1.StoreKeyProgress.key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	122, // 38: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	123, // 39: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	93,  // 40: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	56,  // 41: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	122, // 42: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	124, // 43: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	125, // 44: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
-	68,  // 45: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
-	108, // 46: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
-	126, // 47: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
-	75,  // 48: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
-	127, // 49: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
-	77,  // 50: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
-	78,  // 51: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
-	76,  // 52: redoubt.control.v1.NetworkDetail.notices:type_name -> redoubt.control.v1.NetworkNotice
-	128, // 53: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	129, // 54: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
-	85,  // 55: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
-	130, // 56: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
-	131, // 57: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
-	90,  // 58: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
-	132, // 59: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	133, // 60: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	93,  // 61: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	134, // 62: redoubt.control.v1.TaskView.ports:type_name -> redoubt.task.v1.Port
-	92,  // 63: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	56,  // 64: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	92,  // 65: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	56,  // 66: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	92,  // 67: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	101, // 68: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	104, // 69: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	109, // 70: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,   // 71: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,   // 72: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,   // 73: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,   // 74: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,   // 75: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11,  // 76: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13,  // 77: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15,  // 78: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
-	19,  // 79: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	23,  // 80: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	23,  // 81: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	25,  // 82: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	27,  // 83: redoubt.control.v1.Control.RotateMeshKey:input_type -> redoubt.control.v1.RotateMeshKeyRequest
-	29,  // 84: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	32,  // 85: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	34,  // 86: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	36,  // 87: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	39,  // 88: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	41,  // 89: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	43,  // 90: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	45,  // 91: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	48,  // 92: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	50,  // 93: redoubt.control.v1.Control.RotateStoreKeys:input_type -> redoubt.control.v1.RotateStoreKeysRequest
-	53,  // 94: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	55,  // 95: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	55,  // 96: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	58,  // 97: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	60,  // 98: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	62,  // 99: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
-	64,  // 100: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
-	66,  // 101: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
-	69,  // 102: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
-	71,  // 103: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
-	73,  // 104: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
-	79,  // 105: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
-	81,  // 106: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
-	83,  // 107: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
-	86,  // 108: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
-	88,  // 109: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
-	91,  // 110: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	91,  // 111: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	95,  // 112: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	97,  // 113: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	99,  // 114: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	102, // 115: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,   // 116: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,   // 117: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,   // 118: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,   // 119: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10,  // 120: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12,  // 121: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14,  // 122: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	17,  // 123: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
-	20,  // 124: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	24,  // 125: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	24,  // 126: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	26,  // 127: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	28,  // 128: redoubt.control.v1.Control.RotateMeshKey:output_type -> redoubt.control.v1.RotateMeshKeyResponse
-	30,  // 129: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	33,  // 130: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	35,  // 131: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	37,  // 132: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	40,  // 133: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	42,  // 134: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	44,  // 135: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	46,  // 136: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	49,  // 137: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	51,  // 138: redoubt.control.v1.Control.RotateStoreKeys:output_type -> redoubt.control.v1.RotateStoreKeysResponse
-	54,  // 139: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	57,  // 140: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	57,  // 141: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	59,  // 142: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	61,  // 143: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	63,  // 144: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
-	65,  // 145: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
-	67,  // 146: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
-	70,  // 147: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
-	72,  // 148: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
-	74,  // 149: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
-	80,  // 150: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
-	82,  // 151: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
-	84,  // 152: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
-	87,  // 153: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
-	89,  // 154: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
-	94,  // 155: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	94,  // 156: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	96,  // 157: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	98,  // 158: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	100, // 159: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	103, // 160: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	116, // [116:161] is the sub-list for method output_type
-	71,  // [71:116] is the sub-list for method input_type
-	71,  // [71:71] is the sub-list for extension type_name
-	71,  // [71:71] is the sub-list for extension extendee
-	0,   // [0:71] is the sub-list for field type_name
+	112, // 22: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	33,  // 23: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	31,  // 24: redoubt.control.v1.RemoveNodeResponse.known:type_name -> redoubt.control.v1.KnownSecrets
+	32,  // 25: redoubt.control.v1.KnownSecrets.secrets:type_name -> redoubt.control.v1.KnownSecret
+	112, // 26: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	33,  // 27: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
+	31,  // 28: redoubt.control.v1.DemoteNodeResponse.known:type_name -> redoubt.control.v1.KnownSecrets
+	114, // 29: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	40,  // 30: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
+	121, // 31: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	40,  // 32: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
+	122, // 33: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	49,  // 34: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	123, // 35: redoubt.control.v1.SlotAck.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	109, // 36: redoubt.control.v1.SlotAck.lacks:type_name -> redoubt.control.v1.SlotAck.LacksEntry
+	112, // 37: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	49,  // 38: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
+	54,  // 39: redoubt.control.v1.RotateStoreKeysResponse.managers:type_name -> redoubt.control.v1.StoreKeyProgress
+	123, // 40: redoubt.control.v1.StoreKeyProgress.key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	124, // 41: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	125, // 42: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	95,  // 43: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	58,  // 44: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	124, // 45: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	126, // 46: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	127, // 47: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	70,  // 48: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	110, // 49: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	128, // 50: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
+	77,  // 51: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
+	129, // 52: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
+	79,  // 53: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
+	80,  // 54: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
+	78,  // 55: redoubt.control.v1.NetworkDetail.notices:type_name -> redoubt.control.v1.NetworkNotice
+	130, // 56: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	131, // 57: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
+	87,  // 58: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
+	132, // 59: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
+	133, // 60: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
+	92,  // 61: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
+	134, // 62: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	135, // 63: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	95,  // 64: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	136, // 65: redoubt.control.v1.TaskView.ports:type_name -> redoubt.task.v1.Port
+	94,  // 66: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	58,  // 67: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	94,  // 68: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	58,  // 69: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	94,  // 70: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	103, // 71: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	106, // 72: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	111, // 73: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,   // 74: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,   // 75: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,   // 76: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,   // 77: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,   // 78: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11,  // 79: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13,  // 80: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15,  // 81: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
+	19,  // 82: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	23,  // 83: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	23,  // 84: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	25,  // 85: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	27,  // 86: redoubt.control.v1.Control.RotateMeshKey:input_type -> redoubt.control.v1.RotateMeshKeyRequest
+	29,  // 87: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	34,  // 88: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	36,  // 89: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	38,  // 90: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	41,  // 91: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	43,  // 92: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	45,  // 93: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	47,  // 94: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	50,  // 95: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	52,  // 96: redoubt.control.v1.Control.RotateStoreKeys:input_type -> redoubt.control.v1.RotateStoreKeysRequest
+	55,  // 97: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	57,  // 98: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	57,  // 99: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	60,  // 100: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	62,  // 101: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	64,  // 102: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	66,  // 103: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	68,  // 104: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	71,  // 105: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	73,  // 106: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
+	75,  // 107: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
+	81,  // 108: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
+	83,  // 109: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
+	85,  // 110: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
+	88,  // 111: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
+	90,  // 112: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
+	93,  // 113: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	93,  // 114: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	97,  // 115: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	99,  // 116: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	101, // 117: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	104, // 118: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,   // 119: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,   // 120: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,   // 121: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,   // 122: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10,  // 123: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12,  // 124: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14,  // 125: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	17,  // 126: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
+	20,  // 127: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	24,  // 128: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	24,  // 129: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	26,  // 130: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	28,  // 131: redoubt.control.v1.Control.RotateMeshKey:output_type -> redoubt.control.v1.RotateMeshKeyResponse
+	30,  // 132: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	35,  // 133: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	37,  // 134: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	39,  // 135: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	42,  // 136: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	44,  // 137: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	46,  // 138: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	48,  // 139: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	51,  // 140: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	53,  // 141: redoubt.control.v1.Control.RotateStoreKeys:output_type -> redoubt.control.v1.RotateStoreKeysResponse
+	56,  // 142: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	59,  // 143: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	59,  // 144: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	61,  // 145: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	63,  // 146: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	65,  // 147: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	67,  // 148: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	69,  // 149: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	72,  // 150: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	74,  // 151: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
+	76,  // 152: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
+	82,  // 153: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
+	84,  // 154: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
+	86,  // 155: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
+	89,  // 156: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
+	91,  // 157: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
+	96,  // 158: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	96,  // 159: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	98,  // 160: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	100, // 161: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	102, // 162: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	105, // 163: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	119, // [119:164] is the sub-list for method output_type
+	74,  // [74:119] is the sub-list for method input_type
+	74,  // [74:74] is the sub-list for extension type_name
+	74,  // [74:74] is the sub-list for extension extendee
+	0,   // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -7339,7 +7507,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   109,
+			NumMessages:   111,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -28,7 +28,8 @@ const (
 type RevokeNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// Managers: the slot of the new operator key that the CLI made and showed.
+	// Managers, unless the answer to check said no_slot: the slot of the new operator
+	// key that the CLI made and showed.
 	Slot *keydpb.Slot `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Only says whether it could be done; nothing changes but who leads.
 	Check         bool `protobuf:"varint,3,opt,name=check,proto3" json:"check,omitempty"`
@@ -94,8 +95,12 @@ type RevokeNodeResponse struct {
 	Rotation *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	// Names of the services that had tasks there.
 	Services []string `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`
-	// It is a manager, whose leaving needs a slot.
-	Manager       bool `protobuf:"varint,4,opt,name=manager,proto3" json:"manager,omitempty"`
+	// It is a manager, whose leaving needs a slot, unless no_slot is set.
+	Manager bool `protobuf:"varint,4,opt,name=manager,proto3" json:"manager,omitempty"`
+	// No operator key opens the managers, so none is replaced.
+	NoSlot bool `protobuf:"varint,5,opt,name=no_slot,json=noSlot,proto3" json:"no_slot,omitempty"`
+	// What it could read.
+	Known         *KnownSecrets `protobuf:"bytes,6,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +161,20 @@ func (x *RevokeNodeResponse) GetManager() bool {
 		return x.Manager
 	}
 	return false
+}
+
+func (x *RevokeNodeResponse) GetNoSlot() bool {
+	if x != nil {
+		return x.NoSlot
+	}
+	return false
+}
+
+func (x *RevokeNodeResponse) GetKnown() *KnownSecrets {
+	if x != nil {
+		return x.Known
+	}
+	return nil
 }
 
 type RevokeIdentityRequest struct {
@@ -653,12 +672,14 @@ const file_cmd_internal_control_controlpb_revocation_proto_rawDesc = "" +
 	"\x11RevokeNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x04slot\x18\x02 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x14\n" +
-	"\x05check\x18\x03 \x01(\bR\x05check\"\x94\x01\n" +
+	"\x05check\x18\x03 \x01(\bR\x05check\"\xe5\x01\n" +
 	"\x12RevokeNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x1a\n" +
 	"\bservices\x18\x03 \x03(\tR\bservices\x12\x18\n" +
-	"\amanager\x18\x04 \x01(\bR\amanager\"3\n" +
+	"\amanager\x18\x04 \x01(\bR\amanager\x12\x17\n" +
+	"\ano_slot\x18\x05 \x01(\bR\x06noSlot\x126\n" +
+	"\x05known\x18\x06 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\"3\n" +
 	"\x15RevokeIdentityRequest\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\"v\n" +
 	"\x16RevokeIdentityResponse\x12B\n" +
@@ -730,29 +751,31 @@ var file_cmd_internal_control_controlpb_revocation_proto_goTypes = []any{
 	(*CRL)(nil),                    // 11: redoubt.control.v1.CRL
 	(*keydpb.Slot)(nil),            // 12: redoubt.keyd.v1.Slot
 	(*Rotation)(nil),               // 13: redoubt.control.v1.Rotation
+	(*KnownSecrets)(nil),           // 14: redoubt.control.v1.KnownSecrets
 }
 var file_cmd_internal_control_controlpb_revocation_proto_depIdxs = []int32{
 	12, // 0: redoubt.control.v1.RevokeNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	13, // 1: redoubt.control.v1.RevokeNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
-	8,  // 2: redoubt.control.v1.RevokeIdentityResponse.identity:type_name -> redoubt.control.v1.DeniedIdentityView
-	8,  // 3: redoubt.control.v1.AllowIdentityResponse.identity:type_name -> redoubt.control.v1.DeniedIdentityView
-	8,  // 4: redoubt.control.v1.ListDeniedResponse.identities:type_name -> redoubt.control.v1.DeniedIdentityView
-	11, // 5: redoubt.control.v1.GetCRLsResponse.crls:type_name -> redoubt.control.v1.CRL
-	0,  // 6: redoubt.control.v1.Revocation.RevokeNode:input_type -> redoubt.control.v1.RevokeNodeRequest
-	2,  // 7: redoubt.control.v1.Revocation.RevokeIdentity:input_type -> redoubt.control.v1.RevokeIdentityRequest
-	4,  // 8: redoubt.control.v1.Revocation.AllowIdentity:input_type -> redoubt.control.v1.AllowIdentityRequest
-	6,  // 9: redoubt.control.v1.Revocation.ListDenied:input_type -> redoubt.control.v1.ListDeniedRequest
-	9,  // 10: redoubt.control.v1.Revocation.GetCRLs:input_type -> redoubt.control.v1.GetCRLsRequest
-	1,  // 11: redoubt.control.v1.Revocation.RevokeNode:output_type -> redoubt.control.v1.RevokeNodeResponse
-	3,  // 12: redoubt.control.v1.Revocation.RevokeIdentity:output_type -> redoubt.control.v1.RevokeIdentityResponse
-	5,  // 13: redoubt.control.v1.Revocation.AllowIdentity:output_type -> redoubt.control.v1.AllowIdentityResponse
-	7,  // 14: redoubt.control.v1.Revocation.ListDenied:output_type -> redoubt.control.v1.ListDeniedResponse
-	10, // 15: redoubt.control.v1.Revocation.GetCRLs:output_type -> redoubt.control.v1.GetCRLsResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	14, // 2: redoubt.control.v1.RevokeNodeResponse.known:type_name -> redoubt.control.v1.KnownSecrets
+	8,  // 3: redoubt.control.v1.RevokeIdentityResponse.identity:type_name -> redoubt.control.v1.DeniedIdentityView
+	8,  // 4: redoubt.control.v1.AllowIdentityResponse.identity:type_name -> redoubt.control.v1.DeniedIdentityView
+	8,  // 5: redoubt.control.v1.ListDeniedResponse.identities:type_name -> redoubt.control.v1.DeniedIdentityView
+	11, // 6: redoubt.control.v1.GetCRLsResponse.crls:type_name -> redoubt.control.v1.CRL
+	0,  // 7: redoubt.control.v1.Revocation.RevokeNode:input_type -> redoubt.control.v1.RevokeNodeRequest
+	2,  // 8: redoubt.control.v1.Revocation.RevokeIdentity:input_type -> redoubt.control.v1.RevokeIdentityRequest
+	4,  // 9: redoubt.control.v1.Revocation.AllowIdentity:input_type -> redoubt.control.v1.AllowIdentityRequest
+	6,  // 10: redoubt.control.v1.Revocation.ListDenied:input_type -> redoubt.control.v1.ListDeniedRequest
+	9,  // 11: redoubt.control.v1.Revocation.GetCRLs:input_type -> redoubt.control.v1.GetCRLsRequest
+	1,  // 12: redoubt.control.v1.Revocation.RevokeNode:output_type -> redoubt.control.v1.RevokeNodeResponse
+	3,  // 13: redoubt.control.v1.Revocation.RevokeIdentity:output_type -> redoubt.control.v1.RevokeIdentityResponse
+	5,  // 14: redoubt.control.v1.Revocation.AllowIdentity:output_type -> redoubt.control.v1.AllowIdentityResponse
+	7,  // 15: redoubt.control.v1.Revocation.ListDenied:output_type -> redoubt.control.v1.ListDeniedResponse
+	10, // 16: redoubt.control.v1.Revocation.GetCRLs:output_type -> redoubt.control.v1.GetCRLsResponse
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_revocation_proto_init() }
