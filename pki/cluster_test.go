@@ -52,7 +52,11 @@ type cluster struct {
 
 // newCluster serves a cluster; its store has others' tables besides.
 func newCluster(t *testing.T, others ...raftstore.Registered) *cluster {
-	c := &cluster{CA: pkitest.New(t), t: t, store: raftstoretest.New(t, append(store.Tables(), others...)...)}
+	return newClusterOn(t, raftstoretest.New(t, append(store.Tables(), others...)...))
+}
+
+func newClusterOn(t *testing.T, s *raftstore.Store) *cluster {
+	c := &cluster{CA: pkitest.New(t), t: t, store: s}
 	c.first = c.NewNode(t, manager)
 	c.update(func(tx *raftstore.Tx) error {
 		n := proto.CloneOf(c.first.Record)

@@ -1,13 +1,16 @@
 package pki_test
 
 import (
+	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -16,6 +19,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 )
 
 func TestJoinWorker(t *testing.T) {
@@ -174,5 +178,50 @@ func TestTokenBounds(t *testing.T) {
 	}
 	if _, err := pki.RevokeToken(t.Context(), c.store, ident.New()); !errors.Is(err, pki.ErrNoToken) {
 		t.Errorf("revoking a token that is not there: %v", err)
+	}
+}
+
+// wrongClock is a machine's clock that somebody sets.
+type wrongClock struct{ off atomic.Int64 }
+
+func (c *wrongClock) Confirm(context.Context) (string, error) { return "", nil }
+func (c *wrongClock) Now() time.Time                          { return time.Now().Add(time.Duration(c.off.Load())) }
+
+// TestClockSetBack: a leader's clock that is set back a year brings back no token that
+// had ended, nor a promotion that was not taken up.
+func TestClockSetBack(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	clock := new(wrongClock)
+	c := newClusterOn(t, raftstoretest.NewAt(t, clock, store.Tables()...))
+	ended := c.token(pki.TokenRequest{Role: worker})
+	asManager := c.token(pki.TokenRequest{Role: manager})
+	waiting, err := c.join(c.token(pki.TokenRequest{Role: worker}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(until time.Time) {
+		c.update(func(tx *raftstore.Tx) error {
+			n := proto.CloneOf(c.node(waiting.NodeID))
+			n.PromoteUntil = until.Unix()
+			return store.Nodes.Put(tx, n)
+		})
+	}
+	want(time.Now().Add(10 * time.Minute))
+	clock.off.Store(int64(year))
+	c.update(func(tx *raftstore.Tx) error { return store.Tokens.Put(tx, &pkipb.Token{Id: ident.New()}) }) // a year later
+	clock.off.Store(0)
+	for role, tok := range map[string]pki.Token{"worker": ended, "manager": asManager} {
+		if _, err := c.join(tok); err == nil || !strings.Contains(err.Error(), "expired") {
+			t.Errorf("%s: a token that ended a year ago: %v", role, err)
+		}
+	}
+	c.update(func(tx *raftstore.Tx) error {
+		if n, _ := store.Nodes.Get(tx, waiting.NodeID); pki.Wanted(n, tx.Now()) {
+			t.Error("a promotion that ended a year ago")
+		}
+		return nil
+	})
+	if _, err := c.join(c.token(pki.TokenRequest{Role: worker})); err != nil {
+		t.Errorf("a token that is made now: %v", err)
 	}
 }

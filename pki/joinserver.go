@@ -175,14 +175,19 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 		return nil, err
 	}
 	var c *pkipb.Cluster
-	if err := s.cfg.Store.View(func(r *raftstore.ReadTx) (err error) { c, err = store.GetCluster(r); return err }); err != nil {
+	var now time.Time
+	if err := s.cfg.Store.View(func(r *raftstore.ReadTx) (err error) {
+		now = clusterNow(r)
+		c, err = store.GetCluster(r)
+		return err
+	}); err != nil {
 		return nil, errJoinInternal
 	}
 	who := PendingNode{ID: ident.New(), Name: j.GetNodeName(), Role: record.GetRole(), TokenID: record.GetId(), Source: source.String(),
 		Fingerprint: JoinFingerprint(j.GetCsr(), j.GetBootCsr())}
 	approved, err := s.cfg.Pending.decided(who, time.Now())
 	if err == nil {
-		err = checkUse(c, token, record, s.cfg.ClusterID, j.GetNodeName(), source, time.Now())
+		err = checkUse(c, token, record, s.cfg.ClusterID, j.GetNodeName(), source, now)
 	}
 	if err != nil {
 		return nil, err

@@ -94,17 +94,7 @@ func (s *MembershipServer) Promote(ctx context.Context, req *pkipb.PromoteReques
 	// rotation, manager or not, and the keyd key that may hold it is retired.
 	var epoch uint64
 	err = s.c.Store.Update(ctx, func(tx *raftstore.Tx) error {
-		n, ok := store.Nodes.Get(tx, caller.NodeID)
-		if !ok || !Wanted(n, tx.Now()) {
-			return errNotWanted
-		}
-		if err := CheckManagerRoom(tx); err != nil {
-			return err
-		}
-		if err := checkLevel(tx, req.GetStoreLevel()); err != nil {
-			return status.Error(codes.FailedPrecondition, err.Error())
-		}
-		c, err := store.GetCluster(tx)
+		n, c, err := promoted(tx, caller.NodeID, req.GetStoreLevel())
 		if err != nil {
 			return err
 		}
@@ -184,17 +174,7 @@ func (s *MembershipServer) confirm(ctx context.Context, caller authz.Identity, r
 	}
 	issued := Issued{Leaf: req.GetConfirm().GetLeaf(), Boot: req.GetConfirm().GetBoot()}
 	err := s.c.Store.Update(ctx, func(tx *raftstore.Tx) error {
-		n, ok := store.Nodes.Get(tx, caller.NodeID)
-		if !ok || !Wanted(n, tx.Now()) {
-			return errNotWanted
-		}
-		if err := CheckManagerRoom(tx); err != nil {
-			return err
-		}
-		if err := checkLevel(tx, req.GetStoreLevel()); err != nil {
-			return status.Error(codes.FailedPrecondition, err.Error())
-		}
-		c, err := store.GetCluster(tx)
+		n, c, err := promoted(tx, caller.NodeID, req.GetStoreLevel())
 		if err != nil {
 			return err
 		}
@@ -323,4 +303,21 @@ func (s *MembershipServer) storeError(log *slog.Logger, err error) error {
 	}
 	log.Error("writing a change of role failed", "error", err)
 	return errRoleInternal
+}
+
+// promoted returns the record, shared, of a worker that is to be a manager and may be
+// now, with the cluster's.
+func promoted(tx *raftstore.Tx, nodeID string, level uint32) (*pkipb.Node, *pkipb.Cluster, error) {
+	n, ok := store.Nodes.Get(tx, nodeID)
+	if !ok || !Wanted(n, tx.Now()) {
+		return nil, nil, errNotWanted
+	}
+	if err := CheckManagerRoom(tx); err != nil {
+		return nil, nil, err
+	}
+	if err := checkLevel(tx, level); err != nil {
+		return nil, nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	c, err := store.GetCluster(tx)
+	return n, c, err
 }

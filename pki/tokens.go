@@ -78,15 +78,22 @@ func BelievesTPMs(p *profilepb.AdmissionPolicy) bool {
 	return len(p.GetEkAllowed())+len(p.GetEkCas()) > 0
 }
 
+// clusterNow is the time by which a token's life is measured: the machine's, or the
+// cluster's, which may be ahead and never goes back.
+func clusterNow(r *raftstore.ReadTx) time.Time {
+	now := time.Now()
+	if c := r.Clock(); c.After(now) {
+		return c
+	}
+	return now
+}
+
 // CreateToken has a record signed and stores it.
 func CreateToken(ctx context.Context, s Store, m TokenMinter, q TokenRequest) (*pkipb.Token, error) {
 	var clusterID string
-	now := time.Now()
+	var now time.Time
 	err := s.View(func(r *raftstore.ReadTx) error {
-		// A token's life is measured by the cluster's clock, which may be ahead.
-		if c := r.Clock(); c.After(now) {
-			now = c
-		}
+		now = clusterNow(r)
 		c, err := store.GetCluster(r)
 		clusterID = c.GetClusterId()
 		if p := c.GetAdmission(); err == nil && q.Attest && !BelievesTPMs(p) {

@@ -50,12 +50,9 @@ func (s *Server) challenge(req *keydpb.ChallengeRequest) (*keydpb.ChallengeRespo
 		return nil, err
 	}
 	now := time.Now()
-	rec, err := profile.OpenTokenRecord(opened.keyset.records, req.GetToken())
+	rec, err := opened.keyset.openToken(req.GetToken(), now)
 	if err != nil {
-		return nil, denied("%v", err)
-	}
-	if err := profile.CheckToken(rec, opened.keyset.clusterID, now); err != nil {
-		return nil, denied("%v", err)
+		return nil, err
 	}
 	if len(req.GetExporter()) != profile.ExporterLen {
 		return nil, invalid("the exporter is %d bytes, not %d", len(req.GetExporter()), profile.ExporterLen)

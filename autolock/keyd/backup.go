@@ -14,7 +14,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/backup"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
 // sealBackup makes the head of a backup. That there shall be one is redoubtd's
@@ -126,17 +125,8 @@ func (s *Server) finishRestore(ctx context.Context, req *keydpb.FinishRestoreReq
 	case !ident.Valid(req.GetNodeId()):
 		return nil, invalid("malformed node id")
 	}
-	reqs, err := parseRequests(profilepb.Role_ROLE_MANAGER, req.GetManagerCsr(), req.GetBootCsr())
+	reqs, err := s.firstRequests(req.GetManagerCsr(), req.GetBootCsr())
 	if err != nil {
-		return nil, err
-	}
-	if err := s.prepare(); err != nil {
-		return nil, err
-	}
-	if err := reqs.certifyOwn(s.prepared.public); err != nil {
-		return nil, err
-	}
-	if err := reqs.complete(); err != nil {
 		return nil, err
 	}
 	leaf, boot, err := s.issueAll(ctx, r.keyset, reqs, req.GetNodeId(), time.Now())

@@ -55,17 +55,8 @@ func (s *Server) init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.Ini
 	if !ident.Valid(req.GetNodeId()) {
 		return nil, invalid("malformed node id")
 	}
-	reqs, err := parseRequests(profilepb.Role_ROLE_MANAGER, req.GetManagerCsr(), req.GetBootCsr())
+	reqs, err := s.firstRequests(req.GetManagerCsr(), req.GetBootCsr())
 	if err != nil {
-		return nil, err
-	}
-	if err := s.prepare(); err != nil {
-		return nil, err
-	}
-	if err := reqs.certifyOwn(s.prepared.public); err != nil {
-		return nil, err
-	}
-	if err := reqs.complete(); err != nil {
 		return nil, err
 	}
 	now := time.Now()
@@ -86,6 +77,22 @@ func (s *Server) init(ctx context.Context, req *keydpb.InitRequest) (*keydpb.Ini
 		return nil, err
 	}
 	return &keydpb.InitResponse{ClusterId: opened.keyset.clusterID, Manager: leaf, Boot: boot, Slots: set}, nil
+}
+
+// firstRequests reads those of the manager that an empty keyd becomes, which must name
+// its own key.
+func (s *Server) firstRequests(managerCSR, bootCSR []byte) (*requests, error) {
+	reqs, err := parseRequests(profilepb.Role_ROLE_MANAGER, managerCSR, bootCSR)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.prepare(); err != nil {
+		return nil, err
+	}
+	if err := reqs.certifyOwn(s.prepared.public); err != nil {
+		return nil, err
+	}
+	return reqs, reqs.complete()
 }
 
 // importKeyset makes this keyd a manager's of an existing cluster.

@@ -100,12 +100,19 @@ func (s *Server) ownSeedOf(slotID string) *ownSeed {
 	return nil
 }
 
+// newSeed makes the seed of a slot of that kind, which the caller wipes, and its public
+// half.
+func newSeed(kind keydpb.SlotKind) (seed, recipient []byte, err error) {
+	seed = make([]byte, autolock.KeyLen)
+	rand.Read(seed)
+	recipient, err = autolock.SeedRecipient(kind, seed)
+	return seed, recipient, err
+}
+
 // makeFileSeed makes a seed and keeps it in the file of that slot.
 func (s *Server) makeFileSeed(slot *keydpb.Slot) (*ownSeed, error) {
-	seed := make([]byte, autolock.KeyLen)
+	seed, recipient, err := newSeed(slot.GetKind())
 	defer clear(seed)
-	rand.Read(seed)
-	recipient, err := autolock.SeedRecipient(slot.GetKind(), seed)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/hkdf"
 	"crypto/hpke"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -63,10 +62,8 @@ func releaseInfo(clusterID, nodeID string) []byte {
 // makeTicket makes a seed for that slot and seals it for the other managers. No state
 // is ever sealed to a seed that another state was: one release opens one state.
 func (s *Server) makeTicket(opened *secrets, nodeID string, slot *keydpb.Slot) (*ownSeed, error) {
-	seed := make([]byte, autolock.KeyLen)
+	seed, recipient, err := newSeed(slot.GetKind())
 	defer clear(seed)
-	rand.Read(seed)
-	recipient, err := autolock.SeedRecipient(slot.GetKind(), seed)
 	if err != nil {
 		return nil, err
 	}

@@ -21,12 +21,9 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 		return nil, err
 	}
 	now := time.Now()
-	rec, err := profile.OpenTokenRecord(opened.keyset.records, req.GetToken())
+	rec, err := opened.keyset.openToken(req.GetToken(), now)
 	if err != nil {
-		return nil, denied("%v", err)
-	}
-	if err := profile.CheckToken(rec, opened.keyset.clusterID, now); err != nil {
-		return nil, denied("%v", err)
+		return nil, err
 	}
 	switch {
 	case rec.GetMaxUses() != 0 && req.GetUses() >= rec.GetMaxUses():

@@ -78,3 +78,16 @@ func checkTokenBounds(rec *profilepb.TokenRecord, now time.Time) error {
 	}
 	return nil
 }
+
+// openToken returns the record of a join token that this keyset signed and that is good
+// now, as far as keyd knows: uses are for others to count.
+func (k *keyset) openToken(signed *profilepb.SignedTokenRecord, now time.Time) (*profilepb.TokenRecord, error) {
+	rec, err := profile.OpenTokenRecord(k.records, signed)
+	if err == nil {
+		err = profile.CheckToken(rec, k.clusterID, now)
+	}
+	if err != nil {
+		return nil, denied("%v", err)
+	}
+	return rec, nil
+}

@@ -3,7 +3,6 @@ package keyd
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -118,10 +117,8 @@ func (s *Server) makeTPMSeed(ctx context.Context, slot *keydpb.Slot) (*ownSeed, 
 	if err != nil {
 		return nil, err
 	}
-	seed := make([]byte, autolock.KeyLen)
+	seed, recipient, err := newSeed(slot.GetKind())
 	defer clear(seed)
-	rand.Read(seed)
-	recipient, err := autolock.SeedRecipient(slot.GetKind(), seed)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,12 @@ import (
 // closed when the test ends; a failure of the store fails the test.
 func New(t testing.TB, tables ...raftstore.Registered) *raftstore.Store {
 	t.Helper()
+	return NewAt(t, nil, tables...)
+}
+
+// NewAt is New with a clock of the test's; nil: the machine's.
+func NewAt(t testing.TB, clock raftstore.Clock, tables ...raftstore.Registered) *raftstore.Store {
+	t.Helper()
 	id := ident.New()
 	s, err := raftstore.Open(t.Context(), raftstore.Config{
 		Dir: t.TempDir(), NodeID: id, ClusterID: ident.New(),
@@ -31,7 +37,7 @@ func New(t testing.TB, tables ...raftstore.Registered) *raftstore.Store {
 				return nil, errors.New("raftstoretest: a cluster of one has no peers")
 			},
 		},
-		ElectionTimeout: 20 * time.Millisecond,
+		ElectionTimeout: 20 * time.Millisecond, Clock: clock,
 	})
 	if err != nil {
 		t.Fatal(err)
