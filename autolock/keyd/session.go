@@ -101,13 +101,10 @@ func (s *Server) takeSealed(req *keydpb.TakeShareRequest) (*keydpb.TakeShareResp
 // giveShare takes a share that was typed on this machine, and seals it for the
 // locked managers that whoever typed it wants to have it.
 func (s *Server) giveShare(req *keydpb.GiveShareRequest) (*keydpb.GiveShareResponse, error) {
+	if err := s.hasState(); err != nil {
+		return nil, err
+	}
 	switch {
-	case s.closed:
-		return nil, errLocked
-	case s.broken != nil:
-		return nil, s.broken
-	case s.file == nil:
-		return nil, errEmpty
 	case s.secrets != nil && len(req.GetTo()) == 0:
 		return nil, refuse(keydpb.Code_CODE_NOT_LOCKED, "this manager is not locked")
 	case len(req.GetTo()) > maxManagers:

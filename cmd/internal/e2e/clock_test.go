@@ -19,10 +19,12 @@ func TestInteropTime(t *testing.T) {
 	c.settableClocks()
 	t.Run("a worker's clock is shown", c.workerClock)
 	t.Run("a leader whose clock jumps hands over and stamps nothing", c.leaderJumps)
+	t.Run("clocks that are set back a year", c.yearBack)
 	t.Run("a cluster that slept two days", func(t *testing.T) { c.slept(t, 2*day) })
 	t.Run("a manager that was off for three days", func(t *testing.T) { c.managerOff(t, 5*day) })
 	t.Run("powered off for twenty-five days", func(t *testing.T) { c.poweredOff(t, 30*day); c.whole(t, 3*time.Minute) })
 	t.Run("powered off for forty days", func(t *testing.T) { c.offTooLong(t, 70*day) })
+	t.Run("keys of stores that are ninety days old", func(t *testing.T) { c.oldStoreKeys(t, 96*day) })
 }
 
 // whole waits until every node is ready, every manager votes, and edge answers.
@@ -143,6 +145,46 @@ func (c *cluster) forgetDown(t *testing.T) {
 	})
 }
 
+// yearBack: the leader's clock, then everybody's. What has not begun yet is believed by
+// nobody, nothing that ended lives again, and with right clocks all is as before.
+func (c *cluster) yearBack(t *testing.T) {
+	ended := strings.TrimSpace(c.ok("manager-1", "join-token", "worker", "--ttl", "1s", "-q"))
+	leader, asked := c.leader("manager-1"), "manager-1"
+	if leader == asked {
+		asked = "manager-2"
+	}
+	c.setClock(c.host(leader), -365*day)
+	eventually(t, 2*time.Minute, func() string {
+		if now := c.leader(asked); now == leader || now == "" {
+			return leader + " still leads"
+		}
+		return ""
+	})
+	c.ok(asked, "service", "create", "--quiet", "--detach", "--name", "meanwhile", "--replicas", "0", image)
+	c.setClock(c.host(leader), 0)
+	c.whole(t, 3*time.Minute)
+
+	c.poweredOff(t, -365*day)
+	for range 10 {
+		if r := c.on("manager-1", "node", "ls"); r.code == 0 {
+			t.Fatalf("managers believe certificates that have not begun: %v", r)
+		}
+	}
+	c.poweredOff(t, 0)
+	c.whole(t, 5*time.Minute)
+	c.ok("manager-1", "service", "inspect", "meanwhile")
+	if r := c.on("worker-1", "leave", "--force"); r.code != 0 {
+		t.Fatal(r)
+	}
+	c.refused("worker-1", 1, "expired", []byte(ended), "join", c.addr2377("manager-1"))
+	token := strings.TrimSpace(c.ok("manager-1", "join-token", "worker", "-q"))
+	if r := c.onIn("worker-1", []byte(token), "join", c.addr2377("manager-1")); r.code != 0 {
+		t.Fatal(r)
+	}
+	c.forgetDown(t)
+	c.whole(t, 2*time.Minute)
+}
+
 // slept: every machine's clock moves, as when all were suspended: every
 // certificate but the boot leaves has ended.
 func (c *cluster) slept(t *testing.T, to time.Duration) {
@@ -202,4 +244,13 @@ func (c *cluster) offTooLong(t *testing.T, to time.Duration) {
 		t.Fatal(r)
 	}
 	c.whole(t, 2*time.Minute)
+}
+
+// oldStoreKeys: each manager renews the key of its store when that is ninety days old,
+// without anybody, and no record of before is left on its disk.
+func (c *cluster) oldStoreKeys(t *testing.T, to time.Duration) {
+	managers := []string{"manager-1", "manager-2", "manager-3"}
+	eventually(t, time.Minute, func() string { return c.storeKeys(managers, 1) })
+	c.poweredOff(t, to)
+	eventually(t, 3*time.Minute, func() string { return c.storeKeys(managers, 2) })
 }
