@@ -75,13 +75,13 @@ type Store struct {
 	fstype  string
 
 	mu    sync.Mutex
-	locks map[string]*sync.Mutex // guarded by mu; by task
+	locks map[string]*lock // guarded by mu; by task
 }
 
 // Open finds out what the kernel offers. The directory is a shared mount, uid and
 // gid are the host's ids of containers' root.
 func Open(dir string, uid, gid int) (*Store, error) {
-	s := &Store{dir: dir, uid: uid, gid: gid, locks: map[string]*sync.Mutex{}}
+	s := &Store{dir: dir, uid: uid, gid: gid, locks: map[string]*lock{}}
 	probe := filepath.Join(dir, prefix+"probe")
 	if err := unmount(probe); err != nil {
 		return nil, err
@@ -108,17 +108,32 @@ func (s *Store) OwnPath(task string, n int) string {
 	return filepath.Join(s.path(task), "at", strconv.Itoa(n))
 }
 
-// lock is held by what changes a task's files.
-func (s *Store) lock(task string) func() {
+// lock is a task's.
+type lock struct {
+	sync.Mutex
+	users int // who hold it or wait for it; guarded by the store's mu
+}
+
+// lock is held by what changes a task's files. It is kept for as long as somebody
+// uses it: who waits and who comes later wait for the same one.
+func (s *Store) lock(task string) (unlock func()) {
 	s.mu.Lock()
 	l := s.locks[task]
 	if l == nil {
-		l = &sync.Mutex{}
+		l = &lock{}
 		s.locks[task] = l
 	}
+	l.users++
 	s.mu.Unlock()
 	l.Lock()
-	return l.Unlock
+	return func() {
+		l.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(s.locks, task)
+		}
+	}
 }
 
 // Put gives a task these files and no others, and keeps record beside them. The
@@ -231,7 +246,6 @@ func (s *Store) Remove(task string) error {
 		return fmt.Errorf("%q is no task id", task)
 	}
 	defer s.lock(task)()
-	defer func() { s.mu.Lock(); delete(s.locks, task); s.mu.Unlock() }()
 	return s.remove(task)
 }
 

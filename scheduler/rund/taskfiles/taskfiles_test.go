@@ -165,6 +165,31 @@ func TestSwapIsAtomic(t *testing.T) {
 	wg.Wait()
 }
 
+// TestOneAtATime: who puts a task's files and who removes them never do so at once,
+// and nothing is kept of tasks that are gone.
+func TestOneAtATime(t *testing.T) {
+	s, id := open(t), ident.New()
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			for range 40 {
+				err := s.Put(id, []File{{Dir: Secrets, Name: "a", Mode: 0o400, Data: []byte("x")}}, []byte("r"))
+				if i%2 == 0 {
+					err = s.Remove(id)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := s.Remove(id); err != nil || len(s.locks) > 0 {
+		t.Errorf("%d locks are kept, %v", len(s.locks), err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	s, id := open(t), ident.New()
 	many := make([]File, MaxFiles+1)
