@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	taskplaces "github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -175,7 +176,7 @@ func (a *agent) deliver(ctx context.Context, conn grpc.ClientConnInterface, ids 
 		return all(said(err))
 	}
 	statement := sha256.Sum256(key.GetStatement())
-	parcel := &rundpb.DeliverRequest{}
+	parcel, size := &rundpb.DeliverRequest{}, 0
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -193,10 +194,14 @@ func (a *agent) deliver(ctx context.Context, conn grpc.ClientConnInterface, ids 
 			continue
 		}
 		if parcel.TaskId != id {
-			parcel = &rundpb.DeliverRequest{TaskId: id, Statement: statement[:]}
+			parcel, size = &rundpb.DeliverRequest{TaskId: id, Statement: statement[:]}, 0
 		}
+		// Managers give no more: this is no delivery of theirs.
 		if parcel.Files = append(parcel.Files, m.GetFile()); len(parcel.Files) > maxFiles {
 			return all(fmt.Errorf("a delivery of more than %d files", maxFiles))
+		}
+		if size += len(m.GetFile().GetData()); size > taskplaces.MaxBytes {
+			return all(fmt.Errorf("a delivery of more than %d MiB", taskplaces.MaxBytes>>20))
 		}
 		if m.GetFacts() == nil {
 			continue
