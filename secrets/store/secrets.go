@@ -160,6 +160,17 @@ func SecretVersionOf(r raftstore.Reader, s *secretspb.Secret, number uint64) (*s
 	return SecretVersions.Get(r, f.GetId())
 }
 
+// Oldest is when the current version was made of the secret that was changed longest
+// ago, in nanoseconds of Unix time; 0: there is no secret.
+func Oldest(r raftstore.Reader) (at int64) {
+	for s := range Secrets.All(r) {
+		if made := factsOf(s.GetVersions(), s.GetCurrent(), 0).GetCreatedAt(); at == 0 || made < at {
+			at = made
+		}
+	}
+	return at
+}
+
 // SealedAnew puts versions' keys in the place of those that they had, after the
 // secrets master was replaced. A version that is gone meanwhile is left out, as is
 // one that has a key of a later epoch.

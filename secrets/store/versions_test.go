@@ -235,3 +235,50 @@ func TestSecretsAreBoundedInAll(t *testing.T) {
 		t.Errorf("%d secrets of 500 KiB in 128 MiB", made)
 	}
 }
+
+func TestOldest(t *testing.T) {
+	s := raftstoretest.New(t, Tables()...)
+	update := func(fn func(*raftstore.Tx) error) {
+		t.Helper()
+		if err := s.Update(t.Context(), fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids, made := map[string]string{"a": ident.New(), "b": ident.New()}, map[string]int64{}
+	oldest := func() (at int64) {
+		if err := s.View(func(r *raftstore.ReadTx) error { at = Oldest(r); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	change := func(name string, fn func(*raftstore.Tx) (*secretspb.Secret, error)) {
+		t.Helper()
+		update(func(tx *raftstore.Tx) error {
+			_, err := fn(tx)
+			made[name] = tx.Now().UnixNano()
+			return err
+		})
+	}
+	if at := oldest(); at != 0 {
+		t.Errorf("of no secret: %d", at)
+	}
+	for _, name := range []string{"a", "b"} {
+		change(name, func(tx *raftstore.Tx) (*secretspb.Secret, error) {
+			return nil, CreateSecret(tx, ids[name], fileSpec(name, 3), NewVersion{ident.New(), sealed(7)})
+		})
+	}
+	first := made["a"]
+	if at := oldest(); at != first {
+		t.Errorf("a is of %d, the oldest of %d", first, at)
+	}
+	change("a", func(tx *raftstore.Tx) (*secretspb.Secret, error) {
+		return AddSecretVersion(tx, ids["a"], NewVersion{ident.New(), sealed(7)}, unpinned)
+	})
+	if at := oldest(); at != made["b"] {
+		t.Errorf("b is of %d, the oldest of %d", made["b"], at)
+	}
+	change("a", func(tx *raftstore.Tx) (*secretspb.Secret, error) { return RollbackSecret(tx, "a", 1) })
+	if at := oldest(); at != first {
+		t.Errorf("a is of %d again, the oldest of %d", first, at)
+	}
+}

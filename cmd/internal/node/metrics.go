@@ -15,6 +15,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 // serveHTTP answers /metrics, /healthz and /readyz on the metrics socket until
@@ -37,6 +39,8 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 	gauge("raft_term", "Term of the store this manager is in: it grows with every election.", func(s selfStatus) float64 { return float64(s.term) })
 	gauge("raft_applied_index", "Last entry of the store this manager applied.", func(s selfStatus) float64 { return float64(s.applied) })
 	gauge("leaf_not_after_seconds", "Unix time at which the node's certificate ends.", func(s selfStatus) float64 { return float64(s.leafNotAfter) })
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "redoubt", Name: "secrets_oldest_change_seconds",
+		Help: "Managers: Unix time at which the secret was changed that was changed longest ago; 0: there is none."}, func() float64 { return float64(n.oldestSecret()) / 1e9 }))
 
 	reg.MustRegister(meshCollector{n})
 
@@ -63,6 +67,22 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// oldestSecret is when the data was made that is the oldest in use, in nanoseconds of
+// Unix time; 0 where this node has no store or the store no secret.
+func (n *Node) oldestSecret() (at int64) {
+	n.mu.Lock()
+	m, ok := n.live.(*managerState)
+	n.mu.Unlock()
+	if !ok {
+		return 0
+	}
+	err := m.store.View(func(r *raftstore.ReadTx) error { at = secretstore.Oldest(r); return nil })
+	if err != nil { // it is being closed
+		return 0
+	}
+	return at
 }
 
 // selfStatus is a copy of what the node knows of itself.
