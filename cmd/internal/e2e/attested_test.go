@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -56,7 +57,8 @@ func (c *cluster) ek(name string) string {
 
 // TestAttestedJoin lets machines in that prove their TPM: one on the allow-list
 // joins, renews and comes back after a reboot; one with another TPM, with none, or
-// started otherwise is refused plainly, and its disk is worth nothing elsewhere.
+// started otherwise is refused plainly, and its disk is worth nothing elsewhere. One
+// that a maker certified joins where that maker's CA is believed.
 func TestAttestedJoin(t *testing.T) {
 	t.Parallel()
 	c := up(t, "attest", 1, 2)
@@ -123,6 +125,22 @@ func TestAttestedJoin(t *testing.T) {
 		}
 		return ""
 	})
+
+	// A maker vouches for its TPMs, so that nobody has to list them, and another maker
+	// does not.
+	ofMaker, ofOther := tpmtest.Certified(t), tpmtest.Certified(t)
+	maker := filepath.Join(t.TempDir(), "maker.pem")
+	if err := os.WriteFile(maker, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ofMaker.CA.Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.ok("manager-1", "admission", "set", "--ek-ca", maker)
+	c.rebootWith("worker-2", ofOther, "boot loader")
+	c.refused("worker-2", 1, "of no CA that is trusted for TPMs", token(), "join", manager)
+	c.rebootWith("worker-2", ofMaker, "boot loader")
+	if r := c.onIn("worker-2", token(), "join", manager); r.code != 0 {
+		t.Fatalf("join with a certificate of the maker: %v", r)
+	}
+	eventually(t, time.Minute, func() string { return c.memberReady("worker-2") })
 }
 
 func hash(text string) []byte { h := sha256.Sum256([]byte(text)); return h[:] }
