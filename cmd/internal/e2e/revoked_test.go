@@ -69,6 +69,14 @@ func TestOldDisks(t *testing.T) {
 	})
 	used, _ := c.token("worker")
 	c.onIn("manager-1", []byte("what was known\n"), "config", "create", "before", "-")
+	if r := c.onIn("manager-1", []byte("the first password\n"), "secret", "create", "password", "-"); r.code != 0 {
+		t.Fatal(r)
+	}
+	// currentSecret is the version that a manager says is current, and how many it has.
+	currentSecret := func(on string) string {
+		return strings.TrimSpace(c.ok(on, "secret", "ls", "--format", "{{.Name}} {{.Current}} of {{.Versions}}"))
+	}
+	made := c.metric("manager-1", "redoubt_secrets_oldest_change_seconds")
 	copies := t.TempDir()
 	for _, name := range []string{"manager-3", "worker-1"} {
 		c.lab("stop", name)
@@ -93,6 +101,15 @@ func TestOldDisks(t *testing.T) {
 	}
 	c.takeOut("node", "revoke", "manager-3")
 	c.onIn("manager-1", []byte("what is secret now\n"), "config", "create", "after", "-")
+	if r := c.onIn("manager-1", []byte("the second password\n"), "secret", "update", "password", "-"); r.code != 0 {
+		t.Fatal(r)
+	}
+	if said := currentSecret("manager-1"); said != "password 2 of 2" {
+		t.Fatalf("the secret is %s", said)
+	}
+	if changed := c.metric("manager-1", "redoubt_secrets_oldest_change_seconds"); changed <= made || made == 0 {
+		t.Errorf("the oldest secret was changed at %f, after %f", changed, made)
+	}
 	if !c.listed(issuing.SerialNumber) {
 		t.Error("the issuing CA whose key manager-3 took along is on no list")
 	}
@@ -113,7 +130,7 @@ func TestOldDisks(t *testing.T) {
 	c.lab("cut", "manager-3")
 	c.lab("start", "manager-3")
 	c.refused("manager-3", 4, "does not open this manager", c.key(), "unlock") // the key of today
-	for _, args := range [][]string{{"node", "ls"}, {"config", "ls"}, {"config", "inspect", "before"}, {"service", "ls"}, {"ca", "crl"}, {"backup", "create", "/tmp/never"}} {
+	for _, args := range [][]string{{"node", "ls"}, {"config", "ls"}, {"config", "inspect", "before"}, {"secret", "ls"}, {"secret", "inspect", "password"}, {"service", "ls"}, {"ca", "crl"}, {"backup", "create", "/tmp/never"}} {
 		if r := c.on("manager-3", args...); r.code == 0 {
 			t.Errorf("a locked old disk answers %v: %v", args, r)
 		}
@@ -125,6 +142,9 @@ func TestOldDisks(t *testing.T) {
 		}
 		if strings.Contains(out, "after") {
 			t.Errorf("the disk of before knows of what was made later: %s", out)
+		}
+		if said := currentSecret("manager-3"); said != "password 1 of 1" {
+			t.Errorf("the disk of before has the secret as %s", said)
 		}
 	} else {
 		t.Logf("alone it opens nothing, also with its key: %v", r)
@@ -138,7 +158,7 @@ func TestOldDisks(t *testing.T) {
 	c.onIn("manager-3", oldKey, "unlock", "--timeout", "5s")
 	restored := time.Now()
 	eventually(t, time.Minute, func() string {
-		for _, args := range [][]string{{"config", "inspect", "after"}, {"config", "ls"}, {"node", "ls"}, {"ca", "crl"}, {"join-token", "worker", "-q"}} {
+		for _, args := range [][]string{{"config", "inspect", "after"}, {"config", "ls"}, {"secret", "ls"}, {"secret", "inspect", "password"}, {"secret", "rollback", "password"}, {"node", "ls"}, {"ca", "crl"}, {"join-token", "worker", "-q"}} {
 			if r := c.on("manager-3", args...); r.code == 0 {
 				t.Errorf("the old disk answers %v: %v", args, r)
 			}
@@ -149,6 +169,9 @@ func TestOldDisks(t *testing.T) {
 		return ""
 	})
 	t.Logf("an old manager's disk was told %v after it was started", time.Since(restored).Round(100*time.Millisecond))
+	if said := currentSecret("manager-1"); said != "password 2 of 2" {
+		t.Errorf("after the old disk was there the secret is %s", said)
+	}
 	if names, all := c.voters("manager-1"); len(names) != 2 {
 		t.Errorf("%v vote: %s", names, all)
 	}
@@ -173,8 +196,10 @@ func TestOldDisks(t *testing.T) {
 	if r := c.onIn("worker-1", []byte(fresh), "join", c.addr2377("manager-1")); r.code == 0 {
 		t.Errorf("it joined twice: %v", r)
 	}
-	if found := grepTree(t, c.host("manager-3").DataDir, "what is secret now"); found != "" {
-		t.Errorf("what was made after the removal stands in %s", found)
+	for _, text := range []string{"what is secret now", "the second password", "the first password"} {
+		if found := grepTree(t, c.host("manager-3").DataDir, text); found != "" {
+			t.Errorf("%q stands in %s", text, found)
+		}
 	}
 }
 
