@@ -108,16 +108,21 @@ func diskAlone(t *testing.T, c *cluster) {
 	old := c.key()
 	fresh := c.rotate("manager-1")
 	c.ok("manager-1", "service", "create", "--detach", "--name", "what-the-thief-wants", "--replicas", "0", image)
+	const secret = "what-the-secret-holds-5a90"
+	if r := c.onIn("manager-1", []byte(secret), "secret", "create", "password", "-"); r.code != 0 {
+		t.Fatal(r)
+	}
 	c.lab("stop", "manager-1")
 	th := steal(t, c.host("manager-1"))
 
 	// Daemons by themselves do nothing.
-	for _, name := range []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-named", "redoubt-rund"} {
+	for name, who := range map[string]string{"redoubtd": "redoubt-node", "redoubt-keyd": "redoubt-node", "redoubt-netd": "redoubt-node",
+		"redoubt-named": "redoubt-node", "redoubt-rund": "redoubt-node", "redoubt-proxy": "redoubt-rund does"} {
 		cmd := exec.CommandContext(t.Context(), filepath.Join(binDir, name), "--data-dir", th.path("data"), "--run-dir", th.dir, "--control-user", "0")
 		if name == "redoubt-named" {
 			cmd.Args = append(cmd.Args, "--netd-user", "1")
 		}
-		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "redoubt-node") {
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), who) {
 			t.Errorf("%s on the copy: %v, %s", name, err, out)
 		}
 	}
@@ -128,24 +133,56 @@ func diskAlone(t *testing.T, c *cluster) {
 		}
 		return ""
 	})
+	taken := filepath.Join(t.TempDir(), "taken.rdtb")
 	for _, args := range [][]string{{"service", "ls"}, {"service", "inspect", "what-the-thief-wants"}, {"node", "ls"}, {"join-token", "worker"},
-		{"join-token", "ls"}, {"unlock-key", "rotate"}, {"unlock-key", "slot", "ls"}, {"init"}} {
-		if r := th.redoubt(nil, args...); r.code == 0 || keyText.MatchString(r.stdout) || strings.Contains(r.stdout+r.stderr, "wants") && args[0] != "service" {
+		{"join-token", "ls"}, {"unlock-key", "rotate"}, {"unlock-key", "slot", "ls"}, {"init"},
+		{"service", "logs", "what-the-thief-wants"}, {"events", "--since", "1h", "--until", "0s"}, {"identity", "ls"}, {"network", "ls"}, {"policy", "ls"},
+		{"recover", "--force-new-cluster"}, {"backup", "create", taken}, {"ca", "inspect"}, {"ca", "crl"}, {"ca", "rotate", "--root"},
+		{"secret", "ls"}, {"secret", "inspect", "password"}, {"secret", "grants", "password"}, {"secret", "create", "mine", "-"}, {"secret", "update", "password", "-"},
+		{"config", "ls"}, {"config", "inspect", "site"}, {"autolock", "off"}, {"unlock-key", "slot", "add", "operator", "--name", "mine"},
+		{"unlock-key", "slot", "add", "shamir", "--shares", "3", "--threshold", "2"}, {"unlock-key", "slot", "rm", "operator"}, {"unlock-key", "slot", "test"},
+		{"store", "ls"}, {"store", "rotate-key"}, {"node", "promote", "worker-1"}, {"node", "revoke", "worker-1"}, {"admission", "set", "--attest", "off"}, {"leave"}} {
+		if r := th.redoubt([]byte(secret), args...); r.code == 0 || keyText.MatchString(r.stdout) || shareText.MatchString(r.stdout) || strings.Contains(r.stdout+r.stderr, "wants") && args[0] != "service" {
 			t.Errorf("redoubt %v on the copy: %v", args, r)
 		}
 	}
+	if _, err := os.Stat(taken); err == nil {
+		t.Error("a locked copy gives a backup")
+	}
+	// What needs no daemon tells how many records there are, and nothing of what they hold.
+	if r := th.redoubt(nil, "store", "scan", th.path("data", "control", "raft")); r.code != 0 || strings.Contains(r.stdout, "wants") {
+		t.Errorf("store scan of the copy: %v", r)
+	}
+	if found := c.filesWith([][]byte{[]byte("what-the-thief-wants"), []byte(secret)}, th.path("data")); len(found) > 0 {
+		t.Errorf("in clear on the copy: %v", found)
+	}
 	for name, key := range map[string]string{"another cluster's key": newKey(t), "the key before the rotation": string(old)} {
-		if r := th.redoubt([]byte(key), "unlock"); r.code != 4 || !strings.Contains(r.stderr, "does not open") {
-			t.Errorf("%s: %v", name, r)
+		for _, args := range [][]string{{"unlock"}, {"recover", "--force-new-cluster"}} {
+			eventually(t, time.Minute, func() string { // after some keyd wants a pause
+				r := th.redoubt([]byte(key), args...)
+				if r.code != 4 || !strings.Contains(r.stderr, "does not open") && !strings.Contains(r.stderr, "too many wrong keys") {
+					t.Fatalf("%s, redoubt %v: %v", name, args, r)
+				}
+				if strings.Contains(r.stderr, "too many wrong keys") {
+					return r.stderr
+				}
+				return ""
+			})
 		}
 	}
 	if r := th.redoubt(nil, "service", "ls"); r.code != 4 {
 		t.Errorf("after wrong keys: %v", r)
 	}
 	// With the key it is the manager: that is what the key is.
-	if r := th.redoubt([]byte(fresh), "unlock"); r.code != 0 {
-		t.Fatalf("the right key: %v\n%s", r, th.logs())
-	}
+	eventually(t, time.Minute, func() string {
+		switch r := th.redoubt([]byte(fresh), "unlock"); {
+		case strings.Contains(r.stderr, "too many wrong keys"):
+			return r.stderr
+		case r.code != 0:
+			t.Fatalf("the right key: %v\n%s", r, th.logs())
+		}
+		return ""
+	})
 	if r := th.redoubt(nil, "service", "ls"); r.code != 0 || !strings.Contains(r.stdout, "what-the-thief-wants") {
 		t.Errorf("with the right key: %v", r)
 	}
