@@ -161,17 +161,13 @@ func TestLastListStays(t *testing.T) {
 	}
 	former := c.rotate()
 	sum := sha256.Sum256(former.Raw)
-	for {
+	for shown := false; !shown; {
 		lists, err := pki.AwaitRevocationLists(wait, c.s)
-		if err != nil {
+		if err = errors.Join(err, wait.Err()); err != nil {
 			t.Fatal("the last list of the CA of before is not shown: ", err)
 		}
-		shown := false
 		for _, l := range lists {
 			shown = shown || l.GetId() == hex.EncodeToString(sum[:]) && l.GetFormer() && !l.GetWorkload()
-		}
-		if shown {
-			break
 		}
 	}
 	root := sha256.Sum256(c.Root.Raw)
