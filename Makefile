@@ -123,10 +123,17 @@ test-fips: ## the packages of the control plane, kept to Go's FIPS 140-3 module
 	@mkdir -p $(OUT)
 	$(call stage,control plane in FIPS mode,go test -vet=off -count=1 -timeout 6m -exec 'env GODEBUG=fips140=only' -skip "$(FIPS_SKIP)" $(FIPS))
 
+# Of the version whose interface redoubtd speaks, with the modules of its own: minutes
+# of compiling, once.
+$(OUT)/tools/step-ca: go.mod
+	@mkdir -p $(OUT)/tools
+	CGO_ENABLED=0 GOBIN=$(OUT)/tools go install github.com/smallstep/certificates/cmd/step-ca@$$(go list -m -f '{{.Version}}' github.com/smallstep/certificates)
+	@touch $@
+
 .PHONY: test-interop
-test-interop: setup $(OUT)/setup-kernelvm build ## the tier that needs outside tools beside the cluster
+test-interop: setup $(OUT)/setup-kernelvm build $(OUT)/tools/step-ca ## the tier that needs outside tools beside the cluster
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
-	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/e2e/...
+	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/e2e/...
 
 	@$(MAKE) kernelvm
 

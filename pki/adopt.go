@@ -30,7 +30,7 @@ func Adoptable(n *pkipb.Node, leaf *x509.Certificate) bool {
 
 // issuedBy is the hash of the active issuer that signed leaf; nil for none.
 func issuedBy(c *pkipb.Cluster, leaf *x509.Certificate) []byte {
-	for _, der := range c.GetIssuers() {
+	for _, der := range inForce(c) {
 		ca, err := x509.ParseCertificate(der)
 		if err == nil && leaf.CheckSignatureFrom(ca) == nil {
 			sum := sha256.Sum256(der)

@@ -9,6 +9,13 @@ type SignerBusy struct{ Err error }
 func (e *SignerBusy) Error() string { return e.Err.Error() }
 func (e *SignerBusy) Unwrap() error { return e.Err }
 
+// ExternalError says why a CA outside of the cluster certified nothing. Its text is
+// for whoever proved to be a node, or to hold a token.
+type ExternalError struct{ Err error }
+
+func (e *ExternalError) Error() string { return e.Err.Error() }
+func (e *ExternalError) Unwrap() error { return e.Err }
+
 // Why a peer was not accepted. VerifyPeer wraps one of them with the node's id;
 // the texts are made for the person who reads the last line of an error.
 var (

@@ -217,6 +217,9 @@ func (s *JoinServer) admit(ctx context.Context, j *join, source netip.Addr) (*pk
 		if errors.As(err, new(*SignerBusy)) { // who holds the seed may know
 			return nil, later(codes.ResourceExhausted, signerPause, "keyd of the leader was asked for too many certificates or keys")
 		}
+		if no := (*ExternalError)(nil); errors.As(err, &no) {
+			return nil, later(codes.Unavailable, externalPause, "%v", no)
+		}
 		s.cfg.Logger.Error("signing a join failed", "token", token.GetId(), "error", err)
 		return nil, errJoinInternal
 	}

@@ -49,6 +49,14 @@ const (
 	maxPending    = 64
 	maxApproval   = 30 * time.Minute
 
+	// externalPause is when a join is tried again that an external CA did not certify.
+	externalPause = 10 * time.Second
+
+	// A failure of the external CA is written down anew, where it is another, once in
+	// failureInterval; its text has maxFailure bytes at most.
+	failureInterval = time.Minute
+	maxFailure      = 512
+
 	// A node may renew renewBurst times at once and then once every renewRefill.
 	renewBurst  = 5
 	renewRefill = time.Minute

@@ -61,6 +61,10 @@ func (s *RenewServer) Renew(ctx context.Context, req *pkipb.RenewRequest) (*pkip
 		log.Warn("refused a renewal", "reason", err)
 		return nil, status.Error(codes.PermissionDenied, no.Error())
 	}
+	if no := (*ExternalError)(nil); errors.As(err, &no) {
+		log.Warn("a renewal was not certified", "error", err)
+		return nil, status.Error(codes.Unavailable, no.Error())
+	}
 	if err != nil {
 		log.Error("signing a renewal failed", "error", err)
 		return nil, status.Error(codes.Internal, "the renewal failed on the manager: see its log")

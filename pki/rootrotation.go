@@ -27,6 +27,9 @@ type NextCA struct {
 	// DER; Other is the root that does not sign, or nil.
 	Root, Other, Issuer []byte
 	Cross               [][]byte
+	// External is the root's certificate of the CA outside of the cluster that signs
+	// workers; nil where none does.
+	External []byte
 }
 
 // ErrRotating says that a root is being replaced already, ErrNotRotating that none
@@ -53,11 +56,17 @@ func nextEpoch(tx *raftstore.Tx, next NextCA) (*pkipb.Cluster, error) {
 
 // putIssuer puts another issuing CA in force.
 func putIssuer(tx *raftstore.Tx, c *pkipb.Cluster, issuer []byte) {
-	former := slices.Concat(c.GetIssuers(), c.GetFormerIssuers())
+	addFormer(tx, c, c.GetIssuers()...)
+	c.Issuers = [][]byte{issuer}
+	revokeUnlisted(tx, c)
+}
+
+// addFormer takes issuing CAs out of force.
+func addFormer(tx *raftstore.Tx, c *pkipb.Cluster, issuers ...[]byte) {
+	former := slices.Concat(issuers, c.GetFormerIssuers())
 	n := min(len(former), maxFormerIssuers)
 	revokeIssuers(tx, c, former[n:]...) // forgotten, and signs no list
-	c.Issuers, c.FormerIssuers = [][]byte{issuer}, former[:n]
-	revokeUnlisted(tx, c)
+	c.FormerIssuers = former[:n]
 }
 
 // RotateIssuer puts a new issuing CA below the same root in force.
@@ -120,6 +129,13 @@ func SwitchRoot(tx *raftstore.Tx, next NextCA) error {
 	c.Rotation.Phase, c.Rotation.PhaseAt = phase, tx.Now().UnixNano()
 	c.Roots = [][]byte{next.Root, next.Other}
 	putIssuer(tx, c, next.Issuer)
+	if (c.GetExternal() != nil) != (len(next.External) > 0) {
+		return ErrRotated
+	}
+	if c.GetExternal() != nil { // nodes trust it by the root that signs now
+		addFormer(tx, c, c.External.GetIssuer())
+		c.External.Issuer = next.External
+	}
 	return store.Cluster.Put(tx, c)
 }
 

@@ -221,12 +221,22 @@ func NeedsReissue(c *pkipb.Cluster, n *pkipb.Node) bool {
 	if n.GetDenied() || KeysetEpoch(c) == firstEpoch {
 		return false
 	}
-	want := ActiveIssuer(c)
+	want := IssuerFor(c, n.GetRole())
 	return !bytes.Equal(n.GetLeafIssuer(), want) ||
 		n.GetRole() == profilepb.Role_ROLE_MANAGER && !bytes.Equal(n.GetBootIssuer(), want)
 }
 
-// ActiveIssuer is the SHA-256 of the issuing CA's certificate in force.
+// IssuerFor is the SHA-256 of the certificate of the CA that signs leaves of that
+// role now.
+func IssuerFor(c *pkipb.Cluster, role profilepb.Role) []byte {
+	if c.GetExternal() != nil && role == profilepb.Role_ROLE_WORKER {
+		return hashOf(c.GetExternal().GetIssuer())
+	}
+	return ActiveIssuer(c)
+}
+
+// ActiveIssuer is the SHA-256 of the certificate of the cluster's own issuing CA in
+// force.
 func ActiveIssuer(c *pkipb.Cluster) []byte {
 	if len(c.GetIssuers()) == 0 {
 		return nil

@@ -52,7 +52,7 @@ func TrustFromCluster(c *pkipb.Cluster) (Trust, error) {
 	if t.Roots, err = parseAll(c.GetRoots()); err != nil {
 		return Trust{}, fmt.Errorf("cluster record: root: %w", err)
 	}
-	if t.Issuers, err = parseAll(c.GetIssuers()); err != nil {
+	if t.Issuers, err = parseAll(inForce(c)); err != nil {
 		return Trust{}, fmt.Errorf("cluster record: issuer: %w", err)
 	}
 	if t.Former, err = parseAll(c.GetFormerIssuers()); err != nil {
@@ -195,7 +195,7 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 		roots.AddCert(c)
 	}
 	for _, c := range slices.Concat(t.Issuers, t.Former, presented[1:]) {
-		issuers.AddCert(c)
+		issuers.AddCert(profile.Understood(c))
 	}
 	chains, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: issuers, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
@@ -206,7 +206,7 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 	rank, found := issuerUnknown, false
 	for _, chain := range chains {
 		// Leaf, issuing CA, root: a root signs no node.
-		if len(chain) < 3 {
+		if len(chain) < 3 || !mayIssue(chain[1:], id.Role) {
 			continue
 		}
 		gone := !slices.ContainsFunc(t.Roots, chain[len(chain)-1].Equal)
@@ -230,6 +230,11 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 		verified.put(key, v)
 	}
 	return v, nil
+}
+
+// mayIssue reports whether all these CAs may stand above a leaf of that role.
+func mayIssue(above []*x509.Certificate, role profilepb.Role) bool {
+	return !slices.ContainsFunc(above, func(ca *x509.Certificate) bool { return !profile.MayIssue(ca, role) })
 }
 
 // Again is Verify for a peer that was verified before, under this trust and for

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/smallstep/certificates/cas/apiv1"
@@ -180,15 +181,22 @@ func (k *keyset) verifyBy(cert *x509.Certificate, at time.Time, by ...*x509.Cert
 	for _, c := range append(k.roots(), k.formerRoots...) {
 		roots.AddCert(c)
 	}
+	if k.external != nil {
+		by = append(slices.Clip(by), k.external.issuer)
+	}
 	for _, c := range by {
-		issuers.AddCert(c)
+		issuers.AddCert(profile.Understood(c))
+	}
+	id, err := profile.NodeFromCert(cert)
+	if err != nil {
+		return err
 	}
 	chains, err := cert.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: issuers, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	for _, chain := range chains {
-		if len(chain) == 3 {
+		if len(chain) == 3 && profile.MayIssue(chain[1], id.Role) {
 			return nil
 		}
 	}

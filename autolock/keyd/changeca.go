@@ -19,6 +19,9 @@ var changes = map[keydpb.CAChange]string{
 	keydpb.CAChange_CA_CHANGE_NEW_ROOT:    "a second root",
 	keydpb.CAChange_CA_CHANGE_SWITCH_ROOT: "the other root signs",
 	keydpb.CAChange_CA_CHANGE_DROP_ROOT:   "the other root goes",
+
+	keydpb.CAChange_CA_CHANGE_EXTERNAL:    "an external CA signs workers",
+	keydpb.CAChange_CA_CHANGE_NO_EXTERNAL: "no external CA signs",
 }
 
 // rotateCA makes the keyset of the next epoch in which one of the CAs is another,
@@ -38,6 +41,15 @@ func (s *Server) rotateCA(req *keydpb.RotateCARequest) (*keydpb.RotateCAResponse
 	if err := opened.keyset.allows(req.GetChange()); err != nil {
 		return nil, err
 	}
+	var outside *external
+	if req.GetChange() == keydpb.CAChange_CA_CHANGE_EXTERNAL {
+		if outside, err = parseExternal(opened.keyset, req.GetExternal(), now); err != nil {
+			return nil, err
+		}
+		what += ", " + outside.url
+	} else if req.GetExternal() != nil {
+		return nil, invalid("an external CA is named where none is set")
+	}
 	to, err := s.recipients(opened, &keydpb.RotateKeysetRequest{Managers: req.GetManagers()}, now)
 	if err != nil {
 		return nil, err
@@ -52,12 +64,15 @@ func (s *Server) rotateCA(req *keydpb.RotateCARequest) (*keydpb.RotateCAResponse
 	if err := s.note(entry{Event: "rotate-ca", Detail: detail}); err != nil {
 		return nil, err
 	}
-	k, err := opened.keyset.changed(now, req.GetChange())
+	k, err := opened.keyset.changed(now, req.GetChange(), outside)
 	if err != nil {
 		return nil, fmt.Errorf("making the next keyset: %w", err)
 	}
 	defer k.destroy()
 	resp := &keydpb.RotateCAResponse{Epoch: k.epoch, Root: k.root.Raw, Other: rawOf(k.other), Issuer: k.issuing.Raw, WorkloadIssuer: k.workload.Raw}
+	if k.external != nil {
+		resp.External = k.external.issuer.Raw
+	}
 	for _, c := range k.cross {
 		resp.Cross = append(resp.Cross, c.Raw)
 	}
@@ -72,12 +87,17 @@ func (k *keyset) allows(change keydpb.CAChange) error {
 		return denied("the root is being replaced already")
 	case (change == keydpb.CAChange_CA_CHANGE_SWITCH_ROOT || change == keydpb.CAChange_CA_CHANGE_DROP_ROOT) && one:
 		return denied("there is one root, and it is not being replaced")
+	case (change == keydpb.CAChange_CA_CHANGE_EXTERNAL || change == keydpb.CAChange_CA_CHANGE_NO_EXTERNAL) && !one:
+		return denied("the root is being replaced: who signs workers is changed before or after that")
+	case change == keydpb.CAChange_CA_CHANGE_NO_EXTERNAL && k.external == nil:
+		return denied("no external CA is set")
 	}
 	return nil
 }
 
 // changed is the keyset of the next epoch with one change, in memory of its own.
-func (k *keyset) changed(now time.Time, change keydpb.CAChange) (*keyset, error) {
+// outside is the external CA that comes, where the change is that.
+func (k *keyset) changed(now time.Time, change keydpb.CAChange, outside *external) (*keyset, error) {
 	if err := k.allows(change); err != nil {
 		return nil, err
 	}
@@ -91,6 +111,11 @@ func (k *keyset) changed(now time.Time, change keydpb.CAChange) (*keyset, error)
 	case keydpb.CAChange_CA_CHANGE_SWITCH_ROOT:
 		next.root, next.rootKey, next.other, next.otherKey = k.other, k.otherKey, k.root, k.rootKey
 		made.issuers(&next)
+		made.external(&next, next.external)
+	case keydpb.CAChange_CA_CHANGE_EXTERNAL:
+		made.external(&next, outside)
+	case keydpb.CAChange_CA_CHANGE_NO_EXTERNAL:
+		made.external(&next, nil)
 	case keydpb.CAChange_CA_CHANGE_DROP_ROOT:
 		next.formerRoots = append([]*x509.Certificate{k.other}, k.formerRoots...)
 		next.other, next.otherKey = nil, nil
@@ -180,6 +205,20 @@ func (f *fresh) issuers(k *keyset) {
 	k.former = atMost(append([]*x509.Certificate{k.issuing}, k.former...))
 	k.issuing, k.issuingKey = f.ca("issuing", k, k.root, k.rootKey, issuingLife)
 	k.workload, k.workloadKey = f.ca("workload", k, k.root, k.rootKey, issuingLife)
+}
+
+// external has the root that signs certify an external CA, or nobody where that is
+// nil. The certificate of before is a former one.
+func (f *fresh) external(k *keyset, to *external) {
+	if k.external != nil {
+		k.former = atMost(append([]*x509.Certificate{k.external.issuer}, k.former...))
+	}
+	if k.external = nil; to == nil || f.err != nil {
+		return
+	}
+	issuer, err := certifyExternal(k, to.signer, f.now)
+	f.err = err
+	k.external = &external{url: to.url, provisioner: to.provisioner, signer: to.signer, root: to.root, issuer: issuer}
 }
 
 func (f *fresh) workload(k *keyset) {

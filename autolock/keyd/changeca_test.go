@@ -205,7 +205,7 @@ func TestRootChangesMissed(t *testing.T) {
 	if foreign.succeeds(own) {
 		t.Error("a root that certifies itself is taken")
 	}
-	made, err := own.changed(time.Now(), newRoot)
+	made, err := own.changed(time.Now(), newRoot, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 func (k *keyset) steps(t *testing.T, what ...keydpb.CAChange) *keyset {
 	t.Helper()
 	for _, change := range what {
-		next, err := k.changed(time.Now(), change)
+		next, err := k.changed(time.Now(), change, nil)
 		if err != nil {
 			t.Fatalf("%v on top of epoch %d: %v", change, k.epoch, err)
 		}

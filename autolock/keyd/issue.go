@@ -109,14 +109,18 @@ func (r *requests) certifyOwn(key []byte) error {
 	return nil
 }
 
+// leafLife is for how long the leaf shall be good.
+func (s *Server) leafLife(r *requests) time.Duration {
+	if r.role == profilepb.Role_ROLE_WORKER {
+		return cmp.Or(r.life, s.cfg.Section.WorkerLeafLifetime)
+	}
+	return profile.LeafLife
+}
+
 // issueAll signs a node's leaf and, when it was asked for, its boot leaf.
 func (s *Server) issueAll(ctx context.Context, k *keyset, r *requests, nodeID string, now time.Time) (leaf, boot *profilepb.CertificateChain, err error) {
 	id := profile.Identity{ClusterID: k.clusterID, NodeID: nodeID, Role: r.role, KeydKey: r.keydKey, TPM: r.tpm}
-	life := profile.LeafLife
-	if r.role == profilepb.Role_ROLE_WORKER {
-		life = cmp.Or(r.life, s.cfg.Section.WorkerLeafLifetime)
-	}
-	if leaf, err = k.issue(ctx, id, r.leaf, now, life); err != nil {
+	if leaf, err = k.issue(ctx, id, r.leaf, now, s.leafLife(r)); err != nil {
 		return nil, nil, err
 	}
 	if r.boot == nil {

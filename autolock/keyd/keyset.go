@@ -37,6 +37,7 @@ type keyset struct {
 	workload *x509.Certificate   // signs workloads; nil in a keyset of the first format
 	former   []*x509.Certificate // issuing CAs of before, newest first
 	retired  []byte              // SHA-256 of keyd keys that get no keyset, newest first
+	external *external           // signs workers' leaves instead of issuing; nil: nobody does
 
 	rootKey, otherKey, issuingKey, workloadKey []byte // P-256 scalars
 
@@ -51,6 +52,7 @@ type keyset struct {
 
 	records   ed25519.PublicKey
 	recipient []byte // of the secrets master
+	orderKey  []byte // verifies orders to an external CA: SubjectPublicKeyInfo
 }
 
 // epochKey is a symmetric key and the epoch of the keyset that it came with.

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/awnumar/memguard"
 
@@ -21,8 +22,10 @@ import (
 )
 
 // A keyset begins with its format; docs/formats.md has each. The first had
-// neither epoch nor history, one CA for all, and is read as epoch 1.
+// neither epoch nor history, one CA for all, and is read as epoch 1. The third is
+// the second with an external CA, and written where there is one.
 const (
+	keysetMagicV3 = "RDTY\x03"
 	keysetMagic   = "RDTY\x02"
 	keysetMagicV1 = "RDTY\x01"
 )
@@ -42,19 +45,30 @@ func (k *keyset) parts() [][]byte {
 	for _, m := range k.formerMasters {
 		parts = append(parts, epochBytes(m.epoch), m.key)
 	}
+	if k.external != nil {
+		parts = slices.Insert(parts, 2, k.external.encode())
+	}
 	return parts
+}
+
+// magic is of the oldest format that can say what the keyset is.
+func (k *keyset) magic() string {
+	if k.external != nil {
+		return keysetMagicV3
+	}
+	return keysetMagic
 }
 
 // pack writes a keyset that was put together from parts into locked memory, and
 // reads it back. The parts remain their owner's to wipe.
 func (k *keyset) pack() (*keyset, error) {
 	parts := k.parts()
-	n := len(keysetMagic)
+	n := len(k.magic())
 	for _, p := range parts {
 		n += 4 + len(p)
 	}
 	buf := memguard.NewBuffer(n)
-	out := append(buf.Bytes()[:0], keysetMagic...) // n bytes are exactly enough: append stays in the buffer
+	out := append(buf.Bytes()[:0], k.magic()...) // n bytes are exactly enough: append stays in the buffer
 	for _, p := range parts {
 		out = lp.Append(out, p)
 	}
@@ -79,7 +93,7 @@ func rawsOf(certs []*x509.Certificate) (out []byte) {
 
 // keysetParts are a keyset's certificates as they are written.
 type keysetParts struct {
-	root, other, formerRoots, cross, issuing, workload, former []byte
+	root, other, formerRoots, cross, issuing, workload, former, external []byte
 }
 
 // openKeyset reads a keyset out of buf, which it takes over, and checks that it
@@ -96,8 +110,10 @@ func openKeyset(buf *memguard.LockedBuffer) (_ *keyset, err error) {
 	k := &keyset{buf: buf}
 	var p keysetParts
 	switch all := buf.Bytes(); {
+	case bytes.HasPrefix(all, []byte(keysetMagicV3)):
+		err = k.read(&lpReader{rest: all[len(keysetMagicV3):]}, &p, true)
 	case bytes.HasPrefix(all, []byte(keysetMagic)):
-		err = k.read(&lpReader{rest: all[len(keysetMagic):]}, &p)
+		err = k.read(&lpReader{rest: all[len(keysetMagic):]}, &p, false)
 	case bytes.HasPrefix(all, []byte(keysetMagicV1)):
 		err = k.readV1(&lpReader{rest: all[len(keysetMagicV1):]}, &p)
 	default:
@@ -123,11 +139,19 @@ func openKeyset(buf *memguard.LockedBuffer) (_ *keyset, err error) {
 		return nil, err
 	}
 	k.recipient = master.Recipient()
+	if k.orderKey, err = k.orderPublic(); err != nil {
+		return nil, err
+	}
 	return k, nil
 }
 
-func (k *keyset) read(r *lpReader, p *keysetParts) error {
+func (k *keyset) read(r *lpReader, p *keysetParts, external bool) error {
 	k.clusterID, k.epoch = string(r.fixed(ident.Len)), r.epoch()
+	if external {
+		if p.external = bytes.Clone(r.part()); len(p.external) == 0 {
+			return errEncoding
+		}
+	}
 	for _, to := range []*[]byte{&p.root, &p.other, &p.formerRoots, &p.cross, &p.issuing, &p.workload, &p.former, &k.retired} {
 		*to = bytes.Clone(r.part())
 	}
@@ -186,6 +210,11 @@ func (k *keyset) check(p *keysetParts) (err error) {
 	}
 	if k.former, err = readCAs(p.former, append(k.roots(), k.formerRoots...)); err != nil {
 		return fmt.Errorf("former issuing CAs: %w", err)
+	}
+	if p.external != nil {
+		if k.external, err = readExternal(p.external, k.root); err != nil {
+			return fmt.Errorf("external CA: %w", err)
+		}
 	}
 	if k.workloadKey == nil { // of the first format
 		return nil

@@ -58,6 +58,14 @@ const (
 	// maxJournalled bounds the keys that one call asks the journal for.
 	maxJournalled = 1024
 
+	// maxOrders bounds the certificates that external CAs are asked for at a time, and
+	// orderLife how long one may take. maxExternal bounds the URL of such a CA and the
+	// name of its provisioner; externalBackdate how old its leaves may be at birth.
+	maxOrders        = 4096
+	orderLife        = time.Minute
+	maxExternal      = 256
+	externalBackdate = time.Hour
+
 	// maxSecretKeys bounds the keys of secrets in one call.
 	maxSecretKeys = 128
 

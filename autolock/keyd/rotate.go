@@ -38,6 +38,7 @@ func (k *keyset) next(now time.Time, retire [][]byte) (*keyset, error) {
 		root: k.root, rootKey: k.rootKey, other: k.other, otherKey: k.otherKey, formerRoots: k.formerRoots, cross: k.cross,
 		former:        append([]*x509.Certificate{k.issuing}, k.former[:min(len(k.former), maxFormer-1)]...),
 		formerMasters: append([]epochKey{k.master}, k.formerMasters...),
+		external:      k.external,
 	}
 	if len(next.formerMasters) > maxFormer {
 		return nil, refuse(keydpb.Code_CODE_DENIED, "secrets are still sealed to the masters of %d rotations: wait until the leader has sealed them anew", maxFormer)

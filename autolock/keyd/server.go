@@ -32,6 +32,7 @@ type Server struct {
 	journal  *journal      // guarded by mu
 	wrong    backoff       // guarded by mu
 	joins    replays       // guarded by mu
+	orders   orders        // guarded by mu
 	closed   bool          // guarded by mu
 	// shares have come while locked, and session is what others seal them to.
 	// Both are guarded by mu.
@@ -142,6 +143,7 @@ func (s *Server) wipe() error {
 	s.shares.drop()
 	s.session.destroy()
 	s.session = nil
+	s.orders = orders{}
 	s.secrets, s.prepared, s.restoring, s.recovery = nil, nil, nil, time.Time{}
 	return err
 }
@@ -212,6 +214,7 @@ func (s *Server) status() (*keydpb.StatusResponse, error) {
 		st.KeysetEpoch = s.secrets.keyset.epoch
 		st.Dek = s.secrets.local.state()
 		s.secrets.keyset.describeMasters(st)
+		st.OrderKey = s.secrets.keyset.orderKey
 	}
 	if s.file != nil {
 		st.Shares, st.Lacks = s.shares.latest(time.Now()), maps.Clone(s.lacks)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"strings"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
@@ -69,6 +70,10 @@ func (s *Server) signJoin(ctx context.Context, req *keydpb.SignJoinRequest) (*ke
 	if !s.joins.add(seen) {
 		return nil, denied("this join was already answered: connect and join again")
 	}
+	if opened.keyset.orders(reqs.role) {
+		ordered, err := s.order(opened.keyset, reqs, req.GetNodeId(), req.GetCsr(), now, entry{Event: "order-join", Token: rec.GetId()})
+		return &keydpb.SignJoinResponse{Order: ordered, TpmEk: ek}, err
+	}
 	if err := s.note(entry{Event: "sign-join", Node: req.GetNodeId(), Role: profile.RoleName(rec.GetRole()), Token: rec.GetId(), Keys: reqs.keys()}); err != nil {
 		return nil, err
 	}
@@ -125,6 +130,10 @@ func (s *Server) signRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*
 	reqs.tpm = id.TPM
 	if err := s.issues.check(issueRate, now); err != nil {
 		return nil, err
+	}
+	if opened.keyset.orders(role) {
+		ordered, err := s.order(opened.keyset, reqs, id.NodeID, req.GetCsr(), now, entry{Event: strings.Replace(event, "sign", "order", 1)})
+		return &keydpb.SignRenewResponse{Order: ordered}, err
 	}
 	if err := s.note(entry{Event: event, Node: id.NodeID, Role: profile.RoleName(role), Keys: reqs.keys()}); err != nil {
 		return nil, err

@@ -120,6 +120,11 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request, t fromTPM) (n
 		var r *keydpb.JournalledResponse
 		r, err = s.journalled(v.Journalled)
 		resp.Result = &keydpb.Response_Journalled{Journalled: r}
+	case *keydpb.Request_TakeExternal:
+		name = "take-external"
+		var r *keydpb.TakeExternalResponse
+		r, err = s.takeExternal(v.TakeExternal)
+		resp.Result = &keydpb.Response_TakeExternal{TakeExternal: r}
 	case *keydpb.Request_SignPromotion:
 		name = "sign-promotion"
 		var r *keydpb.SignPromotionResponse

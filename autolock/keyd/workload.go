@@ -165,14 +165,17 @@ func (k *keyset) issueSVID(ca crypto.Signer, item *profilepb.WorkloadItem, now t
 	return der, nil
 }
 
-// tokenSigner signs JWT-SVIDs with ES256.
+// tokenSigner signs JWTs with ES256.
 type tokenSigner struct {
 	key    *ecdsa.PrivateKey
 	header string
 }
 
-func newTokenSigner(k *keyset) (*tokenSigner, error) {
-	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), k.tokenKey)
+func newTokenSigner(k *keyset) (*tokenSigner, error) { return newJWTSigner(k.tokenKey) }
+
+// newJWTSigner signs with a key of which this is the scalar; the caller wipes it.
+func newJWTSigner(scalar []byte) (*tokenSigner, error) {
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
 	if err != nil {
 		return nil, errors.New("the token key is damaged")
 	}
@@ -185,12 +188,17 @@ func newTokenSigner(k *keyset) (*tokenSigner, error) {
 }
 
 func (t *tokenSigner) sign(item *profilepb.WorkloadItem, now time.Time) (string, error) {
-	claims, err := json.Marshal(struct {
+	return t.signClaims(struct {
 		Aud []string `json:"aud"`
 		Exp int64    `json:"exp"`
 		Iat int64    `json:"iat"`
 		Sub string   `json:"sub"`
 	}{item.GetAudience().GetNames(), now.Unix() + item.GetLife(), now.Unix(), item.GetIdentity()})
+}
+
+// signClaims is a JWT with these claims.
+func (t *tokenSigner) signClaims(of any) (string, error) {
+	claims, err := json.Marshal(of)
 	if err != nil {
 		return "", err
 	}

@@ -41,6 +41,11 @@ func (c *Client) SignRenew(ctx context.Context, req *keydpb.SignRenewRequest) (*
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignRenew{SignRenew: req}}, (*keydpb.Response).GetSignRenew)
 }
 
+// TakeExternal has keyd judge what an external CA answered to an order.
+func (c *Client) TakeExternal(ctx context.Context, req *keydpb.TakeExternalRequest) (*keydpb.TakeExternalResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_TakeExternal{TakeExternal: req}}, (*keydpb.Response).GetTakeExternal)
+}
+
 // SignOwn re-issues this manager's own leaf.
 func (c *Client) SignOwn(ctx context.Context, req *keydpb.SignOwnRequest) (*keydpb.SignOwnResponse, error) {
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignOwn{SignOwn: req}}, (*keydpb.Response).GetSignOwn)

@@ -80,7 +80,7 @@ func (x Rotation_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rotation_Phase.Descriptor instead.
 func (Rotation_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6, 0}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Node is a member's identity. There is no certificate table: the record holds
@@ -703,7 +703,9 @@ type Cluster struct {
 	// first, bounded; until the root is replaced.
 	Unjournalled []*Unjournalled `protobuf:"bytes,30,rep,name=unjournalled,proto3" json:"unjournalled,omitempty"`
 	// What is demanded of machines that join; absent: nothing.
-	Admission     *profilepb.AdmissionPolicy `protobuf:"bytes,40,opt,name=admission,proto3" json:"admission,omitempty"`
+	Admission *profilepb.AdmissionPolicy `protobuf:"bytes,40,opt,name=admission,proto3" json:"admission,omitempty"`
+	// The CA outside of the cluster that signs workers; absent: issuers[0] does.
+	External      *External `protobuf:"bytes,50,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -878,6 +880,101 @@ func (x *Cluster) GetAdmission() *profilepb.AdmissionPolicy {
 	return nil
 }
 
+func (x *Cluster) GetExternal() *External {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+// External is a CA outside of the cluster that signs workers' leaves.
+type External struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Url         string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Provisioner string                 `protobuf:"bytes,2,opt,name=provisioner,proto3" json:"provisioner,omitempty"`
+	// DER: the cluster's certificate of that CA, and the root that the CA has itself.
+	Issuer []byte `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Root   []byte `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
+	// Why it certified nothing lately, in one line, and since when, Unix seconds; empty
+	// while it does.
+	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	FailedAt      int64  `protobuf:"varint,6,opt,name=failed_at,json=failedAt,proto3" json:"failed_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *External) Reset() {
+	*x = External{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *External) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*External) ProtoMessage() {}
+
+func (x *External) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use External.ProtoReflect.Descriptor instead.
+func (*External) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *External) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *External) GetProvisioner() string {
+	if x != nil {
+		return x.Provisioner
+	}
+	return ""
+}
+
+func (x *External) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *External) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *External) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *External) GetFailedAt() int64 {
+	if x != nil {
+		return x.FailedAt
+	}
+	return 0
+}
+
 // Rotation is the replacement of the root under way. Whoever leads goes on with
 // it; docs/decisions/0084 has the phases.
 type Rotation struct {
@@ -897,7 +994,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1006,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[6]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1019,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{6}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rotation) GetPhase() Rotation_Phase {
@@ -980,7 +1077,7 @@ type RotationResult struct {
 
 func (x *RotationResult) Reset() {
 	*x = RotationResult{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1089,7 @@ func (x *RotationResult) String() string {
 func (*RotationResult) ProtoMessage() {}
 
 func (x *RotationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[7]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1102,7 @@ func (x *RotationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationResult.ProtoReflect.Descriptor instead.
 func (*RotationResult) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{7}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RotationResult) GetBeganAt() int64 {
@@ -1055,7 +1152,7 @@ type Roots struct {
 
 func (x *Roots) Reset() {
 	*x = Roots{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1164,7 @@ func (x *Roots) String() string {
 func (*Roots) ProtoMessage() {}
 
 func (x *Roots) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[8]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1177,7 @@ func (x *Roots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roots.ProtoReflect.Descriptor instead.
 func (*Roots) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{8}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Roots) GetRoots() [][]byte {
@@ -1112,7 +1209,7 @@ type RevokedIssuer struct {
 
 func (x *RevokedIssuer) Reset() {
 	*x = RevokedIssuer{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1221,7 @@ func (x *RevokedIssuer) String() string {
 func (*RevokedIssuer) ProtoMessage() {}
 
 func (x *RevokedIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[9]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1234,7 @@ func (x *RevokedIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedIssuer.ProtoReflect.Descriptor instead.
 func (*RevokedIssuer) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{9}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RevokedIssuer) GetSerial() []byte {
@@ -1190,7 +1287,7 @@ type DeniedIdentity struct {
 
 func (x *DeniedIdentity) Reset() {
 	*x = DeniedIdentity{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1299,7 @@ func (x *DeniedIdentity) String() string {
 func (*DeniedIdentity) ProtoMessage() {}
 
 func (x *DeniedIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[10]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1312,7 @@ func (x *DeniedIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeniedIdentity.ProtoReflect.Descriptor instead.
 func (*DeniedIdentity) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{10}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeniedIdentity) GetMeta() *raftstorepb.Meta {
@@ -1274,7 +1371,7 @@ type RevocationList struct {
 
 func (x *RevocationList) Reset() {
 	*x = RevocationList{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1383,7 @@ func (x *RevocationList) String() string {
 func (*RevocationList) ProtoMessage() {}
 
 func (x *RevocationList) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[11]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1396,7 @@ func (x *RevocationList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationList.ProtoReflect.Descriptor instead.
 func (*RevocationList) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{11}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RevocationList) GetMeta() *raftstorepb.Meta {
@@ -1363,7 +1460,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1472,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[12]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1485,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{12}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Exposure) GetNodeId() string {
@@ -1422,7 +1519,7 @@ type Manager struct {
 
 func (x *Manager) Reset() {
 	*x = Manager{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1531,7 @@ func (x *Manager) String() string {
 func (*Manager) ProtoMessage() {}
 
 func (x *Manager) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1544,7 @@ func (x *Manager) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manager.ProtoReflect.Descriptor instead.
 func (*Manager) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Manager) GetNodeId() string {
@@ -1487,7 +1584,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1596,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1609,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinRequest) GetTokenId() string {
@@ -1591,7 +1688,7 @@ type AttestWanted struct {
 
 func (x *AttestWanted) Reset() {
 	*x = AttestWanted{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1700,7 @@ func (x *AttestWanted) String() string {
 func (*AttestWanted) ProtoMessage() {}
 
 func (x *AttestWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1713,7 @@ func (x *AttestWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestWanted.ProtoReflect.Descriptor instead.
 func (*AttestWanted) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttestWanted) GetCredential() *profilepb.TPMCredential {
@@ -1645,7 +1742,7 @@ type ApprovalWanted struct {
 
 func (x *ApprovalWanted) Reset() {
 	*x = ApprovalWanted{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1754,7 @@ func (x *ApprovalWanted) String() string {
 func (*ApprovalWanted) ProtoMessage() {}
 
 func (x *ApprovalWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1767,7 @@ func (x *ApprovalWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalWanted.ProtoReflect.Descriptor instead.
 func (*ApprovalWanted) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApprovalWanted) GetAskAfterSeconds() uint32 {
@@ -1715,7 +1812,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1824,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1837,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JoinResponse) GetNodeId() string {
@@ -1847,7 +1944,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1956,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1969,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -1916,7 +2013,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2025,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2038,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RenewResponse) GetLeaf() *profilepb.CertificateChain {
@@ -1973,7 +2070,7 @@ type LockStatusRequest struct {
 
 func (x *LockStatusRequest) Reset() {
 	*x = LockStatusRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2082,7 @@ func (x *LockStatusRequest) String() string {
 func (*LockStatusRequest) ProtoMessage() {}
 
 func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2095,7 @@ func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusRequest.ProtoReflect.Descriptor instead.
 func (*LockStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{21}
 }
 
 type LockStatusResponse struct {
@@ -2012,7 +2109,7 @@ type LockStatusResponse struct {
 
 func (x *LockStatusResponse) Reset() {
 	*x = LockStatusResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2121,7 @@ func (x *LockStatusResponse) String() string {
 func (*LockStatusResponse) ProtoMessage() {}
 
 func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2134,7 @@ func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusResponse.ProtoReflect.Descriptor instead.
 func (*LockStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{21}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LockStatusResponse) GetLocked() bool {
@@ -2062,7 +2159,7 @@ type RecallRequest struct {
 
 func (x *RecallRequest) Reset() {
 	*x = RecallRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2171,7 @@ func (x *RecallRequest) String() string {
 func (*RecallRequest) ProtoMessage() {}
 
 func (x *RecallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2184,7 @@ func (x *RecallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
 func (*RecallRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{22}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
 }
 
 type RecallResponse struct {
@@ -2106,7 +2203,7 @@ type RecallResponse struct {
 
 func (x *RecallResponse) Reset() {
 	*x = RecallResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2215,7 @@ func (x *RecallResponse) String() string {
 func (*RecallResponse) ProtoMessage() {}
 
 func (x *RecallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2228,7 @@ func (x *RecallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallResponse.ProtoReflect.Descriptor instead.
 func (*RecallResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RecallResponse) GetReaches() []*Reach {
@@ -2182,7 +2279,7 @@ type Reach struct {
 
 func (x *Reach) Reset() {
 	*x = Reach{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2291,7 @@ func (x *Reach) String() string {
 func (*Reach) ProtoMessage() {}
 
 func (x *Reach) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2304,7 @@ func (x *Reach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reach.ProtoReflect.Descriptor instead.
 func (*Reach) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Reach) GetNodeId() string {
@@ -2239,7 +2336,7 @@ type StepBackRequest struct {
 
 func (x *StepBackRequest) Reset() {
 	*x = StepBackRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2348,7 @@ func (x *StepBackRequest) String() string {
 func (*StepBackRequest) ProtoMessage() {}
 
 func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2361,7 @@ func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackRequest.ProtoReflect.Descriptor instead.
 func (*StepBackRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
 }
 
 type StepBackResponse struct {
@@ -2277,7 +2374,7 @@ type StepBackResponse struct {
 
 func (x *StepBackResponse) Reset() {
 	*x = StepBackResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2386,7 @@ func (x *StepBackResponse) String() string {
 func (*StepBackResponse) ProtoMessage() {}
 
 func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2399,7 @@ func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackResponse.ProtoReflect.Descriptor instead.
 func (*StepBackResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StepBackResponse) GetServers() []*Manager {
@@ -2333,7 +2430,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2442,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2455,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PromoteRequest) GetCsr() []byte {
@@ -2420,7 +2517,7 @@ type PromotionConfirm struct {
 
 func (x *PromotionConfirm) Reset() {
 	*x = PromotionConfirm{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2529,7 @@ func (x *PromotionConfirm) String() string {
 func (*PromotionConfirm) ProtoMessage() {}
 
 func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2542,7 @@ func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionConfirm.ProtoReflect.Descriptor instead.
 func (*PromotionConfirm) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PromotionConfirm) GetLeaf() *profilepb.CertificateChain {
@@ -2478,7 +2575,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2587,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2600,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PromoteResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2560,7 +2657,7 @@ type DemotedRequest struct {
 
 func (x *DemotedRequest) Reset() {
 	*x = DemotedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2669,7 @@ func (x *DemotedRequest) String() string {
 func (*DemotedRequest) ProtoMessage() {}
 
 func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2682,7 @@ func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedRequest.ProtoReflect.Descriptor instead.
 func (*DemotedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DemotedRequest) GetCsr() []byte {
@@ -2618,7 +2715,7 @@ type DemotedResponse struct {
 
 func (x *DemotedResponse) Reset() {
 	*x = DemotedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2727,7 @@ func (x *DemotedResponse) String() string {
 func (*DemotedResponse) ProtoMessage() {}
 
 func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2740,7 @@ func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedResponse.ProtoReflect.Descriptor instead.
 func (*DemotedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{31}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2710,7 +2807,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04role\x18\x03 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12 \n" +
 	"\vfingerprint\x18\x04 \x01(\tR\vfingerprint\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12\x1a\n" +
-	"\bapproved\x18\x06 \x01(\bR\bapproved:\x04\xe8\xe5\x18\x03\"\x90\a\n" +
+	"\bapproved\x18\x06 \x01(\bR\bapproved:\x04\xe8\xe5\x18\x03\"\xcc\a\n" +
 	"\aCluster\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -2735,7 +2832,15 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"wholeEpoch\x12I\n" +
 	"\rlast_rotation\x18\x0f \x01(\v2\x1e.redoubt.pki.v1.RotationResultB\x04\xf0\xe5\x18\x03R\flastRotation\x12F\n" +
 	"\funjournalled\x18\x1e \x03(\v2\x1c.redoubt.pki.v1.UnjournalledB\x04\xf0\xe5\x18\x03R\funjournalled\x12G\n" +
-	"\tadmission\x18( \x01(\v2#.redoubt.profile.v1.AdmissionPolicyB\x04\xf0\xe5\x18\x03R\tadmission\"\xc6\x02\n" +
+	"\tadmission\x18( \x01(\v2#.redoubt.profile.v1.AdmissionPolicyB\x04\xf0\xe5\x18\x03R\tadmission\x12:\n" +
+	"\bexternal\x182 \x01(\v2\x18.redoubt.pki.v1.ExternalB\x04\xf0\xe5\x18\x03R\bexternal\"\xa7\x01\n" +
+	"\bExternal\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12 \n" +
+	"\vprovisioner\x18\x02 \x01(\tR\vprovisioner\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\fR\x06issuer\x12\x12\n" +
+	"\x04root\x18\x04 \x01(\fR\x04root\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\x12\x1b\n" +
+	"\tfailed_at\x18\x06 \x01(\x03R\bfailedAt:\x04\xe8\xe5\x18\x03\"\xc6\x02\n" +
 	"\bRotation\x124\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x1e.redoubt.pki.v1.Rotation.PhaseR\x05phase\x12\x19\n" +
 	"\bbegan_at\x18\x02 \x01(\x03R\abeganAt\x12\x19\n" +
@@ -2909,7 +3014,7 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_pkipb_pki_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(Rotation_Phase)(0),                 // 0: redoubt.pki.v1.Rotation.Phase
 	(*Node)(nil),                        // 1: redoubt.pki.v1.Node
@@ -2918,107 +3023,109 @@ var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*Token)(nil),                       // 4: redoubt.pki.v1.Token
 	(*JoinDecision)(nil),                // 5: redoubt.pki.v1.JoinDecision
 	(*Cluster)(nil),                     // 6: redoubt.pki.v1.Cluster
-	(*Rotation)(nil),                    // 7: redoubt.pki.v1.Rotation
-	(*RotationResult)(nil),              // 8: redoubt.pki.v1.RotationResult
-	(*Roots)(nil),                       // 9: redoubt.pki.v1.Roots
-	(*RevokedIssuer)(nil),               // 10: redoubt.pki.v1.RevokedIssuer
-	(*DeniedIdentity)(nil),              // 11: redoubt.pki.v1.DeniedIdentity
-	(*RevocationList)(nil),              // 12: redoubt.pki.v1.RevocationList
-	(*Exposure)(nil),                    // 13: redoubt.pki.v1.Exposure
-	(*Manager)(nil),                     // 14: redoubt.pki.v1.Manager
-	(*JoinRequest)(nil),                 // 15: redoubt.pki.v1.JoinRequest
-	(*AttestWanted)(nil),                // 16: redoubt.pki.v1.AttestWanted
-	(*ApprovalWanted)(nil),              // 17: redoubt.pki.v1.ApprovalWanted
-	(*JoinResponse)(nil),                // 18: redoubt.pki.v1.JoinResponse
-	(*RenewRequest)(nil),                // 19: redoubt.pki.v1.RenewRequest
-	(*RenewResponse)(nil),               // 20: redoubt.pki.v1.RenewResponse
-	(*LockStatusRequest)(nil),           // 21: redoubt.pki.v1.LockStatusRequest
-	(*LockStatusResponse)(nil),          // 22: redoubt.pki.v1.LockStatusResponse
-	(*RecallRequest)(nil),               // 23: redoubt.pki.v1.RecallRequest
-	(*RecallResponse)(nil),              // 24: redoubt.pki.v1.RecallResponse
-	(*Reach)(nil),                       // 25: redoubt.pki.v1.Reach
-	(*StepBackRequest)(nil),             // 26: redoubt.pki.v1.StepBackRequest
-	(*StepBackResponse)(nil),            // 27: redoubt.pki.v1.StepBackResponse
-	(*PromoteRequest)(nil),              // 28: redoubt.pki.v1.PromoteRequest
-	(*PromotionConfirm)(nil),            // 29: redoubt.pki.v1.PromotionConfirm
-	(*PromoteResponse)(nil),             // 30: redoubt.pki.v1.PromoteResponse
-	(*DemotedRequest)(nil),              // 31: redoubt.pki.v1.DemotedRequest
-	(*DemotedResponse)(nil),             // 32: redoubt.pki.v1.DemotedResponse
-	(*raftstorepb.Meta)(nil),            // 33: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 34: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 35: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),   // 36: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),       // 37: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),       // 38: redoubt.profile.v1.TPMEvidence
-	(*profilepb.TPMCredential)(nil),     // 39: redoubt.profile.v1.TPMCredential
-	(*profilepb.CertificateChain)(nil),  // 40: redoubt.profile.v1.CertificateChain
+	(*External)(nil),                    // 7: redoubt.pki.v1.External
+	(*Rotation)(nil),                    // 8: redoubt.pki.v1.Rotation
+	(*RotationResult)(nil),              // 9: redoubt.pki.v1.RotationResult
+	(*Roots)(nil),                       // 10: redoubt.pki.v1.Roots
+	(*RevokedIssuer)(nil),               // 11: redoubt.pki.v1.RevokedIssuer
+	(*DeniedIdentity)(nil),              // 12: redoubt.pki.v1.DeniedIdentity
+	(*RevocationList)(nil),              // 13: redoubt.pki.v1.RevocationList
+	(*Exposure)(nil),                    // 14: redoubt.pki.v1.Exposure
+	(*Manager)(nil),                     // 15: redoubt.pki.v1.Manager
+	(*JoinRequest)(nil),                 // 16: redoubt.pki.v1.JoinRequest
+	(*AttestWanted)(nil),                // 17: redoubt.pki.v1.AttestWanted
+	(*ApprovalWanted)(nil),              // 18: redoubt.pki.v1.ApprovalWanted
+	(*JoinResponse)(nil),                // 19: redoubt.pki.v1.JoinResponse
+	(*RenewRequest)(nil),                // 20: redoubt.pki.v1.RenewRequest
+	(*RenewResponse)(nil),               // 21: redoubt.pki.v1.RenewResponse
+	(*LockStatusRequest)(nil),           // 22: redoubt.pki.v1.LockStatusRequest
+	(*LockStatusResponse)(nil),          // 23: redoubt.pki.v1.LockStatusResponse
+	(*RecallRequest)(nil),               // 24: redoubt.pki.v1.RecallRequest
+	(*RecallResponse)(nil),              // 25: redoubt.pki.v1.RecallResponse
+	(*Reach)(nil),                       // 26: redoubt.pki.v1.Reach
+	(*StepBackRequest)(nil),             // 27: redoubt.pki.v1.StepBackRequest
+	(*StepBackResponse)(nil),            // 28: redoubt.pki.v1.StepBackResponse
+	(*PromoteRequest)(nil),              // 29: redoubt.pki.v1.PromoteRequest
+	(*PromotionConfirm)(nil),            // 30: redoubt.pki.v1.PromotionConfirm
+	(*PromoteResponse)(nil),             // 31: redoubt.pki.v1.PromoteResponse
+	(*DemotedRequest)(nil),              // 32: redoubt.pki.v1.DemotedRequest
+	(*DemotedResponse)(nil),             // 33: redoubt.pki.v1.DemotedResponse
+	(*raftstorepb.Meta)(nil),            // 34: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 35: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 36: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),   // 37: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),       // 38: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),       // 39: redoubt.profile.v1.TPMEvidence
+	(*profilepb.TPMCredential)(nil),     // 40: redoubt.profile.v1.TPMCredential
+	(*profilepb.CertificateChain)(nil),  // 41: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	33, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	34, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	34, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	35, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
 	3,  // 3: redoubt.pki.v1.Node.workload_certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	34, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	33, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	35, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	35, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	34, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	36, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
 	5,  // 7: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
-	34, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
-	33, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
-	13, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
-	10, // 11: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
-	7,  // 12: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
-	8,  // 13: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
+	35, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
+	34, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	14, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
+	11, // 11: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
+	8,  // 12: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
+	9,  // 13: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
 	2,  // 14: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	36, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
-	0,  // 16: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	33, // 17: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
-	3,  // 18: redoubt.pki.v1.DeniedIdentity.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	33, // 19: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
-	37, // 20: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	38, // 21: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	39, // 22: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
-	40, // 23: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 24: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	14, // 25: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	34, // 26: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	9,  // 27: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
-	16, // 28: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
-	17, // 29: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
-	38, // 30: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	40, // 31: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 32: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,  // 33: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
-	25, // 34: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
-	14, // 35: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
-	14, // 36: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
-	29, // 37: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	38, // 38: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	40, // 39: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 40: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 41: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	40, // 42: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	14, // 43: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	38, // 44: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	40, // 45: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	15, // 46: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	19, // 47: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	21, // 48: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	23, // 49: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
-	26, // 50: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
-	28, // 51: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	31, // 52: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	18, // 53: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	20, // 54: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	22, // 55: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	24, // 56: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	27, // 57: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	30, // 58: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	32, // 59: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	53, // [53:60] is the sub-list for method output_type
-	46, // [46:53] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	37, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	7,  // 16: redoubt.pki.v1.Cluster.external:type_name -> redoubt.pki.v1.External
+	0,  // 17: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
+	34, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	3,  // 19: redoubt.pki.v1.DeniedIdentity.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
+	34, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	38, // 21: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	39, // 22: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	40, // 23: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	41, // 24: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	41, // 25: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	15, // 26: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
+	35, // 27: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	10, // 28: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
+	17, // 29: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
+	18, // 30: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
+	39, // 31: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	41, // 32: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	41, // 33: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	10, // 34: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
+	26, // 35: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
+	15, // 36: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
+	15, // 37: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
+	30, // 38: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	39, // 39: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	41, // 40: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	41, // 41: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	41, // 42: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	41, // 43: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	15, // 44: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
+	39, // 45: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	41, // 46: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	16, // 47: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	20, // 48: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	22, // 49: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	24, // 50: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
+	27, // 51: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
+	29, // 52: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	32, // 53: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	19, // 54: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	21, // 55: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	23, // 56: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	25, // 57: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	28, // 58: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	31, // 59: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	33, // 60: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	54, // [54:61] is the sub-list for method output_type
+	47, // [47:54] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }
@@ -3032,7 +3139,7 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -236,6 +236,10 @@ const (
 	CAChange_CA_CHANGE_SWITCH_ROOT CAChange = 3
 	// The root that does not sign goes, and its key with it.
 	CAChange_CA_CHANGE_DROP_ROOT CAChange = 4
+	// An external CA signs workers, in the place of the one before where there is one.
+	CAChange_CA_CHANGE_EXTERNAL CAChange = 5
+	// The cluster's own issuing CA signs workers again.
+	CAChange_CA_CHANGE_NO_EXTERNAL CAChange = 6
 )
 
 // Enum value maps for CAChange.
@@ -246,6 +250,8 @@ var (
 		2: "CA_CHANGE_NEW_ROOT",
 		3: "CA_CHANGE_SWITCH_ROOT",
 		4: "CA_CHANGE_DROP_ROOT",
+		5: "CA_CHANGE_EXTERNAL",
+		6: "CA_CHANGE_NO_EXTERNAL",
 	}
 	CAChange_value = map[string]int32{
 		"CA_CHANGE_UNSPECIFIED": 0,
@@ -253,6 +259,8 @@ var (
 		"CA_CHANGE_NEW_ROOT":    2,
 		"CA_CHANGE_SWITCH_ROOT": 3,
 		"CA_CHANGE_DROP_ROOT":   4,
+		"CA_CHANGE_EXTERNAL":    5,
+		"CA_CHANGE_NO_EXTERNAL": 6,
 	}
 )
 
@@ -369,6 +377,7 @@ type Request struct {
 	//	*Request_DropMasters
 	//	*Request_RotateCa
 	//	*Request_Journalled
+	//	*Request_TakeExternal
 	//	*Request_SignCrl
 	//	*Request_SignWorkloads
 	//	*Request_DescribeTpm
@@ -694,6 +703,15 @@ func (x *Request) GetJournalled() *JournalledRequest {
 	return nil
 }
 
+func (x *Request) GetTakeExternal() *TakeExternalRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_TakeExternal); ok {
+			return x.TakeExternal
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetSignCrl() *SignCRLRequest {
 	if x != nil {
 		if x, ok := x.Verb.(*Request_SignCrl); ok {
@@ -936,6 +954,10 @@ type Request_Journalled struct {
 	Journalled *JournalledRequest `protobuf:"bytes,51,opt,name=journalled,proto3,oneof"`
 }
 
+type Request_TakeExternal struct {
+	TakeExternal *TakeExternalRequest `protobuf:"bytes,52,opt,name=take_external,json=takeExternal,proto3,oneof"`
+}
+
 type Request_SignCrl struct {
 	SignCrl *SignCRLRequest `protobuf:"bytes,95,opt,name=sign_crl,json=signCrl,proto3,oneof"`
 }
@@ -1051,6 +1073,8 @@ func (*Request_RotateCa) isRequest_Verb() {}
 
 func (*Request_Journalled) isRequest_Verb() {}
 
+func (*Request_TakeExternal) isRequest_Verb() {}
+
 func (*Request_SignCrl) isRequest_Verb() {}
 
 func (*Request_SignWorkloads) isRequest_Verb() {}
@@ -1112,6 +1136,7 @@ type Response struct {
 	//	*Response_DropMasters
 	//	*Response_RotateCa
 	//	*Response_Journalled
+	//	*Response_TakeExternal
 	//	*Response_SignCrl
 	//	*Response_SignWorkloads
 	//	*Response_DescribeTpm
@@ -1446,6 +1471,15 @@ func (x *Response) GetJournalled() *JournalledResponse {
 	return nil
 }
 
+func (x *Response) GetTakeExternal() *TakeExternalResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_TakeExternal); ok {
+			return x.TakeExternal
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetSignCrl() *SignCRLResponse {
 	if x != nil {
 		if x, ok := x.Result.(*Response_SignCrl); ok {
@@ -1691,6 +1725,10 @@ type Response_Journalled struct {
 	Journalled *JournalledResponse `protobuf:"bytes,51,opt,name=journalled,proto3,oneof"`
 }
 
+type Response_TakeExternal struct {
+	TakeExternal *TakeExternalResponse `protobuf:"bytes,52,opt,name=take_external,json=takeExternal,proto3,oneof"`
+}
+
 type Response_SignCrl struct {
 	SignCrl *SignCRLResponse `protobuf:"bytes,95,opt,name=sign_crl,json=signCrl,proto3,oneof"`
 }
@@ -1804,6 +1842,8 @@ func (*Response_DropMasters) isResponse_Result() {}
 func (*Response_RotateCa) isResponse_Result() {}
 
 func (*Response_Journalled) isResponse_Result() {}
+
+func (*Response_TakeExternal) isResponse_Result() {}
 
 func (*Response_SignCrl) isResponse_Result() {}
 
@@ -2124,7 +2164,10 @@ type StatusResponse struct {
 	Ticket []byte `protobuf:"bytes,80,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// By slot id, why a slot of this machine's own does not open it: its TPM cannot
 	// be used, or it was started otherwise.
-	Lacks         map[string]string `protobuf:"bytes,20,rep,name=lacks,proto3" json:"lacks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Lacks map[string]string `protobuf:"bytes,20,rep,name=lacks,proto3" json:"lacks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The key that signs orders to an external CA, as SubjectPublicKeyInfo; none while
+	// locked.
+	OrderKey      []byte `protobuf:"bytes,50,opt,name=order_key,json=orderKey,proto3" json:"order_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2246,6 +2289,13 @@ func (x *StatusResponse) GetTicket() []byte {
 func (x *StatusResponse) GetLacks() map[string]string {
 	if x != nil {
 		return x.Lacks
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetOrderKey() []byte {
+	if x != nil {
+		return x.OrderKey
 	}
 	return nil
 }
@@ -2945,7 +2995,9 @@ type SignJoinResponse struct {
 	// signed.
 	WantsApproval bool `protobuf:"varint,20,opt,name=wants_approval,json=wantsApproval,proto3" json:"wants_approval,omitempty"`
 	// Hash of the endorsement key of the TPM that was proved.
-	TpmEk         []byte `protobuf:"bytes,21,opt,name=tpm_ek,json=tpmEk,proto3" json:"tpm_ek,omitempty"`
+	TpmEk []byte `protobuf:"bytes,21,opt,name=tpm_ek,json=tpmEk,proto3" json:"tpm_ek,omitempty"`
+	// Instead of a leaf: an external CA is to sign it.
+	Order         *Order `protobuf:"bytes,50,opt,name=order,proto3" json:"order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3004,6 +3056,13 @@ func (x *SignJoinResponse) GetWantsApproval() bool {
 func (x *SignJoinResponse) GetTpmEk() []byte {
 	if x != nil {
 		return x.TpmEk
+	}
+	return nil
+}
+
+func (x *SignJoinResponse) GetOrder() *Order {
+	if x != nil {
+		return x.Order
 	}
 	return nil
 }
@@ -3108,9 +3167,11 @@ func (x *SignRenewRequest) GetEvidence() *profilepb.TPMEvidence {
 }
 
 type SignRenewResponse struct {
-	state         protoimpl.MessageState      `protogen:"open.v1"`
-	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
-	Boot          *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	state protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf  *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Boot  *profilepb.CertificateChain `protobuf:"bytes,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	// Instead of a leaf: an external CA is to sign it.
+	Order         *Order `protobuf:"bytes,50,opt,name=order,proto3" json:"order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3159,6 +3220,194 @@ func (x *SignRenewResponse) GetBoot() *profilepb.CertificateChain {
 	return nil
 }
 
+func (x *SignRenewResponse) GetOrder() *Order {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+// Order is a worker's leaf that this keyd approved and that an external CA is to
+// sign. Its answer goes to TakeExternal, once and soon.
+type Order struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Url   string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// DER: the root of the external CA, which its TLS ends in, too.
+	Root []byte `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
+	// What the external CA signs for, once: a JWT that names the request, the names
+	// and the provisioner.
+	Token string `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
+	// Unix seconds: the end of the leaf.
+	NotAfter      int64 `protobuf:"varint,5,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Order) Reset() {
+	*x = Order{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Order) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Order) ProtoMessage() {}
+
+func (x *Order) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Order.ProtoReflect.Descriptor instead.
+func (*Order) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Order) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Order) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Order) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *Order) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Order) GetNotAfter() int64 {
+	if x != nil {
+		return x.NotAfter
+	}
+	return 0
+}
+
+// TakeExternal holds the answer of an external CA against the order and gives the
+// chain that nodes take: leaf, the cluster's certificate of the external CA, root.
+type TakeExternalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Order []byte                 `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	// DER, leaf first.
+	Chain         [][]byte `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeExternalRequest) Reset() {
+	*x = TakeExternalRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeExternalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeExternalRequest) ProtoMessage() {}
+
+func (x *TakeExternalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeExternalRequest.ProtoReflect.Descriptor instead.
+func (*TakeExternalRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *TakeExternalRequest) GetOrder() []byte {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *TakeExternalRequest) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+type TakeExternalResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeExternalResponse) Reset() {
+	*x = TakeExternalResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeExternalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeExternalResponse) ProtoMessage() {}
+
+func (x *TakeExternalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeExternalResponse.ProtoReflect.Descriptor instead.
+func (*TakeExternalResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *TakeExternalResponse) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
 // SignOwn re-issues this very manager's leaf (its old one may have expired).
 type SignOwnRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -3172,7 +3421,7 @@ type SignOwnRequest struct {
 
 func (x *SignOwnRequest) Reset() {
 	*x = SignOwnRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[21]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3184,7 +3433,7 @@ func (x *SignOwnRequest) String() string {
 func (*SignOwnRequest) ProtoMessage() {}
 
 func (x *SignOwnRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[21]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3197,7 +3446,7 @@ func (x *SignOwnRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOwnRequest.ProtoReflect.Descriptor instead.
 func (*SignOwnRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{21}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SignOwnRequest) GetCsr() []byte {
@@ -3231,7 +3480,7 @@ type SignOwnResponse struct {
 
 func (x *SignOwnResponse) Reset() {
 	*x = SignOwnResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[22]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3492,7 @@ func (x *SignOwnResponse) String() string {
 func (*SignOwnResponse) ProtoMessage() {}
 
 func (x *SignOwnResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[22]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3505,7 @@ func (x *SignOwnResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOwnResponse.ProtoReflect.Descriptor instead.
 func (*SignOwnResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{22}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SignOwnResponse) GetLeaf() *profilepb.CertificateChain {
@@ -3284,7 +3533,7 @@ type SealKeysetRequest struct {
 
 func (x *SealKeysetRequest) Reset() {
 	*x = SealKeysetRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[23]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3296,7 +3545,7 @@ func (x *SealKeysetRequest) String() string {
 func (*SealKeysetRequest) ProtoMessage() {}
 
 func (x *SealKeysetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[23]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3309,7 +3558,7 @@ func (x *SealKeysetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealKeysetRequest.ProtoReflect.Descriptor instead.
 func (*SealKeysetRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{23}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SealKeysetRequest) GetManager() *profilepb.CertificateChain {
@@ -3328,7 +3577,7 @@ type SealKeysetResponse struct {
 
 func (x *SealKeysetResponse) Reset() {
 	*x = SealKeysetResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[24]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3589,7 @@ func (x *SealKeysetResponse) String() string {
 func (*SealKeysetResponse) ProtoMessage() {}
 
 func (x *SealKeysetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[24]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3602,7 @@ func (x *SealKeysetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealKeysetResponse.ProtoReflect.Descriptor instead.
 func (*SealKeysetResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{24}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SealKeysetResponse) GetSealedKeyset() []byte {
@@ -3372,7 +3621,7 @@ type PrepareJoinRequest struct {
 
 func (x *PrepareJoinRequest) Reset() {
 	*x = PrepareJoinRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[25]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3633,7 @@ func (x *PrepareJoinRequest) String() string {
 func (*PrepareJoinRequest) ProtoMessage() {}
 
 func (x *PrepareJoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[25]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3646,7 @@ func (x *PrepareJoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareJoinRequest.ProtoReflect.Descriptor instead.
 func (*PrepareJoinRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{25}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{28}
 }
 
 type PrepareJoinResponse struct {
@@ -3409,7 +3658,7 @@ type PrepareJoinResponse struct {
 
 func (x *PrepareJoinResponse) Reset() {
 	*x = PrepareJoinResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[26]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +3670,7 @@ func (x *PrepareJoinResponse) String() string {
 func (*PrepareJoinResponse) ProtoMessage() {}
 
 func (x *PrepareJoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[26]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +3683,7 @@ func (x *PrepareJoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareJoinResponse.ProtoReflect.Descriptor instead.
 func (*PrepareJoinResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{26}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PrepareJoinResponse) GetKeydKey() []byte {
@@ -3462,7 +3711,7 @@ type ImportKeysetRequest struct {
 
 func (x *ImportKeysetRequest) Reset() {
 	*x = ImportKeysetRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[27]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +3723,7 @@ func (x *ImportKeysetRequest) String() string {
 func (*ImportKeysetRequest) ProtoMessage() {}
 
 func (x *ImportKeysetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[27]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +3736,7 @@ func (x *ImportKeysetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportKeysetRequest.ProtoReflect.Descriptor instead.
 func (*ImportKeysetRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{27}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImportKeysetRequest) GetNodeId() string {
@@ -3540,7 +3789,7 @@ type ImportKeysetResponse struct {
 
 func (x *ImportKeysetResponse) Reset() {
 	*x = ImportKeysetResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[28]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3801,7 @@ func (x *ImportKeysetResponse) String() string {
 func (*ImportKeysetResponse) ProtoMessage() {}
 
 func (x *ImportKeysetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[28]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3814,7 @@ func (x *ImportKeysetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportKeysetResponse.ProtoReflect.Descriptor instead.
 func (*ImportKeysetResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{28}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{31}
 }
 
 // Reseal seals the KEK to a new slot set, of a higher epoch.
@@ -3578,7 +3827,7 @@ type ResealRequest struct {
 
 func (x *ResealRequest) Reset() {
 	*x = ResealRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[29]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3839,7 @@ func (x *ResealRequest) String() string {
 func (*ResealRequest) ProtoMessage() {}
 
 func (x *ResealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[29]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +3852,7 @@ func (x *ResealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealRequest.ProtoReflect.Descriptor instead.
 func (*ResealRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{29}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResealRequest) GetSlots() *SlotSet {
@@ -3622,7 +3871,7 @@ type ResealResponse struct {
 
 func (x *ResealResponse) Reset() {
 	*x = ResealResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[30]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3883,7 @@ func (x *ResealResponse) String() string {
 func (*ResealResponse) ProtoMessage() {}
 
 func (x *ResealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[30]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3896,7 @@ func (x *ResealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealResponse.ProtoReflect.Descriptor instead.
 func (*ResealResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{30}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ResealResponse) GetEpoch() uint64 {
@@ -3666,7 +3915,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[31]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +3927,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[31]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +3940,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{31}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{34}
 }
 
 type ForgetResponse struct {
@@ -3702,7 +3951,7 @@ type ForgetResponse struct {
 
 func (x *ForgetResponse) Reset() {
 	*x = ForgetResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[32]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +3963,7 @@ func (x *ForgetResponse) String() string {
 func (*ForgetResponse) ProtoMessage() {}
 
 func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[32]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +3976,7 @@ func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
 func (*ForgetResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{32}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{35}
 }
 
 type UnlockRequest struct {
@@ -3740,7 +3989,7 @@ type UnlockRequest struct {
 
 func (x *UnlockRequest) Reset() {
 	*x = UnlockRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[33]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +4001,7 @@ func (x *UnlockRequest) String() string {
 func (*UnlockRequest) ProtoMessage() {}
 
 func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[33]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +4014,7 @@ func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockRequest.ProtoReflect.Descriptor instead.
 func (*UnlockRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{33}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UnlockRequest) GetSeed() []byte {
@@ -3784,7 +4033,7 @@ type UnlockResponse struct {
 
 func (x *UnlockResponse) Reset() {
 	*x = UnlockResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[34]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3796,7 +4045,7 @@ func (x *UnlockResponse) String() string {
 func (*UnlockResponse) ProtoMessage() {}
 
 func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[34]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3809,7 +4058,7 @@ func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockResponse.ProtoReflect.Descriptor instead.
 func (*UnlockResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{34}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UnlockResponse) GetSlotId() string {
@@ -3839,7 +4088,7 @@ type SignPromotionRequest struct {
 
 func (x *SignPromotionRequest) Reset() {
 	*x = SignPromotionRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[35]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3851,7 +4100,7 @@ func (x *SignPromotionRequest) String() string {
 func (*SignPromotionRequest) ProtoMessage() {}
 
 func (x *SignPromotionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[35]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3864,7 +4113,7 @@ func (x *SignPromotionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPromotionRequest.ProtoReflect.Descriptor instead.
 func (*SignPromotionRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{35}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SignPromotionRequest) GetOld() *profilepb.CertificateChain {
@@ -3912,7 +4161,7 @@ type SignPromotionResponse struct {
 
 func (x *SignPromotionResponse) Reset() {
 	*x = SignPromotionResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[36]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3924,7 +4173,7 @@ func (x *SignPromotionResponse) String() string {
 func (*SignPromotionResponse) ProtoMessage() {}
 
 func (x *SignPromotionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[36]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3937,7 +4186,7 @@ func (x *SignPromotionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPromotionResponse.ProtoReflect.Descriptor instead.
 func (*SignPromotionResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{36}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SignPromotionResponse) GetLeaf() *profilepb.CertificateChain {
@@ -3970,7 +4219,7 @@ type RotateKeysetRequest struct {
 
 func (x *RotateKeysetRequest) Reset() {
 	*x = RotateKeysetRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[37]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3982,7 +4231,7 @@ func (x *RotateKeysetRequest) String() string {
 func (*RotateKeysetRequest) ProtoMessage() {}
 
 func (x *RotateKeysetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[37]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3995,7 +4244,7 @@ func (x *RotateKeysetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeysetRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeysetRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{37}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RotateKeysetRequest) GetManagers() []*profilepb.CertificateChain {
@@ -4026,7 +4275,7 @@ type RotateKeysetResponse struct {
 
 func (x *RotateKeysetResponse) Reset() {
 	*x = RotateKeysetResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[38]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4287,7 @@ func (x *RotateKeysetResponse) String() string {
 func (*RotateKeysetResponse) ProtoMessage() {}
 
 func (x *RotateKeysetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[38]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4300,7 @@ func (x *RotateKeysetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeysetResponse.ProtoReflect.Descriptor instead.
 func (*RotateKeysetResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{38}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RotateKeysetResponse) GetEpoch() uint64 {
@@ -4092,7 +4341,7 @@ type SealedKeyset struct {
 
 func (x *SealedKeyset) Reset() {
 	*x = SealedKeyset{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[39]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4104,7 +4353,7 @@ func (x *SealedKeyset) String() string {
 func (*SealedKeyset) ProtoMessage() {}
 
 func (x *SealedKeyset) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[39]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4117,7 +4366,7 @@ func (x *SealedKeyset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKeyset.ProtoReflect.Descriptor instead.
 func (*SealedKeyset) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{39}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SealedKeyset) GetNodeId() string {
@@ -4145,7 +4394,7 @@ type AdoptKeysetRequest struct {
 
 func (x *AdoptKeysetRequest) Reset() {
 	*x = AdoptKeysetRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[40]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4157,7 +4406,7 @@ func (x *AdoptKeysetRequest) String() string {
 func (*AdoptKeysetRequest) ProtoMessage() {}
 
 func (x *AdoptKeysetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[40]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4170,7 +4419,7 @@ func (x *AdoptKeysetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptKeysetRequest.ProtoReflect.Descriptor instead.
 func (*AdoptKeysetRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{40}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AdoptKeysetRequest) GetEpoch() uint64 {
@@ -4196,7 +4445,7 @@ type AdoptKeysetResponse struct {
 
 func (x *AdoptKeysetResponse) Reset() {
 	*x = AdoptKeysetResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[41]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4208,7 +4457,7 @@ func (x *AdoptKeysetResponse) String() string {
 func (*AdoptKeysetResponse) ProtoMessage() {}
 
 func (x *AdoptKeysetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[41]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4221,7 +4470,7 @@ func (x *AdoptKeysetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptKeysetResponse.ProtoReflect.Descriptor instead.
 func (*AdoptKeysetResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{41}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AdoptKeysetResponse) GetEpoch() uint64 {
@@ -4250,7 +4499,7 @@ type BackupFacts struct {
 
 func (x *BackupFacts) Reset() {
 	*x = BackupFacts{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[42]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4262,7 +4511,7 @@ func (x *BackupFacts) String() string {
 func (*BackupFacts) ProtoMessage() {}
 
 func (x *BackupFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[42]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4275,7 +4524,7 @@ func (x *BackupFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupFacts.ProtoReflect.Descriptor instead.
 func (*BackupFacts) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{42}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *BackupFacts) GetClusterId() string {
@@ -4341,7 +4590,7 @@ type BackupHead struct {
 
 func (x *BackupHead) Reset() {
 	*x = BackupHead{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[43]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4353,7 +4602,7 @@ func (x *BackupHead) String() string {
 func (*BackupHead) ProtoMessage() {}
 
 func (x *BackupHead) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[43]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4366,7 +4615,7 @@ func (x *BackupHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupHead.ProtoReflect.Descriptor instead.
 func (*BackupHead) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{43}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BackupHead) GetFacts() []byte {
@@ -4400,7 +4649,7 @@ type BackupKey struct {
 
 func (x *BackupKey) Reset() {
 	*x = BackupKey{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[44]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4412,7 +4661,7 @@ func (x *BackupKey) String() string {
 func (*BackupKey) ProtoMessage() {}
 
 func (x *BackupKey) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[44]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4425,7 +4674,7 @@ func (x *BackupKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupKey.ProtoReflect.Descriptor instead.
 func (*BackupKey) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{44}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *BackupKey) GetSlotId() string {
@@ -4453,7 +4702,7 @@ type SealBackupRequest struct {
 
 func (x *SealBackupRequest) Reset() {
 	*x = SealBackupRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[45]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4465,7 +4714,7 @@ func (x *SealBackupRequest) String() string {
 func (*SealBackupRequest) ProtoMessage() {}
 
 func (x *SealBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[45]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4478,7 +4727,7 @@ func (x *SealBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealBackupRequest.ProtoReflect.Descriptor instead.
 func (*SealBackupRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{45}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SealBackupRequest) GetIndex() uint64 {
@@ -4507,7 +4756,7 @@ type SealBackupResponse struct {
 
 func (x *SealBackupResponse) Reset() {
 	*x = SealBackupResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[46]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4519,7 +4768,7 @@ func (x *SealBackupResponse) String() string {
 func (*SealBackupResponse) ProtoMessage() {}
 
 func (x *SealBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[46]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4532,7 +4781,7 @@ func (x *SealBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealBackupResponse.ProtoReflect.Descriptor instead.
 func (*SealBackupResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{46}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SealBackupResponse) GetHead() []byte {
@@ -4564,7 +4813,7 @@ type OpenBackupRequest struct {
 
 func (x *OpenBackupRequest) Reset() {
 	*x = OpenBackupRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[47]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4576,7 +4825,7 @@ func (x *OpenBackupRequest) String() string {
 func (*OpenBackupRequest) ProtoMessage() {}
 
 func (x *OpenBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[47]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4589,7 +4838,7 @@ func (x *OpenBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenBackupRequest.ProtoReflect.Descriptor instead.
 func (*OpenBackupRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{47}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OpenBackupRequest) GetSeed() []byte {
@@ -4629,7 +4878,7 @@ type OpenBackupResponse struct {
 
 func (x *OpenBackupResponse) Reset() {
 	*x = OpenBackupResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[48]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4641,7 +4890,7 @@ func (x *OpenBackupResponse) String() string {
 func (*OpenBackupResponse) ProtoMessage() {}
 
 func (x *OpenBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[48]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4654,7 +4903,7 @@ func (x *OpenBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenBackupResponse.ProtoReflect.Descriptor instead.
 func (*OpenBackupResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{48}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *OpenBackupResponse) GetStateKey() []byte {
@@ -4679,7 +4928,7 @@ type FinishRestoreRequest struct {
 
 func (x *FinishRestoreRequest) Reset() {
 	*x = FinishRestoreRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[49]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +4940,7 @@ func (x *FinishRestoreRequest) String() string {
 func (*FinishRestoreRequest) ProtoMessage() {}
 
 func (x *FinishRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[49]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +4953,7 @@ func (x *FinishRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishRestoreRequest.ProtoReflect.Descriptor instead.
 func (*FinishRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{49}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FinishRestoreRequest) GetNodeId() string {
@@ -4748,7 +4997,7 @@ type FinishRestoreResponse struct {
 
 func (x *FinishRestoreResponse) Reset() {
 	*x = FinishRestoreResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[50]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4760,7 +5009,7 @@ func (x *FinishRestoreResponse) String() string {
 func (*FinishRestoreResponse) ProtoMessage() {}
 
 func (x *FinishRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[50]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4773,7 +5022,7 @@ func (x *FinishRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishRestoreResponse.ProtoReflect.Descriptor instead.
 func (*FinishRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{50}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FinishRestoreResponse) GetClusterId() string {
@@ -4824,7 +5073,7 @@ type AuthorizeRecoveryRequest struct {
 
 func (x *AuthorizeRecoveryRequest) Reset() {
 	*x = AuthorizeRecoveryRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[51]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4836,7 +5085,7 @@ func (x *AuthorizeRecoveryRequest) String() string {
 func (*AuthorizeRecoveryRequest) ProtoMessage() {}
 
 func (x *AuthorizeRecoveryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[51]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4849,7 +5098,7 @@ func (x *AuthorizeRecoveryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizeRecoveryRequest.ProtoReflect.Descriptor instead.
 func (*AuthorizeRecoveryRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{51}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AuthorizeRecoveryRequest) GetSeed() []byte {
@@ -4874,7 +5123,7 @@ type AuthorizeRecoveryResponse struct {
 
 func (x *AuthorizeRecoveryResponse) Reset() {
 	*x = AuthorizeRecoveryResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[52]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4886,7 +5135,7 @@ func (x *AuthorizeRecoveryResponse) String() string {
 func (*AuthorizeRecoveryResponse) ProtoMessage() {}
 
 func (x *AuthorizeRecoveryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[52]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4899,7 +5148,7 @@ func (x *AuthorizeRecoveryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizeRecoveryResponse.ProtoReflect.Descriptor instead.
 func (*AuthorizeRecoveryResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{52}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{55}
 }
 
 // RaiseIncarnation begins the next incarnation; asking again for the one in use
@@ -4913,7 +5162,7 @@ type RaiseIncarnationRequest struct {
 
 func (x *RaiseIncarnationRequest) Reset() {
 	*x = RaiseIncarnationRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[53]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4925,7 +5174,7 @@ func (x *RaiseIncarnationRequest) String() string {
 func (*RaiseIncarnationRequest) ProtoMessage() {}
 
 func (x *RaiseIncarnationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[53]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4938,7 +5187,7 @@ func (x *RaiseIncarnationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseIncarnationRequest.ProtoReflect.Descriptor instead.
 func (*RaiseIncarnationRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{53}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RaiseIncarnationRequest) GetIncarnation() uint64 {
@@ -4956,7 +5205,7 @@ type RaiseIncarnationResponse struct {
 
 func (x *RaiseIncarnationResponse) Reset() {
 	*x = RaiseIncarnationResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[54]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4968,7 +5217,7 @@ func (x *RaiseIncarnationResponse) String() string {
 func (*RaiseIncarnationResponse) ProtoMessage() {}
 
 func (x *RaiseIncarnationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[54]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4981,7 +5230,7 @@ func (x *RaiseIncarnationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseIncarnationResponse.ProtoReflect.Descriptor instead.
 func (*RaiseIncarnationResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{54}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{57}
 }
 
 // DEKState says of a manager's data keys all but the keys.
@@ -5000,7 +5249,7 @@ type DEKState struct {
 
 func (x *DEKState) Reset() {
 	*x = DEKState{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[55]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5012,7 +5261,7 @@ func (x *DEKState) String() string {
 func (*DEKState) ProtoMessage() {}
 
 func (x *DEKState) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[55]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5025,7 +5274,7 @@ func (x *DEKState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DEKState.ProtoReflect.Descriptor instead.
 func (*DEKState) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{55}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DEKState) GetEpoch() uint32 {
@@ -5069,7 +5318,7 @@ type RotateDEKRequest struct {
 
 func (x *RotateDEKRequest) Reset() {
 	*x = RotateDEKRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[56]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5081,7 +5330,7 @@ func (x *RotateDEKRequest) String() string {
 func (*RotateDEKRequest) ProtoMessage() {}
 
 func (x *RotateDEKRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[56]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5094,7 +5343,7 @@ func (x *RotateDEKRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateDEKRequest.ProtoReflect.Descriptor instead.
 func (*RotateDEKRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{56}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RotateDEKRequest) GetEpoch() uint32 {
@@ -5114,7 +5363,7 @@ type RotateDEKResponse struct {
 
 func (x *RotateDEKResponse) Reset() {
 	*x = RotateDEKResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[57]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5126,7 +5375,7 @@ func (x *RotateDEKResponse) String() string {
 func (*RotateDEKResponse) ProtoMessage() {}
 
 func (x *RotateDEKResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[57]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5139,7 +5388,7 @@ func (x *RotateDEKResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateDEKResponse.ProtoReflect.Descriptor instead.
 func (*RotateDEKResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{57}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RotateDEKResponse) GetDek() []byte {
@@ -5168,7 +5417,7 @@ type DropDEKRequest struct {
 
 func (x *DropDEKRequest) Reset() {
 	*x = DropDEKRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[58]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5180,7 +5429,7 @@ func (x *DropDEKRequest) String() string {
 func (*DropDEKRequest) ProtoMessage() {}
 
 func (x *DropDEKRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[58]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5193,7 +5442,7 @@ func (x *DropDEKRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDEKRequest.ProtoReflect.Descriptor instead.
 func (*DropDEKRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{58}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DropDEKRequest) GetEpoch() uint32 {
@@ -5212,7 +5461,7 @@ type DropDEKResponse struct {
 
 func (x *DropDEKResponse) Reset() {
 	*x = DropDEKResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[59]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5224,7 +5473,7 @@ func (x *DropDEKResponse) String() string {
 func (*DropDEKResponse) ProtoMessage() {}
 
 func (x *DropDEKResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[59]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5237,7 +5486,7 @@ func (x *DropDEKResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDEKResponse.ProtoReflect.Descriptor instead.
 func (*DropDEKResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{59}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DropDEKResponse) GetState() *DEKState {
@@ -5263,7 +5512,7 @@ type SecretKey struct {
 
 func (x *SecretKey) Reset() {
 	*x = SecretKey{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[60]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5275,7 +5524,7 @@ func (x *SecretKey) String() string {
 func (*SecretKey) ProtoMessage() {}
 
 func (x *SecretKey) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[60]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5288,7 +5537,7 @@ func (x *SecretKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretKey.ProtoReflect.Descriptor instead.
 func (*SecretKey) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{60}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SecretKey) GetSecretId() string {
@@ -5342,7 +5591,7 @@ type OpenAndSealRequest struct {
 
 func (x *OpenAndSealRequest) Reset() {
 	*x = OpenAndSealRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[61]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5354,7 +5603,7 @@ func (x *OpenAndSealRequest) String() string {
 func (*OpenAndSealRequest) ProtoMessage() {}
 
 func (x *OpenAndSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[61]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5367,7 +5616,7 @@ func (x *OpenAndSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenAndSealRequest.ProtoReflect.Descriptor instead.
 func (*OpenAndSealRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{61}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *OpenAndSealRequest) GetNode() *profilepb.CertificateChain {
@@ -5409,7 +5658,7 @@ type SealItem struct {
 
 func (x *SealItem) Reset() {
 	*x = SealItem{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[62]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5421,7 +5670,7 @@ func (x *SealItem) String() string {
 func (*SealItem) ProtoMessage() {}
 
 func (x *SealItem) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[62]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5434,7 +5683,7 @@ func (x *SealItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealItem.ProtoReflect.Descriptor instead.
 func (*SealItem) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{62}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SealItem) GetKey() *SecretKey {
@@ -5468,7 +5717,7 @@ type OpenAndSealResponse struct {
 
 func (x *OpenAndSealResponse) Reset() {
 	*x = OpenAndSealResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[63]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5480,7 +5729,7 @@ func (x *OpenAndSealResponse) String() string {
 func (*OpenAndSealResponse) ProtoMessage() {}
 
 func (x *OpenAndSealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[63]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5493,7 +5742,7 @@ func (x *OpenAndSealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenAndSealResponse.ProtoReflect.Descriptor instead.
 func (*OpenAndSealResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{63}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *OpenAndSealResponse) GetSealed() [][]byte {
@@ -5514,7 +5763,7 @@ type RewrapSecretsRequest struct {
 
 func (x *RewrapSecretsRequest) Reset() {
 	*x = RewrapSecretsRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[64]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5526,7 +5775,7 @@ func (x *RewrapSecretsRequest) String() string {
 func (*RewrapSecretsRequest) ProtoMessage() {}
 
 func (x *RewrapSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[64]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5539,7 +5788,7 @@ func (x *RewrapSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapSecretsRequest.ProtoReflect.Descriptor instead.
 func (*RewrapSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{64}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RewrapSecretsRequest) GetKeys() []*SecretKey {
@@ -5559,7 +5808,7 @@ type RewrapSecretsResponse struct {
 
 func (x *RewrapSecretsResponse) Reset() {
 	*x = RewrapSecretsResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[65]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5571,7 +5820,7 @@ func (x *RewrapSecretsResponse) String() string {
 func (*RewrapSecretsResponse) ProtoMessage() {}
 
 func (x *RewrapSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[65]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5584,7 +5833,7 @@ func (x *RewrapSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapSecretsResponse.ProtoReflect.Descriptor instead.
 func (*RewrapSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{65}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RewrapSecretsResponse) GetSealed() [][]byte {
@@ -5613,7 +5862,7 @@ type DropMastersRequest struct {
 
 func (x *DropMastersRequest) Reset() {
 	*x = DropMastersRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[66]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5625,7 +5874,7 @@ func (x *DropMastersRequest) String() string {
 func (*DropMastersRequest) ProtoMessage() {}
 
 func (x *DropMastersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[66]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5638,7 +5887,7 @@ func (x *DropMastersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropMastersRequest.ProtoReflect.Descriptor instead.
 func (*DropMastersRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{66}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DropMastersRequest) GetEpoch() uint64 {
@@ -5656,7 +5905,7 @@ type DropMastersResponse struct {
 
 func (x *DropMastersResponse) Reset() {
 	*x = DropMastersResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[67]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5668,7 +5917,7 @@ func (x *DropMastersResponse) String() string {
 func (*DropMastersResponse) ProtoMessage() {}
 
 func (x *DropMastersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[67]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5681,7 +5930,71 @@ func (x *DropMastersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropMastersResponse.ProtoReflect.Descriptor instead.
 func (*DropMastersResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{67}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{70}
+}
+
+// External is a CA outside of the cluster that signs workers' leaves.
+type External struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https://host[:port]
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// The name of the provisioner that the key of orders has there.
+	Provisioner string `protobuf:"bytes,2,opt,name=provisioner,proto3" json:"provisioner,omitempty"`
+	// DER: the CA that signs leaves, and its root.
+	Chain         [][]byte `protobuf:"bytes,3,rep,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *External) Reset() {
+	*x = External{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *External) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*External) ProtoMessage() {}
+
+func (x *External) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use External.ProtoReflect.Descriptor instead.
+func (*External) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *External) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *External) GetProvisioner() string {
+	if x != nil {
+		return x.Provisioner
+	}
+	return ""
+}
+
+func (x *External) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
 }
 
 // RotateCA makes the keyset of the next epoch with one thing changed and seals it
@@ -5691,14 +6004,16 @@ type RotateCARequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Change CAChange               `protobuf:"varint,1,opt,name=change,proto3,enum=redoubt.keyd.v1.CAChange" json:"change,omitempty"`
 	// Leaves of all managers, as in RotateKeyset.
-	Managers      []*profilepb.CertificateChain `protobuf:"bytes,2,rep,name=managers,proto3" json:"managers,omitempty"`
+	Managers []*profilepb.CertificateChain `protobuf:"bytes,2,rep,name=managers,proto3" json:"managers,omitempty"`
+	// For CA_CHANGE_EXTERNAL alone.
+	External      *External `protobuf:"bytes,3,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RotateCARequest) Reset() {
 	*x = RotateCARequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[68]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5710,7 +6025,7 @@ func (x *RotateCARequest) String() string {
 func (*RotateCARequest) ProtoMessage() {}
 
 func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[68]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5723,7 +6038,7 @@ func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCARequest.ProtoReflect.Descriptor instead.
 func (*RotateCARequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{68}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RotateCARequest) GetChange() CAChange {
@@ -5740,6 +6055,13 @@ func (x *RotateCARequest) GetManagers() []*profilepb.CertificateChain {
 	return nil
 }
 
+func (x *RotateCARequest) GetExternal() *External {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
 type RotateCAResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -5750,15 +6072,17 @@ type RotateCAResponse struct {
 	Issuer         []byte `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	WorkloadIssuer []byte `protobuf:"bytes,5,opt,name=workload_issuer,json=workloadIssuer,proto3" json:"workload_issuer,omitempty"`
 	// Certificates of one root by another, newest first.
-	Cross         [][]byte        `protobuf:"bytes,6,rep,name=cross,proto3" json:"cross,omitempty"`
-	Sealed        []*SealedKeyset `protobuf:"bytes,7,rep,name=sealed,proto3" json:"sealed,omitempty"`
+	Cross  [][]byte        `protobuf:"bytes,6,rep,name=cross,proto3" json:"cross,omitempty"`
+	Sealed []*SealedKeyset `protobuf:"bytes,7,rep,name=sealed,proto3" json:"sealed,omitempty"`
+	// DER: the cluster's certificate of the external CA; empty where there is none.
+	External      []byte `protobuf:"bytes,8,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RotateCAResponse) Reset() {
 	*x = RotateCAResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[69]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5770,7 +6094,7 @@ func (x *RotateCAResponse) String() string {
 func (*RotateCAResponse) ProtoMessage() {}
 
 func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[69]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5783,7 +6107,7 @@ func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCAResponse.ProtoReflect.Descriptor instead.
 func (*RotateCAResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{69}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RotateCAResponse) GetEpoch() uint64 {
@@ -5835,6 +6159,13 @@ func (x *RotateCAResponse) GetSealed() []*SealedKeyset {
 	return nil
 }
 
+func (x *RotateCAResponse) GetExternal() []byte {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
 // Journalled asks which of these keys this keyd's journal has a certificate for.
 type JournalledRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5846,7 +6177,7 @@ type JournalledRequest struct {
 
 func (x *JournalledRequest) Reset() {
 	*x = JournalledRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[70]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5858,7 +6189,7 @@ func (x *JournalledRequest) String() string {
 func (*JournalledRequest) ProtoMessage() {}
 
 func (x *JournalledRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[70]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5871,7 +6202,7 @@ func (x *JournalledRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalledRequest.ProtoReflect.Descriptor instead.
 func (*JournalledRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{70}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *JournalledRequest) GetSpki() [][]byte {
@@ -5891,7 +6222,7 @@ type JournalledResponse struct {
 
 func (x *JournalledResponse) Reset() {
 	*x = JournalledResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[71]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5903,7 +6234,7 @@ func (x *JournalledResponse) String() string {
 func (*JournalledResponse) ProtoMessage() {}
 
 func (x *JournalledResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[71]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5916,7 +6247,7 @@ func (x *JournalledResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalledResponse.ProtoReflect.Descriptor instead.
 func (*JournalledResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{71}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *JournalledResponse) GetKnown() []bool {
@@ -5942,7 +6273,7 @@ type SignCRLRequest struct {
 
 func (x *SignCRLRequest) Reset() {
 	*x = SignCRLRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[72]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5954,7 +6285,7 @@ func (x *SignCRLRequest) String() string {
 func (*SignCRLRequest) ProtoMessage() {}
 
 func (x *SignCRLRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[72]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5967,7 +6298,7 @@ func (x *SignCRLRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCRLRequest.ProtoReflect.Descriptor instead.
 func (*SignCRLRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{72}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *SignCRLRequest) GetIssuer() []byte {
@@ -6002,7 +6333,7 @@ type RevokedCertificate struct {
 
 func (x *RevokedCertificate) Reset() {
 	*x = RevokedCertificate{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[73]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6014,7 +6345,7 @@ func (x *RevokedCertificate) String() string {
 func (*RevokedCertificate) ProtoMessage() {}
 
 func (x *RevokedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[73]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6027,7 +6358,7 @@ func (x *RevokedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedCertificate.ProtoReflect.Descriptor instead.
 func (*RevokedCertificate) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{73}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RevokedCertificate) GetSerial() []byte {
@@ -6056,7 +6387,7 @@ type SignCRLResponse struct {
 
 func (x *SignCRLResponse) Reset() {
 	*x = SignCRLResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[74]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6068,7 +6399,7 @@ func (x *SignCRLResponse) String() string {
 func (*SignCRLResponse) ProtoMessage() {}
 
 func (x *SignCRLResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[74]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6081,7 +6412,7 @@ func (x *SignCRLResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCRLResponse.ProtoReflect.Descriptor instead.
 func (*SignCRLResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{74}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *SignCRLResponse) GetCrl() []byte {
@@ -6117,7 +6448,7 @@ type SignWorkloadsRequest struct {
 
 func (x *SignWorkloadsRequest) Reset() {
 	*x = SignWorkloadsRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[75]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6129,7 +6460,7 @@ func (x *SignWorkloadsRequest) String() string {
 func (*SignWorkloadsRequest) ProtoMessage() {}
 
 func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[75]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6142,7 +6473,7 @@ func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsRequest.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{75}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *SignWorkloadsRequest) GetNode() *profilepb.CertificateChain {
@@ -6185,7 +6516,7 @@ type SignWorkloadsResponse struct {
 
 func (x *SignWorkloadsResponse) Reset() {
 	*x = SignWorkloadsResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[76]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6197,7 +6528,7 @@ func (x *SignWorkloadsResponse) String() string {
 func (*SignWorkloadsResponse) ProtoMessage() {}
 
 func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[76]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6210,7 +6541,7 @@ func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsResponse.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{76}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SignWorkloadsResponse) GetDocuments() []*profilepb.WorkloadDocument {
@@ -6242,7 +6573,7 @@ type DescribeTPMRequest struct {
 
 func (x *DescribeTPMRequest) Reset() {
 	*x = DescribeTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[77]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6254,7 +6585,7 @@ func (x *DescribeTPMRequest) String() string {
 func (*DescribeTPMRequest) ProtoMessage() {}
 
 func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[77]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6267,7 +6598,7 @@ func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{77}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
 }
 
 type DescribeTPMResponse struct {
@@ -6283,7 +6614,7 @@ type DescribeTPMResponse struct {
 
 func (x *DescribeTPMResponse) Reset() {
 	*x = DescribeTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[78]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6295,7 +6626,7 @@ func (x *DescribeTPMResponse) String() string {
 func (*DescribeTPMResponse) ProtoMessage() {}
 
 func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[78]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6308,7 +6639,7 @@ func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{78}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *DescribeTPMResponse) GetIdentity() *profilepb.TPMIdentity {
@@ -6348,7 +6679,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6360,7 +6691,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6373,7 +6704,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{79}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *AttestRequest) GetPurpose() TPMPurpose {
@@ -6413,7 +6744,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6425,7 +6756,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6438,7 +6769,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{80}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *AttestResponse) GetEvidence() *profilepb.TPMEvidence {
@@ -6461,7 +6792,7 @@ type SealToTPMRequest struct {
 
 func (x *SealToTPMRequest) Reset() {
 	*x = SealToTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6473,7 +6804,7 @@ func (x *SealToTPMRequest) String() string {
 func (*SealToTPMRequest) ProtoMessage() {}
 
 func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6486,7 +6817,7 @@ func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMRequest.ProtoReflect.Descriptor instead.
 func (*SealToTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *SealToTPMRequest) GetKey() []byte {
@@ -6513,7 +6844,7 @@ type SealToTPMResponse struct {
 
 func (x *SealToTPMResponse) Reset() {
 	*x = SealToTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6525,7 +6856,7 @@ func (x *SealToTPMResponse) String() string {
 func (*SealToTPMResponse) ProtoMessage() {}
 
 func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6538,7 +6869,7 @@ func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMResponse.ProtoReflect.Descriptor instead.
 func (*SealToTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *SealToTPMResponse) GetKey() []byte {
@@ -6569,7 +6900,7 @@ type ChallengeRequest struct {
 
 func (x *ChallengeRequest) Reset() {
 	*x = ChallengeRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6581,7 +6912,7 @@ func (x *ChallengeRequest) String() string {
 func (*ChallengeRequest) ProtoMessage() {}
 
 func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6594,7 +6925,7 @@ func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
 func (*ChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ChallengeRequest) GetToken() *profilepb.SignedTokenRecord {
@@ -6634,7 +6965,7 @@ type ChallengeResponse struct {
 
 func (x *ChallengeResponse) Reset() {
 	*x = ChallengeResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6646,7 +6977,7 @@ func (x *ChallengeResponse) String() string {
 func (*ChallengeResponse) ProtoMessage() {}
 
 func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6659,7 +6990,7 @@ func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
 func (*ChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ChallengeResponse) GetCredential() *profilepb.TPMCredential {
@@ -6673,7 +7004,7 @@ var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\xc7\x17\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\x94\x18\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -6714,7 +7045,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\trotate_ca\x182 \x01(\v2 .redoubt.keyd.v1.RotateCARequestH\x00R\brotateCa\x12D\n" +
 	"\n" +
 	"journalled\x183 \x01(\v2\".redoubt.keyd.v1.JournalledRequestH\x00R\n" +
-	"journalled\x12<\n" +
+	"journalled\x12K\n" +
+	"\rtake_external\x184 \x01(\v2$.redoubt.keyd.v1.TakeExternalRequestH\x00R\ftakeExternal\x12<\n" +
 	"\bsign_crl\x18_ \x01(\v2\x1f.redoubt.keyd.v1.SignCRLRequestH\x00R\asignCrl\x12N\n" +
 	"\x0esign_workloads\x18< \x01(\v2%.redoubt.keyd.v1.SignWorkloadsRequestH\x00R\rsignWorkloads\x12H\n" +
 	"\fdescribe_tpm\x18A \x01(\v2#.redoubt.keyd.v1.DescribeTPMRequestH\x00R\vdescribeTpm\x128\n" +
@@ -6731,7 +7063,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\ttest_slot\x18J \x01(\v2 .redoubt.keyd.v1.TestSlotRequestH\x00R\btestSlot\x12;\n" +
 	"\arelease\x18P \x01(\v2\x1f.redoubt.keyd.v1.ReleaseRequestH\x00R\arelease\x12H\n" +
 	"\ftake_release\x18Q \x01(\v2#.redoubt.keyd.v1.TakeReleaseRequestH\x00R\vtakeReleaseB\x06\n" +
-	"\x04verb\"\xa5\x18\n" +
+	"\x04verb\"\xf3\x18\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -6773,7 +7105,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\trotate_ca\x182 \x01(\v2!.redoubt.keyd.v1.RotateCAResponseH\x00R\brotateCa\x12E\n" +
 	"\n" +
 	"journalled\x183 \x01(\v2#.redoubt.keyd.v1.JournalledResponseH\x00R\n" +
-	"journalled\x12=\n" +
+	"journalled\x12L\n" +
+	"\rtake_external\x184 \x01(\v2%.redoubt.keyd.v1.TakeExternalResponseH\x00R\ftakeExternal\x12=\n" +
 	"\bsign_crl\x18_ \x01(\v2 .redoubt.keyd.v1.SignCRLResponseH\x00R\asignCrl\x12O\n" +
 	"\x0esign_workloads\x18< \x01(\v2&.redoubt.keyd.v1.SignWorkloadsResponseH\x00R\rsignWorkloads\x12I\n" +
 	"\fdescribe_tpm\x18A \x01(\v2$.redoubt.keyd.v1.DescribeTPMResponseH\x00R\vdescribeTpm\x129\n" +
@@ -6809,7 +7142,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\aSlotSet\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x05slots\x18\x02 \x03(\v2\x15.redoubt.keyd.v1.SlotR\x05slots\"\x0f\n" +
-	"\rStatusRequest\"\xe1\x04\n" +
+	"\rStatusRequest\"\xfe\x04\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.redoubt.keyd.v1.LockStateR\x05state\x12\x1d\n" +
 	"\n" +
@@ -6824,7 +7157,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x0eformer_masters\x18W \x03(\x04R\rformerMasters\x126\n" +
 	"\x06shares\x18F \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\x06shares\x12\x16\n" +
 	"\x06ticket\x18P \x01(\fR\x06ticket\x12@\n" +
-	"\x05lacks\x18\x14 \x03(\v2*.redoubt.keyd.v1.StatusResponse.LacksEntryR\x05lacks\x1a8\n" +
+	"\x05lacks\x18\x14 \x03(\v2*.redoubt.keyd.v1.StatusResponse.LacksEntryR\x05lacks\x12\x1b\n" +
+	"\torder_key\x182 \x01(\fR\borderKey\x1a8\n" +
 	"\n" +
 	"LacksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -6879,12 +7213,13 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x06policy\x18\x14 \x01(\v2#.redoubt.profile.v1.AdmissionPolicyR\x06policy\x121\n" +
 	"\x03tpm\x18\x15 \x01(\v2\x1f.redoubt.profile.v1.TPMIdentityR\x03tpm\x12;\n" +
 	"\bevidence\x18\x16 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\x12\x1a\n" +
-	"\bapproved\x18\x17 \x01(\bR\bapproved\"\xc4\x01\n" +
+	"\bapproved\x18\x17 \x01(\bR\bapproved\"\xf2\x01\n" +
 	"\x10SignJoinResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12%\n" +
 	"\x0ewants_approval\x18\x14 \x01(\bR\rwantsApproval\x12\x15\n" +
-	"\x06tpm_ek\x18\x15 \x01(\fR\x05tpmEk\"\x92\x02\n" +
+	"\x06tpm_ek\x18\x15 \x01(\fR\x05tpmEk\x12,\n" +
+	"\x05order\x182 \x01(\v2\x16.redoubt.keyd.v1.OrderR\x05order\"\x92\x02\n" +
 	"\x10SignRenewRequest\x126\n" +
 	"\x03old\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x03old\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x14\n" +
@@ -6892,10 +7227,22 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\bboot_csr\x18\x04 \x01(\fR\abootCsr\x12\x16\n" +
 	"\x06demote\x18\x05 \x01(\bR\x06demote\x12.\n" +
 	"\x13worker_leaf_seconds\x182 \x01(\rR\x11workerLeafSeconds\x12;\n" +
-	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"\x87\x01\n" +
+	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"\xb5\x01\n" +
 	"\x11SignRenewResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
-	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\"Y\n" +
+	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12,\n" +
+	"\x05order\x182 \x01(\v2\x16.redoubt.keyd.v1.OrderR\x05order\"p\n" +
+	"\x05Order\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\x12\x14\n" +
+	"\x05token\x18\x04 \x01(\tR\x05token\x12\x1b\n" +
+	"\tnot_after\x18\x05 \x01(\x03R\bnotAfter\"A\n" +
+	"\x13TakeExternalRequest\x12\x14\n" +
+	"\x05order\x18\x01 \x01(\fR\x05order\x12\x14\n" +
+	"\x05chain\x18\x02 \x03(\fR\x05chain\"P\n" +
+	"\x14TakeExternalResponse\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\"Y\n" +
 	"\x0eSignOwnRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x19\n" +
 	"\bboot_csr\x18\x02 \x01(\fR\abootCsr\x12\x1a\n" +
@@ -7046,10 +7393,15 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"*\n" +
 	"\x12DropMastersRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x15\n" +
-	"\x13DropMastersResponse\"\x86\x01\n" +
+	"\x13DropMastersResponse\"T\n" +
+	"\bExternal\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12 \n" +
+	"\vprovisioner\x18\x02 \x01(\tR\vprovisioner\x12\x14\n" +
+	"\x05chain\x18\x03 \x03(\fR\x05chain\"\xbd\x01\n" +
 	"\x0fRotateCARequest\x121\n" +
 	"\x06change\x18\x01 \x01(\x0e2\x19.redoubt.keyd.v1.CAChangeR\x06change\x12@\n" +
-	"\bmanagers\x18\x02 \x03(\v2$.redoubt.profile.v1.CertificateChainR\bmanagers\"\xe0\x01\n" +
+	"\bmanagers\x18\x02 \x03(\v2$.redoubt.profile.v1.CertificateChainR\bmanagers\x125\n" +
+	"\bexternal\x18\x03 \x01(\v2\x19.redoubt.keyd.v1.ExternalR\bexternal\"\xfc\x01\n" +
 	"\x10RotateCAResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
@@ -7057,7 +7409,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x06issuer\x18\x04 \x01(\fR\x06issuer\x12'\n" +
 	"\x0fworkload_issuer\x18\x05 \x01(\fR\x0eworkloadIssuer\x12\x14\n" +
 	"\x05cross\x18\x06 \x03(\fR\x05cross\x125\n" +
-	"\x06sealed\x18\a \x03(\v2\x1d.redoubt.keyd.v1.SealedKeysetR\x06sealed\"'\n" +
+	"\x06sealed\x18\a \x03(\v2\x1d.redoubt.keyd.v1.SealedKeysetR\x06sealed\x12\x1a\n" +
+	"\bexternal\x18\b \x01(\fR\bexternal\"'\n" +
 	"\x11JournalledRequest\x12\x12\n" +
 	"\x04spki\x18\x01 \x03(\fR\x04spki\"*\n" +
 	"\x12JournalledResponse\x12\x14\n" +
@@ -7139,13 +7492,15 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x10SLOT_KIND_SHAMIR\x10\x02\x12\x11\n" +
 	"\rSLOT_KIND_TPM\x10\x03\x12\x12\n" +
 	"\x0eSLOT_KIND_FILE\x10\x04\x12\x15\n" +
-	"\x11SLOT_KIND_RELEASE\x10\x05*\x87\x01\n" +
+	"\x11SLOT_KIND_RELEASE\x10\x05*\xba\x01\n" +
 	"\bCAChange\x12\x19\n" +
 	"\x15CA_CHANGE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CA_CHANGE_ISSUER\x10\x01\x12\x16\n" +
 	"\x12CA_CHANGE_NEW_ROOT\x10\x02\x12\x19\n" +
 	"\x15CA_CHANGE_SWITCH_ROOT\x10\x03\x12\x17\n" +
-	"\x13CA_CHANGE_DROP_ROOT\x10\x04*o\n" +
+	"\x13CA_CHANGE_DROP_ROOT\x10\x04\x12\x16\n" +
+	"\x12CA_CHANGE_EXTERNAL\x10\x05\x12\x19\n" +
+	"\x15CA_CHANGE_NO_EXTERNAL\x10\x06*o\n" +
 	"\n" +
 	"TPMPurpose\x12\x1b\n" +
 	"\x17TPM_PURPOSE_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -7166,7 +7521,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                              // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                         // 1: redoubt.keyd.v1.LockState
@@ -7194,96 +7549,100 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*SignJoinResponse)(nil),               // 23: redoubt.keyd.v1.SignJoinResponse
 	(*SignRenewRequest)(nil),               // 24: redoubt.keyd.v1.SignRenewRequest
 	(*SignRenewResponse)(nil),              // 25: redoubt.keyd.v1.SignRenewResponse
-	(*SignOwnRequest)(nil),                 // 26: redoubt.keyd.v1.SignOwnRequest
-	(*SignOwnResponse)(nil),                // 27: redoubt.keyd.v1.SignOwnResponse
-	(*SealKeysetRequest)(nil),              // 28: redoubt.keyd.v1.SealKeysetRequest
-	(*SealKeysetResponse)(nil),             // 29: redoubt.keyd.v1.SealKeysetResponse
-	(*PrepareJoinRequest)(nil),             // 30: redoubt.keyd.v1.PrepareJoinRequest
-	(*PrepareJoinResponse)(nil),            // 31: redoubt.keyd.v1.PrepareJoinResponse
-	(*ImportKeysetRequest)(nil),            // 32: redoubt.keyd.v1.ImportKeysetRequest
-	(*ImportKeysetResponse)(nil),           // 33: redoubt.keyd.v1.ImportKeysetResponse
-	(*ResealRequest)(nil),                  // 34: redoubt.keyd.v1.ResealRequest
-	(*ResealResponse)(nil),                 // 35: redoubt.keyd.v1.ResealResponse
-	(*ForgetRequest)(nil),                  // 36: redoubt.keyd.v1.ForgetRequest
-	(*ForgetResponse)(nil),                 // 37: redoubt.keyd.v1.ForgetResponse
-	(*UnlockRequest)(nil),                  // 38: redoubt.keyd.v1.UnlockRequest
-	(*UnlockResponse)(nil),                 // 39: redoubt.keyd.v1.UnlockResponse
-	(*SignPromotionRequest)(nil),           // 40: redoubt.keyd.v1.SignPromotionRequest
-	(*SignPromotionResponse)(nil),          // 41: redoubt.keyd.v1.SignPromotionResponse
-	(*RotateKeysetRequest)(nil),            // 42: redoubt.keyd.v1.RotateKeysetRequest
-	(*RotateKeysetResponse)(nil),           // 43: redoubt.keyd.v1.RotateKeysetResponse
-	(*SealedKeyset)(nil),                   // 44: redoubt.keyd.v1.SealedKeyset
-	(*AdoptKeysetRequest)(nil),             // 45: redoubt.keyd.v1.AdoptKeysetRequest
-	(*AdoptKeysetResponse)(nil),            // 46: redoubt.keyd.v1.AdoptKeysetResponse
-	(*BackupFacts)(nil),                    // 47: redoubt.keyd.v1.BackupFacts
-	(*BackupHead)(nil),                     // 48: redoubt.keyd.v1.BackupHead
-	(*BackupKey)(nil),                      // 49: redoubt.keyd.v1.BackupKey
-	(*SealBackupRequest)(nil),              // 50: redoubt.keyd.v1.SealBackupRequest
-	(*SealBackupResponse)(nil),             // 51: redoubt.keyd.v1.SealBackupResponse
-	(*OpenBackupRequest)(nil),              // 52: redoubt.keyd.v1.OpenBackupRequest
-	(*OpenBackupResponse)(nil),             // 53: redoubt.keyd.v1.OpenBackupResponse
-	(*FinishRestoreRequest)(nil),           // 54: redoubt.keyd.v1.FinishRestoreRequest
-	(*FinishRestoreResponse)(nil),          // 55: redoubt.keyd.v1.FinishRestoreResponse
-	(*AuthorizeRecoveryRequest)(nil),       // 56: redoubt.keyd.v1.AuthorizeRecoveryRequest
-	(*AuthorizeRecoveryResponse)(nil),      // 57: redoubt.keyd.v1.AuthorizeRecoveryResponse
-	(*RaiseIncarnationRequest)(nil),        // 58: redoubt.keyd.v1.RaiseIncarnationRequest
-	(*RaiseIncarnationResponse)(nil),       // 59: redoubt.keyd.v1.RaiseIncarnationResponse
-	(*DEKState)(nil),                       // 60: redoubt.keyd.v1.DEKState
-	(*RotateDEKRequest)(nil),               // 61: redoubt.keyd.v1.RotateDEKRequest
-	(*RotateDEKResponse)(nil),              // 62: redoubt.keyd.v1.RotateDEKResponse
-	(*DropDEKRequest)(nil),                 // 63: redoubt.keyd.v1.DropDEKRequest
-	(*DropDEKResponse)(nil),                // 64: redoubt.keyd.v1.DropDEKResponse
-	(*SecretKey)(nil),                      // 65: redoubt.keyd.v1.SecretKey
-	(*OpenAndSealRequest)(nil),             // 66: redoubt.keyd.v1.OpenAndSealRequest
-	(*SealItem)(nil),                       // 67: redoubt.keyd.v1.SealItem
-	(*OpenAndSealResponse)(nil),            // 68: redoubt.keyd.v1.OpenAndSealResponse
-	(*RewrapSecretsRequest)(nil),           // 69: redoubt.keyd.v1.RewrapSecretsRequest
-	(*RewrapSecretsResponse)(nil),          // 70: redoubt.keyd.v1.RewrapSecretsResponse
-	(*DropMastersRequest)(nil),             // 71: redoubt.keyd.v1.DropMastersRequest
-	(*DropMastersResponse)(nil),            // 72: redoubt.keyd.v1.DropMastersResponse
-	(*RotateCARequest)(nil),                // 73: redoubt.keyd.v1.RotateCARequest
-	(*RotateCAResponse)(nil),               // 74: redoubt.keyd.v1.RotateCAResponse
-	(*JournalledRequest)(nil),              // 75: redoubt.keyd.v1.JournalledRequest
-	(*JournalledResponse)(nil),             // 76: redoubt.keyd.v1.JournalledResponse
-	(*SignCRLRequest)(nil),                 // 77: redoubt.keyd.v1.SignCRLRequest
-	(*RevokedCertificate)(nil),             // 78: redoubt.keyd.v1.RevokedCertificate
-	(*SignCRLResponse)(nil),                // 79: redoubt.keyd.v1.SignCRLResponse
-	(*SignWorkloadsRequest)(nil),           // 80: redoubt.keyd.v1.SignWorkloadsRequest
-	(*SignWorkloadsResponse)(nil),          // 81: redoubt.keyd.v1.SignWorkloadsResponse
-	(*DescribeTPMRequest)(nil),             // 82: redoubt.keyd.v1.DescribeTPMRequest
-	(*DescribeTPMResponse)(nil),            // 83: redoubt.keyd.v1.DescribeTPMResponse
-	(*AttestRequest)(nil),                  // 84: redoubt.keyd.v1.AttestRequest
-	(*AttestResponse)(nil),                 // 85: redoubt.keyd.v1.AttestResponse
-	(*SealToTPMRequest)(nil),               // 86: redoubt.keyd.v1.SealToTPMRequest
-	(*SealToTPMResponse)(nil),              // 87: redoubt.keyd.v1.SealToTPMResponse
-	(*ChallengeRequest)(nil),               // 88: redoubt.keyd.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),              // 89: redoubt.keyd.v1.ChallengeResponse
-	nil,                                    // 90: redoubt.keyd.v1.StatusResponse.LacksEntry
-	(*LockSessionRequest)(nil),             // 91: redoubt.keyd.v1.LockSessionRequest
-	(*TakeShareRequest)(nil),               // 92: redoubt.keyd.v1.TakeShareRequest
-	(*GiveShareRequest)(nil),               // 93: redoubt.keyd.v1.GiveShareRequest
-	(*DropSharesRequest)(nil),              // 94: redoubt.keyd.v1.DropSharesRequest
-	(*TestSlotRequest)(nil),                // 95: redoubt.keyd.v1.TestSlotRequest
-	(*ReleaseRequest)(nil),                 // 96: redoubt.keyd.v1.ReleaseRequest
-	(*TakeReleaseRequest)(nil),             // 97: redoubt.keyd.v1.TakeReleaseRequest
-	(*LockSessionResponse)(nil),            // 98: redoubt.keyd.v1.LockSessionResponse
-	(*TakeShareResponse)(nil),              // 99: redoubt.keyd.v1.TakeShareResponse
-	(*GiveShareResponse)(nil),              // 100: redoubt.keyd.v1.GiveShareResponse
-	(*DropSharesResponse)(nil),             // 101: redoubt.keyd.v1.DropSharesResponse
-	(*TestSlotResponse)(nil),               // 102: redoubt.keyd.v1.TestSlotResponse
-	(*ReleaseResponse)(nil),                // 103: redoubt.keyd.v1.ReleaseResponse
-	(*TakeReleaseResponse)(nil),            // 104: redoubt.keyd.v1.TakeReleaseResponse
-	(*ReleasePolicy)(nil),                  // 105: redoubt.keyd.v1.ReleasePolicy
-	(*ShareProgress)(nil),                  // 106: redoubt.keyd.v1.ShareProgress
-	(*profilepb.CertificateChain)(nil),     // 107: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),          // 108: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil),    // 109: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),      // 110: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),          // 111: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),          // 112: redoubt.profile.v1.TPMEvidence
-	(*profilepb.WorkloadDocument)(nil),     // 113: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.SignedWorkloadBundle)(nil), // 114: redoubt.profile.v1.SignedWorkloadBundle
-	(*profilepb.TPMCredential)(nil),        // 115: redoubt.profile.v1.TPMCredential
+	(*Order)(nil),                          // 26: redoubt.keyd.v1.Order
+	(*TakeExternalRequest)(nil),            // 27: redoubt.keyd.v1.TakeExternalRequest
+	(*TakeExternalResponse)(nil),           // 28: redoubt.keyd.v1.TakeExternalResponse
+	(*SignOwnRequest)(nil),                 // 29: redoubt.keyd.v1.SignOwnRequest
+	(*SignOwnResponse)(nil),                // 30: redoubt.keyd.v1.SignOwnResponse
+	(*SealKeysetRequest)(nil),              // 31: redoubt.keyd.v1.SealKeysetRequest
+	(*SealKeysetResponse)(nil),             // 32: redoubt.keyd.v1.SealKeysetResponse
+	(*PrepareJoinRequest)(nil),             // 33: redoubt.keyd.v1.PrepareJoinRequest
+	(*PrepareJoinResponse)(nil),            // 34: redoubt.keyd.v1.PrepareJoinResponse
+	(*ImportKeysetRequest)(nil),            // 35: redoubt.keyd.v1.ImportKeysetRequest
+	(*ImportKeysetResponse)(nil),           // 36: redoubt.keyd.v1.ImportKeysetResponse
+	(*ResealRequest)(nil),                  // 37: redoubt.keyd.v1.ResealRequest
+	(*ResealResponse)(nil),                 // 38: redoubt.keyd.v1.ResealResponse
+	(*ForgetRequest)(nil),                  // 39: redoubt.keyd.v1.ForgetRequest
+	(*ForgetResponse)(nil),                 // 40: redoubt.keyd.v1.ForgetResponse
+	(*UnlockRequest)(nil),                  // 41: redoubt.keyd.v1.UnlockRequest
+	(*UnlockResponse)(nil),                 // 42: redoubt.keyd.v1.UnlockResponse
+	(*SignPromotionRequest)(nil),           // 43: redoubt.keyd.v1.SignPromotionRequest
+	(*SignPromotionResponse)(nil),          // 44: redoubt.keyd.v1.SignPromotionResponse
+	(*RotateKeysetRequest)(nil),            // 45: redoubt.keyd.v1.RotateKeysetRequest
+	(*RotateKeysetResponse)(nil),           // 46: redoubt.keyd.v1.RotateKeysetResponse
+	(*SealedKeyset)(nil),                   // 47: redoubt.keyd.v1.SealedKeyset
+	(*AdoptKeysetRequest)(nil),             // 48: redoubt.keyd.v1.AdoptKeysetRequest
+	(*AdoptKeysetResponse)(nil),            // 49: redoubt.keyd.v1.AdoptKeysetResponse
+	(*BackupFacts)(nil),                    // 50: redoubt.keyd.v1.BackupFacts
+	(*BackupHead)(nil),                     // 51: redoubt.keyd.v1.BackupHead
+	(*BackupKey)(nil),                      // 52: redoubt.keyd.v1.BackupKey
+	(*SealBackupRequest)(nil),              // 53: redoubt.keyd.v1.SealBackupRequest
+	(*SealBackupResponse)(nil),             // 54: redoubt.keyd.v1.SealBackupResponse
+	(*OpenBackupRequest)(nil),              // 55: redoubt.keyd.v1.OpenBackupRequest
+	(*OpenBackupResponse)(nil),             // 56: redoubt.keyd.v1.OpenBackupResponse
+	(*FinishRestoreRequest)(nil),           // 57: redoubt.keyd.v1.FinishRestoreRequest
+	(*FinishRestoreResponse)(nil),          // 58: redoubt.keyd.v1.FinishRestoreResponse
+	(*AuthorizeRecoveryRequest)(nil),       // 59: redoubt.keyd.v1.AuthorizeRecoveryRequest
+	(*AuthorizeRecoveryResponse)(nil),      // 60: redoubt.keyd.v1.AuthorizeRecoveryResponse
+	(*RaiseIncarnationRequest)(nil),        // 61: redoubt.keyd.v1.RaiseIncarnationRequest
+	(*RaiseIncarnationResponse)(nil),       // 62: redoubt.keyd.v1.RaiseIncarnationResponse
+	(*DEKState)(nil),                       // 63: redoubt.keyd.v1.DEKState
+	(*RotateDEKRequest)(nil),               // 64: redoubt.keyd.v1.RotateDEKRequest
+	(*RotateDEKResponse)(nil),              // 65: redoubt.keyd.v1.RotateDEKResponse
+	(*DropDEKRequest)(nil),                 // 66: redoubt.keyd.v1.DropDEKRequest
+	(*DropDEKResponse)(nil),                // 67: redoubt.keyd.v1.DropDEKResponse
+	(*SecretKey)(nil),                      // 68: redoubt.keyd.v1.SecretKey
+	(*OpenAndSealRequest)(nil),             // 69: redoubt.keyd.v1.OpenAndSealRequest
+	(*SealItem)(nil),                       // 70: redoubt.keyd.v1.SealItem
+	(*OpenAndSealResponse)(nil),            // 71: redoubt.keyd.v1.OpenAndSealResponse
+	(*RewrapSecretsRequest)(nil),           // 72: redoubt.keyd.v1.RewrapSecretsRequest
+	(*RewrapSecretsResponse)(nil),          // 73: redoubt.keyd.v1.RewrapSecretsResponse
+	(*DropMastersRequest)(nil),             // 74: redoubt.keyd.v1.DropMastersRequest
+	(*DropMastersResponse)(nil),            // 75: redoubt.keyd.v1.DropMastersResponse
+	(*External)(nil),                       // 76: redoubt.keyd.v1.External
+	(*RotateCARequest)(nil),                // 77: redoubt.keyd.v1.RotateCARequest
+	(*RotateCAResponse)(nil),               // 78: redoubt.keyd.v1.RotateCAResponse
+	(*JournalledRequest)(nil),              // 79: redoubt.keyd.v1.JournalledRequest
+	(*JournalledResponse)(nil),             // 80: redoubt.keyd.v1.JournalledResponse
+	(*SignCRLRequest)(nil),                 // 81: redoubt.keyd.v1.SignCRLRequest
+	(*RevokedCertificate)(nil),             // 82: redoubt.keyd.v1.RevokedCertificate
+	(*SignCRLResponse)(nil),                // 83: redoubt.keyd.v1.SignCRLResponse
+	(*SignWorkloadsRequest)(nil),           // 84: redoubt.keyd.v1.SignWorkloadsRequest
+	(*SignWorkloadsResponse)(nil),          // 85: redoubt.keyd.v1.SignWorkloadsResponse
+	(*DescribeTPMRequest)(nil),             // 86: redoubt.keyd.v1.DescribeTPMRequest
+	(*DescribeTPMResponse)(nil),            // 87: redoubt.keyd.v1.DescribeTPMResponse
+	(*AttestRequest)(nil),                  // 88: redoubt.keyd.v1.AttestRequest
+	(*AttestResponse)(nil),                 // 89: redoubt.keyd.v1.AttestResponse
+	(*SealToTPMRequest)(nil),               // 90: redoubt.keyd.v1.SealToTPMRequest
+	(*SealToTPMResponse)(nil),              // 91: redoubt.keyd.v1.SealToTPMResponse
+	(*ChallengeRequest)(nil),               // 92: redoubt.keyd.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),              // 93: redoubt.keyd.v1.ChallengeResponse
+	nil,                                    // 94: redoubt.keyd.v1.StatusResponse.LacksEntry
+	(*LockSessionRequest)(nil),             // 95: redoubt.keyd.v1.LockSessionRequest
+	(*TakeShareRequest)(nil),               // 96: redoubt.keyd.v1.TakeShareRequest
+	(*GiveShareRequest)(nil),               // 97: redoubt.keyd.v1.GiveShareRequest
+	(*DropSharesRequest)(nil),              // 98: redoubt.keyd.v1.DropSharesRequest
+	(*TestSlotRequest)(nil),                // 99: redoubt.keyd.v1.TestSlotRequest
+	(*ReleaseRequest)(nil),                 // 100: redoubt.keyd.v1.ReleaseRequest
+	(*TakeReleaseRequest)(nil),             // 101: redoubt.keyd.v1.TakeReleaseRequest
+	(*LockSessionResponse)(nil),            // 102: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 103: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 104: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 105: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 106: redoubt.keyd.v1.TestSlotResponse
+	(*ReleaseResponse)(nil),                // 107: redoubt.keyd.v1.ReleaseResponse
+	(*TakeReleaseResponse)(nil),            // 108: redoubt.keyd.v1.TakeReleaseResponse
+	(*ReleasePolicy)(nil),                  // 109: redoubt.keyd.v1.ReleasePolicy
+	(*ShareProgress)(nil),                  // 110: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 111: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 112: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 113: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 114: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 115: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 116: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 117: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 118: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 119: redoubt.profile.v1.TPMCredential
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -7294,153 +7653,159 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	20,  // 5: redoubt.keyd.v1.Request.mint_token:type_name -> redoubt.keyd.v1.MintTokenRequest
 	22,  // 6: redoubt.keyd.v1.Request.sign_join:type_name -> redoubt.keyd.v1.SignJoinRequest
 	24,  // 7: redoubt.keyd.v1.Request.sign_renew:type_name -> redoubt.keyd.v1.SignRenewRequest
-	28,  // 8: redoubt.keyd.v1.Request.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetRequest
-	30,  // 9: redoubt.keyd.v1.Request.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinRequest
-	32,  // 10: redoubt.keyd.v1.Request.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetRequest
-	34,  // 11: redoubt.keyd.v1.Request.reseal:type_name -> redoubt.keyd.v1.ResealRequest
-	26,  // 12: redoubt.keyd.v1.Request.sign_own:type_name -> redoubt.keyd.v1.SignOwnRequest
-	36,  // 13: redoubt.keyd.v1.Request.forget:type_name -> redoubt.keyd.v1.ForgetRequest
-	50,  // 14: redoubt.keyd.v1.Request.seal_backup:type_name -> redoubt.keyd.v1.SealBackupRequest
-	54,  // 15: redoubt.keyd.v1.Request.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreRequest
-	58,  // 16: redoubt.keyd.v1.Request.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationRequest
-	38,  // 17: redoubt.keyd.v1.Request.unlock:type_name -> redoubt.keyd.v1.UnlockRequest
-	52,  // 18: redoubt.keyd.v1.Request.open_backup:type_name -> redoubt.keyd.v1.OpenBackupRequest
-	56,  // 19: redoubt.keyd.v1.Request.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryRequest
-	42,  // 20: redoubt.keyd.v1.Request.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetRequest
-	45,  // 21: redoubt.keyd.v1.Request.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetRequest
-	40,  // 22: redoubt.keyd.v1.Request.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionRequest
-	61,  // 23: redoubt.keyd.v1.Request.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKRequest
-	63,  // 24: redoubt.keyd.v1.Request.drop_dek:type_name -> redoubt.keyd.v1.DropDEKRequest
-	66,  // 25: redoubt.keyd.v1.Request.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealRequest
-	69,  // 26: redoubt.keyd.v1.Request.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsRequest
-	71,  // 27: redoubt.keyd.v1.Request.drop_masters:type_name -> redoubt.keyd.v1.DropMastersRequest
-	73,  // 28: redoubt.keyd.v1.Request.rotate_ca:type_name -> redoubt.keyd.v1.RotateCARequest
-	75,  // 29: redoubt.keyd.v1.Request.journalled:type_name -> redoubt.keyd.v1.JournalledRequest
-	77,  // 30: redoubt.keyd.v1.Request.sign_crl:type_name -> redoubt.keyd.v1.SignCRLRequest
-	80,  // 31: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
-	82,  // 32: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
-	84,  // 33: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
-	86,  // 34: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
-	88,  // 35: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
-	91,  // 36: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
-	92,  // 37: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
-	93,  // 38: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
-	94,  // 39: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
-	95,  // 40: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
-	96,  // 41: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
-	97,  // 42: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
-	7,   // 43: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	11,  // 44: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	13,  // 45: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	15,  // 46: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	17,  // 47: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	19,  // 48: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	21,  // 49: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	23,  // 50: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	25,  // 51: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	29,  // 52: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	31,  // 53: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	33,  // 54: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	35,  // 55: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	27,  // 56: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	37,  // 57: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	39,  // 58: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	51,  // 59: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
-	55,  // 60: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
-	59,  // 61: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
-	53,  // 62: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
-	57,  // 63: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
-	43,  // 64: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	46,  // 65: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	41,  // 66: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	62,  // 67: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
-	64,  // 68: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
-	68,  // 69: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
-	70,  // 70: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
-	72,  // 71: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
-	74,  // 72: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
-	76,  // 73: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
-	79,  // 74: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
-	81,  // 75: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
-	83,  // 76: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
-	85,  // 77: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
-	87,  // 78: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
-	89,  // 79: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
-	98,  // 80: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
-	99,  // 81: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
-	100, // 82: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
-	101, // 83: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
-	102, // 84: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
-	103, // 85: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
-	104, // 86: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
-	0,   // 87: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,   // 88: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	105, // 89: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
-	8,   // 90: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,   // 91: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	9,   // 92: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	60,  // 93: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
-	106, // 94: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
-	90,  // 95: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
-	8,   // 96: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	107, // 97: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 98: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 99: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	60,  // 100: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
-	108, // 101: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	109, // 102: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	109, // 103: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	110, // 104: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	111, // 105: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	112, // 106: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	107, // 107: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 108: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 109: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	112, // 110: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	107, // 111: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 112: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 113: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 114: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 115: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 116: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	9,   // 117: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	107, // 118: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	112, // 119: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	107, // 120: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 121: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 122: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	44,  // 123: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	9,   // 124: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	49,  // 125: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	107, // 126: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	107, // 127: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	60,  // 128: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	60,  // 129: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	107, // 130: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	67,  // 131: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
-	65,  // 132: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
-	65,  // 133: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
-	3,   // 134: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
-	107, // 135: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	44,  // 136: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	78,  // 137: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
-	107, // 138: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	113, // 139: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	107, // 140: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	114, // 141: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	111, // 142: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
-	4,   // 143: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
-	115, // 144: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
-	112, // 145: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	109, // 146: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	110, // 147: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	111, // 148: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	115, // 149: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
-	150, // [150:150] is the sub-list for method output_type
-	150, // [150:150] is the sub-list for method input_type
-	150, // [150:150] is the sub-list for extension type_name
-	150, // [150:150] is the sub-list for extension extendee
-	0,   // [0:150] is the sub-list for field type_name
+	31,  // 8: redoubt.keyd.v1.Request.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetRequest
+	33,  // 9: redoubt.keyd.v1.Request.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinRequest
+	35,  // 10: redoubt.keyd.v1.Request.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetRequest
+	37,  // 11: redoubt.keyd.v1.Request.reseal:type_name -> redoubt.keyd.v1.ResealRequest
+	29,  // 12: redoubt.keyd.v1.Request.sign_own:type_name -> redoubt.keyd.v1.SignOwnRequest
+	39,  // 13: redoubt.keyd.v1.Request.forget:type_name -> redoubt.keyd.v1.ForgetRequest
+	53,  // 14: redoubt.keyd.v1.Request.seal_backup:type_name -> redoubt.keyd.v1.SealBackupRequest
+	57,  // 15: redoubt.keyd.v1.Request.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreRequest
+	61,  // 16: redoubt.keyd.v1.Request.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationRequest
+	41,  // 17: redoubt.keyd.v1.Request.unlock:type_name -> redoubt.keyd.v1.UnlockRequest
+	55,  // 18: redoubt.keyd.v1.Request.open_backup:type_name -> redoubt.keyd.v1.OpenBackupRequest
+	59,  // 19: redoubt.keyd.v1.Request.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryRequest
+	45,  // 20: redoubt.keyd.v1.Request.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetRequest
+	48,  // 21: redoubt.keyd.v1.Request.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetRequest
+	43,  // 22: redoubt.keyd.v1.Request.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionRequest
+	64,  // 23: redoubt.keyd.v1.Request.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKRequest
+	66,  // 24: redoubt.keyd.v1.Request.drop_dek:type_name -> redoubt.keyd.v1.DropDEKRequest
+	69,  // 25: redoubt.keyd.v1.Request.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealRequest
+	72,  // 26: redoubt.keyd.v1.Request.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsRequest
+	74,  // 27: redoubt.keyd.v1.Request.drop_masters:type_name -> redoubt.keyd.v1.DropMastersRequest
+	77,  // 28: redoubt.keyd.v1.Request.rotate_ca:type_name -> redoubt.keyd.v1.RotateCARequest
+	79,  // 29: redoubt.keyd.v1.Request.journalled:type_name -> redoubt.keyd.v1.JournalledRequest
+	27,  // 30: redoubt.keyd.v1.Request.take_external:type_name -> redoubt.keyd.v1.TakeExternalRequest
+	81,  // 31: redoubt.keyd.v1.Request.sign_crl:type_name -> redoubt.keyd.v1.SignCRLRequest
+	84,  // 32: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
+	86,  // 33: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
+	88,  // 34: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
+	90,  // 35: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
+	92,  // 36: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
+	95,  // 37: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
+	96,  // 38: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
+	97,  // 39: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
+	98,  // 40: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
+	99,  // 41: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
+	100, // 42: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
+	101, // 43: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
+	7,   // 44: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	11,  // 45: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	13,  // 46: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	15,  // 47: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	17,  // 48: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	19,  // 49: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	21,  // 50: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	23,  // 51: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	25,  // 52: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	32,  // 53: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	34,  // 54: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	36,  // 55: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	38,  // 56: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	30,  // 57: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	40,  // 58: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	42,  // 59: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	54,  // 60: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	58,  // 61: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	62,  // 62: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	56,  // 63: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	60,  // 64: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	46,  // 65: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	49,  // 66: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	44,  // 67: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	65,  // 68: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
+	67,  // 69: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
+	71,  // 70: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
+	73,  // 71: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
+	75,  // 72: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
+	78,  // 73: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
+	80,  // 74: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
+	28,  // 75: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
+	83,  // 76: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
+	85,  // 77: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
+	87,  // 78: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
+	89,  // 79: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
+	91,  // 80: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
+	93,  // 81: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
+	102, // 82: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	103, // 83: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	104, // 84: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	105, // 85: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	106, // 86: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	107, // 87: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
+	108, // 88: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
+	0,   // 89: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,   // 90: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	109, // 91: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
+	8,   // 92: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,   // 93: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	9,   // 94: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 95: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
+	110, // 96: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	94,  // 97: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
+	8,   // 98: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	111, // 99: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 100: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 101: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 102: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	112, // 103: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	113, // 104: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	113, // 105: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	114, // 106: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	115, // 107: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	116, // 108: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	111, // 109: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 110: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 111: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
+	111, // 112: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	116, // 113: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	111, // 114: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 115: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 116: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
+	111, // 117: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 118: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 119: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 120: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 121: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 122: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	111, // 123: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	116, // 124: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	111, // 125: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 126: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 127: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	47,  // 128: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 129: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	52,  // 130: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	111, // 131: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	111, // 132: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	63,  // 133: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	63,  // 134: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	111, // 135: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	70,  // 136: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	68,  // 137: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	68,  // 138: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 139: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	111, // 140: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	76,  // 141: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
+	47,  // 142: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	82,  // 143: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	111, // 144: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 145: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	111, // 146: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	118, // 147: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	115, // 148: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 149: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	119, // 150: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	116, // 151: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	113, // 152: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	114, // 153: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	115, // 154: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	119, // 155: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	156, // [156:156] is the sub-list for method output_type
+	156, // [156:156] is the sub-list for method input_type
+	156, // [156:156] is the sub-list for extension type_name
+	156, // [156:156] is the sub-list for extension extendee
+	0,   // [0:156] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -7480,6 +7845,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_DropMasters)(nil),
 		(*Request_RotateCa)(nil),
 		(*Request_Journalled)(nil),
+		(*Request_TakeExternal)(nil),
 		(*Request_SignCrl)(nil),
 		(*Request_SignWorkloads)(nil),
 		(*Request_DescribeTpm)(nil),
@@ -7526,6 +7892,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_DropMasters)(nil),
 		(*Response_RotateCa)(nil),
 		(*Response_Journalled)(nil),
+		(*Response_TakeExternal)(nil),
 		(*Response_SignCrl)(nil),
 		(*Response_SignWorkloads)(nil),
 		(*Response_DescribeTpm)(nil),
@@ -7546,7 +7913,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   86,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"slices"
@@ -23,9 +24,10 @@ import (
 )
 
 // Signer has keyd make the keyset of the next epoch with one of the CAs changed,
-// for managers whose leaves these are, in DER.
+// for managers whose leaves these are, in DER. external goes with the change that
+// sets one.
 type Signer interface {
-	RotateCA(ctx context.Context, change keydpb.CAChange, managers [][]byte) (*keydpb.RotateCAResponse, error)
+	RotateCA(ctx context.Context, change keydpb.CAChange, external *keydpb.External, managers [][]byte) (*keydpb.RotateCAResponse, error)
 }
 
 // Config is what a Server needs; every field is required.
@@ -36,6 +38,10 @@ type Config struct {
 	Epoch func() uint64
 	// Sessions lists the nodes that are connected now.
 	Sessions func() []dispatcher.SessionInfo
+	// Probe returns why no external CA answers there, whose TLS ends in that root.
+	Probe func(ctx context.Context, url string, root *x509.Certificate) error
+	// OrderKey is what such a CA verifies keyd's orders with.
+	OrderKey func(ctx context.Context) ([]byte, error)
 	Logger   *slog.Logger
 }
 
@@ -69,7 +75,7 @@ type made struct {
 
 // make has keyd make the next keyset for every manager that can come back: one whose
 // certificate nobody takes any more keeps nobody from going on.
-func (s *Server) make(ctx context.Context, change keydpb.CAChange) (*made, error) {
+func (s *Server) make(ctx context.Context, change keydpb.CAChange, external *keydpb.External) (*made, error) {
 	var leaves [][]byte
 	m := &made{}
 	err := s.c.Store.View(func(r *raftstore.ReadTx) error {
@@ -91,7 +97,7 @@ func (s *Server) make(ctx context.Context, change keydpb.CAChange) (*made, error
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.c.Signer.RotateCA(ctx, change, leaves)
+	resp, err := s.c.Signer.RotateCA(ctx, change, external, leaves)
 	if keydclient.CodeOf(err) == keydpb.Code_CODE_RATE_LIMITED {
 		return nil, apierr.State("try again in half a minute", "the cluster's keys were rotated or given too often just now")
 	}
@@ -99,7 +105,7 @@ func (s *Server) make(ctx context.Context, change keydpb.CAChange) (*made, error
 		return nil, err
 	}
 	m.sealed = resp.GetSealed()
-	m.next = pki.NextCA{Epoch: resp.GetEpoch(), Root: resp.GetRoot(), Other: resp.GetOther(), Issuer: resp.GetIssuer(), Cross: resp.GetCross()}
+	m.next = pki.NextCA{Epoch: resp.GetEpoch(), Root: resp.GetRoot(), Other: resp.GetOther(), Issuer: resp.GetIssuer(), Cross: resp.GetCross(), External: resp.GetExternal()}
 	return m, nil
 }
 
@@ -127,7 +133,12 @@ func (s *Server) commit(ctx context.Context, m *made, do func(*raftstore.Tx, pki
 
 // step is make and commit.
 func (s *Server) step(ctx context.Context, change keydpb.CAChange, do func(*raftstore.Tx, pki.NextCA) error) error {
-	m, err := s.make(ctx, change)
+	return s.stepTo(ctx, change, nil, do)
+}
+
+// stepTo is step with the external CA that comes.
+func (s *Server) stepTo(ctx context.Context, change keydpb.CAChange, external *keydpb.External, do func(*raftstore.Tx, pki.NextCA) error) error {
+	m, err := s.make(ctx, change, external)
 	if err != nil {
 		return err
 	}

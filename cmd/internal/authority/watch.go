@@ -108,7 +108,11 @@ func (s *Server) InspectCA(ctx context.Context, _ *controlpb.InspectCARequest) (
 		return nil, err
 	}
 	resp := &controlpb.InspectCAResponse{}
-	err := s.c.Store.View(func(r *raftstore.ReadTx) error {
+	var err error
+	if resp.OrderKey, err = s.c.OrderKey(ctx); err != nil {
+		return nil, err
+	}
+	err = s.c.Store.View(func(r *raftstore.ReadTx) error {
 		c, err := pkistore.GetCluster(r)
 		if err != nil {
 			return err
@@ -118,7 +122,7 @@ func (s *Server) InspectCA(ctx context.Context, _ *controlpb.InspectCARequest) (
 			resp.NextRotation = at.Unix()
 		}
 		resp.Nodes, resp.Unjournalled = s.nodes(r, c), c.GetUnjournalled()
-		resp.Authorities = views(c, resp.Nodes)
+		resp.Authorities, resp.External = views(c, resp.Nodes), c.GetExternal()
 		return nil
 	})
 	return resp, err
@@ -144,13 +148,16 @@ func views(c *pkipb.Cluster, nodes []*controlpb.CANode) (out []*controlpb.CAView
 	add(controlpb.CAView_KIND_FORMER_ROOT, c.GetFormerRoots()...)
 	add(controlpb.CAView_KIND_CROSS, c.GetCross()...)
 	add(controlpb.CAView_KIND_ISSUER, c.GetIssuers()...)
+	if c.GetExternal() != nil {
+		add(controlpb.CAView_KIND_EXTERNAL, c.GetExternal().GetIssuer())
+	}
 	add(controlpb.CAView_KIND_FORMER_ISSUER, c.GetFormerIssuers()...)
 	byIssuer := map[string]uint32{}
 	for _, n := range nodes {
 		byIssuer[string(n.GetIssuer())]++
 	}
 	issuers := map[*x509.Certificate]uint32{}
-	for _, der := range slices.Concat(c.GetIssuers(), c.GetFormerIssuers()) {
+	for _, der := range slices.Concat(c.GetIssuers(), c.GetFormerIssuers(), [][]byte{c.GetExternal().GetIssuer()}) {
 		if cert, err := x509.ParseCertificate(der); err == nil {
 			issuers[cert] = byIssuer[hash(der)]
 		}
@@ -162,7 +169,7 @@ func views(c *pkipb.Cluster, nodes []*controlpb.CANode) (out []*controlpb.CAView
 		}
 		switch v.GetKind() {
 		case controlpb.CAView_KIND_CROSS:
-		case controlpb.CAView_KIND_ISSUER, controlpb.CAView_KIND_FORMER_ISSUER:
+		case controlpb.CAView_KIND_ISSUER, controlpb.CAView_KIND_FORMER_ISSUER, controlpb.CAView_KIND_EXTERNAL:
 			v.Nodes = byIssuer[hash(v.GetCertificate())]
 		default:
 			for issuer, n := range issuers {

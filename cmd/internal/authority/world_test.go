@@ -194,7 +194,7 @@ func (w *world) inForce() *keyset {
 }
 
 // RotateCA implements Signer.
-func (w *world) RotateCA(_ context.Context, change keydpb.CAChange, managers [][]byte) (*keydpb.RotateCAResponse, error) {
+func (w *world) RotateCA(_ context.Context, change keydpb.CAChange, external *keydpb.External, managers [][]byte) (*keydpb.RotateCAResponse, error) {
 	next := *w.inForce()
 	w.mu.Lock()
 	defer w.mu.Unlock()

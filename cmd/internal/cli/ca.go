@@ -20,7 +20,7 @@ import (
 func (a *app) caCmd() *cobra.Command {
 	c := &cobra.Command{Use: "ca", Short: "See and replace the certificate authorities"}
 	group(c)
-	c.AddCommand(a.caRotateCmd(), a.caInspectCmd())
+	c.AddCommand(a.caRotateCmd(), a.caInspectCmd(), a.caExternalCmd())
 	return c
 }
 

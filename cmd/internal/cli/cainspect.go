@@ -109,6 +109,9 @@ func (a *app) printCA(out *output, r *controlpb.InspectCAResponse) error {
 	if r.WorkerLeafSeconds != 0 {
 		fmt.Fprintf(a.Stdout, "Workers' certificates are good for %v.\n", time.Duration(r.WorkerLeafSeconds)*time.Second)
 	}
+	if r.External != nil {
+		a.printExternal(r)
+	}
 	for _, u := range r.Unjournalled {
 		fmt.Fprintf(a.Stdout, "ALARM: a certificate of %s %s was shown that nobody gave out (serial %s, from %s, %s).\n", enumName(u.Role, "ROLE_"),
 			printable(shortID(u.NodeId)), printable(u.Serial), printable(u.Source), time.Unix(u.At, 0).UTC().Format(time.RFC3339))

@@ -38,6 +38,10 @@ func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func
 			"find out whose, and replace the root: `redoubt ca rotate --root`", profile.RoleName(u.GetRole()), cmp.Or(n.GetName(), u.GetNodeId()), u.GetSource(),
 			time.Unix(u.GetAt(), 0).UTC().Format(time.RFC3339), u.GetSerial())
 	}
+	if e := c.GetExternal(); e.GetFailure() != "" {
+		warn("the external CA certifies no worker since %s: %s. workers keep the certificates they have; "+
+			"mend it, or have the cluster's own CA sign again: `redoubt ca external rm`", time.Unix(e.GetFailedAt(), 0).UTC().Format(time.RFC3339), e.GetFailure())
+	}
 	forgotten := pki.Forgotten(c)
 	for n := range pkistore.Nodes.All(r) {
 		if pki.NeedsReissue(c, n) {

@@ -180,7 +180,7 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *a
 	run("clock", m.clocks.untilWrong)
 	run("certificates", m.adoptLeaves)
 	run("revocation lists", func(ctx context.Context) error {
-		return pki.RunRevocationLists(ctx, pki.ListsConfig{Store: m.store, Signer: timedSigner{signer{m.n.keyd}, m.clocks.mayLead, m.newestKeyset}, Logger: m.n.log.With("part", "revocation")})
+		return pki.RunRevocationLists(ctx, pki.ListsConfig{Store: m.store, Signer: timedSigner{signer{keyd: m.n.keyd}, m.clocks.mayLead, m.newestKeyset}, Logger: m.n.log.With("part", "revocation")})
 	})
 	run("authorities", ca.Run)
 	run("membership", func(ctx context.Context) error { return m.spreadMembership(ctx, d) })

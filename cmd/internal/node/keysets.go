@@ -96,7 +96,7 @@ func (m *managerState) newestKeyset() bool {
 
 func (m *managerState) fillMembership(out *schedulerpb.Membership, c *pkipb.Cluster, n *pkipb.Node) {
 	if m.keysetEpoch.Load() >= pki.KeysetEpoch(c) && pki.NeedsReissue(c, n) {
-		out.Issuer = pki.ActiveIssuer(c)
+		out.Issuer = pki.IssuerFor(c, n.GetRole())
 	}
 	out.Promote = pki.Wanted(n, time.Now())
 }

@@ -154,11 +154,11 @@ func (s timedSigner) RotateKeyset(ctx context.Context, stay, retired [][]byte) (
 	return s.signer.RotateKeyset(ctx, stay, retired)
 }
 
-func (s timedSigner) RotateCA(ctx context.Context, change keydpb.CAChange, managers [][]byte) (*keydpb.RotateCAResponse, error) {
+func (s timedSigner) RotateCA(ctx context.Context, change keydpb.CAChange, external *keydpb.External, managers [][]byte) (*keydpb.RotateCAResponse, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	return s.signer.RotateCA(ctx, change, managers)
+	return s.signer.RotateCA(ctx, change, external, managers)
 }
 
 // WorkloadCA names none while keyd has an older keyset than the cluster: it would be

@@ -107,10 +107,12 @@ func (s lockServer) LockStatus(context.Context, *pkipb.LockStatusRequest) (*pkip
 // leader's work.
 func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Authorizer) error {
 	n := m.n
-	sign := timedSigner{signer{n.keyd}, m.clocks.mayLead, m.newestKeyset}
+	outside := &externals{outcome: m.noteExternal}
+	sign := timedSigner{signer{n.keyd, outside}, m.clocks.mayLead, m.newestKeyset}
 	var d *dispatcher.Dispatcher
 	var err error
 	ca := authority.New(authority.Config{Store: m.store, Signer: sign, Epoch: m.keysetEpoch.Load,
+		Probe: outside.client.Probe, OrderKey: n.orderKey,
 		Sessions: func() []dispatcher.SessionInfo { return d.Sessions() }, Logger: n.log.With("part", "authority")})
 	trusted := func(string) { // what a node trusts may end a phase, or be less than it should
 		ca.Look()

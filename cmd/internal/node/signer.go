@@ -12,7 +12,10 @@ import (
 )
 
 // signer binds keyd to what pki and the operator API ask for.
-type signer struct{ keyd *keydclient.Client }
+type signer struct {
+	keyd     *keydclient.Client
+	external *externals
+}
 
 var (
 	_ pki.Signer     = timedSigner{}
@@ -28,6 +31,10 @@ func (s signer) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, error
 	resp, err := s.keyd.SignJoin(ctx, &keydpb.SignJoinRequest{Token: r.Token, Exporter: r.Exporter, Csr: r.CSR, BootCsr: r.BootCSR,
 		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses, WorkerLeafSeconds: r.WorkerLeafSeconds,
 		Policy: r.Policy, Tpm: r.TPM, Evidence: r.Evidence, Approved: r.Approved})
+	if o := resp.GetOrder(); err == nil && o != nil {
+		leaf, err := s.fill(ctx, o, r.CSR)
+		return pki.Issued{Leaf: leaf, TPMEK: resp.GetTpmEk()}, err
+	}
 	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot(), TPMEK: resp.GetTpmEk(), WantsApproval: resp.GetWantsApproval()}, orUnproved(orBusy(err))
 }
 
@@ -60,6 +67,10 @@ func (s signer) SealKeyset(ctx context.Context, manager *profilepb.CertificateCh
 
 func (s signer) SignRenew(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
 	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, BootCsr: r.BootCSR, Proof: r.Proof, WorkerLeafSeconds: r.WorkerLeafSeconds, Evidence: r.Evidence})
+	if o := resp.GetOrder(); err == nil && o != nil {
+		leaf, err := s.fill(ctx, o, r.CSR)
+		return pki.Issued{Leaf: leaf}, err
+	}
 	return pki.Issued{Leaf: resp.GetLeaf(), Boot: resp.GetBoot()}, orUnproved(err)
 }
 
@@ -70,6 +81,10 @@ func (s signer) SignPromotion(ctx context.Context, r pki.SignRenew) (pki.Issued,
 
 func (s signer) SignDemotion(ctx context.Context, r pki.SignRenew) (pki.Issued, error) {
 	resp, err := s.keyd.SignRenew(ctx, &keydpb.SignRenewRequest{Old: r.Old, Csr: r.CSR, Proof: r.Proof, Demote: true, WorkerLeafSeconds: r.WorkerLeafSeconds, Evidence: r.Evidence})
+	if o := resp.GetOrder(); err == nil && o != nil {
+		leaf, err := s.fill(ctx, o, r.CSR)
+		return pki.Issued{Leaf: leaf}, err
+	}
 	return pki.Issued{Leaf: resp.GetLeaf()}, orUnproved(err)
 }
 
@@ -106,8 +121,8 @@ func (s signer) RotateKeyset(ctx context.Context, stay, retired [][]byte) (*keyd
 	return s.keyd.RotateKeyset(ctx, req)
 }
 
-func (s signer) RotateCA(ctx context.Context, change keydpb.CAChange, managers [][]byte) (*keydpb.RotateCAResponse, error) {
-	req := &keydpb.RotateCARequest{Change: change}
+func (s signer) RotateCA(ctx context.Context, change keydpb.CAChange, external *keydpb.External, managers [][]byte) (*keydpb.RotateCAResponse, error) {
+	req := &keydpb.RotateCARequest{Change: change, External: external}
 	for _, leaf := range managers {
 		req.Managers = append(req.Managers, &profilepb.CertificateChain{Certificates: [][]byte{leaf}})
 	}

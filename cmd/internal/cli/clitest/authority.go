@@ -71,9 +71,34 @@ func (n *Node) caNodes() []*controlpb.CANode {
 func (n *Node) InspectCA(context.Context, *controlpb.InspectCARequest) (*controlpb.InspectCAResponse, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	resp := &controlpb.InspectCAResponse{KeysetEpoch: 2, NextRotation: 1735787045, Nodes: n.caNodes()}
+	resp := &controlpb.InspectCAResponse{KeysetEpoch: 2, NextRotation: 1735787045, Nodes: n.caNodes(), OrderKey: n.orderKey, External: n.externalCA}
+	if n.away && resp.External != nil {
+		resp.External.Failure, resp.External.FailedAt = "it took too\x1b long", 1735787045
+	}
 	if n.away {
 		resp.Unjournalled = []*pkipb.Unjournalled{{NodeId: "b", Role: profilepb.Role_ROLE_MANAGER, Serial: "4711\x1b", At: 1735787045, Source: "192.0.2.66"}}
 	}
 	return resp, nil
+}
+
+// SetExternalCA implements Authority.
+func (n *Node) SetExternalCA(_ context.Context, r *controlpb.SetExternalCARequest) (*controlpb.SetExternalCAResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(r.Chain) != 2 || r.Url != "https://ca.example.com:9000" {
+		return nil, apierr.Invalid("", "the address of an external CA is https://host[:port], and no more")
+	}
+	n.externalCA = &pkipb.External{Url: r.Url, Provisioner: r.Provisioner}
+	return &controlpb.SetExternalCAResponse{KeysetEpoch: 3}, nil
+}
+
+// RemoveExternalCA implements Authority.
+func (n *Node) RemoveExternalCA(context.Context, *controlpb.RemoveExternalCARequest) (*controlpb.RemoveExternalCAResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.externalCA == nil {
+		return nil, apierr.State("", "no external CA is set")
+	}
+	n.externalCA = nil
+	return &controlpb.RemoveExternalCAResponse{KeysetEpoch: 4}, nil
 }

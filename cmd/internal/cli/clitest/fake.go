@@ -7,6 +7,7 @@
 package clitest
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -21,6 +22,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
@@ -54,6 +57,9 @@ type Node struct {
 	dying    bool // a manager goes away when the key is rotated
 	leader   bool
 	rotating bool // a root is being replaced
+
+	orderKey   []byte
+	externalCA *pkipb.External // nil: none
 }
 
 // New returns a node in the given state: "empty", "active", "worker",
@@ -66,6 +72,13 @@ func New(state string) (*Node, error) {
 	}
 	var err error
 	if n.master, err = seal.NewMaster(n.cluster, 1, make([]byte, 32)); err != nil {
+		return nil, err
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	if n.orderKey, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
 		return nil, err
 	}
 	n.slots = &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{n.Key.Slot()}}

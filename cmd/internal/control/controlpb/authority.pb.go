@@ -36,6 +36,7 @@ const (
 	CAView_KIND_ISSUER        CAView_Kind = 4
 	CAView_KIND_FORMER_ISSUER CAView_Kind = 5
 	CAView_KIND_CROSS         CAView_Kind = 6
+	CAView_KIND_EXTERNAL      CAView_Kind = 7
 )
 
 // Enum value maps for CAView_Kind.
@@ -48,6 +49,7 @@ var (
 		4: "KIND_ISSUER",
 		5: "KIND_FORMER_ISSUER",
 		6: "KIND_CROSS",
+		7: "KIND_EXTERNAL",
 	}
 	CAView_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":   0,
@@ -57,6 +59,7 @@ var (
 		"KIND_ISSUER":        4,
 		"KIND_FORMER_ISSUER": 5,
 		"KIND_CROSS":         6,
+		"KIND_EXTERNAL":      7,
 	}
 )
 
@@ -84,7 +87,210 @@ func (x CAView_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CAView_Kind.Descriptor instead.
 func (CAView_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{9, 0}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{13, 0}
+}
+
+type SetExternalCARequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https://host[:port]
+	Url         string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Provisioner string `protobuf:"bytes,2,opt,name=provisioner,proto3" json:"provisioner,omitempty"`
+	// DER: the CA that signs leaves, and its root.
+	Chain         [][]byte `protobuf:"bytes,3,rep,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetExternalCARequest) Reset() {
+	*x = SetExternalCARequest{}
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetExternalCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetExternalCARequest) ProtoMessage() {}
+
+func (x *SetExternalCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetExternalCARequest.ProtoReflect.Descriptor instead.
+func (*SetExternalCARequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SetExternalCARequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *SetExternalCARequest) GetProvisioner() string {
+	if x != nil {
+		return x.Provisioner
+	}
+	return ""
+}
+
+func (x *SetExternalCARequest) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+type SetExternalCAResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	KeysetEpoch uint64                 `protobuf:"varint,1,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	// Names of workers that are away.
+	Away          []string `protobuf:"bytes,2,rep,name=away,proto3" json:"away,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetExternalCAResponse) Reset() {
+	*x = SetExternalCAResponse{}
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetExternalCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetExternalCAResponse) ProtoMessage() {}
+
+func (x *SetExternalCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetExternalCAResponse.ProtoReflect.Descriptor instead.
+func (*SetExternalCAResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SetExternalCAResponse) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
+}
+
+func (x *SetExternalCAResponse) GetAway() []string {
+	if x != nil {
+		return x.Away
+	}
+	return nil
+}
+
+type RemoveExternalCARequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveExternalCARequest) Reset() {
+	*x = RemoveExternalCARequest{}
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveExternalCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveExternalCARequest) ProtoMessage() {}
+
+func (x *RemoveExternalCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveExternalCARequest.ProtoReflect.Descriptor instead.
+func (*RemoveExternalCARequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{2}
+}
+
+type RemoveExternalCAResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeysetEpoch   uint64                 `protobuf:"varint,1,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	Away          []string               `protobuf:"bytes,2,rep,name=away,proto3" json:"away,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveExternalCAResponse) Reset() {
+	*x = RemoveExternalCAResponse{}
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveExternalCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveExternalCAResponse) ProtoMessage() {}
+
+func (x *RemoveExternalCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveExternalCAResponse.ProtoReflect.Descriptor instead.
+func (*RemoveExternalCAResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RemoveExternalCAResponse) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
+}
+
+func (x *RemoveExternalCAResponse) GetAway() []string {
+	if x != nil {
+		return x.Away
+	}
+	return nil
 }
 
 type RotateCARequest struct {
@@ -101,7 +307,7 @@ type RotateCARequest struct {
 
 func (x *RotateCARequest) Reset() {
 	*x = RotateCARequest{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[0]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -113,7 +319,7 @@ func (x *RotateCARequest) String() string {
 func (*RotateCARequest) ProtoMessage() {}
 
 func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[0]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -126,7 +332,7 @@ func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCARequest.ProtoReflect.Descriptor instead.
 func (*RotateCARequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{0}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RotateCARequest) GetRoot() bool {
@@ -162,7 +368,7 @@ type RotateCAResponse struct {
 
 func (x *RotateCAResponse) Reset() {
 	*x = RotateCAResponse{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[1]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +380,7 @@ func (x *RotateCAResponse) String() string {
 func (*RotateCAResponse) ProtoMessage() {}
 
 func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[1]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +393,7 @@ func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateCAResponse.ProtoReflect.Descriptor instead.
 func (*RotateCAResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{1}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RotateCAResponse) GetKeysetEpoch() uint64 {
@@ -219,7 +425,7 @@ type AbortCARequest struct {
 
 func (x *AbortCARequest) Reset() {
 	*x = AbortCARequest{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[2]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +437,7 @@ func (x *AbortCARequest) String() string {
 func (*AbortCARequest) ProtoMessage() {}
 
 func (x *AbortCARequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[2]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +450,7 @@ func (x *AbortCARequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCARequest.ProtoReflect.Descriptor instead.
 func (*AbortCARequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{2}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{6}
 }
 
 type AbortCAResponse struct {
@@ -255,7 +461,7 @@ type AbortCAResponse struct {
 
 func (x *AbortCAResponse) Reset() {
 	*x = AbortCAResponse{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[3]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +473,7 @@ func (x *AbortCAResponse) String() string {
 func (*AbortCAResponse) ProtoMessage() {}
 
 func (x *AbortCAResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[3]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +486,7 @@ func (x *AbortCAResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCAResponse.ProtoReflect.Descriptor instead.
 func (*AbortCAResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{3}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{7}
 }
 
 type WatchCARequest struct {
@@ -291,7 +497,7 @@ type WatchCARequest struct {
 
 func (x *WatchCARequest) Reset() {
 	*x = WatchCARequest{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[4]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +509,7 @@ func (x *WatchCARequest) String() string {
 func (*WatchCARequest) ProtoMessage() {}
 
 func (x *WatchCARequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[4]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +522,7 @@ func (x *WatchCARequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCARequest.ProtoReflect.Descriptor instead.
 func (*WatchCARequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{4}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{8}
 }
 
 type WatchCAResponse struct {
@@ -336,7 +542,7 @@ type WatchCAResponse struct {
 
 func (x *WatchCAResponse) Reset() {
 	*x = WatchCAResponse{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[5]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +554,7 @@ func (x *WatchCAResponse) String() string {
 func (*WatchCAResponse) ProtoMessage() {}
 
 func (x *WatchCAResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[5]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +567,7 @@ func (x *WatchCAResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCAResponse.ProtoReflect.Descriptor instead.
 func (*WatchCAResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{5}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchCAResponse) GetPhase() pkipb.Rotation_Phase {
@@ -426,7 +632,7 @@ type CANode struct {
 
 func (x *CANode) Reset() {
 	*x = CANode{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +644,7 @@ func (x *CANode) String() string {
 func (*CANode) ProtoMessage() {}
 
 func (x *CANode) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +657,7 @@ func (x *CANode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CANode.ProtoReflect.Descriptor instead.
 func (*CANode) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{6}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CANode) GetId() string {
@@ -518,7 +724,7 @@ type InspectCARequest struct {
 
 func (x *InspectCARequest) Reset() {
 	*x = InspectCARequest{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +736,7 @@ func (x *InspectCARequest) String() string {
 func (*InspectCARequest) ProtoMessage() {}
 
 func (x *InspectCARequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +749,7 @@ func (x *InspectCARequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCARequest.ProtoReflect.Descriptor instead.
 func (*InspectCARequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{7}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{11}
 }
 
 type InspectCAResponse struct {
@@ -558,14 +764,18 @@ type InspectCAResponse struct {
 	// When the issuing CA is replaced by itself, Unix seconds.
 	NextRotation int64 `protobuf:"varint,7,opt,name=next_rotation,json=nextRotation,proto3" json:"next_rotation,omitempty"`
 	// Certificates that were shown and that nobody had given out, newest first.
-	Unjournalled  []*pkipb.Unjournalled `protobuf:"bytes,8,rep,name=unjournalled,proto3" json:"unjournalled,omitempty"`
+	Unjournalled []*pkipb.Unjournalled `protobuf:"bytes,8,rep,name=unjournalled,proto3" json:"unjournalled,omitempty"`
+	// The CA outside of the cluster that signs workers; absent: none does.
+	External *pkipb.External `protobuf:"bytes,9,opt,name=external,proto3" json:"external,omitempty"`
+	// The key that signs orders to such a CA, as SubjectPublicKeyInfo.
+	OrderKey      []byte `protobuf:"bytes,10,opt,name=order_key,json=orderKey,proto3" json:"order_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InspectCAResponse) Reset() {
 	*x = InspectCAResponse{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +787,7 @@ func (x *InspectCAResponse) String() string {
 func (*InspectCAResponse) ProtoMessage() {}
 
 func (x *InspectCAResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +800,7 @@ func (x *InspectCAResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCAResponse.ProtoReflect.Descriptor instead.
 func (*InspectCAResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{8}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InspectCAResponse) GetAuthorities() []*CAView {
@@ -649,6 +859,20 @@ func (x *InspectCAResponse) GetUnjournalled() []*pkipb.Unjournalled {
 	return nil
 }
 
+func (x *InspectCAResponse) GetExternal() *pkipb.External {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+func (x *InspectCAResponse) GetOrderKey() []byte {
+	if x != nil {
+		return x.OrderKey
+	}
+	return nil
+}
+
 type CAView struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Kind        CAView_Kind            `protobuf:"varint,1,opt,name=kind,proto3,enum=redoubt.control.v1.CAView_Kind" json:"kind,omitempty"`
@@ -661,7 +885,7 @@ type CAView struct {
 
 func (x *CAView) Reset() {
 	*x = CAView{}
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +897,7 @@ func (x *CAView) String() string {
 func (*CAView) ProtoMessage() {}
 
 func (x *CAView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlpb_authority_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +910,7 @@ func (x *CAView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CAView.ProtoReflect.Descriptor instead.
 func (*CAView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{9}
+	return file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CAView) GetKind() CAView_Kind {
@@ -714,7 +938,18 @@ var File_cmd_internal_control_controlpb_authority_proto protoreflect.FileDescrip
 
 const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\n" +
-	".cmd/internal/control/controlpb/authority.proto\x12\x12redoubt.control.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a\x13pki/pkipb/pki.proto\x1a#pki/profile/profilepb/profile.proto\"r\n" +
+	".cmd/internal/control/controlpb/authority.proto\x12\x12redoubt.control.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a\x13pki/pkipb/pki.proto\x1a#pki/profile/profilepb/profile.proto\"`\n" +
+	"\x14SetExternalCARequest\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12 \n" +
+	"\vprovisioner\x18\x02 \x01(\tR\vprovisioner\x12\x14\n" +
+	"\x05chain\x18\x03 \x03(\fR\x05chain\"N\n" +
+	"\x15SetExternalCAResponse\x12!\n" +
+	"\fkeyset_epoch\x18\x01 \x01(\x04R\vkeysetEpoch\x12\x12\n" +
+	"\x04away\x18\x02 \x03(\tR\x04away\"\x19\n" +
+	"\x17RemoveExternalCARequest\"Q\n" +
+	"\x18RemoveExternalCAResponse\x12!\n" +
+	"\fkeyset_epoch\x18\x01 \x01(\x04R\vkeysetEpoch\x12\x12\n" +
+	"\x04away\x18\x02 \x03(\tR\x04away\"r\n" +
 	"\x0fRotateCARequest\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\bR\x04root\x12.\n" +
 	"\x13worker_leaf_seconds\x18\x02 \x01(\rR\x11workerLeafSeconds\x12\x1b\n" +
@@ -744,7 +979,7 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\x06issuer\x18\a \x01(\fR\x06issuer\x12$\n" +
 	"\x0eleaf_not_after\x18\b \x01(\x03R\fleafNotAfterJ\x04\b\t\x10\n" +
 	"\"\x12\n" +
-	"\x10InspectCARequest\"\xa7\x03\n" +
+	"\x10InspectCARequest\"\xfa\x03\n" +
 	"\x11InspectCAResponse\x12<\n" +
 	"\vauthorities\x18\x01 \x03(\v2\x1a.redoubt.control.v1.CAViewR\vauthorities\x120\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x1a.redoubt.control.v1.CANodeR\x05nodes\x124\n" +
@@ -753,11 +988,14 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\fkeyset_epoch\x18\x05 \x01(\x04R\vkeysetEpoch\x12.\n" +
 	"\x13worker_leaf_seconds\x18\x06 \x01(\rR\x11workerLeafSeconds\x12#\n" +
 	"\rnext_rotation\x18\a \x01(\x03R\fnextRotation\x12@\n" +
-	"\funjournalled\x18\b \x03(\v2\x1c.redoubt.pki.v1.UnjournalledR\funjournalled\"\x86\x02\n" +
+	"\funjournalled\x18\b \x03(\v2\x1c.redoubt.pki.v1.UnjournalledR\funjournalled\x124\n" +
+	"\bexternal\x18\t \x01(\v2\x18.redoubt.pki.v1.ExternalR\bexternal\x12\x1b\n" +
+	"\torder_key\x18\n" +
+	" \x01(\fR\borderKey\"\x99\x02\n" +
 	"\x06CAView\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.redoubt.control.v1.CAView.KindR\x04kind\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x14\n" +
-	"\x05nodes\x18\x03 \x01(\rR\x05nodes\"\x8e\x01\n" +
+	"\x05nodes\x18\x03 \x01(\rR\x05nodes\"\xa1\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_ROOT\x10\x01\x12\x12\n" +
@@ -766,7 +1004,8 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\vKIND_ISSUER\x10\x04\x12\x16\n" +
 	"\x12KIND_FORMER_ISSUER\x10\x05\x12\x0e\n" +
 	"\n" +
-	"KIND_CROSS\x10\x062\x8a\x03\n" +
+	"KIND_CROSS\x10\x06\x12\x11\n" +
+	"\rKIND_EXTERNAL\x10\a2\xf1\x04\n" +
 	"\tAuthority\x12^\n" +
 	"\bRotateCA\x12#.redoubt.control.v1.RotateCARequest\x1a$.redoubt.control.v1.RotateCAResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05\x12[\n" +
@@ -775,6 +1014,10 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\aWatchCA\x12\".redoubt.control.v1.WatchCARequest\x1a#.redoubt.control.v1.WatchCAResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x050\x01\x12a\n" +
 	"\tInspectCA\x12$.redoubt.control.v1.InspectCARequest\x1a%.redoubt.control.v1.InspectCAResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12m\n" +
+	"\rSetExternalCA\x12(.redoubt.control.v1.SetExternalCARequest\x1a).redoubt.control.v1.SetExternalCAResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x05\x12v\n" +
+	"\x10RemoveExternalCA\x12+.redoubt.control.v1.RemoveExternalCARequest\x1a,.redoubt.control.v1.RemoveExternalCAResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x05BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
@@ -790,49 +1033,59 @@ func file_cmd_internal_control_controlpb_authority_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_authority_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_authority_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_cmd_internal_control_controlpb_authority_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_cmd_internal_control_controlpb_authority_proto_goTypes = []any{
-	(CAView_Kind)(0),             // 0: redoubt.control.v1.CAView.Kind
-	(*RotateCARequest)(nil),      // 1: redoubt.control.v1.RotateCARequest
-	(*RotateCAResponse)(nil),     // 2: redoubt.control.v1.RotateCAResponse
-	(*AbortCARequest)(nil),       // 3: redoubt.control.v1.AbortCARequest
-	(*AbortCAResponse)(nil),      // 4: redoubt.control.v1.AbortCAResponse
-	(*WatchCARequest)(nil),       // 5: redoubt.control.v1.WatchCARequest
-	(*WatchCAResponse)(nil),      // 6: redoubt.control.v1.WatchCAResponse
-	(*CANode)(nil),               // 7: redoubt.control.v1.CANode
-	(*InspectCARequest)(nil),     // 8: redoubt.control.v1.InspectCARequest
-	(*InspectCAResponse)(nil),    // 9: redoubt.control.v1.InspectCAResponse
-	(*CAView)(nil),               // 10: redoubt.control.v1.CAView
-	(pkipb.Rotation_Phase)(0),    // 11: redoubt.pki.v1.Rotation.Phase
-	(*pkipb.RotationResult)(nil), // 12: redoubt.pki.v1.RotationResult
-	(profilepb.Role)(0),          // 13: redoubt.profile.v1.Role
-	(*pkipb.Rotation)(nil),       // 14: redoubt.pki.v1.Rotation
-	(*pkipb.Unjournalled)(nil),   // 15: redoubt.pki.v1.Unjournalled
+	(CAView_Kind)(0),                 // 0: redoubt.control.v1.CAView.Kind
+	(*SetExternalCARequest)(nil),     // 1: redoubt.control.v1.SetExternalCARequest
+	(*SetExternalCAResponse)(nil),    // 2: redoubt.control.v1.SetExternalCAResponse
+	(*RemoveExternalCARequest)(nil),  // 3: redoubt.control.v1.RemoveExternalCARequest
+	(*RemoveExternalCAResponse)(nil), // 4: redoubt.control.v1.RemoveExternalCAResponse
+	(*RotateCARequest)(nil),          // 5: redoubt.control.v1.RotateCARequest
+	(*RotateCAResponse)(nil),         // 6: redoubt.control.v1.RotateCAResponse
+	(*AbortCARequest)(nil),           // 7: redoubt.control.v1.AbortCARequest
+	(*AbortCAResponse)(nil),          // 8: redoubt.control.v1.AbortCAResponse
+	(*WatchCARequest)(nil),           // 9: redoubt.control.v1.WatchCARequest
+	(*WatchCAResponse)(nil),          // 10: redoubt.control.v1.WatchCAResponse
+	(*CANode)(nil),                   // 11: redoubt.control.v1.CANode
+	(*InspectCARequest)(nil),         // 12: redoubt.control.v1.InspectCARequest
+	(*InspectCAResponse)(nil),        // 13: redoubt.control.v1.InspectCAResponse
+	(*CAView)(nil),                   // 14: redoubt.control.v1.CAView
+	(pkipb.Rotation_Phase)(0),        // 15: redoubt.pki.v1.Rotation.Phase
+	(*pkipb.RotationResult)(nil),     // 16: redoubt.pki.v1.RotationResult
+	(profilepb.Role)(0),              // 17: redoubt.profile.v1.Role
+	(*pkipb.Rotation)(nil),           // 18: redoubt.pki.v1.Rotation
+	(*pkipb.Unjournalled)(nil),       // 19: redoubt.pki.v1.Unjournalled
+	(*pkipb.External)(nil),           // 20: redoubt.pki.v1.External
 }
 var file_cmd_internal_control_controlpb_authority_proto_depIdxs = []int32{
-	11, // 0: redoubt.control.v1.WatchCAResponse.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	7,  // 1: redoubt.control.v1.WatchCAResponse.nodes:type_name -> redoubt.control.v1.CANode
-	12, // 2: redoubt.control.v1.WatchCAResponse.last:type_name -> redoubt.pki.v1.RotationResult
-	13, // 3: redoubt.control.v1.CANode.role:type_name -> redoubt.profile.v1.Role
-	10, // 4: redoubt.control.v1.InspectCAResponse.authorities:type_name -> redoubt.control.v1.CAView
-	7,  // 5: redoubt.control.v1.InspectCAResponse.nodes:type_name -> redoubt.control.v1.CANode
-	14, // 6: redoubt.control.v1.InspectCAResponse.rotation:type_name -> redoubt.pki.v1.Rotation
-	12, // 7: redoubt.control.v1.InspectCAResponse.last:type_name -> redoubt.pki.v1.RotationResult
-	15, // 8: redoubt.control.v1.InspectCAResponse.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	0,  // 9: redoubt.control.v1.CAView.kind:type_name -> redoubt.control.v1.CAView.Kind
-	1,  // 10: redoubt.control.v1.Authority.RotateCA:input_type -> redoubt.control.v1.RotateCARequest
-	3,  // 11: redoubt.control.v1.Authority.AbortCA:input_type -> redoubt.control.v1.AbortCARequest
-	5,  // 12: redoubt.control.v1.Authority.WatchCA:input_type -> redoubt.control.v1.WatchCARequest
-	8,  // 13: redoubt.control.v1.Authority.InspectCA:input_type -> redoubt.control.v1.InspectCARequest
-	2,  // 14: redoubt.control.v1.Authority.RotateCA:output_type -> redoubt.control.v1.RotateCAResponse
-	4,  // 15: redoubt.control.v1.Authority.AbortCA:output_type -> redoubt.control.v1.AbortCAResponse
-	6,  // 16: redoubt.control.v1.Authority.WatchCA:output_type -> redoubt.control.v1.WatchCAResponse
-	9,  // 17: redoubt.control.v1.Authority.InspectCA:output_type -> redoubt.control.v1.InspectCAResponse
-	14, // [14:18] is the sub-list for method output_type
-	10, // [10:14] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	15, // 0: redoubt.control.v1.WatchCAResponse.phase:type_name -> redoubt.pki.v1.Rotation.Phase
+	11, // 1: redoubt.control.v1.WatchCAResponse.nodes:type_name -> redoubt.control.v1.CANode
+	16, // 2: redoubt.control.v1.WatchCAResponse.last:type_name -> redoubt.pki.v1.RotationResult
+	17, // 3: redoubt.control.v1.CANode.role:type_name -> redoubt.profile.v1.Role
+	14, // 4: redoubt.control.v1.InspectCAResponse.authorities:type_name -> redoubt.control.v1.CAView
+	11, // 5: redoubt.control.v1.InspectCAResponse.nodes:type_name -> redoubt.control.v1.CANode
+	18, // 6: redoubt.control.v1.InspectCAResponse.rotation:type_name -> redoubt.pki.v1.Rotation
+	16, // 7: redoubt.control.v1.InspectCAResponse.last:type_name -> redoubt.pki.v1.RotationResult
+	19, // 8: redoubt.control.v1.InspectCAResponse.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
+	20, // 9: redoubt.control.v1.InspectCAResponse.external:type_name -> redoubt.pki.v1.External
+	0,  // 10: redoubt.control.v1.CAView.kind:type_name -> redoubt.control.v1.CAView.Kind
+	5,  // 11: redoubt.control.v1.Authority.RotateCA:input_type -> redoubt.control.v1.RotateCARequest
+	7,  // 12: redoubt.control.v1.Authority.AbortCA:input_type -> redoubt.control.v1.AbortCARequest
+	9,  // 13: redoubt.control.v1.Authority.WatchCA:input_type -> redoubt.control.v1.WatchCARequest
+	12, // 14: redoubt.control.v1.Authority.InspectCA:input_type -> redoubt.control.v1.InspectCARequest
+	1,  // 15: redoubt.control.v1.Authority.SetExternalCA:input_type -> redoubt.control.v1.SetExternalCARequest
+	3,  // 16: redoubt.control.v1.Authority.RemoveExternalCA:input_type -> redoubt.control.v1.RemoveExternalCARequest
+	6,  // 17: redoubt.control.v1.Authority.RotateCA:output_type -> redoubt.control.v1.RotateCAResponse
+	8,  // 18: redoubt.control.v1.Authority.AbortCA:output_type -> redoubt.control.v1.AbortCAResponse
+	10, // 19: redoubt.control.v1.Authority.WatchCA:output_type -> redoubt.control.v1.WatchCAResponse
+	13, // 20: redoubt.control.v1.Authority.InspectCA:output_type -> redoubt.control.v1.InspectCAResponse
+	2,  // 21: redoubt.control.v1.Authority.SetExternalCA:output_type -> redoubt.control.v1.SetExternalCAResponse
+	4,  // 22: redoubt.control.v1.Authority.RemoveExternalCA:output_type -> redoubt.control.v1.RemoveExternalCAResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_authority_proto_init() }
@@ -846,7 +1099,7 @@ func file_cmd_internal_control_controlpb_authority_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_authority_proto_rawDesc), len(file_cmd_internal_control_controlpb_authority_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

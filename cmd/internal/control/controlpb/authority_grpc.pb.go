@@ -21,10 +21,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Authority_RotateCA_FullMethodName  = "/redoubt.control.v1.Authority/RotateCA"
-	Authority_AbortCA_FullMethodName   = "/redoubt.control.v1.Authority/AbortCA"
-	Authority_WatchCA_FullMethodName   = "/redoubt.control.v1.Authority/WatchCA"
-	Authority_InspectCA_FullMethodName = "/redoubt.control.v1.Authority/InspectCA"
+	Authority_RotateCA_FullMethodName         = "/redoubt.control.v1.Authority/RotateCA"
+	Authority_AbortCA_FullMethodName          = "/redoubt.control.v1.Authority/AbortCA"
+	Authority_WatchCA_FullMethodName          = "/redoubt.control.v1.Authority/WatchCA"
+	Authority_InspectCA_FullMethodName        = "/redoubt.control.v1.Authority/InspectCA"
+	Authority_SetExternalCA_FullMethodName    = "/redoubt.control.v1.Authority/SetExternalCA"
+	Authority_RemoveExternalCA_FullMethodName = "/redoubt.control.v1.Authority/RemoveExternalCA"
 )
 
 // AuthorityClient is the client API for Authority service.
@@ -41,6 +43,10 @@ type AuthorityClient interface {
 	// no root is being replaced.
 	WatchCA(ctx context.Context, in *WatchCARequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchCAResponse], error)
 	InspectCA(ctx context.Context, in *InspectCARequest, opts ...grpc.CallOption) (*InspectCAResponse, error)
+	// Has a CA outside of the cluster sign workers from now on.
+	SetExternalCA(ctx context.Context, in *SetExternalCARequest, opts ...grpc.CallOption) (*SetExternalCAResponse, error)
+	// Has the cluster's own issuing CA sign them again.
+	RemoveExternalCA(ctx context.Context, in *RemoveExternalCARequest, opts ...grpc.CallOption) (*RemoveExternalCAResponse, error)
 }
 
 type authorityClient struct {
@@ -100,6 +106,26 @@ func (c *authorityClient) InspectCA(ctx context.Context, in *InspectCARequest, o
 	return out, nil
 }
 
+func (c *authorityClient) SetExternalCA(ctx context.Context, in *SetExternalCARequest, opts ...grpc.CallOption) (*SetExternalCAResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetExternalCAResponse)
+	err := c.cc.Invoke(ctx, Authority_SetExternalCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityClient) RemoveExternalCA(ctx context.Context, in *RemoveExternalCARequest, opts ...grpc.CallOption) (*RemoveExternalCAResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveExternalCAResponse)
+	err := c.cc.Invoke(ctx, Authority_RemoveExternalCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuthorityServer is the server API for Authority service.
 // All implementations must embed UnimplementedAuthorityServer
 // for forward compatibility.
@@ -114,6 +140,10 @@ type AuthorityServer interface {
 	// no root is being replaced.
 	WatchCA(*WatchCARequest, grpc.ServerStreamingServer[WatchCAResponse]) error
 	InspectCA(context.Context, *InspectCARequest) (*InspectCAResponse, error)
+	// Has a CA outside of the cluster sign workers from now on.
+	SetExternalCA(context.Context, *SetExternalCARequest) (*SetExternalCAResponse, error)
+	// Has the cluster's own issuing CA sign them again.
+	RemoveExternalCA(context.Context, *RemoveExternalCARequest) (*RemoveExternalCAResponse, error)
 	mustEmbedUnimplementedAuthorityServer()
 }
 
@@ -135,6 +165,12 @@ func (UnimplementedAuthorityServer) WatchCA(*WatchCARequest, grpc.ServerStreamin
 }
 func (UnimplementedAuthorityServer) InspectCA(context.Context, *InspectCARequest) (*InspectCAResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InspectCA not implemented")
+}
+func (UnimplementedAuthorityServer) SetExternalCA(context.Context, *SetExternalCARequest) (*SetExternalCAResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetExternalCA not implemented")
+}
+func (UnimplementedAuthorityServer) RemoveExternalCA(context.Context, *RemoveExternalCARequest) (*RemoveExternalCAResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveExternalCA not implemented")
 }
 func (UnimplementedAuthorityServer) mustEmbedUnimplementedAuthorityServer() {}
 func (UnimplementedAuthorityServer) testEmbeddedByValue()                   {}
@@ -222,6 +258,42 @@ func _Authority_InspectCA_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Authority_SetExternalCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetExternalCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServer).SetExternalCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Authority_SetExternalCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServer).SetExternalCA(ctx, req.(*SetExternalCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Authority_RemoveExternalCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveExternalCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServer).RemoveExternalCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Authority_RemoveExternalCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServer).RemoveExternalCA(ctx, req.(*RemoveExternalCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Authority_ServiceDesc is the grpc.ServiceDesc for Authority service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -240,6 +312,14 @@ var Authority_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "InspectCA",
 			Handler:    _Authority_InspectCA_Handler,
+		},
+		{
+			MethodName: "SetExternalCA",
+			Handler:    _Authority_SetExternalCA_Handler,
+		},
+		{
+			MethodName: "RemoveExternalCA",
+			Handler:    _Authority_RemoveExternalCA_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 
@@ -29,6 +30,9 @@ func authority(r raftstore.Reader, old, now *pkipb.Cluster) *controlpb.Event {
 		set(e, "role", profile.RoleName(u.GetRole()))
 		return e
 	}
+	if e := externalEvent(old.GetExternal(), now.GetExternal()); e != nil {
+		return e
+	}
 	if pki.KeysetEpoch(old) == pki.KeysetEpoch(now) {
 		return nil
 	}
@@ -42,5 +46,33 @@ func authority(r raftstore.Reader, old, now *pkipb.Cluster) *controlpb.Event {
 		e.Action = "root-end"
 	}
 	set(e, "epoch", fmt.Sprint(pki.KeysetEpoch(now)))
+	return e
+}
+
+// externalEvent tells of the CA outside of the cluster: that it is another, that it
+// certifies nothing, that it does again.
+func externalEvent(old, now *pkipb.External) *controlpb.Event {
+	switch {
+	case now == nil && old == nil:
+		return nil
+	case now == nil:
+		e := event("ca", "external-rm", "", "")
+		set(e, "url", old.GetUrl())
+		return e
+	}
+	action := ""
+	switch {
+	case old == nil, old.GetUrl() != now.GetUrl(), !bytes.Equal(old.GetRoot(), now.GetRoot()), old.GetProvisioner() != now.GetProvisioner():
+		action = "external-set"
+	case old.GetFailure() == now.GetFailure():
+		return nil
+	case now.GetFailure() == "":
+		action = "external-recovered"
+	default:
+		action = "external-failing"
+	}
+	e := event("ca", action, "", "")
+	set(e, "url", now.GetUrl())
+	set(e, "why", now.GetFailure())
 	return e
 }

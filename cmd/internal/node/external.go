@@ -1,0 +1,98 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/smallstep/certificates/cas/apiv1"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/external"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// noteTimeout bounds writing down what became of an external CA.
+const noteTimeout = 10 * time.Second
+
+// externals carries what keyd ordered to the CA outside of the cluster, and its
+// answer back.
+type externals struct {
+	client external.Client
+	// outcome is told of each certificate that was ordered: "", or why there is none.
+	outcome func(ctx context.Context, failure string)
+}
+
+// fill has the external CA sign, where keyd ordered that instead of signing. There
+// is no other way to a leaf then: what fails is an error, and the node keeps what it
+// has.
+func (s signer) fill(ctx context.Context, o *keydpb.Order, csr []byte) (*profilepb.CertificateChain, error) {
+	leaf, err := s.order(ctx, o, csr)
+	switch {
+	case err == nil:
+		s.external.outcome(ctx, "")
+		return leaf, nil
+	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled): // who asked went away
+		return nil, err
+	}
+	s.external.outcome(ctx, err.Error())
+	return nil, &pki.ExternalError{Err: fmt.Errorf("the certificate is not signed: %w", err)}
+}
+
+func (s signer) order(ctx context.Context, o *keydpb.Order, csr []byte) (*profilepb.CertificateChain, error) {
+	root, err := x509.ParseCertificate(o.GetRoot())
+	if err != nil {
+		return nil, err
+	}
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, err
+	}
+	ca := s.external.client.Authorized(ctx, external.Order{URL: o.GetUrl(), Root: root, Token: o.GetToken(), NotAfter: time.Unix(o.GetNotAfter(), 0)})
+	answer, err := ca.CreateCertificate(&apiv1.CreateCertificateRequest{CSR: req})
+	if err != nil {
+		return nil, err
+	}
+	take := &keydpb.TakeExternalRequest{Order: o.GetId(), Chain: [][]byte{answer.Certificate.Raw}}
+	for _, c := range answer.CertificateChain {
+		take.Chain = append(take.Chain, c.Raw)
+	}
+	taken, err := s.keyd.TakeExternal(ctx, take)
+	return taken.GetLeaf(), err
+}
+
+// noteExternal writes down what became of an order to the external CA, where that is
+// news.
+func (m *managerState) noteExternal(ctx context.Context, failure string) {
+	news := false
+	_ = m.store.View(func(r *raftstore.ReadTx) error { // a store that is closed takes none
+		c, ok := pkistore.Cluster.Get(r, pkistore.ClusterID)
+		news = ok && pki.ExternalNews(c, failure, r.Clock())
+		return nil
+	})
+	if !news {
+		return
+	}
+	if failure == "" {
+		m.n.log.Info("the external CA signs again")
+	} else {
+		m.n.log.Warn("the external CA certified nothing", "why", failure)
+	}
+	// Also where the caller's time is up: it is what there is to be told.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+	defer cancel()
+	if err := m.store.Update(ctx, func(tx *raftstore.Tx) error { return pki.NoteExternal(tx, failure) }); err != nil {
+		m.n.log.Warn("what became of the external CA is not on record", "err", err)
+	}
+}
+
+// orderKey is what an external CA verifies keyd's orders with.
+func (n *Node) orderKey(ctx context.Context) ([]byte, error) {
+	st, err := n.keyd.Status(ctx)
+	return st.GetOrderKey(), err
+}

@@ -1,0 +1,110 @@
+package pki
+
+import (
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// A CA outside of the cluster may sign the leaves of workers. Nodes do not trust its
+// root: they trust the certificate that the cluster's own root gave it, which names
+// this cluster and marks it as one for workers alone. So it comes and goes as an
+// issuing CA does, in one step; docs/decisions/0096 has the reasons.
+
+// inForce are the certificates of the CAs that sign nodes now.
+func inForce(c *pkipb.Cluster) [][]byte {
+	if c.GetExternal() == nil {
+		return c.GetIssuers()
+	}
+	return append(slices.Clone(c.GetIssuers()), c.GetExternal().GetIssuer())
+}
+
+// SetExternal has an external CA sign workers from now on.
+func SetExternal(to *pkipb.External) func(*raftstore.Tx, NextCA) error {
+	return func(tx *raftstore.Tx, next NextCA) error {
+		c, err := nextEpoch(tx, next)
+		switch {
+		case err != nil:
+			return err
+		case c.GetRotation() != nil:
+			return ErrRotating
+		case len(next.External) == 0:
+			return ErrRotated
+		}
+		if c.GetExternal() != nil {
+			addFormer(tx, c, c.External.GetIssuer())
+			revokeUnlisted(tx, c)
+		}
+		c.External = proto.CloneOf(to)
+		c.External.Issuer = next.External
+		return store.Cluster.Put(tx, c)
+	}
+}
+
+// RemoveExternal has the cluster's own issuing CA sign workers again.
+func RemoveExternal(tx *raftstore.Tx, next NextCA) error {
+	c, err := nextEpoch(tx, next)
+	switch {
+	case err != nil:
+		return err
+	case c.GetRotation() != nil:
+		return ErrRotating
+	case c.GetExternal() == nil || len(next.External) != 0:
+		return ErrRotated
+	}
+	addFormer(tx, c, c.External.GetIssuer())
+	revokeUnlisted(tx, c)
+	c.External = nil
+	return store.Cluster.Put(tx, c)
+}
+
+// ExternalNews reports whether what became of a request to the external CA is to be
+// written down: the first that failed, one that failed otherwise a while later, the
+// first that did not.
+func ExternalNews(c *pkipb.Cluster, failure string, now time.Time) bool {
+	e := c.GetExternal()
+	switch failure = failureLine(failure); {
+	case e == nil || e.GetFailure() == failure:
+		return false
+	case e.GetFailure() == "" || failure == "":
+		return true
+	}
+	return now.Sub(time.Unix(e.GetFailedAt(), 0)) >= failureInterval
+}
+
+// NoteExternal writes down why the external CA certified nothing; "" says that it
+// does again.
+func NoteExternal(tx *raftstore.Tx, failure string) error {
+	c, err := store.GetCluster(tx)
+	if err != nil || !ExternalNews(c, failure, tx.Now()) {
+		return err
+	}
+	c = proto.CloneOf(c)
+	if c.External.Failure = failureLine(failure); c.External.Failure == "" {
+		c.External.FailedAt = 0
+	} else {
+		c.External.FailedAt = tx.Now().Unix()
+	}
+	return store.Cluster.Put(tx, c)
+}
+
+// failureLine makes one bounded line of what others said in part.
+func failureLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > maxFailure {
+		s = strings.ToValidUTF8(s[:maxFailure], "")
+	}
+	return s
+}

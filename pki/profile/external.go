@@ -1,0 +1,43 @@
+package profile
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"slices"
+
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+)
+
+// OIDExternal marks the cluster's certificate of a CA that is not the cluster's
+// own: below it stand leaves of workers and nothing else. It is critical, so that
+// whoever does not know what it means, as every verifier of workloads' certificates,
+// takes nothing below it.
+var OIDExternal = asn1.ObjectIdentifier{2, 25, 1268417339, 4}
+
+// ExternalMark is the extension that marks such a certificate.
+func ExternalMark() pkix.Extension {
+	return pkix.Extension{Id: OIDExternal, Critical: true, Value: []byte{asn1.TagNull, 0}}
+}
+
+// IsExternal reports whether a CA's certificate has the mark.
+func IsExternal(ca *x509.Certificate) bool {
+	return slices.ContainsFunc(ca.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(OIDExternal) })
+}
+
+// MayIssue reports whether a CA's certificate may stand above a leaf of that role.
+func MayIssue(ca *x509.Certificate, role profilepb.Role) bool {
+	return !IsExternal(ca) || role == profilepb.Role_ROLE_WORKER
+}
+
+// Understood is a CA's certificate for the standard verifier, which refuses what is
+// critical and it does not know: the mark is taken off. Whoever verifies with it
+// asks MayIssue of the chains that are found.
+func Understood(ca *x509.Certificate) *x509.Certificate {
+	if !IsExternal(ca) {
+		return ca
+	}
+	out := *ca // others read it at the same time
+	out.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(ca.UnhandledCriticalExtensions), OIDExternal.Equal)
+	return &out
+}
