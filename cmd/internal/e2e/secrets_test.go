@@ -29,6 +29,7 @@ func TestSecrets(t *testing.T) {
 		{"another version comes under a running container", (*secretStory).updated},
 		{"who asked is signalled or replaced", (*secretStory).told},
 		{"what is used is not removed, what is missing is waited for", (*secretStory).refusals},
+		{"data of any kind, and as much as may be", (*secretStory).sizes},
 		{"rund is killed and the files stay", (*secretStory).rundKilled},
 		{"the task moves and takes them along", (*secretStory).moved},
 		{"the plaintext is nowhere else", (*secretStory).nowhere},
