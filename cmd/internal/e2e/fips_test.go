@@ -26,9 +26,23 @@ func TestFIPS(t *testing.T) {
 	if c.daemonsInFIPS("manager-1")+c.daemonsInFIPS("worker-1") != 0 || strings.Contains(c.ok("manager-1", "status"), "FIPS") {
 		t.Error("FIPS mode is on that nobody asked for")
 	}
+	c.ok("manager-1", "network", "create", "early")
+	c.ok("manager-1", "service", "create", "--quiet", "--name", "early", "--network", "early", image)
+	eventually(t, time.Minute, func() string {
+		if c.tunnels("worker-1") == "" {
+			return "the worker has no end of a tunnel"
+		}
+		return ""
+	})
 
 	for _, h := range []string{"manager-1", "worker-1"} {
 		c.fips(h, true)
+	}
+	if left := c.tunnels("worker-1"); left != "" {
+		t.Errorf("a tunnel is left in FIPS mode: %s", left)
+	}
+	if out := c.on("manager-1", "status"); !strings.Contains(out.stdout, "FIPS:") { // locked
+		t.Errorf("status of a locked manager: %v", out)
 	}
 	c.unlocks("manager-1") // what is on its disk is of suite 1
 	for _, h := range []string{"manager-1", "worker-1"} {
@@ -133,6 +147,12 @@ func (c *cluster) unlocks(name string) {
 		c.t.Fatalf("unlock: %v", r)
 	}
 	c.unlocked(name)
+}
+
+// tunnels are a host's interfaces of the mesh.
+func (c *cluster) tunnels(name string) string {
+	c.t.Helper()
+	return c.inHost(name, "sh", "-c", "ip -o link | grep -E ' rdtw[^ ]*' || true")
 }
 
 // suites are the records in a manager's store, by suite.
