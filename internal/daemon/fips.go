@@ -25,7 +25,7 @@ const fipsMode = "FIPS 140-3 mode"
 // become so.
 func enterFIPS(path string, wanted bool) error {
 	if fips140.Enforced() {
-		return nil
+		return fit(fips140.Version())
 	}
 	if !wanted {
 		var err error
@@ -50,6 +50,15 @@ func enterFIPS(path string, wanted bool) error {
 	return fmt.Errorf("execute itself again in FIPS mode: %w", syscall.Exec(self, os.Args, os.Environ()))
 }
 
+// fit refuses a module with which a node could not keep its keys: the first frozen one
+// has no AES-GCM for HPKE.
+func fit(module string) error {
+	if module == "v1.0.0" || strings.HasPrefix(module, "v1.0.0-") {
+		return fmt.Errorf("this binary was built with Go's FIPS 140-3 module %s, which has no HPKE: build it with GOFIPS140=v1.26.0 or newer, or leave FIPS mode (node.fips, --fips)", module)
+	}
+	return nil
+}
+
 // fipsConfigured is node.fips, which is every daemon's to heed.
 func fipsConfigured(path string) (bool, error) {
 	var node struct {
@@ -66,7 +75,7 @@ func FIPSModule() string {
 	if v := fips140.Version(); v != "latest" {
 		return "Go's FIPS 140-3 module " + v
 	}
-	return "Go's FIPS 140-3 module as in its source tree, which is not a validated one (build with GOFIPS140)"
+	return "Go's FIPS 140-3 module as in its source tree, which is not a validated one (build with GOFIPS140=v1.26.0)"
 }
 
 // InFIPS reports whether these are the protections of a daemon in FIPS mode.

@@ -70,3 +70,13 @@ func TestFIPSIsNotPretended(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestModuleThatIsNotFit: binaries built with the first frozen module would make no
+// cluster, and say it at the start instead.
+func TestModuleThatIsNotFit(t *testing.T) {
+	for module, fits := range map[string]bool{"latest": true, "v1.26.0": true, "v1.0.0": false, "v1.0.0-c2097c7c": false} {
+		if err := fit(module); (err == nil) != fits {
+			t.Errorf("%s: %v", module, err)
+		}
+	}
+}
