@@ -47,12 +47,28 @@ func Forged(r raftstore.Reader, level uint32, p *authz.Peer) bool {
 	return err == nil && issuedBy(c, p.Leaf) != nil
 }
 
+// Told reports whether the alarm about a peer's certificate is on record.
+func Told(r raftstore.Reader, p *authz.Peer) bool {
+	c, err := store.GetCluster(r)
+	return err == nil && told(c, p)
+}
+
+func told(c *pkipb.Cluster, p *authz.Peer) bool {
+	return slices.ContainsFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool { return bytes.Equal(u.GetSpki(), p.SPKI) })
+}
+
+// Adopted reports whether a peer's certificate is of a manager that its own keyd may
+// have certified, and that the leader takes over once it has met it.
+func Adopted(r raftstore.Reader, p *authz.Peer) bool {
+	n, ok := store.Nodes.Get(r, p.NodeID)
+	return ok && Adoptable(n, p.Leaf)
+}
+
 // NoteUnjournalled records the alarm that a certificate was shown that nobody gave
 // out, once for each key. It changes nothing where that turns out to be wrong.
 func NoteUnjournalled(tx *raftstore.Tx, p *authz.Peer, source string) (noted bool, _ error) {
 	c, err := store.GetCluster(tx)
-	if err != nil || !Forged(tx, tx.Level(), p) ||
-		slices.ContainsFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool { return bytes.Equal(u.GetSpki(), p.SPKI) }) {
+	if err != nil || !Forged(tx, tx.Level(), p) || told(c, p) {
 		return false, err
 	}
 	c = proto.CloneOf(c)

@@ -122,8 +122,12 @@ const (
 
 // Rates that a verb may be used at: a burst, and one more every interval.
 var (
-	mintRate    = rate{burst: 120, every: time.Second}
-	managerRate = rate{burst: 16, every: 10 * time.Second} // manager tokens, keysets, slot sets
+	mintRate = rate{burst: 120, every: time.Second}
+	// What gives somebody the keyset: tokens of managers, keysets, backups.
+	managerRate = rate{burst: 16, every: 10 * time.Second}
+	// Slot sets: each costs the journal and the disk a write. They have a rate of
+	// their own, so that changes of the slots do not hold up a manager's removal.
+	resealRate = rate{burst: 16, every: 10 * time.Second}
 	// Certificates and tokens of workloads.
 	workloadRate = rate{burst: 20_000, every: 250 * time.Microsecond}
 	// Keys of secrets that are opened for nodes, and those that a rotation seals

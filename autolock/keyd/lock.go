@@ -157,7 +157,7 @@ func (s *Server) reseal(req *keydpb.ResealRequest, made map[string]madeSeed) (*k
 	case set.GetEpoch() <= now.GetEpoch():
 		return nil, refuse(keydpb.Code_CODE_STALE_EPOCH, "slot epoch %d is not newer than epoch %d in use", set.GetEpoch(), now.GetEpoch())
 	}
-	if err := s.managers.check(managerRate, time.Now()); err != nil {
+	if err := s.reseals.check(resealRate, time.Now()); err != nil {
 		return nil, err
 	}
 	if err := s.note(entry{Event: "reseal", Outcome: "begun", Detail: slotDetail(set)}); err != nil {

@@ -128,7 +128,7 @@ func (m *machine) must(k *modelKeyd, req *keydpb.Request) *keydpb.Response {
 
 // ask makes a call and holds what comes of it against the lock.
 func (m *machine) ask(t *rapid.T, k *modelKeyd, req *keydpb.Request) *keydpb.Response {
-	k.managers, k.mints, k.denials = bucket{}, bucket{}, bucket{} // rates have tests of their own
+	k.managers, k.reseals, k.mints, k.denials = bucket{}, bucket{}, bucket{}, bucket{} // rates have tests of their own
 	resp, err := k.controlVerb(m.outer.Context(), req)
 	switch {
 	case k.locked && codeOf(err) != keydpb.Code_CODE_LOCKED:

@@ -44,7 +44,7 @@ type Server struct {
 	recovery  time.Time
 
 	// Rates, guarded by mu.
-	mints, managers, issues, workloads, sealings, rewraps, denials, crls, releases bucket
+	mints, managers, reseals, issues, workloads, sealings, rewraps, denials, crls, releases bucket
 	// lists are the numbers of the revocation lists signed since the start, by CA.
 	// Guarded by mu.
 	lists map[[32]byte]uint64

@@ -2151,6 +2151,96 @@ func (x *LockStatusResponse) GetNow() int64 {
 	return 0
 }
 
+type SuspectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The leaf, in DER.
+	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The host that it was shown from; empty: not known.
+	Source        string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspectRequest) Reset() {
+	*x = SuspectRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspectRequest) ProtoMessage() {}
+
+func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
+func (*SuspectRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SuspectRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *SuspectRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type SuspectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspectResponse) Reset() {
+	*x = SuspectResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspectResponse) ProtoMessage() {}
+
+func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
+func (*SuspectResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
+}
+
 type RecallRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2159,7 +2249,7 @@ type RecallRequest struct {
 
 func (x *RecallRequest) Reset() {
 	*x = RecallRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2261,7 @@ func (x *RecallRequest) String() string {
 func (*RecallRequest) ProtoMessage() {}
 
 func (x *RecallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2274,7 @@ func (x *RecallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
 func (*RecallRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
 }
 
 type RecallResponse struct {
@@ -2203,7 +2293,7 @@ type RecallResponse struct {
 
 func (x *RecallResponse) Reset() {
 	*x = RecallResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2305,7 @@ func (x *RecallResponse) String() string {
 func (*RecallResponse) ProtoMessage() {}
 
 func (x *RecallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2318,7 @@ func (x *RecallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallResponse.ProtoReflect.Descriptor instead.
 func (*RecallResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RecallResponse) GetReaches() []*Reach {
@@ -2279,7 +2369,7 @@ type Reach struct {
 
 func (x *Reach) Reset() {
 	*x = Reach{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2381,7 @@ func (x *Reach) String() string {
 func (*Reach) ProtoMessage() {}
 
 func (x *Reach) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2394,7 @@ func (x *Reach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reach.ProtoReflect.Descriptor instead.
 func (*Reach) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Reach) GetNodeId() string {
@@ -2336,7 +2426,7 @@ type StepBackRequest struct {
 
 func (x *StepBackRequest) Reset() {
 	*x = StepBackRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2438,7 @@ func (x *StepBackRequest) String() string {
 func (*StepBackRequest) ProtoMessage() {}
 
 func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2451,7 @@ func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackRequest.ProtoReflect.Descriptor instead.
 func (*StepBackRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
 }
 
 type StepBackResponse struct {
@@ -2374,7 +2464,7 @@ type StepBackResponse struct {
 
 func (x *StepBackResponse) Reset() {
 	*x = StepBackResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2476,7 @@ func (x *StepBackResponse) String() string {
 func (*StepBackResponse) ProtoMessage() {}
 
 func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2489,7 @@ func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackResponse.ProtoReflect.Descriptor instead.
 func (*StepBackResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StepBackResponse) GetServers() []*Manager {
@@ -2430,7 +2520,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2532,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2545,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PromoteRequest) GetCsr() []byte {
@@ -2517,7 +2607,7 @@ type PromotionConfirm struct {
 
 func (x *PromotionConfirm) Reset() {
 	*x = PromotionConfirm{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2619,7 @@ func (x *PromotionConfirm) String() string {
 func (*PromotionConfirm) ProtoMessage() {}
 
 func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2632,7 @@ func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionConfirm.ProtoReflect.Descriptor instead.
 func (*PromotionConfirm) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PromotionConfirm) GetLeaf() *profilepb.CertificateChain {
@@ -2575,7 +2665,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2677,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2690,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PromoteResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2657,7 +2747,7 @@ type DemotedRequest struct {
 
 func (x *DemotedRequest) Reset() {
 	*x = DemotedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2759,7 @@ func (x *DemotedRequest) String() string {
 func (*DemotedRequest) ProtoMessage() {}
 
 func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2772,7 @@ func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedRequest.ProtoReflect.Descriptor instead.
 func (*DemotedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{31}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DemotedRequest) GetCsr() []byte {
@@ -2715,7 +2805,7 @@ type DemotedResponse struct {
 
 func (x *DemotedResponse) Reset() {
 	*x = DemotedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2817,7 @@ func (x *DemotedResponse) String() string {
 func (*DemotedResponse) ProtoMessage() {}
 
 func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2830,7 @@ func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedResponse.ProtoReflect.Descriptor instead.
 func (*DemotedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{32}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2939,7 +3029,11 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x11LockStatusRequest\">\n" +
 	"\x12LockStatusResponse\x12\x16\n" +
 	"\x06locked\x18\x01 \x01(\bR\x06locked\x12\x10\n" +
-	"\x03now\x18\x0f \x01(\x03R\x03now\"\x0f\n" +
+	"\x03now\x18\x0f \x01(\x03R\x03now\"J\n" +
+	"\x0eSuspectRequest\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\"\x11\n" +
+	"\x0fSuspectResponse\"\x0f\n" +
 	"\rRecallRequest\"\xb8\x01\n" +
 	"\x0eRecallResponse\x12/\n" +
 	"\areaches\x18\x01 \x03(\v2\x15.redoubt.pki.v1.ReachR\areaches\x12\x14\n" +
@@ -2988,11 +3082,13 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04Lock\x12]\n" +
 	"\n" +
 	"LockStatus\x12!.redoubt.pki.v1.LockStatusRequest\x1a\".redoubt.pki.v1.LockStatusResponse\"\b\x9a\xe5\x18\x04\n" +
-	"\x02\x04\x032\xb3\x01\n" +
+	"\x02\x04\x032\x88\x02\n" +
 	"\aWitness\x12P\n" +
 	"\x06Recall\x12\x1d.redoubt.pki.v1.RecallRequest\x1a\x1e.redoubt.pki.v1.RecallResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x03\x12V\n" +
 	"\bStepBack\x12\x1f.redoubt.pki.v1.StepBackRequest\x1a .redoubt.pki.v1.StepBackResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x03\x12S\n" +
+	"\aSuspect\x12\x1e.redoubt.pki.v1.SuspectRequest\x1a\x1f.redoubt.pki.v1.SuspectResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x032\xb6\x01\n" +
 	"\n" +
 	"Membership\x12S\n" +
@@ -3014,7 +3110,7 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_pkipb_pki_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(Rotation_Phase)(0),                 // 0: redoubt.pki.v1.Rotation.Phase
 	(*Node)(nil),                        // 1: redoubt.pki.v1.Node
@@ -3040,89 +3136,93 @@ var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*RenewResponse)(nil),               // 21: redoubt.pki.v1.RenewResponse
 	(*LockStatusRequest)(nil),           // 22: redoubt.pki.v1.LockStatusRequest
 	(*LockStatusResponse)(nil),          // 23: redoubt.pki.v1.LockStatusResponse
-	(*RecallRequest)(nil),               // 24: redoubt.pki.v1.RecallRequest
-	(*RecallResponse)(nil),              // 25: redoubt.pki.v1.RecallResponse
-	(*Reach)(nil),                       // 26: redoubt.pki.v1.Reach
-	(*StepBackRequest)(nil),             // 27: redoubt.pki.v1.StepBackRequest
-	(*StepBackResponse)(nil),            // 28: redoubt.pki.v1.StepBackResponse
-	(*PromoteRequest)(nil),              // 29: redoubt.pki.v1.PromoteRequest
-	(*PromotionConfirm)(nil),            // 30: redoubt.pki.v1.PromotionConfirm
-	(*PromoteResponse)(nil),             // 31: redoubt.pki.v1.PromoteResponse
-	(*DemotedRequest)(nil),              // 32: redoubt.pki.v1.DemotedRequest
-	(*DemotedResponse)(nil),             // 33: redoubt.pki.v1.DemotedResponse
-	(*raftstorepb.Meta)(nil),            // 34: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 35: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 36: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),   // 37: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),       // 38: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),       // 39: redoubt.profile.v1.TPMEvidence
-	(*profilepb.TPMCredential)(nil),     // 40: redoubt.profile.v1.TPMCredential
-	(*profilepb.CertificateChain)(nil),  // 41: redoubt.profile.v1.CertificateChain
+	(*SuspectRequest)(nil),              // 24: redoubt.pki.v1.SuspectRequest
+	(*SuspectResponse)(nil),             // 25: redoubt.pki.v1.SuspectResponse
+	(*RecallRequest)(nil),               // 26: redoubt.pki.v1.RecallRequest
+	(*RecallResponse)(nil),              // 27: redoubt.pki.v1.RecallResponse
+	(*Reach)(nil),                       // 28: redoubt.pki.v1.Reach
+	(*StepBackRequest)(nil),             // 29: redoubt.pki.v1.StepBackRequest
+	(*StepBackResponse)(nil),            // 30: redoubt.pki.v1.StepBackResponse
+	(*PromoteRequest)(nil),              // 31: redoubt.pki.v1.PromoteRequest
+	(*PromotionConfirm)(nil),            // 32: redoubt.pki.v1.PromotionConfirm
+	(*PromoteResponse)(nil),             // 33: redoubt.pki.v1.PromoteResponse
+	(*DemotedRequest)(nil),              // 34: redoubt.pki.v1.DemotedRequest
+	(*DemotedResponse)(nil),             // 35: redoubt.pki.v1.DemotedResponse
+	(*raftstorepb.Meta)(nil),            // 36: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 37: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 38: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),   // 39: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),       // 40: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),       // 41: redoubt.profile.v1.TPMEvidence
+	(*profilepb.TPMCredential)(nil),     // 42: redoubt.profile.v1.TPMCredential
+	(*profilepb.CertificateChain)(nil),  // 43: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	34, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	35, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	36, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	37, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
 	3,  // 3: redoubt.pki.v1.Node.workload_certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	35, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	34, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	36, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	37, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	36, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	38, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
 	5,  // 7: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
-	35, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
-	34, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	37, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
+	36, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
 	14, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
 	11, // 11: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
 	8,  // 12: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
 	9,  // 13: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
 	2,  // 14: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	37, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	39, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
 	7,  // 16: redoubt.pki.v1.Cluster.external:type_name -> redoubt.pki.v1.External
 	0,  // 17: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	34, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	36, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
 	3,  // 19: redoubt.pki.v1.DeniedIdentity.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	34, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
-	38, // 21: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	39, // 22: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	40, // 23: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
-	41, // 24: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	41, // 25: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	36, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	40, // 21: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	41, // 22: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	42, // 23: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	43, // 24: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	43, // 25: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	15, // 26: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	35, // 27: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	37, // 27: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	10, // 28: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
 	17, // 29: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
 	18, // 30: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
-	39, // 31: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	41, // 32: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	41, // 33: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	41, // 31: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	43, // 32: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	43, // 33: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	10, // 34: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
-	26, // 35: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
+	28, // 35: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
 	15, // 36: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
 	15, // 37: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
-	30, // 38: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	39, // 39: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	41, // 40: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	41, // 41: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	41, // 42: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	41, // 43: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	32, // 38: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	41, // 39: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	43, // 40: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	43, // 41: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	43, // 42: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	43, // 43: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	15, // 44: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	39, // 45: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	41, // 46: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	41, // 45: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	43, // 46: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
 	16, // 47: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
 	20, // 48: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
 	22, // 49: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	24, // 50: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
-	27, // 51: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
-	29, // 52: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	32, // 53: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	19, // 54: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	21, // 55: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	23, // 56: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	25, // 57: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	28, // 58: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	31, // 59: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	33, // 60: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	54, // [54:61] is the sub-list for method output_type
-	47, // [47:54] is the sub-list for method input_type
+	26, // 50: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
+	29, // 51: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
+	24, // 52: redoubt.pki.v1.Witness.Suspect:input_type -> redoubt.pki.v1.SuspectRequest
+	31, // 53: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	34, // 54: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	19, // 55: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	21, // 56: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	23, // 57: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	27, // 58: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	30, // 59: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	25, // 60: redoubt.pki.v1.Witness.Suspect:output_type -> redoubt.pki.v1.SuspectResponse
+	33, // 61: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	35, // 62: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	55, // [55:63] is the sub-list for method output_type
+	47, // [47:55] is the sub-list for method input_type
 	47, // [47:47] is the sub-list for extension type_name
 	47, // [47:47] is the sub-list for extension extendee
 	0,  // [0:47] is the sub-list for field type_name
@@ -3139,7 +3239,7 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -336,6 +336,7 @@ var Lock_ServiceDesc = grpc.ServiceDesc{
 const (
 	Witness_Recall_FullMethodName   = "/redoubt.pki.v1.Witness/Recall"
 	Witness_StepBack_FullMethodName = "/redoubt.pki.v1.Witness/StepBack"
+	Witness_Suspect_FullMethodName  = "/redoubt.pki.v1.Witness/Suspect"
 )
 
 // WitnessClient is the client API for Witness service.
@@ -350,6 +351,10 @@ type WitnessClient interface {
 	// Takes the caller's own vote, and only that, as its disk is an old copy. At
 	// the leader only; it returns when the others do without that vote.
 	StepBack(ctx context.Context, in *StepBackRequest, opts ...grpc.CallOption) (*StepBackResponse, error)
+	// Has the leader look at a certificate that the caller was shown, that verifies,
+	// and that nobody gave out as far as the caller knows. At the leader only; it
+	// returns before that was looked at.
+	Suspect(ctx context.Context, in *SuspectRequest, opts ...grpc.CallOption) (*SuspectResponse, error)
 }
 
 type witnessClient struct {
@@ -380,6 +385,16 @@ func (c *witnessClient) StepBack(ctx context.Context, in *StepBackRequest, opts 
 	return out, nil
 }
 
+func (c *witnessClient) Suspect(ctx context.Context, in *SuspectRequest, opts ...grpc.CallOption) (*SuspectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SuspectResponse)
+	err := c.cc.Invoke(ctx, Witness_Suspect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // WitnessServer is the server API for Witness service.
 // All implementations must embed UnimplementedWitnessServer
 // for forward compatibility.
@@ -392,6 +407,10 @@ type WitnessServer interface {
 	// Takes the caller's own vote, and only that, as its disk is an old copy. At
 	// the leader only; it returns when the others do without that vote.
 	StepBack(context.Context, *StepBackRequest) (*StepBackResponse, error)
+	// Has the leader look at a certificate that the caller was shown, that verifies,
+	// and that nobody gave out as far as the caller knows. At the leader only; it
+	// returns before that was looked at.
+	Suspect(context.Context, *SuspectRequest) (*SuspectResponse, error)
 	mustEmbedUnimplementedWitnessServer()
 }
 
@@ -407,6 +426,9 @@ func (UnimplementedWitnessServer) Recall(context.Context, *RecallRequest) (*Reca
 }
 func (UnimplementedWitnessServer) StepBack(context.Context, *StepBackRequest) (*StepBackResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StepBack not implemented")
+}
+func (UnimplementedWitnessServer) Suspect(context.Context, *SuspectRequest) (*SuspectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Suspect not implemented")
 }
 func (UnimplementedWitnessServer) mustEmbedUnimplementedWitnessServer() {}
 func (UnimplementedWitnessServer) testEmbeddedByValue()                 {}
@@ -465,6 +487,24 @@ func _Witness_StepBack_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Witness_Suspect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).Suspect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_Suspect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).Suspect(ctx, req.(*SuspectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Witness_ServiceDesc is the grpc.ServiceDesc for Witness service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -479,6 +519,10 @@ var Witness_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StepBack",
 			Handler:    _Witness_StepBack_Handler,
+		},
+		{
+			MethodName: "Suspect",
+			Handler:    _Witness_Suspect_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

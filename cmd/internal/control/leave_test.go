@@ -57,7 +57,7 @@ func newLeaveWorld(t *testing.T) *leaveWorld {
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
 		return autolockstore.Slots.Put(tx, &autolockpb.SlotRecord{Id: autolockstore.RecordID, Set: &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{newSlot()}}})
 	})
-	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Rotator: w, Images: w, Logs: w, Workloads: w,
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Rotator: w, Images: w, Logs: w, Workloads: w, KeydPatience: 1500 * time.Millisecond,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
 	return w
 }
@@ -195,6 +195,16 @@ func TestLeavingRefusals(t *testing.T) {
 			wantReason(t, tc.do(w), tc.reason, tc.text)
 			w.unchanged(before)
 		})
+	}
+}
+
+// A manager that is removed while keyd made keysets too often waits for the next one.
+func TestLeavingWaitsForKeyd(t *testing.T) {
+	w := newLeaveWorld(t)
+	w.fail = &keydclient.Error{Code: keydpb.Code_CODE_RATE_LIMITED, Message: "too many requests of this kind: try again in 10s"}
+	w.meanwhile = func() { w.meanwhile = func() { w.fail = nil } }
+	if _, err := w.remove("manager-2", newSlot()); err != nil || w.asked != 2 {
+		t.Errorf("keyd was asked %d times, %v", w.asked, err)
 	}
 }
 

@@ -22,6 +22,9 @@ const (
 	// promoteTimeout is how long a worker is waited for that becomes a manager.
 	promoteTimeout = 25 * time.Second
 
+	// defaultKeydPatience is Config.KeydPatience.
+	defaultKeydPatience = 15 * time.Second
+
 	// logRetry is how long a follower of logs waits before it asks again a node
 	// whose answer broke off.
 	logRetry = 2 * time.Second

@@ -1,10 +1,12 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
@@ -236,8 +238,10 @@ func (l *leaving) rotate(ctx context.Context) error {
 		}
 		stay = append(stay, m.GetLeaf())
 	}
-	var err error
-	l.next, err = l.c.Rotator.RotateKeyset(ctx, stay, l.retire)
+	err := l.keydReady(ctx, func() (err error) {
+		l.next, err = l.c.Rotator.RotateKeyset(ctx, stay, l.retire)
+		return err
+	})
 	if keydclient.CodeOf(err) == keydpb.Code_CODE_RATE_LIMITED {
 		return apierr.State("try again in half a minute", "the cluster's keys were rotated or given too often just now")
 	}
@@ -250,6 +254,29 @@ func (l *leaving) rotate(ctx context.Context) error {
 	l.how.Next = &pki.NextKeyset{Epoch: l.next.GetEpoch(), Issuer: l.next.GetIssuer(),
 		FormerWorkloadIssuer: l.next.GetFormerWorkloadIssuer(), Retired: l.retire}
 	return nil
+}
+
+// keydReady does what keyd allows so often and no more, and waits for that: a new key
+// was shown already, and would be worth nothing. What changed meanwhile the commit
+// finds.
+func (l *leaving) keydReady(ctx context.Context, do func() error) error {
+	timer := time.NewTimer(cmp.Or(l.c.KeydPatience, defaultKeydPatience))
+	defer timer.Stop()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		err := do()
+		if keydclient.CodeOf(err) != keydpb.Code_CODE_RATE_LIMITED {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-timer.C:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // commit is the one transaction. It fails where the managers are not those the

@@ -83,7 +83,10 @@ type Config struct {
 	// Offset is how far this manager's clock is ahead of the managers' median:
 	// nodes measure theirs by this manager's.
 	Offset func() time.Duration
-	Logger *slog.Logger
+	// KeydPatience is how long keyd is waited for where a manager leaves and it made
+	// keysets too often just now. Zero: 15 s, longer than it takes to allow one more.
+	KeydPatience time.Duration
+	Logger       *slog.Logger
 }
 
 // Server implements the services of the operator API.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/port"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -54,6 +55,39 @@ func TestForgedCertificate(t *testing.T) {
 	}
 	if out := c.ok(m, "events", "--since", "5m", "--until", "0s", "--filter", "type=ca"); !strings.Contains(out, "root-begin") || !strings.Contains(out, "root-end") {
 		t.Errorf("there are no events of the root: %s", out)
+	}
+}
+
+// TestForgedAtFollower: a forged certificate that is shown to a manager that does not
+// lead, by the managers' own protocol, is an alarm of the cluster all the same.
+func TestForgedAtFollower(t *testing.T) {
+	t.Parallel()
+	c := up(t, "forgedfollower", 3, 0)
+	const m = "manager-1"
+	follower := "manager-2"
+	if c.leader(m) == follower {
+		follower = "manager-3"
+	}
+	a := &attack{cluster: c, leader: c.addr2377(m), follower: c.addr2377(follower), from: m}
+	leaf, _ := a.steal(t, m).forge(profilepb.Role_ROLE_MANAGER, ident.New())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if conn, err := pki.DialTLS(ctx, a.follower, leaf.ClientConfig(pki.ALPNWitness, c.nodeID(follower))); err == nil {
+		_, err = conn.Read(make([]byte, 1))
+		conn.Close()
+		if err == nil {
+			t.Error("it was let in")
+		}
+	}
+	serial := leaf.Leaf().SerialNumber.Text(16)
+	eventually(t, 30*time.Second, func() string {
+		if r := c.on(m, "ca", "inspect"); !strings.Contains(r.stdout, "ALARM") || !strings.Contains(r.stdout, serial) || !strings.Contains(r.stdout, c.gateway()) {
+			return r.String()
+		}
+		return ""
+	})
+	if out := c.ok(m, "events", "--since", "5m", "--until", "0s", "--filter", "type=ca"); !strings.Contains(out, "unjournalled") {
+		t.Errorf("there is no event: %s", out)
 	}
 }
 

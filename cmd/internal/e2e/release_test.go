@@ -146,7 +146,7 @@ func TestPeerRelease(t *testing.T) {
 	change("--networks", network)
 	opens("in its network")
 	c.lab("kill", "--containers", m)
-	eventually(t, time.Minute, func() string { // keyd seals to slots so often and no more
+	eventually(t, time.Minute, func() string { // who leads may change
 		if r := c.on("manager-1", "node", "rm", "--force", m); r.code != 0 {
 			return r.String()
 		}

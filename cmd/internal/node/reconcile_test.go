@@ -2,9 +2,16 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
+	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -40,6 +47,8 @@ func (w *callerWorld) shows(t *testing.T, creds *pki.Credentials) {
 func TestForgedCertificate(t *testing.T) {
 	w := newCallerWorld(t)
 	w.m.strange = make(chan shown, 16)
+	keys := &testJournal{known: map[string]bool{}}
+	w.m.journal = keys
 	w.m.opened.Store(true)
 	serveInTest(t, w.m.reconcile)
 
@@ -84,21 +93,103 @@ func TestForgedCertificate(t *testing.T) {
 		for range 2 {
 			w.shows(t, forged)
 		}
-		deadline := time.Now().Add(20 * time.Second)
-		for len(w.noted(t)) == before && time.Now().Before(deadline) {
-			time.Sleep(20 * time.Millisecond)
-		}
-		list := w.noted(t)
-		if len(list) != before+1 {
-			t.Fatalf("%v: %d alarms after %d", id, len(list), before)
-		}
-		u := list[0]
+		w.awaitNoted(t, before+1)
+		u := w.noted(t)[0]
 		if u.GetNodeId() != id.NodeID || u.GetRole() != id.Role || u.GetSource() != "127.0.0.1" || u.GetSerial() != forged.Leaf().SerialNumber.Text(16) {
 			t.Errorf("the alarm says %v", u)
 		}
 	}
 	if list := w.noted(t); len(list) != 3 {
 		t.Errorf("%d alarms: %v", len(list), list)
+	}
+
+	// A keyd that gives no answer says neither yes nor no.
+	id := profile.Identity{ClusterID: w.ca.ClusterID, NodeID: ident.New(), Role: profilepb.Role_ROLE_WORKER}
+	for _, known := range []bool{true, false} {
+		creds := w.forge(t, id)
+		keys.set(creds, known)
+		asked := keys.silent(errors.New("keyd is slow"))
+		w.shows(t, creds)
+		for range 2 {
+			<-asked
+		}
+		if len(w.noted(t)) != 3 {
+			t.Fatalf("no answer of keyd, whose journal has it (%v), is an alarm", known)
+		}
+		keys.silent(nil)
+		if !known {
+			w.awaitNoted(t, 4)
+		}
+	}
+
+	// What another manager was shown.
+	witness, forged := witnessServer{m: w.m}, w.forge(t, id)
+	for name, req := range map[string]*pkipb.SuspectRequest{
+		"nothing":             {},
+		"a long one":          {Certificate: make([]byte, maxSuspect+1)},
+		"no certificate":      {Certificate: []byte("x")},
+		"no address":          {Certificate: forged.Leaf().Raw, Source: "a place"},
+		"a foreign cluster's": {Certificate: pkitest.New(t).NewNode(t, profilepb.Role_ROLE_WORKER).Leaf().Raw},
+	} {
+		if _, err := witness.Suspect(t.Context(), req); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, leaf := range []*x509.Certificate{first.Leaf(), forged.Leaf(), forged.Leaf()} {
+		if _, err := witness.Suspect(t.Context(), &pkipb.SuspectRequest{Certificate: leaf.Raw, Source: "192.0.2.7"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.awaitNoted(t, 5)
+	if u := w.noted(t)[0]; u.GetSource() != "192.0.2.7" || u.GetNodeId() != id.NodeID {
+		t.Errorf("the alarm says %v", u)
+	}
+}
+
+// testJournal is what keyd's journal has, or the error with which it does not say.
+type testJournal struct {
+	mu    sync.Mutex // guards the rest
+	known map[string]bool
+	err   error
+	asked chan struct{}
+}
+
+func (j *testJournal) set(c *pki.Credentials, known bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.known[string(c.Identity().SPKI)] = known
+}
+
+// silent has it fail with err; each failure is sent on the channel.
+func (j *testJournal) silent(err error) <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.err, j.asked = err, make(chan struct{}, 64)
+	return j.asked
+}
+
+func (j *testJournal) Journalled(_ context.Context, req *keydpb.JournalledRequest) (*keydpb.JournalledResponse, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.err != nil {
+		j.asked <- struct{}{}
+		return nil, j.err
+	}
+	r := &keydpb.JournalledResponse{}
+	for _, spki := range req.GetSpki() {
+		r.Known = append(r.Known, j.known[string(spki)])
+	}
+	return r, nil
+}
+
+// awaitNoted waits until there are n alarms.
+func (w *callerWorld) awaitNoted(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); len(w.noted(t)) < n && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got := len(w.noted(t)); got != n {
+		t.Fatalf("%d alarms, want %d", got, n)
 	}
 }
 

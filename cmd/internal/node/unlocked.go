@@ -64,8 +64,9 @@ type managerState struct {
 	opened atomic.Bool
 	// leaves are re-issued certificates that this manager, leading, has met.
 	leaves chan *x509.Certificate
-	// strange are certificates that no record named.
+	// strange are certificates that no record named, and journal is keyd's.
 	strange chan shown
+	journal journal
 
 	// dispatcher knows whom it hears while this manager leads; nil at first.
 	dispatcher atomic.Pointer[dispatcher.Dispatcher]
@@ -99,7 +100,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err := n.disk.keepStore(k.incarnation); err != nil {
 		return err
 	}
-	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), strange: make(chan shown, 16), spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
+	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), strange: make(chan shown, 16), journal: n.keyd, spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
 	m.link = &leaderLink{dial: m.dialLeader}
 	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever
