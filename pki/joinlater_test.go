@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/port"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -38,7 +39,7 @@ func TestJoinIsCut(t *testing.T) {
 	tries := 0
 	c.whenSealing(func() error {
 		if tries++; tries == 1 {
-			c.port.LeaderChanged()
+			c.port.LeaderChanged(port.Leader{})
 			return errors.New("cut")
 		}
 		return nil
@@ -50,7 +51,7 @@ func TestJoinIsCut(t *testing.T) {
 	// to its commit once the call is cut is chance.
 	tok := c.token(pki.TokenRequest{Role: manager})
 	c.whenSealing(func() error {
-		defer c.port.LeaderChanged()
+		defer c.port.LeaderChanged(port.Leader{})
 		return c.store.Update(t.Context(), func(tx *raftstore.Tx) error {
 			rec, _ := store.Tokens.Get(tx, tok.ID())
 			rec = proto.CloneOf(rec)

@@ -81,9 +81,18 @@ type tracked interface {
 	Abort()
 	// about returns the protocol and the peers it depends on.
 	about() (alpn string, peers []*authz.Peer)
+	// ledTo returns the leader it was led to; nil: it goes to whom it was made to.
+	ledTo() *Leader
 }
 
 func (c *Conn) about() (string, []*authz.Peer) { return c.alpn, []*authz.Peer{c.peer, c.via} }
+
+func (c *Conn) ledTo() *Leader {
+	if c.alpn == pki.ALPNGRPC || c.alpn == pki.ALPNLocal {
+		return &Leader{Self: true}
+	}
+	return nil
+}
 
 // New returns a Port; call Serve to make it answer.
 func New(c Config) (*Port, error) {
@@ -149,7 +158,7 @@ func (p *Port) setMode(m mode) {
 	m.generation = p.mode.generation + 1
 	p.mode = m
 	p.mu.Unlock()
-	p.cut(func(string, []*authz.Peer) bool { return true })
+	p.cut(func(tracked) bool { return true })
 }
 
 func (p *Port) currentMode() mode {
@@ -158,16 +167,21 @@ func (p *Port) currentMode() mode {
 	return p.mode
 }
 
-// LeaderChanged closes the connections that were led to the old leader, here
-// or elsewhere, so that their callers come again.
-func (p *Port) LeaderChanged() {
-	p.cut(func(alpn string, _ []*authz.Peer) bool { return alpn == pki.ALPNGRPC || alpn == pki.ALPNLocal })
+// LeaderChanged closes the connections that were led to another than that leader,
+// here or elsewhere, so that their callers come again. Call it at each change, also
+// when there is none now: it keeps those that came between a change and its call.
+func (p *Port) LeaderChanged(now Leader) {
+	p.cut(func(t tracked) bool {
+		to := t.ledTo()
+		return to != nil && *to != now
+	})
 }
 
 // Recheck asks Admit again about the open connections of those nodes (nil: of
 // all) and closes those that are refused.
 func (p *Port) Recheck(nodes []string) {
-	p.cut(func(alpn string, peers []*authz.Peer) bool {
+	p.cut(func(t tracked) bool {
+		alpn, peers := t.about()
 		for i, peer := range peers {
 			if peer == nil || nodes != nil && !slices.Contains(nodes, peer.NodeID) {
 				continue
@@ -184,7 +198,7 @@ func (p *Port) Recheck(nodes []string) {
 }
 
 // cut closes the open connections that match.
-func (p *Port) cut(match func(alpn string, peers []*authz.Peer) bool) {
+func (p *Port) cut(match func(tracked) bool) {
 	p.mu.Lock()
 	var all []tracked
 	for t := range p.open {
@@ -192,7 +206,7 @@ func (p *Port) cut(match func(alpn string, peers []*authz.Peer) bool) {
 	}
 	p.mu.Unlock()
 	for _, t := range all {
-		if match(t.about()) {
+		if match(t) {
 			t.Abort()
 		}
 	}
@@ -284,5 +298,5 @@ func (p *Port) close() {
 	for _, l := range listeners {
 		l.Close()
 	}
-	p.cut(func(string, []*authz.Peer) bool { return true })
+	p.cut(func(tracked) bool { return true })
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -120,7 +121,7 @@ func (h *host) echo(t *testing.T, alpn string) <-chan *Conn {
 	})
 	t.Cleanup(func() {
 		l.Close()
-		h.cut(func(string, []*authz.Peer) bool { return true })
+		h.cut(func(tracked) bool { return true })
 		wg.Wait()
 	})
 	return got
@@ -145,18 +146,26 @@ func ping(t *testing.T, addr string, cfg *tls.Config) (*tls.Conn, error) {
 		return nil, err
 	}
 	t.Cleanup(func() { conn.Close() })
+	if err := echoed(conn); err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// echoed returns an error unless what is sent comes back.
+func echoed(conn net.Conn) error {
 	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := conn.Write([]byte("ping")); err != nil {
-		return nil, err
+		return err
 	}
 	b := make([]byte, 4)
 	if _, err := io.ReadFull(conn, b); err != nil {
-		return nil, err
+		return err
 	}
 	if string(b) != "ping" {
-		t.Errorf("echo %q", b)
+		return fmt.Errorf("echo %q", b)
 	}
-	return conn, nil
+	return nil
 }
 
 // isClosed waits until the other side ended the connection.

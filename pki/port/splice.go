@@ -37,7 +37,7 @@ func (p *Port) splice(ctx context.Context, in *incoming, m mode, l Leader, hello
 	if err != nil {
 		return fmt.Errorf("the leader cannot be reached: %w", err)
 	}
-	s := &spliced{caller: in.Conn, leader: out, callerRaw: in.raw, leaderRaw: out.NetConn()}
+	s := &spliced{to: l, caller: in.Conn, leader: out, callerRaw: in.raw, leaderRaw: out.NetConn()}
 	defer s.Abort()
 	if !p.track(s, m) {
 		return errModeChange
@@ -69,6 +69,7 @@ func (p *Port) dialLeader(ctx context.Context, m mode, l Leader) (*tls.Conn, err
 
 // spliced is a caller's connection handed through to the leader.
 type spliced struct {
+	to             Leader
 	caller, leader net.Conn
 	// What lies below them, closed without waiting.
 	callerRaw, leaderRaw net.Conn
@@ -104,6 +105,8 @@ func (s *spliced) Abort() {
 }
 
 func (s *spliced) about() (string, []*authz.Peer) { return pki.ALPNGRPC, nil }
+
+func (s *spliced) ledTo() *Leader { return &s.to }
 
 // afterDone closes conn when ctx ends; the returned function calls it off.
 func afterDone(ctx context.Context, conn net.Conn) (stop func() bool) {

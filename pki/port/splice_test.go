@@ -90,13 +90,28 @@ func TestSpliceOneHop(t *testing.T) {
 	if _, err := ping(t, a.addr, w.ClientConfig(pki.ALPNGRPC, "")); err == nil {
 		t.Error("spliced to a manager that is not the leader")
 	}
-	// LeaderChanged makes callers come again.
+	// LeaderChanged makes callers come again, but not those that found the new one.
 	a.leader.Store(&Leader{Self: true})
 	conn, err := ping(t, a.addr, w.ClientConfig(pki.ALPNGRPC, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.LeaderChanged()
+	a.LeaderChanged(Leader{Self: true})
+	if err := echoed(conn); err != nil {
+		t.Errorf("a caller of the new leader was cut: %v", err)
+	}
+	a.LeaderChanged(Leader{})
+	isClosed(t, conn)
+	b.leader.Store(&Leader{Self: true})
+	a.follow(b)
+	if conn, err = ping(t, a.addr, w.ClientConfig(pki.ALPNGRPC, "")); err != nil {
+		t.Fatal(err)
+	}
+	a.LeaderChanged(*a.leader.Load())
+	if err := echoed(conn); err != nil {
+		t.Errorf("a caller who was led to the new leader was cut: %v", err)
+	}
+	a.LeaderChanged(Leader{NodeID: w.Record.GetId(), Address: b.addr})
 	isClosed(t, conn)
 }
 

@@ -65,8 +65,9 @@ func (m *managerState) followLeader(ctx context.Context, p *port.Port) error {
 		changed := m.store.LeaderChanged()
 		if now := m.leader(); now != last {
 			last = now
-			p.LeaderChanged()
-			m.link.drop() // calls under way to a leader that is gone would wait for it
+			p.LeaderChanged(now)
+			id, addr := m.store.Leader()
+			m.link.follow(port.Leader{NodeID: id, Address: addr})
 		}
 		select {
 		case <-changed:

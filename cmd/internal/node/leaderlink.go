@@ -112,27 +112,32 @@ func (l *leaderLink) beginLocked(to port.Leader) {
 	})
 }
 
-// drop ends the connection, or the handshake for it: calls under way to a leader
-// that is gone would wait for it.
-func (l *leaderLink) drop() {
+// follow ends the connection, and the handshake for one, that is not with that
+// leader: calls under way to one that is gone would wait for it. Who heard of the
+// new one sooner than it was followed keeps what he has.
+func (l *leaderLink) follow(leader port.Leader) {
+	l.end(func(to port.Leader) bool { return to != leader })
+}
+
+func (l *leaderLink) end(which func(to port.Leader) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.attempt != nil {
+	if l.attempt != nil && which(l.attempt.to) {
 		l.attempt.cancel()
 		l.attempt = nil
 	}
-	if l.conn != nil {
+	if l.conn != nil && which(l.to) {
 		l.conn.Close()
 		l.conn = nil
 	}
 }
 
-// close drops the connection for good.
+// close ends the connection for good.
 func (l *leaderLink) close() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
-	l.drop()
+	l.end(func(port.Leader) bool { return true })
 	l.wg.Wait()
 }
 

@@ -86,8 +86,11 @@ func TestLeaderLinkFollowsTheLeader(t *testing.T) {
 		if err != nil || c != leaderClient(made["b"]) || !made["a"].closed {
 			t.Fatalf("%v, %v; the former leader's is closed: %v", c, err, made["a"].closed)
 		}
-		l.drop()
-		if !made["b"].closed {
+		// Who heard of a leader before the rest did goes on with it.
+		if l.follow(b); made["b"].closed {
+			t.Fatal("the connection with the new leader was ended")
+		}
+		if l.follow(a); !made["b"].closed {
 			t.Fatal("the connection is still open")
 		}
 		before := made["b"]
