@@ -16,15 +16,15 @@ import (
 
 // Adoptable reports whether a manager's record should be brought to that leaf,
 // which its holder showed on a verified connection: a manager that slept past
-// its certificate's end had its own keyd certify a new key, and nobody could
-// record that then. Only a leaf that ends later than the recorded one counts, so
+// its certificate's end had its own keyd certify its key again, or a new one, and
+// nobody could record that then. Only a leaf that ends later than the recorded one counts, so
 // that an old, stolen one is never taken back into use, and only one that names the
 // TPM with which the node joined, or none where it joined with none.
 func Adoptable(n *pkipb.Node, leaf *x509.Certificate) bool {
 	id, err := profile.NodeFromCert(leaf)
 	return err == nil && n != nil && n.GetId() == id.NodeID && !n.GetDenied() &&
 		n.GetRole() == profilepb.Role_ROLE_MANAGER && id.Role == profilepb.Role_ROLE_MANAGER &&
-		!bytes.Equal(n.GetLeafSpki(), id.SPKI) && !bytes.Equal(n.GetPreviousSpki(), id.SPKI) &&
+		!bytes.Equal(n.GetPreviousSpki(), id.SPKI) &&
 		bytes.Equal(n.GetTpmAk(), id.TPM) && leaf.NotAfter.Unix() > n.GetLeafNotAfter()
 }
 
@@ -51,9 +51,12 @@ func AdoptLeaf(tx *raftstore.Tx, leaf *x509.Certificate) error {
 		return nil
 	}
 	n = proto.CloneOf(n)
-	n.PreviousSpki, n.LeafSpki, n.LeafNotAfter, n.Leaf = nil, id.SPKI, leaf.NotAfter.Unix(), leaf.Raw
 	c, _ := store.Cluster.Get(tx, store.ClusterID)
-	n.LeafIssuer = issuedBy(c, leaf)
+	issuer := issuedBy(c, leaf)
+	if issuer == nil && bytes.Equal(n.GetLeafSpki(), id.SPKI) {
+		issuer = n.GetLeafIssuer() // a former one, whose key for this manager it still has
+	}
+	n.PreviousSpki, n.LeafSpki, n.LeafNotAfter, n.Leaf, n.LeafIssuer = nil, id.SPKI, leaf.NotAfter.Unix(), leaf.Raw, issuer
 	noteIssued(n, leaf, n.LeafIssuer, tx.Now())
 	return putIssued(tx, n)
 }

@@ -2,6 +2,7 @@ package pki_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"testing"
 	"time"
@@ -29,11 +30,14 @@ func TestAdoptLeaf(t *testing.T) {
 	}
 	id.KeydKey = keydKey
 	tpm := func(b byte) []byte { return append([]byte{0x00, 0x0B}, bytes.Repeat([]byte{b}, 32)...) }
-	issueFor := func(at time.Time, role profilepb.Role, tpm []byte) *x509.Certificate {
+	newKey := func() *ecdsa.PrivateKey {
 		key, err := pki.NewKey()
 		if err != nil {
 			t.Fatal(err)
 		}
+		return key
+	}
+	issueKey := func(key *ecdsa.PrivateKey, at time.Time, role profilepb.Role, tpm []byte) *x509.Certificate {
 		who := id
 		if who.Role = role; role != profilepb.Role_ROLE_MANAGER {
 			who.KeydKey = nil
@@ -49,8 +53,12 @@ func TestAdoptLeaf(t *testing.T) {
 		}
 		return certs[0]
 	}
+	issueFor := func(at time.Time, role profilepb.Role, tpm []byte) *x509.Certificate {
+		return issueKey(newKey(), at, role, tpm)
+	}
 	issue := func(at time.Time, role profilepb.Role) *x509.Certificate { return issueFor(at, role, nil) }
-	recorded := issue(now.Add(-48*time.Hour), id.Role)
+	key := newKey()
+	recorded := issueKey(key, now.Add(-48*time.Hour), id.Role, nil)
 	base := &pkipb.Node{Id: id.NodeID, Role: id.Role, LeafSpki: profile.SPKIHash(recorded), LeafNotAfter: recorded.NotAfter.Unix()}
 	fresh := issue(now, id.Role)
 	for _, tc := range []struct {
@@ -60,6 +68,8 @@ func TestAdoptLeaf(t *testing.T) {
 		want   bool
 	}{
 		{"re-issued after a long sleep", fresh, func(*pkipb.Node) {}, true},
+		{"re-issued for the key on record", issueKey(key, now, id.Role, nil), func(*pkipb.Node) {}, true},
+		{"older than the recorded one, for its key", issueKey(key, now.Add(-72*time.Hour), id.Role, nil), func(*pkipb.Node) {}, false},
 		{"older than the recorded one", issue(now.Add(-72*time.Hour), id.Role), func(*pkipb.Node) {}, false},
 		{"recorded already", recorded, func(*pkipb.Node) {}, false},
 		{"of a removed node", fresh, func(n *pkipb.Node) { n.Denied = true }, false},
@@ -85,8 +95,11 @@ func TestAdoptLeaf(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := n.GetLeafNotAfter() == tc.leaf.NotAfter.Unix() && string(n.GetLeafSpki()) != string(rec.GetLeafSpki()); got != tc.want {
+			if got := bytes.Equal(n.GetLeaf(), tc.leaf.Raw); got != tc.want {
 				t.Errorf("adopted: %v, want %v", got, tc.want)
+			}
+			if rec.Meta = n.GetMeta(); !tc.want && !proto.Equal(n, rec) {
+				t.Errorf("the record was changed: %v", n)
 			}
 		})
 	}

@@ -177,6 +177,9 @@ func (c *Credentials) Chain() *profilepb.CertificateChain {
 // Trust is what peers are held against at present.
 func (c *Credentials) Trust() Trust { return c.state.Load().trust }
 
+// Key is the leaf's.
+func (c *Credentials) Key() crypto.Signer { return c.state.Load().cert.PrivateKey.(crypto.Signer) }
+
 // current returns the chain together with its key.
 func (c *Credentials) current() (leaf *x509.Certificate, key crypto.Signer) {
 	cert := c.state.Load().cert

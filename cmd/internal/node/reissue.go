@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -25,13 +27,19 @@ const reissueBefore = time.Hour
 // record.
 const ownLeafCheck = 10 * time.Second
 
-// reissue has this manager's own keyd certify a new key where the leaf has
-// expired or is about to. The leader adopts the new leaf when it meets it.
+// reissue has this manager's own keyd certify its key again where the leaf has
+// expired or is about to. The leader adopts the new leaf when it meets it. The key
+// stays the one on record: the issuing CA may have been replaced meanwhile, and what
+// is of a former one is good with that key alone. The next renewal brings a new one.
 func (n *Node) reissue(ctx context.Context, creds *pki.Credentials) error {
 	if time.Until(creds.Leaf().NotAfter) > reissueBefore {
 		return nil
 	}
-	key, csr, err := newKeyAndCSR()
+	key, ok := creds.Key().(*ecdsa.PrivateKey)
+	if !ok {
+		return errors.New("re-issue this manager's certificate: its key is of another kind")
+	}
+	csr, err := profile.NewCSR(key, nil)
 	if err != nil {
 		return err
 	}
