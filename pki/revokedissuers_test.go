@@ -15,6 +15,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -119,6 +120,37 @@ func TestReplacedIssuersAreRevoked(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSwitchedExternalIsRevoked: the certificate that the old root gave the external CA
+// goes onto that root's list with the switch, where a denied worker has one below it.
+func TestSwitchedExternalIsRevoked(t *testing.T) {
+	for _, denied := range []bool{true, false} {
+		c, other := newCrew(t), pkitest.New(t)
+		own := c.Issuer
+		external := c.NextIssuer(t)
+		step := func(do func(*raftstore.Tx, pki.NextCA) error, next pki.NextCA) {
+			t.Helper()
+			cl, _ := c.read()
+			next.Epoch = pki.KeysetEpoch(cl) + 1
+			c.must(func(tx *raftstore.Tx) error { return do(tx, next) })
+		}
+		step(pki.SetExternal(&pkipb.External{Url: "https://ca", Provisioner: "p"}), pki.NextCA{External: external.Raw})
+		c.has(time.Hour)
+		if denied {
+			if err := c.leave(c.w.GetId(), pki.Leaving{Listed: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		step(pki.BeginRoot, pki.NextCA{Root: c.Root.Raw, Other: other.Root.Raw, Issuer: own.Raw})
+		if named, _ := c.revoked(external); named {
+			t.Fatal("revoked while it is in force")
+		}
+		step(pki.SwitchRoot, pki.NextCA{Root: other.Root.Raw, Other: c.Root.Raw, Issuer: other.Issuer.Raw, External: other.NextIssuer(t).Raw})
+		if named, n := c.revoked(external); named != denied || named && n != 1 || !named && n != 0 {
+			t.Errorf("denied: %t: on the old root's list: %t, %d in all", denied, named, n)
+		}
 	}
 }
 

@@ -134,6 +134,7 @@ func SwitchRoot(tx *raftstore.Tx, next NextCA) error {
 	}
 	if c.GetExternal() != nil { // nodes trust it by the root that signs now
 		addFormer(tx, c, c.External.GetIssuer())
+		revokeUnlisted(tx, c)
 		c.External.Issuer = next.External
 	}
 	return store.Cluster.Put(tx, c)
