@@ -133,7 +133,7 @@ $(OUT)/tools/step-ca: go.mod
 .PHONY: test-interop
 test-interop: setup $(OUT)/setup-kernelvm build $(OUT)/tools/step-ca ## the tier that needs outside tools beside the cluster
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
-	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/e2e/...
+	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/external ./cmd/internal/e2e/...
 
 	@$(MAKE) kernelvm
 

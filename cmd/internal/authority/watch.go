@@ -122,7 +122,7 @@ func (s *Server) InspectCA(ctx context.Context, _ *controlpb.InspectCARequest) (
 			resp.NextRotation = at.Unix()
 		}
 		resp.Nodes, resp.Unjournalled = s.nodes(r, c), c.GetUnjournalled()
-		resp.Authorities, resp.External = views(c, resp.Nodes), c.GetExternal()
+		resp.Authorities, resp.External, resp.ClusterId = views(c, resp.Nodes), c.GetExternal(), c.GetClusterId()
 		return nil
 	})
 	return resp, err

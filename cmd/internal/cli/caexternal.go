@@ -215,7 +215,7 @@ anew, and take the one of before out.`,
 				if err != nil {
 					return err
 				}
-				out, err := provisioner.JSON(name, r.OrderKey)
+				out, err := provisioner.JSON(name, r.ClusterId, r.OrderKey)
 				if err == nil {
 					fmt.Fprintf(a.Stdout, "%s\n", out)
 				}

@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"github.com/smallstep/certificates/cas/apiv1"
-
-	"github.com/redoubt-cluster/redoubt/cmd/internal/external/provisioner"
 )
 
 // ca is a server that answers as answer does, and its root.
@@ -149,28 +147,5 @@ func TestProbe(t *testing.T) {
 	var client Client
 	if err := client.Probe(t.Context(), url, root); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestProvisioner: what step-ca is given is the public key of orders.
-func TestProvisioner(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := provisioner.JSON("redoubt", spki)
-	var p struct {
-		Type, Name string
-		Key        struct{ Kty, Crv, X, Y, D string }
-	}
-	if err != nil || json.Unmarshal(out, &p) != nil || p.Type != "JWK" || p.Name != "redoubt" || p.Key.Kty != "EC" || len(p.Key.X) != 43 || len(p.Key.Y) != 43 || p.Key.D != "" {
-		t.Errorf("%s: %v", out, err)
-	}
-	if _, err := provisioner.JSON("redoubt", []byte("rubbish")); err == nil {
-		t.Error("rubbish is a key of orders")
 	}
 }

@@ -78,7 +78,7 @@ type renewing struct {
 	proof   []byte
 }
 
-func must[T any](b *testing.B) func(T, error) T {
+func must[T any](b testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		b.Helper()
 		if err != nil {
@@ -88,7 +88,7 @@ func must[T any](b *testing.B) func(T, error) T {
 	}
 }
 
-func newKey(b *testing.B) *ecdsa.PrivateKey {
+func newKey(b testing.TB) *ecdsa.PrivateKey {
 	return must[*ecdsa.PrivateKey](b)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
@@ -136,6 +136,23 @@ func (w *renewing) renew(b *testing.B) *keydpb.SignRenewResponse {
 // stepCA starts a step-ca and has keyd order of it.
 func (w *renewing) stepCA(b *testing.B, binary string) {
 	b.Helper()
+	st := must[*keydpb.StatusResponse](b)(w.keyd.Status(b.Context()))
+	s := startStepCA(b, binary, st.ClusterId, st.OrderKey)
+	r := must[*keydpb.RotateCAResponse](b)(w.keyd.RotateCA(b.Context(), &keydpb.RotateCARequest{Change: keydpb.CAChange_CA_CHANGE_EXTERNAL,
+		External: &keydpb.External{Url: s.url, Provisioner: "redoubt", Chain: [][]byte{s.signer.Raw, s.root.Raw}}, Managers: []*profilepb.CertificateChain{w.manager}}))
+	must[*keydpb.AdoptKeysetResponse](b)(w.keyd.AdoptKeyset(b.Context(), &keydpb.AdoptKeysetRequest{Epoch: r.Epoch, SealedKeyset: r.Sealed[0].Sealed}))
+}
+
+// stepCA is a real step-ca on this machine.
+type stepCA struct {
+	url          string
+	root, signer *x509.Certificate
+	key          *ecdsa.PrivateKey // the signer's
+}
+
+// startStepCA starts one with what is printed for a cluster.
+func startStepCA(b testing.TB, binary, clusterID string, orderKey []byte) *stepCA {
+	b.Helper()
 	dir := b.TempDir()
 	write := func(name, kind string, der []byte) string {
 		path := filepath.Join(dir, name)
@@ -155,11 +172,10 @@ func (w *renewing) stepCA(b *testing.B, binary string) {
 	l := must[net.Listener](b)(net.Listen("tcp", "127.0.0.1:0"))
 	address := l.Addr().String()
 	l.Close()
-	spki := must[*keydpb.StatusResponse](b)(w.keyd.Status(b.Context())).OrderKey
 	config := must[[]byte](b)(json.Marshal(map[string]any{
 		"root": write("root.crt", "CERTIFICATE", root.Raw), "crt": write("signer.crt", "CERTIFICATE", signer.Raw),
 		"key": write("signer.key", "PRIVATE KEY", must[[]byte](b)(x509.MarshalPKCS8PrivateKey(key))), "address": address, "dnsNames": []string{"127.0.0.1"},
-		"logger": map[string]string{"format": "text"}, "authority": map[string]any{"provisioners": []json.RawMessage{must[[]byte](b)(provisioner.JSON("redoubt", spki))}},
+		"logger": map[string]string{"format": "text"}, "authority": map[string]any{"provisioners": []json.RawMessage{must[[]byte](b)(provisioner.JSON("redoubt", clusterID, orderKey))}},
 	}))
 	path := filepath.Join(dir, "ca.json")
 	if err := os.WriteFile(path, config, 0o600); err != nil {
@@ -182,7 +198,5 @@ func (w *renewing) stepCA(b *testing.B, binary string) {
 			b.Fatal(err)
 		}
 	}
-	r := must[*keydpb.RotateCAResponse](b)(w.keyd.RotateCA(b.Context(), &keydpb.RotateCARequest{Change: keydpb.CAChange_CA_CHANGE_EXTERNAL,
-		External: &keydpb.External{Url: url, Provisioner: "redoubt", Chain: [][]byte{signer.Raw, root.Raw}}, Managers: []*profilepb.CertificateChain{w.manager}}))
-	must[*keydpb.AdoptKeysetResponse](b)(w.keyd.AdoptKeyset(b.Context(), &keydpb.AdoptKeysetRequest{Epoch: r.Epoch, SealedKeyset: r.Sealed[0].Sealed}))
+	return &stepCA{url: url, root: root, signer: signer, key: key}
 }

@@ -71,7 +71,7 @@ func (n *Node) caNodes() []*controlpb.CANode {
 func (n *Node) InspectCA(context.Context, *controlpb.InspectCARequest) (*controlpb.InspectCAResponse, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	resp := &controlpb.InspectCAResponse{KeysetEpoch: 2, NextRotation: 1735787045, Nodes: n.caNodes(), OrderKey: n.orderKey, External: n.externalCA}
+	resp := &controlpb.InspectCAResponse{KeysetEpoch: 2, NextRotation: 1735787045, Nodes: n.caNodes(), OrderKey: n.orderKey, ClusterId: n.cluster, External: n.externalCA}
 	if n.away && resp.External != nil {
 		resp.External.Failure, resp.External.FailedAt = "it took too\x1b long", 1735787045
 	}

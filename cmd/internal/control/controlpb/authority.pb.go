@@ -768,7 +768,9 @@ type InspectCAResponse struct {
 	// The CA outside of the cluster that signs workers; absent: none does.
 	External *pkipb.External `protobuf:"bytes,9,opt,name=external,proto3" json:"external,omitempty"`
 	// The key that signs orders to such a CA, as SubjectPublicKeyInfo.
-	OrderKey      []byte `protobuf:"bytes,10,opt,name=order_key,json=orderKey,proto3" json:"order_key,omitempty"`
+	OrderKey []byte `protobuf:"bytes,10,opt,name=order_key,json=orderKey,proto3" json:"order_key,omitempty"`
+	// The cluster that such a CA certifies nodes of.
+	ClusterId     string `protobuf:"bytes,11,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -871,6 +873,13 @@ func (x *InspectCAResponse) GetOrderKey() []byte {
 		return x.OrderKey
 	}
 	return nil
+}
+
+func (x *InspectCAResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
 }
 
 type CAView struct {
@@ -979,7 +988,7 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\x06issuer\x18\a \x01(\fR\x06issuer\x12$\n" +
 	"\x0eleaf_not_after\x18\b \x01(\x03R\fleafNotAfterJ\x04\b\t\x10\n" +
 	"\"\x12\n" +
-	"\x10InspectCARequest\"\xfa\x03\n" +
+	"\x10InspectCARequest\"\x99\x04\n" +
 	"\x11InspectCAResponse\x12<\n" +
 	"\vauthorities\x18\x01 \x03(\v2\x1a.redoubt.control.v1.CAViewR\vauthorities\x120\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x1a.redoubt.control.v1.CANodeR\x05nodes\x124\n" +
@@ -991,7 +1000,9 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\funjournalled\x18\b \x03(\v2\x1c.redoubt.pki.v1.UnjournalledR\funjournalled\x124\n" +
 	"\bexternal\x18\t \x01(\v2\x18.redoubt.pki.v1.ExternalR\bexternal\x12\x1b\n" +
 	"\torder_key\x18\n" +
-	" \x01(\fR\borderKey\"\x99\x02\n" +
+	" \x01(\fR\borderKey\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\v \x01(\tR\tclusterId\"\x99\x02\n" +
 	"\x06CAView\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.redoubt.control.v1.CAView.KindR\x04kind\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x14\n" +

@@ -9,14 +9,19 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"strings"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 )
 
-// template is the shape of a worker's leaf in step-ca's words. The role and the TPM
-// are extensions of Redoubt (docs/formats.md); the value of the first is the
-// UTF8String "worker".
+// template is the shape of a worker's leaf in step-ca's words. step-ca would have
+// whoever signs orders say any name that its clients believe: they are held to one
+// node of the cluster, whose id stands for CLUSTER. The role and the TPM are extensions
+// of Redoubt (docs/formats.md); the value of the first is the UTF8String "worker".
 const template = `{
+  {{- if ne (len .SANs) 1 }}{{ fail "an order names one node" }}{{ end }}
+  {{- with index .SANs 0 }}{{ if not (and (eq .Type "uri") (regexMatch "^spiffe://CLUSTER/node/[a-z2-7]{26}$" .Value)) }}{{ fail "an order names a node of its cluster" }}{{ end }}{{ end }}
   "sans": {{ toJson .SANs }},
   "keyUsage": ["digitalSignature"],
   "extKeyUsage": ["serverAuth", "clientAuth"],
@@ -27,9 +32,12 @@ const template = `{
   ]
 }`
 
-// JSON is what step-ca needs in authority.provisioners of its ca.json to sign
-// for the cluster whose orders that key signs (SubjectPublicKeyInfo), as JSON.
-func JSON(name string, orderKey []byte) ([]byte, error) {
+// JSON is what step-ca needs in authority.provisioners of its ca.json to sign nodes
+// of the cluster whose orders that key signs (SubjectPublicKeyInfo), as JSON.
+func JSON(name, clusterID string, orderKey []byte) ([]byte, error) {
+	if !ident.Valid(clusterID) {
+		return nil, errors.New("the managers do not say which cluster it is: run the command again when all of them have the version of this redoubt")
+	}
 	public, err := x509.ParsePKIXPublicKey(orderKey)
 	key, ok := public.(*ecdsa.PublicKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
@@ -47,6 +55,6 @@ func JSON(name string, orderKey []byte) ([]byte, error) {
 			"x": b64.EncodeToString(point[1:33]), "y": b64.EncodeToString(point[33:])},
 		// step-ca's own extension is none that nodes take; 90 days are the longest life.
 		"claims":  m{"disableSmallstepExtensions": true, "minTLSCertDuration": "5m", "maxTLSCertDuration": "2160h", "defaultTLSCertDuration": "24h", "enableSSHCA": false},
-		"options": m{"x509": m{"template": template}},
+		"options": m{"x509": m{"template": strings.ReplaceAll(template, "CLUSTER", clusterID)}},
 	}, "", "  ")
 }
