@@ -86,8 +86,11 @@ func TestExternalIsForWorkers(t *testing.T) {
 		template.SerialNumber = big.NewInt(3)
 		shown := []*x509.Certificate{sign(t, template, issuer, leafKey.Public(), key), issuer, root}
 		for name, trust := range map[string]pki.Trust{"a manager": manages, "a worker": works} {
-			if _, err := trust.Verify(shown, everybody); (err == nil) != (role == worker) {
-				t.Errorf("%s meets a %s of the external CA: %v", name, profile.RoleName(role), err)
+			for range 2 { // the second time it is remembered
+				p, err := trust.Verify(shown, everybody)
+				if (err == nil) != (role == worker) || err == nil && !p.External {
+					t.Errorf("%s meets a %s of the external CA: %v, marked: %t", name, profile.RoleName(role), err, p != nil && p.External)
+				}
 			}
 		}
 		if _, err := without.Verify(shown, everybody); !errors.Is(err, pki.ErrUntrusted) {

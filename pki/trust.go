@@ -151,7 +151,7 @@ func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, 
 	case v.rank == issuerUnknown && !t.AnyIssuer && (want.Patience == 0 || t.Behind == nil || t.Behind() < want.Patience):
 		return nil, ErrUntrusted
 	}
-	p := &authz.Peer{Identity: id, Leaf: leaf}
+	p := &authz.Peer{Identity: id, Leaf: leaf, External: v.external}
 	for _, c := range presented {
 		p.Chain = append(p.Chain, c.Raw)
 	}
@@ -203,7 +203,7 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 	if err != nil {
 		return v, ErrUntrusted
 	}
-	rank, found := issuerUnknown, false
+	rank, found, external := issuerUnknown, false, false
 	for _, chain := range chains {
 		// Leaf, issuing CA, root: a root signs no node.
 		if len(chain) < 3 || !mayIssue(chain[1:], id.Role) {
@@ -219,12 +219,12 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 		case former:
 			rank = max(rank, issuerFormer)
 		}
-		found = true
+		found, external = true, external || profile.IsExternal(chain[1])
 	}
 	if !found {
 		return v, ErrUntrusted
 	}
-	v = verifiedChain{id: id, rank: rank, at: now}
+	v = verifiedChain{id: id, rank: rank, external: external, at: now}
 	v.from, v.until = window(chains)
 	if v.goodAt(now) { // not where the leaf has expired
 		verified.put(key, v)

@@ -32,6 +32,7 @@ func (t Trust) chainKey(presented []*x509.Certificate) chainKey {
 type verifiedChain struct {
 	id              profile.Identity // nobody writes to its slices
 	rank            issuerRank
+	external        bool // one of its good chains is below a CA outside of the cluster
 	at, from, until time.Time
 }
 

@@ -225,6 +225,19 @@ func TestCheckPeer(t *testing.T) {
 	denied := d.node(profilepb.Role_ROLE_MANAGER)
 	d.set(&pkipb.Node{Id: denied.NodeID, Role: denied.Role, LeafSpki: denied.SPKI, Denied: true})
 	const raft = "redoubt-raft/1"
+	// In the mesh a record may be behind, but not what is only the external CA's word,
+	// nor a worker in a manager's place.
+	peer := func(of *Peer, spki []byte, role profilepb.Role, external bool) *Peer {
+		p := *of
+		p.SPKI, p.Role, p.External = spki, role, external
+		return &p
+	}
+	const worker, manager = profilepb.Role_ROLE_WORKER, profilepb.Role_ROLE_MANAGER
+	other := []byte("another key")
+	twice := d.node(worker)
+	d.set(&pkipb.Node{Id: twice.NodeID, Role: worker, LeafSpki: other, PreviousSpki: twice.SPKI})
+	promoted := d.node(worker)
+	d.set(&pkipb.Node{Id: promoted.NodeID, Role: manager, LeafSpki: other, PreviousSpki: promoted.SPKI})
 	for _, tc := range []struct {
 		name, alpn string
 		p          *Peer
@@ -239,6 +252,19 @@ func TestCheckPeer(t *testing.T) {
 		{"unknown manager on raft", raft, &unknown, true}, // the raft configuration decides
 		{"denied on raft", raft, denied, false},
 		{"denied on leader", "redoubt-leader/1", denied, false},
+		{"worker in the mesh", ALPNPeer, w, true},
+		{"worker with a key that is not known yet", ALPNPeer, peer(w, other, worker, false), true},
+		{"worker that is not known yet", ALPNPeer, peer(&unknown, other, worker, false), true},
+		{"worker of the external CA", ALPNPeer, peer(w, w.SPKI, worker, true), true},
+		{"worker of the external CA with the key of before", ALPNPeer, peer(twice, twice.SPKI, worker, true), true},
+		{"key of the external CA that is not on record", ALPNPeer, peer(w, other, worker, true), false},
+		{"node of the external CA that is not on record", ALPNPeer, peer(&unknown, other, worker, true), false},
+		{"no key of the external CA", ALPNPeer, peer(w, nil, worker, true), false},
+		{"worker in a manager's place", ALPNPeer, peer(m, other, worker, false), false},
+		{"worker that was promoted just now", ALPNPeer, promoted, true},
+		{"manager that was demoted just now", ALPNPeer, peer(w, other, manager, false), true},
+		{"renewed manager in the mesh", ALPNPeer, &newer, true},
+		{"denied in the mesh", ALPNPeer, denied, false},
 	} {
 		if err := a.CheckPeer(tc.alpn, tc.p); (err == nil) != tc.ok {
 			t.Errorf("%s: %v", tc.name, err)

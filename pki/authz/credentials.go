@@ -29,6 +29,8 @@ type Conn interface {
 type Peer struct {
 	profile.Identity
 	Leaf *x509.Certificate
+	// External: a CA outside of the cluster may have issued it.
+	External bool
 	// Chain is what was presented, in DER, leaf first.
 	Chain [][]byte
 	// Source is where the connection came from; behind a splice, the caller's own

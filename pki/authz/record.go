@@ -61,7 +61,9 @@ func CheckRecord(n *pkipb.Node, role profilepb.Role, spki []byte) error {
 // records, and were it to refuse the leader's newer certificate, it could never
 // catch up. Who belongs to raft is the raft configuration's to say. So it is
 // with the mesh's peers, where a record may be behind as well: who they are is
-// the dispatcher's to say.
+// the dispatcher's to say. But an external CA's word alone makes nobody a peer, nor
+// a manager's place a worker's: there the key must be on record. Whoever comes before
+// its record calls again.
 func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
 	if p == nil {
 		return nil
@@ -102,6 +104,18 @@ func (a *Authorizer) checkMeshPeer(p *Peer) error {
 		return status.Error(codes.Unavailable, "the node records cannot be read now")
 	case n.GetDenied():
 		return status.Errorf(codes.Unauthenticated, "node %s was removed from the cluster", p.NodeID)
+	case onRecord(n, p.SPKI):
+		return nil
+	case p.External:
+		return status.Errorf(codes.Unauthenticated, "the certificate of node %s is of the external CA and not on record", p.NodeID)
+	case p.Role == profilepb.Role_ROLE_WORKER && n.GetRole() == profilepb.Role_ROLE_MANAGER:
+		return status.Errorf(codes.Unauthenticated, "node %s is a manager, and shows a worker's certificate that is not on record", p.NodeID)
 	}
 	return nil
+}
+
+// onRecord reports whether the key of that SPKI hash is the node's, or was until its
+// last renewal.
+func onRecord(n *pkipb.Node, spki []byte) bool {
+	return len(spki) > 0 && (bytes.Equal(spki, n.GetLeafSpki()) || bytes.Equal(spki, n.GetPreviousSpki()))
 }

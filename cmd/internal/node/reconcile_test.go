@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 	"github.com/redoubt-cluster/redoubt/pki/port"
@@ -142,6 +145,45 @@ func TestForgedCertificate(t *testing.T) {
 	}
 	w.awaitNoted(t, 5)
 	if u := w.noted(t)[0]; u.GetSource() != "192.0.2.7" || u.GetNodeId() != id.NodeID {
+		t.Errorf("the alarm says %v", u)
+	}
+}
+
+// TestForgedPeer: a forged certificate that is shown in the mesh raises the alarm, and
+// a worker's takes no manager's place.
+func TestForgedPeer(t *testing.T) {
+	w := newCallerWorld(t)
+	w.m.strange = make(chan shown, 16)
+	w.m.journal = &testJournal{known: map[string]bool{}}
+	w.m.opened.Store(true)
+	serveInTest(t, w.m.reconcile)
+	admit := w.m.admitPeer(authz.New(authz.Config{Directory: pkistore.Directory{Store: w.m.store}, Logger: slog.New(slog.DiscardHandler)}))
+	shows := func(c *pki.Credentials) error {
+		cert, err := c.GetCertificate(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cs tls.ConnectionState
+		for _, der := range cert.Certificate {
+			x, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cs.PeerCertificates = append(cs.PeerCertificates, x)
+		}
+		return admit(cs)
+	}
+	honest, manager := w.put(t, w.ca.NewNode(t, profilepb.Role_ROLE_WORKER)), w.put(t, w.ca.NewNode(t, profilepb.Role_ROLE_MANAGER))
+	for _, n := range []*pkitest.Node{honest, manager} {
+		if err := shows(n.Credentials); err != nil {
+			t.Error("a node with its own certificate is refused: ", err)
+		}
+	}
+	if err := shows(w.forge(t, profile.Identity{ClusterID: w.ca.ClusterID, NodeID: manager.Record.GetId(), Role: profilepb.Role_ROLE_WORKER})); err == nil {
+		t.Error("a worker takes the place of a manager")
+	}
+	w.awaitNoted(t, 1)
+	if u := w.noted(t)[0]; u.GetNodeId() != manager.Record.GetId() || u.GetRole() != profilepb.Role_ROLE_WORKER {
 		t.Errorf("the alarm says %v", u)
 	}
 }

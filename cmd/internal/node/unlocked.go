@@ -181,13 +181,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {
 		m.noteTicket(ctx) // before the first report: one without a ticket would take back the last
-		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, m.lacking, m.storeKey.Load, m.ticket.Load, store.AppliedIndex, func(cs tls.ConnectionState) error {
-			p, err := k.creds.VerifyPeer(cs, pki.ExpectClient(pki.ALPNPeer))
-			if err != nil {
-				return err
-			}
-			return az.CheckPeer(pki.ALPNPeer, p)
-		}})
+		return n.runAgent(ctx, k.creds, m.managers, &managerFacts{m.slotEpoch.Load, m.lacking, m.storeKey.Load, m.ticket.Load, store.AppliedIndex, m.admitPeer(az)})
 	})
 	g.Go(func() error { return n.awaitRemoval(ctx) })
 	g.Go(func() error { return n.serveRequests(ctx, apierr.InCluster(self.ClusterID), left, m.recoverable) })
@@ -301,6 +295,18 @@ func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) e
 		}
 		m.met(p.Leaf)
 		return nil
+	}
+}
+
+// admitPeer judges a peer of the mesh by the records.
+func (m *managerState) admitPeer(az *authz.Authorizer) func(tls.ConnectionState) error {
+	return func(cs tls.ConnectionState) error {
+		p, err := m.creds.VerifyPeer(cs, pki.ExpectClient(pki.ALPNPeer))
+		if err != nil {
+			return err
+		}
+		m.presented(p)
+		return az.CheckPeer(pki.ALPNPeer, p)
 	}
 }
 
