@@ -66,14 +66,14 @@ func RemoveExternal(tx *raftstore.Tx, next NextCA) error {
 }
 
 // ExternalNews reports whether what became of a request to the external CA is to be
-// written down: the first that failed, one that failed otherwise a while later, the
-// first that did not.
+// written down: the first that failed, and the first that did not after it. What
+// fails a moment after either is not: it stands when it still fails a while later.
 func ExternalNews(c *pkipb.Cluster, failure string, now time.Time) bool {
 	e := c.GetExternal()
 	switch failure = failureLine(failure); {
 	case e == nil || e.GetFailure() == failure:
 		return false
-	case e.GetFailure() == "" || failure == "":
+	case failure == "":
 		return true
 	}
 	return now.Sub(time.Unix(e.GetFailedAt(), 0)) >= failureInterval
@@ -87,11 +87,7 @@ func NoteExternal(tx *raftstore.Tx, failure string) error {
 		return err
 	}
 	c = proto.CloneOf(c)
-	if c.External.Failure = failureLine(failure); c.External.Failure == "" {
-		c.External.FailedAt = 0
-	} else {
-		c.External.FailedAt = tx.Now().Unix()
-	}
+	c.External.Failure, c.External.FailedAt = failureLine(failure), tx.Now().Unix()
 	return store.Cluster.Put(tx, c)
 }
 

@@ -172,8 +172,16 @@ func TestExternalComesAndGoes(t *testing.T) {
 		t.Error("another failure a moment later is written down")
 	}
 	note("")
-	if got := record().GetExternal(); got.GetFailure() != "" || got.GetFailedAt() != 0 {
+	if got := record().GetExternal(); got.GetFailure() != "" {
 		t.Errorf("it certifies again: %v", got)
+	}
+	again := record()
+	note("and fails")
+	if record().GetMeta().GetVersion() != again.GetMeta().GetVersion() {
+		t.Error("a failure a moment after a success is written down")
+	}
+	if later := time.Unix(again.GetExternal().GetFailedAt(), 0).Add(time.Minute); !pki.ExternalNews(again, "and fails", later) {
+		t.Error("a failure a while after a success is no news")
 	}
 	if err := step(pki.RemoveExternal, pki.NextCA{}); err != nil {
 		t.Fatal(err)

@@ -52,8 +52,8 @@ const (
 	// externalPause is when a join is tried again that an external CA did not certify.
 	externalPause = 10 * time.Second
 
-	// A failure of the external CA is written down anew, where it is another, once in
-	// failureInterval; its text has maxFailure bytes at most.
+	// A failure of the external CA is written down once in failureInterval, and not
+	// sooner after a success that ended one; its text has maxFailure bytes at most.
 	failureInterval = time.Minute
 	maxFailure      = 512
 

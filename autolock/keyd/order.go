@@ -26,8 +26,9 @@ import (
 type order struct {
 	id     profile.Identity
 	public *ecdsa.PublicKey
-	keys   []string // as the journal names it
-	of     *keyset  // that approved it
+	keys   []string          // as the journal names it
+	epoch  uint64            // of the keyset that approved it
+	issuer *x509.Certificate // that is to be above the leaf
 	at     time.Time
 	until  time.Time // the end of the leaf
 }
@@ -127,7 +128,7 @@ type claims struct {
 func (s *Server) order(k *keyset, r *requests, nodeID string, csr []byte, now time.Time, e entry) (*keydpb.Order, error) {
 	to := &order{
 		id: profile.Identity{ClusterID: k.clusterID, NodeID: nodeID, Role: r.role, TPM: r.tpm}, public: r.leaf, keys: r.keys(),
-		of: k, at: now, until: now.Add(s.leafLife(r)).UTC().Truncate(time.Second),
+		epoch: k.epoch, issuer: k.external.issuer, at: now, until: now.Add(s.leafLife(r)).UTC().Truncate(time.Second),
 	}
 	if to.until.After(k.external.issuer.NotAfter) {
 		to.until = k.external.issuer.NotAfter
@@ -174,7 +175,8 @@ func (k *keyset) orderToken(to *order, id string, csr []byte) (string, error) {
 }
 
 // takeExternal holds what an external CA answered against what was ordered, and
-// journals the certificate: before that it is nobody's.
+// journals the certificate: before that it is nobody's. CODE_DENIED says that the
+// answer is refused, and no other error does.
 func (s *Server) takeExternal(req *keydpb.TakeExternalRequest) (*keydpb.TakeExternalResponse, error) {
 	opened, err := s.opened()
 	if err != nil {
@@ -182,11 +184,11 @@ func (s *Server) takeExternal(req *keydpb.TakeExternalRequest) (*keydpb.TakeExte
 	}
 	k, now := opened.keyset, time.Now()
 	to := s.orders.take(string(req.GetOrder()), now)
-	if to == nil {
-		return nil, denied("no such certificate was ordered of an external CA in the last %s", orderLife)
-	}
-	if to.of != k {
-		return nil, denied("the cluster's keys were rotated since the certificate was ordered: it is asked for again")
+	switch { // not the answer's fault: no CODE_DENIED
+	case to == nil:
+		return nil, refuse(keydpb.Code_CODE_STALE_EPOCH, "no such certificate was ordered of an external CA in the last %s, or it was answered", orderLife)
+	case k.external == nil || k.epoch != to.epoch || !k.external.issuer.Equal(to.issuer):
+		return nil, refuse(keydpb.Code_CODE_STALE_EPOCH, "the cluster's keys were rotated since the certificate was ordered: it is asked for again")
 	}
 	leaf, err := k.external.check(req.GetChain(), to, now)
 	if err != nil {

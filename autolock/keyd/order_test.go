@@ -59,7 +59,7 @@ func TestExternal(t *testing.T) {
 	if verifies(t, leaf.Raw, o.rootDER(), certs[1].Raw) {
 		t.Error("a standard verifier takes a leaf of the outside CA below the cluster's root")
 	}
-	if _, err := o.take(t, order, leaf, o.signer); codeName(err) != keydpb.Code_CODE_DENIED {
+	if _, err := o.take(t, order, leaf, o.signer); codeName(err) != keydpb.Code_CODE_STALE_EPOCH {
 		t.Errorf("an order was answered twice: %v", err)
 	}
 	// It renews by that one, across a restart.
@@ -84,7 +84,7 @@ func TestExternal(t *testing.T) {
 	if _, err := o.rotate(t, noExternal, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.take(t, open, leaf); codeName(err) != keydpb.Code_CODE_DENIED {
+	if _, err := o.take(t, open, leaf); codeName(err) != keydpb.Code_CODE_STALE_EPOCH {
 		t.Errorf("an order of before the CA was taken away: %v", err)
 	}
 	csr = newCSR(t, newKey(t), nil)
@@ -190,7 +190,7 @@ func TestExternalAnswers(t *testing.T) {
 		if chain != nil || codeName(err) != keydpb.Code_CODE_DENIED || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
-		if _, err := o.take(t, order, o.leaf(o.identity(), key.Public(), order.NotAfter, nil)); codeName(err) != keydpb.Code_CODE_DENIED {
+		if _, err := o.take(t, order, o.leaf(o.identity(), key.Public(), order.NotAfter, nil)); codeName(err) != keydpb.Code_CODE_STALE_EPOCH {
 			t.Errorf("%s: and then another answer: %v", name, err)
 		}
 	}
@@ -257,6 +257,37 @@ func TestExternalRootChanges(t *testing.T) {
 	}
 	if string(chain.Certificates[1]) != string(switched.External) || string(chain.Certificates[2]) != string(switched.Root) {
 		t.Error("the chain does not end in the root that signs")
+	}
+}
+
+// TestExternalOrderOutlivesMasters: what signs is the same when former secrets
+// masters are forgotten, so an order of before is answered; one of before a manager
+// left is not, and that is not the answer's fault.
+func TestExternalOrderOutlivesMasters(t *testing.T) {
+	o := newOrdering(t)
+	next := func() uint64 {
+		t.Helper()
+		r, err := o.RotateKeyset(t.Context(), &keydpb.RotateKeysetRequest{Managers: []*profilepb.CertificateChain{o.init.Manager}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.AdoptKeyset(t.Context(), &keydpb.AdoptKeysetRequest{Epoch: r.Epoch, SealedKeyset: sealedFor(t, r, o.cluster.nodeID)}); err != nil {
+			t.Fatal(err)
+		}
+		return r.Epoch
+	}
+	epoch := next()
+	order, key, _ := o.order(t)
+	if err := o.DropMasters(t.Context(), epoch); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.take(t, order, o.leaf(o.identity(), key.Public(), order.NotAfter, nil)); err != nil {
+		t.Errorf("after the former masters were forgotten: %v", err)
+	}
+	order, key, _ = o.order(t)
+	next()
+	if _, err := o.take(t, order, o.leaf(o.identity(), key.Public(), order.NotAfter, nil)); codeName(err) != keydpb.Code_CODE_STALE_EPOCH {
+		t.Errorf("after a manager left: %v", err)
 	}
 }
 

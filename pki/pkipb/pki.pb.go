@@ -895,8 +895,8 @@ type External struct {
 	// DER: the cluster's certificate of that CA, and the root that the CA has itself.
 	Issuer []byte `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	Root   []byte `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
-	// Why it certified nothing lately, in one line, and since when, Unix seconds; empty
-	// while it does.
+	// Why it certified nothing lately, in one line, empty while it does; and since when,
+	// Unix seconds: 0 before the first failure.
 	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	FailedAt      int64  `protobuf:"varint,6,opt,name=failed_at,json=failedAt,proto3" json:"failed_at,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -10,6 +10,7 @@ import (
 	"github.com/smallstep/certificates/cas/apiv1"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/external"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -24,7 +25,7 @@ const noteTimeout = 10 * time.Second
 // answer back.
 type externals struct {
 	client external.Client
-	// outcome is told of each certificate that was ordered: "", or why there is none.
+	// outcome is told what the CA made of each order: "", or why that is no certificate.
 	outcome func(ctx context.Context, failure string)
 }
 
@@ -35,13 +36,16 @@ func (s signer) fill(ctx context.Context, o *keydpb.Order, csr []byte) (*profile
 	leaf, err := s.order(ctx, o, csr)
 	switch {
 	case err == nil:
-		s.external.outcome(ctx, "")
 		return leaf, nil
-	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled): // who asked went away
+	case gone(ctx):
 		return nil, err
 	}
-	s.external.outcome(ctx, err.Error())
 	return nil, &pki.ExternalError{Err: fmt.Errorf("the certificate is not signed: %w", err)}
+}
+
+// gone reports whether who asked went away.
+func gone(ctx context.Context) bool {
+	return ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled)
 }
 
 func (s signer) order(ctx context.Context, o *keydpb.Order, csr []byte) (*profilepb.CertificateChain, error) {
@@ -56,6 +60,9 @@ func (s signer) order(ctx context.Context, o *keydpb.Order, csr []byte) (*profil
 	ca := s.external.client.Authorized(ctx, external.Order{URL: o.GetUrl(), Root: root, Token: o.GetToken(), NotAfter: time.Unix(o.GetNotAfter(), 0)})
 	answer, err := ca.CreateCertificate(&apiv1.CreateCertificateRequest{CSR: req})
 	if err != nil {
+		if !gone(ctx) {
+			s.external.outcome(ctx, err.Error())
+		}
 		return nil, err
 	}
 	take := &keydpb.TakeExternalRequest{Order: o.GetId(), Chain: [][]byte{answer.Certificate.Raw}}
@@ -63,6 +70,12 @@ func (s signer) order(ctx context.Context, o *keydpb.Order, csr []byte) (*profil
 		take.Chain = append(take.Chain, c.Raw)
 	}
 	taken, err := s.keyd.TakeExternal(ctx, take)
+	switch {
+	case err == nil:
+		s.external.outcome(ctx, "")
+	case keydclient.CodeOf(err) == keydpb.Code_CODE_DENIED: // what else fails is keyd's
+		s.external.outcome(ctx, err.Error())
+	}
 	return taken.GetLeaf(), err
 }
 
