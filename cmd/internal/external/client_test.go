@@ -95,13 +95,14 @@ func TestAnswers(t *testing.T) {
 		"it hangs up":   {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "does not answer: EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			stop, answer := make(chan struct{}), c.answer
+			stop, answer, patience := make(chan struct{}), c.answer, 30*time.Second
 			if answer == nil {
+				patience = time.Second
 				answer = func(http.ResponseWriter, *http.Request) { <-stop }
 			}
 			url, root := ca(t, answer)
 			t.Cleanup(func() { close(stop) }) // before the server waits for it
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			var client Client
 			_, err := client.Authorized(ctx, Order{URL: url, Root: root, Token: "a.b.c"}).CreateCertificate(&apiv1.CreateCertificateRequest{CSR: request(t)})
