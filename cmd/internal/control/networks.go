@@ -38,10 +38,10 @@ func (s *Server) CreateNetwork(ctx context.Context, req *controlpb.CreateNetwork
 	return resp, nil
 }
 
-// carried refuses a network of tunnels where every node is in FIPS mode: none could
+// carried refuses a network of the mesh where every node is in FIPS mode: none could
 // carry it. Where some are not, tasks are placed there.
 func (s *Server) carried(ctx context.Context, sp *meshpb.NetworkSpec) error {
-	if sp.GetDriver() != meshspec.Overlay {
+	if !meshspec.Given(sp.GetDriver()) {
 		return nil
 	}
 	return s.view(ctx, func(r *raftstore.ReadTx) error {

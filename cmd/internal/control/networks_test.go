@@ -251,9 +251,11 @@ func TestNoTunnelsInFIPS(t *testing.T) {
 			d.Features = append(d.Features, &taskpb.Feature{Name: meshspec.FIPSFeature, Present: true})
 		})
 	}
-	_, err := w.api.CreateNetwork(t.Context(), &controlpb.CreateNetworkRequest{Spec: &meshpb.NetworkSpec{Name: "back"}})
-	if err == nil || !strings.Contains(err.Error(), meshspec.NoMeshInFIPS) {
-		t.Errorf("an overlay where every node is in FIPS mode: %v", err)
+	for _, driver := range []string{"", meshspec.Overlay, meshspec.Bridge} {
+		_, err := w.api.CreateNetwork(t.Context(), &controlpb.CreateNetworkRequest{Spec: &meshpb.NetworkSpec{Name: "back", Driver: driver}})
+		if err == nil || !strings.Contains(err.Error(), meshspec.NoMeshInFIPS) {
+			t.Errorf("a network of driver %q where every node is in FIPS mode: %v", driver, err)
+		}
 	}
 	w.network(&meshpb.NetworkSpec{Name: "off", Driver: meshspec.NoNetwork})
 }
