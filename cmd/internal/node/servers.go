@@ -57,14 +57,20 @@ var busy = []grpc.ServerOption{
 // serveOn serves srv on the protocol's listener until ctx ends. Every service
 // must have said who may call it.
 func serveOn(ctx context.Context, p *port.Port, alpn string, srv *grpc.Server) error {
-	if err := authz.CheckServer(srv); err != nil {
-		return err
-	}
-	l, err := p.Listen(alpn)
+	l, err := listenFor(p, alpn, srv)
 	if err != nil {
 		return err
 	}
 	return serveGRPC(ctx, srv, l)
+}
+
+// listenFor is a protocol's listener, for a server whose methods all say who may
+// call them.
+func listenFor(p *port.Port, alpn string, srv *grpc.Server) (net.Listener, error) {
+	if err := authz.CheckServer(srv); err != nil {
+		return nil, err
+	}
+	return p.Listen(alpn)
 }
 
 // serveGRPC serves until ctx ends and returns ctx's error then.
@@ -152,11 +158,20 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	control.Register(operators, api)
 	m.direct.Store(&direct{api: api, az: az})
+	forNodes, err := listenFor(p, pki.ALPNGRPC, nodes)
+	if err != nil {
+		return err
+	}
+	forOperators, err := listenFor(p, pki.ALPNLocal, operators)
+	if err != nil {
+		return errors.Join(err, forNodes.Close())
+	}
+	close(m.serving)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, hub.Run(ctx)) })
-	g.Go(func() error { return serveOn(ctx, p, pki.ALPNGRPC, nodes) })
-	g.Go(func() error { return serveOn(ctx, p, pki.ALPNLocal, operators) })
+	g.Go(func() error { return serveGRPC(ctx, nodes, forNodes) })
+	g.Go(func() error { return serveGRPC(ctx, operators, forOperators) })
 	g.Go(func() error {
 		return ended(ctx, m.store.WhileLeader(ctx, func(ctx context.Context) { m.lead(ctx, d, ca) }))
 	})

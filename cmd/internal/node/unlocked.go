@@ -68,6 +68,9 @@ type managerState struct {
 	strange chan shown
 	journal journal
 
+	// serving is closed once calls to the leader find somebody here, if it leads.
+	serving chan struct{}
+
 	// dispatcher knows whom it hears while this manager leads; nil at first.
 	dispatcher atomic.Pointer[dispatcher.Dispatcher]
 
@@ -100,7 +103,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if err := n.disk.keepStore(k.incarnation); err != nil {
 		return err
 	}
-	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), strange: make(chan shown, 16), journal: n.keyd, spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
+	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), strange: make(chan shown, 16), journal: n.keyd, serving: make(chan struct{}), spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
 	m.link = &leaderLink{dial: m.dialLeader}
 	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever
@@ -191,6 +194,11 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		}
 		if err := m.awaitLeader(ctx); err != nil {
 			return err
+		}
+		select {
+		case <-m.serving:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		if err := n.disk.noteFailure(""); err != nil {
 			return err
