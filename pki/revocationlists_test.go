@@ -206,7 +206,7 @@ func TestWorkloadLists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	workloads := []*pkipb.IssuedCertificate{issued(first, 4, time.Hour), issued(first, 5, 3*time.Second)}
+	workloads := []*pkipb.IssuedCertificate{issued(first, 4, time.Hour), issued(first, 5, time.Hour)}
 	c.update(func(tx *raftstore.Tx) error { return pki.ListWorkloads(tx, joined.NodeID, workloads) })
 	if n := c.node(joined.NodeID); len(n.GetWorkloadCertificates()) != 0 {
 		t.Error("a member's are listed")

@@ -19,6 +19,15 @@ func (d *Dispatcher) LastHeard(node string) (time.Time, bool) {
 	return m.heard, true
 }
 
+// Beats reports whether a node has a session and was heard on it of late: within a
+// heartbeat, and half of one for its way.
+func (d *Dispatcher) Beats(node string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.members[node]
+	return m != nil && m.session != nil && time.Since(m.heard) < d.config.Heartbeat*3/2
+}
+
 // hear prolongs a node's life. The caller holds mu.
 func (d *Dispatcher) hear(m *member) {
 	m.heard = time.Now()

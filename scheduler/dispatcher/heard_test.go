@@ -28,12 +28,25 @@ func TestLastHeard(t *testing.T) {
 		c := w.session(n)
 		c.beat(time.Minute)
 		want("with a session", n, 0, 5*time.Second)
+		beats := func(what string, want bool) {
+			t.Helper()
+			if w.d.Beats(n) != want {
+				t.Errorf("%s: beats: %v", what, !want)
+			}
+		}
+		beats("with a session", true)
+		w.settle(8 * time.Second)
+		beats("silent", false)
+		c.beat(5 * time.Second)
+		beats("heard again", true)
 		if since(n) != 0 {
 			t.Error("it is up, and down since", since(n))
 		}
 		last := time.Now()
 		c.cancel()
-		w.settle(10 * time.Second)
+		w.settle(time.Second)
+		beats("without a session", false)
+		w.settle(9 * time.Second)
 		want("before it is down", n, 10*time.Second, 5*time.Second)
 		w.settle(time.Minute)
 		w.wantNode(n, down)

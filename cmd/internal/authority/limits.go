@@ -9,6 +9,7 @@ const (
 	// lookPause is the least time between two looks at all nodes, and lookRest how
 	// many times as long as it took there is none after a look: what a thousand nodes
 	// report one by one must not be a thousand looks. lookInterval is the most while a root is being replaced, and idleInterval otherwise.
+	// No rest is longer than lookInterval: a look may have taken long for other reasons.
 	lookPause    = 30 * time.Millisecond
 	lookRest     = 15
 	lookInterval = time.Second

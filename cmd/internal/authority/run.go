@@ -48,7 +48,7 @@ func (s *Server) follow(ctx context.Context, began time.Time) error {
 		if err != nil {
 			return err
 		}
-		rest := max(lookPause, lookRest*time.Since(looked))
+		rest := min(max(lookPause, lookRest*time.Since(looked)), lookInterval)
 		wait := idleInterval
 		if rotating {
 			wait = lookInterval

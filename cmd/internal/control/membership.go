@@ -260,19 +260,16 @@ func (l *leaving) rotate(ctx context.Context) error {
 // was shown already, and would be worth nothing. What changed meanwhile the commit
 // finds.
 func (l *leaving) keydReady(ctx context.Context, do func() error) error {
-	timer := time.NewTimer(cmp.Or(l.c.KeydPatience, defaultKeydPatience))
-	defer timer.Stop()
+	end := time.Now().Add(cmp.Or(l.c.KeydPatience, defaultKeydPatience))
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		err := do()
-		if keydclient.CodeOf(err) != keydpb.Code_CODE_RATE_LIMITED {
+		if keydclient.CodeOf(err) != keydpb.Code_CODE_RATE_LIMITED || time.Now().After(end) {
 			return err
 		}
 		select {
 		case <-tick.C:
-		case <-timer.C:
-			return err
 		case <-ctx.Done():
 			return ctx.Err()
 		}

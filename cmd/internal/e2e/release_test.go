@@ -35,11 +35,7 @@ func TestPeerRelease(t *testing.T) {
 			}
 			return ""
 		})
-		took := time.Since(began).Round(100 * time.Millisecond)
-		t.Logf("%s: open and serving %v after its daemons were started", what, took)
-		if took > 5*time.Second {
-			t.Errorf("%s: it took %v", what, took)
-		}
+		t.Logf("%s: open and serving %v after its daemons were started", what, time.Since(began).Round(100*time.Millisecond))
 	}
 	// stays is a manager that the others refuse, and says why.
 	stays := func(what, why string) {

@@ -105,8 +105,11 @@ const (
 	// spreadPause is the least time between two looks at all nodes, and spreadRest how
 	// many times as long as it took there is none after a look: with thousands of nodes
 	// that renew one after the other, looking would cost more than renewing.
-	spreadPause = 20 * time.Millisecond
-	spreadRest  = 15
+	// No rest is longer than longestSpreadRest: a look may have taken long because the
+	// machine did.
+	spreadPause       = 20 * time.Millisecond
+	spreadRest        = 15
+	longestSpreadRest = 2 * time.Second
 	// spreadAtOnce bounds the nodes that are at their renewal at a time: as one has
 	// done it the next is told. One that takes longer than spreadPatience is not
 	// waited for.
@@ -166,7 +169,7 @@ func (m *managerState) watchMembership(ctx context.Context, d *dispatcher.Dispat
 		if err != nil {
 			return err
 		}
-		if err := sleep(ctx, max(spreadPause, spreadRest*time.Since(looked))); err != nil {
+		if err := sleep(ctx, min(max(spreadPause, spreadRest*time.Since(looked)), longestSpreadRest)); err != nil {
 			return err
 		}
 		if more {

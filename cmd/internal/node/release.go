@@ -182,6 +182,11 @@ func (m *managerState) release(ctx context.Context, id authz.Identity, from neti
 	if err != nil {
 		return nil, err
 	}
+	if why == nil && m.beats(node.GetId()) {
+		// Whoever answered at its address, it is not locked. It may be a session that
+		// nobody has noticed the end of, so this is no refusal for good, and no event.
+		return nil, fmt.Errorf("%s is heard on another connection: where its machine just stopped, ask again in some seconds", node.GetName())
+	}
 	if why == nil {
 		why = m.recent(node.GetId(), policy, time.Now())
 	}
@@ -232,6 +237,13 @@ func (m *managerState) locked(ctx context.Context, node *pkipb.Node, from netip.
 		return nil, &refusal{"in use", fmt.Sprintf("%s is open, at %s: somebody else asks in its name", node.GetName(), node.GetAddress())}, nil
 	}
 	return nil, nil, fmt.Errorf("%s is open already", node.GetName())
+}
+
+// beats reports whether a manager is heard in its session with the leader at this
+// moment, as one that is locked is not.
+func (m *managerState) beats(id string) bool {
+	d := m.dispatcher.Load()
+	return d != nil && d.Beats(id)
 }
 
 // recent is why a manager is not released that was away for too long.
