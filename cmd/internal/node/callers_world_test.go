@@ -68,7 +68,7 @@ func newCallerWorld(t testing.TB) *callerWorld {
 		n.netd.Close()
 	})
 	n.self = &member{NodeID: self.Record.GetId(), ClusterID: ca.ClusterID, Manager: true}
-	w := &callerWorld{ca: ca, m: &managerState{n: n, store: store, creds: self.Credentials}}
+	w := &callerWorld{ca: ca, m: &managerState{n: n, store: store, creds: self.Credentials, serving: make(chan struct{})}}
 	w.m.link = &leaderLink{dial: w.m.dialLeader}
 	w.m.clocks = newClocks(w.m)
 	w.update(t, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, ca.Cluster()) })
