@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -102,9 +103,11 @@ func revocationLists(r raftstore.Reader, workload [][]byte, now time.Time) ([]re
 			}
 		}
 	}
+	// Which CA issued those may be a node's word alone: no list but a workload CA's reads it.
+	ofWorkloads := map[string][]Revoked{}
 	workloadsListed(r, func(cert *pkipb.IssuedCertificate, at int64) {
 		if cert.GetNotAfter() > now.Unix() {
-			of[string(cert.GetIssuer())] = append(of[string(cert.GetIssuer())], Revoked{cert.GetSerial(), at})
+			ofWorkloads[string(cert.GetIssuer())] = append(ofWorkloads[string(cert.GetIssuer())], Revoked{cert.GetSerial(), at})
 		}
 	})
 	for _, ca := range c.GetRevokedIssuers() {
@@ -118,17 +121,13 @@ func revocationLists(r raftstore.Reader, workload [][]byte, now time.Time) ([]re
 		out = append(out, revocationList{ca: sum[:], revoked: of[string(sum[:])]})
 	}
 	for _, ca := range workload {
-		out = append(out, revocationList{ca: ca, workload: true, revoked: of[string(ca)]})
+		out = append(out, revocationList{ca: ca, workload: true, revoked: ofWorkloads[string(ca)]})
 	}
 	for i := range out {
 		l := &out[i]
-		// Newest first, so that the oldest, which end first, give way.
-		slices.SortFunc(l.revoked, func(a, b Revoked) int {
-			if a.At != b.At {
-				return int(b.At - a.At)
-			}
-			return bytes.Compare(a.Serial, b.Serial)
-		})
+		// Newest first, so that the oldest, which end first, give way; of one revocation in
+		// the order of its record.
+		slices.SortStableFunc(l.revoked, func(a, b Revoked) int { return cmp.Compare(b.At, a.At) })
 		// What was issued to a denied node for a denied identity stands there twice.
 		seen := map[string]bool{}
 		l.revoked = slices.DeleteFunc(l.revoked, func(r Revoked) bool {

@@ -196,11 +196,34 @@ func TestWorkloadLists(t *testing.T) {
 		t.Errorf("of an identity that is not denied %v are listed", got)
 	}
 	c.update(func(tx *raftstore.Tx) error { _, _, err := pki.DenyIdentity(tx, id); return err })
+	// Of which CA they are may be a node's word: the issuing CA and the root list none.
+	list(issued(c.Issuer, 9, time.Hour), issued(c.Root, 9, time.Hour))
 	list(issued(first, 1, time.Hour), issued(first, 2, time.Hour), issued(first, 3, -time.Minute))
 	list(issued(first, 2, time.Hour), issued(first, 4, time.Hour))
 	if got := listed(first, 1); !bytes.Equal(got, []byte{1, 2, 4}) {
 		t.Errorf("of a denied identity %v are listed", got)
 	}
+	for _, ca := range []*x509.Certificate{c.Issuer, c.Root} {
+		if got := listed(ca, 1); len(got) != 0 {
+			t.Errorf("%s lists %v of workloads", ca.Subject, got)
+		}
+	}
+	// A revocation does not push out what was listed before it.
+	c.update(func(tx *raftstore.Tx) error {
+		was, _ := store.DeniedIdentities.Get(tx, id)
+		var many []*pkipb.IssuedCertificate
+		for i := range 7000 {
+			many = append(many, &pkipb.IssuedCertificate{Serial: []byte{100, byte(i >> 8), byte(i)}, Issuer: of(second), NotAfter: time.Now().Add(20 * time.Hour).Unix()})
+		}
+		if err := pki.ListIdentity(tx, id, many); err != nil {
+			return err
+		}
+		rec, _ := store.DeniedIdentities.Get(tx, id)
+		if n := len(was.GetCertificates()); len(rec.GetCertificates()) >= 7000 || !slices.EqualFunc(rec.GetCertificates()[:n], was.GetCertificates(), func(a, b *pkipb.IssuedCertificate) bool { return proto.Equal(a, b) }) {
+			t.Error("what was listed before gave way")
+		}
+		return store.DeniedIdentities.Put(tx, was)
+	})
 	// A node whose task had one of the same.
 	joined, err := c.join(c.token(pki.TokenRequest{Role: worker}))
 	if err != nil {

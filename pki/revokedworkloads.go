@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -43,23 +42,18 @@ func ListWorkloads(tx *raftstore.Tx, node string, certs []*pkipb.IssuedCertifica
 	return store.Nodes.Put(tx, n)
 }
 
-// withListed adds to what is listed what is not, the last to end first, as far as there is
-// room on a list.
+// withListed adds to what is listed what is not, in its order, as far as there is room on
+// a list. It takes two CAs' certificates of one serial number for two: who makes up an issuer
+// keeps nobody else's off.
 func withListed(tx *raftstore.Tx, old, more []*pkipb.IssuedCertificate) []*pkipb.IssuedCertificate {
 	seen := map[string]bool{}
 	var out []*pkipb.IssuedCertificate
 	for _, c := range slices.Concat(old, more) {
-		if serial := string(c.GetSerial()); !seen[serial] && c.GetNotAfter() > tx.Now().Unix() {
-			seen[serial] = true
+		if key := string(c.GetIssuer()) + string(c.GetSerial()); !seen[key] && c.GetNotAfter() > tx.Now().Unix() {
+			seen[key] = true
 			out = append(out, c)
 		}
 	}
-	slices.SortFunc(out, func(a, b *pkipb.IssuedCertificate) int {
-		if a.GetNotAfter() != b.GetNotAfter() {
-			return int(b.GetNotAfter() - a.GetNotAfter())
-		}
-		return bytes.Compare(a.GetSerial(), b.GetSerial())
-	})
 	return out[:min(len(out), maxListed)]
 }
 

@@ -288,6 +288,7 @@ func (s *Server) Report(ctx context.Context, req *schedulerpb.IdentityReport) (*
 		return nil, status.Errorf(codes.InvalidArgument, "a report of %d identities: at most %d are accepted", n, maxHeld)
 	}
 	clean := make([]*schedulerpb.HeldIdentity, 0, len(req.GetHeld()))
+	tasks := make(map[string]bool, len(req.GetHeld()))
 	for _, h := range req.GetHeld() {
 		if _, _, _, err := profile.ParseServiceURI(h.GetIdentity()); err != nil || !ident.Valid(h.GetTaskId()) || len(h.GetSerial()) > 20 {
 			return nil, status.Error(codes.InvalidArgument, "a report of identities is malformed")
@@ -295,6 +296,10 @@ func (s *Server) Report(ctx context.Context, req *schedulerpb.IdentityReport) (*
 		if !wellFormed(h.GetCertificates(), time.Now()) {
 			return nil, status.Error(codes.InvalidArgument, "a report names what is no certificate of a workload")
 		}
+		if tasks[h.GetTaskId()] {
+			return nil, status.Error(codes.InvalidArgument, "a report names a task twice")
+		}
+		tasks[h.GetTaskId()] = true
 		clean = append(clean, &schedulerpb.HeldIdentity{TaskId: h.TaskId, Identity: h.Identity, Serial: h.Serial, IssuedAt: h.IssuedAt, ExpiresAt: h.ExpiresAt,
 			Tokens: h.Tokens, Streams: h.Streams, Files: h.Files, Error: cleanText(h.Error), Certificates: h.Certificates})
 	}

@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"slices"
@@ -64,7 +66,9 @@ func wellFormed(certs []*schedulerpb.HeldCertificate, now time.Time) bool {
 // IssuedFor returns the certificates of an identity that have not ended, as far as
 // this leader knows: what it had signed, and of what a leader before it had, what
 // nodes say that their tasks hold. A node is believed of tasks that are assigned to
-// it, and of no certificate that this leader had signed for somebody else.
+// it, and of no certificate that this leader had signed for somebody else. What this
+// leader had signed comes first, either part with the last to end first: where a list
+// has no room for all, no node's word takes it.
 func (s *Server) IssuedFor(identity string) ([]*pkipb.IssuedCertificate, error) {
 	return s.known(func(_, of string) bool { return of == identity })
 }
@@ -96,6 +100,9 @@ func (s *Server) known(wanted func(node, identity string) bool) (out []*pkipb.Is
 		}
 	}
 	s.mu.Unlock()
+	lastFirst(out)
+	var said []*pkipb.IssuedCertificate
+	told := map[string]bool{}
 	err = s.c.Store.View(func(r *raftstore.ReadTx) error {
 		for _, c := range claims {
 			t, ok := store.Tasks.Get(r, c.held.GetTaskId())
@@ -106,13 +113,22 @@ func (s *Server) known(wanted func(node, identity string) bool) (out []*pkipb.Is
 				continue
 			}
 			for _, h := range c.held.GetCertificates() {
-				if serial := string(h.GetSerial()); !signed[serial] && h.GetExpiresAt() > now {
-					signed[serial] = true
-					out = append(out, &pkipb.IssuedCertificate{Serial: h.GetSerial(), Issuer: h.GetIssuer(), NotAfter: h.GetExpiresAt()})
+				// Who makes up an issuer takes no serial number from another.
+				key := string(h.GetIssuer()) + string(h.GetSerial())
+				if !signed[string(h.GetSerial())] && !told[key] && h.GetExpiresAt() > now {
+					told[key] = true
+					said = append(said, &pkipb.IssuedCertificate{Serial: h.GetSerial(), Issuer: h.GetIssuer(), NotAfter: h.GetExpiresAt()})
 				}
 			}
 		}
 		return nil
 	})
-	return out, err
+	lastFirst(said)
+	return append(out, said...), err
+}
+
+func lastFirst(certs []*pkipb.IssuedCertificate) {
+	slices.SortFunc(certs, func(a, b *pkipb.IssuedCertificate) int {
+		return cmp.Or(cmp.Compare(b.GetNotAfter(), a.GetNotAfter()), bytes.Compare(a.GetSerial(), b.GetSerial()))
+	})
 }

@@ -170,6 +170,10 @@ func TestReportedCertificates(t *testing.T) {
 		if a, _ := w.serials(); !slices.Equal(a, []byte{7, 8}) {
 			t.Errorf("a node is believed of others' tasks: %v", a)
 		}
+		time.Sleep(time.Minute) // of the bubble's clock
+		if err := w.report(w.node, held(w, w.task, 7), held(w, w.task, 8)); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("a task twice: %v", err)
+		}
 		// Of what this leader had signed, the node's word counts for nothing.
 		w.certifies(time.Hour, nil)
 		if _, err := w.certificate(); err != nil {
@@ -180,6 +184,22 @@ func TestReportedCertificates(t *testing.T) {
 		}
 		if a, _ := w.serials(); !slices.Equal(a, []byte{1, 7}) {
 			t.Errorf("known are %v", a)
+		}
+		// What this leader had signed comes first, however long a node says that others live.
+		// A serial number of a CA that was made up keeps nobody else's off.
+		long := held(w, w.task, 5, 6, 6)
+		long.Certificates[0].ExpiresAt = time.Now().Add(pki.LongestSVID).Unix()
+		long.Certificates[1].Issuer = make([]byte, sha256.Size)
+		if err := w.report(w.node, long); err != nil {
+			t.Fatal(err)
+		}
+		var order []byte
+		certs, err := w.IssuedTo(w.node)
+		for _, c := range certs {
+			order = append(order, c.GetSerial()...)
+		}
+		if err != nil || !slices.Equal(order, []byte{1, 5, 6, 6}) {
+			t.Errorf("known are %v, %v", order, err)
 		}
 		// A list that named these could not be signed.
 		for name, bad := range map[string]func(*schedulerpb.HeldCertificate){
