@@ -5,7 +5,11 @@ import (
 	"crypto/x509"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -16,7 +20,8 @@ const revocationLevel = 3
 
 // noteIssued keeps in the record what a revocation list needs to name the
 // certificate: there is no table of them. Those that have ended go, and beyond
-// maxNoted the oldest, which the record's own keys do not name either.
+// maxNoted the oldest, which the record's own keys do not name either. No worker comes
+// that far (errManyLive).
 func noteIssued(n *pkipb.Node, leaf *x509.Certificate, issuer []byte, now time.Time) {
 	certs := []*pkipb.IssuedCertificate{{Serial: leaf.SerialNumber.Bytes(), Issuer: issuer, NotAfter: leaf.NotAfter.Unix()}}
 	for _, c := range n.GetCertificates() {
@@ -25,6 +30,21 @@ func noteIssued(n *pkipb.Node, leaf *x509.Certificate, issuer []byte, now time.T
 		}
 	}
 	n.Certificates = certs
+}
+
+// errManyLive keeps a worker from renewing until what it was given before is on no list
+// and, shown again, looks like a certificate that nobody gave out.
+var errManyLive = status.Errorf(codes.ResourceExhausted, "this node has %d certificates that have not ended: try again later, when the first have", maxNoted)
+
+// manyLive reports whether a worker has as many certificates as its record can note.
+func manyLive(n *pkipb.Node, now time.Time) bool {
+	count := 0
+	for _, c := range n.GetCertificates() {
+		if live(c, now.Add(-profile.Backdate)) { // noteIssued goes by NotBefore
+			count++
+		}
+	}
+	return n.GetRole() == profilepb.Role_ROLE_WORKER && count >= maxNoted
 }
 
 // noteChain is noteIssued for a chain as it was issued.

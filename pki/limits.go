@@ -97,8 +97,9 @@ const (
 	maxDeniedIdentities = 1024
 
 	// maxNoted bounds the certificates of a node that its record can have listed as
-	// revoked.
-	maxNoted = 16
+	// revoked: a node that renews when due has two or three that have not ended, and
+	// one more for each replacement of a CA meanwhile.
+	maxNoted = 32
 
 	// maxUnjournalled bounds the certificates on record that nobody gave out.
 	maxUnjournalled = 16

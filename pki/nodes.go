@@ -62,6 +62,9 @@ func RecordLeaf(tx *raftstore.Tx, nodeID string, presented []byte, issued Issued
 	if err := authz.CheckRecord(n, n.GetRole(), presented); err != nil {
 		return err
 	}
+	if manyLive(n, tx.Now()) {
+		return errManyLive
+	}
 	n = proto.CloneOf(n)
 	if err := setLeaves(n, issued, presented); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -244,6 +246,44 @@ func TestRenew(t *testing.T) {
 	// The certificate whose reply was lost is neither current nor previous now.
 	if _, err := call(t, c, n.Credentials); status.Code(err) == codes.InvalidArgument {
 		t.Error("a certificate two generations old was accepted")
+	}
+}
+
+// TestRenewWithMany: what a worker was given stays noted until it has ended; it renews no
+// more where there is no room.
+func TestRenewWithMany(t *testing.T) {
+	c := newCluster(t)
+	for _, tc := range []struct {
+		live, ended int
+		ok          bool
+	}{{31, 0, true}, {32, 0, false}, {31, 1, true}} {
+		n := c.member(worker, time.Now().Add(-23*time.Hour))
+		var noted []*pkipb.IssuedCertificate
+		for i := range tc.live + tc.ended {
+			end := time.Now().Add(time.Hour)
+			if i < tc.ended {
+				end = time.Now().Add(-2 * time.Hour)
+			}
+			noted = append(noted, &pkipb.IssuedCertificate{Serial: []byte{1, byte(i)}, Issuer: []byte("x"), NotAfter: end.Unix()})
+		}
+		c.update(func(tx *raftstore.Tx) error {
+			rec, _ := store.Nodes.Get(tx, n.Record.GetId())
+			rec = proto.CloneOf(rec)
+			rec.Certificates = noted
+			return store.Nodes.Put(tx, rec)
+		})
+		if err := c.renewOnce(n); (err == nil) != tc.ok || !tc.ok && (status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "try again later")) {
+			t.Errorf("with %d certificates that have not ended: %v", tc.live, err)
+		}
+		kept := map[string]bool{}
+		for _, k := range c.node(n.Record.GetId()).GetCertificates() {
+			kept[string(k.GetSerial())] = true
+		}
+		for _, k := range noted[tc.ended:] {
+			if !kept[string(k.GetSerial())] {
+				t.Fatal("one that has not ended is forgotten")
+			}
+		}
 	}
 }
 

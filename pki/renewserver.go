@@ -49,9 +49,19 @@ func (s *RenewServer) Renew(ctx context.Context, req *pkipb.RenewRequest) (*pkip
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	var c *pkipb.Cluster
-	if err := s.store.View(func(r *raftstore.ReadTx) (err error) { c, err = store.GetCluster(r); return err }); err != nil {
+	many := false
+	if err := s.store.View(func(r *raftstore.ReadTx) (err error) {
+		n, _ := store.Nodes.Get(r, caller.NodeID)
+		many = manyLive(n, time.Now())
+		c, err = store.GetCluster(r)
+		return err
+	}); err != nil {
 		log.Error("reading the cluster record failed", "error", err)
 		return nil, status.Error(codes.Internal, "the renewal failed on the manager: see its log")
+	}
+	if many {
+		log.Warn("refused a renewal", "reason", errManyLive)
+		return nil, errManyLive
 	}
 	issued, err := s.signer.SignRenew(ctx, SignRenew{
 		Old: &profilepb.CertificateChain{Certificates: caller.Chain},
@@ -75,7 +85,7 @@ func (s *RenewServer) Renew(ctx context.Context, req *pkipb.RenewRequest) (*pkip
 	switch {
 	case errors.Is(err, raftstore.ErrNotLeader), errors.Is(err, raftstore.ErrUncertain):
 		return nil, status.Error(codes.Unavailable, "the manager is not the leader now: try again")
-	case status.Code(err) == codes.Unauthenticated, status.Code(err) == codes.PermissionDenied:
+	case errors.Is(err, errManyLive), status.Code(err) == codes.Unauthenticated, status.Code(err) == codes.PermissionDenied:
 		return nil, err
 	case err != nil:
 		log.Error("writing a renewal failed", "error", err)
