@@ -17,6 +17,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/erase"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -88,14 +89,18 @@ func (k *keyset) orderScalar() ([]byte, error) {
 	return private.Bytes()
 }
 
-// orderSigner signs orders; the caller wipes its key.
-func (k *keyset) orderSigner() (*tokenSigner, error) {
-	scalar, err := k.orderScalar()
-	if err != nil {
-		return nil, err
-	}
-	defer clear(scalar)
-	return newJWTSigner(scalar)
+// orderSigner signs orders; the caller wipes its key. Deriving it leaves copies on
+// the heap that only erase reaches, and verbs that order run outside of it.
+func (k *keyset) orderSigner() (signer *tokenSigner, err error) {
+	erase.Do(func() {
+		var scalar []byte
+		if scalar, err = k.orderScalar(); err != nil {
+			return
+		}
+		defer clear(scalar)
+		signer, err = newJWTSigner(scalar)
+	})
+	return signer, err
 }
 
 // orderPublic is what an external CA verifies orders with.
