@@ -53,13 +53,23 @@ type world struct {
 	sessions []dispatcher.SessionInfo
 	ends     meshEnds
 	issued   map[string][]*pkipb.IssuedCertificate // by identity or node
+	going    func()                                // when set, is called before it
+	noIssued func() error                          // when set, answers in place of issued of nodes
 }
 
 // IssuedFor and IssuedTo are the leader's memory of certificates of workloads.
 func (w *world) IssuedFor(identity string) ([]*pkipb.IssuedCertificate, error) {
 	return w.issued[identity], nil
 }
-func (w *world) IssuedTo(node string) ([]*pkipb.IssuedCertificate, error) { return w.issued[node], nil }
+func (w *world) IssuedTo(node string) ([]*pkipb.IssuedCertificate, error) {
+	if w.going != nil {
+		w.going()
+	}
+	if w.noIssued != nil {
+		return nil, w.noIssued()
+	}
+	return w.issued[node], nil
+}
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, ca: pkitest.New(t), registry: map[string]string{ref: digestA}, logs: map[string][]*schedulerpb.LogChunk{}}

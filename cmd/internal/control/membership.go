@@ -87,6 +87,7 @@ type leaving struct {
 	rotation *controlpb.Rotation
 	services []string
 	known    *controlpb.KnownSecrets
+	unlisted error // why what its tasks held is not on the revocation list
 }
 
 func (l *leaving) manager() bool { return l.node.GetRole() == profilepb.Role_ROLE_MANAGER }
@@ -119,8 +120,9 @@ func (l *leaving) run(ctx context.Context) error {
 		return err
 	}
 	if w := l.c.Workloads; w != nil {
-		if err := l.list(ctx, l.node.GetId(), w.IssuedTo, pki.ListWorkloads); err != nil {
-			l.c.Logger.WarnContext(ctx, "what the tasks of a node that left held is not on the revocation list", "node", l.node.GetId(), "err", err)
+		// The node is out: who asked and went away takes nothing of that back.
+		if l.unlisted = l.list(context.WithoutCancel(ctx), l.node.GetId(), w.IssuedTo, pki.ListWorkloads); l.unlisted != nil {
+			l.c.Logger.WarnContext(ctx, "what the tasks of a node that left held is not on the revocation list", "node", l.node.GetId(), "err", l.unlisted)
 		}
 	}
 	if l.manager() {

@@ -22,11 +22,21 @@ import (
 )
 
 // RevokeNode denies a node at once, as RemoveNode does with its keys in other
-// hands; the node stays listed, as revoked, until it is removed.
+// hands; the node stays listed, as revoked, until it is removed. Of one that is revoked
+// already it puts what its tasks held on the revocation list, as far as that is known.
 func (s *Server) RevokeNode(ctx context.Context, req *controlpb.RevokeNodeRequest) (*controlpb.RevokeNodeResponse, error) {
 	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(),
 		force: true, how: pki.Leaving{Compromised: true, Listed: true}}
+	if gone, err := s.revoked(ctx, req.GetNode()); err != nil || gone != nil {
+		if w := s.c.Workloads; err == nil && !l.only && w != nil {
+			err = unlisted(s.list(context.WithoutCancel(ctx), gone.GetId(), w.IssuedTo, pki.ListWorkloads))
+		}
+		return &controlpb.RevokeNodeResponse{Id: gone.GetId()}, err
+	}
 	if err := l.run(ctx); err != nil {
+		return nil, err
+	}
+	if err := unlisted(l.unlisted); err != nil {
 		return nil, err
 	}
 	resp := &controlpb.RevokeNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.operator == nil, Known: l.known}
@@ -35,6 +45,14 @@ func (s *Server) RevokeNode(ctx context.Context, req *controlpb.RevokeNodeReques
 		s.c.Logger.InfoContext(ctx, "node revoked", "node", resp.GetId(), "keyset_epoch", l.rotation.GetKeysetEpoch())
 	}
 	return resp, nil
+}
+
+// unlisted is what the caller is told of that.
+func unlisted(err error) error {
+	if err == nil {
+		return nil
+	}
+	return apierr.New(apierr.ReasonTimeout, "run the command again", "the node is revoked, but what its tasks held is not on the revocation list yet")
 }
 
 // revoked returns the revoked node of that name, where no member is meant; nil:

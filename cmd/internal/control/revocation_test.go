@@ -1,6 +1,8 @@
 package control_test
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -55,10 +57,6 @@ func TestRevokeNode(t *testing.T) {
 	}
 	for _, again := range []func() error{
 		func() error {
-			_, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: id})
-			return err
-		},
-		func() error {
 			_, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: id})
 			return err
 		},
@@ -66,6 +64,10 @@ func TestRevokeNode(t *testing.T) {
 		if err := again(); err == nil || !strings.Contains(err.Error(), "no node") {
 			t.Errorf("what is revoked is a member no more: %v", err)
 		}
+	}
+	w.issued[id] = append(w.issued[id], &pkipb.IssuedCertificate{Serial: []byte{2}, NotAfter: time.Now().Add(time.Hour).Unix()})
+	if resp, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: "worker-9"}); err != nil || resp.GetId() != id || len(record(id).GetWorkloadCertificates()) != 2 {
+		t.Errorf("revoked again: %v, %v; its record is %v", resp, err, record(id))
 	}
 	twin := w.addNode("worker-9", false)
 	if resp, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: id, Check: true}); err != nil || resp.GetId() != id {
@@ -79,6 +81,43 @@ func TestRevokeNode(t *testing.T) {
 	}
 	if len(revoked()) != 0 || !record(id).GetDenied() || record(twin).GetDenied() {
 		t.Error("it was removed, and is listed, or forgiven, or its namesake went with it")
+	}
+}
+
+// Who goes away in the middle leaves nothing undone; what could not be listed is told, and
+// listed when the command is given again.
+func TestRevokeNodeInterrupted(t *testing.T) {
+	w := newLeaveWorld(t)
+	listed := func(id string) int {
+		n, err := pkistore.Directory{Store: w.store}.Node(id)
+		if err != nil || !n.GetRevoked() {
+			t.Fatal(n, err)
+		}
+		return len(n.GetWorkloadCertificates())
+	}
+	w.issued = map[string][]*pkipb.IssuedCertificate{}
+	for _, name := range []string{"worker-7", "worker-8"} {
+		id := w.addNode(name, false)
+		w.issued[id] = []*pkipb.IssuedCertificate{{Serial: []byte{1}, NotAfter: time.Now().Add(time.Hour).Unix()}}
+		ctx, cancel := context.WithCancel(t.Context())
+		w.noIssued = func() error { return errors.New("the store is closed") }
+		want := 0
+		if name == "worker-8" {
+			w.noIssued, want = nil, 1
+			w.going = cancel
+		}
+		_, err := w.api.RevokeNode(ctx, &controlpb.RevokeNodeRequest{Node: name})
+		cancel()
+		w.noIssued, w.going = nil, nil
+		if want == 0 && (apierr.ReasonOf(err) != apierr.ReasonTimeout || !strings.Contains(err.Error(), "is revoked")) {
+			t.Errorf("what is not listed is told so: %v", err)
+		}
+		if n := listed(id); n != want {
+			t.Errorf("%s: %d are listed, want %d", name, n, want)
+		}
+		if _, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: name}); err != nil || listed(id) != 1 {
+			t.Errorf("%s again: %v, %d are listed", name, err, listed(id))
+		}
 	}
 }
 
