@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +65,8 @@ func TestExternalIsForWorkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &pkipb.Cluster{ClusterId: cluster, Roots: [][]byte{root.Raw}, Issuers: [][]byte{sign(t, own, root, ownKey.Public(), rootKey).Raw},
+	owns := sign(t, own, root, ownKey.Public(), rootKey)
+	c := &pkipb.Cluster{ClusterId: cluster, Roots: [][]byte{root.Raw}, Issuers: [][]byte{owns.Raw},
 		External: &pkipb.External{Issuer: issuer.Raw}}
 	manages, err := pki.TrustFromCluster(c)
 	if err != nil {
@@ -76,6 +78,7 @@ func TestExternalIsForWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	works := pki.Trust{ClusterID: cluster, Roots: []*x509.Certificate{root}, AnyIssuer: true}
+	stepCA := pkix.Extension{Id: profile.OIDProvisioner, Value: []byte{0x30, 0}}
 	everybody := pki.Expect{Roles: []profilepb.Role{worker, manager, profilepb.Role_ROLE_BOOT}}
 	for _, role := range everybody.Roles {
 		leafKey, err := pki.NewKey()
@@ -84,6 +87,16 @@ func TestExternalIsForWorkers(t *testing.T) {
 		}
 		template := profile.LeafTemplate(profile.Identity{ClusterID: cluster, NodeID: ident.New(), Role: role}, time.Now(), 30*time.Minute)
 		template.SerialNumber = big.NewInt(3)
+		for _, extra := range []bool{false, true} { // below the cluster's own
+			plain := *template
+			if extra {
+				plain.ExtraExtensions = append(slices.Clip(plain.ExtraExtensions), stepCA)
+			}
+			if _, err := manages.Verify([]*x509.Certificate{sign(t, &plain, owns, leafKey.Public(), ownKey), owns, root}, everybody); (err == nil) == extra {
+				t.Errorf("a %s of the cluster's own CA, with an extension of step-ca: %t: %v", profile.RoleName(role), extra, err)
+			}
+		}
+		template.ExtraExtensions = append(template.ExtraExtensions, stepCA)
 		shown := []*x509.Certificate{sign(t, template, issuer, leafKey.Public(), key), issuer, root}
 		for name, trust := range map[string]pki.Trust{"a manager": manages, "a worker": works} {
 			for range 2 { // the second time it is remembered

@@ -206,7 +206,7 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 	rank, found, external := issuerUnknown, false, false
 	for _, chain := range chains {
 		// Leaf, issuing CA, root: a root signs no node.
-		if len(chain) < 3 || !mayIssue(chain[1:], id.Role) {
+		if len(chain) < 3 || !profile.MayStand(chain, id.Role) {
 			continue
 		}
 		gone := !slices.ContainsFunc(t.Roots, chain[len(chain)-1].Equal)
@@ -230,11 +230,6 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 		verified.put(key, v)
 	}
 	return v, nil
-}
-
-// mayIssue reports whether all these CAs may stand above a leaf of that role.
-func mayIssue(above []*x509.Certificate, role profilepb.Role) bool {
-	return !slices.ContainsFunc(above, func(ca *x509.Certificate) bool { return !profile.MayIssue(ca, role) })
 }
 
 // Again is Verify for a peer that was verified before, under this trust and for

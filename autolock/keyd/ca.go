@@ -196,7 +196,7 @@ func (k *keyset) verifyBy(cert *x509.Certificate, at time.Time, by ...*x509.Cert
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	for _, chain := range chains {
-		if len(chain) == 3 && profile.MayIssue(chain[1], id.Role) {
+		if len(chain) == 3 && profile.MayStand(chain, id.Role) {
 			return nil
 		}
 	}

@@ -25,14 +25,23 @@ func IsExternal(ca *x509.Certificate) bool {
 	return slices.ContainsFunc(ca.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(OIDExternal) })
 }
 
-// MayIssue reports whether a CA's certificate may stand above a leaf of that role.
-func MayIssue(ca *x509.Certificate, role profilepb.Role) bool {
-	return !IsExternal(ca) || role == profilepb.Role_ROLE_WORKER
+// OIDProvisioner is step-ca's own extension, which says which of its provisioners a
+// leaf is of. One without it step-ca renews for whoever has its key, whatever that
+// provisioner allows.
+var OIDProvisioner = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 37476, 9000, 64, 1}
+
+// MayStand reports whether a leaf of that role, with which the chain begins, may stand
+// below the CAs above it.
+func MayStand(chain []*x509.Certificate, role profilepb.Role) bool {
+	if slices.ContainsFunc(chain[1:], IsExternal) {
+		return role == profilepb.Role_ROLE_WORKER
+	}
+	return !slices.ContainsFunc(chain[0].Extensions, func(e pkix.Extension) bool { return e.Id.Equal(OIDProvisioner) })
 }
 
 // Understood is a CA's certificate for the standard verifier, which refuses what is
 // critical and it does not know: the mark is taken off. Whoever verifies with it
-// asks MayIssue of the chains that are found.
+// asks MayStand of the chains that are found.
 func Understood(ca *x509.Certificate) *x509.Certificate {
 	if !IsExternal(ca) {
 		return ca

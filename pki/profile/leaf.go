@@ -66,6 +66,7 @@ var leafExtensions = []extRule{
 	{OIDRole, false, true},
 	{OIDKeydKey, false, false},
 	{OIDTPM, false, false},
+	{OIDProvisioner, false, false}, // below an external CA alone: MayStand
 }
 
 // CheckLeaf returns an error unless c has exactly the shape that LeafTemplate

@@ -53,8 +53,10 @@ func JSON(name, clusterID string, orderKey []byte) ([]byte, error) {
 		"type": "JWK", "name": name,
 		"key": m{"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": profile.BundleKeyID(orderKey),
 			"x": b64.EncodeToString(point[1:33]), "y": b64.EncodeToString(point[33:])},
-		// step-ca's own extension is none that nodes take; 90 days are the longest life.
-		"claims":  m{"disableSmallstepExtensions": true, "minTLSCertDuration": "5m", "maxTLSCertDuration": "2160h", "defaultTLSCertDuration": "24h", "enableSSHCA": false},
+		// Only by its own extension does step-ca know a leaf of this provisioner, which it
+		// renews for nobody: that is ordered. 90 days are the longest life.
+		"claims": m{"disableRenewal": true, "allowRenewalAfterExpiry": false, "disableSmallstepExtensions": false, "enableSSHCA": false,
+			"minTLSCertDuration": "5m", "maxTLSCertDuration": "2160h", "defaultTLSCertDuration": "24h"},
 		"options": m{"x509": m{"template": strings.ReplaceAll(template, "CLUSTER", clusterID)}},
 	}, "", "  ")
 }

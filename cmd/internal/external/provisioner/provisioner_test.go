@@ -48,7 +48,8 @@ func printFor(t *testing.T, clusterID string) printed {
 // TestJSON: what step-ca is given is the public key of orders.
 func TestJSON(t *testing.T) {
 	p := printFor(t, ident.New())
-	if p.Type != "JWK" || p.Name != "redoubt" || p.Key.Kty != "EC" || len(p.Key.X) != 43 || len(p.Key.Y) != 43 || p.Key.D != "" {
+	if p.Type != "JWK" || p.Name != "redoubt" || p.Key.Kty != "EC" || len(p.Key.X) != 43 || len(p.Key.Y) != 43 || p.Key.D != "" ||
+		p.Claims["disableRenewal"] != true || p.Claims["disableSmallstepExtensions"] != false {
 		t.Errorf("%+v", p)
 	}
 	if _, err := JSON("redoubt", ident.New(), []byte("rubbish")); err == nil {
