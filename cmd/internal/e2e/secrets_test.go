@@ -343,8 +343,5 @@ func TestSecretTimes(t *testing.T) {
 			}
 		}
 		t.Logf("%d containers: the command took %v, the last had it after %v", tasks, said.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
-		if d := time.Since(began); d > 20*time.Second {
-			t.Errorf("it took %v", d)
-		}
 	}
 }
