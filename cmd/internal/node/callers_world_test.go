@@ -39,8 +39,9 @@ import (
 type callerWorld struct {
 	ca    *pkitest.CA
 	m     *managerState
-	addr  string // of port 2377
-	local string // the local socket
+	boot  *pki.Credentials // its own
+	addr  string           // of port 2377
+	local string           // the local socket
 	// locked is port 2377 of a manager that is locked.
 	locked string
 }
@@ -68,7 +69,7 @@ func newCallerWorld(t testing.TB) *callerWorld {
 		n.netd.Close()
 	})
 	n.self = &member{NodeID: self.Record.GetId(), ClusterID: ca.ClusterID, Manager: true}
-	w := &callerWorld{ca: ca, m: &managerState{n: n, store: store, creds: self.Credentials, serving: make(chan struct{})}}
+	w := &callerWorld{ca: ca, boot: self.Boot, m: &managerState{n: n, store: store, creds: self.Credentials, serving: make(chan struct{})}}
 	w.m.link = &leaderLink{dial: w.m.dialLeader}
 	w.m.clocks = newClocks(w.m)
 	w.update(t, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, ca.Cluster()) })

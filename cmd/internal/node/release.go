@@ -6,11 +6,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -21,6 +23,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/strangers"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -37,6 +40,8 @@ const (
 	// askAgain, doubling up to longestAskAgain, is the pause before the others are
 	// asked again.
 	askAgain, longestAskAgain = 250 * time.Millisecond, 10 * time.Second
+	// lookUpFor bounds asking where a manager's name leads.
+	lookUpFor = 2 * time.Second
 )
 
 // askRelease asks until keyd is open or ctx ends, which it returns the error of.
@@ -150,10 +155,7 @@ func (u unlocking) Release(ctx context.Context, req *controlpb.ReleaseRequest) (
 	if !ok || !ok2 || id.NodeID == "" {
 		return nil, status.Error(codes.PermissionDenied, "who asks is not known")
 	}
-	from := netip.Addr{}
-	if at, err := netip.ParseAddrPort(p.Addr.String()); err == nil {
-		from = at.Addr().Unmap()
-	}
+	from, _ := strangers.SourceOf(p.Addr)
 	sealed, err := u.m.release(ctx, id, from, req.GetTicket())
 	if err != nil {
 		u.n.log.Warn("a manager that asked for it was not released", "node", id.NodeID, "address", from, "err", err)
@@ -218,25 +220,47 @@ func (m *managerState) release(ctx context.Context, id authz.Identity, from neti
 // locked is the session of the keyd that is locked at the node's address, or why it is
 // somebody else who asks.
 func (m *managerState) locked(ctx context.Context, node *pkipb.Node, from netip.Addr) (to *keydpb.SessionStatement, why *refusal, _ error) {
+	var answered peer.Peer
 	err := unlockingOn(ctx, m.boot, otherManager{ID: node.GetId(), Address: node.GetAddress()}, func(ctx context.Context, c controlpb.UnlockingClient) error {
-		r, err := c.Session(ctx, &controlpb.SessionRequest{})
+		r, err := c.Session(ctx, &controlpb.SessionRequest{}, grpc.Peer(&answered))
 		to = r.GetStatement()
 		return err
 	})
-	// Who asks from there may have been opened, or stopped, meanwhile.
-	at, perr := netip.ParseAddrPort(node.GetAddress())
-	elsewhere := perr == nil && at.Addr().Unmap() != from
-	switch {
-	case err == nil && to != nil:
+	if err == nil && to != nil {
 		return to, nil, nil
-	case err != nil && elsewhere:
+	}
+	// Who asks from there may have been opened, or stopped, meanwhile.
+	reached, _ := strangers.SourceOf(answered.Addr)
+	other := elsewhere(ctx, net.DefaultResolver.LookupNetIP, node.GetAddress(), reached, from)
+	switch {
+	case err != nil && other:
 		return nil, &refusal{"elsewhere", fmt.Sprintf("no locked manager was found at %s, the address of %s, and it is asked for from %s: %v", node.GetAddress(), node.GetName(), from, oneLine(err))}, nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("no locked manager was found at %s, the address of %s: %w", node.GetAddress(), node.GetName(), oneLine(err))
-	case elsewhere:
+	case other:
 		return nil, &refusal{"in use", fmt.Sprintf("%s is open, at %s: somebody else asks in its name", node.GetName(), node.GetAddress())}, nil
 	}
 	return nil, nil, fmt.Errorf("%s is open already", node.GetName())
+}
+
+// elsewhere reports whether from is not where a node's address leads, which is a
+// host:port. reached is where somebody answered there, if anybody did. A name stands
+// for all that it resolves to, and for nothing where it does not within lookUpFor.
+func elsewhere(ctx context.Context, lookup func(_ context.Context, network, host string) ([]netip.Addr, error), address string, reached, from netip.Addr) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return true
+	}
+	if at, err := netip.ParseAddr(host); err == nil {
+		return at.Unmap().WithZone("") != from
+	}
+	if reached.IsValid() && reached == from {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookUpFor)
+	defer cancel()
+	at, err := lookup(ctx, "ip", host)
+	return err != nil || !slices.ContainsFunc(at, func(a netip.Addr) bool { return a.Unmap().WithZone("") == from })
 }
 
 // beats reports whether a manager is heard in its session with the leader at this
