@@ -104,10 +104,14 @@ func revocationLists(r raftstore.Reader, workload [][]byte, now time.Time) ([]re
 		}
 	}
 	// Which CA issued those may be a node's word alone: no list but a workload CA's reads it.
-	ofWorkloads := map[string][]Revoked{}
+	ofWorkloads, claimed := map[string][]Revoked{}, map[string][]Revoked{}
 	workloadsListed(r, func(cert *pkipb.IssuedCertificate, at int64) {
+		to := ofWorkloads
+		if cert.GetClaimed() {
+			to = claimed
+		}
 		if cert.GetNotAfter() > now.Unix() {
-			ofWorkloads[string(cert.GetIssuer())] = append(ofWorkloads[string(cert.GetIssuer())], Revoked{cert.GetSerial(), at})
+			to[string(cert.GetIssuer())] = append(to[string(cert.GetIssuer())], Revoked{cert.GetSerial(), at})
 		}
 	})
 	for _, ca := range c.GetRevokedIssuers() {
@@ -118,26 +122,29 @@ func revocationLists(r raftstore.Reader, workload [][]byte, now time.Time) ([]re
 	var out []revocationList
 	for _, der := range slices.Concat(c.GetIssuers(), c.GetRoots()) {
 		sum := sha256.Sum256(der)
-		out = append(out, revocationList{ca: sum[:], revoked: of[string(sum[:])]})
+		out = append(out, revocationList{ca: sum[:], revoked: fitting(of[string(sum[:])], nil)})
 	}
 	for _, ca := range workload {
-		out = append(out, revocationList{ca: ca, workload: true, revoked: ofWorkloads[string(ca)]})
-	}
-	for i := range out {
-		l := &out[i]
-		// Newest first, so that the oldest, which end first, give way; of one revocation in
-		// the order of its record.
-		slices.SortStableFunc(l.revoked, func(a, b Revoked) int { return cmp.Compare(b.At, a.At) })
-		// What was issued to a denied node for a denied identity stands there twice.
-		seen := map[string]bool{}
-		l.revoked = slices.DeleteFunc(l.revoked, func(r Revoked) bool {
-			was := seen[string(r.Serial)]
-			seen[string(r.Serial)] = true
-			return was
-		})
-		l.revoked = l.revoked[:min(len(l.revoked), maxListed)]
+		out = append(out, revocationList{ca: ca, workload: true, revoked: fitting(ofWorkloads[string(ca)], claimed[string(ca)])})
 	}
 	return out, nil
+}
+
+// fitting is what a list has room for: what is known to be issued before what a node
+// merely claims, either the newest first, so that the oldest, which end first, give
+// way; of one revocation in the order of its record.
+func fitting(issued, claimed []Revoked) []Revoked {
+	newest := func(a, b Revoked) int { return cmp.Compare(b.At, a.At) }
+	slices.SortStableFunc(issued, newest)
+	slices.SortStableFunc(claimed, newest)
+	// What was issued to a denied node for a denied identity stands there twice.
+	seen := map[string]bool{}
+	all := slices.DeleteFunc(append(issued, claimed...), func(r Revoked) bool {
+		was := seen[string(r.Serial)]
+		seen[string(r.Serial)] = true
+		return was
+	})
+	return all[:min(len(all), maxListed)]
 }
 
 // due reports whether the list on record is not the one that should be, or is

@@ -224,6 +224,53 @@ func TestWorkloadLists(t *testing.T) {
 		}
 		return store.DeniedIdentities.Put(tx, was)
 	})
+	// What a node merely claims takes no place from what was issued, of this revocation or
+	// of a later one, however long it is said to live; and what is known to be issued stands
+	// there as that.
+	c.update(func(tx *raftstore.Tx) error {
+		was, _ := store.DeniedIdentities.Get(tx, id)
+		var many []*pkipb.IssuedCertificate
+		for i := range 7000 {
+			many = append(many, &pkipb.IssuedCertificate{Serial: []byte{100, byte(i >> 8), byte(i)}, Issuer: of(second), NotAfter: time.Now().Add(20 * time.Hour).Unix(), Claimed: true})
+		}
+		if err := pki.ListIdentity(tx, id, many); err != nil {
+			return err
+		}
+		after := []*pkipb.IssuedCertificate{issued(second, 50, time.Hour), {Serial: many[0].Serial, Issuer: of(second), NotAfter: many[0].NotAfter}}
+		if err := pki.ListIdentity(tx, id, after); err != nil {
+			return err
+		}
+		rec, _ := store.DeniedIdentities.Get(tx, id)
+		got, n := rec.GetCertificates(), len(was.GetCertificates())
+		same := func(a, b *pkipb.IssuedCertificate) bool { return proto.Equal(a, b) }
+		if len(got) >= 7000 || !slices.EqualFunc(got[:n+2], slices.Concat(was.GetCertificates(), after), same) || !got[n+2].GetClaimed() {
+			t.Errorf("of %d, the first are %v", len(got), got[:n+3])
+		}
+		return store.DeniedIdentities.Put(tx, was)
+	})
+	// Nor on the list itself, which has those of all revocations.
+	flood := profile.ServiceURI(c.ClusterID, "", "flood").String()
+	c.update(func(tx *raftstore.Tx) error {
+		var many []*pkipb.IssuedCertificate
+		for i := range 7000 {
+			many = append(many, &pkipb.IssuedCertificate{Serial: []byte{100, byte(i >> 8), byte(i)}, Issuer: of(first), NotAfter: time.Now().Add(20 * time.Hour).Unix(), Claimed: true})
+		}
+		rec, _, err := pki.DenyIdentity(tx, flood)
+		if err != nil {
+			return err
+		}
+		rec = proto.CloneOf(rec)
+		rec.DeniedAt += 60
+		return errors.Join(store.DeniedIdentities.Put(tx, rec), pki.ListIdentity(tx, flood, many))
+	})
+	listed(first, 1)
+	s.mu.Lock()
+	signed := s.signed[string(of(first))]
+	s.mu.Unlock()
+	if len(signed) != 6000 || !slices.ContainsFunc(signed, func(r pki.Revoked) bool { return bytes.Equal(r.Serial, []byte{1}) }) {
+		t.Errorf("of %d on the list, the first are %v", len(signed), signed[:4])
+	}
+	c.update(func(tx *raftstore.Tx) error { return store.DeniedIdentities.Delete(tx, flood) })
 	// A node whose task had one of the same.
 	joined, err := c.join(c.token(pki.TokenRequest{Role: worker}))
 	if err != nil {

@@ -19,7 +19,7 @@ func ListIdentity(tx *raftstore.Tx, id string, certs []*pkipb.IssuedCertificate)
 		return nil
 	}
 	listed := withListed(tx, rec.GetCertificates(), certs)
-	if len(listed) == len(rec.GetCertificates()) {
+	if sameCertificates(listed, rec.GetCertificates()) {
 		return nil
 	}
 	rec = proto.CloneOf(rec)
@@ -34,7 +34,7 @@ func ListWorkloads(tx *raftstore.Tx, node string, certs []*pkipb.IssuedCertifica
 		return nil
 	}
 	listed := withListed(tx, n.GetWorkloadCertificates(), certs)
-	if len(listed) == len(n.GetWorkloadCertificates()) {
+	if sameCertificates(listed, n.GetWorkloadCertificates()) {
 		return nil
 	}
 	n = proto.CloneOf(n)
@@ -43,18 +43,25 @@ func ListWorkloads(tx *raftstore.Tx, node string, certs []*pkipb.IssuedCertifica
 }
 
 // withListed adds to what is listed what is not, in its order, as far as there is room on
-// a list. It takes two CAs' certificates of one serial number for two: who makes up an issuer
-// keeps nobody else's off.
+// a list. What a node merely claims stands behind all that is known to be issued, which
+// takes its place. It takes two CAs' certificates of one serial number for two: who makes up
+// an issuer keeps nobody else's off.
 func withListed(tx *raftstore.Tx, old, more []*pkipb.IssuedCertificate) []*pkipb.IssuedCertificate {
 	seen := map[string]bool{}
 	var out []*pkipb.IssuedCertificate
-	for _, c := range slices.Concat(old, more) {
-		if key := string(c.GetIssuer()) + string(c.GetSerial()); !seen[key] && c.GetNotAfter() > tx.Now().Unix() {
-			seen[key] = true
-			out = append(out, c)
+	for _, claimed := range []bool{false, true} {
+		for _, c := range slices.Concat(old, more) {
+			if key := string(c.GetIssuer()) + string(c.GetSerial()); c.GetClaimed() == claimed && !seen[key] && c.GetNotAfter() > tx.Now().Unix() {
+				seen[key] = true
+				out = append(out, c)
+			}
 		}
 	}
 	return out[:min(len(out), maxListed)]
+}
+
+func sameCertificates(a, b []*pkipb.IssuedCertificate) bool {
+	return slices.EqualFunc(a, b, func(a, b *pkipb.IssuedCertificate) bool { return proto.Equal(a, b) })
 }
 
 // workloadsListed yields the certificates of workloads that are on record as

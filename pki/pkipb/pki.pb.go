@@ -430,7 +430,10 @@ type IssuedCertificate struct {
 	// SHA-256 of the certificate of the CA that issued it.
 	Issuer []byte `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// Unix seconds of its NotAfter.
-	NotAfter      int64 `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	NotAfter int64 `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// A node says that it holds it, and no leader knows that it was issued: it takes
+	// no place on a list from one that was.
+	Claimed       bool `protobuf:"varint,4,opt,name=claimed,proto3" json:"claimed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +487,13 @@ func (x *IssuedCertificate) GetNotAfter() int64 {
 		return x.NotAfter
 	}
 	return 0
+}
+
+func (x *IssuedCertificate) GetClaimed() bool {
+	if x != nil {
+		return x.Claimed
+	}
+	return false
 }
 
 // Token is a join token's record and its use count.
@@ -2879,11 +2889,12 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12,\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x17\n" +
-	"\anode_id\x18\x06 \x01(\tR\x06nodeId:\x04\xe8\xe5\x18\x03\"f\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId:\x04\xe8\xe5\x18\x03\"\x80\x01\n" +
 	"\x11IssuedCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12\x1b\n" +
-	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter:\x04\xe8\xe5\x18\x03\"\xf4\x01\n" +
+	"\tnot_after\x18\x03 \x01(\x03R\bnotAfter\x12\x18\n" +
+	"\aclaimed\x18\x04 \x01(\bR\aclaimed:\x04\xe8\xe5\x18\x03\"\xf4\x01\n" +
 	"\x05Token\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12=\n" +

@@ -11,9 +11,9 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
-	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
 // issued is a certificate that this leader had signed.
@@ -64,11 +64,9 @@ func wellFormed(certs []*schedulerpb.HeldCertificate, now time.Time) bool {
 }
 
 // IssuedFor returns the certificates of an identity that have not ended, as far as
-// this leader knows: what it had signed, and of what a leader before it had, what
-// nodes say that their tasks hold. A node is believed of tasks that are assigned to
-// it, and of no certificate that this leader had signed for somebody else. What this
-// leader had signed comes first, either part with the last to end first: where a list
-// has no room for all, no node's word takes it.
+// this leader knows: what it had signed, the last to end first, and then what nodes
+// claim (claimed.go), which is marked so: where a list has no room for all, no node's
+// word takes it.
 func (s *Server) IssuedFor(identity string) ([]*pkipb.IssuedCertificate, error) {
 	return s.known(func(_, of string) bool { return of == identity })
 }
@@ -79,52 +77,61 @@ func (s *Server) IssuedTo(node string) ([]*pkipb.IssuedCertificate, error) {
 }
 
 func (s *Server) known(wanted func(node, identity string) bool) (out []*pkipb.IssuedCertificate, err error) {
-	type claim struct {
-		node string
-		held *schedulerpb.HeldIdentity
-	}
-	now, signed := time.Now().Unix(), map[string]bool{}
-	var claims []claim
+	now := time.Now().Unix()
+	c := claims{signed: map[string]bool{}, of: map[string][]*schedulerpb.HeldIdentity{}}
+	gone := map[string]bool{}
 	s.mu.Lock()
 	for id, n := range s.nodes {
+		gone[id] = true // unless it is found
 		for _, i := range n.issued {
-			signed[string(i.cert.GetSerial())] = true
+			c.signed[string(i.cert.GetSerial())] = true
 			if i.cert.GetNotAfter() > now && wanted(id, i.identity) {
 				out = append(out, i.cert)
 			}
 		}
 		for _, h := range n.held {
 			if wanted(id, h.GetIdentity()) {
-				claims = append(claims, claim{id, h})
+				c.of[id] = append(c.of[id], h)
 			}
 		}
 	}
 	s.mu.Unlock()
 	lastFirst(out)
-	var said []*pkipb.IssuedCertificate
-	told := map[string]bool{}
-	err = s.c.Store.View(func(r *raftstore.ReadTx) error {
-		for _, c := range claims {
-			t, ok := store.Tasks.Get(r, c.held.GetTaskId())
-			if !ok || t.GetNodeId() != c.node {
-				continue
-			}
-			if service, ok := store.Services.Get(r, t.GetServiceId()); !ok || Of(s.c.ClusterID, service) != c.held.GetIdentity() {
-				continue
-			}
-			for _, h := range c.held.GetCertificates() {
-				// Who makes up an issuer takes no serial number from another.
-				key := string(h.GetIssuer()) + string(h.GetSerial())
-				if !signed[string(h.GetSerial())] && !told[key] && h.GetExpiresAt() > now {
-					told[key] = true
-					said = append(said, &pkipb.IssuedCertificate{Serial: h.GetSerial(), Issuer: h.GetIssuer(), NotAfter: h.GetExpiresAt()})
-				}
+	var claimed []*pkipb.IssuedCertificate
+	if err = s.c.Store.View(func(r *raftstore.ReadTx) error {
+		for id := range gone {
+			if n, ok := pkistore.Nodes.Get(r, id); ok && !n.GetDenied() {
+				delete(gone, id)
 			}
 		}
+		claimed = c.believed(r, s.c.ClusterID, now)
 		return nil
-	})
-	lastFirst(said)
-	return append(out, said...), err
+	}); err != nil {
+		return nil, err
+	}
+	s.sweep(gone, now)
+	return append(out, claimed...), nil
+}
+
+// sweep forgets what has ended, and nodes that are gone once nothing is left of
+// them. Until then a denied one is asked for: its removal is tried again where the
+// list could not be written.
+func (s *Server) sweep(gone map[string]bool, now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, n := range s.nodes {
+		n.issued = slices.DeleteFunc(n.issued, func(i issued) bool { return i.cert.GetNotAfter() <= now })
+		n.swept = len(n.issued)
+		if !gone[id] {
+			continue
+		}
+		n.held = slices.DeleteFunc(slices.Clone(n.held), func(h *schedulerpb.HeldIdentity) bool {
+			return !slices.ContainsFunc(h.GetCertificates(), func(c *schedulerpb.HeldCertificate) bool { return c.GetExpiresAt() > now })
+		})
+		if len(n.issued)+len(n.held) == 0 {
+			delete(s.nodes, id)
+		}
+	}
 }
 
 func lastFirst(certs []*pkipb.IssuedCertificate) {

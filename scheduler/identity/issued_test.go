@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"math/big"
 	"slices"
 	"testing"
@@ -24,6 +25,7 @@ import (
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
 // certifies has keyd issue certificates with serial numbers from 1 on, and do
@@ -218,6 +220,87 @@ func TestReportedCertificates(t *testing.T) {
 		}
 		if err := w.report(w.node, held(w, w.task, 1, 2, 3, 4, 5, 6, 7, 8, 9)); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("nine of one task: %v", err)
+		}
+	})
+}
+
+// Of a node that is gone nothing is left once all that it had has ended, and of one
+// that is not what has not.
+func TestGoneNodesAreForgotten(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.certifies(time.Hour, nil)
+		if _, err := w.certificate(); err != nil {
+			t.Fatal(err)
+		}
+		other := ident.New()
+		put := func(id string, denied bool) {
+			w.update(func(tx *raftstore.Tx) error {
+				return pkistore.Nodes.Put(tx, &pkipb.Node{Id: id, Role: profilepb.Role_ROLE_WORKER, Denied: denied})
+			})
+		}
+		put(w.node, true)
+		put(other, false)
+		for _, node := range []string{w.node, other, ident.New()} { // the last has no record any more
+			if err := w.report(node, held(w, w.task, 9)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Who removes a node asks once it is denied, and once more where the list failed.
+		for range 2 {
+			if _, b := w.serials(); !slices.Equal(b, []byte{1, 9}) || len(w.nodes) != 3 {
+				t.Errorf("known are %v, of %d nodes", b, len(w.nodes))
+			}
+		}
+		time.Sleep(2 * time.Hour) // of the bubble's clock
+		if _, b := w.serials(); len(b) > 0 || len(w.nodes) != 1 || len(w.nodes[other].held) != 1 {
+			t.Errorf("known are %v, of %v", b, w.nodes)
+		}
+	})
+}
+
+// A node that claims much keeps no other's off a list, and ends no other's sooner.
+func TestClaimsTakeTurns(t *testing.T) {
+	inWorld(t, func(w *world) {
+		thief, own := ident.New(), make([]string, 3)
+		w.update(func(tx *raftstore.Tx) error {
+			task, _ := store.Tasks.Get(tx, w.task)
+			for i := range own {
+				own[i] = ident.New()
+				if err := store.Tasks.Put(tx, &schedulerpb.Task{Id: own[i], ServiceId: task.GetServiceId(), Slot: uint32(i) + 2, Revision: 1, NodeId: thief, Desired: store.Running}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		much := make([]*schedulerpb.HeldIdentity, len(own))
+		for i := range own {
+			much[i] = held(w, own[i], byte(10*i+10), byte(10*i+11))
+			for _, c := range much[i].Certificates {
+				c.ExpiresAt = time.Now().Add(pki.LongestSVID).Unix()
+			}
+		}
+		early := held(w, own[0], 1)
+		early.Certificates[0].ExpiresAt = time.Now().Add(time.Second).Unix()
+		much[0].Certificates = append(much[0].Certificates, early.Certificates...)
+		if err := errors.Join(w.report(thief, much...), w.report(w.node, held(w, w.task, 1, 2))); err != nil {
+			t.Fatal(err)
+		}
+		certs, err := w.IssuedFor(w.id)
+		if err != nil || len(certs) != 8 {
+			t.Fatalf("%v, %v", certs, err)
+		}
+		places := map[byte]int{}
+		for i, c := range certs {
+			if !c.GetClaimed() {
+				t.Errorf("%v is taken for issued", c)
+			}
+			places[c.GetSerial()[0]] = i
+		}
+		if places[2] > 3 {
+			t.Errorf("a task's certificates stand behind what a node claims of its own: %v", places)
+		}
+		if c := certs[places[1]]; c.GetNotAfter() < time.Now().Add(time.Hour).Unix() {
+			t.Error("a node has another's certificate leave the list before it ends")
 		}
 	})
 }
