@@ -65,13 +65,28 @@ func RemoveExternal(tx *raftstore.Tx, next NextCA) error {
 	return store.Cluster.Put(tx, c)
 }
 
-// ExternalNews reports whether what became of a request to the external CA is to be
+// orderKeyChanged is why an external CA certifies nothing after a manager left, from
+// that moment on: it knows the key of orders of before.
+const orderKeyChanged = "the key of the cluster's orders is another one since a manager left: " +
+	"give the CA what `redoubt ca external provisioner` prints, in the place of the one of before"
+
+// strangeOrders notes that no order that is made from now on is one the external CA
+// knows the key of.
+func strangeOrders(tx *raftstore.Tx, c *pkipb.Cluster) {
+	if e := c.GetExternal(); e != nil {
+		e.Failure, e.FailedAt = orderKeyChanged, tx.Now().Unix()
+	}
+}
+
+// ExternalNews reports whether what became of an order to the external CA is to be
 // written down: the first that failed, and the first that did not after it. What
 // fails a moment after either is not: it stands when it still fails a while later.
-func ExternalNews(c *pkipb.Cluster, failure string, now time.Time) bool {
+// An order that the keyset of another epoch made says nothing: its key, or the CA, may
+// be another one now.
+func ExternalNews(c *pkipb.Cluster, epoch uint64, failure string, now time.Time) bool {
 	e := c.GetExternal()
 	switch failure = failureLine(failure); {
-	case e == nil || e.GetFailure() == failure:
+	case e == nil || epoch != KeysetEpoch(c) || e.GetFailure() == failure:
 		return false
 	case failure == "":
 		return true
@@ -81,9 +96,9 @@ func ExternalNews(c *pkipb.Cluster, failure string, now time.Time) bool {
 
 // NoteExternal writes down why the external CA certified nothing; "" says that it
 // does again.
-func NoteExternal(tx *raftstore.Tx, failure string) error {
+func NoteExternal(tx *raftstore.Tx, epoch uint64, failure string) error {
 	c, err := store.GetCluster(tx)
-	if err != nil || !ExternalNews(c, failure, tx.Now()) {
+	if err != nil || !ExternalNews(c, epoch, failure, tx.Now()) {
 		return err
 	}
 	c = proto.CloneOf(c)

@@ -173,7 +173,7 @@ func TestExternalComesAndGoes(t *testing.T) {
 
 	// What becomes of its certificates is written down once.
 	note := func(failure string) {
-		c.must(func(tx *raftstore.Tx) error { return pki.NoteExternal(tx, failure) })
+		c.must(func(tx *raftstore.Tx) error { return pki.NoteExternal(tx, pki.KeysetEpoch(record()), failure) })
 	}
 	note("it took\ntoo long")
 	failed := record()
@@ -193,7 +193,7 @@ func TestExternalComesAndGoes(t *testing.T) {
 	if record().GetMeta().GetVersion() != again.GetMeta().GetVersion() {
 		t.Error("a failure a moment after a success is written down")
 	}
-	if later := time.Unix(again.GetExternal().GetFailedAt(), 0).Add(time.Minute); !pki.ExternalNews(again, "and fails", later) {
+	if later := time.Unix(again.GetExternal().GetFailedAt(), 0).Add(time.Minute); !pki.ExternalNews(again, pki.KeysetEpoch(again), "and fails", later) {
 		t.Error("a failure a while after a success is no news")
 	}
 	if err := step(pki.RemoveExternal, pki.NextCA{}); err != nil {
@@ -203,4 +203,42 @@ func TestExternalComesAndGoes(t *testing.T) {
 		t.Errorf("the record says %v", rec)
 	}
 	due(false)
+}
+
+// TestLeavingChangesTheKeyOfOrders: from the transaction that a manager leaves with the
+// external CA counts as certifying nobody, in one line with the remedy, until the first
+// order of the keyset that is in force; one of before says nothing.
+func TestLeavingChangesTheKeyOfOrders(t *testing.T) {
+	for name, how := range map[string]pki.Leaving{"removed": {}, "removed as compromised": {Compromised: true}, "demoted": {Demote: true}} {
+		t.Run(name, func(t *testing.T) {
+			c := newCrew(t)
+			c.must(func(tx *raftstore.Tx) error {
+				return pki.SetExternal(&pkipb.External{Url: "https://ca", Provisioner: "p"})(tx, pki.NextCA{Epoch: 2, External: []byte("issuer")})
+			})
+			how.Next = c.next(c.b, 3)
+			if err := c.leave(c.b.GetId(), how); err != nil {
+				t.Fatal(err)
+			}
+			note := func(epoch uint64, failure string) *pkipb.External {
+				c.must(func(tx *raftstore.Tx) error { return pki.NoteExternal(tx, epoch, failure) })
+				cl, _ := c.read()
+				return cl.GetExternal()
+			}
+			for _, said := range []string{"", "it refuses"} {
+				if e := note(2, said); e.GetFailedAt() == 0 || !strings.Contains(e.GetFailure(), "`redoubt ca external provisioner`") || strings.Contains(e.GetFailure(), "\n") {
+					t.Fatalf("an order of before said %q: the record says %v", said, e)
+				}
+			}
+			if e := note(3, ""); e.GetFailure() != "" {
+				t.Errorf("it certifies again: %v", e)
+			}
+		})
+	}
+	c := newCrew(t)
+	if err := c.leave(c.b.GetId(), pki.Leaving{Next: c.next(c.b, 2)}); err != nil {
+		t.Fatal(err)
+	}
+	if cl, _ := c.read(); cl.GetExternal() != nil {
+		t.Errorf("an external CA out of nothing: %v", cl.GetExternal())
+	}
 }

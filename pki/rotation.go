@@ -204,6 +204,7 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 	revokeIssuers(tx, c, slices.Concat(c.GetIssuers(), [][]byte{l.Next.FormerWorkloadIssuer})...)
 	putIssuer(tx, c, l.Next.Issuer)
 	c.KeysetEpoch, c.TokenEpoch, c.WholeEpoch = l.Next.Epoch, l.Next.Epoch, l.Next.Epoch
+	strangeOrders(tx, c)
 	if l.Compromised && manager {
 		c.Exposures = append(c.Exposures, &pkipb.Exposure{NodeId: n.GetId(), Name: n.GetName(), At: tx.Now().Unix()})
 	}

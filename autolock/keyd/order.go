@@ -154,7 +154,7 @@ func (s *Server) order(k *keyset, r *requests, nodeID string, csr []byte, now ti
 	if err := s.orders.add(string(id[:]), to); err != nil {
 		return nil, err
 	}
-	return &keydpb.Order{Id: id[:], Url: k.external.url, Root: k.external.root.Raw, Token: token, NotAfter: to.until.Unix()}, nil
+	return &keydpb.Order{Id: id[:], Url: k.external.url, Root: k.external.root.Raw, Token: token, NotAfter: to.until.Unix(), Epoch: to.epoch}, nil
 }
 
 func (k *keyset) orderToken(to *order, id string, csr []byte) (string, error) {

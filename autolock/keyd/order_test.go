@@ -29,6 +29,9 @@ func TestExternal(t *testing.T) {
 	o := newOrdering(t)
 	order, key, csr := o.order(t)
 	o.checkToken(t, order, csr)
+	if order.Epoch != 2 {
+		t.Errorf("an order of the keyset of epoch %d", order.Epoch)
+	}
 	leaf := o.leaf(o.identity(), key.Public(), order.NotAfter, nil)
 	spki := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	known := func() bool {

@@ -3239,7 +3239,9 @@ type Order struct {
 	// and the provisioner.
 	Token string `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
 	// Unix seconds: the end of the leaf.
-	NotAfter      int64 `protobuf:"varint,5,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	NotAfter int64 `protobuf:"varint,5,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// Of the keyset that approved it, whose key signed the token.
+	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3305,6 +3307,13 @@ func (x *Order) GetToken() string {
 func (x *Order) GetNotAfter() int64 {
 	if x != nil {
 		return x.NotAfter
+	}
+	return 0
+}
+
+func (x *Order) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -7231,13 +7240,14 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x11SignRenewResponse\x128\n" +
 	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x128\n" +
 	"\x04boot\x18\x02 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04boot\x12,\n" +
-	"\x05order\x182 \x01(\v2\x16.redoubt.keyd.v1.OrderR\x05order\"p\n" +
+	"\x05order\x182 \x01(\v2\x16.redoubt.keyd.v1.OrderR\x05order\"\x86\x01\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x14\n" +
 	"\x05token\x18\x04 \x01(\tR\x05token\x12\x1b\n" +
-	"\tnot_after\x18\x05 \x01(\x03R\bnotAfter\"A\n" +
+	"\tnot_after\x18\x05 \x01(\x03R\bnotAfter\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"A\n" +
 	"\x13TakeExternalRequest\x12\x14\n" +
 	"\x05order\x18\x01 \x01(\fR\x05order\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\"P\n" +

@@ -204,8 +204,8 @@ func (a *app) caExternalProvisionerCmd() *cobra.Command {
 ca.json: the public key of the cluster's orders and the shape of a worker's
 certificate. Nothing in it is secret.
 
-The key is another one once a manager was removed, as that one knew it: print it
-anew, and take the one of before out.`,
+The key is another one once a manager was removed or demoted, as that one knew it:
+print it anew, take the one of before out, and run redoubt ca external set again.`,
 		Example: `  redoubt ca external provisioner > redoubt.json
   jq '.authority.provisioners += [input]' ca.json redoubt.json > ca.json.new`,
 		Args: args(0, 0),

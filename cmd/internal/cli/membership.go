@@ -172,6 +172,9 @@ func (a *app) tellLeft(r leaveResult) error {
 		if len(t.SlotsKept) > 0 {
 			note("These slots stay as they are: %s. Where their keys or shares were given on that machine and it is in other hands, replace them (`redoubt unlock-key slot add`, then `slot rm`)", printable(strings.Join(t.SlotsKept, ", ")))
 		}
+		if t.External != "" {
+			note("The CA at %s knows the key of orders of before, and certifies no worker, nor a node that was demoted, until it is told: give it what `redoubt ca external provisioner` prints, in the place of the one of before, and run `redoubt ca external set` again", printable(t.External))
+		}
 		if t.RootExposed && r.manager {
 			return failf(ExitNotConverged, "the node is removed and its keys are replaced, but the root key was on it: replace that too with `redoubt ca rotate --root`; `redoubt status` warns until then")
 		}

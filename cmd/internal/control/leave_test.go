@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -257,6 +258,12 @@ func TestManagerLeaves(t *testing.T) {
 		// A promotion that came to nothing, of a worker that stays.
 		lost := bytes.Repeat([]byte{9}, 1216)
 		w.change(w.worker, func(n *pkipb.Node) { n.KeysetEpoch, n.GivenKeydKeys = 1, [][]byte{lost} })
+		schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+			c, err := pkistore.GetCluster(tx)
+			c = proto.CloneOf(c)
+			c.External = &pkipb.External{Url: "https://ca", Issuer: []byte("issuer")}
+			return errors.Join(err, pkistore.Cluster.Put(tx, c))
+		})
 		slot := newSlot()
 		var rot *controlpb.Rotation
 		if demote {
@@ -274,6 +281,11 @@ func TestManagerLeaves(t *testing.T) {
 				t.Fatal(err)
 			}
 			rot = r.GetRotation()
+		}
+		// The external CA knows the key of orders of before: that is told at once.
+		if st, err := w.api.GetStatus(t.Context(), &controlpb.GetStatusRequest{}); err != nil || rot.GetExternal() != "https://ca" ||
+			!slices.ContainsFunc(st.GetWarnings(), func(s string) bool { return strings.Contains(s, "`redoubt ca external provisioner`") }) {
+			t.Errorf("demote %v: of %q status says %q, %v", demote, rot.GetExternal(), st.GetWarnings(), err)
 		}
 		if rot.GetKeysetEpoch() != 2 || rot.GetSlotEpoch() != 2 || rot.GetTokensVoid() != 1 || len(rot.GetAway()) != 0 {
 			t.Errorf("demote %v: %v", demote, rot)

@@ -316,7 +316,7 @@ func (l *leaving) commit(tx *raftstore.Tx) error {
 	if l.next == nil {
 		return nil
 	}
-	l.rotation = &controlpb.Rotation{KeysetEpoch: l.next.GetEpoch(), RootExposed: l.how.Compromised}
+	l.rotation = &controlpb.Rotation{KeysetEpoch: l.next.GetEpoch(), RootExposed: l.how.Compromised, External: now.cluster.GetExternal().GetUrl()}
 	return errors.Join(l.putKeysets(tx), l.putSlots(tx), l.countTokens(tx))
 }
 

@@ -102,7 +102,11 @@ func (c *Client) call(ctx context.Context, method, url, path string, root *x509.
 			Message string `json:"message"`
 		}
 		_ = json.Unmarshal(b, &no) // then it says nothing of use
-		return fmt.Errorf("the CA at %s refuses: %d %s", url, resp.StatusCode, oneLine(no.Message))
+		hint := ""
+		if resp.StatusCode == http.StatusUnauthorized {
+			hint = " (does it have what `redoubt ca external provisioner` prints now?)"
+		}
+		return fmt.Errorf("the CA at %s refuses: %d %s%s", url, resp.StatusCode, oneLine(no.Message), hint)
 	case json.Unmarshal(b, out) != nil:
 		return fmt.Errorf("the CA at %s answers what cannot be read", url)
 	}

@@ -25,8 +25,9 @@ const noteTimeout = 10 * time.Second
 // answer back.
 type externals struct {
 	client external.Client
-	// outcome is told what the CA made of each order: "", or why that is no certificate.
-	outcome func(ctx context.Context, failure string)
+	// outcome is told what the CA made of each order, which a keyset of that epoch
+	// made: "", or why that is no certificate.
+	outcome func(ctx context.Context, epoch uint64, failure string)
 }
 
 // fill has the external CA sign, where keyd ordered that instead of signing. There
@@ -61,7 +62,7 @@ func (s signer) order(ctx context.Context, o *keydpb.Order, csr []byte) (*profil
 	answer, err := ca.CreateCertificate(&apiv1.CreateCertificateRequest{CSR: req})
 	if err != nil {
 		if !gone(ctx) {
-			s.external.outcome(ctx, err.Error())
+			s.external.outcome(ctx, o.GetEpoch(), err.Error())
 		}
 		return nil, err
 	}
@@ -72,20 +73,20 @@ func (s signer) order(ctx context.Context, o *keydpb.Order, csr []byte) (*profil
 	taken, err := s.keyd.TakeExternal(ctx, take)
 	switch {
 	case err == nil:
-		s.external.outcome(ctx, "")
+		s.external.outcome(ctx, o.GetEpoch(), "")
 	case keydclient.CodeOf(err) == keydpb.Code_CODE_DENIED: // what else fails is keyd's
-		s.external.outcome(ctx, err.Error())
+		s.external.outcome(ctx, o.GetEpoch(), err.Error())
 	}
 	return taken.GetLeaf(), err
 }
 
 // noteExternal writes down what became of an order to the external CA, where that is
 // news.
-func (m *managerState) noteExternal(ctx context.Context, failure string) {
+func (m *managerState) noteExternal(ctx context.Context, epoch uint64, failure string) {
 	news := false
 	_ = m.store.View(func(r *raftstore.ReadTx) error { // a store that is closed takes none
 		c, ok := pkistore.Cluster.Get(r, pkistore.ClusterID)
-		news = ok && pki.ExternalNews(c, failure, r.Clock())
+		news = ok && pki.ExternalNews(c, epoch, failure, r.Clock())
 		return nil
 	})
 	if !news {
@@ -99,7 +100,7 @@ func (m *managerState) noteExternal(ctx context.Context, failure string) {
 	// Also where the caller's time is up: it is what there is to be told.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
-	if err := m.store.Update(ctx, func(tx *raftstore.Tx) error { return pki.NoteExternal(tx, failure) }); err != nil {
+	if err := m.store.Update(ctx, func(tx *raftstore.Tx) error { return pki.NoteExternal(tx, epoch, failure) }); err != nil {
 		m.n.log.Warn("what became of the external CA is not on record", "err", err)
 	}
 }

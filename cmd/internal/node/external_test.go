@@ -82,8 +82,12 @@ func TestExternalIsToldOf(t *testing.T) {
 			}))
 			t.Cleanup(ca.Close)
 			var told []string
-			s := signer{keydThat(t, c.keyd), &externals{outcome: func(_ context.Context, failure string) { told = append(told, failure) }}}
-			_, err := s.fill(t.Context(), &keydpb.Order{Url: ca.URL, Root: ca.Certificate().Raw, Token: "a.b.c"}, c.csr)
+			s := signer{keydThat(t, c.keyd), &externals{outcome: func(_ context.Context, epoch uint64, failure string) {
+				if told = append(told, failure); epoch != 7 {
+					t.Errorf("of an order of epoch %d", epoch)
+				}
+			}}}
+			_, err := s.fill(t.Context(), &keydpb.Order{Url: ca.URL, Root: ca.Certificate().Raw, Token: "a.b.c", Epoch: 7}, c.csr)
 			if (err == nil) != (name == "it certifies") {
 				t.Error(err)
 			}

@@ -98,5 +98,9 @@ func rotation(name string, slot *keydpb.Slot, exposed bool) (*controlpb.Rotation
 	if err := autolock.CheckSlot(slot); err != nil {
 		return nil, apierr.Invalid("", "%v", err)
 	}
-	return &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, TokensVoid: 3, Away: []string{"manager-3"}, RootExposed: exposed}, nil
+	r := &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, TokensVoid: 3, Away: []string{"manager-3"}, RootExposed: exposed}
+	if strings.HasSuffix(name, "-external") {
+		r.External = "https://ca.example.com:9000"
+	}
+	return r, nil
 }

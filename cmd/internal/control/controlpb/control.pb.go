@@ -2223,7 +2223,10 @@ type Rotation struct {
 	RootExposed bool `protobuf:"varint,5,opt,name=root_exposed,json=rootExposed,proto3" json:"root_exposed,omitempty"`
 	// Other slots that people open, which stay: they may have been used on the
 	// manager that left.
-	SlotsKept     []string `protobuf:"bytes,70,rep,name=slots_kept,json=slotsKept,proto3" json:"slots_kept,omitempty"`
+	SlotsKept []string `protobuf:"bytes,70,rep,name=slots_kept,json=slotsKept,proto3" json:"slots_kept,omitempty"`
+	// Address of the external CA that signs workers and knows the key of orders of
+	// before: it certifies nobody until it is given the new one.
+	External      string `protobuf:"bytes,71,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2298,6 +2301,13 @@ func (x *Rotation) GetSlotsKept() []string {
 		return x.SlotsKept
 	}
 	return nil
+}
+
+func (x *Rotation) GetExternal() string {
+	if x != nil {
+		return x.External
+	}
+	return ""
 }
 
 type PromoteNodeRequest struct {
@@ -6753,7 +6763,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vKnownSecret\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\bversions\x18\x03 \x03(\x04R\bversions\"\xc3\x01\n" +
+	"\bversions\x18\x03 \x03(\x04R\bversions\"\xdf\x01\n" +
 	"\bRotation\x12!\n" +
 	"\fkeyset_epoch\x18\x01 \x01(\x04R\vkeysetEpoch\x12\x1d\n" +
 	"\n" +
@@ -6763,7 +6773,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x04away\x18\x04 \x03(\tR\x04away\x12!\n" +
 	"\froot_exposed\x18\x05 \x01(\bR\vrootExposed\x12\x1d\n" +
 	"\n" +
-	"slots_kept\x18F \x03(\tR\tslotsKept\"(\n" +
+	"slots_kept\x18F \x03(\tR\tslotsKept\x12\x1a\n" +
+	"\bexternal\x18G \x01(\tR\bexternal\"(\n" +
 	"\x12PromoteNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"%\n" +
 	"\x13PromoteNodeResponse\x12\x0e\n" +
