@@ -179,7 +179,7 @@ func (a *Authorizer) admit(ctx context.Context, method string) (Identity, error)
 
 // admitPeer is admit for the other end of a connection; nil: there is none.
 func (a *Authorizer) admitPeer(p *peer.Peer, method string) (Identity, error) {
-	admitted, err := ruleOf(method)
+	rule, err := ruleOf(method)
 	if err != nil {
 		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", err)
 		return Identity{}, status.Error(codes.PermissionDenied, err.Error())
@@ -189,7 +189,7 @@ func (a *Authorizer) admitPeer(p *peer.Peer, method string) (Identity, error) {
 		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", status.Convert(err).Message())
 		return Identity{}, err
 	}
-	if slices.ContainsFunc(admitted, id.Is) {
+	if slices.ContainsFunc(rule.callers, id.Is) {
 		return id, nil
 	}
 	a.refused.Warn(sourceOf(p), "refused a call", "method", method, "caller", id.String())
@@ -197,7 +197,7 @@ func (a *Authorizer) admitPeer(p *peer.Peer, method string) (Identity, error) {
 		return Identity{}, explained(&pkipb.Node{Id: id.NodeID}, authzpb.Refusal_REASON_ROLE_CHANGED,
 			fmt.Sprintf("node %s is a worker now: the certificate it shows is a manager's", id.NodeID))
 	}
-	return Identity{}, status.Errorf(codes.PermissionDenied, "%s is for %s, not for %s", method, describe(admitted), id)
+	return Identity{}, status.Errorf(codes.PermissionDenied, "%s is for %s, not for %s", method, describe(rule.callers), id)
 }
 
 // sourceOf is what refusals of a caller are counted by: its host.

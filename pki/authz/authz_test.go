@@ -57,9 +57,24 @@ func registerProbe() {
 		proto.SetExtension(o, authzpb.E_Rule, &authzpb.Rule{Callers: callers})
 		return o
 	}
+	with := func(r *authzpb.Rule) *descriptorpb.MethodOptions {
+		o := new(descriptorpb.MethodOptions)
+		proto.SetExtension(o, authzpb.E_Rule, r)
+		return o
+	}
+	root := []authzpb.Caller{authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}
 	for _, k := range kinds {
+		if slices.Contains(operators, k) {
+			add(fmt.Sprintf("Kind%d", k), with(&authzpb.Rule{Callers: root, Verbs: []*authzpb.Verb{{Name: "probe.do"}}}))
+			continue
+		}
 		add(fmt.Sprintf("Kind%d", k), rule(k))
 	}
+	add("Own", with(&authzpb.Rule{Callers: root, Own: true}))
+	add("NoVerb", rule(root...))
+	add("OwnVerb", with(&authzpb.Rule{Callers: root, Own: true, Verbs: []*authzpb.Verb{{Name: "probe.do"}}}))
+	add("WorkersVerb", with(&authzpb.Rule{Callers: []authzpb.Caller{authzpb.Caller_CALLER_WORKER}, Verbs: []*authzpb.Verb{{Name: "probe.do"}}}))
+	add("BadVerb", with(&authzpb.Rule{Callers: root, Verbs: []*authzpb.Verb{{Name: "probe"}}}))
 	add("Members", rule(authzpb.Caller_CALLER_WORKER, authzpb.Caller_CALLER_MANAGER))
 	add("NoRule", nil)
 	add("EmptyRule", rule())
@@ -161,7 +176,7 @@ func TestRuleByIdentity(t *testing.T) {
 				t.Errorf("%s → %s: refused with %v", name, k, err)
 			}
 		}
-		for _, m := range []string{"NoRule", "EmptyRule", "Unspecified", "UnknownCaller", "Missing"} {
+		for _, m := range []string{"NoRule", "EmptyRule", "Unspecified", "UnknownCaller", "NoVerb", "OwnVerb", "WorkersVerb", "BadVerb", "Missing"} {
 			if tryUnary(a, c.ctx, "/"+testService+"/"+m) == nil {
 				t.Errorf("%s → %s: admitted", name, m)
 			}
@@ -280,7 +295,7 @@ func TestCheckAll(t *testing.T) {
 	if err == nil {
 		t.Fatal("methods without a rule were not found")
 	}
-	for _, want := range []string{"NoRule", "EmptyRule", "Unspecified", "UnknownCaller", "no.such.Service", "redoubt.pki.v1.Node"} {
+	for _, want := range []string{"NoRule", "EmptyRule", "Unspecified", "UnknownCaller", "NoVerb", "OwnVerb", "WorkersVerb", "BadVerb", "no.such.Service", "redoubt.pki.v1.Node"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s was not found: %v", want, err)
 		}

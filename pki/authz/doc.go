@@ -6,6 +6,10 @@
 // and CheckAll finds such a method before a server starts. There is no list of
 // methods anywhere else.
 //
+// An RPC that operators may call declares beside them what it does, in verbs, and
+// which field of the request names what it is done to. ActsOf reads it from a
+// request. Without a verb such an RPC is refused to everybody, too.
+//
 // Who the caller is comes from the connection alone, never from metadata:
 //
 //   - on port 2377, from the verified certificate of a TLS connection and the

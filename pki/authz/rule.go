@@ -15,14 +15,20 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 )
 
-// rules caches the admitted kinds by full method name. Descriptors never
-// change, so an entry never does.
-var rules sync.Map // string → []authzpb.Caller
+// rule is what a method's .proto says of it.
+type rule struct {
+	callers []authzpb.Caller
+	verbs   []verb
+}
 
-// ruleOf returns who may call the method "/package.Service/Method".
-func ruleOf(fullMethod string) ([]authzpb.Caller, error) {
+// rules caches them by full method name. Descriptors never change, so an entry
+// never does.
+var rules sync.Map // string → *rule
+
+// ruleOf returns who may call the method "/package.Service/Method", and what it does.
+func ruleOf(fullMethod string) (*rule, error) {
 	if r, ok := rules.Load(fullMethod); ok {
-		return r.([]authzpb.Caller), nil
+		return r.(*rule), nil
 	}
 	service, method, ok := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
 	if !ok || service == "" || method == "" {
@@ -40,20 +46,24 @@ func ruleOf(fullMethod string) ([]authzpb.Caller, error) {
 	if md == nil {
 		return nil, fmt.Errorf("service %s has no method %s", service, method)
 	}
-	callers, err := declared(md)
+	r, err := declared(md)
 	if err != nil {
 		return nil, err
 	}
-	rules.Store(fullMethod, callers)
-	return callers, nil
+	rules.Store(fullMethod, r)
+	return r, nil
 }
 
-func declared(md protoreflect.MethodDescriptor) ([]authzpb.Caller, error) {
+// operators are the callers who do what roles and policies let them.
+var operators = []authzpb.Caller{authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}
+
+func declared(md protoreflect.MethodDescriptor) (*rule, error) {
 	opts := md.Options()
 	if !proto.HasExtension(opts, authzpb.E_Rule) {
 		return nil, fmt.Errorf("%s declares no caller (option redoubt.authz.v1.rule), so it is refused to everybody", md.FullName())
 	}
-	callers := proto.GetExtension(opts, authzpb.E_Rule).(*authzpb.Rule).GetCallers()
+	r := proto.GetExtension(opts, authzpb.E_Rule).(*authzpb.Rule)
+	callers := r.GetCallers()
 	if len(callers) == 0 || slices.Contains(callers, authzpb.Caller_CALLER_UNSPECIFIED) {
 		return nil, fmt.Errorf("%s declares no caller (option redoubt.authz.v1.rule), so it is refused to everybody", md.FullName())
 	}
@@ -62,7 +72,20 @@ func declared(md protoreflect.MethodDescriptor) ([]authzpb.Caller, error) {
 			return nil, fmt.Errorf("%s declares the unknown caller %d", md.FullName(), c)
 		}
 	}
-	return callers, nil
+	forOperators := slices.ContainsFunc(callers, func(c authzpb.Caller) bool { return slices.Contains(operators, c) })
+	switch has := len(r.GetVerbs()) > 0; {
+	case has && r.GetOwn():
+		return nil, fmt.Errorf("%s declares verbs and that it is its caller's own", md.FullName())
+	case has && !forOperators:
+		return nil, fmt.Errorf("%s declares verbs, but none of its callers is judged by them", md.FullName())
+	case forOperators && !has && !r.GetOwn():
+		return nil, fmt.Errorf("%s says not what it does (verbs of option redoubt.authz.v1.rule, or own), so it is refused to everybody", md.FullName())
+	}
+	verbs, err := compileVerbs(md.Input(), r.GetVerbs())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", md.FullName(), err)
+	}
+	return &rule{callers, verbs}, nil
 }
 
 // CheckAll returns an error naming every method of the services ("package.Name")

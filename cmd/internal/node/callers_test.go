@@ -231,10 +231,30 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 
+// verbsOf says in words which verbs a method has and when.
+func verbsOf(md protoreflect.MethodDescriptor) string {
+	r := proto.GetExtension(md.Options(), authzpb.E_Rule).(*authzpb.Rule)
+	if r.GetOwn() {
+		return "(the caller's own)"
+	}
+	var out []string
+	for _, v := range r.GetVerbs() {
+		text := "`" + v.GetName() + "`"
+		if v.GetFrom() != "" {
+			text += fmt.Sprintf(" %s `%s`", v.GetResource(), v.GetFrom())
+		}
+		if len(v.GetWhen()) > 0 {
+			text += " if `" + strings.Join(v.GetWhen(), "`, `") + "`"
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, "; ")
+}
+
 // TestWhoMayWhat holds the rules against golden and docs/callers.md.
 func TestWhoMayWhat(t *testing.T) {
 	var page bytes.Buffer
-	page.WriteString("# Who may call what\n\nMade from the rules in the `.proto`s by `go test ./cmd/internal/node -run TestWhoMayWhat -update`; a test compares it\nwith them, and `TestCallerTable` calls every one of these as everybody. Whoever is not named is refused.\n\n| RPC | reached by | callers |\n|---|---|---|\n")
+	page.WriteString("# Who may call what\n\nMade from the rules in the `.proto`s by `go test ./cmd/internal/node -run TestWhoMayWhat -update`; a test compares it\nwith them, and `TestCallerTable` calls every one of these as everybody. Whoever is not named is refused.\nThe verbs are what roles and policies speak of, each with the field of the request that names what it is done to; without one it is\nthe cluster. Where there are several, the request decides which of them must be permitted. No verb reads the value of a secret.\n\n| RPC | reached by | callers | verbs |\n|---|---|---|---|\n")
 	for _, md := range rpcs() {
 		service := string(md.Parent().FullName())
 		if way(service) == "rund.sock" {
@@ -248,7 +268,7 @@ func TestWhoMayWhat(t *testing.T) {
 				t.Errorf("%s admits %s, which the list in this test does not: is that meant?", md.FullName(), k)
 			}
 		}
-		fmt.Fprintf(&page, "| `%s` | %s | %s |\n", strings.TrimPrefix(string(md.FullName()), "redoubt."), way(service), strings.Join(names, ", "))
+		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", strings.TrimPrefix(string(md.FullName()), "redoubt."), way(service), strings.Join(names, ", "), verbsOf(md))
 	}
 	if *updateTable {
 		if err := os.WriteFile(filepath.FromSlash(callersPage), page.Bytes(), 0o644); err != nil {

@@ -153,13 +153,19 @@ func (x Refusal_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refusal_Reason.Descriptor instead.
 func (Refusal_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{1, 0}
+	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{2, 0}
 }
 
-// Rule lists every kind of caller an RPC admits.
+// Rule lists every kind of caller an RPC admits, and says what it does.
 type Rule struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Callers       []Caller               `protobuf:"varint,1,rep,packed,name=callers,proto3,enum=redoubt.authz.v1.Caller" json:"callers,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Callers []Caller               `protobuf:"varint,1,rep,packed,name=callers,proto3,enum=redoubt.authz.v1.Caller" json:"callers,omitempty"`
+	// What the call does, for roles and policies: each that holds for a request must
+	// be permitted, and one must hold. An RPC that an operator may call has some, or
+	// is its caller's own.
+	Verbs []*Verb `protobuf:"bytes,2,rep,name=verbs,proto3" json:"verbs,omitempty"`
+	// It tells or changes nothing but what is the caller's: no policy is asked.
+	Own           bool `protobuf:"varint,3,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +207,106 @@ func (x *Rule) GetCallers() []Caller {
 	return nil
 }
 
+func (x *Rule) GetVerbs() []*Verb {
+	if x != nil {
+		return x.Verbs
+	}
+	return nil
+}
+
+func (x *Rule) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+// Verb is one thing that a call does.
+type Verb struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "noun.action" of lower-case letters and "-": "service.create".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is done to: Service, Node, Config, Secret, Network, NetworkPolicy.
+	// Empty: the cluster.
+	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The field of the request that names it ("service", "spec.network"), or the
+	// spec of what is to be ("spec"). Each of several is judged; where none is
+	// named, the cluster.
+	From string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	// Where none is named nothing is done.
+	Each bool `protobuf:"varint,4,opt,name=each,proto3" json:"each,omitempty"`
+	// Fields of the request that must all have these values: "root=true",
+	// "role!=ROLE_MANAGER". None: it always holds.
+	When          []string `protobuf:"bytes,5,rep,name=when,proto3" json:"when,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verb) Reset() {
+	*x = Verb{}
+	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verb) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verb) ProtoMessage() {}
+
+func (x *Verb) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verb.ProtoReflect.Descriptor instead.
+func (*Verb) Descriptor() ([]byte, []int) {
+	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Verb) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Verb) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Verb) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Verb) GetEach() bool {
+	if x != nil {
+		return x.Each
+	}
+	return false
+}
+
+func (x *Verb) GetWhen() []string {
+	if x != nil {
+		return x.When
+	}
+	return nil
+}
+
 // Refusal is the status detail with which a manager tells a node, over a
 // connection on which both proved who they are, why it is refused for good.
 type Refusal struct {
@@ -216,7 +322,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[1]
+	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +334,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[1]
+	mi := &file_pki_authz_authzpb_authz_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +347,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{1}
+	return file_pki_authz_authzpb_authz_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Refusal) GetReason() Refusal_Reason {
@@ -286,9 +392,17 @@ var File_pki_authz_authzpb_authz_proto protoreflect.FileDescriptor
 
 const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpki/authz/authzpb/authz.proto\x12\x10redoubt.authz.v1\x1a google/protobuf/descriptor.proto\":\n" +
+	"\x1dpki/authz/authzpb/authz.proto\x12\x10redoubt.authz.v1\x1a google/protobuf/descriptor.proto\"z\n" +
 	"\x04Rule\x122\n" +
-	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers\"\xbb\x01\n" +
+	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers\x12,\n" +
+	"\x05verbs\x18\x02 \x03(\v2\x16.redoubt.authz.v1.VerbR\x05verbs\x12\x10\n" +
+	"\x03own\x18\x03 \x01(\bR\x03own\"r\n" +
+	"\x04Verb\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x12\n" +
+	"\x04each\x18\x04 \x01(\bR\x04each\x12\x12\n" +
+	"\x04when\x18\x05 \x03(\tR\x04when\"\xbb\x01\n" +
 	"\aRefusal\x128\n" +
 	"\x06reason\x18\x01 \x01(\x0e2 .redoubt.authz.v1.Refusal.ReasonR\x06reason\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x0e\n" +
@@ -322,24 +436,26 @@ func file_pki_authz_authzpb_authz_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_authz_authzpb_authz_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pki_authz_authzpb_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_pki_authz_authzpb_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_pki_authz_authzpb_authz_proto_goTypes = []any{
 	(Caller)(0),                        // 0: redoubt.authz.v1.Caller
 	(Refusal_Reason)(0),                // 1: redoubt.authz.v1.Refusal.Reason
 	(*Rule)(nil),                       // 2: redoubt.authz.v1.Rule
-	(*Refusal)(nil),                    // 3: redoubt.authz.v1.Refusal
-	(*descriptorpb.MethodOptions)(nil), // 4: google.protobuf.MethodOptions
+	(*Verb)(nil),                       // 3: redoubt.authz.v1.Verb
+	(*Refusal)(nil),                    // 4: redoubt.authz.v1.Refusal
+	(*descriptorpb.MethodOptions)(nil), // 5: google.protobuf.MethodOptions
 }
 var file_pki_authz_authzpb_authz_proto_depIdxs = []int32{
 	0, // 0: redoubt.authz.v1.Rule.callers:type_name -> redoubt.authz.v1.Caller
-	1, // 1: redoubt.authz.v1.Refusal.reason:type_name -> redoubt.authz.v1.Refusal.Reason
-	4, // 2: redoubt.authz.v1.rule:extendee -> google.protobuf.MethodOptions
-	2, // 3: redoubt.authz.v1.rule:type_name -> redoubt.authz.v1.Rule
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	3, // [3:4] is the sub-list for extension type_name
-	2, // [2:3] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 1: redoubt.authz.v1.Rule.verbs:type_name -> redoubt.authz.v1.Verb
+	1, // 2: redoubt.authz.v1.Refusal.reason:type_name -> redoubt.authz.v1.Refusal.Reason
+	5, // 3: redoubt.authz.v1.rule:extendee -> google.protobuf.MethodOptions
+	2, // 4: redoubt.authz.v1.rule:type_name -> redoubt.authz.v1.Rule
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	4, // [4:5] is the sub-list for extension type_name
+	3, // [3:4] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_pki_authz_authzpb_authz_proto_init() }
@@ -353,7 +469,7 @@ func file_pki_authz_authzpb_authz_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_authz_authzpb_authz_proto_rawDesc), len(file_pki_authz_authzpb_authz_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 1,
 			NumServices:   0,
 		},

@@ -1016,20 +1016,32 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\x12KIND_FORMER_ISSUER\x10\x05\x12\x0e\n" +
 	"\n" +
 	"KIND_CROSS\x10\x06\x12\x11\n" +
-	"\rKIND_EXTERNAL\x10\a2\xf1\x04\n" +
-	"\tAuthority\x12^\n" +
-	"\bRotateCA\x12#.redoubt.control.v1.RotateCARequest\x1a$.redoubt.control.v1.RotateCAResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12[\n" +
-	"\aAbortCA\x12\".redoubt.control.v1.AbortCARequest\x1a#.redoubt.control.v1.AbortCAResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12]\n" +
-	"\aWatchCA\x12\".redoubt.control.v1.WatchCARequest\x1a#.redoubt.control.v1.WatchCAResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12a\n" +
-	"\tInspectCA\x12$.redoubt.control.v1.InspectCARequest\x1a%.redoubt.control.v1.InspectCAResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12m\n" +
-	"\rSetExternalCA\x12(.redoubt.control.v1.SetExternalCARequest\x1a).redoubt.control.v1.SetExternalCAResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12v\n" +
-	"\x10RemoveExternalCA\x12+.redoubt.control.v1.RemoveExternalCARequest\x1a,.redoubt.control.v1.RemoveExternalCAResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
+	"\rKIND_EXTERNAL\x10\a2\xd3\x06\n" +
+	"\tAuthority\x12\xe9\x01\n" +
+	"\bRotateCA\x12#.redoubt.control.v1.RotateCARequest\x1a$.redoubt.control.v1.RotateCAResponse\"\x91\x01\x9a\xe5\x18\x8c\x01\n" +
+	"\x01\x05\x12(\n" +
+	"\tca.rotate*\n" +
+	"root=false*\x0fonly_life=false\x12\x1b\n" +
+	"\x0eca.rotate-root*\troot=true\x12\x1b\n" +
+	"\tca.update*\x0eonly_life=true\x12#\n" +
+	"\tca.update*\x16worker_leaf_seconds!=0\x12m\n" +
+	"\aAbortCA\x12\".redoubt.control.v1.AbortCARequest\x1a#.redoubt.control.v1.AbortCAResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x01\x05\x12\x10\n" +
+	"\x0eca.rotate-root\x12k\n" +
+	"\aWatchCA\x12\".redoubt.control.v1.WatchCARequest\x1a#.redoubt.control.v1.WatchCAResponse\"\x15\x9a\xe5\x18\x11\n" +
+	"\x01\x05\x12\f\n" +
+	"\n" +
+	"ca.inspect0\x01\x12o\n" +
+	"\tInspectCA\x12$.redoubt.control.v1.InspectCARequest\x1a%.redoubt.control.v1.InspectCAResponse\"\x15\x9a\xe5\x18\x11\n" +
+	"\x01\x05\x12\f\n" +
+	"\n" +
+	"ca.inspect\x12\x80\x01\n" +
+	"\rSetExternalCA\x12(.redoubt.control.v1.SetExternalCARequest\x1a).redoubt.control.v1.SetExternalCAResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x01\x05\x12\x11\n" +
+	"\x0fca.set-external\x12\x89\x01\n" +
+	"\x10RemoveExternalCA\x12+.redoubt.control.v1.RemoveExternalCARequest\x1a,.redoubt.control.v1.RemoveExternalCAResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x01\x05\x12\x11\n" +
+	"\x0fca.set-externalBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
 	file_cmd_internal_control_controlpb_authority_proto_rawDescOnce sync.Once

@@ -7099,88 +7099,147 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\n" +
 	"CallStream\x12T\n" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x010\x012\xe9\x1e\n" +
-	"\aControl\x12a\n" +
-	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12a\n" +
-	"\tListNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12e\n" +
-	"\vStreamNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12d\n" +
+	"\x01\x06(\x010\x012\xdd,\n" +
+	"\aControl\x12s\n" +
+	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x01\x05\x12\x10\n" +
+	"\x0ecluster.status\x12{\n" +
+	"\tListNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"!\x9a\xe5\x18\x1d\n" +
+	"\x01\x05\x12\x18\n" +
+	"\tnode.list\x12\x04Node\x1a\x05nodes\x12\x7f\n" +
+	"\vStreamNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"!\x9a\xe5\x18\x1d\n" +
+	"\x01\x05\x12\x18\n" +
+	"\tnode.list\x12\x04Node\x1a\x05nodes0\x01\x12\x7f\n" +
 	"\n" +
-	"UpdateNode\x12%.redoubt.control.v1.UpdateNodeRequest\x1a&.redoubt.control.v1.UpdateNodeResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12m\n" +
-	"\rRotateMeshKey\x12(.redoubt.control.v1.RotateMeshKeyRequest\x1a).redoubt.control.v1.RotateMeshKeyResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12d\n" +
+	"UpdateNode\x12%.redoubt.control.v1.UpdateNodeRequest\x1a&.redoubt.control.v1.UpdateNodeResponse\"\"\x9a\xe5\x18\x1e\n" +
+	"\x01\x05\x12\x19\n" +
+	"\vnode.update\x12\x04Node\x1a\x04node\x12\x8c\x01\n" +
+	"\rRotateMeshKey\x12(.redoubt.control.v1.RotateMeshKeyRequest\x1a).redoubt.control.v1.RotateMeshKeyResponse\"&\x9a\xe5\x18\"\n" +
+	"\x01\x05\x12\x1d\n" +
+	"\x0fnode.rotate-key\x12\x04Node\x1a\x04node\x12\xac\x01\n" +
 	"\n" +
-	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12g\n" +
-	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12d\n" +
+	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"O\x9a\xe5\x18K\n" +
+	"\x01\x05\x12\x19\n" +
+	"\vnode.remove\x12\x04Node\x1a\x04node\x12+\n" +
+	"\vnode.revoke\x12\x04Node\x1a\x04node*\x10compromised=true\x12\x83\x01\n" +
+	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"#\x9a\xe5\x18\x1f\n" +
+	"\x01\x05\x12\x1a\n" +
+	"\fnode.promote\x12\x04Node\x1a\x04node\x12\x7f\n" +
 	"\n" +
-	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12g\n" +
-	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12d\n" +
+	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\"\"\x9a\xe5\x18\x1e\n" +
+	"\x01\x05\x12\x19\n" +
+	"\vnode.demote\x12\x04Node\x1a\x04node\x12\xbd\x01\n" +
+	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"]\x9a\xe5\x18Y\n" +
+	"\x01\x05\x12)\n" +
+	"\x13token.create-worker*\x12role!=ROLE_MANAGER\x12)\n" +
+	"\x14token.create-manager*\x11role=ROLE_MANAGER\x12r\n" +
 	"\n" +
-	"ListTokens\x12%.redoubt.control.v1.ListTokensRequest\x1a&.redoubt.control.v1.ListTokensResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12g\n" +
-	"\vRevokeToken\x12&.redoubt.control.v1.RevokeTokenRequest\x1a'.redoubt.control.v1.RevokeTokenResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12l\n" +
-	"\fCreateBackup\x12'.redoubt.control.v1.CreateBackupRequest\x1a(.redoubt.control.v1.CreateBackupResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12a\n" +
-	"\tListSlots\x12$.redoubt.control.v1.ListSlotsRequest\x1a%.redoubt.control.v1.ListSlotsResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12f\n" +
+	"ListTokens\x12%.redoubt.control.v1.ListTokensRequest\x1a&.redoubt.control.v1.ListTokensResponse\"\x15\x9a\xe5\x18\x11\n" +
+	"\x01\x05\x12\f\n" +
 	"\n" +
-	"RotateSlot\x12%.redoubt.control.v1.RotateSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12u\n" +
-	"\x0fRotateStoreKeys\x12*.redoubt.control.v1.RotateStoreKeysRequest\x1a+.redoubt.control.v1.RotateStoreKeysResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12m\n" +
-	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12j\n" +
-	"\fListServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12n\n" +
-	"\x0eStreamServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12m\n" +
-	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12m\n" +
-	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12j\n" +
-	"\fCreateConfig\x12'.redoubt.control.v1.CreateConfigRequest\x1a(.redoubt.control.v1.CreateConfigResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12d\n" +
+	"token.list\x12w\n" +
+	"\vRevokeToken\x12&.redoubt.control.v1.RevokeTokenRequest\x1a'.redoubt.control.v1.RevokeTokenResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x01\x05\x12\x0e\n" +
+	"\ftoken.revoke\x12}\n" +
+	"\fCreateBackup\x12'.redoubt.control.v1.CreateBackupRequest\x1a(.redoubt.control.v1.CreateBackupResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x01\x05\x12\x0f\n" +
+	"\rbackup.create0\x01\x12n\n" +
+	"\tListSlots\x12$.redoubt.control.v1.ListSlotsRequest\x1a%.redoubt.control.v1.ListSlotsResponse\"\x14\x9a\xe5\x18\x10\n" +
+	"\x01\x05\x12\v\n" +
+	"\tslot.list\x12u\n" +
 	"\n" +
-	"GetConfigs\x12%.redoubt.control.v1.GetConfigsRequest\x1a&.redoubt.control.v1.GetConfigsResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12o\n" +
-	"\rStreamConfigs\x12(.redoubt.control.v1.StreamConfigsRequest\x1a).redoubt.control.v1.StreamConfigsResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12j\n" +
-	"\fRemoveConfig\x12'.redoubt.control.v1.RemoveConfigRequest\x1a(.redoubt.control.v1.RemoveConfigResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12m\n" +
-	"\rCreateNetwork\x12(.redoubt.control.v1.CreateNetworkRequest\x1a).redoubt.control.v1.CreateNetworkResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12r\n" +
-	"\x0eStreamNetworks\x12).redoubt.control.v1.StreamNetworksRequest\x1a*.redoubt.control.v1.StreamNetworksResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12m\n" +
-	"\rRemoveNetwork\x12(.redoubt.control.v1.RemoveNetworkRequest\x1a).redoubt.control.v1.RemoveNetworkResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12j\n" +
-	"\fCreatePolicy\x12'.redoubt.control.v1.CreatePolicyRequest\x1a(.redoubt.control.v1.CreatePolicyResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12r\n" +
-	"\x0eStreamPolicies\x12).redoubt.control.v1.StreamPoliciesRequest\x1a*.redoubt.control.v1.StreamPoliciesResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12j\n" +
-	"\fRemovePolicy\x12'.redoubt.control.v1.RemovePolicyRequest\x1a(.redoubt.control.v1.RemovePolicyResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12m\n" +
-	"\rExplainPolicy\x12(.redoubt.control.v1.ExplainPolicyRequest\x1a).redoubt.control.v1.ExplainPolicyResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12a\n" +
-	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12e\n" +
-	"\vStreamTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12l\n" +
-	"\fWatchService\x12'.redoubt.control.v1.WatchServiceRequest\x1a(.redoubt.control.v1.WatchServiceResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12i\n" +
-	"\vServiceLogs\x12&.redoubt.control.v1.ServiceLogsRequest\x1a'.redoubt.control.v1.ServiceLogsResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01\x12[\n" +
-	"\aExplain\x12\".redoubt.control.v1.ExplainRequest\x1a#.redoubt.control.v1.ExplainResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x05\x12Z\n" +
-	"\x06Events\x12!.redoubt.control.v1.EventsRequest\x1a\".redoubt.control.v1.EventsResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x050\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
+	"RotateSlot\x12%.redoubt.control.v1.RotateSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x01\x05\x12\r\n" +
+	"\vslot.rotate0\x01\x12\xc1\x01\n" +
+	"\x0fRotateStoreKeys\x12*.redoubt.control.v1.RotateStoreKeysRequest\x1a+.redoubt.control.v1.RotateStoreKeysResponse\"S\x9a\xe5\x18O\n" +
+	"\x01\x05\x12,\n" +
+	"\x10store.rotate-key\x12\x04Node\x1a\x05nodes*\vwatch=false\x12\x1c\n" +
+	"\x0ecluster.status*\n" +
+	"watch=true0\x01\x12\xf9\x02\n" +
+	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\x92\x02\x9a\xe5\x18\x8d\x02\n" +
+	"\x01\x05\x12\x1f\n" +
+	"\x0eservice.create\x12\aService\x1a\x04spec\x12:\n" +
+	"\n" +
+	"secret.use\x12\x06Secret\x1a\"spec.task.container.secrets.source \x01\x129\n" +
+	"\n" +
+	"secret.use\x12\x06Secret\x1a!spec.task.container.registry_auth \x01\x12:\n" +
+	"\n" +
+	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
+	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\x8d\x01\n" +
+	"\fListServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"*\x9a\xe5\x18&\n" +
+	"\x01\x05\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices\x12\x91\x01\n" +
+	"\x0eStreamServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"*\x9a\xe5\x18&\n" +
+	"\x01\x05\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\x9d\x03\n" +
+	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\xb6\x02\x9a\xe5\x18\xb1\x02\n" +
+	"\x01\x05\x12\"\n" +
+	"\x0eservice.update\x12\aService\x1a\aservice\x12\x1f\n" +
+	"\x0eservice.update\x12\aService\x1a\x04spec\x12:\n" +
+	"\n" +
+	"secret.use\x12\x06Secret\x1a\"spec.task.container.secrets.source \x01\x129\n" +
+	"\n" +
+	"secret.use\x12\x06Secret\x1a!spec.task.container.registry_auth \x01\x12:\n" +
+	"\n" +
+	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
+	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\x91\x01\n" +
+	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\"+\x9a\xe5\x18'\n" +
+	"\x01\x05\x12\"\n" +
+	"\x0eservice.remove\x12\aService\x1a\aservice\x12\x89\x01\n" +
+	"\fCreateConfig\x12'.redoubt.control.v1.CreateConfigRequest\x1a(.redoubt.control.v1.CreateConfigResponse\"&\x9a\xe5\x18\"\n" +
+	"\x01\x05\x12\x1d\n" +
+	"\rconfig.create\x12\x06Config\x1a\x04spec\x12\x84\x01\n" +
+	"\n" +
+	"GetConfigs\x12%.redoubt.control.v1.GetConfigsRequest\x1a&.redoubt.control.v1.GetConfigsResponse\"'\x9a\xe5\x18#\n" +
+	"\x01\x05\x12\x1e\n" +
+	"\vconfig.read\x12\x06Config\x1a\aconfigs\x12~\n" +
+	"\rStreamConfigs\x12(.redoubt.control.v1.StreamConfigsRequest\x1a).redoubt.control.v1.StreamConfigsResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x01\x05\x12\r\n" +
+	"\vconfig.list0\x01\x12\x8b\x01\n" +
+	"\fRemoveConfig\x12'.redoubt.control.v1.RemoveConfigRequest\x1a(.redoubt.control.v1.RemoveConfigResponse\"(\x9a\xe5\x18$\n" +
+	"\x01\x05\x12\x1f\n" +
+	"\rconfig.remove\x12\x06Config\x1a\x06config\x12\x8e\x01\n" +
+	"\rCreateNetwork\x12(.redoubt.control.v1.CreateNetworkRequest\x1a).redoubt.control.v1.CreateNetworkResponse\"(\x9a\xe5\x18$\n" +
+	"\x01\x05\x12\x1f\n" +
+	"\x0enetwork.create\x12\aNetwork\x1a\x04spec\x12\x95\x01\n" +
+	"\x0eStreamNetworks\x12).redoubt.control.v1.StreamNetworksRequest\x1a*.redoubt.control.v1.StreamNetworksResponse\"*\x9a\xe5\x18&\n" +
+	"\x01\x05\x12!\n" +
+	"\fnetwork.list\x12\aNetwork\x1a\bnetworks0\x01\x12\x91\x01\n" +
+	"\rRemoveNetwork\x12(.redoubt.control.v1.RemoveNetworkRequest\x1a).redoubt.control.v1.RemoveNetworkResponse\"+\x9a\xe5\x18'\n" +
+	"\x01\x05\x12\"\n" +
+	"\x0enetwork.remove\x12\aNetwork\x1a\anetwork\x12\xbe\x01\n" +
+	"\fCreatePolicy\x12'.redoubt.control.v1.CreatePolicyRequest\x1a(.redoubt.control.v1.CreatePolicyResponse\"[\x9a\xe5\x18W\n" +
+	"\x01\x05\x12'\n" +
+	"\x10netpolicy.create\x12\rNetworkPolicy\x1a\x04spec\x12)\n" +
+	"\x10netpolicy.create\x12\aNetwork\x1a\fspec.network\x12\x9d\x01\n" +
+	"\x0eStreamPolicies\x12).redoubt.control.v1.StreamPoliciesRequest\x1a*.redoubt.control.v1.StreamPoliciesResponse\"2\x9a\xe5\x18.\n" +
+	"\x01\x05\x12)\n" +
+	"\x0enetpolicy.list\x12\rNetworkPolicy\x1a\bpolicies0\x01\x12\x95\x01\n" +
+	"\fRemovePolicy\x12'.redoubt.control.v1.RemovePolicyRequest\x1a(.redoubt.control.v1.RemovePolicyResponse\"2\x9a\xe5\x18.\n" +
+	"\x01\x05\x12)\n" +
+	"\x10netpolicy.remove\x12\rNetworkPolicy\x1a\x06policy\x12\x7f\n" +
+	"\rExplainPolicy\x12(.redoubt.control.v1.ExplainPolicyRequest\x1a).redoubt.control.v1.ExplainPolicyResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x01\x05\x12\x10\n" +
+	"\x0enetpolicy.list\x12\x84\x01\n" +
+	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"*\x9a\xe5\x18&\n" +
+	"\x01\x05\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices\x12\x88\x01\n" +
+	"\vStreamTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"*\x9a\xe5\x18&\n" +
+	"\x01\x05\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\x8e\x01\n" +
+	"\fWatchService\x12'.redoubt.control.v1.WatchServiceRequest\x1a(.redoubt.control.v1.WatchServiceResponse\")\x9a\xe5\x18%\n" +
+	"\x01\x05\x12 \n" +
+	"\fservice.list\x12\aService\x1a\aservice0\x01\x12\x8a\x01\n" +
+	"\vServiceLogs\x12&.redoubt.control.v1.ServiceLogsRequest\x1a'.redoubt.control.v1.ServiceLogsResponse\"(\x9a\xe5\x18$\n" +
+	"\x01\x05\x12\x1f\n" +
+	"\fservice.logs\x12\aService\x1a\x06target0\x01\x12|\n" +
+	"\aExplain\x12\".redoubt.control.v1.ExplainRequest\x1a#.redoubt.control.v1.ExplainResponse\"(\x9a\xe5\x18$\n" +
+	"\x01\x05\x12\x1f\n" +
+	"\fservice.list\x12\aService\x1a\x06target\x12h\n" +
+	"\x06Events\x12!.redoubt.control.v1.EventsRequest\x1a\".redoubt.control.v1.EventsResponse\"\x15\x9a\xe5\x18\x11\n" +
+	"\x01\x05\x12\f\n" +
+	"\n" +
+	"event.list0\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
 	file_cmd_internal_control_controlpb_control_proto_rawDescOnce sync.Once

@@ -1,0 +1,91 @@
+package node
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+)
+
+// TestRequestsDecide holds requests against what they do.
+func TestRequestsDecide(t *testing.T) {
+	for _, c := range []struct{ rpc, request, want string }{
+		{"Control.GetStatus", ``, "cluster.status"},
+		{"Control.CreateService", `spec {name: "web"}`, "service.create Service spec"},
+		{"Control.CreateService", `spec {name: "web" task {container {secrets {source: "key"} secrets {source: "cert"} secrets {source: "key"} registry_auth: "pull"} networks {network: "front"}}}`,
+			"service.create Service spec, secret.use Secret key, secret.use Secret cert, secret.use Secret pull, network.use Network front"},
+		{"Control.UpdateService", `service: "web" spec {name: "api"}`, "service.update Service web, service.update Service spec"},
+		{"Control.ListServices", ``, "service.list"},
+		{"Control.ListServices", `services: "web" services: "api"`, "service.list Service web, service.list Service api"},
+		{"Control.RemoveNode", `node: "w1"`, "node.remove Node w1"},
+		{"Control.RemoveNode", `node: "w1" compromised: true`, "node.remove Node w1, node.revoke Node w1"},
+		{"Control.CreateToken", `role: ROLE_WORKER`, "token.create-worker"},
+		{"Control.CreateToken", `role: ROLE_MANAGER`, "token.create-manager"},
+		{"Control.CreateToken", `role: 77`, "token.create-worker"},
+		{"Control.RotateStoreKeys", `watch: true`, "cluster.status"},
+		{"Control.RotateStoreKeys", `nodes: "m1"`, "store.rotate-key Node m1"},
+		{"Control.CreatePolicy", `spec {name: "p" network: "front"}`, "netpolicy.create NetworkPolicy spec, netpolicy.create Network front"},
+		{"Authority.RotateCA", ``, "ca.rotate"},
+		{"Authority.RotateCA", `root: true`, "ca.rotate-root"},
+		{"Authority.RotateCA", `root: true only_life: true`, "ca.rotate-root, ca.update"},
+		{"Authority.RotateCA", `worker_leaf_seconds: 3600`, "ca.rotate, ca.update"},
+		{"Slots.SetAutolock", ``, "autolock.disable"},
+		{"Slots.SetAutolock", `on: true`, "autolock.enable"},
+		{"Secrets.RollbackFile", `name: "key"`, "secret.update Secret key"},
+		{"Secrets.RollbackFile", `name: "app" config: true`, "config.update Config app"},
+		{"Admission.DecidePending", `node: "n" approve: true`, "node.approve"},
+		{"Admission.DecidePending", `node: "n"`, "node.reject"},
+	} {
+		service, method, _ := strings.Cut(c.rpc, ".")
+		full := "/redoubt.control.v1." + service + "/" + method
+		i := slices.IndexFunc(rpcs(), func(md protoreflect.MethodDescriptor) bool {
+			return "/"+string(md.Parent().FullName())+"/"+string(md.Name()) == full
+		})
+		if i < 0 {
+			t.Errorf("there is no %s", c.rpc)
+			continue
+		}
+		mt, err := protoregistry.GlobalTypes.FindMessageByName(rpcs()[i].Input().FullName())
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := mt.New().Interface()
+		if err := prototext.Unmarshal([]byte(c.request), request); err != nil {
+			t.Fatal(err)
+		}
+		acts, err := authz.ActsOf(full, request)
+		if got := describeActs(acts); err != nil || got != c.want {
+			t.Errorf("%s {%s}: %s, %v, want %s", c.rpc, c.request, got, err, c.want)
+		}
+	}
+}
+
+func describeActs(acts []authz.Act) string {
+	var out []string
+	for _, a := range acts {
+		text := a.Verb
+		switch {
+		case a.Spec != nil:
+			text += " " + a.Kind + " spec"
+		case a.Ref != "":
+			text += " " + a.Kind + " " + a.Ref
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, ", ")
+}
+
+// TestNoVerbReadsSecrets looks for the value of a secret in every answer: nobody's
+// role can be more than the RPCs are.
+func TestNoVerbReadsSecrets(t *testing.T) {
+	for name := range authz.Verbs() {
+		if noun, action, _ := strings.Cut(name, "."); noun == "secret" && !slices.Contains([]string{"create", "list", "remove", "update", "use"}, action) {
+			t.Errorf("verb %s: what does it tell?", name)
+		}
+	}
+}

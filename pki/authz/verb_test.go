@@ -1,0 +1,50 @@
+package authz
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+)
+
+// TestVerbsAreChecked gives declarations that mean nothing: each is refused, and so
+// the method to everybody.
+func TestVerbsAreChecked(t *testing.T) {
+	request := (&pkipb.Node{}).ProtoReflect().Descriptor() // has a name and no labels
+	for want, v := range map[string]*authzpb.Verb{
+		"is not the name of a verb":               {Name: "Node.Update"},
+		`no kind of resource "Pod"`:               {Name: "node.update", Resource: "Pod", From: "id"},
+		"go together":                             {Name: "node.update", Resource: "Node"},
+		"verb node.list: a kind of":               {Name: "node.list", Each: true},
+		"has no field nodes":                      {Name: "node.update", Resource: "Node", From: "nodes"},
+		"id.x has no fields":                      {Name: "node.update", Resource: "Node", From: "id.x"},
+		"names no resource":                       {Name: "node.update", Resource: "Node", From: "denied"},
+		`"stolen=true" is no condition`:           {Name: "node.update", When: []string{"stolen=true"}},
+		`"denied" is no condition`:                {Name: "node.update", When: []string{"denied"}},
+		`"denied=yes" is no value`:                {Name: "node.update", When: []string{"denied=yes"}},
+		`"role=ROLE_QUEEN" is no value`:           {Name: "node.update", When: []string{"role=ROLE_QUEEN"}},
+		`"name=x" is no value of the field`:       {Name: "node.update", When: []string{"name=x"}},
+		`verb node.update: "=" is no condition o`: {Name: "node.update", When: []string{"="}},
+	} {
+		if _, err := compileVerbs(request, []*authzpb.Verb{v}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", v, err, want)
+		}
+	}
+}
+
+func TestWhoDoesNothingWithAVerbIsRefused(t *testing.T) {
+	request := &pkipb.Node{}
+	verbs, err := compileVerbs(request.ProtoReflect().Descriptor(), []*authzpb.Verb{{Name: "node.revoke", When: []string{"denied=true"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rule{verbs: verbs}
+	if acts, err := r.acts(request); err == nil {
+		t.Errorf("it was let do %v", acts)
+	}
+	request.Denied = true
+	if acts, err := r.acts(request); err != nil || len(acts) != 1 || acts[0] != (Act{Verb: "node.revoke"}) {
+		t.Errorf("%v, %v", acts, err)
+	}
+}
