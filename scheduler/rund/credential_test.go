@@ -70,6 +70,11 @@ func TestRegistryCredential(t *testing.T) {
 	if err := s.deliver(d, s.secret(d, auth, "hub", seal.KindRegistry, "no credential "+password)); status.Code(err) != codes.FailedPrecondition || strings.Contains(err.Error(), password) {
 		t.Errorf("a malformed credential: %v", err)
 	}
+	// One of a development build says what to do, and another version is then taken.
+	if err := s.deliver(d, s.secret(d, auth, "hub", seal.KindRegistry, `{"registry":"`+host+`","username":"robot","password":"`+password+`"}`)); status.Code(err) != codes.FailedPrecondition ||
+		strings.Contains(err.Error(), password) || !strings.Contains(err.Error(), "secret hub: ") || !strings.Contains(err.Error(), "redoubt secret update --registry") {
+		t.Errorf("a credential of a development build: %v", err)
+	}
 	if err := s.deliver(d); err == nil {
 		t.Error("a delivery without the credential is taken")
 	}

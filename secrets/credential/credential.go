@@ -20,6 +20,10 @@ const MaxBytes = 16 << 10
 
 const magic = "RDTA\x01"
 
+// former is how development builds began one, in JSON. It is not read: that would leave
+// copies of the password that nobody overwrites.
+const former = `{"registry":`
+
 // Credential is what one registry is shown. It is safe for concurrent use.
 type Credential struct {
 	// HOST or HOST:PORT, as image names have it; docker.io for names without.
@@ -49,6 +53,9 @@ func Encode(registry, username string, password []byte) ([]byte, error) {
 func Parse(b []byte) (*Credential, error) {
 	malformed := errors.New("the secret is no credential of a registry: make one with `redoubt secret create --registry HOST --username USER`")
 	rest, ok := bytes.CutPrefix(b, []byte(magic))
+	if bytes.HasPrefix(b, []byte(former)) {
+		return nil, errors.New("the secret holds its credential as development builds wrote it, which is not read: give it anew with `redoubt secret update --registry HOST --username USER SECRET -`")
+	}
 	if !ok || len(b) > MaxBytes {
 		return nil, malformed
 	}

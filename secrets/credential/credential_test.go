@@ -2,6 +2,7 @@ package credential_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -42,10 +43,25 @@ func TestRefused(t *testing.T) {
 	head := good[:5]
 	none := lp.Append(lp.Append(lp.Append(bytes.Clone(head), nil), []byte("u")), []byte("canary"))
 	for _, bad := range [][]byte{nil, head, good[:len(good)-1], append(bytes.Clone(good), 0), none, append([]byte("RDTA\x02"), good[5:]...),
-		[]byte(`{"registry":"r","username":"u","password":"canary"}`), lp.Append(bytes.Clone(head), make([]byte, credential.MaxBytes))} {
+		lp.Append(bytes.Clone(head), make([]byte, credential.MaxBytes))} {
 		if _, err := credential.Parse(bad); err == nil || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%.40q: %v", bad, err)
 		}
+	}
+}
+
+// What a development build wrote is refused with what to do.
+func TestFormerForm(t *testing.T) {
+	b, err := json.Marshal(struct {
+		Registry string `json:"registry"`
+		Username string `json:"username"`
+		Password string `json:"password"`
+	}{"r", "u", "canary"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := credential.Parse(b); err == nil || strings.Contains(err.Error(), "canary") || !strings.Contains(err.Error(), "redoubt secret update --registry") {
+		t.Errorf("%v", err)
 	}
 }
 
