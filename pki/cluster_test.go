@@ -93,7 +93,7 @@ func (c *cluster) serve() {
 	c.port.Unlock(c.first.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	srv := grpc.NewServer(az.ServerOptions()...)
 	join, err := pki.NewJoinServer(pki.JoinConfig{
-		Store: c.store, Signer: roleSigner{c}, ClusterID: c.ClusterID, Logger: log, Pending: &c.pending,
+		Store: c.store, Signer: roleSigner{c}, ClusterID: c.ClusterID, Logger: log, Pending: &c.pending, OnWait: func(pki.PendingNode) {},
 		Slots: func(context.Context) ([]byte, error) { return []byte("slots"), nil },
 		OnJoin: func(*raftstore.Tx, *pkipb.Node) error {
 			c.mu.Lock()

@@ -54,6 +54,7 @@ func (s *JoinServer) wait(who PendingNode) (*pkipb.JoinResponse, error) {
 	}
 	if first {
 		s.cfg.Logger.Info("a machine waits for an operator", "name", n.Name, "source", n.Source, "token", n.TokenID, "fingerprint", n.Fingerprint)
+		s.cfg.OnWait(n)
 	}
 	return &pkipb.JoinResponse{Role: n.Role, Approval: &pkipb.ApprovalWanted{
 		AskAfterSeconds: uint32(approvalPause / time.Second), LeftSeconds: uint32(n.Until.Sub(now) / time.Second)}}, nil

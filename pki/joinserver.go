@@ -42,7 +42,9 @@ type JoinConfig struct {
 	OnJoin func(tx *raftstore.Tx, n *pkipb.Node) error
 	// Pending are the machines that wait for an operator.
 	Pending *Pending
-	Logger  *slog.Logger
+	// OnWait is told of a machine that begins to wait for an operator.
+	OnWait func(PendingNode)
+	Logger *slog.Logger
 }
 
 // JoinServer admits nodes, on the leader. It is the only service that callers
@@ -59,7 +61,7 @@ type JoinServer struct {
 
 // NewJoinServer returns a JoinServer.
 func NewJoinServer(c JoinConfig) (*JoinServer, error) {
-	if c.Store == nil || c.Signer == nil || c.Slots == nil || c.OnJoin == nil || c.Pending == nil || c.Logger == nil || !ident.Valid(c.ClusterID) {
+	if c.Store == nil || c.Signer == nil || c.Slots == nil || c.OnJoin == nil || c.Pending == nil || c.OnWait == nil || c.Logger == nil || !ident.Valid(c.ClusterID) {
 		return nil, errors.New("pki: the join server's configuration is incomplete")
 	}
 	return &JoinServer{cfg: c, sources: newLimiter(joinBurst, joinRefill, maxSources), slots: make(chan struct{}, maxJoinsAtATime), refused: quietlog.New(c.Logger)}, nil

@@ -203,6 +203,9 @@ func TestApprovedManager(t *testing.T) {
 	if out := c.ok("manager-1", "node", "pending"); !strings.Contains(out, shown) || !strings.Contains(out, "worker-1") {
 		t.Fatalf("node pending:\n%s", out)
 	}
+	if told := c.ok("manager-1", "events", "--since", "1h", "--until", "0s", "--filter", "type=node"); strings.Count(told, "node wait worker-1") != 1 || !strings.Contains(told, shown) {
+		t.Errorf("events do not tell, once, of who waits:\n%s", told)
+	}
 	c.refused("manager-1", 1, "no such machine waits", nil, "node", "approve", "AAAA-AAAA-AAAA-AAAA")
 	c.ok("manager-1", "node", "deny", shown)
 	if r := end(); r.code != 1 || !strings.Contains(r.stderr, "an operator denied this machine") {

@@ -131,7 +131,8 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	}
 	m.dispatcher.Store(d)
 	pending := new(pki.Pending)
-	join, err := pki.NewJoinServer(pki.JoinConfig{Pending: pending,
+	hub := events.New(m.store, n.log.With("part", "events"))
+	join, err := pki.NewJoinServer(pki.JoinConfig{Pending: pending, OnWait: hub.Waits,
 		Store: m.store, Signer: sign, ClusterID: n.who().ClusterID, Slots: m.slots, OnJoin: onJoin,
 		Logger: n.log.With("part", "join")})
 	if err != nil {
@@ -151,7 +152,6 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	identities := identity.New(identity.Config{Store: m.store, ClusterID: n.who().ClusterID, Sign: n.signWorkloads, Logger: n.log.With("part", "identity")})
 	schedulerpb.RegisterWorkloadIdentityServer(nodes, identities)
 
-	hub := events.New(m.store, n.log.With("part", "events"))
 	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Pending: pending, Rotator: sign, Images: images{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Sessions: d.Sessions, Held: identities.Held, Workloads: identities,
 		Events: hub, Locked: m.askLocked, Skews: m.skews, Offset: m.clocks.offset, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()

@@ -3,10 +3,12 @@ package events
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -59,9 +61,22 @@ func facts(p *profilepb.AdmissionPolicy) []fact {
 func decision(t *pkipb.Token) *controlpb.Event {
 	d := t.GetDecision()
 	action := map[bool]string{true: "approve", false: "deny"}[d.GetApproved()]
+	return joiner(action, t.GetId(), d)
+}
+
+// Waits tells of a machine that begins to wait for an operator. Nothing of it is in the
+// store: it asks the next leader, which tells of it again.
+func (h *Hub) Waits(n pki.PendingNode) {
+	e := joiner("wait", n.TokenID, &pkipb.JoinDecision{NodeId: n.ID, NodeName: n.Name, Role: n.Role, Fingerprint: n.Fingerprint, Source: n.Source})
+	e.At = max(time.Now().UnixNano(), h.clock())
+	h.add([]*controlpb.Event{e})
+}
+
+// joiner is about a machine that waits, or waited.
+func joiner(action, tokenID string, d *pkipb.JoinDecision) *controlpb.Event {
 	e := event("node", action, d.GetNodeId(), d.GetNodeName())
 	set(e, "role", profile.RoleName(d.GetRole()))
-	set(e, "token", t.GetId())
+	set(e, "token", tokenID)
 	set(e, "fingerprint", d.GetFingerprint())
 	set(e, "address", d.GetSource())
 	return e

@@ -9,7 +9,7 @@
 // was too slow is told so. Events carry names, ids, states and the reasons that
 // `service ps` shows; nothing of a service's environment, and no key or token.
 //
-// Run is the only writer. Read may be called by any number of goroutines; each
+// Run and Waits write. Read may be called by any number of goroutines; each
 // holds its own cursor.
 package events
 

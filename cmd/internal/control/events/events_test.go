@@ -16,6 +16,7 @@ import (
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -234,6 +235,9 @@ func TestAdmissionIsTold(t *testing.T) {
 			return pkistore.Tokens.Put(tx, tok)
 		})
 	}
+	// Decisions are those of machines that waited, which the store knows nothing of.
+	next(t, h, from, 7)
+	h.Waits(pki.PendingNode{ID: "n2", Name: "manager-3", Role: profilepb.Role_ROLE_MANAGER, TokenID: "tok", Source: "192.0.2.8", Fingerprint: "W2LM"})
 	want := []string{
 		"token create  map[]",
 		"admission update  map[attest:off → on tpms-allowed:0 → 1]",
@@ -242,6 +246,7 @@ func TestAdmissionIsTold(t *testing.T) {
 		"admission update  map[approve-managers:on → off attest:on → off pcrs:7 → none tpms-allowed:1 → 0]",
 		"node approve manager-2 map[address:192.0.2.7 fingerprint:K3QF role:manager token:tok]",
 		"node deny manager-2 map[address:192.0.2.7 fingerprint:K3QF role:manager token:tok]",
+		"node wait manager-3 map[address:192.0.2.8 fingerprint:W2LM role:manager token:tok]",
 	}
 	if got := next(t, h, from, len(want)); !slices.Equal(got, want) {
 		t.Errorf("%s", strings.Join(got, "\n"))
