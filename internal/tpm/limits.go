@@ -35,6 +35,9 @@ const (
 	// commandTime bounds one command on a socket. The kernel bounds those on a
 	// device.
 	commandTime = 2 * time.Minute
+	// overdue is after how long a TPM that was asked something is taken for one that
+	// hangs: what takes longest, making an RSA key, takes some ten seconds.
+	overdue = time.Minute
 	// dialTime bounds connecting to a socket.
 	dialTime = 10 * time.Second
 	// openTime bounds how long a TPM may take to say what it is.

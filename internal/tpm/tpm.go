@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -19,6 +20,7 @@ type TPM struct {
 	turn   chan struct{} // holds one while nobody uses the device
 	closed chan struct{} // closed by Close, once
 	once   sync.Once
+	began  atomic.Pointer[time.Time] // when the present turn did; nil: there is none
 
 	dev device                   // used by who has the turn
 	id  atomic.Pointer[Identity] // nil until asked for
@@ -57,9 +59,12 @@ func (t *TPM) Close() (err error) {
 
 // use runs fn in the caller's turn, and returns when fn has or when ctx ends. No call
 // to a device can be taken back: one that does not answer keeps its turn until it
-// does or fails, which Close waits for, and keeps nobody who waits. What fn returns
-// too late is wiped.
+// does or fails, which Close waits for, and keeps nobody who waits: once it has taken
+// overdue, whoever comes is told so at once. What fn returns too late is wiped.
 func use[T any](ctx context.Context, t *TPM, fn func() (T, error)) (none T, _ error) {
+	if began := t.began.Load(); began != nil && time.Since(*began) >= overdue {
+		return none, fmt.Errorf("%w: it was asked something %v ago", ErrDevice, time.Since(*began).Truncate(time.Second))
+	}
 	select {
 	case <-t.turn:
 	case <-t.closed:
@@ -67,13 +72,17 @@ func use[T any](ctx context.Context, t *TPM, fn func() (T, error)) (none T, _ er
 	case <-ctx.Done():
 		return none, late(ctx)
 	}
+	t.began.Store(new(time.Now()))
 	type result struct {
 		out T
 		err error
 	}
 	done := make(chan result) // sent to once, or never where nobody waits
 	go func() {
-		defer func() { t.turn <- struct{}{} }()
+		defer func() {
+			t.began.Store(nil)
+			t.turn <- struct{}{}
+		}()
 		var r result
 		erase.Do(func() { r.out, r.err = fn() })
 		select {
