@@ -38,6 +38,8 @@ var (
 	ErrRotating    = errors.New("a root is being replaced already")
 	ErrNotRotating = errors.New("no root is being replaced")
 	ErrNoAbort     = errors.New("the replacement is being given up already")
+	// ErrExternalFailing says that workers would get no certificate below a new root.
+	ErrExternalFailing = errors.New("the external CA certifies no worker")
 )
 
 // next begins a transaction that puts a keyset with that epoch in force.
@@ -79,6 +81,17 @@ func RotateIssuer(tx *raftstore.Tx, next NextCA) error {
 	return store.Cluster.Put(tx, c)
 }
 
+// MayBeginRoot returns why the root can not be replaced now.
+func MayBeginRoot(c *pkipb.Cluster) error {
+	switch {
+	case c.GetRotation() != nil:
+		return ErrRotating
+	case c.GetExternal().GetFailure() != "":
+		return ErrExternalFailing
+	}
+	return nil
+}
+
 // BeginRoot has nodes trust a second root. Join tokens of before are void: they
 // pin the root that goes.
 func BeginRoot(tx *raftstore.Tx, next NextCA) error {
@@ -86,8 +99,8 @@ func BeginRoot(tx *raftstore.Tx, next NextCA) error {
 	switch {
 	case err != nil:
 		return err
-	case c.GetRotation() != nil:
-		return ErrRotating
+	case MayBeginRoot(c) != nil:
+		return MayBeginRoot(c)
 	case len(c.GetRoots()) != 1 || !bytes.Equal(c.GetRoots()[0], next.Root) || len(next.Other) == 0:
 		return ErrRotated
 	}
@@ -163,8 +176,9 @@ func FinishRoot(tx *raftstore.Tx, next NextCA) error {
 	}
 	c.Roots, c.Rotation = [][]byte{next.Root}, nil
 	if !c.LastRotation.GetAborted() {
-		c.Exposures, c.Unjournalled = nil, nil // of the root that is gone
+		c.Unjournalled = nil // of the root that is gone
 	}
+	leaveExposures(tx, c)
 	return store.Cluster.Put(tx, c)
 }
 

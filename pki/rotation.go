@@ -206,7 +206,7 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 	c.KeysetEpoch, c.TokenEpoch, c.WholeEpoch = l.Next.Epoch, l.Next.Epoch, l.Next.Epoch
 	strangeOrders(tx, c)
 	if l.Compromised && manager {
-		c.Exposures = append(c.Exposures, &pkipb.Exposure{NodeId: n.GetId(), Name: n.GetName(), At: tx.Now().Unix()})
+		c.Exposures = append(c.Exposures, &pkipb.Exposure{NodeId: n.GetId(), Name: n.GetName(), At: tx.Now().Unix(), BothRoots: c.GetRotation() != nil})
 	}
 	return old, store.Cluster.Put(tx, c)
 }
@@ -248,13 +248,18 @@ func ActiveIssuer(c *pkipb.Cluster) []byte {
 
 // DropFormer takes former issuers off the list once nobody needs them: every
 // node has certificates of the one in force, and had reissueGrace to take them,
-// as a node whose reply was lost holds the one before.
+// as a node whose reply was lost holds the one before. What former roots were exposed
+// to goes as soon as every node has such a certificate.
 func DropFormer(tx *raftstore.Tx) error {
 	c, err := store.GetCluster(tx)
 	if err != nil || !FormerUnused(tx, c, tx.Now()) {
 		return err
 	}
 	c = proto.CloneOf(c)
+	dropExposures(tx, c)
+	if !issuersUnused(tx, c, tx.Now()) {
+		return store.Cluster.Put(tx, c)
+	}
 	revokeIssuers(tx, c, c.GetFormerIssuers()...)
 	c.FormerIssuers = nil
 	if c.GetRotation() == nil {
@@ -265,6 +270,10 @@ func DropFormer(tx *raftstore.Tx) error {
 
 // FormerUnused reports whether DropFormer would do something.
 func FormerUnused(r raftstore.Reader, c *pkipb.Cluster, now time.Time) bool {
+	return issuersUnused(r, c, now) || exposuresOver(r, c)
+}
+
+func issuersUnused(r raftstore.Reader, c *pkipb.Cluster, now time.Time) bool {
 	if len(c.GetFormerIssuers()) == 0 || c.GetRotation() != nil {
 		return false
 	}

@@ -1463,7 +1463,11 @@ type Exposure struct {
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Unix seconds.
-	At            int64 `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	At int64 `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	// The root was being replaced: both keys were exposed.
+	BothRoots bool `protobuf:"varint,4,opt,name=both_roots,json=bothRoots,proto3" json:"both_roots,omitempty"`
+	// That root was replaced since, and nodes with certificates of before may trust it.
+	FormerRoot    bool `protobuf:"varint,5,opt,name=former_root,json=formerRoot,proto3" json:"former_root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1517,6 +1521,20 @@ func (x *Exposure) GetAt() int64 {
 		return x.At
 	}
 	return 0
+}
+
+func (x *Exposure) GetBothRoots() bool {
+	if x != nil {
+		return x.BothRoots
+	}
+	return false
+}
+
+func (x *Exposure) GetFormerRoot() bool {
+	if x != nil {
+		return x.FormerRoot
+	}
+	return false
 }
 
 type Manager struct {
@@ -2985,11 +3003,15 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\vnext_update\x18\x05 \x01(\x03R\n" +
 	"nextUpdate\x12\x1a\n" +
 	"\bworkload\x18\x06 \x01(\bR\bworkload\x12\x16\n" +
-	"\x06former\x18\a \x01(\bR\x06former:\x04\xe8\xe5\x18\x03\"G\n" +
+	"\x06former\x18\a \x01(\bR\x06former:\x04\xe8\xe5\x18\x03\"\x93\x01\n" +
 	"\bExposure\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02at\x18\x03 \x01(\x03R\x02at\"<\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\x12#\n" +
+	"\n" +
+	"both_roots\x18\x04 \x01(\bB\x04\xf0\xe5\x18\x03R\tbothRoots\x12%\n" +
+	"\vformer_root\x18\x05 \x01(\bB\x04\xf0\xe5\x18\x03R\n" +
+	"formerRoot\"<\n" +
 	"\aManager\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xb3\x02\n" +

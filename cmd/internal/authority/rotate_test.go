@@ -339,3 +339,47 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("%d seconds, epoch %d", c.GetWorkerLeafSeconds(), pki.KeysetEpoch(c))
 	}
 }
+
+// TestNoRootWhileTheExternalCAFails: the root stays while workers would get no
+// certificate below another one, also where that is found out when keyd made its keys;
+// the issuing CA, of which workers have none, is replaced.
+func TestNoRootWhileTheExternalCAFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 0)
+	fails := func(why string) {
+		w.update(func(tx *raftstore.Tx) error {
+			c, err := pkistore.GetCluster(tx)
+			if err != nil {
+				return err
+			}
+			c = proto.CloneOf(c)
+			c.External = &pkipb.External{Url: "https://ca", Issuer: []byte("issuer"), Failure: why}
+			return pkistore.Cluster.Put(tx, c)
+		})
+	}
+	s := w.leader()
+	for name, meanwhile := range map[string]bool{"before": false, "while keyd makes keys": true} {
+		if w.called = nil; meanwhile {
+			fails("")
+			w.called = func(int) error { fails("it does not answer"); return nil }
+		} else {
+			fails("it does not answer")
+		}
+		calls := w.calls
+		err := w.begin(s)
+		if apierr.ReasonOf(err) != apierr.ReasonState || !strings.Contains(fmt.Sprint(err), "none would get a certificate below a new root") {
+			t.Errorf("it fails %s: %v", name, err)
+		}
+		if c := w.cluster(); c.GetRotation() != nil || (w.calls > calls) != meanwhile {
+			t.Errorf("it fails %s: keyd was asked %d times, %v", name, w.calls-calls, c.GetRotation())
+		}
+	}
+	w.called = nil
+	if _, err := s.RotateCA(t.Context(), &controlpb.RotateCARequest{}); err != nil {
+		t.Errorf("the issuing CA: %v", err)
+	}
+	fails("")
+	if err := w.begin(s); err != nil {
+		t.Errorf("it certifies again: %v", err)
+	}
+}

@@ -48,11 +48,11 @@ func (s *Server) RotateCA(ctx context.Context, req *controlpb.RotateCARequest) (
 		s.c.Logger.InfoContext(ctx, "the life of workers' certificates was set", "life", life)
 		return resp, nil
 	}
-	change, do := keydpb.CAChange_CA_CHANGE_ISSUER, pki.RotateIssuer
+	change, do, may := keydpb.CAChange_CA_CHANGE_ISSUER, pki.RotateIssuer, s.idle
 	if req.GetRoot() {
-		change, do = keydpb.CAChange_CA_CHANGE_NEW_ROOT, pki.BeginRoot
+		change, do, may = keydpb.CAChange_CA_CHANGE_NEW_ROOT, pki.BeginRoot, s.mayBeginRoot
 	}
-	if err := s.idle(); err != nil { // before keyd makes keys for nothing
+	if err := may(); err != nil { // before keyd makes keys for nothing
 		return nil, refusal(err)
 	}
 	err := s.step(ctx, change, func(tx *raftstore.Tx, next pki.NextCA) error {
@@ -89,6 +89,17 @@ func (s *Server) idle() error {
 		c, err := pkistore.GetCluster(r)
 		if err == nil && c.GetRotation() != nil {
 			err = pki.ErrRotating
+		}
+		return err
+	})
+}
+
+// mayBeginRoot returns why the root can not be replaced now.
+func (s *Server) mayBeginRoot() error {
+	return s.c.Store.View(func(r *raftstore.ReadTx) error {
+		c, err := pkistore.GetCluster(r)
+		if err == nil {
+			err = pki.MayBeginRoot(c)
 		}
 		return err
 	})

@@ -191,6 +191,9 @@ func refusal(err error) error {
 		return apierr.State("", "no root is being replaced: there is nothing to give up")
 	case errors.Is(err, pki.ErrNoAbort):
 		return apierr.State("`redoubt ca rotate --watch` shows how far it is", "the replacement of the root is being given up already")
+	case errors.Is(err, pki.ErrExternalFailing):
+		return apierr.State("mend it (`redoubt ca external show`) and run `redoubt ca external set` again, or `redoubt ca external rm`",
+			"the external CA certifies no worker: none would get a certificate below a new root")
 	case errors.Is(err, pki.ErrRotated):
 		return apierr.Conflict("cluster's set of managers")
 	}

@@ -45,7 +45,8 @@ roots, then all take certificates below the new one, then the old one goes. Join
 tokens of before are void from the beginning. Connections go on. Nodes that are
 away are not waited for: they follow when they are back. The cluster goes on with
 it whatever becomes of this command; --watch shows how far it is, and --abort
-gives it up as long as the old root is there.
+gives it up as long as the old root is there. It is refused while an external CA is
+to sign workers and fails.
 
 --cert-expiry sets for how long workers' certificates are good from now on, one
 hour to 90 days, whatever keyd.worker_leaf_lifetime says on a manager; alone it

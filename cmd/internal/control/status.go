@@ -29,6 +29,11 @@ func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func
 	}
 	resp.KeysetEpoch = pki.KeysetEpoch(c)
 	for _, e := range c.GetExposures() {
+		if e.GetFormerRoot() {
+			warn("manager %s was removed as compromised on %s and had the key of the root that was replaced since: whoever has it can pretend to be a manager to nodes "+
+				"with certificates of before. bring those back, or remove them", e.GetName(), time.Unix(e.GetAt(), 0).UTC().Format(time.DateOnly))
+			continue
+		}
 		warn("manager %s was removed as compromised on %s and had the root key: whoever has it can pretend to be a manager to nodes that are away or new. "+
 			"replace the root: `redoubt ca rotate --root`", e.GetName(), time.Unix(e.GetAt(), 0).UTC().Format(time.DateOnly))
 	}

@@ -262,7 +262,7 @@ func (m *managerState) dropFormer(ctx context.Context) error {
 	if err := m.store.Update(ctx, pki.DropFormer); err != nil {
 		return err
 	}
-	m.n.log.Info("former issuers are accepted no more: every node has a certificate of the one in force")
+	m.n.log.Info("what was needed for certificates of before is forgotten: every node has one of the CA in force")
 	return nil
 }
 
