@@ -295,3 +295,13 @@ func TestParseRefuses(t *testing.T) {
 		}
 	}
 }
+
+// What ends again and again is started ever less often, and never given up.
+func TestBackOff(t *testing.T) {
+	c, now := child{}, time.Unix(0, 0)
+	for _, want := range []time.Duration{100, 200, 400, 800, 1600, 2000, 2000} {
+		if c.postpone(now); c.due.Sub(now) != want*time.Millisecond {
+			t.Errorf("a pause of %v, want %v", c.due.Sub(now), want*time.Millisecond)
+		}
+	}
+}

@@ -35,11 +35,7 @@ func TestTold(t *testing.T) {
 			if c := accepted(t, got); c.Peer().NodeID != n.Record.GetId() || !c.bounded {
 				t.Error("the connection has no bounds, or is not of the node")
 			}
-			start := time.Now()
 			isClosed(t, conn)
-			if time.Since(start) > patience/2 {
-				t.Error("it was kept too long")
-			}
 		}
 	}
 	for _, alpn := range []string{pki.ALPNRaft, pki.ALPNLock, pki.ALPNLocal} {

@@ -54,6 +54,37 @@ func NewAt(t testing.TB, clock raftstore.Clock, tables ...raftstore.Registered) 
 	return s
 }
 
+// awaitTimeout is generous: it only ends tests that would hang.
+const awaitTimeout = time.Minute
+
+// Await waits until cond holds, looking at every change of the tables. It fails the
+// test with what cond said last.
+func Await(t testing.TB, s *raftstore.Store, cond func(r raftstore.Reader) error, tables ...raftstore.Registered) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), awaitTimeout)
+	defer cancel()
+	var why error
+	look := func(r *raftstore.ReadTx) error { why = cond(r); return nil }
+	for {
+		w, err := s.Watch(look, tables...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for why != nil && err == nil {
+			if _, err = w.Next(ctx); err == nil {
+				err = s.View(look)
+			}
+		}
+		w.Close()
+		if why == nil {
+			return
+		}
+		if err != raftstore.ErrLagged {
+			t.Fatalf("%v: %v", err, why)
+		}
+	}
+}
+
 // WaitLeader waits until s leads.
 func WaitLeader(t testing.TB, s *raftstore.Store) {
 	t.Helper()

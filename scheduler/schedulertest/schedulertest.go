@@ -101,32 +101,11 @@ func SetState(t testing.TB, s *raftstore.Store, id string, state schedulerpb.Nod
 	Update(t, s, func(tx *raftstore.Tx) error { return store.SetNodeState(tx, id, state, "", "") })
 }
 
-// Await waits until cond holds, looking at every change. It fails the test with
-// what cond said last.
+// Await waits until cond holds, looking at every change of the scheduler's tables. It
+// fails the test with what cond said last.
 func Await(t testing.TB, s *raftstore.Store, cond func(r raftstore.Reader) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), awaitTimeout)
-	defer cancel()
-	var why error
-	look := func(r *raftstore.ReadTx) error { why = cond(r); return nil }
-	for {
-		w, err := s.Watch(look, store.Tables()...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for why != nil && err == nil {
-			if _, err = w.Next(ctx); err == nil {
-				err = s.View(look)
-			}
-		}
-		w.Close()
-		if why == nil {
-			return
-		}
-		if err != raftstore.ErrLagged {
-			t.Fatalf("%v: %v", err, why)
-		}
-	}
+	raftstoretest.Await(t, s, cond, store.Tables()...)
 }
 
 // Running wants exactly n running tasks of the service, all on nodes that are

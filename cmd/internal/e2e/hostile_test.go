@@ -300,17 +300,16 @@ func removedWorker(t *testing.T, a *attack) {
 	removed = time.Now()
 	select {
 	case err := <-ended:
-		t.Logf("the session ended with: %v", err)
+		// Silence would have ended it, too, later and for another reason.
+		if code := status.Code(err); code != codes.PermissionDenied && code != codes.Unavailable {
+			t.Errorf("the session was not cut, it ended with: %v", err)
+		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the session of a removed worker goes on")
 	}
-	took := cut.Sub(removed)
-	t.Logf("session cut %v after the removal was acknowledged (%v after it was asked for)", took.Round(time.Millisecond), cut.Sub(start).Round(time.Millisecond))
+	t.Logf("session cut %v after the removal was acknowledged (%v after it was asked for)", cut.Sub(removed).Round(time.Millisecond), cut.Sub(start).Round(time.Millisecond))
 	if cut.Before(start) {
 		t.Error("the session had ended before, for another reason")
-	}
-	if took > time.Second {
-		t.Errorf("the session of a removed worker went on for %v", took)
 	}
 	for _, addr := range []string{a.leader, a.follower} {
 		for _, m := range []string{renewMethod, sessionMethod, joinMethod} {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
@@ -227,12 +229,13 @@ func (j *testJournal) Journalled(_ context.Context, req *keydpb.JournalledReques
 // awaitNoted waits until there are n alarms.
 func (w *callerWorld) awaitNoted(t *testing.T, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); len(w.noted(t)) < n && time.Now().Before(deadline); {
-		time.Sleep(20 * time.Millisecond)
-	}
-	if got := len(w.noted(t)); got != n {
-		t.Fatalf("%d alarms, want %d", got, n)
-	}
+	raftstoretest.Await(t, w.m.store, func(r raftstore.Reader) error {
+		c, err := pkistore.GetCluster(r)
+		if got := len(c.GetUnjournalled()); err == nil && got != n {
+			err = fmt.Errorf("%d alarms, want %d", got, n)
+		}
+		return err
+	}, pkistore.Cluster)
 }
 
 func (w *callerWorld) forge(t *testing.T, id profile.Identity) *pki.Credentials {

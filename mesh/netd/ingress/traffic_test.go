@@ -1,9 +1,10 @@
 package ingress
 
 import (
+	"errors"
 	"net"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/kernel"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/internal/netlab"
@@ -104,9 +105,8 @@ func TestWhoIsChosen(t *testing.T) {
 	// Nobody serves: refused at once.
 	p.idle[p.tasks[1]] = true
 	change(a, &netdpb.IngressService{Endpoints: []*netdpb.IngressEndpoint{p.endpoint(a, p.tasks[1])}})
-	began := time.Now()
-	if _, err := ask(l.client, "tcp", at("8080"), deadline); err == nil || time.Since(began) > deadline/2 {
-		t.Errorf("nobody serves: %v after %s", err, time.Since(began))
+	if _, err := ask(l.client, "tcp", at("8080"), deadline); !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("nobody serves, and nobody says so: %v", err)
 	}
 	// A client that goes on asking is answered when somebody serves again.
 	netlab.Within(t, l.client, func() (err error) { c, err = net.Dial("udp", at("5353")); return err })
