@@ -55,6 +55,12 @@
 // Watch gives a snapshot and the events right after it. A consumer that is too
 // slow gets ErrLagged and begins again: nobody waits for it.
 //
+// # The audit log
+//
+// An Update under a context that WithRecorder made carries a record of what it
+// writes. The state machine appends it to the audit log (package auditlog) with
+// the change or not at all. Records reads it.
+//
 // # Linearizability
 //
 // A View may be behind. After Barrier has returned at the leader, a View there

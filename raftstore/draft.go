@@ -34,7 +34,7 @@ func (d *Draft) Update(ctx context.Context, fn func(*Tx) error) error {
 	if err != nil {
 		return err
 	}
-	if err := runTx(tx, fn); err != nil {
+	if err := runTx(ctx, tx, fn); err != nil {
 		return err
 	}
 	t, err := tx.encode()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 )
 
@@ -26,7 +27,10 @@ type entry struct {
 	order   []*changed
 	holders map[heldKey]string
 	sums    tally
-	events  []Event
+	audit   auditlog.Log
+	// recorded says that the store's level knows of records.
+	recorded bool
+	events   []Event
 }
 
 // changed is one object that the entry writes: as it was before the entry, and
@@ -260,7 +264,16 @@ func eachUnique(t Registered, o Object, yield func(heldKey)) {
 func (e *entry) judge(transactions []*raftstorepb.Transaction) ([]error, error) {
 	results := make([]error, len(transactions))
 	for i, t := range transactions {
-		err := e.transact(t)
+		err := e.recordable(t)
+		if err == nil {
+			err = e.transact(t)
+		}
+		if err == nil && t.Record != nil {
+			e.audit, err = e.audit.Append(auditlog.Entry{Index: e.index, Clock: e.clock, Record: t.Record})
+			if err != nil {
+				return nil, err // it was asked before
+			}
+		}
 		var halting *haltError
 		if errors.As(err, &halting) {
 			return nil, halting.err

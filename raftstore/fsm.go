@@ -29,7 +29,9 @@ type fsm struct {
 	reached         func(*ReadTx) // see Config; nil for none
 
 	understood uint32 // the store level of this version: see level.go
-	ahead      ahead
+	// archive takes over what leaves the state of the audit log. Nil: nothing does.
+	archive *archive
+	ahead   ahead
 
 	// mu orders commits against snapshots: whoever holds it sees state and
 	// watches that belong together. Held for as long as a commit takes, never
@@ -93,7 +95,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		}
 	}
 	results, err := f.apply(entry)
-	if errors.Is(err, errNewer) {
+	if errors.Is(err, errNewer) || errors.Is(err, errArchive) {
 		return f.stop(err)
 	}
 	if err != nil {
@@ -149,7 +151,7 @@ func (f *fsm) apply(log *raft.Log) ([]error, error) {
 		return nil, err
 	}
 	e := &entry{
-		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.state, objects: d.objects,
+		tables: f.tables, index: index, clock: max(f.clock, cmd.Now), base: f.state, objects: d.objects, audit: f.state.audit, recorded: f.level >= recordSince,
 		now: make(map[objectKey]*changed, len(cmd.Transactions)), holders: map[heldKey]string{}, sums: tally{},
 	}
 	results, err := e.judge(cmd.Transactions)
@@ -158,6 +160,9 @@ func (f *fsm) apply(log *raft.Log) ([]error, error) {
 	}
 	draft := f.state.draft()
 	if err := e.write(draft); err != nil {
+		return nil, err
+	}
+	if draft.audit, err = f.archived(e.audit); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()

@@ -53,6 +53,9 @@ const (
 	snapshotsKept       = 2
 	snapshotWriters     = 2
 	snapshotsRemembered = 64
+	// keptSegments is how many full segments of the audit log stay in the state: so
+	// many entries a manager that was away gets with a snapshot.
+	keptSegments = 2
 	// edgesKept is of how many snapshots the last entry is known.
 	edgesKept = 8
 

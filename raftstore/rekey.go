@@ -28,7 +28,7 @@ var ErrRekey = errors.New("raftstore: records under a former key are left")
 //     files are removed whole, with all that was deleted in them.
 //  3. Both slots of the watermark are written.
 //  4. Snapshots that have a chunk under the old key go; where there is no other, it
-//     is copied first.
+//     is copied first. Segments of the audit log are sealed anew, each in its place.
 //  5. Every byte of every file is looked at (keyscan).
 //
 // A snapshot that somebody began to write before the key was added may still come to
@@ -125,7 +125,7 @@ func (s *Store) rekeyAll(ctx context.Context, epoch uint32) error {
 	if err := s.rekeyStep(stepMarked); err != nil {
 		return err
 	}
-	if err := s.files.files.snaps.reseal(ctx, epoch); err != nil {
+	if err := errors.Join(s.files.files.snaps.reseal(ctx, epoch), s.fsm.archive.reseal(ctx, epoch)); err != nil {
 		return err
 	}
 	return s.rekeyStep(stepPruned)

@@ -45,11 +45,16 @@ func writeSnapshot(w io.Writer, tables []Registered, r *reader) error {
 	if err := eachObject(r.view, tables, func(Registered, Object) error { head.Objects++; return nil }); err != nil {
 		return err
 	}
+	audit, err := auditObjects(r.view.records())
+	if err != nil {
+		return err
+	}
+	head.Objects += uint64(len(audit))
 	bw := bufio.NewWriterSize(w, snapshotChunkBytes)
 	if _, err := protodelim.MarshalTo(bw, head); err != nil {
 		return err
 	}
-	err := eachObject(r.view, tables, func(t Registered, o Object) error {
+	err = eachObject(r.view, tables, func(t Registered, o Object) error {
 		data, err := proto.Marshal(o)
 		if err != nil {
 			return err
@@ -59,6 +64,11 @@ func writeSnapshot(w io.Writer, tables []Registered, r *reader) error {
 	})
 	if err != nil {
 		return err
+	}
+	for _, o := range audit {
+		if _, err := protodelim.MarshalTo(bw, o); err != nil {
+			return err
+		}
 	}
 	return bw.Flush()
 }
@@ -94,10 +104,23 @@ func readSnapshot(r io.Reader, tables map[string]Registered, understood uint32) 
 	}
 	d := newState(tables).draft()
 	sums := tally{}
+	var audit auditSnapshot
 	for n := range head.Objects {
-		if err := readObject(br, d, head, tables, sums); err != nil {
+		so := &raftstorepb.SnapshotObject{}
+		err := readDelimited(br, so)
+		if err == nil {
+			err = audit.object(so, head)
+		}
+		if err == nil && !isAudit(so.Table) {
+			err = readObject(so, d, head, tables, sums)
+		}
+		if err != nil {
 			return nil, nil, fmt.Errorf("object %d of %d: %w", n+1, head.Objects, err)
 		}
+	}
+	var err error
+	if d.audit, err = audit.restored(); err != nil {
+		return nil, nil, err
 	}
 	if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
 		if err == nil {
@@ -111,11 +134,7 @@ func readSnapshot(r io.Reader, tables map[string]Registered, understood uint32) 
 	return d.commit(), head, nil
 }
 
-func readObject(br *bufio.Reader, d *draftState, head *raftstorepb.SnapshotHeader, tables map[string]Registered, sums tally) error {
-	so := &raftstorepb.SnapshotObject{}
-	if err := readDelimited(br, so); err != nil {
-		return err
-	}
+func readObject(so *raftstorepb.SnapshotObject, d *draftState, head *raftstorepb.SnapshotHeader, tables map[string]Registered, sums tally) error {
 	t, ok := tables[so.Table]
 	if !ok {
 		return fmt.Errorf("table %q is unknown", so.Table)

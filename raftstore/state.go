@@ -7,12 +7,16 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 	"github.com/redoubt-cluster/redoubt/raftstore/internal/cow"
 )
 
-// state is all tables as one entry left them. It never changes, so any number
-// of readers share it.
-type state struct{ tables map[string]*rows }
+// state is all tables and the audit log as one entry left them. It never changes,
+// so any number of readers share it.
+type state struct {
+	tables map[string]*rows
+	audit  auditlog.Log
+}
 
 // rows are the objects of a table by id, by each of its indexes, and its sums.
 // An entry of an index is its key and the id of what has it.
@@ -55,7 +59,13 @@ type view interface {
 	holder(table string, index int, key string) (Object, error)
 	// rows of the table as they are now, whatever is changed later.
 	rows(table string) (*rows, error)
+	// records is the audit log.
+	records() auditlog.Log
 }
+
+func (s *state) records() auditlog.Log { return s.audit }
+
+func (d *draftState) records() auditlog.Log { return d.audit }
 
 func (s *state) rows(table string) (*rows, error) {
 	if r := s.tables[table]; r != nil {
@@ -108,6 +118,7 @@ func each(m cow.Map[Object], key string, prefix bool) iter.Seq[Object] {
 type draftState struct {
 	base    *state
 	changed map[string]*draftRows
+	audit   auditlog.Log
 }
 
 type draftRows struct {
@@ -116,7 +127,7 @@ type draftRows struct {
 	sums cow.Writer[Amounts]
 }
 
-func (s *state) draft() *draftState { return &draftState{base: s} }
+func (s *state) draft() *draftState { return &draftState{base: s, audit: s.audit} }
 
 func (d *draftState) rows(table string) (*rows, error) {
 	if c := d.changed[table]; c != nil {
@@ -210,9 +221,12 @@ func (d *draftState) remove(t Registered, o Object) error {
 // commit is the state with all changes. The draft is not used any more.
 func (d *draftState) commit() *state {
 	if len(d.changed) == 0 {
-		return d.base
+		if d.audit.Size() == d.base.audit.Size() {
+			return d.base
+		}
+		return &state{tables: d.base.tables, audit: d.audit}
 	}
-	s := &state{tables: make(map[string]*rows, len(d.base.tables))}
+	s := &state{tables: make(map[string]*rows, len(d.base.tables)), audit: d.audit}
 	for name, r := range d.base.tables {
 		if c := d.changed[name]; c != nil {
 			r = c.rows()

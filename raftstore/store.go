@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -92,6 +93,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	}
 	bind := newBinder(&s.cfg)
 	s.bind = bind
+	s.fsm.archive = &archive{dir: filepath.Join(c.Dir, archiveDir), bind: bind}
 	if s.files, err = s.openFiles(bind); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
@@ -273,7 +275,7 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 		if err != nil {
 			return err
 		}
-		if err := runTx(tx, fn); err != nil {
+		if err := runTx(ctx, tx, fn); err != nil {
 			return s.withBehind(err)
 		}
 		t, err := tx.encode()
@@ -288,9 +290,13 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 	return ErrConflict
 }
 
-func runTx(tx *Tx, fn func(*Tx) error) error {
+// runTx composes a transaction, with its record.
+func runTx(ctx context.Context, tx *Tx, fn func(*Tx) error) error {
 	defer func() { tx.done = true }()
-	return fn(tx)
+	if err := fn(tx); err != nil {
+		return err
+	}
+	return tx.recordBy(ctx)
 }
 
 // explain prefers the reason why the store stopped over that it stopped.

@@ -75,6 +75,8 @@ type Tx struct {
 	byKey map[objectKey]int // position in ops; nil there: created and deleted again
 	bytes int
 	done  bool
+	// record is appended to the audit log with the transaction; nil for none.
+	record []byte
 	unsettled
 }
 
@@ -250,9 +252,10 @@ func (tx *Tx) encode() (*raftstorepb.Transaction, error) {
 			out.Ops = append(out.Ops, op)
 		}
 	}
-	if len(out.Ops) == 0 {
+	if len(out.Ops) == 0 && tx.record == nil {
 		return nil, nil
 	}
+	out.Record = tx.record
 	if len(out.Ops) > MaxTransactionOps || len(tx.reads) > MaxTransactionReads {
 		return nil, ErrTooLarge
 	}

@@ -165,7 +165,9 @@ type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ops   []*Op                  `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
 	// Objects the transaction read and relies on.
-	Reads         []*Precondition `protobuf:"bytes,2,rep,name=reads,proto3" json:"reads,omitempty"`
+	Reads []*Precondition `protobuf:"bytes,2,rep,name=reads,proto3" json:"reads,omitempty"`
+	// Appended to the audit log where the transaction succeeds.
+	Record        []byte `protobuf:"bytes,3,opt,name=record,proto3,oneof" json:"record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +212,13 @@ func (x *Transaction) GetOps() []*Op {
 func (x *Transaction) GetReads() []*Precondition {
 	if x != nil {
 		return x.Reads
+	}
+	return nil
+}
+
+func (x *Transaction) GetRecord() []byte {
+	if x != nil {
+		return x.Record
 	}
 	return nil
 }
@@ -424,6 +433,8 @@ func (x *SnapshotHeader) GetLevel() uint32 {
 	return 0
 }
 
+// A table "audit/log" or "audit/entry" has AuditLog and AuditEntry in place of an
+// object.
 type SnapshotObject struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Table         string                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`
@@ -476,6 +487,130 @@ func (x *SnapshotObject) GetObject() []byte {
 	return nil
 }
 
+// AuditLog is the audit log; the newest of its entries, as many as it says,
+// stand behind it in their order.
+type AuditLog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Roots of all full segments, 32 bytes each.
+	Roots   []byte `protobuf:"bytes,1,opt,name=roots,proto3" json:"roots,omitempty"`
+	Entries uint64 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	// Of the tree over all entries.
+	Root          []byte `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditLog) Reset() {
+	*x = AuditLog{}
+	mi := &file_raftstore_raftstorepb_raftstore_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditLog) ProtoMessage() {}
+
+func (x *AuditLog) ProtoReflect() protoreflect.Message {
+	mi := &file_raftstore_raftstorepb_raftstore_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditLog.ProtoReflect.Descriptor instead.
+func (*AuditLog) Descriptor() ([]byte, []int) {
+	return file_raftstore_raftstorepb_raftstore_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AuditLog) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *AuditLog) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *AuditLog) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+type AuditEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Clock         int64                  `protobuf:"varint,2,opt,name=clock,proto3" json:"clock,omitempty"`
+	Record        []byte                 `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditEntry) Reset() {
+	*x = AuditEntry{}
+	mi := &file_raftstore_raftstorepb_raftstore_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditEntry) ProtoMessage() {}
+
+func (x *AuditEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_raftstore_raftstorepb_raftstore_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
+func (*AuditEntry) Descriptor() ([]byte, []int) {
+	return file_raftstore_raftstorepb_raftstore_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AuditEntry) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetClock() int64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
 var File_raftstore_raftstorepb_raftstore_proto protoreflect.FileDescriptor
 
 const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
@@ -490,10 +625,12 @@ const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
 	"\aCommand\x12\x10\n" +
 	"\x03now\x18\x01 \x01(\x03R\x03now\x12E\n" +
 	"\ftransactions\x18\x02 \x03(\v2!.redoubt.raftstore.v1.TransactionR\ftransactions\x12\x14\n" +
-	"\x05level\x18\x03 \x01(\rR\x05level\"s\n" +
+	"\x05level\x18\x03 \x01(\rR\x05level\"\xa1\x01\n" +
 	"\vTransaction\x12*\n" +
 	"\x03ops\x18\x01 \x03(\v2\x18.redoubt.raftstore.v1.OpR\x03ops\x128\n" +
-	"\x05reads\x18\x02 \x03(\v2\".redoubt.raftstore.v1.PreconditionR\x05reads\"y\n" +
+	"\x05reads\x18\x02 \x03(\v2\".redoubt.raftstore.v1.PreconditionR\x05reads\x12!\n" +
+	"\x06record\x18\x03 \x01(\fB\x04\xf0\xe5\x18\x03H\x00R\x06record\x88\x01\x01B\t\n" +
+	"\a_record\"y\n" +
 	"\x02Op\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12%\n" +
@@ -512,7 +649,16 @@ const file_raftstore_raftstorepb_raftstore_proto_rawDesc = "" +
 	"\x05level\x18\x05 \x01(\rR\x05level\">\n" +
 	"\x0eSnapshotObject\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x16\n" +
-	"\x06object\x18\x02 \x01(\fR\x06objectB:Z8github.com/redoubt-cluster/redoubt/raftstore/raftstorepbP\x00b\x06proto3"
+	"\x06object\x18\x02 \x01(\fR\x06object\"N\n" +
+	"\bAuditLog\x12\x14\n" +
+	"\x05roots\x18\x01 \x01(\fR\x05roots\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\"P\n" +
+	"\n" +
+	"AuditEntry\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05clock\x18\x02 \x01(\x03R\x05clock\x12\x16\n" +
+	"\x06record\x18\x03 \x01(\fR\x06recordB:Z8github.com/redoubt-cluster/redoubt/raftstore/raftstorepbP\x00b\x06proto3"
 
 var (
 	file_raftstore_raftstorepb_raftstore_proto_rawDescOnce sync.Once
@@ -526,7 +672,7 @@ func file_raftstore_raftstorepb_raftstore_proto_rawDescGZIP() []byte {
 	return file_raftstore_raftstorepb_raftstore_proto_rawDescData
 }
 
-var file_raftstore_raftstorepb_raftstore_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_raftstore_raftstorepb_raftstore_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_raftstore_raftstorepb_raftstore_proto_goTypes = []any{
 	(*Meta)(nil),           // 0: redoubt.raftstore.v1.Meta
 	(*Command)(nil),        // 1: redoubt.raftstore.v1.Command
@@ -535,6 +681,8 @@ var file_raftstore_raftstorepb_raftstore_proto_goTypes = []any{
 	(*Precondition)(nil),   // 4: redoubt.raftstore.v1.Precondition
 	(*SnapshotHeader)(nil), // 5: redoubt.raftstore.v1.SnapshotHeader
 	(*SnapshotObject)(nil), // 6: redoubt.raftstore.v1.SnapshotObject
+	(*AuditLog)(nil),       // 7: redoubt.raftstore.v1.AuditLog
+	(*AuditEntry)(nil),     // 8: redoubt.raftstore.v1.AuditEntry
 }
 var file_raftstore_raftstorepb_raftstore_proto_depIdxs = []int32{
 	2, // 0: redoubt.raftstore.v1.Command.transactions:type_name -> redoubt.raftstore.v1.Transaction
@@ -552,6 +700,7 @@ func file_raftstore_raftstorepb_raftstore_proto_init() {
 	if File_raftstore_raftstorepb_raftstore_proto != nil {
 		return
 	}
+	file_raftstore_raftstorepb_raftstore_proto_msgTypes[2].OneofWrappers = []any{}
 	file_raftstore_raftstorepb_raftstore_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -559,7 +708,7 @@ func file_raftstore_raftstorepb_raftstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftstore_raftstorepb_raftstore_proto_rawDesc), len(file_raftstore_raftstorepb_raftstore_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

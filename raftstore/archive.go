@@ -1,0 +1,184 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/keyscan"
+	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
+)
+
+// archive keeps the audit log's older segments, a sealed file each. Which they are
+// is the replicated state's to say, by their roots: a file that is another is no
+// segment. A manager whose state came with a snapshot lacks those of before, and
+// says so; nobody goes on as if they were there.
+type archive struct {
+	dir  string
+	bind *binder
+}
+
+// errArchive is why a manager stops that cannot keep a segment.
+var errArchive = errors.New("a segment of the audit log cannot be kept")
+
+const (
+	archiveDir  = "audit"
+	segmentName = "%016x"
+)
+
+func (a *archive) path(n uint64) string { return filepath.Join(a.dir, fmt.Sprintf(segmentName, n)) }
+
+func (a *archive) aad(n uint64) []byte {
+	return a.bind.fileAAD(archiveDir + "/" + fmt.Sprintf(segmentName, n))
+}
+
+// read returns a segment of that root.
+func (a *archive) read(n uint64, want auditlog.Hash) (auditlog.Segment, error) {
+	s, err := a.open(n, want)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, &MissingError{n}
+	}
+	var bad *auditlog.BadError
+	if err != nil && !errors.As(err, &bad) {
+		err = fmt.Errorf("segment %d of the audit log %w", n, unopened(err))
+	}
+	return s, err
+}
+
+func (a *archive) open(n uint64, want auditlog.Hash) (auditlog.Segment, error) {
+	sealed, err := atomicfile.ReadBounded(a.path(n), auditlog.MaxSegmentBytes+maxSealedOverhead)
+	if err != nil {
+		return auditlog.Segment{}, err
+	}
+	plain, err := a.bind.sealer.Open(labelFile, a.aad(n), sealed)
+	if err != nil {
+		return auditlog.Segment{}, err
+	}
+	return auditlog.Decode(plain, n, want)
+}
+
+// keep writes a segment, unless it is there.
+func (a *archive) keep(s auditlog.Segment) error {
+	if _, err := a.open(s.Number, s.Root()); err == nil {
+		return nil // the log is applied again
+	}
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return err
+	}
+	return a.write(s.Number, s.Encode())
+}
+
+func (a *archive) write(n uint64, plain []byte) error {
+	sealed, err := a.bind.sealer.Seal(labelFile, a.aad(n), plain)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(a.path(n), sealed)
+}
+
+// has reports whether there is a file, whatever is in it.
+func (a *archive) has(n uint64) bool {
+	_, err := os.Lstat(a.path(n))
+	return err == nil
+}
+
+// reseal leaves no segment under a key older than epoch.
+func (a *archive) reseal(ctx context.Context, epoch uint32) error {
+	found, err := keyscan.Dir(ctx, a.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, f := range found.Files {
+		if slices.Min(append(slices.Collect(maps.Keys(f.Records)), epoch)) == epoch {
+			continue
+		}
+		var n uint64
+		if _, err := fmt.Sscanf(f.Path, segmentName, &n); err != nil || f.Path != filepath.Base(a.path(n)) {
+			if err := atomicfile.Remove(filepath.Join(a.dir, f.Path)); err != nil { // cut short by a crash
+				return err
+			}
+			continue
+		}
+		if err := a.resealOne(n); err != nil {
+			return fmt.Errorf("segment %d of the audit log was not sealed anew: %w", n, err)
+		}
+	}
+	return ctx.Err()
+}
+
+func (a *archive) resealOne(n uint64) error {
+	sealed, err := atomicfile.ReadBounded(a.path(n), auditlog.MaxSegmentBytes+maxSealedOverhead)
+	if err != nil {
+		return err
+	}
+	plain, err := a.bind.sealer.Open(labelFile, a.aad(n), sealed)
+	if err != nil {
+		return fmt.Errorf("it %w", unopened(err))
+	}
+	defer clear(plain)
+	return a.write(n, plain)
+}
+
+// archived hands over what leaves the state, before it does.
+func (f *fsm) archived(l auditlog.Log) (auditlog.Log, error) {
+	for f.archive != nil {
+		s, more := l.Oldest(keptSegments)
+		if !more {
+			break
+		}
+		if err := f.archive.keep(s); err != nil {
+			return l, fmt.Errorf("%w: %w", errArchive, err)
+		}
+		l = l.Without()
+	}
+	return l, nil
+}
+
+// MissingError: this manager does not have that segment of the audit log.
+type MissingError struct{ Segment uint64 }
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("entries %d to %d of the audit log are not on this manager: it began with a snapshot, and others have them",
+		e.Segment*auditlog.SegmentEntries, (e.Segment+1)*auditlog.SegmentEntries-1)
+}
+
+// MissingRecords are the segments of the audit log that this manager lacks.
+func (s *Store) MissingRecords() ([]uint64, error) {
+	r, err := s.Records()
+	if err != nil {
+		return nil, err
+	}
+	var out []uint64
+	for n := range r.Log.Segments() - uint64(len(r.Log.Kept())) {
+		if !s.fsm.archive.has(n) {
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// KeepRecords keeps a segment that this manager lacks, as another one sent it. It
+// is an error where it is not the one that was appended.
+func (s *Store) KeepRecords(number uint64, encoded []byte) error {
+	r, err := s.Records()
+	if err != nil {
+		return err
+	}
+	if number >= r.Log.Segments() {
+		return fmt.Errorf("the audit log has no full segment %d", number)
+	}
+	segment, err := auditlog.Decode(encoded, number, r.Log.Roots()[number])
+	if err != nil {
+		return err
+	}
+	return s.fsm.archive.keep(segment)
+}

@@ -1,0 +1,142 @@
+package auditlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Reader reads a log whose older entries somebody keeps. It belongs to one
+// goroutine.
+type Reader struct {
+	Log Log
+	// Segment returns a full segment, whose root must be want. Nil: no older
+	// entries are to be had.
+	Segment func(number uint64, want Hash) (Segment, error)
+
+	last   *Segment // read last
+	hashes []Hash   // of its leaves; nil until they are needed
+}
+
+var errRange = errors.New("the audit log has no such entry")
+
+// segment returns a full segment, or the one that is not full.
+func (r *Reader) segment(n uint64) (*Segment, error) {
+	full := r.Log.Segments()
+	switch first := full - uint64(len(r.Log.kept)); {
+	case r.last != nil && r.last.Number == n:
+		return r.last, nil
+	case n > full:
+		return nil, errRange
+	case n == full:
+		r.last = &Segment{Number: n, Entries: r.Log.open}
+	case n >= first:
+		r.last = &r.Log.kept[n-first]
+	case r.Segment == nil:
+		return nil, fmt.Errorf("the entries of segment %d are not here", n)
+	default:
+		s, err := r.Segment(n, r.Log.roots[n])
+		if err != nil {
+			return nil, err
+		}
+		r.last = &s
+	}
+	r.hashes = r.last.leaves
+	return r.last, nil
+}
+
+// Entry returns the n-th entry, from 0.
+func (r *Reader) Entry(n uint64) (Entry, error) {
+	if n >= r.Log.Size() {
+		return Entry{}, errRange
+	}
+	s, err := r.segment(n / SegmentEntries)
+	if err != nil {
+		return Entry{}, err
+	}
+	return s.Entries[n%SegmentEntries], nil
+}
+
+// ReadHashes implements tlog.HashReader.
+func (r *Reader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	out := make([]tlog.Hash, len(indexes))
+	for i, index := range indexes {
+		level, n := tlog.SplitStoredHashIndex(index)
+		h, err := r.node(level, uint64(n))
+		if err != nil {
+			return nil, err
+		}
+		out[i] = h
+	}
+	return out, nil
+}
+
+// node is the n-th whole node of a level.
+func (r *Reader) node(level int, n uint64) (Hash, error) {
+	if (n+1)<<level > r.Log.Size() {
+		return Hash{}, errRange
+	}
+	if level >= segmentLevel {
+		over := level - segmentLevel
+		return root(r.Log.roots[n<<over : (n+1)<<over]), nil
+	}
+	first := n << level
+	s, err := r.segment(first / SegmentEntries)
+	if err != nil {
+		return Hash{}, err
+	}
+	if r.hashes == nil {
+		r.hashes = leaves(s.Entries)
+	}
+	at := first % SegmentEntries
+	return root(r.hashes[at : at+1<<level]), nil
+}
+
+// Root is the root of the tree over the first size entries.
+func (r *Reader) Root(size uint64) (Hash, error) {
+	if size > r.Log.Size() {
+		return Hash{}, errRange
+	}
+	return tlog.TreeHash(int64(size), r)
+}
+
+// Prove proves that the n-th entry is in the tree of the first size entries; see
+// tlog.CheckRecord.
+func (r *Reader) Prove(n, size uint64) (tlog.RecordProof, error) {
+	if n >= size || size > r.Log.Size() {
+		return nil, errRange
+	}
+	return tlog.ProveRecord(int64(size), int64(n), r)
+}
+
+// ProveTree proves that the tree of size entries begins with that of before; see
+// tlog.CheckTree.
+func (r *Reader) ProveTree(before, size uint64) (tlog.TreeProof, error) {
+	if before == 0 || before > size || size > r.Log.Size() {
+		return nil, errRange
+	}
+	return tlog.ProveTree(int64(size), int64(before), r)
+}
+
+// Verify reads everything and returns the first error; what is read from others
+// must be what was appended. told, if not nil, is told of each segment's end.
+func (r *Reader) Verify(ctx context.Context, told func(entries uint64)) error {
+	for n := range r.Log.Segments() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s, err := r.segment(n)
+		if err != nil {
+			return err
+		}
+		if n >= r.Log.Segments()-uint64(len(r.Log.kept)) && s.Root() != r.Log.roots[n] { // others were judged as they were read
+			return &BadError{n, -1}
+		}
+		if told != nil {
+			told((n + 1) * SegmentEntries)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,126 @@
+package auditlog
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Segment is a full one: the entries from Number × SegmentEntries on.
+type Segment struct {
+	Number  uint64
+	Entries []Entry
+
+	leaves []Hash // of the entries, where they were hashed already
+}
+
+// Root is the segment's node of the tree.
+func (s Segment) Root() Hash { return root(leaves(s.Entries)) }
+
+// leaves are tlog.RecordHash of each entry, hashed in one buffer.
+func leaves(entries []Entry) []Hash {
+	out := make([]Hash, len(entries))
+	var b []byte
+	for i, e := range entries {
+		b = e.AppendLeaf(append(b[:0], leafPrefix))
+		out[i] = sha256.Sum256(b)
+	}
+	return out
+}
+
+// leafPrefix tells leaves from nodes: RFC 6962, section 2.1.
+const leafPrefix = 0
+
+// root is the root over leaves, as many as a power of two.
+func root(h []Hash) Hash {
+	if len(h) == 1 {
+		return h[0]
+	}
+	half := len(h) / 2
+	return tlog.NodeHash(root(h[:half]), root(h[half:]))
+}
+
+// Encode is the segment as it is kept: each entry as index, clock, the record's
+// length in four bytes, big-endian, and the record; then the hashes of all
+// leaves, by which an entry that was changed is told from those beside it.
+func (s Segment) Encode() []byte {
+	size := len(s.Entries) * (entryHeadBytes + len(Hash{}))
+	for _, e := range s.Entries {
+		size += len(e.Record)
+	}
+	out := make([]byte, 0, size)
+	for _, e := range s.Entries {
+		out = binary.BigEndian.AppendUint64(out, e.Index)
+		out = binary.BigEndian.AppendUint64(out, uint64(e.Clock))
+		out = binary.BigEndian.AppendUint32(out, uint32(len(e.Record)))
+		out = append(out, e.Record...)
+	}
+	h := s.leaves
+	if h == nil {
+		h = leaves(s.Entries)
+	}
+	for _, h := range h {
+		out = append(out, h[:]...)
+	}
+	return out
+}
+
+var errSegment = errors.New("it is no encoding of a segment")
+
+// BadError says which entry is not the one that was appended, or that one of the
+// segment's is.
+type BadError struct {
+	Segment uint64
+	// Entry is the first bad one; negative where it cannot be told which.
+	Entry int64
+}
+
+func (e *BadError) Error() string {
+	if e.Entry < 0 {
+		return fmt.Sprintf("entries %d to %d are not those that were appended", e.Segment*SegmentEntries, (e.Segment+1)*SegmentEntries-1)
+	}
+	return fmt.Sprintf("entry %d is not the one that was appended", e.Entry)
+}
+
+// Decode returns the segment of that number and root. What is in b is not
+// believed: anything else than what was appended is an error, a *BadError where
+// the encoding is one of a segment.
+func Decode(b []byte, number uint64, want Hash) (Segment, error) {
+	s := Segment{Number: number, Entries: make([]Entry, SegmentEntries)}
+	for i := range s.Entries {
+		if len(b) < entryHeadBytes {
+			return Segment{}, errSegment
+		}
+		e := Entry{Index: binary.BigEndian.Uint64(b), Clock: int64(binary.BigEndian.Uint64(b[8:]))}
+		n := binary.BigEndian.Uint32(b[16:])
+		if b = b[entryHeadBytes:]; n == 0 || n > MaxRecordBytes || int(n) > len(b) {
+			return Segment{}, errSegment
+		}
+		e.Record, b = b[:n:n], b[n:]
+		s.Entries[i] = e
+	}
+	if len(b) != SegmentEntries*len(Hash{}) {
+		return Segment{}, errSegment
+	}
+	said := make([]Hash, SegmentEntries)
+	for i := range said {
+		copy(said[i][:], b[i*len(Hash{}):])
+	}
+	have := leaves(s.Entries)
+	if root(said) != want {
+		if root(have) == want { // the entries are, their hashes are not
+			return Segment{}, errSegment
+		}
+		return Segment{}, &BadError{number, -1}
+	}
+	for i := range said {
+		if said[i] != have[i] {
+			return Segment{}, &BadError{number, int64(number)*SegmentEntries + int64(i)}
+		}
+	}
+	s.leaves = have
+	return s, nil
+}
