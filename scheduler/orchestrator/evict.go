@@ -10,8 +10,9 @@ import (
 )
 
 // evict stops tasks that may not stay where they are: on a drained node, or on
-// one that the constraints of their own revision exclude by now. Constraints of
-// a newer revision take effect as the update gets there.
+// one that the constraints of their own revision exclude by now, or whose networks
+// are cut because it is in FIPS mode. Constraints of a newer revision take effect as
+// the update gets there.
 //
 // One that serves on a drained node leaves only when its replacement runs, which
 // is made beside it on another node, so that neither a port nor the bound of

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -108,5 +109,33 @@ func TestADrainTakenBack(t *testing.T) {
 	w.wantDesired(old, store.Running)
 	if got := w.tasks[next].GetDesired(); got != store.Shutdown {
 		t.Fatalf("the one too many is told %s", store.StateName(got))
+	}
+}
+
+// A node that enters FIPS mode cuts the networks of what runs there: that is stopped
+// and made elsewhere, and what needs no mesh stays.
+func TestFIPSModeEvictsWhatItCuts(t *testing.T) {
+	for _, meshed := range []bool{true, false} {
+		w := newWorld(t, false, nil)
+		w.bump(func(s *schedulerpb.Service) {
+			s.Spec.GetReplicated().Replicas = 1
+			if meshed {
+				s.Spec.Task.Ports = []*taskpb.Port{{Published: 80, Target: 80, Mode: taskpb.Port_MODE_INGRESS}}
+			}
+		})
+		w.settle()
+		old := w.live(1)
+		w.nodes[old.GetNodeId()].Description = &schedulerpb.NodeDescription{Features: []*taskpb.Feature{{Name: meshspec.FIPSFeature, Present: true}}}
+		w.reconcile(all)
+		if !meshed {
+			w.wantDesired(old.GetId(), store.Running)
+			continue
+		}
+		w.wantDesired(old.GetId(), store.Shutdown)
+		w.agent(old.GetId(), false)
+		w.settle()
+		if now := w.live(1); now.GetNodeId() == "" || now.GetNodeId() == old.GetNodeId() || store.State(now) != store.Running {
+			t.Errorf("in its place is %v", now)
+		}
 	}
 }

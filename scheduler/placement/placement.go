@@ -138,9 +138,10 @@ func (c *Cluster) Check(r *Request, nodeID string) *Refusal {
 
 // Matches reports whether a node that is there satisfies the request's
 // constraints and platforms, whatever its state and load: whether a task may
-// stay there.
+// stay there. One whose networks span nodes may not where these are cut for good,
+// as in FIPS mode: it would be called running and be out of reach.
 func (r *Request) Matches(n *schedulerpb.Node) bool {
-	return constraintReason(r, n) == nil && platformReason(r, n) == nil
+	return constraintReason(r, n) == nil && platformReason(r, n) == nil && !(r.mesh && inFIPS(n))
 }
 
 // Able reports whether a node has the features that new tasks need. Those that are

@@ -61,6 +61,15 @@ func TestFIPS(t *testing.T) {
 		}
 		return ""
 	})
+	// What ran on a network is not called running where that was cut.
+	eventually(t, time.Minute, func() string {
+		tasks := c.tasks("manager-1", "early")
+		waits := func(t taskJSON) bool { return t.Node == "" && strings.Contains(t.Message+t.Error, "in FIPS mode") }
+		if slices.ContainsFunc(tasks, func(t taskJSON) bool { return t.State == "running" }) || !slices.ContainsFunc(tasks, waits) {
+			return fmt.Sprintf("the task whose network was cut: %+v", tasks)
+		}
+		return ""
+	})
 	c.ok("manager-1", "store", "rotate-key")
 	if s := c.suites("manager-1"); s[1] != 0 || s[2] == 0 {
 		t.Errorf("a store that was turned has records of suites %v", s)
@@ -92,8 +101,11 @@ func TestFIPS(t *testing.T) {
 
 	c.fips("worker-1", false)
 	eventually(t, time.Minute, func() string {
-		if tasks := c.tasks("manager-1", "meshed"); len(tasks) != 1 || tasks[0].State != "running" || tasks[0].Node != "worker-1" {
-			return fmt.Sprintf("the worker is in FIPS mode no more, and the task is not there: %+v", tasks)
+		for _, service := range []string{"meshed", "early"} {
+			tasks := c.tasks("manager-1", service)
+			if !slices.ContainsFunc(tasks, func(t taskJSON) bool { return t.State == "running" && t.Node == "worker-1" }) {
+				return fmt.Sprintf("the worker is in FIPS mode no more, and the task is not there: %+v", tasks)
+			}
 		}
 		return ""
 	})
