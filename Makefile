@@ -82,6 +82,15 @@ printf '%-32s %5d s%s\n' "$(1)" $$((SECONDS - begun)) "$${failed:+   FAILED}" >>
 [ -z "$$failed" ] || { echo "== how long each stage took"; cat $(OUT)/stages; exit $$failed; }
 endef
 
+# $(call tested,STAGE,FORMAT) is go test, which also notes what became of each test:
+# the threat model is held against it. What Go remembers of another run did not run,
+# so those who use this give -count=1.
+tested = $(OUT)/tools/gotestsum --format $(2) --hide-summary skipped,output --jsonfile $(OUT)/ran/$(1).json --
+$(OUT)/tools/gotestsum: go.mod
+	@mkdir -p $(OUT)/tools
+	CGO_ENABLED=0 go build -o $@ gotest.tools/gotestsum
+	@touch $@
+
 UNIT    = $$(go list ./... | grep -vE '($(HEAVY))(/|$$)')
 RUNTIME = $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e)
 
@@ -92,19 +101,21 @@ LONGEST = ./raftstore ./mesh/netd
 # beside them, and yields to them. A package is given minutes, not the time that
 # all of them may take: what hangs fails soon, and its goroutines name it.
 .PHONY: test
-test: setup ## every test: unit, property, and stories over a lab cluster (root)
-	@rm -f $(OUT)/stages
+test: setup $(OUT)/tools/gotestsum ## every test: unit, property, and stories over a lab cluster; then the threat model (root)
+	@rm -rf $(OUT)/stages $(OUT)/ran
 	$(call stage,build,$(MAKE) build)
+	$(call stage,threat model,$(MAKE) threatmodel)
 	@$(MAKE) -j2 stories compile
-	$(call stage,unit$(comma) race detector,CGO_ENABLED=1 go test -race -vet=off -p 3 -timeout 6m $(LONGEST) $(UNIT))
-	$(call stage,unit$(comma) container runtime,go test -vet=off -timeout 6m $(RUNTIME))
+	$(call stage,unit$(comma) race detector,CGO_ENABLED=1 $(call tested,unit,standard-quiet) -race -vet=off -count=1 -p 3 -timeout 6m $(LONGEST) $(UNIT))
+	$(call stage,unit$(comma) container runtime,$(call tested,runtime,standard-quiet) -vet=off -count=1 -timeout 6m $(RUNTIME))
 	@$(MAKE) test-fips
+	$(call stage,threat model$(comma) tests that ran,$(MAKE) threatmodel RAN=$(OUT)/ran)
 	@echo "== how long each stage took"; cat $(OUT)/stages
 
 .PHONY: stories
-stories: ## the stories alone, of the binaries that make build made (root)
+stories: $(OUT)/tools/gotestsum ## the stories alone, of the binaries that make build made (root)
 	@mkdir -p $(OUT)
-	$(call stage,stories,REDOUBT_BIN=$(CURDIR)/bin go test -vet=off -timeout 20m -parallel $(STORIES) -count=1 -v ./cmd/internal/e2e/...)
+	$(call stage,stories,REDOUBT_BIN=$(CURDIR)/bin $(call tested,stories,standard-verbose) -vet=off -timeout 20m -parallel $(STORIES) -count=1 ./cmd/internal/e2e/...)
 
 .PHONY: compile
 compile:
@@ -120,9 +131,9 @@ FIPS      := ./pki/... ./autolock/... ./secrets/... ./scheduler/store ./schedule
 FIPS_SKIP  = TPM|Attest|^TestFIPSIsNotPretended|$$(grep -rl --include='*_test.go' 'synctest\.Test(' $(patsubst ./%,%,$(FIPS:/...=)) | \
              xargs awk 'FNR==1 {n=""} /^func Test/ {n=$$2; sub(/\(.*/, "", n)} /synctest\.Test\(/ && n {print "^" n "$$"}' | sort -u | paste -sd"|")
 .PHONY: test-fips
-test-fips: ## the packages of the control plane, kept to Go's FIPS 140-3 module
+test-fips: $(OUT)/tools/gotestsum ## the packages of the control plane, kept to Go's FIPS 140-3 module
 	@mkdir -p $(OUT)
-	$(call stage,control plane in FIPS mode,go test -vet=off -count=1 -timeout 6m -exec 'env GODEBUG=fips140=only' -skip "$(FIPS_SKIP)" $(FIPS))
+	$(call stage,control plane in FIPS mode,$(call tested,fips,standard-quiet) -vet=off -count=1 -timeout 6m -exec 'env GODEBUG=fips140=only' -skip "$(FIPS_SKIP)" $(FIPS))
 
 # Of the version whose interface redoubtd speaks, with the modules of its own: minutes
 # of compiling, once.
@@ -132,11 +143,21 @@ $(OUT)/tools/step-ca: go.mod
 	@touch $@
 
 .PHONY: test-interop
-test-interop: setup $(OUT)/setup-kernelvm build $(OUT)/tools/step-ca ## the tier that needs outside tools beside the cluster
+test-interop: setup $(OUT)/setup-kernelvm build $(OUT)/tools/step-ca $(OUT)/tools/gotestsum ## the tier that needs outside tools beside the cluster
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
-	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca go test -timeout 20m -count=1 -v -tags interop -run Interop ./cmd/internal/external ./cmd/internal/e2e/...
-
+	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./cmd/internal/e2e/...
+	@$(MAKE) threatmodel RAN=$(OUT)/ran TIER=test-interop
 	@$(MAKE) kernelvm
+
+# Alone it judges what stands in threats.yaml. RAN names where a run of TIER noted
+# what became of its tests.
+.PHONY: threatmodel
+threatmodel: ## the threat model holds together and names tests that exist; make test adds that they passed
+	go run ./cmd/internal/threatmodel $(if $(RAN),-ran $(RAN)) $(if $(TIER),-tier $(TIER))
+
+.PHONY: generate-threatmodel
+generate-threatmodel: ## docs/threat-model.md and docs/threat-model.otm.json, of threatmodel/threats.yaml
+	go run ./cmd/internal/threatmodel -write
 
 .PHONY: kernelvm
 kernelvm: setup $(OUT)/setup-kernelvm ## netd's tests of the kernel's own WireGuard, in an emulated machine (root)

@@ -17,11 +17,10 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"github.com/redoubt-cluster/redoubt/internal/strictyaml"
 )
 
 // DefaultPath is where the file is looked for; there alone it may be missing.
@@ -56,18 +55,10 @@ func Decode(data []byte, sections map[string]any) error {
 	if err != nil {
 		return err
 	}
-	dec := yaml.NewDecoder(strings.NewReader(string(data)))
-	dec.KnownFields(true)
-	switch err := dec.Decode(doc.Interface()); {
-	case errors.Is(err, io.EOF):
-		return nil // empty
-	case err != nil:
-		return explain(err)
+	if err := strictyaml.Decode(data, doc.Interface()); !errors.Is(err, io.EOF) {
+		return err
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return errors.New("more than one YAML document: keep everything in the first")
-	}
-	return nil
+	return nil // empty
 }
 
 // document makes a pointer to a struct with a field per section: the caller's
@@ -115,19 +106,4 @@ func read(path string) ([]byte, error) {
 		err = fmt.Errorf("%s is larger than %d bytes", path, maxSize)
 	}
 	return data, err
-}
-
-var unknownKey = regexp.MustCompile(`(?s)line (\d+): field (\S+) not found in type .*`)
-
-// explain turns the library's words into ours and drops Go type names.
-func explain(err error) error {
-	var te *yaml.TypeError
-	if !errors.As(err, &te) || len(te.Errors) == 0 {
-		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	first := te.Errors[0]
-	if m := unknownKey.FindStringSubmatch(first); m != nil {
-		return fmt.Errorf("line %s: unknown key %q: correct or remove it", m[1], m[2])
-	}
-	return errors.New(first)
 }

@@ -179,6 +179,8 @@ var rooms = map[string][]string{
 	"pki":       {"internal", "raftstore"},
 	"mesh":      {"internal", "raftstore"},
 	"scheduler": {"internal", "raftstore", "pki", "secrets", "mesh"},
+	// What could go wrong is data, and reads none of what it is about.
+	"threatmodel": {"internal"},
 }
 
 func TestArrowsGoDown(t *testing.T) {
@@ -225,18 +227,18 @@ func goList(t *testing.T, args ...string) []string {
 
 var testName = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
 
-// TestPagesNameTests holds the threat model, and what else names tests, against
-// the code.
+// TestPagesNameTests holds what names tests against the code. The threat model's
+// own names are held against packages, too (package threatmodel).
 func TestPagesNameTests(t *testing.T) {
 	root := filepath.Join("..", "..", "..")
-	pages := map[string]int{filepath.Join(root, "threatmodel", "README.md"): 30} // how many it names at least
+	pages := map[string]int{filepath.Join(root, "docs", "threat-model.md"): 200} // how many it names at least
 	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: %v, %v", pattern, found, err)
 		}
 		for _, page := range found {
-			pages[page] = 0
+			pages[page] = max(pages[page], 0)
 		}
 	}
 	defined := map[string]bool{}

@@ -1,0 +1,48 @@
+// Package strictyaml decodes YAML that people write: one document, no key that
+// is not known, none twice, and errors in one line that name the line and the
+// key instead of a Go type.
+package strictyaml
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Decode reads the one document of data into the pointer; what the document
+// leaves out keeps its present value. The error is io.EOF where there is no
+// document.
+func Decode(data []byte, into any) error {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	switch err := dec.Decode(into); {
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	case err != nil:
+		return explain(err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return errors.New("more than one YAML document: keep everything in the first")
+	}
+	return nil
+}
+
+var unknownKey = regexp.MustCompile(`(?s)line (\d+): field (\S+) not found in type .*`)
+
+// explain turns the library's words into ours and drops Go type names.
+func explain(err error) error {
+	var te *yaml.TypeError
+	if !errors.As(err, &te) || len(te.Errors) == 0 {
+		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	first := te.Errors[0]
+	if m := unknownKey.FindStringSubmatch(first); m != nil {
+		return fmt.Errorf("line %s: unknown key %q: correct or remove it", m[1], m[2])
+	}
+	return errors.New(first)
+}

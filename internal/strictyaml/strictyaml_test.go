@@ -1,0 +1,44 @@
+package strictyaml
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+)
+
+type sheet struct {
+	Name string   `yaml:"name"`
+	Size int      `yaml:"size"`
+	Tags []string `yaml:"tags"`
+}
+
+func TestDecode(t *testing.T) {
+	s := sheet{Size: 7}
+	if err := Decode([]byte("name: a\ntags: [b]\n"), &s); err != nil || s.Name != "a" || s.Size != 7 || len(s.Tags) != 1 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if err := Decode(nil, &s); !errors.Is(err, io.EOF) {
+		t.Errorf("nothing: %v", err)
+	}
+	for text, want := range map[string]string{
+		"name: a\ncolour: red\n": `line 2: unknown key "colour"`,
+		"name: a\nname: b\n":     `line 2: mapping key "name" already defined at line 1`,
+		"size: many\n":           "line 1: cannot unmarshal",
+		"name: a\n---\nname: b":  "more than one YAML document",
+		"name: [\n":              "line",
+	} {
+		if err := Decode([]byte(text), &sheet{}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: %v, want %q on one line", text, err, want)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("name: &a x\ntags: [*a, *a]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := Decode(data, &sheet{}); err != nil && err.Error() == "" {
+			t.Fatal("an error that says nothing")
+		}
+	})
+}
