@@ -65,7 +65,11 @@ secrets that it could read. Join tokens made before are void then.
 
 --compromised says that the node's keys are in other hands. It implies --force
 and tells what they were good for. A manager's keys included the root's: the
-command ends with exit code 3 then, and redoubt ca rotate --root comes next.`,
+command ends with exit code 3 then, and redoubt ca rotate --root comes next.
+
+It ends with 3 as well where the node is removed and what its tasks held could
+not be put on the revocation list: the same command with the node's id, which also
+takes a node that was removed before, does that.`,
 		Example: `  redoubt node rm worker-3
 
   # Though it is up
@@ -78,7 +82,7 @@ command ends with exit code 3 then, and redoubt ca rotate --root comes next.`,
 			for _, n := range names {
 				err := a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot, check bool) (leaveResult, error) {
 					r, err := api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: n, Force: force, Compromised: compromised, Slot: slot, Check: check})
-					return leaveResult{r.GetId(), r.GetManager(), r.GetNoSlot(), r.GetRotation(), r.GetServices(), r.GetKnown(), compromised}, err
+					return leaveResult{r.GetId(), r.GetManager(), r.GetNoSlot(), r.GetRotation(), r.GetServices(), r.GetKnown(), compromised, r.GetAlready(), r.GetUnlisted()}, err
 				})
 				if err != nil && last != nil {
 					a.printError(last)
@@ -104,6 +108,8 @@ type leaveResult struct {
 	services    []string
 	known       *controlpb.KnownSecrets
 	compromised bool
+	already     bool // it had left before
+	unlisted    bool // what its tasks held is not on the revocation list
 }
 
 // leave takes a node, or its role as a manager, out. Where a manager's leaving
@@ -151,23 +157,26 @@ func (a *app) leaveFailed(err error) error {
 // tellLeft says what a node's leaving means besides.
 func (a *app) tellLeft(r leaveResult) error {
 	note := func(format string, args ...any) { fmt.Fprintf(a.Stdout, format+".\n", args...) }
+	if r.already {
+		note("It had left before%s", map[bool]string{true: ", and this is what is still on record of that"}[r.compromised])
+	}
 	if r.compromised {
 		what := "No service had tasks there"
+		if r.already {
+			what = "Which services had tasks there is on no record any more"
+		}
 		if len(r.services) > 0 {
 			what = "Take what these services had in memory, environment and volumes as known: " + printable(strings.Join(r.services, ", "))
 		}
 		note("%s", what)
 	}
 	a.tellKnown(r)
+	var undone []string
 	if t := r.rotation; t != nil {
-		note("The cluster's keys are replaced (keyset epoch %d); nodes renew their certificates now: `redoubt status` lists those that have not", t.KeysetEpoch)
-		if t.TokensVoid > 0 {
-			note("%d join tokens made before are void: make new ones with `redoubt join-token`", t.TokensVoid)
+		if r.already {
+			note("The cluster's keys were replaced (keyset epoch %d is in force), and so was the operator key where there was one (slot epoch %d: `redoubt unlock-key slot ls`)", t.KeysetEpoch, t.SlotEpoch)
 		} else {
-			note("Join tokens made before are void; none was left to use")
-		}
-		if len(t.Away) > 0 {
-			note("These managers are away and open once more with %s: %s", map[bool]string{true: "what opened them before", false: "the old operator key"}[r.noSlot], printable(strings.Join(t.Away, ", ")))
+			a.tellRotation(t, r.noSlot)
 		}
 		if len(t.SlotsKept) > 0 {
 			note("These slots stay as they are: %s. Where their keys or shares were given on that machine and it is in other hands, replace them (`redoubt unlock-key slot add`, then `slot rm`)", printable(strings.Join(t.SlotsKept, ", ")))
@@ -175,11 +184,34 @@ func (a *app) tellLeft(r leaveResult) error {
 		if t.External != "" {
 			note("The CA at %s knows the key of orders of before, and certifies no worker, nor a node that was demoted, until it is told: give it what `redoubt ca external provisioner` prints, in the place of the one of before, and run `redoubt ca external set` again", printable(t.External))
 		}
-		if t.RootExposed && r.manager {
-			return failf(ExitNotConverged, "the node is removed and its keys are replaced, but the root key was on it: replace that too with `redoubt ca rotate --root`; `redoubt status` warns until then")
+		if t.RootExposed && (r.manager || r.already) {
+			undone = append(undone, "the root key was on it: replace that too with `redoubt ca rotate --root`; `redoubt status` warns until then")
 		}
 	}
-	return nil
+	if r.unlisted {
+		undone = append(undone, "what its tasks held is not on the revocation list yet: run the command again, with "+printable(r.id))
+	}
+	switch {
+	case len(undone) == 0:
+		return nil
+	case r.rotation != nil:
+		return failf(ExitNotConverged, "the node is removed and its keys are replaced, but %s", strings.Join(undone, "; and "))
+	}
+	return failf(ExitNotConverged, "the node is removed, but %s", strings.Join(undone, "; and "))
+}
+
+// tellRotation says what the keys that were replaced mean to others.
+func (a *app) tellRotation(t *controlpb.Rotation, noSlot bool) {
+	note := func(format string, args ...any) { fmt.Fprintf(a.Stdout, format+".\n", args...) }
+	note("The cluster's keys are replaced (keyset epoch %d); nodes renew their certificates now: `redoubt status` lists those that have not", t.KeysetEpoch)
+	if t.TokensVoid > 0 {
+		note("%d join tokens made before are void: make new ones with `redoubt join-token`", t.TokensVoid)
+	} else {
+		note("Join tokens made before are void; none was left to use")
+	}
+	if len(t.Away) > 0 {
+		note("These managers are away and open once more with %s: %s", map[bool]string{true: "what opened them before", false: "the old operator key"}[noSlot], printable(strings.Join(t.Away, ", ")))
+	}
 }
 
 // maxNamed bounds the secrets that are named.

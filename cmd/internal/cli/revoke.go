@@ -22,14 +22,15 @@ elsewhere, and its certificates stand on the revocation list. A manager's keys a
 replaced as by node rm --compromised.
 
 The node stays listed, as revoked, until it is removed by redoubt node rm. It
-comes back only as a new node, with a new join token.`,
+comes back only as a new node, with a new join token. Where the command was
+interrupted, run it again: it tells what is still on record of what the node knew.`,
 		Example: `  redoubt node revoke worker-3
   redoubt node rm worker-3`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, names []string) error {
 			return a.leave(c.Context(), func(ctx context.Context, api *api, slot *keydpb.Slot, check bool) (leaveResult, error) {
 				r, err := api.RevokeNode(ctx, &controlpb.RevokeNodeRequest{Node: names[0], Slot: slot, Check: check})
-				return leaveResult{r.GetId(), r.GetManager(), r.GetNoSlot(), r.GetRotation(), r.GetServices(), r.GetKnown(), true}, err
+				return leaveResult{r.GetId(), r.GetManager(), r.GetNoSlot(), r.GetRotation(), r.GetServices(), r.GetKnown(), true, r.GetAlready(), r.GetUnlisted()}, err
 			})
 		},
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -28,11 +29,16 @@ func servicesOn(r raftstore.Reader, nodeID string) (names []string) {
 	return names
 }
 
-// knownToManager are all versions of all secrets: its keyset opens each of them.
-func knownToManager(r raftstore.Reader) *controlpb.KnownSecrets {
+// knownToManager are all versions of all secrets that were there at that time: its
+// keyset opens each of them.
+func knownToManager(r raftstore.Reader, at time.Time) *controlpb.KnownSecrets {
 	known := map[string]*controlpb.KnownSecret{}
 	for s := range secretstore.Secrets.All(r) {
-		addKnown(known, s, 0)
+		for _, v := range s.GetVersions() {
+			if v.GetCreatedAt() <= at.UnixNano() {
+				addKnown(known, s, v.GetNumber())
+			}
+		}
 	}
 	return bounded(known)
 }

@@ -36,16 +36,13 @@ type Rotator interface {
 func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeRequest) (*controlpb.RemoveNodeResponse, error) {
 	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(),
 		force: req.GetForce() || req.GetCompromised(), how: pki.Leaving{Compromised: req.GetCompromised()}}
-	if gone, err := s.revoked(ctx, req.GetNode()); err != nil || gone != nil {
-		if err == nil && !l.only {
-			err = s.unlist(ctx, gone.GetId())
-		}
-		return &controlpb.RemoveNodeResponse{Id: gone.GetId()}, err
+	if gone, err := s.left(ctx, req.GetNode(), true); err != nil || gone != nil {
+		return s.removeAgain(ctx, gone, req, err)
 	}
 	if err := l.run(ctx); err != nil {
 		return nil, err
 	}
-	resp := &controlpb.RemoveNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.operator == nil, Known: l.known}
+	resp := &controlpb.RemoveNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.operator == nil, Known: l.known, Unlisted: l.unlisted}
 	if l.only {
 		return resp, nil
 	}
@@ -87,7 +84,7 @@ type leaving struct {
 	rotation *controlpb.Rotation
 	services []string
 	known    *controlpb.KnownSecrets
-	unlisted error // why what its tasks held is not on the revocation list
+	unlisted bool // what its tasks held is not on the revocation list
 }
 
 func (l *leaving) manager() bool { return l.node.GetRole() == profilepb.Role_ROLE_MANAGER }
@@ -119,11 +116,8 @@ func (l *leaving) run(ctx context.Context) error {
 		}
 		return err
 	}
-	if w := l.c.Workloads; w != nil {
-		// The node is out: who asked and went away takes nothing of that back.
-		if l.unlisted = l.list(context.WithoutCancel(ctx), l.node.GetId(), w.IssuedTo, pki.ListWorkloads); l.unlisted != nil {
-			l.c.Logger.WarnContext(ctx, "what the tasks of a node that left held is not on the revocation list", "node", l.node.GetId(), "err", l.unlisted)
-		}
+	if !l.how.Demote {
+		l.unlisted = !l.listHeld(ctx, l.node.GetId())
 	}
 	if l.manager() {
 		// The leader's duty repeats it where this fails.
@@ -296,7 +290,7 @@ func (l *leaving) commit(tx *raftstore.Tx) error {
 	l.services = servicesOn(tx, id)
 	switch {
 	case l.next != nil:
-		l.known = knownToManager(tx)
+		l.known = knownToManager(tx, tx.Now())
 	case l.how.Compromised:
 		l.known = knownToWorker(tx, id)
 	}

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -20,68 +18,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
-
-// RevokeNode denies a node at once, as RemoveNode does with its keys in other
-// hands; the node stays listed, as revoked, until it is removed. Of one that is revoked
-// already it puts what its tasks held on the revocation list, as far as that is known.
-func (s *Server) RevokeNode(ctx context.Context, req *controlpb.RevokeNodeRequest) (*controlpb.RevokeNodeResponse, error) {
-	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(),
-		force: true, how: pki.Leaving{Compromised: true, Listed: true}}
-	if gone, err := s.revoked(ctx, req.GetNode()); err != nil || gone != nil {
-		if w := s.c.Workloads; err == nil && !l.only && w != nil {
-			err = unlisted(s.list(context.WithoutCancel(ctx), gone.GetId(), w.IssuedTo, pki.ListWorkloads))
-		}
-		return &controlpb.RevokeNodeResponse{Id: gone.GetId()}, err
-	}
-	if err := l.run(ctx); err != nil {
-		return nil, err
-	}
-	if err := unlisted(l.unlisted); err != nil {
-		return nil, err
-	}
-	resp := &controlpb.RevokeNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.operator == nil, Known: l.known}
-	if !l.only {
-		resp.Services = l.services
-		s.c.Logger.InfoContext(ctx, "node revoked", "node", resp.GetId(), "keyset_epoch", l.rotation.GetKeysetEpoch())
-	}
-	return resp, nil
-}
-
-// unlisted is what the caller is told of that.
-func unlisted(err error) error {
-	if err == nil {
-		return nil
-	}
-	return apierr.New(apierr.ReasonTimeout, "run the command again", "the node is revoked, but what its tasks held is not on the revocation list yet")
-}
-
-// revoked returns the revoked node of that name, where no member is meant; nil:
-// there is none.
-func (s *Server) revoked(ctx context.Context, ref string) (n *pkipb.Node, err error) {
-	err = s.view(ctx, func(r *raftstore.ReadTx) error {
-		if _, err := resolveNode(r, ref); err == nil {
-			return nil
-		}
-		if found, err := resolveAmong(r, ref, listed); err == nil && found.GetRevoked() {
-			n = found
-		}
-		return nil
-	})
-	return n, err
-}
-
-// unlist takes a revoked node off the lists; it stays denied.
-func (s *Server) unlist(ctx context.Context, id string) error {
-	return s.update(ctx, func(tx *raftstore.Tx) error {
-		n, ok := pkistore.Nodes.Get(tx, id)
-		if !ok || !n.GetRevoked() {
-			return nil
-		}
-		n = proto.CloneOf(n)
-		n.Revoked = false
-		return pkistore.Nodes.Put(tx, n)
-	})
-}
 
 // identity resolves a SPIFFE id of this cluster, or a service, to the SPIFFE id.
 // One that names a service which is not there is taken as it is: a denial may come

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -16,6 +18,12 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
+	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 // TestRevokeNode: a node that is up is denied, listed as revoked, and goes from the
@@ -96,8 +104,19 @@ func TestRevokeNodeInterrupted(t *testing.T) {
 		return len(n.GetWorkloadCertificates())
 	}
 	w.issued = map[string][]*pkipb.IssuedCertificate{}
+	if _, err := w.secret("db", kindFile); err != nil {
+		t.Fatal(err)
+	}
+	service, err := w.serve("web", func(c *taskpb.ContainerSpec) { c.Secrets = []*taskpb.FileUse{{Source: "db"}} })
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"worker-7", "worker-8"} {
 		id := w.addNode(name, false)
+		schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+			return schedstore.Tasks.Put(tx, &schedulerpb.Task{Id: ident.New(), ServiceId: service, Slot: 1, Revision: 1, NodeId: id, Desired: schedstore.Running,
+				Status: &schedulerpb.TaskStatus{State: schedstore.Running}})
+		})
 		w.issued[id] = []*pkipb.IssuedCertificate{{Serial: []byte{1}, NotAfter: time.Now().Add(time.Hour).Unix()}}
 		ctx, cancel := context.WithCancel(t.Context())
 		w.noIssued = func() error { return errors.New("the store is closed") }
@@ -106,17 +125,77 @@ func TestRevokeNodeInterrupted(t *testing.T) {
 			w.noIssued, want = nil, 1
 			w.going = cancel
 		}
-		_, err := w.api.RevokeNode(ctx, &controlpb.RevokeNodeRequest{Node: name})
+		resp, err := w.api.RevokeNode(ctx, &controlpb.RevokeNodeRequest{Node: name})
 		cancel()
 		w.noIssued, w.going = nil, nil
-		if want == 0 && (apierr.ReasonOf(err) != apierr.ReasonTimeout || !strings.Contains(err.Error(), "is revoked")) {
-			t.Errorf("what is not listed is told so: %v", err)
+		if err != nil || resp.GetUnlisted() != (want == 0) || len(resp.GetServices()) != 1 || len(resp.GetKnown().GetSecrets()) != 1 || resp.GetAlready() {
+			t.Errorf("%s: %v, %v", name, resp, err)
 		}
 		if n := listed(id); n != want {
 			t.Errorf("%s: %d are listed, want %d", name, n, want)
 		}
-		if _, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: name}); err != nil || listed(id) != 1 {
-			t.Errorf("%s again: %v, %d are listed", name, err, listed(id))
+		again, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: name})
+		if err != nil || listed(id) != 1 || !again.GetAlready() || again.GetUnlisted() {
+			t.Errorf("%s again: %v, %v, %d are listed", name, again, err, listed(id))
+		}
+		if !slices.Equal(again.GetServices(), resp.GetServices()) || !proto.Equal(again.GetKnown(), resp.GetKnown()) {
+			t.Errorf("%s again: told %v after %v", name, again, resp)
+		}
+	}
+}
+
+// The answer to the removal of a manager was lost: the same command tells what it took.
+func TestRevokeManagerAgain(t *testing.T) {
+	w := newLeaveWorld(t)
+	before, err := w.secret("db", kindFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: "manager-2", Slot: newSlot()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		s, _ := secretstore.Secrets.Get(tx, before)
+		s = proto.CloneOf(s)
+		s.Versions = append(s.Versions, &secretspb.VersionFacts{Number: 2, Id: ident.New(), CreatedAt: tx.Now().Add(2 * time.Second).UnixNano(), Size: 1})
+		return secretstore.Secrets.Put(tx, s)
+	})
+	again, err := w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: "manager-2", Check: true})
+	if err != nil || !again.GetAlready() || again.GetManager() || again.GetKnown() != nil {
+		t.Errorf("the question: %v, %v", again, err)
+	}
+	again, err = w.api.RevokeNode(t.Context(), &controlpb.RevokeNodeRequest{Node: "manager-2"})
+	if err != nil || !again.GetAlready() || !proto.Equal(again.GetKnown(), first.GetKnown()) {
+		t.Errorf("told %v after %v, %v", again, first, err)
+	}
+	if r, was := again.GetRotation(), first.GetRotation(); r.GetKeysetEpoch() != was.GetKeysetEpoch() || r.GetSlotEpoch() != was.GetSlotEpoch() || !r.GetRootExposed() || w.asked != 1 {
+		t.Errorf("rotation %v after %v, %d made", r, was, w.asked)
+	}
+}
+
+// A removal of which something was not listed says so, and is repeated by the node's id.
+func TestRemoveNodeUnlisted(t *testing.T) {
+	w := newLeaveWorld(t)
+	id := w.addNode("worker-9", false)
+	w.issued = map[string][]*pkipb.IssuedCertificate{id: {{Serial: []byte{1}, NotAfter: time.Now().Add(time.Hour).Unix()}}}
+	w.noIssued = func() error { return errors.New("the store is closed") }
+	for i, ref := range []string{"worker-9", id} {
+		r, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: ref, Force: true})
+		if err != nil || !r.GetUnlisted() || r.GetAlready() != (i > 0) || r.GetId() != id {
+			t.Errorf("%s: %v, %v", ref, r, err)
+		}
+	}
+	w.noIssued = nil
+	if r, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: id}); err != nil || r.GetUnlisted() || !r.GetAlready() {
+		t.Error(r, err)
+	}
+	if n, err := (pkistore.Directory{Store: w.store}).Node(id); err != nil || len(n.GetWorkloadCertificates()) != 1 {
+		t.Error(n, err)
+	}
+	for _, ref := range []string{"worker-9", id[:10]} {
+		if _, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: ref}); err == nil || !strings.Contains(err.Error(), "no node") {
+			t.Errorf("%s, which was removed: %v", ref, err)
 		}
 	}
 }

@@ -240,15 +240,23 @@ func findSlot(set *keydpb.SlotSet, ref string) (*keydpb.Slot, error) {
 func rotateForLeaving(tx *raftstore.Tx, slot *keydpb.Slot) (epoch uint64, kept []string, err error) {
 	epoch, err = putSlotSet(tx, func(tx *raftstore.Tx, set *keydpb.SlotSet) error {
 		old := autolock.LeavingSlot(set)
-		for _, o := range set.GetSlots() {
-			if o != old && !autolock.OwnSeed(o) {
-				kept = append(kept, autolock.SlotName(o))
-			}
-		}
+		kept = keptSlots(set)
 		if old == nil {
 			return nil
 		}
 		return replaceOperator(tx, set, old.GetId(), slot)
 	})
 	return epoch, kept, err
+}
+
+// keptSlots names the slots that people open and that a manager's leaving does not
+// replace.
+func keptSlots(set *keydpb.SlotSet) (kept []string) {
+	old := autolock.LeavingSlot(set)
+	for _, o := range set.GetSlots() {
+		if o != old && !autolock.OwnSeed(o) {
+			kept = append(kept, autolock.SlotName(o))
+		}
+	}
+	return kept
 }

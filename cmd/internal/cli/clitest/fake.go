@@ -37,6 +37,7 @@ type Node struct {
 	controlpb.UnimplementedAuthorityServer
 	controlpb.UnimplementedIdentitiesServer
 	controlpb.UnimplementedSecretsServer
+	controlpb.UnimplementedRevocationServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -121,6 +122,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)
+	controlpb.RegisterRevocationServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })

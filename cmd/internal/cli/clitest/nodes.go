@@ -62,7 +62,23 @@ func (n *Node) RemoveNode(_ context.Context, r *controlpb.RemoveNodeRequest) (*c
 		resp.Services = []string{"web"}
 		resp.Known = &controlpb.KnownSecrets{Secrets: []*controlpb.KnownSecret{{Name: "db-password", Versions: []uint64{3}}}}
 	}
+	resp.Unlisted = !r.Check && strings.HasSuffix(r.Node, "-3")
 	return resp, err
+}
+
+// RevokeNode implements Revocation: worker-2 and manager-2 were revoked before, and
+// nobody knows what the tasks of worker-3 held.
+func (n *Node) RevokeNode(ctx context.Context, r *controlpb.RevokeNodeRequest) (*controlpb.RevokeNodeResponse, error) {
+	if r.Node == "worker-2" || r.Node == "manager-2" {
+		resp := &controlpb.RevokeNodeResponse{Id: r.Node, Already: true}
+		if r.Node == "manager-2" {
+			resp.Rotation = &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, SlotsKept: []string{"officers"}, RootExposed: true}
+		}
+		return resp, nil
+	}
+	left, err := n.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: r.Node, Slot: r.Slot, Check: r.Check, Compromised: true})
+	return &controlpb.RevokeNodeResponse{Id: left.GetId(), Rotation: left.GetRotation(), Services: left.GetServices(), Manager: left.GetManager(),
+		NoSlot: left.GetNoSlot(), Known: left.GetKnown(), Unlisted: left.GetUnlisted()}, err
 }
 
 // PromoteNode implements Control.

@@ -2018,7 +2018,13 @@ type RemoveNodeResponse struct {
 	// No operator key opens the managers, so none is replaced.
 	NoSlot bool `protobuf:"varint,5,opt,name=no_slot,json=noSlot,proto3" json:"no_slot,omitempty"`
 	// Managers and compromised nodes: what they could read.
-	Known         *KnownSecrets `protobuf:"bytes,6,opt,name=known,proto3" json:"known,omitempty"`
+	Known *KnownSecrets `protobuf:"bytes,6,opt,name=known,proto3" json:"known,omitempty"`
+	// It was removed or revoked before; of a compromised one the rest is what is still
+	// on record of that.
+	Already bool `protobuf:"varint,7,opt,name=already,proto3" json:"already,omitempty"`
+	// What its tasks held is not on the revocation list yet: the same request again,
+	// with the node's id, puts it there.
+	Unlisted      bool `protobuf:"varint,8,opt,name=unlisted,proto3" json:"unlisted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2093,6 +2099,20 @@ func (x *RemoveNodeResponse) GetKnown() *KnownSecrets {
 		return x.Known
 	}
 	return nil
+}
+
+func (x *RemoveNodeResponse) GetAlready() bool {
+	if x != nil {
+		return x.Already
+	}
+	return false
+}
+
+func (x *RemoveNodeResponse) GetUnlisted() bool {
+	if x != nil {
+		return x.Unlisted
+	}
+	return false
 }
 
 // KnownSecrets are those that a node which leaves could read.
@@ -6749,14 +6769,16 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12 \n" +
 	"\vcompromised\x18\x03 \x01(\bR\vcompromised\x12)\n" +
 	"\x04slot\x18\x04 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x14\n" +
-	"\x05check\x18\x05 \x01(\bR\x05check\"\xe5\x01\n" +
+	"\x05check\x18\x05 \x01(\bR\x05check\"\x9b\x02\n" +
 	"\x12RemoveNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x1a\n" +
 	"\bservices\x18\x03 \x03(\tR\bservices\x12\x18\n" +
 	"\amanager\x18\x04 \x01(\bR\amanager\x12\x17\n" +
 	"\ano_slot\x18\x05 \x01(\bR\x06noSlot\x126\n" +
-	"\x05known\x18\x06 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\"]\n" +
+	"\x05known\x18\x06 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\x12\x18\n" +
+	"\aalready\x18\a \x01(\bR\aalready\x12\x1a\n" +
+	"\bunlisted\x18\b \x01(\bR\bunlisted\"]\n" +
 	"\fKnownSecrets\x129\n" +
 	"\asecrets\x18\x01 \x03(\v2\x1f.redoubt.control.v1.KnownSecretR\asecrets\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\rR\x04more\"M\n" +

@@ -100,7 +100,12 @@ type RevokeNodeResponse struct {
 	// No operator key opens the managers, so none is replaced.
 	NoSlot bool `protobuf:"varint,5,opt,name=no_slot,json=noSlot,proto3" json:"no_slot,omitempty"`
 	// What it could read.
-	Known         *KnownSecrets `protobuf:"bytes,6,opt,name=known,proto3" json:"known,omitempty"`
+	Known *KnownSecrets `protobuf:"bytes,6,opt,name=known,proto3" json:"known,omitempty"`
+	// It was revoked before; the rest is what is still on record of that.
+	Already bool `protobuf:"varint,7,opt,name=already,proto3" json:"already,omitempty"`
+	// What its tasks held is not on the revocation list yet: the same request again
+	// puts it there.
+	Unlisted      bool `protobuf:"varint,8,opt,name=unlisted,proto3" json:"unlisted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -175,6 +180,20 @@ func (x *RevokeNodeResponse) GetKnown() *KnownSecrets {
 		return x.Known
 	}
 	return nil
+}
+
+func (x *RevokeNodeResponse) GetAlready() bool {
+	if x != nil {
+		return x.Already
+	}
+	return false
+}
+
+func (x *RevokeNodeResponse) GetUnlisted() bool {
+	if x != nil {
+		return x.Unlisted
+	}
+	return false
 }
 
 type RevokeIdentityRequest struct {
@@ -672,14 +691,16 @@ const file_cmd_internal_control_controlpb_revocation_proto_rawDesc = "" +
 	"\x11RevokeNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x04slot\x18\x02 \x01(\v2\x15.redoubt.keyd.v1.SlotR\x04slot\x12\x14\n" +
-	"\x05check\x18\x03 \x01(\bR\x05check\"\xe5\x01\n" +
+	"\x05check\x18\x03 \x01(\bR\x05check\"\x9b\x02\n" +
 	"\x12RevokeNodeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x1a\n" +
 	"\bservices\x18\x03 \x03(\tR\bservices\x12\x18\n" +
 	"\amanager\x18\x04 \x01(\bR\amanager\x12\x17\n" +
 	"\ano_slot\x18\x05 \x01(\bR\x06noSlot\x126\n" +
-	"\x05known\x18\x06 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\"3\n" +
+	"\x05known\x18\x06 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\x12\x18\n" +
+	"\aalready\x18\a \x01(\bR\aalready\x12\x1a\n" +
+	"\bunlisted\x18\b \x01(\bR\bunlisted\"3\n" +
 	"\x15RevokeIdentityRequest\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\"v\n" +
 	"\x16RevokeIdentityResponse\x12B\n" +
