@@ -1,6 +1,8 @@
 package pki
 
 import (
+	"bytes"
+	"crypto/x509"
 	"slices"
 	"strings"
 	"time"
@@ -41,11 +43,21 @@ func SetExternal(to *pkipb.External) func(*raftstore.Tx, NextCA) error {
 		if c.GetExternal() != nil {
 			addFormer(tx, c, c.External.GetIssuer())
 			revokeUnlisted(tx, c)
+			if otherKey(c.External.GetIssuer(), next.External) {
+				endAlarms(c, true)
+			}
 		}
 		c.External = proto.CloneOf(to)
 		c.External.Issuer = next.External
 		return store.Cluster.Put(tx, c)
 	}
+}
+
+// otherKey reports whether two CAs' certificates are of different keys.
+func otherKey(a, b []byte) bool {
+	x, err := x509.ParseCertificate(a)
+	y, other := x509.ParseCertificate(b)
+	return err == nil && other == nil && !bytes.Equal(x.RawSubjectPublicKeyInfo, y.RawSubjectPublicKeyInfo)
 }
 
 // RemoveExternal has the cluster's own issuing CA sign workers again.
@@ -61,6 +73,7 @@ func RemoveExternal(tx *raftstore.Tx, next NextCA) error {
 	}
 	addFormer(tx, c, c.External.GetIssuer())
 	revokeUnlisted(tx, c)
+	endAlarms(c, true)
 	c.External = nil
 	return store.Cluster.Put(tx, c)
 }

@@ -101,7 +101,9 @@ const (
 	// one more for each replacement of a CA meanwhile.
 	maxNoted = 32
 
-	// maxUnjournalled bounds the certificates on record that nobody gave out.
+	// maxUnjournalled bounds the certificates on record that nobody gave out, those of
+	// the cluster's own CAs and those of an external one each: who has the one floods
+	// no alarm of the other away.
 	maxUnjournalled = 16
 
 	// A revocation list names at most maxListed certificates, the newest, and a root's

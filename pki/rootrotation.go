@@ -176,7 +176,7 @@ func FinishRoot(tx *raftstore.Tx, next NextCA) error {
 	}
 	c.Roots, c.Rotation = [][]byte{next.Root}, nil
 	if !c.LastRotation.GetAborted() {
-		c.Unjournalled = nil // of the root that is gone
+		endAlarms(c, false)
 	}
 	leaveExposures(tx, c)
 	return store.Cluster.Put(tx, c)

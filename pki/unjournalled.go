@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"crypto/x509"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -54,7 +55,15 @@ func Told(r raftstore.Reader, p *authz.Peer) bool {
 }
 
 func told(c *pkipb.Cluster, p *authz.Peer) bool {
-	return slices.ContainsFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool { return bytes.Equal(u.GetSpki(), p.SPKI) })
+	external := externallyIssued(c, p.Leaf)
+	return slices.ContainsFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool {
+		return bytes.Equal(u.GetSpki(), p.SPKI) && u.GetExternal() == external
+	})
+}
+
+// externallyIssued reports whether a leaf is of the external CA in force.
+func externallyIssued(c *pkipb.Cluster, leaf *x509.Certificate) bool {
+	return c.GetExternal() != nil && bytes.Equal(issuedBy(c, leaf), hashOf(c.GetExternal().GetIssuer()))
 }
 
 // Adopted reports whether a peer's certificate is of a manager that its own keyd may
@@ -72,8 +81,28 @@ func NoteUnjournalled(tx *raftstore.Tx, p *authz.Peer, source string) (noted boo
 		return false, err
 	}
 	c = proto.CloneOf(c)
-	u := &pkipb.Unjournalled{NodeId: p.NodeID, Spki: p.SPKI, Serial: p.Leaf.SerialNumber.Text(16), At: tx.Now().Unix(), Source: source, Role: p.Role}
-	c.Unjournalled = append([]*pkipb.Unjournalled{u}, c.GetUnjournalled()...)
-	c.Unjournalled = c.Unjournalled[:min(len(c.Unjournalled), maxUnjournalled)]
+	u := &pkipb.Unjournalled{NodeId: p.NodeID, Spki: p.SPKI, Serial: p.Leaf.SerialNumber.Text(16), At: tx.Now().Unix(), Source: source, Role: p.Role,
+		External: externallyIssued(c, p.Leaf)}
+	same := 0
+	c.Unjournalled = slices.DeleteFunc(append([]*pkipb.Unjournalled{u}, c.GetUnjournalled()...), func(o *pkipb.Unjournalled) bool {
+		if o.GetExternal() == u.GetExternal() {
+			same++
+		}
+		return o.GetExternal() == u.GetExternal() && same > maxUnjournalled
+	})
 	return true, store.Cluster.Put(tx, c)
+}
+
+// endAlarms forgets the alarms about certificates of a CA that nobody takes any more.
+func endAlarms(c *pkipb.Cluster, external bool) {
+	c.Unjournalled = slices.DeleteFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool { return u.GetExternal() == external })
+}
+
+// UnjournalledRemedy is what ends an alarm, for people.
+func UnjournalledRemedy(u *pkipb.Unjournalled) string {
+	if u.GetExternal() {
+		return "the external CA certified past the cluster, or its key is in other hands: see its log, and give the cluster another intermediate " +
+			"by `redoubt ca external set`, or have the cluster's own CA sign again: `redoubt ca external rm`"
+	}
+	return "the key of a CA is in other hands: find out whose, and replace the root: `redoubt ca rotate --root`"
 }

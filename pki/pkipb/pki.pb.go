@@ -346,7 +346,9 @@ type Unjournalled struct {
 	Source string         `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
 	Role   profilepb.Role `protobuf:"varint,5,opt,name=role,proto3,enum=redoubt.profile.v1.Role" json:"role,omitempty"`
 	// Whom it names, on record or not.
-	NodeId        string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeId string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Of the CA outside of the cluster, not of the cluster's own.
+	External      bool `protobuf:"varint,7,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -421,6 +423,13 @@ func (x *Unjournalled) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+func (x *Unjournalled) GetExternal() bool {
+	if x != nil {
+		return x.External
+	}
+	return false
 }
 
 // IssuedCertificate names a certificate as revocation lists do.
@@ -710,7 +719,7 @@ type Cluster struct {
 	WholeEpoch   uint64          `protobuf:"varint,16,opt,name=whole_epoch,json=wholeEpoch,proto3" json:"whole_epoch,omitempty"`
 	LastRotation *RotationResult `protobuf:"bytes,15,opt,name=last_rotation,json=lastRotation,proto3" json:"last_rotation,omitempty"`
 	// Certificates that were shown and verified, and that nobody had given out, newest
-	// first, bounded; until the root is replaced.
+	// first, so many of each kind; until the root, or the external CA, is replaced.
 	Unjournalled []*Unjournalled `protobuf:"bytes,30,rep,name=unjournalled,proto3" json:"unjournalled,omitempty"`
 	// What is demanded of machines that join; absent: nothing.
 	Admission *profilepb.AdmissionPolicy `protobuf:"bytes,40,opt,name=admission,proto3" json:"admission,omitempty"`
@@ -2900,14 +2909,15 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\arevoked\x18\x16 \x01(\bB\x04\xf0\xe5\x18\x03R\arevoked\x12\\\n" +
 	"\x15workload_certificates\x18\x17 \x03(\v2!.redoubt.pki.v1.IssuedCertificateB\x04\xf0\xe5\x18\x03R\x14workloadCertificates\x12\x1b\n" +
 	"\x06tpm_ak\x18\x19 \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmAk\x12\x1b\n" +
-	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEkJ\x04\b\x1e\x10\x1f\"\xaf\x01\n" +
+	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEkJ\x04\b\x1e\x10\x1f\"\xcb\x01\n" +
 	"\fUnjournalled\x12\x12\n" +
 	"\x04spki\x18\x01 \x01(\fR\x04spki\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x0e\n" +
 	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12,\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x17\n" +
-	"\anode_id\x18\x06 \x01(\tR\x06nodeId:\x04\xe8\xe5\x18\x03\"\x80\x01\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12\x1a\n" +
+	"\bexternal\x18\a \x01(\bR\bexternal:\x04\xe8\xe5\x18\x03\"\x80\x01\n" +
 	"\x11IssuedCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12\x1b\n" +

@@ -26,8 +26,9 @@ func (a *app) caInspectCmd() *cobra.Command {
 needs; then the nodes, with the CA that each one's certificate is of.
 
 ALARM tells of a certificate that was shown and that nobody gave out: the key of a
-CA is in other hands. Replacing the root ends that. With --pem it prints the
-certificates instead.`,
+CA is in other hands. Replacing the root ends that; where the certificate is of the
+external CA, another one or none does. With --pem it prints the certificates
+instead.`,
 		Example: `  redoubt ca inspect
 
   # The roots, for openssl
@@ -113,8 +114,8 @@ func (a *app) printCA(out *output, r *controlpb.InspectCAResponse) error {
 		a.printExternal(r)
 	}
 	for _, u := range r.Unjournalled {
-		fmt.Fprintf(a.Stdout, "ALARM: a certificate of %s %s was shown that nobody gave out (serial %s, from %s, %s).\n", enumName(u.Role, "ROLE_"),
-			printable(shortID(u.NodeId)), printable(u.Serial), printable(u.Source), time.Unix(u.At, 0).UTC().Format(time.RFC3339))
+		fmt.Fprintf(a.Stdout, "ALARM: a certificate of %s %s was shown that nobody gave out (serial %s, from %s, %s): %s.\n", enumName(u.Role, "ROLE_"),
+			printable(shortID(u.NodeId)), printable(u.Serial), printable(u.Source), time.Unix(u.At, 0).UTC().Format(time.RFC3339), pki.UnjournalledRemedy(u))
 	}
 	fmt.Fprintln(a.Stdout)
 	if err := table(a.Stdout, []string{"CA", "SHA-256", "NAME", "AGE", "UNTIL", "NODES"}, cas); err != nil {

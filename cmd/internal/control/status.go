@@ -39,9 +39,8 @@ func keysStatus(r raftstore.Reader, resp *controlpb.GetStatusResponse, warn func
 	}
 	for _, u := range c.GetUnjournalled() {
 		n, _ := pkistore.Nodes.Get(r, u.GetNodeId())
-		warn("a certificate of %s %s was shown from %s on %s that nobody gave out (serial %s): the key of a CA is in other hands. "+
-			"find out whose, and replace the root: `redoubt ca rotate --root`", profile.RoleName(u.GetRole()), cmp.Or(n.GetName(), u.GetNodeId()), u.GetSource(),
-			time.Unix(u.GetAt(), 0).UTC().Format(time.RFC3339), u.GetSerial())
+		warn("a certificate of %s %s was shown from %s on %s that nobody gave out (serial %s): %s", profile.RoleName(u.GetRole()), cmp.Or(n.GetName(), u.GetNodeId()), u.GetSource(),
+			time.Unix(u.GetAt(), 0).UTC().Format(time.RFC3339), u.GetSerial(), pki.UnjournalledRemedy(u))
 	}
 	if e := c.GetExternal(); e.GetFailure() != "" {
 		warn("the external CA certifies no worker since %s: %s. workers keep the certificates they have; "+

@@ -77,6 +77,9 @@ func (n *Node) InspectCA(context.Context, *controlpb.InspectCARequest) (*control
 	}
 	if n.away {
 		resp.Unjournalled = []*pkipb.Unjournalled{{NodeId: "b", Role: profilepb.Role_ROLE_MANAGER, Serial: "4711\x1b", At: 1735787045, Source: "192.0.2.66"}}
+		if n.externalCA != nil {
+			resp.Unjournalled[0].External = true
+		}
 	}
 	return resp, nil
 }

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -21,13 +24,17 @@ var phases = map[pkipb.Rotation_Phase]string{
 
 // authority tells of the cluster's CAs, and of certificates that nobody gave out.
 func authority(r raftstore.Reader, old, now *pkipb.Cluster) *controlpb.Event {
-	if list := now.GetUnjournalled(); len(list) > 0 && (len(old.GetUnjournalled()) == 0 || string(old.GetUnjournalled()[0].GetSpki()) != string(list[0].GetSpki())) {
+	known := func(u *pkipb.Unjournalled) bool {
+		return slices.ContainsFunc(old.GetUnjournalled(), func(o *pkipb.Unjournalled) bool { return proto.Equal(o, u) })
+	}
+	if list := now.GetUnjournalled(); len(list) > 0 && !known(list[0]) {
 		u := list[0]
 		n, _ := pkistore.Nodes.Get(r, u.GetNodeId())
 		e := event("ca", "unjournalled", u.GetNodeId(), cmp.Or(n.GetName(), u.GetNodeId()))
 		set(e, "serial", u.GetSerial())
 		set(e, "source", u.GetSource())
 		set(e, "role", profile.RoleName(u.GetRole()))
+		set(e, "why", pki.UnjournalledRemedy(u))
 		return e
 	}
 	if e := externalEvent(old.GetExternal(), now.GetExternal()); e != nil {
