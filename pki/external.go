@@ -20,6 +20,11 @@ import (
 // this cluster and marks it as one for workers alone. So it comes and goes as an
 // issuing CA does, in one step; docs/decisions/0096 has the reasons.
 
+// ExternalFeature is how a node says that it takes certificates below an external CA,
+// and knows what its mark means: to one that does not, which is of an earlier version,
+// such a chain is broken.
+const ExternalFeature = "external-ca"
+
 // inForce are the certificates of the CAs that sign nodes now.
 func inForce(c *pkipb.Cluster) [][]byte {
 	if c.GetExternal() == nil {

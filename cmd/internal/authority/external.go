@@ -3,6 +3,9 @@ package authority
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
@@ -13,6 +16,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // SetExternalCA implements controlpb.AuthorityServer. The CA is in force when it
@@ -35,18 +40,49 @@ func (s *Server) SetExternalCA(ctx context.Context, req *controlpb.SetExternalCA
 	if err := s.idle(); err != nil {
 		return nil, refusal(err)
 	}
+	if err := s.c.Store.View(func(r *raftstore.ReadTx) error { return allKnowExternal(r) }); err != nil {
+		return nil, err
+	}
 	if err := s.c.Probe(ctx, req.GetUrl(), root); err != nil {
 		return nil, apierr.State("see that it runs and can be reached from every manager, and that --chain is its own", "%v", err)
 	}
 	to := &pkipb.External{Url: req.GetUrl(), Provisioner: req.GetProvisioner(), Root: chain[1]}
 	ordered := &keydpb.External{Url: to.Url, Provisioner: to.Provisioner, Chain: chain}
 	resp := &controlpb.SetExternalCAResponse{}
-	resp.KeysetEpoch, resp.Away, err = s.changeExternal(ctx, keydpb.CAChange_CA_CHANGE_EXTERNAL, ordered, pki.SetExternal(to))
+	resp.KeysetEpoch, resp.Away, err = s.changeExternal(ctx, keydpb.CAChange_CA_CHANGE_EXTERNAL, ordered, func(tx *raftstore.Tx, next pki.NextCA) error {
+		if err := allKnowExternal(tx); err != nil { // one joined meanwhile
+			return err
+		}
+		return pki.SetExternal(to)(tx, next)
+	})
 	if err != nil {
 		return nil, err
 	}
 	s.c.Logger.InfoContext(ctx, "an external CA signs workers", "url", to.Url, "keyset_epoch", resp.KeysetEpoch)
 	return resp, nil
+}
+
+// allKnowExternal refuses where a node does not say that it takes certificates below
+// an external CA: that one would neither renew nor believe the others.
+func allKnowExternal(r raftstore.Reader) error {
+	var unaware []string
+	for n := range pkistore.Nodes.All(r) {
+		machine, _ := schedstore.Nodes.Get(r, n.GetId())
+		if !n.GetDenied() && !slices.ContainsFunc(machine.GetDescription().GetFeatures(), func(f *taskpb.Feature) bool {
+			return f.GetName() == pki.ExternalFeature && f.GetPresent()
+		}) {
+			unaware = append(unaware, n.GetName())
+		}
+	}
+	if len(unaware) == 0 {
+		return nil
+	}
+	slices.Sort(unaware)
+	names := strings.Join(unaware[:min(len(unaware), maxNamed)], ", ")
+	if more := len(unaware) - maxNamed; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return apierr.State("upgrade them, wait until they have connected, or remove them", "nodes that do not say that they take certificates of an external CA: %s", names)
 }
 
 // RemoveExternalCA implements controlpb.AuthorityServer.

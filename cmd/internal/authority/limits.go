@@ -29,6 +29,9 @@ const (
 	// watchPause is the least time between two messages of progress.
 	watchPause = 100 * time.Millisecond
 
+	// maxNamed bounds the nodes that a refusal names.
+	maxNamed = 20
+
 	// maxWatchNodes bounds the nodes of one message of progress.
 	maxWatchNodes = 512
 )

@@ -346,18 +346,11 @@ func TestRefusals(t *testing.T) {
 func TestNoRootWhileTheExternalCAFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 0)
-	fails := func(why string) {
-		w.update(func(tx *raftstore.Tx) error {
-			c, err := pkistore.GetCluster(tx)
-			if err != nil {
-				return err
-			}
-			c = proto.CloneOf(c)
-			c.External = &pkipb.External{Url: "https://ca", Issuer: []byte("issuer"), Failure: why}
-			return pkistore.Cluster.Put(tx, c)
-		})
-	}
+	fails := func(why string) { w.edit(func(c *pkipb.Cluster) { c.External.Failure = why }) }
 	s := w.leader()
+	if err := w.setExternal(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
 	for name, meanwhile := range map[string]bool{"before": false, "while keyd makes keys": true} {
 		if w.called = nil; meanwhile {
 			fails("")

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -26,7 +27,9 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstoretest"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // keyset is what keyd would have of one.
@@ -35,6 +38,7 @@ type keyset struct {
 	root, other *x509.Certificate
 	issuer      []byte
 	cross       [][]byte
+	external    []byte // the root's certificate of the external CA; nil: there is none
 }
 
 // world is a cluster of two managers, a worker that is connected and one that is
@@ -45,6 +49,7 @@ type world struct {
 	s        *raftstore.Store
 	nodes    []string // connected
 	managers []string
+	probe    error // of the external CA
 
 	mu    sync.Mutex // guards the following
 	made  map[string]*keyset
@@ -129,7 +134,8 @@ func newWorld(t *testing.T, issuerAge time.Duration) *world {
 				w.managers = append(w.managers, n.Id)
 				sealed = append(sealed, &keydpb.SealedKeyset{NodeId: n.Id, Sealed: w.seal(first)})
 			}
-			if err := pkistore.Nodes.Put(tx, n); err != nil {
+			machine := &schedulerpb.Node{Id: n.Id, Description: &schedulerpb.NodeDescription{Features: []*taskpb.Feature{{Name: pki.ExternalFeature, Present: true}}}}
+			if err := errors.Join(pkistore.Nodes.Put(tx, n), schedstore.Nodes.Put(tx, machine)); err != nil {
 				return err
 			}
 			if i < 3 {
@@ -187,7 +193,8 @@ func (w *world) inForce() *keyset {
 	if found.other != nil {
 		roots = append(roots, found.other.Raw)
 	}
-	if !slices.EqualFunc(roots, c.GetRoots(), slices.Equal) || !slices.Equal(found.issuer, c.GetIssuers()[0]) || (found.other != nil) != (c.GetRotation() != nil) {
+	if !slices.EqualFunc(roots, c.GetRoots(), slices.Equal) || !slices.Equal(found.issuer, c.GetIssuers()[0]) || (found.other != nil) != (c.GetRotation() != nil) ||
+		!slices.Equal(found.external, c.GetExternal().GetIssuer()) {
 		w.t.Errorf("keyset of epoch %d has other CAs than the cluster record", found.epoch)
 	}
 	return found
@@ -208,12 +215,22 @@ func (w *world) RotateCA(_ context.Context, change keydpb.CAChange, external *ke
 	case keydpb.CAChange_CA_CHANGE_SWITCH_ROOT:
 		next.root, next.other = next.other, next.root
 		next.issuer = issuing(w.t, next.root, time.Now())
+		if next.external != nil {
+			next.external = issuing(w.t, next.root, time.Now())
+		}
 	case keydpb.CAChange_CA_CHANGE_DROP_ROOT:
 		next.other = nil
+	case keydpb.CAChange_CA_CHANGE_EXTERNAL:
+		next.external = issuing(w.t, next.root, time.Now())
+	case keydpb.CAChange_CA_CHANGE_NO_EXTERNAL:
+		if next.external == nil {
+			return nil, &keydclient.Error{Code: keydpb.Code_CODE_DENIED, Message: "no external CA is set"}
+		}
+		next.external = nil
 	default:
 		next.issuer = issuing(w.t, next.root, time.Now())
 	}
-	resp := &keydpb.RotateCAResponse{Epoch: next.epoch, Root: next.root.Raw, Issuer: next.issuer, Cross: next.cross}
+	resp := &keydpb.RotateCAResponse{Epoch: next.epoch, Root: next.root.Raw, Issuer: next.issuer, Cross: next.cross, External: next.external}
 	if next.other != nil {
 		resp.Other = next.other.Raw
 	}
@@ -266,7 +283,7 @@ func (w *world) follow(ctx context.Context) {
 					continue
 				}
 				n = proto.CloneOf(n)
-				n.LeafIssuer, n.BootIssuer = pki.ActiveIssuer(c), pki.ActiveIssuer(c)
+				n.LeafIssuer, n.BootIssuer = pki.IssuerFor(c, n.GetRole()), pki.ActiveIssuer(c)
 				if err := pkistore.Nodes.Put(tx, n); err != nil {
 					return err
 				}
@@ -278,7 +295,8 @@ func (w *world) follow(ctx context.Context) {
 
 // leader is a server as a manager has it that was just elected.
 func (w *world) leader() *Server {
-	return New(Config{Store: w.s, Signer: w, Sessions: w.sessions, Logger: slog.New(slog.DiscardHandler), Epoch: func() uint64 {
+	probe := func(context.Context, string, *x509.Certificate) error { return w.probe }
+	return New(Config{Store: w.s, Signer: w, Sessions: w.sessions, Probe: probe, Logger: slog.New(slog.DiscardHandler), Epoch: func() uint64 {
 		epoch := pki.KeysetEpoch(w.cluster())
 		w.mu.Lock()
 		defer w.mu.Unlock()

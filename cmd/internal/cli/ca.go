@@ -255,7 +255,7 @@ func (a *app) endCA(p *caProgress, f caRotation) error {
 	}
 	if len(away) > 0 {
 		fmt.Fprintf(a.Stdout, "Away with certificates of before: %s. Each follows by itself within 30 days after its certificate ended,\n"+
-			"unless the issuing CA is replaced nine times by then; later, or where it was in no cluster's reach: `redoubt leave --force` there, `redoubt node rm` here, and join again.\n", a.nodeList(away))
+			"unless the issuing CA or the external one is replaced nine times by then, by itself or by `ca rotate`, `ca external set` or `rm`, or a manager's leaving; later, or where it was in no cluster's reach: `redoubt leave --force` there, `redoubt node rm` here, and join again.\n", a.nodeList(away))
 	}
 	if len(connected) > 0 {
 		return failf(ExitNotConverged, "connected and not there yet: %s", a.nodeList(connected))

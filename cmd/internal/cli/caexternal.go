@@ -55,7 +55,8 @@ certificates they have, nobody joins as a worker, and the cluster's own CA does 
 sign in its place (redoubt ca external rm). Managers' certificates, and those of
 workloads, stay the cluster's own.
 
-Again, it replaces the address or the certificates of before.`,
+It is refused while there is a node whose version takes no such certificates. Again,
+it replaces the address or the certificates of before.`,
 		Example: `  redoubt ca external provisioner   # for authority.provisioners of step-ca's ca.json
   cat intermediate_ca.crt root_ca.crt | redoubt ca external set https://ca.example.com:9000 --chain -`,
 		Args: args(1, 1),

@@ -18,6 +18,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // workerState is a running worker.
@@ -107,7 +108,8 @@ func (w *workerState) managers() []string {
 // describe is the node's report of itself; the agent adds runtime and network.
 func (n *Node) describe(facts *managerFacts) *schedulerpb.NodeDescription {
 	d := &schedulerpb.NodeDescription{Hostname: n.cfg.Name, Os: runtime.GOOS, Arch: runtime.GOARCH,
-		Resources: machineResources(), RedoubtVersion: version.String(), Kernel: kernelRelease()}
+		Resources: machineResources(), RedoubtVersion: version.String(), Kernel: kernelRelease(),
+		Features: []*taskpb.Feature{{Name: pki.ExternalFeature, Present: true}}}
 	if f := n.fips(); f != nil {
 		d.Features = append(d.Features, f)
 	}
