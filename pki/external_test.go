@@ -96,6 +96,12 @@ func TestExternalIsForWorkers(t *testing.T) {
 				t.Errorf("a %s of the cluster's own CA, with an extension of step-ca: %t: %v", profile.RoleName(role), extra, err)
 			}
 		}
+		bare := []*x509.Certificate{sign(t, template, issuer, leafKey.Public(), key), issuer, root} // step-ca renews it for whoever has its key
+		for name, trust := range map[string]pki.Trust{"a manager": manages, "a worker": works} {
+			if _, err := trust.Verify(bare, everybody); err == nil {
+				t.Errorf("%s takes a %s of the external CA without step-ca's extension", name, profile.RoleName(role))
+			}
+		}
 		template.ExtraExtensions = append(template.ExtraExtensions, stepCA)
 		shown := []*x509.Certificate{sign(t, template, issuer, leafKey.Public(), key), issuer, root}
 		for name, trust := range map[string]pki.Trust{"a manager": manages, "a worker": works} {

@@ -235,6 +235,9 @@ func (e *external) check(chain [][]byte, to *order, now time.Time) (*x509.Certif
 		return nil, errors.New("it certified another name than the one it was asked for")
 	case got.Role != to.id.Role || got.KeydKey != nil || string(got.TPM) != string(to.id.TPM):
 		return nil, errors.New("it certified another role, or another TPM")
+	case !profile.NamesProvisioner(leaf):
+		return nil, errors.New("it does not say of which provisioner it is, so that a step-ca would renew it for whoever has its key: " +
+			"`disableSmallstepExtensions` of the provisioner is false, as `redoubt ca external provisioner` prints it")
 	case leaf.NotAfter.After(to.until):
 		return nil, fmt.Errorf("it is good until %s, longer than asked for", leaf.NotAfter.UTC().Format(time.RFC3339))
 	case leaf.NotBefore.After(now) || !leaf.NotAfter.After(now):

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"math/big"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,9 @@ func TestExternalAnswers(t *testing.T) {
 			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 3}, Value: []byte{5, 0}})
 		}), "template"},
 		"without a role": {edit(func(c *x509.Certificate) { c.ExtraExtensions = nil }), "template"},
+		"renewable past keyd": {edit(func(c *x509.Certificate) {
+			c.ExtraExtensions = slices.DeleteFunc(c.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(profile.OIDProvisioner) })
+		}), "disableSmallstepExtensions"},
 		"another CA": {func(id profile.Identity, public any, until int64) []*x509.Certificate {
 			return []*x509.Certificate{other.leaf(id, public, until, nil), other.signer, other.root}
 		}, "not signed by the CA that was set"},

@@ -56,6 +56,7 @@ func (o *outside) message() *keydpb.External {
 func (o *outside) leaf(id profile.Identity, public any, until int64, edit func(*x509.Certificate)) *x509.Certificate {
 	t := profile.LeafTemplate(id, time.Now(), time.Until(time.Unix(until, 0)))
 	t.NotAfter, t.SerialNumber = time.Unix(until, 0), newSerial()
+	t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: profile.OIDProvisioner, Value: []byte{0x30, 0}})
 	if edit != nil {
 		edit(t)
 	}

@@ -27,16 +27,20 @@ func IsExternal(ca *x509.Certificate) bool {
 
 // OIDProvisioner is step-ca's own extension, which says which of its provisioners a
 // leaf is of. One without it step-ca renews for whoever has its key, whatever that
-// provisioner allows.
+// provisioner allows: so no leaf below an external CA is without it, and none elsewhere
+// has it.
 var OIDProvisioner = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 37476, 9000, 64, 1}
 
 // MayStand reports whether a leaf of that role, with which the chain begins, may stand
 // below the CAs above it.
 func MayStand(chain []*x509.Certificate, role profilepb.Role) bool {
-	if slices.ContainsFunc(chain[1:], IsExternal) {
-		return role == profilepb.Role_ROLE_WORKER
-	}
-	return !slices.ContainsFunc(chain[0].Extensions, func(e pkix.Extension) bool { return e.Id.Equal(OIDProvisioner) })
+	external := slices.ContainsFunc(chain[1:], IsExternal)
+	return external == NamesProvisioner(chain[0]) && (!external || role == profilepb.Role_ROLE_WORKER)
+}
+
+// NamesProvisioner reports whether a leaf has step-ca's own extension.
+func NamesProvisioner(leaf *x509.Certificate) bool {
+	return slices.ContainsFunc(leaf.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(OIDProvisioner) })
 }
 
 // Understood is a CA's certificate for the standard verifier, which refuses what is
