@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,6 +63,46 @@ func TestSystemd(t *testing.T) {
 	})
 	m.ok(nil, "systemctl", "start", "redoubt.target")
 	unlocked()
+	m.fips()
+	unlocked()
+}
+
+// fips has the configuration, and nothing else, put the units' daemons into FIPS mode.
+func (m *machine) fips() {
+	m.t.Helper()
+	const config = "/etc/redoubt/config.yaml"
+	if r := m.run(nil, "test", "-s", config); r.code == 0 {
+		m.t.Fatal("the machine has a configuration already")
+	}
+	m.ok([]byte("node:\n  fips: true\n"), "tee", config)
+	m.ok(nil, "systemctl", "restart", "redoubt.target")
+	for _, name := range []string{"redoubtd", "redoubt-keyd", "redoubt-netd", "redoubt-rund", "redoubt-named"} {
+		eventually(m.t, 20*time.Second, func() string {
+			main := strings.TrimSpace(m.ok(nil, "systemctl", "show", "--value", "-p", "MainPID", name))
+			env := m.run(nil, "cat", "/proc/"+main+"/environ")
+			if comm := m.run(nil, "cat", "/proc/"+main+"/comm"); strings.TrimSpace(comm.stdout) != name || !slices.Contains(strings.Split(env.stdout, "\x00"), "GODEBUG=fips140=only") {
+				return fmt.Sprintf("%s is %v, with %q", name, comm, env.stdout)
+			}
+			return ""
+		})
+	}
+	m.sandboxes()
+	// What is not frozen is said to be no validated module; the mode is on all the same.
+	module := "is not a validated one (build with GOFIPS140=v1.26.0)"
+	if built, err := buildinfo.ReadFile(filepath.Join(binDir, "redoubtd")); err != nil {
+		m.t.Fatal(err)
+	} else if at := slices.IndexFunc(built.Settings, func(s debug.BuildSetting) bool { return s.Key == "GOFIPS140" }); at >= 0 {
+		module, _, _ = strings.Cut(built.Settings[at].Value, "-")
+	}
+	eventually(m.t, 20*time.Second, func() string {
+		r := m.run(nil, "redoubt", "status")
+		for _, want := range []string{"FIPS:", module, "keyd: FIPS 140-3 mode"} {
+			if !strings.Contains(r.stdout, want) {
+				return fmt.Sprintf("status does not say %q: %v", want, r)
+			}
+		}
+		return ""
+	})
 }
 
 // sandboxes compares the running daemons with what the units promise.
