@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"crypto/x509"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -103,7 +102,7 @@ func strangeOrders(tx *raftstore.Tx, c *pkipb.Cluster) {
 // be another one now.
 func ExternalNews(c *pkipb.Cluster, epoch uint64, failure string, now time.Time) bool {
 	e := c.GetExternal()
-	switch failure = failureLine(failure); {
+	switch failure = oneline.Text(failure, maxFailure); {
 	case e == nil || epoch != KeysetEpoch(c) || e.GetFailure() == failure:
 		return false
 	case failure == "":
@@ -120,20 +119,6 @@ func NoteExternal(tx *raftstore.Tx, epoch uint64, failure string) error {
 		return err
 	}
 	c = proto.CloneOf(c)
-	c.External.Failure, c.External.FailedAt = failureLine(failure), tx.Now().Unix()
+	c.External.Failure, c.External.FailedAt = oneline.Text(failure, maxFailure), tx.Now().Unix()
 	return store.Cluster.Put(tx, c)
-}
-
-// failureLine makes one bounded line of what others said in part.
-func failureLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > maxFailure {
-		s = strings.ToValidUTF8(s[:maxFailure], "")
-	}
-	return s
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/internal/tpm"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -65,7 +66,7 @@ func (s *Server) challenge(req *keydpb.ChallengeRequest) (*keydpb.ChallengeRespo
 	}
 	c, err := tpm.MakeCredential(req.GetTpm().GetEk(), req.GetTpm().GetAk(), s.challengeSecret(rec.GetId(), req.GetExporter(), req.GetTpm()))
 	if err != nil {
-		return nil, unproved("%s", oneLine(err))
+		return nil, unproved("%s", oneline.Text(err.Error(), maxSaid))
 	}
 	return &keydpb.ChallengeResponse{Credential: &profilepb.TPMCredential{Blob: c.Blob, Secret: c.Secret}}, nil
 }
@@ -91,10 +92,10 @@ func checkTrusted(p *profilepb.AdmissionPolicy, id *profilepb.TPMIdentity, now t
 		trust.CAs = append(trust.CAs, ca)
 	}
 	if err := trust.CheckEK(id.GetEk(), id.GetEkCertificate(), now); err != nil {
-		return unproved("%s", oneLine(err))
+		return unproved("%s", oneline.Text(err.Error(), maxSaid))
 	}
 	if _, err := tpm.CheckAK(id.GetAk()); err != nil {
-		return unproved("%s", oneLine(err))
+		return unproved("%s", oneline.Text(err.Error(), maxSaid))
 	}
 	return nil
 }
@@ -125,7 +126,7 @@ func (s *Server) admit(rec *profilepb.TokenRecord, req *keydpb.SignJoinRequest, 
 		return nil, nil, unproved("the evidence is of another key than the TPM's")
 	}
 	if err := tpm.CheckEvidence(e.GetAk(), tpm.Statement{Purpose: purposeJoin, Text: text, Secret: secret}, pcrs, evidenceOf(e)); err != nil {
-		return nil, nil, unproved("%s", oneLine(err))
+		return nil, nil, unproved("%s", oneline.Text(err.Error(), maxSaid))
 	}
 	for i, r := range policy.GetPcrs() {
 		if !slices.ContainsFunc(r.GetValues(), func(v []byte) bool { return bytes.Equal(v, e.GetValues()[i]) }) {
@@ -153,13 +154,13 @@ func checkVouched(id profile.Identity, purpose string, text []byte, e *profilepb
 	}
 	name, err := tpm.CheckAK(e.GetAk())
 	if err != nil {
-		return unproved("%s", oneLine(err))
+		return unproved("%s", oneline.Text(err.Error(), maxSaid))
 	}
 	if !bytes.Equal(name, id.TPM) {
 		return unproved("the evidence is of another TPM than the one in the leaf")
 	}
 	if err := tpm.CheckEvidence(e.GetAk(), tpm.Statement{Purpose: purpose, Text: text}, nil, evidenceOf(e)); err != nil {
-		return unproved("%s", oneLine(err))
+		return unproved("%s", oneline.Text(err.Error(), maxSaid))
 	}
 	return nil
 }

@@ -18,6 +18,9 @@ const (
 	// writeTimeout bounds how long an answer may take to be read.
 	writeTimeout = 10 * time.Second
 
+	// maxSaid bounds an error that a caller is told, in bytes.
+	maxSaid = 4 << 10
+
 	// maxState bounds the state file in bytes.
 	maxState = 256 << 10
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/erase"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 )
@@ -155,7 +156,7 @@ func (k *socket) answer(ctx context.Context, conn net.Conn, req *keydpb.Request)
 		if codeOf(err) == keydpb.Code_CODE_INTERNAL {
 			k.server.log.Error("request failed", "socket", k.name, "err", err)
 		}
-		return &keydpb.Response{Result: &keydpb.Response_Error{Error: &keydpb.Error{Code: codeOf(err), Message: oneLine(err)}}}, nil
+		return &keydpb.Response{Result: &keydpb.Response_Error{Error: &keydpb.Error{Code: codeOf(err), Message: oneline.Text(err.Error(), maxSaid)}}}, nil
 	}
 	return resp, nil
 }
@@ -183,17 +184,6 @@ func watchHangup(conn net.Conn, cancel func()) (done func(), err error) {
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
-}
-
-// oneLine is an error as one line, as joined errors are not.
-func oneLine(err error) string {
-	b := []byte(err.Error())
-	for i := range b {
-		if b[i] == '\n' || b[i] == '\r' {
-			b[i] = ' '
-		}
-	}
-	return string(b)
 }
 
 func wipeRequest(req *keydpb.Request) {

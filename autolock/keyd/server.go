@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/erase"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // Server is one keyd.
@@ -76,7 +77,7 @@ func New(c Config) (*Server, error) {
 	case c.TPM != nil:
 		s.protections = append(s.protections, "TPM 2.0")
 	case c.TPMErr != nil:
-		s.protections = append(s.protections, "TPM: cannot be used ("+oneLine(c.TPMErr)+")")
+		s.protections = append(s.protections, "TPM: cannot be used ("+oneline.Text(c.TPMErr.Error(), maxSaid)+")")
 	}
 	lerr := removeLeftovers(c.Dir)
 	file, ferr := readState(c.Dir)
@@ -85,7 +86,7 @@ func New(c Config) (*Server, error) {
 	if err := errors.Join(lerr, ferr, jerr); codeOf(err) == keydpb.Code_CODE_DAMAGED {
 		s.breakDown(err)
 	} else if err != nil {
-		s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneLine(err)))
+		s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneline.Text(err.Error(), maxSaid)))
 	}
 	if err := checkMemory(); err != nil {
 		s.breakDown(err)
@@ -97,7 +98,7 @@ func New(c Config) (*Server, error) {
 	}
 	if s.broken == nil {
 		if err := s.dropOwnSeeds(); err != nil { // what a crash left
-			s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneLine(err)))
+			s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneline.Text(err.Error(), maxSaid)))
 		}
 	}
 	erase.Do(s.openByItself)

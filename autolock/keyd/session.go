@@ -13,6 +13,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
@@ -142,7 +143,7 @@ func (s *Server) sealShare(share *autolock.Share, to *keydpb.SessionStatement) *
 		}
 	}
 	if err != nil {
-		out.Refused = oneLine(err)
+		out.Refused = oneline.Text(err.Error(), maxSaid)
 		return out
 	}
 	s.log.Info("a share was sealed to another manager", "node", id.NodeID, "number", share.Number())

@@ -11,6 +11,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/lp"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/internal/tpm"
 )
 
@@ -29,13 +30,13 @@ func (s *Server) device() (*tpm.TPM, error) {
 func tpmError(err error) error {
 	switch {
 	case errors.Is(err, tpm.ErrDevice):
-		return refuse(keydpb.Code_CODE_NO_TPM, "%v: mend it and restart redoubt-node", oneLine(err))
+		return refuse(keydpb.Code_CODE_NO_TPM, "%v: mend it and restart redoubt-node", oneline.Text(err.Error(), maxSaid))
 	case errors.Is(err, tpm.ErrPCRs):
 		return refuse(keydpb.Code_CODE_NO_TPM, "%v", tpm.ErrPCRs)
 	case errors.Is(err, tpm.ErrBlob), errors.Is(err, tpm.ErrAuth):
 		return refuse(keydpb.Code_CODE_NO_TPM, "this machine's TPM does not open it: it was sealed by another, or that one was cleared")
 	}
-	return refuse(keydpb.Code_CODE_NO_TPM, "the TPM refuses: %s", oneLine(err))
+	return refuse(keydpb.Code_CODE_NO_TPM, "the TPM refuses: %s", oneline.Text(err.Error(), maxSaid))
 }
 
 // seedAuth is what the TPM must be told to give back the seed of a slot. keyd tells
@@ -168,7 +169,7 @@ func (s *Server) lack(slotID string, why error) {
 	if s.lacks == nil {
 		s.lacks = map[string]string{}
 	}
-	s.lacks[slotID] = oneLine(why)
+	s.lacks[slotID] = oneline.Text(why.Error(), maxSaid)
 }
 
 // testOwn says whether this machine opens a slot by itself. Nothing changes. The caller

@@ -2,11 +2,11 @@ package main
 
 import (
 	"os"
-	"strings"
 	"syscall"
-	"unicode"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // maxWords bounds in bytes what is read of a refusal.
@@ -34,12 +34,7 @@ func (w words) read() string {
 	if err != nil || n <= 0 {
 		return ""
 	}
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, string(buf[:n])))
+	return oneline.Text(string(buf[:n]), maxWords)
 }
 
 func (w words) close() { syscall.Close(w.fd) }

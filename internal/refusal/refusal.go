@@ -22,8 +22,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/internal/peercred"
 )
 
@@ -31,6 +31,7 @@ const (
 	prefix = "refused: "
 	// maxLine bounds the line in bytes.
 	maxLine = 2 << 10
+	maxText = maxLine - len(prefix) - 1
 	// patience is how long is waited for callers, and for each of them.
 	patience = 100 * time.Millisecond
 )
@@ -58,21 +59,9 @@ func tell(conn *net.UnixConn, text string) {
 	if conn.SetDeadline(time.Now().Add(patience)) != nil {
 		return
 	}
-	if _, err := io.WriteString(conn, prefix+line(text)+"\n"); err == nil && conn.CloseWrite() == nil {
+	if _, err := io.WriteString(conn, prefix+oneline.Text(text, maxText)+"\n"); err == nil && conn.CloseWrite() == nil {
 		_, _ = io.Copy(io.Discard, conn)
 	}
-}
-
-// line is text on one bounded line of what can be shown.
-func line(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	// Never within a character: what is cut there is dropped with it.
-	return strings.ToValidUTF8(text[:min(len(text), maxLine-len(prefix)-1)], "")
 }
 
 // Conn is a connection on which a refusal is heard. It is read by one goroutine.
@@ -109,7 +98,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if err != nil || !ok {
 		return 0, errors.New("what answers here is no node")
 	}
-	text = line(strings.TrimSuffix(text, "\n"))
+	text = oneline.Text(text, maxText)
 	c.text.Store(&text)
 	return 0, io.EOF
 }

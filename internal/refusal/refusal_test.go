@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"unicode/utf8"
 )
 
 // TestTold: whoever waited, and had sent something already, hears the reason.
@@ -60,15 +59,5 @@ func TestHeard(t *testing.T) {
 			t.Errorf("%q: %q, %v, refused %q", said, p[:n], err, c.Refused())
 		}
 		here.Close()
-	}
-}
-
-// TestCut: a line is cut between characters.
-func TestCut(t *testing.T) {
-	for shift := range 4 {
-		got := line(strings.Repeat("x", shift) + strings.Repeat("€", maxLine))
-		if !utf8.ValidString(got) || len(got) > maxLine-len(prefix)-1 || len(got) < maxLine-len(prefix)-4 {
-			t.Errorf("shifted by %d: %d bytes, ends in %q", shift, len(got), got[len(got)-4:])
-		}
 	}
 }

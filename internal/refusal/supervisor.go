@@ -5,6 +5,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 const supervisorVar = "REDOUBT_REFUSALS_FD"
@@ -33,7 +35,7 @@ func ToSupervisor() Supervisor {
 // Tell says why this process will not start.
 func (s Supervisor) Tell(text string) {
 	if s.f != nil {
-		_, _ = io.WriteString(s.f, line(text)+"\n") // it fits a pipe, and nobody else writes
+		_, _ = io.WriteString(s.f, oneline.Text(text, maxText)+"\n") // it fits a pipe, and nobody else writes
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	taskplaces "github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -190,7 +191,7 @@ func (a *agent) deliver(ctx context.Context, conn grpc.ClientConnInterface, ids 
 			continue // what was given already, or was not asked for
 		}
 		if m.GetError() != "" {
-			failed[id] = errors.New(clip(m.GetError()))
+			failed[id] = errors.New(oneline.Text(m.GetError(), maxText))
 			continue
 		}
 		if parcel.TaskId != id {
@@ -221,7 +222,7 @@ var errNothing = errors.New("the managers said nothing of it")
 // said is a manager's refusal in its own words.
 func said(err error) error {
 	if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
-		return errors.New(clip(st.Message()))
+		return errors.New(oneline.Text(st.Message(), maxText))
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
@@ -82,7 +83,7 @@ func (l *logs) serve(ctx context.Context, r *schedulerpb.LogSubscription, task, 
 		req := &rundpb.LogsRequest{TaskId: task, Follow: r.Follow, Since: r.Since, Until: r.Until, Tail: r.Tail}
 		err := l.agent.Executor.Logs(ctx, req, func(c *rundpb.LogsResponse) error { return l.forward(ctx, r.Id, task, c) })
 		if err != nil {
-			last.Error = clip(err.Error())
+			last.Error = oneline.Text(err.Error(), maxText)
 		}
 	}
 	_ = l.put(ctx, last)

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"google.golang.org/protobuf/proto"
@@ -74,7 +74,7 @@ func (a *agent) probeOnce(ctx context.Context) error {
 	if err != nil {
 		return &awayError{"netd", err}
 	}
-	facts := nodeFacts{runtime: plain(rund.Runtime, maxName)}
+	facts := nodeFacts{runtime: oneline.Text(rund.Runtime, maxName)}
 	for _, f := range rund.Features {
 		facts.features = append(facts.features, feature(f.Name, f.Detail, f.Present, f.Required))
 	}
@@ -125,21 +125,7 @@ func (a *agent) setAway(err error) {
 // feature is one as managers accept it: they refuse a description with texts
 // that are too long or not plain, and a helper's errors quote what they like.
 func feature(name, detail string, present, required bool) *taskpb.Feature {
-	return &taskpb.Feature{Name: plain(name, maxName), Present: present, Required: required, Detail: plain(detail, maxDetail)}
-}
-
-// plain bounds a text and makes it one line.
-func plain(s string, most int) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > most {
-		s = s[:most-3] + "..."
-	}
-	return strings.ToValidUTF8(s, "?")
+	return &taskpb.Feature{Name: oneline.Text(name, maxName), Present: present, Required: required, Detail: oneline.Text(detail, maxDetail)}
 }
 
 // boundImages keeps what fits a description, by name, and says so when that is

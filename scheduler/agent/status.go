@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -155,7 +155,7 @@ func (m *machine) follow(t *task, now time.Time) {
 		case relaying != "":
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, relaying)
 		case t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY && t.status.GetState() == schedulerpb.TaskState_TASK_STATE_RUNNING:
-			m.record(t, now, &schedulerpb.TaskStatus{State: schedulerpb.TaskState_TASK_STATE_RUNNING, Message: clip(t.actual.Message), Unhealthy: true})
+			m.record(t, now, &schedulerpb.TaskStatus{State: schedulerpb.TaskState_TASK_STATE_RUNNING, Message: oneline.Text(t.actual.Message, maxText), Unhealthy: true})
 		case t.actual.Health == rundpb.Health_HEALTH_STARTING, t.actual.Health == rundpb.Health_HEALTH_UNHEALTHY:
 			// One that did run goes on being said to, until rund has ended it.
 			m.set(t, now, schedulerpb.TaskState_TASK_STATE_STARTING, cmp.Or(t.actual.Message, "waiting for its healthcheck to pass"))
@@ -194,7 +194,7 @@ func outOfMemory(t *task) string {
 
 // set records a status unless the task has come further already.
 func (m *machine) set(t *task, now time.Time, state schedulerpb.TaskState, message string) {
-	m.record(t, now, &schedulerpb.TaskStatus{State: state, Message: clip(message)})
+	m.record(t, now, &schedulerpb.TaskStatus{State: state, Message: oneline.Text(message, maxText)})
 }
 
 // end records the last status a task will have.
@@ -202,7 +202,7 @@ func (m *machine) end(t *task, now time.Time, state schedulerpb.TaskState, text 
 	if t.ended {
 		return
 	}
-	s := &schedulerpb.TaskStatus{State: state, Error: clip(text)}
+	s := &schedulerpb.TaskStatus{State: state, Error: oneline.Text(text, maxText)}
 	if a := t.actual; a.GetPhase() == rundpb.Phase_PHASE_EXITED {
 		s.ExitCode, s.OomKilled = a.ExitCode, a.OomKilled
 	}
@@ -227,14 +227,6 @@ func (m *machine) record(t *task, now time.Time, s *schedulerpb.TaskStatus) {
 	}
 	s.At = now.UnixNano()
 	t.status, t.dirty = s, true
-}
-
-// clip bounds a text and keeps it valid UTF-8, as protobuf demands.
-func clip(s string) string {
-	if len(s) > maxText {
-		s = s[:maxText-3] + "..."
-	}
-	return strings.ToValidUTF8(s, "?")
 }
 
 // portsOf lists what the task publishes on the node.

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -66,13 +67,13 @@ func checkDescription(d *schedulerpb.NodeDescription) error {
 	if st := d.GetStorage(); st.GetImageBytes() < 0 || st.GetDiskBytes() < 0 || st.GetDiskFree() < 0 || st.GetCollectedAt() < 0 {
 		return errors.New("the node reports a negative amount of storage")
 	} else if st != nil {
-		st.Message = cleanText(st.Message)
+		st.Message = oneline.Text(st.Message, maxMessageText)
 	}
 	if k := d.GetStoreKey(); k != nil {
 		if k.MadeAt < 0 {
 			return errors.New("the node reports a key of before 1970")
 		}
-		k.Trouble = cleanText(k.Trouble)
+		k.Trouble = oneline.Text(k.Trouble, maxMessageText)
 	}
 	if t := d.GetTicket(); t != nil && (!ident.Valid(t.SlotId) || t.Generation == 0) {
 		return errors.New("the node reports a malformed ticket")
@@ -135,7 +136,7 @@ func cleanStatus(s *schedulerpb.TaskStatus, now time.Time) (*schedulerpb.TaskSta
 	}
 	c := &schedulerpb.TaskStatus{ // field by field: nothing unknown is kept
 		State: s.State, At: s.At,
-		Message: cleanText(s.Message), Error: cleanText(s.Error),
+		Message: oneline.Text(s.Message, maxMessageText), Error: oneline.Text(s.Error, maxMessageText),
 		ExitCode: s.ExitCode, OomKilled: s.OomKilled,
 		ContainerId: s.ContainerId, Address: s.Address, Unhealthy: s.Unhealthy, Local: local, Files: files,
 	}
@@ -181,18 +182,6 @@ func cleanFiles(list []*taskpb.FileVersion) (out []*taskpb.FileVersion, err erro
 
 func notPlain(r rune) bool {
 	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
-}
-
-func cleanText(s string) string {
-	if len(s) > maxMessageText {
-		s = strings.ToValidUTF8(s[:maxMessageText-3], "") + "..."
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 // checkTrust bounds what a node says of the roots it trusts.

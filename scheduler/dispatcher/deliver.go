@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -224,7 +225,7 @@ func (d *Dispatcher) seal(ctx context.Context, req *schedulerpb.DeliverRequest, 
 
 func send(stream grpc.ServerStreamingServer[schedulerpb.DeliverResponse], p *parcel) error {
 	if p.err != nil {
-		return stream.Send(&schedulerpb.DeliverResponse{TaskId: p.task, Error: cleanText(p.err.Error())})
+		return stream.Send(&schedulerpb.DeliverResponse{TaskId: p.task, Error: oneline.Text(p.err.Error(), maxMessageText)})
 	}
 	last := len(p.files) - 1
 	for i, f := range p.files {

@@ -41,6 +41,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/netview"
@@ -346,7 +347,7 @@ func readiness(desc *schedulerpb.NodeDescription) (schedulerpb.NodeState, string
 	if missing == nil {
 		return schedulerpb.NodeState_NODE_STATE_READY, ""
 	}
-	return schedulerpb.NodeState_NODE_STATE_NOT_READY, cleanText("it cannot run tasks: " + strings.Join(missing, "; "))
+	return schedulerpb.NodeState_NODE_STATE_NOT_READY, oneline.Text("it cannot run tasks: "+strings.Join(missing, "; "), maxMessageText)
 }
 
 // close forgets an ended session; its node's deadline runs on.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -194,7 +195,7 @@ func (s *subscription) offer(from *session, c *schedulerpb.LogChunk, within bool
 	}
 	// Made anew: nothing but the known fields passes, and those of a reader.
 	s.push(&schedulerpb.LogChunk{
-		TaskId: c.TaskId, At: c.At, Stderr: c.Stderr, Data: c.Data, Eof: c.Eof, Error: cleanText(c.Error),
+		TaskId: c.TaskId, At: c.At, Stderr: c.Stderr, Data: c.Data, Eof: c.Eof, Error: oneline.Text(c.Error, maxMessageText),
 	})
 	if c.Eof {
 		delete(s.open, c.TaskId)

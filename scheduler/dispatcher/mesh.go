@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -88,7 +89,7 @@ func (d *Dispatcher) ask(id, node string, knows, rotate bool) (*question, error)
 
 // answered takes a node's answer. One that nobody waits for is dropped.
 func (s *session) answered(a *schedulerpb.MeshAnswer) {
-	clean := &schedulerpb.MeshAnswer{Error: cleanText(a.GetError()), State: cleanMesh(a.GetState())}
+	clean := &schedulerpb.MeshAnswer{Error: oneline.Text(a.GetError(), maxMessageText), State: cleanMesh(a.GetState())}
 	if clean.State == nil && clean.Error == "" {
 		clean.Error = "the node answered nothing"
 	}
@@ -115,24 +116,25 @@ func cleanMesh(in *schedulerpb.MeshState) *schedulerpb.MeshState {
 	if in == nil {
 		return nil
 	}
-	out := &schedulerpb.MeshState{Address: cleanText(in.Address), Interface: cleanText(in.Interface), Driver: cleanText(in.Driver), Mode: cleanText(in.Mode),
+	text := func(s string) string { return oneline.Text(s, maxMessageText) }
+	out := &schedulerpb.MeshState{Address: text(in.Address), Interface: text(in.Interface), Driver: text(in.Driver), Mode: text(in.Mode),
 		Mtu: in.Mtu, Repairs: in.Repairs, LeftOut: in.LeftOut, ListenPort: in.ListenPort, ChangingKey: in.ChangingKey, OwnKeyNs: in.OwnKeyNs,
 		Dropped: map[string]uint64{}}
 	if len(in.PublicKey) == 32 {
 		out.PublicKey = in.PublicKey
 	}
 	for _, t := range in.Degraded[:min(len(in.Degraded), maxMeshLines)] {
-		out.Degraded = append(out.Degraded, cleanText(t))
+		out.Degraded = append(out.Degraded, text(t))
 	}
 	for reason, n := range in.Dropped {
 		if len(out.Dropped) < maxMeshLines {
-			out.Dropped[cleanText(reason)] = n
+			out.Dropped[text(reason)] = n
 		}
 	}
 	for _, p := range in.Peers[:min(len(in.Peers), schedulerpb.MaxMeshPeers)] {
-		out.Peers = append(out.Peers, &schedulerpb.MeshPeerState{NodeId: cleanText(p.GetNodeId()), Address: cleanText(p.GetAddress()), Endpoint: cleanText(p.GetEndpoint()),
-			HandshakeNs: p.HandshakeNs, ReceivedBytes: p.GetReceivedBytes(), SentBytes: p.GetSentBytes(), KeyNs: p.KeyNs, Error: cleanText(p.GetError()),
-			Mtu: p.GetMtu(), Degraded: cleanText(p.GetDegraded())})
+		out.Peers = append(out.Peers, &schedulerpb.MeshPeerState{NodeId: text(p.GetNodeId()), Address: text(p.GetAddress()), Endpoint: text(p.GetEndpoint()),
+			HandshakeNs: p.HandshakeNs, ReceivedBytes: p.GetReceivedBytes(), SentBytes: p.GetSentBytes(), KeyNs: p.KeyNs, Error: text(p.GetError()),
+			Mtu: p.GetMtu(), Degraded: text(p.GetDegraded())})
 	}
 	return out
 }

@@ -24,15 +24,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -301,7 +300,7 @@ func (s *Server) Report(ctx context.Context, req *schedulerpb.IdentityReport) (*
 		}
 		tasks[h.GetTaskId()] = true
 		clean = append(clean, &schedulerpb.HeldIdentity{TaskId: h.TaskId, Identity: h.Identity, Serial: h.Serial, IssuedAt: h.IssuedAt, ExpiresAt: h.ExpiresAt,
-			Tokens: h.Tokens, Streams: h.Streams, Files: h.Files, Error: cleanText(h.Error), Certificates: h.Certificates})
+			Tokens: h.Tokens, Streams: h.Streams, Files: h.Files, Error: oneline.Text(h.Error, maxText), Certificates: h.Certificates})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -311,18 +310,6 @@ func (s *Server) Report(ctx context.Context, req *schedulerpb.IdentityReport) (*
 	}
 	n.held = clean
 	return &schedulerpb.IdentityReported{}, nil
-}
-
-func cleanText(s string) string {
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText-3], "") + "..."
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 // Held is what nodes last said that their tasks hold, by node. It is their word;

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -77,7 +78,7 @@ func (s *Server) Deliver(_ context.Context, req *rundpb.DeliverRequest) (*rundpb
 		return nil, status.Errorf(codes.FailedPrecondition, "task %s is not wanted on this node", req.GetTaskId())
 	}
 	if err := w.deliver(d, req); err != nil {
-		return nil, status.Error(codes.FailedPrecondition, oneLine(err))
+		return nil, status.Error(codes.FailedPrecondition, oneline.Text(err.Error(), maxSaid))
 	}
 	w.rouse()
 	return &rundpb.DeliverResponse{}, nil

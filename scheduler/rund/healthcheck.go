@@ -7,10 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -18,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/health"
 )
 
@@ -230,13 +229,7 @@ func (o *checkOutput) finish() string {
 	o.done.Wait()
 	_ = o.pipe.Close()
 	_ = os.Remove(o.path)
-	text := strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(string(o.first), "?"))
-	return strings.Join(strings.Fields(text), " ")
+	return oneline.Text(string(o.first), maxCheckOutput)
 }
 
 func (o *checkOutput) creator(string) (cio.IO, error) {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -68,7 +69,7 @@ func (s *Server) PutIdentity(_ context.Context, req *rundpb.PutIdentityRequest) 
 		return nil, status.Errorf(codes.FailedPrecondition, "task %s wants no files of its identity", req.GetTaskId())
 	}
 	if err := w.putIdentity(d.GetSpec().GetIdentity(), req); err != nil {
-		return nil, status.Error(codes.FailedPrecondition, oneLine(err))
+		return nil, status.Error(codes.FailedPrecondition, oneline.Text(err.Error(), maxSaid))
 	}
 	w.rouse()
 	return &rundpb.PutIdentityResponse{}, nil

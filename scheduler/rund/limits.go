@@ -10,6 +10,8 @@ const (
 	maxNetworks = 4096
 	// maxMessage bounds a gRPC message: maxTasks small specs fit.
 	maxMessage = 16 << 20
+	// maxSaid bounds an error that the agent is told, in bytes.
+	maxSaid = 1024
 	// maxImportChunk bounds one chunk of an image stream.
 	maxImportChunk = 4 << 20
 

@@ -3,6 +3,8 @@ package rund
 import (
 	"regexp"
 	"strings"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // What containerd and runc put around what went wrong. A person wants the last
@@ -38,7 +40,7 @@ var runtimeWords = []struct {
 
 // plainRuntimeError makes one plain line of an error of containerd or runc.
 func plainRuntimeError(err error) string {
-	s := oneLine(err)
+	s := oneline.Text(err.Error(), maxSaid)
 	for trimmed := true; trimmed; {
 		trimmed = false
 		for _, n := range runtimeNoise {

@@ -18,6 +18,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 )
@@ -208,7 +209,7 @@ func (o *relayWord) wait(ctx context.Context, ended <-chan struct{}) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case strings.TrimSpace(line) != "":
-		return errors.New(strings.ToValidUTF8(strings.TrimSpace(line), "?"))
+		return errors.New(oneline.Text(line, maxRelayWord))
 	}
 	return fmt.Errorf("it ended without a word: %w", err)
 }

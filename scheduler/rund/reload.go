@@ -8,7 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
@@ -201,14 +200,4 @@ func (w *worker) reportExit(labels map[string]string) {
 		a.ExitCode, a.OomKilled, a.At = int32(code), labels[labelOOM] != "", nanos(labels[labelExited])
 		a.Error = cmp.Or(labels[labelFailure], labels[labelUnhealthy])
 	})
-}
-
-// oneLine makes an error fit for a table.
-func oneLine(err error) string {
-	const most = 1024
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
 }

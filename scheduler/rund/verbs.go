@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -158,14 +159,14 @@ func (s *Server) ImportImage(stream grpc.ClientStreamingServer[rundpb.ImportImag
 func imageStatus(err error) error {
 	switch {
 	case image.IsRejected(err):
-		return status.Error(codes.InvalidArgument, oneLine(err))
+		return status.Error(codes.InvalidArgument, oneline.Text(err.Error(), maxSaid))
 	case transient(err):
-		return status.Error(codes.Unavailable, "containerd does not answer: "+oneLine(err))
+		return status.Error(codes.Unavailable, "containerd does not answer: "+oneline.Text(err.Error(), maxSaid))
 	}
 	if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
 		return err
 	}
-	return status.Error(codes.Unavailable, oneLine(err))
+	return status.Error(codes.Unavailable, oneline.Text(err.Error(), maxSaid))
 }
 
 // chunks reads an image stream.

@@ -32,6 +32,8 @@ import (
 	"text/template"
 	"unicode/utf8"
 	"unsafe"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // Facts are what a template may say of where it is.
@@ -223,9 +225,5 @@ func (w *bounded) grow(n int) error {
 // plain makes one line of an error of text/template.
 func plain(err error) error {
 	const most = 300
-	s := strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "template: config:")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "..."
-	}
-	return errors.New("line " + s)
+	return errors.New("line " + strings.TrimPrefix(oneline.Text(err.Error(), most), "template: config:"))
 }

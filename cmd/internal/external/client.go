@@ -12,12 +12,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/smallstep/certificates/cas/apiv1"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // Client reaches CAs; the zero value is ready, and safe for concurrent use.
@@ -64,7 +64,7 @@ func (c *Client) Probe(ctx context.Context, url string, root *x509.Certificate) 
 		return err
 	}
 	if health.Status != "ok" {
-		return fmt.Errorf("the CA at %s is not well: it says %q", url, oneLine(health.Status))
+		return fmt.Errorf("the CA at %s is not well: it says %q", url, oneline.Text(health.Status, maxMessage))
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (c *Client) call(ctx context.Context, method, url, path string, root *x509.
 		if resp.StatusCode == http.StatusUnauthorized {
 			hint = " (does it have what `redoubt ca external provisioner` prints now?)"
 		}
-		return fmt.Errorf("the CA at %s refuses: %d %s%s", url, resp.StatusCode, oneLine(no.Message), hint)
+		return fmt.Errorf("the CA at %s refuses: %d %s%s", url, resp.StatusCode, oneline.Text(no.Message, maxMessage), hint)
 	case json.Unmarshal(b, out) != nil:
 		return fmt.Errorf("the CA at %s answers what cannot be read", url)
 	}
@@ -125,20 +125,7 @@ func why(err error) error {
 		}
 		err = inner
 	}
-	return errors.New(oneLine(err.Error()))
-}
-
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage], "")
-	}
-	return s
+	return errors.New(oneline.Text(err.Error(), maxMessage))
 }
 
 // Order is what keyd ordered.

@@ -80,7 +80,7 @@ func TestAnswers(t *testing.T) {
 		"a refusal": {func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(401)
 			w.Write([]byte(`{"status":401,"message":"no\nsuch \u001b[31mprovisioner"}`))
-		}, "refuses: 401 no such  [31mprovisioner"},
+		}, "refuses: 401 no such [31mprovisioner"},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere, http.StatusTemporaryRedirect)
 		}, "refuses: 307"},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/headed"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -168,7 +169,7 @@ func (d disk) noteFailure(cause string) error {
 	if cause == "" {
 		return atomicfile.Remove(d.path("failure"))
 	}
-	return headed.Write(d.path("failure"), "failure", []byte(strings.ToValidUTF8(cause[:min(len(cause), maxFailure)], "?")))
+	return headed.Write(d.path("failure"), "failure", []byte(oneline.Text(cause, maxFailure)))
 }
 
 // failure returns what noteFailure kept. It is a note to people: one that is

@@ -209,8 +209,8 @@ func (m *managerState) keepQuorum(ctx context.Context, d *dispatcher.Dispatcher)
 	return nil
 }
 
-// oneLine strips a gRPC status down to its message.
-func oneLine(err error) error {
+// messageOf strips a gRPC status down to its message.
+func messageOf(err error) error {
 	if s, ok := status.FromError(err); ok && err != nil {
 		return errors.New(s.Message())
 	}

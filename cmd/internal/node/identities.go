@@ -108,7 +108,7 @@ func (i *identities) report(ctx context.Context, r *schedulerpb.IdentityReport) 
 
 func (i *identities) files(ctx context.Context, task string, certificate, key, bundle []byte) error {
 	_, err := i.n.rund.Client().PutIdentity(ctx, &rundpb.PutIdentityRequest{TaskId: task, Certificate: certificate, Key: key, Bundle: bundle})
-	return oneLine(err)
+	return messageOf(err)
 }
 
 // signWorkloads has this manager's keyd answer a node.

@@ -49,7 +49,7 @@ func (n *Node) askRelease(ctx context.Context, boot *pki.Credentials) error {
 	n.notReleased.Store(nil)
 	for pause := askAgain; ; pause = min(2*pause, longestAskAgain) {
 		if err := n.tryRelease(ctx, boot); err != nil {
-			why := oneLine(err).Error()
+			why := messageOf(err).Error()
 			if was := n.notReleased.Swap(&why); was == nil || *was != why {
 				n.log.Warn("the other managers did not open this one", "err", err)
 			}
@@ -119,7 +119,7 @@ func (n *Node) tryRelease(ctx context.Context, boot *pki.Credentials) error {
 		case status.Code(r.err) == codes.Unavailable || status.Code(r.err) == codes.Unknown: // not the leader, or away
 			silent = append(silent, r.from+": "+unheard(r.err))
 		default:
-			refused = append(refused, fmt.Sprintf("%s: %v", r.from, oneLine(r.err)))
+			refused = append(refused, fmt.Sprintf("%s: %v", r.from, messageOf(r.err)))
 		}
 	}
 	switch {
@@ -135,7 +135,7 @@ func (n *Node) tryRelease(ctx context.Context, boot *pki.Credentials) error {
 // unheard is why a manager answered nothing. One that knows this one no more closes
 // the connection before anything is said on it.
 func unheard(err error) string {
-	text := oneLine(err).Error()
+	text := messageOf(err).Error()
 	if strings.HasPrefix(text, "connection error") {
 		return "it closed the connection: this manager was removed, or that one is starting"
 	}
@@ -234,9 +234,9 @@ func (m *managerState) locked(ctx context.Context, node *pkipb.Node, from netip.
 	other := elsewhere(ctx, net.DefaultResolver.LookupNetIP, node.GetAddress(), reached, from)
 	switch {
 	case err != nil && other:
-		return nil, &refusal{"elsewhere", fmt.Sprintf("no locked manager was found at %s, the address of %s, and it is asked for from %s: %v", node.GetAddress(), node.GetName(), from, oneLine(err))}, nil
+		return nil, &refusal{"elsewhere", fmt.Sprintf("no locked manager was found at %s, the address of %s, and it is asked for from %s: %v", node.GetAddress(), node.GetName(), from, messageOf(err))}, nil
 	case err != nil:
-		return nil, nil, fmt.Errorf("no locked manager was found at %s, the address of %s: %w", node.GetAddress(), node.GetName(), oneLine(err))
+		return nil, nil, fmt.Errorf("no locked manager was found at %s, the address of %s: %w", node.GetAddress(), node.GetName(), messageOf(err))
 	case other:
 		return nil, &refusal{"in use", fmt.Sprintf("%s is open, at %s: somebody else asks in its name", node.GetName(), node.GetAddress())}, nil
 	}

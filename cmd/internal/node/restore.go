@@ -142,5 +142,5 @@ type backups struct{ n *Node }
 
 func (b backups) SealBackup(ctx context.Context, index uint64) (head, stateKey []byte, err error) {
 	resp, err := b.n.keyd.SealBackup(ctx, &keydpb.SealBackupRequest{Index: index, Version: version.String()})
-	return resp.GetHead(), resp.GetStateKey(), oneLine(err)
+	return resp.GetHead(), resp.GetStateKey(), messageOf(err)
 }

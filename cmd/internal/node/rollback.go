@@ -100,12 +100,12 @@ func (m *managerState) beginAnew(ctx context.Context, leader witnessPeer, own ra
 	defer cancel()
 	c, _, err := m.toWitness(ctx, leader.id, leader.addr)
 	if err != nil {
-		return oneLine(err)
+		return messageOf(err)
 	}
 	defer c.Close()
 	resp, err := pkipb.NewWitnessClient(c).StepBack(ctx, &pkipb.StepBackRequest{})
 	if err != nil {
-		return oneLine(err)
+		return messageOf(err)
 	}
 	var ids, addrs []string
 	for _, s := range resp.GetServers() {

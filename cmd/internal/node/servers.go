@@ -234,5 +234,5 @@ type images struct{ n *Node }
 
 func (i images) Resolve(ctx context.Context, reference string) (string, []string, error) {
 	resp, err := i.n.rund.Client().ResolveImage(ctx, &rundpb.ResolveImageRequest{Reference: reference})
-	return resp.GetDigest(), resp.GetPlatforms(), oneLine(err)
+	return resp.GetDigest(), resp.GetPlatforms(), messageOf(err)
 }

@@ -108,7 +108,7 @@ func (s shares) AskSessions(ctx context.Context, req *controlpb.AskSessionsReque
 				return err
 			})
 			if err != nil {
-				out.Message = oneLine(err).Error()
+				out.Message = messageOf(err).Error()
 			}
 		})
 	}
@@ -133,7 +133,7 @@ func (s shares) SendShare(ctx context.Context, req *controlpb.SendShareRequest) 
 		return err
 	})
 	if err != nil {
-		return nil, apierr.Unreachable("", "%v", oneLine(err))
+		return nil, apierr.Unreachable("", "%v", messageOf(err))
 	}
 	return resp, nil
 }

@@ -8,7 +8,6 @@ import (
 	"hash/fnv"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/internal/erase"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
@@ -250,10 +250,7 @@ func (m *managerState) reportStoreKey(dek *keydpb.DEKState, err error) {
 	}
 	now := &schedulerpb.StoreKeyState{Epoch: dek.GetEpoch(), MadeAt: dek.GetMadeAt(), SlotEpoch: dek.GetSlotEpoch(), FormerEpoch: dek.GetFormerEpoch()}
 	if err != nil {
-		now.Trouble = oneLine(err).Error()
-		if len(now.Trouble) > maxTrouble {
-			now.Trouble = strings.ToValidUTF8(now.Trouble[:maxTrouble], "")
-		}
+		now.Trouble = oneline.Text(messageOf(err).Error(), maxTrouble)
 	}
 	m.storeKey.Store(now)
 	m.n.lookAgain()

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni/cnipb"
 )
 
@@ -181,7 +182,7 @@ func (e *Engine) add(ctx context.Context, l *conflist, rec *record, netns string
 		err = rec.take(res)
 	}
 	if err != nil {
-		return fmt.Errorf("conflist %s: %w", rec.Conflist, oneLine(err))
+		return fmt.Errorf("conflist %s: %w", rec.Conflist, oneline.Error(err, maxSaid))
 	}
 	rec.Added = true
 	return e.records.put(rec)
@@ -242,7 +243,7 @@ func (e *Engine) del(ctx context.Context, rec *record) error {
 	ctx, cancel := e.callContext(ctx)
 	defer cancel()
 	if err := e.cni.DelNetworkList(ctx, l.list, rec.runtime(netns)); err != nil {
-		return fmt.Errorf("conflist %s: %w", rec.Conflist, oneLine(err))
+		return fmt.Errorf("conflist %s: %w", rec.Conflist, oneline.Error(err, maxSaid))
 	}
 	return e.records.remove(rec)
 }
@@ -290,7 +291,7 @@ func (e *Engine) checkOne(ctx context.Context, rec *record) error {
 	ctx, cancel := e.callContext(ctx)
 	defer cancel()
 	if err := e.cni.CheckNetworkList(ctx, l.list, rec.runtime(filepath.Join(e.o.Netns, rec.Task))); err != nil {
-		return oneLine(err)
+		return oneline.Error(err, maxSaid)
 	}
 	return nil
 }

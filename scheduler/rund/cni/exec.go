@@ -18,6 +18,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // runner executes plugins for libcni. Each is the leader of a process group of
@@ -110,10 +112,7 @@ func said(err error, out, errs []byte) error {
 			text = string(b)
 		}
 	}
-	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
-	}
+	text = oneline.Text(text, maxMessage)
 	if text == "" {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/internal/sandbox"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni/cnipb"
@@ -160,7 +161,7 @@ func (e *Engine) answer(ctx context.Context, req *cnipb.Request) *cnipb.Response
 		err = errors.New("an empty request")
 	}
 	if err != nil {
-		resp.Error, resp.Refused = oneLine(err).Error(), Refused(err)
+		resp.Error, resp.Refused = oneline.Text(err.Error(), maxSaid), Refused(err)
 	}
 	return resp
 }

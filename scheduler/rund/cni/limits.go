@@ -32,6 +32,8 @@ const (
 	// kept for a person to read.
 	maxOutput  = 1 << 20
 	maxMessage = 512
+	// maxSaid bounds an error as it leaves the package, in bytes.
+	maxSaid = 1024
 
 	// maxRecord bounds the record of one attachment.
 	maxRecord = 256 << 10

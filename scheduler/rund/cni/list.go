@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni/cnipb"
 )
 
@@ -42,7 +43,7 @@ func (e *Engine) List() ([]*cnipb.Conflist, error) {
 			}
 		}
 		if err != nil {
-			c.Error = oneLine(err).Error()
+			c.Error = oneline.Text(err.Error(), maxSaid)
 		}
 	}
 	return out, nil

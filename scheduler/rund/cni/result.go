@@ -65,16 +65,3 @@ func (r *record) take(res types.Result) error {
 	}
 	return nil
 }
-
-// oneLine keeps what an error wraps and makes its text one line.
-func oneLine(err error) error {
-	return lineError{err, strings.Join(strings.Fields(err.Error()), " ")}
-}
-
-type lineError struct {
-	error
-	text string
-}
-
-func (e lineError) Error() string { return e.text }
-func (e lineError) Unwrap() error { return e.error }

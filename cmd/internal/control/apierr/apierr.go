@@ -22,6 +22,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // Domain marks the details as ours.
@@ -82,7 +84,7 @@ type Error struct {
 
 // New makes an Error. The message must hold no secret: it is shown and logged.
 func New(reason Reason, remedy, format string, args ...any) *Error {
-	return &Error{Reason: reason, Message: oneLine(fmt.Sprintf(format, args...)), Remedy: oneLine(remedy)}
+	return &Error{Reason: reason, Message: oneline.Text(fmt.Sprintf(format, args...), maxText), Remedy: oneline.Text(remedy, maxText)}
 }
 
 // Error is the message and the remedy in one line.

@@ -3,11 +3,12 @@ package apierr
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // maxText bounds what a server can make a terminal show.
@@ -49,7 +50,7 @@ func Decode(err error) *Error {
 		if code, known := codeOf[Reason(info.Reason)]; known && code == st.Code() {
 			out.Reason = Reason(info.Reason)
 		}
-		out.Remedy = oneLine(info.Metadata["remedy"])
+		out.Remedy = oneline.Text(info.Metadata["remedy"], maxText)
 	}
 	return out
 }
@@ -80,22 +81,4 @@ func reasonOf(c codes.Code) Reason {
 		return ReasonTimeout
 	}
 	return ReasonInternal
-}
-
-// oneLine makes s fit for one line of a terminal: no control characters (an
-// escape sequence in a name would reach the operator's screen), bounded.
-func oneLine(s string) string {
-	s = strings.TrimSpace(strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\r' || r == '\t':
-			return ' '
-		case r < 0x20 || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069:
-			return -1
-		}
-		return r
-	}, s))
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText], "") + "…"
-	}
-	return strings.ToValidUTF8(s, "?")
 }
