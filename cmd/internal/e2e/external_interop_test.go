@@ -116,6 +116,20 @@ func (s *stepCA) start(provisioner string) {
 	})
 }
 
+// set has it sign workers, once it answers.
+func (s *stepCA) set(on string) (out string) {
+	s.c.t.Helper()
+	eventually(s.c.t, 30*time.Second, func() string {
+		r := s.c.onIn(on, s.chain(), "ca", "external", "set", s.url, "--chain", "-")
+		out = r.stdout
+		if r.code != 0 {
+			return r.String()
+		}
+		return ""
+	})
+	return out
+}
+
 func (s *stepCA) stop() {
 	if s.cmd.ProcessState == nil {
 		_ = s.cmd.Process.Signal(syscall.SIGCONT)
@@ -148,15 +162,7 @@ func TestInteropExternalCA(t *testing.T) {
 	s := newStepCA(c, "worker-2")
 	c.refused(m, 1, "does not answer", s.chain(), "ca", "external", "set", s.url, "--chain", "-")
 	s.start(c.ok(m, "ca", "external", "provisioner"))
-	var out string
-	eventually(t, 30*time.Second, func() string {
-		r := c.onIn(m, s.chain(), "ca", "external", "set", s.url, "--chain", "-")
-		out = r.stdout
-		if r.code != 0 {
-			return r.String()
-		}
-		return ""
-	})
+	out := s.set(m)
 	for _, want := range []string{"signs workers' certificates from now on", "worker-1 has its certificate", "worker-2 has its certificate", "Every connected node"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("ca external set does not say %q: %s", want, out)
