@@ -48,7 +48,7 @@ setup: $(OUT)/setup ## install the Debian packages that building and testing nee
 .PHONY: build
 build: ## build every binary into BIN (bin)
 	@mkdir -p $(BIN)
-	go build -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
+	go build -buildvcs=$(or $(VCS),auto) -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
 
 PREFIX ?= /usr/local
 LIB    := $(DESTDIR)$(PREFIX)/lib
@@ -70,6 +70,37 @@ install: ## what `make build` made, units, users, directories and completions, b
 	$(BIN)/redoubt completion bash >$(SHARE)/bash-completion/completions/redoubt
 	$(BIN)/redoubt completion zsh >$(SHARE)/zsh/site-functions/_redoubt
 	$(BIN)/redoubt completion fish >$(SHARE)/fish/vendor_completions.d/redoubt.fish
+
+# What is released depends on the commit, the modules and Go alone: built anywhere of
+# the same three, it has the same bytes (make reproducible).
+RELEASE = $(OUT)/release
+.PHONY: release
+release: ## archive, SBOM (CycloneDX), provenance and digests of the commit that is checked out, below out/release; VERSION=x.y.z
+	@[ -z "$$(git status --porcelain)" ] || { echo "the tree has changes that are not committed: a release is of a commit" >&2; exit 1; }
+	@rm -rf $(OUT)/release.tree
+	$(MAKE) build BIN=$(OUT)/release.tree/bin VERSION=$(or $(VERSION),0.0.0-$$(git rev-parse --short=12 HEAD)) VCS=true
+	@$(MAKE) install BIN=$(OUT)/release.tree/bin DESTDIR=$(OUT)/release.tree/root PREFIX=/usr >/dev/null
+	@go run ./cmd/internal/release -tree $(OUT)/release.tree/root -out $(RELEASE) -version $(or $(VERSION),0.0.0-$$(git rev-parse --short=12 HEAD)) \
+	  -commit $$(git rev-parse HEAD) -time $$(git log -1 --format=%ct)
+	@rm -rf $(OUT)/release.tree
+
+.PHONY: reproducible
+reproducible: release ## releases the commit again, of another directory and with an empty build cache, and compares every byte
+	@again=$$(mktemp -d); trap 'chmod -R u+w "$$again"; rm -rf "$$again"' EXIT; git clone -q --no-local . $$again/elsewhere; \
+	GOCACHE=$$again/cache $(MAKE) -C $$again/elsewhere release VERSION=$(VERSION) >/dev/null; \
+	diff -r $(RELEASE) $$again/elsewhere/out/release; echo "built twice, the same bytes"
+
+# CycloneDX's own validator; the modules of its lock file, by their digests.
+VALIDATOR := cmd/internal/release/validator
+$(OUT)/validator/node_modules: $(VALIDATOR)/package-lock.json
+	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
+	@mkdir -p $(OUT)/validator && cp $(VALIDATOR)/* $(OUT)/validator/
+	cd $(OUT)/validator && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+.PHONY: sbom-valid
+sbom-valid: release $(OUT)/validator/node_modules ## the release's bill of materials, judged by CycloneDX's validator
+	@node $(OUT)/validator/validate.mjs $(RELEASE)/*.cdx.json
 
 .PHONY: demo
 demo: setup build ## a whole cluster on this machine: runs a service, loses a worker, locks and unlocks a manager
@@ -148,6 +179,7 @@ test-interop: setup $(OUT)/setup-kernelvm build $(OUT)/tools/step-ca $(OUT)/tool
 	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./cmd/internal/e2e/...
 	@$(MAKE) threatmodel RAN=$(OUT)/ran TIER=test-interop
 	@$(MAKE) kernelvm
+	@$(MAKE) sbom-valid reproducible
 
 # Alone it judges what stands in threats.yaml. RAN names where a run of TIER noted
 # what became of its tests.
