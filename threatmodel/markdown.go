@@ -99,14 +99,11 @@ func count(n int) string {
 
 // controls says plainly where there is none.
 func (p *page) controls() string {
-	n := 0
-	for _, x := range p.m.Mitigations {
-		n += len(x.Controls)
-	}
+	n := p.m.Count(p.tests).Controls
 	if n == 0 {
 		return "No mitigation is bound to a live check of a running cluster yet: what is shown here is shown by tests."
 	}
-	return fmt.Sprintf("%d bindings to live checks of a running cluster.", n)
+	return fmt.Sprintf("%d live checks of a running node (`redoubt compliance run`).", n)
 }
 
 func (p *page) assets() {

@@ -1,5 +1,7 @@
 package threatmodel
 
+import "github.com/redoubt-cluster/redoubt/threatmodel/control"
+
 // Actors are those whom the threats come from; each has at least one.
 var Actors = []Named{
 	{"network-attacker", "Network attacker", "reads, changes, holds back and makes packets anywhere between nodes; has no key"},
@@ -88,5 +90,11 @@ func find(list []Named, id string) (Named, bool) {
 	return Named{}, false
 }
 
-// Controls are the ids of the live checks that are registered: none exists yet.
-func Controls() []string { return nil }
+// Controls are the ids of the live checks that are registered.
+func Controls() []string {
+	var ids []string
+	for _, c := range control.All() {
+		ids = append(ids, c.ID)
+	}
+	return ids
+}

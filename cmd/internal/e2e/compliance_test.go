@@ -1,0 +1,98 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestCompliance: a manager and a worker as they come pass every control of theirs.
+// What is spoilt by hand is found by its own control, with what was spoilt as
+// evidence and nothing of what a file holds, and by no other; put right, all pass.
+func TestCompliance(t *testing.T) {
+	t.Parallel()
+	c := up(t, "compl", 1, 1)
+	c.compliant("manager-1")
+	c.compliant("worker-1")
+
+	h := c.host("manager-1")
+	boot, note, socket := filepath.Join(h.DataDir, "control", "boot"), filepath.Join(h.DataDir, "keyd", "note"), filepath.Join(h.RunDir, "keyd.sock")
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.daemons(h)["redoubtd"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := strings.Split(string(args), "\x00")
+	config := flags[slices.Index(flags, "--config")+1]
+	do := func(errs ...error) {
+		t.Helper()
+		for _, err := range errs {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	keyd, err := ownerOf(filepath.Dir(note))
+	do(err)
+	do(os.WriteFile(note, []byte("RDTKEY-"+"SECRETSECRET"), 0o600), os.Chown(note, int(keyd), int(keyd)),
+		os.Chmod(boot, 0o644), os.Chmod(socket, 0o666), os.Chmod(config, 0o666))
+	c.ok("manager-1", "autolock", "off")
+
+	spoilt := map[string]string{"nothing-in-clear": note, "files-own": boot, "sockets-own": socket, "config-trusted": config, "autolock-on": "auto-"}
+	r := c.on("manager-1", "compliance", "run", "--format", "json")
+	if r.code != 2 || strings.Contains(r.stdout+r.stderr, "SECRET") {
+		t.Errorf("spoilt: %v", r)
+	}
+	for _, x := range c.controls(r.stdout) {
+		evidence, bad := spoilt[x.ID]
+		if want := map[bool]string{true: "fail", false: "pass"}[bad]; x.Outcome != want || !strings.Contains(strings.Join(x.Evidence, "\n"), evidence) {
+			t.Errorf("%s: %s %q, want %s with %q", x.ID, x.Outcome, x.Evidence, want, evidence)
+		}
+	}
+	c.refused("manager-1", 2, fmt.Sprintf("%d failed and 0 could not be evaluated", len(spoilt)), nil, "compliance", "run")
+	for id := range maps.Keys(spoilt) {
+		if out := c.ok("manager-1", "compliance", "show", id); !strings.Contains(out, "Remedy:") {
+			t.Errorf("%s: %s", id, out)
+		}
+	}
+
+	do(os.Remove(note), os.Chmod(boot, 0o600), os.Chmod(socket, 0o600), os.Chmod(config, 0o644))
+	eventually(t, time.Minute, func() string {
+		if r := c.on("manager-1", "autolock", "on"); r.code != 0 {
+			return r.String()
+		}
+		return ""
+	})
+	c.compliant("manager-1")
+
+	c.lab("stop", "worker-1")
+	c.refused("worker-1", 1, "no redoubtd runs", nil, "compliance", "run")
+}
+
+type controlJSON struct {
+	ID, Outcome string
+	Evidence    []string
+}
+
+func (c *cluster) controls(text string) (all []controlJSON) {
+	c.t.Helper()
+	c.decode(text, &all)
+	if len(all) < 15 {
+		c.t.Errorf("%d controls", len(all))
+	}
+	return all
+}
+
+// compliant holds that every control of a host passes.
+func (c *cluster) compliant(name string) {
+	c.t.Helper()
+	for _, x := range c.controls(c.ok(name, "compliance", "run", "--format", "json")) {
+		if want := "pass"; x.Outcome != want && !(name != "manager-1" && x.Outcome == "not-applicable") {
+			c.t.Errorf("%s: %s %s %q", name, x.ID, x.Outcome, x.Evidence)
+		}
+	}
+}

@@ -1,0 +1,146 @@
+package control
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// sabotage is, for each control, what makes it fail, and no other.
+var sabotage = map[string]map[string]func(*world){
+	"autolock-on": {"the seed beside the state": func(w *world) { w.file("data/keyd/auto-abc", "RDTN\x01seed", 71001, 0o600) }},
+	"config-trusted": {
+		"written by all":    func(w *world) { w.own("etc/config.yaml", 0, 0o666) },
+		"written by a user": func(w *world) { w.own("etc/config.yaml", 1000, 0o644) },
+	},
+	"daemon-capabilities": {
+		"one of keyd's": func(w *world) {
+			w.change(pid("redoubt-keyd")+"status", "CapEff:\t0000000000000000", "CapEff:\t0000000000001000")
+		},
+		"a bound of all": func(w *world) {
+			w.change(pid("redoubt-rund")+"status", "CapBnd:\t00000000002000fb", "CapBnd:\t000001ffffffffff")
+		},
+	},
+	"daemon-no-core": {"cores without end": func(w *world) {
+		w.change(pid("redoubtd")+"limits", "size        0                    0 ", "size        0                    unlimited ")
+	}},
+	"daemon-no-new-privs": {"of netd": func(w *world) { w.change(pid("redoubt-netd")+"status", "NoNewPrivs:\t1", "NoNewPrivs:\t0") }},
+	"daemon-seccomp":      {"none for named": func(w *world) { w.change(pid("redoubt-named")+"status", "Seccomp:\t2", "Seccomp:\t0") }},
+	"daemon-undumpable":   {"keyd's memory": func(w *world) { w.own(pid("redoubt-keyd")+"mem", 71001, 0o600) }},
+	"daemon-users": {
+		"a group": func(w *world) { w.change(pid("redoubtd")+"status", "Groups:\t ", "Groups:\t998 ") },
+		"two as one": func(w *world) {
+			w.change(pid("redoubt-named")+"status", "71003\t71003\t71003\t71003", "71002\t71002\t71002\t71002")
+		},
+		"root": func(w *world) { w.change(pid("redoubt-named")+"status", "71003\t71003\t71003\t71003", "0\t0\t0\t0") },
+	},
+	"files-own": {
+		"a key for all to read": func(w *world) { w.own("data/control/leaf", 71000, 0o644) },
+		"another's":             func(w *world) { w.own("data/keyd/journal", 71000, 0o600) },
+		"a directory":           func(w *world) { w.own("data/keyd", 71001, 0o755) },
+		"a link":                func(w *world) { w.link("data/control/away", "/etc/passwd") },
+	},
+	"keyd-locked-memory": {
+		"not locked": func(w *world) { w.change(pid("redoubt-keyd")+"status", "VmLck:\t   65536 kB", "VmLck:\t       0 kB") },
+		"swapped":    func(w *world) { w.change(pid("redoubt-keyd")+"status", "VmSwap:\t       0 kB", "VmSwap:\t       8 kB") },
+	},
+	"keyd-no-network": {"a connection": func(w *world) { w.link(pid("redoubt-keyd")+"fd/4", "socket:[4242]") }},
+	"nothing-in-clear": {
+		"PEM":             func(w *world) { w.file("data/control/old", "-----BEGIN PRIVATE KEY-----\nx", 71000, 0o600) },
+		"an operator key": func(w *world) { w.file("data/keyd/note", strings.Repeat("x", piece-3)+"RDTKEY-ABCD", 71001, 0o600) },
+		"a token": func(w *world) {
+			w.file("data/control/raft/raft.tmp", "RDT1."+strings.Repeat("a", 26)+".", 71000, 0o600)
+		},
+	},
+	"programs-trusted": {
+		"replaced": func(w *world) { w.link(pid("redoubtd")+"exe", "/usr/lib/redoubt/redoubtd (deleted)") },
+		"written by others": func(w *world) {
+			w.file("bin/keyd", "", 71001, 0o755)
+			w.link(pid("redoubt-keyd")+"exe", w.path("bin/keyd"))
+		},
+	},
+	"sockets-own": {
+		"for all":    func(w *world) { w.own("run/keyd.sock", 71000, 0o666) },
+		"of another": func(w *world) { w.own("run/unlock.sock", 71000, 0o600) },
+		"unknown":    func(w *world) { w.socket("run/debug.sock", 0) },
+	},
+	"state-sealed": {
+		"the keyset": func(w *world) { w.change("data/keyd/state", "RDTK", "JSON") },
+		"a snapshot": func(w *world) { w.change("data/control/raft/snapshots/1-2/state", "RDTS", "JSON") },
+		"the store":  func(w *world) { w.change("data/control/raft/raft.db", record, strings.Repeat("x", len(record))) },
+	},
+}
+
+// TestSabotage: every control passes where all is well, and each fails by its own
+// sabotage, says what it found, and no other does.
+func TestSabotage(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("files of several owners are made by root")
+	}
+	for _, r := range newWorld(t).results() {
+		if r.Outcome != Pass {
+			t.Errorf("%s where all is well: %s %q", r.Control.ID, r.Outcome, r.Evidence)
+		}
+		if len(sabotage[r.Control.ID]) == 0 {
+			t.Errorf("%s has no sabotage that makes it fail", r.Control.ID)
+		}
+	}
+	for id, ways := range sabotage {
+		if !slices.ContainsFunc(All(), func(c Control) bool { return c.ID == id }) {
+			t.Errorf("%s is no control", id)
+		}
+		for name, harm := range ways {
+			t.Run(id+"/"+name, func(t *testing.T) {
+				w := newWorld(t)
+				harm(w)
+				for _, r := range w.results() {
+					want := Pass
+					if r.Control.ID == id {
+						want = Fail
+					}
+					if r.Outcome != want || len(r.Evidence) == 0 {
+						t.Errorf("%s: %s %q, want %s", r.Control.ID, r.Outcome, r.Evidence, want)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestAway: what is not there to be looked at is an error, or of no manager.
+func TestAway(t *testing.T) {
+	w := newWorld(t)
+	os.RemoveAll(w.path(pid("redoubt-keyd")))
+	n := 0
+	for _, r := range w.results() {
+		if r.Outcome == Error {
+			n++
+		}
+		if r.Outcome == Pass && strings.HasPrefix(r.Control.ID, "keyd-") {
+			t.Errorf("%s passes without keyd: %q", r.Control.ID, r.Evidence)
+		}
+	}
+	if n < 8 {
+		t.Errorf("%d errors without keyd", n)
+	}
+
+	w = newWorld(t)
+	os.Remove(w.path("data/keyd/state"))
+	for _, r := range w.results() {
+		if (r.Control.Scope == OfManager) != (r.Outcome == NotApplicable) {
+			t.Errorf("%s of a worker: %s", r.Control.ID, r.Outcome)
+		}
+	}
+
+	w = newWorld(t)
+	os.RemoveAll(w.path(pid("redoubtd")))
+	if _, err := findNode(w.path("run"), w.path("proc")); err == nil || !strings.Contains(err.Error(), "no redoubtd runs") {
+		t.Errorf("without redoubtd: %v", err)
+	}
+	w = newWorld(t)
+	w.file("proc/902/cmdline", "redoubtd\x00-run-dir="+w.path("run")+"\x00", 0, 0o444)
+	if _, err := findNode(w.path("run"), w.path("proc")); err == nil || !strings.Contains(err.Error(), "runs twice") {
+		t.Errorf("two: %v", err)
+	}
+}
