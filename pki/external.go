@@ -48,7 +48,7 @@ func SetExternal(to *pkipb.External) func(*raftstore.Tx, NextCA) error {
 			addFormer(tx, c, c.External.GetIssuer())
 			revokeUnlisted(tx, c)
 			if otherKey(c.External.GetIssuer(), next.External) {
-				endAlarms(c, true)
+				endAlarms(c)
 			}
 		}
 		c.External = proto.CloneOf(to)
@@ -77,7 +77,7 @@ func RemoveExternal(tx *raftstore.Tx, next NextCA) error {
 	}
 	addFormer(tx, c, c.External.GetIssuer())
 	revokeUnlisted(tx, c)
-	endAlarms(c, true)
+	endAlarms(c)
 	c.External = nil
 	return store.Cluster.Put(tx, c)
 }

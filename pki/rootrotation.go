@@ -175,9 +175,7 @@ func FinishRoot(tx *raftstore.Tx, next NextCA) error {
 		c.FormerRoots = c.FormerRoots[:min(len(c.FormerRoots), maxRoots)]
 	}
 	c.Roots, c.Rotation = [][]byte{next.Root}, nil
-	if !c.LastRotation.GetAborted() {
-		endAlarms(c, false)
-	}
+	leaveAlarms(c)
 	leaveExposures(tx, c)
 	return store.Cluster.Put(tx, c)
 }

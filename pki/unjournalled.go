@@ -57,8 +57,14 @@ func Told(r raftstore.Reader, p *authz.Peer) bool {
 func told(c *pkipb.Cluster, p *authz.Peer) bool {
 	external := externallyIssued(c, p.Leaf)
 	return slices.ContainsFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool {
-		return bytes.Equal(u.GetSpki(), p.SPKI) && u.GetExternal() == external
+		return bytes.Equal(u.GetSpki(), p.SPKI) && u.GetExternal() == external && u.GetNewRoot() == (!external && newRootSigns(c))
 	})
+}
+
+// newRootSigns reports whether the issuing CA in force is below the root that a
+// replacement under way brings.
+func newRootSigns(c *pkipb.Cluster) bool {
+	return c.GetRotation().GetPhase() == pkipb.Rotation_PHASE_REISSUE
 }
 
 // externallyIssued reports whether a leaf is of the external CA in force.
@@ -83,6 +89,7 @@ func NoteUnjournalled(tx *raftstore.Tx, p *authz.Peer, source string) (noted boo
 	c = proto.CloneOf(c)
 	u := &pkipb.Unjournalled{NodeId: p.NodeID, Spki: p.SPKI, Serial: p.Leaf.SerialNumber.Text(16), At: tx.Now().Unix(), Source: source, Role: p.Role,
 		External: externallyIssued(c, p.Leaf)}
+	u.NewRoot = !u.External && newRootSigns(c)
 	same := 0
 	c.Unjournalled = slices.DeleteFunc(append([]*pkipb.Unjournalled{u}, c.GetUnjournalled()...), func(o *pkipb.Unjournalled) bool {
 		if o.GetExternal() == u.GetExternal() {
@@ -93,9 +100,22 @@ func NoteUnjournalled(tx *raftstore.Tx, p *authz.Peer, source string) (noted boo
 	return true, store.Cluster.Put(tx, c)
 }
 
-// endAlarms forgets the alarms about certificates of a CA that nobody takes any more.
-func endAlarms(c *pkipb.Cluster, external bool) {
-	c.Unjournalled = slices.DeleteFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool { return u.GetExternal() == external })
+// endAlarms forgets the alarms about certificates of an external CA that nobody takes
+// any more.
+func endAlarms(c *pkipb.Cluster) {
+	c.Unjournalled = slices.DeleteFunc(c.GetUnjournalled(), (*pkipb.Unjournalled).GetExternal)
+}
+
+// leaveAlarms says what a replacement of the root that just ended, or was given up,
+// leaves of the alarms about the cluster's own CAs: who had a key below the new root is
+// still there, and where that one goes again had it of a keyset with both.
+func leaveAlarms(c *pkipb.Cluster) {
+	c.Unjournalled = slices.DeleteFunc(c.GetUnjournalled(), func(u *pkipb.Unjournalled) bool {
+		return !u.GetExternal() && !u.GetNewRoot() && !c.GetLastRotation().GetAborted()
+	})
+	for _, u := range c.GetUnjournalled() {
+		u.NewRoot = false
+	}
 }
 
 // UnjournalledRemedy is what ends an alarm, for people.

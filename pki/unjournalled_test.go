@@ -94,13 +94,27 @@ func TestAlarmsOfTwoCAs(t *testing.T) {
 		forge(c.CA, true)
 	}
 	is("many of both", 16, 16)
+	forge(c.CA, false) // that one was pushed out meanwhile
 
 	// A root that is replaced ends those of its own CAs; the external CA goes on.
 	next := pkitest.New(t)
 	step(pki.BeginRoot, pki.NextCA{Root: c.Root.Raw, Other: next.Root.Raw})
 	step(pki.SwitchRoot, pki.NextCA{Root: next.Root.Raw, Other: c.Root.Raw, Issuer: next.Issuer.Raw, External: outside.Issuer.Raw})
+	forge(next, false) // whoever has the new keyset, too, with a key that is on record of before
+	is("also below the root that comes", 16, 16)
 	step(pki.FinishRoot, pki.NextCA{Root: next.Root.Raw})
-	is("the root was replaced", 0, 16)
+	is("the root was replaced, which the new keyset's thief outlives", 1, 16)
+	back := pkitest.New(t)
+	step(pki.BeginRoot, pki.NextCA{Root: next.Root.Raw, Other: back.Root.Raw})
+	step(pki.SwitchRoot, pki.NextCA{Root: back.Root.Raw, Other: next.Root.Raw, Issuer: back.Issuer.Raw, External: outside.Issuer.Raw})
+	forge(back, true)
+	step(pki.SwitchRoot, pki.NextCA{Root: next.Root.Raw, Other: back.Root.Raw, Issuer: next.Issuer.Raw, External: outside.Issuer.Raw})
+	step(pki.FinishRoot, pki.NextCA{Root: next.Root.Raw})
+	is("a replacement was given up", 2, 16)
+	step(pki.BeginRoot, pki.NextCA{Root: next.Root.Raw, Other: back.Root.Raw})
+	step(pki.SwitchRoot, pki.NextCA{Root: back.Root.Raw, Other: next.Root.Raw, Issuer: back.Issuer.Raw, External: outside.Issuer.Raw})
+	step(pki.FinishRoot, pki.NextCA{Root: back.Root.Raw})
+	is("the root was replaced once more", 0, 16)
 	set(outside.Issuer.Raw)
 	is("the same CA was set again", 0, 16)
 	second := outside.NextIssuer(t)

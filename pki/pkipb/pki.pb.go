@@ -348,7 +348,9 @@ type Unjournalled struct {
 	// Whom it names, on record or not.
 	NodeId string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Of the CA outside of the cluster, not of the cluster's own.
-	External      bool `protobuf:"varint,7,opt,name=external,proto3" json:"external,omitempty"`
+	External bool `protobuf:"varint,7,opt,name=external,proto3" json:"external,omitempty"`
+	// Below the root that a replacement that has not ended brings: it does not end the alarm.
+	NewRoot       bool `protobuf:"varint,8,opt,name=new_root,json=newRoot,proto3" json:"new_root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +430,13 @@ func (x *Unjournalled) GetNodeId() string {
 func (x *Unjournalled) GetExternal() bool {
 	if x != nil {
 		return x.External
+	}
+	return false
+}
+
+func (x *Unjournalled) GetNewRoot() bool {
+	if x != nil {
+		return x.NewRoot
 	}
 	return false
 }
@@ -2909,7 +2918,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\arevoked\x18\x16 \x01(\bB\x04\xf0\xe5\x18\x03R\arevoked\x12\\\n" +
 	"\x15workload_certificates\x18\x17 \x03(\v2!.redoubt.pki.v1.IssuedCertificateB\x04\xf0\xe5\x18\x03R\x14workloadCertificates\x12\x1b\n" +
 	"\x06tpm_ak\x18\x19 \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmAk\x12\x1b\n" +
-	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEkJ\x04\b\x1e\x10\x1f\"\xcb\x01\n" +
+	"\x06tpm_ek\x18\x1a \x01(\fB\x04\xf0\xe5\x18\x03R\x05tpmEkJ\x04\b\x1e\x10\x1f\"\xe6\x01\n" +
 	"\fUnjournalled\x12\x12\n" +
 	"\x04spki\x18\x01 \x01(\fR\x04spki\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x0e\n" +
@@ -2917,7 +2926,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12,\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x17\n" +
 	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12\x1a\n" +
-	"\bexternal\x18\a \x01(\bR\bexternal:\x04\xe8\xe5\x18\x03\"\x80\x01\n" +
+	"\bexternal\x18\a \x01(\bR\bexternal\x12\x19\n" +
+	"\bnew_root\x18\b \x01(\bR\anewRoot:\x04\xe8\xe5\x18\x03\"\x80\x01\n" +
 	"\x11IssuedCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12\x1b\n" +
