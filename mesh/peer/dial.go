@@ -52,7 +52,7 @@ func (p *Peers) connect(id, address string) error {
 	if err != nil {
 		return err
 	}
-	conn := tls.Client(raw, p.guarded(p.o.TLS.ClientConfig(Protocol, id), ""))
+	conn := tls.Client(raw, p.guarded(p.o.TLS.ClientConfig(Protocol, id), raw, true))
 	if err = conn.HandshakeContext(ctx); err == nil {
 		err = p.adopt(id, conn, raw, true)
 	}
@@ -63,9 +63,8 @@ func (p *Peers) connect(id, address string) error {
 	return nil
 }
 
-// guarded adds to what the certificate says who is welcome. source is empty where
-// this node dials.
-func (p *Peers) guarded(cfg *tls.Config, source string) *tls.Config {
+// guarded adds to what the certificate says who is welcome at the other end of conn.
+func (p *Peers) guarded(cfg *tls.Config, conn net.Conn, dialled bool) *tls.Config {
 	verify := cfg.VerifyConnection
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		if err := verify(cs); err != nil {
@@ -76,14 +75,14 @@ func (p *Peers) guarded(cfg *tls.Config, source string) *tls.Config {
 			return err
 		}
 		if p.o.Admit != nil {
-			if err := p.o.Admit(cs); err != nil {
+			if err := p.o.Admit(cs, conn.RemoteAddr()); err != nil {
 				return err
 			}
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.pairs[id] == nil {
-			if source != "" && id != p.o.ID {
+			if !dialled && id != p.o.ID {
 				p.turnAway(id)
 			}
 			return fmt.Errorf("node %s: %w", id, errNoPeer)
@@ -165,7 +164,7 @@ func (p *Peers) answer(ctx context.Context, conn net.Conn) error {
 	if err := below.Begin(strangers.New); err != nil {
 		return err
 	}
-	tc := tls.Server(below, p.guarded(p.o.TLS.ServerConfig(Protocol), source))
+	tc := tls.Server(below, p.guarded(p.o.TLS.ServerConfig(Protocol), conn, false))
 	err = tc.HandshakeContext(ctx)
 	below.End()
 	if err != nil {

@@ -114,7 +114,7 @@ func TestRefusedAtTheDoor(t *testing.T) {
 		denied := w.ca.NewNode(t, profilepb.Role_ROLE_WORKER).Credentials
 		a.stop()
 		a.start(func(o *Options) {
-			o.Admit = func(cs tls.ConnectionState) error {
+			o.Admit = func(cs tls.ConnectionState, _ net.Addr) error {
 				if id, _ := a.creds.NodeID(cs, Protocol); id == denied.Identity().NodeID {
 					return errors.New("removed")
 				}
@@ -370,7 +370,7 @@ func TestRemovedIsCut(t *testing.T) {
 		denied := false
 		a.stop()
 		a.start(func(o *Options) {
-			o.Admit = func(tls.ConnectionState) error {
+			o.Admit = func(tls.ConnectionState, net.Addr) error {
 				if denied {
 					return errors.New("removed")
 				}

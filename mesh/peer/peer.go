@@ -116,8 +116,9 @@ type Options struct {
 	// Listener is the TCP listener of port 7946. Run closes it.
 	Listener net.Listener
 	// Admit decides, at connect and in Recheck, about a node whose certificate is
-	// good: a manager asks its records whether it was removed. Nil: everybody.
-	Admit func(cs tls.ConnectionState) error
+	// good: a manager asks its records whether it was removed. at is the other end's
+	// address. Nil: everybody.
+	Admit func(cs tls.ConnectionState, at net.Addr) error
 	// Heard, if not nil, is told what a node says of its own tasks on a network that
 	// this node shares with it: all that it says of that network, in place of what it
 	// said before. nil: nothing any more. It returns at once and does not call Peers.
@@ -358,7 +359,7 @@ func (p *Peers) Recheck() {
 	}
 	p.mu.Unlock()
 	for _, l := range links {
-		if err := p.o.Admit(l.conn.ConnectionState()); err != nil {
+		if err := p.o.Admit(l.conn.ConnectionState(), l.conn.RemoteAddr()); err != nil {
 			p.lost(l, err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -32,12 +33,12 @@ type managerFacts struct {
 	ticket       func() *schedulerpb.TicketState
 	appliedIndex func() uint64
 	// admit judges a peer of the mesh by the records.
-	admit func(tls.ConnectionState) error
+	admit func(tls.ConnectionState, net.Addr) error
 }
 
 // runAgent serves this node's tasks until ctx ends.
 func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers func() []string, facts *managerFacts) error {
-	var admit func(tls.ConnectionState) error
+	var admit func(tls.ConnectionState, net.Addr) error
 	if facts != nil {
 		admit = facts.admit
 	}

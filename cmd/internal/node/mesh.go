@@ -28,7 +28,7 @@ import (
 type meshSide struct {
 	n        *Node
 	creds    *pki.Credentials
-	admit    func(tls.ConnectionState) error // nil: everybody with a certificate
+	admit    func(tls.ConnectionState, net.Addr) error // nil: everybody with a certificate
 	overlays *overlay.Manager
 	changed  chan struct{} // capacity 1
 	lease    *lease
@@ -45,7 +45,7 @@ type meshSide struct {
 }
 
 // newMesh makes the mesh of a member. It does nothing before run.
-func (n *Node) newMesh(creds *pki.Credentials, admit func(tls.ConnectionState) error) (*meshSide, error) {
+func (n *Node) newMesh(creds *pki.Credentials, admit func(tls.ConnectionState, net.Addr) error) (*meshSide, error) {
 	m := &meshSide{n: n, creds: creds, admit: admit, changed: make(chan struct{}, 1), shared: map[string][]string{}, own: map[string]map[string]bool{}, lease: newLease(n.cfg.Mesh.Lease)}
 	var err error
 	who := n.who()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -173,7 +174,7 @@ func TestForgedPeer(t *testing.T) {
 			}
 			cs.PeerCertificates = append(cs.PeerCertificates, x)
 		}
-		return admit(cs)
+		return admit(cs, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 40000})
 	}
 	honest, manager := w.put(t, w.ca.NewNode(t, profilepb.Role_ROLE_WORKER)), w.put(t, w.ca.NewNode(t, profilepb.Role_ROLE_MANAGER))
 	for _, n := range []*pkitest.Node{honest, manager} {
@@ -185,7 +186,7 @@ func TestForgedPeer(t *testing.T) {
 		t.Error("a worker takes the place of a manager")
 	}
 	w.awaitNoted(t, 1)
-	if u := w.noted(t)[0]; u.GetNodeId() != manager.Record.GetId() || u.GetRole() != profilepb.Role_ROLE_WORKER {
+	if u := w.noted(t)[0]; u.GetNodeId() != manager.Record.GetId() || u.GetRole() != profilepb.Role_ROLE_WORKER || u.GetSource() != "192.0.2.7" {
 		t.Errorf("the alarm says %v", u)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -307,12 +308,13 @@ func (m *managerState) admitTo(az *authz.Authorizer) func(string, *authz.Peer) e
 }
 
 // admitPeer judges a peer of the mesh by the records.
-func (m *managerState) admitPeer(az *authz.Authorizer) func(tls.ConnectionState) error {
-	return func(cs tls.ConnectionState) error {
+func (m *managerState) admitPeer(az *authz.Authorizer) func(tls.ConnectionState, net.Addr) error {
+	return func(cs tls.ConnectionState, at net.Addr) error {
 		p, err := m.creds.VerifyPeer(cs, pki.ExpectClient(pki.ALPNPeer))
 		if err != nil {
 			return err
 		}
+		p.Source = at
 		m.presented(p)
 		return az.CheckPeer(pki.ALPNPeer, p)
 	}
