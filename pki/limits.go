@@ -1,6 +1,10 @@
 package pki
 
-import "time"
+import (
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+)
 
 const (
 	// maxTokenText bounds the text of a token before it is looked at.
@@ -72,9 +76,6 @@ const (
 	// clockCheck is how often a wait for a renewal looks at the wall clock.
 	clockCheck = time.Minute
 
-	// maxFormerIssuers bounds the issuers of before that are still accepted.
-	maxFormerIssuers = 8
-
 	// reissueGrace is how long a node has to take a certificate over before the
 	// issuer of the one before is forgotten: renewals are tried again until then.
 	reissueGrace = 15 * time.Minute
@@ -140,7 +141,7 @@ const (
 const (
 	// maxRoots and maxCross bound what a node trusts and keeps: two while a root is
 	// replaced, and the certificates of a few replacements.
-	maxRoots, maxCross = 4, 8
+	maxRoots, maxCross = 4, profile.MaxFormer
 )
 
 const (

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -66,7 +67,7 @@ func putIssuer(tx *raftstore.Tx, c *pkipb.Cluster, issuer []byte) {
 // addFormer takes issuing CAs out of force.
 func addFormer(tx *raftstore.Tx, c *pkipb.Cluster, issuers ...[]byte) {
 	former := slices.Concat(issuers, c.GetFormerIssuers())
-	n := min(len(former), maxFormerIssuers)
+	n := min(len(former), profile.MaxFormer)
 	revokeIssuers(tx, c, former[n:]...) // forgotten, and signs no list
 	c.FormerIssuers = former[:n]
 }
@@ -172,7 +173,7 @@ func FinishRoot(tx *raftstore.Tx, next NextCA) error {
 		c.Cross = c.GetCross()[min(1, len(c.GetCross())):] // nobody has a certificate below the other
 	} else {
 		c.FormerRoots = append([][]byte{c.GetRoots()[1]}, c.GetFormerRoots()...)
-		c.FormerRoots = c.FormerRoots[:min(len(c.FormerRoots), maxRoots)]
+		c.FormerRoots = c.FormerRoots[:min(len(c.FormerRoots), profile.MaxFormer)]
 	}
 	c.Roots, c.Rotation = [][]byte{next.Root}, nil
 	leaveAlarms(c)

@@ -1,6 +1,10 @@
 package keyd
 
-import "time"
+import (
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/pki/profile"
+)
 
 const (
 	// maxConns bounds the connections of one socket. redoubtd needs four: calls, calls
@@ -55,7 +59,7 @@ const (
 	maxManagers = 64
 
 	// A keyset remembers the issuing CAs and the keyd keys of this many rotations.
-	maxFormer  = 8
+	maxFormer  = profile.MaxFormer
 	maxRetired = 128
 
 	// maxJournalled bounds the keys that one call asks the journal for.

@@ -15,6 +15,11 @@ const (
 	MaxChain = 3 + MaxCross
 	MaxCross = 3
 
+	// MaxFormer bounds the issuing CAs, roots and cross certificates of before that a
+	// keyset and the cluster's record remember, the same in both: what keyd certified
+	// below one is to be believed as long as keyd goes by it.
+	MaxFormer = 8
+
 	// MaxTokenRecord bounds a serialized token record.
 	MaxTokenRecord = 1024
 
