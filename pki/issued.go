@@ -21,7 +21,7 @@ const revocationLevel = 3
 // noteIssued keeps in the record what a revocation list needs to name the
 // certificate: there is no table of them. Those that have ended go, and beyond
 // maxNoted the oldest, which the record's own keys do not name either. No worker comes
-// that far (errManyLive).
+// that far (errManyLive), and a manager that does may raise a false alarm (decision 85).
 func noteIssued(n *pkipb.Node, leaf *x509.Certificate, issuer []byte, now time.Time) {
 	certs := []*pkipb.IssuedCertificate{{Serial: leaf.SerialNumber.Bytes(), Issuer: issuer, NotAfter: leaf.NotAfter.Unix()}}
 	for _, c := range n.GetCertificates() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,16 +49,27 @@ func (a *app) identityRevokeCmd() *cobra.Command {
 		Long: `revoke has nodes take back at once what tasks have of that identity: the streams of
 the Workload API end with a refusal, and nothing is issued for it until redoubt
 identity allow. Tasks go on running. What a task copied out of the API stays good
-to others until it ends, an hour after it was issued as a rule: a service that must
-not be reached or reach is to be removed, or shut out by a policy.`,
+to others until it ends, an hour after it was issued as a rule: the tasks that may
+have such are named. redoubt service scale SERVICE=0 stops them; on a network that
+denies by default redoubt policy rm ends what is open.`,
 		Example: `  redoubt identity revoke web
   redoubt identity revoke spiffe://CLUSTER/svc/default/web`,
 		Args: args(1, -1),
 		RunE: func(c *cobra.Command, names []string) error {
-			return a.each(c.Context(), names, func(ctx context.Context, api *api, n string) (string, error) {
+			var tasks []string
+			err := a.each(c.Context(), names, func(ctx context.Context, api *api, n string) (string, error) {
 				r, err := api.RevokeIdentity(ctx, &controlpb.RevokeIdentityRequest{Identity: n})
+				tasks = append(tasks, r.GetTasks()...)
 				return r.GetIdentity().GetId(), err
 			})
+			if n := len(tasks); n > 0 {
+				text := printable(strings.Join(tasks[:min(n, maxNamed)], ", "))
+				if n > maxNamed {
+					text += fmt.Sprintf(" and %d more (`redoubt identity ls`)", n-maxNamed)
+				}
+				fmt.Fprintf(a.Stdout, "These tasks go on running, and what they copied of it is good until it ends, to who reads no revocation list: %s. `redoubt service scale SERVICE=0` stops them.\n", text)
+			}
+			return err
 		},
 	}
 }

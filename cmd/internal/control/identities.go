@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"time"
 
@@ -36,15 +37,11 @@ func (s *Server) ListIdentities(ctx context.Context, req *controlpb.ListIdentiti
 			only = service.GetId()
 		}
 		for t := range schedstore.Tasks.All(r) {
-			st := t.GetStatus().GetState()
-			if only != "" && t.GetServiceId() != only || t.GetNodeId() == "" || t.GetDesired() > schedulerpb.TaskState_TASK_STATE_RUNNING || st > schedulerpb.TaskState_TASK_STATE_RUNNING {
+			if only != "" && t.GetServiceId() != only {
 				continue
 			}
-			service, ok := schedstore.Services.Get(r, t.GetServiceId())
-			if !ok {
-				continue
-			}
-			if rev, ok := schedstore.Revisions.Get(r, schedstore.RevisionID(service.GetId(), t.GetRevision())); ok && rev.GetSpec().GetIdentity().GetNone() {
+			service := identified(r, t)
+			if service == nil {
 				continue
 			}
 			resp.Identities = append(resp.Identities, s.identityOf(r, t, service, held[t.GetNodeId()+"/"+t.GetId()]))
@@ -55,6 +52,33 @@ func (s *Server) ListIdentities(ctx context.Context, req *controlpb.ListIdentiti
 		return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.TaskId, b.TaskId))
 	})
 	return resp, refusal(err)
+}
+
+// identified is the service of a task that runs and has an identity; nil: it has none.
+func identified(r raftstore.Reader, t *schedulerpb.Task) *schedulerpb.Service {
+	if t.GetNodeId() == "" || t.GetDesired() > schedulerpb.TaskState_TASK_STATE_RUNNING || t.GetStatus().GetState() > schedulerpb.TaskState_TASK_STATE_RUNNING {
+		return nil
+	}
+	service, ok := schedstore.Services.Get(r, t.GetServiceId())
+	if !ok {
+		return nil
+	}
+	if rev, ok := schedstore.Revisions.Get(r, schedstore.RevisionID(service.GetId(), t.GetRevision())); ok && rev.GetSpec().GetIdentity().GetNone() {
+		return nil
+	}
+	return service
+}
+
+// tasksOf names the tasks that run and have that identity.
+func (s *Server) tasksOf(r raftstore.Reader, id string) (names []string) {
+	for t := range schedstore.Tasks.All(r) {
+		if service := identified(r, t); service != nil && identity.Of(s.c.ClusterID, service) == id {
+			node, _ := pkistore.Nodes.Get(r, t.GetNodeId())
+			names = append(names, fmt.Sprintf("%s on %s", schedstore.TaskName(service.GetSpec().GetName(), t), cmp.Or(node.GetName(), t.GetNodeId())))
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (s *Server) identityOf(r *raftstore.ReadTx, t *schedulerpb.Task, service *schedulerpb.Service, h *schedulerpb.HeldIdentity) *controlpb.WorkloadIdentityInfo {

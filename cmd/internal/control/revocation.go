@@ -53,7 +53,7 @@ func (s *Server) RevokeIdentity(ctx context.Context, req *controlpb.RevokeIdenti
 		if errors.Is(err, pki.ErrManyDenied) {
 			return apierr.State("", "%v", err)
 		}
-		resp.Identity, resp.Already = deniedView(rec), already
+		resp.Identity, resp.Already, resp.Tasks = deniedView(rec), already, s.tasksOf(tx, id)
 		return err
 	})
 	if err != nil {

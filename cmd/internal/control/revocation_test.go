@@ -203,6 +203,24 @@ func TestRemoveNodeUnlisted(t *testing.T) {
 func TestRevokeIdentity(t *testing.T) {
 	w := newWorld(t)
 	w.create(w.spec("web"))
+	w.create(w.spec("db"))
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		for i, name := range []string{"web", "web", "db"} {
+			service, err := schedstore.ResolveService(tx, name)
+			if err != nil {
+				return err
+			}
+			task := &schedulerpb.Task{Id: ident.New(), ServiceId: service.GetId(), Slot: uint32(i + 1), Revision: 1, NodeId: w.worker, Desired: schedstore.Running,
+				Status: &schedulerpb.TaskStatus{State: schedstore.Running}}
+			if i == 1 {
+				task.Status.State = schedulerpb.TaskState_TASK_STATE_FAILED
+			}
+			if err := schedstore.Tasks.Put(tx, task); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	id := profile.ServiceURI(w.ca.ClusterID, "", "web").String()
 	ctx := t.Context()
 	issued := func(serials ...byte) {
@@ -224,7 +242,7 @@ func TestRevokeIdentity(t *testing.T) {
 		return w.api.RevokeIdentity(ctx, &controlpb.RevokeIdentityRequest{Identity: ref})
 	}
 	for i, ref := range []string{"web", id} {
-		if resp, err := revoke(ref); err != nil || resp.GetIdentity().GetId() != id || resp.GetAlready() != (i > 0) {
+		if resp, err := revoke(ref); err != nil || resp.GetIdentity().GetId() != id || resp.GetAlready() != (i > 0) || !slices.Equal(resp.GetTasks(), []string{"web.1 on worker-1"}) {
 			t.Errorf("%s: %v %v", ref, resp, err)
 		}
 		// What another leader did not know is listed when it is told once more.

@@ -81,6 +81,15 @@ func (n *Node) RevokeNode(ctx context.Context, r *controlpb.RevokeNodeRequest) (
 		NoSlot: left.GetNoSlot(), Known: left.GetKnown(), Unlisted: left.GetUnlisted()}, err
 }
 
+// RevokeIdentity implements Revocation.
+func (n *Node) RevokeIdentity(_ context.Context, r *controlpb.RevokeIdentityRequest) (*controlpb.RevokeIdentityResponse, error) {
+	resp := &controlpb.RevokeIdentityResponse{Identity: &controlpb.DeniedIdentityView{Id: "spiffe://" + n.cluster + "/svc/default/" + r.Identity, DeniedAt: 1}}
+	if r.Identity == "web" {
+		resp.Tasks = []string{"web.1 on worker-1", "web.2 on worker\x1b-2"}
+	}
+	return resp, nil
+}
+
 // PromoteNode implements Control.
 func (n *Node) PromoteNode(_ context.Context, r *controlpb.PromoteNodeRequest) (*controlpb.PromoteNodeResponse, error) {
 	if strings.HasPrefix(r.Node, "manager") {

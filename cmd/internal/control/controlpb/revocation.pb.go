@@ -245,7 +245,10 @@ type RevokeIdentityResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Identity *DeniedIdentityView    `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
 	// It was revoked before.
-	Already       bool `protobuf:"varint,2,opt,name=already,proto3" json:"already,omitempty"`
+	Already bool `protobuf:"varint,2,opt,name=already,proto3" json:"already,omitempty"`
+	// Names of the tasks of that identity that run, as "web.1 on worker-2": whatever
+	// they copied of it is good until it ends, to whoever reads no list.
+	Tasks         []string `protobuf:"bytes,3,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +295,13 @@ func (x *RevokeIdentityResponse) GetAlready() bool {
 		return x.Already
 	}
 	return false
+}
+
+func (x *RevokeIdentityResponse) GetTasks() []string {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
 }
 
 type AllowIdentityRequest struct {
@@ -702,10 +712,11 @@ const file_cmd_internal_control_controlpb_revocation_proto_rawDesc = "" +
 	"\aalready\x18\a \x01(\bR\aalready\x12\x1a\n" +
 	"\bunlisted\x18\b \x01(\bR\bunlisted\"3\n" +
 	"\x15RevokeIdentityRequest\x12\x1a\n" +
-	"\bidentity\x18\x01 \x01(\tR\bidentity\"v\n" +
+	"\bidentity\x18\x01 \x01(\tR\bidentity\"\x8c\x01\n" +
 	"\x16RevokeIdentityResponse\x12B\n" +
 	"\bidentity\x18\x01 \x01(\v2&.redoubt.control.v1.DeniedIdentityViewR\bidentity\x12\x18\n" +
-	"\aalready\x18\x02 \x01(\bR\aalready\"2\n" +
+	"\aalready\x18\x02 \x01(\bR\aalready\x12\x14\n" +
+	"\x05tasks\x18\x03 \x03(\tR\x05tasks\"2\n" +
 	"\x14AllowIdentityRequest\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\"[\n" +
 	"\x15AllowIdentityResponse\x12B\n" +
