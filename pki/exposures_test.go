@@ -95,3 +95,68 @@ func TestExposures(t *testing.T) {
 		})
 	}
 }
+
+// TestExposeLater: of a manager that was removed it is learnt later that its keys are in
+// other hands. It had those of the roots of its time.
+func TestExposeLater(t *testing.T) {
+	for name, tc := range map[string]struct {
+		during bool // it was removed while the root was replaced
+		old    bool // and before the root that there is now was made
+		behind bool // a node trusts a root of before
+		want   []*pkipb.Exposure
+	}{
+		"the root of its time":               {want: []*pkipb.Exposure{{}}},
+		"both":                               {during: true, want: []*pkipb.Exposure{{BothRoots: true}}},
+		"one that is gone":                   {old: true},
+		"one that a node trusts":             {old: true, behind: true, want: []*pkipb.Exposure{{FormerRoot: true}}},
+		"none of those that are there, both": {during: true, old: true, want: []*pkipb.Exposure{{FormerRoot: true}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCrew(t)
+			epoch := uint64(1)
+			if tc.during {
+				epoch++
+				c.must(func(tx *raftstore.Tx) error {
+					return pki.BeginRoot(tx, pki.NextCA{Epoch: epoch, Root: c.Root.Raw, Other: pkitest.New(t).Root.Raw})
+				})
+			}
+			if err := c.leave(c.b.GetId(), pki.Leaving{Next: c.next(c.b, epoch+1)}); err != nil {
+				t.Fatal(err)
+			}
+			c.must(func(tx *raftstore.Tx) error {
+				cl, err := store.GetCluster(tx)
+				if err != nil {
+					return err
+				}
+				for _, id := range []string{c.a.GetId(), c.b.GetId(), c.w.GetId()} {
+					n, _ := store.Nodes.Get(tx, id)
+					n = proto.CloneOf(n)
+					if id == c.b.GetId() && tc.old {
+						n.DeniedAt = 1
+					}
+					if id != c.b.GetId() && !tc.behind {
+						n.LeafIssuer, n.BootIssuer = pki.ActiveIssuer(cl), pki.ActiveIssuer(cl)
+					}
+					if err := store.Nodes.Put(tx, n); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			for range 2 { // the second changes nothing
+				c.must(func(tx *raftstore.Tx) error { return pki.Expose(tx, c.b.GetId()) })
+			}
+			c.must(func(tx *raftstore.Tx) error { return pki.Expose(tx, c.a.GetId()) }) // a member
+			cl, _ := c.read()
+			got := cl.GetExposures()
+			if len(got) != len(tc.want) {
+				t.Fatalf("%v, want %v", got, tc.want)
+			}
+			for i, e := range got {
+				if e.GetNodeId() != c.b.GetId() || e.GetBothRoots() != tc.want[i].GetBothRoots() || e.GetFormerRoot() != tc.want[i].GetFormerRoot() {
+					t.Errorf("%v, want %v", e, tc.want[i])
+				}
+			}
+		})
+	}
+}

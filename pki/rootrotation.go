@@ -97,11 +97,12 @@ func MayBeginRoot(c *pkipb.Cluster) error {
 // pin the root that goes.
 func BeginRoot(tx *raftstore.Tx, next NextCA) error {
 	c, err := nextEpoch(tx, next)
+	if err == nil {
+		err = MayBeginRoot(c)
+	}
 	switch {
 	case err != nil:
 		return err
-	case MayBeginRoot(c) != nil:
-		return MayBeginRoot(c)
 	case len(c.GetRoots()) != 1 || !bytes.Equal(c.GetRoots()[0], next.Root) || len(next.Other) == 0:
 		return ErrRotated
 	}

@@ -69,7 +69,8 @@ command ends with exit code 3 then, and redoubt ca rotate --root comes next.
 
 It ends with 3 as well where the node is removed and what its tasks held could
 not be put on the revocation list: the same command with the node's id, which also
-takes a node that was removed before, does that.`,
+takes a node that was removed before, does that. With --compromised it notes that
+such a node's keys are in other hands, where that was not known then.`,
 		Example: `  redoubt node rm worker-3
 
   # Though it is up

@@ -174,6 +174,41 @@ func TestRevokeManagerAgain(t *testing.T) {
 	}
 }
 
+// A manager was removed, and later it turns out that its keys are in other hands: the
+// root is exposed until it is replaced.
+func TestRemoveNodeExposedLater(t *testing.T) {
+	w := newLeaveWorld(t)
+	if r, err := w.remove("manager-2", newSlot()); err != nil || r.GetRotation().GetRootExposed() {
+		t.Fatal(r, err)
+	}
+	if r, err := w.remove(w.second, nil); err != nil || !r.GetAlready() || len(w.cluster().GetExposures()) != 0 {
+		t.Errorf("again: %v, %v, %v", r, err, w.cluster().GetExposures())
+	}
+	compromised := func(check bool) *controlpb.RemoveNodeResponse {
+		t.Helper()
+		r, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: w.second, Compromised: true, Check: check})
+		if err != nil || !r.GetAlready() {
+			t.Fatal(r, err)
+		}
+		return r
+	}
+	if compromised(true); len(w.cluster().GetExposures()) != 0 {
+		t.Error("the question noted it")
+	}
+	if r := compromised(false); !r.GetRotation().GetRootExposed() || len(w.cluster().GetExposures()) != 1 || w.asked != 1 {
+		t.Errorf("%v, %v, %d keysets", r, w.cluster().GetExposures(), w.asked)
+	}
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		c, _ := pkistore.Cluster.Get(tx, pkistore.ClusterID)
+		c = proto.CloneOf(c)
+		c.Exposures[0].FormerRoot = true
+		return pkistore.Cluster.Put(tx, c)
+	})
+	if r := compromised(false); r.GetRotation().GetRootExposed() || len(w.cluster().GetExposures()) != 1 {
+		t.Errorf("the root was replaced: %v, %v", r, w.cluster().GetExposures())
+	}
+}
+
 // A removal of which something was not listed says so, and is repeated by the node's id.
 func TestRemoveNodeUnlisted(t *testing.T) {
 	w := newLeaveWorld(t)

@@ -44,7 +44,8 @@ func (s *Server) RevokeNode(ctx context.Context, req *controlpb.RevokeNodeReques
 }
 
 // removeAgain is RemoveNode of a node that was revoked, which is listed no more, or was
-// removed before: what its tasks held is put on the revocation list where it is not.
+// removed before: what its tasks held is put on the revocation list where it is not, and
+// it is noted that its keys are in other hands where that was not known then.
 func (s *Server) removeAgain(ctx context.Context, gone *pkipb.Node, req *controlpb.RemoveNodeRequest, err error) (*controlpb.RemoveNodeResponse, error) {
 	resp := &controlpb.RemoveNodeResponse{Id: gone.GetId(), Already: gone != nil}
 	if err != nil || req.GetCheck() {
@@ -52,6 +53,11 @@ func (s *Server) removeAgain(ctx context.Context, gone *pkipb.Node, req *control
 	}
 	if err := s.unlist(ctx, gone.GetId()); err != nil {
 		return nil, err
+	}
+	if req.GetCompromised() {
+		if err := s.update(ctx, func(tx *raftstore.Tx) error { return pki.Expose(tx, gone.GetId()) }); err != nil {
+			return nil, err
+		}
 	}
 	resp.Unlisted = !s.listHeld(ctx, gone.GetId())
 	if req.GetCompromised() {
@@ -108,7 +114,7 @@ func (s *Server) took(ctx context.Context, gone *pkipb.Node) (services []string,
 		}
 		known = knownToManager(r, time.Unix(gone.GetDeniedAt()+1, 0)) // of whole seconds
 		slots, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
-		exposed := slices.ContainsFunc(c.GetExposures(), func(e *pkipb.Exposure) bool { return e.GetNodeId() == id })
+		exposed := slices.ContainsFunc(c.GetExposures(), func(e *pkipb.Exposure) bool { return e.GetNodeId() == id && !e.GetFormerRoot() })
 		rotation = &controlpb.Rotation{KeysetEpoch: pki.KeysetEpoch(c), SlotEpoch: slots.GetSet().GetEpoch(), SlotsKept: keptSlots(slots.GetSet()), RootExposed: exposed}
 		return nil
 	})

@@ -33,6 +33,13 @@ func TestLevels(t *testing.T) {
 		if !strings.Contains(string(page), fmt.Sprintf("\n| store level %s | ", level)) {
 			t.Errorf("docs/formats.md does not say what store level %s brought", level)
 		}
+		_, row, _ := strings.Cut(string(page), fmt.Sprintf("\n| store level %s | ", level))
+		row, _, _ = strings.Cut(row, "\n")
+		for line := range strings.Lines(now[level]) {
+			if f := strings.Fields(line); n > 1 && f[1] == "table" && !strings.Contains(row, "`"+f[2]+"`") {
+				t.Errorf("docs/formats.md does not say that store level %s brought table %s", level, f[2])
+			}
+		}
 		file := filepath.Join("testdata", "level-"+level)
 		if *updateLevels {
 			if err := os.WriteFile(file, []byte(now[level]), 0o644); err != nil {
