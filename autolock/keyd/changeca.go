@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 )
 
 // changes says what each step does, for the journal.
@@ -308,7 +309,8 @@ func isOf(cross, root *x509.Certificate) bool {
 	return string(cross.RawSubject) == string(root.RawSubject) && string(cross.RawSubjectPublicKeyInfo) == string(root.RawSubjectPublicKeyInfo)
 }
 
-// journalled says which of these keys the journal in use has a certificate for.
+// journalled says which of these keys the journal in use has a certificate of the node
+// for.
 func (s *Server) journalled(req *keydpb.JournalledRequest) (*keydpb.JournalledResponse, error) {
 	if _, err := s.opened(); err != nil {
 		return nil, err
@@ -316,9 +318,12 @@ func (s *Server) journalled(req *keydpb.JournalledRequest) (*keydpb.JournalledRe
 	if len(req.GetSpki()) > maxJournalled {
 		return nil, invalid("more than %d keys", maxJournalled)
 	}
+	if !ident.Valid(req.GetNodeId()) {
+		return nil, invalid("the node is not named whose certificates are asked for")
+	}
 	resp := &keydpb.JournalledResponse{}
 	for _, spki := range req.GetSpki() {
-		resp.Known = append(resp.Known, s.journal.issued[hex.EncodeToString(spki)])
+		resp.Known = append(resp.Known, s.journal.issued[given{req.GetNodeId(), hex.EncodeToString(spki)}])
 	}
 	return resp, nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"encoding/pem"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
@@ -262,12 +264,23 @@ func TestJournalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask := &keydpb.JournalledRequest{Spki: [][]byte{profile.SPKIHash(certs[0]), make([]byte, 32), nil}}
+	own, err := profile.NodeFromCert(certs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := &keydpb.JournalledRequest{Spki: [][]byte{profile.SPKIHash(certs[0]), make([]byte, 32), nil}, NodeId: own.NodeID}
 	for range 2 {
 		r, err := c.Journalled(t.Context(), ask)
 		if err != nil || len(r.Known) != 3 || !r.Known[0] || r.Known[1] || r.Known[2] {
 			t.Errorf("%v, %v", r, err)
 		}
+		// What was signed for one node is not a certificate that names another.
+		r, err = c.Journalled(t.Context(), &keydpb.JournalledRequest{Spki: ask.Spki, NodeId: ident.New()})
+		if err != nil || slices.Contains(r.Known, true) {
+			t.Errorf("another node's: %v, %v", r, err)
+		}
+		_, err = c.Journalled(t.Context(), &keydpb.JournalledRequest{Spki: ask.Spki})
+		wantCode(t, err, keydpb.Code_CODE_INVALID)
 		c.restart(t)
 		c.unlock(t)
 	}

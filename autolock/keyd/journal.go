@@ -64,8 +64,11 @@ type journal struct {
 	last string // hash of the last entry
 	key  []byte // nil while locked
 	// issued are the keys of what was signed, as far as this file says.
-	issued map[string]bool
+	issued map[given]bool
 }
+
+// given is to whom a certificate was given, and for which key.
+type given struct{ node, key string }
 
 // errJournalDamaged says that a journal file was changed.
 var errJournalDamaged = errors.New("the journal was changed or damaged")
@@ -139,10 +142,10 @@ func (j *journal) read(lines, key []byte) error {
 
 func (j *journal) remember(e entry) {
 	if len(e.Keys) > 0 && j.issued == nil {
-		j.issued = map[string]bool{}
+		j.issued = map[given]bool{}
 	}
 	for _, k := range e.Keys {
-		j.issued[k] = true
+		j.issued[given{e.Node, k}] = true
 	}
 }
 

@@ -36,7 +36,7 @@ func TestExternal(t *testing.T) {
 	leaf := o.leaf(o.identity(), key.Public(), order.NotAfter, nil)
 	spki := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	known := func() bool {
-		r, err := o.Journalled(t.Context(), &keydpb.JournalledRequest{Spki: [][]byte{spki[:]}})
+		r, err := o.Journalled(t.Context(), &keydpb.JournalledRequest{Spki: [][]byte{spki[:]}, NodeId: o.identity().NodeID})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6175,11 +6175,14 @@ func (x *RotateCAResponse) GetExternal() []byte {
 	return nil
 }
 
-// Journalled asks which of these keys this keyd's journal has a certificate for.
+// Journalled asks which of these keys this keyd's journal has a certificate of that
+// node for.
 type JournalledRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// SHA-256 of SubjectPublicKeyInfo.
-	Spki          [][]byte `protobuf:"bytes,1,rep,name=spki,proto3" json:"spki,omitempty"`
+	Spki [][]byte `protobuf:"bytes,1,rep,name=spki,proto3" json:"spki,omitempty"`
+	// A key that a node was certified for says nothing of a certificate that names another.
+	NodeId        string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6219,6 +6222,13 @@ func (x *JournalledRequest) GetSpki() [][]byte {
 		return x.Spki
 	}
 	return nil
+}
+
+func (x *JournalledRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 type JournalledResponse struct {
@@ -7420,9 +7430,10 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x0fworkload_issuer\x18\x05 \x01(\fR\x0eworkloadIssuer\x12\x14\n" +
 	"\x05cross\x18\x06 \x03(\fR\x05cross\x125\n" +
 	"\x06sealed\x18\a \x03(\v2\x1d.redoubt.keyd.v1.SealedKeysetR\x06sealed\x12\x1a\n" +
-	"\bexternal\x18\b \x01(\fR\bexternal\"'\n" +
+	"\bexternal\x18\b \x01(\fR\bexternal\"@\n" +
 	"\x11JournalledRequest\x12\x12\n" +
-	"\x04spki\x18\x01 \x03(\fR\x04spki\"*\n" +
+	"\x04spki\x18\x01 \x03(\fR\x04spki\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"*\n" +
 	"\x12JournalledResponse\x12\x14\n" +
 	"\x05known\x18\x01 \x03(\bR\x05known\"\x7f\n" +
 	"\x0eSignCRLRequest\x12\x16\n" +

@@ -125,7 +125,7 @@ func (m *managerState) lookInto(ctx context.Context, s shown, began time.Time) e
 	if m.adopted(s.peer) && time.Since(began) < adoptPatience {
 		return errAdopting
 	}
-	resp, err := m.journal.Journalled(ctx, &keydpb.JournalledRequest{Spki: [][]byte{s.peer.SPKI}})
+	resp, err := m.journal.Journalled(ctx, &keydpb.JournalledRequest{Spki: [][]byte{s.peer.SPKI}, NodeId: s.peer.NodeID})
 	switch {
 	case err != nil:
 		return err

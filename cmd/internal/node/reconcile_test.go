@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -128,6 +129,15 @@ func TestForgedCertificate(t *testing.T) {
 		}
 	}
 
+	// A key that a node was given certificates for gives nobody another node's name.
+	stolen, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys.set(w.forgeFor(t, id, stolen), true)
+	w.shows(t, w.forgeFor(t, profile.Identity{ClusterID: w.ca.ClusterID, NodeID: known.Record.GetId(), Role: profilepb.Role_ROLE_WORKER}, stolen))
+	w.awaitNoted(t, 5)
+
 	// What another manager was shown.
 	witness, forged := witnessServer{m: w.m}, w.forge(t, id)
 	for name, req := range map[string]*pkipb.SuspectRequest{
@@ -146,7 +156,7 @@ func TestForgedCertificate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.awaitNoted(t, 5)
+	w.awaitNoted(t, 6)
 	if u := w.noted(t)[0]; u.GetSource() != "192.0.2.7" || u.GetNodeId() != id.NodeID {
 		t.Errorf("the alarm says %v", u)
 	}
@@ -202,7 +212,7 @@ type testJournal struct {
 func (j *testJournal) set(c *pki.Credentials, known bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.known[string(c.Identity().SPKI)] = known
+	j.known[c.Identity().NodeID+string(c.Identity().SPKI)] = known
 }
 
 // silent has it fail with err; each failure is sent on the channel.
@@ -222,7 +232,7 @@ func (j *testJournal) Journalled(_ context.Context, req *keydpb.JournalledReques
 	}
 	r := &keydpb.JournalledResponse{}
 	for _, spki := range req.GetSpki() {
-		r.Known = append(r.Known, j.known[string(spki)])
+		r.Known = append(r.Known, j.known[req.GetNodeId()+string(spki)])
 	}
 	return r, nil
 }
@@ -245,6 +255,12 @@ func (w *callerWorld) forge(t *testing.T, id profile.Identity) *pki.Credentials 
 	if err != nil {
 		t.Fatal(err)
 	}
+	return w.forgeFor(t, id, key)
+}
+
+func (w *callerWorld) forgeFor(t *testing.T, id profile.Identity, key *ecdsa.PrivateKey) *pki.Credentials {
+	t.Helper()
+	var err error
 	if id.Role == profilepb.Role_ROLE_MANAGER {
 		if id.KeydKey, err = pkitest.KeydKey(t.Context()); err != nil {
 			t.Fatal(err)
