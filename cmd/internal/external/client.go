@@ -153,7 +153,7 @@ func (a authorized) CreateCertificate(req *apiv1.CreateCertificateRequest) (*api
 	if req.CSR == nil {
 		return nil, errors.New("external: no certificate request")
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, signTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, SignTimeout)
 	defer cancel()
 	in := struct {
 		CSR      string `json:"csr"`

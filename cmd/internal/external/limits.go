@@ -3,8 +3,8 @@ package external
 import "time"
 
 const (
-	// signTimeout bounds one certificate, probeTimeout the look at a CA that is set.
-	signTimeout  = 10 * time.Second
+	// SignTimeout bounds one certificate, probeTimeout the look at a CA that is set.
+	SignTimeout  = 10 * time.Second
 	probeTimeout = 5 * time.Second
 
 	// maxAnswer bounds what the CA answers, in bytes, and maxChain the certificates

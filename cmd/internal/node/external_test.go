@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,9 +14,11 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/external"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/pki"
 )
@@ -96,6 +99,50 @@ func TestExternalIsToldOf(t *testing.T) {
 			}
 			if !slices.Equal(told, c.want) {
 				t.Errorf("it is on record as %q, want %q", told, c.want)
+			}
+		})
+	}
+}
+
+// TestHurriedCaller: a node that leaves the external CA no time has nothing written down
+// about it, as it would keep the root from being replaced; one that leaves it its time has.
+func TestHurriedCaller(t *testing.T) {
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		leaves  time.Duration
+		refuses bool
+		told    int
+	}{
+		"it hurries":               {leaves: 50 * time.Millisecond},
+		"it hurries, and is heard": {leaves: external.SignTimeout - time.Second, refuses: true},
+		"it waits":                 {leaves: time.Minute, refuses: true, told: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // only then the server notices who goes
+				if c.refuses {
+					w.WriteHeader(http.StatusForbidden)
+					return
+				}
+				<-r.Context().Done()
+			}))
+			t.Cleanup(ca.Close)
+			told := 0
+			s := signer{nil, &externals{outcome: func(context.Context, uint64, string) { told++ }}}
+			ctx, cancel := context.WithTimeout(t.Context(), c.leaves)
+			defer cancel()
+			if _, err := s.fill(ctx, &keydpb.Order{Url: ca.URL, Root: ca.Certificate().Raw, Token: "a.b.c", Epoch: 7}, csr); err == nil {
+				t.Error("a CA that certified nothing has certified")
+			}
+			if told != c.told {
+				t.Errorf("told of %d times, want %d", told, c.told)
 			}
 		})
 	}
