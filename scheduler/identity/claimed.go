@@ -39,22 +39,25 @@ func (c claims) believed(r raftstore.Reader, clusterID string, now int64) []*pki
 				}
 				// Who makes up an issuer takes no serial number from another.
 				key := string(h.GetIssuer()) + string(h.GetSerial())
-				if k := known[key]; k != nil {
-					k.NotAfter = max(k.NotAfter, h.GetExpiresAt())
-					continue
+				k := known[key]
+				if k == nil {
+					k = &pkipb.IssuedCertificate{Serial: h.GetSerial(), Issuer: h.GetIssuer(), Claimed: true}
+					known[key] = k
 				}
-				known[key] = &pkipb.IssuedCertificate{Serial: h.GetSerial(), Issuer: h.GetIssuer(), NotAfter: h.GetExpiresAt(), Claimed: true}
-				by[node] = append(by[node], known[key])
+				k.NotAfter = max(k.NotAfter, h.GetExpiresAt())
+				by[node] = append(by[node], k) // each has its turn: who claims another's too takes no place from it
 			}
 		}
 	}
 	for _, certs := range by {
 		lastFirst(certs)
 	}
-	out := make([]*pkipb.IssuedCertificate, 0, len(known))
+	out, nodes := make([]*pkipb.IssuedCertificate, 0, len(known)), slices.Sorted(maps.Keys(by))
+	listed := make(map[*pkipb.IssuedCertificate]bool, len(known))
 	for turn := 0; len(out) < len(known); turn++ {
-		for _, node := range slices.Sorted(maps.Keys(by)) {
-			if turn < len(by[node]) {
+		for _, node := range nodes {
+			if turn < len(by[node]) && !listed[by[node][turn]] {
+				listed[by[node][turn]] = true
 				out = append(out, by[node][turn])
 			}
 		}

@@ -282,8 +282,10 @@ func TestClaimsTakeTurns(t *testing.T) {
 				c.ExpiresAt = time.Now().Add(pki.LongestSVID).Unix()
 			}
 		}
-		early := held(w, own[0], 1)
-		early.Certificates[0].ExpiresAt = time.Now().Add(time.Second).Unix()
+		early := held(w, own[0], 1, 2) // the other's, which so come last in its own turns
+		for _, c := range early.Certificates {
+			c.ExpiresAt = time.Now().Add(time.Second).Unix()
+		}
 		much[0].Certificates = append(much[0].Certificates, early.Certificates...)
 		if err := errors.Join(w.report(thief, much...), w.report(w.node, held(w, w.task, 1, 2))); err != nil {
 			t.Fatal(err)
