@@ -3,6 +3,7 @@ package keyd
 import (
 	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -47,7 +48,7 @@ func (s *Server) rotateCA(req *keydpb.RotateCARequest) (*keydpb.RotateCAResponse
 		if outside, err = parseExternal(opened.keyset, req.GetExternal(), now); err != nil {
 			return nil, err
 		}
-		what += ", " + outside.url
+		what += fmt.Sprintf(", %s, certificate %x", outside.url, sha256.Sum256(outside.signer.Raw))
 	} else if req.GetExternal() != nil {
 		return nil, invalid("an external CA is named where none is set")
 	}

@@ -7,8 +7,11 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"math/big"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +26,19 @@ const (
 	setExternal = keydpb.CAChange_CA_CHANGE_EXTERNAL
 	noExternal  = keydpb.CAChange_CA_CHANGE_NO_EXTERNAL
 )
+
+// TestExternalIsJournalled: which CA was set is redoubtd's word, so the journal says it,
+// by its certificate.
+func TestExternalIsJournalled(t *testing.T) {
+	o := newOrdering(t)
+	journal, err := os.ReadFile(filepath.Join(o.dir, journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("certificate %x", sha256.Sum256(o.signer.Raw)); !strings.Contains(string(journal), want) {
+		t.Errorf("the journal has no %q", want)
+	}
+}
 
 // TestExternal is a worker's renewal by an outside CA, from the order to the chain
 // that nodes take, and the way back.
