@@ -54,8 +54,6 @@ func (d *Dispatcher) Deliver(req *schedulerpb.DeliverRequest, stream grpc.Server
 		return status.Error(codes.PermissionDenied, "secrets are for nodes: call with a node's certificate")
 	case !d.config.Store.IsLeader():
 		return errNotLeading
-	case d.config.Seal == nil:
-		return status.Error(codes.Unimplemented, "this manager delivers nothing")
 	case len(req.GetTaskIds()) == 0 || len(req.GetTaskIds()) > maxDelivered:
 		return status.Errorf(codes.InvalidArgument, "a delivery for %d tasks: 1 to %d are accepted", len(req.GetTaskIds()), maxDelivered)
 	}

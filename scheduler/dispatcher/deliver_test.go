@@ -71,6 +71,21 @@ func (w *world) makeCurrent(f filed, number uint64) {
 	})
 }
 
+// TestSealerIsRequired: nobody has a dispatcher that could not seal what it delivers.
+func TestSealerIsRequired(t *testing.T) {
+	inWorld(t, func(w *world) {
+		for name, c := range map[string]Config{
+			"no store":   {Seal: w.seal, ClusterID: ident.New()},
+			"no sealer":  {Store: w.store, ClusterID: ident.New()},
+			"no cluster": {Store: w.store, Seal: w.seal},
+		} {
+			if _, err := New(c); err == nil {
+				t.Error("accepted: " + name)
+			}
+		}
+	})
+}
+
 // TestFilesReachTasks: a task begins once it has its secrets and configs, gets another
 // version while it runs, and its record says which it has. Without keyd it does not
 // begin, and says why.

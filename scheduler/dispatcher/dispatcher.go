@@ -26,7 +26,7 @@
 // sessions are refused. A Dispatcher is registered with gRPC behind authz's
 // interceptors, which also cut the session of a node that is removed.
 //
-//	d, err := dispatcher.New(dispatcher.Config{Store: s, Logger: l})
+//	d, err := dispatcher.New(dispatcher.Config{Store: s, Seal: keyd, ClusterID: id, Logger: l})
 //	schedulerpb.RegisterDispatcherServer(server, d)
 //	s.WhileLeader(ctx, func(ctx context.Context) { d.Run(ctx) })
 package dispatcher
@@ -52,8 +52,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Config binds a Dispatcher. Store is required, with the tables of scheduler
-// and pki.
+// Config binds a Dispatcher. Store, with the tables of scheduler, pki and secrets, Seal
+// and ClusterID are required.
 type Config struct {
 	Store *raftstore.Store
 	// Managers lists host:port of every manager, for the nodes to know. Nil:
@@ -66,7 +66,6 @@ type Config struct {
 	// does not wait.
 	Trusted func(node string)
 	// Seal has this manager's keyd seal secrets for Deliver, in the cluster of that id.
-	// Nil: nothing is delivered.
 	Seal      Sealer
 	ClusterID string
 	// Heartbeat is asked of nodes; zero: every 5 s.
@@ -112,8 +111,8 @@ type member struct {
 
 // New checks the configuration. Sessions are refused until Run runs.
 func New(c Config) (*Dispatcher, error) {
-	if c.Store == nil {
-		return nil, errors.New("dispatcher: a store is required")
+	if c.Store == nil || c.Seal == nil || c.ClusterID == "" {
+		return nil, errors.New("dispatcher: a store, a sealer and the cluster's id are required")
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = defaultHeartbeat
