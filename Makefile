@@ -178,6 +178,7 @@ test-interop: setup $(OUT)/setup-kernelvm build $(OUT)/tools/step-ca $(OUT)/tool
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
 	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./cmd/internal/e2e/...
 	@$(MAKE) threatmodel RAN=$(OUT)/ran TIER=test-interop
+	@$(MAKE) memory
 	@$(MAKE) kernelvm
 	@$(MAKE) sbom-valid reproducible
 
@@ -190,6 +191,12 @@ threatmodel: ## the threat model holds together and names tests that exist; make
 .PHONY: generate-threatmodel
 generate-threatmodel: ## docs/threat-model.md and docs/threat-model.otm.json, of threatmodel/threats.yaml
 	go run ./cmd/internal/threatmodel -write
+
+# Go calls what it is made with an experiment, so it is not the build of everything else.
+.PHONY: memory
+memory: setup ## a build that overwrites what libraries copied of keys leaves none of before in any daemon's memory (root)
+	@GOEXPERIMENT=runtimesecret $(MAKE) build BIN=$(OUT)/overwriting
+	REDOUBT_OVERWRITING=1 REDOUBT_BIN=$(OUT)/overwriting go test -vet=off -timeout 6m -count=1 -v -run '^TestKeysInMemory$$' ./cmd/internal/e2e
 
 .PHONY: kernelvm
 kernelvm: setup $(OUT)/setup-kernelvm ## netd's tests of the kernel's own WireGuard, in an emulated machine (root)
