@@ -113,6 +113,8 @@ func TestRotateRoot(t *testing.T) {
 	for _, h := range hosts {
 		eventually(t, time.Minute, func() string { return c.trustsOnly(h, third) })
 	}
+	// The manager that was away when the root was replaced is one as before.
+	eventually(t, time.Minute, func() string { return c.threeVote(via) })
 	c.settled(via)
 	ask("after a leader died while the root was replaced")
 	if r := c.on(via, "ca", "rotate"); r.code != 0 {
