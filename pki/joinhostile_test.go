@@ -213,7 +213,7 @@ func TestRemovedNodeIsRefused(t *testing.T) {
 	defer cc.Close()
 	c.update(func(tx *raftstore.Tx) error { return pki.Deny(tx, j.NodeID) })
 	// The idle connection is cut without having asked for anything.
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	for {
 		if _, err := conn.Read(make([]byte, 1024)); err != nil {
 			var ne net.Error
