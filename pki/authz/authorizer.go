@@ -28,6 +28,15 @@ type Directory interface {
 	Changes(ctx context.Context, changed func(nodes []string)) error
 }
 
+// Judge permits what operators do.
+type Judge interface {
+	// Judge returns a refusal unless id may do all of acts now.
+	Judge(ctx context.Context, id Identity, acts []Act) error
+	// Changes calls changed whenever Judge may say something else than before,
+	// until ctx ends.
+	Changes(ctx context.Context, changed func()) error
+}
+
 // Config is what an Authorizer needs.
 type Config struct {
 	// Directory is nil on a node that has no store: a worker, or a locked
@@ -37,6 +46,11 @@ type Config struct {
 	// Manager reports whether this node is an unlocked manager, which makes its
 	// local root an operator. Nil: it is not.
 	Manager func() bool
+	// Judge is asked for each call of a method that has verbs. Nil: such calls are
+	// refused.
+	Judge Judge
+	// Carries: no such call is answered here; who it is carried to judges it.
+	Carries bool
 	// Changed is called, never concurrently, after the streams of nodes whose
 	// records changed were looked at again (nil: of all nodes), so that the
 	// owner of the connections can do the same. May be nil.
@@ -85,7 +99,11 @@ func (a *Authorizer) Unary(ctx context.Context, req any, info *grpc.UnaryServerI
 	if err != nil {
 		return nil, err
 	}
-	return next(context.WithValue(ctx, contextKey{}, id), req)
+	ctx = context.WithValue(ctx, contextKey{}, id)
+	if err := a.Judged(ctx, info.FullMethod, req); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
 }
 
 // Admit judges a call that came within a stream, as if it had come by itself over
@@ -108,7 +126,7 @@ func (a *Authorizer) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 		if err != nil {
 			return err
 		}
-		return next(srv, &checkedStream{ss, context.WithValue(ctx, contextKey{}, id)})
+		return next(srv, a.checked(ss, context.WithValue(ctx, contextKey{}, id), info.FullMethod, nil))
 	}
 	// Registered before the check: a denial that commits in between is then
 	// seen by one of the two.
@@ -122,7 +140,7 @@ func (a *Authorizer) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 		timer := time.AfterFunc(time.Until(until), func() { call.cut(errCertExpired) })
 		defer timer.Stop()
 	}
-	err = next(srv, &checkedStream{ss, context.WithValue(call.ctx, contextKey{}, id)})
+	err = next(srv, a.checked(ss, context.WithValue(call.ctx, contextKey{}, id), info.FullMethod, call))
 	if cause := context.Cause(call.ctx); cause != nil && ctx.Err() == nil {
 		return cause
 	}
@@ -151,6 +169,8 @@ func (a *Authorizer) Carry(ctx context.Context, method string, self *Peer) (cont
 type checkedStream struct {
 	grpc.ServerStream
 	ctx context.Context
+	// judge looks at the request, once; nil: it has been, or need not be.
+	judge func(request any) error
 }
 
 func (s *checkedStream) Context() context.Context { return s.ctx }
@@ -159,7 +179,12 @@ func (s *checkedStream) RecvMsg(m any) error {
 	if err := context.Cause(s.ctx); err != nil {
 		return err
 	}
-	return s.ServerStream.RecvMsg(m)
+	if err := s.ServerStream.RecvMsg(m); err != nil || s.judge == nil {
+		return err
+	}
+	judge := s.judge
+	s.judge = nil
+	return judge(m)
 }
 
 func (s *checkedStream) SendMsg(m any) error {
@@ -202,13 +227,20 @@ func (a *Authorizer) admitPeer(p *peer.Peer, method string) (Identity, error) {
 
 // sourceOf is what refusals of a caller are counted by: its host.
 func sourceOf(p *peer.Peer) string {
-	if p == nil || p.Addr == nil {
+	if p == nil {
+		return hostOf(nil)
+	}
+	return hostOf(p.Addr)
+}
+
+func hostOf(addr net.Addr) string {
+	if addr == nil {
 		return "nowhere"
 	}
-	if host, _, err := net.SplitHostPort(p.Addr.String()); err == nil {
+	if host, _, err := net.SplitHostPort(addr.String()); err == nil {
 		return host
 	}
-	return p.Addr.String()
+	return addr.String()
 }
 
 // certified reports whether the caller showed a certificate.

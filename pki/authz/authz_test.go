@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
@@ -165,7 +166,7 @@ func callers(d *directory) map[string]struct {
 // TestRuleByIdentity is every rule × every identity.
 func TestRuleByIdentity(t *testing.T) {
 	d := newDirectory()
-	a := New(Config{Directory: d, Manager: func() bool { return true }})
+	a := New(Config{Directory: d, Judge: new(judge), Manager: func() bool { return true }})
 	for name, c := range callers(d) {
 		for _, k := range kinds {
 			err := tryUnary(a, c.ctx, methodOf(k))
@@ -190,7 +191,7 @@ func TestRuleByIdentity(t *testing.T) {
 }
 
 func tryUnary(a *Authorizer, ctx context.Context, method string) error {
-	_, err := a.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
+	_, err := a.Unary(ctx, &emptypb.Empty{}, &grpc.UnaryServerInfo{FullMethod: method}, func(ctx context.Context, _ any) (any, error) {
 		if _, ok := FromContext(ctx); !ok {
 			return nil, errors.New("the handler got no identity")
 		}

@@ -13,7 +13,7 @@ import (
 // came over the protocol for it: by every rule, for every certificate.
 func TestCarryJudgesAsTheConnection(t *testing.T) {
 	d := newDirectory()
-	a := New(Config{Directory: d, Manager: func() bool { return true }})
+	a := New(Config{Directory: d, Judge: new(judge), Manager: func() bool { return true }})
 	compared := 0
 	for name, c := range callers(d) {
 		p, ok := peer.FromContext(c.ctx)

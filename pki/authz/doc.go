@@ -8,7 +8,8 @@
 //
 // An RPC that operators may call declares beside them what it does, in verbs, and
 // which field of the request names what it is done to. ActsOf reads it from a
-// request. Without a verb such an RPC is refused to everybody, too.
+// request, and the Judge says whether the caller may: on the node that answers, once
+// the request is read. Without a verb such an RPC is refused to everybody, too.
 //
 // Who the caller is comes from the connection alone, never from metadata:
 //

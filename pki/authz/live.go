@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
@@ -22,6 +23,10 @@ type liveCall struct {
 	method string
 	node   string
 	conn   net.Conn // nil where there is none to close
+
+	mu   sync.Mutex // guards the rest
+	id   Identity
+	acts []Act // what an operator's request does, once it was judged
 }
 
 func (l *liveCalls) add(ctx context.Context, method string) *liveCall {
@@ -51,6 +56,13 @@ func (l *liveCalls) remove(c *liveCall) {
 	delete(l.calls, c)
 }
 
+// did says what the call does.
+func (c *liveCall) did(id Identity, acts []Act) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.id, c.acts = id, acts
+}
+
 // of returns the calls of those nodes; nil stands for all nodes.
 func (l *liveCalls) of(nodes []string) []*liveCall {
 	l.mu.Lock()
@@ -77,14 +89,37 @@ func (c *liveCall) cut(cause error) {
 	}
 }
 
-// Run follows the node records until ctx ends and cuts the streams of callers
-// who would no longer be admitted. It returns nil when ctx ended.
+// Run follows the node records, and what the Judge says, until ctx ends and cuts
+// the streams of callers who would no longer be admitted. It returns nil when ctx
+// ended.
 func (a *Authorizer) Run(ctx context.Context) error {
-	err := a.cfg.Directory.Changes(ctx, a.recheck)
+	g, ctx2 := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.cfg.Directory.Changes(ctx2, a.recheck) })
+	if j := a.cfg.Judge; j != nil {
+		g.Go(func() error { return j.Changes(ctx2, func() { a.rejudge(ctx2) }) })
+	}
+	err := g.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// rejudge ends the streams of operators who may not have them any more. Others may
+// share the connection.
+func (a *Authorizer) rejudge(ctx context.Context) {
+	for _, c := range a.live.of(nil) {
+		c.mu.Lock()
+		id, acts := c.id, c.acts
+		c.mu.Unlock()
+		if acts == nil {
+			continue
+		}
+		if err := a.cfg.Judge.Judge(ctx, id, acts); err != nil && ctx.Err() == nil {
+			a.cfg.Logger.Warn("cut a stream", "method", c.method, "caller", id.String(), "reason", status.Convert(err).Message())
+			c.cancel(err)
+		}
+	}
 }
 
 func (a *Authorizer) recheck(nodes []string) {

@@ -1,5 +1,5 @@
-// Package store declares the replicated tables of identities: Nodes, Tokens
-// and the one Cluster record, and reads them for those who decide by them.
+// Package store declares the replicated tables of identities: Nodes, Tokens,
+// who may do what, and the one Cluster record, and reads them for those who decide by them.
 //
 // It holds no rule of its own. Writing a node or a token is for the
 // transactions of package pki; this package only says what the tables are and
@@ -20,6 +20,9 @@ import (
 // ClusterID is the id of the only record in Cluster.
 const ClusterID = "cluster"
 
+// AccessID is the id of the only record in AccessState.
+const AccessID = "access"
+
 var (
 	// Nodes has an index of the roles that certificates carry ("worker",
 	// "manager") and one of names, which are not unique.
@@ -37,13 +40,23 @@ var (
 	// RevocationLists are the newest CRLs, by CA.
 	RevocationLists = raftstore.NewTable[*pkipb.RevocationList]("revocation_lists")
 
+	// CustomRoles, RoleBindings and AccessPolicies are who may do what; package
+	// cmd/internal/roles changes and reads them.
+	CustomRoles    = raftstore.NewTable[*pkipb.CustomRole]("custom_roles")
+	RoleBindings   = raftstore.NewTable[*pkipb.RoleBinding]("role_bindings")
+	AccessPolicies = raftstore.NewTable[*pkipb.AccessPolicy]("access_policies")
+
+	// AccessState holds one record, AccessID.
+	AccessState = raftstore.NewTable[*pkipb.AccessState]("access_state")
+
 	// Cluster holds one record.
 	Cluster = raftstore.NewTable[*pkipb.Cluster]("cluster")
 )
 
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists}
+	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
+		CustomRoles, RoleBindings, AccessPolicies, AccessState}
 }
 
 func nonEmpty(s string) []string {

@@ -77,6 +77,7 @@ type Client struct {
 	controlpb.AdmissionClient
 	controlpb.SharesClient
 	controlpb.SecretsClient
+	controlpb.AccessClient
 	conn *callstream.Conn
 }
 
@@ -114,7 +115,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		return nil, err
 	}
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
-		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn), conn}, nil
+		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn), controlpb.NewAccessClient(conn), conn}, nil
 }
 
 // carried reports whether calls of method may share a stream: those of the

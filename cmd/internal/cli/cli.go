@@ -88,7 +88,7 @@ Commands talk to this machine's own node, over --host (default
 	root.PersistentFlags().StringVarP(&a.host, "host", "H", "", "the node's socket, unix:///path/api.sock (or set REDOUBT_HOST)")
 	root.AddCommand(
 		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.autolockCmd(), a.caCmd(), a.storeCmd(), a.backupCmd(), a.recoverCmd(), a.joinTokenCmd(), a.admissionCmd(),
-		a.nodeCmd(), a.serviceCmd(), a.networkCmd(), a.policyCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
+		a.nodeCmd(), a.serviceCmd(), a.networkCmd(), a.policyCmd(), a.authCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
 	addTo(root, "ca", "See and manage the cluster's certificate authorities", a.caCrlCmd())

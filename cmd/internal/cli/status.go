@@ -145,6 +145,11 @@ func printCluster(w io.Writer, s *controlpb.GetStatusResponse) {
 		autolock = fmt.Sprintf("on, slot epoch %d", s.SlotEpoch)
 	}
 	field(w, "Autolock", autolock)
+	root := strings.Join(s.LocalRoot, ", ")
+	if len(s.LocalRoot) > 1 {
+		root += " (as long as no person is)"
+	}
+	field(w, "Local root", root)
 	for _, m := range s.Managers {
 		state := "reachable"
 		switch {

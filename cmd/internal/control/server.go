@@ -1,8 +1,9 @@
 // Package control answers the operator API: services, tasks, configs, nodes,
 // join tokens, unlock slots, logs and the cluster's status.
 //
-// It runs on the leader and is only ever called for a manager's local root;
-// package authz has checked that before a handler runs. A handler validates what
+// It runs on the leader and is only ever called for who may: package authz has
+// asked for the caller, and package roles for what the request does, before a handler
+// runs. A handler validates what
 // it was given, changes the store in one transaction and answers; it holds no
 // state of its own, so that any manager can take over between two calls.
 // Refusals are apierr's: one line and the remedy. Anything else that fails is
@@ -20,6 +21,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -61,6 +63,8 @@ type Config struct {
 	Rotator   Rotator
 	Images    Images
 	Backups   Backups
+	// Roles says who may do what; nil: nobody can be asked.
+	Roles *roles.Engine
 	// Pending are the machines that wait for an operator.
 	Pending *pki.Pending
 	// Authority answers for the certificate authorities.
@@ -97,6 +101,7 @@ type Server struct {
 	controlpb.UnimplementedIdentitiesServer
 	controlpb.UnimplementedAdmissionServer
 	controlpb.UnimplementedSecretsServer
+	controlpb.UnimplementedAccessServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -110,6 +115,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterAdmissionServer(srv, s)
 	controlpb.RegisterAuthorityServer(srv, s)
 	controlpb.RegisterSecretsServer(srv, s)
+	controlpb.RegisterAccessServer(srv, s)
 }
 
 // New returns a server.

@@ -125,6 +125,13 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 				}
 			}
 		}
+		if s.c.Roles != nil {
+			set, err := s.c.Roles.Set(r)
+			if err != nil {
+				return err
+			}
+			resp.LocalRoot = localRootRoles(r, set)
+		}
 		rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
 		resp.SlotEpoch = rec.GetSet().GetEpoch()
 		resp.Autolock = autolock.FileSlot(rec.GetSet()) == nil

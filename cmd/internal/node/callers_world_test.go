@@ -19,6 +19,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -76,7 +77,12 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	w.put(t, self)
 	n.st.phase, n.live = controlpb.NodePhase_NODE_PHASE_ACTIVE, w.m
 
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Logger: log})
+	judge, err := roles.New(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.m.roles = judge
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: judge, Logger: log})
 	lead, leadAddr := newTestPort(t, self.Boot, w.m.admitTo(az))
 	lead.Unlock(self.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	w.addr = leadAddr

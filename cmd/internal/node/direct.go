@@ -30,6 +30,7 @@ type directServer interface {
 	controlpb.IdentitiesServer
 	controlpb.AuthorityServer
 	controlpb.SecretsServer
+	controlpb.AccessServer
 	// Named is what the server does with a refusal that it sends.
 	Named(err error) error
 }
@@ -56,7 +57,13 @@ func (n *Node) direct(method string) directCall {
 		if err != nil {
 			return nil, err
 		}
-		resp, err := desc.Handler(d.api, ctx, decode, nil)
+		judged := func(request any) error {
+			if err := decode(request); err != nil {
+				return err
+			}
+			return d.az.Judged(ctx, method, request)
+		}
+		resp, err := desc.Handler(d.api, ctx, judged, nil)
 		if err != nil {
 			return nil, d.api.Named(err)
 		}

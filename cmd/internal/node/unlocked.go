@@ -19,6 +19,7 @@ import (
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
@@ -39,6 +40,7 @@ type managerState struct {
 	store *raftstore.Store
 	creds *pki.Credentials
 	boot  *pki.Credentials
+	roles *roles.Engine
 	// slotEpoch is what this manager's keyd is sealed to.
 	slotEpoch atomic.Uint64
 	// slotsLacking is, by slot, why this manager lacks it; nil: not known yet.
@@ -128,7 +130,10 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	}()
 	k.creds.Heed(m.known, m.behind)
 	boot.Heed(m.known, nil)
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
+	if m.roles, err = roles.New(store); err != nil {
+		return err
+	}
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: m.roles, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
 		p.Recheck(nodes)
 		m.dropDenied(nodes)
 		n.recheckPeers()

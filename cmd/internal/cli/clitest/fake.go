@@ -38,6 +38,7 @@ type Node struct {
 	controlpb.UnimplementedIdentitiesServer
 	controlpb.UnimplementedSecretsServer
 	controlpb.UnimplementedRevocationServer
+	controlpb.UnimplementedAccessServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -53,6 +54,9 @@ type Node struct {
 	secrets  []*keptSecret
 	master   *seal.Master // of secrets
 	networks []*meshpb.Network
+	roles    []*controlpb.RoleView
+	bindings []*controlpb.BindingView
+	policies []*controlpb.AccessPolicyView
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
 	dying    bool // a manager goes away when the key is rotated
@@ -123,6 +127,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)
 	controlpb.RegisterRevocationServer(s, n)
+	controlpb.RegisterAccessServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })

@@ -1180,8 +1180,10 @@ type GetStatusResponse struct {
 	// Names of nodes whose certificate is of an issuing CA from before the last
 	// rotation, while such are accepted.
 	ReissuePending []string `protobuf:"bytes,31,rep,name=reissue_pending,json=reissuePending,proto3" json:"reissue_pending,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Roles that local root of every manager has without a binding.
+	LocalRoot     []string `protobuf:"bytes,32,rep,name=local_root,json=localRoot,proto3" json:"local_root,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -1308,6 +1310,13 @@ func (x *GetStatusResponse) GetKeysetEpoch() uint64 {
 func (x *GetStatusResponse) GetReissuePending() []string {
 	if x != nil {
 		return x.ReissuePending
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetLocalRoot() []string {
+	if x != nil {
+		return x.LocalRoot
 	}
 	return nil
 }
@@ -6691,7 +6700,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1a\n" +
 	"\bresponse\x18\x02 \x01(\fR\bresponse\x12\x16\n" +
 	"\x06status\x18\x03 \x01(\fR\x06status\"\x12\n" +
-	"\x10GetStatusRequest\"\xe6\x03\n" +
+	"\x10GetStatusRequest\"\x85\x04\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1b\n" +
@@ -6710,7 +6719,9 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\aversion\x18\v \x01(\tR\aversion\x12\x1a\n" +
 	"\bwarnings\x18\f \x03(\tR\bwarnings\x12!\n" +
 	"\fkeyset_epoch\x18\x1e \x01(\x04R\vkeysetEpoch\x12'\n" +
-	"\x0freissue_pending\x18\x1f \x03(\tR\x0ereissuePending\"\xdd\x01\n" +
+	"\x0freissue_pending\x18\x1f \x03(\tR\x0ereissuePending\x12\x1d\n" +
+	"\n" +
+	"local_root\x18  \x03(\tR\tlocalRoot\"\xdd\x01\n" +
 	"\rManagerStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

@@ -1,0 +1,216 @@
+package roles
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// keyVerbs are what must be left to somebody: with them all else can be mended.
+var keyVerbs = []string{"binding.create", "binding.remove", "policy.set", "policy.remove"}
+
+// CreateRole adds a role of these verbs.
+func CreateRole(tx *raftstore.Tx, name, description string, verbs []string) error {
+	base, err := builtins()
+	if err != nil {
+		return err
+	}
+	if err := ident.CheckName(name); err != nil {
+		return apierr.Invalid("", "role: %v", err)
+	}
+	_, taken := pkistore.CustomRoles.Get(tx, name)
+	switch {
+	case taken || base[name] != nil:
+		return apierr.Exists("choose another name", "there is a role %s already", name)
+	case len(description) > MaxDescription || !utf8.ValidString(description) || strings.ContainsFunc(description, unicode.IsControl):
+		return apierr.Invalid("", "the description must be one line of at most %d bytes", MaxDescription)
+	case pkistore.CustomRoles.Count(tx) >= MaxRoles:
+		return apierr.State("remove one", "there are %d roles: at most %d are allowed", MaxRoles, MaxRoles)
+	case len(verbs) == 0:
+		return apierr.Invalid("name one at least: `redoubt auth verbs` lists them", "a role without a verb permits nothing")
+	}
+	verbs = slices.Compact(slices.Sorted(slices.Values(verbs)))
+	for _, v := range verbs {
+		if _, ok := KindsOf(v); !ok {
+			return apierr.Invalid("`redoubt auth verbs` lists them", "there is no verb %q", ident.Clip(v))
+		}
+	}
+	if err := pkistore.CustomRoles.Put(tx, &pkipb.CustomRole{Id: name, Description: description, Verbs: verbs}); err != nil {
+		return err
+	}
+	return changed(tx)
+}
+
+// RemoveRole removes a role that nobody has and no policy names.
+func RemoveRole(tx *raftstore.Tx, name string) error {
+	base, err := builtins()
+	if err != nil {
+		return err
+	}
+	if base[name] != nil {
+		return apierr.State("", "role %s is built in", name)
+	}
+	if _, ok := pkistore.CustomRoles.Get(tx, name); !ok {
+		return noRole(name)
+	}
+	for b := range pkistore.RoleBindings.All(tx) {
+		if b.GetRole() == name {
+			return apierr.State("`redoubt auth unbind` it first", "%s has the role %s", Named(tx, PrincipalOf(b.GetPrincipal())), name)
+		}
+	}
+	for p := range pkistore.AccessPolicies.All(tx) {
+		list, err := parse(p.GetId(), p.GetText())
+		if err != nil {
+			return err
+		}
+		for _, one := range list {
+			if slices.Contains(entitiesOf((*ast.Policy)(one.AST())), cedar.NewEntityUID("Redoubt::Role", cedar.String(name))) {
+				return apierr.State("change the policy first", "policy %s names the role %s", p.GetId(), name)
+			}
+		}
+	}
+	if err := pkistore.CustomRoles.Delete(tx, name); err != nil {
+		return err
+	}
+	return changed(tx)
+}
+
+func noRole(name string) error {
+	return apierr.NotFound("`redoubt auth role ls` lists them", "there is no role %q", ident.Clip(name))
+}
+
+// Bind gives the principal a role, where labels are not empty only for what has all
+// of them. The principal's node is an id.
+func Bind(tx *raftstore.Tx, role string, p Principal, labels map[string]string) (*pkipb.RoleBinding, error) {
+	base, err := builtins()
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := pkistore.CustomRoles.Get(tx, role); !ok && base[role] == nil {
+		return nil, noRole(role)
+	}
+	if err := ident.CheckLabels("label", labels); err != nil {
+		return nil, apierr.Invalid("", "%v", err)
+	}
+	if !exists(tx, p) {
+		return nil, apierr.NotFound("", "there is no %s that could call", Named(tx, p))
+	}
+	if pkistore.RoleBindings.Count(tx) >= MaxBindings {
+		return nil, apierr.State("remove some", "there are %d bindings: at most %d are allowed", MaxBindings, MaxBindings)
+	}
+	for b := range pkistore.RoleBindings.All(tx) {
+		if b.GetRole() == role && PrincipalOf(b.GetPrincipal()) == p && maps.Equal(b.GetLabels(), labels) {
+			return nil, apierr.Exists("", "%s has the role %s already", Named(tx, p), role)
+		}
+	}
+	b := &pkipb.RoleBinding{Id: ident.New(), Role: role, Principal: p.Record(), Labels: labels}
+	if err := pkistore.RoleBindings.Put(tx, b); err != nil {
+		return nil, err
+	}
+	return b, changed(tx)
+}
+
+// Unbind takes the role from the principal: the binding with just these labels.
+func Unbind(tx *raftstore.Tx, role string, p Principal, labels map[string]string) error {
+	var found *pkipb.RoleBinding
+	for b := range pkistore.RoleBindings.All(tx) {
+		if b.GetRole() == role && PrincipalOf(b.GetPrincipal()) == p && maps.Equal(b.GetLabels(), labels) {
+			found = b
+		}
+	}
+	if found == nil {
+		return apierr.NotFound("`redoubt auth bindings` lists them", "%s has no such binding to role %q", Named(tx, p), ident.Clip(role))
+	}
+	before, err := Compile(tx)
+	if err != nil {
+		return err
+	}
+	if err := pkistore.RoleBindings.Delete(tx, found.GetId()); err != nil {
+		return err
+	}
+	after, err := Compile(tx)
+	if err != nil {
+		return err
+	}
+	if !RootIsAdmin(tx, before) && RootIsAdmin(tx, after) {
+		return apierr.State("bind another person to it first", "%s is the last %s", Named(tx, p), SecurityAdmin)
+	}
+	return changed(tx)
+}
+
+// SetPolicy adds a policy or replaces the one of that name.
+func SetPolicy(tx *raftstore.Tx, name, text string) error {
+	if err := ident.CheckName(name); err != nil {
+		return apierr.Invalid("", "policy: %v", err)
+	}
+	s, err := Compile(tx)
+	if err != nil {
+		return err
+	}
+	if _, err := ParsePolicy(name, text, s.has); err != nil {
+		return apierr.Invalid("", "%v", err)
+	}
+	old, ok := pkistore.AccessPolicies.Get(tx, name)
+	if !ok && pkistore.AccessPolicies.Count(tx) >= MaxPolicies {
+		return apierr.State("remove one", "there are %d policies: at most %d are allowed", MaxPolicies, MaxPolicies)
+	}
+	if err := pkistore.AccessPolicies.Put(tx, &pkipb.AccessPolicy{Meta: old.GetMeta(), Id: name, Text: text}); err != nil {
+		return err
+	}
+	return changed(tx)
+}
+
+// RemovePolicy removes it.
+func RemovePolicy(tx *raftstore.Tx, name string) error {
+	if _, ok := pkistore.AccessPolicies.Get(tx, name); !ok {
+		return apierr.NotFound("`redoubt auth policy ls` lists them", "there is no policy %q", ident.Clip(name))
+	}
+	if err := pkistore.AccessPolicies.Delete(tx, name); err != nil {
+		return err
+	}
+	return changed(tx)
+}
+
+// changed ends every change: what is to be must compile, and somebody must be left
+// who can change it again.
+func changed(tx *raftstore.Tx) error {
+	s, err := Compile(tx)
+	if err != nil {
+		return apierr.State("", "%v", err)
+	}
+	if !s.someoneLeft(tx) {
+		return apierr.State("leave somebody who may "+strings.Join(keyVerbs, ", "), "with this nobody could change roles and policies any more")
+	}
+	state, _ := pkistore.AccessState.Get(tx, pkistore.AccessID)
+	return pkistore.AccessState.Put(tx, &pkipb.AccessState{Meta: state.GetMeta(), Id: pkistore.AccessID, Changes: state.GetChanges() + 1})
+}
+
+// someoneLeft reports whether one principal that can call may do all of keyVerbs.
+func (s *Set) someoneLeft(r raftstore.Reader) bool {
+	rootAdmin := RootIsAdmin(r, s)
+	may := func(p Principal) bool {
+		return exists(r, p) && !slices.ContainsFunc(keyVerbs, func(v string) bool { return !s.decide(p, v, Resource{}, rootAdmin).Allowed })
+	}
+	for p := range s.bindings {
+		if may(p) {
+			return true
+		}
+	}
+	for n := range pkistore.Nodes.By(r, "role", "manager") {
+		if may(Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: n.GetId()}) {
+			return true
+		}
+	}
+	return false
+}

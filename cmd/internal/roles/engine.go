@@ -1,0 +1,147 @@
+package roles
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// Store is the part of *raftstore.Store that deciding needs.
+type Store interface {
+	View(func(*raftstore.ReadTx) error) error
+	Watch(snapshot func(*raftstore.ReadTx) error, tables ...raftstore.Registered) (*raftstore.Watch, error)
+}
+
+// Engine decides by what is in the store at each call. It is an authz.Judge, and
+// safe for concurrent use.
+type Engine struct {
+	store  Store
+	cached atomic.Pointer[Set]
+}
+
+// New returns an Engine, or an error where the built-in roles and the verbs do not
+// belong together.
+func New(store Store) (*Engine, error) {
+	if _, err := builtins(); err != nil {
+		return nil, err
+	}
+	return &Engine{store: store}, nil
+}
+
+// Set returns what is in force for r.
+func (e *Engine) Set(r raftstore.Reader) (*Set, error) {
+	if s := e.cached.Load(); s != nil && s.of == versionOf(r) {
+		return s, nil
+	}
+	s, err := Compile(r)
+	if err == nil {
+		e.cached.Store(s)
+	}
+	return s, err
+}
+
+// Decide answers for one principal, one verb and one resource.
+func (e *Engine) Decide(r raftstore.Reader, p Principal, verb string, on Resource) (Decision, error) {
+	s, err := e.Set(r)
+	if err != nil {
+		return Decision{}, err
+	}
+	return s.decide(p, verb, on, RootIsAdmin(r, s)), nil
+}
+
+// RootIsAdmin reports whether managers' local root is security-admin as well: while
+// there is no person who is.
+func RootIsAdmin(r raftstore.Reader, s *Set) bool {
+	for _, name := range s.admins {
+		if personExists(r, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// Judge implements authz.Judge.
+func (e *Engine) Judge(_ context.Context, id authz.Identity, acts []authz.Act) error {
+	p, err := FromIdentity(id)
+	if err != nil {
+		return apierr.New(apierr.ReasonDenied, "", "%v", err)
+	}
+	return e.store.View(func(r *raftstore.ReadTx) error {
+		for _, a := range acts {
+			on := ResourceOf(r, a)
+			d, err := e.Decide(r, p, a.Verb, on)
+			if err != nil {
+				return err
+			}
+			if !d.Allowed {
+				return refusal(r, p, a.Verb, on, d)
+			}
+		}
+		return nil
+	})
+}
+
+func refusal(r raftstore.Reader, p Principal, verb string, on Resource, d Decision) error {
+	return apierr.New(apierr.ReasonDenied, "", "%s may not %s on %s: %s", Named(r, p), verb, on, d.Why())
+}
+
+// Named is the principal in words, with the name of its node.
+func Named(r raftstore.Reader, p Principal) string {
+	n, _ := pkistore.Nodes.Get(r, p.Node)
+	return p.Text(n.GetName())
+}
+
+// Changes implements authz.Judge: it calls changed whenever what Judge says may be
+// another, until ctx ends or the store does.
+func (e *Engine) Changes(ctx context.Context, changed func()) error {
+	for {
+		err := e.follow(ctx, changed)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !errors.Is(err, raftstore.ErrLagged):
+			return fmt.Errorf("watching roles and policies: %w", err)
+		}
+	}
+}
+
+func (e *Engine) follow(ctx context.Context, changed func()) error {
+	w, err := e.store.Watch(func(*raftstore.ReadTx) error { return nil }, pkistore.AccessState)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	changed()
+	for {
+		if _, err := w.Next(ctx); err != nil {
+			return err
+		}
+		changed()
+	}
+}
+
+// personExists reports whether there is a person of that name, who was not revoked.
+// There is no way yet to be one.
+func personExists(raftstore.Reader, string) bool { return false }
+
+// managerExists reports whether a manager of that id is a member.
+func managerExists(r raftstore.Reader, id string) bool {
+	n, ok := pkistore.Nodes.Get(r, id)
+	return ok && !n.GetDenied() && n.GetRole() == profilepb.Role_ROLE_MANAGER
+}
+
+// exists reports whether p can call.
+func exists(r raftstore.Reader, p Principal) bool {
+	if p.Kind == pkipb.Principal_KIND_PERSON {
+		return personExists(r, p.Name)
+	}
+	return managerExists(r, p.Node)
+}

@@ -1,0 +1,205 @@
+package roles
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go"
+
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// Set is all that was in the store at one time, compiled. It is not changed.
+type Set struct {
+	of       version
+	roles    map[string]*Role
+	policies []statement
+	bindings map[Principal][]*pkipb.RoleBinding
+	// admins are the persons who have the role security-admin for everything.
+	admins []string
+}
+
+type statement struct {
+	id     cedar.PolicyID
+	policy *cedar.Policy
+}
+
+// version tells sets apart.
+type version struct{ changes, index uint64 }
+
+func versionOf(r raftstore.Reader) version {
+	s, _ := pkistore.AccessState.Get(r, pkistore.AccessID)
+	return version{s.GetChanges(), s.GetMeta().GetVersion()}
+}
+
+// Compile makes the set of what r has.
+func Compile(r raftstore.Reader) (*Set, error) {
+	base, err := builtins()
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{of: versionOf(r), roles: make(map[string]*Role, len(base)), bindings: map[Principal][]*pkipb.RoleBinding{}}
+	for name, role := range base {
+		s.roles[name] = role
+	}
+	for c := range pkistore.CustomRoles.All(r) {
+		role, err := newRole(c.GetId(), roleText(c.GetId(), c.GetVerbs()))
+		if err != nil {
+			return nil, err
+		}
+		role.Description = c.GetDescription()
+		s.roles[c.GetId()] = role
+	}
+	for p := range pkistore.AccessPolicies.All(r) {
+		list, err := parse(p.GetId(), p.GetText())
+		if err != nil {
+			return nil, fmt.Errorf("policy %s: %w", p.GetId(), err)
+		}
+		for i, one := range list {
+			s.policies = append(s.policies, statement{cedar.PolicyID(fmt.Sprintf("policy %s, statement %d", p.GetId(), i+1)), one})
+		}
+	}
+	if len(s.policies) > MaxAllStatements {
+		return nil, fmt.Errorf("the policies have %d statements together: at most %d are allowed", len(s.policies), MaxAllStatements)
+	}
+	for b := range pkistore.RoleBindings.All(r) {
+		p := PrincipalOf(b.GetPrincipal())
+		s.bindings[p] = append(s.bindings[p], b)
+		if p.Kind == pkipb.Principal_KIND_PERSON && b.GetRole() == SecurityAdmin && len(b.GetLabels()) == 0 {
+			s.admins = append(s.admins, p.Name)
+		}
+	}
+	return s, nil
+}
+
+func (s *Set) has(role string) bool { return s.roles[role] != nil }
+
+// Roles lists them, the built-in ones first.
+func (s *Set) Roles() (out []*Role) {
+	for _, name := range BuiltinNames {
+		out = append(out, s.roles[name])
+	}
+	var own []*Role
+	for _, r := range s.roles {
+		if !r.Builtin {
+			own = append(own, r)
+		}
+	}
+	slices.SortFunc(own, func(a, b *Role) int { return strings.Compare(a.Name, b.Name) })
+	return append(out, own...)
+}
+
+// Decision is the answer to one question.
+type Decision struct {
+	Allowed bool
+	// By are the roles and policies that decided: those that permit it, or those
+	// that forbid it. Nothing: none says anything.
+	By []string
+	// Roles are those that the principal has for the resource.
+	Roles []string
+}
+
+// Why is the decision in words.
+func (d Decision) Why() string {
+	switch {
+	case d.Allowed:
+		return "permitted by " + strings.Join(d.By, "; ")
+	case len(d.By) > 0:
+		return "forbidden by " + strings.Join(d.By, "; ")
+	case len(d.Roles) > 0:
+		return fmt.Sprintf("neither role %s nor a policy permits it", strings.Join(d.Roles, ", "))
+	}
+	return "no role there and no policy permits it"
+}
+
+// decide asks roles and policies. rootAdmin: local root is security-admin as well.
+func (s *Set) decide(p Principal, verb string, on Resource, rootAdmin bool) Decision {
+	v, err := words()
+	if err != nil {
+		return Decision{}
+	}
+	d := Decision{Roles: s.rolesOf(p, on, rootAdmin)}
+	parents := make([]cedar.EntityUID, len(d.Roles))
+	for i, name := range d.Roles {
+		parents[i] = cedar.NewEntityUID("Redoubt::Role", cedar.String(name))
+	}
+	who := cedar.Entity{UID: p.uid(), Parents: cedar.NewEntityUIDSet(parents...)}
+	what := on.entity()
+	answer, why := cedar.Authorize(asked{s, d.Roles}, &entities{who, what, v.actions},
+		cedar.Request{Principal: who.UID, Action: actionUID(verb), Resource: what.UID})
+	if len(why.Errors) > 0 {
+		// One that fails might have forbidden it.
+		d.By = []string{string(why.Errors[0].PolicyID) + ", which fails"}
+		return d
+	}
+	d.Allowed = answer == cedar.Allow
+	for _, r := range why.Reasons[:min(len(why.Reasons), maxWhy)] {
+		d.By = append(d.By, string(r.PolicyID))
+	}
+	return d
+}
+
+// rolesOf are the roles that p has for that resource, each once.
+func (s *Set) rolesOf(p Principal, on Resource, rootAdmin bool) (out []string) {
+	if p.Kind == pkipb.Principal_KIND_LOCAL_ROOT {
+		out = append(out, Operator)
+		if rootAdmin {
+			out = append(out, SecurityAdmin)
+		}
+	}
+	for _, b := range s.bindings[p] {
+		if on.has(b.GetLabels()) && !slices.Contains(out, b.GetRole()) {
+			out = append(out, b.GetRole())
+		}
+	}
+	return out
+}
+
+// asked are the statements that can say something: those of the roles that the
+// principal has, and all policies.
+type asked struct {
+	set   *Set
+	roles []string
+}
+
+// All implements cedar.PolicyIterator.
+func (a asked) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
+	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
+		for _, name := range a.roles {
+			if role := a.set.roles[name]; role != nil {
+				for _, p := range role.policies {
+					if !yield(cedar.PolicyID("role "+name), p) {
+						return
+					}
+				}
+			}
+		}
+		for _, s := range a.set.policies {
+			if !yield(s.id, s.policy) {
+				return
+			}
+		}
+	}
+}
+
+// entities are those of one question.
+type entities struct {
+	who, what cedar.Entity
+	actions   cedar.EntityMap
+}
+
+// Get implements cedar.EntityGetter.
+func (e *entities) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
+	switch uid {
+	case e.who.UID:
+		return e.who, true
+	case e.what.UID:
+		return e.what, true
+	}
+	a, ok := e.actions[uid]
+	return a, ok
+}
