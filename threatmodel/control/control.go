@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // Severity says how bad it is where a control fails.
@@ -70,7 +72,7 @@ func (f *Found) Looked() { f.looked++ }
 
 // Against adds a line, once.
 func (f *Found) Against(format string, args ...any) {
-	text := line(fmt.Sprintf(format, args...))
+	text := oneline.Text(fmt.Sprintf(format, args...), maxLine)
 	switch {
 	case slices.Contains(f.against, text):
 	case len(f.against) == maxEvidence:
@@ -78,15 +80,6 @@ func (f *Found) Against(format string, args ...any) {
 	default:
 		f.against = append(f.against, text)
 	}
-}
-
-// line makes a text one harmless line of bounded length.
-func line(s string) string {
-	if len(s) > maxLine {
-		s = s[:maxLine] + "…"
-	}
-	q := fmt.Sprintf("%q", s)
-	return q[1 : len(q)-1]
 }
 
 // OK reports whether all results are a pass or of what a node is not.

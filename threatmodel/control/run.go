@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
 // Run checks a node by all controls, some at a time, and gives their results in
@@ -55,7 +57,7 @@ func one(ctx context.Context, c Control, n *Node, bound time.Duration) Result {
 func judge(ctx context.Context, c Control, n *Node) (r Result) {
 	defer func() {
 		if p := recover(); p != nil {
-			r = Result{Outcome: Error, Evidence: []string{line(fmt.Sprintf("the check panicked: %v", p))}}
+			r = Result{Outcome: Error, Evidence: []string{oneline.Text(fmt.Sprintf("the check panicked: %v", p), maxLine)}}
 		}
 	}()
 	if c.Scope == OfManager {
@@ -84,5 +86,5 @@ func judge(ctx context.Context, c Control, n *Node) (r Result) {
 }
 
 func failed(err error) Result {
-	return Result{Outcome: Error, Evidence: []string{line(err.Error())}}
+	return Result{Outcome: Error, Evidence: []string{oneline.Text(err.Error(), maxLine)}}
 }

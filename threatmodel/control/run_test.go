@@ -51,7 +51,7 @@ func TestRun(t *testing.T) {
 				t.Errorf("%s: %s %q", r.Control.ID, r.Outcome, r.Evidence)
 			}
 			if len(r.Evidence) == 0 || len(r.Evidence) > maxEvidence+1 || slices.ContainsFunc(r.Evidence, func(l string) bool {
-				return len(l) > 2*maxLine || strings.ContainsAny(l, "\n\x1b")
+				return len(l) > maxLine || strings.ContainsAny(l, "\n\x1b")
 			}) {
 				t.Errorf("%s: %q", r.Control.ID, r.Evidence)
 			}
