@@ -146,6 +146,9 @@ func (f *fsm) archived(l auditlog.Log) (auditlog.Log, error) {
 // MissingError: this manager does not have that segment of the audit log.
 type MissingError struct{ Segment uint64 }
 
+// Is makes it an auditlog.ErrMissing.
+func (e *MissingError) Is(target error) bool { return target == auditlog.ErrMissing }
+
 func (e *MissingError) Error() string {
 	return fmt.Sprintf("entries %d to %d of the audit log are not on this manager: it began with a snapshot, and others have them",
 		e.Segment*auditlog.SegmentEntries, (e.Segment+1)*auditlog.SegmentEntries-1)

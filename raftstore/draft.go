@@ -3,17 +3,42 @@ package raftstore
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 )
 
 // Draft is an imported state before there is a store of it: what is changed here
 // was always so for whoever opens the store.
-type Draft struct{ fsm *fsm }
+type Draft struct {
+	fsm     *fsm
+	archive *archive // of the store that is made
+	log     *slog.Logger
+}
+
+// CopyRecords takes over older segments of the audit log from a store that has
+// them: a state does not. What that store lacks, or has another of, is left out,
+// and missing here.
+func (d *Draft) CopyRecords(from *Store) error {
+	have := d.fsm.state.audit
+	r := &auditlog.Reader{Log: have, Segment: from.fsm.archive.read} // from may have stopped
+	for n := range have.Segments() - uint64(len(have.Kept())) {
+		s, err := r.FullSegment(n)
+		if err != nil {
+			d.log.Error("a part of the audit log is not taken over", "segment", n, "err", err)
+			continue
+		}
+		if err := d.archive.keep(s); err != nil {
+			return fmt.Errorf("%w: %w", errArchive, err)
+		}
+	}
+	return nil
+}
 
 // View runs fn on the state.
 func (d *Draft) View(fn func(*ReadTx) error) error {

@@ -134,7 +134,7 @@ func Import(c Config, r io.Reader, edit func(*Draft) (Position, error)) (err err
 	if err := s.fsm.Restore(io.NopCloser(r)); err != nil {
 		return err
 	}
-	at, err := edit(&Draft{s.fsm})
+	at, err := edit(&Draft{s.fsm, &archive{dir: filepath.Join(c.Dir, archiveDir), bind: newBinder(&c)}, c.Logger})
 	if err != nil {
 		return err
 	}

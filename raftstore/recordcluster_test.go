@@ -1,6 +1,7 @@
 package raftstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -233,4 +234,46 @@ func TestSegmentsGetANewKey(t *testing.T) {
 	}
 	verify(t, s)
 	closeStore(t, s)
+}
+
+// TestRecordsOutliveAnIncarnation: older segments go with a state that is taken over
+// from a store, and are missing where they do not.
+func TestRecordsOutliveAnIncarnation(t *testing.T) {
+	ctx := waitContext(t)
+	from := raftstoretest.New(t, later...)
+	const n = 5 * auditlog.SegmentEntries
+	record(t, from, "r", n)
+	root := rootAt(t, from, n)
+	var salvaged bytes.Buffer
+	if _, err := from.Salvage(ctx, &salvaged); err != nil {
+		t.Fatal(err)
+	}
+	for _, taken := range []bool{true, false} {
+		state := bytes.NewReader(salvaged.Bytes())
+		c := importConfig(t, "n", 2)
+		c.Tables = later
+		if err := raftstore.Import(c, state, func(d *raftstore.Draft) (raftstore.Position, error) {
+			if taken {
+				return raftstore.Position{}, d.CopyRecords(from)
+			}
+			return raftstore.Position{}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		c.Transport.Listener = raftstoretest.NewListener()
+		s, err := raftstore.Open(ctx, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raftstoretest.WaitLeader(t, s)
+		lacks, err := s.MissingRecords()
+		if err != nil || len(lacks) > 0 == taken || rootAt(t, s, n) != root {
+			t.Errorf("taken over: %v; it lacks %v, %v", taken, lacks, err)
+		}
+		if taken {
+			verify(t, s)
+		}
+		record(t, s, "after", 3*auditlog.SegmentEntries)
+		closeStore(t, s)
+	}
 }

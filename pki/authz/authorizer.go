@@ -55,6 +55,9 @@ type Config struct {
 	// records changed were looked at again (nil: of all nodes), so that the
 	// owner of the connections can do the same. May be nil.
 	Changed func(nodes []string)
+	// Refused is told of calls that are refused, of whom as far as that is known,
+	// and why. It must not wait. May be nil.
+	Refused func(id Identity, method, reason string)
 	Logger  *slog.Logger
 }
 
@@ -70,6 +73,9 @@ type Authorizer struct {
 func New(c Config) *Authorizer {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Refused == nil {
+		c.Refused = func(Identity, string, string) {}
 	}
 	return &Authorizer{cfg: c, refused: quietlog.New(c.Logger)}
 }
@@ -211,13 +217,16 @@ func (a *Authorizer) admitPeer(p *peer.Peer, method string) (Identity, error) {
 	}
 	id, err := a.identify(p)
 	if err != nil {
-		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", status.Convert(err).Message())
+		reason := status.Convert(err).Message()
+		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", reason)
+		a.cfg.Refused(id, method, reason)
 		return Identity{}, err
 	}
 	if slices.ContainsFunc(rule.callers, id.Is) {
 		return id, nil
 	}
 	a.refused.Warn(sourceOf(p), "refused a call", "method", method, "caller", id.String())
+	a.cfg.Refused(id, method, "it is for "+describe(rule.callers))
 	if id.Is(authzpb.Caller_CALLER_DEMOTED_MANAGER) {
 		return Identity{}, explained(&pkipb.Node{Id: id.NodeID}, authzpb.Refusal_REASON_ROLE_CHANGED,
 			fmt.Sprintf("node %s is a worker now: the certificate it shows is a manager's", id.NodeID))

@@ -54,7 +54,9 @@ func (a *Authorizer) judge(ctx context.Context, method string, acts []Act) error
 	}
 	err := a.cfg.Judge.Judge(ctx, id, acts)
 	if err != nil {
-		a.refused.Warn(hostOf(id.Source), "refused a call", "method", method, "caller", id.String(), "reason", status.Convert(err).Message())
+		reason := status.Convert(err).Message()
+		a.refused.Warn(hostOf(id.Source), "refused a call", "method", method, "caller", id.String(), "reason", reason)
+		a.cfg.Refused(id, method, reason)
 	}
 	return err
 }

@@ -11,6 +11,7 @@ package pkipb
 
 import (
 	_ "github.com/redoubt-cluster/redoubt/internal/levelpb"
+	_ "github.com/redoubt-cluster/redoubt/internal/secrecypb"
 	_ "github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	profilepb "github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	raftstorepb "github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
@@ -2886,20 +2887,306 @@ func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
 	return nil
 }
 
+type RecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of how many records, the first ones, the root is asked for.
+	Size uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// Look at all that is there.
+	Verify        bool `protobuf:"varint,2,opt,name=verify,proto3" json:"verify,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordsRequest) Reset() {
+	*x = RecordsRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordsRequest) ProtoMessage() {}
+
+func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordsRequest.ProtoReflect.Descriptor instead.
+func (*RecordsRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RecordsRequest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *RecordsRequest) GetVerify() bool {
+	if x != nil {
+		return x.Verify
+	}
+	return false
+}
+
+type RecordsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: there are not so many.
+	Root []byte `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
+	// What is wrong with what is there, and how many segments are not.
+	Fault         string `protobuf:"bytes,2,opt,name=fault,proto3" json:"fault,omitempty"`
+	Missing       uint64 `protobuf:"varint,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordsResponse) Reset() {
+	*x = RecordsResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordsResponse) ProtoMessage() {}
+
+func (x *RecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordsResponse.ProtoReflect.Descriptor instead.
+func (*RecordsResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RecordsResponse) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *RecordsResponse) GetFault() string {
+	if x != nil {
+		return x.Fault
+	}
+	return ""
+}
+
+func (x *RecordsResponse) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+type RefusedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// redoubt.audit.v1.Records, of which the leader takes what a refusal has.
+	Records       [][]byte `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedRequest) Reset() {
+	*x = RefusedRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedRequest) ProtoMessage() {}
+
+func (x *RefusedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedRequest.ProtoReflect.Descriptor instead.
+func (*RefusedRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RefusedRequest) GetRecords() [][]byte {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+type RefusedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedResponse) Reset() {
+	*x = RefusedResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedResponse) ProtoMessage() {}
+
+func (x *RefusedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedResponse.ProtoReflect.Descriptor instead.
+func (*RefusedResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{38}
+}
+
+type SegmentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SegmentRequest) Reset() {
+	*x = SegmentRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SegmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SegmentRequest) ProtoMessage() {}
+
+func (x *SegmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SegmentRequest.ProtoReflect.Descriptor instead.
+func (*SegmentRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SegmentRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type SegmentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is kept; see docs/formats.md. Who asks judges it by its root.
+	Segment       []byte `protobuf:"bytes,1,opt,name=segment,proto3" json:"segment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SegmentResponse) Reset() {
+	*x = SegmentResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SegmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SegmentResponse) ProtoMessage() {}
+
+func (x *SegmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SegmentResponse.ProtoReflect.Descriptor instead.
+func (*SegmentResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SegmentResponse) GetSegment() []byte {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
 var File_pki_pkipb_pki_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\n" +
-	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xea\x06\n" +
+	"\x13pki/pkipb/pki.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a internal/secrecypb/secrecy.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xfc\x06\n" +
 	"\x04Node\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12,\n" +
 	"\x04role\x18\x04 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x18\n" +
-	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x1b\n" +
-	"\tleaf_spki\x18\x06 \x01(\fR\bleafSpki\x12#\n" +
-	"\rprevious_spki\x18\a \x01(\fR\fpreviousSpki\x12\x1b\n" +
-	"\tboot_spki\x18\b \x01(\fR\bbootSpki\x12\x16\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12!\n" +
+	"\tleaf_spki\x18\x06 \x01(\fB\x04\xc0\xe6\x18\x01R\bleafSpki\x12)\n" +
+	"\rprevious_spki\x18\a \x01(\fB\x04\xc0\xe6\x18\x01R\fpreviousSpki\x12!\n" +
+	"\tboot_spki\x18\b \x01(\fB\x04\xc0\xe6\x18\x01R\bbootSpki\x12\x16\n" +
 	"\x06denied\x18\t \x01(\bR\x06denied\x12\x1b\n" +
 	"\tdenied_at\x18\n" +
 	" \x01(\x03R\bdeniedAt\x12$\n" +
@@ -3125,7 +3412,21 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x05proof\x18\x02 \x01(\fR\x05proof\x12;\n" +
 	"\bevidence\x18\x14 \x01(\v2\x1f.redoubt.profile.v1.TPMEvidenceR\bevidence\"K\n" +
 	"\x0fDemotedResponse\x128\n" +
-	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf2R\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\"<\n" +
+	"\x0eRecordsRequest\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x16\n" +
+	"\x06verify\x18\x02 \x01(\bR\x06verify\"U\n" +
+	"\x0fRecordsResponse\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\x12\x14\n" +
+	"\x05fault\x18\x02 \x01(\tR\x05fault\x12\x18\n" +
+	"\amissing\x18\x03 \x01(\x04R\amissing\"*\n" +
+	"\x0eRefusedRequest\x12\x18\n" +
+	"\arecords\x18\x01 \x03(\fR\arecords\"\x11\n" +
+	"\x0fRefusedResponse\"(\n" +
+	"\x0eSegmentRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"+\n" +
+	"\x0fSegmentResponse\x12\x18\n" +
+	"\asegment\x18\x01 \x01(\fR\asegment2R\n" +
 	"\x04Join\x12J\n" +
 	"\x04Join\x12\x1b.redoubt.pki.v1.JoinRequest\x1a\x1c.redoubt.pki.v1.JoinResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x012X\n" +
@@ -3135,13 +3436,19 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04Lock\x12]\n" +
 	"\n" +
 	"LockStatus\x12!.redoubt.pki.v1.LockStatusRequest\x1a\".redoubt.pki.v1.LockStatusResponse\"\b\x9a\xe5\x18\x04\n" +
-	"\x02\x04\x032\x88\x02\n" +
+	"\x02\x04\x032\x87\x04\n" +
 	"\aWitness\x12P\n" +
 	"\x06Recall\x12\x1d.redoubt.pki.v1.RecallRequest\x1a\x1e.redoubt.pki.v1.RecallResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x03\x12V\n" +
 	"\bStepBack\x12\x1f.redoubt.pki.v1.StepBackRequest\x1a .redoubt.pki.v1.StepBackResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x03\x12S\n" +
 	"\aSuspect\x12\x1e.redoubt.pki.v1.SuspectRequest\x1a\x1f.redoubt.pki.v1.SuspectResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x03\x12S\n" +
+	"\aRecords\x12\x1e.redoubt.pki.v1.RecordsRequest\x1a\x1f.redoubt.pki.v1.RecordsResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x03\x12S\n" +
+	"\aRefused\x12\x1e.redoubt.pki.v1.RefusedRequest\x1a\x1f.redoubt.pki.v1.RefusedResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x03\x12S\n" +
+	"\aSegment\x12\x1e.redoubt.pki.v1.SegmentRequest\x1a\x1f.redoubt.pki.v1.SegmentResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x032\xb6\x01\n" +
 	"\n" +
 	"Membership\x12S\n" +
@@ -3163,7 +3470,7 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_pkipb_pki_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(Rotation_Phase)(0),                 // 0: redoubt.pki.v1.Rotation.Phase
 	(*Node)(nil),                        // 1: redoubt.pki.v1.Node
@@ -3201,81 +3508,93 @@ var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*PromoteResponse)(nil),             // 33: redoubt.pki.v1.PromoteResponse
 	(*DemotedRequest)(nil),              // 34: redoubt.pki.v1.DemotedRequest
 	(*DemotedResponse)(nil),             // 35: redoubt.pki.v1.DemotedResponse
-	(*raftstorepb.Meta)(nil),            // 36: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 37: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 38: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),   // 39: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),       // 40: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),       // 41: redoubt.profile.v1.TPMEvidence
-	(*profilepb.TPMCredential)(nil),     // 42: redoubt.profile.v1.TPMCredential
-	(*profilepb.CertificateChain)(nil),  // 43: redoubt.profile.v1.CertificateChain
+	(*RecordsRequest)(nil),              // 36: redoubt.pki.v1.RecordsRequest
+	(*RecordsResponse)(nil),             // 37: redoubt.pki.v1.RecordsResponse
+	(*RefusedRequest)(nil),              // 38: redoubt.pki.v1.RefusedRequest
+	(*RefusedResponse)(nil),             // 39: redoubt.pki.v1.RefusedResponse
+	(*SegmentRequest)(nil),              // 40: redoubt.pki.v1.SegmentRequest
+	(*SegmentResponse)(nil),             // 41: redoubt.pki.v1.SegmentResponse
+	(*raftstorepb.Meta)(nil),            // 42: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 43: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 44: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),   // 45: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),       // 46: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),       // 47: redoubt.profile.v1.TPMEvidence
+	(*profilepb.TPMCredential)(nil),     // 48: redoubt.profile.v1.TPMCredential
+	(*profilepb.CertificateChain)(nil),  // 49: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	36, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	37, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	42, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	43, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
 	3,  // 3: redoubt.pki.v1.Node.workload_certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	37, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	36, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	38, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	43, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	42, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	44, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
 	5,  // 7: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
-	37, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
-	36, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	43, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
+	42, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
 	14, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
 	11, // 11: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
 	8,  // 12: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
 	9,  // 13: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
 	2,  // 14: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	39, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	45, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
 	7,  // 16: redoubt.pki.v1.Cluster.external:type_name -> redoubt.pki.v1.External
 	0,  // 17: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	36, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	42, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
 	3,  // 19: redoubt.pki.v1.DeniedIdentity.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	36, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
-	40, // 21: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	41, // 22: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	42, // 23: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
-	43, // 24: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	43, // 25: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	42, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	46, // 21: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	47, // 22: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	48, // 23: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	49, // 24: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	49, // 25: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	15, // 26: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	37, // 27: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	43, // 27: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	10, // 28: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
 	17, // 29: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
 	18, // 30: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
-	41, // 31: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	43, // 32: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	43, // 33: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	47, // 31: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	49, // 32: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	49, // 33: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	10, // 34: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
 	28, // 35: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
 	15, // 36: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
 	15, // 37: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
 	32, // 38: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	41, // 39: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	43, // 40: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	43, // 41: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	43, // 42: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	43, // 43: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	47, // 39: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	49, // 40: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	49, // 41: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	49, // 42: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	49, // 43: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	15, // 44: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	41, // 45: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	43, // 46: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	47, // 45: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	49, // 46: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
 	16, // 47: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
 	20, // 48: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
 	22, // 49: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
 	26, // 50: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
 	29, // 51: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
 	24, // 52: redoubt.pki.v1.Witness.Suspect:input_type -> redoubt.pki.v1.SuspectRequest
-	31, // 53: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	34, // 54: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	19, // 55: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	21, // 56: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	23, // 57: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	27, // 58: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	30, // 59: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	25, // 60: redoubt.pki.v1.Witness.Suspect:output_type -> redoubt.pki.v1.SuspectResponse
-	33, // 61: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	35, // 62: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	55, // [55:63] is the sub-list for method output_type
-	47, // [47:55] is the sub-list for method input_type
+	36, // 53: redoubt.pki.v1.Witness.Records:input_type -> redoubt.pki.v1.RecordsRequest
+	38, // 54: redoubt.pki.v1.Witness.Refused:input_type -> redoubt.pki.v1.RefusedRequest
+	40, // 55: redoubt.pki.v1.Witness.Segment:input_type -> redoubt.pki.v1.SegmentRequest
+	31, // 56: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	34, // 57: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	19, // 58: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	21, // 59: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	23, // 60: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	27, // 61: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	30, // 62: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	25, // 63: redoubt.pki.v1.Witness.Suspect:output_type -> redoubt.pki.v1.SuspectResponse
+	37, // 64: redoubt.pki.v1.Witness.Records:output_type -> redoubt.pki.v1.RecordsResponse
+	39, // 65: redoubt.pki.v1.Witness.Refused:output_type -> redoubt.pki.v1.RefusedResponse
+	41, // 66: redoubt.pki.v1.Witness.Segment:output_type -> redoubt.pki.v1.SegmentResponse
+	33, // 67: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	35, // 68: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	58, // [58:69] is the sub-list for method output_type
+	47, // [47:58] is the sub-list for method input_type
 	47, // [47:47] is the sub-list for extension type_name
 	47, // [47:47] is the sub-list for extension extendee
 	0,  // [0:47] is the sub-list for field type_name
@@ -3292,7 +3611,7 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

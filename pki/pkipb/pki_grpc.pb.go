@@ -337,6 +337,9 @@ const (
 	Witness_Recall_FullMethodName   = "/redoubt.pki.v1.Witness/Recall"
 	Witness_StepBack_FullMethodName = "/redoubt.pki.v1.Witness/StepBack"
 	Witness_Suspect_FullMethodName  = "/redoubt.pki.v1.Witness/Suspect"
+	Witness_Records_FullMethodName  = "/redoubt.pki.v1.Witness/Records"
+	Witness_Refused_FullMethodName  = "/redoubt.pki.v1.Witness/Refused"
+	Witness_Segment_FullMethodName  = "/redoubt.pki.v1.Witness/Segment"
 )
 
 // WitnessClient is the client API for Witness service.
@@ -355,6 +358,12 @@ type WitnessClient interface {
 	// and that nobody gave out as far as the caller knows. At the leader only; it
 	// returns before that was looked at.
 	Suspect(ctx context.Context, in *SuspectRequest, opts ...grpc.CallOption) (*SuspectResponse, error)
+	// What it has of the audit log.
+	Records(ctx context.Context, in *RecordsRequest, opts ...grpc.CallOption) (*RecordsResponse, error)
+	// Has the leader record calls that the caller refused. At the leader only.
+	Refused(ctx context.Context, in *RefusedRequest, opts ...grpc.CallOption) (*RefusedResponse, error)
+	// An older part of the audit log, for a manager that lacks it.
+	Segment(ctx context.Context, in *SegmentRequest, opts ...grpc.CallOption) (*SegmentResponse, error)
 }
 
 type witnessClient struct {
@@ -395,6 +404,36 @@ func (c *witnessClient) Suspect(ctx context.Context, in *SuspectRequest, opts ..
 	return out, nil
 }
 
+func (c *witnessClient) Records(ctx context.Context, in *RecordsRequest, opts ...grpc.CallOption) (*RecordsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordsResponse)
+	err := c.cc.Invoke(ctx, Witness_Records_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *witnessClient) Refused(ctx context.Context, in *RefusedRequest, opts ...grpc.CallOption) (*RefusedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefusedResponse)
+	err := c.cc.Invoke(ctx, Witness_Refused_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *witnessClient) Segment(ctx context.Context, in *SegmentRequest, opts ...grpc.CallOption) (*SegmentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SegmentResponse)
+	err := c.cc.Invoke(ctx, Witness_Segment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // WitnessServer is the server API for Witness service.
 // All implementations must embed UnimplementedWitnessServer
 // for forward compatibility.
@@ -411,6 +450,12 @@ type WitnessServer interface {
 	// and that nobody gave out as far as the caller knows. At the leader only; it
 	// returns before that was looked at.
 	Suspect(context.Context, *SuspectRequest) (*SuspectResponse, error)
+	// What it has of the audit log.
+	Records(context.Context, *RecordsRequest) (*RecordsResponse, error)
+	// Has the leader record calls that the caller refused. At the leader only.
+	Refused(context.Context, *RefusedRequest) (*RefusedResponse, error)
+	// An older part of the audit log, for a manager that lacks it.
+	Segment(context.Context, *SegmentRequest) (*SegmentResponse, error)
 	mustEmbedUnimplementedWitnessServer()
 }
 
@@ -429,6 +474,15 @@ func (UnimplementedWitnessServer) StepBack(context.Context, *StepBackRequest) (*
 }
 func (UnimplementedWitnessServer) Suspect(context.Context, *SuspectRequest) (*SuspectResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Suspect not implemented")
+}
+func (UnimplementedWitnessServer) Records(context.Context, *RecordsRequest) (*RecordsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Records not implemented")
+}
+func (UnimplementedWitnessServer) Refused(context.Context, *RefusedRequest) (*RefusedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refused not implemented")
+}
+func (UnimplementedWitnessServer) Segment(context.Context, *SegmentRequest) (*SegmentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Segment not implemented")
 }
 func (UnimplementedWitnessServer) mustEmbedUnimplementedWitnessServer() {}
 func (UnimplementedWitnessServer) testEmbeddedByValue()                 {}
@@ -505,6 +559,60 @@ func _Witness_Suspect_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Witness_Records_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).Records(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_Records_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).Records(ctx, req.(*RecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Witness_Refused_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefusedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).Refused(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_Refused_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).Refused(ctx, req.(*RefusedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Witness_Segment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SegmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).Segment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_Segment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).Segment(ctx, req.(*SegmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Witness_ServiceDesc is the grpc.ServiceDesc for Witness service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -523,6 +631,18 @@ var Witness_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Suspect",
 			Handler:    _Witness_Suspect_Handler,
+		},
+		{
+			MethodName: "Records",
+			Handler:    _Witness_Records_Handler,
+		},
+		{
+			MethodName: "Refused",
+			Handler:    _Witness_Refused_Handler,
+		},
+		{
+			MethodName: "Segment",
+			Handler:    _Witness_Segment_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

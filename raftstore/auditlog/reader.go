@@ -1,6 +1,7 @@
 package auditlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,18 @@ func (r *Reader) segment(n uint64) (*Segment, error) {
 	}
 	r.hashes = r.last.leaves
 	return r.last, nil
+}
+
+// FullSegment returns a full one.
+func (r *Reader) FullSegment(n uint64) (Segment, error) {
+	if n >= r.Log.Segments() {
+		return Segment{}, errRange
+	}
+	s, err := r.segment(n)
+	if err != nil {
+		return Segment{}, err
+	}
+	return *s, nil
 }
 
 // Entry returns the n-th entry, from 0.
@@ -120,14 +133,24 @@ func (r *Reader) ProveTree(before, size uint64) (tlog.TreeProof, error) {
 	return tlog.ProveTree(int64(size), int64(before), r)
 }
 
+// ErrMissing is what an error of Reader.Segment is where there is no such segment:
+// that is no damage.
+var ErrMissing = errors.New("it is not here")
+
 // Verify reads everything and returns the first error; what is read from others
-// must be what was appended. told, if not nil, is told of each segment's end.
+// must be what was appended. What is missing it goes past, and returns that where
+// nothing else is wrong. told, if not nil, is told of each segment's end.
 func (r *Reader) Verify(ctx context.Context, told func(entries uint64)) error {
+	var missing error
 	for n := range r.Log.Segments() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		s, err := r.segment(n)
+		if errors.Is(err, ErrMissing) {
+			missing = cmp.Or(missing, err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -138,5 +161,5 @@ func (r *Reader) Verify(ctx context.Context, told func(entries uint64)) error {
 			told((n + 1) * SegmentEntries)
 		}
 	}
-	return nil
+	return missing
 }

@@ -11,6 +11,7 @@ package taskpb
 
 import (
 	_ "github.com/redoubt-cluster/redoubt/internal/levelpb"
+	_ "github.com/redoubt-cluster/redoubt/internal/secrecypb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -1716,7 +1717,7 @@ var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
-	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\"\x97\x04\n" +
+	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\x1a internal/secrecypb/secrecy.proto\"\x97\x04\n" +
 	"\bTaskSpec\x12<\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1e.redoubt.task.v1.ContainerSpecR\tcontainer\x12>\n" +
 	"\freservations\x18\x02 \x01(\v2\x1a.redoubt.task.v1.ResourcesR\freservations\x122\n" +
@@ -1743,13 +1744,13 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"Attachment\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
-	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xdd\x05\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xe3\x05\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
 	"\acommand\x18\x03 \x03(\tR\acommand\x12\x12\n" +
-	"\x04args\x18\x04 \x03(\tR\x04args\x12\x10\n" +
-	"\x03env\x18\x05 \x03(\tR\x03env\x12\x18\n" +
+	"\x04args\x18\x04 \x03(\tR\x04args\x12\x16\n" +
+	"\x03env\x18\x05 \x03(\tB\x04\xb8\xe6\x18\x01R\x03env\x12\x18\n" +
 	"\aworkdir\x18\x06 \x01(\tR\aworkdir\x12\x12\n" +
 	"\x04user\x18\a \x01(\tR\x04user\x12\x1a\n" +
 	"\bhostname\x18\b \x01(\tR\bhostname\x12B\n" +

@@ -78,6 +78,7 @@ type Client struct {
 	controlpb.SharesClient
 	controlpb.SecretsClient
 	controlpb.AccessClient
+	controlpb.AuditClient
 	conn *callstream.Conn
 }
 
@@ -115,7 +116,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		return nil, err
 	}
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
-		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn), controlpb.NewAccessClient(conn), conn}, nil
+		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn), controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), conn}, nil
 }
 
 // carried reports whether calls of method may share a stream: those of the

@@ -92,6 +92,7 @@ Commands talk to this machine's own node, over --host (default
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
 	addTo(root, "ca", "See and manage the cluster's certificate authorities", a.caCrlCmd())
+	addTo(root, "audit", "See and verify the log of who did what", a.auditVerbs()...)
 	addTo(root, "identity", "See and manage what workloads prove themselves with", a.identityVerbs()...)
 	a.completions(root)
 	return root

@@ -35,7 +35,7 @@ func (a *app) eventsCmd() *cobra.Command {
 tokens, unlock keys, CAs, revoked identities and what is demanded of machines that
 join as they change, until it is interrupted or --until has come. --since also shows what the leader
 still has in memory: the newest few thousand events. It is a help for people;
-it does not replace an audit trail.`,
+what was done and by whom, for good, is what "redoubt audit ls" shows.`,
 		Example: `  redoubt events
   redoubt events --since 10m --until 0s --filter type=task --filter action=failed
   redoubt events --format json`,

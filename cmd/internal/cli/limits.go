@@ -12,6 +12,12 @@ import (
 const (
 	// callTimeout bounds one request and its answer.
 	callTimeout = 30 * time.Second
+	// verifyTimeout bounds the wait until every manager has read its audit log,
+	// recordsPause is between two looks for newer records, and maxRecords how many
+	// are asked for at a time.
+	verifyTimeout = 3 * time.Minute
+	recordsPause  = time.Second
+	maxRecords    = 1024
 	// resolveTimeout bounds a request for which a registry may be asked. It is
 	// longer than the node's own attempts, so that their failure is told.
 	resolveTimeout = 90 * time.Second

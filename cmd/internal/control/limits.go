@@ -75,6 +75,10 @@ const (
 	// clients take 64.
 	maxConfigs = 32
 
+	// maxRecords and maxRecordsBytes bound the records of the audit log in one answer.
+	maxRecords      = 4096
+	maxRecordsBytes = 2 << 20
+
 	// maxNetworks bounds the networks or policies that are asked for by name,
 	// maxUsers the services that are told of one.
 	maxNetworks = 100

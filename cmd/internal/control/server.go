@@ -11,6 +11,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -71,6 +73,8 @@ type Config struct {
 	Authority controlpb.AuthorityServer
 	Logs      LogSource
 	Mesh      MeshSource
+	// Records asks the other managers what they have of the audit log.
+	Records RecordsOf
 	// Sessions lists the nodes that are connected now.
 	Sessions func() []dispatcher.SessionInfo
 	// Held is what nodes say that their tasks hold of identities, by node.
@@ -102,6 +106,7 @@ type Server struct {
 	controlpb.UnimplementedAdmissionServer
 	controlpb.UnimplementedSecretsServer
 	controlpb.UnimplementedAccessServer
+	controlpb.UnimplementedAuditServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -116,6 +121,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterAuthorityServer(srv, s)
 	controlpb.RegisterSecretsServer(srv, s)
 	controlpb.RegisterAccessServer(srv, s)
+	controlpb.RegisterAuditServer(srv, s)
 }
 
 // New returns a server.
@@ -236,7 +242,7 @@ func Ended(ctx context.Context, log *slog.Logger, method string, start time.Time
 		log.DebugContext(ctx, "call", "method", method, "took", time.Since(start))
 		return nil
 	}
-	id := ident.New()[:12]
+	id := cmp.Or(audit.Request(ctx), ident.New()[:12])
 	shown := apierr.FromError(refusal(err), id)
 	var other interface{ LoggedElsewhere() bool }
 	switch {

@@ -45,6 +45,7 @@ var wayOf = map[string]string{
 	"redoubt.control.v1.Authority":          pki.ALPNLocal,
 	"redoubt.control.v1.Secrets":            pki.ALPNLocal,
 	"redoubt.control.v1.Access":             pki.ALPNLocal,
+	"redoubt.control.v1.Audit":              pki.ALPNLocal,
 	"redoubt.control.v1.Bootstrap":          "api.sock",
 	"redoubt.control.v1.CallStream":         "api.sock",
 	"redoubt.rund.v1.Rund":                  "rund.sock",
@@ -228,7 +229,7 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_BOOT:               "pki.Lock control.Unlocking",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
-	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission",
+	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 

@@ -82,7 +82,8 @@ func newCallerWorld(t testing.TB) *callerWorld {
 		t.Fatal(err)
 	}
 	w.m.roles = judge
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: judge, Logger: log})
+	denials := w.m.newDenials()
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: judge, Refused: denials.Refused, Logger: log})
 	lead, leadAddr := newTestPort(t, self.Boot, w.m.admitTo(az))
 	lead.Unlock(self.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	w.addr = leadAddr
@@ -101,6 +102,7 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	}
 	serveInTest(t, func(ctx context.Context) error { return w.m.serve(ctx, lead, az) })
 	serveInTest(t, az.Run)
+	serveInTest(t, denials.Run)
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, self.Boot, w.m) })
 	serveInTest(t, func(ctx context.Context) error { return w.m.serveWitness(ctx, lead, az) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, self.Boot, nil) })

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
 
@@ -19,8 +20,9 @@ import (
 // longer than this manager leads, or than it is one, and what ends it then is
 // the connection to the leader.
 type direct struct {
-	api directServer
-	az  *authz.Authorizer
+	api     directServer
+	az      *authz.Authorizer
+	records *audit.Log
 }
 
 // directServer is control.Server.
@@ -31,6 +33,7 @@ type directServer interface {
 	controlpb.AuthorityServer
 	controlpb.SecretsServer
 	controlpb.AccessServer
+	controlpb.AuditServer
 	// Named is what the server does with a refusal that it sends.
 	Named(err error) error
 }
@@ -63,7 +66,7 @@ func (n *Node) direct(method string) directCall {
 			}
 			return d.az.Judged(ctx, method, request)
 		}
-		resp, err := desc.Handler(d.api, ctx, judged, nil)
+		resp, err := desc.Handler(d.api, ctx, judged, d.records.Unary)
 		if err != nil {
 			return nil, d.api.Named(err)
 		}

@@ -39,7 +39,7 @@ func (m *managerState) found(ctx context.Context, boot *pki.Credentials) error {
 		return err
 	}
 	self := n.who()
-	err = m.store.Update(ctx, func(tx *raftstore.Tx) error {
+	err = m.store.Update(m.records().Own(ctx, "init"), func(tx *raftstore.Tx) error {
 		if _, ok := pkistore.Cluster.Get(tx, pkistore.ClusterID); ok {
 			return nil
 		}
@@ -178,11 +178,12 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *a
 		return scheduler.Run(ctx, scheduler.Config{Store: m.store, Logger: m.n.log.With("part", "scheduler")})
 	})
 	run("clock", m.clocks.untilWrong)
-	run("certificates", m.adoptLeaves)
+	own := m.records().Own
+	run("certificates", func(ctx context.Context) error { return m.adoptLeaves(own(ctx, "certificates")) })
 	run("revocation lists", func(ctx context.Context) error {
-		return pki.RunRevocationLists(ctx, pki.ListsConfig{Store: m.store, Signer: timedSigner{signer{keyd: m.n.keyd}, m.clocks.mayLead, m.newestKeyset}, Logger: m.n.log.With("part", "revocation")})
+		return pki.RunRevocationLists(own(ctx, "revocation lists"), pki.ListsConfig{Store: m.store, Signer: timedSigner{signer{keyd: m.n.keyd}, m.clocks.mayLead, m.newestKeyset}, Logger: m.n.log.With("part", "revocation")})
 	})
-	run("authorities", ca.Run)
+	run("authorities", func(ctx context.Context) error { return ca.Run(own(ctx, "authorities")) })
 	run("membership", func(ctx context.Context) error { return m.spreadMembership(ctx, d) })
 	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
 	wg.Wait()

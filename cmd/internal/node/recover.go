@@ -62,6 +62,9 @@ func (m *managerState) recover(ctx context.Context, k *keys, boot *pki.Credentia
 	err := raftstore.Import(m.n.storeConfig(k.ring, next), pr, func(d *raftstore.Draft) (raftstore.Position, error) {
 		<-salvaged
 		self := m.n.who()
+		if err := d.CopyRecords(m.store); err != nil {
+			return at, err
+		}
 		return at, beginIncarnation(ctx, d, next, &self, m.creds.Chain(), boot.Chain())
 	})
 	pr.CloseWithError(errors.New("the state could not be written"))

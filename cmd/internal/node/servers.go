@@ -94,7 +94,11 @@ func (n *Node) serveLock(ctx context.Context, p *port.Port, az *authz.Authorizer
 	if az == nil {
 		az = authz.New(authz.Config{Logger: n.log.With("part", "authz")})
 	}
-	srv := grpc.NewServer(append(az.ServerOptions(), keepAlive...)...)
+	options := slices.Concat(az.ServerOptions(), keepAlive)
+	if m != nil {
+		options = append(options, recording(m.records())...)
+	}
+	srv := grpc.NewServer(options...)
 	pkipb.RegisterLockServer(srv, lockServer{locked: m == nil})
 	controlpb.RegisterUnlockingServer(srv, unlocking{n: n, boot: boot, m: m})
 	return serveOn(ctx, p, pki.ALPNLock, srv)
@@ -138,7 +142,8 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	if err != nil {
 		return err
 	}
-	nodes := grpc.NewServer(append(append(az.ServerOptions(), keepAlive...), lean...)...)
+	records := m.records()
+	nodes := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, lean), recording(records)...)...)
 	pkipb.RegisterJoinServer(nodes, join)
 	pkipb.RegisterRenewServer(nodes, pki.NewRenewServer(m.store, sign, n.log.With("part", "renew")))
 	members, err := pki.NewMembershipServer(pki.MembershipConfig{Store: m.store, Signer: sign, Slots: m.slots, OnRole: onRole,
@@ -152,12 +157,12 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	identities := identity.New(identity.Config{Store: m.store, ClusterID: n.who().ClusterID, Sign: n.signWorkloads, Logger: n.log.With("part", "identity")})
 	schedulerpb.RegisterWorkloadIdentityServer(nodes, identities)
 
-	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Sessions: d.Sessions, Held: identities.Held, Workloads: identities,
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Sessions: d.Sessions, Records: recordsOf{m}, Held: identities.Held, Workloads: identities,
 		Events: hub, Locked: m.askLocked, Skews: m.skews, Offset: m.clocks.offset, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
-	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
+	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	control.Register(operators, api)
-	m.direct.Store(&direct{api: api, az: az})
+	m.direct.Store(&direct{api: api, az: az, records: records})
 	forNodes, err := listenFor(p, pki.ALPNGRPC, nodes)
 	if err != nil {
 		return err

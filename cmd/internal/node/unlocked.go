@@ -133,7 +133,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if m.roles, err = roles.New(store); err != nil {
 		return err
 	}
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: m.roles, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
+	denials := m.newDenials()
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: m.roles, Refused: denials.Refused, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
 		p.Recheck(nodes)
 		m.dropDenied(nodes)
 		n.recheckPeers()
@@ -186,6 +187,8 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return n.serveLock(ctx, p, az, boot, m) })
 	g.Go(func() error { return m.serveWitness(ctx, p, az) })
 	g.Go(func() error { return m.followWitness(ctx) })
+	g.Go(func() error { return m.fetchRecords(ctx) })
+	g.Go(func() error { return denials.Run(ctx) })
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {

@@ -39,6 +39,7 @@ type Node struct {
 	controlpb.UnimplementedSecretsServer
 	controlpb.UnimplementedRevocationServer
 	controlpb.UnimplementedAccessServer
+	controlpb.UnimplementedAuditServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -123,6 +124,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	s := grpc.NewServer()
 	controlpb.RegisterBootstrapServer(s, n)
 	controlpb.RegisterControlServer(s, n)
+	controlpb.RegisterAuditServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)

@@ -1,0 +1,275 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+)
+
+func (a *app) auditVerbs() []*cobra.Command {
+	return []*cobra.Command{a.auditLsCmd(), a.auditTailCmd(), a.auditShowCmd(), a.auditExportCmd(), a.auditProveCmd(), a.auditVerifyCmd()}
+}
+
+// newest is a request for that many, 0 for the records from a number on.
+func newest(count uint32, from uint64, since bool) (*controlpb.ListRecordsRequest, error) {
+	if count == 0 {
+		return nil, usagef("--last is at least 1")
+	}
+	return &controlpb.ListRecordsRequest{Count: count, From: from, Newest: !since}, nil
+}
+
+func (a *app) auditLsCmd() *cobra.Command {
+	var out output
+	var filter filterFlag
+	var last uint32
+	var from uint64
+	c := &cobra.Command{
+		Use: "ls", Short: "List records of the audit log",
+		Long: `ls lists the newest records of the audit log, or those from a number on: who
+changed what, from where, what was refused, and what was read that not everybody
+may know. Filters apply to the records that were asked for.`,
+		Example: `  redoubt audit ls
+  redoubt audit ls --last 1000 --filter verb=node.revoke
+  redoubt audit ls --from 0 --last 10 --format json`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			req, err := newest(last, from, c.Flags().Changed("from"))
+			if err != nil {
+				return err
+			}
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				var ids []string
+				objects := []recordJSON{}
+				var rows [][]string
+				_, err := eachRecord(ctx, api, req, func(r recordJSON) error {
+					if !r.matches(&filter) {
+						return nil
+					}
+					ids, objects = append(ids, strconv.FormatUint(r.Number, 10)), append(objects, r)
+					rows = append(rows, []string{strconv.FormatUint(r.Number, 10), r.Time.Format(time.RFC3339), r.Caller.Name, r.does(), out.text(r.what()), r.Outcome})
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+				return out.list(a.Stdout, ids, objects, []string{"NUMBER", "TIME", "WHO", "DID", "TO", "OUTCOME"}, rows)
+			})
+		},
+	}
+	out.flags(c, true)
+	out.noTruncFlag(c)
+	c.Flags().Uint32Var(&last, "last", 50, "at most so many records")
+	c.Flags().Uint64Var(&from, "from", 0, "the records from this number on, in place of the newest")
+	recordFilter(&filter, c)
+	return c
+}
+
+func recordFilter(f *filterFlag, c *cobra.Command) {
+	f.add(c, "outcome=done|denied|read", "verb", "who", "node", "request", "table", "id", "name")
+}
+
+func (a *app) auditTailCmd() *cobra.Command {
+	var filter filterFlag
+	var last uint32
+	var follow bool
+	c := &cobra.Command{
+		Use: "tail", Short: "Show the newest records of the audit log, and follow it",
+		Example: `  redoubt audit tail --follow
+  redoubt audit tail --last 100 --filter outcome=denied`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			req, err := newest(last, 0, false)
+			if err != nil {
+				return err
+			}
+			api, err := a.dial(c.Context())
+			if err != nil {
+				return err
+			}
+			defer api.Close()
+			for {
+				next, err := eachRecord(c.Context(), api, req, func(r recordJSON) error {
+					if !r.matches(&filter) {
+						return nil
+					}
+					return printLine(a.Stdout, r)
+				})
+				switch {
+				case c.Context().Err() != nil:
+					return nil // interrupted: that is how it is ended
+				case err != nil:
+					return decodeUnlessOurs(err)
+				case !follow:
+					return nil
+				}
+				req = &controlpb.ListRecordsRequest{From: next, Count: maxRecords}
+				select {
+				case <-time.After(recordsPause):
+				case <-c.Context().Done():
+					return nil
+				}
+			}
+		},
+	}
+	c.Flags().Uint32Var(&last, "last", 10, "begin with so many records")
+	c.Flags().BoolVar(&follow, "follow", false, "wait for more, until it is interrupted")
+	recordFilter(&filter, c)
+	return c
+}
+
+// eachRecord calls each with the records that were asked for, and returns the
+// number of the next one.
+func eachRecord(ctx context.Context, api *api, req *controlpb.ListRecordsRequest, each func(recordJSON) error) (next uint64, err error) {
+	next = req.GetFrom()
+	for left := req.GetCount(); left > 0; {
+		resp, err := api.ListRecords(ctx, &controlpb.ListRecordsRequest{From: next, Count: min(left, maxRecords), Newest: req.GetNewest()})
+		if err != nil {
+			return next, err
+		}
+		for _, v := range resp.GetRecords() {
+			r, err := recordOf(v)
+			if err == nil {
+				err = each(r)
+			}
+			if err != nil {
+				return next, err
+			}
+			next, left = v.GetNumber()+1, left-1
+		}
+		if req.GetNewest() && len(resp.GetRecords()) == 0 {
+			next = resp.GetSize()
+		}
+		if len(resp.GetRecords()) == 0 || next >= resp.GetSize() {
+			break
+		}
+		req = &controlpb.ListRecordsRequest{From: next, Count: left}
+	}
+	return next, nil
+}
+
+func (a *app) auditShowCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "show NUMBER", Short: "Show a record of the audit log with all that was changed",
+		Example: `  redoubt audit show 1042`,
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, given []string) error {
+			n, err := recordNumber(given[0])
+			if err != nil {
+				return err
+			}
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListRecords(ctx, &controlpb.ListRecordsRequest{From: n, Count: 1})
+				if err != nil {
+					return err
+				}
+				if len(r.GetRecords()) == 0 {
+					return failf(ExitError, "the audit log has no record %d: it has %d", n, r.GetSize())
+				}
+				v, err := recordOf(r.GetRecords()[0])
+				if err != nil {
+					return err
+				}
+				return printJSON(a.Stdout, v)
+			})
+		},
+	}
+	return c
+}
+
+func recordNumber(s string) (uint64, error) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	if err != nil {
+		return 0, usagef("%q is no number of a record: see `redoubt audit ls`", s)
+	}
+	return n, nil
+}
+
+func (a *app) auditExportCmd() *cobra.Command {
+	var from uint64
+	c := &cobra.Command{
+		Use: "export", Short: "Print records of the audit log as JSON, one a line",
+		Long: `export prints all records, or those from a number on, as JSON lines. Each has
+the bytes that are hashed ("record", base64) with index and clock, so that a proof
+can be checked against it.`,
+		Example: `  redoubt audit export >audit.jsonl
+  redoubt audit export --from 1042`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			api, err := a.dial(c.Context())
+			if err != nil {
+				return err
+			}
+			defer api.Close()
+			for {
+				resp, err := api.ListRecords(c.Context(), &controlpb.ListRecordsRequest{From: from, Count: maxRecords})
+				if err != nil {
+					return apiclient.Err(err)
+				}
+				for _, v := range resp.GetRecords() {
+					r, err := recordOf(v)
+					if err != nil {
+						return err
+					}
+					if err := printLine(a.Stdout, exportedJSON{r, v.GetClock(), v.GetRecord(), leafOf(v)}); err != nil {
+						return err
+					}
+					from = v.GetNumber() + 1
+				}
+				if len(resp.GetRecords()) == 0 || from >= resp.GetSize() {
+					return nil
+				}
+			}
+		},
+	}
+	c.Flags().Uint64Var(&from, "from", 0, "the records from this number on")
+	return c
+}
+
+func (a *app) auditVerifyCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use: "verify", Short: "Have every manager read all of its audit log, and compare them",
+		Long: `verify has every manager read what it has of the audit log, from its memory and
+its disk, and hold it against the root of the whole log; and compares the roots.
+Where a record was changed, it is named with the manager that has it so. A manager
+that lacks older records, having begun with a snapshot, is no error: it gets them
+from the others.`,
+		Example: `  redoubt audit verify`,
+		Args:    args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.within(c.Context(), verifyTimeout, func(ctx context.Context, api *api) error {
+				resp, err := api.VerifyRecords(ctx, &controlpb.VerifyRecordsRequest{})
+				if err != nil {
+					return err
+				}
+				bad := ""
+				var ids []string
+				objects := []verifiedJSON{}
+				var rows [][]string
+				for _, m := range resp.GetManagers() {
+					v := verifiedOf(resp, m)
+					if v.State != "same" && v.State != "lacks some" && bad == "" {
+						bad = fmt.Sprintf("manager %s: %s", nodeLabel(v.Name, v.ID), v.Message)
+					}
+					ids, objects = append(ids, v.ID), append(objects, v)
+					rows = append(rows, []string{nodeLabel(v.Name, v.ID), strconv.FormatUint(resp.GetSize(), 10), v.State, v.Root, v.Message})
+				}
+				if err := out.list(a.Stdout, ids, objects, []string{"MANAGER", "RECORDS", "STATE", "ROOT", "MESSAGE"}, rows); err != nil {
+					return err
+				}
+				if bad != "" {
+					return failf(ExitError, "%s", bad)
+				}
+				return nil
+			})
+		},
+	}
+	out.flags(c, false)
+	return c
+}

@@ -1,0 +1,230 @@
+package audit
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/redoubt-cluster/redoubt/internal/secrecypb"
+	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+)
+
+// changesOf says what a transaction does, as far as it fits.
+func changesOf(tx *raftstore.Tx, r *auditpb.Record) {
+	room := changesBytes
+	for c := range tx.Changes() {
+		out := &auditpb.Change{Table: c.Table, Id: c.ID, Kind: auditpb.Change_KIND_UPDATED}
+		shown := c.New
+		switch {
+		case c.Old == nil && c.New == nil:
+			continue
+		case c.New == nil:
+			out.Kind, shown = auditpb.Change_KIND_REMOVED, c.Old
+		case c.Old == nil:
+			out.Kind = auditpb.Change_KIND_CREATED
+		}
+		out.Name = clip(nameOf(shown), maxValue)
+		if room -= len(out.Table) + len(out.Id) + len(out.Name) + 2*fieldOverhead; room < 0 {
+			r.Omitted++
+			continue
+		}
+		r.Changes = append(r.Changes, out)
+		if c.New == nil {
+			continue
+		}
+		var old protoreflect.Message
+		if c.Old != nil {
+			old = c.Old.ProtoReflect()
+		}
+		d := differ{emit: func(path, was, is string) {
+			if room -= len(path) + len(was) + len(is) + fieldOverhead; room < 0 {
+				r.Omitted++
+				return
+			}
+			out.Fields = append(out.Fields, &auditpb.Field{Path: path, Old: was, New: is})
+		}}
+		d.messages("", old, c.New.ProtoReflect())
+	}
+}
+
+// nameOf is what people call an object: its name, or its spec's.
+func nameOf(o raftstore.Object) string {
+	m := o.ProtoReflect()
+	if fd := m.Descriptor().Fields().ByName("spec"); fd != nil && fd.Message() != nil && !fd.IsList() && !fd.IsMap() {
+		if n := nameIn(m.Get(fd).Message()); n != "" {
+			return n
+		}
+	}
+	return nameIn(m)
+}
+
+func nameIn(m protoreflect.Message) string {
+	if fd := m.Descriptor().Fields().ByName("name"); fd != nil && fd.Kind() == protoreflect.StringKind && !fd.IsList() {
+		return m.Get(fd).String()
+	}
+	return ""
+}
+
+// differ tells values that are others than before, by their paths.
+type differ struct{ emit func(path, was, is string) }
+
+// messages compares two messages of one type; nil is one that is not there.
+func (d differ) messages(path string, old, now protoreflect.Message) {
+	either := now
+	if either == nil || !either.IsValid() {
+		either = old
+	}
+	if either == nil {
+		return
+	}
+	fields := either.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		if path == "" && (fd.Name() == "meta" || fd.Name() == "id") {
+			continue // the store's, and the change's own
+		}
+		at := string(fd.Name())
+		if path != "" {
+			at = path + "." + at
+		}
+		d.field(at, fd, valueOf(old, fd), valueOf(now, fd))
+	}
+}
+
+// valueOf is a field's value; invalid where it is not set.
+func valueOf(m protoreflect.Message, fd protoreflect.FieldDescriptor) protoreflect.Value {
+	if m == nil || !m.IsValid() || !m.Has(fd) {
+		return protoreflect.Value{}
+	}
+	return m.Get(fd)
+}
+
+func (d differ) field(path string, fd protoreflect.FieldDescriptor, old, now protoreflect.Value) {
+	switch {
+	case fd.IsMap():
+		d.maps(path, fd.MapValue(), old, now, secret(fd))
+	case fd.IsList():
+		was, is := listOf(old), listOf(now)
+		for i := range min(max(len(was), len(is)), maxElements) {
+			var a, b protoreflect.Value
+			if i < len(was) {
+				a = was[i]
+			}
+			if i < len(is) {
+				b = is[i]
+			}
+			d.value(fmt.Sprintf("%s[%d]", path, i), fd, a, b, secret(fd))
+		}
+	default:
+		d.value(path, fd, old, now, secret(fd))
+	}
+}
+
+func listOf(v protoreflect.Value) (out []protoreflect.Value) {
+	if !v.IsValid() {
+		return nil
+	}
+	for i := range v.List().Len() {
+		out = append(out, v.List().Get(i))
+	}
+	return out
+}
+
+func (d differ) maps(path string, fd protoreflect.FieldDescriptor, old, now protoreflect.Value, hidden bool) {
+	keys := map[string]protoreflect.MapKey{}
+	for _, v := range []protoreflect.Value{old, now} {
+		if v.IsValid() {
+			v.Map().Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
+				keys[k.String()] = k
+				return len(keys) < maxElements
+			})
+		}
+	}
+	names := make([]string, 0, len(keys))
+	for k := range keys {
+		names = append(names, k)
+	}
+	slices.SortFunc(names, cmp.Compare)
+	for _, name := range names {
+		var a, b protoreflect.Value
+		if old.IsValid() {
+			a = old.Map().Get(keys[name])
+		}
+		if now.IsValid() {
+			b = now.Map().Get(keys[name])
+		}
+		d.value(fmt.Sprintf("%s[%s]", path, clip(name, maxValue)), fd, a, b, hidden)
+	}
+}
+
+// value compares two values that are no list and no map.
+func (d differ) value(path string, fd protoreflect.FieldDescriptor, old, now protoreflect.Value, hidden bool) {
+	if fd.Message() != nil && !hidden {
+		var a, b protoreflect.Message
+		if old.IsValid() {
+			a = old.Message()
+		}
+		if now.IsValid() {
+			b = now.Message()
+		}
+		d.messages(path, a, b)
+		return
+	}
+	if old.IsValid() == now.IsValid() && (!old.IsValid() || old.Equal(now)) {
+		return
+	}
+	d.emit(path, shown(fd, old, hidden), shown(fd, now, hidden))
+}
+
+// secret reports whether a field may be shown to nobody.
+func secret(fd protoreflect.FieldDescriptor) bool {
+	o := fd.Options()
+	if proto.GetExtension(o, secrecypb.E_Secret).(bool) {
+		return true
+	}
+	if fd.IsMap() {
+		fd = fd.MapValue()
+	}
+	return fd.Kind() == protoreflect.BytesKind && !proto.GetExtension(o, secrecypb.E_Open).(bool)
+}
+
+// shown is a value in words; empty for one that is not there.
+func shown(fd protoreflect.FieldDescriptor, v protoreflect.Value, hidden bool) string {
+	switch {
+	case !v.IsValid():
+		return ""
+	case hidden && fd.Kind() == protoreflect.BytesKind:
+		return fmt.Sprintf("(%d bytes)", len(v.Bytes()))
+	case hidden:
+		return "(secret)"
+	}
+	switch fd.Kind() {
+	case protoreflect.BytesKind:
+		return clip(fmt.Sprintf("%x", v.Bytes()), maxValue)
+	case protoreflect.EnumKind:
+		if e := fd.Enum().Values().ByNumber(v.Enum()); e != nil {
+			return string(e.Name())
+		}
+		return fmt.Sprint(v.Enum())
+	}
+	return clip(v.String(), maxValue)
+}
+
+// clip shortens a text, and keeps it UTF-8.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	cut := n - len("…")
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}

@@ -1,0 +1,23 @@
+package audit
+
+import "time"
+
+const (
+	// aloneTimeout bounds the wait for a record that goes with no change.
+	aloneTimeout = 10 * time.Second
+	// maxValue bounds a value that is shown, in bytes, and maxReason a refusal.
+	maxValue, maxReason = 160, 300
+	// changesBytes is what the changes of one record may come to, so that a record
+	// fits whatever the rest of it is; fieldOverhead is what a field has beside its
+	// texts.
+	changesBytes  = 6 << 10
+	fieldOverhead = 12
+	// maxActs bounds what is told of a request, maxObject a name in it.
+	maxActs, maxObject = 8, 128
+	// maxDenied bounds the refusals that are told apart within a minute, maxDeniedAtOnce
+	// those that have a record at once, and maxDeniedBytes one that another manager
+	// tells of.
+	maxDenied, maxDeniedAtOnce, maxDeniedBytes = 128, 32, 2 << 10
+	// maxElements bounds what is looked at of one list or map.
+	maxElements = 4096
+)
