@@ -25,7 +25,8 @@ func Expose(tx *raftstore.Tx, nodeID string) error {
 	}
 	n = proto.CloneOf(n)
 	n.Compromised = true
-	if err := store.Nodes.Put(tx, n); err != nil || n.GetRole() != profilepb.Role_ROLE_MANAGER {
+	knewKeyset := n.GetRole() == profilepb.Role_ROLE_MANAGER || n.GetKeysetEpoch() != 0 // a promotion cut short gave it
+	if err := store.Nodes.Put(tx, n); err != nil || !knewKeyset {
 		return err
 	}
 	c, err := store.GetCluster(tx)

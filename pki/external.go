@@ -57,7 +57,8 @@ func SetExternal(to *pkipb.External) func(*raftstore.Tx, NextCA) error {
 	}
 }
 
-// otherKey reports whether two CAs' certificates are of different keys.
+// otherKey reports whether two CAs' certificates are of different keys. Of what cannot
+// be parsed it says no: alarms stay.
 func otherKey(a, b []byte) bool {
 	x, err := x509.ParseCertificate(a)
 	y, other := x509.ParseCertificate(b)

@@ -205,7 +205,7 @@ func Leave(tx *raftstore.Tx, nodeID string, l Leaving) (*pkipb.Node, error) {
 	putIssuer(tx, c, l.Next.Issuer)
 	c.KeysetEpoch, c.TokenEpoch, c.WholeEpoch = l.Next.Epoch, l.Next.Epoch, l.Next.Epoch
 	strangeOrders(tx, c)
-	if l.Compromised && manager {
+	if l.Compromised {
 		c.Exposures = append(c.Exposures, &pkipb.Exposure{NodeId: n.GetId(), Name: n.GetName(), At: tx.Now().Unix(), BothRoots: c.GetRotation() != nil})
 	}
 	return old, store.Cluster.Put(tx, c)

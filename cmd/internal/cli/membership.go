@@ -185,7 +185,7 @@ func (a *app) tellLeft(r leaveResult) error {
 		if t.External != "" {
 			note("The CA at %s knows the key of orders of before, and certifies no worker, nor a node that was demoted, until it is told: give it what `redoubt ca external provisioner` prints, in the place of the one of before, and run `redoubt ca external set` again", printable(t.External))
 		}
-		if t.RootExposed && (r.manager || r.already) {
+		if t.RootExposed {
 			undone = append(undone, "the root key was on it: replace that too with `redoubt ca rotate --root`; `redoubt status` warns until then")
 		}
 	}

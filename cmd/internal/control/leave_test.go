@@ -335,6 +335,26 @@ func TestWorkerThatWasGivenTheKeysetLeaves(t *testing.T) {
 	}
 }
 
+// TestWorkerThatWasGivenTheKeysetIsTaken removes such a one with its keys in other
+// hands, at once or by a second command: the root key was sealed to that machine.
+func TestWorkerThatWasGivenTheKeysetIsTaken(t *testing.T) {
+	for name, later := range map[string]bool{"at once": false, "known later": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newLeaveWorld(t)
+			w.change(w.worker, func(n *pkipb.Node) { n.KeysetEpoch, n.GivenKeydKeys = 1, [][]byte{bytes.Repeat([]byte{9}, 1216)} })
+			if later {
+				if _, err := w.remove("worker-1", nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: w.worker, Force: true, Compromised: true})
+			if err != nil || !r.GetRotation().GetRootExposed() || len(w.cluster().GetExposures()) != 1 {
+				t.Errorf("%v, %v; exposures %v", r, err, w.cluster().GetExposures())
+			}
+		})
+	}
+}
+
 func TestPromotionRefusalsOfOperators(t *testing.T) {
 	w := newLeaveWorld(t)
 	before := w.facts()

@@ -107,6 +107,11 @@ func (h *Hub) add(made []*controlpb.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range made {
+		// What is not of the store has its time of this machine's clock, which may be
+		// ahead of the store's: Since searches a ring whose times do not fall.
+		if last := len(h.ring); last > 0 {
+			e.At = max(e.At, h.ring[(h.next-1)%most].at)
+		}
 		data, err := proto.Marshal(e)
 		if err != nil {
 			h.log.Error("an event cannot be kept", "type", e.GetType(), "err", err)
