@@ -572,11 +572,11 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x15\x9a\xe5\x18\x11\n" +
 	"\x01\x05\x12\f\n" +
 	"\n" +
-	"audit.read\x12u\n" +
+	"audit.list\x12u\n" +
 	"\vProveRecord\x12&.redoubt.control.v1.ProveRecordRequest\x1a'.redoubt.control.v1.ProveRecordResponse\"\x15\x9a\xe5\x18\x11\n" +
 	"\x01\x05\x12\f\n" +
 	"\n" +
-	"audit.read\x12}\n" +
+	"audit.list\x12}\n" +
 	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x17\x9a\xe5\x18\x13\n" +
 	"\x01\x05\x12\x0e\n" +
 	"\faudit.verifyBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
