@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,21 +24,30 @@ func from(host string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(host), Por
 // the bounds.
 func TestDenials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards the rest
 		var sent []*auditpb.Record
 		lost := 0
 		fail := false
 		d := NewDenials(&Log{Manager: "m1"}, func(_ context.Context, r []*auditpb.Record) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if fail {
 				return errors.New("no leader")
 			}
 			sent = append(sent, r...)
 			return nil
-		}, func(n int, _ error) { lost += n })
+		}, func(n int, _ error) {
+			mu.Lock()
+			defer mu.Unlock()
+			lost += n
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- d.Run(ctx) }()
 		take := func() (out string) {
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			for _, r := range sent {
 				out += fmt.Sprintf("%s %s %s ×%d: %s; ", r.GetCaller().GetName(), r.GetMethod(), r.GetCaller().GetAddress(), r.GetTimes(), r.GetReason())
 			}
@@ -65,11 +75,14 @@ func TestDenials(t *testing.T) {
 			d.Refused(authz.Identity{NodeID: fmt.Sprint("w", i), Source: from("10.0.0.1")}, "/a.B/C", "no")
 		}
 		synctest.Wait()
+		mu.Lock()
 		if len(sent) > maxDeniedAtOnce {
 			t.Errorf("%d records at once", len(sent))
 		}
+		mu.Unlock()
 		time.Sleep(time.Minute)
 		synctest.Wait()
+		mu.Lock()
 		times := uint32(0)
 		for _, r := range sent {
 			times += r.GetTimes()
@@ -78,8 +91,11 @@ func TestDenials(t *testing.T) {
 			t.Errorf("%d records of %d refusals", len(sent), times)
 		}
 		fail = true
+		mu.Unlock()
 		d.Refused(w1, "/a.B/C", "no")
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		if lost != 1 {
 			t.Errorf("%d were said to be lost", lost)
 		}
