@@ -48,17 +48,36 @@ func (s *Store) verifyLeader() error {
 				return ErrClosed
 			}
 		}
-		err := s.await(s.raft.VerifyLeader())
-		if errors.Is(err, raft.ErrRaftShutdown) {
+		err := s.askWhoLeads()
+		switch {
+		case errors.Is(err, raft.ErrRaftShutdown):
 			return ErrClosed
-		}
-		if err != nil {
+		case errors.Is(err, errNoAnswer):
+			continue
+		case err != nil:
 			return ErrNotLeader
 		}
 		if s.progress.followedSince(since, s.cfg.NodeID, s.configuration()) {
 			return nil
 		}
 	}
+}
+
+// errNoAnswer is what came of a question that raft lost.
+var errNoAnswer = errors.New("raft did not answer")
+
+// askWhoLeads puts the question to raft once. Within an election timeout raft has the
+// answers of a majority or gives up leading, and says either. But where the server
+// whose answer it waits for is taken out of the configuration, it forgets that it was
+// asked, for as long as it leads.
+func (s *Store) askWhoLeads() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*s.cfg.ElectionTimeout)
+	defer cancel()
+	err := s.awaitContext(ctx, s.raft.VerifyLeader())
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errNoAnswer
+	}
+	return err
 }
 
 // verifyPause is the wait before raft is asked once more. Mostly the second

@@ -77,3 +77,33 @@ func TestBarrierWantsNewAnswers(t *testing.T) {
 		}
 	})
 }
+
+// TestBarrierWhileAManagerLeaves asks who leads, and takes the only other voter out
+// before it answers: raft forgets such a question, and readers must not wait for ever.
+func TestBarrierWhileAManagerLeaves(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		c := newSimCluster(t, 1, 2)
+		defer c.close()
+		leader := c.leader()
+		other := c.all[0]
+		if other == leader {
+			other = c.all[1]
+		}
+		time.Sleep(time.Second) // simulated time: connections are up
+		c.net.split([]string{leader.id}, []string{other.id})
+		got := make(chan error, 1)
+		go func() { got <- barrierIn(leader.current(), 10*time.Second) }()
+		synctest.Wait() // it has asked
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := leader.current().RemoveServer(ctx, other.id); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-got; err != nil {
+			t.Errorf("a reader that asked before: %v", err)
+		}
+		if err := barrierIn(leader.current(), 10*time.Second); err != nil {
+			t.Errorf("a reader that asked after: %v", err)
+		}
+	})
+}
