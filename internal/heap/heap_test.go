@@ -106,7 +106,8 @@ func TestKeep(t *testing.T) {
 		runtime.GC()
 		s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
 		metrics.Read(s)
-		return s[0].Value.Uint64() == minPercent
+		// It moves by more than a step: what was set while they came may stay.
+		return s[0].Value.Uint64() <= minPercent+step
 	})
 	full := resident(t)
 	hold = nil
