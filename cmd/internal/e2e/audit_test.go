@@ -12,7 +12,7 @@ func TestAudit(t *testing.T) {
 	t.Parallel()
 	c := up(t, "audit", 2, 1)
 	c.load()
-	c.ok("manager-1", "service", "create", "--detach", "--name", "web", "--replicas", "0", "--env", "PASSWORD=hunter2", image)
+	c.ok("manager-1", "service", "create", "--detach", "--name", "web", "--replicas", "0", "--env", "PASSWORD=hunter2", image, "--password", "swordfish")
 	c.ok("manager-2", "node", "update", "worker-1", "--label-add", "zone=a")
 	c.ok("manager-1", "unlock-key", "slot", "ls")
 	token := strings.TrimSpace(c.ok("manager-2", "join-token", "worker", "-q"))
@@ -37,7 +37,7 @@ func TestAudit(t *testing.T) {
 			t.Errorf("no record of %s by who did it: %s", want, all)
 		}
 	}
-	if strings.Contains(all, "hunter2") || strings.Contains(all, token) {
+	if strings.Contains(all, "hunter2") || strings.Contains(all, "swordfish") || strings.Contains(all, token) {
 		t.Error("the audit log tells a secret")
 	}
 	if out := c.ok("manager-1", "audit", "verify"); strings.Count(out, " same ") != 2 {
