@@ -89,7 +89,7 @@ func (c *cluster) serve() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	az = authz.New(authz.Config{Directory: store.Directory{Store: c.store}, Changed: c.port.Recheck, Logger: log})
+	az = authz.New(authz.Config{Directory: store.Directory{Store: c.store}, People: store.Directory{Store: c.store}, Changed: c.port.Recheck, Logger: log})
 	c.port.Unlock(c.first.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	srv := grpc.NewServer(az.ServerOptions()...)
 	join, err := pki.NewJoinServer(pki.JoinConfig{
@@ -115,7 +115,15 @@ func (c *cluster) serve() {
 		c.t.Fatal(err)
 	}
 	pkipb.RegisterMembershipServer(srv, members)
-	if err := authz.CheckServer(srv); err != nil {
+	enrolment := pki.NewPeopleServer(c.store, c.CA, c.ClusterID, log)
+	pkipb.RegisterEnrolmentServer(srv, enrolment)
+	people := grpc.NewServer(az.ServerOptions()...)
+	pkipb.RegisterPersonRenewalServer(people, enrolment)
+	if err := errors.Join(authz.CheckServer(srv), authz.CheckServer(people)); err != nil {
+		c.t.Fatal(err)
+	}
+	pl, err := c.port.Listen(pki.ALPNPerson)
+	if err != nil {
 		c.t.Fatal(err)
 	}
 	gl, err := c.port.Listen(pki.ALPNGRPC)
@@ -127,8 +135,10 @@ func (c *cluster) serve() {
 	wg.Go(func() { c.port.Serve(ctx) })
 	wg.Go(func() { az.Run(ctx) })
 	wg.Go(func() { srv.Serve(gl) })
+	wg.Go(func() { people.Serve(pl) })
 	c.t.Cleanup(func() {
 		srv.Stop()
+		people.Stop()
 		cancel()
 		wg.Wait()
 	})

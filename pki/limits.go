@@ -10,6 +10,9 @@ const (
 	// maxTokenText bounds the text of a token before it is looked at.
 	maxTokenText = 256
 
+	// maxInvitationText bounds that of an invitation, which names managers.
+	maxInvitationText = 4096
+
 	// dialTimeout bounds connecting and shaking hands with one manager.
 	dialTimeout = 10 * time.Second
 
@@ -136,6 +139,13 @@ const (
 	// MaxTokens bounds the records kept; expired ones make room first.
 	MaxTokens = 10000
 	maxPruned = 100
+)
+
+// Lifetimes of invitations, and how many people there may be.
+const (
+	DefaultInvitationTTL = time.Hour
+	MaxInvitationTTL     = 7 * 24 * time.Hour
+	MaxPeople            = 1024
 )
 
 const (

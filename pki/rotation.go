@@ -248,8 +248,9 @@ func ActiveIssuer(c *pkipb.Cluster) []byte {
 
 // DropFormer takes former issuers off the list once nobody needs them: every
 // node has certificates of the one in force, and had reissueGrace to take them,
-// as a node whose reply was lost holds the one before. What former roots were exposed
-// to goes as soon as every node has such a certificate.
+// as a node whose reply was lost holds the one before; people have theirs until those
+// end. What former roots were exposed to goes as soon as every node has such a
+// certificate.
 func DropFormer(tx *raftstore.Tx) error {
 	c, err := store.GetCluster(tx)
 	if err != nil || !FormerUnused(tx, c, tx.Now()) {
@@ -279,6 +280,11 @@ func issuersUnused(r raftstore.Reader, c *pkipb.Cluster, now time.Time) bool {
 	}
 	for n := range store.Nodes.All(r) {
 		if NeedsReissue(c, n) || !n.GetDenied() && now.Sub(time.Unix(0, n.GetMeta().GetUpdatedAt())) < reissueGrace {
+			return false
+		}
+	}
+	for p := range store.People.All(r) {
+		if personNeeds(c, p, now) {
 			return false
 		}
 	}

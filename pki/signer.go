@@ -35,11 +35,34 @@ type RoleSigner interface {
 	SignDemotion(ctx context.Context, req SignRenew) (Issued, error)
 }
 
+// InvitationMinter signs invitations' records. It fills in the cluster id and the time.
+type InvitationMinter interface {
+	MintInvitation(ctx context.Context, record *profilepb.InvitationRecord) (*profilepb.SignedInvitation, error)
+}
+
+// PersonSigner certifies people. It verifies the invitation or the certificate in use,
+// and the proof, by itself.
+type PersonSigner interface {
+	SignPerson(ctx context.Context, req SignPerson) (*profilepb.CertificateChain, error)
+}
+
+// SignPerson is what a person proved: an invitation's seed, over a connection, or the
+// certificate in use.
+type SignPerson struct {
+	Invitation  *profilepb.SignedInvitation
+	Exporter    []byte
+	Old         *profilepb.CertificateChain
+	CSR, Proof  []byte
+	LifeSeconds uint32 // where Old is there
+}
+
 // Signer is all of it: what the composition root binds keyd to.
 type Signer interface {
 	TokenMinter
 	JoinSigner
 	RenewSigner
+	InvitationMinter
+	PersonSigner
 }
 
 // SignJoin is what a joiner proved.

@@ -24,6 +24,8 @@ const (
 	ALPNLeader = "redoubt-leader/1"
 	ALPNLocal  = authz.ALPNLocal
 	ALPNLock   = authz.ALPNLock
+	// ALPNPerson is how people reach the operator API.
+	ALPNPerson = authz.ALPNPerson
 	// ALPNWitness is what managers know of each other's disks.
 	ALPNWitness = authz.ALPNWitness
 	// ALPNPeer is what the nodes of a mesh say to each other (mesh/peer).
@@ -45,6 +47,8 @@ func ExpectClient(alpn string) Expect {
 		return Expect{Roles: lockers}
 	case ALPNPeer:
 		return Expect{Roles: members}
+	case ALPNPerson:
+		return Expect{People: true}
 	}
 	want := Expect{Roles: managers}
 	if alpn == ALPNRaft || alpn == ALPNWitness {
@@ -65,7 +69,7 @@ func ExpectServer(alpn, nodeID string) Expect {
 	switch alpn {
 	case ALPNRaft, ALPNWitness:
 		want.Patience = raftPatience
-	case ALPNGRPC:
+	case ALPNGRPC, ALPNPerson:
 		want.Patience = callPatience
 	}
 	return want

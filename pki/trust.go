@@ -37,8 +37,8 @@ type Trust struct {
 	// AnyIssuer accepts every issuer below the roots. It is for workers and
 	// joiners, who have no copy of the cluster record.
 	AnyIssuer bool
-	// Known reports whether a node's record names that leaf's key. Nil: it does
-	// not.
+	// Known reports whether the record of the node or person names that leaf's key.
+	// Nil: it does not.
 	Known func(profile.Identity) bool
 	// Behind says for how long this manager has heard no leader, so that it may
 	// have missed a rotation. Nil: it hears one.
@@ -121,6 +121,8 @@ func (t Trust) check() error {
 // Expect says which peers are welcome.
 type Expect struct {
 	Roles []profilepb.Role
+	// People are welcome, and nobody else.
+	People bool
 	// NodeID, when set, is the only node.
 	NodeID string
 	// Grace is for how long after its expiry a worker's certificate is still
@@ -147,7 +149,7 @@ func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, 
 	case err != nil:
 		return nil, err
 	case v.rank == issuerFormer && (t.Known == nil || !t.Known(id)):
-		return nil, fmt.Errorf("node %s: %w", id.NodeID, ErrFormerIssuer)
+		return nil, fmt.Errorf("%s: %w", named(id), ErrFormerIssuer)
 	case v.rank == issuerUnknown && !t.AnyIssuer && (want.Patience == 0 || t.Behind == nil || t.Behind() < want.Patience):
 		return nil, ErrUntrusted
 	}
@@ -156,6 +158,14 @@ func (t Trust) Verify(presented []*x509.Certificate, want Expect) (*authz.Peer, 
 		p.Chain = append(p.Chain, c.Raw)
 	}
 	return p, fit(id, leaf, now, want)
+}
+
+// named says in an error whose certificate it is.
+func named(id profile.Identity) string {
+	if id.Person != "" {
+		return "person " + id.Person
+	}
+	return "node " + id.NodeID
 }
 
 // issuerRank says what is known of the CA that issued a leaf.
@@ -175,7 +185,7 @@ func (t Trust) verifyChain(presented []*x509.Certificate, now time.Time) (v veri
 		return v, nil
 	}
 	leaf := presented[0]
-	id, err := profile.NodeFromCert(leaf)
+	id, err := profile.FromCert(leaf)
 	switch {
 	case err != nil:
 		return v, fmt.Errorf("%w (%w)", ErrUntrusted, err)
@@ -245,6 +255,14 @@ func (t Trust) Again(p *authz.Peer, alpn string) error {
 
 func fit(id profile.Identity, leaf *x509.Certificate, now time.Time, want Expect) error {
 	switch {
+	case want.People && id.Person == "":
+		return fmt.Errorf("node %s: %w", id.NodeID, ErrNotPerson)
+	case !want.People && id.Person != "":
+		return fmt.Errorf("person %s: %w", id.Person, ErrIsPerson)
+	case want.People && now.After(leaf.NotAfter):
+		return fmt.Errorf("person %s: %w", id.Person, ErrPersonExpired)
+	case want.People:
+		return nil
 	case now.After(leaf.NotAfter) && (id.Role != profilepb.Role_ROLE_WORKER || now.Sub(leaf.NotAfter) > want.Grace):
 		return fmt.Errorf("node %s: %w", id.NodeID, ErrPeerExpired)
 	case want.NodeID != "" && id.NodeID != want.NodeID:

@@ -106,10 +106,10 @@ func checkCA(der, scalar []byte, parent *x509.Certificate) (*x509.Certificate, e
 	return cert, nil
 }
 
-// issue signs one node certificate and returns it with its issuers. What it
-// returns was compared with what was asked for.
+// issue signs one certificate of a node or a person and returns it with its issuers.
+// What it returns was compared with what was asked for.
 func (k *keyset) issue(ctx context.Context, id profile.Identity, public *ecdsa.PublicKey, now time.Time, life time.Duration) (*profilepb.CertificateChain, error) {
-	t := profile.LeafTemplate(id, now, life)
+	t := templateOf(id, now, life)
 	if t.NotAfter.After(k.issuing.NotAfter) {
 		t.NotAfter = k.issuing.NotAfter
 	}
@@ -140,13 +140,20 @@ func (k *keyset) issue(ctx context.Context, id profile.Identity, public *ecdsa.P
 	return &profilepb.CertificateChain{Certificates: [][]byte{cert.Raw, k.issuing.Raw, k.root.Raw}}, nil
 }
 
+func templateOf(id profile.Identity, now time.Time, life time.Duration) *x509.Certificate {
+	if id.Person != "" {
+		return profile.PersonTemplate(id.ClusterID, id.Person, now, life)
+	}
+	return profile.LeafTemplate(id, now, life)
+}
+
 func (k *keyset) checkIssued(cert, want *x509.Certificate, id profile.Identity, public *ecdsa.PublicKey, now time.Time) error {
-	got, err := profile.NodeFromCert(cert)
+	got, err := profile.FromCert(cert)
 	if err != nil {
 		return err
 	}
 	switch {
-	case got.ClusterID != id.ClusterID || got.NodeID != id.NodeID:
+	case got.ClusterID != id.ClusterID || got.NodeID != id.NodeID || got.Person != id.Person:
 		return errors.New("another identity")
 	case got.Role != id.Role:
 		return errors.New("another role")
@@ -187,7 +194,7 @@ func (k *keyset) verifyBy(cert *x509.Certificate, at time.Time, by ...*x509.Cert
 	for _, c := range by {
 		issuers.AddCert(profile.Understood(c))
 	}
-	id, err := profile.NodeFromCert(cert)
+	id, err := profile.FromCert(cert)
 	if err != nil {
 		return err
 	}

@@ -127,6 +127,9 @@ const (
 	maxWorkerUses   = 10_000
 )
 
+// maxInvitation bounds for how long an invitation can be taken.
+const maxInvitation = 7 * 24 * time.Hour
+
 // Rates that a verb may be used at: a burst, and one more every interval.
 var (
 	mintRate = rate{burst: 120, every: time.Second}

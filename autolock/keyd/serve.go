@@ -131,7 +131,8 @@ func (k *socket) reply(ctx context.Context, conn net.Conn, req *keydpb.Request) 
 func frequent(req *keydpb.Request) bool {
 	switch req.GetVerb().(type) {
 	case *keydpb.Request_Status, *keydpb.Request_WaitUnlocked, *keydpb.Request_MintToken, *keydpb.Request_SignJoin, *keydpb.Request_SignRenew,
-		*keydpb.Request_SignWorkloads, *keydpb.Request_Journalled, *keydpb.Request_TakeExternal, *keydpb.Request_SignCrl, *keydpb.Request_OpenAndSeal:
+		*keydpb.Request_SignWorkloads, *keydpb.Request_Journalled, *keydpb.Request_TakeExternal, *keydpb.Request_SignCrl, *keydpb.Request_OpenAndSeal,
+		*keydpb.Request_MintInvitation, *keydpb.Request_SignPerson:
 		return true
 	}
 	return false

@@ -204,6 +204,16 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request, t fromTPM) (n
 		var r *keydpb.ChallengeResponse
 		r, err = s.challenge(v.Challenge)
 		resp.Result = &keydpb.Response_Challenge{Challenge: r}
+	case *keydpb.Request_MintInvitation:
+		name = "mint-invitation"
+		var r *keydpb.MintInvitationResponse
+		r, err = s.mintInvitation(v.MintInvitation)
+		resp.Result = &keydpb.Response_MintInvitation{MintInvitation: r}
+	case *keydpb.Request_SignPerson:
+		name = "sign-person"
+		var r *keydpb.SignPersonResponse
+		r, err = s.signPerson(ctx, v.SignPerson)
+		resp.Result = &keydpb.Response_SignPerson{SignPerson: r}
 	case *keydpb.Request_Forget:
 		name = "forget"
 		err = s.forget()

@@ -160,3 +160,13 @@ func (c *Client) TakeRelease(ctx context.Context, sealed []byte) error {
 	_, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_TakeRelease{TakeRelease: &keydpb.TakeReleaseRequest{Sealed: sealed}}}, (*keydpb.Response).GetTakeRelease)
 	return err
 }
+
+// MintInvitation has an invitation's record signed.
+func (c *Client) MintInvitation(ctx context.Context, req *keydpb.MintInvitationRequest) (*keydpb.MintInvitationResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_MintInvitation{MintInvitation: req}}, (*keydpb.Response).GetMintInvitation)
+}
+
+// SignPerson certifies a person's key.
+func (c *Client) SignPerson(ctx context.Context, req *keydpb.SignPersonRequest) (*keydpb.SignPersonResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignPerson{SignPerson: req}}, (*keydpb.Response).GetSignPerson)
+}

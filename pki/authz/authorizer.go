@@ -23,9 +23,15 @@ import (
 type Directory interface {
 	// Node returns the record of that node, or nil where there is none.
 	Node(id string) (*pkipb.Node, error)
-	// Changes calls changed with the ids of records that changed, or with nil
-	// when any may have, until ctx ends.
-	Changes(ctx context.Context, changed func(nodes []string)) error
+	// Changes calls changed with the subjects (profile.Identity.Subject) of records
+	// that changed, or with nil when any may have, until ctx ends.
+	Changes(ctx context.Context, changed func(subjects []string)) error
+}
+
+// People answers which people there are.
+type People interface {
+	// Person returns the record of that name, or nil where there is none.
+	Person(name string) (*pkipb.Person, error)
 }
 
 // Judge permits what operators do.
@@ -43,6 +49,8 @@ type Config struct {
 	// manager. Then no node certificate is admitted, save a boot leaf to what
 	// admits boot leaves.
 	Directory Directory
+	// People is nil where no person is admitted.
+	People People
 	// Manager reports whether this node is an unlocked manager, which makes its
 	// local root an operator. Nil: it is not.
 	Manager func() bool
@@ -51,10 +59,10 @@ type Config struct {
 	Judge Judge
 	// Carries: no such call is answered here; who it is carried to judges it.
 	Carries bool
-	// Changed is called, never concurrently, after the streams of nodes whose
-	// records changed were looked at again (nil: of all nodes), so that the
-	// owner of the connections can do the same. May be nil.
-	Changed func(nodes []string)
+	// Changed is called, never concurrently, after the streams of subjects whose
+	// records changed were looked at again (nil: of all), so that the owner of the
+	// connections can do the same. May be nil.
+	Changed func(subjects []string)
 	// Refused is told of calls that are refused, of whom as far as that is known,
 	// and why. It must not wait. May be nil.
 	Refused func(id Identity, method, reason string)
@@ -282,6 +290,7 @@ var kindNames = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "root on a manager",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "root on the node itself",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "demoted managers",
+	authzpb.Caller_CALLER_PERSON:             "people",
 }
 
 func describe(kinds []authzpb.Caller) string {

@@ -25,7 +25,7 @@ type Conn interface {
 	Peer() *Peer
 }
 
-// Peer is a verified certificate.
+// Peer is a verified certificate, of a node or a person.
 type Peer struct {
 	profile.Identity
 	Leaf *x509.Certificate

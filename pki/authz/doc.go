@@ -16,7 +16,8 @@
 //   - on port 2377, from the verified certificate of a TLS connection and the
 //     ALPN it chose. The certificate's role counts only while the node's record
 //     is present, not denied, of the same role, and names that certificate's
-//     key as the current or the previous one;
+//     key as the current or the previous one. So it is with a person's certificate
+//     and record, on a protocol of their own;
 //   - on a local socket, from the kernel: uid 0 and nobody else.
 //
 // The record is looked up at every call. For streams that outlive their first

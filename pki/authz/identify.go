@@ -31,6 +31,9 @@ func (a *Authorizer) identifyInfo(info credentials.AuthInfo) (Identity, error) {
 		}
 		return id, nil
 	case *ConnInfo:
+		if info.Peer != nil && (info.Peer.Person != "" || info.State.NegotiatedProtocol == ALPNPerson) {
+			return a.identifyPerson(info.State.NegotiatedProtocol, info.Peer)
+		}
 		if info.Peer != nil {
 			return a.identifyNode(info.State.NegotiatedProtocol, info.Peer)
 		}

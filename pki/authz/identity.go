@@ -15,9 +15,11 @@ import (
 // context after the caller was admitted to the method at hand.
 type Identity struct {
 	// NodeID and Role are those of the certificate; empty for an anonymous
-	// caller and for this node's own local root.
+	// caller, for a person and for this node's own local root.
 	NodeID string
 	Role   profilepb.Role
+	// Person is the name of a person, who has no node and no role.
+	Person string
 	// SPKI is the hash of the certificate's public key; nil without one.
 	SPKI []byte
 	// Chain is the certificate and its issuers in DER; nil without one.
@@ -44,6 +46,8 @@ func (id Identity) String() string {
 		return "local root of node " + id.LocalRootOf
 	case id.LocalRoot:
 		return "local root"
+	case id.Person != "":
+		return "person " + id.Person
 	case id.NodeID == "":
 		return "a caller without a certificate"
 	case id.Is(authzpb.Caller_CALLER_EXPIRED_WORKER):

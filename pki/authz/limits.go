@@ -13,6 +13,8 @@ const (
 	ALPNGRPC  = "h2"
 	ALPNLocal = "redoubt-local/1"
 	ALPNLock  = "redoubt-lock/1"
+	// ALPNPerson is people's, and no node's.
+	ALPNPerson = "redoubt-person/1"
 	// ALPNWitness is between managers, as raft is.
 	ALPNWitness = "redoubt-witness/1"
 )

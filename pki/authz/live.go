@@ -21,7 +21,7 @@ type liveCall struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	method string
-	node   string
+	of     string   // the subject whose certificate it came with
 	conn   net.Conn // nil where there is none to close
 
 	mu   sync.Mutex // guards the rest
@@ -36,7 +36,7 @@ func (l *liveCalls) add(ctx context.Context, method string) *liveCall {
 		if info, ok := p.AuthInfo.(*ConnInfo); ok {
 			c.conn = info.conn
 			if info.Peer != nil {
-				c.node = info.Peer.NodeID
+				c.of = info.Peer.Subject()
 			}
 		}
 	}
@@ -63,13 +63,13 @@ func (c *liveCall) did(id Identity, acts []Act) {
 	c.id, c.acts = id, acts
 }
 
-// of returns the calls of those nodes; nil stands for all nodes.
-func (l *liveCalls) of(nodes []string) []*liveCall {
+// of returns the calls of those subjects; nil stands for all.
+func (l *liveCalls) of(subjects []string) []*liveCall {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []*liveCall
 	for c := range l.calls {
-		if nodes == nil || slices.Contains(nodes, c.node) {
+		if subjects == nil || slices.Contains(subjects, c.of) {
 			out = append(out, c)
 		}
 	}
@@ -89,9 +89,8 @@ func (c *liveCall) cut(cause error) {
 	}
 }
 
-// Run follows the node records, and what the Judge says, until ctx ends and cuts
-// the streams of callers who would no longer be admitted. It returns nil when ctx
-// ended.
+// Run follows the records, and what the Judge says, until ctx ends and cuts the
+// streams of callers who would no longer be admitted. It returns nil when ctx ended.
 func (a *Authorizer) Run(ctx context.Context) error {
 	g, ctx2 := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.cfg.Directory.Changes(ctx2, a.recheck) })
@@ -122,14 +121,14 @@ func (a *Authorizer) rejudge(ctx context.Context) {
 	}
 }
 
-func (a *Authorizer) recheck(nodes []string) {
-	for _, c := range a.live.of(nodes) {
+func (a *Authorizer) recheck(subjects []string) {
+	for _, c := range a.live.of(subjects) {
 		if _, err := a.admit(c.ctx, c.method); err != nil {
-			a.cfg.Logger.Warn("cut a stream", "method", c.method, "node", c.node, "reason", status.Convert(err).Message())
+			a.cfg.Logger.Warn("cut a stream", "method", c.method, "of", c.of, "reason", status.Convert(err).Message())
 			c.cut(err)
 		}
 	}
 	if a.cfg.Changed != nil {
-		a.cfg.Changed(nodes)
+		a.cfg.Changed(subjects)
 	}
 }

@@ -68,6 +68,10 @@ func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
 	if p == nil {
 		return nil
 	}
+	if p.Person != "" || alpn == ALPNPerson {
+		_, err := a.identifyPerson(alpn, p)
+		return err
+	}
 	if alpn == ALPNGRPC || alpn == ALPNLocal || alpn == ALPNLock {
 		_, err := a.identifyNode(alpn, p)
 		return err

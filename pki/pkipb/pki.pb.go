@@ -1477,6 +1477,149 @@ func (x *RevocationList) GetFormer() bool {
 	return false
 }
 
+// Person is somebody who operates the cluster from elsewhere, by a certificate. As
+// with nodes the record holds the SPKI hashes of the certificate in use and of the one
+// before, and no other certificate counts.
+type Person struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	// The name.
+	Id           string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	LeafSpki     []byte `protobuf:"bytes,3,opt,name=leaf_spki,json=leafSpki,proto3" json:"leaf_spki,omitempty"`
+	PreviousSpki []byte `protobuf:"bytes,4,opt,name=previous_spki,json=previousSpki,proto3" json:"previous_spki,omitempty"`
+	// Unix seconds of the certificate in use's NotAfter; 0: none was made yet.
+	LeafNotAfter int64 `protobuf:"varint,5,opt,name=leaf_not_after,json=leafNotAfter,proto3" json:"leaf_not_after,omitempty"`
+	// Life of the certificates, in seconds.
+	LifeSeconds uint32 `protobuf:"varint,6,opt,name=life_seconds,json=lifeSeconds,proto3" json:"life_seconds,omitempty"`
+	// The invitation that can be taken; absent: there is none.
+	Invitation *profilepb.SignedInvitation `protobuf:"bytes,7,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	// Who invited last, as the authorizer names callers.
+	InvitedBy string `protobuf:"bytes,8,opt,name=invited_by,json=invitedBy,proto3" json:"invited_by,omitempty"`
+	// Refused everywhere, until the record is removed.
+	Denied   bool  `protobuf:"varint,9,opt,name=denied,proto3" json:"denied,omitempty"`
+	DeniedAt int64 `protobuf:"varint,10,opt,name=denied_at,json=deniedAt,proto3" json:"denied_at,omitempty"`
+	// Of the invitation; empty where there is none.
+	InvitationId string `protobuf:"bytes,11,opt,name=invitation_id,json=invitationId,proto3" json:"invitation_id,omitempty"`
+	// SHA-256 of the certificate of the CA that issued the certificate in use.
+	LeafIssuer    []byte `protobuf:"bytes,12,opt,name=leaf_issuer,json=leafIssuer,proto3" json:"leaf_issuer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Person) Reset() {
+	*x = Person{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Person) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Person) ProtoMessage() {}
+
+func (x *Person) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Person.ProtoReflect.Descriptor instead.
+func (*Person) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Person) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Person) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Person) GetLeafSpki() []byte {
+	if x != nil {
+		return x.LeafSpki
+	}
+	return nil
+}
+
+func (x *Person) GetPreviousSpki() []byte {
+	if x != nil {
+		return x.PreviousSpki
+	}
+	return nil
+}
+
+func (x *Person) GetLeafNotAfter() int64 {
+	if x != nil {
+		return x.LeafNotAfter
+	}
+	return 0
+}
+
+func (x *Person) GetLifeSeconds() uint32 {
+	if x != nil {
+		return x.LifeSeconds
+	}
+	return 0
+}
+
+func (x *Person) GetInvitation() *profilepb.SignedInvitation {
+	if x != nil {
+		return x.Invitation
+	}
+	return nil
+}
+
+func (x *Person) GetInvitedBy() string {
+	if x != nil {
+		return x.InvitedBy
+	}
+	return ""
+}
+
+func (x *Person) GetDenied() bool {
+	if x != nil {
+		return x.Denied
+	}
+	return false
+}
+
+func (x *Person) GetDeniedAt() int64 {
+	if x != nil {
+		return x.DeniedAt
+	}
+	return 0
+}
+
+func (x *Person) GetInvitationId() string {
+	if x != nil {
+		return x.InvitationId
+	}
+	return ""
+}
+
+func (x *Person) GetLeafIssuer() []byte {
+	if x != nil {
+		return x.LeafIssuer
+	}
+	return nil
+}
+
 type Exposure struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1493,7 +1636,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1648,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[13]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1661,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{13}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Exposure) GetNodeId() string {
@@ -1566,7 +1709,7 @@ type Manager struct {
 
 func (x *Manager) Reset() {
 	*x = Manager{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1721,7 @@ func (x *Manager) String() string {
 func (*Manager) ProtoMessage() {}
 
 func (x *Manager) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[14]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1734,7 @@ func (x *Manager) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manager.ProtoReflect.Descriptor instead.
 func (*Manager) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{14}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Manager) GetNodeId() string {
@@ -1631,7 +1774,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1786,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[15]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1799,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{15}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinRequest) GetTokenId() string {
@@ -1735,7 +1878,7 @@ type AttestWanted struct {
 
 func (x *AttestWanted) Reset() {
 	*x = AttestWanted{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1890,7 @@ func (x *AttestWanted) String() string {
 func (*AttestWanted) ProtoMessage() {}
 
 func (x *AttestWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[16]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1903,7 @@ func (x *AttestWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestWanted.ProtoReflect.Descriptor instead.
 func (*AttestWanted) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{16}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AttestWanted) GetCredential() *profilepb.TPMCredential {
@@ -1789,7 +1932,7 @@ type ApprovalWanted struct {
 
 func (x *ApprovalWanted) Reset() {
 	*x = ApprovalWanted{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1944,7 @@ func (x *ApprovalWanted) String() string {
 func (*ApprovalWanted) ProtoMessage() {}
 
 func (x *ApprovalWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[17]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1957,7 @@ func (x *ApprovalWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalWanted.ProtoReflect.Descriptor instead.
 func (*ApprovalWanted) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{17}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApprovalWanted) GetAskAfterSeconds() uint32 {
@@ -1859,7 +2002,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2014,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[18]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2027,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{18}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinResponse) GetNodeId() string {
@@ -1991,7 +2134,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2146,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[19]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2159,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{19}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -2060,7 +2203,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2215,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[20]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2228,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{20}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RenewResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2117,7 +2260,7 @@ type LockStatusRequest struct {
 
 func (x *LockStatusRequest) Reset() {
 	*x = LockStatusRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2272,7 @@ func (x *LockStatusRequest) String() string {
 func (*LockStatusRequest) ProtoMessage() {}
 
 func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[21]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2285,7 @@ func (x *LockStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusRequest.ProtoReflect.Descriptor instead.
 func (*LockStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{21}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{22}
 }
 
 type LockStatusResponse struct {
@@ -2156,7 +2299,7 @@ type LockStatusResponse struct {
 
 func (x *LockStatusResponse) Reset() {
 	*x = LockStatusResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2311,7 @@ func (x *LockStatusResponse) String() string {
 func (*LockStatusResponse) ProtoMessage() {}
 
 func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[22]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2324,7 @@ func (x *LockStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockStatusResponse.ProtoReflect.Descriptor instead.
 func (*LockStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{22}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LockStatusResponse) GetLocked() bool {
@@ -2210,7 +2353,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2365,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[23]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2378,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{23}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SuspectRequest) GetCertificate() []byte {
@@ -2260,7 +2403,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2415,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[24]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2428,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{24}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
 }
 
 type RecallRequest struct {
@@ -2296,7 +2439,7 @@ type RecallRequest struct {
 
 func (x *RecallRequest) Reset() {
 	*x = RecallRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2451,7 @@ func (x *RecallRequest) String() string {
 func (*RecallRequest) ProtoMessage() {}
 
 func (x *RecallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[25]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2464,7 @@ func (x *RecallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
 func (*RecallRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{25}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
 }
 
 type RecallResponse struct {
@@ -2340,7 +2483,7 @@ type RecallResponse struct {
 
 func (x *RecallResponse) Reset() {
 	*x = RecallResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2495,7 @@ func (x *RecallResponse) String() string {
 func (*RecallResponse) ProtoMessage() {}
 
 func (x *RecallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[26]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2508,7 @@ func (x *RecallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallResponse.ProtoReflect.Descriptor instead.
 func (*RecallResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{26}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RecallResponse) GetReaches() []*Reach {
@@ -2416,7 +2559,7 @@ type Reach struct {
 
 func (x *Reach) Reset() {
 	*x = Reach{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2571,7 @@ func (x *Reach) String() string {
 func (*Reach) ProtoMessage() {}
 
 func (x *Reach) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[27]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2584,7 @@ func (x *Reach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reach.ProtoReflect.Descriptor instead.
 func (*Reach) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{27}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Reach) GetNodeId() string {
@@ -2473,7 +2616,7 @@ type StepBackRequest struct {
 
 func (x *StepBackRequest) Reset() {
 	*x = StepBackRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2628,7 @@ func (x *StepBackRequest) String() string {
 func (*StepBackRequest) ProtoMessage() {}
 
 func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[28]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2641,7 @@ func (x *StepBackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackRequest.ProtoReflect.Descriptor instead.
 func (*StepBackRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{28}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
 }
 
 type StepBackResponse struct {
@@ -2511,7 +2654,7 @@ type StepBackResponse struct {
 
 func (x *StepBackResponse) Reset() {
 	*x = StepBackResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2666,7 @@ func (x *StepBackResponse) String() string {
 func (*StepBackResponse) ProtoMessage() {}
 
 func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[29]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2679,7 @@ func (x *StepBackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepBackResponse.ProtoReflect.Descriptor instead.
 func (*StepBackResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{29}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StepBackResponse) GetServers() []*Manager {
@@ -2567,7 +2710,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2722,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[30]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2735,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{30}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PromoteRequest) GetCsr() []byte {
@@ -2654,7 +2797,7 @@ type PromotionConfirm struct {
 
 func (x *PromotionConfirm) Reset() {
 	*x = PromotionConfirm{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2809,7 @@ func (x *PromotionConfirm) String() string {
 func (*PromotionConfirm) ProtoMessage() {}
 
 func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[31]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2822,7 @@ func (x *PromotionConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionConfirm.ProtoReflect.Descriptor instead.
 func (*PromotionConfirm) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{31}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PromotionConfirm) GetLeaf() *profilepb.CertificateChain {
@@ -2712,7 +2855,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2867,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[32]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2880,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{32}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PromoteResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2794,7 +2937,7 @@ type DemotedRequest struct {
 
 func (x *DemotedRequest) Reset() {
 	*x = DemotedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[33]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2949,7 @@ func (x *DemotedRequest) String() string {
 func (*DemotedRequest) ProtoMessage() {}
 
 func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[33]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2962,7 @@ func (x *DemotedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedRequest.ProtoReflect.Descriptor instead.
 func (*DemotedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{33}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DemotedRequest) GetCsr() []byte {
@@ -2852,7 +2995,7 @@ type DemotedResponse struct {
 
 func (x *DemotedResponse) Reset() {
 	*x = DemotedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[34]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3007,7 @@ func (x *DemotedResponse) String() string {
 func (*DemotedResponse) ProtoMessage() {}
 
 func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[34]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3020,7 @@ func (x *DemotedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotedResponse.ProtoReflect.Descriptor instead.
 func (*DemotedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{34}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DemotedResponse) GetLeaf() *profilepb.CertificateChain {
@@ -2899,7 +3042,7 @@ type RecordsRequest struct {
 
 func (x *RecordsRequest) Reset() {
 	*x = RecordsRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[35]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2911,7 +3054,7 @@ func (x *RecordsRequest) String() string {
 func (*RecordsRequest) ProtoMessage() {}
 
 func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[35]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2924,7 +3067,7 @@ func (x *RecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsRequest.ProtoReflect.Descriptor instead.
 func (*RecordsRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{35}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RecordsRequest) GetSize() uint64 {
@@ -2954,7 +3097,7 @@ type RecordsResponse struct {
 
 func (x *RecordsResponse) Reset() {
 	*x = RecordsResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[36]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3109,7 @@ func (x *RecordsResponse) String() string {
 func (*RecordsResponse) ProtoMessage() {}
 
 func (x *RecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[36]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3122,7 @@ func (x *RecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsResponse.ProtoReflect.Descriptor instead.
 func (*RecordsResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{36}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RecordsResponse) GetRoot() []byte {
@@ -3013,7 +3156,7 @@ type RefusedRequest struct {
 
 func (x *RefusedRequest) Reset() {
 	*x = RefusedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[37]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3168,7 @@ func (x *RefusedRequest) String() string {
 func (*RefusedRequest) ProtoMessage() {}
 
 func (x *RefusedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[37]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3181,7 @@ func (x *RefusedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedRequest.ProtoReflect.Descriptor instead.
 func (*RefusedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{37}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RefusedRequest) GetRecords() [][]byte {
@@ -3056,7 +3199,7 @@ type RefusedResponse struct {
 
 func (x *RefusedResponse) Reset() {
 	*x = RefusedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[38]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3068,7 +3211,7 @@ func (x *RefusedResponse) String() string {
 func (*RefusedResponse) ProtoMessage() {}
 
 func (x *RefusedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[38]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3081,7 +3224,7 @@ func (x *RefusedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedResponse.ProtoReflect.Descriptor instead.
 func (*RefusedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{38}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{39}
 }
 
 type SegmentRequest struct {
@@ -3093,7 +3236,7 @@ type SegmentRequest struct {
 
 func (x *SegmentRequest) Reset() {
 	*x = SegmentRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[39]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3248,7 @@ func (x *SegmentRequest) String() string {
 func (*SegmentRequest) ProtoMessage() {}
 
 func (x *SegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[39]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3261,7 @@ func (x *SegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SegmentRequest.ProtoReflect.Descriptor instead.
 func (*SegmentRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{39}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SegmentRequest) GetNumber() uint64 {
@@ -3138,7 +3281,7 @@ type SegmentResponse struct {
 
 func (x *SegmentResponse) Reset() {
 	*x = SegmentResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3293,7 @@ func (x *SegmentResponse) String() string {
 func (*SegmentResponse) ProtoMessage() {}
 
 func (x *SegmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,12 +3306,248 @@ func (x *SegmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SegmentResponse.ProtoReflect.Descriptor instead.
 func (*SegmentResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{40}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SegmentResponse) GetSegment() []byte {
 	if x != nil {
 		return x.Segment
+	}
+	return nil
+}
+
+type EnrolRequest struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvitationId string                 `protobuf:"bytes,1,opt,name=invitation_id,json=invitationId,proto3" json:"invitation_id,omitempty"`
+	// PKCS #10, DER.
+	Csr           []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
+	Proof         []byte `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrolRequest) Reset() {
+	*x = EnrolRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrolRequest) ProtoMessage() {}
+
+func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
+func (*EnrolRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *EnrolRequest) GetInvitationId() string {
+	if x != nil {
+		return x.InvitationId
+	}
+	return ""
+}
+
+func (x *EnrolRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *EnrolRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type EnrolResponse struct {
+	state protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf  *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// What the cluster trusts besides the root that the invitation pins.
+	Roots *Roots `protobuf:"bytes,2,opt,name=roots,proto3" json:"roots,omitempty"`
+	// Where managers are, host:port.
+	Managers      []string `protobuf:"bytes,3,rep,name=managers,proto3" json:"managers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrolResponse) Reset() {
+	*x = EnrolResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrolResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrolResponse) ProtoMessage() {}
+
+func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrolResponse.ProtoReflect.Descriptor instead.
+func (*EnrolResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *EnrolResponse) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
+func (x *EnrolResponse) GetRoots() *Roots {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *EnrolResponse) GetManagers() []string {
+	if x != nil {
+		return x.Managers
+	}
+	return nil
+}
+
+type RenewPersonRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Csr   []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`
+	// By the key of the certificate of this connection.
+	Proof         []byte `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewPersonRequest) Reset() {
+	*x = RenewPersonRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewPersonRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewPersonRequest) ProtoMessage() {}
+
+func (x *RenewPersonRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewPersonRequest.ProtoReflect.Descriptor instead.
+func (*RenewPersonRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RenewPersonRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *RenewPersonRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type RenewPersonResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Roots         *Roots                      `protobuf:"bytes,2,opt,name=roots,proto3" json:"roots,omitempty"`
+	Managers      []string                    `protobuf:"bytes,3,rep,name=managers,proto3" json:"managers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewPersonResponse) Reset() {
+	*x = RenewPersonResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewPersonResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewPersonResponse) ProtoMessage() {}
+
+func (x *RenewPersonResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewPersonResponse.ProtoReflect.Descriptor instead.
+func (*RenewPersonResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RenewPersonResponse) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
+func (x *RenewPersonResponse) GetRoots() *Roots {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *RenewPersonResponse) GetManagers() []string {
+	if x != nil {
+		return x.Managers
 	}
 	return nil
 }
@@ -3310,7 +3689,25 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\vnext_update\x18\x05 \x01(\x03R\n" +
 	"nextUpdate\x12\x1a\n" +
 	"\bworkload\x18\x06 \x01(\bR\bworkload\x12\x16\n" +
-	"\x06former\x18\a \x01(\bR\x06former:\x04\xe8\xe5\x18\x03\"\x93\x01\n" +
+	"\x06former\x18\a \x01(\bR\x06former:\x04\xe8\xe5\x18\x03\"\xb9\x03\n" +
+	"\x06Person\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1b\n" +
+	"\tleaf_spki\x18\x03 \x01(\fR\bleafSpki\x12#\n" +
+	"\rprevious_spki\x18\x04 \x01(\fR\fpreviousSpki\x12$\n" +
+	"\x0eleaf_not_after\x18\x05 \x01(\x03R\fleafNotAfter\x12!\n" +
+	"\flife_seconds\x18\x06 \x01(\rR\vlifeSeconds\x12D\n" +
+	"\n" +
+	"invitation\x18\a \x01(\v2$.redoubt.profile.v1.SignedInvitationR\n" +
+	"invitation\x12\x1d\n" +
+	"\n" +
+	"invited_by\x18\b \x01(\tR\tinvitedBy\x12\x16\n" +
+	"\x06denied\x18\t \x01(\bR\x06denied\x12\x1b\n" +
+	"\tdenied_at\x18\n" +
+	" \x01(\x03R\bdeniedAt\x12#\n" +
+	"\rinvitation_id\x18\v \x01(\tR\finvitationId\x12\x1f\n" +
+	"\vleaf_issuer\x18\f \x01(\fR\n" +
+	"leafIssuer:\x04\xe8\xe5\x18\x03\"\x93\x01\n" +
 	"\bExposure\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
@@ -3426,7 +3823,22 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x0eSegmentRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\"+\n" +
 	"\x0fSegmentResponse\x12\x18\n" +
-	"\asegment\x18\x01 \x01(\fR\asegment2R\n" +
+	"\asegment\x18\x01 \x01(\fR\asegment\"[\n" +
+	"\fEnrolRequest\x12#\n" +
+	"\rinvitation_id\x18\x01 \x01(\tR\finvitationId\x12\x10\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\fR\x05proof\"\x92\x01\n" +
+	"\rEnrolResponse\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x12+\n" +
+	"\x05roots\x18\x02 \x01(\v2\x15.redoubt.pki.v1.RootsR\x05roots\x12\x1a\n" +
+	"\bmanagers\x18\x03 \x03(\tR\bmanagers\"<\n" +
+	"\x12RenewPersonRequest\x12\x10\n" +
+	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\"\x98\x01\n" +
+	"\x13RenewPersonResponse\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf\x12+\n" +
+	"\x05roots\x18\x02 \x01(\v2\x15.redoubt.pki.v1.RootsR\x05roots\x12\x1a\n" +
+	"\bmanagers\x18\x03 \x03(\tR\bmanagers2R\n" +
 	"\x04Join\x12J\n" +
 	"\x04Join\x12\x1b.redoubt.pki.v1.JoinRequest\x1a\x1c.redoubt.pki.v1.JoinResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x012X\n" +
@@ -3455,7 +3867,13 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\aPromote\x12\x1e.redoubt.pki.v1.PromoteRequest\x1a\x1f.redoubt.pki.v1.PromoteResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x02\x12S\n" +
 	"\aDemoted\x12\x1e.redoubt.pki.v1.DemotedRequest\x1a\x1f.redoubt.pki.v1.DemotedResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\bB.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
+	"\x01\b2Z\n" +
+	"\tEnrolment\x12M\n" +
+	"\x05Enrol\x12\x1c.redoubt.pki.v1.EnrolRequest\x1a\x1d.redoubt.pki.v1.EnrolResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x012r\n" +
+	"\rPersonRenewal\x12a\n" +
+	"\vRenewPerson\x12\".redoubt.pki.v1.RenewPersonRequest\x1a#.redoubt.pki.v1.RenewPersonResponse\"\t\x9a\xe5\x18\x05\n" +
+	"\x01\t\x18\x01B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
 
 var (
 	file_pki_pkipb_pki_proto_rawDescOnce sync.Once
@@ -3470,7 +3888,7 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_pkipb_pki_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(Rotation_Phase)(0),                 // 0: redoubt.pki.v1.Rotation.Phase
 	(*Node)(nil),                        // 1: redoubt.pki.v1.Node
@@ -3486,118 +3904,134 @@ var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*RevokedIssuer)(nil),               // 11: redoubt.pki.v1.RevokedIssuer
 	(*DeniedIdentity)(nil),              // 12: redoubt.pki.v1.DeniedIdentity
 	(*RevocationList)(nil),              // 13: redoubt.pki.v1.RevocationList
-	(*Exposure)(nil),                    // 14: redoubt.pki.v1.Exposure
-	(*Manager)(nil),                     // 15: redoubt.pki.v1.Manager
-	(*JoinRequest)(nil),                 // 16: redoubt.pki.v1.JoinRequest
-	(*AttestWanted)(nil),                // 17: redoubt.pki.v1.AttestWanted
-	(*ApprovalWanted)(nil),              // 18: redoubt.pki.v1.ApprovalWanted
-	(*JoinResponse)(nil),                // 19: redoubt.pki.v1.JoinResponse
-	(*RenewRequest)(nil),                // 20: redoubt.pki.v1.RenewRequest
-	(*RenewResponse)(nil),               // 21: redoubt.pki.v1.RenewResponse
-	(*LockStatusRequest)(nil),           // 22: redoubt.pki.v1.LockStatusRequest
-	(*LockStatusResponse)(nil),          // 23: redoubt.pki.v1.LockStatusResponse
-	(*SuspectRequest)(nil),              // 24: redoubt.pki.v1.SuspectRequest
-	(*SuspectResponse)(nil),             // 25: redoubt.pki.v1.SuspectResponse
-	(*RecallRequest)(nil),               // 26: redoubt.pki.v1.RecallRequest
-	(*RecallResponse)(nil),              // 27: redoubt.pki.v1.RecallResponse
-	(*Reach)(nil),                       // 28: redoubt.pki.v1.Reach
-	(*StepBackRequest)(nil),             // 29: redoubt.pki.v1.StepBackRequest
-	(*StepBackResponse)(nil),            // 30: redoubt.pki.v1.StepBackResponse
-	(*PromoteRequest)(nil),              // 31: redoubt.pki.v1.PromoteRequest
-	(*PromotionConfirm)(nil),            // 32: redoubt.pki.v1.PromotionConfirm
-	(*PromoteResponse)(nil),             // 33: redoubt.pki.v1.PromoteResponse
-	(*DemotedRequest)(nil),              // 34: redoubt.pki.v1.DemotedRequest
-	(*DemotedResponse)(nil),             // 35: redoubt.pki.v1.DemotedResponse
-	(*RecordsRequest)(nil),              // 36: redoubt.pki.v1.RecordsRequest
-	(*RecordsResponse)(nil),             // 37: redoubt.pki.v1.RecordsResponse
-	(*RefusedRequest)(nil),              // 38: redoubt.pki.v1.RefusedRequest
-	(*RefusedResponse)(nil),             // 39: redoubt.pki.v1.RefusedResponse
-	(*SegmentRequest)(nil),              // 40: redoubt.pki.v1.SegmentRequest
-	(*SegmentResponse)(nil),             // 41: redoubt.pki.v1.SegmentResponse
-	(*raftstorepb.Meta)(nil),            // 42: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 43: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 44: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),   // 45: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),       // 46: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),       // 47: redoubt.profile.v1.TPMEvidence
-	(*profilepb.TPMCredential)(nil),     // 48: redoubt.profile.v1.TPMCredential
-	(*profilepb.CertificateChain)(nil),  // 49: redoubt.profile.v1.CertificateChain
+	(*Person)(nil),                      // 14: redoubt.pki.v1.Person
+	(*Exposure)(nil),                    // 15: redoubt.pki.v1.Exposure
+	(*Manager)(nil),                     // 16: redoubt.pki.v1.Manager
+	(*JoinRequest)(nil),                 // 17: redoubt.pki.v1.JoinRequest
+	(*AttestWanted)(nil),                // 18: redoubt.pki.v1.AttestWanted
+	(*ApprovalWanted)(nil),              // 19: redoubt.pki.v1.ApprovalWanted
+	(*JoinResponse)(nil),                // 20: redoubt.pki.v1.JoinResponse
+	(*RenewRequest)(nil),                // 21: redoubt.pki.v1.RenewRequest
+	(*RenewResponse)(nil),               // 22: redoubt.pki.v1.RenewResponse
+	(*LockStatusRequest)(nil),           // 23: redoubt.pki.v1.LockStatusRequest
+	(*LockStatusResponse)(nil),          // 24: redoubt.pki.v1.LockStatusResponse
+	(*SuspectRequest)(nil),              // 25: redoubt.pki.v1.SuspectRequest
+	(*SuspectResponse)(nil),             // 26: redoubt.pki.v1.SuspectResponse
+	(*RecallRequest)(nil),               // 27: redoubt.pki.v1.RecallRequest
+	(*RecallResponse)(nil),              // 28: redoubt.pki.v1.RecallResponse
+	(*Reach)(nil),                       // 29: redoubt.pki.v1.Reach
+	(*StepBackRequest)(nil),             // 30: redoubt.pki.v1.StepBackRequest
+	(*StepBackResponse)(nil),            // 31: redoubt.pki.v1.StepBackResponse
+	(*PromoteRequest)(nil),              // 32: redoubt.pki.v1.PromoteRequest
+	(*PromotionConfirm)(nil),            // 33: redoubt.pki.v1.PromotionConfirm
+	(*PromoteResponse)(nil),             // 34: redoubt.pki.v1.PromoteResponse
+	(*DemotedRequest)(nil),              // 35: redoubt.pki.v1.DemotedRequest
+	(*DemotedResponse)(nil),             // 36: redoubt.pki.v1.DemotedResponse
+	(*RecordsRequest)(nil),              // 37: redoubt.pki.v1.RecordsRequest
+	(*RecordsResponse)(nil),             // 38: redoubt.pki.v1.RecordsResponse
+	(*RefusedRequest)(nil),              // 39: redoubt.pki.v1.RefusedRequest
+	(*RefusedResponse)(nil),             // 40: redoubt.pki.v1.RefusedResponse
+	(*SegmentRequest)(nil),              // 41: redoubt.pki.v1.SegmentRequest
+	(*SegmentResponse)(nil),             // 42: redoubt.pki.v1.SegmentResponse
+	(*EnrolRequest)(nil),                // 43: redoubt.pki.v1.EnrolRequest
+	(*EnrolResponse)(nil),               // 44: redoubt.pki.v1.EnrolResponse
+	(*RenewPersonRequest)(nil),          // 45: redoubt.pki.v1.RenewPersonRequest
+	(*RenewPersonResponse)(nil),         // 46: redoubt.pki.v1.RenewPersonResponse
+	(*raftstorepb.Meta)(nil),            // 47: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 48: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 49: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),   // 50: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.SignedInvitation)(nil),  // 51: redoubt.profile.v1.SignedInvitation
+	(*profilepb.TPMIdentity)(nil),       // 52: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),       // 53: redoubt.profile.v1.TPMEvidence
+	(*profilepb.TPMCredential)(nil),     // 54: redoubt.profile.v1.TPMCredential
+	(*profilepb.CertificateChain)(nil),  // 55: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	42, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	43, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	47, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	48, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
 	3,  // 3: redoubt.pki.v1.Node.workload_certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	43, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	42, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	44, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	48, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	47, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	49, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
 	5,  // 7: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
-	43, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
-	42, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
-	14, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
+	48, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
+	47, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	15, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
 	11, // 11: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
 	8,  // 12: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
 	9,  // 13: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
 	2,  // 14: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	45, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	50, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
 	7,  // 16: redoubt.pki.v1.Cluster.external:type_name -> redoubt.pki.v1.External
 	0,  // 17: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	42, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	47, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
 	3,  // 19: redoubt.pki.v1.DeniedIdentity.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	42, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
-	46, // 21: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	47, // 22: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	48, // 23: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
-	49, // 24: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	49, // 25: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	15, // 26: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	43, // 27: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
-	10, // 28: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
-	17, // 29: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
-	18, // 30: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
-	47, // 31: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	49, // 32: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	49, // 33: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	10, // 34: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
-	28, // 35: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
-	15, // 36: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
-	15, // 37: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
-	32, // 38: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	47, // 39: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	49, // 40: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	49, // 41: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	49, // 42: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	49, // 43: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	15, // 44: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	47, // 45: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	49, // 46: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	16, // 47: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
-	20, // 48: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
-	22, // 49: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
-	26, // 50: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
-	29, // 51: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
-	24, // 52: redoubt.pki.v1.Witness.Suspect:input_type -> redoubt.pki.v1.SuspectRequest
-	36, // 53: redoubt.pki.v1.Witness.Records:input_type -> redoubt.pki.v1.RecordsRequest
-	38, // 54: redoubt.pki.v1.Witness.Refused:input_type -> redoubt.pki.v1.RefusedRequest
-	40, // 55: redoubt.pki.v1.Witness.Segment:input_type -> redoubt.pki.v1.SegmentRequest
-	31, // 56: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	34, // 57: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	19, // 58: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	21, // 59: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	23, // 60: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	27, // 61: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	30, // 62: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	25, // 63: redoubt.pki.v1.Witness.Suspect:output_type -> redoubt.pki.v1.SuspectResponse
-	37, // 64: redoubt.pki.v1.Witness.Records:output_type -> redoubt.pki.v1.RecordsResponse
-	39, // 65: redoubt.pki.v1.Witness.Refused:output_type -> redoubt.pki.v1.RefusedResponse
-	41, // 66: redoubt.pki.v1.Witness.Segment:output_type -> redoubt.pki.v1.SegmentResponse
-	33, // 67: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	35, // 68: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	58, // [58:69] is the sub-list for method output_type
-	47, // [47:58] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	47, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	47, // 21: redoubt.pki.v1.Person.meta:type_name -> redoubt.raftstore.v1.Meta
+	51, // 22: redoubt.pki.v1.Person.invitation:type_name -> redoubt.profile.v1.SignedInvitation
+	52, // 23: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	53, // 24: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	54, // 25: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	55, // 26: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	55, // 27: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	16, // 28: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
+	48, // 29: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	10, // 30: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
+	18, // 31: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
+	19, // 32: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
+	53, // 33: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	55, // 34: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	55, // 35: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	10, // 36: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
+	29, // 37: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
+	16, // 38: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
+	16, // 39: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
+	33, // 40: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
+	53, // 41: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	55, // 42: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	55, // 43: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	55, // 44: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	55, // 45: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	16, // 46: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
+	53, // 47: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	55, // 48: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	55, // 49: redoubt.pki.v1.EnrolResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	10, // 50: redoubt.pki.v1.EnrolResponse.roots:type_name -> redoubt.pki.v1.Roots
+	55, // 51: redoubt.pki.v1.RenewPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	10, // 52: redoubt.pki.v1.RenewPersonResponse.roots:type_name -> redoubt.pki.v1.Roots
+	17, // 53: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
+	21, // 54: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
+	23, // 55: redoubt.pki.v1.Lock.LockStatus:input_type -> redoubt.pki.v1.LockStatusRequest
+	27, // 56: redoubt.pki.v1.Witness.Recall:input_type -> redoubt.pki.v1.RecallRequest
+	30, // 57: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
+	25, // 58: redoubt.pki.v1.Witness.Suspect:input_type -> redoubt.pki.v1.SuspectRequest
+	37, // 59: redoubt.pki.v1.Witness.Records:input_type -> redoubt.pki.v1.RecordsRequest
+	39, // 60: redoubt.pki.v1.Witness.Refused:input_type -> redoubt.pki.v1.RefusedRequest
+	41, // 61: redoubt.pki.v1.Witness.Segment:input_type -> redoubt.pki.v1.SegmentRequest
+	32, // 62: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	35, // 63: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	43, // 64: redoubt.pki.v1.Enrolment.Enrol:input_type -> redoubt.pki.v1.EnrolRequest
+	45, // 65: redoubt.pki.v1.PersonRenewal.RenewPerson:input_type -> redoubt.pki.v1.RenewPersonRequest
+	20, // 66: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	22, // 67: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	24, // 68: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	28, // 69: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	31, // 70: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	26, // 71: redoubt.pki.v1.Witness.Suspect:output_type -> redoubt.pki.v1.SuspectResponse
+	38, // 72: redoubt.pki.v1.Witness.Records:output_type -> redoubt.pki.v1.RecordsResponse
+	40, // 73: redoubt.pki.v1.Witness.Refused:output_type -> redoubt.pki.v1.RefusedResponse
+	42, // 74: redoubt.pki.v1.Witness.Segment:output_type -> redoubt.pki.v1.SegmentResponse
+	34, // 75: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	36, // 76: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	44, // 77: redoubt.pki.v1.Enrolment.Enrol:output_type -> redoubt.pki.v1.EnrolResponse
+	46, // 78: redoubt.pki.v1.PersonRenewal.RenewPerson:output_type -> redoubt.pki.v1.RenewPersonResponse
+	66, // [66:79] is the sub-list for method output_type
+	53, // [53:66] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_pki_proto_init() }
@@ -3611,9 +4045,9 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   46,
 			NumExtensions: 0,
-			NumServices:   5,
+			NumServices:   7,
 		},
 		GoTypes:           file_pki_pkipb_pki_proto_goTypes,
 		DependencyIndexes: file_pki_pkipb_pki_proto_depIdxs,

@@ -800,3 +800,217 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "pki/pkipb/pki.proto",
 }
+
+const (
+	Enrolment_Enrol_FullMethodName = "/redoubt.pki.v1.Enrolment/Enrol"
+)
+
+// EnrolmentClient is the client API for Enrolment service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Enrolment is a person's first call.
+type EnrolmentClient interface {
+	// Without a client certificate: the invitation's seed proves itself instead.
+	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolResponse, error)
+}
+
+type enrolmentClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewEnrolmentClient(cc grpc.ClientConnInterface) EnrolmentClient {
+	return &enrolmentClient{cc}
+}
+
+func (c *enrolmentClient) Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnrolResponse)
+	err := c.cc.Invoke(ctx, Enrolment_Enrol_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// EnrolmentServer is the server API for Enrolment service.
+// All implementations must embed UnimplementedEnrolmentServer
+// for forward compatibility.
+//
+// Enrolment is a person's first call.
+type EnrolmentServer interface {
+	// Without a client certificate: the invitation's seed proves itself instead.
+	Enrol(context.Context, *EnrolRequest) (*EnrolResponse, error)
+	mustEmbedUnimplementedEnrolmentServer()
+}
+
+// UnimplementedEnrolmentServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedEnrolmentServer struct{}
+
+func (UnimplementedEnrolmentServer) Enrol(context.Context, *EnrolRequest) (*EnrolResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Enrol not implemented")
+}
+func (UnimplementedEnrolmentServer) mustEmbedUnimplementedEnrolmentServer() {}
+func (UnimplementedEnrolmentServer) testEmbeddedByValue()                   {}
+
+// UnsafeEnrolmentServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to EnrolmentServer will
+// result in compilation errors.
+type UnsafeEnrolmentServer interface {
+	mustEmbedUnimplementedEnrolmentServer()
+}
+
+func RegisterEnrolmentServer(s grpc.ServiceRegistrar, srv EnrolmentServer) {
+	// If the following call panics, it indicates UnimplementedEnrolmentServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Enrolment_ServiceDesc, srv)
+}
+
+func _Enrolment_Enrol_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EnrolRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrolmentServer).Enrol(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enrolment_Enrol_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrolmentServer).Enrol(ctx, req.(*EnrolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Enrolment_ServiceDesc is the grpc.ServiceDesc for Enrolment service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Enrolment_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "redoubt.pki.v1.Enrolment",
+	HandlerType: (*EnrolmentServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Enrol",
+			Handler:    _Enrolment_Enrol_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "pki/pkipb/pki.proto",
+}
+
+const (
+	PersonRenewal_RenewPerson_FullMethodName = "/redoubt.pki.v1.PersonRenewal/RenewPerson"
+)
+
+// PersonRenewalClient is the client API for PersonRenewal service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// PersonRenewal gives a person the next certificate.
+type PersonRenewalClient interface {
+	RenewPerson(ctx context.Context, in *RenewPersonRequest, opts ...grpc.CallOption) (*RenewPersonResponse, error)
+}
+
+type personRenewalClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewPersonRenewalClient(cc grpc.ClientConnInterface) PersonRenewalClient {
+	return &personRenewalClient{cc}
+}
+
+func (c *personRenewalClient) RenewPerson(ctx context.Context, in *RenewPersonRequest, opts ...grpc.CallOption) (*RenewPersonResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewPersonResponse)
+	err := c.cc.Invoke(ctx, PersonRenewal_RenewPerson_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PersonRenewalServer is the server API for PersonRenewal service.
+// All implementations must embed UnimplementedPersonRenewalServer
+// for forward compatibility.
+//
+// PersonRenewal gives a person the next certificate.
+type PersonRenewalServer interface {
+	RenewPerson(context.Context, *RenewPersonRequest) (*RenewPersonResponse, error)
+	mustEmbedUnimplementedPersonRenewalServer()
+}
+
+// UnimplementedPersonRenewalServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedPersonRenewalServer struct{}
+
+func (UnimplementedPersonRenewalServer) RenewPerson(context.Context, *RenewPersonRequest) (*RenewPersonResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewPerson not implemented")
+}
+func (UnimplementedPersonRenewalServer) mustEmbedUnimplementedPersonRenewalServer() {}
+func (UnimplementedPersonRenewalServer) testEmbeddedByValue()                       {}
+
+// UnsafePersonRenewalServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to PersonRenewalServer will
+// result in compilation errors.
+type UnsafePersonRenewalServer interface {
+	mustEmbedUnimplementedPersonRenewalServer()
+}
+
+func RegisterPersonRenewalServer(s grpc.ServiceRegistrar, srv PersonRenewalServer) {
+	// If the following call panics, it indicates UnimplementedPersonRenewalServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&PersonRenewal_ServiceDesc, srv)
+}
+
+func _PersonRenewal_RenewPerson_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewPersonRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PersonRenewalServer).RenewPerson(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PersonRenewal_RenewPerson_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PersonRenewalServer).RenewPerson(ctx, req.(*RenewPersonRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// PersonRenewal_ServiceDesc is the grpc.ServiceDesc for PersonRenewal service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var PersonRenewal_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "redoubt.pki.v1.PersonRenewal",
+	HandlerType: (*PersonRenewalServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "RenewPerson",
+			Handler:    _PersonRenewal_RenewPerson_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "pki/pkipb/pki.proto",
+}

@@ -238,6 +238,55 @@ func (c *CA) signRole(q pki.SignRenew, role profilepb.Role, check func(*x509.Cer
 	return c.issue(id, q.CSR, q.BootCSR)
 }
 
+// MintInvitation implements pki.InvitationMinter.
+func (c *CA) MintInvitation(_ context.Context, r *profilepb.InvitationRecord) (*profilepb.SignedInvitation, error) {
+	r = proto.CloneOf(r)
+	r.ClusterId, r.MintedAt = c.ClusterID, time.Now().Unix()
+	b, err := proto.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return &profilepb.SignedInvitation{Record: b, Signature: ed25519.Sign(c.recordKey, profile.InvitationSigningInput(b))}, nil
+}
+
+// SignPerson implements pki.PersonSigner.
+func (c *CA) SignPerson(_ context.Context, q pki.SignPerson) (*profilepb.CertificateChain, error) {
+	csr, err := profile.ParsePersonCSR(q.CSR)
+	if err != nil {
+		return nil, err
+	}
+	name, life := "", time.Duration(q.LifeSeconds)*time.Second
+	if q.Invitation != nil {
+		r, err := profile.OpenInvitation(c.recordKey.Public().(ed25519.PublicKey), q.Invitation)
+		if err == nil {
+			err = profile.CheckEnrolProof(r.GetPublicKey(), q.Exporter, q.CSR, r.GetId(), q.Proof)
+		}
+		if err != nil {
+			return nil, err
+		}
+		name, life = r.GetPerson(), time.Duration(r.GetLifeSeconds())*time.Second
+	} else {
+		old, id, err := profile.ParsePersonChain(q.Old)
+		if err == nil {
+			err = profile.CheckPersonRenew(old[0], q.CSR, q.Proof)
+		}
+		if err != nil {
+			return nil, err
+		}
+		name = id.Person
+	}
+	return c.IssuePerson(name, csr.Request.PublicKey, time.Now(), life)
+}
+
+// IssuePerson signs a person's certificate for pub, issued at that time, with its chain.
+func (c *CA) IssuePerson(name string, pub any, at time.Time, life time.Duration) (*profilepb.CertificateChain, error) {
+	der, err := x509.CreateCertificate(rand.Reader, profile.PersonTemplate(c.ClusterID, name, at, life), c.Issuer, pub, c.issuerKey)
+	if err != nil {
+		return nil, err
+	}
+	return &profilepb.CertificateChain{Certificates: [][]byte{der, c.Issuer.Raw, c.Root.Raw}}, nil
+}
+
 // NextIssuer makes the issuing CA of a rotation, under the same root, and signs
 // with it from now on.
 func (c *CA) NextIssuer(t testing.TB) *x509.Certificate {

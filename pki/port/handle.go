@@ -67,7 +67,7 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	if err != nil {
 		return false, err
 	}
-	if in.via != nil && (len(offered) != 1 || offered[0] != pki.ALPNGRPC) {
+	if in.via != nil && (len(offered) != 1 || !led(offered[0])) {
 		// Before it counts: a follower gone bad must not speak in the place of
 		// another one's raft, which is counted by the source that it names.
 		return false, fmt.Errorf("protocols %q cannot be spliced", offered)
@@ -103,8 +103,8 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	switch {
 	case m.creds == nil:
 		return p.dispatchLocked(ctx, in, alpn, m)
-	case alpn == pki.ALPNGRPC:
-		return p.dispatchGRPC(ctx, in, m, read, giveHalf)
+	case led(alpn):
+		return p.dispatchLed(ctx, in, alpn, m, read, giveHalf)
 	case alpn == pki.ALPNLocal && !m.leader().Self:
 		return false, errNoLeader
 	case alpn == pki.ALPNRaft, alpn == pki.ALPNLock, alpn == pki.ALPNLocal, alpn == pki.ALPNWitness:
@@ -115,22 +115,27 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 	return false, fmt.Errorf("unknown protocol %q", alpn)
 }
 
-// dispatchLocked answers with the boot leaf. On h2 that leaf is the answer.
+// led reports whether connections of a protocol are for the leader, to whom others
+// carry them: those of nodes and of people.
+func led(alpn string) bool { return alpn == pki.ALPNGRPC || alpn == pki.ALPNPerson }
+
+// dispatchLocked answers with the boot leaf. Where the leader is wanted that leaf is
+// the answer.
 func (p *Port) dispatchLocked(ctx context.Context, in *incoming, alpn string, m mode) (bool, error) {
 	switch alpn {
 	case pki.ALPNLock:
 		return p.serve(ctx, in, alpn, m, p.cfg.Boot)
-	case pki.ALPNGRPC:
+	case pki.ALPNGRPC, pki.ALPNPerson:
 		return false, tls.Server(in.Conn, p.cfg.Boot.ServerConfig(alpn)).HandshakeContext(ctx)
 	}
 	return false, errNotHere
 }
 
-func (p *Port) dispatchGRPC(ctx context.Context, in *incoming, m mode, read []byte, giveHalf func()) (bool, error) {
+func (p *Port) dispatchLed(ctx context.Context, in *incoming, alpn string, m mode, read []byte, giveHalf func()) (bool, error) {
 	l := m.leader()
 	switch {
 	case l.Self:
-		return p.serve(ctx, in, pki.ALPNGRPC, m, m.creds)
+		return p.serve(ctx, in, alpn, m, m.creds)
 	case in.via != nil:
 		return false, errTwoHops
 	case l.NodeID == "" || l.Address == "":
@@ -198,9 +203,9 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 	if m.creds != nil {
 		if err := p.cfg.Admit(alpn, peer); err != nil {
 			p.refusals.Warn(strangers.Key(in.RemoteAddr()), "refused a node", "address", in.RemoteAddr().String(), "protocol", alpn, "reason", err)
-			// A node that was removed should hear it. It gets as far as a
+			// A node or person that was removed should hear it. It gets as far as a
 			// caller without a certificate, and each call is refused again.
-			if told = alpn == pki.ALPNGRPC && authz.RefusalOf(err) != nil; !told {
+			if told = led(alpn) && authz.RefusalOf(err) != nil; !told {
 				return false, err
 			}
 		}
@@ -276,7 +281,7 @@ func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer, told bool)
 	raw := in.raw
 	switch {
 	case told:
-		return p.told.Take(peer.NodeID, func() { raw.Close() }), nil
+		return p.told.Take(peer.Subject(), func() { raw.Close() }), nil
 	case peer == nil:
 		give := p.anonymous.Take(strangers.Key(in.RemoteAddr()), func() { raw.Close() })
 		if in.via == nil {
@@ -286,8 +291,8 @@ func (p *Port) countPeer(in *incoming, alpn string, peer *authz.Peer, told bool)
 		return func() { give(); giveCarried() }, nil
 	}
 	key := ""
-	if alpn == pki.ALPNGRPC {
-		key = peer.NodeID
+	if led(alpn) {
+		key = peer.Subject()
 	}
 	give, ok := p.counts.take(classNode, key)
 	if !ok {

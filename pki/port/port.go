@@ -34,7 +34,7 @@ type Config struct {
 	Boot *pki.Credentials
 	// Admit decides, at connect and again in Recheck, whether a verified peer
 	// may use a protocol; nil peer: no certificate, h2 only. It is not asked
-	// while the port is locked. A peer of h2 that is refused with an error of
+	// while the port is locked. A peer of h2, or a person, that is refused with an error of
 	// which authz.RefusalOf knows the reason is let in for a moment, so that its
 	// call can be answered with that reason: the listener's server must refuse
 	// it as Admit does.
@@ -88,7 +88,7 @@ type tracked interface {
 func (c *Conn) about() (string, []*authz.Peer) { return c.alpn, []*authz.Peer{c.peer, c.via} }
 
 func (c *Conn) ledTo() *Leader {
-	if c.alpn == pki.ALPNGRPC || c.alpn == pki.ALPNLocal {
+	if led(c.alpn) || c.alpn == pki.ALPNLocal {
 		return &Leader{Self: true}
 	}
 	return nil
@@ -115,7 +115,7 @@ func New(c Config) (*Port, error) {
 	}, nil
 }
 
-var served = []string{pki.ALPNGRPC, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock, pki.ALPNWitness}
+var served = []string{pki.ALPNGRPC, pki.ALPNPerson, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock, pki.ALPNWitness}
 
 // Listen returns the listener of a protocol. Its connections are *Conn. There
 // is one at a time; after it was closed a new one can be had. Connections of a
@@ -145,7 +145,8 @@ func (p *Port) unlisten(l *listener) {
 	}
 }
 
-// Unlock makes the port a manager's. leader is asked for each h2 connection.
+// Unlock makes the port a manager's. leader is asked for each connection that is led
+// to it.
 func (p *Port) Unlock(creds *pki.Credentials, leader func() Leader) {
 	p.setMode(mode{creds: creds, leader: leader})
 }
@@ -177,13 +178,13 @@ func (p *Port) LeaderChanged(now Leader) {
 	})
 }
 
-// Recheck asks Admit again about the open connections of those nodes (nil: of
-// all) and closes those that are refused.
-func (p *Port) Recheck(nodes []string) {
+// Recheck asks Admit again about the open connections of those subjects, nodes and
+// people (nil: of all), and closes those that are refused.
+func (p *Port) Recheck(subjects []string) {
 	p.cut(func(t tracked) bool {
 		alpn, peers := t.about()
 		for i, peer := range peers {
-			if peer == nil || nodes != nil && !slices.Contains(nodes, peer.NodeID) {
+			if peer == nil || subjects != nil && !slices.Contains(subjects, peer.Subject()) {
 				continue
 			}
 			if i > 0 {

@@ -14,6 +14,9 @@
 // public key and at most the node's keyd key; who the node is and what it may
 // do is never taken from the request.
 //
+// A person's certificate has another shape (PersonTemplate, PersonFromCert): what
+// takes the one refuses the other.
+//
 // The package does not verify chains, does not know which roots are trusted,
 // and does not decide policy such as how long a token may live; it says only
 // whether a thing is well formed and what it claims.

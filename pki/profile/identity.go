@@ -24,11 +24,13 @@ var (
 	OIDTPM     = asn1.ObjectIdentifier{2, 25, 1268417339, 3}
 )
 
-// Identity is what a node certificate says.
+// Identity is what a node's or a person's certificate says.
 type Identity struct {
 	ClusterID string
 	NodeID    string
 	Role      profilepb.Role
+	// Person is the name of a person, who has no node and no role.
+	Person string
 	// KeydKey is the HPKE public key of the node's keyd, or nil.
 	KeydKey []byte
 	// TPM is the name of the attestation key of the TPM that the node proved when it
@@ -36,6 +38,14 @@ type Identity struct {
 	TPM []byte
 	// SPKI is the SHA-256 of the SubjectPublicKeyInfo; LeafTemplate ignores it.
 	SPKI []byte
+}
+
+// Subject names whom the identity is of, node or person, in one space of names.
+func (id Identity) Subject() string {
+	if id.Person != "" {
+		return PersonSubject(id.Person)
+	}
+	return id.NodeID
 }
 
 // NodeURI returns spiffe://<cluster id>/node/<node id>.

@@ -173,9 +173,17 @@ func mustMarshal(v any, params string) []byte {
 // emptyName is the DER of a distinguished name without attributes.
 const emptyName = "\x30\x00"
 
-// ParseChain decodes a chain and checks its bounds and its leaf's shape. It
-// verifies no signature.
+// ParseChain decodes a chain and checks its bounds and its leaf's shape, which is a
+// node's. It verifies no signature.
 func ParseChain(chain *profilepb.CertificateChain) ([]*x509.Certificate, error) {
+	certs, err := parseCerts(chain)
+	if err != nil {
+		return nil, err
+	}
+	return certs, CheckLeaf(certs[0])
+}
+
+func parseCerts(chain *profilepb.CertificateChain) ([]*x509.Certificate, error) {
 	n := len(chain.GetCertificates())
 	if n == 0 || n > MaxChain {
 		return nil, fmt.Errorf("certificate chain has %d certificates: 1 to %d are allowed", n, MaxChain)
@@ -191,5 +199,5 @@ func ParseChain(chain *profilepb.CertificateChain) ([]*x509.Certificate, error) 
 		}
 		certs[i] = c
 	}
-	return certs, CheckLeaf(certs[0])
+	return certs, nil
 }

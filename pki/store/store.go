@@ -1,4 +1,4 @@
-// Package store declares the replicated tables of identities: Nodes, Tokens,
+// Package store declares the replicated tables of identities: Nodes, Tokens, People,
 // who may do what, and the one Cluster record, and reads them for those who decide by them.
 //
 // It holds no rule of its own. Writing a node or a token is for the
@@ -8,6 +8,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,11 @@ var (
 	// Tokens holds the records of join tokens.
 	Tokens = raftstore.NewTable[*pkipb.Token]("tokens")
 
+	// People are those who come in by a certificate of their own, by name.
+	People = raftstore.NewTable("people",
+		raftstore.Index[*pkipb.Person]{Name: "invitation", Keys: func(p *pkipb.Person) []string { return nonEmpty(p.GetInvitationId()) }},
+	)
+
 	// DeniedIdentities are workload identities that were revoked, by SPIFFE id.
 	DeniedIdentities = raftstore.NewTable[*pkipb.DeniedIdentity]("denied_identities")
 
@@ -56,7 +62,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, People}
 }
 
 func nonEmpty(s string) []string {
@@ -81,7 +87,7 @@ func GetCluster(r raftstore.Reader) (*pkipb.Cluster, error) {
 	return c, nil
 }
 
-// Directory answers who is a member. It satisfies authz.Directory.
+// Directory answers who is a member. It satisfies authz.Directory and authz.People.
 type Directory struct{ Store Store }
 
 // Node returns the record of that node, shared; nil where there is none.
@@ -94,23 +100,33 @@ func (d Directory) Node(id string) (*pkipb.Node, error) {
 	return n, err
 }
 
-// Changes calls changed whenever node records may have changed, first at once,
+// Person returns the record of that person, shared; nil where there is none.
+func (d Directory) Person(name string) (*pkipb.Person, error) {
+	var p *pkipb.Person
+	err := d.Store.View(func(r *raftstore.ReadTx) error {
+		p, _ = People.Get(r, name)
+		return nil
+	})
+	return p, err
+}
+
+// Changes calls changed whenever records of nodes or people may have changed, first at once,
 // until ctx ends or the store does. It never misses a change: after falling
 // behind it starts again and calls changed with nil, meaning any of them.
-func (d Directory) Changes(ctx context.Context, changed func(nodes []string)) error {
+func (d Directory) Changes(ctx context.Context, changed func(subjects []string)) error {
 	for {
 		err := d.follow(ctx, changed)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case !errors.Is(err, raftstore.ErrLagged):
-			return fmt.Errorf("watching node records: %w", err)
+			return fmt.Errorf("watching the records of nodes and people: %w", err)
 		}
 	}
 }
 
 func (d Directory) follow(ctx context.Context, changed func([]string)) error {
-	w, err := d.Store.Watch(func(*raftstore.ReadTx) error { return nil }, Nodes)
+	w, err := d.Store.Watch(func(*raftstore.ReadTx) error { return nil }, Nodes, People)
 	if err != nil {
 		return err
 	}
@@ -123,13 +139,11 @@ func (d Directory) follow(ctx context.Context, changed func([]string)) error {
 		}
 		ids := make([]string, 0, len(events))
 		for _, e := range events {
-			old, now, ok := Nodes.Event(e)
-			switch {
-			case !ok:
-			case now != nil:
-				ids = append(ids, now.GetId())
-			default:
-				ids = append(ids, old.GetId())
+			if old, now, ok := Nodes.Event(e); ok {
+				ids = append(ids, cmp.Or(now.GetId(), old.GetId()))
+			}
+			if old, now, ok := People.Event(e); ok {
+				ids = append(ids, profile.PersonSubject(cmp.Or(now.GetId(), old.GetId())))
 			}
 		}
 		changed(ids)

@@ -391,6 +391,8 @@ type Request struct {
 	//	*Request_TestSlot
 	//	*Request_Release
 	//	*Request_TakeRelease
+	//	*Request_MintInvitation
+	//	*Request_SignPerson
 	Verb          isRequest_Verb `protobuf_oneof:"verb"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,6 +831,24 @@ func (x *Request) GetTakeRelease() *TakeReleaseRequest {
 	return nil
 }
 
+func (x *Request) GetMintInvitation() *MintInvitationRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_MintInvitation); ok {
+			return x.MintInvitation
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetSignPerson() *SignPersonRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SignPerson); ok {
+			return x.SignPerson
+		}
+	}
+	return nil
+}
+
 type isRequest_Verb interface {
 	isRequest_Verb()
 }
@@ -1013,6 +1033,14 @@ type Request_TakeRelease struct {
 	TakeRelease *TakeReleaseRequest `protobuf:"bytes,81,opt,name=take_release,json=takeRelease,proto3,oneof"`
 }
 
+type Request_MintInvitation struct {
+	MintInvitation *MintInvitationRequest `protobuf:"bytes,110,opt,name=mint_invitation,json=mintInvitation,proto3,oneof"`
+}
+
+type Request_SignPerson struct {
+	SignPerson *SignPersonRequest `protobuf:"bytes,111,opt,name=sign_person,json=signPerson,proto3,oneof"`
+}
+
 func (*Request_Status) isRequest_Verb() {}
 
 func (*Request_Init) isRequest_Verb() {}
@@ -1101,6 +1129,10 @@ func (*Request_Release) isRequest_Verb() {}
 
 func (*Request_TakeRelease) isRequest_Verb() {}
 
+func (*Request_MintInvitation) isRequest_Verb() {}
+
+func (*Request_SignPerson) isRequest_Verb() {}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -1150,6 +1182,8 @@ type Response struct {
 	//	*Response_TestSlot
 	//	*Response_Release
 	//	*Response_TakeRelease
+	//	*Response_MintInvitation
+	//	*Response_SignPerson
 	Result        isResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1597,6 +1631,24 @@ func (x *Response) GetTakeRelease() *TakeReleaseResponse {
 	return nil
 }
 
+func (x *Response) GetMintInvitation() *MintInvitationResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_MintInvitation); ok {
+			return x.MintInvitation
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetSignPerson() *SignPersonResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SignPerson); ok {
+			return x.SignPerson
+		}
+	}
+	return nil
+}
+
 type isResponse_Result interface {
 	isResponse_Result()
 }
@@ -1781,6 +1833,14 @@ type Response_TakeRelease struct {
 	TakeRelease *TakeReleaseResponse `protobuf:"bytes,81,opt,name=take_release,json=takeRelease,proto3,oneof"`
 }
 
+type Response_MintInvitation struct {
+	MintInvitation *MintInvitationResponse `protobuf:"bytes,110,opt,name=mint_invitation,json=mintInvitation,proto3,oneof"`
+}
+
+type Response_SignPerson struct {
+	SignPerson *SignPersonResponse `protobuf:"bytes,111,opt,name=sign_person,json=signPerson,proto3,oneof"`
+}
+
 func (*Response_Error) isResponse_Result() {}
 
 func (*Response_Status) isResponse_Result() {}
@@ -1870,6 +1930,10 @@ func (*Response_TestSlot) isResponse_Result() {}
 func (*Response_Release) isResponse_Result() {}
 
 func (*Response_TakeRelease) isResponse_Result() {}
+
+func (*Response_MintInvitation) isResponse_Result() {}
+
+func (*Response_SignPerson) isResponse_Result() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -7019,11 +7083,238 @@ func (x *ChallengeResponse) GetCredential() *profilepb.TPMCredential {
 	return nil
 }
 
+// MintInvitation signs an invitation's record. That somebody is invited is redoubtd's
+// word.
+type MintInvitationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id, public_key, person, expires_at, life_seconds; keyd fills cluster_id and
+	// minted_at and bounds the rest.
+	Record        *profilepb.InvitationRecord `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintInvitationRequest) Reset() {
+	*x = MintInvitationRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintInvitationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintInvitationRequest) ProtoMessage() {}
+
+func (x *MintInvitationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintInvitationRequest.ProtoReflect.Descriptor instead.
+func (*MintInvitationRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *MintInvitationRequest) GetRecord() *profilepb.InvitationRecord {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+type MintInvitationResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Signed        *profilepb.SignedInvitation `protobuf:"bytes,1,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintInvitationResponse) Reset() {
+	*x = MintInvitationResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintInvitationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintInvitationResponse) ProtoMessage() {}
+
+func (x *MintInvitationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintInvitationResponse.ProtoReflect.Descriptor instead.
+func (*MintInvitationResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *MintInvitationResponse) GetSigned() *profilepb.SignedInvitation {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+// SignPerson certifies a person's key: by an invitation, whose proof binds it to a TLS
+// connection, or by the certificate in use. Exactly one of them is there. That an
+// invitation is used once, and that the person was not denied, is redoubtd's word.
+type SignPersonRequest struct {
+	state      protoimpl.MessageState      `protogen:"open.v1"`
+	Invitation *profilepb.SignedInvitation `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	// TLS exporter of the person's connection, 32 bytes; with an invitation alone.
+	Exporter []byte `protobuf:"bytes,2,opt,name=exporter,proto3" json:"exporter,omitempty"`
+	// The certificate in use, and its issuers.
+	Old *profilepb.CertificateChain `protobuf:"bytes,3,opt,name=old,proto3" json:"old,omitempty"`
+	Csr []byte                      `protobuf:"bytes,4,opt,name=csr,proto3" json:"csr,omitempty"`
+	// By the invitation's key, or by that of the certificate in use.
+	Proof []byte `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"`
+	// Life of what replaces the certificate in use; an invitation says its own.
+	LifeSeconds   uint32 `protobuf:"varint,6,opt,name=life_seconds,json=lifeSeconds,proto3" json:"life_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignPersonRequest) Reset() {
+	*x = SignPersonRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignPersonRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignPersonRequest) ProtoMessage() {}
+
+func (x *SignPersonRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignPersonRequest.ProtoReflect.Descriptor instead.
+func (*SignPersonRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *SignPersonRequest) GetInvitation() *profilepb.SignedInvitation {
+	if x != nil {
+		return x.Invitation
+	}
+	return nil
+}
+
+func (x *SignPersonRequest) GetExporter() []byte {
+	if x != nil {
+		return x.Exporter
+	}
+	return nil
+}
+
+func (x *SignPersonRequest) GetOld() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Old
+	}
+	return nil
+}
+
+func (x *SignPersonRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *SignPersonRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *SignPersonRequest) GetLifeSeconds() uint32 {
+	if x != nil {
+		return x.LifeSeconds
+	}
+	return 0
+}
+
+type SignPersonResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Leaf          *profilepb.CertificateChain `protobuf:"bytes,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignPersonResponse) Reset() {
+	*x = SignPersonResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignPersonResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignPersonResponse) ProtoMessage() {}
+
+func (x *SignPersonResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignPersonResponse.ProtoReflect.Descriptor instead.
+func (*SignPersonResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *SignPersonResponse) GetLeaf() *profilepb.CertificateChain {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
 var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\x94\x18\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\xae\x19\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -7081,8 +7372,11 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"dropShares\x12?\n" +
 	"\ttest_slot\x18J \x01(\v2 .redoubt.keyd.v1.TestSlotRequestH\x00R\btestSlot\x12;\n" +
 	"\arelease\x18P \x01(\v2\x1f.redoubt.keyd.v1.ReleaseRequestH\x00R\arelease\x12H\n" +
-	"\ftake_release\x18Q \x01(\v2#.redoubt.keyd.v1.TakeReleaseRequestH\x00R\vtakeReleaseB\x06\n" +
-	"\x04verb\"\xf3\x18\n" +
+	"\ftake_release\x18Q \x01(\v2#.redoubt.keyd.v1.TakeReleaseRequestH\x00R\vtakeRelease\x12Q\n" +
+	"\x0fmint_invitation\x18n \x01(\v2&.redoubt.keyd.v1.MintInvitationRequestH\x00R\x0emintInvitation\x12E\n" +
+	"\vsign_person\x18o \x01(\v2\".redoubt.keyd.v1.SignPersonRequestH\x00R\n" +
+	"signPersonB\x06\n" +
+	"\x04verb\"\x8f\x1a\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -7141,7 +7435,10 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"dropShares\x12@\n" +
 	"\ttest_slot\x18J \x01(\v2!.redoubt.keyd.v1.TestSlotResponseH\x00R\btestSlot\x12<\n" +
 	"\arelease\x18P \x01(\v2 .redoubt.keyd.v1.ReleaseResponseH\x00R\arelease\x12I\n" +
-	"\ftake_release\x18Q \x01(\v2$.redoubt.keyd.v1.TakeReleaseResponseH\x00R\vtakeReleaseB\b\n" +
+	"\ftake_release\x18Q \x01(\v2$.redoubt.keyd.v1.TakeReleaseResponseH\x00R\vtakeRelease\x12R\n" +
+	"\x0fmint_invitation\x18n \x01(\v2'.redoubt.keyd.v1.MintInvitationResponseH\x00R\x0emintInvitation\x12F\n" +
+	"\vsign_person\x18o \x01(\v2#.redoubt.keyd.v1.SignPersonResponseH\x00R\n" +
+	"signPersonB\b\n" +
 	"\x06result\"L\n" +
 	"\x05Error\x12)\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x15.redoubt.keyd.v1.CodeR\x04code\x12\x18\n" +
@@ -7484,7 +7781,22 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x11ChallengeResponse\x12A\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2!.redoubt.profile.v1.TPMCredentialR\n" +
-	"credential*\x94\x02\n" +
+	"credential\"U\n" +
+	"\x15MintInvitationRequest\x12<\n" +
+	"\x06record\x18\x01 \x01(\v2$.redoubt.profile.v1.InvitationRecordR\x06record\"V\n" +
+	"\x16MintInvitationResponse\x12<\n" +
+	"\x06signed\x18\x01 \x01(\v2$.redoubt.profile.v1.SignedInvitationR\x06signed\"\xf8\x01\n" +
+	"\x11SignPersonRequest\x12D\n" +
+	"\n" +
+	"invitation\x18\x01 \x01(\v2$.redoubt.profile.v1.SignedInvitationR\n" +
+	"invitation\x12\x1a\n" +
+	"\bexporter\x18\x02 \x01(\fR\bexporter\x126\n" +
+	"\x03old\x18\x03 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x03old\x12\x10\n" +
+	"\x03csr\x18\x04 \x01(\fR\x03csr\x12\x14\n" +
+	"\x05proof\x18\x05 \x01(\fR\x05proof\x12!\n" +
+	"\flife_seconds\x18\x06 \x01(\rR\vlifeSeconds\"N\n" +
+	"\x12SignPersonResponse\x128\n" +
+	"\x04leaf\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04leaf*\x94\x02\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCODE_INTERNAL\x10\x01\x12\x10\n" +
@@ -7542,7 +7854,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                              // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                         // 1: redoubt.keyd.v1.LockState
@@ -7638,32 +7950,38 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*SealToTPMResponse)(nil),              // 91: redoubt.keyd.v1.SealToTPMResponse
 	(*ChallengeRequest)(nil),               // 92: redoubt.keyd.v1.ChallengeRequest
 	(*ChallengeResponse)(nil),              // 93: redoubt.keyd.v1.ChallengeResponse
-	nil,                                    // 94: redoubt.keyd.v1.StatusResponse.LacksEntry
-	(*LockSessionRequest)(nil),             // 95: redoubt.keyd.v1.LockSessionRequest
-	(*TakeShareRequest)(nil),               // 96: redoubt.keyd.v1.TakeShareRequest
-	(*GiveShareRequest)(nil),               // 97: redoubt.keyd.v1.GiveShareRequest
-	(*DropSharesRequest)(nil),              // 98: redoubt.keyd.v1.DropSharesRequest
-	(*TestSlotRequest)(nil),                // 99: redoubt.keyd.v1.TestSlotRequest
-	(*ReleaseRequest)(nil),                 // 100: redoubt.keyd.v1.ReleaseRequest
-	(*TakeReleaseRequest)(nil),             // 101: redoubt.keyd.v1.TakeReleaseRequest
-	(*LockSessionResponse)(nil),            // 102: redoubt.keyd.v1.LockSessionResponse
-	(*TakeShareResponse)(nil),              // 103: redoubt.keyd.v1.TakeShareResponse
-	(*GiveShareResponse)(nil),              // 104: redoubt.keyd.v1.GiveShareResponse
-	(*DropSharesResponse)(nil),             // 105: redoubt.keyd.v1.DropSharesResponse
-	(*TestSlotResponse)(nil),               // 106: redoubt.keyd.v1.TestSlotResponse
-	(*ReleaseResponse)(nil),                // 107: redoubt.keyd.v1.ReleaseResponse
-	(*TakeReleaseResponse)(nil),            // 108: redoubt.keyd.v1.TakeReleaseResponse
-	(*ReleasePolicy)(nil),                  // 109: redoubt.keyd.v1.ReleasePolicy
-	(*ShareProgress)(nil),                  // 110: redoubt.keyd.v1.ShareProgress
-	(*profilepb.CertificateChain)(nil),     // 111: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),          // 112: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil),    // 113: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),      // 114: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),          // 115: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),          // 116: redoubt.profile.v1.TPMEvidence
-	(*profilepb.WorkloadDocument)(nil),     // 117: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.SignedWorkloadBundle)(nil), // 118: redoubt.profile.v1.SignedWorkloadBundle
-	(*profilepb.TPMCredential)(nil),        // 119: redoubt.profile.v1.TPMCredential
+	(*MintInvitationRequest)(nil),          // 94: redoubt.keyd.v1.MintInvitationRequest
+	(*MintInvitationResponse)(nil),         // 95: redoubt.keyd.v1.MintInvitationResponse
+	(*SignPersonRequest)(nil),              // 96: redoubt.keyd.v1.SignPersonRequest
+	(*SignPersonResponse)(nil),             // 97: redoubt.keyd.v1.SignPersonResponse
+	nil,                                    // 98: redoubt.keyd.v1.StatusResponse.LacksEntry
+	(*LockSessionRequest)(nil),             // 99: redoubt.keyd.v1.LockSessionRequest
+	(*TakeShareRequest)(nil),               // 100: redoubt.keyd.v1.TakeShareRequest
+	(*GiveShareRequest)(nil),               // 101: redoubt.keyd.v1.GiveShareRequest
+	(*DropSharesRequest)(nil),              // 102: redoubt.keyd.v1.DropSharesRequest
+	(*TestSlotRequest)(nil),                // 103: redoubt.keyd.v1.TestSlotRequest
+	(*ReleaseRequest)(nil),                 // 104: redoubt.keyd.v1.ReleaseRequest
+	(*TakeReleaseRequest)(nil),             // 105: redoubt.keyd.v1.TakeReleaseRequest
+	(*LockSessionResponse)(nil),            // 106: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 107: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 108: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 109: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 110: redoubt.keyd.v1.TestSlotResponse
+	(*ReleaseResponse)(nil),                // 111: redoubt.keyd.v1.ReleaseResponse
+	(*TakeReleaseResponse)(nil),            // 112: redoubt.keyd.v1.TakeReleaseResponse
+	(*ReleasePolicy)(nil),                  // 113: redoubt.keyd.v1.ReleasePolicy
+	(*ShareProgress)(nil),                  // 114: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 115: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 116: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 117: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 118: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 119: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 120: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 121: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 122: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 123: redoubt.profile.v1.TPMCredential
+	(*profilepb.InvitationRecord)(nil),     // 124: redoubt.profile.v1.InvitationRecord
+	(*profilepb.SignedInvitation)(nil),     // 125: redoubt.profile.v1.SignedInvitation
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -7703,130 +8021,139 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	88,  // 34: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
 	90,  // 35: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
 	92,  // 36: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
-	95,  // 37: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
-	96,  // 38: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
-	97,  // 39: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
-	98,  // 40: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
-	99,  // 41: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
-	100, // 42: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
-	101, // 43: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
-	7,   // 44: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	11,  // 45: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	13,  // 46: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	15,  // 47: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	17,  // 48: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	19,  // 49: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	21,  // 50: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	23,  // 51: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	25,  // 52: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	32,  // 53: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	34,  // 54: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	36,  // 55: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	38,  // 56: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	30,  // 57: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	40,  // 58: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	42,  // 59: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	54,  // 60: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
-	58,  // 61: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
-	62,  // 62: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
-	56,  // 63: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
-	60,  // 64: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
-	46,  // 65: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	49,  // 66: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	44,  // 67: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	65,  // 68: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
-	67,  // 69: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
-	71,  // 70: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
-	73,  // 71: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
-	75,  // 72: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
-	78,  // 73: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
-	80,  // 74: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
-	28,  // 75: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
-	83,  // 76: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
-	85,  // 77: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
-	87,  // 78: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
-	89,  // 79: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
-	91,  // 80: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
-	93,  // 81: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
-	102, // 82: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
-	103, // 83: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
-	104, // 84: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
-	105, // 85: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
-	106, // 86: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
-	107, // 87: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
-	108, // 88: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
-	0,   // 89: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,   // 90: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	109, // 91: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
-	8,   // 92: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,   // 93: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	9,   // 94: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 95: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
-	110, // 96: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
-	94,  // 97: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
-	8,   // 98: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	111, // 99: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 100: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 101: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 102: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
-	112, // 103: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	113, // 104: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	113, // 105: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	114, // 106: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	115, // 107: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	116, // 108: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	111, // 109: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 110: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 111: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
-	111, // 112: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	116, // 113: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	111, // 114: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 115: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 116: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
-	111, // 117: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 118: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 119: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 120: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 121: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	9,   // 122: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	111, // 123: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	116, // 124: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	111, // 125: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 126: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 127: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	47,  // 128: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	9,   // 129: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	52,  // 130: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	111, // 131: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	111, // 132: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	63,  // 133: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	63,  // 134: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	111, // 135: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	70,  // 136: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
-	68,  // 137: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
-	68,  // 138: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
-	3,   // 139: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
-	111, // 140: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	76,  // 141: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
-	47,  // 142: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	82,  // 143: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
-	111, // 144: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 145: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	111, // 146: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	118, // 147: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	115, // 148: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
-	4,   // 149: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
-	119, // 150: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
-	116, // 151: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	113, // 152: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	114, // 153: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	115, // 154: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	119, // 155: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
-	156, // [156:156] is the sub-list for method output_type
-	156, // [156:156] is the sub-list for method input_type
-	156, // [156:156] is the sub-list for extension type_name
-	156, // [156:156] is the sub-list for extension extendee
-	0,   // [0:156] is the sub-list for field type_name
+	99,  // 37: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
+	100, // 38: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
+	101, // 39: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
+	102, // 40: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
+	103, // 41: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
+	104, // 42: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
+	105, // 43: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
+	94,  // 44: redoubt.keyd.v1.Request.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationRequest
+	96,  // 45: redoubt.keyd.v1.Request.sign_person:type_name -> redoubt.keyd.v1.SignPersonRequest
+	7,   // 46: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	11,  // 47: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	13,  // 48: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	15,  // 49: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	17,  // 50: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	19,  // 51: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	21,  // 52: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	23,  // 53: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	25,  // 54: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	32,  // 55: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	34,  // 56: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	36,  // 57: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	38,  // 58: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	30,  // 59: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	40,  // 60: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	42,  // 61: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	54,  // 62: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	58,  // 63: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	62,  // 64: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	56,  // 65: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	60,  // 66: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	46,  // 67: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	49,  // 68: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	44,  // 69: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	65,  // 70: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
+	67,  // 71: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
+	71,  // 72: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
+	73,  // 73: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
+	75,  // 74: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
+	78,  // 75: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
+	80,  // 76: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
+	28,  // 77: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
+	83,  // 78: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
+	85,  // 79: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
+	87,  // 80: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
+	89,  // 81: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
+	91,  // 82: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
+	93,  // 83: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
+	106, // 84: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	107, // 85: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	108, // 86: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	109, // 87: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	110, // 88: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	111, // 89: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
+	112, // 90: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
+	95,  // 91: redoubt.keyd.v1.Response.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationResponse
+	97,  // 92: redoubt.keyd.v1.Response.sign_person:type_name -> redoubt.keyd.v1.SignPersonResponse
+	0,   // 93: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,   // 94: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	113, // 95: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
+	8,   // 96: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,   // 97: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	9,   // 98: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 99: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
+	114, // 100: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	98,  // 101: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
+	8,   // 102: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	115, // 103: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 104: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 105: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 106: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	116, // 107: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	117, // 108: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	117, // 109: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	118, // 110: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	119, // 111: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	120, // 112: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	115, // 113: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 114: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 115: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
+	115, // 116: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	120, // 117: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	115, // 118: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 119: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 120: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
+	115, // 121: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 122: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 123: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 124: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 125: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 126: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	115, // 127: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	120, // 128: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	115, // 129: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 130: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 131: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	47,  // 132: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 133: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	52,  // 134: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	115, // 135: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 136: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	63,  // 137: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	63,  // 138: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	115, // 139: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	70,  // 140: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	68,  // 141: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	68,  // 142: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 143: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	115, // 144: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	76,  // 145: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
+	47,  // 146: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	82,  // 147: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	115, // 148: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	121, // 149: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	115, // 150: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	122, // 151: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	119, // 152: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 153: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	123, // 154: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	120, // 155: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	117, // 156: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	118, // 157: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	119, // 158: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	123, // 159: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	124, // 160: redoubt.keyd.v1.MintInvitationRequest.record:type_name -> redoubt.profile.v1.InvitationRecord
+	125, // 161: redoubt.keyd.v1.MintInvitationResponse.signed:type_name -> redoubt.profile.v1.SignedInvitation
+	125, // 162: redoubt.keyd.v1.SignPersonRequest.invitation:type_name -> redoubt.profile.v1.SignedInvitation
+	115, // 163: redoubt.keyd.v1.SignPersonRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	115, // 164: redoubt.keyd.v1.SignPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	165, // [165:165] is the sub-list for method output_type
+	165, // [165:165] is the sub-list for method input_type
+	165, // [165:165] is the sub-list for extension type_name
+	165, // [165:165] is the sub-list for extension extendee
+	0,   // [0:165] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -7880,6 +8207,8 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_TestSlot)(nil),
 		(*Request_Release)(nil),
 		(*Request_TakeRelease)(nil),
+		(*Request_MintInvitation)(nil),
+		(*Request_SignPerson)(nil),
 	}
 	file_autolock_keyd_keydpb_keyd_proto_msgTypes[1].OneofWrappers = []any{
 		(*Response_Error)(nil),
@@ -7927,6 +8256,8 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_TestSlot)(nil),
 		(*Response_Release)(nil),
 		(*Response_TakeRelease)(nil),
+		(*Response_MintInvitation)(nil),
+		(*Response_SignPerson)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -7934,7 +8265,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   90,
+			NumMessages:   94,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

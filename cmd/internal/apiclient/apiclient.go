@@ -1,17 +1,19 @@
 // Package apiclient is the client's end of a node's local sockets: gRPC on
-// api.sock, keyd's wire on unlock.sock. The command line, the lab and the story
+// api.sock, keyd's wire on unlock.sock; and of the cluster's port for people, who
+// reach the operator API by a certificate. The command line, the lab and the story
 // tests speak to nodes through it.
 //
 // It owns how to connect, how errors are told, and the two flows in which a
 // secret is made or used on the client's side: a join token's seed is born here
 // and only its public half is sent; an operator key goes to keyd's own socket
-// and nowhere else. It speaks to unix sockets alone.
+// and nowhere else.
 package apiclient
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -48,16 +50,15 @@ const (
 	answerWait = 12 * time.Second
 )
 
-// ParseHost returns the path in a unix:// address. Other schemes are refused:
-// there are no administrator certificates yet, and a remote caller without
-// one cannot be told from anybody else.
+// ParseHost returns the path in a unix:// address. Other schemes are refused: who
+// comes from elsewhere needs a certificate, which a context has.
 func ParseHost(host string) (string, error) {
 	scheme, path, ok := strings.Cut(host, "://")
 	switch {
 	case !ok:
 		return "", fmt.Errorf("%q is no address: write unix:///path/to/api.sock", host)
 	case scheme != "unix":
-		return "", fmt.Errorf("scheme %q is not supported: only unix:// is, as remote administration needs certificates that do not exist yet; log in to the node instead", scheme)
+		return "", fmt.Errorf("scheme %q is not supported: only unix:// is; from another machine use a context (redoubt context create)", scheme)
 	case !filepath.IsAbs(path) || strings.ContainsRune(path, 0):
 		return "", fmt.Errorf("%q: the path must be absolute, as in unix:///run/redoubt/api.sock", host)
 	case len(path) > MaxSocketPath:
@@ -66,7 +67,7 @@ func ParseHost(host string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// Client is a connection to one node.
+// Client is a connection to one node, or to the cluster.
 type Client struct {
 	controlpb.BootstrapClient
 	controlpb.ControlClient
@@ -79,7 +80,15 @@ type Client struct {
 	controlpb.SecretsClient
 	controlpb.AccessClient
 	controlpb.AuditClient
-	conn *callstream.Conn
+	controlpb.PeopleClient
+	conn  *callstream.Conn
+	under io.Closer // what conn goes over, where that is to be closed, too; or nil
+}
+
+func newClient(conn *callstream.Conn) *Client {
+	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
+		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn),
+		controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), conn, nil}
 }
 
 // Dial connects to the API socket at path and waits until somebody answers
@@ -115,8 +124,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
-		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn), controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), conn}, nil
+	return newClient(conn), nil
 }
 
 // carried reports whether calls of method may share a stream: those of the
@@ -161,7 +169,13 @@ func foreignUser() error {
 }
 
 // Close ends the connection.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	err := c.conn.Close()
+	if c.under != nil {
+		c.under.Close() // closed already, as a rule
+	}
+	return err
+}
 
 func dialError(path string, err error) error {
 	switch {

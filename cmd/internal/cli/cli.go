@@ -42,7 +42,8 @@ func System() Env {
 // app is one run of the command.
 type app struct {
 	Env
-	host string // --host, or REDOUBT_HOST
+	host    string // --host
+	context string // --context
 }
 
 // Main runs the command and returns its exit code.
@@ -68,7 +69,8 @@ func (a *app) root() *cobra.Command {
 every byte of cluster state on disk is encrypted, and every caller is known.
 
 Commands talk to this machine's own node, over --host (default
-` + defaultHost + `).`,
+` + defaultHost + `), or as a person to a cluster elsewhere, by a context
+(see redoubt context --help).`,
 		Example: `  # The first machine: prints the operator key, once
   redoubt init
 
@@ -86,11 +88,14 @@ Commands talk to this machine's own node, over --host (default
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return flagError(c, err) })
 	root.PersistentFlags().StringVarP(&a.host, "host", "H", "", "the node's socket, unix:///path/api.sock (or set REDOUBT_HOST)")
+	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to go by (or set REDOUBT_CONTEXT); default: the one that `redoubt context use` set")
+	_ = root.RegisterFlagCompletionFunc("context", a.contextNames) // fails only where a flag gets two
 	root.AddCommand(
 		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.autolockCmd(), a.caCmd(), a.storeCmd(), a.backupCmd(), a.recoverCmd(), a.joinTokenCmd(), a.admissionCmd(),
 		a.nodeCmd(), a.serviceCmd(), a.networkCmd(), a.policyCmd(), a.authCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
+	root.AddCommand(a.personCmd(), a.contextCmd(), a.whoamiCmd())
 	addTo(root, "ca", "See and manage the cluster's certificate authorities", a.caCrlCmd())
 	addTo(root, "audit", "See and verify the log of who did what", a.auditVerbs()...)
 	addTo(root, "identity", "See and manage what workloads prove themselves with", a.identityVerbs()...)

@@ -104,6 +104,28 @@ func tokenIDs(ctx context.Context, api *api) (out []string, err error) {
 	return out, err
 }
 
+func personNames(ctx context.Context, api *api) (out []string, err error) {
+	r, err := api.ListPeople(ctx, &controlpb.ListPeopleRequest{})
+	for _, p := range r.GetPeople() {
+		out = append(out, p.GetName())
+	}
+	return out, err
+}
+
+// contextNames completes with the contexts of this machine.
+func (a *app) contextNames(_ *cobra.Command, given []string, prefix string) (out []string, _ cobra.ShellCompDirective) {
+	s, err := a.contexts()
+	if err == nil {
+		all, _ := s.List() // nothing to offer where they cannot be read
+		for _, h := range all {
+			if strings.HasPrefix(h.Name, prefix) && !slices.Contains(given, h.Name) {
+				out = append(out, h.Name)
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
 // fixed completes a flag with the values that it takes.
 func fixed(c *cobra.Command, flag string, values ...string) {
 	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // fails only where a flag gets two
@@ -126,6 +148,8 @@ func (a *app) completions(root *cobra.Command) {
 		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),
 		"node rotate-mesh-key": a.names(-1, nodeNames),
 		"join-token revoke":    a.names(-1, tokenIDs),
+		"person revoke":        a.names(-1, personNames), "person rm": a.names(-1, personNames), "person invite": a.names(1, personNames),
+		"context use": a.contextNames, "context show": a.contextNames, "context rm": a.contextNames,
 	} {
 		c, _, err := root.Find(strings.Fields(path))
 		if err != nil || c.CommandPath() != "redoubt "+path {

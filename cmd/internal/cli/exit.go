@@ -69,7 +69,7 @@ func exitCode(err error) int {
 }
 
 // secrets matches what must never be echoed, even out of a mistyped command.
-var secrets = regexp.MustCompile(`(?i)(RDT1\.|RDTKEY-)[a-z0-9.-]+`)
+var secrets = regexp.MustCompile(`(?i)(RDTI?1\.|RDTKEY-)[a-z0-9.-]+`)
 
 func (a *app) printError(err error) {
 	var ce childExit

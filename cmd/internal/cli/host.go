@@ -13,8 +13,16 @@ const defaultHost = "unix:///run/redoubt/" + apiclient.APISocket
 // api is a connection to the node.
 type api = apiclient.Client
 
-// socketPath returns the path of the node's API socket.
+// socketPath returns the path of the node's API socket. A context is in the way of
+// what only a node's own sockets answer: the command would be for another machine.
 func (a *app) socketPath() (string, error) {
+	name, err := a.contextInUse()
+	if err != nil {
+		return "", err
+	}
+	if name != "" {
+		return "", usagef("this is answered by a node's own sockets, and context %s is in use: log in to the node, or give --host %s for this machine's", name, defaultHost)
+	}
 	from, host := "--host", a.host
 	if host == "" {
 		from, host = "REDOUBT_HOST", a.Getenv("REDOUBT_HOST")
@@ -29,8 +37,15 @@ func (a *app) socketPath() (string, error) {
 	return path, nil
 }
 
-// dial connects to the node's API socket.
+// dial connects to the node's API socket, or by the context in use.
 func (a *app) dial(ctx context.Context) (*api, error) {
+	name, err := a.contextInUse()
+	if err != nil {
+		return nil, err
+	}
+	if name != "" {
+		return a.dialContext(ctx, name)
+	}
 	path, err := a.socketPath()
 	if err != nil {
 		return nil, err

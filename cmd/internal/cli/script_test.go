@@ -1,17 +1,23 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/cli/clitest"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/contexts"
+	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 )
 
 // The scripts in testdata run the command as users do, in a process of its own.
@@ -27,11 +33,12 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"node":  cmdNode,
-			"exit":  cmdExit,
-			"grab":  cmdGrab,
-			"clean": cmdClean,
-			"blob":  cmdBlob,
+			"person": func(ts *testscript.TestScript, _ bool, args []string) { cmdPerson(t, ts, args) },
+			"node":   cmdNode,
+			"exit":   cmdExit,
+			"grab":   cmdGrab,
+			"clean":  cmdClean,
+			"blob":   cmdBlob,
 		},
 	})
 }
@@ -50,6 +57,33 @@ func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("key.txt"), []byte(n.Key.String()), 0o600))
 	wrong := autolock.NewOperatorKey()
 	ts.Check(os.WriteFile(ts.MkAbs("wrong.txt"), []byte(wrong.String()), 0o600))
+}
+
+// person NAME LIFE: makes a context of that name in $XDG_CONFIG_HOME, of a person whose
+// certificate ends in LIFE, or ended so long ago; nobody is at its manager's address.
+// The age identity that opens it is in key.age.
+func cmdPerson(t *testing.T, ts *testscript.TestScript, args []string) {
+	life, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	key, err := pki.NewKey()
+	ts.Check(err)
+	chain, err := pkitest.New(t).IssuePerson("alice", key.Public(), time.Now().Add(life-time.Hour), time.Hour)
+	ts.Check(err)
+	p, err := pki.NewPerson(chain, key, nil, []string{"127.0.0.1:9"})
+	ts.Check(err)
+	file := ts.MkAbs("key.age")
+	if _, err := os.Stat(file); err != nil {
+		i, err := age.GenerateX25519Identity()
+		ts.Check(err)
+		ts.Check(os.WriteFile(file, []byte(i.String()+"\n"), 0o600))
+	}
+	text, err := os.ReadFile(file)
+	ts.Check(err)
+	k, err := contexts.Identity(file, bytes.NewReader(text))
+	ts.Check(err)
+	s := contexts.Store{Dir: filepath.Join(ts.Getenv("XDG_CONFIG_HOME"), "redoubt", "contexts")}
+	ts.Check(s.Prepare(args[0], true))
+	ts.Check(s.Create(args[0], p, k))
 }
 
 // exit CODE ARG...: runs redoubt and checks its exit code exactly; stderr then

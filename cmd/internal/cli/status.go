@@ -27,7 +27,7 @@ func (a *app) statusCmd() *cobra.Command {
 		Use:   "status",
 		Short: "Show this node and, on a manager, the cluster",
 		Long: `status shows what this node knows of itself and, on a manager, the cluster and
-what is wrong with it. It ends with exit code 4 on a locked manager, 5 on a
+what is wrong with it; by a context the cluster alone. It ends with exit code 4 on a locked manager, 5 on a
 removed node and 6 when the cluster has no leader, so scripts can use it.`,
 		Example: `  redoubt status
   redoubt status --format json`,
@@ -41,6 +41,18 @@ removed node and 6 when the cluster has no leader, so scripts can use it.`,
 }
 
 func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
+	if c.Remote() {
+		cluster, err := c.GetStatus(ctx, &controlpb.GetStatusRequest{})
+		if err != nil {
+			return err
+		}
+		byName(cluster)
+		if out.structured() {
+			return out.objects(a.Stdout, map[string]json.RawMessage{"cluster": protoJSON(cluster)})
+		}
+		printCluster(a.Stdout, cluster)
+		return nil
+	}
 	local, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
 	if err != nil {
 		return err
@@ -58,9 +70,7 @@ func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
 	case controlpb.NodePhase_NODE_PHASE_ACTIVE:
 		if local.Role == profilepb.Role_ROLE_MANAGER {
 			cluster, err = c.GetStatus(ctx, &controlpb.GetStatusRequest{})
-			slices.SortFunc(cluster.GetManagers(), func(a, b *controlpb.ManagerStatus) int {
-				return cmp.Or(strings.Compare(a.GetName(), b.GetName()), strings.Compare(a.GetNodeId(), b.GetNodeId()))
-			})
+			byName(cluster)
 		}
 	}
 	if out.structured() {
@@ -78,6 +88,12 @@ func (a *app) runStatus(ctx context.Context, c *api, out *output) error {
 		printCluster(a.Stdout, cluster)
 	}
 	return err
+}
+
+func byName(s *controlpb.GetStatusResponse) {
+	slices.SortFunc(s.GetManagers(), func(a, b *controlpb.ManagerStatus) int {
+		return cmp.Or(strings.Compare(a.GetName(), b.GetName()), strings.Compare(a.GetNodeId(), b.GetNodeId()))
+	})
 }
 
 func printLocal(w io.Writer, s *controlpb.LocalStatusResponse, now time.Time) {

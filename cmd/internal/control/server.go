@@ -62,9 +62,11 @@ type Config struct {
 	Store     *raftstore.Store
 	ClusterID string
 	Minter    Minter
-	Rotator   Rotator
-	Images    Images
-	Backups   Backups
+	// Inviter has keyd sign invitations.
+	Inviter pki.InvitationMinter
+	Rotator Rotator
+	Images  Images
+	Backups Backups
 	// Roles says who may do what; nil: nobody can be asked.
 	Roles *roles.Engine
 	// Pending are the machines that wait for an operator.
@@ -107,6 +109,7 @@ type Server struct {
 	controlpb.UnimplementedSecretsServer
 	controlpb.UnimplementedAccessServer
 	controlpb.UnimplementedAuditServer
+	controlpb.UnimplementedPeopleServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -122,6 +125,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterSecretsServer(srv, s)
 	controlpb.RegisterAccessServer(srv, s)
 	controlpb.RegisterAuditServer(srv, s)
+	controlpb.RegisterPeopleServer(srv, s)
 }
 
 // New returns a server.

@@ -46,6 +46,8 @@ var wayOf = map[string]string{
 	"redoubt.control.v1.Secrets":            pki.ALPNLocal,
 	"redoubt.control.v1.Access":             pki.ALPNLocal,
 	"redoubt.control.v1.Audit":              pki.ALPNLocal,
+	"redoubt.control.v1.People":             pki.ALPNLocal,
+	"redoubt.pki.v1.PersonRenewal":          pki.ALPNPerson,
 	"redoubt.control.v1.Bootstrap":          "api.sock",
 	"redoubt.control.v1.CallStream":         "api.sock",
 	"redoubt.rund.v1.Rund":                  "rund.sock",
@@ -223,13 +225,14 @@ func TestCallerTable(t *testing.T) {
 // where a .proto says otherwise. `*` stands for all methods of a service that
 // are not named elsewhere.
 var golden = map[authzpb.Caller]string{
-	authzpb.Caller_CALLER_ANYONE:             "pki.Join",
+	authzpb.Caller_CALLER_ANYONE:             "pki.Join pki.Enrolment",
 	authzpb.Caller_CALLER_WORKER:             "pki.Renew scheduler.Dispatcher scheduler.Delivery pki.Membership.Promote scheduler.WorkloadIdentity",
 	authzpb.Caller_CALLER_MANAGER:            "pki.Renew scheduler.Dispatcher scheduler.Delivery pki.Lock pki.Witness control.Unlocking scheduler.WorkloadIdentity",
 	authzpb.Caller_CALLER_BOOT:               "pki.Lock control.Unlocking",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
-	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit",
+	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People",
+	authzpb.Caller_CALLER_PERSON:             "control.People.WhoAmI pki.PersonRenewal",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -25,8 +27,10 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/pkitest"
 	"github.com/redoubt-cluster/redoubt/pki/port"
+	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -83,7 +87,7 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	}
 	w.m.roles = judge
 	denials := w.m.newDenials()
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: judge, Refused: denials.Refused, Logger: log})
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, People: pkistore.Directory{Store: store}, Judge: judge, Refused: denials.Refused, Logger: log})
 	lead, leadAddr := newTestPort(t, self.Boot, w.m.admitTo(az))
 	lead.Unlock(self.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	w.addr = leadAddr
@@ -210,6 +214,8 @@ func (w *callerWorld) callers(t *testing.T) []*tableCaller {
 	for _, n := range []*pkitest.Node{removedWorker, removedManager, demoted, &staleRecord} {
 		w.put(t, n)
 	}
+	revoked := w.person(t, w.ca, "mallory", time.Now(), func(p *pkipb.Person) { p.Denied = true })
+	superseded := w.person(t, w.ca, "carol", time.Now(), func(p *pkipb.Person) { p.LeafSpki = []byte("the hash of a newer key, 32 bytes") })
 	member, boss := w.put(t, w.ca.NewNode(t, worker)), w.put(t, w.ca.NewNode(t, manager))
 	tcp := func(creds *pki.Credentials) func(*testing.T, string) (closerConn, error) {
 		return func(t *testing.T, way string) (closerConn, error) {
@@ -228,6 +234,25 @@ func (w *callerWorld) callers(t *testing.T) []*tableCaller {
 			return pki.GRPCOver(conn)
 		}
 	}
+	// People come by a protocol of their own, which has the operator API, too.
+	byPeoples := func(cert *tls.Certificate, node bool) func(*testing.T, string) (closerConn, error) {
+		return func(t *testing.T, way string) (closerConn, error) {
+			if way == pki.ALPNLocal || node {
+				way = pki.ALPNPerson
+			}
+			cfg := w.m.creds.ClientConfig(way, "")
+			cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+			conn, err := pki.DialTLS(t.Context(), w.addr, cfg)
+			if err != nil {
+				return nil, err
+			}
+			return pki.GRPCOver(conn)
+		}
+	}
+	person := func(cert *tls.Certificate) func(*testing.T, string) (closerConn, error) {
+		return byPeoples(cert, false)
+	}
+	aPerson := map[string][]authzpb.Caller{pki.ALPNLocal: {authzpb.Caller_CALLER_PERSON}, pki.ALPNPerson: {authzpb.Caller_CALLER_PERSON}}
 	h2 := func(k ...authzpb.Caller) map[string][]authzpb.Caller {
 		return map[string][]authzpb.Caller{pki.ALPNGRPC: k}
 	}
@@ -256,8 +281,55 @@ func (w *callerWorld) callers(t *testing.T) []*tableCaller {
 		{name: "a manager, 5 MiB message", dial: tcp(boss.Credentials), kinds: ofManager, big: true, message: big},
 		{name: "root on this node", local: true, dial: w.dialLocal(0), kinds: map[string][]authzpb.Caller{
 			"api.sock": {authzpb.Caller_CALLER_NODE_LOCAL_ROOT}, pki.ALPNLocal: {authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}}},
+		{name: "a person", dial: person(w.person(t, w.ca, "alice", time.Now(), nil)), kinds: aPerson},
+		{name: "a person, expired", dial: person(w.person(t, w.ca, "bob", time.Now().Add(-13*time.Hour), nil))},
+		{name: "a person, not valid yet", dial: person(w.person(t, w.ca, "dora", time.Now().Add(time.Hour), nil))},
+		{name: "a revoked person", dial: person(revoked)},
+		{name: "a person with the certificate before the last", dial: person(superseded)},
+		{name: "a person the cluster does not know", dial: person(newPersonCert(t, w.ca, "erin", time.Now()))},
+		{name: "a person of another CA", dial: person(newPersonCert(t, foreign, "alice", time.Now()))},
+		{name: "a manager, by the protocol of people", dial: byPeoples(certOf(t, boss.Credentials), true)},
 		{name: "another user on this node", local: true, dial: w.dialLocal(65534)},
 	}
+}
+
+// newPersonCert makes a person's certificate of before that time.
+func newPersonCert(t testing.TB, ca *pkitest.CA, name string, at time.Time) *tls.Certificate {
+	t.Helper()
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := ca.IssuePerson(name, key.Public(), at, profile.PersonLife)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: chain.GetCertificates(), PrivateKey: key}
+}
+
+// person makes somebody who is on record, as change says.
+func (w *callerWorld) person(t testing.TB, ca *pkitest.CA, name string, at time.Time, change func(*pkipb.Person)) *tls.Certificate {
+	t.Helper()
+	cert := newPersonCert(t, ca, name, at)
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := &pkipb.Person{Id: name, LeafSpki: profile.SPKIHash(leaf), LeafNotAfter: leaf.NotAfter.Unix(), LifeSeconds: 43200}
+	if change != nil {
+		change(rec)
+	}
+	w.update(t, func(tx *raftstore.Tx) error { return pkistore.People.Put(tx, rec) })
+	return cert
+}
+
+func certOf(t testing.TB, c *pki.Credentials) *tls.Certificate {
+	t.Helper()
+	cert, err := c.GetClientCertificate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
 }
 
 // dialLocal connects to the local socket as that user, whatever the way is: the

@@ -34,6 +34,7 @@ type directServer interface {
 	controlpb.SecretsServer
 	controlpb.AccessServer
 	controlpb.AuditServer
+	controlpb.PeopleServer
 	// Named is what the server does with a refusal that it sends.
 	Named(err error) error
 }

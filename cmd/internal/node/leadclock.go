@@ -112,6 +112,20 @@ func (s timedSigner) MintToken(ctx context.Context, record *profilepb.TokenRecor
 	return s.signer.MintToken(ctx, record)
 }
 
+func (s timedSigner) MintInvitation(ctx context.Context, record *profilepb.InvitationRecord) (*profilepb.SignedInvitation, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s.signer.MintInvitation(ctx, record)
+}
+
+func (s timedSigner) SignPerson(ctx context.Context, r pki.SignPerson) (*profilepb.CertificateChain, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s.signer.SignPerson(ctx, r)
+}
+
 func (s timedSigner) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, error) {
 	if err := s.check(); err != nil {
 		return pki.Issued{}, err

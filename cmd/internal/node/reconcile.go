@@ -49,9 +49,9 @@ type journal interface {
 }
 
 // presented has it looked into where a peer that verified shows a certificate that
-// no record names. It decides nothing: who is admitted is for others to say.
+// no record names, unless it is a person. It decides nothing: who is admitted is for others to say.
 func (m *managerState) presented(p *authz.Peer) {
-	if p == nil || p.Leaf == nil || !m.opened.Load() || !m.forged(p) {
+	if p == nil || p.Leaf == nil || p.Person != "" || !m.opened.Load() || !m.forged(p) {
 		return
 	}
 	source := ""

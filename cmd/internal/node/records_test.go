@@ -51,7 +51,7 @@ type change struct {
 // withKeyd are the methods that need keyd, or a helper, to change anything.
 var withKeyd = map[string]string{
 	"Authority.RotateCA": "keyd signs", "Authority.AbortCA": "keyd signs", "Authority.SetExternalCA": "keyd signs", "Authority.RemoveExternalCA": "keyd signs",
-	"Control.CreateToken": "keyd signs", "Control.RevokeToken": "keyd signs what is revoked", "Control.RotateSlot": "keyd seals", "Control.RotateStoreKeys": "keyd seals",
+	"Control.CreateToken": "keyd signs", "People.InvitePerson": "keyd signs", "Control.RevokeToken": "keyd signs what is revoked", "Control.RotateSlot": "keyd seals", "Control.RotateStoreKeys": "keyd seals",
 	"Control.CreateBackup": "changes nothing, keyd seals", "Slots.AddSlot": "keyd seals", "Slots.RemoveSlot": "keyd seals", "Slots.SetAutolock": "keyd seals",
 	"Secrets.CreateSecret": "keyd opens it", "Secrets.UpdateSecret": "keyd opens it", "Secrets.RemoveSecret": "keyd opened it",
 	"Control.PromoteNode": "the node does it, with a token", "Control.RotateMeshKey": "the node has to be there", "Control.DemoteNode": "keyd makes a keyset", "Admission.DecidePending": "a machine has to wait",
@@ -64,6 +64,7 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 	w := newCallerWorld(t)
 	worker, doomed := w.ca.NewNode(t, profilepb.Role_ROLE_WORKER), w.ca.NewNode(t, profilepb.Role_ROLE_WORKER)
 	worker.Record.Name, doomed.Record.Name = "worker", "doomed"
+	w.person(t, w.ca, "mallory", time.Now(), nil)
 	w.update(t, func(tx *raftstore.Tx) error {
 		for _, n := range []string{worker.Record.GetId(), doomed.Record.GetId()} {
 			if err := schedstore.RegisterNode(tx, n, false); err != nil {
@@ -98,6 +99,8 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Control.UpdateNode", &controlpb.UpdateNodeRequest{Node: "worker", LabelAdd: map[string]string{"zone": "a"}}},
 		{"Revocation.RevokeIdentity", &controlpb.RevokeIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
+		{"People.RevokePerson", &controlpb.RevokePersonRequest{Name: "mallory"}},
+		{"People.RemovePerson", &controlpb.RemovePersonRequest{Name: "mallory"}},
 		{"Admission.UpdateAdmission", &controlpb.UpdateAdmissionRequest{ApproveManagers: proto.Bool(true)}},
 		{"Control.RemoveNode", &controlpb.RemoveNodeRequest{Node: "worker", Force: true}},
 		{"Revocation.RevokeNode", &controlpb.RevokeNodeRequest{Node: "doomed"}},

@@ -152,16 +152,21 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 		return err
 	}
 	pkipb.RegisterMembershipServer(nodes, members)
+	enrolment := pki.NewPeopleServer(m.store, sign, n.who().ClusterID, n.log.With("part", "people"))
+	pkipb.RegisterEnrolmentServer(nodes, enrolment)
 	schedulerpb.RegisterDispatcherServer(nodes, d)
 	schedulerpb.RegisterDeliveryServer(nodes, d)
 	identities := identity.New(identity.Config{Store: m.store, ClusterID: n.who().ClusterID, Sign: n.signWorkloads, Logger: n.log.With("part", "identity")})
 	schedulerpb.RegisterWorkloadIdentityServer(nodes, identities)
 
-	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Sessions: d.Sessions, Records: recordsOf{m}, Held: identities.Held, Workloads: identities,
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Inviter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Sessions: d.Sessions, Records: recordsOf{m}, Held: identities.Held, Workloads: identities,
 		Events: hub, Locked: m.askLocked, Skews: m.skews, Offset: m.clocks.offset, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	control.Register(operators, api)
+	people := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
+	control.Register(people, api)
+	pkipb.RegisterPersonRenewalServer(people, enrolment)
 	m.direct.Store(&direct{api: api, az: az, records: records})
 	forNodes, err := listenFor(p, pki.ALPNGRPC, nodes)
 	if err != nil {
@@ -171,12 +176,17 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	if err != nil {
 		return errors.Join(err, forNodes.Close())
 	}
+	forPeople, err := listenFor(p, pki.ALPNPerson, people)
+	if err != nil {
+		return errors.Join(err, forNodes.Close(), forOperators.Close())
+	}
 	close(m.serving)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(ctx, hub.Run(ctx)) })
 	g.Go(func() error { return serveGRPC(ctx, nodes, forNodes) })
 	g.Go(func() error { return serveGRPC(ctx, operators, forOperators) })
+	g.Go(func() error { return serveGRPC(ctx, people, forPeople) })
 	g.Go(func() error {
 		return ended(ctx, m.store.WhileLeader(ctx, func(ctx context.Context) { m.lead(ctx, d, ca) }))
 	})

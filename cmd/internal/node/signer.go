@@ -27,6 +27,17 @@ func (s signer) MintToken(ctx context.Context, record *profilepb.TokenRecord) (*
 	return resp.GetSigned(), err
 }
 
+func (s signer) MintInvitation(ctx context.Context, record *profilepb.InvitationRecord) (*profilepb.SignedInvitation, error) {
+	resp, err := s.keyd.MintInvitation(ctx, &keydpb.MintInvitationRequest{Record: record})
+	return resp.GetSigned(), err
+}
+
+func (s signer) SignPerson(ctx context.Context, r pki.SignPerson) (*profilepb.CertificateChain, error) {
+	resp, err := s.keyd.SignPerson(ctx, &keydpb.SignPersonRequest{Invitation: r.Invitation, Exporter: r.Exporter, Old: r.Old,
+		Csr: r.CSR, Proof: r.Proof, LifeSeconds: r.LifeSeconds})
+	return resp.GetLeaf(), orBusy(err)
+}
+
 func (s signer) SignJoin(ctx context.Context, r pki.SignJoin) (pki.Issued, error) {
 	resp, err := s.keyd.SignJoin(ctx, &keydpb.SignJoinRequest{Token: r.Token, Exporter: r.Exporter, Csr: r.CSR, BootCsr: r.BootCSR,
 		Proof: r.Proof, NodeId: r.NodeID, NodeName: r.NodeName, Uses: r.Uses, WorkerLeafSeconds: r.WorkerLeafSeconds,

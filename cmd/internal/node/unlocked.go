@@ -134,9 +134,10 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		return err
 	}
 	denials := m.newDenials()
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, Judge: m.roles, Refused: denials.Refused, Logger: n.log.With("part", "authz"), Changed: func(nodes []string) {
-		p.Recheck(nodes)
-		m.dropDenied(nodes)
+	directory := pkistore.Directory{Store: store}
+	az := authz.New(authz.Config{Directory: directory, People: directory, Judge: m.roles, Refused: denials.Refused, Logger: n.log.With("part", "authz"), Changed: func(subjects []string) {
+		p.Recheck(subjects)
+		m.dropDenied(subjects)
 		n.recheckPeers()
 	}})
 	decide := m.admitTo(az)
@@ -329,8 +330,12 @@ func (m *managerState) admitPeer(az *authz.Authorizer) func(tls.ConnectionState,
 }
 
 // known reports whether a node's record names that leaf's key, whatever the
-// record says besides.
+// record says besides; a person's must be good.
 func (m *managerState) known(id profile.Identity) bool {
+	if id.Person != "" {
+		p, err := pkistore.Directory{Store: m.store}.Person(id.Person)
+		return err == nil && authz.CheckPerson(p, id.Person, id.SPKI) == nil
+	}
 	n, err := pkistore.Directory{Store: m.store}.Node(id.NodeID)
 	if err != nil || len(id.SPKI) == 0 {
 		return false

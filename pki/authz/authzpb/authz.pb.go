@@ -50,6 +50,8 @@ const (
 	// A manager leaf that the node's record still names, though the record says
 	// worker: the node was demoted. It may ask for its worker leaf, nothing else.
 	Caller_CALLER_DEMOTED_MANAGER Caller = 8
+	// A person's certificate that the person's record names, not denied.
+	Caller_CALLER_PERSON Caller = 9
 )
 
 // Enum value maps for Caller.
@@ -64,6 +66,7 @@ var (
 		6: "CALLER_NODE_LOCAL_ROOT",
 		7: "CALLER_EXPIRED_WORKER",
 		8: "CALLER_DEMOTED_MANAGER",
+		9: "CALLER_PERSON",
 	}
 	Caller_value = map[string]int32{
 		"CALLER_UNSPECIFIED":        0,
@@ -75,6 +78,7 @@ var (
 		"CALLER_NODE_LOCAL_ROOT":    6,
 		"CALLER_EXPIRED_WORKER":     7,
 		"CALLER_DEMOTED_MANAGER":    8,
+		"CALLER_PERSON":             9,
 	}
 )
 
@@ -312,7 +316,8 @@ func (x *Verb) GetWhen() []string {
 type Refusal struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Reason Refusal_Reason         `protobuf:"varint,1,opt,name=reason,proto3,enum=redoubt.authz.v1.Refusal_Reason" json:"reason,omitempty"`
-	// The node that is meant. Whoever gets this looks whether it is that node.
+	// The node that is meant, or "person/" and a person's name. Whoever gets this looks
+	// whether it is that one.
 	NodeId string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Unix seconds of the cluster's clock; 0 where it is not known.
 	At            int64 `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
@@ -410,7 +415,7 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_REMOVED\x10\x01\x12\x17\n" +
-	"\x13REASON_ROLE_CHANGED\x10\x02*\xdd\x01\n" +
+	"\x13REASON_ROLE_CHANGED\x10\x02*\xf0\x01\n" +
 	"\x06Caller\x12\x16\n" +
 	"\x12CALLER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCALLER_ANYONE\x10\x01\x12\x11\n" +
@@ -420,7 +425,8 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\x19CALLER_MANAGER_LOCAL_ROOT\x10\x05\x12\x1a\n" +
 	"\x16CALLER_NODE_LOCAL_ROOT\x10\x06\x12\x19\n" +
 	"\x15CALLER_EXPIRED_WORKER\x10\a\x12\x1a\n" +
-	"\x16CALLER_DEMOTED_MANAGER\x10\b:L\n" +
+	"\x16CALLER_DEMOTED_MANAGER\x10\b\x12\x11\n" +
+	"\rCALLER_PERSON\x10\t:L\n" +
 	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18ӌ\x03 \x01(\v2\x16.redoubt.authz.v1.RuleR\x04ruleB6Z4github.com/redoubt-cluster/redoubt/pki/authz/authzpbb\x06proto3"
 
 var (

@@ -9,6 +9,7 @@
 package profilepb
 
 import (
+	_ "github.com/redoubt-cluster/redoubt/internal/levelpb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -647,11 +648,172 @@ func (x *CertificateChain) GetCertificates() [][]byte {
 	return nil
 }
 
+// InvitationRecord is what the cluster keeps of a person's invitation: the public
+// half of its seed and whom it makes.
+type InvitationRecord struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ClusterId string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Ed25519 public key, 32 bytes.
+	PublicKey []byte `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The person's name.
+	Person string `protobuf:"bytes,4,opt,name=person,proto3" json:"person,omitempty"`
+	// Unix seconds.
+	MintedAt  int64 `protobuf:"varint,5,opt,name=minted_at,json=mintedAt,proto3" json:"minted_at,omitempty"`
+	ExpiresAt int64 `protobuf:"varint,6,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Life of the person's certificates, in seconds.
+	LifeSeconds   uint32 `protobuf:"varint,7,opt,name=life_seconds,json=lifeSeconds,proto3" json:"life_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvitationRecord) Reset() {
+	*x = InvitationRecord{}
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvitationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvitationRecord) ProtoMessage() {}
+
+func (x *InvitationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvitationRecord.ProtoReflect.Descriptor instead.
+func (*InvitationRecord) Descriptor() ([]byte, []int) {
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *InvitationRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *InvitationRecord) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *InvitationRecord) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *InvitationRecord) GetPerson() string {
+	if x != nil {
+		return x.Person
+	}
+	return ""
+}
+
+func (x *InvitationRecord) GetMintedAt() int64 {
+	if x != nil {
+		return x.MintedAt
+	}
+	return 0
+}
+
+func (x *InvitationRecord) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
+func (x *InvitationRecord) GetLifeSeconds() uint32 {
+	if x != nil {
+		return x.LifeSeconds
+	}
+	return 0
+}
+
+// SignedInvitation: `record` is a serialized InvitationRecord, `signature` keyd's
+// over it.
+type SignedInvitation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Record    []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Signature []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Epoch of the keyset whose key signed; 0 stands for 1. A hint, as that of a token.
+	KeysetEpoch   uint64 `protobuf:"varint,3,opt,name=keyset_epoch,json=keysetEpoch,proto3" json:"keyset_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedInvitation) Reset() {
+	*x = SignedInvitation{}
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedInvitation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedInvitation) ProtoMessage() {}
+
+func (x *SignedInvitation) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_profile_profilepb_profile_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedInvitation.ProtoReflect.Descriptor instead.
+func (*SignedInvitation) Descriptor() ([]byte, []int) {
+	return file_pki_profile_profilepb_profile_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SignedInvitation) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *SignedInvitation) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignedInvitation) GetKeysetEpoch() uint64 {
+	if x != nil {
+		return x.KeysetEpoch
+	}
+	return 0
+}
+
 var File_pki_profile_profilepb_profile_proto protoreflect.FileDescriptor
 
 const file_pki_profile_profilepb_profile_proto_rawDesc = "" +
 	"\n" +
-	"#pki/profile/profilepb/profile.proto\x12\x12redoubt.profile.v1\"\xc3\x02\n" +
+	"#pki/profile/profilepb/profile.proto\x12\x12redoubt.profile.v1\x1a\x1cinternal/levelpb/level.proto\"\xc3\x02\n" +
 	"\vTokenRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -696,7 +858,22 @@ const file_pki_profile_profilepb_profile_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12!\n" +
 	"\fkeyset_epoch\x18\x03 \x01(\x04R\vkeysetEpoch\"6\n" +
 	"\x10CertificateChain\x12\"\n" +
-	"\fcertificates\x18\x01 \x03(\fR\fcertificates*N\n" +
+	"\fcertificates\x18\x01 \x03(\fR\fcertificates\"\xd7\x01\n" +
+	"\x10InvitationRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\x12\x16\n" +
+	"\x06person\x18\x04 \x01(\tR\x06person\x12\x1b\n" +
+	"\tminted_at\x18\x05 \x01(\x03R\bmintedAt\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x06 \x01(\x03R\texpiresAt\x12!\n" +
+	"\flife_seconds\x18\a \x01(\rR\vlifeSeconds\"q\n" +
+	"\x10SignedInvitation\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12!\n" +
+	"\fkeyset_epoch\x18\x03 \x01(\x04R\vkeysetEpoch:\x04\xe8\xe5\x18\x03*N\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_WORKER\x10\x01\x12\x10\n" +
@@ -716,7 +893,7 @@ func file_pki_profile_profilepb_profile_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_profile_profilepb_profile_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_profile_profilepb_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_pki_profile_profilepb_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_pki_profile_profilepb_profile_proto_goTypes = []any{
 	(Role)(0),                 // 0: redoubt.profile.v1.Role
 	(*TokenRecord)(nil),       // 1: redoubt.profile.v1.TokenRecord
@@ -727,6 +904,8 @@ var file_pki_profile_profilepb_profile_proto_goTypes = []any{
 	(*TPMEvidence)(nil),       // 6: redoubt.profile.v1.TPMEvidence
 	(*SignedTokenRecord)(nil), // 7: redoubt.profile.v1.SignedTokenRecord
 	(*CertificateChain)(nil),  // 8: redoubt.profile.v1.CertificateChain
+	(*InvitationRecord)(nil),  // 9: redoubt.profile.v1.InvitationRecord
+	(*SignedInvitation)(nil),  // 10: redoubt.profile.v1.SignedInvitation
 }
 var file_pki_profile_profilepb_profile_proto_depIdxs = []int32{
 	0, // 0: redoubt.profile.v1.TokenRecord.role:type_name -> redoubt.profile.v1.Role
@@ -749,7 +928,7 @@ func file_pki_profile_profilepb_profile_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_profile_profilepb_profile_proto_rawDesc), len(file_pki_profile_profilepb_profile_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

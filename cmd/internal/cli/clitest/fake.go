@@ -40,6 +40,7 @@ type Node struct {
 	controlpb.UnimplementedRevocationServer
 	controlpb.UnimplementedAccessServer
 	controlpb.UnimplementedAuditServer
+	controlpb.UnimplementedPeopleServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -58,6 +59,7 @@ type Node struct {
 	roles    []*controlpb.RoleView
 	bindings []*controlpb.BindingView
 	policies []*controlpb.AccessPolicyView
+	people   []*controlpb.PersonView
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
 	dying    bool // a manager goes away when the key is rotated
@@ -130,6 +132,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterSecretsServer(s, n)
 	controlpb.RegisterRevocationServer(s, n)
 	controlpb.RegisterAccessServer(s, n)
+	controlpb.RegisterPeopleServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })

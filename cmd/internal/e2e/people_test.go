@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// desk is a person's machine: a directory of its own in the network of a host, or of
+// this machine where host is empty.
+type desk struct {
+	c    *cluster
+	host string
+	dir  string
+}
+
+func (c *cluster) desk(host string) *desk {
+	c.t.Helper()
+	d := &desk{c, host, c.t.TempDir()}
+	d.write("pass", "six words that nobody else knows\n")
+	return d
+}
+
+func (d *desk) write(name, text string) string {
+	d.c.t.Helper()
+	path := filepath.Join(d.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		d.c.t.Fatal(err)
+	}
+	return path
+}
+
+func (d *desk) context(name string) string {
+	return filepath.Join(d.dir, "redoubt", "contexts", name+".context")
+}
+
+// run runs `redoubt args…` there, without a node of its own.
+func (d *desk) run(stdin string, args ...string) result {
+	d.c.t.Helper()
+	env := []string{"env", "-u", "REDOUBT_HOST", "XDG_CONFIG_HOME=" + d.dir, "REDOUBT_PASSPHRASE_FILE=" + filepath.Join(d.dir, "pass"), filepath.Join(binDir, "redoubt")}
+	return run(d.c.t, []byte(stdin), append(append([]string{"lab", "exec", "--name", d.c.name, d.host, "--"}, env...), args...)...)
+}
+
+func (d *desk) ok(args ...string) string {
+	d.c.t.Helper()
+	r := d.run("", args...)
+	if r.code != 0 {
+		d.c.t.Fatalf("redoubt %v: %v", args, r)
+	}
+	return r.stdout
+}
+
+func (d *desk) refused(code int, want string, args ...string) {
+	d.c.t.Helper()
+	r := d.run("", args...)
+	if r.code != code || !strings.Contains(r.stderr, want) || strings.Count(strings.TrimSpace(r.stderr), "\n") > 0 {
+		d.c.t.Errorf("redoubt %v: want exit %d and one line with %q, got %v", args, code, want, r)
+	}
+}
+
+// TestPeople: two people on two machines come in by contexts, through a manager that
+// does not lead, each as who they are; they may do nothing that no policy lets them;
+// renewals, another machine, a leader that goes, and being revoked while at work.
+func TestPeople(t *testing.T) {
+	t.Parallel()
+	c := up(t, "people", 3, 2)
+	alice, bob := c.desk("worker-1"), c.desk("worker-2")
+	invitation := c.ok("manager-2", "person", "invite", "-q", "alice", "--lifetime", "5m")
+	if r := alice.run(invitation, "context", "create", "prod", "--use"); r.code != 0 || !strings.Contains(r.stdout, "person alice of cluster") {
+		t.Fatal(r)
+	}
+	taken := time.Now()
+	if r := bob.run(invitation, "context", "create", "prod"); r.code != 1 && r.code != 5 || !strings.Contains(r.stderr, "the invitation is not accepted") {
+		t.Errorf("the invitation a second time: %v", r)
+	}
+	if r := bob.run(c.ok("manager-3", "person", "invite", "-q", "bob"), "context", "create", "prod", "--use"); r.code != 0 {
+		t.Fatal(r)
+	}
+	for _, d := range []*desk{alice, bob} {
+		raw, err := os.ReadFile(d.context("prod"))
+		if fi, e := os.Stat(d.context("prod")); err != nil || e != nil || fi.Mode().Perm() != 0o600 || !strings.HasPrefix(string(raw), "RDTX1\n") {
+			t.Errorf("the context's file: %v, %v", err, e)
+		}
+	}
+
+	// Each is who they are, whichever manager is asked; and that is all they may.
+	who := func(d *desk, name string) {
+		t.Helper()
+		if said := strings.TrimSpace(d.ok("whoami", "--format", "{{.Person}} from {{.Source}}")); said != name+" from "+c.host(d.host).Address {
+			t.Errorf("%s is %s", name, said)
+		}
+	}
+	who(alice, "alice")
+	who(bob, "bob")
+	for _, args := range [][]string{{"status"}, {"service", "ls"}, {"node", "ls"}, {"secret", "ls"}, {"person", "ls"}, {"person", "invite", "mallory"}, {"person", "revoke", "bob"},
+		{"join-token", "manager"}, {"ca", "rotate"}, {"service", "create", "--detach", image}, {"events", "--since", "1h"}} {
+		alice.refused(5, "not for person alice", args...)
+	}
+	alice.refused(2, "context prod is in use", "unlock")
+	if out := c.ok("manager-1", "person", "ls", "--format", "{{.Name}} {{.State}}"); out != "alice active\nbob active\n" {
+		t.Errorf("people: %s", out)
+	}
+	if out := c.ok("manager-1", "whoami", "--format", "{{.Caller}}"); !strings.HasPrefix(out, "local root of node") {
+		t.Errorf("root on a manager is %s", out)
+	}
+
+	// The leader goes; a manager that was locked says so, the others answer.
+	leads := c.leader("manager-1")
+	c.lab("stop", leads)
+	eventually(t, time.Minute, func() string {
+		if r := bob.run("", "whoami"); r.code != 0 {
+			return r.String()
+		}
+		return ""
+	})
+	c.lab("start", "--unlock", leads)
+
+	// Two thirds of five minutes later several commands at once renew once, and the
+	// certificate of before the last is nobody's.
+	old, err := os.ReadFile(alice.context("prod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := func() string { return alice.ok("context", "show", "--format", "{{.CertificateEnds}}") }
+	before := ends()
+	time.Sleep(time.Until(taken.Add(205 * time.Second))) // no certificate lives shorter
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if r := alice.run("", "whoami"); r.code != 0 || r.stderr != "" {
+				t.Errorf("a command with a renewal: %v", r)
+			}
+		})
+	}
+	wg.Wait()
+	if ends() == before {
+		t.Error("the certificate did not renew itself")
+	}
+	who(alice, "alice")
+
+	// Another machine takes Alice's place; a copy of before is worth nothing.
+	if r := bob.run(c.ok("manager-1", "person", "invite", "-q", "alice"), "context", "create", "hers"); r.code != 0 {
+		t.Fatal(r)
+	}
+	alice.refused(5, "person alice has a newer certificate than this one", "whoami")
+	if err := os.WriteFile(alice.context("prod"), old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := alice.run("", "whoami"); r.code != 5 {
+		t.Errorf("a copy of an old context: %v", r)
+	}
+	if said := bob.ok("--context", "hers", "whoami", "--format", "{{.Person}}"); strings.TrimSpace(said) != "alice" {
+		t.Errorf("the new machine is %s", said)
+	}
+
+	c.ok("manager-1", "person", "revoke", "bob")
+	bob.refused(5, "person bob was revoked", "whoami")
+	c.refused("manager-1", 1, "person bob was revoked", nil, "person", "invite", "bob")
+	c.ok("manager-1", "person", "rm", "bob")
+	bob.refused(5, "knows no person bob", "whoami")
+	if said := bob.ok("--context", "hers", "whoami", "--format", "{{.Person}}"); strings.TrimSpace(said) != "alice" {
+		t.Errorf("another person after bob was removed: %s", said)
+	}
+}
