@@ -94,8 +94,8 @@ func (a *app) authPolicySetCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "set POLICY FILE", Short: "Add a policy, or replace the one of that name",
 		Long: `set reads Cedar from FILE, "-" for standard input. A policy that does not parse,
-that speaks of what there is not, or with which nobody could change policies any
-more is refused, and nothing changes.`,
+that speaks of what there is not, or that keeps local root from changing policies
+when no person can, is refused, and nothing changes.`,
 		Example: `  redoubt auth policy set hands-off-prod prod.cedar`,
 		Args:    args(2, 2),
 		RunE: func(c *cobra.Command, got []string) error {

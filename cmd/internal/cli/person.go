@@ -18,8 +18,8 @@ func (a *app) personCmd() *cobra.Command {
 		Short: "Invite people, and take their access away",
 		Long: `A person comes in from another machine by a certificate of their own, which lives
 for hours and renews itself while it is used. An invitation makes the first one:
-see redoubt context. What a person may do is for policies to say; without one that
-is nothing but redoubt whoami.`,
+see redoubt context. What a person may do is for roles and policies to say (redoubt
+auth bind); without any that is nothing but redoubt whoami.`,
 	}
 	group(c)
 	c.AddCommand(a.personInviteCmd(), a.personLsCmd(), a.personRevokeCmd(), a.personRmCmd())

@@ -13,6 +13,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -122,7 +123,12 @@ func (s *Server) RevokePerson(ctx context.Context, req *controlpb.RevokePersonRe
 
 // RemovePerson forgets a person.
 func (s *Server) RemovePerson(ctx context.Context, req *controlpb.RemovePersonRequest) (*controlpb.RemovePersonResponse, error) {
-	err := s.update(ctx, func(tx *raftstore.Tx) error { return pki.RemovePerson(tx, req.GetName()) })
+	err := s.update(ctx, func(tx *raftstore.Tx) error {
+		if err := pki.RemovePerson(tx, req.GetName()); err != nil {
+			return err
+		}
+		return roles.Forget(tx, req.GetName())
+	})
 	if err == nil {
 		s.c.Logger.InfoContext(ctx, "a person was removed", "person", req.GetName())
 	}

@@ -62,7 +62,7 @@ func (d *desk) refused(code int, want string, args ...string) {
 }
 
 // TestPeople: two people on two machines come in by contexts, through a manager that
-// does not lead, each as who they are; they may do nothing that no policy lets them;
+// does not lead, each as who they are; they may do nothing that no role lets them;
 // renewals, another machine, a leader that goes, and being revoked while at work.
 func TestPeople(t *testing.T) {
 	t.Parallel()
@@ -97,7 +97,7 @@ func TestPeople(t *testing.T) {
 	who(bob, "bob")
 	for _, args := range [][]string{{"status"}, {"service", "ls"}, {"node", "ls"}, {"secret", "ls"}, {"person", "ls"}, {"person", "invite", "mallory"}, {"person", "revoke", "bob"},
 		{"join-token", "manager"}, {"ca", "rotate"}, {"service", "create", "--detach", image}, {"events", "--since", "1h"}} {
-		alice.refused(5, "not for person alice", args...)
+		alice.refused(5, "person:alice may not ", args...)
 	}
 	alice.refused(2, "context prod is in use", "unlock")
 	if out := c.ok("manager-1", "person", "ls", "--format", "{{.Name}} {{.State}}"); out != "alice active\nbob active\n" {

@@ -48,7 +48,7 @@ when { resource.hasTag("env") && resource.getTag("env") == "prod" };`); r.code !
 			t.Errorf("%s: %v", text, r)
 		}
 	}
-	c.refused(m1, 1, "that could call", nil, "auth", "bind", "security-admin", "person:nobody")
+	c.refused(m1, 1, "there is no person:nobody", nil, "auth", "bind", "security-admin", "person:nobody")
 	c.ok(m1, "auth", "policy", "rm", "hands-off")
 	c.ok(m2, "network", "rm", "kept")
 }

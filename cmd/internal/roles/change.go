@@ -104,7 +104,7 @@ func Bind(tx *raftstore.Tx, role string, p Principal, labels map[string]string) 
 		return nil, apierr.Invalid("", "%v", err)
 	}
 	if !exists(tx, p) {
-		return nil, apierr.NotFound("", "there is no %s that could call", Named(tx, p))
+		return nil, apierr.NotFound("", "there is no %s", Named(tx, p))
 	}
 	if pkistore.RoleBindings.Count(tx) >= MaxBindings {
 		return nil, apierr.State("remove some", "there are %d bindings: at most %d are allowed", MaxBindings, MaxBindings)
@@ -149,6 +149,27 @@ func Unbind(tx *raftstore.Tx, role string, p Principal, labels map[string]string
 	return changed(tx)
 }
 
+// Forget takes every role from a person who is removed: another one of that name
+// would have them.
+func Forget(tx *raftstore.Tx, person string) error {
+	of := Principal{Kind: pkipb.Principal_KIND_PERSON, Name: person}
+	var gone []string
+	for b := range pkistore.RoleBindings.All(tx) {
+		if PrincipalOf(b.GetPrincipal()) == of {
+			gone = append(gone, b.GetId())
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	for _, id := range gone {
+		if err := pkistore.RoleBindings.Delete(tx, id); err != nil {
+			return err
+		}
+	}
+	return changed(tx)
+}
+
 // SetPolicy adds a policy or replaces the one of that name.
 func SetPolicy(tx *raftstore.Tx, name, text string) error {
 	if err := ident.CheckName(name); err != nil {
@@ -182,33 +203,27 @@ func RemovePolicy(tx *raftstore.Tx, name string) error {
 	return changed(tx)
 }
 
-// changed ends every change: what is to be must compile, and somebody must be left
-// who can change it again.
+// changed ends every change: what is to be must compile, and local root must be able
+// to change it again when nobody else is.
 func changed(tx *raftstore.Tx) error {
 	s, err := Compile(tx)
 	if err != nil {
 		return apierr.State("", "%v", err)
 	}
 	if !s.someoneLeft(tx) {
-		return apierr.State("leave somebody who may "+strings.Join(keyVerbs, ", "), "with this nobody could change roles and policies any more")
+		return apierr.State("leave "+strings.Join(keyVerbs, ", ")+" to a manager's local root", "with this nobody could change roles and policies any more once no person may")
 	}
 	state, _ := pkistore.AccessState.Get(tx, pkistore.AccessID)
 	return pkistore.AccessState.Put(tx, &pkipb.AccessState{Meta: state.GetMeta(), Id: pkistore.AccessID, Changes: state.GetChanges() + 1})
 }
 
-// someoneLeft reports whether one principal that can call may do all of keyVerbs.
+// someoneLeft reports whether local root of a manager may do all of keyVerbs, were
+// there no person who may: people's certificates end by themselves, and whoever was
+// the last to have one is revoked when it is in other hands.
 func (s *Set) someoneLeft(r raftstore.Reader) bool {
-	rootAdmin := RootIsAdmin(r, s)
-	may := func(p Principal) bool {
-		return exists(r, p) && !slices.ContainsFunc(keyVerbs, func(v string) bool { return !s.decide(p, v, Resource{}, rootAdmin).Allowed })
-	}
-	for p := range s.bindings {
-		if may(p) {
-			return true
-		}
-	}
 	for n := range pkistore.Nodes.By(r, "role", "manager") {
-		if may(Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: n.GetId()}) {
+		p := Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: n.GetId()}
+		if exists(r, p) && !slices.ContainsFunc(keyVerbs, func(v string) bool { return !s.decide(p, v, Resource{}, true).Allowed }) {
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
@@ -58,10 +59,11 @@ func (e *Engine) Decide(r raftstore.Reader, p Principal, verb string, on Resourc
 }
 
 // RootIsAdmin reports whether managers' local root is security-admin as well: while
-// there is no person who is.
+// there is no person who is and can call. Who was invited again and has not come, or
+// let a certificate end, cannot.
 func RootIsAdmin(r raftstore.Reader, s *Set) bool {
 	for _, name := range s.admins {
-		if personExists(r, name) {
+		if personCalls(r, name) {
 			return false
 		}
 	}
@@ -114,7 +116,7 @@ func (e *Engine) Changes(ctx context.Context, changed func()) error {
 }
 
 func (e *Engine) follow(ctx context.Context, changed func()) error {
-	w, err := e.store.Watch(func(*raftstore.ReadTx) error { return nil }, pkistore.AccessState)
+	w, err := e.store.Watch(func(*raftstore.ReadTx) error { return nil }, pkistore.AccessState, pkistore.People)
 	if err != nil {
 		return err
 	}
@@ -128,9 +130,12 @@ func (e *Engine) follow(ctx context.Context, changed func()) error {
 	}
 }
 
-// personExists reports whether there is a person of that name, who was not revoked.
-// There is no way yet to be one.
-func personExists(raftstore.Reader, string) bool { return false }
+// personCalls reports whether that person can call now: has a certificate that has
+// not ended, and was not revoked.
+func personCalls(r raftstore.Reader, name string) bool {
+	p, ok := pkistore.People.Get(r, name)
+	return ok && !p.GetDenied() && len(p.GetLeafSpki()) > 0 && time.Now().Unix() < p.GetLeafNotAfter()
+}
 
 // managerExists reports whether a manager of that id is a member.
 func managerExists(r raftstore.Reader, id string) bool {
@@ -138,10 +143,11 @@ func managerExists(r raftstore.Reader, id string) bool {
 	return ok && !n.GetDenied() && n.GetRole() == profilepb.Role_ROLE_MANAGER
 }
 
-// exists reports whether p can call.
+// exists reports whether there is such a principal, be it one who was only invited.
 func exists(r raftstore.Reader, p Principal) bool {
 	if p.Kind == pkipb.Principal_KIND_PERSON {
-		return personExists(r, p.Name)
+		rec, ok := pkistore.People.Get(r, p.Name)
+		return ok && !rec.GetDenied()
 	}
 	return managerExists(r, p.Node)
 }

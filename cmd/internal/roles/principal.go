@@ -35,6 +35,9 @@ func FromIdentity(id authz.Identity) (Principal, error) {
 	if id.LocalRoot && id.LocalRootOf != "" {
 		return Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: id.LocalRootOf}, nil
 	}
+	if id.Person != "" {
+		return Principal{Kind: pkipb.Principal_KIND_PERSON, Name: id.Person}, nil
+	}
 	return Principal{}, fmt.Errorf("%s is nobody who can have a role", id)
 }
 

@@ -1,9 +1,13 @@
 package roles
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
@@ -215,11 +219,11 @@ func TestOwnRoles(t *testing.T) {
 		"without a verb":                 create("x"),
 		`is built in`:                    w.do(func(tx *raftstore.Tx) error { return RemoveRole(tx, "viewer") }),
 		`there is no role "boss"`:        w.do(func(tx *raftstore.Tx) error { return RemoveRole(tx, "boss") }),
-		`there is no user:ann@nowhere that cou`: w.do(func(tx *raftstore.Tx) error {
+		`there is no user:ann@nowhere`: w.do(func(tx *raftstore.Tx) error {
 			_, err := Bind(tx, "viewer", Principal{pkipb.Principal_KIND_LOCAL_USER, "ann", "nowhere"}, nil)
 			return err
 		}),
-		`there is no person:ann that could`: w.do(func(tx *raftstore.Tx) error {
+		`there is no person:ann`: w.do(func(tx *raftstore.Tx) error {
 			_, err := Bind(tx, "viewer", Principal{Kind: pkipb.Principal_KIND_PERSON, Name: "ann"}, nil)
 			return err
 		}),
@@ -331,5 +335,58 @@ when { resource.hasTag("env") && resource.getTag("env") == "prod" };`)
 				}
 			}
 		})
+	}
+}
+
+// TestPeopleComeAndGo: local root is security-admin while no person is who can call,
+// whatever policies say; a person's roles go with the record, and not when revoked.
+func TestPeopleComeAndGo(t *testing.T) {
+	w := newWorld(t)
+	ann := Principal{Kind: pkipb.Principal_KIND_PERSON, Name: "ann"}
+	put := func(change func(*pkipb.Person)) {
+		t.Helper()
+		w.must(func(tx *raftstore.Tx) error {
+			p, ok := pkistore.People.Get(tx, "ann")
+			if !ok {
+				p = &pkipb.Person{Id: "ann"}
+			}
+			p = proto.CloneOf(p)
+			change(p)
+			return pkistore.People.Put(tx, p)
+		})
+	}
+	admin := func() bool { return w.decide(w.root(), "policy.set", Resource{}).Allowed }
+	put(func(p *pkipb.Person) { p.InvitationId = "one" })
+	w.bind(SecurityAdmin, ann, nil)
+	if !admin() {
+		t.Error("who was only invited ends what root may")
+	}
+	put(func(p *pkipb.Person) { p.LeafSpki, p.LeafNotAfter = []byte("key"), time.Now().Add(time.Hour).Unix() })
+	if admin() || !w.decide(ann, "policy.set", Resource{}).Allowed {
+		t.Error("a security-admin came, and root is one, too")
+	}
+	for _, text := range []string{
+		`forbid (principal is Redoubt::LocalRoot, action, resource);`,
+		`forbid (principal is Redoubt::LocalRoot, action == Redoubt::Action::"binding.create", resource);`,
+	} {
+		if err := w.do(func(tx *raftstore.Tx) error { return SetPolicy(tx, "out", text) }); err == nil || !strings.Contains(err.Error(), "once no person may") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	w.must(func(tx *raftstore.Tx) error {
+		return SetPolicy(tx, "hands-off", `forbid (principal is Redoubt::LocalRoot, action == Redoubt::Action::"node.revoke", resource);`)
+	})
+	put(func(p *pkipb.Person) { p.LeafNotAfter = time.Now().Add(-time.Second).Unix() })
+	if !admin() {
+		t.Error("the last certificate ended, and nobody is security-admin")
+	}
+	put(func(p *pkipb.Person) { p.LeafNotAfter, p.Denied = time.Now().Add(time.Hour).Unix(), true })
+	if !admin() {
+		t.Error("the last security-admin was revoked, and nobody is one")
+	}
+	w.must(func(tx *raftstore.Tx) error { return errors.Join(pkistore.People.Delete(tx, "ann"), Forget(tx, "ann")) })
+	put(func(p *pkipb.Person) { p.LeafSpki, p.LeafNotAfter = []byte("other"), time.Now().Add(time.Hour).Unix() })
+	if d := w.decide(ann, "node.list", Resource{}); d.Allowed || !admin() {
+		t.Errorf("another person of that name has the roles of before: %+v", d)
 	}
 }

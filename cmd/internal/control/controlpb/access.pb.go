@@ -1415,46 +1415,47 @@ const file_cmd_internal_control_controlpb_access_proto_rawDesc = "" +
 	"\x05verbs\x18\x01 \x03(\v2\x1c.redoubt.control.v1.VerbViewR\x05verbs\".\n" +
 	"\bVerbView\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02on\x18\x02 \x03(\tR\x02on2\xf7\n" +
+	"\x02on\x18\x02 \x03(\tR\x02on2\x83\v\n" +
+	"\x06Access\x12o\n" +
+	"\tListRoles\x12$.redoubt.control.v1.ListRolesRequest\x1a%.redoubt.control.v1.ListRolesResponse\"\x15\x9a\xe5\x18\x11\n" +
+	"\x02\x05\t\x12\v\n" +
+	"\trole.list\x12t\n" +
 	"\n" +
-	"\x06Access\x12n\n" +
-	"\tListRoles\x12$.redoubt.control.v1.ListRolesRequest\x1a%.redoubt.control.v1.ListRolesResponse\"\x14\x9a\xe5\x18\x10\n" +
-	"\x01\x05\x12\v\n" +
-	"\trole.list\x12s\n" +
+	"CreateRole\x12%.redoubt.control.v1.CreateRoleRequest\x1a&.redoubt.control.v1.CreateRoleResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x02\x05\t\x12\r\n" +
+	"\vrole.create\x12t\n" +
 	"\n" +
-	"CreateRole\x12%.redoubt.control.v1.CreateRoleRequest\x1a&.redoubt.control.v1.CreateRoleResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x01\x05\x12\r\n" +
-	"\vrole.create\x12s\n" +
+	"RemoveRole\x12%.redoubt.control.v1.RemoveRoleRequest\x1a&.redoubt.control.v1.RemoveRoleResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x02\x05\t\x12\r\n" +
+	"\vrole.remove\x12{\n" +
+	"\fListBindings\x12'.redoubt.control.v1.ListBindingsRequest\x1a(.redoubt.control.v1.ListBindingsResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x02\x05\t\x12\x0e\n" +
+	"\fbinding.list\x12e\n" +
+	"\x04Bind\x12\x1f.redoubt.control.v1.BindRequest\x1a .redoubt.control.v1.BindResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x02\x05\t\x12\x10\n" +
+	"\x0ebinding.create\x12k\n" +
+	"\x06Unbind\x12!.redoubt.control.v1.UnbindRequest\x1a\".redoubt.control.v1.UnbindResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x02\x05\t\x12\x10\n" +
+	"\x0ebinding.remove\x12\x8c\x01\n" +
+	"\x12ListAccessPolicies\x12-.redoubt.control.v1.ListAccessPoliciesRequest\x1a..redoubt.control.v1.ListAccessPoliciesResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x02\x05\t\x12\r\n" +
+	"\vpolicy.list\x12\x82\x01\n" +
+	"\x0fSetAccessPolicy\x12*.redoubt.control.v1.SetAccessPolicyRequest\x1a+.redoubt.control.v1.SetAccessPolicyResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x02\x05\t\x12\f\n" +
 	"\n" +
-	"RemoveRole\x12%.redoubt.control.v1.RemoveRoleRequest\x1a&.redoubt.control.v1.RemoveRoleResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x01\x05\x12\r\n" +
-	"\vrole.remove\x12z\n" +
-	"\fListBindings\x12'.redoubt.control.v1.ListBindingsRequest\x1a(.redoubt.control.v1.ListBindingsResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x01\x05\x12\x0e\n" +
+	"policy.set\x12\x8e\x01\n" +
+	"\x12RemoveAccessPolicy\x12-.redoubt.control.v1.RemoveAccessPolicyRequest\x1a..redoubt.control.v1.RemoveAccessPolicyResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x02\x05\t\x12\x0f\n" +
+	"\rpolicy.remove\x12U\n" +
+	"\x04CanI\x12\x1f.redoubt.control.v1.CanIRequest\x1a .redoubt.control.v1.CanIResponse\"\n" +
+	"\x9a\xe5\x18\x06\n" +
+	"\x02\x05\t\x18\x01\x12i\n" +
+	"\aCanThey\x12\".redoubt.control.v1.CanTheyRequest\x1a .redoubt.control.v1.CanIResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x02\x05\t\x12\x0e\n" +
 	"\fbinding.list\x12d\n" +
-	"\x04Bind\x12\x1f.redoubt.control.v1.BindRequest\x1a .redoubt.control.v1.BindResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x01\x05\x12\x10\n" +
-	"\x0ebinding.create\x12j\n" +
-	"\x06Unbind\x12!.redoubt.control.v1.UnbindRequest\x1a\".redoubt.control.v1.UnbindResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x01\x05\x12\x10\n" +
-	"\x0ebinding.remove\x12\x8b\x01\n" +
-	"\x12ListAccessPolicies\x12-.redoubt.control.v1.ListAccessPoliciesRequest\x1a..redoubt.control.v1.ListAccessPoliciesResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x01\x05\x12\r\n" +
-	"\vpolicy.list\x12\x81\x01\n" +
-	"\x0fSetAccessPolicy\x12*.redoubt.control.v1.SetAccessPolicyRequest\x1a+.redoubt.control.v1.SetAccessPolicyResponse\"\x15\x9a\xe5\x18\x11\n" +
-	"\x01\x05\x12\f\n" +
-	"\n" +
-	"policy.set\x12\x8d\x01\n" +
-	"\x12RemoveAccessPolicy\x12-.redoubt.control.v1.RemoveAccessPolicyRequest\x1a..redoubt.control.v1.RemoveAccessPolicyResponse\"\x18\x9a\xe5\x18\x14\n" +
-	"\x01\x05\x12\x0f\n" +
-	"\rpolicy.remove\x12T\n" +
-	"\x04CanI\x12\x1f.redoubt.control.v1.CanIRequest\x1a .redoubt.control.v1.CanIResponse\"\t\x9a\xe5\x18\x05\n" +
-	"\x01\x05\x18\x01\x12h\n" +
-	"\aCanThey\x12\".redoubt.control.v1.CanTheyRequest\x1a .redoubt.control.v1.CanIResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x01\x05\x12\x0e\n" +
-	"\fbinding.list\x12c\n" +
-	"\tListVerbs\x12$.redoubt.control.v1.ListVerbsRequest\x1a%.redoubt.control.v1.ListVerbsResponse\"\t\x9a\xe5\x18\x05\n" +
-	"\x01\x05\x18\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
+	"\tListVerbs\x12$.redoubt.control.v1.ListVerbsRequest\x1a%.redoubt.control.v1.ListVerbsResponse\"\n" +
+	"\x9a\xe5\x18\x06\n" +
+	"\x02\x05\t\x18\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
 	file_cmd_internal_control_controlpb_access_proto_rawDescOnce sync.Once

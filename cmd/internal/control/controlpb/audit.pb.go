@@ -567,18 +567,18 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x05fault\x18\x05 \x01(\tR\x05fault\x12\x18\n" +
 	"\amissing\x18\x06 \x01(\x04R\amissing\x12\x16\n" +
 	"\x06forked\x18\a \x01(\bR\x06forked\x12!\n" +
-	"\ffirst_forked\x18\b \x01(\x04R\vfirstForked2\xf4\x02\n" +
-	"\x05Audit\x12u\n" +
-	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x15\x9a\xe5\x18\x11\n" +
-	"\x01\x05\x12\f\n" +
+	"\ffirst_forked\x18\b \x01(\x04R\vfirstForked2\xf7\x02\n" +
+	"\x05Audit\x12v\n" +
+	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x02\x05\t\x12\f\n" +
 	"\n" +
-	"audit.list\x12u\n" +
-	"\vProveRecord\x12&.redoubt.control.v1.ProveRecordRequest\x1a'.redoubt.control.v1.ProveRecordResponse\"\x15\x9a\xe5\x18\x11\n" +
-	"\x01\x05\x12\f\n" +
+	"audit.list\x12v\n" +
+	"\vProveRecord\x12&.redoubt.control.v1.ProveRecordRequest\x1a'.redoubt.control.v1.ProveRecordResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x02\x05\t\x12\f\n" +
 	"\n" +
-	"audit.list\x12}\n" +
-	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x01\x05\x12\x0e\n" +
+	"audit.list\x12~\n" +
+	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x02\x05\t\x12\x0e\n" +
 	"\faudit.verifyBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
