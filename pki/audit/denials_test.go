@@ -55,6 +55,10 @@ func TestDenials(t *testing.T) {
 			return out
 		}
 		w1 := authz.Identity{NodeID: "w1", Source: from("10.0.0.1")}
+		d.Refused(authz.Identity{Person: "ann", Source: from("10.0.0.9")}, "/a.B/C", "ann may not")
+		if got := take(); got != "person ann a.B/C 10.0.0.9:40000 ×1: ann may not; " {
+			t.Errorf("the first refusal of a person: %q", got)
+		}
 		d.Refused(w1, "/a.B/C", "it is for others")
 		if got := take(); !strings.Contains(got, " w1 a.B/C 10.0.0.1:40000 ×1: it is for others; ") {
 			t.Errorf("the first refusal: %q", got)

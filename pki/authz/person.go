@@ -14,7 +14,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 )
 
-// identifyPerson judges whoever is a person, or comes by their protocol.
+// identifyPerson judges whoever is a person, or comes by their protocol. Where the
+// record refuses, the identity says whom.
 func (a *Authorizer) identifyPerson(alpn string, p *Peer) (Identity, error) {
 	switch {
 	case p.Person == "" || alpn != ALPNPerson:
@@ -28,10 +29,8 @@ func (a *Authorizer) identifyPerson(alpn string, p *Peer) (Identity, error) {
 	if err != nil {
 		return Identity{}, status.Error(codes.Unavailable, "the records of people cannot be read now")
 	}
-	if err := CheckPerson(rec, p.Person, p.SPKI); err != nil {
-		return Identity{}, err
-	}
-	return Identity{Person: p.Person, SPKI: p.SPKI, Chain: p.Chain, kinds: []authzpb.Caller{authzpb.Caller_CALLER_PERSON}}, nil
+	id := Identity{Person: p.Person, SPKI: p.SPKI, Chain: p.Chain, kinds: []authzpb.Caller{authzpb.Caller_CALLER_PERSON}}
+	return id, CheckPerson(rec, p.Person, p.SPKI)
 }
 
 // CheckPerson returns a refusal, which the person is told, unless the record (nil

@@ -3689,12 +3689,12 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\vnext_update\x18\x05 \x01(\x03R\n" +
 	"nextUpdate\x12\x1a\n" +
 	"\bworkload\x18\x06 \x01(\bR\bworkload\x12\x16\n" +
-	"\x06former\x18\a \x01(\bR\x06former:\x04\xe8\xe5\x18\x03\"\xb9\x03\n" +
+	"\x06former\x18\a \x01(\bR\x06former:\x04\xe8\xe5\x18\x03\"\xc5\x03\n" +
 	"\x06Person\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1b\n" +
-	"\tleaf_spki\x18\x03 \x01(\fR\bleafSpki\x12#\n" +
-	"\rprevious_spki\x18\x04 \x01(\fR\fpreviousSpki\x12$\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
+	"\tleaf_spki\x18\x03 \x01(\fB\x04\xc0\xe6\x18\x01R\bleafSpki\x12)\n" +
+	"\rprevious_spki\x18\x04 \x01(\fB\x04\xc0\xe6\x18\x01R\fpreviousSpki\x12$\n" +
 	"\x0eleaf_not_after\x18\x05 \x01(\x03R\fleafNotAfter\x12!\n" +
 	"\flife_seconds\x18\x06 \x01(\rR\vlifeSeconds\x12D\n" +
 	"\n" +

@@ -36,6 +36,7 @@ changed what, from where, what was refused, and what was read that not everybody
 may know. Filters apply to the records that were asked for.`,
 		Example: `  redoubt audit ls
   redoubt audit ls --last 1000 --filter verb=node.revoke
+  redoubt audit ls --filter person=alice --filter outcome=denied
   redoubt audit ls --from 0 --last 10 --format json`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -71,7 +72,7 @@ may know. Filters apply to the records that were asked for.`,
 }
 
 func recordFilter(f *filterFlag, c *cobra.Command) {
-	f.add(c, "outcome=done|denied|read", "verb", "who", "node", "request", "table", "id", "name")
+	f.add(c, "outcome=done|denied|read", "verb", "who", "node", "person", "request", "table", "id", "name")
 }
 
 func (a *app) auditTailCmd() *cobra.Command {

@@ -39,6 +39,7 @@ type callerJSON struct {
 	Name      string `json:"name"`
 	Node      string `json:"node,omitempty"`
 	Role      string `json:"role,omitempty"`
+	Person    string `json:"person,omitempty"`
 	LocalRoot bool   `json:"local_root,omitempty"`
 	Key       string `json:"key,omitempty"`
 	Address   string `json:"address,omitempty"`
@@ -85,7 +86,7 @@ func recordOf(v *controlpb.RecordView) (recordJSON, error) {
 	c := r.GetCaller()
 	out := recordJSON{Number: v.GetNumber(), Time: time.Unix(0, v.GetClock()).UTC(), Index: v.GetIndex(), Request: r.GetRequest(),
 		Outcome: enumName(r.GetOutcome(), "OUTCOME_"), Method: r.GetMethod(), Verbs: r.GetVerbs(), Objects: r.GetObjects(),
-		Caller:  callerJSON{c.GetName(), c.GetNode(), c.GetRole(), c.GetLocalRoot(), c.GetKey(), c.GetAddress(), c.GetManager()},
+		Caller:  callerJSON{c.GetName(), c.GetNode(), c.GetRole(), c.GetPerson(), c.GetLocalRoot(), c.GetKey(), c.GetAddress(), c.GetManager()},
 		Omitted: r.GetOmitted(), Reason: r.GetReason(), Times: r.GetTimes()}
 	for _, ch := range r.GetChanges() {
 		change := changeJSON{Table: ch.GetTable(), ID: ch.GetId(), Name: ch.GetName(), Kind: enumName(ch.GetKind(), "KIND_")}
@@ -135,7 +136,7 @@ func (r recordJSON) matches(f *filterFlag) bool {
 	for _, v := range r.Verbs {
 		verbs = verbs || f.is("verb", v)
 	}
-	return verbs && f.is("outcome", r.Outcome) && f.is("who", r.Caller.Name) && f.is("node", r.Caller.Node) && f.is("request", r.Request) &&
+	return verbs && f.is("outcome", r.Outcome) && f.is("who", r.Caller.Name) && f.is("node", r.Caller.Node) && f.is("person", r.Caller.Person) && f.is("request", r.Request) &&
 		any("table", func(c changeJSON) string { return c.Table }) && any("id", func(c changeJSON) string { return c.ID }) &&
 		any("name", func(c changeJSON) string { return c.Name })
 }

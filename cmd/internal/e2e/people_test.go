@@ -62,8 +62,9 @@ func (d *desk) refused(code int, want string, args ...string) {
 }
 
 // TestPeople: two people on two machines come in by contexts, through a manager that
-// does not lead, each as who they are; they may do nothing that no role lets them;
-// renewals, another machine, a leader that goes, and being revoked while at work.
+// does not lead, each as who they are; they may do nothing that no role lets them, and
+// the audit log has what they do and are refused; renewals, another machine, a leader
+// that goes, and being revoked while at work.
 func TestPeople(t *testing.T) {
 	t.Parallel()
 	c := up(t, "people", 3, 2)
@@ -107,6 +108,26 @@ func TestPeople(t *testing.T) {
 		t.Errorf("root on a manager is %s", out)
 	}
 
+	// A role lets Alice do what it is for, and nobody else.
+	c.ok("manager-1", "auth", "bind", "deployer", "person:alice")
+	alice.ok("network", "create", "--driver", "bridge", "hers")
+	alice.refused(5, "person:alice may not node.remove on node worker-2", "node", "rm", "--force", "worker-2")
+	bob.refused(5, "person:bob may not network.remove on network hers", "network", "rm", "hers")
+	recorded := func(want, person string, filter ...string) {
+		t.Helper()
+		eventually(t, 2*time.Minute, func() string { // a refusal beyond the first of a minute
+			all := c.ok("manager-2", append([]string{"audit", "ls", "--last", "4000", "--filter", "person=" + person,
+				"--format", "{{.Method}} {{.Outcome}} {{.Caller.Name}} {{.Caller.Address}} {{index . \"reason\"}}"}, filter...)...)
+			if !strings.Contains(all, want) {
+				return "no " + want + " in " + all
+			}
+			return ""
+		})
+	}
+	recorded("redoubt.control.v1.Control/CreateNetwork done person alice "+c.host("worker-1").Address+":", "alice")
+	recorded("redoubt.control.v1.Control/RemoveNode denied person alice "+c.host("worker-1").Address+":", "alice", "--filter", "outcome=denied")
+	recorded("redoubt.control.v1.Control/RemoveNetwork denied person bob", "bob")
+
 	// The leader goes; a manager that was locked says so, the others answer.
 	leads := c.leader("manager-1")
 	c.lab("stop", leads)
@@ -140,6 +161,7 @@ func TestPeople(t *testing.T) {
 		t.Error("the certificate did not renew itself")
 	}
 	who(alice, "alice")
+	recorded("redoubt.pki.v1.PersonRenewal/RenewPerson done person alice", "alice")
 
 	// Another machine takes Alice's place; a copy of before is worth nothing.
 	if r := bob.run(c.ok("manager-1", "person", "invite", "-q", "alice"), "context", "create", "hers"); r.code != 0 {
@@ -158,6 +180,7 @@ func TestPeople(t *testing.T) {
 
 	c.ok("manager-1", "person", "revoke", "bob")
 	bob.refused(5, "person bob was revoked", "whoami")
+	recorded("person bob was revoked", "bob", "--filter", "outcome=denied")
 	c.refused("manager-1", 1, "person bob was revoked", nil, "person", "invite", "bob")
 	c.ok("manager-1", "person", "rm", "bob")
 	bob.refused(5, "knows no person bob", "whoami")

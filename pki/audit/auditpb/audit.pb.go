@@ -263,7 +263,7 @@ type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In words, as errors say it.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Of the certificate, where there is one: the node and its role.
+	// Of the certificate, where it is a node's: the node and its role.
 	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
 	// Uid 0 on the socket of that node.
@@ -273,7 +273,9 @@ type Caller struct {
 	// Where the call came from.
 	Address string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
 	// The manager that it was answered by.
-	Manager       string `protobuf:"bytes,7,opt,name=manager,proto3" json:"manager,omitempty"`
+	Manager string `protobuf:"bytes,7,opt,name=manager,proto3" json:"manager,omitempty"`
+	// The name of a person, whose certificate it is.
+	Person        string `protobuf:"bytes,8,opt,name=person,proto3" json:"person,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,6 +355,13 @@ func (x *Caller) GetAddress() string {
 func (x *Caller) GetManager() string {
 	if x != nil {
 		return x.Manager
+	}
+	return ""
+}
+
+func (x *Caller) GetPerson() string {
+	if x != nil {
+		return x.Person
 	}
 	return ""
 }
@@ -512,7 +521,7 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x14\n" +
 	"\x05times\x18\t \x01(\rR\x05times\x12\x18\n" +
 	"\aobjects\x18\n" +
-	" \x03(\tR\aobjects\"\xa9\x01\n" +
+	" \x03(\tR\aobjects\"\xc1\x01\n" +
 	"\x06Caller\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
@@ -521,7 +530,8 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"local_root\x18\x04 \x01(\bR\tlocalRoot\x12\x10\n" +
 	"\x03key\x18\x05 \x01(\tR\x03key\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x18\n" +
-	"\amanager\x18\a \x01(\tR\amanager\"\xfa\x01\n" +
+	"\amanager\x18\a \x01(\tR\amanager\x12\x16\n" +
+	"\x06person\x18\b \x01(\tR\x06person\"\xfa\x01\n" +
 	"\x06Change\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

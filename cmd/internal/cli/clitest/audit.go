@@ -16,11 +16,12 @@ import (
 // auditLog has three records: a node revoked, a call refused, a backup made.
 func auditLog() (*auditlog.Reader, error) {
 	who := &auditpb.Caller{Name: "local root of node m1", Node: "m1", Role: "manager", LocalRoot: true, Manager: "m1", Address: "10.0.0.1:40000"}
+	alice := &auditpb.Caller{Name: "person alice", Person: "alice", Manager: "m1", Address: "10.0.0.9:40000"}
 	var l auditlog.Log
 	for i, r := range []*auditpb.Record{
 		{Request: "aaaa", Outcome: auditpb.Outcome_OUTCOME_DONE, Method: "redoubt.control.v1.Revocation/RevokeNode", Verbs: []string{"node.revoke"}, Objects: []string{"Node worker-3"}, Caller: who,
 			Changes: []*auditpb.Change{{Table: "nodes", Id: "w3", Name: "worker\x1b-3", Kind: auditpb.Change_KIND_UPDATED, Fields: []*auditpb.Field{{Path: "denied", New: "true"}}}}},
-		{Request: "bbbb", Outcome: auditpb.Outcome_OUTCOME_DENIED, Method: "redoubt.control.v1.Control/RemoveNode", Verbs: []string{"node.remove"}, Caller: who, Reason: "it is for root", Times: 7},
+		{Request: "bbbb", Outcome: auditpb.Outcome_OUTCOME_DENIED, Method: "redoubt.control.v1.Control/RemoveNode", Verbs: []string{"node.remove"}, Caller: alice, Reason: "it is for root", Times: 7},
 		{Request: "cccc", Outcome: auditpb.Outcome_OUTCOME_READ, Method: "redoubt.control.v1.Control/CreateBackup", Verbs: []string{"backup.create"}, Caller: who},
 	} {
 		data, err := proto.Marshal(r)
