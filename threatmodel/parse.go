@@ -17,37 +17,22 @@ func Parse(data []byte) (*Model, error) {
 	if len(data) > maxFile {
 		return nil, fmt.Errorf("larger than %d bytes", maxFile)
 	}
-	var root yaml.Node
-	if err := strictyaml.Decode(data, &root); errors.Is(err, io.EOF) {
+	root, err := strictyaml.Tree(data)
+	if errors.Is(err, io.EOF) {
 		return nil, errors.New("empty")
-	} else if err != nil {
-		return nil, err
 	}
-	if n := anchored(&root); n != nil {
-		return nil, fmt.Errorf("line %d: anchors and aliases are not taken: write the value out", n.Line)
+	if err != nil {
+		return nil, err
 	}
 	m := &Model{}
 	if err := strictyaml.Decode(data, m); err != nil {
 		return nil, err
 	}
-	m.lines = lines(&root)
+	m.lines = lines(root)
 	if m.Version != 1 {
 		return nil, fmt.Errorf("version %d: this is read as version 1 alone", m.Version)
 	}
 	return m, nil
-}
-
-// anchored finds an anchor or alias: with them a short file may mean a long one.
-func anchored(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode || n.Anchor != "" {
-		return n
-	}
-	for _, c := range n.Content {
-		if found := anchored(c); found != nil {
-			return found
-		}
-	}
-	return nil
 }
 
 // lines notes where each entry of each list begins.

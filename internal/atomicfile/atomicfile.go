@@ -19,7 +19,16 @@ import (
 func Write(path string, data []byte) error { return WriteMode(path, data, 0o600) }
 
 // WriteMode is Write with a mode.
-func WriteMode(path string, data []byte, mode fs.FileMode) (err error) {
+func WriteMode(path string, data []byte, mode fs.FileMode) error {
+	return WriteFrom(path, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// WriteFrom is WriteMode of what write writes, which is never held as a whole.
+// Where write fails, path stays as it is.
+func WriteFrom(path string, mode fs.FileMode, write func(io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
 	if err != nil {
@@ -30,7 +39,7 @@ func WriteMode(path string, data []byte, mode fs.FileMode) (err error) {
 			err = errors.Join(err, ignoreNotExist(os.Remove(f.Name())))
 		}
 	}()
-	if err := errors.Join(writeAndSync(f, data, mode), f.Close()); err != nil {
+	if err := errors.Join(writeAndSync(f, write, mode), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
@@ -74,8 +83,8 @@ func ReadBounded(path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-func writeAndSync(f *os.File, data []byte, mode fs.FileMode) error {
-	if _, err := f.Write(data); err != nil {
+func writeAndSync(f *os.File, write func(io.Writer) error, mode fs.FileMode) error {
+	if err := write(f); err != nil {
 		return err
 	}
 	if err := f.Chmod(mode); err != nil {

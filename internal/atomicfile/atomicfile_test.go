@@ -1,6 +1,8 @@
 package atomicfile
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,6 +42,25 @@ func TestFailedWriteKeepsOldContent(t *testing.T) {
 	}
 	if err := Write(path, []byte("x")); err == nil {
 		t.Fatal("replaced a directory")
+	}
+	if e, _ := os.ReadDir(dir); len(e) != 1 {
+		t.Errorf("left behind: %v", e)
+	}
+}
+
+func TestWriteFrom(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	if err := Write(path, []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	failed := errors.New("no more")
+	err := WriteFrom(path, 0o600, func(w io.Writer) error {
+		io.WriteString(w, "new")
+		return failed
+	})
+	if got, _ := ReadBounded(path, 9); !errors.Is(err, failed) || string(got) != "old" {
+		t.Errorf("%q, %v", got, err)
 	}
 	if e, _ := os.ReadDir(dir); len(e) != 1 {
 		t.Errorf("left behind: %v", e)

@@ -32,6 +32,33 @@ func Decode(data []byte, into any) error {
 	return nil
 }
 
+// Tree reads the document as nodes, which know their lines. Anchors and aliases
+// are refused: with them a short file may mean a long one. The error is io.EOF
+// where there is no document.
+func Tree(data []byte) (*yaml.Node, error) {
+	root := &yaml.Node{}
+	if err := Decode(data, root); err != nil {
+		return nil, err
+	}
+	if n := anchored(root); n != nil {
+		return nil, fmt.Errorf("line %d: anchors and aliases are not taken: write the value out", n.Line)
+	}
+	return root, nil
+}
+
+// anchored finds an anchor or alias.
+func anchored(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode || n.Anchor != "" {
+		return n
+	}
+	for _, c := range n.Content {
+		if found := anchored(c); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
 var unknownKey = regexp.MustCompile(`(?s)line (\d+): field (\S+) not found in type .*`)
 
 // explain turns the library's words into ours and drops Go type names.

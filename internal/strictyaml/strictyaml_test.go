@@ -34,6 +34,20 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+func TestTree(t *testing.T) {
+	if root, err := Tree([]byte("\nname: a\n")); err != nil || root.Content[0].Content[1].Line != 2 {
+		t.Errorf("%+v, %v", root, err)
+	}
+	if _, err := Tree(nil); !errors.Is(err, io.EOF) {
+		t.Errorf("nothing: %v", err)
+	}
+	for text, line := range map[string]string{"name: a\ntags: [&x b, c]\n": "line 2", "a: {b: [c, &y d]}": "line 1", "a: &z [1]\nb: *z\n": "line 1"} {
+		if _, err := Tree([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), line+": anchors") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("name: &a x\ntags: [*a, *a]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -1,0 +1,57 @@
+package profile
+
+import (
+	"slices"
+)
+
+// Coverage says how much of a requirement its controls judge.
+type Coverage string
+
+// Coverages.
+const (
+	Full    Coverage = "full"    // where they pass, it is met
+	Partial Coverage = "partial" // a part of it, which the note names
+	None    Coverage = "none"    // there is no control yet: it is not evaluated
+	Outside Coverage = "outside" // it asks for nothing that the cluster does; the note says who does
+)
+
+// Profile is a list of requirements, with those of the profiles that it includes
+// before its own.
+type Profile struct {
+	ID           string
+	Title        string
+	Source       string // the document that it stands for, with its version
+	Text         string
+	Requirements []Requirement
+}
+
+// Requirement is one line that an auditor asks for.
+type Requirement struct {
+	ID       string
+	Title    string
+	Family   string // the chapter that it is of
+	Coverage Coverage
+	Controls []string // ids, none twice; none where coverage is None or Outside
+	Note     string   // what is left out, and why
+}
+
+// Controls are the ids of all controls that judge something, in order.
+func (p *Profile) Controls() []string {
+	var ids []string
+	for _, r := range p.Requirements {
+		ids = append(ids, r.Controls...)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// Count is how many requirements have a coverage.
+func (p *Profile) Count(c Coverage) int {
+	n := 0
+	for _, r := range p.Requirements {
+		if r.Coverage == c {
+			n++
+		}
+	}
+	return n
+}
