@@ -1,0 +1,101 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/redoubt-cluster/redoubt/threatmodel/control"
+)
+
+// Kinds of what changed between two reports.
+const (
+	ChangeNew      = "new"      // it is bad, and was not, or is bad in another way
+	ChangeResolved = "resolved" // it was bad, and is not
+	ChangeGone     = "gone"     // it was judged, and is not any more
+)
+
+// Change is one thing that is otherwise in the newer of two reports.
+type Change struct {
+	Change   string   `json:"change"`
+	Kind     string   `json:"kind"` // "control" or "requirement"
+	ID       string   `json:"id"`
+	Target   string   `json:"target,omitempty"` // of a control's result
+	From     string   `json:"from"`             // outcomes; "" where it was not there
+	To       string   `json:"to"`
+	Evidence []string `json:"evidence"` // what was not there before
+}
+
+// Compare says what changed from an older report to a newer one of the same
+// profile, what is new first. A control that fails as before with evidence that it
+// did not have is new, too.
+func Compare(older, newer *Report) ([]Change, error) {
+	switch {
+	case older.Profile.ID != newer.Profile.ID:
+		return nil, fmt.Errorf("the reports are of different profiles, %s and %s", older.Profile.ID, newer.Profile.ID)
+	case older.Cluster != "" && newer.Cluster != "" && older.Cluster != newer.Cluster:
+		return nil, fmt.Errorf("the reports are of different clusters, %s and %s", older.Cluster, newer.Cluster)
+	case newer.Begun.Before(older.Begun):
+		return nil, fmt.Errorf("the second report is older than the first: name the older one first")
+	}
+	changes := []Change{}
+	add := func(kind, id, target string, was, is control.Outcome, evidence []string) {
+		c := Change{Kind: kind, ID: id, Target: target, From: string(was), To: string(is), Evidence: evidence}
+		switch {
+		case bad(is) && (was != is || len(evidence) > 0):
+			c.Change = ChangeNew
+		case is == "":
+			c.Change = ChangeGone
+		case bad(was) && !bad(is):
+			c.Change = ChangeResolved
+		default:
+			return
+		}
+		changes = append(changes, c)
+	}
+	before := map[string]Result{}
+	for _, x := range older.Results {
+		before[x.key()] = x
+	}
+	for _, x := range newer.Results {
+		was := before[x.key()]
+		delete(before, x.key())
+		evidence := []string{}
+		for _, e := range x.Evidence {
+			if bad(x.Outcome) && !slices.Contains(was.Evidence, e) {
+				evidence = append(evidence, e)
+			}
+		}
+		add("control", x.Control, x.Target.String(), was.Outcome, x.Outcome, evidence)
+	}
+	for _, x := range before {
+		add("control", x.Control, x.Target.String(), x.Outcome, "", []string{})
+	}
+	required := map[string]control.Outcome{}
+	for _, q := range older.Requirements {
+		required[q.ID] = q.Outcome
+	}
+	for _, q := range newer.Requirements {
+		was := required[q.ID]
+		delete(required, q.ID)
+		add("requirement", q.ID, "", was, q.Outcome, []string{})
+	}
+	for id, was := range required {
+		add("requirement", id, "", was, "", []string{})
+	}
+	order := []string{ChangeNew, ChangeGone, ChangeResolved}
+	slices.SortFunc(changes, func(a, b Change) int {
+		return cmp.Or(slices.Index(order, a.Change)-slices.Index(order, b.Change), strings.Compare(a.Kind, b.Kind), strings.Compare(a.ID, b.ID), strings.Compare(a.Target, b.Target))
+	})
+	return changes, nil
+}
+
+// key says of what a result is.
+func (x Result) key() string {
+	who := x.Target.ID
+	if who == "" {
+		who = x.Target.Name
+	}
+	return x.Control + "\x00" + x.Target.Kind + "\x00" + who
+}

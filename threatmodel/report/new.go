@@ -1,0 +1,157 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
+	"github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/threatmodel/control"
+	"github.com/redoubt-cluster/redoubt/threatmodel/profile"
+)
+
+// Of are the results that controls gave of a target.
+func Of(t Target, results []control.Result) []Result {
+	all := make([]Result, len(results))
+	for i, r := range results {
+		c := r.Control
+		all[i] = Result{Control: c.ID, Title: c.Title, Severity: c.Severity, Target: t, Outcome: r.Outcome, Evidence: r.Evidence, Remedy: c.Remedy, Seconds: r.Took.Seconds()}
+	}
+	return all
+}
+
+// New judges results by a profile. It keeps those of the profile's controls, and
+// orders them: what fails first, by severity. The times are of the run.
+func New(p *profile.Profile, cluster string, results []Result, begun, ended time.Time) (*Report, error) {
+	r := &Report{Version: formVersion, ID: newUUID(), Tool: "redoubt " + version.String(), Cluster: text(cluster), Begun: begun.UTC(), Ended: ended.UTC(),
+		Profile: Profile{p.ID, text(p.Title), text(p.Source)}, Requirements: []Requirement{}, Results: []Result{}}
+	wanted := p.Controls()
+	for _, x := range results {
+		if _, found := slices.BinarySearch(wanted, x.Control); !found {
+			continue
+		}
+		if len(r.Results) == maxResults {
+			return nil, fmt.Errorf("more than %d results: take a profile with fewer controls", maxResults)
+		}
+		r.Results = append(r.Results, clean(x))
+	}
+	slices.SortStableFunc(r.Results, func(a, b Result) int {
+		return cmp.Or(rank[a.Outcome]-rank[b.Outcome], grave[a.Severity]-grave[b.Severity], strings.Compare(a.Control, b.Control), strings.Compare(a.Target.String(), b.Target.String()))
+	})
+	said := map[string]map[control.Outcome]int{}
+	for _, x := range r.Results {
+		if said[x.Control] == nil {
+			said[x.Control] = map[control.Outcome]int{}
+		}
+		said[x.Control][x.Outcome]++
+	}
+	for _, q := range p.Requirements {
+		r.Requirements = append(r.Requirements, Requirement{q.ID, text(q.Title), text(q.Family), q.Coverage, q.Controls, text(q.Note), judge(q, said)})
+	}
+	r.Compliant = r.complies()
+	return r, nil
+}
+
+// judge is what comes of a requirement by what its controls said of all targets.
+func judge(q profile.Requirement, said map[string]map[control.Outcome]int) control.Outcome {
+	switch q.Coverage {
+	case profile.Outside:
+		return Outside
+	case profile.Full, profile.Partial:
+	default:
+		return NotEvaluated
+	}
+	all := map[control.Outcome]int{}
+	for _, c := range q.Controls {
+		if len(said[c]) == 0 {
+			all[NotEvaluated]++ // it was not run, or said nothing
+		}
+		for o, n := range said[c] {
+			all[o] += n
+		}
+	}
+	switch {
+	case all[control.Fail] > 0:
+		return control.Fail
+	case all[control.Error] > 0:
+		return control.Error
+	case all[NotEvaluated] > 0 || len(q.Controls) == 0:
+		return NotEvaluated
+	case all[control.Pass] == 0:
+		return control.NotApplicable
+	case q.Coverage == profile.Partial:
+		return Partial
+	}
+	return control.Pass
+}
+
+// complies: something was judged, and nothing is bad.
+func (r *Report) complies() bool {
+	judged := false
+	for _, q := range r.Requirements {
+		if bad(q.Outcome) {
+			return false
+		}
+		judged = judged || q.Outcome != Outside
+	}
+	return judged
+}
+
+// Count is how many requirements, and how many results, have an outcome.
+func (r *Report) Count(o control.Outcome) (requirements, results int) {
+	for _, q := range r.Requirements {
+		if q.Outcome == o {
+			requirements++
+		}
+	}
+	for _, x := range r.Results {
+		if x.Outcome == o {
+			results++
+		}
+	}
+	return requirements, results
+}
+
+// keys are the forms in which keys are written for people: a file may be called so.
+var keys = regexp.MustCompile(`(?i)(RDT1\.|RDTKEY-|RDTSHARE-|AGE-SECRET-KEY-|PRIVATE KEY-----)[^\s:;,"']*`)
+
+// clean is a result within the bounds, with no form of a key in it. An outcome that
+// is not known is an error.
+func clean(x Result) Result {
+	switch x.Outcome {
+	case control.Pass, control.Fail, control.Error, control.NotApplicable:
+	default:
+		x.Outcome = control.Error
+	}
+	if _, known := grave[x.Severity]; !known {
+		x.Severity = control.Critical
+	}
+	x.Control, x.Title, x.Remedy = text(x.Control), text(x.Title), text(x.Remedy)
+	x.Target = Target{text(x.Target.Kind), text(x.Target.Name), text(x.Target.ID)}
+	x.Seconds = max(0, x.Seconds)
+	evidence := []string{}
+	for i, e := range x.Evidence {
+		if i == maxEvidence-1 && len(x.Evidence) > maxEvidence {
+			evidence = append(evidence, fmt.Sprintf("and %d more", len(x.Evidence)-i))
+			break
+		}
+		if e = oneline.Text(redact(e), maxLine); e != "" {
+			evidence = append(evidence, e)
+		}
+	}
+	x.Evidence = evidence
+	return x
+}
+
+func text(s string) string { return oneline.Text(redact(s), maxText) }
+
+func redact(s string) string {
+	if up := strings.ToUpper(s); !strings.Contains(up, "RDT") && !strings.Contains(up, "KEY-") {
+		return s // nearly all are, and this is ten times as fast
+	}
+	return keys.ReplaceAllString(s, "$1…")
+}
