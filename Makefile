@@ -29,9 +29,12 @@ help: ## this list
 
 # What the kernel's own WireGuard is tested with; busybox is also a DHCP server.
 APT_KERNELVM := qemu-system-x86 busybox-static cpio kmod
+# What reports are judged with.
+APT_REPORTS := openscap-scanner
 $(OUT)/setup: packages := $(APT)
 $(OUT)/setup-kernelvm: packages := $(APT_KERNELVM)
-$(OUT)/setup $(OUT)/setup-kernelvm: Makefile
+$(OUT)/setup-reports: packages := $(APT_REPORTS)
+$(OUT)/setup $(OUT)/setup-kernelvm $(OUT)/setup-reports: Makefile
 	@mkdir -p $(OUT)
 	@missing=; for p in $(packages); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
@@ -174,9 +177,9 @@ $(OUT)/tools/step-ca: go.mod
 	@touch $@
 
 .PHONY: test-interop
-test-interop: setup $(OUT)/setup-kernelvm build $(OUT)/tools/step-ca $(OUT)/tools/gotestsum ## the tier that needs outside tools beside the cluster
+test-interop: setup $(OUT)/setup-kernelvm $(OUT)/setup-reports build $(OUT)/tools/step-ca $(OUT)/tools/gotestsum ## the tier that needs outside tools beside the cluster
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
-	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./cmd/internal/e2e/...
+	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./threatmodel/report ./cmd/internal/e2e/...
 	@$(MAKE) threatmodel RAN=$(OUT)/ran TIER=test-interop
 	@$(MAKE) memory
 	@$(MAKE) kernelvm

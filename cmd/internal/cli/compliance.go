@@ -1,44 +1,45 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/threatmodel/control"
+	"github.com/redoubt-cluster/redoubt/threatmodel/profile"
+	"github.com/redoubt-cluster/redoubt/threatmodel/report"
 )
 
-// Exit codes of `compliance run`. Those who run it from a scheduler tell a node
-// that does not comply from a check that could not be made; it has no other codes.
+// Exit codes of `compliance run` and `compliance diff`. Those who run them from a
+// scheduler tell a node that does not comply from a check that could not be made;
+// they have no other codes.
 const (
-	exitNotJudged    = 1 // a wrong flag, no node, not root
-	exitNotCompliant = 2 // a control failed, or could not be evaluated
+	exitNotJudged    = 1 // a wrong flag or file, no node, not root
+	exitNotCompliant = 2 // a control failed, or something was not evaluated
 )
 
 func (a *app) complianceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "compliance", Short: "What this node promises, checked against its real state"}
 	group(c)
-	c.AddCommand(a.complianceRunCmd(), a.complianceShowCmd())
+	c.AddCommand(a.complianceRunCmd(), a.complianceShowCmd(), a.complianceProfilesCmd(), a.complianceDiffCmd())
 	return c
 }
 
-// checked is a result as --format shows it.
-type checked struct {
-	ID       string   `json:"id"`
-	Title    string   `json:"title"`
-	Severity string   `json:"severity"`
-	Scope    string   `json:"scope"`
-	Outcome  string   `json:"outcome"`
-	Evidence []string `json:"evidence"`
-	Remedy   string   `json:"remedy"`
-	Seconds  float64  `json:"seconds"`
-}
-
 func (a *app) complianceRunCmd() *cobra.Command {
-	var out output
+	var (
+		format reportFormat
+		by     string
+		to     string
+	)
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Check this node's files, sockets and running daemons",
@@ -47,38 +48,153 @@ modes and owners, the headers of what is sealed, sockets, and what the kernel sa
 of the running daemons. It reads no configuration but to see who may write it, and
 quotes nothing of what a file holds.
 
-What could not be evaluated is an error, and never a pass.
+--profile names what is asked for: one of ` + "`redoubt compliance profiles`" + `, or a file of
+your own by its path. Only controls that it has are run.
 
-Exit codes of this command: 0 every control passes or is of another kind of node,
-1 nothing was judged (a wrong flag, no node, not root), 2 a control fails or could
-not be evaluated.`,
+--format: table; html, one file to read and print; json, which ` + "`compliance diff`" + ` reads;
+junit; oscal (1.2.2 assessment-results); prometheus (for node_exporter's textfiles);
+sarif (2.1.0); xccdf (1.2); or a Go template that is run for each result.
+
+What could not be evaluated is an error, and never a pass; nor is a requirement that
+no control judges yet.
+
+Exit codes of this command: 0 nothing fails and all that is to be judged was, 1 there
+is no report (a wrong flag or profile, no node, not root, a file that cannot be
+written), 2 a control fails, or something was not evaluated.`,
 		Example: `  redoubt compliance run
 
-  # For a program
-  redoubt compliance run --format json`,
+  # For an auditor
+  redoubt compliance run --profile nist-800-190 --format html --out report.html
+
+  # What is new since last week
+  redoubt compliance run --format json --out today.json
+  redoubt compliance diff last-week.json today.json --fail-on-new`,
 		Args: judgedArgs(args(0, 0)),
 		RunE: func(c *cobra.Command, _ []string) error {
-			path, err := a.socketPath()
+			r, err := a.judge(c.Context(), by)
 			if err != nil {
 				return failf(exitNotJudged, "%v", err)
 			}
-			n, err := control.FindNode(filepath.Dir(path))
-			if err != nil {
-				return failf(exitNotJudged, "%v: run it as root on a machine whose node is up", err)
+			if to == "" {
+				err = a.writeReport(a.Stdout, &format, r)
+			} else if err = atomicfile.WriteFrom(to, 0o600, func(w io.Writer) error { return a.writeReport(w, &format, r) }); err != nil {
+				err = fmt.Errorf("cannot write %s: %w", to, err)
 			}
-			results := control.Run(c.Context(), control.All(), n)
-			if err := a.showResults(&out, results); err != nil {
+			if err != nil {
 				return failf(exitNotJudged, "%v", err)
 			}
-			if !control.OK(results) {
-				return failf(exitNotCompliant, "%s: `redoubt compliance show CONTROL` says what to do", sum(results))
+			if !r.Compliant {
+				return failf(exitNotCompliant, "%s: `redoubt compliance show CONTROL` says what to do", sum(r))
 			}
 			return nil
 		},
 	}
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return failf(exitNotJudged, "%v", flagError(c, err)) })
-	out.flags(c, false)
+	judgedFlags(c)
+	c.Flags().StringVar(&by, "profile", profile.Baseline, "what is asked for: a profile's name, or the path of a file")
+	c.Flags().Var(&format, "format", "table, "+strings.Join(report.Formats(), ", ")+", or a Go template as '{{.Control}} {{.Outcome}}'")
+	c.Flags().StringVar(&to, "out", "", "write to a file, which only you may read, in place of standard output")
+	fixed(c, "format", append([]string{"table"}, report.Formats()...)...)
+	_ = c.RegisterFlagCompletionFunc("profile", profileNames)
 	return c
+}
+
+// judge runs the controls of a profile on this machine's node.
+func (a *app) judge(ctx context.Context, by string) (*report.Report, error) {
+	path, err := a.socketPath()
+	if err != nil {
+		return nil, err
+	}
+	p, err := profile.Load(by, controlIDs())
+	if err != nil {
+		return nil, err
+	}
+	n, err := control.FindNode(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("%w: run it as root on a machine whose node is up", err)
+	}
+	wanted := p.Controls()
+	asked := slices.DeleteFunc(control.All(), func(c control.Control) bool { return !slices.Contains(wanted, c.ID) })
+	begun := time.Now()
+	results := control.Run(ctx, asked, n)
+	ended := time.Now()
+	target, cluster := a.thisNode(ctx)
+	return report.New(p, cluster, report.Of(target, results), begun, ended)
+}
+
+// thisNode is the node that a report is of, and its cluster. One that does not answer
+// has its machine's name alone.
+func (a *app) thisNode(ctx context.Context) (report.Target, string) {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "this machine"
+	}
+	t, cluster := report.Target{Kind: "node", Name: name}, ""
+	_ = a.within(ctx, statusTimeout, func(ctx context.Context, api *api) error { // what it knows is left out then
+		s, err := api.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
+		t.ID, cluster = s.GetNodeId(), s.GetClusterId()
+		return err
+	})
+	return t, cluster
+}
+
+// reportFormat is --format of a report: table, a form of package report, or a Go
+// template that is run for each result.
+type reportFormat struct{ formatFlag }
+
+func (f *reportFormat) Set(s string) error {
+	switch {
+	case slices.Contains(report.Formats(), s):
+		f.formatFlag = formatFlag{text: s}
+		return nil
+	case s != "table" && !strings.Contains(s, "{{"):
+		return fmt.Errorf("%q: use table, %s or a template as '{{.Control}}'", s, strings.Join(report.Formats(), ", "))
+	}
+	return f.formatFlag.Set(s)
+}
+
+func (f *reportFormat) Type() string { return "FORMAT" }
+
+func (a *app) writeReport(w io.Writer, f *reportFormat, r *report.Report) error {
+	switch {
+	case f.tmpl != nil:
+		return f.print(w, r.Results)
+	case f.String() == "table":
+		return reportTable(w, r)
+	}
+	return r.Write(w, f.text)
+}
+
+// reportTable shows what needs somebody last, where a terminal ends.
+func reportTable(w io.Writer, r *report.Report) error {
+	var rows [][]string
+	for _, q := range r.Requirements {
+		rows = append(rows, []string{q.ID, string(q.Coverage), string(q.Outcome), q.Title})
+	}
+	if err := table(w, []string{"REQUIREMENT", "COVERAGE", "OUTCOME", "TITLE"}, rows); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	rows = nil
+	for _, x := range slices.Backward(r.Results) {
+		rows = append(rows, []string{x.Control, string(x.Severity), string(x.Outcome), strings.Join(x.Evidence, "; ")})
+	}
+	return table(w, []string{"CONTROL", "SEVERITY", "OUTCOME", "EVIDENCE"}, rows)
+}
+
+// sum says how much does not pass.
+func sum(r *report.Report) string {
+	_, failed := r.Count(control.Fail)
+	_, unknown := r.Count(control.Error)
+	text := fmt.Sprintf("of %d controls %d failed and %d could not be evaluated", len(r.Results), failed, unknown)
+	if open, _ := r.Count(report.NotEvaluated); open > 0 {
+		text += fmt.Sprintf(", and %d of %d requirements have no control yet", open, len(r.Requirements))
+	}
+	return text
+}
+
+// judgedFlags gives wrong flags the exit code of these verbs.
+func judgedFlags(c *cobra.Command) {
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return failf(exitNotJudged, "%v", flagError(c, err)) })
 }
 
 // judgedArgs gives wrong arguments the verb's own exit code.
@@ -89,43 +205,6 @@ func judgedArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
-}
-
-func (a *app) showResults(out *output, results []control.Result) error {
-	if out.structured() {
-		list := make([]checked, len(results))
-		for i, r := range results {
-			c := r.Control
-			list[i] = checked{c.ID, c.Title, string(c.Severity), string(c.Scope), string(r.Outcome), append([]string{}, r.Evidence...), c.Remedy, r.Took.Seconds()}
-		}
-		return out.objects(a.Stdout, list)
-	}
-	// What needs somebody comes last, where a terminal ends.
-	rank := func(r control.Result) int {
-		return slices.Index([]control.Outcome{control.NotApplicable, control.Pass, control.Error, control.Fail}, r.Outcome)
-	}
-	results = slices.Clone(results)
-	slices.SortStableFunc(results, func(x, y control.Result) int { return rank(x) - rank(y) })
-	var rows [][]string
-	for _, r := range results {
-		evidence := strings.Join(r.Evidence, "; ")
-		rows = append(rows, []string{r.Control.ID, string(r.Control.Severity), string(r.Outcome), evidence})
-	}
-	return table(a.Stdout, []string{"CONTROL", "SEVERITY", "OUTCOME", "EVIDENCE"}, rows)
-}
-
-// sum says how many controls do not pass.
-func sum(results []control.Result) string {
-	failed, unknown := 0, 0
-	for _, r := range results {
-		switch r.Outcome {
-		case control.Fail:
-			failed++
-		case control.Error:
-			unknown++
-		}
-	}
-	return fmt.Sprintf("of %d controls %d failed and %d could not be evaluated", len(results), failed, unknown)
 }
 
 func (a *app) complianceShowCmd() *cobra.Command {

@@ -49,6 +49,8 @@ const (
 	backupPiece = 64 << 10
 	// leaderPatience is how long recover gives the managers to elect a leader.
 	leaderPatience = 5 * time.Second
+	// statusTimeout is how long a report waits for its node to say who it is.
+	statusTimeout = 2 * time.Second
 	// statusPoll is how often unlock asks whether the node is active yet.
 	statusPoll = 50 * time.Millisecond
 	// quorumPatience is how long unlock waits for the other managers before it

@@ -48,9 +48,9 @@ func TestCompliance(t *testing.T) {
 		t.Errorf("spoilt: %v", r)
 	}
 	for _, x := range c.controls(r.stdout) {
-		evidence, bad := spoilt[x.ID]
+		evidence, bad := spoilt[x.Control]
 		if want := map[bool]string{true: "fail", false: "pass"}[bad]; x.Outcome != want || !strings.Contains(strings.Join(x.Evidence, "\n"), evidence) {
-			t.Errorf("%s: %s %q, want %s with %q", x.ID, x.Outcome, x.Evidence, want, evidence)
+			t.Errorf("%s: %s %q, want %s with %q", x.Control, x.Outcome, x.Evidence, want, evidence)
 		}
 	}
 	c.refused("manager-1", 2, fmt.Sprintf("%d failed and 0 could not be evaluated", len(spoilt)), nil, "compliance", "run")
@@ -74,17 +74,18 @@ func TestCompliance(t *testing.T) {
 }
 
 type controlJSON struct {
-	ID, Outcome string
-	Evidence    []string
+	Control, Outcome string
+	Evidence         []string
 }
 
-func (c *cluster) controls(text string) (all []controlJSON) {
+func (c *cluster) controls(text string) []controlJSON {
 	c.t.Helper()
-	c.decode(text, &all)
-	if len(all) < 15 {
-		c.t.Errorf("%d controls", len(all))
+	var report struct{ Results []controlJSON }
+	c.decode(text, &report)
+	if len(report.Results) < 15 {
+		c.t.Errorf("%d controls", len(report.Results))
 	}
-	return all
+	return report.Results
 }
 
 // compliant holds that every control of a host passes.
@@ -92,7 +93,7 @@ func (c *cluster) compliant(name string) {
 	c.t.Helper()
 	for _, x := range c.controls(c.ok(name, "compliance", "run", "--format", "json")) {
 		if want := "pass"; x.Outcome != want && !(name != "manager-1" && x.Outcome == "not-applicable") {
-			c.t.Errorf("%s: %s %s %q", name, x.ID, x.Outcome, x.Evidence)
+			c.t.Errorf("%s: %s %s %q", name, x.Control, x.Outcome, x.Evidence)
 		}
 	}
 }
