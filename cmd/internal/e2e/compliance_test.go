@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -19,6 +20,7 @@ func TestCompliance(t *testing.T) {
 	c := up(t, "compl", 1, 1)
 	c.compliant("manager-1")
 	c.compliant("worker-1")
+	good := c.ok("manager-1", "compliance", "run", "--format", "json")
 
 	h := c.host("manager-1")
 	boot, note, socket := filepath.Join(h.DataDir, "control", "boot"), filepath.Join(h.DataDir, "keyd", "note"), filepath.Join(h.RunDir, "keyd.sock")
@@ -60,6 +62,8 @@ func TestCompliance(t *testing.T) {
 		}
 	}
 
+	c.reports("manager-1", good, r.stdout)
+
 	do(os.Remove(note), os.Chmod(boot, 0o600), os.Chmod(socket, 0o600), os.Chmod(config, 0o644))
 	eventually(t, time.Minute, func() string {
 		if r := c.on("manager-1", "autolock", "on"); r.code != 0 {
@@ -71,6 +75,31 @@ func TestCompliance(t *testing.T) {
 
 	c.lab("stop", "worker-1")
 	c.refused("worker-1", 1, "no redoubtd runs", nil, "compliance", "run")
+}
+
+// reports holds that every format of a node that does not comply is written whole,
+// for root alone and without a secret, and that it says what is new since before.
+func (c *cluster) reports(name, good, bad string) {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	before, now := filepath.Join(dir, "before.json"), filepath.Join(dir, "now.json")
+	if err := errors.Join(os.WriteFile(before, []byte(good), 0o600), os.WriteFile(now, []byte(bad), 0o600)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.refused(name, 2, "new findings", nil, "compliance", "diff", before, now, "--fail-on-new")
+	c.ok(name, "compliance", "diff", now, now, "--fail-on-new")
+	for _, format := range []string{"table", "html", "json", "junit", "oscal", "prometheus", "sarif", "xccdf"} {
+		path := filepath.Join(dir, format)
+		if r := c.on(name, "compliance", "run", "--format", format, "--out", path); r.code != 2 || r.stdout != "" {
+			c.t.Errorf("%s: %v", format, r)
+		}
+		text, err := os.ReadFile(path)
+		fi, _ := os.Stat(path)
+		if err != nil || fi.Mode().Perm() != 0o600 || !strings.Contains(string(text), "files-own") || strings.Contains(string(text), "SECRET") {
+			c.t.Errorf("%s: %v, %s", format, err, text)
+		}
+	}
+	c.refused(name, 2, "requirements have no control yet", nil, "compliance", "run", "--profile", "cis-docker-1.6")
 }
 
 type controlJSON struct {
