@@ -65,11 +65,14 @@ var unknownKey = regexp.MustCompile(`(?s)line (\d+): field (\S+) not found in ty
 func explain(err error) error {
 	var te *yaml.TypeError
 	if !errors.As(err, &te) || len(te.Errors) == 0 {
-		return errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+		return line(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	first := te.Errors[0]
 	if m := unknownKey.FindStringSubmatch(first); m != nil {
 		return fmt.Errorf("line %s: unknown key %q: correct or remove it", m[1], m[2])
 	}
-	return errors.New(first)
+	return line(first)
 }
+
+// line is an error on one line: the library quotes what it was given.
+func line(text string) error { return errors.New(strings.Join(strings.Fields(text), " ")) }

@@ -27,6 +27,7 @@ func TestDecode(t *testing.T) {
 		"size: many\n":           "line 1: cannot unmarshal",
 		"name: a\n---\nname: b":  "more than one YAML document",
 		"name: [\n":              "line",
+		"d\n\n''\n":              "line 1: cannot unmarshal !!str `d ''`",
 	} {
 		if err := Decode([]byte(text), &sheet{}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v, want %q on one line", text, err, want)
@@ -51,8 +52,8 @@ func TestTree(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("name: &a x\ntags: [*a, *a]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := Decode(data, &sheet{}); err != nil && err.Error() == "" {
-			t.Fatal("an error that says nothing")
+		if err := Decode(data, &sheet{}); err != nil && (err.Error() == "" || strings.Contains(err.Error(), "\n")) {
+			t.Fatalf("%q", err)
 		}
 	})
 }

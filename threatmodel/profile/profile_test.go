@@ -200,6 +200,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(data)
 	}
 	f.Add([]byte("version: 1\nid: a\ntitle: b\nrequirements: [{id: *x}]"))
+	f.Add([]byte("d\n\n''\n\n"))
 	known := append(ids(), known...)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		l := &loader{known: known, ids: map[string]string{}, read: func(name string) ([]byte, error) {

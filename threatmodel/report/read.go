@@ -64,7 +64,12 @@ func (r *Report) check() error {
 		return fmt.Errorf("more than %d results", maxResults)
 	}
 	texts := []string{r.Tool, r.Cluster, r.Profile.ID, r.Profile.Title, r.Profile.Source}
+	asked := map[string]bool{}
 	for _, q := range r.Requirements {
+		if asked[q.ID] {
+			return fmt.Errorf("requirement %q is there twice", q.ID)
+		}
+		asked[q.ID] = true
 		if _, known := rank[q.Outcome]; !known {
 			return fmt.Errorf("requirement %q: no outcome is called %q", q.ID, q.Outcome)
 		}

@@ -173,6 +173,7 @@ func TestReadBack(t *testing.T) {
 		"no id":                {r.ID, "x", "no UUID"},
 		"cut":                  {`"results"`, `"result`, "no report"},
 		"a control twice":      {`"name": "n2"`, `"name": "n1"`, "two results of one target"},
+		"a requirement twice":  {`"id": "A.2"`, `"id": "7.1"`, `requirement "7.1" is there twice`},
 		"no profile":           {`"id": "small"`, `"id": ""`, "names no profile"},
 		"something after it":   {"\n}\n", "\n}\n{}", "something follows"},
 		"nothing that is JSON": {"{", "<", "no report"},
