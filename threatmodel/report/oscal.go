@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
@@ -209,11 +210,8 @@ func (r *Report) findings(yield func(oscalFinding) bool) {
 
 // token is an id as OSCAL wants it: it begins with a letter or an underscore.
 func token(id string) string {
-	for _, c := range id {
-		if unicode.IsLetter(c) {
-			return id
-		}
-		break
+	if first, _ := utf8.DecodeRuneInString(id); unicode.IsLetter(first) {
+		return id
 	}
 	return "_" + id
 }
