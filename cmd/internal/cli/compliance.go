@@ -71,6 +71,9 @@ written), 2 a control fails, or something was not evaluated.`,
   redoubt compliance diff last-week.json today.json --fail-on-new`,
 		Args: judgedArgs(args(0, 0)),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if fi, err := os.Lstat(to); err == nil && !fi.Mode().IsRegular() {
+				return failf(exitNotJudged, "--out %s: only a file is written over: leave --out away for standard output", to)
+			}
 			r, err := a.judge(c.Context(), by)
 			if err != nil {
 				return failf(exitNotJudged, "%v", err)
