@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
@@ -25,6 +26,25 @@ type Change struct {
 	From     string   `json:"from"`             // outcomes; "" where it was not there
 	To       string   `json:"to"`
 	Evidence []string `json:"evidence"` // what was not there before
+}
+
+// Since is how a report stands beside an older one.
+type Since struct {
+	Report  string // its id
+	Ended   time.Time
+	Met, Of int // of its requirements that were to be met
+	Changes []Change
+}
+
+// CompareWith notes what changed since an older report.
+func (r *Report) CompareWith(older *Report) error {
+	changes, err := Compare(older, r)
+	if err != nil {
+		return err
+	}
+	met, of := older.met()
+	r.Since = &Since{older.ID, older.Ended, met, of, changes}
+	return nil
 }
 
 // Compare says what changed from an older report to a newer one of the same

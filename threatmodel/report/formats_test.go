@@ -301,7 +301,15 @@ func TestXCCDF(t *testing.T) {
 
 // TestHTML: a page that loads nothing, runs nothing and can be read by all.
 func TestHTML(t *testing.T) {
-	for _, r := range []*Report{sample(t), empty(t)} {
+	later, before := sample(t), sample(t)
+	before.Results, before.Requirements = before.Results[2:], before.Requirements[1:]
+	if err := later.CompareWith(before); err != nil || len(later.Since.Changes) < 3 || later.Since.Of == 0 {
+		t.Fatalf("%+v, %v", later.Since, err)
+	}
+	if text := string(written(t, later, "html")); !strings.Contains(text, "0 of 2 requirements were met; now 0 of 3 are") || !strings.Contains(text, "What changed") {
+		t.Error("nothing of what changed")
+	}
+	for _, r := range []*Report{sample(t), empty(t), later} {
 		text := written(t, r, "html")
 		doc, err := html.Parse(bytes.NewReader(text))
 		if err != nil {

@@ -28,10 +28,11 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 // that it stands in.
 func (r *Report) html(w io.Writer) error {
 	sum := sha256.Sum256([]byte(style))
+	met, of := r.met()
 	b := bufio.NewWriter(w)
 	err := page.Execute(b, map[string]any{
 		"R": r, "Style": template.CSS(style), "StyleHash": base64.StdEncoding.EncodeToString(sum[:]),
-		"Families": r.families(), "Severities": r.bySeverity(), "Bad": r.badResults(), "Rest": r.Results[r.badResults():], "Counts": r.counts(),
+		"Met": met, "Of": of, "Families": r.families(), "Severities": r.bySeverity(), "Bad": r.badResults(), "Rest": r.Results[r.badResults():], "Counts": r.counts(),
 	})
 	if err != nil {
 		return err
@@ -81,6 +82,14 @@ func (r *Report) families() []*family {
 		}
 	}
 	return all
+}
+
+// met is how many requirements are met, of those that are to be.
+func (r *Report) met() (met, of int) {
+	for _, f := range r.families() {
+		met, of = met+f.Met, of+f.Of()
+	}
+	return met, of
 }
 
 // badResults is how many results are bad: they stand first.

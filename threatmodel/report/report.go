@@ -32,6 +32,9 @@ type Report struct {
 	Compliant    bool          `json:"compliant"` // nothing fails, and nothing that is to be judged was not
 	Requirements []Requirement `json:"requirements"`
 	Results      []Result      `json:"results"`
+
+	// Since is what changed since an older report, for people: the HTML form shows it.
+	Since *Since `json:"-"`
 }
 
 // Profile is by what was judged.

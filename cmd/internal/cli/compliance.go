@@ -39,6 +39,7 @@ func (a *app) complianceRunCmd() *cobra.Command {
 		format reportFormat
 		by     string
 		to     string
+		before string
 	)
 	c := &cobra.Command{
 		Use:   "run",
@@ -51,7 +52,8 @@ quotes nothing of what a file holds.
 --profile names what is asked for: one of ` + "`redoubt compliance profiles`" + `, or a file of
 your own by its path. Only controls that it has are run.
 
---format: table; html, one file to read and print; json, which ` + "`compliance diff`" + ` reads;
+--format: table; html, one file to read and print, with --previous also what changed
+since an older report; json, which ` + "`compliance diff`" + ` reads;
 junit; oscal (1.2.2 assessment-results); prometheus (for node_exporter's textfiles);
 sarif (2.1.0); xccdf (1.2); or a Go template that is run for each result.
 
@@ -74,7 +76,14 @@ written), 2 a control fails, or something was not evaluated.`,
 			if fi, err := os.Lstat(to); err == nil && !fi.Mode().IsRegular() {
 				return failf(exitNotJudged, "--out %s: only a file is written over: leave --out away for standard output", to)
 			}
+			older, err := previous(before, format.String())
+			if err != nil {
+				return failf(exitNotJudged, "%v", err)
+			}
 			r, err := a.judge(c.Context(), by)
+			if err == nil && older != nil {
+				err = r.CompareWith(older)
+			}
 			if err != nil {
 				return failf(exitNotJudged, "%v", err)
 			}
@@ -96,9 +105,21 @@ written), 2 a control fails, or something was not evaluated.`,
 	c.Flags().StringVar(&by, "profile", profile.Baseline, "what is asked for: a profile's name, or the path of a file")
 	c.Flags().Var(&format, "format", "table, "+strings.Join(report.Formats(), ", ")+", or a Go template as '{{.Control}} {{.Outcome}}'")
 	c.Flags().StringVar(&to, "out", "", "write to a file, which only you may read, in place of standard output")
+	c.Flags().StringVar(&before, "previous", "", "a report as JSON, to show in an HTML one what changed since")
 	fixed(c, "format", append([]string{"table"}, report.Formats()...)...)
 	_ = c.RegisterFlagCompletionFunc("profile", profileNames)
 	return c
+}
+
+// previous is the report that one is shown beside, nil where none was named.
+func previous(path, format string) (*report.Report, error) {
+	switch {
+	case path == "":
+		return nil, nil
+	case format != "html":
+		return nil, fmt.Errorf("--previous is for --format html: use `redoubt compliance diff` for the others")
+	}
+	return report.ReadFile(path)
 }
 
 // judge runs the controls of a profile on this machine's node.
