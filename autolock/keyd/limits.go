@@ -87,6 +87,10 @@ const (
 	maxRevoked = 6000
 	maxSerial  = 20
 
+	// maxLogProof bounds the hashes of a proof about the audit log, whose size is
+	// below 2^63.
+	maxLogProof = 64
+
 	// maxBatchAge is how far apart a node's clock and this manager's may be, and for
 	// how long what a node signed is taken.
 	maxBatchAge = 5 * time.Minute
@@ -142,12 +146,14 @@ var (
 	workloadRate = rate{burst: 20_000, every: 250 * time.Microsecond}
 	// Keys of secrets that are opened for nodes, and those that a rotation seals
 	// anew: neither waits for the other.
-	secretRate  = rate{burst: 20_000, every: time.Millisecond}
-	rewrapRate  = rate{burst: 20_000, every: time.Millisecond}
-	issueRate   = rate{burst: 2000, every: 5 * time.Millisecond}
-	crlRate     = rate{burst: 64, every: time.Second}
-	releaseRate = rate{burst: 16, every: 2 * time.Second}
-	denialRate  = rate{burst: 100, every: time.Second} // journal lines of refusals
+	secretRate = rate{burst: 20_000, every: time.Millisecond}
+	rewrapRate = rate{burst: 20_000, every: time.Millisecond}
+	issueRate  = rate{burst: 2000, every: 5 * time.Millisecond}
+	crlRate    = rate{burst: 64, every: time.Second}
+	// Checkpoints of the audit log: each costs the disk a write.
+	checkpointRate = rate{burst: 64, every: time.Second}
+	releaseRate    = rate{burst: 16, every: 2 * time.Second}
+	denialRate     = rate{burst: 100, every: time.Second} // journal lines of refusals
 )
 
 // Wrong keys: the first few cost nothing, then the wait doubles.

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"errors"
 	"math"
 	"strings"
 	"time"
@@ -207,7 +208,7 @@ func (s *Server) forget() error {
 		return err
 	}
 	s.file = nil
-	if err := s.dropOwnSeeds(); err != nil {
+	if err := errors.Join(s.dropOwnSeeds(), s.dropCheckpoint()); err != nil {
 		return err
 	}
 	if codeOf(s.broken) == keydpb.Code_CODE_DAMAGED {

@@ -45,7 +45,7 @@ type Server struct {
 	recovery  time.Time
 
 	// Rates, guarded by mu.
-	mints, managers, reseals, issues, workloads, sealings, rewraps, denials, crls, releases bucket
+	mints, managers, reseals, issues, workloads, sealings, rewraps, denials, crls, checkpoints, releases bucket
 	// lists are the numbers of the revocation lists signed since the start, by CA.
 	// Guarded by mu.
 	lists map[[32]byte]uint64
@@ -97,7 +97,7 @@ func New(c Config) (*Server, error) {
 		}
 	}
 	if s.broken == nil {
-		if err := s.dropOwnSeeds(); err != nil { // what a crash left
+		if err := errors.Join(s.dropOwnSeeds(), s.dropCheckpoint()); err != nil { // what a crash left
 			s.breakDown(refuse(keydpb.Code_CODE_DAMAGED, "keyd cannot use its directory %s (%s): repair it, then restart redoubt-node", c.Dir, oneline.Text(err.Error(), maxSaid)))
 		}
 	}

@@ -180,6 +180,11 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request, t fromTPM) (n
 		var r *keydpb.SignCRLResponse
 		r, err = s.signCRL(v.SignCrl)
 		resp.Result = &keydpb.Response_SignCrl{SignCrl: r}
+	case *keydpb.Request_SignCheckpoint:
+		name = "sign-checkpoint"
+		var r *keydpb.SignCheckpointResponse
+		r, err = s.signCheckpoint(v.SignCheckpoint)
+		resp.Result = &keydpb.Response_SignCheckpoint{SignCheckpoint: r}
 	case *keydpb.Request_LockSession:
 		name = "lock-session"
 		var r *keydpb.LockSessionResponse

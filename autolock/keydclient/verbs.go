@@ -170,3 +170,8 @@ func (c *Client) MintInvitation(ctx context.Context, req *keydpb.MintInvitationR
 func (c *Client) SignPerson(ctx context.Context, req *keydpb.SignPersonRequest) (*keydpb.SignPersonResponse, error) {
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignPerson{SignPerson: req}}, (*keydpb.Response).GetSignPerson)
 }
+
+// SignCheckpoint signs the root of the audit log, for the cluster and as this manager.
+func (c *Client) SignCheckpoint(ctx context.Context, req *keydpb.SignCheckpointRequest) (*keydpb.SignCheckpointResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignCheckpoint{SignCheckpoint: req}}, (*keydpb.Response).GetSignCheckpoint)
+}

@@ -339,6 +339,7 @@ const (
 	Witness_Suspect_FullMethodName  = "/redoubt.pki.v1.Witness/Suspect"
 	Witness_Records_FullMethodName  = "/redoubt.pki.v1.Witness/Records"
 	Witness_Refused_FullMethodName  = "/redoubt.pki.v1.Witness/Refused"
+	Witness_Cosign_FullMethodName   = "/redoubt.pki.v1.Witness/Cosign"
 	Witness_Segment_FullMethodName  = "/redoubt.pki.v1.Witness/Segment"
 )
 
@@ -362,6 +363,8 @@ type WitnessClient interface {
 	Records(ctx context.Context, in *RecordsRequest, opts ...grpc.CallOption) (*RecordsResponse, error)
 	// Has the leader record calls that the caller refused. At the leader only.
 	Refused(ctx context.Context, in *RefusedRequest, opts ...grpc.CallOption) (*RefusedResponse, error)
+	// Has the manager sign the root of the audit log, where it has the same.
+	Cosign(ctx context.Context, in *CosignRequest, opts ...grpc.CallOption) (*CosignResponse, error)
 	// An older part of the audit log, for a manager that lacks it.
 	Segment(ctx context.Context, in *SegmentRequest, opts ...grpc.CallOption) (*SegmentResponse, error)
 }
@@ -424,6 +427,16 @@ func (c *witnessClient) Refused(ctx context.Context, in *RefusedRequest, opts ..
 	return out, nil
 }
 
+func (c *witnessClient) Cosign(ctx context.Context, in *CosignRequest, opts ...grpc.CallOption) (*CosignResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CosignResponse)
+	err := c.cc.Invoke(ctx, Witness_Cosign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *witnessClient) Segment(ctx context.Context, in *SegmentRequest, opts ...grpc.CallOption) (*SegmentResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SegmentResponse)
@@ -454,6 +467,8 @@ type WitnessServer interface {
 	Records(context.Context, *RecordsRequest) (*RecordsResponse, error)
 	// Has the leader record calls that the caller refused. At the leader only.
 	Refused(context.Context, *RefusedRequest) (*RefusedResponse, error)
+	// Has the manager sign the root of the audit log, where it has the same.
+	Cosign(context.Context, *CosignRequest) (*CosignResponse, error)
 	// An older part of the audit log, for a manager that lacks it.
 	Segment(context.Context, *SegmentRequest) (*SegmentResponse, error)
 	mustEmbedUnimplementedWitnessServer()
@@ -480,6 +495,9 @@ func (UnimplementedWitnessServer) Records(context.Context, *RecordsRequest) (*Re
 }
 func (UnimplementedWitnessServer) Refused(context.Context, *RefusedRequest) (*RefusedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Refused not implemented")
+}
+func (UnimplementedWitnessServer) Cosign(context.Context, *CosignRequest) (*CosignResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Cosign not implemented")
 }
 func (UnimplementedWitnessServer) Segment(context.Context, *SegmentRequest) (*SegmentResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Segment not implemented")
@@ -595,6 +613,24 @@ func _Witness_Refused_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Witness_Cosign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CosignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).Cosign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_Cosign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).Cosign(ctx, req.(*CosignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Witness_Segment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SegmentRequest)
 	if err := dec(in); err != nil {
@@ -639,6 +675,10 @@ var Witness_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Refused",
 			Handler:    _Witness_Refused_Handler,
+		},
+		{
+			MethodName: "Cosign",
+			Handler:    _Witness_Cosign_Handler,
 		},
 		{
 			MethodName: "Segment",

@@ -24,6 +24,9 @@ const ClusterID = "cluster"
 // AccessID is the id of the only record in AccessState.
 const AccessID = "access"
 
+// CheckpointID is the id of the only record in AuditCheckpoints.
+const CheckpointID = "newest"
+
 var (
 	// Nodes has an index of the roles that certificates carry ("worker",
 	// "manager") and one of names, which are not unique.
@@ -55,6 +58,11 @@ var (
 	// AccessState holds one record, AccessID.
 	AccessState = raftstore.NewTable[*pkipb.AccessState]("access_state")
 
+	// AuditCheckpoints holds one record, CheckpointID, and AuditKeys what verifies it
+	// and those of before.
+	AuditCheckpoints = raftstore.NewTable[*pkipb.AuditCheckpoint]("audit_checkpoints")
+	AuditKeys        = raftstore.NewTable[*pkipb.AuditKey]("audit_keys")
+
 	// Cluster holds one record.
 	Cluster = raftstore.NewTable[*pkipb.Cluster]("cluster")
 )
@@ -62,7 +70,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, People}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys}
 }
 
 func nonEmpty(s string) []string {

@@ -379,6 +379,7 @@ type Request struct {
 	//	*Request_Journalled
 	//	*Request_TakeExternal
 	//	*Request_SignCrl
+	//	*Request_SignCheckpoint
 	//	*Request_SignWorkloads
 	//	*Request_DescribeTpm
 	//	*Request_Attest
@@ -723,6 +724,15 @@ func (x *Request) GetSignCrl() *SignCRLRequest {
 	return nil
 }
 
+func (x *Request) GetSignCheckpoint() *SignCheckpointRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SignCheckpoint); ok {
+			return x.SignCheckpoint
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetSignWorkloads() *SignWorkloadsRequest {
 	if x != nil {
 		if x, ok := x.Verb.(*Request_SignWorkloads); ok {
@@ -982,6 +992,10 @@ type Request_SignCrl struct {
 	SignCrl *SignCRLRequest `protobuf:"bytes,95,opt,name=sign_crl,json=signCrl,proto3,oneof"`
 }
 
+type Request_SignCheckpoint struct {
+	SignCheckpoint *SignCheckpointRequest `protobuf:"bytes,96,opt,name=sign_checkpoint,json=signCheckpoint,proto3,oneof"`
+}
+
 type Request_SignWorkloads struct {
 	SignWorkloads *SignWorkloadsRequest `protobuf:"bytes,60,opt,name=sign_workloads,json=signWorkloads,proto3,oneof"`
 }
@@ -1105,6 +1119,8 @@ func (*Request_TakeExternal) isRequest_Verb() {}
 
 func (*Request_SignCrl) isRequest_Verb() {}
 
+func (*Request_SignCheckpoint) isRequest_Verb() {}
+
 func (*Request_SignWorkloads) isRequest_Verb() {}
 
 func (*Request_DescribeTpm) isRequest_Verb() {}
@@ -1170,6 +1186,7 @@ type Response struct {
 	//	*Response_Journalled
 	//	*Response_TakeExternal
 	//	*Response_SignCrl
+	//	*Response_SignCheckpoint
 	//	*Response_SignWorkloads
 	//	*Response_DescribeTpm
 	//	*Response_Attest
@@ -1523,6 +1540,15 @@ func (x *Response) GetSignCrl() *SignCRLResponse {
 	return nil
 }
 
+func (x *Response) GetSignCheckpoint() *SignCheckpointResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SignCheckpoint); ok {
+			return x.SignCheckpoint
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetSignWorkloads() *SignWorkloadsResponse {
 	if x != nil {
 		if x, ok := x.Result.(*Response_SignWorkloads); ok {
@@ -1785,6 +1811,10 @@ type Response_SignCrl struct {
 	SignCrl *SignCRLResponse `protobuf:"bytes,95,opt,name=sign_crl,json=signCrl,proto3,oneof"`
 }
 
+type Response_SignCheckpoint struct {
+	SignCheckpoint *SignCheckpointResponse `protobuf:"bytes,96,opt,name=sign_checkpoint,json=signCheckpoint,proto3,oneof"`
+}
+
 type Response_SignWorkloads struct {
 	SignWorkloads *SignWorkloadsResponse `protobuf:"bytes,60,opt,name=sign_workloads,json=signWorkloads,proto3,oneof"`
 }
@@ -1906,6 +1936,8 @@ func (*Response_Journalled) isResponse_Result() {}
 func (*Response_TakeExternal) isResponse_Result() {}
 
 func (*Response_SignCrl) isResponse_Result() {}
+
+func (*Response_SignCheckpoint) isResponse_Result() {}
 
 func (*Response_SignWorkloads) isResponse_Result() {}
 
@@ -6512,6 +6544,177 @@ func (x *SignCRLResponse) GetNextUpdate() int64 {
 	return 0
 }
 
+// SignCheckpoint signs the root of the audit log, for the cluster and as this
+// manager. What the log says is redoubtd's word; that it begins with all that was
+// signed here before is proved to keyd, which keeps what it signed last.
+type SignCheckpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many records there are, and the root of the tree over them.
+	Size uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	Root []byte `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	// How many there were when keyd signed last, 0 where it never did, and the proof
+	// that the tree begins with that one (RFC 6962, section 2.1.2).
+	Before        uint64   `protobuf:"varint,3,opt,name=before,proto3" json:"before,omitempty"`
+	Proof         [][]byte `protobuf:"bytes,4,rep,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignCheckpointRequest) Reset() {
+	*x = SignCheckpointRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignCheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignCheckpointRequest) ProtoMessage() {}
+
+func (x *SignCheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignCheckpointRequest.ProtoReflect.Descriptor instead.
+func (*SignCheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *SignCheckpointRequest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *SignCheckpointRequest) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *SignCheckpointRequest) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *SignCheckpointRequest) GetProof() [][]byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type SignCheckpointResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many there were when keyd signed last, where the request says another
+	// number: nothing was signed, and a proof from that one on is needed.
+	Last uint64 `protobuf:"varint,1,opt,name=last,proto3" json:"last,omitempty"`
+	// Of the cluster's life.
+	Incarnation uint64 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Ed25519, of the cluster, and its public key.
+	Signature []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	Key       []byte `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	// Of this manager, with a time in Unix seconds; see docs/formats.md.
+	Cosignature   []byte `protobuf:"bytes,5,opt,name=cosignature,proto3" json:"cosignature,omitempty"`
+	OwnKey        []byte `protobuf:"bytes,6,opt,name=own_key,json=ownKey,proto3" json:"own_key,omitempty"`
+	At            int64  `protobuf:"varint,7,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignCheckpointResponse) Reset() {
+	*x = SignCheckpointResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignCheckpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignCheckpointResponse) ProtoMessage() {}
+
+func (x *SignCheckpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignCheckpointResponse.ProtoReflect.Descriptor instead.
+func (*SignCheckpointResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *SignCheckpointResponse) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *SignCheckpointResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *SignCheckpointResponse) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignCheckpointResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SignCheckpointResponse) GetCosignature() []byte {
+	if x != nil {
+		return x.Cosignature
+	}
+	return nil
+}
+
+func (x *SignCheckpointResponse) GetOwnKey() []byte {
+	if x != nil {
+		return x.OwnKey
+	}
+	return nil
+}
+
+func (x *SignCheckpointResponse) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
 // SignWorkloads issues what a node asked for its tasks, and tells what tokens are
 // verified with. That the tasks are that node's is redoubtd's word; that the node
 // wants this, and nothing else, keyd sees for itself.
@@ -6531,7 +6734,7 @@ type SignWorkloadsRequest struct {
 
 func (x *SignWorkloadsRequest) Reset() {
 	*x = SignWorkloadsRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6543,7 +6746,7 @@ func (x *SignWorkloadsRequest) String() string {
 func (*SignWorkloadsRequest) ProtoMessage() {}
 
 func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[79]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6556,7 +6759,7 @@ func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsRequest.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{79}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SignWorkloadsRequest) GetNode() *profilepb.CertificateChain {
@@ -6599,7 +6802,7 @@ type SignWorkloadsResponse struct {
 
 func (x *SignWorkloadsResponse) Reset() {
 	*x = SignWorkloadsResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6611,7 +6814,7 @@ func (x *SignWorkloadsResponse) String() string {
 func (*SignWorkloadsResponse) ProtoMessage() {}
 
 func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[80]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6624,7 +6827,7 @@ func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsResponse.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{80}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *SignWorkloadsResponse) GetDocuments() []*profilepb.WorkloadDocument {
@@ -6656,7 +6859,7 @@ type DescribeTPMRequest struct {
 
 func (x *DescribeTPMRequest) Reset() {
 	*x = DescribeTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6668,7 +6871,7 @@ func (x *DescribeTPMRequest) String() string {
 func (*DescribeTPMRequest) ProtoMessage() {}
 
 func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6681,7 +6884,7 @@ func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
 }
 
 type DescribeTPMResponse struct {
@@ -6697,7 +6900,7 @@ type DescribeTPMResponse struct {
 
 func (x *DescribeTPMResponse) Reset() {
 	*x = DescribeTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6709,7 +6912,7 @@ func (x *DescribeTPMResponse) String() string {
 func (*DescribeTPMResponse) ProtoMessage() {}
 
 func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6722,7 +6925,7 @@ func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *DescribeTPMResponse) GetIdentity() *profilepb.TPMIdentity {
@@ -6762,7 +6965,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6774,7 +6977,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6787,7 +6990,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *AttestRequest) GetPurpose() TPMPurpose {
@@ -6827,7 +7030,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6839,7 +7042,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6852,7 +7055,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *AttestResponse) GetEvidence() *profilepb.TPMEvidence {
@@ -6875,7 +7078,7 @@ type SealToTPMRequest struct {
 
 func (x *SealToTPMRequest) Reset() {
 	*x = SealToTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6887,7 +7090,7 @@ func (x *SealToTPMRequest) String() string {
 func (*SealToTPMRequest) ProtoMessage() {}
 
 func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6900,7 +7103,7 @@ func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMRequest.ProtoReflect.Descriptor instead.
 func (*SealToTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{85}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SealToTPMRequest) GetKey() []byte {
@@ -6927,7 +7130,7 @@ type SealToTPMResponse struct {
 
 func (x *SealToTPMResponse) Reset() {
 	*x = SealToTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6939,7 +7142,7 @@ func (x *SealToTPMResponse) String() string {
 func (*SealToTPMResponse) ProtoMessage() {}
 
 func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6952,7 +7155,7 @@ func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMResponse.ProtoReflect.Descriptor instead.
 func (*SealToTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{86}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *SealToTPMResponse) GetKey() []byte {
@@ -6983,7 +7186,7 @@ type ChallengeRequest struct {
 
 func (x *ChallengeRequest) Reset() {
 	*x = ChallengeRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6995,7 +7198,7 @@ func (x *ChallengeRequest) String() string {
 func (*ChallengeRequest) ProtoMessage() {}
 
 func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7008,7 +7211,7 @@ func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
 func (*ChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{87}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ChallengeRequest) GetToken() *profilepb.SignedTokenRecord {
@@ -7048,7 +7251,7 @@ type ChallengeResponse struct {
 
 func (x *ChallengeResponse) Reset() {
 	*x = ChallengeResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7060,7 +7263,7 @@ func (x *ChallengeResponse) String() string {
 func (*ChallengeResponse) ProtoMessage() {}
 
 func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7073,7 +7276,7 @@ func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
 func (*ChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{88}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ChallengeResponse) GetCredential() *profilepb.TPMCredential {
@@ -7096,7 +7299,7 @@ type MintInvitationRequest struct {
 
 func (x *MintInvitationRequest) Reset() {
 	*x = MintInvitationRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7108,7 +7311,7 @@ func (x *MintInvitationRequest) String() string {
 func (*MintInvitationRequest) ProtoMessage() {}
 
 func (x *MintInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7121,7 +7324,7 @@ func (x *MintInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintInvitationRequest.ProtoReflect.Descriptor instead.
 func (*MintInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{89}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *MintInvitationRequest) GetRecord() *profilepb.InvitationRecord {
@@ -7140,7 +7343,7 @@ type MintInvitationResponse struct {
 
 func (x *MintInvitationResponse) Reset() {
 	*x = MintInvitationResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7152,7 +7355,7 @@ func (x *MintInvitationResponse) String() string {
 func (*MintInvitationResponse) ProtoMessage() {}
 
 func (x *MintInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7165,7 +7368,7 @@ func (x *MintInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintInvitationResponse.ProtoReflect.Descriptor instead.
 func (*MintInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{90}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *MintInvitationResponse) GetSigned() *profilepb.SignedInvitation {
@@ -7196,7 +7399,7 @@ type SignPersonRequest struct {
 
 func (x *SignPersonRequest) Reset() {
 	*x = SignPersonRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7208,7 +7411,7 @@ func (x *SignPersonRequest) String() string {
 func (*SignPersonRequest) ProtoMessage() {}
 
 func (x *SignPersonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7221,7 +7424,7 @@ func (x *SignPersonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPersonRequest.ProtoReflect.Descriptor instead.
 func (*SignPersonRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{91}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *SignPersonRequest) GetInvitation() *profilepb.SignedInvitation {
@@ -7275,7 +7478,7 @@ type SignPersonResponse struct {
 
 func (x *SignPersonResponse) Reset() {
 	*x = SignPersonResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7287,7 +7490,7 @@ func (x *SignPersonResponse) String() string {
 func (*SignPersonResponse) ProtoMessage() {}
 
 func (x *SignPersonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7300,7 +7503,7 @@ func (x *SignPersonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPersonResponse.ProtoReflect.Descriptor instead.
 func (*SignPersonResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{92}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *SignPersonResponse) GetLeaf() *profilepb.CertificateChain {
@@ -7314,7 +7517,7 @@ var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\xae\x19\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\x81\x1a\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -7357,7 +7560,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"journalled\x183 \x01(\v2\".redoubt.keyd.v1.JournalledRequestH\x00R\n" +
 	"journalled\x12K\n" +
 	"\rtake_external\x184 \x01(\v2$.redoubt.keyd.v1.TakeExternalRequestH\x00R\ftakeExternal\x12<\n" +
-	"\bsign_crl\x18_ \x01(\v2\x1f.redoubt.keyd.v1.SignCRLRequestH\x00R\asignCrl\x12N\n" +
+	"\bsign_crl\x18_ \x01(\v2\x1f.redoubt.keyd.v1.SignCRLRequestH\x00R\asignCrl\x12Q\n" +
+	"\x0fsign_checkpoint\x18` \x01(\v2&.redoubt.keyd.v1.SignCheckpointRequestH\x00R\x0esignCheckpoint\x12N\n" +
 	"\x0esign_workloads\x18< \x01(\v2%.redoubt.keyd.v1.SignWorkloadsRequestH\x00R\rsignWorkloads\x12H\n" +
 	"\fdescribe_tpm\x18A \x01(\v2#.redoubt.keyd.v1.DescribeTPMRequestH\x00R\vdescribeTpm\x128\n" +
 	"\x06attest\x18B \x01(\v2\x1e.redoubt.keyd.v1.AttestRequestH\x00R\x06attest\x12C\n" +
@@ -7376,7 +7580,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x0fmint_invitation\x18n \x01(\v2&.redoubt.keyd.v1.MintInvitationRequestH\x00R\x0emintInvitation\x12E\n" +
 	"\vsign_person\x18o \x01(\v2\".redoubt.keyd.v1.SignPersonRequestH\x00R\n" +
 	"signPersonB\x06\n" +
-	"\x04verb\"\x8f\x1a\n" +
+	"\x04verb\"\xe3\x1a\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -7420,7 +7624,8 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"journalled\x183 \x01(\v2#.redoubt.keyd.v1.JournalledResponseH\x00R\n" +
 	"journalled\x12L\n" +
 	"\rtake_external\x184 \x01(\v2%.redoubt.keyd.v1.TakeExternalResponseH\x00R\ftakeExternal\x12=\n" +
-	"\bsign_crl\x18_ \x01(\v2 .redoubt.keyd.v1.SignCRLResponseH\x00R\asignCrl\x12O\n" +
+	"\bsign_crl\x18_ \x01(\v2 .redoubt.keyd.v1.SignCRLResponseH\x00R\asignCrl\x12R\n" +
+	"\x0fsign_checkpoint\x18` \x01(\v2'.redoubt.keyd.v1.SignCheckpointResponseH\x00R\x0esignCheckpoint\x12O\n" +
 	"\x0esign_workloads\x18< \x01(\v2&.redoubt.keyd.v1.SignWorkloadsResponseH\x00R\rsignWorkloads\x12I\n" +
 	"\fdescribe_tpm\x18A \x01(\v2$.redoubt.keyd.v1.DescribeTPMResponseH\x00R\vdescribeTpm\x129\n" +
 	"\x06attest\x18B \x01(\v2\x1f.redoubt.keyd.v1.AttestResponseH\x00R\x06attest\x12D\n" +
@@ -7743,7 +7948,20 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x0fSignCRLResponse\x12\x10\n" +
 	"\x03crl\x18\x01 \x01(\fR\x03crl\x12\x1f\n" +
 	"\vnext_update\x18\x02 \x01(\x03R\n" +
-	"nextUpdate\"\x96\x01\n" +
+	"nextUpdate\"m\n" +
+	"\x15SignCheckpointRequest\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\x04R\x06before\x12\x14\n" +
+	"\x05proof\x18\x04 \x03(\fR\x05proof\"\xc9\x01\n" +
+	"\x16SignCheckpointResponse\x12\x12\n" +
+	"\x04last\x18\x01 \x01(\x04R\x04last\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\fR\x03key\x12 \n" +
+	"\vcosignature\x18\x05 \x01(\fR\vcosignature\x12\x17\n" +
+	"\aown_key\x18\x06 \x01(\fR\x06ownKey\x12\x0e\n" +
+	"\x02at\x18\a \x01(\x03R\x02at\"\x96\x01\n" +
 	"\x14SignWorkloadsRequest\x128\n" +
 	"\x04node\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04node\x12\x14\n" +
 	"\x05batch\x18\x02 \x01(\fR\x05batch\x12\x14\n" +
@@ -7854,7 +8072,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                              // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                         // 1: redoubt.keyd.v1.LockState
@@ -7940,48 +8158,50 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*SignCRLRequest)(nil),                 // 81: redoubt.keyd.v1.SignCRLRequest
 	(*RevokedCertificate)(nil),             // 82: redoubt.keyd.v1.RevokedCertificate
 	(*SignCRLResponse)(nil),                // 83: redoubt.keyd.v1.SignCRLResponse
-	(*SignWorkloadsRequest)(nil),           // 84: redoubt.keyd.v1.SignWorkloadsRequest
-	(*SignWorkloadsResponse)(nil),          // 85: redoubt.keyd.v1.SignWorkloadsResponse
-	(*DescribeTPMRequest)(nil),             // 86: redoubt.keyd.v1.DescribeTPMRequest
-	(*DescribeTPMResponse)(nil),            // 87: redoubt.keyd.v1.DescribeTPMResponse
-	(*AttestRequest)(nil),                  // 88: redoubt.keyd.v1.AttestRequest
-	(*AttestResponse)(nil),                 // 89: redoubt.keyd.v1.AttestResponse
-	(*SealToTPMRequest)(nil),               // 90: redoubt.keyd.v1.SealToTPMRequest
-	(*SealToTPMResponse)(nil),              // 91: redoubt.keyd.v1.SealToTPMResponse
-	(*ChallengeRequest)(nil),               // 92: redoubt.keyd.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),              // 93: redoubt.keyd.v1.ChallengeResponse
-	(*MintInvitationRequest)(nil),          // 94: redoubt.keyd.v1.MintInvitationRequest
-	(*MintInvitationResponse)(nil),         // 95: redoubt.keyd.v1.MintInvitationResponse
-	(*SignPersonRequest)(nil),              // 96: redoubt.keyd.v1.SignPersonRequest
-	(*SignPersonResponse)(nil),             // 97: redoubt.keyd.v1.SignPersonResponse
-	nil,                                    // 98: redoubt.keyd.v1.StatusResponse.LacksEntry
-	(*LockSessionRequest)(nil),             // 99: redoubt.keyd.v1.LockSessionRequest
-	(*TakeShareRequest)(nil),               // 100: redoubt.keyd.v1.TakeShareRequest
-	(*GiveShareRequest)(nil),               // 101: redoubt.keyd.v1.GiveShareRequest
-	(*DropSharesRequest)(nil),              // 102: redoubt.keyd.v1.DropSharesRequest
-	(*TestSlotRequest)(nil),                // 103: redoubt.keyd.v1.TestSlotRequest
-	(*ReleaseRequest)(nil),                 // 104: redoubt.keyd.v1.ReleaseRequest
-	(*TakeReleaseRequest)(nil),             // 105: redoubt.keyd.v1.TakeReleaseRequest
-	(*LockSessionResponse)(nil),            // 106: redoubt.keyd.v1.LockSessionResponse
-	(*TakeShareResponse)(nil),              // 107: redoubt.keyd.v1.TakeShareResponse
-	(*GiveShareResponse)(nil),              // 108: redoubt.keyd.v1.GiveShareResponse
-	(*DropSharesResponse)(nil),             // 109: redoubt.keyd.v1.DropSharesResponse
-	(*TestSlotResponse)(nil),               // 110: redoubt.keyd.v1.TestSlotResponse
-	(*ReleaseResponse)(nil),                // 111: redoubt.keyd.v1.ReleaseResponse
-	(*TakeReleaseResponse)(nil),            // 112: redoubt.keyd.v1.TakeReleaseResponse
-	(*ReleasePolicy)(nil),                  // 113: redoubt.keyd.v1.ReleasePolicy
-	(*ShareProgress)(nil),                  // 114: redoubt.keyd.v1.ShareProgress
-	(*profilepb.CertificateChain)(nil),     // 115: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),          // 116: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil),    // 117: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),      // 118: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),          // 119: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),          // 120: redoubt.profile.v1.TPMEvidence
-	(*profilepb.WorkloadDocument)(nil),     // 121: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.SignedWorkloadBundle)(nil), // 122: redoubt.profile.v1.SignedWorkloadBundle
-	(*profilepb.TPMCredential)(nil),        // 123: redoubt.profile.v1.TPMCredential
-	(*profilepb.InvitationRecord)(nil),     // 124: redoubt.profile.v1.InvitationRecord
-	(*profilepb.SignedInvitation)(nil),     // 125: redoubt.profile.v1.SignedInvitation
+	(*SignCheckpointRequest)(nil),          // 84: redoubt.keyd.v1.SignCheckpointRequest
+	(*SignCheckpointResponse)(nil),         // 85: redoubt.keyd.v1.SignCheckpointResponse
+	(*SignWorkloadsRequest)(nil),           // 86: redoubt.keyd.v1.SignWorkloadsRequest
+	(*SignWorkloadsResponse)(nil),          // 87: redoubt.keyd.v1.SignWorkloadsResponse
+	(*DescribeTPMRequest)(nil),             // 88: redoubt.keyd.v1.DescribeTPMRequest
+	(*DescribeTPMResponse)(nil),            // 89: redoubt.keyd.v1.DescribeTPMResponse
+	(*AttestRequest)(nil),                  // 90: redoubt.keyd.v1.AttestRequest
+	(*AttestResponse)(nil),                 // 91: redoubt.keyd.v1.AttestResponse
+	(*SealToTPMRequest)(nil),               // 92: redoubt.keyd.v1.SealToTPMRequest
+	(*SealToTPMResponse)(nil),              // 93: redoubt.keyd.v1.SealToTPMResponse
+	(*ChallengeRequest)(nil),               // 94: redoubt.keyd.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),              // 95: redoubt.keyd.v1.ChallengeResponse
+	(*MintInvitationRequest)(nil),          // 96: redoubt.keyd.v1.MintInvitationRequest
+	(*MintInvitationResponse)(nil),         // 97: redoubt.keyd.v1.MintInvitationResponse
+	(*SignPersonRequest)(nil),              // 98: redoubt.keyd.v1.SignPersonRequest
+	(*SignPersonResponse)(nil),             // 99: redoubt.keyd.v1.SignPersonResponse
+	nil,                                    // 100: redoubt.keyd.v1.StatusResponse.LacksEntry
+	(*LockSessionRequest)(nil),             // 101: redoubt.keyd.v1.LockSessionRequest
+	(*TakeShareRequest)(nil),               // 102: redoubt.keyd.v1.TakeShareRequest
+	(*GiveShareRequest)(nil),               // 103: redoubt.keyd.v1.GiveShareRequest
+	(*DropSharesRequest)(nil),              // 104: redoubt.keyd.v1.DropSharesRequest
+	(*TestSlotRequest)(nil),                // 105: redoubt.keyd.v1.TestSlotRequest
+	(*ReleaseRequest)(nil),                 // 106: redoubt.keyd.v1.ReleaseRequest
+	(*TakeReleaseRequest)(nil),             // 107: redoubt.keyd.v1.TakeReleaseRequest
+	(*LockSessionResponse)(nil),            // 108: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 109: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 110: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 111: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 112: redoubt.keyd.v1.TestSlotResponse
+	(*ReleaseResponse)(nil),                // 113: redoubt.keyd.v1.ReleaseResponse
+	(*TakeReleaseResponse)(nil),            // 114: redoubt.keyd.v1.TakeReleaseResponse
+	(*ReleasePolicy)(nil),                  // 115: redoubt.keyd.v1.ReleasePolicy
+	(*ShareProgress)(nil),                  // 116: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 117: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 118: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 119: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 120: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 121: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 122: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 123: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 124: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 125: redoubt.profile.v1.TPMCredential
+	(*profilepb.InvitationRecord)(nil),     // 126: redoubt.profile.v1.InvitationRecord
+	(*profilepb.SignedInvitation)(nil),     // 127: redoubt.profile.v1.SignedInvitation
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -8016,144 +8236,146 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	79,  // 29: redoubt.keyd.v1.Request.journalled:type_name -> redoubt.keyd.v1.JournalledRequest
 	27,  // 30: redoubt.keyd.v1.Request.take_external:type_name -> redoubt.keyd.v1.TakeExternalRequest
 	81,  // 31: redoubt.keyd.v1.Request.sign_crl:type_name -> redoubt.keyd.v1.SignCRLRequest
-	84,  // 32: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
-	86,  // 33: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
-	88,  // 34: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
-	90,  // 35: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
-	92,  // 36: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
-	99,  // 37: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
-	100, // 38: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
-	101, // 39: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
-	102, // 40: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
-	103, // 41: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
-	104, // 42: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
-	105, // 43: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
-	94,  // 44: redoubt.keyd.v1.Request.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationRequest
-	96,  // 45: redoubt.keyd.v1.Request.sign_person:type_name -> redoubt.keyd.v1.SignPersonRequest
-	7,   // 46: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	11,  // 47: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	13,  // 48: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	15,  // 49: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	17,  // 50: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	19,  // 51: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	21,  // 52: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	23,  // 53: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	25,  // 54: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	32,  // 55: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	34,  // 56: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	36,  // 57: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	38,  // 58: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	30,  // 59: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	40,  // 60: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	42,  // 61: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	54,  // 62: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
-	58,  // 63: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
-	62,  // 64: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
-	56,  // 65: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
-	60,  // 66: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
-	46,  // 67: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	49,  // 68: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	44,  // 69: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	65,  // 70: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
-	67,  // 71: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
-	71,  // 72: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
-	73,  // 73: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
-	75,  // 74: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
-	78,  // 75: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
-	80,  // 76: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
-	28,  // 77: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
-	83,  // 78: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
-	85,  // 79: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
-	87,  // 80: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
-	89,  // 81: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
-	91,  // 82: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
-	93,  // 83: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
-	106, // 84: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
-	107, // 85: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
-	108, // 86: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
-	109, // 87: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
-	110, // 88: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
-	111, // 89: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
-	112, // 90: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
-	95,  // 91: redoubt.keyd.v1.Response.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationResponse
-	97,  // 92: redoubt.keyd.v1.Response.sign_person:type_name -> redoubt.keyd.v1.SignPersonResponse
-	0,   // 93: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,   // 94: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	113, // 95: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
-	8,   // 96: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,   // 97: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	9,   // 98: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 99: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
-	114, // 100: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
-	98,  // 101: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
-	8,   // 102: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	115, // 103: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 104: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 105: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 106: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
-	116, // 107: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	117, // 108: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	117, // 109: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	118, // 110: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	119, // 111: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	120, // 112: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	115, // 113: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 114: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 115: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
-	115, // 116: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	120, // 117: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	115, // 118: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 119: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 120: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
-	115, // 121: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 122: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 123: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 124: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 125: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	9,   // 126: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	115, // 127: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	120, // 128: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	115, // 129: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 130: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 131: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	47,  // 132: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	9,   // 133: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	52,  // 134: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	115, // 135: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 136: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	63,  // 137: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	63,  // 138: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	115, // 139: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	70,  // 140: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
-	68,  // 141: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
-	68,  // 142: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
-	3,   // 143: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
-	115, // 144: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	76,  // 145: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
-	47,  // 146: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	82,  // 147: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
-	115, // 148: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	121, // 149: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	115, // 150: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	122, // 151: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	119, // 152: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
-	4,   // 153: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
-	123, // 154: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
-	120, // 155: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	117, // 156: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	118, // 157: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	119, // 158: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	123, // 159: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
-	124, // 160: redoubt.keyd.v1.MintInvitationRequest.record:type_name -> redoubt.profile.v1.InvitationRecord
-	125, // 161: redoubt.keyd.v1.MintInvitationResponse.signed:type_name -> redoubt.profile.v1.SignedInvitation
-	125, // 162: redoubt.keyd.v1.SignPersonRequest.invitation:type_name -> redoubt.profile.v1.SignedInvitation
-	115, // 163: redoubt.keyd.v1.SignPersonRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	115, // 164: redoubt.keyd.v1.SignPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	165, // [165:165] is the sub-list for method output_type
-	165, // [165:165] is the sub-list for method input_type
-	165, // [165:165] is the sub-list for extension type_name
-	165, // [165:165] is the sub-list for extension extendee
-	0,   // [0:165] is the sub-list for field type_name
+	84,  // 32: redoubt.keyd.v1.Request.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointRequest
+	86,  // 33: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
+	88,  // 34: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
+	90,  // 35: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
+	92,  // 36: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
+	94,  // 37: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
+	101, // 38: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
+	102, // 39: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
+	103, // 40: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
+	104, // 41: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
+	105, // 42: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
+	106, // 43: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
+	107, // 44: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
+	96,  // 45: redoubt.keyd.v1.Request.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationRequest
+	98,  // 46: redoubt.keyd.v1.Request.sign_person:type_name -> redoubt.keyd.v1.SignPersonRequest
+	7,   // 47: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	11,  // 48: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	13,  // 49: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	15,  // 50: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	17,  // 51: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	19,  // 52: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	21,  // 53: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	23,  // 54: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	25,  // 55: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	32,  // 56: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	34,  // 57: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	36,  // 58: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	38,  // 59: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	30,  // 60: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	40,  // 61: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	42,  // 62: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	54,  // 63: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	58,  // 64: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	62,  // 65: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	56,  // 66: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	60,  // 67: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	46,  // 68: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	49,  // 69: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	44,  // 70: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	65,  // 71: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
+	67,  // 72: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
+	71,  // 73: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
+	73,  // 74: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
+	75,  // 75: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
+	78,  // 76: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
+	80,  // 77: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
+	28,  // 78: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
+	83,  // 79: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
+	85,  // 80: redoubt.keyd.v1.Response.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointResponse
+	87,  // 81: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
+	89,  // 82: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
+	91,  // 83: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
+	93,  // 84: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
+	95,  // 85: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
+	108, // 86: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	109, // 87: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	110, // 88: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	111, // 89: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	112, // 90: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	113, // 91: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
+	114, // 92: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
+	97,  // 93: redoubt.keyd.v1.Response.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationResponse
+	99,  // 94: redoubt.keyd.v1.Response.sign_person:type_name -> redoubt.keyd.v1.SignPersonResponse
+	0,   // 95: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,   // 96: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	115, // 97: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
+	8,   // 98: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,   // 99: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	9,   // 100: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 101: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
+	116, // 102: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	100, // 103: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
+	8,   // 104: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	117, // 105: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 106: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 107: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 108: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	118, // 109: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	119, // 110: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	119, // 111: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	120, // 112: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	121, // 113: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	122, // 114: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	117, // 115: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 116: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 117: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
+	117, // 118: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	122, // 119: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	117, // 120: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 121: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 122: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
+	117, // 123: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 124: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 125: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 126: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 127: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 128: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	117, // 129: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	122, // 130: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	117, // 131: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 132: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 133: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	47,  // 134: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 135: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	52,  // 136: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	117, // 137: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 138: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	63,  // 139: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	63,  // 140: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	117, // 141: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	70,  // 142: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	68,  // 143: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	68,  // 144: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 145: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	117, // 146: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	76,  // 147: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
+	47,  // 148: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	82,  // 149: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	117, // 150: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 151: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	117, // 152: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	124, // 153: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	121, // 154: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 155: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	125, // 156: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	122, // 157: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	119, // 158: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	120, // 159: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	121, // 160: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	125, // 161: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	126, // 162: redoubt.keyd.v1.MintInvitationRequest.record:type_name -> redoubt.profile.v1.InvitationRecord
+	127, // 163: redoubt.keyd.v1.MintInvitationResponse.signed:type_name -> redoubt.profile.v1.SignedInvitation
+	127, // 164: redoubt.keyd.v1.SignPersonRequest.invitation:type_name -> redoubt.profile.v1.SignedInvitation
+	117, // 165: redoubt.keyd.v1.SignPersonRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	117, // 166: redoubt.keyd.v1.SignPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	167, // [167:167] is the sub-list for method output_type
+	167, // [167:167] is the sub-list for method input_type
+	167, // [167:167] is the sub-list for extension type_name
+	167, // [167:167] is the sub-list for extension extendee
+	0,   // [0:167] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -8195,6 +8417,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_Journalled)(nil),
 		(*Request_TakeExternal)(nil),
 		(*Request_SignCrl)(nil),
+		(*Request_SignCheckpoint)(nil),
 		(*Request_SignWorkloads)(nil),
 		(*Request_DescribeTpm)(nil),
 		(*Request_Attest)(nil),
@@ -8244,6 +8467,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_Journalled)(nil),
 		(*Response_TakeExternal)(nil),
 		(*Response_SignCrl)(nil),
+		(*Response_SignCheckpoint)(nil),
 		(*Response_SignWorkloads)(nil),
 		(*Response_DescribeTpm)(nil),
 		(*Response_Attest)(nil),
@@ -8265,7 +8489,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   94,
+			NumMessages:   96,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

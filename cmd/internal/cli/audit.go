@@ -10,10 +10,11 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
 )
 
 func (a *app) auditVerbs() []*cobra.Command {
-	return []*cobra.Command{a.auditLsCmd(), a.auditTailCmd(), a.auditShowCmd(), a.auditExportCmd(), a.auditProveCmd(), a.auditVerifyCmd()}
+	return []*cobra.Command{a.auditLsCmd(), a.auditTailCmd(), a.auditShowCmd(), a.auditExportCmd(), a.auditProveCmd(), a.auditVerifyCmd(), a.auditCheckpointCmd()}
 }
 
 // newest is a request for that many, 0 for the records from a number on.
@@ -234,18 +235,36 @@ can be checked against it.`,
 
 func (a *app) auditVerifyCmd() *cobra.Command {
 	var out output
+	var file, keysFile string
 	c := &cobra.Command{
 		Use: "verify", Short: "Have every manager read all of its audit log, and compare them",
 		Long: `verify has every manager read what it has of the audit log, from its memory and
 its disk, and hold it against the root of the whole log; and compares the roots.
 Where a record was changed, it is named with the manager that has it so. A manager
 that lacks older records, having begun with a snapshot, is no error: it gets them
-from the others.`,
-		Example: `  redoubt audit verify`,
-		Args:    args(0, 0),
+from the others.
+
+With --checkpoint it also proves, and checks the proof itself, that the log begins
+with the records that a checkpoint is of which was kept outside of the cluster. So
+it finds what all managers together have rewritten, or taken away.`,
+		Example: `  redoubt audit verify
+  redoubt audit verify --checkpoint /mnt/worm/checkpoint.2026-11-01 --keys /mnt/worm/keys`,
+		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			kept, err := readKept(file, keysFile)
+			if err != nil {
+				return err
+			}
 			return a.within(c.Context(), verifyTimeout, func(ctx context.Context, api *api) error {
-				resp, err := api.VerifyRecords(ctx, &controlpb.VerifyRecordsRequest{})
+				req := &controlpb.VerifyRecordsRequest{}
+				var signed checkpoint.Signed
+				if kept != nil {
+					if signed, err = kept.open(ctx, api); err != nil {
+						return err
+					}
+					req.KeptSize, req.KeptRoot = signed.Size, signed.Root[:]
+				}
+				resp, err := api.VerifyRecords(ctx, req)
 				if err != nil {
 					return err
 				}
@@ -264,13 +283,25 @@ from the others.`,
 				if err := out.list(a.Stdout, ids, objects, []string{"MANAGER", "RECORDS", "STATE", "ROOT", "MESSAGE"}, rows); err != nil {
 					return err
 				}
+				if kept != nil {
+					if why := holds(signed.Checkpoint, resp); why != nil && bad != "" {
+						bad += "; " + why.Error()
+					} else if why != nil {
+						return why
+					}
+				}
 				if bad != "" {
 					return failf(ExitError, "%s", bad)
+				}
+				if kept != nil {
+					fmt.Fprintf(a.Stderr, "the first %d records are those of the checkpoint, which %s signed\n", signed.Size, signers(signed))
 				}
 				return nil
 			})
 		},
 	}
 	out.flags(c, false)
+	c.Flags().StringVar(&file, "checkpoint", "", "a file with a checkpoint that was kept")
+	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it, in place of those that the cluster tells")
 	return c
 }

@@ -165,6 +165,14 @@ func verifiedOf(resp *controlpb.VerifyRecordsResponse, m *controlpb.ManagerRecor
 	switch {
 	case m.GetAbsent() != "":
 		v.State, v.Message = "absent", "it did not answer: "+m.GetAbsent()
+	case m.GetRewritten():
+		v.State, v.Message = "rewritten", "its first records are not those of the checkpoint"
+		if m.FirstRewritten != nil {
+			v.Message = fmt.Sprintf("record %d is another than when the checkpoint was made", m.GetFirstRewritten())
+		}
+		if m.GetFault() != "" {
+			v.Message += "; " + m.GetFault()
+		}
 	case m.GetForked():
 		v.State, v.Message = "forked", fmt.Sprintf("record %d is another than most managers have", m.GetFirstForked())
 		if m.GetFault() != "" {

@@ -18,6 +18,10 @@ const (
 	verifyTimeout = 3 * time.Minute
 	recordsPause  = time.Second
 	maxRecords    = 1024
+	// maxCheckpointKeys bounds a file with keys of the audit log, and maxFault what a
+	// manager says of it.
+	maxCheckpointKeys = 256 << 10
+	maxFault          = 300
 	// resolveTimeout bounds a request for which a registry may be asked. It is
 	// longer than the node's own attempts, so that their failure is told.
 	resolveTimeout = 90 * time.Second

@@ -97,7 +97,7 @@ func (s *Server) ProveRecord(ctx context.Context, req *controlpb.ProveRecordRequ
 }
 
 // VerifyRecords implements controlpb.AuditServer.
-func (s *Server) VerifyRecords(ctx context.Context, _ *controlpb.VerifyRecordsRequest) (*controlpb.VerifyRecordsResponse, error) {
+func (s *Server) VerifyRecords(ctx context.Context, req *controlpb.VerifyRecordsRequest) (*controlpb.VerifyRecordsResponse, error) {
 	r, err := s.records(ctx)
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (s *Server) VerifyRecords(ctx context.Context, _ *controlpb.VerifyRecordsRe
 			}
 		}
 	}
-	return resp, nil
+	return resp, s.holdAgainst(ctx, r, req, resp)
 }
 
 // mostHave is the root that most managers have; the first one's where as many have
@@ -165,14 +165,20 @@ func (s *Server) firstForked(ctx context.Context, resp *controlpb.VerifyRecordsR
 			break
 		}
 	}
-	same, other := uint64(0), resp.GetSize() // of so many the roots are the same, of so many they are not
+	return s.firstOther(ctx, good, m.GetId(), resp.GetSize())
+}
+
+// firstOther is the first of size records that one manager has another one of than
+// another manager; of all of them they have different roots.
+func (s *Server) firstOther(ctx context.Context, good, bad string, size uint64) (uint64, error) {
+	same, other := uint64(0), size // of so many the roots are the same, of so many they are not
 	for other-same > 1 {
 		half := same + (other-same)/2
 		a, err := s.askRoot(ctx, good, half)
 		if err != nil {
 			return 0, err
 		}
-		b, err := s.askRoot(ctx, m.GetId(), half)
+		b, err := s.askRoot(ctx, bad, half)
 		if err != nil {
 			return 0, err
 		}

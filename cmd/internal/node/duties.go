@@ -185,6 +185,7 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *a
 	})
 	run("authorities", func(ctx context.Context) error { return ca.Run(own(ctx, "authorities")) })
 	run("membership", func(ctx context.Context) error { return m.spreadMembership(ctx, d) })
+	run("checkpoints", m.keepCheckpoints)
 	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
 	wg.Wait()
 }

@@ -1,7 +1,9 @@
 package clitest
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
 	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 )
@@ -88,7 +91,7 @@ func (n *Node) ProveRecord(_ context.Context, req *controlpb.ProveRecordRequest)
 
 // VerifyRecords implements Audit; where a manager is away another has a changed
 // record.
-func (n *Node) VerifyRecords(context.Context, *controlpb.VerifyRecordsRequest) (*controlpb.VerifyRecordsResponse, error) {
+func (n *Node) VerifyRecords(_ context.Context, req *controlpb.VerifyRecordsRequest) (*controlpb.VerifyRecordsResponse, error) {
 	root := make([]byte, 32)
 	resp := &controlpb.VerifyRecordsResponse{Size: 3, Root: root, Managers: []*controlpb.ManagerRecords{
 		{Id: "m1", Name: "manager-1", Root: root}, {Id: "m2", Name: "manager-2", Root: root, Missing: 2}}}
@@ -96,5 +99,66 @@ func (n *Node) VerifyRecords(context.Context, *controlpb.VerifyRecordsRequest) (
 		resp.Managers = append(resp.Managers, &controlpb.ManagerRecords{Id: "m3", Name: "manager-3", Absent: "no route"},
 			&controlpb.ManagerRecords{Id: "m4", Root: fmt.Append(nil, "other"), Forked: true, FirstForked: 1})
 	}
+	if req.GetKeptSize() > 0 {
+		return resp, n.held(req, resp)
+	}
 	return resp, nil
+}
+
+// GetCheckpoint implements Audit: of the first two records. Where a manager is away
+// it has not signed.
+func (n *Node) GetCheckpoint(context.Context, *controlpb.GetCheckpointRequest) (*controlpb.GetCheckpointResponse, error) {
+	r, err := auditLog()
+	if err != nil {
+		return nil, err
+	}
+	root, err := r.Root(2)
+	if err != nil {
+		return nil, err
+	}
+	const cluster, m1 = "abcdefghijklmnopqrstuvwxya", "bbcdefghijklmnopqrstuvwxya"
+	c := checkpoint.Checkpoint{Cluster: cluster, Incarnation: 1, Size: 2, Root: root}
+	at := time.Date(2125, 1, 2, 3, 4, 5, 0, time.UTC).Unix()
+	sign := func(of byte, text []byte) (ed25519.PublicKey, []byte) {
+		k := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{of}, ed25519.SeedSize))
+		return k.Public().(ed25519.PublicKey), ed25519.Sign(k, text)
+	}
+	key, sig := sign(1, c.Text())
+	own, cosig := sign(2, checkpoint.CosignText(c.Text(), at))
+	resp := &controlpb.GetCheckpointResponse{Size: r.Log.Size(), Keys: []string{checkpoint.ClusterKey(c, key), checkpoint.ManagerKey(cluster, m1, own)},
+		Note: checkpoint.Note(c, checkpoint.ClusterLine(c, key, sig), checkpoint.ManagerLine(cluster, m1, own, at, cosig))}
+	if n.away {
+		resp.Dissents = []*controlpb.Dissent{{Id: "m3", Name: "manager-3", Reason: "no\x1b route"}, {Id: "m4", Forked: true, Reason: "it has another audit log"}}
+	}
+	return resp, nil
+}
+
+// held has what the leader proves to who kept a root: where a manager is away, the
+// leader has rewritten the first record.
+func (n *Node) held(req *controlpb.VerifyRecordsRequest, resp *controlpb.VerifyRecordsResponse) error {
+	r, err := auditLog()
+	if err != nil {
+		return err
+	}
+	root, err := r.Root(resp.GetSize())
+	if err != nil {
+		return err
+	}
+	resp.Root = root[:]
+	for _, m := range resp.GetManagers() {
+		if !m.GetForked() && m.GetAbsent() == "" {
+			m.Root = root[:]
+		}
+	}
+	proof, err := r.ProveTree(req.GetKeptSize(), resp.GetSize())
+	for _, h := range proof {
+		if n.away {
+			h[0] ^= 1
+		}
+		resp.Proof = append(resp.Proof, bytes.Clone(h[:]))
+	}
+	if n.away {
+		resp.Managers[0].Rewritten, resp.Managers[0].FirstRewritten = true, proto.Uint64(0)
+	}
+	return err
 }

@@ -324,15 +324,196 @@ func (x *ProveRecordResponse) GetProof() [][]byte {
 	return nil
 }
 
-type VerifyRecordsRequest struct {
+type GetCheckpointRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckpointRequest) Reset() {
+	*x = GetCheckpointRequest{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckpointRequest) ProtoMessage() {}
+
+func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
+func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{5}
+}
+
+type GetCheckpointResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A signed note.
+	Note []byte `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
+	// How many records the log has now.
+	Size uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// Verifier keys, as notes have them: the cluster's and the managers', also those
+	// of before.
+	Keys []string `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Managers that did not sign it.
+	Dissents      []*Dissent `protobuf:"bytes,4,rep,name=dissents,proto3" json:"dissents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckpointResponse) Reset() {
+	*x = GetCheckpointResponse{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckpointResponse) ProtoMessage() {}
+
+func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
+func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetCheckpointResponse) GetNote() []byte {
+	if x != nil {
+		return x.Note
+	}
+	return nil
+}
+
+func (x *GetCheckpointResponse) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *GetCheckpointResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *GetCheckpointResponse) GetDissents() []*Dissent {
+	if x != nil {
+		return x.Dissents
+	}
+	return nil
+}
+
+type Dissent struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Reason string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// It has another root.
+	Forked        bool `protobuf:"varint,4,opt,name=forked,proto3" json:"forked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dissent) Reset() {
+	*x = Dissent{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dissent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dissent) ProtoMessage() {}
+
+func (x *Dissent) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dissent.ProtoReflect.Descriptor instead.
+func (*Dissent) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Dissent) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Dissent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Dissent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Dissent) GetForked() bool {
+	if x != nil {
+		return x.Forked
+	}
+	return false
+}
+
+type VerifyRecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A root that was kept outside, and of how many records; 0: none.
+	KeptSize      uint64 `protobuf:"varint,1,opt,name=kept_size,json=keptSize,proto3" json:"kept_size,omitempty"`
+	KeptRoot      []byte `protobuf:"bytes,2,opt,name=kept_root,json=keptRoot,proto3" json:"kept_root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyRecordsRequest) Reset() {
 	*x = VerifyRecordsRequest{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[5]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +525,7 @@ func (x *VerifyRecordsRequest) String() string {
 func (*VerifyRecordsRequest) ProtoMessage() {}
 
 func (x *VerifyRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[5]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +538,21 @@ func (x *VerifyRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordsRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{5}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *VerifyRecordsRequest) GetKeptSize() uint64 {
+	if x != nil {
+		return x.KeptSize
+	}
+	return 0
+}
+
+func (x *VerifyRecordsRequest) GetKeptRoot() []byte {
+	if x != nil {
+		return x.KeptRoot
+	}
+	return nil
 }
 
 type VerifyRecordsResponse struct {
@@ -366,14 +561,18 @@ type VerifyRecordsResponse struct {
 	Size uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
 	Root []byte `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
 	// The leader first.
-	Managers      []*ManagerRecords `protobuf:"bytes,3,rep,name=managers,proto3" json:"managers,omitempty"`
+	Managers []*ManagerRecords `protobuf:"bytes,3,rep,name=managers,proto3" json:"managers,omitempty"`
+	// That the leader's log begins with the one whose root was kept (RFC 6962, section
+	// 2.1.2); or why that cannot be proved.
+	Proof         [][]byte `protobuf:"bytes,4,rep,name=proof,proto3" json:"proof,omitempty"`
+	Unproved      string   `protobuf:"bytes,5,opt,name=unproved,proto3" json:"unproved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyRecordsResponse) Reset() {
 	*x = VerifyRecordsResponse{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +584,7 @@ func (x *VerifyRecordsResponse) String() string {
 func (*VerifyRecordsResponse) ProtoMessage() {}
 
 func (x *VerifyRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[6]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +597,7 @@ func (x *VerifyRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordsResponse.ProtoReflect.Descriptor instead.
 func (*VerifyRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{6}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VerifyRecordsResponse) GetSize() uint64 {
@@ -422,6 +621,20 @@ func (x *VerifyRecordsResponse) GetManagers() []*ManagerRecords {
 	return nil
 }
 
+func (x *VerifyRecordsResponse) GetProof() [][]byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *VerifyRecordsResponse) GetUnproved() string {
+	if x != nil {
+		return x.Unproved
+	}
+	return ""
+}
+
 // ManagerRecords is what one manager has.
 type ManagerRecords struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -437,15 +650,19 @@ type ManagerRecords struct {
 	Missing uint64 `protobuf:"varint,6,opt,name=missing,proto3" json:"missing,omitempty"`
 	// Whether its root is another than the one that most have, and the first record
 	// that is another.
-	Forked        bool   `protobuf:"varint,7,opt,name=forked,proto3" json:"forked,omitempty"`
-	FirstForked   uint64 `protobuf:"varint,8,opt,name=first_forked,json=firstForked,proto3" json:"first_forked,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Forked      bool   `protobuf:"varint,7,opt,name=forked,proto3" json:"forked,omitempty"`
+	FirstForked uint64 `protobuf:"varint,8,opt,name=first_forked,json=firstForked,proto3" json:"first_forked,omitempty"`
+	// Whether its root of as many records is another than the one that was kept, and
+	// the first record that is another, where another manager tells.
+	Rewritten      bool    `protobuf:"varint,9,opt,name=rewritten,proto3" json:"rewritten,omitempty"`
+	FirstRewritten *uint64 `protobuf:"varint,10,opt,name=first_rewritten,json=firstRewritten,proto3,oneof" json:"first_rewritten,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ManagerRecords) Reset() {
 	*x = ManagerRecords{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +674,7 @@ func (x *ManagerRecords) String() string {
 func (*ManagerRecords) ProtoMessage() {}
 
 func (x *ManagerRecords) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[7]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +687,7 @@ func (x *ManagerRecords) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerRecords.ProtoReflect.Descriptor instead.
 func (*ManagerRecords) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{7}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ManagerRecords) GetId() string {
@@ -529,6 +746,20 @@ func (x *ManagerRecords) GetFirstForked() uint64 {
 	return 0
 }
 
+func (x *ManagerRecords) GetRewritten() bool {
+	if x != nil {
+		return x.Rewritten
+	}
+	return false
+}
+
+func (x *ManagerRecords) GetFirstRewritten() uint64 {
+	if x != nil && x.FirstRewritten != nil {
+		return *x.FirstRewritten
+	}
+	return 0
+}
+
 var File_cmd_internal_control_controlpb_audit_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
@@ -554,11 +785,26 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x14\n" +
 	"\x05proof\x18\x04 \x03(\fR\x05proof\"\x16\n" +
-	"\x14VerifyRecordsRequest\"\x7f\n" +
+	"\x14GetCheckpointRequest\"\x8c\x01\n" +
+	"\x15GetCheckpointResponse\x12\x12\n" +
+	"\x04note\x18\x01 \x01(\fR\x04note\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\tR\x04keys\x127\n" +
+	"\bdissents\x18\x04 \x03(\v2\x1b.redoubt.control.v1.DissentR\bdissents\"]\n" +
+	"\aDissent\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06forked\x18\x04 \x01(\bR\x06forked\"P\n" +
+	"\x14VerifyRecordsRequest\x12\x1b\n" +
+	"\tkept_size\x18\x01 \x01(\x04R\bkeptSize\x12\x1b\n" +
+	"\tkept_root\x18\x02 \x01(\fR\bkeptRoot\"\xb1\x01\n" +
 	"\x15VerifyRecordsResponse\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12>\n" +
-	"\bmanagers\x18\x03 \x03(\v2\".redoubt.control.v1.ManagerRecordsR\bmanagers\"\xcb\x01\n" +
+	"\bmanagers\x18\x03 \x03(\v2\".redoubt.control.v1.ManagerRecordsR\bmanagers\x12\x14\n" +
+	"\x05proof\x18\x04 \x03(\fR\x05proof\x12\x1a\n" +
+	"\bunproved\x18\x05 \x01(\tR\bunproved\"\xab\x02\n" +
 	"\x0eManagerRecords\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -567,7 +813,11 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x05fault\x18\x05 \x01(\tR\x05fault\x12\x18\n" +
 	"\amissing\x18\x06 \x01(\x04R\amissing\x12\x16\n" +
 	"\x06forked\x18\a \x01(\bR\x06forked\x12!\n" +
-	"\ffirst_forked\x18\b \x01(\x04R\vfirstForked2\xf7\x02\n" +
+	"\ffirst_forked\x18\b \x01(\x04R\vfirstForked\x12\x1c\n" +
+	"\trewritten\x18\t \x01(\bR\trewritten\x12,\n" +
+	"\x0ffirst_rewritten\x18\n" +
+	" \x01(\x04H\x00R\x0efirstRewritten\x88\x01\x01B\x12\n" +
+	"\x10_first_rewritten2\xf7\x03\n" +
 	"\x05Audit\x12v\n" +
 	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x16\x9a\xe5\x18\x12\n" +
 	"\x02\x05\t\x12\f\n" +
@@ -577,6 +827,9 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x02\x05\t\x12\f\n" +
 	"\n" +
 	"audit.list\x12~\n" +
+	"\rGetCheckpoint\x12(.redoubt.control.v1.GetCheckpointRequest\x1a).redoubt.control.v1.GetCheckpointResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x02\x05\t\x12\x0e\n" +
+	"\faudit.verify\x12~\n" +
 	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x18\x9a\xe5\x18\x14\n" +
 	"\x02\x05\t\x12\x0e\n" +
 	"\faudit.verifyBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
@@ -593,32 +846,38 @@ func file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlpb_audit_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_cmd_internal_control_controlpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_cmd_internal_control_controlpb_audit_proto_goTypes = []any{
 	(*ListRecordsRequest)(nil),    // 0: redoubt.control.v1.ListRecordsRequest
 	(*ListRecordsResponse)(nil),   // 1: redoubt.control.v1.ListRecordsResponse
 	(*RecordView)(nil),            // 2: redoubt.control.v1.RecordView
 	(*ProveRecordRequest)(nil),    // 3: redoubt.control.v1.ProveRecordRequest
 	(*ProveRecordResponse)(nil),   // 4: redoubt.control.v1.ProveRecordResponse
-	(*VerifyRecordsRequest)(nil),  // 5: redoubt.control.v1.VerifyRecordsRequest
-	(*VerifyRecordsResponse)(nil), // 6: redoubt.control.v1.VerifyRecordsResponse
-	(*ManagerRecords)(nil),        // 7: redoubt.control.v1.ManagerRecords
+	(*GetCheckpointRequest)(nil),  // 5: redoubt.control.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil), // 6: redoubt.control.v1.GetCheckpointResponse
+	(*Dissent)(nil),               // 7: redoubt.control.v1.Dissent
+	(*VerifyRecordsRequest)(nil),  // 8: redoubt.control.v1.VerifyRecordsRequest
+	(*VerifyRecordsResponse)(nil), // 9: redoubt.control.v1.VerifyRecordsResponse
+	(*ManagerRecords)(nil),        // 10: redoubt.control.v1.ManagerRecords
 }
 var file_cmd_internal_control_controlpb_audit_proto_depIdxs = []int32{
-	2, // 0: redoubt.control.v1.ListRecordsResponse.records:type_name -> redoubt.control.v1.RecordView
-	2, // 1: redoubt.control.v1.ProveRecordResponse.record:type_name -> redoubt.control.v1.RecordView
-	7, // 2: redoubt.control.v1.VerifyRecordsResponse.managers:type_name -> redoubt.control.v1.ManagerRecords
-	0, // 3: redoubt.control.v1.Audit.ListRecords:input_type -> redoubt.control.v1.ListRecordsRequest
-	3, // 4: redoubt.control.v1.Audit.ProveRecord:input_type -> redoubt.control.v1.ProveRecordRequest
-	5, // 5: redoubt.control.v1.Audit.VerifyRecords:input_type -> redoubt.control.v1.VerifyRecordsRequest
-	1, // 6: redoubt.control.v1.Audit.ListRecords:output_type -> redoubt.control.v1.ListRecordsResponse
-	4, // 7: redoubt.control.v1.Audit.ProveRecord:output_type -> redoubt.control.v1.ProveRecordResponse
-	6, // 8: redoubt.control.v1.Audit.VerifyRecords:output_type -> redoubt.control.v1.VerifyRecordsResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: redoubt.control.v1.ListRecordsResponse.records:type_name -> redoubt.control.v1.RecordView
+	2,  // 1: redoubt.control.v1.ProveRecordResponse.record:type_name -> redoubt.control.v1.RecordView
+	7,  // 2: redoubt.control.v1.GetCheckpointResponse.dissents:type_name -> redoubt.control.v1.Dissent
+	10, // 3: redoubt.control.v1.VerifyRecordsResponse.managers:type_name -> redoubt.control.v1.ManagerRecords
+	0,  // 4: redoubt.control.v1.Audit.ListRecords:input_type -> redoubt.control.v1.ListRecordsRequest
+	3,  // 5: redoubt.control.v1.Audit.ProveRecord:input_type -> redoubt.control.v1.ProveRecordRequest
+	5,  // 6: redoubt.control.v1.Audit.GetCheckpoint:input_type -> redoubt.control.v1.GetCheckpointRequest
+	8,  // 7: redoubt.control.v1.Audit.VerifyRecords:input_type -> redoubt.control.v1.VerifyRecordsRequest
+	1,  // 8: redoubt.control.v1.Audit.ListRecords:output_type -> redoubt.control.v1.ListRecordsResponse
+	4,  // 9: redoubt.control.v1.Audit.ProveRecord:output_type -> redoubt.control.v1.ProveRecordResponse
+	6,  // 10: redoubt.control.v1.Audit.GetCheckpoint:output_type -> redoubt.control.v1.GetCheckpointResponse
+	9,  // 11: redoubt.control.v1.Audit.VerifyRecords:output_type -> redoubt.control.v1.VerifyRecordsResponse
+	8,  // [8:12] is the sub-list for method output_type
+	4,  // [4:8] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_audit_proto_init() }
@@ -626,13 +885,14 @@ func file_cmd_internal_control_controlpb_audit_proto_init() {
 	if File_cmd_internal_control_controlpb_audit_proto != nil {
 		return
 	}
+	file_cmd_internal_control_controlpb_audit_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_audit_proto_rawDesc), len(file_cmd_internal_control_controlpb_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

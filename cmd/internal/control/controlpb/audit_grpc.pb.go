@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Audit_ListRecords_FullMethodName   = "/redoubt.control.v1.Audit/ListRecords"
 	Audit_ProveRecord_FullMethodName   = "/redoubt.control.v1.Audit/ProveRecord"
+	Audit_GetCheckpoint_FullMethodName = "/redoubt.control.v1.Audit/GetCheckpoint"
 	Audit_VerifyRecords_FullMethodName = "/redoubt.control.v1.Audit/VerifyRecords"
 )
 
@@ -35,6 +36,8 @@ type AuditClient interface {
 	ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (*ListRecordsResponse, error)
 	// Proves that a record is in the log.
 	ProveRecord(ctx context.Context, in *ProveRecordRequest, opts ...grpc.CallOption) (*ProveRecordResponse, error)
+	// The newest checkpoint, and the keys by which one is verified.
+	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
 	// Every manager reads all that it has of the log, and all are compared.
 	VerifyRecords(ctx context.Context, in *VerifyRecordsRequest, opts ...grpc.CallOption) (*VerifyRecordsResponse, error)
 }
@@ -67,6 +70,16 @@ func (c *auditClient) ProveRecord(ctx context.Context, in *ProveRecordRequest, o
 	return out, nil
 }
 
+func (c *auditClient) GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetCheckpointResponse)
+	err := c.cc.Invoke(ctx, Audit_GetCheckpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *auditClient) VerifyRecords(ctx context.Context, in *VerifyRecordsRequest, opts ...grpc.CallOption) (*VerifyRecordsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VerifyRecordsResponse)
@@ -86,6 +99,8 @@ type AuditServer interface {
 	ListRecords(context.Context, *ListRecordsRequest) (*ListRecordsResponse, error)
 	// Proves that a record is in the log.
 	ProveRecord(context.Context, *ProveRecordRequest) (*ProveRecordResponse, error)
+	// The newest checkpoint, and the keys by which one is verified.
+	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
 	// Every manager reads all that it has of the log, and all are compared.
 	VerifyRecords(context.Context, *VerifyRecordsRequest) (*VerifyRecordsResponse, error)
 	mustEmbedUnimplementedAuditServer()
@@ -103,6 +118,9 @@ func (UnimplementedAuditServer) ListRecords(context.Context, *ListRecordsRequest
 }
 func (UnimplementedAuditServer) ProveRecord(context.Context, *ProveRecordRequest) (*ProveRecordResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ProveRecord not implemented")
+}
+func (UnimplementedAuditServer) GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCheckpoint not implemented")
 }
 func (UnimplementedAuditServer) VerifyRecords(context.Context, *VerifyRecordsRequest) (*VerifyRecordsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyRecords not implemented")
@@ -164,6 +182,24 @@ func _Audit_ProveRecord_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Audit_GetCheckpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCheckpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).GetCheckpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_GetCheckpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).GetCheckpoint(ctx, req.(*GetCheckpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Audit_VerifyRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(VerifyRecordsRequest)
 	if err := dec(in); err != nil {
@@ -196,6 +232,10 @@ var Audit_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ProveRecord",
 			Handler:    _Audit_ProveRecord_Handler,
+		},
+		{
+			MethodName: "GetCheckpoint",
+			Handler:    _Audit_GetCheckpoint_Handler,
 		},
 		{
 			MethodName: "VerifyRecords",

@@ -1,0 +1,93 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
+)
+
+// GetCheckpoint implements controlpb.AuditServer.
+func (s *Server) GetCheckpoint(ctx context.Context, _ *controlpb.GetCheckpointRequest) (*controlpb.GetCheckpointResponse, error) {
+	resp := &controlpb.GetCheckpointResponse{}
+	if err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		rec, there := pkistore.AuditCheckpoints.Get(r, pkistore.CheckpointID)
+		if !there {
+			return apierr.State("try again in a minute", "the audit log has no checkpoint yet")
+		}
+		resp.Note = rec.GetNote()
+		for _, d := range rec.GetDissents() {
+			n, _ := pkistore.Nodes.Get(r, d.GetNodeId())
+			resp.Dissents = append(resp.Dissents, &controlpb.Dissent{Id: d.GetNodeId(), Name: n.GetName(), Reason: d.GetReason(), Forked: d.GetForked()})
+		}
+		keys := slices.SortedFunc(pkistore.AuditKeys.All(r), func(a, b *pkipb.AuditKey) int { return bytes.Compare([]byte(a.GetKey()), []byte(b.GetKey())) })
+		for _, k := range keys {
+			resp.Keys = append(resp.Keys, k.GetKey())
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	log, err := s.c.Store.Records()
+	if err != nil {
+		return nil, err
+	}
+	resp.Size = log.Log.Size()
+	return resp, nil
+}
+
+// holdAgainst proves that the leader's log begins with the one whose root was kept
+// outside, and says which managers have another beginning.
+func (s *Server) holdAgainst(ctx context.Context, r *auditlog.Reader, req *controlpb.VerifyRecordsRequest, resp *controlpb.VerifyRecordsResponse) error {
+	size, kept := req.GetKeptSize(), req.GetKeptRoot()
+	switch {
+	case size == 0:
+		return nil
+	case len(kept) != len(auditlog.Hash{}):
+		return apierr.Invalid("", "a root of the audit log has 32 bytes")
+	case size > resp.GetSize():
+		resp.Unproved = "there are fewer records than then"
+		return nil
+	}
+	proof, err := r.ProveTree(size, resp.GetSize())
+	if err != nil {
+		resp.Unproved = status.Convert(err).Message()
+	}
+	for _, h := range proof {
+		resp.Proof = append(resp.Proof, bytes.Clone(h[:]))
+	}
+	whole := "" // a manager that has what there was
+	for _, m := range resp.GetManagers() {
+		if m.GetAbsent() != "" || len(m.GetRoot()) == 0 {
+			continue
+		}
+		root, err := s.askRoot(ctx, m.GetId(), size)
+		switch {
+		case err != nil:
+			m.Fault = status.Convert(err).Message()
+		case !bytes.Equal(root, kept):
+			m.Rewritten = true
+		case whole == "":
+			whole = m.GetId()
+		}
+	}
+	for _, m := range resp.GetManagers() {
+		if m.GetRewritten() && whole != "" {
+			first, err := s.firstOther(ctx, whole, m.GetId(), size)
+			if err != nil {
+				m.Fault = status.Convert(err).Message()
+				continue
+			}
+			m.FirstRewritten = &first
+		}
+	}
+	return nil
+}
