@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
 )
@@ -190,47 +189,6 @@ func recordNumber(s string) (uint64, error) {
 		return 0, usagef("%q is no number of a record: see `redoubt audit ls`", s)
 	}
 	return n, nil
-}
-
-func (a *app) auditExportCmd() *cobra.Command {
-	var from uint64
-	c := &cobra.Command{
-		Use: "export", Short: "Print records of the audit log as JSON, one a line",
-		Long: `export prints all records, or those from a number on, as JSON lines. Each has
-the bytes that are hashed ("record", base64) with index and clock, so that a proof
-can be checked against it.`,
-		Example: `  redoubt audit export >audit.jsonl
-  redoubt audit export --from 1042`,
-		Args: args(0, 0),
-		RunE: func(c *cobra.Command, _ []string) error {
-			api, err := a.dial(c.Context())
-			if err != nil {
-				return err
-			}
-			defer api.Close()
-			for {
-				resp, err := api.ListRecords(c.Context(), &controlpb.ListRecordsRequest{From: from, Count: maxRecords})
-				if err != nil {
-					return apiclient.Err(err)
-				}
-				for _, v := range resp.GetRecords() {
-					r, err := recordOf(v)
-					if err != nil {
-						return err
-					}
-					if err := printLine(a.Stdout, exportedJSON{r, v.GetClock(), v.GetRecord(), leafOf(v)}); err != nil {
-						return err
-					}
-					from = v.GetNumber() + 1
-				}
-				if len(resp.GetRecords()) == 0 || from >= resp.GetSize() {
-					return nil
-				}
-			}
-		},
-	}
-	c.Flags().Uint64Var(&from, "from", 0, "the records from this number on")
-	return c
 }
 
 func (a *app) auditVerifyCmd() *cobra.Command {

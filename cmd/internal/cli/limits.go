@@ -22,6 +22,11 @@ const (
 	// manager says of it.
 	maxCheckpointKeys = 256 << 10
 	maxFault          = 300
+	// shipTimeout bounds sending a batch of records to a collector, maxReceipt what it
+	// may say to that, and maxCursorFile the file that says how far it got.
+	shipTimeout   = 2 * time.Minute
+	maxReceipt    = 64 << 10
+	maxCursorFile = 4 << 10
 	// resolveTimeout bounds a request for which a registry may be asked. It is
 	// longer than the node's own attempts, so that their failure is told.
 	resolveTimeout = 90 * time.Second
