@@ -103,7 +103,7 @@ func (p *page) controls() string {
 	if n == 0 {
 		return "No mitigation is bound to a live check of a running cluster yet: what is shown here is shown by tests."
 	}
-	return fmt.Sprintf("%d live checks of a running node (`redoubt compliance run`).", n)
+	return fmt.Sprintf("%d live checks of running nodes and of the cluster (`redoubt compliance run`).", n)
 }
 
 func (p *page) assets() {

@@ -1,7 +1,18 @@
 package control
 
+import (
+	"cmp"
+	"slices"
+)
+
 // All are the controls that exist, by id.
 func All() []Control {
+	all := slices.Concat(ofNodes(), ofCluster(), ofServices())
+	slices.SortFunc(all, func(a, b Control) int { return cmp.Compare(a.ID, b.ID) })
+	return all
+}
+
+func ofNodes() []Control {
 	return []Control{
 		{ID: "autolock-on", Title: "A manager's disk does not open itself", Severity: High, Scope: OfManager,
 			Reads: "names of files in keyd's directory", Remedy: "redoubt autolock on", Check: checkAutolock},

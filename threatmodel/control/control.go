@@ -14,6 +14,7 @@ type Severity string
 
 // Severities.
 const (
+	Low      Severity = "low"
 	Medium   Severity = "medium"
 	High     Severity = "high"
 	Critical Severity = "critical"
@@ -22,10 +23,13 @@ const (
 // Scope says what a control judges.
 type Scope string
 
-// Scopes.
+// Scopes. A node is judged on its own machine; a cluster, and what its services ask
+// for, by what its leader knows.
 const (
 	OfNode    Scope = "node"    // every node
 	OfManager Scope = "manager" // a node that holds the cluster's keys
+	OfCluster Scope = "cluster"
+	OfService Scope = "service" // every service
 )
 
 // Outcome is what came of a check.
@@ -48,11 +52,19 @@ type Control struct {
 	Reads    string // the real state that it looks at
 	Remedy   string // what to do where it fails
 	// Check adds to found what speaks against the title. An error means that it
-	// could not be judged. It ends soon after ctx does.
+	// could not be judged. It ends soon after ctx does. Judge is the same for those
+	// whose scope is the cluster or services: a control has one of the two.
 	Check func(ctx context.Context, n *Node, found *Found) error
+	Judge func(ctx context.Context, c *Cluster, found *Found) error
 }
 
-// Result is what one control said of a node.
+// notApplicable is what a control gives that is of another kind of node, or of what
+// is not there; it says so.
+type notApplicable string
+
+func (e notApplicable) Error() string { return string(e) }
+
+// Result is what one control said.
 type Result struct {
 	Control  Control
 	Outcome  Outcome
@@ -82,7 +94,7 @@ func (f *Found) Against(format string, args ...any) {
 	}
 }
 
-// OK reports whether all results are a pass or of what a node is not.
+// OK reports whether all results are a pass or of what is not there.
 func OK(results []Result) bool {
 	for _, r := range results {
 		if r.Outcome != Pass && r.Outcome != NotApplicable {

@@ -12,3 +12,30 @@ const (
 	piece   = 256 << 10 // bytes of a file that are looked at together
 	overlap = 64        // bytes that a piece has of the one before
 )
+
+const day = 24 * time.Hour
+
+// What is old.
+const (
+	maxBackupAge  = 7 * day
+	maxTokenAge   = 7 * day
+	maxSlotAge    = 365 * day
+	maxSecretAge  = 365 * day
+	maxStoreKey   = 120 * day // a manager renews it after 90 by itself
+	maxIssuerAge  = 45 * day  // the leader replaces it after 30
+	minRootLeft   = 365 * day
+	minIssuerLeft = 90 * day
+	maxReplacing  = 7 * day
+)
+
+// safeGroup is the key exchange that a recording for a quantum computer is worth
+// nothing of.
+const safeGroup = "X25519MLKEM768"
+
+const (
+	minManagers = 3
+	maxClock    = 5 * time.Second // a clock is off by no more
+
+	// Ports below are those that only root may listen on by default.
+	firstFreePort = 1024
+)

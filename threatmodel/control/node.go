@@ -141,8 +141,8 @@ func (n *Node) daemons(names ...string) ([]Process, error) {
 	return all, nil
 }
 
-// manager tells whether keyd keeps the cluster's keys here, in whatever state.
-func (n *Node) manager() (bool, error) {
+// Manager tells whether keyd keeps the cluster's keys here, in whatever state.
+func (n *Node) Manager() (bool, error) {
 	_, err := os.Lstat(filepath.Join(n.Data, "keyd", "state"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil

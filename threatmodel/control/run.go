@@ -10,14 +10,47 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
-// Run checks a node by all controls, some at a time, and gives their results in
-// order. A check that does not end within its bound is an error; what it goes on
-// doing is nobody's business any more, and it is given up.
+// Run checks a node by the controls of nodes among those given, some at a time, and
+// gives their results in order. A check that does not end within its bound is an
+// error; what it goes on doing is nobody's business any more, and it is given up.
 func Run(ctx context.Context, controls []Control, n *Node) []Result {
-	return run(ctx, controls, n, maxTime)
+	return run(ctx, some(controls, func(c Control) bool { return c.Check != nil }), maxTime, func(ctx context.Context, c Control, found *Found) error {
+		if c.Scope == OfManager {
+			manager, err := n.Manager()
+			if err != nil {
+				return err
+			}
+			if !manager {
+				return notApplicable("this node is no manager")
+			}
+		}
+		return c.Check(ctx, n, found)
+	})
 }
 
-func run(ctx context.Context, controls []Control, n *Node, bound time.Duration) []Result {
+// RunCluster is Run for the controls of the cluster and its services.
+func RunCluster(ctx context.Context, controls []Control, cluster *Cluster) []Result {
+	return run(ctx, some(controls, Control.OfCluster), maxTime, func(ctx context.Context, c Control, found *Found) error {
+		return c.Judge(ctx, cluster, found)
+	})
+}
+
+// OfCluster reports whether the cluster's leader answers for it.
+func (c Control) OfCluster() bool { return c.Judge != nil }
+
+func some(controls []Control, which func(Control) bool) (out []Control) {
+	for _, c := range controls {
+		if which(c) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// check is what a control does with what it judges.
+type check func(ctx context.Context, c Control, found *Found) error
+
+func run(ctx context.Context, controls []Control, bound time.Duration, do check) []Result {
 	results := make([]Result, len(controls))
 	places := make(chan struct{}, maxParallel)
 	var wait sync.WaitGroup
@@ -25,7 +58,7 @@ func run(ctx context.Context, controls []Control, n *Node, bound time.Duration) 
 		wait.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()
-			results[i] = one(ctx, c, n, bound)
+			results[i] = one(ctx, c, bound, do)
 		})
 	}
 	wait.Wait()
@@ -33,13 +66,13 @@ func run(ctx context.Context, controls []Control, n *Node, bound time.Duration) 
 }
 
 // one is the result of one control.
-func one(ctx context.Context, c Control, n *Node, bound time.Duration) Result {
+func one(ctx context.Context, c Control, bound time.Duration, do check) Result {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	done := make(chan Result, 1)
 	go func() {
-		done <- judge(ctx, c, n)
+		done <- judge(ctx, c, do)
 	}()
 	var r Result
 	select {
@@ -54,23 +87,14 @@ func one(ctx context.Context, c Control, n *Node, bound time.Duration) Result {
 	return r
 }
 
-func judge(ctx context.Context, c Control, n *Node) (r Result) {
+func judge(ctx context.Context, c Control, do check) (r Result) {
 	defer func() {
 		if p := recover(); p != nil {
 			r = Result{Outcome: Error, Evidence: []string{oneline.Text(fmt.Sprintf("the check panicked: %v", p), maxLine)}}
 		}
 	}()
-	if c.Scope == OfManager {
-		manager, err := n.manager()
-		if err != nil {
-			return failed(err)
-		}
-		if !manager {
-			return Result{Outcome: NotApplicable}
-		}
-	}
 	found := &Found{}
-	if err := c.Check(ctx, n, found); err != nil {
+	if err := do(ctx, c, found); err != nil {
 		return failed(err)
 	}
 	if found.more > 0 {
@@ -86,5 +110,9 @@ func judge(ctx context.Context, c Control, n *Node) (r Result) {
 }
 
 func failed(err error) Result {
-	return Result{Outcome: Error, Evidence: []string{oneline.Text(err.Error(), maxLine)}}
+	outcome := Error
+	if errors.As(err, new(notApplicable)) {
+		outcome = NotApplicable
+	}
+	return Result{Outcome: outcome, Evidence: []string{oneline.Text(err.Error(), maxLine)}}
 }

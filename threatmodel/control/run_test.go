@@ -29,6 +29,7 @@ func TestRun(t *testing.T) {
 			{ID: "looks at nothing", Check: func(context.Context, *Node, *Found) error { return nil }},
 			{ID: "errs", Check: func(_ context.Context, _ *Node, f *Found) error { f.Against("x"); return errors.New("no\nway") }},
 			{ID: "panics", Check: func(context.Context, *Node, *Found) error { panic("at the disco") }},
+			{ID: "is of another", Check: func(context.Context, *Node, *Found) error { return notApplicable("it is none") }},
 			{ID: "hangs", Check: func(ctx context.Context, _ *Node, f *Found) error { time.Sleep(time.Hour); f.Looked(); return nil }},
 		}
 		for range 30 {
@@ -41,11 +42,12 @@ func TestRun(t *testing.T) {
 			}})
 		}
 		begun := time.Now()
-		results := run(t.Context(), controls, &Node{}, 5*time.Second)
+		onNode := func(ctx context.Context, c Control, f *Found) error { return c.Check(ctx, &Node{}, f) }
+		results := run(t.Context(), controls, 5*time.Second, onNode)
 		if took := time.Since(begun); took > 15*time.Second || most.Load() > maxParallel {
 			t.Errorf("%s, %d at a time", took, most.Load())
 		}
-		want := []Outcome{Pass, Fail, Fail, Error, Error, Error, Error}
+		want := []Outcome{Pass, Fail, Fail, Error, Error, Error, NotApplicable, Error}
 		for i, r := range results {
 			if i < len(want) && r.Outcome != want[i] || i >= len(want) && r.Outcome != Pass || r.Control.ID != controls[i].ID {
 				t.Errorf("%s: %s %q", r.Control.ID, r.Outcome, r.Evidence)
@@ -64,7 +66,7 @@ func TestRun(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if r := run(ctx, controls[6:7], &Node{}, time.Second)[0]; r.Outcome != Error {
+		if r := run(ctx, controls[7:8], time.Second, onNode)[0]; r.Outcome != Error {
 			t.Errorf("given up: %s", r.Outcome)
 		}
 		time.Sleep(2 * time.Hour) // those that hang end
@@ -74,7 +76,7 @@ func TestRun(t *testing.T) {
 func TestControlsAreDescribed(t *testing.T) {
 	last := ""
 	for _, c := range All() {
-		if c.ID <= last || c.Title == "" || c.Severity == "" || c.Scope == "" || c.Reads == "" || c.Remedy == "" || c.Check == nil {
+		if c.ID <= last || c.Title == "" || c.Severity == "" || c.Scope == "" || c.Reads == "" || c.Remedy == "" || (c.Check == nil) == (c.Judge == nil) || c.OfCluster() != (c.Scope == OfCluster || c.Scope == OfService) {
 			t.Errorf("%s after %s: %+v", c.ID, last, c.Title)
 		}
 		last = c.ID

@@ -2,6 +2,7 @@ package profile
 
 import (
 	"slices"
+	"strings"
 )
 
 // Coverage says how much of a requirement its controls judge.
@@ -54,4 +55,24 @@ func (p *Profile) Count(c Coverage) int {
 		}
 	}
 	return n
+}
+
+// Within is the part of a profile that the controls judge which keep names, with an
+// id and a title that say so. A requirement of which all controls are left out is
+// left out; one of which some are is covered in part. What no control judges stays.
+func (p *Profile) Within(name, title string, keep func(control string) bool) *Profile {
+	part := *p
+	part.ID, part.Title, part.Requirements = p.ID+"."+name, p.Title+" ("+title+")", nil
+	for _, r := range p.Requirements {
+		all := r.Controls
+		r.Controls = slices.DeleteFunc(slices.Clone(all), func(id string) bool { return !keep(id) })
+		switch {
+		case len(all) > 0 && len(r.Controls) == 0:
+			continue
+		case len(r.Controls) < len(all):
+			r.Coverage, r.Note = Partial, strings.TrimSpace(r.Note+" Of "+title+" alone.")
+		}
+		part.Requirements = append(part.Requirements, r)
+	}
+	return &part
 }

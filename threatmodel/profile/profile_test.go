@@ -188,6 +188,28 @@ func TestInclude(t *testing.T) {
 	}
 }
 
+// TestWithin: a part of a profile is called so, has what is left of each requirement
+// and nothing that its controls cannot judge, and leaves the whole alone.
+func TestWithin(t *testing.T) {
+	p := &Profile{ID: "p", Title: "All", Requirements: []Requirement{
+		{ID: "both", Coverage: Full, Controls: []string{"lamp", "lock"}},
+		{ID: "kept", Coverage: Full, Controls: []string{"lock"}},
+		{ID: "left", Coverage: Full, Controls: []string{"lamp"}},
+		{ID: "open", Coverage: None, Note: "nobody looks"},
+	}}
+	part := p.Within("door", "the door", func(id string) bool { return id == "lock" })
+	var got []string
+	for _, r := range part.Requirements {
+		got = append(got, fmt.Sprint(r.ID, " ", r.Coverage, " ", r.Controls, " ", r.Note))
+	}
+	if want := []string{"both partial [lock] Of the door alone.", "kept full [lock] ", "open none [] nobody looks"}; part.ID != "p.door" || part.Title != "All (the door)" || !slices.Equal(got, want) {
+		t.Errorf("%s, %s: %q", part.ID, part.Title, got)
+	}
+	if len(p.Requirements) != 4 || len(p.Requirements[0].Controls) != 2 || p.Requirements[0].Coverage != Full {
+		t.Errorf("the whole is now %+v", p)
+	}
+}
+
 // FuzzParse: whatever is read is refused in one line, or holds to what is promised
 // of a requirement.
 func FuzzParse(f *testing.F) {

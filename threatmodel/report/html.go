@@ -108,7 +108,7 @@ type severityGroup struct {
 }
 
 func (r *Report) bySeverity() []severityGroup {
-	groups := []severityGroup{{Severity: control.Critical}, {Severity: control.High}, {Severity: control.Medium}}
+	groups := []severityGroup{{Severity: control.Critical}, {Severity: control.High}, {Severity: control.Medium}, {Severity: control.Low}}
 	for i := range r.Results[:r.badResults()] {
 		x := &r.Results[i]
 		g := &groups[grave[x.Severity]]

@@ -89,7 +89,7 @@ func bad(o control.Outcome) bool {
 // rank orders outcomes and severities: what needs somebody first comes first.
 var (
 	rank  = map[control.Outcome]int{control.Fail: 0, control.Error: 1, NotEvaluated: 2, Partial: 3, control.Pass: 4, control.NotApplicable: 5, Outside: 6}
-	grave = map[control.Severity]int{control.Critical: 0, control.High: 1, control.Medium: 2}
+	grave = map[control.Severity]int{control.Critical: 0, control.High: 1, control.Medium: 2, control.Low: 3}
 )
 
 // newUUID is a random one (version 4 of RFC 9562).

@@ -134,14 +134,14 @@ func (r *Report) sarifRules() (rules []sarifRule, at map[string]int) {
 		at[x.Control] = len(rules)
 		rule := sarifRule{ID: x.Control, Short: sarifMessage{x.Title}, Help: sarifMessage{x.Remedy}, Default: sarifLevel{sarifLevels[x.Severity]}}
 		rule.Properties.Tags = []string{"security"}
-		rule.Properties.Severity = map[control.Severity]string{control.Critical: "9.5", control.High: "8.0", control.Medium: "5.5"}[x.Severity]
+		rule.Properties.Severity = map[control.Severity]string{control.Critical: "9.5", control.High: "8.0", control.Medium: "5.5", control.Low: "3.0"}[x.Severity]
 		rules = append(rules, rule)
 	}
 	return rules, at
 }
 
 var (
-	sarifLevels = map[control.Severity]string{control.Critical: "error", control.High: "error", control.Medium: "warning"}
+	sarifLevels = map[control.Severity]string{control.Critical: "error", control.High: "error", control.Medium: "warning", control.Low: "note"}
 	sarifKinds  = map[control.Outcome]string{control.Pass: "pass", control.Fail: "fail", control.Error: "open", control.NotApplicable: "notApplicable"}
 )
 

@@ -16,7 +16,7 @@ const xccdfIDs = "xccdf_org.redoubt-cluster_"
 var xccdfResults = map[control.Outcome]string{control.Pass: "pass", control.Fail: "fail", control.Error: "error", control.NotApplicable: "notapplicable",
 	Partial: "informational", NotEvaluated: "notchecked", Outside: "notchecked"}
 
-var xccdfSeverities = map[control.Severity]string{control.Critical: "high", control.High: "high", control.Medium: "medium"}
+var xccdfSeverities = map[control.Severity]string{control.Critical: "high", control.High: "high", control.Medium: "medium", control.Low: "low"}
 
 // xccdf writes an XCCDF 1.2 benchmark with its results: rules for the requirements
 // and for the controls, and a result for each requirement and for each target of a

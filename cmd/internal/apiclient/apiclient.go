@@ -81,6 +81,7 @@ type Client struct {
 	controlpb.AccessClient
 	controlpb.AuditClient
 	controlpb.PeopleClient
+	controlpb.ComplianceClient
 	conn  *callstream.Conn
 	under io.Closer // what conn goes over, where that is to be closed, too; or nil
 }
@@ -88,7 +89,7 @@ type Client struct {
 func newClient(conn *callstream.Conn) *Client {
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
 		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn),
-		controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), conn, nil}
+		controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), controlpb.NewComplianceClient(conn), conn, nil}
 }
 
 // Dial connects to the API socket at path and waits until somebody answers

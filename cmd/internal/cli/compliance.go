@@ -1,18 +1,14 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 	"github.com/redoubt-cluster/redoubt/threatmodel/profile"
@@ -28,7 +24,7 @@ const (
 )
 
 func (a *app) complianceCmd() *cobra.Command {
-	c := &cobra.Command{Use: "compliance", Short: "What this node promises, checked against its real state"}
+	c := &cobra.Command{Use: "compliance", Short: "What nodes and cluster promise, checked against their real state"}
 	group(c)
 	c.AddCommand(a.complianceRunCmd(), a.complianceShowCmd(), a.complianceProfilesCmd(), a.complianceDiffCmd())
 	return c
@@ -40,14 +36,23 @@ func (a *app) complianceRunCmd() *cobra.Command {
 		by     string
 		to     string
 		before string
+		scope  string
 	)
 	c := &cobra.Command{
 		Use:   "run",
-		Short: "Check this node's files, sockets and running daemons",
+		Short: "Check this node, and on a manager the cluster",
 		Long: `run judges the node of --host on the machine that it is typed on, as root: files,
 modes and owners, the headers of what is sealed, sockets, and what the kernel says
 of the running daemons. It reads no configuration but to see who may write it, and
 quotes nothing of what a file holds.
+
+On a manager the cluster's leader judges the cluster besides, and what its services
+ask for: keys, tokens, slots, certificates, clocks, backups, the audit log that every
+manager has. --scope cluster asks it alone, as a context does, for which one needs
+the verb compliance.run and not root; --scope node leaves it out, as a worker does.
+What other nodes are like is judged by run on each. A report of one scope has the
+requirements that its controls judge, in full or in part, and says so in its
+profile's name.
 
 --profile names what is asked for: one of ` + "`redoubt compliance profiles`" + `, or a file of
 your own by its path. Only controls that it has are run.
@@ -65,6 +70,9 @@ is no report (a wrong flag or profile, no node, not root, a file that cannot be
 written), 2 a control fails, or something was not evaluated.`,
 		Example: `  redoubt compliance run
 
+  # The cluster alone
+  redoubt compliance run --scope cluster
+
   # For an auditor
   redoubt compliance run --profile nist-800-190 --format html --out report.html
 
@@ -80,7 +88,7 @@ written), 2 a control fails, or something was not evaluated.`,
 			if err != nil {
 				return failf(exitNotJudged, "%v", err)
 			}
-			r, err := a.judge(c.Context(), by)
+			r, err := a.judge(c.Context(), by, scope)
 			if err == nil && older != nil {
 				err = r.CompareWith(older)
 			}
@@ -105,6 +113,8 @@ written), 2 a control fails, or something was not evaluated.`,
 	c.Flags().StringVar(&by, "profile", profile.Baseline, "what is asked for: a profile's name, or the path of a file")
 	c.Flags().Var(&format, "format", "table, "+strings.Join(report.Formats(), ", ")+", or a Go template as '{{.Control}} {{.Outcome}}'")
 	c.Flags().StringVar(&to, "out", "", "write to a file, which only you may read, in place of standard output")
+	c.Flags().StringVar(&scope, "scope", scopeAll, "node: this machine's; cluster: what the leader answers for; all: both, where one may ask")
+	fixed(c, "scope", scopeAll, scopeCluster, scopeNode)
 	c.Flags().StringVar(&before, "previous", "", "a report as JSON, to show in an HTML one what changed since")
 	fixed(c, "format", append([]string{"table"}, report.Formats()...)...)
 	_ = c.RegisterFlagCompletionFunc("profile", profileNames)
@@ -120,45 +130,6 @@ func previous(path, format string) (*report.Report, error) {
 		return nil, fmt.Errorf("--previous is for --format html: use `redoubt compliance diff` for the others")
 	}
 	return report.ReadFile(path)
-}
-
-// judge runs the controls of a profile on this machine's node.
-func (a *app) judge(ctx context.Context, by string) (*report.Report, error) {
-	path, err := a.socketPath()
-	if err != nil {
-		return nil, err
-	}
-	p, err := profile.Load(by, controlIDs())
-	if err != nil {
-		return nil, err
-	}
-	n, err := control.FindNode(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("%w: run it as root on a machine whose node is up", err)
-	}
-	wanted := p.Controls()
-	asked := slices.DeleteFunc(control.All(), func(c control.Control) bool { return !slices.Contains(wanted, c.ID) })
-	begun := time.Now()
-	results := control.Run(ctx, asked, n)
-	ended := time.Now()
-	target, cluster := a.thisNode(ctx)
-	return report.New(p, cluster, report.Of(target, results), begun, ended)
-}
-
-// thisNode is the node that a report is of, and its cluster. One that does not answer
-// has its machine's name alone.
-func (a *app) thisNode(ctx context.Context) (report.Target, string) {
-	name, err := os.Hostname()
-	if err != nil {
-		name = "this machine"
-	}
-	t, cluster := report.Target{Kind: "node", Name: name}, ""
-	_ = a.within(ctx, statusTimeout, func(ctx context.Context, api *api) error { // what it knows is left out then
-		s, err := api.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
-		t.ID, cluster = s.GetNodeId(), s.GetClusterId()
-		return err
-	})
-	return t, cluster
 }
 
 // reportFormat is --format of a report: table, a form of package report, or a Go
@@ -200,9 +171,9 @@ func reportTable(w io.Writer, r *report.Report) error {
 	fmt.Fprintln(w)
 	rows = nil
 	for _, x := range slices.Backward(r.Results) {
-		rows = append(rows, []string{x.Control, string(x.Severity), string(x.Outcome), strings.Join(x.Evidence, "; ")})
+		rows = append(rows, []string{x.Control, x.Target.Kind + "/" + x.Target.Name, string(x.Severity), string(x.Outcome), strings.Join(x.Evidence, "; ")})
 	}
-	return table(w, []string{"CONTROL", "SEVERITY", "OUTCOME", "EVIDENCE"}, rows)
+	return table(w, []string{"CONTROL", "TARGET", "SEVERITY", "OUTCOME", "EVIDENCE"}, rows)
 }
 
 // sum says how much does not pass.
@@ -245,7 +216,7 @@ func (a *app) complianceShowCmd() *cobra.Command {
 				if c.ID != args[0] {
 					continue
 				}
-				_, err := fmt.Fprintf(a.Stdout, "Control:   %s\nHolds:     %s\nSeverity:  %s\nOf each:   %s\nReads:     %s\nRemedy:    %s\n", c.ID, c.Title, c.Severity, c.Scope, c.Reads, c.Remedy)
+				_, err := fmt.Fprintf(a.Stdout, "Control:   %s\nHolds:     %s\nSeverity:  %s\nScope:     %s\nReads:     %s\nRemedy:    %s\n", c.ID, c.Title, c.Severity, c.Scope, c.Reads, c.Remedy)
 				return err
 			}
 			return fmt.Errorf("no control is called %q: there are %s", args[0], strings.Join(controlIDs(), ", "))

@@ -27,6 +27,11 @@ const (
 	shipTimeout   = 2 * time.Minute
 	maxReceipt    = 64 << 10
 	maxCursorFile = 4 << 10
+	// complianceTimeout bounds the wait until the leader judged the cluster;
+	// maxClusterResults bounds what it answers, and maxResultText, in bytes, its id.
+	complianceTimeout = 2 * time.Minute
+	maxClusterResults = 512
+	maxResultText     = 512
 	// resolveTimeout bounds a request for which a registry may be asked. It is
 	// longer than the node's own attempts, so that their failure is told.
 	resolveTimeout = 90 * time.Second

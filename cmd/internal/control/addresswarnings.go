@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -36,7 +37,7 @@ func addressWarnings(r *raftstore.ReadTx, warn func(string, ...any)) {
 	}
 	var replaced []string
 	for n := range schedstore.Nodes.All(r) {
-		if n.GetAddressBefore() != "" && r.Clock().Sub(time.Unix(0, n.GetAddressSince())) < warnReplaced {
+		if replacedLately(r, n) {
 			replaced = append(replaced, nodeName(r, n.GetId()))
 		}
 	}
@@ -44,6 +45,12 @@ func addressWarnings(r *raftstore.ReadTx, warn func(string, ...any)) {
 		slices.Sort(replaced)
 		warn("the session of %s was replaced from another address while it lived: unless it moved, its key is in use elsewhere: `redoubt node inspect`, and `redoubt node revoke`", namesOf(replaced))
 	}
+}
+
+// replacedLately reports whether a node's session was replaced from another address
+// while it lived.
+func replacedLately(r *raftstore.ReadTx, n *schedulerpb.Node) bool {
+	return n.GetAddressBefore() != "" && r.Clock().Sub(time.Unix(0, n.GetAddressSince())) < warnReplaced
 }
 
 // namesOf lists some of them, and how many more there are.

@@ -31,15 +31,22 @@ func (s *Server) nodeClockWarnings(r *raftstore.ReadTx, warn func(string, ...any
 	}
 	clocks := s.clocks()
 	for n := range pkistore.Nodes.All(r) {
-		c, ok := clocks[n.GetId()]
-		if !ok || n.GetDenied() || n.GetRole() != profilepb.Role_ROLE_WORKER {
+		if n.GetDenied() || n.GetRole() != profilepb.Role_ROLE_WORKER {
 			continue
 		}
-		ahead := time.Duration(c.GetAheadNs()) + own
-		if ahead.Abs()-time.Duration(c.GetUnsureNs()) > warnClock {
-			warn("the clock of node %s is %s: check its time service", n.GetName(), offBy(ahead))
+		if c := clocks[n.GetId()]; clockOff(c, own) > warnClock {
+			warn("the clock of node %s is %s: check its time service", n.GetName(), offBy(time.Duration(c.GetAheadNs())+own))
 		}
 	}
+}
+
+// clockOff is how far a node's clock is off at least, by its own measure of a clock
+// that is ahead by own; nil is none.
+func clockOff(c *schedulerpb.ClockOffset, own time.Duration) time.Duration {
+	if c == nil {
+		return 0
+	}
+	return max((time.Duration(c.GetAheadNs())+own).Abs()-time.Duration(c.GetUnsureNs()), 0)
 }
 
 // clockWarnings tells of managers whose clocks are wrong.

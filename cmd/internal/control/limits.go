@@ -55,6 +55,9 @@ const (
 	// are only locked.
 	lockPatience = 2 * time.Second
 
+	// lookPatience bounds looking at the other managers from outside.
+	lookPatience = 15 * time.Second
+
 	// maxHosts bounds the hosts that one line names.
 	maxHosts = 3
 
@@ -85,6 +88,8 @@ const (
 	maxUsers    = 100
 	// maxNamed is how many things a warning names.
 	maxNamed = 3
+	// shownHash is how much is shown of a hash in hex.
+	shownHash = 16
 	// maxEndpoints bounds the tasks that are shown of a network.
 	maxEndpoints = 1000
 

@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/outside"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
@@ -88,6 +89,8 @@ type Config struct {
 	Events *events.Hub
 	// Locked asks a manager that is away whether it is only locked.
 	Locked func(ctx context.Context, nodeID, addr string) bool
+	// Look looks at another manager from outside; nil: nobody does.
+	Look func(ctx context.Context, nodeID, addr string) (*outside.Seen, error)
 	// Skews are the managers whose clocks are wrong, and by how much.
 	Skews func() map[string]time.Duration
 	// Offset is how far this manager's clock is ahead of the managers' median:
@@ -110,6 +113,7 @@ type Server struct {
 	controlpb.UnimplementedAccessServer
 	controlpb.UnimplementedAuditServer
 	controlpb.UnimplementedPeopleServer
+	controlpb.UnimplementedComplianceServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -126,6 +130,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterAccessServer(srv, s)
 	controlpb.RegisterAuditServer(srv, s)
 	controlpb.RegisterPeopleServer(srv, s)
+	controlpb.RegisterComplianceServer(srv, s)
 }
 
 // New returns a server.

@@ -20,7 +20,7 @@ func TestCompliance(t *testing.T) {
 	c := up(t, "compl", 1, 1)
 	c.compliant("manager-1")
 	c.compliant("worker-1")
-	good := c.ok("manager-1", "compliance", "run", "--format", "json")
+	good := c.ok("manager-1", "compliance", "run", "--scope", "node", "--format", "json")
 
 	h := c.host("manager-1")
 	boot, note, socket := filepath.Join(h.DataDir, "control", "boot"), filepath.Join(h.DataDir, "keyd", "note"), filepath.Join(h.RunDir, "keyd.sock")
@@ -45,7 +45,7 @@ func TestCompliance(t *testing.T) {
 	c.ok("manager-1", "autolock", "off")
 
 	spoilt := map[string]string{"nothing-in-clear": note, "files-own": boot, "sockets-own": socket, "config-trusted": config, "autolock-on": "auto-"}
-	r := c.on("manager-1", "compliance", "run", "--format", "json")
+	r := c.on("manager-1", "compliance", "run", "--scope", "node", "--format", "json")
 	if r.code != 2 || strings.Contains(r.stdout+r.stderr, "SECRET") {
 		t.Errorf("spoilt: %v", r)
 	}
@@ -55,7 +55,7 @@ func TestCompliance(t *testing.T) {
 			t.Errorf("%s: %s %q, want %s with %q", x.Control, x.Outcome, x.Evidence, want, evidence)
 		}
 	}
-	c.refused("manager-1", 2, fmt.Sprintf("%d failed and 0 could not be evaluated", len(spoilt)), nil, "compliance", "run")
+	c.refused("manager-1", 2, fmt.Sprintf("%d failed and 0 could not be evaluated", len(spoilt)), nil, "compliance", "run", "--scope", "node")
 	for id := range maps.Keys(spoilt) {
 		if out := c.ok("manager-1", "compliance", "show", id); !strings.Contains(out, "Remedy:") {
 			t.Errorf("%s: %s", id, out)
@@ -77,6 +77,91 @@ func TestCompliance(t *testing.T) {
 	c.refused("worker-1", 1, "no redoubtd runs", nil, "compliance", "run")
 }
 
+// TestComplianceOfCluster: three managers that have a backup comply, and what is done
+// to the cluster is found by its own control, with what was done as evidence, on
+// whichever manager one asks; what is done about it, as the control says, ends it. A
+// worker has its own alone, and where nobody leads nothing passes.
+func TestComplianceOfCluster(t *testing.T) {
+	t.Parallel()
+	c := up(t, "complc", 3, 1)
+	c.load()
+	file := filepath.Join(t.TempDir(), "backup")
+	c.judged("manager-2", map[string]string{"backup-recent": "no backup was made"})
+	c.ok("manager-1", "backup", "create", file)
+	c.judged("manager-2", nil)
+
+	c.ok("manager-1", "autolock", "off")
+	_, token := c.token("worker", "--long-lived")
+	c.ok("manager-1", "node", "update", "--label-add", "zone=cellar", "manager-2")
+	c.ok("manager-1", "node", "update", "--label-add", "zone=cellar", "manager-3")
+	c.ok("manager-1", "network", "create", "front")
+	for _, name := range []string{"one", "two"} {
+		c.ok("manager-1", "service", "create", "--name", name, "--network", "front", "--read-only", "--limit-memory", "64M", "--limit-cpu", "0.5", image)
+	}
+	c.judged("manager-3", map[string]string{"slots-no-file": "autolock is off", "autolock-on": "auto-", "join-tokens-bounded": token,
+		"managers-spread": "manager-2, manager-3 share zone cellar", "networks-deny": "2 services on network front"})
+
+	c.ok("manager-1", "autolock", "on")
+	c.ok("manager-1", "join-token", "revoke", token)
+	c.ok("manager-1", "node", "update", "--label-add", "zone=attic", "manager-3")
+	c.ok("manager-1", "service", "rm", "two")
+	c.judged("manager-1", nil)
+	if out := c.ok("manager-1", "audit", "ls", "--last", "1000", "--filter", "verb=compliance.run"); strings.Count(out, " read") < 4 {
+		t.Errorf("the audit log does not say who asked: %s", out)
+	}
+
+	for _, x := range c.controls(c.ok("worker-1", "compliance", "run", "--format", "json")) {
+		if x.Target.Kind != "node" {
+			t.Errorf("%s on a worker", x.Control)
+		}
+	}
+	c.refused("worker-1", 1, "", nil, "compliance", "run", "--scope", "cluster")
+	c.lab("stop", "manager-2")
+	eventually(t, time.Minute, func() string {
+		r := c.on("manager-1", "compliance", "run", "--scope", "cluster")
+		if r.code == 2 && strings.Contains(r.stdout, "manager manager-2 is down") {
+			return ""
+		}
+		return r.String()
+	})
+	c.lab("stop", "manager-3")
+	eventually(t, time.Minute, func() string {
+		r := c.on("manager-1", "compliance", "run", "--format", "json")
+		if r.code != 2 {
+			return r.String()
+		}
+		for _, x := range c.controls(r.stdout) {
+			if x.Outcome == "pass" && x.Target.Kind == "cluster" {
+				return x.Control + " passes without a leader"
+			}
+		}
+		return ""
+	})
+}
+
+// judged holds that of all that a manager's run says exactly the controls in fails
+// fail, with that in their evidence; it waits for what nodes have to tell first.
+func (c *cluster) judged(name string, fails map[string]string) {
+	c.t.Helper()
+	eventually(c.t, time.Minute, func() string {
+		r := c.on(name, "compliance", "run", "--format", "json")
+		if want := map[bool]int{true: 0, false: 2}[len(fails) == 0]; r.code != want {
+			return r.String()
+		}
+		for _, x := range c.controls(r.stdout) {
+			evidence, bad := fails[x.Control]
+			switch {
+			case bad && (x.Outcome != "fail" || !strings.Contains(strings.Join(x.Evidence, "\n"), evidence)):
+			case !bad && x.Outcome != "pass" && x.Outcome != "not-applicable":
+			default:
+				continue
+			}
+			return fmt.Sprintf("%s %s: %s %q, want %q", name, x.Control, x.Outcome, x.Evidence, evidence)
+		}
+		return ""
+	})
+}
+
 // reports holds that every format of a node that does not comply is written whole,
 // for root alone and without a secret, and that it says what is new since before.
 func (c *cluster) reports(name, good, bad string) {
@@ -90,7 +175,7 @@ func (c *cluster) reports(name, good, bad string) {
 	c.ok(name, "compliance", "diff", now, now, "--fail-on-new")
 	for _, format := range []string{"table", "html", "json", "junit", "oscal", "prometheus", "sarif", "xccdf"} {
 		path := filepath.Join(dir, format)
-		if r := c.on(name, "compliance", "run", "--format", format, "--out", path); r.code != 2 || r.stdout != "" {
+		if r := c.on(name, "compliance", "run", "--scope", "node", "--format", format, "--out", path); r.code != 2 || r.stdout != "" {
 			c.t.Errorf("%s: %v", format, r)
 		}
 		text, err := os.ReadFile(path)
@@ -100,7 +185,7 @@ func (c *cluster) reports(name, good, bad string) {
 		}
 	}
 	page := filepath.Join(dir, "since.html")
-	c.refused(name, 2, "failed", nil, "compliance", "run", "--format", "html", "--previous", before, "--out", page)
+	c.refused(name, 2, "failed", nil, "compliance", "run", "--scope", "node", "--format", "html", "--previous", before, "--out", page)
 	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), "12 of 12 requirements were met; now 7 of 12 are") {
 		c.t.Errorf("since before: %v, %s", err, text)
 	}
@@ -109,6 +194,7 @@ func (c *cluster) reports(name, good, bad string) {
 
 type controlJSON struct {
 	Control, Outcome string
+	Target           struct{ Kind, Name string }
 	Evidence         []string
 }
 
@@ -122,10 +208,10 @@ func (c *cluster) controls(text string) []controlJSON {
 	return report.Results
 }
 
-// compliant holds that every control of a host passes.
+// compliant holds that every control of a host's own passes.
 func (c *cluster) compliant(name string) {
 	c.t.Helper()
-	for _, x := range c.controls(c.ok(name, "compliance", "run", "--format", "json")) {
+	for _, x := range c.controls(c.ok(name, "compliance", "run", "--scope", "node", "--format", "json")) {
 		if want := "pass"; x.Outcome != want && !(name != "manager-1" && x.Outcome == "not-applicable") {
 			c.t.Errorf("%s: %s %s %q", name, x.Control, x.Outcome, x.Evidence)
 		}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/outside"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -28,6 +29,11 @@ type absence struct {
 func (m *managerState) askLocked(ctx context.Context, nodeID, addr string) bool {
 	resp, err := m.lockStatus(ctx, nodeID, addr)
 	return err == nil && resp.GetLocked()
+}
+
+// look looks at another manager from outside.
+func (m *managerState) look(ctx context.Context, nodeID, addr string) (*outside.Seen, error) {
+	return outside.Look(ctx, addr, nodeID, m.creds)
 }
 
 // dialLock connects to another manager to ask what a locked one answers, too.

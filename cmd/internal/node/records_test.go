@@ -55,7 +55,7 @@ var withKeyd = map[string]string{
 	"Control.CreateBackup": "changes nothing, keyd seals", "Slots.AddSlot": "keyd seals", "Slots.RemoveSlot": "keyd seals", "Slots.SetAutolock": "keyd seals",
 	"Secrets.CreateSecret": "keyd opens it", "Secrets.UpdateSecret": "keyd opens it", "Secrets.RemoveSecret": "keyd opened it",
 	"Control.PromoteNode": "the node does it, with a token", "Control.RotateMeshKey": "the node has to be there", "Control.DemoteNode": "keyd makes a keyset", "Admission.DecidePending": "a machine has to wait",
-	"Control.ExplainPolicy": "only tells what would be", "Control.Explain": "only tells what would be",
+	"Control.ExplainPolicy": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
 }
 
 // TestEveryChangeIsRecorded makes every kind of change that there is an RPC for

@@ -41,6 +41,7 @@ type Node struct {
 	controlpb.UnimplementedAccessServer
 	controlpb.UnimplementedAuditServer
 	controlpb.UnimplementedPeopleServer
+	controlpb.UnimplementedComplianceServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -127,6 +128,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterBootstrapServer(s, n)
 	controlpb.RegisterControlServer(s, n)
 	controlpb.RegisterAuditServer(s, n)
+	controlpb.RegisterComplianceServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)

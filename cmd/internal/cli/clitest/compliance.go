@@ -1,0 +1,41 @@
+package clitest
+
+import (
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/threatmodel/control"
+)
+
+// RunCompliance implements Compliance: every control of the cluster passes. Of a
+// cluster that is away one fails, one is of a version to come, one has an outcome that
+// nobody knows, and one is left off.
+func (n *Node) RunCompliance(_ *controlpb.RunComplianceRequest, stream controlpb.Compliance_RunComplianceServer) error {
+	n.mu.Lock()
+	away, err := n.away, n.manager()
+	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, c := range control.All() {
+		if !c.OfCluster() {
+			continue
+		}
+		r := &controlpb.RunComplianceResponse{Id: c.ID, Title: c.Title, Severity: string(c.Severity), Scope: string(c.Scope), Reads: c.Reads, Remedy: c.Remedy,
+			Outcome: string(control.Pass), Evidence: []string{"1 looked at"}, Took: 1e6, Cluster: "cluster-1"}
+		if away {
+			switch c.ID {
+			case "slots-no-file":
+				r.Outcome, r.Evidence = string(control.Fail), []string{"autolock\x1b[2J is\noff"}
+			case "ca-life":
+				r.Id = "ca-of-tomorrow"
+			case "ca-no-alarm":
+				r.Outcome = "perhaps"
+			case "clocks-agree":
+				continue
+			}
+		}
+		if err := stream.Send(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
+	"github.com/redoubt-cluster/redoubt/threatmodel/control"
+	"github.com/redoubt-cluster/redoubt/threatmodel/profile"
+	"github.com/redoubt-cluster/redoubt/threatmodel/report"
+)
+
+// What --scope names.
+const (
+	scopeAll     = "all"
+	scopeNode    = "node"
+	scopeCluster = "cluster"
+)
+
+// judged is what a scope gave.
+type judged struct {
+	scope   string // scopeAll, or what was judged alone
+	cluster string // its id, where somebody said it
+	results []report.Result
+}
+
+// judge runs the controls of a profile on what scope names.
+func (a *app) judge(ctx context.Context, by, scope string) (*report.Report, error) {
+	p, err := profile.Load(by, controlIDs())
+	if err != nil {
+		return nil, err
+	}
+	wanted := p.Controls()
+	asked := slices.DeleteFunc(control.All(), func(c control.Control) bool { return !slices.Contains(wanted, c.ID) })
+	begun := time.Now()
+	j, err := a.judgeScope(ctx, scope, asked)
+	if err != nil {
+		return nil, err
+	}
+	switch j.scope {
+	case scopeNode:
+		p = p.Within(scopeNode, "one node", func(id string) bool { return !ofCluster(id) })
+	case scopeCluster:
+		p = p.Within(scopeCluster, "the cluster without its nodes", ofCluster)
+	}
+	return report.New(p, j.cluster, j.results, begun, time.Now())
+}
+
+// ofCluster reports whether the leader answers for the control of that id.
+func ofCluster(id string) bool {
+	return slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.OfCluster() })
+}
+
+// judgeScope has what scope names judged: this node here, the cluster by its leader.
+func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Control) (judged, error) {
+	if !slices.Contains([]string{scopeAll, scopeCluster, scopeNode}, scope) {
+		return judged{}, fmt.Errorf("--scope %q: use %s, %s or %s", scope, scopeAll, scopeCluster, scopeNode)
+	}
+	away, err := a.contextInUse()
+	if err != nil {
+		return judged{}, err
+	}
+	if scope == scopeCluster || scope == scopeAll && away != "" {
+		return a.judgeCluster(ctx, asked)
+	}
+	path, err := a.socketPath()
+	if err != nil {
+		return judged{}, err
+	}
+	n, err := control.FindNode(filepath.Dir(path))
+	if err != nil {
+		return judged{}, fmt.Errorf("%w: run it as root on a machine whose node is up", err)
+	}
+	results := control.Run(ctx, asked, n)
+	target, cluster := a.thisNode(ctx)
+	here := judged{scopeNode, cluster, report.Of(target, results)}
+	manager, err := n.Manager()
+	if scope == scopeNode || err == nil && !manager {
+		return here, nil
+	}
+	var all judged
+	if err == nil {
+		all, err = a.judgeCluster(ctx, asked)
+	}
+	if err != nil {
+		// The node was judged; of the cluster nothing is known, which is no pass.
+		all.results = unjudged(report.Target{Kind: scopeCluster, Name: scopeCluster, ID: cluster}, nil, asked, err.Error())
+	}
+	return judged{scopeAll, cluster, append(here.results, all.results...)}, nil
+}
+
+// thisNode is the node that a report is of, and its cluster. One that does not answer
+// has its machine's name alone.
+func (a *app) thisNode(ctx context.Context) (report.Target, string) {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "this machine"
+	}
+	t, cluster := report.Target{Kind: "node", Name: name}, ""
+	_ = a.within(ctx, statusTimeout, func(ctx context.Context, api *api) error { // what it knows is left out then
+		s, err := api.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
+		t.ID, cluster = s.GetNodeId(), s.GetClusterId()
+		return err
+	})
+	return t, cluster
+}
+
+// judgeCluster asks the leader.
+func (a *app) judgeCluster(ctx context.Context, asked []control.Control) (judged, error) {
+	j := judged{scope: scopeCluster}
+	req := &controlpb.RunComplianceRequest{}
+	for _, c := range asked {
+		if c.OfCluster() {
+			req.Controls = append(req.Controls, c.ID)
+		}
+	}
+	if len(req.GetControls()) == 0 {
+		return j, nil
+	}
+	target := report.Target{Kind: scopeCluster, Name: scopeCluster}
+	err := a.within(ctx, complianceTimeout, func(ctx context.Context, api *api) error {
+		stream, err := api.RunCompliance(ctx, req)
+		if err != nil {
+			return err
+		}
+		for {
+			r, err := stream.Recv()
+			switch {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return err
+			case len(j.results) == maxClusterResults:
+				return fmt.Errorf("the leader answers with more than %d results", maxClusterResults)
+			}
+			target.ID = oneline.Text(r.GetCluster(), maxResultText)
+			j.cluster = target.ID
+			if slices.Contains(req.GetControls(), r.GetId()) {
+				j.results = append(j.results, answered(target, r))
+			}
+		}
+	})
+	if err != nil {
+		return judged{}, err
+	}
+	j.results = unjudged(target, j.results, asked, "the leader's version does not know this control: upgrade it")
+	return j, nil
+}
+
+// answered is a result as the leader gave it. An outcome that is none that is known
+// here is no pass; what a control is called is what it is called there.
+func answered(t report.Target, r *controlpb.RunComplianceResponse) report.Result {
+	out := report.Result{Control: r.GetId(), Title: r.GetTitle(), Severity: control.Severity(r.GetSeverity()), Target: t, Outcome: control.Outcome(r.GetOutcome()), Evidence: r.GetEvidence(),
+		Remedy: r.GetRemedy(), Seconds: time.Duration(r.GetTook()).Seconds()}
+	if !slices.Contains([]control.Outcome{control.Pass, control.Fail, control.Error, control.NotApplicable}, out.Outcome) {
+		out.Evidence = append([]string{fmt.Sprintf("the leader answers %q", r.GetOutcome())}, out.Evidence...)
+		out.Outcome = control.Error
+	}
+	return out
+}
+
+// unjudged adds to results an error for each control of the cluster that was asked
+// for and is not among them.
+func unjudged(t report.Target, results []report.Result, asked []control.Control, why string) []report.Result {
+	for _, c := range asked {
+		if c.OfCluster() && !slices.ContainsFunc(results, func(r report.Result) bool { return r.Control == c.ID }) {
+			results = append(results, report.Of(t, []control.Result{{Control: c, Outcome: control.Error, Evidence: []string{why}}})...)
+		}
+	}
+	return results
+}

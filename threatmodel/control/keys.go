@@ -1,0 +1,190 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+func checkAlarms(_ context.Context, c *Cluster, found *Found) error {
+	found.Looked()
+	for _, a := range c.Alarms {
+		found.Against("a certificate of %s that nobody gave out was shown from %s on %s (serial %s)", a.Node, a.Source, date(a.At), a.Serial)
+	}
+	return nil
+}
+
+func checkExposed(_ context.Context, c *Cluster, found *Found) error {
+	found.Looked()
+	for _, name := range c.Exposed {
+		found.Against("%s left in other hands and had the root key", name)
+	}
+	return nil
+}
+
+func checkAuthorities(_ context.Context, c *Cluster, found *Found) error {
+	for _, a := range c.Authorities {
+		found.Looked()
+		what, least := "the issuing CA", minIssuerLeft
+		if a.Root {
+			what, least = "a root", minRootLeft
+		}
+		if left := a.NotAfter.Sub(c.Now); left < least {
+			found.Against("%s ends on %s", what, date(a.NotAfter))
+		}
+		if age := c.Now.Sub(a.NotBefore); !a.Root && age > maxIssuerAge {
+			found.Against("%s signs since %s, and was not replaced", what, date(a.NotBefore))
+		}
+	}
+	return nil
+}
+
+func checkReplacement(_ context.Context, c *Cluster, found *Found) error {
+	found.Looked()
+	if !c.Replacing.IsZero() && c.Now.Sub(c.Replacing) > maxReplacing {
+		found.Against("a root is being replaced since %s", date(c.Replacing))
+	}
+	return nil
+}
+
+func checkExternal(_ context.Context, c *Cluster, found *Found) error {
+	if c.External == nil {
+		return notApplicable("the cluster certifies workers itself")
+	}
+	found.Looked()
+	if c.External.Failure != "" {
+		found.Against("%s certifies no worker: %s", c.External.URL, c.External.Failure)
+	}
+	return nil
+}
+
+func checkLists(_ context.Context, c *Cluster, found *Found) error {
+	if len(c.Lists) == 0 {
+		return notApplicable("nothing was revoked, and no list signed")
+	}
+	for _, l := range c.Lists {
+		found.Looked()
+		if !l.NextUpdate.After(c.Now) {
+			found.Against("the revocation list of CA %s ended on %s", l.CA, date(l.NextUpdate))
+		}
+	}
+	return nil
+}
+
+// eachToken looks at the tokens in force.
+func eachToken(look func(c *Cluster, t Token, found *Found)) func(context.Context, *Cluster, *Found) error {
+	return func(_ context.Context, c *Cluster, found *Found) error {
+		if len(c.Tokens) == 0 {
+			return notApplicable("no join token is in force")
+		}
+		for _, t := range c.Tokens {
+			found.Looked()
+			look(c, t, found)
+		}
+		return nil
+	}
+}
+
+func checkTokenEnd(_ *Cluster, t Token, found *Found) {
+	if t.Expires.IsZero() {
+		found.Against("join token %s does not end", t.ID)
+	}
+}
+
+func checkTokenAge(c *Cluster, t Token, found *Found) {
+	if age := c.Now.Sub(t.Minted); age > maxTokenAge {
+		kind := "workers"
+		if t.Manager {
+			kind = "managers"
+		}
+		found.Against("join token %s for %s is %s old", t.ID, kind, days(age))
+	}
+}
+
+func checkNoFileSlot(_ context.Context, c *Cluster, found *Found) error {
+	for _, s := range c.Slots {
+		found.Looked()
+		if s.File {
+			found.Against("a file on each manager's disk opens it: autolock is off")
+		}
+	}
+	return nil
+}
+
+func checkSlotAges(_ context.Context, c *Cluster, found *Found) error {
+	for _, s := range c.Slots {
+		if !s.People {
+			continue
+		}
+		found.Looked()
+		if age := c.Now.Sub(s.Made); age > maxSlotAge {
+			found.Against("unlock slot %s is %s old", s.Name, days(age))
+		}
+	}
+	return nil
+}
+
+func checkSecretAges(_ context.Context, c *Cluster, found *Found) error {
+	if len(c.Secrets) == 0 {
+		return notApplicable("there are no secrets")
+	}
+	for _, s := range c.Secrets {
+		found.Looked()
+		switch age := c.Now.Sub(s.Made); {
+		case s.Made.IsZero():
+			found.Against("secret %s does not say how old version %d is", s.Name, s.Version)
+		case age > maxSecretAge:
+			found.Against("version %d of secret %s is %s old", s.Version, s.Name, days(age))
+		}
+	}
+	return nil
+}
+
+func checkAuditLog(ctx context.Context, c *Cluster, found *Found) error {
+	all, err := c.AuditLog(ctx)
+	if err != nil {
+		return err
+	}
+	away := ""
+	for _, m := range all {
+		if m.Away != "" {
+			away = fmt.Sprintf("manager %s did not answer: %s", m.Manager, m.Away)
+			continue
+		}
+		found.Looked()
+		switch {
+		case m.Forked:
+			found.Against("manager %s has another audit log than most", m.Manager)
+		case m.Wrong != "":
+			found.Against("manager %s: %s", m.Manager, m.Wrong)
+		case m.Missing > 0:
+			found.Against("manager %s lacks %d older segments", m.Manager, m.Missing)
+		}
+	}
+	if away != "" && len(found.against) == 0 {
+		return errors.New(away)
+	}
+	return nil
+}
+
+func checkBackup(ctx context.Context, c *Cluster, found *Found) error {
+	at, err := c.LastBackup(ctx, c.Now.Add(-maxBackupAge))
+	if err != nil {
+		return err
+	}
+	found.Looked()
+	if at.IsZero() {
+		found.Against("no backup was made within %s", days(maxBackupAge))
+	}
+	return nil
+}
+
+func date(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+
+func days(d time.Duration) string { return fmt.Sprintf("%d days", d/day) }
+
+// sorted are the keys of m in order.
+func sorted[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }
