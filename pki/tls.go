@@ -24,6 +24,7 @@ const (
 	ALPNLeader = "redoubt-leader/1"
 	ALPNLocal  = authz.ALPNLocal
 	ALPNLock   = authz.ALPNLock
+	ALPNUser   = authz.ALPNUser
 	// ALPNPerson is how people reach the operator API.
 	ALPNPerson = authz.ALPNPerson
 	// ALPNWitness is what managers know of each other's disks.

@@ -43,6 +43,15 @@ type daemon struct {
 type socket struct {
 	name  string
 	owner account.Account
+	// group: whoever is of the owner's group may connect, too.
+	group bool
+}
+
+func (s socket) mode() os.FileMode {
+	if s.group {
+		return 0o660
+	}
+	return 0o600
 }
 
 var root = account.Account{}
@@ -60,23 +69,23 @@ func daemons(c config) []daemon {
 	bin := func(name string) string { return filepath.Join(c.binDir, name) }
 	return []daemon{
 		{path: bin("redoubt-keyd"), account: c.keyd, traceback: "none", memlock: 64 << 20, args: args,
-			sockets: []socket{{"keyd", c.control}, {"unlock", root}}},
+			sockets: []socket{{name: "keyd", owner: c.control}, {name: "unlock", owner: root}}},
 		{path: bin("redoubt-netd"), account: c.netd, traceback: "none", memlock: 8 << 20, args: args,
 			caps:    []int{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN},
-			sockets: []socket{{"netd", c.control}, {"wg", root}}},
+			sockets: []socket{{name: "netd", owner: c.control}, {name: "wg", owner: root}}},
 		{path: bin("redoubt-named"), account: c.named, traceback: "single", memlock: 8 << 20,
 			args:    append(slices.Clone(args), "--netd-user", strconv.Itoa(c.netd.UID)),
-			sockets: []socket{{"named", c.control}, {"named-net", c.netd}}},
+			sockets: []socket{{name: "named", owner: c.control}, {name: "named-net", owner: c.netd}}},
 		{path: bin("redoubt-rund"), account: root, traceback: "single", memlock: 8 << 20, args: args, ownMountsBut: filepath.Join(c.runDir, "netns"),
 			caps:    rundCaps,
-			sockets: []socket{{"rund", c.control}, {"identity", c.control}}},
+			sockets: []socket{{name: "rund", owner: c.control}, {name: "identity", owner: c.control}}},
 		// A leader that gets no core for an election timeout is given up.
 		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, nice: -10, args: args, tells: true,
-			sockets: []socket{{"api", root}, {"metrics", root}}},
+			sockets: []socket{{name: "api", owner: root}, {name: "users", owner: account.Account{GID: c.control.GID}, group: true}, {name: "metrics", owner: root}}},
 	}
 }
 
-// bind makes the daemon's sockets, each mode 0600 and its owner's.
+// bind makes the daemon's sockets, each its owner's alone, or its group's as well.
 func (d *daemon) bind(runDir string) error {
 	for _, s := range d.sockets {
 		path := filepath.Join(runDir, s.name+".sock")
@@ -96,7 +105,7 @@ func (d *daemon) bind(runDir string) error {
 		if err := os.Chown(path, s.owner.UID, s.owner.GID); err != nil {
 			return err
 		}
-		if err := os.Chmod(path, 0o600); err != nil {
+		if err := os.Chmod(path, s.mode()); err != nil {
 			return err
 		}
 		d.files = append(d.files, f)

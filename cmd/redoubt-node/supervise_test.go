@@ -209,10 +209,11 @@ func TestSupervisor(t *testing.T) {
 			t.Errorf("%s: environment %s", tc.socket, env)
 		}
 	}
-	for socket, owner := range map[string]uint32{"keyd": 71000, "unlock": 0, "netd": 71000, "wg": 0, "named": 71000, "named-net": 71002, "rund": 71000, "identity": 71000, "api": 0} {
+	for socket, owner := range map[string]uint32{"keyd": 71000, "unlock": 0, "netd": 71000, "wg": 0, "named": 71000, "named-net": 71002, "rund": 71000, "identity": 71000, "api": 0, "users": 0} {
 		var st unix.Stat_t
-		if err := unix.Stat(filepath.Join(run, socket+".sock"), &st); err != nil || st.Uid != owner || st.Mode&0o777 != 0o600 {
-			t.Errorf("%s.sock: uid %d mode %o, %v", socket, st.Uid, st.Mode&0o777, err)
+		if err := unix.Stat(filepath.Join(run, socket+".sock"), &st); err != nil || st.Uid != owner ||
+			st.Mode&0o777 != map[bool]uint32{false: 0o600, true: 0o660}[socket == "users"] || socket == "users" && st.Gid != 71000 {
+			t.Errorf("%s.sock: uid %d gid %d mode %o, %v", socket, st.Uid, st.Gid, st.Mode&0o777, err)
 		}
 	}
 

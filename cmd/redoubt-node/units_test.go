@@ -107,9 +107,9 @@ func TestUnitsAgree(t *testing.T) {
 			name := "redoubt-" + s.name + ".socket"
 			names = append(names, name)
 			su := readUnit(t, name)
-			owner := unitUsers[s.owner]
+			owner, group := unitUsers[account.Account{UID: s.owner.UID, GID: s.owner.UID}], unitUsers[account.Account{UID: s.owner.GID, GID: s.owner.GID}]
 			for key, want := range map[string]string{"ListenStream": c.runDir + "/" + s.name + ".sock", "FileDescriptorName": s.name, "SocketUser": owner,
-				"SocketGroup": owner, "SocketMode": "0600", "DirectoryMode": "0711", "Service": d.name() + ".service"} {
+				"SocketGroup": group, "SocketMode": fmt.Sprintf("%04o", s.mode()), "DirectoryMode": "0711", "Service": d.name() + ".service"} {
 				if got := su.one(key); got != want {
 					t.Errorf("%s: %s=%s, the supervisor says %q", name, key, got, want)
 				}

@@ -4,12 +4,17 @@
 package peercred
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
+
+// maxGroups is how many a process can have (NGROUPS_MAX).
+const maxGroups = 65536
 
 // Of returns the credentials of conn's peer.
 func Of(conn *net.UnixConn) (*unix.Ucred, error) {
@@ -26,6 +31,41 @@ func Of(conn *net.UnixConn) (*unix.Ucred, error) {
 		return nil, err
 	}
 	return cred, inner
+}
+
+// InGroup reports whether the peer was in that group when it connected: its own, or
+// one of the others it had.
+func InGroup(conn *net.UnixConn, gid uint32) (bool, error) {
+	cred, err := Of(conn)
+	if err != nil || cred.Gid == gid {
+		return err == nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var groups []uint32
+	var inner error
+	err = raw.Control(func(fd uintptr) { groups, inner = groupsOf(int(fd)) })
+	return slices.Contains(groups, gid), errors.Join(err, inner)
+}
+
+// groupsOf are the supplementary groups of the peer (SO_PEERGROUPS), as of its
+// connect. What /proc says of its pid would be of now, and of whoever has that pid.
+func groupsOf(fd int) ([]uint32, error) {
+	groups := make([]uint32, 64)
+	for {
+		size := uint32(len(groups)) * 4
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == 0:
+			return groups[:size/4], nil
+		case errno != unix.ERANGE || len(groups) > maxGroups:
+			return nil, errno
+		}
+		groups = make([]uint32, 2*maxGroups)
+	}
 }
 
 // Listener hands out only connections whose peer runs as one of uids; others

@@ -177,7 +177,7 @@ func (l *Log) alone(ctx context.Context, r *auditpb.Record) error {
 }
 
 func (l *Log) caller(id authz.Identity) *auditpb.Caller {
-	c := &auditpb.Caller{Name: clip(id.String(), maxValue), Node: clip(id.NodeID, maxValue), LocalRoot: id.LocalRoot, Person: clip(id.Person, maxValue),
+	c := &auditpb.Caller{Name: clip(id.String(), maxValue), Node: clip(id.NodeID, maxValue), LocalRoot: id.LocalRoot, Person: clip(id.Person, maxValue), User: clip(id.User, maxValue),
 		Key: hex.EncodeToString(id.SPKI), Manager: l.Manager}
 	if id.NodeID != "" {
 		c.Role = profile.RoleName(id.Role)

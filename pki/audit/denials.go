@@ -49,7 +49,7 @@ func NewDenials(l *Log, send func(context.Context, []*auditpb.Record) error, los
 
 // Refused counts a refusal. It never waits.
 func (d *Denials) Refused(id authz.Identity, method, reason string) {
-	known := id.NodeID != "" || id.Person != "" || id.LocalRoot
+	known := id.NodeID != "" || id.Person != "" || id.User != "" || id.LocalRoot
 	host := ""
 	if id.Source != nil {
 		host = addressOf(id.Source)

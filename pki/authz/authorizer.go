@@ -107,6 +107,16 @@ func (a *Authorizer) LocalServerOptions() []grpc.ServerOption {
 	}
 }
 
+// UserServerOptions are the same for a server on the socket for users, as
+// UserCredentials says.
+func (a *Authorizer) UserServerOptions(gid uint32, names func(uid uint32) (string, error), refused func(error)) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(UserCredentials(gid, names, refused)),
+		grpc.ChainUnaryInterceptor(a.Unary),
+		grpc.ChainStreamInterceptor(a.Stream),
+	}
+}
+
 // Unary is the interceptor of unary calls.
 func (a *Authorizer) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	id, err := a.admit(ctx, info.FullMethod)
@@ -161,19 +171,24 @@ func (a *Authorizer) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 	return err
 }
 
-// Carry judges a call that came over the local socket of the manager self, and
+// Carry judges a call that came over a local socket of the manager self, and
 // that this very manager answers, as if it had been carried to it under self's
 // certificate: the path is shorter, what is checked is the same. It returns the
-// context for the handler. The caller is local root already; nothing here looks
-// at the connection.
+// context for the handler. The caller is the one in ctx, local root or a user; nothing
+// here looks at the connection.
 func (a *Authorizer) Carry(ctx context.Context, method string, self *Peer) (context.Context, error) {
 	info := &ConnInfo{Peer: self}
-	info.State.NegotiatedProtocol = ALPNLocal
+	_, alpn, err := Carried(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info.State.NegotiatedProtocol = alpn
+	caller, _ := FromContext(ctx)
 	as := &peer.Peer{AuthInfo: info}
 	if p, ok := peer.FromContext(ctx); ok {
 		as.Addr = p.Addr
 	}
-	id, err := a.admitPeer(as, method)
+	id, err := a.admitPeer(as, caller.User, method)
 	if err != nil {
 		return nil, err
 	}
@@ -213,17 +228,23 @@ var errCertExpired = status.Error(codes.Unauthenticated, "the certificate expire
 // admit returns who calls, or a refusal.
 func (a *Authorizer) admit(ctx context.Context, method string) (Identity, error) {
 	p, _ := peer.FromContext(ctx)
-	return a.admitPeer(p, method)
+	user, err := userOf(ctx)
+	if err != nil {
+		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", err)
+		return Identity{}, err
+	}
+	return a.admitPeer(p, user, method)
 }
 
-// admitPeer is admit for the other end of a connection; nil: there is none.
-func (a *Authorizer) admitPeer(p *peer.Peer, method string) (Identity, error) {
+// admitPeer is admit for the other end of a connection; nil: there is none. user is
+// who the call says it is of.
+func (a *Authorizer) admitPeer(p *peer.Peer, user, method string) (Identity, error) {
 	rule, err := ruleOf(method)
 	if err != nil {
 		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", err)
 		return Identity{}, status.Error(codes.PermissionDenied, err.Error())
 	}
-	id, err := a.identify(p)
+	id, err := a.identify(p, user)
 	if err != nil {
 		reason := status.Convert(err).Message()
 		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", reason)
@@ -291,6 +312,7 @@ var kindNames = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "root on the node itself",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "demoted managers",
 	authzpb.Caller_CALLER_PERSON:             "people",
+	authzpb.Caller_CALLER_LOCAL_USER:         "users of a manager's machine",
 }
 
 func describe(kinds []authzpb.Caller) string {

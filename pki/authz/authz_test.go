@@ -36,6 +36,7 @@ const testService = "redoubt.authz.test.Probe"
 var kinds = []authzpb.Caller{
 	authzpb.Caller_CALLER_ANYONE, authzpb.Caller_CALLER_WORKER, authzpb.Caller_CALLER_MANAGER, authzpb.Caller_CALLER_BOOT,
 	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT, authzpb.Caller_CALLER_NODE_LOCAL_ROOT, authzpb.Caller_CALLER_EXPIRED_WORKER,
+	authzpb.Caller_CALLER_LOCAL_USER,
 }
 
 func methodOf(k authzpb.Caller) string { return fmt.Sprintf("/%s/Kind%d", testService, k) }
@@ -66,7 +67,7 @@ func registerProbe() {
 	root := []authzpb.Caller{authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}
 	for _, k := range kinds {
 		if slices.Contains(operators, k) {
-			add(fmt.Sprintf("Kind%d", k), with(&authzpb.Rule{Callers: root, Verbs: []*authzpb.Verb{{Name: "probe.do"}}}))
+			add(fmt.Sprintf("Kind%d", k), with(&authzpb.Rule{Callers: []authzpb.Caller{k}, Verbs: []*authzpb.Verb{{Name: "probe.do"}}}))
 			continue
 		}
 		add(fmt.Sprintf("Kind%d", k), rule(k))

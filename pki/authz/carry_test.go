@@ -27,7 +27,7 @@ func TestCarryJudgesAsTheConnection(t *testing.T) {
 		for k := range authzpb.Caller_name {
 			method := methodOf(authzpb.Caller(k))
 			want := tryUnary(a, c.ctx, method)
-			ctx, got := a.Carry(over(&LocalInfo{}), method, info.Peer)
+			ctx, got := a.Carry(NewContext(over(&LocalInfo{}), Identity{LocalRoot: true}), method, info.Peer)
 			if (want == nil) != (got == nil) {
 				t.Errorf("%s, %s: %v in place, %v over the connection", name, method, got, want)
 			}
@@ -43,7 +43,7 @@ func TestCarryJudgesAsTheConnection(t *testing.T) {
 	if compared == 0 {
 		t.Error("nothing was admitted: the table has no manager on local")
 	}
-	if _, err := a.Carry(context.Background(), "/nobody.knows.Service/Method", d.node(0)); err == nil {
+	if _, err := a.Carry(NewContext(context.Background(), Identity{LocalRoot: true}), "/nobody.knows.Service/Method", d.node(0)); err == nil {
 		t.Error("an unknown method is admitted")
 	}
 }

@@ -12,12 +12,16 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 )
 
-// identify says who is at the other end of the call's connection, now.
-func (a *Authorizer) identify(p *peer.Peer) (Identity, error) {
+// identify says who is at the other end of the call's connection, now. user is who
+// the call says it is of; empty: it does not.
+func (a *Authorizer) identify(p *peer.Peer, user string) (Identity, error) {
 	if p == nil {
 		return Identity{}, status.Error(codes.Unauthenticated, "the call came over no connection")
 	}
 	id, err := a.identifyInfo(p.AuthInfo)
+	if _, certified := p.AuthInfo.(*ConnInfo); certified && err == nil {
+		err = id.of(user)
+	}
 	id.Source = p.Addr
 	return id, err
 }
@@ -30,6 +34,8 @@ func (a *Authorizer) identifyInfo(info credentials.AuthInfo) (Identity, error) {
 			id.kinds = append(id.kinds, authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT)
 		}
 		return id, nil
+	case *UserInfo:
+		return Identity{User: info.Name, kinds: []authzpb.Caller{authzpb.Caller_CALLER_LOCAL_USER}}, nil
 	case *ConnInfo:
 		if info.Peer != nil && (info.Peer.Person != "" || info.State.NegotiatedProtocol == ALPNPerson) {
 			return a.identifyPerson(info.State.NegotiatedProtocol, info.Peer)
@@ -94,6 +100,8 @@ func kindOf(alpn string, role profilepb.Role) (authzpb.Caller, error) {
 		return authzpb.Caller_CALLER_MANAGER, nil
 	case alpn == ALPNLocal && role == profilepb.Role_ROLE_MANAGER:
 		return authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT, nil
+	case alpn == ALPNUser && role == profilepb.Role_ROLE_MANAGER:
+		return authzpb.Caller_CALLER_LOCAL_USER, nil
 	case alpn == ALPNLock && role == profilepb.Role_ROLE_BOOT:
 		return authzpb.Caller_CALLER_BOOT, nil
 	}

@@ -29,6 +29,9 @@ type Identity struct {
 	// node itself.
 	LocalRoot   bool
 	LocalRootOf string
+	// User is the name of a user, who is not root, of the machine of node UserOf; that
+	// is empty on this machine's own socket.
+	User, UserOf string
 	// Source is where the call came from; behind a splice, the caller's own
 	// address. It is nil in tests only.
 	Source net.Addr
@@ -42,6 +45,10 @@ func (id Identity) Is(kind authzpb.Caller) bool { return slices.Contains(id.kind
 // String says who it is in an error or a log line.
 func (id Identity) String() string {
 	switch {
+	case id.User != "" && id.UserOf != "":
+		return "user " + id.User + " of node " + id.UserOf
+	case id.User != "":
+		return "user " + id.User
 	case id.LocalRoot && id.LocalRootOf != "":
 		return "local root of node " + id.LocalRootOf
 	case id.LocalRoot:

@@ -71,7 +71,7 @@ func TestTheJudgeIsAsked(t *testing.T) {
 	if err := tryUnary(a, local, "/"+testService+"/Own"); err != nil {
 		t.Errorf("what is the caller's own: %v", err)
 	}
-	ctx, err := a.Carry(context.Background(), probe, d.node(profilepb.Role_ROLE_MANAGER))
+	ctx, err := a.Carry(NewContext(context.Background(), Identity{LocalRoot: true}), probe, d.node(profilepb.Role_ROLE_MANAGER))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ const (
 	ALPNGRPC  = "h2"
 	ALPNLocal = "redoubt-local/1"
 	ALPNLock  = "redoubt-lock/1"
+	// ALPNUser is by which a manager carries calls of its machine's users.
+	ALPNUser = "redoubt-user/1"
 	// ALPNPerson is people's, and no node's.
 	ALPNPerson = "redoubt-person/1"
 	// ALPNWitness is between managers, as raft is.

@@ -72,7 +72,7 @@ func (a *Authorizer) CheckPeer(alpn string, p *Peer) error {
 		_, err := a.identifyPerson(alpn, p)
 		return err
 	}
-	if alpn == ALPNGRPC || alpn == ALPNLocal || alpn == ALPNLock {
+	if alpn == ALPNGRPC || alpn == ALPNLocal || alpn == ALPNUser || alpn == ALPNLock {
 		_, err := a.identifyNode(alpn, p)
 		return err
 	}

@@ -55,7 +55,7 @@ func ruleOf(fullMethod string) (*rule, error) {
 }
 
 // operators are the callers who do what roles and policies let them.
-var operators = []authzpb.Caller{authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT, authzpb.Caller_CALLER_PERSON}
+var operators = []authzpb.Caller{authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT, authzpb.Caller_CALLER_PERSON, authzpb.Caller_CALLER_LOCAL_USER}
 
 func declared(md protoreflect.MethodDescriptor) (*rule, error) {
 	opts := md.Options()

@@ -96,12 +96,13 @@ func firstOf(ctx context.Context, n int, attempt func(ctx context.Context, i int
 	return nil, failed
 }
 
-// DialLeaderLocal connects a manager's local root to the leader.
-func DialLeaderLocal(ctx context.Context, creds *pki.Credentials, leader Leader, opts ...grpc.DialOption) (*pki.GRPCConn, error) {
+// DialLeaderLocal connects a manager's local root to the leader, or its users: by
+// ALPNLocal or ALPNUser.
+func DialLeaderLocal(ctx context.Context, creds *pki.Credentials, alpn string, leader Leader, opts ...grpc.DialOption) (*pki.GRPCConn, error) {
 	if leader.NodeID == "" || leader.Address == "" {
 		return nil, errNoLeader
 	}
-	conn, err := pki.DialTLS(ctx, leader.Address, creds.ClientConfig(pki.ALPNLocal, leader.NodeID))
+	conn, err := pki.DialTLS(ctx, leader.Address, creds.ClientConfig(alpn, leader.NodeID))
 	if err != nil {
 		return nil, fmt.Errorf("the leader cannot be reached: %w", err)
 	}

@@ -105,9 +105,9 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 		return p.dispatchLocked(ctx, in, alpn, m)
 	case led(alpn):
 		return p.dispatchLed(ctx, in, alpn, m, read, giveHalf)
-	case alpn == pki.ALPNLocal && !m.leader().Self:
+	case toLeader(alpn) && !m.leader().Self:
 		return false, errNoLeader
-	case alpn == pki.ALPNRaft, alpn == pki.ALPNLock, alpn == pki.ALPNLocal, alpn == pki.ALPNWitness:
+	case alpn == pki.ALPNRaft, alpn == pki.ALPNLock, toLeader(alpn), alpn == pki.ALPNWitness:
 		return p.serve(ctx, in, alpn, m, m.creds)
 	case alpn == pki.ALPNLeader:
 		return p.dispatchSpliced(ctx, in, m, giveHalf)
@@ -118,6 +118,10 @@ func (p *Port) dispatch(in *incoming) (kept bool, _ error) {
 // led reports whether connections of a protocol are for the leader, to whom others
 // carry them: those of nodes and of people.
 func led(alpn string) bool { return alpn == pki.ALPNGRPC || alpn == pki.ALPNPerson }
+
+// toLeader reports whether a protocol is a manager's for calls of its machine's root
+// or users: it makes the connection to the leader itself.
+func toLeader(alpn string) bool { return alpn == pki.ALPNLocal || alpn == pki.ALPNUser }
 
 // dispatchLocked answers with the boot leaf. Where the leader is wanted that leaf is
 // the answer.

@@ -88,7 +88,7 @@ type tracked interface {
 func (c *Conn) about() (string, []*authz.Peer) { return c.alpn, []*authz.Peer{c.peer, c.via} }
 
 func (c *Conn) ledTo() *Leader {
-	if led(c.alpn) || c.alpn == pki.ALPNLocal {
+	if led(c.alpn) || toLeader(c.alpn) {
 		return &Leader{Self: true}
 	}
 	return nil
@@ -115,7 +115,7 @@ func New(c Config) (*Port, error) {
 	}, nil
 }
 
-var served = []string{pki.ALPNGRPC, pki.ALPNPerson, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNLock, pki.ALPNWitness}
+var served = []string{pki.ALPNGRPC, pki.ALPNPerson, pki.ALPNRaft, pki.ALPNLocal, pki.ALPNUser, pki.ALPNLock, pki.ALPNWitness}
 
 // Listen returns the listener of a protocol. Its connections are *Conn. There
 // is one at a time; after it was closed a new one can be had. Connections of a

@@ -193,7 +193,7 @@ func checkAutolock(_ context.Context, n *Node, found *Found) error {
 
 // checkSockets: each socket is of the one who may connect.
 func checkSockets(_ context.Context, n *Node, found *Found) error {
-	who := map[string]string{"api": "", "metrics": "", "unlock": "", "wg": "", "keyd": "redoubtd", "netd": "redoubtd",
+	who := map[string]string{"api": "", "users": "", "metrics": "", "unlock": "", "wg": "", "keyd": "redoubtd", "netd": "redoubtd",
 		"rund": "redoubtd", "identity": "redoubtd", "named": "redoubtd", "named-net": "redoubt-netd"}
 	paths, err := filepath.Glob(filepath.Join(n.Run, "*.sock"))
 	if err != nil {
@@ -221,8 +221,12 @@ func checkSockets(_ context.Context, n *Node, found *Found) error {
 				return err
 			}
 		}
-		if owner(fi) != uid || fi.Mode().Perm() != 0o600 {
-			found.Against("%s has owner %d and mode %04o, and is to have %d and 0600", path, owner(fi), fi.Mode().Perm(), uid)
+		mode := fs.FileMode(0o600)
+		if name == "users" {
+			mode = 0o660 // the group's members are told apart at the other end
+		}
+		if owner(fi) != uid || fi.Mode().Perm() != mode {
+			found.Against("%s has owner %d and mode %04o, and is to have %d and %04o", path, owner(fi), fi.Mode().Perm(), uid, mode)
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
 // Package apiclient is the client's end of a node's local sockets: gRPC on
-// api.sock, keyd's wire on unlock.sock; and of the cluster's port for people, who
+// api.sock for root and on users.sock for others, keyd's wire on unlock.sock; and of the cluster's port for people, who
 // reach the operator API by a certificate. The command line, the lab and the story
 // tests speak to nodes through it.
 //
@@ -36,6 +36,7 @@ import (
 // Names of the sockets in a node's run directory.
 const (
 	APISocket    = "api.sock"
+	UsersSocket  = "users.sock"
 	UnlockSocket = "unlock.sock"
 )
 
@@ -84,18 +85,22 @@ type Client struct {
 	controlpb.ComplianceClient
 	conn  *callstream.Conn
 	under io.Closer // what conn goes over, where that is to be closed, too; or nil
+	users bool      // the socket is the one for users
 }
 
 func newClient(conn *callstream.Conn) *Client {
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
 		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn),
-		controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), controlpb.NewComplianceClient(conn), conn, nil}
+		controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), controlpb.NewComplianceClient(conn), conn, nil, false}
 }
 
 // Dial connects to the API socket at path and waits until somebody answers
 // there, so that a node that is not there, or whose redoubtd does not start, is
 // said plainly and soon.
 func Dial(ctx context.Context, path string) (*Client, error) {
+	if filepath.Base(path) == UsersSocket && os.Geteuid() == 0 {
+		return nil, apierr.New(apierr.ReasonDenied, "name "+APISocket+" beside it", "%s is for users who are not root", path)
+	}
 	var d net.Dialer
 	first, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
@@ -125,7 +130,9 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	return newClient(conn), nil
+	c := newClient(conn)
+	c.users = filepath.Base(path) == UsersSocket
+	return c, nil
 }
 
 // carried reports whether calls of method may share a stream: those of the
@@ -165,8 +172,11 @@ type RefusedConfigError struct{ why string }
 
 func (e *RefusedConfigError) Error() string { return "redoubtd does not start: " + e.why }
 
+// asWhom is what helps a user who is refused at a socket.
+const asWhom = "run the command as root, or as a user in group redoubt who was given a role"
+
 func foreignUser() error {
-	return apierr.New(apierr.ReasonDenied, "run the command as root", "the node refused this user")
+	return apierr.New(apierr.ReasonDenied, asWhom, "the node refused this user")
 }
 
 // Close ends the connection.
@@ -183,7 +193,7 @@ func dialError(path string, err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return apierr.New(apierr.ReasonUnreachable, "start redoubt-node, or name its socket with --host", "no node answers at %s", path)
 	case errors.Is(err, fs.ErrPermission):
-		return apierr.New(apierr.ReasonDenied, "run the command as root", "this user may not use %s", path)
+		return apierr.New(apierr.ReasonDenied, asWhom, "this user may not use %s", path)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierr.Decode(err)
 	}

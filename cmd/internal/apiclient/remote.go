@@ -34,8 +34,9 @@ func DialPerson(ctx context.Context, p *pki.Person) (*Client, error) {
 	return c, nil
 }
 
-// Remote reports whether the cluster answers, and not a node's own socket.
-func (c *Client) Remote() bool { return c.under != nil }
+// Remote reports whether the cluster alone answers, and not the node itself: for a
+// person by a certificate, and for a user who is not root.
+func (c *Client) Remote() bool { return c.under != nil || c.users }
 
 // Renew gets a person's next certificate over a connection that DialPerson made.
 func (c *Client) Renew(ctx context.Context, p *pki.Person) (*pki.Person, error) {

@@ -41,6 +41,7 @@ type callerJSON struct {
 	Role      string `json:"role,omitempty"`
 	Person    string `json:"person,omitempty"`
 	LocalRoot bool   `json:"local_root,omitempty"`
+	User      string `json:"user,omitempty"`
 	Key       string `json:"key,omitempty"`
 	Address   string `json:"address,omitempty"`
 	Manager   string `json:"manager"`
@@ -86,7 +87,7 @@ func recordOf(v *controlpb.RecordView) (recordJSON, error) {
 	c := r.GetCaller()
 	out := recordJSON{Number: v.GetNumber(), Time: time.Unix(0, v.GetClock()).UTC(), Index: v.GetIndex(), Request: r.GetRequest(),
 		Outcome: enumName(r.GetOutcome(), "OUTCOME_"), Method: r.GetMethod(), Verbs: r.GetVerbs(), Objects: r.GetObjects(),
-		Caller:  callerJSON{c.GetName(), c.GetNode(), c.GetRole(), c.GetPerson(), c.GetLocalRoot(), c.GetKey(), c.GetAddress(), c.GetManager()},
+		Caller:  callerJSON{c.GetName(), c.GetNode(), c.GetRole(), c.GetPerson(), c.GetLocalRoot(), c.GetUser(), c.GetKey(), c.GetAddress(), c.GetManager()},
 		Omitted: r.GetOmitted(), Reason: r.GetReason(), Times: r.GetTimes()}
 	for _, ch := range r.GetChanges() {
 		change := changeJSON{Table: ch.GetTable(), ID: ch.GetId(), Name: ch.GetName(), Kind: enumName(ch.GetKind(), "KIND_")}

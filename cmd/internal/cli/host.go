@@ -3,12 +3,23 @@ package cli
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 )
 
-const defaultHost = "unix:///run/redoubt/" + apiclient.APISocket
+const defaultHost = runDir + apiclient.APISocket
+
+const runDir = "unix:///run/redoubt/"
+
+// hostFor is the socket that a user's commands go to where none is named.
+func hostFor(uid int) string {
+	if uid == 0 {
+		return defaultHost
+	}
+	return runDir + apiclient.UsersSocket
+}
 
 // api is a connection to the node.
 type api = apiclient.Client
@@ -28,7 +39,7 @@ func (a *app) socketPath() (string, error) {
 		from, host = "REDOUBT_HOST", a.Getenv("REDOUBT_HOST")
 	}
 	if host == "" {
-		host = defaultHost
+		host = hostFor(os.Geteuid())
 	}
 	path, err := apiclient.ParseHost(host)
 	if err != nil {

@@ -118,10 +118,10 @@ func pickNodes(r raftstore.Reader, refs []string) (out []*pkipb.Node, err error)
 	return out, nil
 }
 
-// self is the node whose local root calls.
+// self is the node whose local root or user calls.
 func self(ctx context.Context) string {
 	id, _ := authz.FromContext(ctx)
-	return id.LocalRootOf
+	return cmp.Or(id.LocalRootOf, id.UserOf)
 }
 
 // resolveNode finds a member by id, by its name where that is unique, or by a

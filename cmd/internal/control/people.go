@@ -156,8 +156,10 @@ func (s *Server) WhoAmI(ctx context.Context, _ *controlpb.WhoAmIRequest) (*contr
 				resp.Source = host
 			}
 		}
-	case caller.LocalRootOf != "":
-		resp.Id = profile.NodeURI(s.c.ClusterID, caller.LocalRootOf).String()
+	default:
+		if node := self(ctx); node != "" {
+			resp.Id = profile.NodeURI(s.c.ClusterID, node).String()
+		}
 	}
 	return resp, nil
 }

@@ -234,6 +234,7 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
 	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance",
 	authzpb.Caller_CALLER_PERSON:             "pki.PersonRenewal control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance",
+	authzpb.Caller_CALLER_LOCAL_USER:         "control.CallStream control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 

@@ -47,6 +47,7 @@ type callerWorld struct {
 	boot  *pki.Credentials // its own
 	addr  string           // of port 2377
 	local string           // the local socket
+	users string           // the one for users
 	// locked is port 2377 of a manager that is locked.
 	locked string
 }
@@ -75,7 +76,7 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	})
 	n.self = &member{NodeID: self.Record.GetId(), ClusterID: ca.ClusterID, Manager: true}
 	w := &callerWorld{ca: ca, boot: self.Boot, m: &managerState{n: n, store: store, creds: self.Credentials, serving: make(chan struct{})}}
-	w.m.link = &leaderLink{dial: w.m.dialLeader}
+	w.m.links = newLinks(w.m)
 	w.m.clocks = newClocks(w.m)
 	w.update(t, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, ca.Cluster()) })
 	w.put(t, self)
@@ -99,7 +100,12 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{dir, w.local} {
+	w.users = filepath.Join(dir, "users.sock")
+	lu, err := net.Listen("unix", w.users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{dir, w.local, w.users} {
 		if err := os.Chmod(p, 0o777); err != nil {
 			t.Fatal(err)
 		}
@@ -111,10 +117,11 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	serveInTest(t, func(ctx context.Context) error { return w.m.serveWitness(ctx, lead, az) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, self.Boot, nil) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLocal(ctx, l) })
+	serveInTest(t, func(ctx context.Context) error { return n.serveUsers(ctx, lu) })
 	serveInTest(t, func(ctx context.Context) error {
 		return n.serveRequests(ctx, errors.New("this node serves no requests"), new(*request), nil)
 	})
-	t.Cleanup(w.m.link.close)
+	t.Cleanup(w.m.closeLinks)
 	return w
 }
 
@@ -279,7 +286,7 @@ func (w *callerWorld) callers(t *testing.T) []*tableCaller {
 		{name: "a removed manager's boot leaf", dial: tcp(removedManager.Boot)},
 		{name: "a manager (local root carried by it)", dial: tcp(boss.Credentials), kinds: ofManager},
 		{name: "a manager, 5 MiB message", dial: tcp(boss.Credentials), kinds: ofManager, big: true, message: big},
-		{name: "root on this node", local: true, dial: w.dialLocal(0), kinds: map[string][]authzpb.Caller{
+		{name: "root on this node", local: true, dial: w.dialLocal(w.local, 0, 0), kinds: map[string][]authzpb.Caller{
 			"api.sock": {authzpb.Caller_CALLER_NODE_LOCAL_ROOT}, pki.ALPNLocal: {authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT}}},
 		{name: "a person", dial: person(w.person(t, w.ca, "alice", time.Now(), nil)), kinds: aPerson},
 		{name: "a person, expired", dial: person(w.person(t, w.ca, "bob", time.Now().Add(-13*time.Hour), nil))},
@@ -289,7 +296,14 @@ func (w *callerWorld) callers(t *testing.T) []*tableCaller {
 		{name: "a person the cluster does not know", dial: person(newPersonCert(t, w.ca, "erin", time.Now()))},
 		{name: "a person of another CA", dial: person(newPersonCert(t, foreign, "alice", time.Now()))},
 		{name: "a manager, by the protocol of people", dial: byPeoples(certOf(t, boss.Credentials), true)},
-		{name: "another user on this node", local: true, dial: w.dialLocal(65534)},
+		{name: "another user on this node", local: true, dial: w.dialLocal(w.local, 65534, 65534)},
+		{name: "a user of group redoubt", local: true, dial: w.dialLocal(w.users, 1, os.Getegid()), kinds: map[string][]authzpb.Caller{
+			"api.sock": {authzpb.Caller_CALLER_LOCAL_USER}, pki.ALPNLocal: {authzpb.Caller_CALLER_LOCAL_USER}}},
+		{name: "a user of group redoubt, on root's socket", local: true, dial: w.dialLocal(w.local, 1, os.Getegid())},
+		{name: "a user of another group", local: true, dial: w.dialLocal(w.users, 1, 1)},
+		{name: "a user of group redoubt without a name", local: true, dial: w.dialLocal(w.users, 4242421, os.Getegid())},
+		{name: "root, on the socket for users", local: true, dial: w.dialLocal(w.users, 0, 0)},
+		{name: "a manager, by the protocol for users, naming nobody", dial: onlyBy(tcp(boss.Credentials), pki.ALPNUser)},
 	}
 }
 
@@ -332,18 +346,25 @@ func certOf(t testing.TB, c *pki.Credentials) *tls.Certificate {
 	return cert
 }
 
-// dialLocal connects to the local socket as that user, whatever the way is: the
-// socket serves Bootstrap itself and carries Control on.
-func (w *callerWorld) dialLocal(uid uint32) func(*testing.T, string) (closerConn, error) {
+// onlyBy has a caller come by one protocol, whatever the way is.
+func onlyBy(dial func(*testing.T, string) (closerConn, error), way string) func(*testing.T, string) (closerConn, error) {
+	return func(t *testing.T, _ string) (closerConn, error) { return dial(t, way) }
+}
+
+// dialLocal connects to a local socket as that user, whatever the way is: root's
+// serves Bootstrap itself, and both carry Control on.
+func (w *callerWorld) dialLocal(path string, uid, gid int) func(*testing.T, string) (closerConn, error) {
 	return func(t *testing.T, _ string) (closerConn, error) {
-		return grpc.NewClient("passthrough:///"+w.local, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialAs(ctx, w.local, uid) }))
+		return grpc.NewClient("passthrough:///"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+				return dialAs(ctx, path, uint32(uid), uint32(gid))
+			}))
 	}
 }
 
 // dialAs connects to a unix socket from a process of that user: the kernel
 // reports who connected, whoever has the socket after that.
-func dialAs(ctx context.Context, path string, uid uint32) (net.Conn, error) {
+func dialAs(ctx context.Context, path string, uid, gid uint32) (net.Conn, error) {
 	if uid == 0 {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
@@ -355,10 +376,10 @@ func dialAs(ctx context.Context, path string, uid uint32) (net.Conn, error) {
 	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	defer ours.Close()
 	defer theirs.Close()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^$")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^$") // gRPC's ctx ends when the connection stands
 	cmd.Env = []string{dialFor + "=" + path}
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

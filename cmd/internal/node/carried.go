@@ -8,7 +8,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -60,12 +59,16 @@ func (p proxy) call(ctx context.Context, method string, request []byte) ([]byte,
 			return proto.Marshal(resp.(proto.Message)) // as every answer of a service is
 		}
 	}
-	conn, err := p.leader(ctx)
+	carried, alpn, err := authz.Carried(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := p.leader(ctx, alpn)
 	if err != nil {
 		return nil, err
 	}
 	var answer frame
-	if err := conn.Invoke(metadata.NewOutgoingContext(ctx, nil), method, &frame{request}, &answer, grpc.ForceCodecV2(rawCodec{})); err != nil {
+	if err := conn.Invoke(carried, method, &frame{request}, &answer, grpc.ForceCodecV2(rawCodec{})); err != nil {
 		return nil, ofLeader(ctx, err)
 	}
 	return answer.data, nil

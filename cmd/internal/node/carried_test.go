@@ -26,7 +26,7 @@ import (
 func TestCarriedIsJudgedAlike(t *testing.T) {
 	w := newCallerWorld(t)
 	cc, err := grpc.NewClient("passthrough:///"+w.local, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialAs(ctx, w.local, 0) }))
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialAs(ctx, w.local, 0, 0) }))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,9 @@ func (m *managerState) followLeader(ctx context.Context, p *port.Port) error {
 			last = now
 			p.LeaderChanged(now)
 			id, addr := m.store.Leader()
-			m.link.follow(port.Leader{NodeID: id, Address: addr})
+			for _, l := range m.links {
+				l.follow(port.Leader{NodeID: id, Address: addr})
+			}
 		}
 		select {
 		case <-changed:

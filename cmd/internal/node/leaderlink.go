@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/port"
 )
 
@@ -147,14 +148,30 @@ const (
 	leaderRetry = 100 * time.Millisecond
 )
 
-// leaderConn returns a connection to the leader's operator API.
-func (m *managerState) leaderConn(ctx context.Context) (grpc.ClientConnInterface, error) {
+// newLinks are the connections to the leader that calls of local sockets go over, by
+// protocol: root's and users' never share one.
+func newLinks(m *managerState) map[string]*leaderLink {
+	links := map[string]*leaderLink{}
+	for _, alpn := range []string{pki.ALPNLocal, pki.ALPNUser} {
+		links[alpn] = &leaderLink{dial: func(ctx context.Context, to port.Leader) (leaderClient, error) { return m.dialLeader(ctx, alpn, to) }}
+	}
+	return links
+}
+
+func (m *managerState) closeLinks() {
+	for _, l := range m.links {
+		l.close()
+	}
+}
+
+// leaderConn returns a connection to the leader's operator API, by that protocol.
+func (m *managerState) leaderConn(ctx context.Context, alpn string) (grpc.ClientConnInterface, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderWait)
 	defer cancel()
 	for {
 		changed := m.store.LeaderChanged()
 		id, addr := m.store.Leader()
-		conn, err := m.link.get(ctx, port.Leader{NodeID: id, Address: addr}, changed)
+		conn, err := m.links[alpn].get(ctx, port.Leader{NodeID: id, Address: addr}, changed)
 		if err == nil {
 			return conn, nil
 		}
@@ -172,8 +189,8 @@ func (m *managerState) leaderConn(ctx context.Context) (grpc.ClientConnInterface
 
 // dialLeader connects to the operator API of the leader under this manager's own
 // certificate.
-func (m *managerState) dialLeader(ctx context.Context, to port.Leader) (leaderClient, error) {
-	conn, err := port.DialLeaderLocal(ctx, m.creds, to, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+func (m *managerState) dialLeader(ctx context.Context, alpn string, to port.Leader) (leaderClient, error) {
+	conn, err := port.DialLeaderLocal(ctx, m.creds, alpn, to, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, err // not a nil *pki.GRPCConn
 	}

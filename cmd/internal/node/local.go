@@ -40,36 +40,44 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 	// that dialLeader makes; here they only get as far as being told why there
 	// is none.
 	az := authz.New(authz.Config{Manager: func() bool { return true }, Carries: true, Logger: n.log})
+	return n.serveOperators(ctx, l, az, az.LocalServerOptions(), func(srv *grpc.Server) {
+		controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
+		controlpb.RegisterSharesServer(srv, shares{n: n})
+	})
+}
+
+// serveOperators serves a local socket until ctx ends: what register adds, and Control
+// by way of the leader.
+func (n *Node) serveOperators(ctx context.Context, l net.Listener, az *authz.Authorizer, options []grpc.ServerOption, register func(*grpc.Server)) error {
 	unary, stream := control.Interceptors(n.log)
 	carry := proxy{n.dialLeader, n.direct}
-	srv := grpc.NewServer(append(slices.Concat(az.LocalServerOptions(), busy),
+	srv := grpc.NewServer(append(slices.Concat(options, busy),
 		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream),
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.UnknownServiceHandler(carry.handle),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(64),
 		grpc.KeepaliveParams(keepalive.ServerParameters{}))...)
-	controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
-	controlpb.RegisterSharesServer(srv, shares{n: n})
 	controlpb.RegisterCallStreamServer(srv, carried{az: az, proxy: carry, log: n.log})
-	checked := []string{controlpb.Bootstrap_ServiceDesc.ServiceName, controlpb.CallStream_ServiceDesc.ServiceName, controlpb.Shares_ServiceDesc.ServiceName}
+	register(srv)
+	var carriedTo []string
 	for _, d := range controlpb.OperatorServices {
-		checked = append(checked, d.ServiceName)
+		carriedTo = append(carriedTo, d.ServiceName)
 	}
-	if err := authz.CheckAll(checked...); err != nil {
+	if err := errors.Join(authz.CheckServer(srv), authz.CheckAll(carriedTo...)); err != nil {
 		return err
 	}
 	return serveGRPC(ctx, srv, l)
 }
 
-// dialLeader returns a connection to the leader for the operator API.
-func (n *Node) dialLeader(ctx context.Context) (grpc.ClientConnInterface, error) {
+// dialLeader returns a connection to the leader for the operator API, by that protocol.
+func (n *Node) dialLeader(ctx context.Context, alpn string) (grpc.ClientConnInterface, error) {
 	n.mu.Lock()
 	live, self, phase := n.live, n.self, n.st.phase
 	n.mu.Unlock()
 	m, ok := live.(*managerState)
 	switch {
 	case ok:
-		return m.leaderConn(ctx)
+		return m.leaderConn(ctx, alpn)
 	case self == nil:
 		return nil, apierr.NoCluster()
 	case !self.Manager:

@@ -148,6 +148,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 	first := n.first(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })
+	g.Go(func() error { return n.serveUsers(ctx, n.env.Listeners["users"]) })
 	g.Go(func() error { return n.serveHTTP(ctx, n.env.Listeners["metrics"]) })
 	g.Go(func() error { return ended(ctx, heap.Keep(ctx)) })
 	g.Go(func() error {

@@ -10,19 +10,20 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
 
 // proxy passes calls of the operator API from this node's socket to the leader
 // without looking into them. The leader knows the call as that of this node's
-// local root, from the connection; no metadata is passed on.
+// local root, from the connection, or as that of one of its users, whom this node
+// names; no metadata is passed on.
 type proxy struct {
-	// leader returns a connection to the leader, or a refusal.
-	leader func(context.Context) (grpc.ClientConnInterface, error)
+	// leader returns a connection to the leader by that protocol, or a refusal.
+	leader func(_ context.Context, alpn string) (grpc.ClientConnInterface, error)
 	// direct answers a call here where this node leads and can; may be nil.
 	direct func(method string) directCall
 }
@@ -43,11 +44,15 @@ func (p proxy) handle(_ any, in grpc.ServerStream) error {
 	}
 	ctx, cancel := context.WithCancel(in.Context())
 	defer cancel()
-	conn, err := p.leader(ctx)
+	carried, alpn, err := authz.Carried(ctx)
 	if err != nil {
 		return err
 	}
-	out, err := conn.NewStream(metadata.NewOutgoingContext(ctx, nil), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method,
+	conn, err := p.leader(ctx, alpn)
+	if err != nil {
+		return err
+	}
+	out, err := conn.NewStream(carried, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method,
 		grpc.ForceCodecV2(rawCodec{}))
 	if err != nil {
 		return ofLeader(in.Context(), err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
 
 // leaderAPI is what stands behind the proxy.
@@ -67,6 +68,17 @@ func serve(t *testing.T, srv *grpc.Server) *grpc.ClientConn {
 	return cc
 }
 
+// ofRoot has every call be local root's.
+func ofRoot(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	return next(srv, rootsStream{ss})
+}
+
+type rootsStream struct{ grpc.ServerStream }
+
+func (s rootsStream) Context() context.Context {
+	return authz.NewContext(s.ServerStream.Context(), authz.Identity{LocalRoot: true})
+}
+
 func TestProxy(t *testing.T) {
 	// A lookup that another test began goes on by itself until it is answered.
 	others := []goleak.Option{goleak.IgnoreCurrent(), goleak.IgnoreAnyFunction("net.(*Resolver).lookupIPAddr.func1"),
@@ -78,8 +90,8 @@ func TestProxy(t *testing.T) {
 	leader := serve(t, behind)
 
 	var refuse error
-	p := proxy{leader: func(context.Context) (grpc.ClientConnInterface, error) { return leader, refuse }}
-	front := serve(t, grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(p.handle)))
+	p := proxy{leader: func(context.Context, string) (grpc.ClientConnInterface, error) { return leader, refuse }}
+	front := serve(t, grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(p.handle), grpc.ChainStreamInterceptor(ofRoot)))
 	client := controlpb.NewControlClient(front)
 
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "role", "manager")

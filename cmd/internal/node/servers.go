@@ -164,6 +164,8 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	control.Register(operators, api)
+	users := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
+	control.Register(users, api)
 	people := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
 	control.Register(people, api)
 	pkipb.RegisterPersonRenewalServer(people, enrolment)
@@ -180,6 +182,10 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	if err != nil {
 		return errors.Join(err, forNodes.Close(), forOperators.Close())
 	}
+	forUsers, err := listenFor(p, pki.ALPNUser, users)
+	if err != nil {
+		return errors.Join(err, forNodes.Close(), forOperators.Close(), forPeople.Close())
+	}
 	close(m.serving)
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -187,6 +193,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	g.Go(func() error { return serveGRPC(ctx, nodes, forNodes) })
 	g.Go(func() error { return serveGRPC(ctx, operators, forOperators) })
 	g.Go(func() error { return serveGRPC(ctx, people, forPeople) })
+	g.Go(func() error { return serveGRPC(ctx, users, forUsers) })
 	g.Go(func() error {
 		return ended(ctx, m.store.WhileLeader(ctx, func(ctx context.Context) { m.lead(ctx, d, ca) }))
 	})

@@ -80,7 +80,7 @@ type managerState struct {
 	// direct answers this node's own local root while it leads; nil at first.
 	direct atomic.Pointer[direct]
 
-	link   *leaderLink
+	links  map[string]*leaderLink // by protocol; not changed
 	clocks *clocks
 }
 
@@ -107,7 +107,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 		return err
 	}
 	m := &managerState{n: n, creds: k.creds, boot: boot, leaves: make(chan *x509.Certificate, 16), strange: make(chan shown, 16), journal: n.keyd, serving: make(chan struct{}), spread: make(chan struct{}, 1), storeKeyLook: make(chan struct{}, 1)}
-	m.link = &leaderLink{dial: m.dialLeader}
+	m.links = newLinks(m)
 	m.clocks = newClocks(m)
 	m.leaderless.Store(1) // for ever
 	cfg := n.storeConfig(k.ring, k.incarnation)
@@ -122,7 +122,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	m.opened.Store(true)
 	close(m.clocks.opened)
 	defer func() {
-		m.link.close()
+		m.closeLinks()
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
 		err = errors.Join(err, store.Close(cctx))

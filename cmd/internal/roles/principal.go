@@ -1,7 +1,6 @@
 package roles
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -35,6 +34,9 @@ func FromIdentity(id authz.Identity) (Principal, error) {
 	if id.LocalRoot && id.LocalRootOf != "" {
 		return Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: id.LocalRootOf}, nil
 	}
+	if id.User != "" && id.UserOf != "" {
+		return Principal{Kind: pkipb.Principal_KIND_LOCAL_USER, Name: id.User, Node: id.UserOf}, nil
+	}
 	if id.Person != "" {
 		return Principal{Kind: pkipb.Principal_KIND_PERSON, Name: id.Person}, nil
 	}
@@ -50,7 +52,7 @@ func ParsePrincipal(s string) (Principal, error) {
 		return Principal{Kind: pkipb.Principal_KIND_PERSON, Name: rest}, ident.CheckName(rest)
 	case "user":
 		name, node, ok := strings.Cut(rest, "@")
-		if !ok || checkUser(name) != nil || node == "" {
+		if !ok || authz.CheckUser(name) != nil || node == "" {
 			break
 		}
 		return Principal{Kind: pkipb.Principal_KIND_LOCAL_USER, Name: name, Node: node}, nil
@@ -61,16 +63,6 @@ func ParsePrincipal(s string) (Principal, error) {
 		return Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: rest}, nil
 	}
 	return Principal{}, fmt.Errorf("%q names nobody: write person:NAME, user:NAME@NODE or root:NODE", ident.Clip(s))
-}
-
-// checkUser returns an error unless s can be the name of a user of a machine.
-func checkUser(s string) error {
-	if s == "" || len(s) > 64 || s == "root" || strings.ContainsFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-$", r))
-	}) {
-		return errors.New("that is no name of a user")
-	}
-	return nil
 }
 
 // Text is p as ParsePrincipal reads it, with node in the place of the node's id

@@ -275,7 +275,9 @@ type Caller struct {
 	// The manager that it was answered by.
 	Manager string `protobuf:"bytes,7,opt,name=manager,proto3" json:"manager,omitempty"`
 	// The name of a person, whose certificate it is.
-	Person        string `protobuf:"bytes,8,opt,name=person,proto3" json:"person,omitempty"`
+	Person string `protobuf:"bytes,8,opt,name=person,proto3" json:"person,omitempty"`
+	// The name of a user on the socket for users of that node.
+	User          string `protobuf:"bytes,9,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -362,6 +364,13 @@ func (x *Caller) GetManager() string {
 func (x *Caller) GetPerson() string {
 	if x != nil {
 		return x.Person
+	}
+	return ""
+}
+
+func (x *Caller) GetUser() string {
+	if x != nil {
+		return x.User
 	}
 	return ""
 }
@@ -521,7 +530,7 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x14\n" +
 	"\x05times\x18\t \x01(\rR\x05times\x12\x18\n" +
 	"\aobjects\x18\n" +
-	" \x03(\tR\aobjects\"\xc1\x01\n" +
+	" \x03(\tR\aobjects\"\xd5\x01\n" +
 	"\x06Caller\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
@@ -531,7 +540,8 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\x03key\x18\x05 \x01(\tR\x03key\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x18\n" +
 	"\amanager\x18\a \x01(\tR\amanager\x12\x16\n" +
-	"\x06person\x18\b \x01(\tR\x06person\"\xfa\x01\n" +
+	"\x06person\x18\b \x01(\tR\x06person\x12\x12\n" +
+	"\x04user\x18\t \x01(\tR\x04user\"\xfa\x01\n" +
 	"\x06Change\x12\x14\n" +
 	"\x05table\x18\x01 \x01(\tR\x05table\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

@@ -52,21 +52,25 @@ const (
 	Caller_CALLER_DEMOTED_MANAGER Caller = 8
 	// A person's certificate that the person's record names, not denied.
 	Caller_CALLER_PERSON Caller = 9
+	// A user of a manager's machine who is in group redoubt and no root, on the socket
+	// for users, possibly carried to the leader under that manager's leaf.
+	Caller_CALLER_LOCAL_USER Caller = 10
 )
 
 // Enum value maps for Caller.
 var (
 	Caller_name = map[int32]string{
-		0: "CALLER_UNSPECIFIED",
-		1: "CALLER_ANYONE",
-		2: "CALLER_WORKER",
-		3: "CALLER_MANAGER",
-		4: "CALLER_BOOT",
-		5: "CALLER_MANAGER_LOCAL_ROOT",
-		6: "CALLER_NODE_LOCAL_ROOT",
-		7: "CALLER_EXPIRED_WORKER",
-		8: "CALLER_DEMOTED_MANAGER",
-		9: "CALLER_PERSON",
+		0:  "CALLER_UNSPECIFIED",
+		1:  "CALLER_ANYONE",
+		2:  "CALLER_WORKER",
+		3:  "CALLER_MANAGER",
+		4:  "CALLER_BOOT",
+		5:  "CALLER_MANAGER_LOCAL_ROOT",
+		6:  "CALLER_NODE_LOCAL_ROOT",
+		7:  "CALLER_EXPIRED_WORKER",
+		8:  "CALLER_DEMOTED_MANAGER",
+		9:  "CALLER_PERSON",
+		10: "CALLER_LOCAL_USER",
 	}
 	Caller_value = map[string]int32{
 		"CALLER_UNSPECIFIED":        0,
@@ -79,6 +83,7 @@ var (
 		"CALLER_EXPIRED_WORKER":     7,
 		"CALLER_DEMOTED_MANAGER":    8,
 		"CALLER_PERSON":             9,
+		"CALLER_LOCAL_USER":         10,
 	}
 )
 
@@ -415,7 +420,7 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_REMOVED\x10\x01\x12\x17\n" +
-	"\x13REASON_ROLE_CHANGED\x10\x02*\xf0\x01\n" +
+	"\x13REASON_ROLE_CHANGED\x10\x02*\x87\x02\n" +
 	"\x06Caller\x12\x16\n" +
 	"\x12CALLER_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCALLER_ANYONE\x10\x01\x12\x11\n" +
@@ -426,7 +431,9 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\x16CALLER_NODE_LOCAL_ROOT\x10\x06\x12\x19\n" +
 	"\x15CALLER_EXPIRED_WORKER\x10\a\x12\x1a\n" +
 	"\x16CALLER_DEMOTED_MANAGER\x10\b\x12\x11\n" +
-	"\rCALLER_PERSON\x10\t:L\n" +
+	"\rCALLER_PERSON\x10\t\x12\x15\n" +
+	"\x11CALLER_LOCAL_USER\x10\n" +
+	":L\n" +
 	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18ӌ\x03 \x01(\v2\x16.redoubt.authz.v1.RuleR\x04ruleB6Z4github.com/redoubt-cluster/redoubt/pki/authz/authzpbb\x06proto3"
 
 var (

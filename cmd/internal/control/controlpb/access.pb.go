@@ -1415,47 +1415,57 @@ const file_cmd_internal_control_controlpb_access_proto_rawDesc = "" +
 	"\x05verbs\x18\x01 \x03(\v2\x1c.redoubt.control.v1.VerbViewR\x05verbs\".\n" +
 	"\bVerbView\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02on\x18\x02 \x03(\tR\x02on2\x83\v\n" +
-	"\x06Access\x12o\n" +
-	"\tListRoles\x12$.redoubt.control.v1.ListRolesRequest\x1a%.redoubt.control.v1.ListRolesResponse\"\x15\x9a\xe5\x18\x11\n" +
-	"\x02\x05\t\x12\v\n" +
-	"\trole.list\x12t\n" +
+	"\x02on\x18\x02 \x03(\tR\x02on2\x8f\v\n" +
+	"\x06Access\x12p\n" +
+	"\tListRoles\x12$.redoubt.control.v1.ListRolesRequest\x1a%.redoubt.control.v1.ListRolesResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x03\x05\t\n" +
+	"\x12\v\n" +
+	"\trole.list\x12u\n" +
 	"\n" +
-	"CreateRole\x12%.redoubt.control.v1.CreateRoleRequest\x1a&.redoubt.control.v1.CreateRoleResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x02\x05\t\x12\r\n" +
-	"\vrole.create\x12t\n" +
+	"CreateRole\x12%.redoubt.control.v1.CreateRoleRequest\x1a&.redoubt.control.v1.CreateRoleResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x03\x05\t\n" +
+	"\x12\r\n" +
+	"\vrole.create\x12u\n" +
 	"\n" +
-	"RemoveRole\x12%.redoubt.control.v1.RemoveRoleRequest\x1a&.redoubt.control.v1.RemoveRoleResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x02\x05\t\x12\r\n" +
-	"\vrole.remove\x12{\n" +
-	"\fListBindings\x12'.redoubt.control.v1.ListBindingsRequest\x1a(.redoubt.control.v1.ListBindingsResponse\"\x18\x9a\xe5\x18\x14\n" +
-	"\x02\x05\t\x12\x0e\n" +
+	"RemoveRole\x12%.redoubt.control.v1.RemoveRoleRequest\x1a&.redoubt.control.v1.RemoveRoleResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x03\x05\t\n" +
+	"\x12\r\n" +
+	"\vrole.remove\x12|\n" +
+	"\fListBindings\x12'.redoubt.control.v1.ListBindingsRequest\x1a(.redoubt.control.v1.ListBindingsResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0e\n" +
+	"\fbinding.list\x12f\n" +
+	"\x04Bind\x12\x1f.redoubt.control.v1.BindRequest\x1a .redoubt.control.v1.BindResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
+	"\x0ebinding.create\x12l\n" +
+	"\x06Unbind\x12!.redoubt.control.v1.UnbindRequest\x1a\".redoubt.control.v1.UnbindResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
+	"\x0ebinding.remove\x12\x8d\x01\n" +
+	"\x12ListAccessPolicies\x12-.redoubt.control.v1.ListAccessPoliciesRequest\x1a..redoubt.control.v1.ListAccessPoliciesResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x03\x05\t\n" +
+	"\x12\r\n" +
+	"\vpolicy.list\x12\x83\x01\n" +
+	"\x0fSetAccessPolicy\x12*.redoubt.control.v1.SetAccessPolicyRequest\x1a+.redoubt.control.v1.SetAccessPolicyResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
+	"\n" +
+	"policy.set\x12\x8f\x01\n" +
+	"\x12RemoveAccessPolicy\x12-.redoubt.control.v1.RemoveAccessPolicyRequest\x1a..redoubt.control.v1.RemoveAccessPolicyResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0f\n" +
+	"\rpolicy.remove\x12V\n" +
+	"\x04CanI\x12\x1f.redoubt.control.v1.CanIRequest\x1a .redoubt.control.v1.CanIResponse\"\v\x9a\xe5\x18\a\n" +
+	"\x03\x05\t\n" +
+	"\x18\x01\x12j\n" +
+	"\aCanThey\x12\".redoubt.control.v1.CanTheyRequest\x1a .redoubt.control.v1.CanIResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0e\n" +
 	"\fbinding.list\x12e\n" +
-	"\x04Bind\x12\x1f.redoubt.control.v1.BindRequest\x1a .redoubt.control.v1.BindResponse\"\x1a\x9a\xe5\x18\x16\n" +
-	"\x02\x05\t\x12\x10\n" +
-	"\x0ebinding.create\x12k\n" +
-	"\x06Unbind\x12!.redoubt.control.v1.UnbindRequest\x1a\".redoubt.control.v1.UnbindResponse\"\x1a\x9a\xe5\x18\x16\n" +
-	"\x02\x05\t\x12\x10\n" +
-	"\x0ebinding.remove\x12\x8c\x01\n" +
-	"\x12ListAccessPolicies\x12-.redoubt.control.v1.ListAccessPoliciesRequest\x1a..redoubt.control.v1.ListAccessPoliciesResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x02\x05\t\x12\r\n" +
-	"\vpolicy.list\x12\x82\x01\n" +
-	"\x0fSetAccessPolicy\x12*.redoubt.control.v1.SetAccessPolicyRequest\x1a+.redoubt.control.v1.SetAccessPolicyResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
-	"\n" +
-	"policy.set\x12\x8e\x01\n" +
-	"\x12RemoveAccessPolicy\x12-.redoubt.control.v1.RemoveAccessPolicyRequest\x1a..redoubt.control.v1.RemoveAccessPolicyResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x02\x05\t\x12\x0f\n" +
-	"\rpolicy.remove\x12U\n" +
-	"\x04CanI\x12\x1f.redoubt.control.v1.CanIRequest\x1a .redoubt.control.v1.CanIResponse\"\n" +
-	"\x9a\xe5\x18\x06\n" +
-	"\x02\x05\t\x18\x01\x12i\n" +
-	"\aCanThey\x12\".redoubt.control.v1.CanTheyRequest\x1a .redoubt.control.v1.CanIResponse\"\x18\x9a\xe5\x18\x14\n" +
-	"\x02\x05\t\x12\x0e\n" +
-	"\fbinding.list\x12d\n" +
-	"\tListVerbs\x12$.redoubt.control.v1.ListVerbsRequest\x1a%.redoubt.control.v1.ListVerbsResponse\"\n" +
-	"\x9a\xe5\x18\x06\n" +
-	"\x02\x05\t\x18\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
+	"\tListVerbs\x12$.redoubt.control.v1.ListVerbsRequest\x1a%.redoubt.control.v1.ListVerbsResponse\"\v\x9a\xe5\x18\a\n" +
+	"\x03\x05\t\n" +
+	"\x18\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
 	file_cmd_internal_control_controlpb_access_proto_rawDescOnce sync.Once

@@ -573,19 +573,23 @@ const file_cmd_internal_control_controlpb_admission_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aapprove\x18\x02 \x01(\bR\aapprove\"L\n" +
 	"\x15DecidePendingResponse\x123\n" +
-	"\x04node\x18\x01 \x01(\v2\x1f.redoubt.control.v1.PendingNodeR\x04node2\xbd\x04\n" +
-	"\tAdmission\x12\x80\x01\n" +
-	"\fGetAdmission\x12'.redoubt.control.v1.GetAdmissionRequest\x1a(.redoubt.control.v1.GetAdmissionResponse\"\x1d\x9a\xe5\x18\x19\n" +
-	"\x02\x05\t\x12\x13\n" +
-	"\x11admission.inspect\x12\x88\x01\n" +
-	"\x0fUpdateAdmission\x12*.redoubt.control.v1.UpdateAdmissionRequest\x1a+.redoubt.control.v1.UpdateAdmissionResponse\"\x1c\x9a\xe5\x18\x18\n" +
-	"\x02\x05\t\x12\x12\n" +
-	"\x10admission.update\x12u\n" +
-	"\vListPending\x12&.redoubt.control.v1.ListPendingRequest\x1a'.redoubt.control.v1.ListPendingResponse\"\x15\x9a\xe5\x18\x11\n" +
-	"\x02\x05\t\x12\v\n" +
-	"\tnode.list\x12\xaa\x01\n" +
-	"\rDecidePending\x12(.redoubt.control.v1.DecidePendingRequest\x1a).redoubt.control.v1.DecidePendingResponse\"D\x9a\xe5\x18@\n" +
-	"\x02\x05\t\x12\x1c\n" +
+	"\x04node\x18\x01 \x01(\v2\x1f.redoubt.control.v1.PendingNodeR\x04node2\xc1\x04\n" +
+	"\tAdmission\x12\x81\x01\n" +
+	"\fGetAdmission\x12'.redoubt.control.v1.GetAdmissionRequest\x1a(.redoubt.control.v1.GetAdmissionResponse\"\x1e\x9a\xe5\x18\x1a\n" +
+	"\x03\x05\t\n" +
+	"\x12\x13\n" +
+	"\x11admission.inspect\x12\x89\x01\n" +
+	"\x0fUpdateAdmission\x12*.redoubt.control.v1.UpdateAdmissionRequest\x1a+.redoubt.control.v1.UpdateAdmissionResponse\"\x1d\x9a\xe5\x18\x19\n" +
+	"\x03\x05\t\n" +
+	"\x12\x12\n" +
+	"\x10admission.update\x12v\n" +
+	"\vListPending\x12&.redoubt.control.v1.ListPendingRequest\x1a'.redoubt.control.v1.ListPendingResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x03\x05\t\n" +
+	"\x12\v\n" +
+	"\tnode.list\x12\xab\x01\n" +
+	"\rDecidePending\x12(.redoubt.control.v1.DecidePendingRequest\x1a).redoubt.control.v1.DecidePendingResponse\"E\x9a\xe5\x18A\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1c\n" +
 	"\fnode.approve*\fapprove=true\x12\x1c\n" +
 	"\vnode.reject*\rapprove=falseBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 

@@ -817,21 +817,25 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\trewritten\x18\t \x01(\bR\trewritten\x12,\n" +
 	"\x0ffirst_rewritten\x18\n" +
 	" \x01(\x04H\x00R\x0efirstRewritten\x88\x01\x01B\x12\n" +
-	"\x10_first_rewritten2\xf7\x03\n" +
-	"\x05Audit\x12v\n" +
-	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
+	"\x10_first_rewritten2\xfb\x03\n" +
+	"\x05Audit\x12w\n" +
+	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
 	"\n" +
-	"audit.list\x12v\n" +
-	"\vProveRecord\x12&.redoubt.control.v1.ProveRecordRequest\x1a'.redoubt.control.v1.ProveRecordResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
+	"audit.list\x12w\n" +
+	"\vProveRecord\x12&.redoubt.control.v1.ProveRecordRequest\x1a'.redoubt.control.v1.ProveRecordResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
 	"\n" +
-	"audit.list\x12~\n" +
-	"\rGetCheckpoint\x12(.redoubt.control.v1.GetCheckpointRequest\x1a).redoubt.control.v1.GetCheckpointResponse\"\x18\x9a\xe5\x18\x14\n" +
-	"\x02\x05\t\x12\x0e\n" +
-	"\faudit.verify\x12~\n" +
-	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x18\x9a\xe5\x18\x14\n" +
-	"\x02\x05\t\x12\x0e\n" +
+	"audit.list\x12\x7f\n" +
+	"\rGetCheckpoint\x12(.redoubt.control.v1.GetCheckpointRequest\x1a).redoubt.control.v1.GetCheckpointResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0e\n" +
+	"\faudit.verify\x12\x7f\n" +
+	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0e\n" +
 	"\faudit.verifyBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (

@@ -1016,31 +1016,37 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\x12KIND_FORMER_ISSUER\x10\x05\x12\x0e\n" +
 	"\n" +
 	"KIND_CROSS\x10\x06\x12\x11\n" +
-	"\rKIND_EXTERNAL\x10\a2\xd9\x06\n" +
-	"\tAuthority\x12\xea\x01\n" +
-	"\bRotateCA\x12#.redoubt.control.v1.RotateCARequest\x1a$.redoubt.control.v1.RotateCAResponse\"\x92\x01\x9a\xe5\x18\x8d\x01\n" +
-	"\x02\x05\t\x12(\n" +
+	"\rKIND_EXTERNAL\x10\a2\xdf\x06\n" +
+	"\tAuthority\x12\xeb\x01\n" +
+	"\bRotateCA\x12#.redoubt.control.v1.RotateCARequest\x1a$.redoubt.control.v1.RotateCAResponse\"\x93\x01\x9a\xe5\x18\x8e\x01\n" +
+	"\x03\x05\t\n" +
+	"\x12(\n" +
 	"\tca.rotate*\n" +
 	"root=false*\x0fonly_life=false\x12\x1b\n" +
 	"\x0eca.rotate-root*\troot=true\x12\x1b\n" +
 	"\tca.update*\x0eonly_life=true\x12#\n" +
-	"\tca.update*\x16worker_leaf_seconds!=0\x12n\n" +
-	"\aAbortCA\x12\".redoubt.control.v1.AbortCARequest\x1a#.redoubt.control.v1.AbortCAResponse\"\x1a\x9a\xe5\x18\x16\n" +
-	"\x02\x05\t\x12\x10\n" +
-	"\x0eca.rotate-root\x12l\n" +
-	"\aWatchCA\x12\".redoubt.control.v1.WatchCARequest\x1a#.redoubt.control.v1.WatchCAResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
+	"\tca.update*\x16worker_leaf_seconds!=0\x12o\n" +
+	"\aAbortCA\x12\".redoubt.control.v1.AbortCARequest\x1a#.redoubt.control.v1.AbortCAResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
+	"\x0eca.rotate-root\x12m\n" +
+	"\aWatchCA\x12\".redoubt.control.v1.WatchCARequest\x1a#.redoubt.control.v1.WatchCAResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
 	"\n" +
-	"ca.inspect0\x01\x12p\n" +
-	"\tInspectCA\x12$.redoubt.control.v1.InspectCARequest\x1a%.redoubt.control.v1.InspectCAResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
+	"ca.inspect0\x01\x12q\n" +
+	"\tInspectCA\x12$.redoubt.control.v1.InspectCARequest\x1a%.redoubt.control.v1.InspectCAResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
 	"\n" +
-	"ca.inspect\x12\x81\x01\n" +
-	"\rSetExternalCA\x12(.redoubt.control.v1.SetExternalCARequest\x1a).redoubt.control.v1.SetExternalCAResponse\"\x1b\x9a\xe5\x18\x17\n" +
-	"\x02\x05\t\x12\x11\n" +
-	"\x0fca.set-external\x12\x8a\x01\n" +
-	"\x10RemoveExternalCA\x12+.redoubt.control.v1.RemoveExternalCARequest\x1a,.redoubt.control.v1.RemoveExternalCAResponse\"\x1b\x9a\xe5\x18\x17\n" +
-	"\x02\x05\t\x12\x11\n" +
+	"ca.inspect\x12\x82\x01\n" +
+	"\rSetExternalCA\x12(.redoubt.control.v1.SetExternalCARequest\x1a).redoubt.control.v1.SetExternalCAResponse\"\x1c\x9a\xe5\x18\x18\n" +
+	"\x03\x05\t\n" +
+	"\x12\x11\n" +
+	"\x0fca.set-external\x12\x8b\x01\n" +
+	"\x10RemoveExternalCA\x12+.redoubt.control.v1.RemoveExternalCARequest\x1a,.redoubt.control.v1.RemoveExternalCAResponse\"\x1c\x9a\xe5\x18\x18\n" +
+	"\x03\x05\t\n" +
+	"\x12\x11\n" +
 	"\x0fca.set-externalBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (

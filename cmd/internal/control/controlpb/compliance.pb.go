@@ -209,11 +209,12 @@ const file_cmd_internal_control_controlpb_compliance_proto_rawDesc = "" +
 	"\bevidence\x18\b \x03(\tR\bevidence\x12\x12\n" +
 	"\x04took\x18\t \x01(\x03R\x04took\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster2\x91\x01\n" +
+	" \x01(\tR\acluster2\x92\x01\n" +
 	"\n" +
-	"Compliance\x12\x82\x01\n" +
-	"\rRunCompliance\x12(.redoubt.control.v1.RunComplianceRequest\x1a).redoubt.control.v1.RunComplianceResponse\"\x1a\x9a\xe5\x18\x16\n" +
-	"\x02\x05\t\x12\x10\n" +
+	"Compliance\x12\x83\x01\n" +
+	"\rRunCompliance\x12(.redoubt.control.v1.RunComplianceRequest\x1a).redoubt.control.v1.RunComplianceResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
 	"\x0ecompliance.run0\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (

@@ -7128,69 +7128,87 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vLocalStatus\x12&.redoubt.control.v1.LocalStatusRequest\x1a'.redoubt.control.v1.LocalStatusResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x06\x12c\n" +
 	"\tLoadImage\x12$.redoubt.control.v1.LoadImageRequest\x1a%.redoubt.control.v1.LoadImageResponse\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x012b\n" +
+	"\x01\x06(\x012e\n" +
 	"\n" +
-	"CallStream\x12T\n" +
-	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\a\x9a\xe5\x18\x03\n" +
-	"\x01\x06(\x010\x012\x86-\n" +
-	"\aControl\x12t\n" +
-	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1a\x9a\xe5\x18\x16\n" +
-	"\x02\x05\t\x12\x10\n" +
-	"\x0ecluster.status\x12|\n" +
-	"\tListNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"\"\x9a\xe5\x18\x1e\n" +
-	"\x02\x05\t\x12\x18\n" +
-	"\tnode.list\x12\x04Node\x1a\x05nodes\x12\x80\x01\n" +
-	"\vStreamNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"\"\x9a\xe5\x18\x1e\n" +
-	"\x02\x05\t\x12\x18\n" +
-	"\tnode.list\x12\x04Node\x1a\x05nodes0\x01\x12\x80\x01\n" +
+	"CallStream\x12W\n" +
+	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\n" +
+	"\x9a\xe5\x18\x06\n" +
+	"\x02\x06\n" +
+	"\x18\x01(\x010\x012\xac-\n" +
+	"\aControl\x12u\n" +
+	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
+	"\x0ecluster.status\x12}\n" +
+	"\tListNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"#\x9a\xe5\x18\x1f\n" +
+	"\x03\x05\t\n" +
+	"\x12\x18\n" +
+	"\tnode.list\x12\x04Node\x1a\x05nodes\x12\x81\x01\n" +
+	"\vStreamNodes\x12$.redoubt.control.v1.ListNodesRequest\x1a%.redoubt.control.v1.ListNodesResponse\"#\x9a\xe5\x18\x1f\n" +
+	"\x03\x05\t\n" +
+	"\x12\x18\n" +
+	"\tnode.list\x12\x04Node\x1a\x05nodes0\x01\x12\x81\x01\n" +
 	"\n" +
-	"UpdateNode\x12%.redoubt.control.v1.UpdateNodeRequest\x1a&.redoubt.control.v1.UpdateNodeResponse\"#\x9a\xe5\x18\x1f\n" +
-	"\x02\x05\t\x12\x19\n" +
-	"\vnode.update\x12\x04Node\x1a\x04node\x12\x8d\x01\n" +
-	"\rRotateMeshKey\x12(.redoubt.control.v1.RotateMeshKeyRequest\x1a).redoubt.control.v1.RotateMeshKeyResponse\"'\x9a\xe5\x18#\n" +
-	"\x02\x05\t\x12\x1d\n" +
-	"\x0fnode.rotate-key\x12\x04Node\x1a\x04node\x12\xad\x01\n" +
+	"UpdateNode\x12%.redoubt.control.v1.UpdateNodeRequest\x1a&.redoubt.control.v1.UpdateNodeResponse\"$\x9a\xe5\x18 \n" +
+	"\x03\x05\t\n" +
+	"\x12\x19\n" +
+	"\vnode.update\x12\x04Node\x1a\x04node\x12\x8e\x01\n" +
+	"\rRotateMeshKey\x12(.redoubt.control.v1.RotateMeshKeyRequest\x1a).redoubt.control.v1.RotateMeshKeyResponse\"(\x9a\xe5\x18$\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1d\n" +
+	"\x0fnode.rotate-key\x12\x04Node\x1a\x04node\x12\xae\x01\n" +
 	"\n" +
-	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"P\x9a\xe5\x18L\n" +
-	"\x02\x05\t\x12\x19\n" +
+	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"Q\x9a\xe5\x18M\n" +
+	"\x03\x05\t\n" +
+	"\x12\x19\n" +
 	"\vnode.remove\x12\x04Node\x1a\x04node\x12+\n" +
-	"\vnode.revoke\x12\x04Node\x1a\x04node*\x10compromised=true\x12\x84\x01\n" +
-	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"$\x9a\xe5\x18 \n" +
-	"\x02\x05\t\x12\x1a\n" +
-	"\fnode.promote\x12\x04Node\x1a\x04node\x12\x80\x01\n" +
+	"\vnode.revoke\x12\x04Node\x1a\x04node*\x10compromised=true\x12\x85\x01\n" +
+	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"%\x9a\xe5\x18!\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1a\n" +
+	"\fnode.promote\x12\x04Node\x1a\x04node\x12\x81\x01\n" +
 	"\n" +
-	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\"#\x9a\xe5\x18\x1f\n" +
-	"\x02\x05\t\x12\x19\n" +
-	"\vnode.demote\x12\x04Node\x1a\x04node\x12\xbe\x01\n" +
-	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"^\x9a\xe5\x18Z\n" +
-	"\x02\x05\t\x12)\n" +
+	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\"$\x9a\xe5\x18 \n" +
+	"\x03\x05\t\n" +
+	"\x12\x19\n" +
+	"\vnode.demote\x12\x04Node\x1a\x04node\x12\xbf\x01\n" +
+	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"_\x9a\xe5\x18[\n" +
+	"\x03\x05\t\n" +
+	"\x12)\n" +
 	"\x13token.create-worker*\x12role!=ROLE_MANAGER\x12)\n" +
-	"\x14token.create-manager*\x11role=ROLE_MANAGER\x12s\n" +
+	"\x14token.create-manager*\x11role=ROLE_MANAGER\x12t\n" +
 	"\n" +
-	"ListTokens\x12%.redoubt.control.v1.ListTokensRequest\x1a&.redoubt.control.v1.ListTokensResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
+	"ListTokens\x12%.redoubt.control.v1.ListTokensRequest\x1a&.redoubt.control.v1.ListTokensResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
 	"\n" +
-	"token.list\x12x\n" +
-	"\vRevokeToken\x12&.redoubt.control.v1.RevokeTokenRequest\x1a'.redoubt.control.v1.RevokeTokenResponse\"\x18\x9a\xe5\x18\x14\n" +
-	"\x02\x05\t\x12\x0e\n" +
-	"\ftoken.revoke\x12~\n" +
-	"\fCreateBackup\x12'.redoubt.control.v1.CreateBackupRequest\x1a(.redoubt.control.v1.CreateBackupResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x02\x05\t\x12\x0f\n" +
-	"\rbackup.create0\x01\x12o\n" +
-	"\tListSlots\x12$.redoubt.control.v1.ListSlotsRequest\x1a%.redoubt.control.v1.ListSlotsResponse\"\x15\x9a\xe5\x18\x11\n" +
-	"\x02\x05\t\x12\v\n" +
-	"\tslot.list\x12v\n" +
+	"token.list\x12y\n" +
+	"\vRevokeToken\x12&.redoubt.control.v1.RevokeTokenRequest\x1a'.redoubt.control.v1.RevokeTokenResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0e\n" +
+	"\ftoken.revoke\x12\x7f\n" +
+	"\fCreateBackup\x12'.redoubt.control.v1.CreateBackupRequest\x1a(.redoubt.control.v1.CreateBackupResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0f\n" +
+	"\rbackup.create0\x01\x12p\n" +
+	"\tListSlots\x12$.redoubt.control.v1.ListSlotsRequest\x1a%.redoubt.control.v1.ListSlotsResponse\"\x16\x9a\xe5\x18\x12\n" +
+	"\x03\x05\t\n" +
+	"\x12\v\n" +
+	"\tslot.list\x12w\n" +
 	"\n" +
-	"RotateSlot\x12%.redoubt.control.v1.RotateSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x02\x05\t\x12\r\n" +
-	"\vslot.rotate0\x01\x12\xc2\x01\n" +
-	"\x0fRotateStoreKeys\x12*.redoubt.control.v1.RotateStoreKeysRequest\x1a+.redoubt.control.v1.RotateStoreKeysResponse\"T\x9a\xe5\x18P\n" +
-	"\x02\x05\t\x12,\n" +
+	"RotateSlot\x12%.redoubt.control.v1.RotateSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x03\x05\t\n" +
+	"\x12\r\n" +
+	"\vslot.rotate0\x01\x12\xc3\x01\n" +
+	"\x0fRotateStoreKeys\x12*.redoubt.control.v1.RotateStoreKeysRequest\x1a+.redoubt.control.v1.RotateStoreKeysResponse\"U\x9a\xe5\x18Q\n" +
+	"\x03\x05\t\n" +
+	"\x12,\n" +
 	"\x10store.rotate-key\x12\x04Node\x1a\x05nodes*\vwatch=false\x12\x1c\n" +
 	"\x0ecluster.status*\n" +
-	"watch=true0\x01\x12\xfa\x02\n" +
-	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\x93\x02\x9a\xe5\x18\x8e\x02\n" +
-	"\x02\x05\t\x12\x1f\n" +
+	"watch=true0\x01\x12\xfb\x02\n" +
+	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\x94\x02\x9a\xe5\x18\x8f\x02\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
 	"\x0eservice.create\x12\aService\x1a\x04spec\x12:\n" +
 	"\n" +
 	"secret.use\x12\x06Secret\x1a\"spec.task.container.secrets.source \x01\x129\n" +
@@ -7198,15 +7216,18 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"secret.use\x12\x06Secret\x1a!spec.task.container.registry_auth \x01\x12:\n" +
 	"\n" +
 	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
-	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\x8e\x01\n" +
-	"\fListServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"+\x9a\xe5\x18'\n" +
-	"\x02\x05\t\x12!\n" +
-	"\fservice.list\x12\aService\x1a\bservices\x12\x92\x01\n" +
-	"\x0eStreamServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\"+\x9a\xe5\x18'\n" +
-	"\x02\x05\t\x12!\n" +
-	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\x9e\x03\n" +
-	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\xb7\x02\x9a\xe5\x18\xb2\x02\n" +
-	"\x02\x05\t\x12\"\n" +
+	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\x8f\x01\n" +
+	"\fListServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\",\x9a\xe5\x18(\n" +
+	"\x03\x05\t\n" +
+	"\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices\x12\x93\x01\n" +
+	"\x0eStreamServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\",\x9a\xe5\x18(\n" +
+	"\x03\x05\t\n" +
+	"\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\x9f\x03\n" +
+	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\xb8\x02\x9a\xe5\x18\xb3\x02\n" +
+	"\x03\x05\t\n" +
+	"\x12\"\n" +
 	"\x0eservice.update\x12\aService\x1a\aservice\x12\x1f\n" +
 	"\x0eservice.update\x12\aService\x1a\x04spec\x12:\n" +
 	"\n" +
@@ -7215,62 +7236,80 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"secret.use\x12\x06Secret\x1a!spec.task.container.registry_auth \x01\x12:\n" +
 	"\n" +
 	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
-	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\x92\x01\n" +
-	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\",\x9a\xe5\x18(\n" +
-	"\x02\x05\t\x12\"\n" +
-	"\x0eservice.remove\x12\aService\x1a\aservice\x12\x8a\x01\n" +
-	"\fCreateConfig\x12'.redoubt.control.v1.CreateConfigRequest\x1a(.redoubt.control.v1.CreateConfigResponse\"'\x9a\xe5\x18#\n" +
-	"\x02\x05\t\x12\x1d\n" +
-	"\rconfig.create\x12\x06Config\x1a\x04spec\x12\x85\x01\n" +
+	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\x93\x01\n" +
+	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\"-\x9a\xe5\x18)\n" +
+	"\x03\x05\t\n" +
+	"\x12\"\n" +
+	"\x0eservice.remove\x12\aService\x1a\aservice\x12\x8b\x01\n" +
+	"\fCreateConfig\x12'.redoubt.control.v1.CreateConfigRequest\x1a(.redoubt.control.v1.CreateConfigResponse\"(\x9a\xe5\x18$\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1d\n" +
+	"\rconfig.create\x12\x06Config\x1a\x04spec\x12\x86\x01\n" +
 	"\n" +
-	"GetConfigs\x12%.redoubt.control.v1.GetConfigsRequest\x1a&.redoubt.control.v1.GetConfigsResponse\"(\x9a\xe5\x18$\n" +
-	"\x02\x05\t\x12\x1e\n" +
-	"\vconfig.read\x12\x06Config\x1a\aconfigs\x12\x7f\n" +
-	"\rStreamConfigs\x12(.redoubt.control.v1.StreamConfigsRequest\x1a).redoubt.control.v1.StreamConfigsResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x02\x05\t\x12\r\n" +
-	"\vconfig.list0\x01\x12\x8c\x01\n" +
-	"\fRemoveConfig\x12'.redoubt.control.v1.RemoveConfigRequest\x1a(.redoubt.control.v1.RemoveConfigResponse\")\x9a\xe5\x18%\n" +
-	"\x02\x05\t\x12\x1f\n" +
-	"\rconfig.remove\x12\x06Config\x1a\x06config\x12\x8f\x01\n" +
-	"\rCreateNetwork\x12(.redoubt.control.v1.CreateNetworkRequest\x1a).redoubt.control.v1.CreateNetworkResponse\")\x9a\xe5\x18%\n" +
-	"\x02\x05\t\x12\x1f\n" +
-	"\x0enetwork.create\x12\aNetwork\x1a\x04spec\x12\x96\x01\n" +
-	"\x0eStreamNetworks\x12).redoubt.control.v1.StreamNetworksRequest\x1a*.redoubt.control.v1.StreamNetworksResponse\"+\x9a\xe5\x18'\n" +
-	"\x02\x05\t\x12!\n" +
-	"\fnetwork.list\x12\aNetwork\x1a\bnetworks0\x01\x12\x92\x01\n" +
-	"\rRemoveNetwork\x12(.redoubt.control.v1.RemoveNetworkRequest\x1a).redoubt.control.v1.RemoveNetworkResponse\",\x9a\xe5\x18(\n" +
-	"\x02\x05\t\x12\"\n" +
-	"\x0enetwork.remove\x12\aNetwork\x1a\anetwork\x12\xbf\x01\n" +
-	"\fCreatePolicy\x12'.redoubt.control.v1.CreatePolicyRequest\x1a(.redoubt.control.v1.CreatePolicyResponse\"\\\x9a\xe5\x18X\n" +
-	"\x02\x05\t\x12'\n" +
+	"GetConfigs\x12%.redoubt.control.v1.GetConfigsRequest\x1a&.redoubt.control.v1.GetConfigsResponse\")\x9a\xe5\x18%\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1e\n" +
+	"\vconfig.read\x12\x06Config\x1a\aconfigs\x12\x80\x01\n" +
+	"\rStreamConfigs\x12(.redoubt.control.v1.StreamConfigsRequest\x1a).redoubt.control.v1.StreamConfigsResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x03\x05\t\n" +
+	"\x12\r\n" +
+	"\vconfig.list0\x01\x12\x8d\x01\n" +
+	"\fRemoveConfig\x12'.redoubt.control.v1.RemoveConfigRequest\x1a(.redoubt.control.v1.RemoveConfigResponse\"*\x9a\xe5\x18&\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
+	"\rconfig.remove\x12\x06Config\x1a\x06config\x12\x90\x01\n" +
+	"\rCreateNetwork\x12(.redoubt.control.v1.CreateNetworkRequest\x1a).redoubt.control.v1.CreateNetworkResponse\"*\x9a\xe5\x18&\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
+	"\x0enetwork.create\x12\aNetwork\x1a\x04spec\x12\x97\x01\n" +
+	"\x0eStreamNetworks\x12).redoubt.control.v1.StreamNetworksRequest\x1a*.redoubt.control.v1.StreamNetworksResponse\",\x9a\xe5\x18(\n" +
+	"\x03\x05\t\n" +
+	"\x12!\n" +
+	"\fnetwork.list\x12\aNetwork\x1a\bnetworks0\x01\x12\x93\x01\n" +
+	"\rRemoveNetwork\x12(.redoubt.control.v1.RemoveNetworkRequest\x1a).redoubt.control.v1.RemoveNetworkResponse\"-\x9a\xe5\x18)\n" +
+	"\x03\x05\t\n" +
+	"\x12\"\n" +
+	"\x0enetwork.remove\x12\aNetwork\x1a\anetwork\x12\xc0\x01\n" +
+	"\fCreatePolicy\x12'.redoubt.control.v1.CreatePolicyRequest\x1a(.redoubt.control.v1.CreatePolicyResponse\"]\x9a\xe5\x18Y\n" +
+	"\x03\x05\t\n" +
+	"\x12'\n" +
 	"\x10netpolicy.create\x12\rNetworkPolicy\x1a\x04spec\x12)\n" +
-	"\x10netpolicy.create\x12\aNetwork\x1a\fspec.network\x12\x9e\x01\n" +
-	"\x0eStreamPolicies\x12).redoubt.control.v1.StreamPoliciesRequest\x1a*.redoubt.control.v1.StreamPoliciesResponse\"3\x9a\xe5\x18/\n" +
-	"\x02\x05\t\x12)\n" +
-	"\x0enetpolicy.list\x12\rNetworkPolicy\x1a\bpolicies0\x01\x12\x96\x01\n" +
-	"\fRemovePolicy\x12'.redoubt.control.v1.RemovePolicyRequest\x1a(.redoubt.control.v1.RemovePolicyResponse\"3\x9a\xe5\x18/\n" +
-	"\x02\x05\t\x12)\n" +
-	"\x10netpolicy.remove\x12\rNetworkPolicy\x1a\x06policy\x12\x80\x01\n" +
-	"\rExplainPolicy\x12(.redoubt.control.v1.ExplainPolicyRequest\x1a).redoubt.control.v1.ExplainPolicyResponse\"\x1a\x9a\xe5\x18\x16\n" +
-	"\x02\x05\t\x12\x10\n" +
-	"\x0enetpolicy.list\x12\x85\x01\n" +
-	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"+\x9a\xe5\x18'\n" +
-	"\x02\x05\t\x12!\n" +
-	"\fservice.list\x12\aService\x1a\bservices\x12\x89\x01\n" +
-	"\vStreamTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\"+\x9a\xe5\x18'\n" +
-	"\x02\x05\t\x12!\n" +
-	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\x8f\x01\n" +
-	"\fWatchService\x12'.redoubt.control.v1.WatchServiceRequest\x1a(.redoubt.control.v1.WatchServiceResponse\"*\x9a\xe5\x18&\n" +
-	"\x02\x05\t\x12 \n" +
-	"\fservice.list\x12\aService\x1a\aservice0\x01\x12\x8b\x01\n" +
-	"\vServiceLogs\x12&.redoubt.control.v1.ServiceLogsRequest\x1a'.redoubt.control.v1.ServiceLogsResponse\")\x9a\xe5\x18%\n" +
-	"\x02\x05\t\x12\x1f\n" +
-	"\fservice.logs\x12\aService\x1a\x06target0\x01\x12}\n" +
-	"\aExplain\x12\".redoubt.control.v1.ExplainRequest\x1a#.redoubt.control.v1.ExplainResponse\")\x9a\xe5\x18%\n" +
-	"\x02\x05\t\x12\x1f\n" +
-	"\fservice.list\x12\aService\x1a\x06target\x12i\n" +
-	"\x06Events\x12!.redoubt.control.v1.EventsRequest\x1a\".redoubt.control.v1.EventsResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
+	"\x10netpolicy.create\x12\aNetwork\x1a\fspec.network\x12\x9f\x01\n" +
+	"\x0eStreamPolicies\x12).redoubt.control.v1.StreamPoliciesRequest\x1a*.redoubt.control.v1.StreamPoliciesResponse\"4\x9a\xe5\x180\n" +
+	"\x03\x05\t\n" +
+	"\x12)\n" +
+	"\x0enetpolicy.list\x12\rNetworkPolicy\x1a\bpolicies0\x01\x12\x97\x01\n" +
+	"\fRemovePolicy\x12'.redoubt.control.v1.RemovePolicyRequest\x1a(.redoubt.control.v1.RemovePolicyResponse\"4\x9a\xe5\x180\n" +
+	"\x03\x05\t\n" +
+	"\x12)\n" +
+	"\x10netpolicy.remove\x12\rNetworkPolicy\x1a\x06policy\x12\x81\x01\n" +
+	"\rExplainPolicy\x12(.redoubt.control.v1.ExplainPolicyRequest\x1a).redoubt.control.v1.ExplainPolicyResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
+	"\x0enetpolicy.list\x12\x86\x01\n" +
+	"\tListTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\",\x9a\xe5\x18(\n" +
+	"\x03\x05\t\n" +
+	"\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices\x12\x8a\x01\n" +
+	"\vStreamTasks\x12$.redoubt.control.v1.ListTasksRequest\x1a%.redoubt.control.v1.ListTasksResponse\",\x9a\xe5\x18(\n" +
+	"\x03\x05\t\n" +
+	"\x12!\n" +
+	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\x90\x01\n" +
+	"\fWatchService\x12'.redoubt.control.v1.WatchServiceRequest\x1a(.redoubt.control.v1.WatchServiceResponse\"+\x9a\xe5\x18'\n" +
+	"\x03\x05\t\n" +
+	"\x12 \n" +
+	"\fservice.list\x12\aService\x1a\aservice0\x01\x12\x8c\x01\n" +
+	"\vServiceLogs\x12&.redoubt.control.v1.ServiceLogsRequest\x1a'.redoubt.control.v1.ServiceLogsResponse\"*\x9a\xe5\x18&\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
+	"\fservice.logs\x12\aService\x1a\x06target0\x01\x12~\n" +
+	"\aExplain\x12\".redoubt.control.v1.ExplainRequest\x1a#.redoubt.control.v1.ExplainResponse\"*\x9a\xe5\x18&\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
+	"\fservice.list\x12\aService\x1a\x06target\x12j\n" +
+	"\x06Events\x12!.redoubt.control.v1.EventsRequest\x1a\".redoubt.control.v1.EventsResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
 	"\n" +
 	"event.list0\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 

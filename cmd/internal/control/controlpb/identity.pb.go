@@ -299,11 +299,12 @@ const file_cmd_internal_control_controlpb_identity_proto_rawDesc = "" +
 	"\astreams\x18\f \x01(\rR\astreams\x12\x14\n" +
 	"\x05files\x18\r \x01(\bR\x05files\x12\x16\n" +
 	"\x06denied\x18\x0e \x01(\bR\x06denied\x12\x14\n" +
-	"\x05error\x18\x0f \x01(\tR\x05error2\xa3\x01\n" +
+	"\x05error\x18\x0f \x01(\tR\x05error2\xa4\x01\n" +
 	"\n" +
-	"Identities\x12\x94\x01\n" +
-	"\x0eListIdentities\x12).redoubt.control.v1.ListIdentitiesRequest\x1a*.redoubt.control.v1.ListIdentitiesResponse\"+\x9a\xe5\x18'\n" +
-	"\x02\x05\t\x12!\n" +
+	"Identities\x12\x95\x01\n" +
+	"\x0eListIdentities\x12).redoubt.control.v1.ListIdentitiesRequest\x1a*.redoubt.control.v1.ListIdentitiesResponse\",\x9a\xe5\x18(\n" +
+	"\x03\x05\t\n" +
+	"\x12!\n" +
 	"\ridentity.list\x12\aService\x1a\aserviceBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (

@@ -695,24 +695,28 @@ const file_cmd_internal_control_controlpb_people_proto_rawDesc = "" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12)\n" +
 	"\x10certificate_ends\x18\x04 \x01(\x03R\x0fcertificateEnds\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12 \n" +
-	"\vdescription\x18\x06 \x01(\tR\vdescription2\xd5\x04\n" +
-	"\x06People\x12|\n" +
-	"\fInvitePerson\x12'.redoubt.control.v1.InvitePersonRequest\x1a(.redoubt.control.v1.InvitePersonResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x02\x05\t\x12\x0f\n" +
-	"\rperson.invite\x12t\n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription2\xda\x04\n" +
+	"\x06People\x12}\n" +
+	"\fInvitePerson\x12'.redoubt.control.v1.InvitePersonRequest\x1a(.redoubt.control.v1.InvitePersonResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0f\n" +
+	"\rperson.invite\x12u\n" +
 	"\n" +
-	"ListPeople\x12%.redoubt.control.v1.ListPeopleRequest\x1a&.redoubt.control.v1.ListPeopleResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x02\x05\t\x12\r\n" +
-	"\vperson.list\x12|\n" +
-	"\fRevokePerson\x12'.redoubt.control.v1.RevokePersonRequest\x1a(.redoubt.control.v1.RevokePersonResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x02\x05\t\x12\x0f\n" +
-	"\rperson.revoke\x12|\n" +
-	"\fRemovePerson\x12'.redoubt.control.v1.RemovePersonRequest\x1a(.redoubt.control.v1.RemovePersonResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x02\x05\t\x12\x0f\n" +
-	"\rperson.remove\x12[\n" +
-	"\x06WhoAmI\x12!.redoubt.control.v1.WhoAmIRequest\x1a\".redoubt.control.v1.WhoAmIResponse\"\n" +
-	"\x9a\xe5\x18\x06\n" +
-	"\x02\x05\t\x18\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
+	"ListPeople\x12%.redoubt.control.v1.ListPeopleRequest\x1a&.redoubt.control.v1.ListPeopleResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x03\x05\t\n" +
+	"\x12\r\n" +
+	"\vperson.list\x12}\n" +
+	"\fRevokePerson\x12'.redoubt.control.v1.RevokePersonRequest\x1a(.redoubt.control.v1.RevokePersonResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0f\n" +
+	"\rperson.revoke\x12}\n" +
+	"\fRemovePerson\x12'.redoubt.control.v1.RemovePersonRequest\x1a(.redoubt.control.v1.RemovePersonResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0f\n" +
+	"\rperson.remove\x12\\\n" +
+	"\x06WhoAmI\x12!.redoubt.control.v1.WhoAmIRequest\x1a\".redoubt.control.v1.WhoAmIResponse\"\v\x9a\xe5\x18\a\n" +
+	"\x03\x05\t\n" +
+	"\x18\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
 	file_cmd_internal_control_controlpb_people_proto_rawDescOnce sync.Once

@@ -739,25 +739,30 @@ const file_cmd_internal_control_controlpb_revocation_proto_rawDesc = "" +
 	"\x03crl\x18\x02 \x01(\fR\x03crl\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\bR\x04root\x12\x1a\n" +
 	"\bworkload\x18\x04 \x01(\bR\bworkload\x12\x16\n" +
-	"\x06former\x18\x05 \x01(\bR\x06former2\xfd\x04\n" +
+	"\x06former\x18\x05 \x01(\bR\x06former2\x82\x05\n" +
 	"\n" +
-	"Revocation\x12\x80\x01\n" +
+	"Revocation\x12\x81\x01\n" +
 	"\n" +
-	"RevokeNode\x12%.redoubt.control.v1.RevokeNodeRequest\x1a&.redoubt.control.v1.RevokeNodeResponse\"#\x9a\xe5\x18\x1f\n" +
-	"\x02\x05\t\x12\x19\n" +
-	"\vnode.revoke\x12\x04Node\x1a\x04node\x12\x84\x01\n" +
-	"\x0eRevokeIdentity\x12).redoubt.control.v1.RevokeIdentityRequest\x1a*.redoubt.control.v1.RevokeIdentityResponse\"\x1b\x9a\xe5\x18\x17\n" +
-	"\x02\x05\t\x12\x11\n" +
-	"\x0fidentity.revoke\x12\x80\x01\n" +
-	"\rAllowIdentity\x12(.redoubt.control.v1.AllowIdentityRequest\x1a).redoubt.control.v1.AllowIdentityResponse\"\x1a\x9a\xe5\x18\x16\n" +
-	"\x02\x05\t\x12\x10\n" +
-	"\x0eidentity.allow\x12v\n" +
+	"RevokeNode\x12%.redoubt.control.v1.RevokeNodeRequest\x1a&.redoubt.control.v1.RevokeNodeResponse\"$\x9a\xe5\x18 \n" +
+	"\x03\x05\t\n" +
+	"\x12\x19\n" +
+	"\vnode.revoke\x12\x04Node\x1a\x04node\x12\x85\x01\n" +
+	"\x0eRevokeIdentity\x12).redoubt.control.v1.RevokeIdentityRequest\x1a*.redoubt.control.v1.RevokeIdentityResponse\"\x1c\x9a\xe5\x18\x18\n" +
+	"\x03\x05\t\n" +
+	"\x12\x11\n" +
+	"\x0fidentity.revoke\x12\x81\x01\n" +
+	"\rAllowIdentity\x12(.redoubt.control.v1.AllowIdentityRequest\x1a).redoubt.control.v1.AllowIdentityResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
+	"\x0eidentity.allow\x12w\n" +
 	"\n" +
-	"ListDenied\x12%.redoubt.control.v1.ListDeniedRequest\x1a&.redoubt.control.v1.ListDeniedResponse\"\x19\x9a\xe5\x18\x15\n" +
-	"\x02\x05\t\x12\x0f\n" +
-	"\ridentity.list\x12j\n" +
-	"\aGetCRLs\x12\".redoubt.control.v1.GetCRLsRequest\x1a#.redoubt.control.v1.GetCRLsResponse\"\x16\x9a\xe5\x18\x12\n" +
-	"\x02\x05\t\x12\f\n" +
+	"ListDenied\x12%.redoubt.control.v1.ListDeniedRequest\x1a&.redoubt.control.v1.ListDeniedResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0f\n" +
+	"\ridentity.list\x12k\n" +
+	"\aGetCRLs\x12\".redoubt.control.v1.GetCRLsRequest\x1a#.redoubt.control.v1.GetCRLsResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\x03\x05\t\n" +
+	"\x12\f\n" +
 	"\n" +
 	"ca.inspectBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 

@@ -974,30 +974,37 @@ const file_cmd_internal_control_controlpb_secrets_proto_rawDesc = "" +
 	"\tnode_name\x18\x06 \x01(\tR\bnodeName\x12\x18\n" +
 	"\aversion\x18\a \x01(\x04R\aversion\x12\x18\n" +
 	"\aremoved\x18\b \x01(\bR\aremoved\x12\x12\n" +
-	"\x04lost\x18\t \x01(\bR\x04lost2\xd0\b\n" +
-	"\aSecrets\x12\x8a\x01\n" +
-	"\fCreateSecret\x12'.redoubt.control.v1.CreateSecretRequest\x1a(.redoubt.control.v1.CreateSecretResponse\"'\x9a\xe5\x18#\n" +
-	"\x02\x05\t\x12\x1d\n" +
-	"\rsecret.create\x12\x06Secret\x1a\x04spec\x12\x90\x01\n" +
-	"\rStreamSecrets\x12(.redoubt.control.v1.StreamSecretsRequest\x1a).redoubt.control.v1.StreamSecretsResponse\"(\x9a\xe5\x18$\n" +
-	"\x02\x05\t\x12\x1e\n" +
-	"\vsecret.list\x12\x06Secret\x1a\asecrets0\x01\x12\x86\x01\n" +
-	"\fUpdateSecret\x12'.redoubt.control.v1.UpdateSecretRequest\x1a&.redoubt.control.v1.UpdateFileResponse\"%\x9a\xe5\x18!\n" +
-	"\x02\x05\t\x12\x1b\n" +
-	"\rsecret.update\x12\x06Secret\x1a\x02id\x12\x8c\x01\n" +
-	"\fRemoveSecret\x12'.redoubt.control.v1.RemoveSecretRequest\x1a(.redoubt.control.v1.RemoveSecretResponse\")\x9a\xe5\x18%\n" +
-	"\x02\x05\t\x12\x1f\n" +
-	"\rsecret.remove\x12\x06Secret\x1a\x06secret\x12\x8a\x01\n" +
-	"\fUpdateConfig\x12'.redoubt.control.v1.UpdateConfigRequest\x1a&.redoubt.control.v1.UpdateFileResponse\")\x9a\xe5\x18%\n" +
-	"\x02\x05\t\x12\x1f\n" +
-	"\rconfig.update\x12\x06Config\x1a\x06config\x12\xc2\x01\n" +
-	"\fRollbackFile\x12'.redoubt.control.v1.RollbackFileRequest\x1a&.redoubt.control.v1.UpdateFileResponse\"a\x9a\xe5\x18]\n" +
-	"\x02\x05\t\x12+\n" +
+	"\x04lost\x18\t \x01(\bR\x04lost2\xd7\b\n" +
+	"\aSecrets\x12\x8b\x01\n" +
+	"\fCreateSecret\x12'.redoubt.control.v1.CreateSecretRequest\x1a(.redoubt.control.v1.CreateSecretResponse\"(\x9a\xe5\x18$\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1d\n" +
+	"\rsecret.create\x12\x06Secret\x1a\x04spec\x12\x91\x01\n" +
+	"\rStreamSecrets\x12(.redoubt.control.v1.StreamSecretsRequest\x1a).redoubt.control.v1.StreamSecretsResponse\")\x9a\xe5\x18%\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1e\n" +
+	"\vsecret.list\x12\x06Secret\x1a\asecrets0\x01\x12\x87\x01\n" +
+	"\fUpdateSecret\x12'.redoubt.control.v1.UpdateSecretRequest\x1a&.redoubt.control.v1.UpdateFileResponse\"&\x9a\xe5\x18\"\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1b\n" +
+	"\rsecret.update\x12\x06Secret\x1a\x02id\x12\x8d\x01\n" +
+	"\fRemoveSecret\x12'.redoubt.control.v1.RemoveSecretRequest\x1a(.redoubt.control.v1.RemoveSecretResponse\"*\x9a\xe5\x18&\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
+	"\rsecret.remove\x12\x06Secret\x1a\x06secret\x12\x8b\x01\n" +
+	"\fUpdateConfig\x12'.redoubt.control.v1.UpdateConfigRequest\x1a&.redoubt.control.v1.UpdateFileResponse\"*\x9a\xe5\x18&\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
+	"\rconfig.update\x12\x06Config\x1a\x06config\x12\xc3\x01\n" +
+	"\fRollbackFile\x12'.redoubt.control.v1.RollbackFileRequest\x1a&.redoubt.control.v1.UpdateFileResponse\"b\x9a\xe5\x18^\n" +
+	"\x03\x05\t\n" +
+	"\x12+\n" +
 	"\rsecret.update\x12\x06Secret\x1a\x04name*\fconfig=false\x12*\n" +
-	"\rconfig.update\x12\x06Config\x1a\x04name*\vconfig=true\x12\xba\x01\n" +
+	"\rconfig.update\x12\x06Config\x1a\x04name*\vconfig=true\x12\xbb\x01\n" +
 	"\n" +
-	"FileGrants\x12%.redoubt.control.v1.FileGrantsRequest\x1a&.redoubt.control.v1.FileGrantsResponse\"]\x9a\xe5\x18Y\n" +
-	"\x02\x05\t\x12)\n" +
+	"FileGrants\x12%.redoubt.control.v1.FileGrantsRequest\x1a&.redoubt.control.v1.FileGrantsResponse\"^\x9a\xe5\x18Z\n" +
+	"\x03\x05\t\n" +
+	"\x12)\n" +
 	"\vsecret.list\x12\x06Secret\x1a\x04name*\fconfig=false\x12(\n" +
 	"\vconfig.list\x12\x06Config\x1a\x04name*\vconfig=trueBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 

@@ -788,18 +788,21 @@ const file_cmd_internal_control_controlpb_slots_proto_rawDesc = "" +
 	"\x11SendShareResponse\x12:\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\bprogress\x12\x1a\n" +
 	"\bunlocked\x18\x02 \x01(\bR\bunlocked\x12\x10\n" +
-	"\x03had\x18\x03 \x01(\bR\x03had2\x94\x03\n" +
-	"\x05Slots\x12m\n" +
-	"\aAddSlot\x12\".redoubt.control.v1.AddSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x14\x9a\xe5\x18\x10\n" +
-	"\x02\x05\t\x12\n" +
+	"\x03had\x18\x03 \x01(\bR\x03had2\x97\x03\n" +
+	"\x05Slots\x12n\n" +
+	"\aAddSlot\x12\".redoubt.control.v1.AddSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x15\x9a\xe5\x18\x11\n" +
+	"\x03\x05\t\n" +
+	"\x12\n" +
 	"\n" +
-	"\bslot.add0\x01\x12v\n" +
+	"\bslot.add0\x01\x12w\n" +
 	"\n" +
-	"RemoveSlot\x12%.redoubt.control.v1.RemoveSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x17\x9a\xe5\x18\x13\n" +
-	"\x02\x05\t\x12\r\n" +
-	"\vslot.remove0\x01\x12\xa3\x01\n" +
-	"\vSetAutolock\x12&.redoubt.control.v1.SetAutolockRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"B\x9a\xe5\x18>\n" +
-	"\x02\x05\t\x12\x1a\n" +
+	"RemoveSlot\x12%.redoubt.control.v1.RemoveSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"\x03\x05\t\n" +
+	"\x12\r\n" +
+	"\vslot.remove0\x01\x12\xa4\x01\n" +
+	"\vSetAutolock\x12&.redoubt.control.v1.SetAutolockRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"C\x9a\xe5\x18?\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1a\n" +
 	"\x0fautolock.enable*\aon=true\x12\x1c\n" +
 	"\x10autolock.disable*\bon=false0\x012\xaa\x02\n" +
 	"\tUnlocking\x12\\\n" +
