@@ -63,6 +63,9 @@ var (
 	AuditCheckpoints = raftstore.NewTable[*pkipb.AuditCheckpoint]("audit_checkpoints")
 	AuditKeys        = raftstore.NewTable[*pkipb.AuditKey]("audit_keys")
 
+	// Waivers are controls that may fail until a day, because somebody said so.
+	Waivers = raftstore.NewTable[*pkipb.Waiver]("waivers")
+
 	// Cluster holds one record.
 	Cluster = raftstore.NewTable[*pkipb.Cluster]("cluster")
 )
@@ -70,7 +73,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys, Waivers}
 }
 
 func nonEmpty(s string) []string {

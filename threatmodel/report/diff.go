@@ -14,6 +14,7 @@ import (
 const (
 	ChangeNew      = "new"      // it is bad, and was not, or is bad in another way
 	ChangeResolved = "resolved" // it was bad, and is not
+	ChangeWaived   = "waived"   // it fails as it did, and somebody answers for it
 	ChangeGone     = "gone"     // it was judged, and is not any more
 )
 
@@ -65,6 +66,8 @@ func Compare(older, newer *Report) ([]Change, error) {
 		switch {
 		case bad(is) && (was != is || len(evidence) > 0):
 			c.Change = ChangeNew
+		case is == Waived && was != Waived:
+			c.Change = ChangeWaived
 		case is == "":
 			c.Change = ChangeGone
 		case bad(was) && !bad(is):
@@ -104,7 +107,7 @@ func Compare(older, newer *Report) ([]Change, error) {
 	for id, was := range required {
 		add("requirement", id, "", was, "", []string{})
 	}
-	order := []string{ChangeNew, ChangeGone, ChangeResolved}
+	order := []string{ChangeNew, ChangeWaived, ChangeGone, ChangeResolved}
 	slices.SortFunc(changes, func(a, b Change) int {
 		return cmp.Or(slices.Index(order, a.Change)-slices.Index(order, b.Change), strings.Compare(a.Kind, b.Kind), strings.Compare(a.ID, b.ID), strings.Compare(a.Target, b.Target))
 	})

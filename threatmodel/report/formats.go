@@ -43,5 +43,8 @@ func (r *Report) json(w io.Writer) error {
 	s.value("compliant", r.Compliant)
 	values(s, "requirements", slices.Values(r.Requirements))
 	values(s, "results", slices.Values(r.Results))
+	if len(r.Waivers) > 0 {
+		values(s, "waivers", slices.Values(r.Waivers))
+	}
 	return s.close()
 }

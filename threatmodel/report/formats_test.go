@@ -31,7 +31,7 @@ var (
 // empty is a report of a profile that nothing was judged by.
 func empty(t testing.TB) *Report {
 	t.Helper()
-	r, err := New(&profile.Profile{ID: "none", Title: "None", Requirements: []profile.Requirement{{ID: "1", Title: "x", Coverage: profile.Outside, Controls: []string{}, Note: "x"}}}, "", nil, begun, ended)
+	r, err := New(&profile.Profile{ID: "none", Title: "None", Requirements: []profile.Requirement{{ID: "1", Title: "x", Coverage: profile.Outside, Controls: []string{}, Note: "x"}}}, "", nil, nil, begun, ended)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func valid(t *testing.T, schema func() (*jsonschema.Schema, error), text []byte)
 
 // TestOSCAL: the schema of NIST takes it, and would not take another thing.
 func TestOSCAL(t *testing.T) {
-	for _, r := range []*Report{sample(t), empty(t)} {
+	for _, r := range []*Report{sample(t), empty(t), waived(t, waiver("w1", "lock", of("n1"), begun.Add(time.Hour)))} {
 		text := written(t, r, "oscal")
 		if err := valid(t, oscalSchema, text); err != nil {
 			t.Errorf("%v\n%s", err, text)
@@ -135,7 +135,7 @@ func eachText(v any, key string, f func(key, text string)) {
 
 // TestSARIF: the schema of OASIS takes it, and would not take another thing.
 func TestSARIF(t *testing.T) {
-	for _, r := range []*Report{sample(t), empty(t)} {
+	for _, r := range []*Report{sample(t), empty(t), waived(t, waiver("w1", "lock", of("n1"), begun.Add(time.Hour)))} {
 		text := written(t, r, "sarif")
 		if err := valid(t, sarifSchema, text); err != nil {
 			t.Errorf("%v\n%s", err, text)
@@ -307,7 +307,7 @@ func TestMany(t *testing.T) {
 	for i := range 10_000 {
 		results = append(results, result([]string{"lock", "bolt"}[i%2], control.High, control.Fail, strings.Repeat("n", 1+i/100)+"-"+string(rune('a'+i%100)), evidence...))
 	}
-	r, err := New(small(), "", results, begun, ended)
+	r, err := New(small(), "", results, nil, begun, ended)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,12 +44,13 @@ func (r *Report) html(w io.Writer) error {
 type family struct {
 	Name                         string
 	Met, Partly, Failed, Unknown int // requirements
+	Waived                       int
 	Apart                        int // of those, not the cluster's or not of this kind of node
 }
 
 // Of is how many requirements are to be met, Score how many of them are, in whole
 // percent that reach 100 only where all are.
-func (f family) Of() int { return f.Met + f.Partly + f.Failed + f.Unknown }
+func (f family) Of() int { return f.Met + f.Partly + f.Failed + f.Unknown + f.Waived }
 
 func (f family) Score() int {
 	if f.Of() == 0 {
@@ -75,6 +76,8 @@ func (r *Report) families() []*family {
 			f.Partly++
 		case control.Fail:
 			f.Failed++
+		case Waived:
+			f.Waived++
 		case control.Error, NotEvaluated:
 			f.Unknown++
 		default:
@@ -125,7 +128,7 @@ type count struct {
 
 func (r *Report) counts() []count {
 	var all []count
-	for _, o := range []control.Outcome{control.Fail, control.Error, NotEvaluated, Partial, control.Pass, control.NotApplicable, Outside} {
+	for _, o := range []control.Outcome{control.Fail, control.Error, NotEvaluated, Waived, Partial, control.Pass, control.NotApplicable, Outside} {
 		if q, x := r.Count(o); q+x > 0 {
 			all = append(all, count{o, q, x})
 		}

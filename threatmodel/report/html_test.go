@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 )
@@ -20,7 +21,7 @@ func TestHTML(t *testing.T) {
 	if text := string(written(t, later, "html")); !strings.Contains(text, "0 of 2 requirements were met; now 0 of 3 are") || !strings.Contains(text, "What changed") {
 		t.Error("nothing of what changed")
 	}
-	for _, r := range []*Report{sample(t), empty(t), later} {
+	for _, r := range []*Report{sample(t), empty(t), waived(t, waiver("w1", "lock", of("n1"), begun.Add(time.Hour))), later} {
 		text := written(t, r, "html")
 		doc, err := html.Parse(bytes.NewReader(text))
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // TestInteropXCCDF: OpenSCAP finds it valid, and would not find another thing so.
@@ -23,7 +24,7 @@ func TestInteropXCCDF(t *testing.T) {
 		out, err := exec.CommandContext(t.Context(), oscap, "xccdf", "validate", path).CombinedOutput()
 		return string(out), err
 	}
-	for _, r := range []*Report{sample(t), empty(t)} {
+	for _, r := range []*Report{sample(t), empty(t), waived(t, waiver("w1", "lock", of("n1"), begun.Add(time.Hour)))} {
 		text := written(t, r, "xccdf")
 		if out, err := validate(text); err != nil {
 			t.Errorf("%v: %s\n%s", err, out, text)

@@ -22,6 +22,9 @@ func (r *Report) junit(w io.Writer) error {
 	r.suite(m, "controls", outcomes)
 	for _, x := range r.Results {
 		m.begin("testcase", "classname", x.Target.String(), "name", x.Control+": "+x.Title, "time", seconds(x.Seconds))
+		if x.Outcome == Waived {
+			x.Evidence = append([]string{r.WaiverOf(x).Until()}, x.Evidence...)
+		}
 		junitOutcome(m, x.Outcome, string(x.Severity), strings.Join(append(x.Evidence[:len(x.Evidence):len(x.Evidence)], "Remedy: "+x.Remedy), "\n"))
 		m.end()
 	}
@@ -56,7 +59,7 @@ func (r *Report) suite(m *markup, name string, outcomes []control.Outcome) {
 		"skipped", strconv.Itoa(skipped), "timestamp", r.Begun.Format(time.RFC3339))
 }
 
-var junitElements = map[control.Outcome]string{control.Fail: "failure", control.Error: "error", NotEvaluated: "error", control.NotApplicable: "skipped", Outside: "skipped", Partial: "system-out"}
+var junitElements = map[control.Outcome]string{control.Fail: "failure", control.Error: "error", NotEvaluated: "error", control.NotApplicable: "skipped", Waived: "skipped", Outside: "skipped", Partial: "system-out"}
 
 func junitOutcome(m *markup, o control.Outcome, kind, text string) {
 	switch e := junitElements[o]; e {
@@ -64,7 +67,7 @@ func junitOutcome(m *markup, o control.Outcome, kind, text string) {
 	case "system-out":
 		m.text(e, string(o)+": "+text)
 	case "skipped":
-		m.text(e, "", "message", string(o))
+		m.text(e, map[bool]string{true: text}[o == Waived], "message", string(o))
 	default:
 		m.text(e, text, "message", string(o), "type", kind)
 	}

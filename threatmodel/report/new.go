@@ -24,9 +24,10 @@ func Of(t Target, results []control.Result) []Result {
 	return all
 }
 
-// New judges results by a profile. It keeps those of the profile's controls, and
-// orders them: what fails first, by severity. The times are of the run.
-func New(p *profile.Profile, cluster string, results []Result, begun, ended time.Time) (*Report, error) {
+// New judges results by a profile. It keeps those of the profile's controls, lets
+// waivers that are approved have their effect, and orders them: what fails first, by
+// severity. The times are of the run.
+func New(p *profile.Profile, cluster string, results []Result, waivers []Waiver, begun, ended time.Time) (*Report, error) {
 	r := &Report{Version: formVersion, ID: newUUID(), Tool: "redoubt " + version.String(), Cluster: text(cluster), Begun: begun.UTC(), Ended: ended.UTC(),
 		Profile: Profile{p.ID, text(p.Title), text(p.Source)}, Requirements: []Requirement{}, Results: []Result{}}
 	wanted := p.Controls()
@@ -39,6 +40,7 @@ func New(p *profile.Profile, cluster string, results []Result, begun, ended time
 		}
 		r.Results = append(r.Results, clean(x))
 	}
+	r.waive(waivers, wanted)
 	slices.SortStableFunc(r.Results, func(a, b Result) int {
 		return cmp.Or(rank[a.Outcome]-rank[b.Outcome], grave[a.Severity]-grave[b.Severity], strings.Compare(a.Control, b.Control), strings.Compare(a.Target.String(), b.Target.String()))
 	})
@@ -81,6 +83,8 @@ func judge(q profile.Requirement, said map[string]map[control.Outcome]int) contr
 		return control.Error
 	case all[NotEvaluated] > 0 || len(q.Controls) == 0:
 		return NotEvaluated
+	case all[Waived] > 0:
+		return Waived
 	case all[control.Pass] == 0:
 		return control.NotApplicable
 	case q.Coverage == profile.Partial:
@@ -89,9 +93,14 @@ func judge(q profile.Requirement, said map[string]map[control.Outcome]int) contr
 	return control.Pass
 }
 
-// complies: something was judged, and nothing is bad.
+// complies: something was judged, and nothing is bad, the waivers included.
 func (r *Report) complies() bool {
 	judged := false
+	for _, x := range r.Results {
+		if x.Control == WaiversControl && bad(x.Outcome) {
+			return false
+		}
+	}
 	for _, q := range r.Requirements {
 		if bad(q.Outcome) {
 			return false

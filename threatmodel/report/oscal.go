@@ -168,6 +168,9 @@ func (r *Report) observation(x Result) oscalObservation {
 	for _, e := range x.Evidence {
 		o.Evidence = append(o.Evidence, oscalEvidence{markdown(e)})
 	}
+	if x.Outcome == Waived {
+		o.Remarks = markdown(r.WaiverOf(x).Until())
+	}
 	if bad(x.Outcome) && x.Remedy != "" {
 		o.Remarks = markdown("Remedy: " + x.Remedy)
 	}
@@ -195,6 +198,8 @@ func (r *Report) findings(yield func(oscalFinding) bool) {
 			status.State, status.Reason = "satisfied", "pass"
 		case control.Fail:
 			status.Reason = "fail"
+		case Waived:
+			status.Remarks = markdown(strings.TrimSpace("Waived. " + q.Note))
 		}
 		f := oscalFinding{UUID: r.uuid("finding", q.ID), Title: markdown(q.ID + " " + q.Title), Description: markdown("Outcome: " + string(q.Outcome) + ", coverage: " + string(q.Coverage) + "."),
 			Props:  []oscalProp{prop("requirement", q.ID), prop("outcome", string(q.Outcome)), prop("coverage", string(q.Coverage))},

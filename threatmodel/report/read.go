@@ -83,7 +83,7 @@ func (r *Report) check() error {
 		if _, known := grave[x.Severity]; !known {
 			return fmt.Errorf("control %q: no severity is called %q", x.Control, x.Severity)
 		}
-		if !slices.Contains([]control.Outcome{control.Pass, control.Fail, control.Error, control.NotApplicable}, x.Outcome) {
+		if !slices.Contains([]control.Outcome{control.Pass, control.Fail, control.Error, control.NotApplicable, Waived}, x.Outcome) {
 			return fmt.Errorf("control %q: no outcome is called %q", x.Control, x.Outcome)
 		}
 		if len(x.Evidence) > maxEvidence || slices.ContainsFunc(x.Evidence, func(e string) bool { return e != oneline.Text(e, maxLine) }) {
@@ -95,6 +95,12 @@ func (r *Report) check() error {
 			seen[key] = true
 		}
 		texts = append(texts, x.Control, x.Title, x.Remedy, x.Target.Kind, x.Target.Name, x.Target.ID)
+	}
+	for _, w := range r.Waivers {
+		texts = append(texts, w.ID, w.Control, w.Reason, w.Asked, w.Approved, w.Scope.Kind, w.Scope.Name, w.Scope.ID)
+	}
+	if err := r.checkWaivers(); err != nil {
+		return err
 	}
 	for _, t := range texts {
 		if t != oneline.Text(t, maxText) {

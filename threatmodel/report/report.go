@@ -32,6 +32,8 @@ type Report struct {
 	Compliant    bool          `json:"compliant"` // nothing fails, and nothing that is to be judged was not
 	Requirements []Requirement `json:"requirements"`
 	Results      []Result      `json:"results"`
+	// Waivers are those of the profile's controls.
+	Waivers []Waiver `json:"waivers,omitempty"`
 
 	// Since is what changed since an older report, for people: the HTML form shows it.
 	Since *Since `json:"-"`
@@ -65,6 +67,7 @@ type Result struct {
 	Evidence []string         `json:"evidence"`
 	Remedy   string           `json:"remedy"`
 	Seconds  float64          `json:"seconds"`
+	Waiver   string           `json:"waiver,omitempty"` // the id of the one that it is waived by
 }
 
 // Target is what was judged.
@@ -88,7 +91,7 @@ func bad(o control.Outcome) bool {
 
 // rank orders outcomes and severities: what needs somebody first comes first.
 var (
-	rank  = map[control.Outcome]int{control.Fail: 0, control.Error: 1, NotEvaluated: 2, Partial: 3, control.Pass: 4, control.NotApplicable: 5, Outside: 6}
+	rank  = map[control.Outcome]int{control.Fail: 0, control.Error: 1, NotEvaluated: 2, Waived: 3, Partial: 4, control.Pass: 5, control.NotApplicable: 6, Outside: 7}
 	grave = map[control.Severity]int{control.Critical: 0, control.High: 1, control.Medium: 2, control.Low: 3}
 )
 

@@ -44,7 +44,7 @@ func sample(t testing.TB) *Report {
 		result("bolt", control.Critical, control.Error, "n1", "gave no answer"),
 		result("lamp", control.Medium, control.NotApplicable, "n2"),
 		result("elsewhere", control.High, control.Fail, "n1", "is not asked for"),
-	}, begun, ended)
+	}, nil, begun, ended)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestNew(t *testing.T) {
 			}
 		}
 	}
-	if _, err := New(small(), "", slices.Repeat([]Result{result("lock", control.High, control.Pass, "n")}, maxResults+1), begun, ended); err == nil {
+	if _, err := New(small(), "", slices.Repeat([]Result{result("lock", control.High, control.Pass, "n")}, maxResults+1), nil, begun, ended); err == nil {
 		t.Error("more results than there may be are taken")
 	}
 }
@@ -116,7 +116,7 @@ func TestOutcomes(t *testing.T) {
 		for i, o := range c.results {
 			results = append(results, result("lock", control.High, o, fmt.Sprint(i)))
 		}
-		r, err := New(p, "", results, begun, ended)
+		r, err := New(p, "", results, nil, begun, ended)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +124,7 @@ func TestOutcomes(t *testing.T) {
 			t.Errorf("%s: %s (complies: %t), want %s", name, got, r.Compliant, c.want)
 		}
 	}
-	if r, err := New(&profile.Profile{ID: "p", Title: "p"}, "", nil, begun, ended); err != nil || r.Compliant {
+	if r, err := New(&profile.Profile{ID: "p", Title: "p"}, "", nil, nil, begun, ended); err != nil || r.Compliant {
 		t.Errorf("a profile of nothing: %v", err)
 	}
 }
@@ -137,7 +137,7 @@ func TestNoSecrets(t *testing.T) {
 		x.Title, x.Remedy = s, s
 		all = append(all, x)
 	}
-	r, err := New(small(), "", all, begun, ended)
+	r, err := New(small(), "", all, nil, begun, ended)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestCompare(t *testing.T) {
 	p := &profile.Profile{ID: "p", Title: "p", Requirements: []profile.Requirement{{ID: "q", Title: "q", Coverage: profile.Full, Controls: []string{"lamp", "lock"}}}}
 	of := func(at time.Time, results ...Result) *Report {
 		t.Helper()
-		r, err := New(p, "c1", results, at, at)
+		r, err := New(p, "c1", results, nil, at, at)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -44,6 +44,12 @@ type (
 		Message      sarifMessage      `json:"message"`
 		Locations    []sarifLocation   `json:"locations"`
 		Fingerprints map[string]string `json:"partialFingerprints"`
+		Suppressions []sarifWaiver     `json:"suppressions,omitempty"`
+	}
+	sarifWaiver struct {
+		Kind          string `json:"kind"`
+		Status        string `json:"status"`
+		Justification string `json:"justification"`
 	}
 	sarifLocation struct {
 		Logical []sarifLogical `json:"logicalLocations"`
@@ -63,7 +69,8 @@ type (
 
 // sarif writes SARIF 2.1.0: a rule for each control, a result for each of its
 // targets. It has no word for requirements: they are in the run's properties. What
-// could not be evaluated is "open", and the run says that it did not succeed.
+// could not be evaluated is "open", and the run says that it did not succeed. What is
+// waived fails, and is suppressed.
 func (r *Report) sarif(w io.Writer) error {
 	rules, at := r.sarifRules()
 	s := newStream(w)
@@ -105,7 +112,11 @@ func (r *Report) sarif(w io.Writer) error {
 
 	values(s, "results", func(yield func(sarifResult) bool) {
 		for _, x := range r.Results {
-			if !yield(x.sarif(at[x.Control])) {
+			one := x.sarif(at[x.Control])
+			if x.Outcome == Waived {
+				one.Suppressions = []sarifWaiver{{"external", "accepted", r.WaiverOf(x).Until()}}
+			}
+			if !yield(one) {
 				return
 			}
 		}
@@ -142,13 +153,13 @@ func (r *Report) sarifRules() (rules []sarifRule, at map[string]int) {
 
 var (
 	sarifLevels = map[control.Severity]string{control.Critical: "error", control.High: "error", control.Medium: "warning", control.Low: "note"}
-	sarifKinds  = map[control.Outcome]string{control.Pass: "pass", control.Fail: "fail", control.Error: "open", control.NotApplicable: "notApplicable"}
+	sarifKinds  = map[control.Outcome]string{control.Pass: "pass", control.Fail: "fail", control.Error: "open", control.NotApplicable: "notApplicable", Waived: "fail"}
 )
 
 func (x Result) sarif(rule int) sarifResult {
 	key := sha256.Sum256([]byte(x.key()))
 	level := "none" // which SARIF wants wherever nothing failed
-	if x.Outcome == control.Fail {
+	if x.Outcome == control.Fail || x.Outcome == Waived {
 		level = sarifLevels[x.Severity]
 	}
 	full := x.Target.Kind + "/" + x.Target.Name

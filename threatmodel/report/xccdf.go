@@ -11,10 +11,10 @@ import (
 // xccdfIDs begins ids, as XCCDF wants them: whose they are, and what.
 const xccdfIDs = "xccdf_org.redoubt-cluster_"
 
-// xccdfResults has what XCCDF calls outcomes. What is judged in part and holds is
-// "informational", which counts neither way.
+// xccdfResults has what XCCDF calls outcomes. What is judged in part and holds,
+// or is waived, is "informational", which counts neither way.
 var xccdfResults = map[control.Outcome]string{control.Pass: "pass", control.Fail: "fail", control.Error: "error", control.NotApplicable: "notapplicable",
-	Partial: "informational", NotEvaluated: "notchecked", Outside: "notchecked"}
+	Partial: "informational", Waived: "informational", NotEvaluated: "notchecked", Outside: "notchecked"}
 
 var xccdfSeverities = map[control.Severity]string{control.Critical: "high", control.High: "high", control.Medium: "medium", control.Low: "low"}
 
@@ -87,6 +87,9 @@ func (r *Report) testResult(m *markup, severity map[string]string) {
 	for _, x := range r.Results {
 		m.begin("rule-result", "idref", controlRule(x), "time", at, "severity", xccdfSeverities[x.Severity], "weight", "0")
 		m.text("result", xccdfResults[x.Outcome])
+		if x.Outcome == Waived {
+			m.text("message", r.WaiverOf(x).Until(), "severity", "warning")
+		}
 		kind := "info"
 		if bad(x.Outcome) {
 			kind = "error"

@@ -26,7 +26,8 @@ const (
 func (a *app) complianceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "compliance", Short: "What nodes and cluster promise, checked against their real state"}
 	group(c)
-	c.AddCommand(a.complianceRunCmd(), a.complianceShowCmd(), a.complianceProfilesCmd(), a.complianceDiffCmd())
+	c.AddCommand(a.complianceRunCmd(), a.complianceShowCmd(), a.complianceProfilesCmd(), a.complianceDiffCmd(),
+		a.complianceWaiveCmd(), a.complianceApproveCmd(), a.complianceWaiversCmd(), a.complianceUnwaiveCmd())
 	return c
 }
 
@@ -61,6 +62,9 @@ your own by its path. Only controls that it has are run.
 since an older report; json, which ` + "`compliance diff`" + ` reads;
 junit; oscal (1.2.2 assessment-results); prometheus (for node_exporter's textfiles);
 sarif (2.1.0); xccdf (1.2); or a Go template that is run for each result.
+
+A control that fails and is waived (redoubt compliance waive) is "waived", and does
+not count against the node; a waiver that has ended, or that nothing needs, does.
 
 What could not be evaluated is an error, and never a pass; nor is a requirement that
 no control judges yet.
@@ -171,7 +175,11 @@ func reportTable(w io.Writer, r *report.Report) error {
 	fmt.Fprintln(w)
 	rows = nil
 	for _, x := range slices.Backward(r.Results) {
-		rows = append(rows, []string{x.Control, x.Target.Kind + "/" + x.Target.Name, string(x.Severity), string(x.Outcome), strings.Join(x.Evidence, "; ")})
+		evidence := strings.Join(x.Evidence, "; ")
+		if x.Outcome == report.Waived {
+			evidence = r.WaiverOf(x).Until() + "; " + evidence
+		}
+		rows = append(rows, []string{x.Control, x.Target.Kind + "/" + x.Target.Name, string(x.Severity), string(x.Outcome), evidence})
 	}
 	return table(w, []string{"CONTROL", "TARGET", "SEVERITY", "OUTCOME", "EVIDENCE"}, rows)
 }
@@ -181,6 +189,9 @@ func sum(r *report.Report) string {
 	_, failed := r.Count(control.Fail)
 	_, unknown := r.Count(control.Error)
 	text := fmt.Sprintf("of %d controls %d failed and %d could not be evaluated", len(r.Results), failed, unknown)
+	if _, waived := r.Count(report.Waived); waived > 0 {
+		text += fmt.Sprintf(", %d waived", waived)
+	}
 	if open, _ := r.Count(report.NotEvaluated); open > 0 {
 		text += fmt.Sprintf(", and %d of %d requirements have no control yet", open, len(r.Requirements))
 	}
@@ -204,13 +215,11 @@ func judgedArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 func (a *app) complianceShowCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "show CONTROL",
-		Short:   "What a control reads, and what to do where it fails",
-		Example: `  redoubt compliance show files-own`,
-		Args:    args(1, 1),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return controlIDs(), cobra.ShellCompDirectiveNoFileComp
-		},
+		Use:               "show CONTROL",
+		Short:             "What a control reads, and what to do where it fails",
+		Example:           `  redoubt compliance show files-own`,
+		Args:              args(1, 1),
+		ValidArgsFunction: controlNames,
 		RunE: func(_ *cobra.Command, args []string) error {
 			for _, c := range control.All() {
 				if c.ID != args[0] {
@@ -223,6 +232,13 @@ func (a *app) complianceShowCmd() *cobra.Command {
 		},
 	}
 	return c
+}
+
+func controlNames(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return controlIDs(), cobra.ShellCompDirectiveNoFileComp
 }
 
 func controlIDs() []string {

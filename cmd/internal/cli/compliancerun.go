@@ -50,7 +50,11 @@ func (a *app) judge(ctx context.Context, by, scope string) (*report.Report, erro
 	case scopeCluster:
 		p = p.Within(scopeCluster, "the cluster without its nodes", ofCluster)
 	}
-	return report.New(p, j.cluster, j.results, begun, time.Now())
+	waivers, err := a.waivers(ctx)
+	if err != nil && slices.ContainsFunc(j.results, func(r report.Result) bool { return r.Outcome == control.Fail }) {
+		fmt.Fprintf(a.Stderr, "no waiver counts: %s\n", oneline.Error(err, maxWhyNot))
+	}
+	return report.New(p, j.cluster, j.results, waivers, begun, time.Now())
 }
 
 // ofCluster reports whether the leader answers for the control of that id.

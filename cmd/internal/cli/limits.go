@@ -32,6 +32,8 @@ const (
 	complianceTimeout = 2 * time.Minute
 	maxClusterResults = 512
 	maxResultText     = 512
+	// maxWhyNot bounds, in bytes, why no waiver could be asked for.
+	maxWhyNot = 240
 	// resolveTimeout bounds a request for which a registry may be asked. It is
 	// longer than the node's own attempts, so that their failure is told.
 	resolveTimeout = 90 * time.Second

@@ -144,13 +144,9 @@ func (s *Server) RemoveAccessPolicy(ctx context.Context, req *controlpb.RemoveAc
 
 // CanI implements Access.
 func (s *Server) CanI(ctx context.Context, req *controlpb.CanIRequest) (*controlpb.CanIResponse, error) {
-	id, ok := authz.FromContext(ctx)
-	if !ok {
-		return nil, apierr.New(apierr.ReasonDenied, "", "nobody said who calls")
-	}
-	p, err := roles.FromIdentity(id)
+	p, err := whoCalls(ctx)
 	if err != nil {
-		return nil, apierr.New(apierr.ReasonDenied, "", "%v", err)
+		return nil, err
 	}
 	return s.may(ctx, req, func(raftstore.Reader) (roles.Principal, error) { return p, nil })
 }

@@ -100,6 +100,11 @@ const (
 	maxEKCA      = 4096
 	maxPCRValues = 16
 
+	// Of waivers: how many there are, the bytes of a reason, and how long one lasts.
+	maxWaivers = 1000
+	maxReason  = 500
+	maxWaived  = 366 * 24 * time.Hour
+
 	// A token that a rotation overtook is minted again mintTries times, mintPause
 	// apart: the leader's keyd takes the next keyset over meanwhile.
 	mintTries = 5

@@ -127,6 +127,9 @@ func (s *Server) RemovePerson(ctx context.Context, req *controlpb.RemovePersonRe
 		if err := pki.RemovePerson(tx, req.GetName()); err != nil {
 			return err
 		}
+		if err := forgetApprover(tx, req.GetName()); err != nil {
+			return err
+		}
 		return roles.Forget(tx, req.GetName())
 	})
 	if err == nil {

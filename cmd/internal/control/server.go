@@ -114,6 +114,7 @@ type Server struct {
 	controlpb.UnimplementedAuditServer
 	controlpb.UnimplementedPeopleServer
 	controlpb.UnimplementedComplianceServer
+	controlpb.UnimplementedWaiversServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -131,6 +132,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterAuditServer(srv, s)
 	controlpb.RegisterPeopleServer(srv, s)
 	controlpb.RegisterComplianceServer(srv, s)
+	controlpb.RegisterWaiversServer(srv, s)
 }
 
 // New returns a server.

@@ -63,6 +63,7 @@ func TestCompliance(t *testing.T) {
 	}
 
 	c.reports("manager-1", good, r.stdout)
+	waiver := c.waives("manager-1", len(spoilt))
 
 	do(os.Remove(note), os.Chmod(boot, 0o600), os.Chmod(socket, 0o600), os.Chmod(config, 0o644))
 	eventually(t, time.Minute, func() string {
@@ -71,6 +72,11 @@ func TestCompliance(t *testing.T) {
 		}
 		return ""
 	})
+	c.refused("manager-1", 2, "of 16 controls 1 failed", nil, "compliance", "run", "--scope", "node")
+	if out := c.on("manager-1", "compliance", "run", "--scope", "node").stdout; !strings.Contains(out, waiver+": autolock-on of node/manager-1") || !strings.Contains(out, "does not fail") {
+		t.Errorf("a waiver that nothing needs: %s", out)
+	}
+	c.ok("manager-1", "compliance", "unwaive", waiver)
 	c.compliant("manager-1")
 
 	c.lab("stop", "worker-1")
@@ -190,6 +196,32 @@ func (c *cluster) reports(name, good, bad string) {
 		c.t.Errorf("since before: %v, %s", err, text)
 	}
 	c.refused(name, 2, "requirements have no control yet", nil, "compliance", "run", "--profile", "cis-docker-1.6")
+}
+
+// waives has one of the controls that fail waived by root and Bob, and returns the
+// waiver: until Bob has approved it, it is none, and nobody else can.
+func (c *cluster) waives(name string, failing int) string {
+	c.t.Helper()
+	bob := c.desk("worker-1")
+	if r := bob.run(c.ok(name, "person", "invite", "-q", "bob"), "context", "create", "prod", "--use"); r.code != 0 {
+		c.t.Fatal(r)
+	}
+	c.refused(name, 1, "no person", nil, "compliance", "waive", "autolock-on", "--scope", "node/"+name, "--reason", "it moves", "--expires", "1d", "--approved-by", "carol")
+	waiver, _, _ := strings.Cut(c.ok(name, "compliance", "waive", "autolock-on", "--scope", "node/"+name, "--reason", "it moves", "--expires", "1d", "--approved-by", "bob"), "\n")
+	c.refused(name, 2, fmt.Sprintf("%d failed", failing), nil, "compliance", "run", "--scope", "node")
+	c.refused(name, 5, "", nil, "compliance", "approve", waiver)
+	bob.refused(5, "person:bob may not waiver.approve", "compliance", "approve", waiver)
+	c.ok(name, "auth", "role", "create", "--verb", "waiver.approve", "--verb", "waiver.list", "approver")
+	c.ok(name, "auth", "bind", "approver", "person:bob")
+	bob.ok("compliance", "approve", waiver)
+	c.refused(name, 2, fmt.Sprintf("%d failed and 0 could not be evaluated, 1 waived", failing-1), nil, "compliance", "run", "--scope", "node")
+	if out := c.on(name, "compliance", "run", "--scope", "node").stdout; !strings.Contains(out, "by person:bob: it moves; ") {
+		c.t.Errorf("what is waived: %s", out)
+	}
+	if all := c.ok(name, "audit", "ls", "--last", "4000", "--filter", "person=bob", "--format", "{{.Method}} {{.Outcome}}"); !strings.Contains(all, "Waivers/ApproveWaiver done") {
+		c.t.Errorf("the approval has no record: %s", all)
+	}
+	return waiver
 }
 
 type controlJSON struct {

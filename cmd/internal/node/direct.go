@@ -35,6 +35,7 @@ type directServer interface {
 	controlpb.AccessServer
 	controlpb.AuditServer
 	controlpb.PeopleServer
+	controlpb.WaiversServer
 	// Named is what the server does with a refusal that it sends.
 	Named(err error) error
 }

@@ -55,6 +55,7 @@ var withKeyd = map[string]string{
 	"Control.CreateBackup": "changes nothing, keyd seals", "Slots.AddSlot": "keyd seals", "Slots.RemoveSlot": "keyd seals", "Slots.SetAutolock": "keyd seals",
 	"Secrets.CreateSecret": "keyd opens it", "Secrets.UpdateSecret": "keyd opens it", "Secrets.RemoveSecret": "keyd opened it",
 	"Control.PromoteNode": "the node does it, with a token", "Control.RotateMeshKey": "the node has to be there", "Control.DemoteNode": "keyd makes a keyset", "Admission.DecidePending": "a machine has to wait",
+	"Waivers.ApproveWaiver": "a person does it, and TestCompliance looks for the record",
 	"Control.ExplainPolicy": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
 }
 
@@ -99,6 +100,8 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Control.UpdateNode", &controlpb.UpdateNodeRequest{Node: "worker", LabelAdd: map[string]string{"zone": "a"}}},
 		{"Revocation.RevokeIdentity", &controlpb.RevokeIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
+		{"Waivers.CreateWaiver", &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "worker", Reason: "it moves", ExpiresAt: time.Now().Add(time.Hour).Unix(), Approver: "mallory"}},
+		{"Waivers.RemoveWaiver", &controlpb.RemoveWaiverRequest{}},
 		{"People.RevokePerson", &controlpb.RevokePersonRequest{Name: "mallory"}},
 		{"People.RemovePerson", &controlpb.RemovePersonRequest{Name: "mallory"}},
 		{"Admission.UpdateAdmission", &controlpb.UpdateAdmissionRequest{ApproveManagers: proto.Bool(true)}},
@@ -124,6 +127,16 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		before := len(recordsIn(t, w.m.store))
 		if u, ok := c.request.(*controlpb.UpdateServiceRequest); ok {
 			w.nextService(t, u)
+		}
+		if r, ok := c.request.(*controlpb.RemoveWaiverRequest); ok {
+			if err := w.m.store.View(func(tx *raftstore.ReadTx) error {
+				for v := range pkistore.Waivers.All(tx) {
+					r.Id = v.GetId()
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := cc.Invoke(t.Context(), "/redoubt.control.v1."+strings.Replace(c.method, ".", "/", 1), c.request, new(controlpb.GetStatusResponse)); err != nil &&
 			!strings.Contains(err.Error(), "unmarshal") {

@@ -39,6 +39,7 @@ type Node struct {
 	controlpb.UnimplementedSecretsServer
 	controlpb.UnimplementedRevocationServer
 	controlpb.UnimplementedAccessServer
+	controlpb.UnimplementedWaiversServer
 	controlpb.UnimplementedAuditServer
 	controlpb.UnimplementedPeopleServer
 	controlpb.UnimplementedComplianceServer
@@ -60,6 +61,7 @@ type Node struct {
 	roles    []*controlpb.RoleView
 	bindings []*controlpb.BindingView
 	policies []*controlpb.AccessPolicyView
+	waivers  []*controlpb.WaiverView
 	people   []*controlpb.PersonView
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
@@ -135,6 +137,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterRevocationServer(s, n)
 	controlpb.RegisterAccessServer(s, n)
 	controlpb.RegisterPeopleServer(s, n)
+	controlpb.RegisterWaiversServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })

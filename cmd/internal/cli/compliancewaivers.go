@@ -1,0 +1,195 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/threatmodel/report"
+)
+
+func (a *app) complianceWaiveCmd() *cobra.Command {
+	var scope, reason, expires, approver string
+	c := &cobra.Command{
+		Use:   "waive CONTROL",
+		Short: "Ask that a control that fails be waived until a day",
+		Long: `waive asks for a waiver. It waives nothing until the person that --approved-by names
+has approved it, by redoubt compliance approve over a connection of their own; nobody
+approves what they asked for. The control is run as before: where it fails it is
+"waived" in reports, with whose word that is; where it does not fail, or the waiver
+has ended, the waiver itself is a finding.`,
+		Example: `  redoubt compliance waive autolock-on --scope node/manager-1 --reason 'moves to the new rack' --expires 14d --approved-by bob
+
+  # Bob, where he works
+  redoubt compliance approve --context prod ID`,
+		Args:              args(1, 1),
+		ValidArgsFunction: controlNames,
+		RunE: func(c *cobra.Command, args []string) error {
+			for _, name := range []string{"scope", "reason", "expires", "approved-by"} {
+				if !c.Flags().Changed(name) {
+					return usagef("--%s is missing: a waiver has a scope, a reason, an end and somebody who approves it", name)
+				}
+			}
+			req := &controlpb.CreateWaiverRequest{Control: args[0], Reason: reason, Approver: strings.TrimPrefix(approver, "person:")}
+			kind, name, _ := strings.Cut(scope, "/")
+			switch {
+			case kind == "node" && name != "":
+				req.Node = name
+			case scope != "cluster":
+				return usagef("--scope %q: give node/NAME, or cluster", scope)
+			}
+			end, err := waivedUntil(expires, time.Now())
+			if err != nil {
+				return err
+			}
+			req.ExpiresAt = end.Unix()
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.CreateWaiver(ctx, req)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(a.Stdout, "%s\nIt waives nothing until %s has run: redoubt compliance approve %[1]s\n", r.GetId(), req.Approver)
+				return err
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&scope, "scope", "", "what of: node/NAME, or cluster for a control of the cluster")
+	f.StringVar(&reason, "reason", "", "why, one line, which is in every report")
+	f.StringVar(&expires, "expires", "", "when it ends: a day as 2027-01-31 (UTC), or in so many days as 30d; 366d at most")
+	f.StringVar(&approver, "approved-by", "", "the person who is to approve it, and is not you")
+	return c
+}
+
+// waivedUntil reads --expires.
+func waivedUntil(s string, now time.Time) (time.Time, error) {
+	if days, err := strconv.Atoi(strings.TrimSuffix(s, "d")); err == nil && strings.HasSuffix(s, "d") && days > 0 && days <= 366 {
+		return now.Add(time.Duration(days) * 24 * time.Hour), nil
+	}
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil || !t.After(now) {
+		return t, usagef("--expires %q: give a day to come as 2027-01-31, or 1d to 366d", s)
+	}
+	return t, nil
+}
+
+func (a *app) complianceApproveCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "approve WAIVER",
+		Short: "Approve a waiver that names you",
+		Long: `approve makes a waiver good that names you as who approves it. Read what it says
+first: redoubt compliance waivers. It is never changed after that.`,
+		Example: `  redoubt compliance approve --context prod ID`,
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ApproveWaiver(ctx, &controlpb.ApproveWaiverRequest{Id: args[0]})
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(a.Stdout, "%s of %s is waived until %s.\n", r.GetWaiver().GetControl(), waivedOf(r.GetWaiver()), unixUTC(r.GetWaiver().GetExpiresAt()).Format(time.RFC3339))
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) complianceUnwaiveCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "unwaive WAIVER",
+		Short:   "Take a waiver out, approved or not",
+		Example: `  redoubt compliance unwaive ID`,
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				_, err := api.RemoveWaiver(ctx, &controlpb.RemoveWaiverRequest{Id: args[0]})
+				return err
+			})
+		},
+	}
+}
+
+// waiverJSON is a waiver in --format json.
+type waiverJSON struct {
+	ID       string    `json:"id"`
+	Control  string    `json:"control"`
+	Scope    string    `json:"scope"`
+	State    string    `json:"state"`
+	Reason   string    `json:"reason"`
+	AskedBy  string    `json:"asked_by"`
+	Approver string    `json:"approver"`
+	Expires  time.Time `json:"expires"`
+}
+
+func (a *app) complianceWaiversCmd() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use:   "waivers",
+		Short: "List waivers, and who is asked to approve one",
+		Example: `  redoubt compliance waivers
+  redoubt compliance waivers --format '{{.ID}} {{.State}}'`,
+		Args: args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.with(c.Context(), func(ctx context.Context, api *api) error {
+				r, err := api.ListWaivers(ctx, &controlpb.ListWaiversRequest{})
+				if err != nil {
+					return err
+				}
+				var (
+					views []waiverJSON
+					rows  [][]string
+				)
+				for _, w := range r.GetWaivers() {
+					v := waiverJSON{w.GetId(), w.GetControl(), waivedOf(w), "in force", w.GetReason(), w.GetAskedBy(), w.GetApprover(), unixUTC(w.GetExpiresAt())}
+					switch {
+					case !v.Expires.After(time.Now()):
+						v.State = "expired"
+					case w.GetApprovedAt() == 0:
+						v.State = "not approved"
+					}
+					views = append(views, v)
+					rows = append(rows, []string{v.ID, v.Control, v.Scope, v.State, v.Expires.Format(time.DateOnly), v.AskedBy, v.Approver, v.Reason})
+				}
+				return out.list(a.Stdout, nil, views, []string{"WAIVER", "CONTROL", "SCOPE", "STATE", "UNTIL", "ASKED BY", "APPROVER", "REASON"}, rows)
+			})
+		},
+	}
+	out.flags(c, false)
+	return c
+}
+
+func waivedOf(w *controlpb.WaiverView) string {
+	switch {
+	case w.GetNodeId() == "":
+		return "cluster"
+	case w.GetNodeName() == "":
+		return "node/" + w.GetNodeId()
+	}
+	return "node/" + w.GetNodeName()
+}
+
+func unixUTC(unix int64) time.Time { return time.Unix(unix, 0).UTC() }
+
+// waivers are those that were approved, as a report takes them.
+func (a *app) waivers(ctx context.Context) ([]report.Waiver, error) {
+	var all []report.Waiver
+	return all, a.within(ctx, statusTimeout, func(ctx context.Context, api *api) error {
+		r, err := api.ListWaivers(ctx, &controlpb.ListWaiversRequest{})
+		for _, w := range r.GetWaivers() {
+			if w.GetApprovedAt() == 0 {
+				continue
+			}
+			scope := report.Target{Kind: "cluster", Name: "cluster"}
+			if w.GetNodeId() != "" {
+				scope = report.Target{Kind: "node", Name: w.GetNodeName(), ID: w.GetNodeId()}
+			}
+			all = append(all, report.Waiver{ID: w.GetId(), Control: w.GetControl(), Scope: scope, Reason: w.GetReason(), Asked: w.GetAskedBy(), Approved: w.GetApprover(), Expires: unixUTC(w.GetExpiresAt())})
+		}
+		return err
+	})
+}
