@@ -29,10 +29,11 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 func (r *Report) html(w io.Writer) error {
 	sum := sha256.Sum256([]byte(style))
 	met, of := r.met()
+	_, waived := r.Count(Waived)
 	b := bufio.NewWriter(w)
 	err := page.Execute(b, map[string]any{
 		"R": r, "Style": template.CSS(style), "StyleHash": base64.StdEncoding.EncodeToString(sum[:]),
-		"Met": met, "Of": of, "Families": r.families(), "Severities": r.bySeverity(), "Bad": r.badResults(), "Rest": r.Results[r.badResults():], "Counts": r.counts(),
+		"Met": met, "Of": of, "Waived": waived, "Families": r.families(), "Severities": r.bySeverity(), "Bad": r.badResults(), "Rest": r.Results[r.badResults():], "Counts": r.counts(),
 	})
 	if err != nil {
 		return err

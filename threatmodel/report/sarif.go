@@ -83,6 +83,7 @@ func (r *Report) sarif(w io.Writer) error {
 	s.object("tool")
 	s.object("driver")
 	s.value("name", "redoubt")
+	s.value("informationUri", oscalNS)
 	s.value("version", strings.TrimPrefix(r.Tool, "redoubt "))
 	values(s, "rules", slices.Values(rules))
 	s.end()

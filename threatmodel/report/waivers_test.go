@@ -104,7 +104,7 @@ func TestWaivedReadBack(t *testing.T) {
 func TestWaivedForms(t *testing.T) {
 	r := waived(t, waiver("w1", "lock", of("n1"), begun.Add(time.Hour)))
 	for format, want := range map[string]string{
-		"html": "Waivers</h2>", "json": `"outcome": "waived"`, "junit": `<skipped message="waived">waived until 2026-11-23 by person bob`,
+		"html": "Compliant but for what is waived: 1 of the results fail", "json": `"outcome": "waived"`, "junit": `<skipped message="waived">waived until 2026-11-23 by person bob`,
 		"oscal": "waived until 2026-11-23 by person bob", "prometheus": `outcome="waived"`, "sarif": `"status": "accepted"`, "xccdf": `<message severity="warning">waived until 2026-11-23 by person bob`,
 	} {
 		if text := string(written(t, r, format)); !strings.Contains(text, want) || strings.Contains(text, "<script") {
