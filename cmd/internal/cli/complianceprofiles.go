@@ -3,10 +3,13 @@ package cli
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 	"github.com/redoubt-cluster/redoubt/threatmodel/profile"
+	"github.com/redoubt-cluster/redoubt/threatmodel/report"
 )
 
 // profileView is a profile as --format shows it.
@@ -33,7 +36,10 @@ type requirementView struct {
 }
 
 func (a *app) complianceProfilesCmd() *cobra.Command {
-	var out output
+	var (
+		out   output
+		oscal bool
+	)
 	c := &cobra.Command{
 		Use:   "profiles [PROFILE]",
 		Short: "What may be asked for, and how much of it controls judge",
@@ -46,17 +52,28 @@ A file is YAML, and has the form of docs/formats.md. What is wrong with it is na
 with its line.`,
 		Example: `  redoubt compliance profiles
   redoubt compliance profiles cis-docker-1.6
-  redoubt compliance profiles ./ours.yaml`,
+  redoubt compliance profiles ./ours.yaml
+  redoubt compliance profiles nist-800-190 --oscal > redoubt.component.json`,
 		Args:              args(0, 1),
 		ValidArgsFunction: profileNames,
 		RunE: func(_ *cobra.Command, args []string) error {
-			if len(args) == 1 {
+			switch {
+			case oscal && (len(args) == 0 || out.structured()):
+				return usagef("--oscal is of one profile, and a form of its own: redoubt compliance profiles PROFILE --oscal")
+			case oscal:
+				p, err := profile.Load(args[0], controlIDs())
+				if err != nil {
+					return err
+				}
+				return report.Components(a.Stdout, p, control.All(), time.Now())
+			case len(args) == 1:
 				return a.showProfile(&out, args[0])
 			}
 			return a.listProfiles(&out)
 		},
 	}
 	out.flags(c, false)
+	c.Flags().BoolVar(&oscal, "oscal", false, "write an OSCAL 1.2.2 component-definition: what Redoubt has controls for")
 	return c
 }
 
