@@ -47,7 +47,7 @@
 //
 // The journal is a file of hash-chained lines, which carry a MAC while keyd is
 // unlocked. It holds no secret. Cutting off its end is not detected by keyd
-// alone.
+// alone, but by the audit log, to which redoubtd brings its lines (ReadJournal).
 //
 //	s, err := keyd.New(keyd.Config{Dir: dir, ControlUID: uid, Section: section})
 //	err = s.Serve(ctx, control, unlock)

@@ -55,6 +55,10 @@ const (
 	eventJournal, outcomeDamaged = "journal", "damaged"
 )
 
+// eventRefused is a call that redoubtd refused, and outcomeDenied what anybody is
+// refused by policy.
+const eventRefused, outcomeDenied = "refused", "denied"
+
 // journal appends entries; each is on disk before add returns.
 type journal struct {
 	path string

@@ -62,6 +62,10 @@ const (
 	maxFormer  = profile.MaxFormer
 	maxRetired = 128
 
+	// maxBehind is how many lines of the journal are looked through for the one that
+	// was read last, maxRead how many one answer has, and maxRefused how many calls
+	// are written down at once.
+	maxBehind, maxRead, maxRefused = 8192, 256, 256
 	// maxJournalled bounds the keys that one call asks the journal for.
 	maxJournalled = 1024
 
@@ -154,6 +158,7 @@ var (
 	checkpointRate = rate{burst: 64, every: time.Second}
 	releaseRate    = rate{burst: 16, every: 2 * time.Second}
 	denialRate     = rate{burst: 100, every: time.Second} // journal lines of refusals
+	refusalRate    = rate{burst: 256, every: time.Second} // and of what redoubtd refused
 )
 
 // Wrong keys: the first few cost nothing, then the wait doubles.

@@ -132,7 +132,7 @@ func frequent(req *keydpb.Request) bool {
 	switch req.GetVerb().(type) {
 	case *keydpb.Request_Status, *keydpb.Request_WaitUnlocked, *keydpb.Request_MintToken, *keydpb.Request_SignJoin, *keydpb.Request_SignRenew,
 		*keydpb.Request_SignWorkloads, *keydpb.Request_Journalled, *keydpb.Request_TakeExternal, *keydpb.Request_SignCrl, *keydpb.Request_OpenAndSeal,
-		*keydpb.Request_MintInvitation, *keydpb.Request_SignPerson:
+		*keydpb.Request_MintInvitation, *keydpb.Request_SignPerson, *keydpb.Request_ReadJournal, *keydpb.Request_NoteRefused:
 		return true
 	}
 	return false

@@ -45,7 +45,7 @@ type Server struct {
 	recovery  time.Time
 
 	// Rates, guarded by mu.
-	mints, managers, reseals, issues, workloads, sealings, rewraps, denials, crls, checkpoints, releases bucket
+	mints, managers, reseals, issues, workloads, sealings, rewraps, denials, crls, checkpoints, releases, refusals bucket
 	// lists are the numbers of the revocation lists signed since the start, by CA.
 	// Guarded by mu.
 	lists map[[32]byte]uint64
@@ -201,7 +201,7 @@ func (s *Server) noteDenial(event string, err error) error {
 	if !s.denials.take(denialRate, time.Now()) {
 		return err
 	}
-	return errors.Join(err, s.note(entry{Event: event, Outcome: "denied", Detail: err.Error()}))
+	return errors.Join(err, s.note(entry{Event: event, Outcome: outcomeDenied, Detail: err.Error()}))
 }
 
 func (s *Server) status() (*keydpb.StatusResponse, error) {

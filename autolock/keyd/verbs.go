@@ -185,6 +185,16 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request, t fromTPM) (n
 		var r *keydpb.SignCheckpointResponse
 		r, err = s.signCheckpoint(v.SignCheckpoint)
 		resp.Result = &keydpb.Response_SignCheckpoint{SignCheckpoint: r}
+	case *keydpb.Request_ReadJournal:
+		name = "read-journal"
+		var r *keydpb.ReadJournalResponse
+		r, err = s.readJournal(v.ReadJournal)
+		resp.Result = &keydpb.Response_ReadJournal{ReadJournal: r}
+	case *keydpb.Request_NoteRefused:
+		name = "note-refused"
+		var r *keydpb.NoteRefusedResponse
+		r, err = s.noteRefused(v.NoteRefused)
+		resp.Result = &keydpb.Response_NoteRefused{NoteRefused: r}
 	case *keydpb.Request_LockSession:
 		name = "lock-session"
 		var r *keydpb.LockSessionResponse

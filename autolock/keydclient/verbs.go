@@ -175,3 +175,14 @@ func (c *Client) SignPerson(ctx context.Context, req *keydpb.SignPersonRequest) 
 func (c *Client) SignCheckpoint(ctx context.Context, req *keydpb.SignCheckpointRequest) (*keydpb.SignCheckpointResponse, error) {
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignCheckpoint{SignCheckpoint: req}}, (*keydpb.Response).GetSignCheckpoint)
 }
+
+// ReadJournal reads what keyd wrote down.
+func (c *Client) ReadJournal(ctx context.Context, req *keydpb.ReadJournalRequest) (*keydpb.ReadJournalResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_ReadJournal{ReadJournal: req}}, (*keydpb.Response).GetReadJournal)
+}
+
+// NoteRefused has keyd write down calls that were refused.
+func (c *Client) NoteRefused(ctx context.Context, calls []*keydpb.RefusedCall) error {
+	_, err := do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_NoteRefused{NoteRefused: &keydpb.NoteRefusedRequest{Calls: calls}}}, (*keydpb.Response).GetNoteRefused)
+	return err
+}

@@ -241,6 +241,86 @@ func (x *AuditKey) GetMetAt() int64 {
 	return 0
 }
 
+// KeydJournal is how far the journal of a manager's keyd is in the audit log.
+type KeydJournal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	// The manager's.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// The last line's number, hash, and time by that manager's clock, in Unix
+	// nanoseconds.
+	Seq           uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Hash          []byte `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	At            int64  `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeydJournal) Reset() {
+	*x = KeydJournal{}
+	mi := &file_pki_pkipb_checkpoint_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeydJournal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeydJournal) ProtoMessage() {}
+
+func (x *KeydJournal) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_checkpoint_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeydJournal.ProtoReflect.Descriptor instead.
+func (*KeydJournal) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_checkpoint_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *KeydJournal) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *KeydJournal) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *KeydJournal) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *KeydJournal) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *KeydJournal) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
 var File_pki_pkipb_checkpoint_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_checkpoint_proto_rawDesc = "" +
@@ -260,7 +340,13 @@ const file_pki_pkipb_checkpoint_proto_rawDesc = "" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\x15\n" +
-	"\x06met_at\x18\x04 \x01(\x03R\x05metAt:\x04\xe8\xe5\x18\x03B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
+	"\x06met_at\x18\x04 \x01(\x03R\x05metAt:\x04\xe8\xe5\x18\x03\"\x89\x01\n" +
+	"\vKeydJournal\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x0e\n" +
+	"\x02at\x18\x05 \x01(\x03R\x02at:\x04\xe8\xe5\x18\x03B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
 
 var (
 	file_pki_pkipb_checkpoint_proto_rawDescOnce sync.Once
@@ -274,22 +360,24 @@ func file_pki_pkipb_checkpoint_proto_rawDescGZIP() []byte {
 	return file_pki_pkipb_checkpoint_proto_rawDescData
 }
 
-var file_pki_pkipb_checkpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_pki_pkipb_checkpoint_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_pki_pkipb_checkpoint_proto_goTypes = []any{
 	(*AuditCheckpoint)(nil),  // 0: redoubt.pki.v1.AuditCheckpoint
 	(*AuditDissent)(nil),     // 1: redoubt.pki.v1.AuditDissent
 	(*AuditKey)(nil),         // 2: redoubt.pki.v1.AuditKey
-	(*raftstorepb.Meta)(nil), // 3: redoubt.raftstore.v1.Meta
+	(*KeydJournal)(nil),      // 3: redoubt.pki.v1.KeydJournal
+	(*raftstorepb.Meta)(nil), // 4: redoubt.raftstore.v1.Meta
 }
 var file_pki_pkipb_checkpoint_proto_depIdxs = []int32{
-	3, // 0: redoubt.pki.v1.AuditCheckpoint.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // 0: redoubt.pki.v1.AuditCheckpoint.meta:type_name -> redoubt.raftstore.v1.Meta
 	1, // 1: redoubt.pki.v1.AuditCheckpoint.dissents:type_name -> redoubt.pki.v1.AuditDissent
-	3, // 2: redoubt.pki.v1.AuditKey.meta:type_name -> redoubt.raftstore.v1.Meta
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4, // 2: redoubt.pki.v1.AuditKey.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // 3: redoubt.pki.v1.KeydJournal.meta:type_name -> redoubt.raftstore.v1.Meta
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_checkpoint_proto_init() }
@@ -303,7 +391,7 @@ func file_pki_pkipb_checkpoint_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_checkpoint_proto_rawDesc), len(file_pki_pkipb_checkpoint_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3278,6 +3278,104 @@ func (x *CosignResponse) GetIncarnation() uint64 {
 	return 0
 }
 
+type JournalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// redoubt.keyd.v1.ReadJournalResponse, as keyd answered what it was asked behind
+	// that line.
+	Read          []byte `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	Seq           uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Hash          []byte `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalRequest) Reset() {
+	*x = JournalRequest{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalRequest) ProtoMessage() {}
+
+func (x *JournalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalRequest.ProtoReflect.Descriptor instead.
+func (*JournalRequest) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *JournalRequest) GetRead() []byte {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *JournalRequest) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *JournalRequest) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+type JournalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalResponse) Reset() {
+	*x = JournalResponse{}
+	mi := &file_pki_pkipb_pki_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalResponse) ProtoMessage() {}
+
+func (x *JournalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_pki_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalResponse.ProtoReflect.Descriptor instead.
+func (*JournalResponse) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{41}
+}
+
 type RefusedRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// redoubt.audit.v1.Records, of which the leader takes what a refusal has.
@@ -3288,7 +3386,7 @@ type RefusedRequest struct {
 
 func (x *RefusedRequest) Reset() {
 	*x = RefusedRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3300,7 +3398,7 @@ func (x *RefusedRequest) String() string {
 func (*RefusedRequest) ProtoMessage() {}
 
 func (x *RefusedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[40]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3313,7 +3411,7 @@ func (x *RefusedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedRequest.ProtoReflect.Descriptor instead.
 func (*RefusedRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{40}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RefusedRequest) GetRecords() [][]byte {
@@ -3331,7 +3429,7 @@ type RefusedResponse struct {
 
 func (x *RefusedResponse) Reset() {
 	*x = RefusedResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[41]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3441,7 @@ func (x *RefusedResponse) String() string {
 func (*RefusedResponse) ProtoMessage() {}
 
 func (x *RefusedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[41]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3454,7 @@ func (x *RefusedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedResponse.ProtoReflect.Descriptor instead.
 func (*RefusedResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{41}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{43}
 }
 
 type SegmentRequest struct {
@@ -3368,7 +3466,7 @@ type SegmentRequest struct {
 
 func (x *SegmentRequest) Reset() {
 	*x = SegmentRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[42]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3478,7 @@ func (x *SegmentRequest) String() string {
 func (*SegmentRequest) ProtoMessage() {}
 
 func (x *SegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[42]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3491,7 @@ func (x *SegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SegmentRequest.ProtoReflect.Descriptor instead.
 func (*SegmentRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{42}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SegmentRequest) GetNumber() uint64 {
@@ -3413,7 +3511,7 @@ type SegmentResponse struct {
 
 func (x *SegmentResponse) Reset() {
 	*x = SegmentResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[43]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3523,7 @@ func (x *SegmentResponse) String() string {
 func (*SegmentResponse) ProtoMessage() {}
 
 func (x *SegmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[43]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3536,7 @@ func (x *SegmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SegmentResponse.ProtoReflect.Descriptor instead.
 func (*SegmentResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{43}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SegmentResponse) GetSegment() []byte {
@@ -3460,7 +3558,7 @@ type EnrolRequest struct {
 
 func (x *EnrolRequest) Reset() {
 	*x = EnrolRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[44]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3472,7 +3570,7 @@ func (x *EnrolRequest) String() string {
 func (*EnrolRequest) ProtoMessage() {}
 
 func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[44]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3485,7 +3583,7 @@ func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
 func (*EnrolRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{44}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *EnrolRequest) GetInvitationId() string {
@@ -3522,7 +3620,7 @@ type EnrolResponse struct {
 
 func (x *EnrolResponse) Reset() {
 	*x = EnrolResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[45]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3534,7 +3632,7 @@ func (x *EnrolResponse) String() string {
 func (*EnrolResponse) ProtoMessage() {}
 
 func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[45]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3547,7 +3645,7 @@ func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolResponse.ProtoReflect.Descriptor instead.
 func (*EnrolResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{45}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EnrolResponse) GetLeaf() *profilepb.CertificateChain {
@@ -3582,7 +3680,7 @@ type RenewPersonRequest struct {
 
 func (x *RenewPersonRequest) Reset() {
 	*x = RenewPersonRequest{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[46]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +3692,7 @@ func (x *RenewPersonRequest) String() string {
 func (*RenewPersonRequest) ProtoMessage() {}
 
 func (x *RenewPersonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[46]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +3705,7 @@ func (x *RenewPersonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewPersonRequest.ProtoReflect.Descriptor instead.
 func (*RenewPersonRequest) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{46}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RenewPersonRequest) GetCsr() []byte {
@@ -3635,7 +3733,7 @@ type RenewPersonResponse struct {
 
 func (x *RenewPersonResponse) Reset() {
 	*x = RenewPersonResponse{}
-	mi := &file_pki_pkipb_pki_proto_msgTypes[47]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +3745,7 @@ func (x *RenewPersonResponse) String() string {
 func (*RenewPersonResponse) ProtoMessage() {}
 
 func (x *RenewPersonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_pkipb_pki_proto_msgTypes[47]
+	mi := &file_pki_pkipb_pki_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +3758,7 @@ func (x *RenewPersonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewPersonResponse.ProtoReflect.Descriptor instead.
 func (*RenewPersonResponse) Descriptor() ([]byte, []int) {
-	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{47}
+	return file_pki_pkipb_pki_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RenewPersonResponse) GetLeaf() *profilepb.CertificateChain {
@@ -3957,7 +4055,12 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\vcosignature\x18\x02 \x01(\fR\vcosignature\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x12\x0e\n" +
 	"\x02at\x18\x04 \x01(\x03R\x02at\x12 \n" +
-	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"*\n" +
+	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"J\n" +
+	"\x0eJournalRequest\x12\x12\n" +
+	"\x04read\x18\x01 \x01(\fR\x04read\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\"\x11\n" +
+	"\x0fJournalResponse\"*\n" +
 	"\x0eRefusedRequest\x12\x18\n" +
 	"\arecords\x18\x01 \x03(\fR\arecords\"\x11\n" +
 	"\x0fRefusedResponse\"(\n" +
@@ -3989,7 +4092,7 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\x04Lock\x12]\n" +
 	"\n" +
 	"LockStatus\x12!.redoubt.pki.v1.LockStatusRequest\x1a\".redoubt.pki.v1.LockStatusResponse\"\b\x9a\xe5\x18\x04\n" +
-	"\x02\x04\x032\xd9\x04\n" +
+	"\x02\x04\x032\xae\x05\n" +
 	"\aWitness\x12P\n" +
 	"\x06Recall\x12\x1d.redoubt.pki.v1.RecallRequest\x1a\x1e.redoubt.pki.v1.RecallResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x03\x12V\n" +
@@ -4000,6 +4103,8 @@ const file_pki_pkipb_pki_proto_rawDesc = "" +
 	"\aRecords\x12\x1e.redoubt.pki.v1.RecordsRequest\x1a\x1f.redoubt.pki.v1.RecordsResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x03\x12S\n" +
 	"\aRefused\x12\x1e.redoubt.pki.v1.RefusedRequest\x1a\x1f.redoubt.pki.v1.RefusedResponse\"\a\x9a\xe5\x18\x03\n" +
+	"\x01\x03\x12S\n" +
+	"\aJournal\x12\x1e.redoubt.pki.v1.JournalRequest\x1a\x1f.redoubt.pki.v1.JournalResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x03\x12P\n" +
 	"\x06Cosign\x12\x1d.redoubt.pki.v1.CosignRequest\x1a\x1e.redoubt.pki.v1.CosignResponse\"\a\x9a\xe5\x18\x03\n" +
 	"\x01\x03\x12S\n" +
@@ -4031,7 +4136,7 @@ func file_pki_pkipb_pki_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_pkipb_pki_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_pki_pkipb_pki_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_pki_pkipb_pki_proto_goTypes = []any{
 	(Rotation_Phase)(0),                 // 0: redoubt.pki.v1.Rotation.Phase
 	(*Node)(nil),                        // 1: redoubt.pki.v1.Node
@@ -4074,77 +4179,79 @@ var file_pki_pkipb_pki_proto_goTypes = []any{
 	(*RecordsResponse)(nil),             // 38: redoubt.pki.v1.RecordsResponse
 	(*CosignRequest)(nil),               // 39: redoubt.pki.v1.CosignRequest
 	(*CosignResponse)(nil),              // 40: redoubt.pki.v1.CosignResponse
-	(*RefusedRequest)(nil),              // 41: redoubt.pki.v1.RefusedRequest
-	(*RefusedResponse)(nil),             // 42: redoubt.pki.v1.RefusedResponse
-	(*SegmentRequest)(nil),              // 43: redoubt.pki.v1.SegmentRequest
-	(*SegmentResponse)(nil),             // 44: redoubt.pki.v1.SegmentResponse
-	(*EnrolRequest)(nil),                // 45: redoubt.pki.v1.EnrolRequest
-	(*EnrolResponse)(nil),               // 46: redoubt.pki.v1.EnrolResponse
-	(*RenewPersonRequest)(nil),          // 47: redoubt.pki.v1.RenewPersonRequest
-	(*RenewPersonResponse)(nil),         // 48: redoubt.pki.v1.RenewPersonResponse
-	(*raftstorepb.Meta)(nil),            // 49: redoubt.raftstore.v1.Meta
-	(profilepb.Role)(0),                 // 50: redoubt.profile.v1.Role
-	(*profilepb.SignedTokenRecord)(nil), // 51: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),   // 52: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.SignedInvitation)(nil),  // 53: redoubt.profile.v1.SignedInvitation
-	(*profilepb.TPMIdentity)(nil),       // 54: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),       // 55: redoubt.profile.v1.TPMEvidence
-	(*profilepb.TPMCredential)(nil),     // 56: redoubt.profile.v1.TPMCredential
-	(*profilepb.CertificateChain)(nil),  // 57: redoubt.profile.v1.CertificateChain
+	(*JournalRequest)(nil),              // 41: redoubt.pki.v1.JournalRequest
+	(*JournalResponse)(nil),             // 42: redoubt.pki.v1.JournalResponse
+	(*RefusedRequest)(nil),              // 43: redoubt.pki.v1.RefusedRequest
+	(*RefusedResponse)(nil),             // 44: redoubt.pki.v1.RefusedResponse
+	(*SegmentRequest)(nil),              // 45: redoubt.pki.v1.SegmentRequest
+	(*SegmentResponse)(nil),             // 46: redoubt.pki.v1.SegmentResponse
+	(*EnrolRequest)(nil),                // 47: redoubt.pki.v1.EnrolRequest
+	(*EnrolResponse)(nil),               // 48: redoubt.pki.v1.EnrolResponse
+	(*RenewPersonRequest)(nil),          // 49: redoubt.pki.v1.RenewPersonRequest
+	(*RenewPersonResponse)(nil),         // 50: redoubt.pki.v1.RenewPersonResponse
+	(*raftstorepb.Meta)(nil),            // 51: redoubt.raftstore.v1.Meta
+	(profilepb.Role)(0),                 // 52: redoubt.profile.v1.Role
+	(*profilepb.SignedTokenRecord)(nil), // 53: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),   // 54: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.SignedInvitation)(nil),  // 55: redoubt.profile.v1.SignedInvitation
+	(*profilepb.TPMIdentity)(nil),       // 56: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),       // 57: redoubt.profile.v1.TPMEvidence
+	(*profilepb.TPMCredential)(nil),     // 58: redoubt.profile.v1.TPMCredential
+	(*profilepb.CertificateChain)(nil),  // 59: redoubt.profile.v1.CertificateChain
 }
 var file_pki_pkipb_pki_proto_depIdxs = []int32{
-	49, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	50, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
+	51, // 0: redoubt.pki.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	52, // 1: redoubt.pki.v1.Node.role:type_name -> redoubt.profile.v1.Role
 	3,  // 2: redoubt.pki.v1.Node.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
 	3,  // 3: redoubt.pki.v1.Node.workload_certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	50, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
-	49, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
-	51, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	52, // 4: redoubt.pki.v1.Unjournalled.role:type_name -> redoubt.profile.v1.Role
+	51, // 5: redoubt.pki.v1.Token.meta:type_name -> redoubt.raftstore.v1.Meta
+	53, // 6: redoubt.pki.v1.Token.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
 	5,  // 7: redoubt.pki.v1.Token.decision:type_name -> redoubt.pki.v1.JoinDecision
-	50, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
-	49, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
+	52, // 8: redoubt.pki.v1.JoinDecision.role:type_name -> redoubt.profile.v1.Role
+	51, // 9: redoubt.pki.v1.Cluster.meta:type_name -> redoubt.raftstore.v1.Meta
 	15, // 10: redoubt.pki.v1.Cluster.exposures:type_name -> redoubt.pki.v1.Exposure
 	11, // 11: redoubt.pki.v1.Cluster.revoked_issuers:type_name -> redoubt.pki.v1.RevokedIssuer
 	8,  // 12: redoubt.pki.v1.Cluster.rotation:type_name -> redoubt.pki.v1.Rotation
 	9,  // 13: redoubt.pki.v1.Cluster.last_rotation:type_name -> redoubt.pki.v1.RotationResult
 	2,  // 14: redoubt.pki.v1.Cluster.unjournalled:type_name -> redoubt.pki.v1.Unjournalled
-	52, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
+	54, // 15: redoubt.pki.v1.Cluster.admission:type_name -> redoubt.profile.v1.AdmissionPolicy
 	7,  // 16: redoubt.pki.v1.Cluster.external:type_name -> redoubt.pki.v1.External
 	0,  // 17: redoubt.pki.v1.Rotation.phase:type_name -> redoubt.pki.v1.Rotation.Phase
-	49, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
+	51, // 18: redoubt.pki.v1.DeniedIdentity.meta:type_name -> redoubt.raftstore.v1.Meta
 	3,  // 19: redoubt.pki.v1.DeniedIdentity.certificates:type_name -> redoubt.pki.v1.IssuedCertificate
-	49, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
-	49, // 21: redoubt.pki.v1.Person.meta:type_name -> redoubt.raftstore.v1.Meta
-	53, // 22: redoubt.pki.v1.Person.invitation:type_name -> redoubt.profile.v1.SignedInvitation
-	54, // 23: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	55, // 24: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	56, // 25: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
-	57, // 26: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	57, // 27: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	51, // 20: redoubt.pki.v1.RevocationList.meta:type_name -> redoubt.raftstore.v1.Meta
+	51, // 21: redoubt.pki.v1.Person.meta:type_name -> redoubt.raftstore.v1.Meta
+	55, // 22: redoubt.pki.v1.Person.invitation:type_name -> redoubt.profile.v1.SignedInvitation
+	56, // 23: redoubt.pki.v1.JoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	57, // 24: redoubt.pki.v1.JoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	58, // 25: redoubt.pki.v1.AttestWanted.credential:type_name -> redoubt.profile.v1.TPMCredential
+	59, // 26: redoubt.pki.v1.JoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	59, // 27: redoubt.pki.v1.JoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	16, // 28: redoubt.pki.v1.JoinResponse.managers:type_name -> redoubt.pki.v1.Manager
-	50, // 29: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	52, // 29: redoubt.pki.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	10, // 30: redoubt.pki.v1.JoinResponse.roots:type_name -> redoubt.pki.v1.Roots
 	18, // 31: redoubt.pki.v1.JoinResponse.attest:type_name -> redoubt.pki.v1.AttestWanted
 	19, // 32: redoubt.pki.v1.JoinResponse.approval:type_name -> redoubt.pki.v1.ApprovalWanted
-	55, // 33: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	57, // 34: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	57, // 35: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	57, // 33: redoubt.pki.v1.RenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	59, // 34: redoubt.pki.v1.RenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	59, // 35: redoubt.pki.v1.RenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	10, // 36: redoubt.pki.v1.RenewResponse.roots:type_name -> redoubt.pki.v1.Roots
 	29, // 37: redoubt.pki.v1.RecallResponse.reaches:type_name -> redoubt.pki.v1.Reach
 	16, // 38: redoubt.pki.v1.RecallResponse.servers:type_name -> redoubt.pki.v1.Manager
 	16, // 39: redoubt.pki.v1.StepBackResponse.servers:type_name -> redoubt.pki.v1.Manager
 	33, // 40: redoubt.pki.v1.PromoteRequest.confirm:type_name -> redoubt.pki.v1.PromotionConfirm
-	55, // 41: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	57, // 42: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	57, // 43: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
-	57, // 44: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	57, // 45: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	57, // 41: redoubt.pki.v1.PromoteRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	59, // 42: redoubt.pki.v1.PromotionConfirm.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	59, // 43: redoubt.pki.v1.PromotionConfirm.boot:type_name -> redoubt.profile.v1.CertificateChain
+	59, // 44: redoubt.pki.v1.PromoteResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	59, // 45: redoubt.pki.v1.PromoteResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
 	16, // 46: redoubt.pki.v1.PromoteResponse.managers:type_name -> redoubt.pki.v1.Manager
-	55, // 47: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	57, // 48: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	57, // 49: redoubt.pki.v1.EnrolResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	57, // 47: redoubt.pki.v1.DemotedRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	59, // 48: redoubt.pki.v1.DemotedResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	59, // 49: redoubt.pki.v1.EnrolResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
 	10, // 50: redoubt.pki.v1.EnrolResponse.roots:type_name -> redoubt.pki.v1.Roots
-	57, // 51: redoubt.pki.v1.RenewPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	59, // 51: redoubt.pki.v1.RenewPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
 	10, // 52: redoubt.pki.v1.RenewPersonResponse.roots:type_name -> redoubt.pki.v1.Roots
 	17, // 53: redoubt.pki.v1.Join.Join:input_type -> redoubt.pki.v1.JoinRequest
 	21, // 54: redoubt.pki.v1.Renew.Renew:input_type -> redoubt.pki.v1.RenewRequest
@@ -4153,29 +4260,31 @@ var file_pki_pkipb_pki_proto_depIdxs = []int32{
 	30, // 57: redoubt.pki.v1.Witness.StepBack:input_type -> redoubt.pki.v1.StepBackRequest
 	25, // 58: redoubt.pki.v1.Witness.Suspect:input_type -> redoubt.pki.v1.SuspectRequest
 	37, // 59: redoubt.pki.v1.Witness.Records:input_type -> redoubt.pki.v1.RecordsRequest
-	41, // 60: redoubt.pki.v1.Witness.Refused:input_type -> redoubt.pki.v1.RefusedRequest
-	39, // 61: redoubt.pki.v1.Witness.Cosign:input_type -> redoubt.pki.v1.CosignRequest
-	43, // 62: redoubt.pki.v1.Witness.Segment:input_type -> redoubt.pki.v1.SegmentRequest
-	32, // 63: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
-	35, // 64: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
-	45, // 65: redoubt.pki.v1.Enrolment.Enrol:input_type -> redoubt.pki.v1.EnrolRequest
-	47, // 66: redoubt.pki.v1.PersonRenewal.RenewPerson:input_type -> redoubt.pki.v1.RenewPersonRequest
-	20, // 67: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
-	22, // 68: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
-	24, // 69: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
-	28, // 70: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
-	31, // 71: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
-	26, // 72: redoubt.pki.v1.Witness.Suspect:output_type -> redoubt.pki.v1.SuspectResponse
-	38, // 73: redoubt.pki.v1.Witness.Records:output_type -> redoubt.pki.v1.RecordsResponse
-	42, // 74: redoubt.pki.v1.Witness.Refused:output_type -> redoubt.pki.v1.RefusedResponse
-	40, // 75: redoubt.pki.v1.Witness.Cosign:output_type -> redoubt.pki.v1.CosignResponse
-	44, // 76: redoubt.pki.v1.Witness.Segment:output_type -> redoubt.pki.v1.SegmentResponse
-	34, // 77: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
-	36, // 78: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
-	46, // 79: redoubt.pki.v1.Enrolment.Enrol:output_type -> redoubt.pki.v1.EnrolResponse
-	48, // 80: redoubt.pki.v1.PersonRenewal.RenewPerson:output_type -> redoubt.pki.v1.RenewPersonResponse
-	67, // [67:81] is the sub-list for method output_type
-	53, // [53:67] is the sub-list for method input_type
+	43, // 60: redoubt.pki.v1.Witness.Refused:input_type -> redoubt.pki.v1.RefusedRequest
+	41, // 61: redoubt.pki.v1.Witness.Journal:input_type -> redoubt.pki.v1.JournalRequest
+	39, // 62: redoubt.pki.v1.Witness.Cosign:input_type -> redoubt.pki.v1.CosignRequest
+	45, // 63: redoubt.pki.v1.Witness.Segment:input_type -> redoubt.pki.v1.SegmentRequest
+	32, // 64: redoubt.pki.v1.Membership.Promote:input_type -> redoubt.pki.v1.PromoteRequest
+	35, // 65: redoubt.pki.v1.Membership.Demoted:input_type -> redoubt.pki.v1.DemotedRequest
+	47, // 66: redoubt.pki.v1.Enrolment.Enrol:input_type -> redoubt.pki.v1.EnrolRequest
+	49, // 67: redoubt.pki.v1.PersonRenewal.RenewPerson:input_type -> redoubt.pki.v1.RenewPersonRequest
+	20, // 68: redoubt.pki.v1.Join.Join:output_type -> redoubt.pki.v1.JoinResponse
+	22, // 69: redoubt.pki.v1.Renew.Renew:output_type -> redoubt.pki.v1.RenewResponse
+	24, // 70: redoubt.pki.v1.Lock.LockStatus:output_type -> redoubt.pki.v1.LockStatusResponse
+	28, // 71: redoubt.pki.v1.Witness.Recall:output_type -> redoubt.pki.v1.RecallResponse
+	31, // 72: redoubt.pki.v1.Witness.StepBack:output_type -> redoubt.pki.v1.StepBackResponse
+	26, // 73: redoubt.pki.v1.Witness.Suspect:output_type -> redoubt.pki.v1.SuspectResponse
+	38, // 74: redoubt.pki.v1.Witness.Records:output_type -> redoubt.pki.v1.RecordsResponse
+	44, // 75: redoubt.pki.v1.Witness.Refused:output_type -> redoubt.pki.v1.RefusedResponse
+	42, // 76: redoubt.pki.v1.Witness.Journal:output_type -> redoubt.pki.v1.JournalResponse
+	40, // 77: redoubt.pki.v1.Witness.Cosign:output_type -> redoubt.pki.v1.CosignResponse
+	46, // 78: redoubt.pki.v1.Witness.Segment:output_type -> redoubt.pki.v1.SegmentResponse
+	34, // 79: redoubt.pki.v1.Membership.Promote:output_type -> redoubt.pki.v1.PromoteResponse
+	36, // 80: redoubt.pki.v1.Membership.Demoted:output_type -> redoubt.pki.v1.DemotedResponse
+	48, // 81: redoubt.pki.v1.Enrolment.Enrol:output_type -> redoubt.pki.v1.EnrolResponse
+	50, // 82: redoubt.pki.v1.PersonRenewal.RenewPerson:output_type -> redoubt.pki.v1.RenewPersonResponse
+	68, // [68:83] is the sub-list for method output_type
+	53, // [53:68] is the sub-list for method input_type
 	53, // [53:53] is the sub-list for extension type_name
 	53, // [53:53] is the sub-list for extension extendee
 	0,  // [0:53] is the sub-list for field type_name
@@ -4192,7 +4301,7 @@ func file_pki_pkipb_pki_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_pki_proto_rawDesc), len(file_pki_pkipb_pki_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -339,6 +339,7 @@ const (
 	Witness_Suspect_FullMethodName  = "/redoubt.pki.v1.Witness/Suspect"
 	Witness_Records_FullMethodName  = "/redoubt.pki.v1.Witness/Records"
 	Witness_Refused_FullMethodName  = "/redoubt.pki.v1.Witness/Refused"
+	Witness_Journal_FullMethodName  = "/redoubt.pki.v1.Witness/Journal"
 	Witness_Cosign_FullMethodName   = "/redoubt.pki.v1.Witness/Cosign"
 	Witness_Segment_FullMethodName  = "/redoubt.pki.v1.Witness/Segment"
 )
@@ -363,6 +364,8 @@ type WitnessClient interface {
 	Records(ctx context.Context, in *RecordsRequest, opts ...grpc.CallOption) (*RecordsResponse, error)
 	// Has the leader record calls that the caller refused. At the leader only.
 	Refused(ctx context.Context, in *RefusedRequest, opts ...grpc.CallOption) (*RefusedResponse, error)
+	// Has the leader record what the caller's keyd wrote down. At the leader only.
+	Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (*JournalResponse, error)
 	// Has the manager sign the root of the audit log, where it has the same.
 	Cosign(ctx context.Context, in *CosignRequest, opts ...grpc.CallOption) (*CosignResponse, error)
 	// An older part of the audit log, for a manager that lacks it.
@@ -427,6 +430,16 @@ func (c *witnessClient) Refused(ctx context.Context, in *RefusedRequest, opts ..
 	return out, nil
 }
 
+func (c *witnessClient) Journal(ctx context.Context, in *JournalRequest, opts ...grpc.CallOption) (*JournalResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JournalResponse)
+	err := c.cc.Invoke(ctx, Witness_Journal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *witnessClient) Cosign(ctx context.Context, in *CosignRequest, opts ...grpc.CallOption) (*CosignResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CosignResponse)
@@ -467,6 +480,8 @@ type WitnessServer interface {
 	Records(context.Context, *RecordsRequest) (*RecordsResponse, error)
 	// Has the leader record calls that the caller refused. At the leader only.
 	Refused(context.Context, *RefusedRequest) (*RefusedResponse, error)
+	// Has the leader record what the caller's keyd wrote down. At the leader only.
+	Journal(context.Context, *JournalRequest) (*JournalResponse, error)
 	// Has the manager sign the root of the audit log, where it has the same.
 	Cosign(context.Context, *CosignRequest) (*CosignResponse, error)
 	// An older part of the audit log, for a manager that lacks it.
@@ -495,6 +510,9 @@ func (UnimplementedWitnessServer) Records(context.Context, *RecordsRequest) (*Re
 }
 func (UnimplementedWitnessServer) Refused(context.Context, *RefusedRequest) (*RefusedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Refused not implemented")
+}
+func (UnimplementedWitnessServer) Journal(context.Context, *JournalRequest) (*JournalResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Journal not implemented")
 }
 func (UnimplementedWitnessServer) Cosign(context.Context, *CosignRequest) (*CosignResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cosign not implemented")
@@ -613,6 +631,24 @@ func _Witness_Refused_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Witness_Journal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JournalRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WitnessServer).Journal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Witness_Journal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WitnessServer).Journal(ctx, req.(*JournalRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Witness_Cosign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CosignRequest)
 	if err := dec(in); err != nil {
@@ -675,6 +711,10 @@ var Witness_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Refused",
 			Handler:    _Witness_Refused_Handler,
+		},
+		{
+			MethodName: "Journal",
+			Handler:    _Witness_Journal_Handler,
 		},
 		{
 			MethodName: "Cosign",

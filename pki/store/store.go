@@ -66,6 +66,9 @@ var (
 	// Waivers are controls that may fail until a day, because somebody said so.
 	Waivers = raftstore.NewTable[*pkipb.Waiver]("waivers")
 
+	// KeydJournals says, by manager, how far its keyd's journal is in the audit log.
+	KeydJournals = raftstore.NewTable[*pkipb.KeydJournal]("keyd_journals")
+
 	// Cluster holds one record.
 	Cluster = raftstore.NewTable[*pkipb.Cluster]("cluster")
 )
@@ -73,7 +76,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys, Waivers}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals}
 }
 
 func nonEmpty(s string) []string {

@@ -380,6 +380,8 @@ type Request struct {
 	//	*Request_TakeExternal
 	//	*Request_SignCrl
 	//	*Request_SignCheckpoint
+	//	*Request_ReadJournal
+	//	*Request_NoteRefused
 	//	*Request_SignWorkloads
 	//	*Request_DescribeTpm
 	//	*Request_Attest
@@ -733,6 +735,24 @@ func (x *Request) GetSignCheckpoint() *SignCheckpointRequest {
 	return nil
 }
 
+func (x *Request) GetReadJournal() *ReadJournalRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_ReadJournal); ok {
+			return x.ReadJournal
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetNoteRefused() *NoteRefusedRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_NoteRefused); ok {
+			return x.NoteRefused
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetSignWorkloads() *SignWorkloadsRequest {
 	if x != nil {
 		if x, ok := x.Verb.(*Request_SignWorkloads); ok {
@@ -996,6 +1016,14 @@ type Request_SignCheckpoint struct {
 	SignCheckpoint *SignCheckpointRequest `protobuf:"bytes,96,opt,name=sign_checkpoint,json=signCheckpoint,proto3,oneof"`
 }
 
+type Request_ReadJournal struct {
+	ReadJournal *ReadJournalRequest `protobuf:"bytes,97,opt,name=read_journal,json=readJournal,proto3,oneof"`
+}
+
+type Request_NoteRefused struct {
+	NoteRefused *NoteRefusedRequest `protobuf:"bytes,98,opt,name=note_refused,json=noteRefused,proto3,oneof"`
+}
+
 type Request_SignWorkloads struct {
 	SignWorkloads *SignWorkloadsRequest `protobuf:"bytes,60,opt,name=sign_workloads,json=signWorkloads,proto3,oneof"`
 }
@@ -1121,6 +1149,10 @@ func (*Request_SignCrl) isRequest_Verb() {}
 
 func (*Request_SignCheckpoint) isRequest_Verb() {}
 
+func (*Request_ReadJournal) isRequest_Verb() {}
+
+func (*Request_NoteRefused) isRequest_Verb() {}
+
 func (*Request_SignWorkloads) isRequest_Verb() {}
 
 func (*Request_DescribeTpm) isRequest_Verb() {}
@@ -1187,6 +1219,8 @@ type Response struct {
 	//	*Response_TakeExternal
 	//	*Response_SignCrl
 	//	*Response_SignCheckpoint
+	//	*Response_ReadJournal
+	//	*Response_NoteRefused
 	//	*Response_SignWorkloads
 	//	*Response_DescribeTpm
 	//	*Response_Attest
@@ -1549,6 +1583,24 @@ func (x *Response) GetSignCheckpoint() *SignCheckpointResponse {
 	return nil
 }
 
+func (x *Response) GetReadJournal() *ReadJournalResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_ReadJournal); ok {
+			return x.ReadJournal
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetNoteRefused() *NoteRefusedResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_NoteRefused); ok {
+			return x.NoteRefused
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetSignWorkloads() *SignWorkloadsResponse {
 	if x != nil {
 		if x, ok := x.Result.(*Response_SignWorkloads); ok {
@@ -1815,6 +1867,14 @@ type Response_SignCheckpoint struct {
 	SignCheckpoint *SignCheckpointResponse `protobuf:"bytes,96,opt,name=sign_checkpoint,json=signCheckpoint,proto3,oneof"`
 }
 
+type Response_ReadJournal struct {
+	ReadJournal *ReadJournalResponse `protobuf:"bytes,97,opt,name=read_journal,json=readJournal,proto3,oneof"`
+}
+
+type Response_NoteRefused struct {
+	NoteRefused *NoteRefusedResponse `protobuf:"bytes,98,opt,name=note_refused,json=noteRefused,proto3,oneof"`
+}
+
 type Response_SignWorkloads struct {
 	SignWorkloads *SignWorkloadsResponse `protobuf:"bytes,60,opt,name=sign_workloads,json=signWorkloads,proto3,oneof"`
 }
@@ -1938,6 +1998,10 @@ func (*Response_TakeExternal) isResponse_Result() {}
 func (*Response_SignCrl) isResponse_Result() {}
 
 func (*Response_SignCheckpoint) isResponse_Result() {}
+
+func (*Response_ReadJournal) isResponse_Result() {}
+
+func (*Response_NoteRefused) isResponse_Result() {}
 
 func (*Response_SignWorkloads) isResponse_Result() {}
 
@@ -6715,6 +6779,427 @@ func (x *SignCheckpointResponse) GetAt() int64 {
 	return 0
 }
 
+// ReadJournal reads what keyd wrote down behind a line that was read before, the
+// oldest first.
+type ReadJournalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number, hash and time (Unix nanoseconds) of that line; nothing: none was read.
+	Seq           uint64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	Hash          []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	At            int64  `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadJournalRequest) Reset() {
+	*x = ReadJournalRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadJournalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadJournalRequest) ProtoMessage() {}
+
+func (x *ReadJournalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadJournalRequest.ProtoReflect.Descriptor instead.
+func (*ReadJournalRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ReadJournalRequest) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *ReadJournalRequest) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *ReadJournalRequest) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+type ReadJournalResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not all that there are: ask again.
+	Lines []*JournalLine `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	// The line that was read before is not there: the journal was cut, changed or set
+	// aside. Lines are those that are younger.
+	Lost bool `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Of the last line there is.
+	Seq           uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Hash          []byte `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadJournalResponse) Reset() {
+	*x = ReadJournalResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadJournalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadJournalResponse) ProtoMessage() {}
+
+func (x *ReadJournalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadJournalResponse.ProtoReflect.Descriptor instead.
+func (*ReadJournalResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *ReadJournalResponse) GetLines() []*JournalLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+func (x *ReadJournalResponse) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *ReadJournalResponse) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *ReadJournalResponse) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+// JournalLine is a line of the journal; see docs/formats.md.
+type JournalLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Seq   uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// Unix nanoseconds.
+	At      int64  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	Event   string `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	Outcome string `protobuf:"bytes,4,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Node    string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	Role    string `protobuf:"bytes,6,opt,name=role,proto3" json:"role,omitempty"`
+	Token   string `protobuf:"bytes,7,opt,name=token,proto3" json:"token,omitempty"`
+	Detail  string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	// SHA-256 of the SubjectPublicKeyInfo of what was signed, in hex.
+	Keys []string `protobuf:"bytes,9,rep,name=keys,proto3" json:"keys,omitempty"`
+	Hash []byte   `protobuf:"bytes,10,opt,name=hash,proto3" json:"hash,omitempty"`
+	// Of the line before.
+	Prev          []byte `protobuf:"bytes,11,opt,name=prev,proto3" json:"prev,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalLine) Reset() {
+	*x = JournalLine{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalLine) ProtoMessage() {}
+
+func (x *JournalLine) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalLine.ProtoReflect.Descriptor instead.
+func (*JournalLine) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *JournalLine) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *JournalLine) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *JournalLine) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *JournalLine) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *JournalLine) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *JournalLine) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *JournalLine) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *JournalLine) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *JournalLine) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *JournalLine) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *JournalLine) GetPrev() []byte {
+	if x != nil {
+		return x.Prev
+	}
+	return nil
+}
+
+// NoteRefused writes down calls that redoubtd refused, by its word, while there is
+// no leader that records them.
+type NoteRefusedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Calls         []*RefusedCall         `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRefusedRequest) Reset() {
+	*x = NoteRefusedRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRefusedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRefusedRequest) ProtoMessage() {}
+
+func (x *NoteRefusedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRefusedRequest.ProtoReflect.Descriptor instead.
+func (*NoteRefusedRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *NoteRefusedRequest) GetCalls() []*RefusedCall {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+type NoteRefusedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteRefusedResponse) Reset() {
+	*x = NoteRefusedResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteRefusedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteRefusedResponse) ProtoMessage() {}
+
+func (x *NoteRefusedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteRefusedResponse.ProtoReflect.Descriptor instead.
+func (*NoteRefusedResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{85}
+}
+
+type RefusedCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Method        string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	Caller        string                 `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Times         uint32                 `protobuf:"varint,5,opt,name=times,proto3" json:"times,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedCall) Reset() {
+	*x = RefusedCall{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedCall) ProtoMessage() {}
+
+func (x *RefusedCall) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedCall.ProtoReflect.Descriptor instead.
+func (*RefusedCall) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *RefusedCall) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *RefusedCall) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *RefusedCall) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *RefusedCall) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RefusedCall) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
 // SignWorkloads issues what a node asked for its tasks, and tells what tokens are
 // verified with. That the tasks are that node's is redoubtd's word; that the node
 // wants this, and nothing else, keyd sees for itself.
@@ -6734,7 +7219,7 @@ type SignWorkloadsRequest struct {
 
 func (x *SignWorkloadsRequest) Reset() {
 	*x = SignWorkloadsRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6746,7 +7231,7 @@ func (x *SignWorkloadsRequest) String() string {
 func (*SignWorkloadsRequest) ProtoMessage() {}
 
 func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6759,7 +7244,7 @@ func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsRequest.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SignWorkloadsRequest) GetNode() *profilepb.CertificateChain {
@@ -6802,7 +7287,7 @@ type SignWorkloadsResponse struct {
 
 func (x *SignWorkloadsResponse) Reset() {
 	*x = SignWorkloadsResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6814,7 +7299,7 @@ func (x *SignWorkloadsResponse) String() string {
 func (*SignWorkloadsResponse) ProtoMessage() {}
 
 func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6827,7 +7312,7 @@ func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsResponse.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *SignWorkloadsResponse) GetDocuments() []*profilepb.WorkloadDocument {
@@ -6859,7 +7344,7 @@ type DescribeTPMRequest struct {
 
 func (x *DescribeTPMRequest) Reset() {
 	*x = DescribeTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6871,7 +7356,7 @@ func (x *DescribeTPMRequest) String() string {
 func (*DescribeTPMRequest) ProtoMessage() {}
 
 func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6884,7 +7369,7 @@ func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{89}
 }
 
 type DescribeTPMResponse struct {
@@ -6900,7 +7385,7 @@ type DescribeTPMResponse struct {
 
 func (x *DescribeTPMResponse) Reset() {
 	*x = DescribeTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6912,7 +7397,7 @@ func (x *DescribeTPMResponse) String() string {
 func (*DescribeTPMResponse) ProtoMessage() {}
 
 func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6925,7 +7410,7 @@ func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DescribeTPMResponse) GetIdentity() *profilepb.TPMIdentity {
@@ -6965,7 +7450,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6977,7 +7462,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6990,7 +7475,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{85}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *AttestRequest) GetPurpose() TPMPurpose {
@@ -7030,7 +7515,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7042,7 +7527,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7055,7 +7540,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{86}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *AttestResponse) GetEvidence() *profilepb.TPMEvidence {
@@ -7078,7 +7563,7 @@ type SealToTPMRequest struct {
 
 func (x *SealToTPMRequest) Reset() {
 	*x = SealToTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7090,7 +7575,7 @@ func (x *SealToTPMRequest) String() string {
 func (*SealToTPMRequest) ProtoMessage() {}
 
 func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7103,7 +7588,7 @@ func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMRequest.ProtoReflect.Descriptor instead.
 func (*SealToTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{87}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *SealToTPMRequest) GetKey() []byte {
@@ -7130,7 +7615,7 @@ type SealToTPMResponse struct {
 
 func (x *SealToTPMResponse) Reset() {
 	*x = SealToTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7142,7 +7627,7 @@ func (x *SealToTPMResponse) String() string {
 func (*SealToTPMResponse) ProtoMessage() {}
 
 func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7155,7 +7640,7 @@ func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMResponse.ProtoReflect.Descriptor instead.
 func (*SealToTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{88}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *SealToTPMResponse) GetKey() []byte {
@@ -7186,7 +7671,7 @@ type ChallengeRequest struct {
 
 func (x *ChallengeRequest) Reset() {
 	*x = ChallengeRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7198,7 +7683,7 @@ func (x *ChallengeRequest) String() string {
 func (*ChallengeRequest) ProtoMessage() {}
 
 func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7211,7 +7696,7 @@ func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
 func (*ChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{89}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *ChallengeRequest) GetToken() *profilepb.SignedTokenRecord {
@@ -7251,7 +7736,7 @@ type ChallengeResponse struct {
 
 func (x *ChallengeResponse) Reset() {
 	*x = ChallengeResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7263,7 +7748,7 @@ func (x *ChallengeResponse) String() string {
 func (*ChallengeResponse) ProtoMessage() {}
 
 func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7276,7 +7761,7 @@ func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
 func (*ChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{90}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ChallengeResponse) GetCredential() *profilepb.TPMCredential {
@@ -7299,7 +7784,7 @@ type MintInvitationRequest struct {
 
 func (x *MintInvitationRequest) Reset() {
 	*x = MintInvitationRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7311,7 +7796,7 @@ func (x *MintInvitationRequest) String() string {
 func (*MintInvitationRequest) ProtoMessage() {}
 
 func (x *MintInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7324,7 +7809,7 @@ func (x *MintInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintInvitationRequest.ProtoReflect.Descriptor instead.
 func (*MintInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{91}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *MintInvitationRequest) GetRecord() *profilepb.InvitationRecord {
@@ -7343,7 +7828,7 @@ type MintInvitationResponse struct {
 
 func (x *MintInvitationResponse) Reset() {
 	*x = MintInvitationResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7355,7 +7840,7 @@ func (x *MintInvitationResponse) String() string {
 func (*MintInvitationResponse) ProtoMessage() {}
 
 func (x *MintInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7368,7 +7853,7 @@ func (x *MintInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintInvitationResponse.ProtoReflect.Descriptor instead.
 func (*MintInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{92}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *MintInvitationResponse) GetSigned() *profilepb.SignedInvitation {
@@ -7399,7 +7884,7 @@ type SignPersonRequest struct {
 
 func (x *SignPersonRequest) Reset() {
 	*x = SignPersonRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7411,7 +7896,7 @@ func (x *SignPersonRequest) String() string {
 func (*SignPersonRequest) ProtoMessage() {}
 
 func (x *SignPersonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7424,7 +7909,7 @@ func (x *SignPersonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPersonRequest.ProtoReflect.Descriptor instead.
 func (*SignPersonRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{93}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *SignPersonRequest) GetInvitation() *profilepb.SignedInvitation {
@@ -7478,7 +7963,7 @@ type SignPersonResponse struct {
 
 func (x *SignPersonResponse) Reset() {
 	*x = SignPersonResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7490,7 +7975,7 @@ func (x *SignPersonResponse) String() string {
 func (*SignPersonResponse) ProtoMessage() {}
 
 func (x *SignPersonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7503,7 +7988,7 @@ func (x *SignPersonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPersonResponse.ProtoReflect.Descriptor instead.
 func (*SignPersonResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{94}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *SignPersonResponse) GetLeaf() *profilepb.CertificateChain {
@@ -7517,7 +8002,7 @@ var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\x81\x1a\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\x95\x1b\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -7561,7 +8046,9 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"journalled\x12K\n" +
 	"\rtake_external\x184 \x01(\v2$.redoubt.keyd.v1.TakeExternalRequestH\x00R\ftakeExternal\x12<\n" +
 	"\bsign_crl\x18_ \x01(\v2\x1f.redoubt.keyd.v1.SignCRLRequestH\x00R\asignCrl\x12Q\n" +
-	"\x0fsign_checkpoint\x18` \x01(\v2&.redoubt.keyd.v1.SignCheckpointRequestH\x00R\x0esignCheckpoint\x12N\n" +
+	"\x0fsign_checkpoint\x18` \x01(\v2&.redoubt.keyd.v1.SignCheckpointRequestH\x00R\x0esignCheckpoint\x12H\n" +
+	"\fread_journal\x18a \x01(\v2#.redoubt.keyd.v1.ReadJournalRequestH\x00R\vreadJournal\x12H\n" +
+	"\fnote_refused\x18b \x01(\v2#.redoubt.keyd.v1.NoteRefusedRequestH\x00R\vnoteRefused\x12N\n" +
 	"\x0esign_workloads\x18< \x01(\v2%.redoubt.keyd.v1.SignWorkloadsRequestH\x00R\rsignWorkloads\x12H\n" +
 	"\fdescribe_tpm\x18A \x01(\v2#.redoubt.keyd.v1.DescribeTPMRequestH\x00R\vdescribeTpm\x128\n" +
 	"\x06attest\x18B \x01(\v2\x1e.redoubt.keyd.v1.AttestRequestH\x00R\x06attest\x12C\n" +
@@ -7580,7 +8067,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x0fmint_invitation\x18n \x01(\v2&.redoubt.keyd.v1.MintInvitationRequestH\x00R\x0emintInvitation\x12E\n" +
 	"\vsign_person\x18o \x01(\v2\".redoubt.keyd.v1.SignPersonRequestH\x00R\n" +
 	"signPersonB\x06\n" +
-	"\x04verb\"\xe3\x1a\n" +
+	"\x04verb\"\xf9\x1b\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -7625,7 +8112,9 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"journalled\x12L\n" +
 	"\rtake_external\x184 \x01(\v2%.redoubt.keyd.v1.TakeExternalResponseH\x00R\ftakeExternal\x12=\n" +
 	"\bsign_crl\x18_ \x01(\v2 .redoubt.keyd.v1.SignCRLResponseH\x00R\asignCrl\x12R\n" +
-	"\x0fsign_checkpoint\x18` \x01(\v2'.redoubt.keyd.v1.SignCheckpointResponseH\x00R\x0esignCheckpoint\x12O\n" +
+	"\x0fsign_checkpoint\x18` \x01(\v2'.redoubt.keyd.v1.SignCheckpointResponseH\x00R\x0esignCheckpoint\x12I\n" +
+	"\fread_journal\x18a \x01(\v2$.redoubt.keyd.v1.ReadJournalResponseH\x00R\vreadJournal\x12I\n" +
+	"\fnote_refused\x18b \x01(\v2$.redoubt.keyd.v1.NoteRefusedResponseH\x00R\vnoteRefused\x12O\n" +
 	"\x0esign_workloads\x18< \x01(\v2&.redoubt.keyd.v1.SignWorkloadsResponseH\x00R\rsignWorkloads\x12I\n" +
 	"\fdescribe_tpm\x18A \x01(\v2$.redoubt.keyd.v1.DescribeTPMResponseH\x00R\vdescribeTpm\x129\n" +
 	"\x06attest\x18B \x01(\v2\x1f.redoubt.keyd.v1.AttestResponseH\x00R\x06attest\x12D\n" +
@@ -7961,7 +8450,38 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x03key\x18\x04 \x01(\fR\x03key\x12 \n" +
 	"\vcosignature\x18\x05 \x01(\fR\vcosignature\x12\x17\n" +
 	"\aown_key\x18\x06 \x01(\fR\x06ownKey\x12\x0e\n" +
-	"\x02at\x18\a \x01(\x03R\x02at\"\x96\x01\n" +
+	"\x02at\x18\a \x01(\x03R\x02at\"J\n" +
+	"\x12ReadJournalRequest\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\"\x83\x01\n" +
+	"\x13ReadJournalResponse\x122\n" +
+	"\x05lines\x18\x01 \x03(\v2\x1c.redoubt.keyd.v1.JournalLineR\x05lines\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\bR\x04lost\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\"\xf1\x01\n" +
+	"\vJournalLine\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x14\n" +
+	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
+	"\aoutcome\x18\x04 \x01(\tR\aoutcome\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12\x12\n" +
+	"\x04role\x18\x06 \x01(\tR\x04role\x12\x14\n" +
+	"\x05token\x18\a \x01(\tR\x05token\x12\x16\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\x12\x12\n" +
+	"\x04keys\x18\t \x03(\tR\x04keys\x12\x12\n" +
+	"\x04hash\x18\n" +
+	" \x01(\fR\x04hash\x12\x12\n" +
+	"\x04prev\x18\v \x01(\fR\x04prev\"H\n" +
+	"\x12NoteRefusedRequest\x122\n" +
+	"\x05calls\x18\x01 \x03(\v2\x1c.redoubt.keyd.v1.RefusedCallR\x05calls\"\x15\n" +
+	"\x13NoteRefusedResponse\"\x85\x01\n" +
+	"\vRefusedCall\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x16\n" +
+	"\x06caller\x18\x02 \x01(\tR\x06caller\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05times\x18\x05 \x01(\rR\x05times\"\x96\x01\n" +
 	"\x14SignWorkloadsRequest\x128\n" +
 	"\x04node\x18\x01 \x01(\v2$.redoubt.profile.v1.CertificateChainR\x04node\x12\x14\n" +
 	"\x05batch\x18\x02 \x01(\fR\x05batch\x12\x14\n" +
@@ -8072,7 +8592,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                              // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                         // 1: redoubt.keyd.v1.LockState
@@ -8160,48 +8680,54 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*SignCRLResponse)(nil),                // 83: redoubt.keyd.v1.SignCRLResponse
 	(*SignCheckpointRequest)(nil),          // 84: redoubt.keyd.v1.SignCheckpointRequest
 	(*SignCheckpointResponse)(nil),         // 85: redoubt.keyd.v1.SignCheckpointResponse
-	(*SignWorkloadsRequest)(nil),           // 86: redoubt.keyd.v1.SignWorkloadsRequest
-	(*SignWorkloadsResponse)(nil),          // 87: redoubt.keyd.v1.SignWorkloadsResponse
-	(*DescribeTPMRequest)(nil),             // 88: redoubt.keyd.v1.DescribeTPMRequest
-	(*DescribeTPMResponse)(nil),            // 89: redoubt.keyd.v1.DescribeTPMResponse
-	(*AttestRequest)(nil),                  // 90: redoubt.keyd.v1.AttestRequest
-	(*AttestResponse)(nil),                 // 91: redoubt.keyd.v1.AttestResponse
-	(*SealToTPMRequest)(nil),               // 92: redoubt.keyd.v1.SealToTPMRequest
-	(*SealToTPMResponse)(nil),              // 93: redoubt.keyd.v1.SealToTPMResponse
-	(*ChallengeRequest)(nil),               // 94: redoubt.keyd.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),              // 95: redoubt.keyd.v1.ChallengeResponse
-	(*MintInvitationRequest)(nil),          // 96: redoubt.keyd.v1.MintInvitationRequest
-	(*MintInvitationResponse)(nil),         // 97: redoubt.keyd.v1.MintInvitationResponse
-	(*SignPersonRequest)(nil),              // 98: redoubt.keyd.v1.SignPersonRequest
-	(*SignPersonResponse)(nil),             // 99: redoubt.keyd.v1.SignPersonResponse
-	nil,                                    // 100: redoubt.keyd.v1.StatusResponse.LacksEntry
-	(*LockSessionRequest)(nil),             // 101: redoubt.keyd.v1.LockSessionRequest
-	(*TakeShareRequest)(nil),               // 102: redoubt.keyd.v1.TakeShareRequest
-	(*GiveShareRequest)(nil),               // 103: redoubt.keyd.v1.GiveShareRequest
-	(*DropSharesRequest)(nil),              // 104: redoubt.keyd.v1.DropSharesRequest
-	(*TestSlotRequest)(nil),                // 105: redoubt.keyd.v1.TestSlotRequest
-	(*ReleaseRequest)(nil),                 // 106: redoubt.keyd.v1.ReleaseRequest
-	(*TakeReleaseRequest)(nil),             // 107: redoubt.keyd.v1.TakeReleaseRequest
-	(*LockSessionResponse)(nil),            // 108: redoubt.keyd.v1.LockSessionResponse
-	(*TakeShareResponse)(nil),              // 109: redoubt.keyd.v1.TakeShareResponse
-	(*GiveShareResponse)(nil),              // 110: redoubt.keyd.v1.GiveShareResponse
-	(*DropSharesResponse)(nil),             // 111: redoubt.keyd.v1.DropSharesResponse
-	(*TestSlotResponse)(nil),               // 112: redoubt.keyd.v1.TestSlotResponse
-	(*ReleaseResponse)(nil),                // 113: redoubt.keyd.v1.ReleaseResponse
-	(*TakeReleaseResponse)(nil),            // 114: redoubt.keyd.v1.TakeReleaseResponse
-	(*ReleasePolicy)(nil),                  // 115: redoubt.keyd.v1.ReleasePolicy
-	(*ShareProgress)(nil),                  // 116: redoubt.keyd.v1.ShareProgress
-	(*profilepb.CertificateChain)(nil),     // 117: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),          // 118: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil),    // 119: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),      // 120: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),          // 121: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),          // 122: redoubt.profile.v1.TPMEvidence
-	(*profilepb.WorkloadDocument)(nil),     // 123: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.SignedWorkloadBundle)(nil), // 124: redoubt.profile.v1.SignedWorkloadBundle
-	(*profilepb.TPMCredential)(nil),        // 125: redoubt.profile.v1.TPMCredential
-	(*profilepb.InvitationRecord)(nil),     // 126: redoubt.profile.v1.InvitationRecord
-	(*profilepb.SignedInvitation)(nil),     // 127: redoubt.profile.v1.SignedInvitation
+	(*ReadJournalRequest)(nil),             // 86: redoubt.keyd.v1.ReadJournalRequest
+	(*ReadJournalResponse)(nil),            // 87: redoubt.keyd.v1.ReadJournalResponse
+	(*JournalLine)(nil),                    // 88: redoubt.keyd.v1.JournalLine
+	(*NoteRefusedRequest)(nil),             // 89: redoubt.keyd.v1.NoteRefusedRequest
+	(*NoteRefusedResponse)(nil),            // 90: redoubt.keyd.v1.NoteRefusedResponse
+	(*RefusedCall)(nil),                    // 91: redoubt.keyd.v1.RefusedCall
+	(*SignWorkloadsRequest)(nil),           // 92: redoubt.keyd.v1.SignWorkloadsRequest
+	(*SignWorkloadsResponse)(nil),          // 93: redoubt.keyd.v1.SignWorkloadsResponse
+	(*DescribeTPMRequest)(nil),             // 94: redoubt.keyd.v1.DescribeTPMRequest
+	(*DescribeTPMResponse)(nil),            // 95: redoubt.keyd.v1.DescribeTPMResponse
+	(*AttestRequest)(nil),                  // 96: redoubt.keyd.v1.AttestRequest
+	(*AttestResponse)(nil),                 // 97: redoubt.keyd.v1.AttestResponse
+	(*SealToTPMRequest)(nil),               // 98: redoubt.keyd.v1.SealToTPMRequest
+	(*SealToTPMResponse)(nil),              // 99: redoubt.keyd.v1.SealToTPMResponse
+	(*ChallengeRequest)(nil),               // 100: redoubt.keyd.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),              // 101: redoubt.keyd.v1.ChallengeResponse
+	(*MintInvitationRequest)(nil),          // 102: redoubt.keyd.v1.MintInvitationRequest
+	(*MintInvitationResponse)(nil),         // 103: redoubt.keyd.v1.MintInvitationResponse
+	(*SignPersonRequest)(nil),              // 104: redoubt.keyd.v1.SignPersonRequest
+	(*SignPersonResponse)(nil),             // 105: redoubt.keyd.v1.SignPersonResponse
+	nil,                                    // 106: redoubt.keyd.v1.StatusResponse.LacksEntry
+	(*LockSessionRequest)(nil),             // 107: redoubt.keyd.v1.LockSessionRequest
+	(*TakeShareRequest)(nil),               // 108: redoubt.keyd.v1.TakeShareRequest
+	(*GiveShareRequest)(nil),               // 109: redoubt.keyd.v1.GiveShareRequest
+	(*DropSharesRequest)(nil),              // 110: redoubt.keyd.v1.DropSharesRequest
+	(*TestSlotRequest)(nil),                // 111: redoubt.keyd.v1.TestSlotRequest
+	(*ReleaseRequest)(nil),                 // 112: redoubt.keyd.v1.ReleaseRequest
+	(*TakeReleaseRequest)(nil),             // 113: redoubt.keyd.v1.TakeReleaseRequest
+	(*LockSessionResponse)(nil),            // 114: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 115: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 116: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 117: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 118: redoubt.keyd.v1.TestSlotResponse
+	(*ReleaseResponse)(nil),                // 119: redoubt.keyd.v1.ReleaseResponse
+	(*TakeReleaseResponse)(nil),            // 120: redoubt.keyd.v1.TakeReleaseResponse
+	(*ReleasePolicy)(nil),                  // 121: redoubt.keyd.v1.ReleasePolicy
+	(*ShareProgress)(nil),                  // 122: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 123: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 124: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 125: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 126: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 127: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 128: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 129: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 130: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 131: redoubt.profile.v1.TPMCredential
+	(*profilepb.InvitationRecord)(nil),     // 132: redoubt.profile.v1.InvitationRecord
+	(*profilepb.SignedInvitation)(nil),     // 133: redoubt.profile.v1.SignedInvitation
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -8237,145 +8763,151 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	27,  // 30: redoubt.keyd.v1.Request.take_external:type_name -> redoubt.keyd.v1.TakeExternalRequest
 	81,  // 31: redoubt.keyd.v1.Request.sign_crl:type_name -> redoubt.keyd.v1.SignCRLRequest
 	84,  // 32: redoubt.keyd.v1.Request.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointRequest
-	86,  // 33: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
-	88,  // 34: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
-	90,  // 35: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
-	92,  // 36: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
-	94,  // 37: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
-	101, // 38: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
-	102, // 39: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
-	103, // 40: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
-	104, // 41: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
-	105, // 42: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
-	106, // 43: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
-	107, // 44: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
-	96,  // 45: redoubt.keyd.v1.Request.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationRequest
-	98,  // 46: redoubt.keyd.v1.Request.sign_person:type_name -> redoubt.keyd.v1.SignPersonRequest
-	7,   // 47: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	11,  // 48: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	13,  // 49: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	15,  // 50: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	17,  // 51: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	19,  // 52: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	21,  // 53: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	23,  // 54: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	25,  // 55: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	32,  // 56: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	34,  // 57: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	36,  // 58: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	38,  // 59: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	30,  // 60: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	40,  // 61: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	42,  // 62: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	54,  // 63: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
-	58,  // 64: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
-	62,  // 65: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
-	56,  // 66: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
-	60,  // 67: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
-	46,  // 68: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	49,  // 69: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	44,  // 70: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	65,  // 71: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
-	67,  // 72: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
-	71,  // 73: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
-	73,  // 74: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
-	75,  // 75: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
-	78,  // 76: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
-	80,  // 77: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
-	28,  // 78: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
-	83,  // 79: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
-	85,  // 80: redoubt.keyd.v1.Response.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointResponse
-	87,  // 81: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
-	89,  // 82: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
-	91,  // 83: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
-	93,  // 84: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
-	95,  // 85: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
-	108, // 86: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
-	109, // 87: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
-	110, // 88: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
-	111, // 89: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
-	112, // 90: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
-	113, // 91: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
-	114, // 92: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
-	97,  // 93: redoubt.keyd.v1.Response.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationResponse
-	99,  // 94: redoubt.keyd.v1.Response.sign_person:type_name -> redoubt.keyd.v1.SignPersonResponse
-	0,   // 95: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,   // 96: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	115, // 97: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
-	8,   // 98: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,   // 99: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	9,   // 100: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 101: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
-	116, // 102: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
-	100, // 103: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
-	8,   // 104: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	117, // 105: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 106: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 107: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 108: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
-	118, // 109: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	119, // 110: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	119, // 111: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	120, // 112: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	121, // 113: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	122, // 114: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	117, // 115: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 116: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 117: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
-	117, // 118: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	122, // 119: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	117, // 120: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 121: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 122: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
-	117, // 123: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 124: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 125: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 126: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 127: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	9,   // 128: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	117, // 129: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	122, // 130: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	117, // 131: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 132: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 133: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	47,  // 134: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	9,   // 135: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	52,  // 136: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	117, // 137: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 138: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	63,  // 139: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	63,  // 140: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	117, // 141: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	70,  // 142: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
-	68,  // 143: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
-	68,  // 144: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
-	3,   // 145: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
-	117, // 146: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	76,  // 147: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
-	47,  // 148: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	82,  // 149: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
-	117, // 150: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 151: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	117, // 152: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	124, // 153: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	121, // 154: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
-	4,   // 155: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
-	125, // 156: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
-	122, // 157: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	119, // 158: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	120, // 159: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	121, // 160: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	125, // 161: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
-	126, // 162: redoubt.keyd.v1.MintInvitationRequest.record:type_name -> redoubt.profile.v1.InvitationRecord
-	127, // 163: redoubt.keyd.v1.MintInvitationResponse.signed:type_name -> redoubt.profile.v1.SignedInvitation
-	127, // 164: redoubt.keyd.v1.SignPersonRequest.invitation:type_name -> redoubt.profile.v1.SignedInvitation
-	117, // 165: redoubt.keyd.v1.SignPersonRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	117, // 166: redoubt.keyd.v1.SignPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	167, // [167:167] is the sub-list for method output_type
-	167, // [167:167] is the sub-list for method input_type
-	167, // [167:167] is the sub-list for extension type_name
-	167, // [167:167] is the sub-list for extension extendee
-	0,   // [0:167] is the sub-list for field type_name
+	86,  // 33: redoubt.keyd.v1.Request.read_journal:type_name -> redoubt.keyd.v1.ReadJournalRequest
+	89,  // 34: redoubt.keyd.v1.Request.note_refused:type_name -> redoubt.keyd.v1.NoteRefusedRequest
+	92,  // 35: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
+	94,  // 36: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
+	96,  // 37: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
+	98,  // 38: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
+	100, // 39: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
+	107, // 40: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
+	108, // 41: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
+	109, // 42: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
+	110, // 43: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
+	111, // 44: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
+	112, // 45: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
+	113, // 46: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
+	102, // 47: redoubt.keyd.v1.Request.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationRequest
+	104, // 48: redoubt.keyd.v1.Request.sign_person:type_name -> redoubt.keyd.v1.SignPersonRequest
+	7,   // 49: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	11,  // 50: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	13,  // 51: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	15,  // 52: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	17,  // 53: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	19,  // 54: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	21,  // 55: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	23,  // 56: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	25,  // 57: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	32,  // 58: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	34,  // 59: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	36,  // 60: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	38,  // 61: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	30,  // 62: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	40,  // 63: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	42,  // 64: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	54,  // 65: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	58,  // 66: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	62,  // 67: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	56,  // 68: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	60,  // 69: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	46,  // 70: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	49,  // 71: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	44,  // 72: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	65,  // 73: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
+	67,  // 74: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
+	71,  // 75: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
+	73,  // 76: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
+	75,  // 77: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
+	78,  // 78: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
+	80,  // 79: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
+	28,  // 80: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
+	83,  // 81: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
+	85,  // 82: redoubt.keyd.v1.Response.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointResponse
+	87,  // 83: redoubt.keyd.v1.Response.read_journal:type_name -> redoubt.keyd.v1.ReadJournalResponse
+	90,  // 84: redoubt.keyd.v1.Response.note_refused:type_name -> redoubt.keyd.v1.NoteRefusedResponse
+	93,  // 85: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
+	95,  // 86: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
+	97,  // 87: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
+	99,  // 88: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
+	101, // 89: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
+	114, // 90: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	115, // 91: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	116, // 92: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	117, // 93: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	118, // 94: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	119, // 95: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
+	120, // 96: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
+	103, // 97: redoubt.keyd.v1.Response.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationResponse
+	105, // 98: redoubt.keyd.v1.Response.sign_person:type_name -> redoubt.keyd.v1.SignPersonResponse
+	0,   // 99: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,   // 100: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	121, // 101: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
+	8,   // 102: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,   // 103: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	9,   // 104: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 105: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
+	122, // 106: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	106, // 107: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
+	8,   // 108: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	123, // 109: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 110: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 111: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 112: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	124, // 113: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	125, // 114: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	125, // 115: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	126, // 116: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	127, // 117: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	128, // 118: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	123, // 119: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 120: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 121: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
+	123, // 122: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	128, // 123: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	123, // 124: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 125: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 126: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
+	123, // 127: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 128: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 129: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 130: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 131: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 132: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	123, // 133: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	128, // 134: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	123, // 135: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 136: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 137: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	47,  // 138: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 139: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	52,  // 140: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	123, // 141: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 142: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	63,  // 143: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	63,  // 144: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	123, // 145: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	70,  // 146: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	68,  // 147: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	68,  // 148: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 149: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	123, // 150: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	76,  // 151: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
+	47,  // 152: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	82,  // 153: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	88,  // 154: redoubt.keyd.v1.ReadJournalResponse.lines:type_name -> redoubt.keyd.v1.JournalLine
+	91,  // 155: redoubt.keyd.v1.NoteRefusedRequest.calls:type_name -> redoubt.keyd.v1.RefusedCall
+	123, // 156: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	129, // 157: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	123, // 158: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	130, // 159: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	127, // 160: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 161: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	131, // 162: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	128, // 163: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	125, // 164: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	126, // 165: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	127, // 166: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	131, // 167: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	132, // 168: redoubt.keyd.v1.MintInvitationRequest.record:type_name -> redoubt.profile.v1.InvitationRecord
+	133, // 169: redoubt.keyd.v1.MintInvitationResponse.signed:type_name -> redoubt.profile.v1.SignedInvitation
+	133, // 170: redoubt.keyd.v1.SignPersonRequest.invitation:type_name -> redoubt.profile.v1.SignedInvitation
+	123, // 171: redoubt.keyd.v1.SignPersonRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	123, // 172: redoubt.keyd.v1.SignPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	173, // [173:173] is the sub-list for method output_type
+	173, // [173:173] is the sub-list for method input_type
+	173, // [173:173] is the sub-list for extension type_name
+	173, // [173:173] is the sub-list for extension extendee
+	0,   // [0:173] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -8418,6 +8950,8 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_TakeExternal)(nil),
 		(*Request_SignCrl)(nil),
 		(*Request_SignCheckpoint)(nil),
+		(*Request_ReadJournal)(nil),
+		(*Request_NoteRefused)(nil),
 		(*Request_SignWorkloads)(nil),
 		(*Request_DescribeTpm)(nil),
 		(*Request_Attest)(nil),
@@ -8468,6 +9002,8 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_TakeExternal)(nil),
 		(*Response_SignCrl)(nil),
 		(*Response_SignCheckpoint)(nil),
+		(*Response_ReadJournal)(nil),
+		(*Response_NoteRefused)(nil),
 		(*Response_SignWorkloads)(nil),
 		(*Response_DescribeTpm)(nil),
 		(*Response_Attest)(nil),
@@ -8489,7 +9025,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   96,
+			NumMessages:   102,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

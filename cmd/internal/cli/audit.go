@@ -72,7 +72,7 @@ may know. Filters apply to the records that were asked for.`,
 }
 
 func recordFilter(f *filterFlag, c *cobra.Command) {
-	f.add(c, "outcome=done|denied|read", "verb", "who", "node", "person", "request", "table", "id", "name")
+	f.add(c, "outcome=done|denied|read|fault", "verb", "who", "node", "person", "request", "table", "id", "name")
 }
 
 func (a *app) auditTailCmd() *cobra.Command {

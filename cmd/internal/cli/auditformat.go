@@ -48,8 +48,11 @@ var (
 // cefOf is ArcSight's common event format, version 0.
 func cefOf(r exportedJSON) string {
 	severity := 3
-	if r.Outcome == "denied" {
+	switch r.Outcome {
+	case "denied":
 		severity = 6
+	case "fault":
+		severity = 9
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "CEF:0|Redoubt|redoubt|%s|%s|%s|%d|", cefHeader.Replace(version.String()), cefHeader.Replace(r.verb()), cefHeader.Replace(r.does()), severity)
@@ -87,11 +90,12 @@ func cefOf(r exportedJSON) string {
 	return b.String()
 }
 
-// Of RFC 5424: facility "log audit" and the severities of what was refused and of
-// all else; and the name of our element, which has the number that is for examples
+// Of RFC 5424: facility "log audit" and the severities of what is not as it was left,
+// of what was refused and of all else; and the name of our element, which has the number that is for examples
 // (RFC 5612), as there is none of our own.
 const (
 	syslogFacility = 13
+	syslogCritical = 2
 	syslogWarning  = 4
 	syslogNotice   = 5
 	syslogElement  = "redoubt@32473"
@@ -116,8 +120,11 @@ func syslogName(s string, most int) string {
 // syslogOf is a message of RFC 5424; what it says is the record as JSON.
 func syslogOf(r exportedJSON) ([]byte, error) {
 	severity := syslogNotice
-	if r.Outcome == "denied" {
+	switch r.Outcome {
+	case "denied":
 		severity = syslogWarning
+	case "fault":
+		severity = syslogCritical
 	}
 	text, err := json.Marshal(r)
 	if err != nil {

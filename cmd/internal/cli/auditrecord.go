@@ -33,6 +33,16 @@ type recordJSON struct {
 	Omitted uint32       `json:"omitted,omitempty"`
 	Reason  string       `json:"reason,omitempty"`
 	Times   uint32       `json:"times,omitempty"`
+	// Imported is set where it comes from the journal of a manager's keyd.
+	Imported *importedJSON `json:"imported,omitempty"`
+}
+
+type importedJSON struct {
+	First uint64    `json:"first_line"`
+	Last  uint64    `json:"last_line"`
+	At    time.Time `json:"written"`
+	Hash  string    `json:"hash"`
+	Keys  []string  `json:"keys,omitempty"`
 }
 
 type callerJSON struct {
@@ -89,6 +99,9 @@ func recordOf(v *controlpb.RecordView) (recordJSON, error) {
 		Outcome: enumName(r.GetOutcome(), "OUTCOME_"), Method: r.GetMethod(), Verbs: r.GetVerbs(), Objects: r.GetObjects(),
 		Caller:  callerJSON{c.GetName(), c.GetNode(), c.GetRole(), c.GetPerson(), c.GetLocalRoot(), c.GetUser(), c.GetKey(), c.GetAddress(), c.GetManager()},
 		Omitted: r.GetOmitted(), Reason: r.GetReason(), Times: r.GetTimes()}
+	if i := r.GetImported(); i != nil {
+		out.Imported = &importedJSON{i.GetFirst(), i.GetLast(), time.Unix(0, i.GetAt()).UTC(), hex.EncodeToString(i.GetHash()), i.GetKeys()}
+	}
 	for _, ch := range r.GetChanges() {
 		change := changeJSON{Table: ch.GetTable(), ID: ch.GetId(), Name: ch.GetName(), Kind: enumName(ch.GetKind(), "KIND_")}
 		for _, f := range ch.GetFields() {

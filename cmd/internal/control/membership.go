@@ -304,7 +304,7 @@ func (l *leaving) commit(tx *raftstore.Tx) error {
 	} else if err := schedstore.RemoveNode(tx, id); err != nil {
 		return err
 	}
-	if err := errors.Join(dropStoreKeyOrder(tx, id), dropRelease(tx, id)); err != nil {
+	if err := errors.Join(dropStoreKeyOrder(tx, id), dropRelease(tx, id), dropJournal(tx, id)); err != nil {
 		return err
 	}
 	if l.next == nil {

@@ -142,6 +142,17 @@ func dropRelease(tx *raftstore.Tx, id string) error {
 	return autolockstore.Releases.Delete(tx, id)
 }
 
+// dropJournal forgets how far the journal of a manager came that is one no more.
+func dropJournal(tx *raftstore.Tx, id string) error {
+	if tx.Level() < storeKeyLevel {
+		return nil
+	}
+	if _, ok := pkistore.KeydJournals.Get(tx, id); !ok {
+		return nil
+	}
+	return pkistore.KeydJournals.Delete(tx, id)
+}
+
 // notRenewed reports whether a manager has not done yet what was asked for.
 func notRenewed(m *controlpb.StoreKeyProgress) bool {
 	return m.GetKey().GetEpoch() < m.GetWanted() || m.GetKey().GetFormerEpoch() != 0

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -171,7 +172,22 @@ func (m *managerState) newDenials() *audit.Denials {
 	})
 }
 
+// sendRefused has refusals recorded, or, where nobody does, written down by keyd for
+// later.
 func (m *managerState) sendRefused(ctx context.Context, records []*auditpb.Record) error {
+	err := m.recordRefused(ctx, records)
+	if err == nil || m.store.Level().Cluster < journalLevel {
+		return err
+	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), refusedTimeout)
+	defer cancel()
+	if nerr := m.noteRefused(late, records); nerr != nil {
+		return errors.Join(err, nerr)
+	}
+	return nil
+}
+
+func (m *managerState) recordRefused(ctx context.Context, records []*auditpb.Record) error {
 	if m.store.IsLeader() {
 		return m.records().Commit(ctx, m.store.NodeID(), records)
 	}

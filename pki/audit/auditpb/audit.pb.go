@@ -35,6 +35,8 @@ const (
 	Outcome_OUTCOME_DENIED Outcome = 2
 	// Something was read that not everybody may know.
 	Outcome_OUTCOME_READ Outcome = 3
+	// Something is not as it was left: the reason says what.
+	Outcome_OUTCOME_FAULT Outcome = 4
 )
 
 // Enum value maps for Outcome.
@@ -44,12 +46,14 @@ var (
 		1: "OUTCOME_DONE",
 		2: "OUTCOME_DENIED",
 		3: "OUTCOME_READ",
+		4: "OUTCOME_FAULT",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
 		"OUTCOME_DONE":        1,
 		"OUTCOME_DENIED":      2,
 		"OUTCOME_READ":        3,
+		"OUTCOME_FAULT":       4,
 	}
 )
 
@@ -129,7 +133,7 @@ func (x Change_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Kind.Descriptor instead.
 func (Change_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{2, 0}
+	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{3, 0}
 }
 
 // Record is one change, or one refusal, of one caller. When it was stands beside
@@ -153,7 +157,10 @@ type Record struct {
 	// How often within the minute; 0 is once.
 	Times uint32 `protobuf:"varint,9,opt,name=times,proto3" json:"times,omitempty"`
 	// What the request named, as its caller wrote it: "Node worker-3".
-	Objects       []string `protobuf:"bytes,10,rep,name=objects,proto3" json:"objects,omitempty"`
+	Objects []string `protobuf:"bytes,10,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Set where it was not called for but written down by a manager's keyd, and
+	// recorded later.
+	Imported      *Imported `protobuf:"bytes,12,opt,name=imported,proto3" json:"imported,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,6 +265,94 @@ func (x *Record) GetObjects() []string {
 	return nil
 }
 
+func (x *Record) GetImported() *Imported {
+	if x != nil {
+		return x.Imported
+	}
+	return nil
+}
+
+// Imported says which lines of a manager's journal a record is of.
+type Imported struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first and the last.
+	First uint64 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last  uint64 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	// When the last was written, by that manager's clock, Unix nanoseconds, and its
+	// hash.
+	At   int64  `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	Hash []byte `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	// SHA-256 of the public keys that were certified, in hex.
+	Keys          []string `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Imported) Reset() {
+	*x = Imported{}
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Imported) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Imported) ProtoMessage() {}
+
+func (x *Imported) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Imported.ProtoReflect.Descriptor instead.
+func (*Imported) Descriptor() ([]byte, []int) {
+	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Imported) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Imported) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *Imported) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Imported) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Imported) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 // Caller is who it was.
 type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -284,7 +379,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[1]
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -296,7 +391,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[1]
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -309,7 +404,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{1}
+	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Caller) GetName() string {
@@ -389,7 +484,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[2]
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +496,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[2]
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +509,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{2}
+	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Change) GetTable() string {
@@ -465,7 +560,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[3]
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +572,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[3]
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +585,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{3}
+	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Field) GetPath() string {
@@ -518,7 +613,7 @@ var File_pki_audit_auditpb_audit_proto protoreflect.FileDescriptor
 
 const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpki/audit/auditpb/audit.proto\x12\x10redoubt.audit.v1\"\xcd\x02\n" +
+	"\x1dpki/audit/auditpb/audit.proto\x12\x10redoubt.audit.v1\"\x85\x03\n" +
 	"\x06Record\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\tR\arequest\x123\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x19.redoubt.audit.v1.OutcomeR\aoutcome\x12\x16\n" +
@@ -530,7 +625,14 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x14\n" +
 	"\x05times\x18\t \x01(\rR\x05times\x12\x18\n" +
 	"\aobjects\x18\n" +
-	" \x03(\tR\aobjects\"\xd5\x01\n" +
+	" \x03(\tR\aobjects\x126\n" +
+	"\bimported\x18\f \x01(\v2\x1a.redoubt.audit.v1.ImportedR\bimported\"l\n" +
+	"\bImported\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x12\n" +
+	"\x04keys\x18\x05 \x03(\tR\x04keys\"\xd5\x01\n" +
 	"\x06Caller\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
@@ -556,12 +658,13 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\x05Field\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x10\n" +
 	"\x03old\x18\x02 \x01(\tR\x03old\x12\x10\n" +
-	"\x03new\x18\x03 \x01(\tR\x03new*Z\n" +
+	"\x03new\x18\x03 \x01(\tR\x03new*m\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x12\n" +
 	"\x0eOUTCOME_DENIED\x10\x02\x12\x10\n" +
-	"\fOUTCOME_READ\x10\x03B6Z4github.com/redoubt-cluster/redoubt/pki/audit/auditpbb\x06proto3"
+	"\fOUTCOME_READ\x10\x03\x12\x11\n" +
+	"\rOUTCOME_FAULT\x10\x04B6Z4github.com/redoubt-cluster/redoubt/pki/audit/auditpbb\x06proto3"
 
 var (
 	file_pki_audit_auditpb_audit_proto_rawDescOnce sync.Once
@@ -576,26 +679,28 @@ func file_pki_audit_auditpb_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_audit_auditpb_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pki_audit_auditpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_pki_audit_auditpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_pki_audit_auditpb_audit_proto_goTypes = []any{
 	(Outcome)(0),     // 0: redoubt.audit.v1.Outcome
 	(Change_Kind)(0), // 1: redoubt.audit.v1.Change.Kind
 	(*Record)(nil),   // 2: redoubt.audit.v1.Record
-	(*Caller)(nil),   // 3: redoubt.audit.v1.Caller
-	(*Change)(nil),   // 4: redoubt.audit.v1.Change
-	(*Field)(nil),    // 5: redoubt.audit.v1.Field
+	(*Imported)(nil), // 3: redoubt.audit.v1.Imported
+	(*Caller)(nil),   // 4: redoubt.audit.v1.Caller
+	(*Change)(nil),   // 5: redoubt.audit.v1.Change
+	(*Field)(nil),    // 6: redoubt.audit.v1.Field
 }
 var file_pki_audit_auditpb_audit_proto_depIdxs = []int32{
 	0, // 0: redoubt.audit.v1.Record.outcome:type_name -> redoubt.audit.v1.Outcome
-	3, // 1: redoubt.audit.v1.Record.caller:type_name -> redoubt.audit.v1.Caller
-	4, // 2: redoubt.audit.v1.Record.changes:type_name -> redoubt.audit.v1.Change
-	1, // 3: redoubt.audit.v1.Change.kind:type_name -> redoubt.audit.v1.Change.Kind
-	5, // 4: redoubt.audit.v1.Change.fields:type_name -> redoubt.audit.v1.Field
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	4, // 1: redoubt.audit.v1.Record.caller:type_name -> redoubt.audit.v1.Caller
+	5, // 2: redoubt.audit.v1.Record.changes:type_name -> redoubt.audit.v1.Change
+	3, // 3: redoubt.audit.v1.Record.imported:type_name -> redoubt.audit.v1.Imported
+	1, // 4: redoubt.audit.v1.Change.kind:type_name -> redoubt.audit.v1.Change.Kind
+	6, // 5: redoubt.audit.v1.Change.fields:type_name -> redoubt.audit.v1.Field
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_pki_audit_auditpb_audit_proto_init() }
@@ -609,7 +714,7 @@ func file_pki_audit_auditpb_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_audit_auditpb_audit_proto_rawDesc), len(file_pki_audit_auditpb_audit_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
