@@ -61,6 +61,12 @@
 // writes. The state machine appends it to the audit log (package auditlog) with
 // the change or not at all. Records reads it.
 //
+// # Conditions
+//
+// An Update under a context that WithCondition made asks the condition first, of
+// the state that it begins with; what the condition writes is part of the
+// transaction, where that writes anything.
+//
 // # Linearizability
 //
 // A View may be behind. After Barrier has returned at the leader, a View there

@@ -290,11 +290,20 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 	return ErrConflict
 }
 
-// runTx composes a transaction, with its record.
+// runTx composes a transaction, with what it is conditional on and its record.
 func runTx(ctx context.Context, tx *Tx, fn func(*Tx) error) error {
 	defer func() { tx.done = true }()
+	meet, err := conditionOf(ctx, tx)
+	if err != nil {
+		return err
+	}
 	if err := fn(tx); err != nil {
 		return err
+	}
+	if meet != nil && (tx.writes() || tx.record != nil) {
+		if err := meet(tx); err != nil {
+			return err
+		}
 	}
 	return tx.recordBy(ctx)
 }

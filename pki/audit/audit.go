@@ -131,7 +131,16 @@ func (l *Log) begin(ctx context.Context, method string, req proto.Message) (cont
 func (l *Log) draft(ctx context.Context, method string) *auditpb.Record {
 	id, _ := authz.FromContext(ctx)
 	return &auditpb.Record{Request: ident.New()[:12], Outcome: auditpb.Outcome_OUTCOME_DONE,
-		Method: strings.TrimPrefix(method, "/"), Caller: l.caller(id)}
+		Method: strings.TrimPrefix(method, "/"), Caller: l.caller(id), Approval: authz.ApprovalOf(ctx)}
+}
+
+// Refusing returns the context of what is written down of a call because it is
+// refused for that reason.
+func (l *Log) Refusing(ctx context.Context, method string, request proto.Message, reason string) context.Context {
+	d := l.draft(ctx, method)
+	describe(d, method, request)
+	d.Outcome, d.Reason = auditpb.Outcome_OUTCOME_DENIED, clip(reason, maxReason)
+	return with(ctx, d)
 }
 
 // describe adds what the request says that it does.

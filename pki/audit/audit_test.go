@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,7 +27,7 @@ func TestDiff(t *testing.T) {
 	now.Name, now.Denied, now.LeafSpki, now.Leaf = "b\xff", true, []byte{0xab, 2}, []byte("hidden!")
 	now.GivenKeydKeys = append(now.GivenKeydKeys, []byte("k2"))
 	var got []string
-	d := differ{emit: func(path, was, is string) { got = append(got, fmt.Sprintf("%s:%s>%s", path, was, is)) }}
+	d := differ{most: maxValue, elements: maxElements, stored: true, emit: func(path, was, is string) { got = append(got, fmt.Sprintf("%s:%s>%s", path, was, is)) }}
 	d.messages("", old.ProtoReflect(), now.ProtoReflect())
 	want := "name:a>b\uFFFD leaf_spki:01>ab02 denied:>true leaf:(6 bytes)>(7 bytes) given_keyd_keys[1]:>(2 bytes)"
 	if strings.Join(got, " ") != want {
@@ -48,7 +49,7 @@ func FuzzDiff(f *testing.F) {
 			return
 		}
 		r := &auditpb.Record{}
-		d := differ{emit: func(path, was, is string) {
+		d := differ{most: maxValue, elements: maxElements, stored: true, emit: func(path, was, is string) {
 			r.Changes = append(r.Changes, &auditpb.Change{Fields: []*auditpb.Field{{Path: path, Old: was, New: is}}})
 		}}
 		d.messages("", x.ProtoReflect(), y.ProtoReflect())
@@ -134,5 +135,24 @@ func TestLargeChange(t *testing.T) {
 	r := recordsOf(t, s)[0]
 	if len(r.GetChanges()) == 0 || len(r.GetChanges())+int(r.GetOmitted()) < 2000 || proto.Size(r) > auditlog.MaxRecordBytes || r.GetCaller().GetName() != "manager m1" {
 		t.Errorf("%d changes, %d omitted, %d bytes", len(r.GetChanges()), r.GetOmitted(), proto.Size(r))
+	}
+}
+
+// TestDescribe: who approves a request sees all of it, also what is long, empty or in
+// bytes.
+func TestDescribe(t *testing.T) {
+	long := &pkipb.CustomRole{Id: "id", Description: strings.Repeat("x", 2*maxValue), Verbs: slices.Repeat([]string{""}, maxElements)}
+	long.Verbs = append(long.Verbs, "node.remove")
+	got := Describe(long)
+	if len(got) != maxElements+3 || got[0].GetNew() != "id" || got[1].GetNew() != long.Description || got[len(got)-1].GetNew() != "node.remove" {
+		t.Errorf("%d fields, with %v", len(got), got[len(got)-1])
+	}
+	got = Describe(&pkipb.Approval{Hash: []byte{0xab}, Request: []byte{0xcd}, Votes: []*pkipb.Vote{{}, {Denied: true}}})
+	var said []string
+	for _, f := range got {
+		said = append(said, f.GetPath()+"="+f.GetNew())
+	}
+	if strings.Join(said, " ") != "request=cd hash=ab votes[0]=(empty) votes[1].denied=true" {
+		t.Error(said)
 	}
 }

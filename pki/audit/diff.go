@@ -3,6 +3,7 @@ package audit
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -42,7 +43,7 @@ func changesOf(tx *raftstore.Tx, r *auditpb.Record) {
 		if c.Old != nil {
 			old = c.Old.ProtoReflect()
 		}
-		d := differ{emit: func(path, was, is string) {
+		d := differ{most: maxValue, elements: maxElements, stored: true, emit: func(path, was, is string) {
 			if room -= len(path) + len(was) + len(is) + fieldOverhead; room < 0 {
 				r.Omitted++
 				return
@@ -51,6 +52,14 @@ func changesOf(tx *raftstore.Tx, r *auditpb.Record) {
 		}}
 		d.messages("", old, c.New.ProtoReflect())
 	}
+}
+
+// Describe is all that a request says, whole, for those who are to approve it: such
+// requests have bounds, and nothing in them is secret.
+func Describe(request proto.Message) (out []*auditpb.Field) {
+	d := differ{most: math.MaxInt, elements: math.MaxInt, open: true, emit: func(path, _, is string) { out = append(out, &auditpb.Field{Path: path, New: is}) }}
+	d.messages("", nil, request.ProtoReflect())
+	return out
 }
 
 // nameOf is what people call an object: its name, or its spec's.
@@ -72,7 +81,16 @@ func nameIn(m protoreflect.Message) string {
 }
 
 // differ tells values that are others than before, by their paths.
-type differ struct{ emit func(path, was, is string) }
+type differ struct {
+	emit func(path, was, is string)
+	// most bounds a value that is shown, in bytes; elements what is looked at of one
+	// list or map.
+	most, elements int
+	// stored: what is compared are objects of a table.
+	stored bool
+	// open: bytes are shown that no field says to be.
+	open bool
+}
 
 // messages compares two messages of one type; nil is one that is not there.
 func (d differ) messages(path string, old, now protoreflect.Message) {
@@ -86,7 +104,7 @@ func (d differ) messages(path string, old, now protoreflect.Message) {
 	fields := either.Descriptor().Fields()
 	for i := range fields.Len() {
 		fd := fields.Get(i)
-		if path == "" && (fd.Name() == "meta" || fd.Name() == "id") {
+		if d.stored && path == "" && (fd.Name() == "meta" || fd.Name() == "id") {
 			continue // the store's, and the change's own
 		}
 		at := string(fd.Name())
@@ -108,10 +126,10 @@ func valueOf(m protoreflect.Message, fd protoreflect.FieldDescriptor) protorefle
 func (d differ) field(path string, fd protoreflect.FieldDescriptor, old, now protoreflect.Value) {
 	switch {
 	case fd.IsMap():
-		d.maps(path, fd.MapValue(), old, now, secret(fd))
+		d.maps(path, fd.MapValue(), old, now, d.secret(fd))
 	case fd.IsList():
 		was, is := listOf(old), listOf(now)
-		for i := range min(max(len(was), len(is)), maxElements) {
+		for i := range min(max(len(was), len(is)), d.elements) {
 			var a, b protoreflect.Value
 			if i < len(was) {
 				a = was[i]
@@ -119,10 +137,10 @@ func (d differ) field(path string, fd protoreflect.FieldDescriptor, old, now pro
 			if i < len(is) {
 				b = is[i]
 			}
-			d.value(fmt.Sprintf("%s[%d]", path, i), fd, a, b, secret(fd))
+			d.value(fmt.Sprintf("%s[%d]", path, i), fd, a, b, d.secret(fd))
 		}
 	default:
-		d.value(path, fd, old, now, secret(fd))
+		d.value(path, fd, old, now, d.secret(fd))
 	}
 }
 
@@ -142,7 +160,7 @@ func (d differ) maps(path string, fd protoreflect.FieldDescriptor, old, now prot
 		if v.IsValid() {
 			v.Map().Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
 				keys[k.String()] = k
-				return len(keys) < maxElements
+				return len(keys) < d.elements
 			})
 		}
 	}
@@ -159,7 +177,7 @@ func (d differ) maps(path string, fd protoreflect.FieldDescriptor, old, now prot
 		if now.IsValid() {
 			b = now.Map().Get(keys[name])
 		}
-		d.value(fmt.Sprintf("%s[%s]", path, clip(name, maxValue)), fd, a, b, hidden)
+		d.value(fmt.Sprintf("%s[%s]", path, clip(name, d.most)), fd, a, b, hidden)
 	}
 }
 
@@ -173,17 +191,28 @@ func (d differ) value(path string, fd protoreflect.FieldDescriptor, old, now pro
 		if now.IsValid() {
 			b = now.Message()
 		}
+		if d.open && b != nil && !hasFields(b) {
+			d.emit(path, "", "(empty)")
+		}
 		d.messages(path, a, b)
 		return
 	}
 	if old.IsValid() == now.IsValid() && (!old.IsValid() || old.Equal(now)) {
 		return
 	}
-	d.emit(path, shown(fd, old, hidden), shown(fd, now, hidden))
+	d.emit(path, d.shown(fd, old, hidden), d.shown(fd, now, hidden))
+}
+
+func hasFields(m protoreflect.Message) (any bool) {
+	m.Range(func(protoreflect.FieldDescriptor, protoreflect.Value) bool {
+		any = true
+		return false
+	})
+	return any
 }
 
 // secret reports whether a field may be shown to nobody.
-func secret(fd protoreflect.FieldDescriptor) bool {
+func (d differ) secret(fd protoreflect.FieldDescriptor) bool {
 	o := fd.Options()
 	if proto.GetExtension(o, secrecypb.E_Secret).(bool) {
 		return true
@@ -191,11 +220,11 @@ func secret(fd protoreflect.FieldDescriptor) bool {
 	if fd.IsMap() {
 		fd = fd.MapValue()
 	}
-	return fd.Kind() == protoreflect.BytesKind && !proto.GetExtension(o, secrecypb.E_Open).(bool)
+	return !d.open && fd.Kind() == protoreflect.BytesKind && !proto.GetExtension(o, secrecypb.E_Open).(bool)
 }
 
 // shown is a value in words; empty for one that is not there.
-func shown(fd protoreflect.FieldDescriptor, v protoreflect.Value, hidden bool) string {
+func (d differ) shown(fd protoreflect.FieldDescriptor, v protoreflect.Value, hidden bool) string {
 	switch {
 	case !v.IsValid():
 		return ""
@@ -206,14 +235,14 @@ func shown(fd protoreflect.FieldDescriptor, v protoreflect.Value, hidden bool) s
 	}
 	switch fd.Kind() {
 	case protoreflect.BytesKind:
-		return clip(fmt.Sprintf("%x", v.Bytes()), maxValue)
+		return clip(fmt.Sprintf("%x", v.Bytes()), d.most)
 	case protoreflect.EnumKind:
 		if e := fd.Enum().Values().ByNumber(v.Enum()); e != nil {
 			return string(e.Name())
 		}
 		return fmt.Sprint(v.Enum())
 	}
-	return clip(v.String(), maxValue)
+	return clip(v.String(), d.most)
 }
 
 // clip shortens a text, and keeps it UTF-8.

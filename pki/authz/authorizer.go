@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/quietlog"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
@@ -38,6 +39,10 @@ type People interface {
 type Judge interface {
 	// Judge returns a refusal unless id may do all of acts now.
 	Judge(ctx context.Context, id Identity, acts []Act) error
+	// Consent is asked of a call that Judge permits, once, before its handler. It
+	// returns the handler's context, or a refusal where others must be for the
+	// request who are not yet.
+	Consent(ctx context.Context, id Identity, method string, request proto.Message, acts []Act) (context.Context, error)
 	// Changes calls changed whenever Judge may say something else than before,
 	// until ctx ends.
 	Changes(ctx context.Context, changed func()) error
@@ -124,7 +129,7 @@ func (a *Authorizer) Unary(ctx context.Context, req any, info *grpc.UnaryServerI
 		return nil, err
 	}
 	ctx = context.WithValue(ctx, contextKey{}, id)
-	if err := a.Judged(ctx, info.FullMethod, req); err != nil {
+	if ctx, err = a.Judged(ctx, info.FullMethod, req); err != nil {
 		return nil, err
 	}
 	return next(ctx, req)
@@ -198,8 +203,9 @@ func (a *Authorizer) Carry(ctx context.Context, method string, self *Peer) (cont
 type checkedStream struct {
 	grpc.ServerStream
 	ctx context.Context
-	// judge looks at the request, once; nil: it has been, or need not be.
-	judge func(request any) error
+	// judge looks at the request, once, and returns the context of what comes after;
+	// nil: it has been, or need not be.
+	judge func(request any) (context.Context, error)
 }
 
 func (s *checkedStream) Context() context.Context { return s.ctx }
@@ -213,7 +219,11 @@ func (s *checkedStream) RecvMsg(m any) error {
 	}
 	judge := s.judge
 	s.judge = nil
-	return judge(m)
+	ctx, err := judge(m)
+	if err == nil && ctx != s.ctx {
+		s.ctx = ctx
+	}
+	return err
 }
 
 func (s *checkedStream) SendMsg(m any) error {

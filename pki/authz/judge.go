@@ -13,15 +13,15 @@ import (
 // tenth of a second.
 const maxActs = 4096
 
-// Judged returns a refusal unless the caller in ctx, whom the method admits, may do
-// what the request does. The interceptors call it; who answers a call without them
-// does.
-func (a *Authorizer) Judged(ctx context.Context, method string, request any) error {
+// Judged returns the context for the handler, or a refusal unless the caller in ctx,
+// whom the method admits, may do what the request does. The interceptors call it; who
+// answers a call without them does.
+func (a *Authorizer) Judged(ctx context.Context, method string, request any) (context.Context, error) {
 	acts, err := boundedActs(method, request)
 	if err != nil || len(acts) == 0 {
-		return err
+		return ctx, err
 	}
-	return a.judge(ctx, method, acts)
+	return a.judge(ctx, method, request, acts)
 }
 
 // boundedActs are what a request does; none: no policy is asked.
@@ -47,18 +47,22 @@ func boundedActs(method string, request any) ([]Act, error) {
 	return acts, nil
 }
 
-func (a *Authorizer) judge(ctx context.Context, method string, acts []Act) error {
+func (a *Authorizer) judge(ctx context.Context, method string, request any, acts []Act) (context.Context, error) {
 	id, ok := FromContext(ctx)
 	if !ok || a.cfg.Judge == nil {
-		return status.Errorf(codes.PermissionDenied, "%s: nobody can say here whether it is permitted", method)
+		return nil, status.Errorf(codes.PermissionDenied, "%s: nobody can say here whether it is permitted", method)
 	}
 	err := a.cfg.Judge.Judge(ctx, id, acts)
+	if err == nil {
+		ctx, err = a.cfg.Judge.Consent(ctx, id, method, request.(proto.Message), acts)
+	}
 	if err != nil {
 		reason := status.Convert(err).Message()
 		a.refused.Warn(hostOf(id.Source), "refused a call", "method", method, "caller", id.String(), "reason", reason)
 		a.cfg.Refused(id, method, reason)
+		return nil, err
 	}
-	return err
+	return ctx, nil
 }
 
 // checked is the stream as its handler gets it: an operator's request is judged when
@@ -68,17 +72,17 @@ func (a *Authorizer) checked(ss grpc.ServerStream, ctx context.Context, method s
 	if a.cfg.Carries {
 		return out
 	}
-	out.judge = func(request any) error {
+	out.judge = func(request any) (context.Context, error) {
 		acts, err := boundedActs(method, request)
 		if err != nil || len(acts) == 0 {
-			return err
+			return ctx, err
 		}
 		if id, ok := FromContext(ctx); ok && call != nil {
 			// Before it is judged: a change that commits in between is then seen by
 			// one of the two.
 			call.did(id, acts)
 		}
-		return a.judge(ctx, method, acts)
+		return a.judge(ctx, method, request, acts)
 	}
 	return out
 }

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
@@ -18,6 +19,7 @@ import (
 type judge struct {
 	mu      sync.Mutex // guards the rest
 	denies  bool
+	waits   bool
 	asked   []Act
 	changed func()
 }
@@ -30,6 +32,16 @@ func (j *judge) Judge(_ context.Context, _ Identity, acts []Act) error {
 		return status.Error(codes.PermissionDenied, "not permitted")
 	}
 	return nil
+}
+
+// Consent has each call be made by an approval, or wait for one.
+func (j *judge) Consent(ctx context.Context, _ Identity, _ string, _ proto.Message, _ []Act) (context.Context, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.waits {
+		return nil, status.Error(codes.FailedPrecondition, "others must be for it")
+	}
+	return WithApproval(ctx, "approval"), nil
 }
 
 func (j *judge) Changes(ctx context.Context, changed func()) error {
@@ -75,10 +87,10 @@ func TestTheJudgeIsAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Judged(ctx, probe, &emptypb.Empty{}); status.Code(err) != codes.PermissionDenied {
+	if _, err := a.Judged(ctx, probe, &emptypb.Empty{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("in place: %v", err)
 	}
-	if err := a.Judged(context.Background(), probe, &emptypb.Empty{}); status.Code(err) != codes.PermissionDenied {
+	if _, err := a.Judged(context.Background(), probe, &emptypb.Empty{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("nobody: %v", err)
 	}
 }
@@ -131,5 +143,48 @@ func TestStreamsAreJudgedAndRejudged(t *testing.T) {
 	})
 	if status.Convert(err).Message() != "not permitted" {
 		t.Errorf("ended by %v", err)
+	}
+}
+
+// TestConsent: what others must be for reaches no handler until they are, and then with
+// the approval that it is made by; so it is with a stream, from its request on.
+func TestConsent(t *testing.T) {
+	d := newDirectory()
+	j := &judge{waits: true}
+	var refused int
+	a := New(Config{Directory: d, Judge: j, Refused: func(Identity, string, string) { refused++ }})
+	ctx := overTLS(ALPNLocal, d.node(profilepb.Role_ROLE_MANAGER))
+	unary := func() (approval string, err error) {
+		_, err = a.Unary(ctx, &emptypb.Empty{}, &grpc.UnaryServerInfo{FullMethod: probe}, func(ctx context.Context, _ any) (any, error) {
+			approval = ApprovalOf(ctx)
+			return nil, nil
+		})
+		return approval, err
+	}
+	stream := func() (approval string, err error) {
+		err = a.Stream(nil, requestStream{fakeStream{ctx: ctx}}, &grpc.StreamServerInfo{FullMethod: probe}, func(_ any, ss grpc.ServerStream) error {
+			if ApprovalOf(ss.Context()) != "" {
+				t.Error("approved before the request is there")
+			}
+			if err := ss.RecvMsg(&emptypb.Empty{}); err != nil {
+				return err
+			}
+			approval = ApprovalOf(ss.Context())
+			return nil
+		})
+		return approval, err
+	}
+	for name, call := range map[string]func() (string, error){"unary": unary, "stream": stream} {
+		j.waits = true
+		if got, err := call(); status.Code(err) != codes.FailedPrecondition || got != "" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		j.waits = false
+		if got, err := call(); err != nil || got != "approval" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if refused != 2 {
+		t.Errorf("%d refusals were told", refused)
 	}
 }

@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -225,6 +226,26 @@ func Verbs() map[string][]string {
 		}
 		return true
 	})
+	return out
+}
+
+// Approvable returns the verbs that several people can be asked for: those of which
+// every method that has them says so.
+func Approvable() map[string]bool {
+	out := map[string]bool{}
+	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			s := f.Services().Get(i)
+			for j := range s.Methods().Len() {
+				for _, v := range verbsIn(s.Methods().Get(j)) {
+					before, seen := out[v.GetName()]
+					out[v.GetName()] = v.GetApprovable() && (before || !seen)
+				}
+			}
+		}
+		return true
+	})
+	maps.DeleteFunc(out, func(_ string, is bool) bool { return !is })
 	return out
 }
 

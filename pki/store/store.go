@@ -10,6 +10,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -55,6 +56,11 @@ var (
 	RoleBindings   = raftstore.NewTable[*pkipb.RoleBinding]("role_bindings")
 	AccessPolicies = raftstore.NewTable[*pkipb.AccessPolicy]("access_policies")
 
+	// Approvals are requests that several people must be for, by the hash of what
+	// is asked for; package cmd/internal/roles changes and reads them.
+	Approvals = raftstore.NewTable("approvals",
+		raftstore.Index[*pkipb.Approval]{Name: "hash", Keys: func(a *pkipb.Approval) []string { return []string{hex.EncodeToString(a.GetHash())} }})
+
 	// AccessState holds one record, AccessID.
 	AccessState = raftstore.NewTable[*pkipb.AccessState]("access_state")
 
@@ -76,7 +82,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals, Approvals}
 }
 
 func nonEmpty(s string) []string {

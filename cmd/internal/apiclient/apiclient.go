@@ -80,6 +80,7 @@ type Client struct {
 	controlpb.SharesClient
 	controlpb.SecretsClient
 	controlpb.AccessClient
+	controlpb.ApprovalsClient
 	controlpb.AuditClient
 	controlpb.PeopleClient
 	controlpb.ComplianceClient
@@ -92,7 +93,7 @@ type Client struct {
 func newClient(conn *callstream.Conn) *Client {
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
 		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn),
-		controlpb.NewAccessClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), controlpb.NewComplianceClient(conn), controlpb.NewWaiversClient(conn), conn, nil, false}
+		controlpb.NewAccessClient(conn), controlpb.NewApprovalsClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), controlpb.NewComplianceClient(conn), controlpb.NewWaiversClient(conn), conn, nil, false}
 }
 
 // Dial connects to the API socket at path and waits until somebody answers

@@ -32,7 +32,9 @@ type recordJSON struct {
 	Changes []changeJSON `json:"changes,omitempty"`
 	Omitted uint32       `json:"omitted,omitempty"`
 	Reason  string       `json:"reason,omitempty"`
-	Times   uint32       `json:"times,omitempty"`
+	// Approval is the id of the approval by which it was done.
+	Approval string `json:"approval,omitempty"`
+	Times    uint32 `json:"times,omitempty"`
 	// Imported is set where it comes from the journal of a manager's keyd.
 	Imported *importedJSON `json:"imported,omitempty"`
 }
@@ -98,7 +100,7 @@ func recordOf(v *controlpb.RecordView) (recordJSON, error) {
 	out := recordJSON{Number: v.GetNumber(), Time: time.Unix(0, v.GetClock()).UTC(), Index: v.GetIndex(), Request: r.GetRequest(),
 		Outcome: enumName(r.GetOutcome(), "OUTCOME_"), Method: r.GetMethod(), Verbs: r.GetVerbs(), Objects: r.GetObjects(),
 		Caller:  callerJSON{c.GetName(), c.GetNode(), c.GetRole(), c.GetPerson(), c.GetLocalRoot(), c.GetUser(), c.GetKey(), c.GetAddress(), c.GetManager()},
-		Omitted: r.GetOmitted(), Reason: r.GetReason(), Times: r.GetTimes()}
+		Omitted: r.GetOmitted(), Reason: r.GetReason(), Times: r.GetTimes(), Approval: r.GetApproval()}
 	if i := r.GetImported(); i != nil {
 		out.Imported = &importedJSON{i.GetFirst(), i.GetLast(), time.Unix(0, i.GetAt()).UTC(), hex.EncodeToString(i.GetHash()), i.GetKeys()}
 	}
@@ -130,6 +132,9 @@ func (r recordJSON) what() string {
 	}
 	if len(out) == 0 {
 		out = r.Objects
+	}
+	if r.Approval != "" {
+		out = append(out, "by approval "+r.Approval)
 	}
 	if r.Reason != "" {
 		out = append(out, r.Reason)

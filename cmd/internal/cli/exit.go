@@ -19,6 +19,7 @@ const (
 	ExitLocked       = 4 // this manager is locked, or the key does not open it
 	ExitDenied       = 5
 	ExitUnreachable  = 6 // no node at the socket, or no leader
+	ExitApproval     = 7 // others must approve it first: the error names the approval
 )
 
 // exitError is an error with an exit code of its own.
@@ -62,6 +63,8 @@ func exitCode(err error) int {
 		return ExitLocked
 	case apierr.ReasonDenied:
 		return ExitDenied
+	case apierr.ReasonApproval:
+		return ExitApproval
 	case apierr.ReasonUnreachable, apierr.ReasonNoLeader, apierr.ReasonTimeout:
 		return ExitUnreachable
 	}

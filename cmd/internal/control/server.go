@@ -115,6 +115,7 @@ type Server struct {
 	controlpb.UnimplementedPeopleServer
 	controlpb.UnimplementedComplianceServer
 	controlpb.UnimplementedWaiversServer
+	controlpb.UnimplementedApprovalsServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -133,6 +134,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterPeopleServer(srv, s)
 	controlpb.RegisterComplianceServer(srv, s)
 	controlpb.RegisterWaiversServer(srv, s)
+	controlpb.RegisterApprovalsServer(srv, s)
 }
 
 // New returns a server.

@@ -47,6 +47,7 @@ var wayOf = map[string]string{
 	"redoubt.control.v1.Access":             pki.ALPNLocal,
 	"redoubt.control.v1.Waivers":            pki.ALPNLocal,
 	"redoubt.control.v1.Audit":              pki.ALPNLocal,
+	"redoubt.control.v1.Approvals":          pki.ALPNLocal,
 	"redoubt.control.v1.People":             pki.ALPNLocal,
 	"redoubt.pki.v1.PersonRenewal":          pki.ALPNPerson,
 	"redoubt.control.v1.Compliance":         pki.ALPNLocal,
@@ -233,9 +234,9 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_BOOT:               "pki.Lock control.Unlocking",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
-	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers",
-	authzpb.Caller_CALLER_PERSON:             "pki.PersonRenewal control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers",
-	authzpb.Caller_CALLER_LOCAL_USER:         "control.CallStream control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers",
+	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.Approvals",
+	authzpb.Caller_CALLER_PERSON:             "pki.PersonRenewal control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.Approvals",
+	authzpb.Caller_CALLER_LOCAL_USER:         "control.CallStream control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.Approvals",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 

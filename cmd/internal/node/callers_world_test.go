@@ -25,6 +25,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/daemon"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -82,7 +83,7 @@ func newCallerWorld(t testing.TB) *callerWorld {
 	w.put(t, self)
 	n.st.phase, n.live = controlpb.NodePhase_NODE_PHASE_ACTIVE, w.m
 
-	judge, err := roles.New(store)
+	judge, err := roles.New(store, &audit.Log{Store: store, Manager: store.NodeID()})
 	if err != nil {
 		t.Fatal(err)
 	}

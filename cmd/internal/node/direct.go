@@ -36,6 +36,7 @@ type directServer interface {
 	controlpb.AuditServer
 	controlpb.PeopleServer
 	controlpb.WaiversServer
+	controlpb.ApprovalsServer
 	// Named is what the server does with a refusal that it sends.
 	Named(err error) error
 }
@@ -62,13 +63,14 @@ func (n *Node) direct(method string) directCall {
 		if err != nil {
 			return nil, err
 		}
-		judged := func(request any) error {
-			if err := decode(request); err != nil {
-				return err
+		judged := func(ctx context.Context, request any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			ctx, err := d.az.Judged(ctx, method, request)
+			if err != nil {
+				return nil, err
 			}
-			return d.az.Judged(ctx, method, request)
+			return d.records.Unary(ctx, request, info, next)
 		}
-		resp, err := desc.Handler(d.api, ctx, judged, d.records.Unary)
+		resp, err := desc.Handler(d.api, ctx, decode, judged)
 		if err != nil {
 			return nil, d.api.Named(err)
 		}

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
@@ -66,6 +68,7 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 	worker, doomed := w.ca.NewNode(t, profilepb.Role_ROLE_WORKER), w.ca.NewNode(t, profilepb.Role_ROLE_WORKER)
 	worker.Record.Name, doomed.Record.Name = "worker", "doomed"
 	w.person(t, w.ca, "mallory", time.Now(), nil)
+	waiting := ident.New()
 	w.update(t, func(tx *raftstore.Tx) error {
 		for _, n := range []string{worker.Record.GetId(), doomed.Record.GetId()} {
 			if err := schedstore.RegisterNode(tx, n, false); err != nil {
@@ -73,6 +76,10 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 			}
 		}
 		if err := pkistore.Nodes.Put(tx, worker.Record); err != nil {
+			return err
+		}
+		if err := pkistore.Approvals.Put(tx, &pkipb.Approval{Id: waiting, Requester: roles.Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: worker.Record.GetId()}.Record(),
+			Method: "/redoubt.control.v1.Control/CreateBackup", Verbs: []string{"backup.create"}, Hash: []byte("hash"), ExpiresAt: tx.Now().Add(time.Hour).Unix()}); err != nil {
 			return err
 		}
 		return pkistore.Nodes.Put(tx, doomed.Record)
@@ -97,6 +104,7 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Access.RemoveRole", &controlpb.RemoveRoleRequest{Name: "looker"}},
 		{"Access.SetAccessPolicy", &controlpb.SetAccessPolicyRequest{Name: "frozen", Text: `forbid (principal, action == Redoubt::Action::"config.remove", resource) when { false };`}},
 		{"Access.RemoveAccessPolicy", &controlpb.RemoveAccessPolicyRequest{Name: "frozen"}},
+		{"Approvals.DecideApproval", &controlpb.DecideApprovalRequest{Approval: waiting}},
 		{"Control.UpdateNode", &controlpb.UpdateNodeRequest{Node: "worker", LabelAdd: map[string]string{"zone": "a"}}},
 		{"Revocation.RevokeIdentity", &controlpb.RevokeIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},

@@ -130,7 +130,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	}()
 	k.creds.Heed(m.known, m.behind)
 	boot.Heed(m.known, nil)
-	if m.roles, err = roles.New(store); err != nil {
+	if m.roles, err = roles.New(store, m.records()); err != nil {
 		return err
 	}
 	denials := m.newDenials()

@@ -167,7 +167,9 @@ func Forget(tx *raftstore.Tx, person string) error {
 			return err
 		}
 	}
-	return changed(tx)
+	// Whom others must be without is removed all the same: nobody is kept because
+	// policies ask for so many.
+	return count(tx)
 }
 
 // SetPolicy adds a policy or replaces the one of that name.
@@ -210,22 +212,62 @@ func changed(tx *raftstore.Tx) error {
 	if err != nil {
 		return apierr.State("", "%v", err)
 	}
-	if !s.someoneLeft(tx) {
-		return apierr.State("leave "+strings.Join(keyVerbs, ", ")+" to a manager's local root", "with this nobody could change roles and policies any more once no person may")
+	if err := s.attainable(tx); err != nil {
+		return err
 	}
+	if !s.someoneLeft(tx) {
+		return apierr.State("leave "+strings.Join(keyVerbs, ", ")+" and "+personInvite+" to managers' local roots, and have them need no more than there are; for "+personInvite+" count @parties",
+			"with this nobody could change roles and policies any more once no person may")
+	}
+	return count(tx)
+}
+
+// count has what was compiled be compiled anew.
+func count(tx *raftstore.Tx) error {
 	state, _ := pkistore.AccessState.Get(tx, pkistore.AccessID)
 	return pkistore.AccessState.Put(tx, &pkipb.AccessState{Meta: state.GetMeta(), Id: pkistore.AccessID, Changes: state.GetChanges() + 1})
 }
 
 // someoneLeft reports whether local root of a manager may do all of keyVerbs, were
 // there no person who may: people's certificates end by themselves, and whoever was
-// the last to have one is revoked when it is in other hands.
+// the last to have one is revoked when it is in other hands. Where people must be for
+// it, too, it must be possible to invite those on record again, for managers alone.
 func (s *Set) someoneLeft(r raftstore.Reader) bool {
-	for n := range pkistore.Nodes.By(r, "role", "manager") {
-		p := Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: n.GetId()}
-		if exists(r, p) && !slices.ContainsFunc(keyVerbs, func(v string) bool { return !s.decide(p, v, Resource{}, true).Allowed }) {
-			return true
+	roots := s.localRoots(r)
+	byPeople := s.approversOf(keyVerbs, s.callers(r))
+	byRoots := s.approversOf([]string{personInvite}, roots)
+	return slices.ContainsFunc(roots, func(p Principal) bool {
+		return s.canHappen(p, personInvite, byRoots[personInvite], true) &&
+			!slices.ContainsFunc(keyVerbs, func(v string) bool { return !s.canHappen(p, v, byPeople[v], true) })
+	})
+}
+
+// approversOf are those of callers who count for each of these verbs, were there no
+// person who is security-admin.
+func (s *Set) approversOf(verbs []string, callers []Principal) map[string]*tally {
+	out := map[string]*tally{}
+	for _, v := range verbs {
+		out[v] = s.approvers(v, callers, true)
+	}
+	return out
+}
+
+// callers are all who can call, or could once they come back.
+func (s *Set) callers(r raftstore.Reader) []Principal {
+	out := s.localRoots(r)
+	for p := range s.bindings {
+		if p.Kind != pkipb.Principal_KIND_LOCAL_ROOT && exists(r, p) {
+			out = append(out, p)
 		}
 	}
-	return false
+	return out
+}
+
+func (s *Set) localRoots(r raftstore.Reader) (out []Principal) {
+	for n := range pkistore.Nodes.By(r, "role", "manager") {
+		if p := (Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: n.GetId()}); exists(r, p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -18,23 +19,25 @@ import (
 // Store is the part of *raftstore.Store that deciding needs.
 type Store interface {
 	View(func(*raftstore.ReadTx) error) error
+	Update(ctx context.Context, fn func(*raftstore.Tx) error) error
 	Watch(snapshot func(*raftstore.ReadTx) error, tables ...raftstore.Registered) (*raftstore.Watch, error)
 }
 
 // Engine decides by what is in the store at each call. It is an authz.Judge, and
 // safe for concurrent use.
 type Engine struct {
-	store  Store
-	cached atomic.Pointer[Set]
+	store   Store
+	records *audit.Log
+	cached  atomic.Pointer[Set]
 }
 
 // New returns an Engine, or an error where the built-in roles and the verbs do not
-// belong together.
-func New(store Store) (*Engine, error) {
+// belong together. What must wait for others is recorded as records has it.
+func New(store Store, records *audit.Log) (*Engine, error) {
 	if _, err := builtins(); err != nil {
 		return nil, err
 	}
-	return &Engine{store: store}, nil
+	return &Engine{store: store, records: records}, nil
 }
 
 // Set returns what is in force for r.

@@ -52,12 +52,15 @@ func parse(name, text string) ([]*cedar.Policy, error) {
 
 func (v *vocabulary) check(p *cedar.Policy, known func(string) bool) error {
 	for key := range p.Annotations() {
-		if key != "description" {
+		if key != "description" && key != peopleAnnotation && key != partiesAnnotation {
 			// One that nobody heeds would be taken for one that is.
-			return fmt.Errorf("there is no annotation @%s, only @description", ident.Clip(string(key)))
+			return fmt.Errorf("there is no annotation @%s, only @description, @people and @parties", ident.Clip(string(key)))
 		}
 	}
 	tree := (*ast.Policy)(p.AST())
+	if err := v.checkNeed(p, tree); err != nil {
+		return err
+	}
 	for _, uid := range entitiesOf(tree) {
 		switch {
 		case uid.Type == "Redoubt::Role" && !known(string(uid.ID)):

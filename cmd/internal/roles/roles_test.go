@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -27,16 +28,18 @@ type world struct {
 	m1, m2 string
 }
 
-func newWorld(t testing.TB) *world {
+func newWorld(t testing.TB) *world { return newWorldAt(t, nil) }
+
+func newWorldAt(t testing.TB, clock raftstore.Clock) *world {
 	t.Helper()
-	w := &world{t: t, store: raftstoretest.New(t, append(pkistore.Tables(), schedstore.Tables()...)...), m1: ident.New(), m2: ident.New()}
+	w := &world{t: t, store: raftstoretest.NewAt(t, clock, append(pkistore.Tables(), schedstore.Tables()...)...), m1: ident.New(), m2: ident.New()}
 	for name, id := range map[string]string{"m1": w.m1, "m2": w.m2} {
 		w.must(func(tx *raftstore.Tx) error {
 			return pkistore.Nodes.Put(tx, &pkipb.Node{Id: id, Name: name, Role: profilepb.Role_ROLE_MANAGER})
 		})
 	}
 	var err error
-	if w.e, err = New(w.store); err != nil {
+	if w.e, err = New(w.store, &audit.Log{Store: w.store, Manager: w.m1}); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -193,6 +196,23 @@ func TestBadPolicies(t *testing.T) {
 		{`permit (principal == ?principal, action, resource);`, ""},
 		{strings.Repeat(`permit (`+all+`);`, MaxStatements+1), "at most 64"},
 		{`permit (` + all + `); //` + strings.Repeat("x", MaxPolicyBytes), "at most 16384"},
+		{`@people forbid (` + all + `);`, "@people is a number from 2 to 9"},
+		{`@people("1") forbid (principal, action == Redoubt::Action::"role.create", resource);`, "@people is a number from 2 to 9"},
+		{`@parties("02") forbid (principal, action == Redoubt::Action::"role.create", resource);`, "@parties is a number from 2 to 9"},
+		{`@parties("10") forbid (principal, action == Redoubt::Action::"role.create", resource);`, "@parties is a number from 2 to 9"},
+		{`@people("2") @parties("2") forbid (principal, action == Redoubt::Action::"role.create", resource);`, "of two statements"},
+		{`@people("2") @people("3") forbid (principal, action == Redoubt::Action::"role.create", resource);`, "does not parse"},
+		{`@parties("2") permit (principal, action == Redoubt::Action::"role.create", resource);`, "before a forbid"},
+		{`@parties("2") forbid (` + all + `);`, "verbs that the statement names"},
+		{`@parties("2") forbid (principal, action in Redoubt::Action::"role", resource);`, "verbs that the statement names"},
+		{`@parties("2") forbid (principal, action in [Redoubt::Action::"role"], resource);`, "role cannot wait"},
+		{`@parties("2") forbid (principal, action == Redoubt::Action::"slot.rotate", resource);`, "slot.rotate cannot wait for several people, only admission.update, autolock.disable, backup.create, binding.create,"},
+		{`@parties("2") forbid (principal, action in [Redoubt::Action::"role.create", Redoubt::Action::"secret.create"], resource);`, "secret.create cannot wait"},
+		{`@parties("2") forbid (principal, action == Redoubt::Action::"role.creat", resource);`, `there is no verb "role.creat"`},
+		// There are two managers, and no people.
+		{`@people("2") forbid (principal, action == Redoubt::Action::"role.create", resource);`, "nobody could role.create any more: 2 people must be for it (policy p, statement 1)"},
+		{`@parties("3") forbid (principal, action == Redoubt::Action::"backup.create", resource);`, "nobody could backup.create any more: 3 people or managers"},
+		{`@parties("2") forbid (principal, action == Redoubt::Action::"backup.create", resource); forbid (principal, action == Redoubt::Action::"approval.grant", resource);`, "nobody could backup.create"},
 		{`forbid (` + all + `);`, "nobody could change"},
 		{`forbid (principal, action == Redoubt::Action::"policy.set", resource);`, "nobody could change"},
 		{`forbid (principal in Redoubt::Role::"security-admin", action in Redoubt::Action::"binding", resource);`, "nobody could change"},

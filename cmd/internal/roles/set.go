@@ -18,6 +18,8 @@ type Set struct {
 	of       version
 	roles    map[string]*Role
 	policies []statement
+	// needs are those policies' statements that say how many must be for a request.
+	needs    []needing
 	bindings map[Principal][]*pkipb.RoleBinding
 	// admins are the persons who have the role security-admin for everything.
 	admins []string
@@ -60,11 +62,20 @@ func Compile(r raftstore.Reader) (*Set, error) {
 			return nil, fmt.Errorf("policy %s: %w", p.GetId(), err)
 		}
 		for i, one := range list {
-			s.policies = append(s.policies, statement{cedar.PolicyID(fmt.Sprintf("policy %s, statement %d", p.GetId(), i+1)), one})
+			st := statement{cedar.PolicyID(fmt.Sprintf("policy %s, statement %d", p.GetId(), i+1)), one}
+			need, err := needOf(one)
+			switch {
+			case err != nil:
+				return nil, fmt.Errorf("%s: %w", st.id, err)
+			case need.None():
+				s.policies = append(s.policies, st)
+			default:
+				s.needs = append(s.needs, needing{st, need})
+			}
 		}
 	}
-	if len(s.policies) > MaxAllStatements {
-		return nil, fmt.Errorf("the policies have %d statements together: at most %d are allowed", len(s.policies), MaxAllStatements)
+	if n := len(s.policies) + len(s.needs); n > MaxAllStatements {
+		return nil, fmt.Errorf("the policies have %d statements together: at most %d are allowed", n, MaxAllStatements)
 	}
 	for b := range pkistore.RoleBindings.All(r) {
 		p := PrincipalOf(b.GetPrincipal())
@@ -101,11 +112,15 @@ type Decision struct {
 	By []string
 	// Roles are those that the principal has for the resource.
 	Roles []string
+	// Need is how many must be for what is allowed.
+	Need Need
 }
 
 // Why is the decision in words.
 func (d Decision) Why() string {
 	switch {
+	case d.Allowed && !d.Need.None():
+		return fmt.Sprintf("permitted by %s; %s must be for it, the one who does it among them, by %s", strings.Join(d.By, "; "), d.Need, strings.Join(d.Need.By, "; "))
 	case d.Allowed:
 		return "permitted by " + strings.Join(d.By, "; ")
 	case len(d.By) > 0:
@@ -129,8 +144,8 @@ func (s *Set) decide(p Principal, verb string, on Resource, rootAdmin bool) Deci
 	}
 	who := cedar.Entity{UID: p.uid(), Parents: cedar.NewEntityUIDSet(parents...)}
 	what := on.entity()
-	answer, why := cedar.Authorize(asked{s, d.Roles}, &entities{who, what, v.actions},
-		cedar.Request{Principal: who.UID, Action: actionUID(verb), Resource: what.UID})
+	all, q := &entities{who, what, v.actions}, cedar.Request{Principal: who.UID, Action: actionUID(verb), Resource: what.UID}
+	answer, why := cedar.Authorize(asked{s, d.Roles}, all, q)
 	if len(why.Errors) > 0 {
 		// One that fails might have forbidden it.
 		d.By = []string{string(why.Errors[0].PolicyID) + ", which fails"}
@@ -140,6 +155,14 @@ func (s *Set) decide(p Principal, verb string, on Resource, rootAdmin bool) Deci
 	for _, r := range why.Reasons[:min(len(why.Reasons), maxWhy)] {
 		d.By = append(d.By, string(r.PolicyID))
 	}
+	if !d.Allowed || len(s.needs) == 0 {
+		return d
+	}
+	need, err := s.needFor(all, q)
+	if err != nil {
+		return Decision{Roles: d.Roles, By: []string{err.Error()}}
+	}
+	d.Need = need
 	return d
 }
 

@@ -23,13 +23,15 @@ type vocabulary struct {
 	text    string // the schema
 	valid   *validate.Validator
 	actions cedar.EntityMap // each verb in the group of its noun
+	// approvable are those that several people can be asked for.
+	approvable map[string]bool
 }
 
 var words = sync.OnceValues(makeVocabulary)
 
 func makeVocabulary() (*vocabulary, error) {
 	kinds := authz.Verbs()
-	v := &vocabulary{kinds: kinds, verbs: slices.Sorted(maps.Keys(kinds)), actions: cedar.EntityMap{}}
+	v := &vocabulary{kinds: kinds, verbs: slices.Sorted(maps.Keys(kinds)), actions: cedar.EntityMap{}, approvable: authz.Approvable()}
 	var b strings.Builder
 	b.WriteString("namespace Redoubt {\n  entity Role, Cluster;\n  entity Stack in [Cluster];\n  entity LocalRoot, LocalUser, Person in [Role];\n")
 	for _, k := range authz.Kinds {

@@ -158,6 +158,8 @@ type Record struct {
 	Times uint32 `protobuf:"varint,9,opt,name=times,proto3" json:"times,omitempty"`
 	// What the request named, as its caller wrote it: "Node worker-3".
 	Objects []string `protobuf:"bytes,10,rep,name=objects,proto3" json:"objects,omitempty"`
+	// The id of the approval by which it was done; its own changes say who gave it.
+	Approval string `protobuf:"bytes,11,opt,name=approval,proto3" json:"approval,omitempty"`
 	// Set where it was not called for but written down by a manager's keyd, and
 	// recorded later.
 	Imported      *Imported `protobuf:"bytes,12,opt,name=imported,proto3" json:"imported,omitempty"`
@@ -263,6 +265,13 @@ func (x *Record) GetObjects() []string {
 		return x.Objects
 	}
 	return nil
+}
+
+func (x *Record) GetApproval() string {
+	if x != nil {
+		return x.Approval
+	}
+	return ""
 }
 
 func (x *Record) GetImported() *Imported {
@@ -613,7 +622,7 @@ var File_pki_audit_auditpb_audit_proto protoreflect.FileDescriptor
 
 const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1dpki/audit/auditpb/audit.proto\x12\x10redoubt.audit.v1\"\x85\x03\n" +
+	"\x1dpki/audit/auditpb/audit.proto\x12\x10redoubt.audit.v1\"\xa1\x03\n" +
 	"\x06Record\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\tR\arequest\x123\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x19.redoubt.audit.v1.OutcomeR\aoutcome\x12\x16\n" +
@@ -625,7 +634,8 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x14\n" +
 	"\x05times\x18\t \x01(\rR\x05times\x12\x18\n" +
 	"\aobjects\x18\n" +
-	" \x03(\tR\aobjects\x126\n" +
+	" \x03(\tR\aobjects\x12\x1a\n" +
+	"\bapproval\x18\v \x01(\tR\bapproval\x126\n" +
 	"\bimported\x18\f \x01(\v2\x1a.redoubt.audit.v1.ImportedR\bimported\"l\n" +
 	"\bImported\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +

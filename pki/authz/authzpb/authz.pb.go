@@ -246,7 +246,11 @@ type Verb struct {
 	Each bool `protobuf:"varint,4,opt,name=each,proto3" json:"each,omitempty"`
 	// Fields of the request that must all have these values: "root=true",
 	// "role!=ROLE_MANAGER". None: it always holds.
-	When          []string `protobuf:"bytes,5,rep,name=when,proto3" json:"when,omitempty"`
+	When []string `protobuf:"bytes,5,rep,name=when,proto3" json:"when,omitempty"`
+	// Policies may ask that several people are for it. So the same thing is the same
+	// request each time but for what is fresh, nothing in it is secret, and what it does
+	// is done in one transaction, or after one.
+	Approvable    bool `protobuf:"varint,6,opt,name=approvable,proto3" json:"approvable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -314,6 +318,13 @@ func (x *Verb) GetWhen() []string {
 		return x.When
 	}
 	return nil
+}
+
+func (x *Verb) GetApprovable() bool {
+	if x != nil {
+		return x.Approvable
+	}
+	return false
 }
 
 // Refusal is the status detail with which a manager tells a node, over a
@@ -390,12 +401,29 @@ var file_pki_authz_authzpb_authz_proto_extTypes = []protoimpl.ExtensionInfo{
 		Tag:           "bytes,50771,opt,name=rule",
 		Filename:      "pki/authz/authzpb/authz.proto",
 	},
+	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50772,
+		Name:          "redoubt.authz.v1.fresh",
+		Tag:           "varint,50772,opt,name=fresh",
+		Filename:      "pki/authz/authzpb/authz.proto",
+	},
 }
 
 // Extension fields to descriptorpb.MethodOptions.
 var (
 	// optional redoubt.authz.v1.Rule rule = 50771;
 	E_Rule = &file_pki_authz_authzpb_authz_proto_extTypes[0]
+)
+
+// Extension fields to descriptorpb.FieldOptions.
+var (
+	// Of a request: it is made by chance for each call, as a new key is, and is no part
+	// of what others approve. Whoever asks chooses it.
+	//
+	// optional bool fresh = 50772;
+	E_Fresh = &file_pki_authz_authzpb_authz_proto_extTypes[1]
 )
 
 var File_pki_authz_authzpb_authz_proto protoreflect.FileDescriptor
@@ -406,13 +434,16 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\x04Rule\x122\n" +
 	"\acallers\x18\x01 \x03(\x0e2\x18.redoubt.authz.v1.CallerR\acallers\x12,\n" +
 	"\x05verbs\x18\x02 \x03(\v2\x16.redoubt.authz.v1.VerbR\x05verbs\x12\x10\n" +
-	"\x03own\x18\x03 \x01(\bR\x03own\"r\n" +
+	"\x03own\x18\x03 \x01(\bR\x03own\"\x92\x01\n" +
 	"\x04Verb\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12\x12\n" +
 	"\x04each\x18\x04 \x01(\bR\x04each\x12\x12\n" +
-	"\x04when\x18\x05 \x03(\tR\x04when\"\xbb\x01\n" +
+	"\x04when\x18\x05 \x03(\tR\x04when\x12\x1e\n" +
+	"\n" +
+	"approvable\x18\x06 \x01(\bR\n" +
+	"approvable\"\xbb\x01\n" +
 	"\aRefusal\x128\n" +
 	"\x06reason\x18\x01 \x01(\x0e2 .redoubt.authz.v1.Refusal.ReasonR\x06reason\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x0e\n" +
@@ -434,7 +465,8 @@ const file_pki_authz_authzpb_authz_proto_rawDesc = "" +
 	"\rCALLER_PERSON\x10\t\x12\x15\n" +
 	"\x11CALLER_LOCAL_USER\x10\n" +
 	":L\n" +
-	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18ӌ\x03 \x01(\v2\x16.redoubt.authz.v1.RuleR\x04ruleB6Z4github.com/redoubt-cluster/redoubt/pki/authz/authzpbb\x06proto3"
+	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18ӌ\x03 \x01(\v2\x16.redoubt.authz.v1.RuleR\x04rule:5\n" +
+	"\x05fresh\x12\x1d.google.protobuf.FieldOptions\x18Ԍ\x03 \x01(\bR\x05freshB6Z4github.com/redoubt-cluster/redoubt/pki/authz/authzpbb\x06proto3"
 
 var (
 	file_pki_authz_authzpb_authz_proto_rawDescOnce sync.Once
@@ -457,17 +489,19 @@ var file_pki_authz_authzpb_authz_proto_goTypes = []any{
 	(*Verb)(nil),                       // 3: redoubt.authz.v1.Verb
 	(*Refusal)(nil),                    // 4: redoubt.authz.v1.Refusal
 	(*descriptorpb.MethodOptions)(nil), // 5: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),  // 6: google.protobuf.FieldOptions
 }
 var file_pki_authz_authzpb_authz_proto_depIdxs = []int32{
 	0, // 0: redoubt.authz.v1.Rule.callers:type_name -> redoubt.authz.v1.Caller
 	3, // 1: redoubt.authz.v1.Rule.verbs:type_name -> redoubt.authz.v1.Verb
 	1, // 2: redoubt.authz.v1.Refusal.reason:type_name -> redoubt.authz.v1.Refusal.Reason
 	5, // 3: redoubt.authz.v1.rule:extendee -> google.protobuf.MethodOptions
-	2, // 4: redoubt.authz.v1.rule:type_name -> redoubt.authz.v1.Rule
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	4, // [4:5] is the sub-list for extension type_name
-	3, // [3:4] is the sub-list for extension extendee
+	6, // 4: redoubt.authz.v1.fresh:extendee -> google.protobuf.FieldOptions
+	2, // 5: redoubt.authz.v1.rule:type_name -> redoubt.authz.v1.Rule
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	5, // [5:6] is the sub-list for extension type_name
+	3, // [3:5] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
 }
 
@@ -483,7 +517,7 @@ func file_pki_authz_authzpb_authz_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_authz_authzpb_authz_proto_rawDesc), len(file_pki_authz_authzpb_authz_proto_rawDesc)),
 			NumEnums:      2,
 			NumMessages:   3,
-			NumExtensions: 1,
+			NumExtensions: 2,
 			NumServices:   0,
 		},
 		GoTypes:           file_pki_authz_authzpb_authz_proto_goTypes,

@@ -28,6 +28,9 @@ func (n *Node) CreateRole(_ context.Context, r *controlpb.CreateRoleRequest) (*c
 	if r.GetName() == "viewer" {
 		return nil, apierr.Exists("choose another name", "there is a role viewer already")
 	}
+	if err := n.guarded(r.GetName()); err != nil {
+		return nil, err
+	}
 	n.roles = append(n.roles, &controlpb.RoleView{Name: r.GetName(), Description: r.GetDescription(), Verbs: r.GetVerbs()})
 	return &controlpb.CreateRoleResponse{}, nil
 }

@@ -43,6 +43,7 @@ type Node struct {
 	controlpb.UnimplementedAuditServer
 	controlpb.UnimplementedPeopleServer
 	controlpb.UnimplementedComplianceServer
+	controlpb.UnimplementedApprovalsServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -63,6 +64,7 @@ type Node struct {
 	policies []*controlpb.AccessPolicyView
 	waivers  []*controlpb.WaiverView
 	people   []*controlpb.PersonView
+	waiting  []*controlpb.ApprovalView
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
 	dying    bool // a manager goes away when the key is rotated
@@ -138,6 +140,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterAccessServer(s, n)
 	controlpb.RegisterPeopleServer(s, n)
 	controlpb.RegisterWaiversServer(s, n)
+	controlpb.RegisterApprovalsServer(s, n)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(api) })
 	wg.Go(func() { n.serveUnlock(unlock, &wg) })

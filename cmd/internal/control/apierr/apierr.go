@@ -52,6 +52,7 @@ const (
 	ReasonInternal    Reason = "INTERNAL"    // Internal
 	ReasonCanceled    Reason = "CANCELED"    // Canceled
 	ReasonTimeout     Reason = "TIMEOUT"     // DeadlineExceeded
+	ReasonApproval    Reason = "APPROVAL"    // FailedPrecondition: others must be for it first
 )
 
 var codeOf = map[Reason]codes.Code{
@@ -72,6 +73,7 @@ var codeOf = map[Reason]codes.Code{
 	ReasonInternal:    codes.Internal,
 	ReasonCanceled:    codes.Canceled,
 	ReasonTimeout:     codes.DeadlineExceeded,
+	ReasonApproval:    codes.FailedPrecondition,
 }
 
 // Error is a refusal: what was wrong, and what to do about it.

@@ -1415,47 +1415,47 @@ const file_cmd_internal_control_controlpb_access_proto_rawDesc = "" +
 	"\x05verbs\x18\x01 \x03(\v2\x1c.redoubt.control.v1.VerbViewR\x05verbs\".\n" +
 	"\bVerbView\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02on\x18\x02 \x03(\tR\x02on2\x8f\v\n" +
+	"\x02on\x18\x02 \x03(\tR\x02on2\x9b\v\n" +
 	"\x06Access\x12p\n" +
 	"\tListRoles\x12$.redoubt.control.v1.ListRolesRequest\x1a%.redoubt.control.v1.ListRolesResponse\"\x16\x9a\xe5\x18\x12\n" +
 	"\x03\x05\t\n" +
 	"\x12\v\n" +
-	"\trole.list\x12u\n" +
+	"\trole.list\x12w\n" +
 	"\n" +
-	"CreateRole\x12%.redoubt.control.v1.CreateRoleRequest\x1a&.redoubt.control.v1.CreateRoleResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"CreateRole\x12%.redoubt.control.v1.CreateRoleRequest\x1a&.redoubt.control.v1.CreateRoleResponse\"\x1a\x9a\xe5\x18\x16\n" +
 	"\x03\x05\t\n" +
-	"\x12\r\n" +
-	"\vrole.create\x12u\n" +
+	"\x12\x0f\n" +
+	"\vrole.create0\x01\x12w\n" +
 	"\n" +
-	"RemoveRole\x12%.redoubt.control.v1.RemoveRoleRequest\x1a&.redoubt.control.v1.RemoveRoleResponse\"\x18\x9a\xe5\x18\x14\n" +
+	"RemoveRole\x12%.redoubt.control.v1.RemoveRoleRequest\x1a&.redoubt.control.v1.RemoveRoleResponse\"\x1a\x9a\xe5\x18\x16\n" +
 	"\x03\x05\t\n" +
-	"\x12\r\n" +
-	"\vrole.remove\x12|\n" +
+	"\x12\x0f\n" +
+	"\vrole.remove0\x01\x12|\n" +
 	"\fListBindings\x12'.redoubt.control.v1.ListBindingsRequest\x1a(.redoubt.control.v1.ListBindingsResponse\"\x19\x9a\xe5\x18\x15\n" +
 	"\x03\x05\t\n" +
 	"\x12\x0e\n" +
-	"\fbinding.list\x12f\n" +
-	"\x04Bind\x12\x1f.redoubt.control.v1.BindRequest\x1a .redoubt.control.v1.BindResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\fbinding.list\x12h\n" +
+	"\x04Bind\x12\x1f.redoubt.control.v1.BindRequest\x1a .redoubt.control.v1.BindResponse\"\x1d\x9a\xe5\x18\x19\n" +
 	"\x03\x05\t\n" +
-	"\x12\x10\n" +
-	"\x0ebinding.create\x12l\n" +
-	"\x06Unbind\x12!.redoubt.control.v1.UnbindRequest\x1a\".redoubt.control.v1.UnbindResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x12\x12\n" +
+	"\x0ebinding.create0\x01\x12n\n" +
+	"\x06Unbind\x12!.redoubt.control.v1.UnbindRequest\x1a\".redoubt.control.v1.UnbindResponse\"\x1d\x9a\xe5\x18\x19\n" +
 	"\x03\x05\t\n" +
-	"\x12\x10\n" +
-	"\x0ebinding.remove\x12\x8d\x01\n" +
+	"\x12\x12\n" +
+	"\x0ebinding.remove0\x01\x12\x8d\x01\n" +
 	"\x12ListAccessPolicies\x12-.redoubt.control.v1.ListAccessPoliciesRequest\x1a..redoubt.control.v1.ListAccessPoliciesResponse\"\x18\x9a\xe5\x18\x14\n" +
 	"\x03\x05\t\n" +
 	"\x12\r\n" +
-	"\vpolicy.list\x12\x83\x01\n" +
-	"\x0fSetAccessPolicy\x12*.redoubt.control.v1.SetAccessPolicyRequest\x1a+.redoubt.control.v1.SetAccessPolicyResponse\"\x17\x9a\xe5\x18\x13\n" +
+	"\vpolicy.list\x12\x85\x01\n" +
+	"\x0fSetAccessPolicy\x12*.redoubt.control.v1.SetAccessPolicyRequest\x1a+.redoubt.control.v1.SetAccessPolicyResponse\"\x19\x9a\xe5\x18\x15\n" +
 	"\x03\x05\t\n" +
-	"\x12\f\n" +
+	"\x12\x0e\n" +
 	"\n" +
-	"policy.set\x12\x8f\x01\n" +
-	"\x12RemoveAccessPolicy\x12-.redoubt.control.v1.RemoveAccessPolicyRequest\x1a..redoubt.control.v1.RemoveAccessPolicyResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"policy.set0\x01\x12\x91\x01\n" +
+	"\x12RemoveAccessPolicy\x12-.redoubt.control.v1.RemoveAccessPolicyRequest\x1a..redoubt.control.v1.RemoveAccessPolicyResponse\"\x1c\x9a\xe5\x18\x18\n" +
 	"\x03\x05\t\n" +
-	"\x12\x0f\n" +
-	"\rpolicy.remove\x12V\n" +
+	"\x12\x11\n" +
+	"\rpolicy.remove0\x01\x12V\n" +
 	"\x04CanI\x12\x1f.redoubt.control.v1.CanIRequest\x1a .redoubt.control.v1.CanIResponse\"\v\x9a\xe5\x18\a\n" +
 	"\x03\x05\t\n" +
 	"\x18\x01\x12j\n" +

@@ -573,24 +573,24 @@ const file_cmd_internal_control_controlpb_admission_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aapprove\x18\x02 \x01(\bR\aapprove\"L\n" +
 	"\x15DecidePendingResponse\x123\n" +
-	"\x04node\x18\x01 \x01(\v2\x1f.redoubt.control.v1.PendingNodeR\x04node2\xc1\x04\n" +
+	"\x04node\x18\x01 \x01(\v2\x1f.redoubt.control.v1.PendingNodeR\x04node2\xc5\x04\n" +
 	"\tAdmission\x12\x81\x01\n" +
 	"\fGetAdmission\x12'.redoubt.control.v1.GetAdmissionRequest\x1a(.redoubt.control.v1.GetAdmissionResponse\"\x1e\x9a\xe5\x18\x1a\n" +
 	"\x03\x05\t\n" +
 	"\x12\x13\n" +
-	"\x11admission.inspect\x12\x89\x01\n" +
-	"\x0fUpdateAdmission\x12*.redoubt.control.v1.UpdateAdmissionRequest\x1a+.redoubt.control.v1.UpdateAdmissionResponse\"\x1d\x9a\xe5\x18\x19\n" +
+	"\x11admission.inspect\x12\x8b\x01\n" +
+	"\x0fUpdateAdmission\x12*.redoubt.control.v1.UpdateAdmissionRequest\x1a+.redoubt.control.v1.UpdateAdmissionResponse\"\x1f\x9a\xe5\x18\x1b\n" +
 	"\x03\x05\t\n" +
-	"\x12\x12\n" +
-	"\x10admission.update\x12v\n" +
+	"\x12\x14\n" +
+	"\x10admission.update0\x01\x12v\n" +
 	"\vListPending\x12&.redoubt.control.v1.ListPendingRequest\x1a'.redoubt.control.v1.ListPendingResponse\"\x16\x9a\xe5\x18\x12\n" +
 	"\x03\x05\t\n" +
 	"\x12\v\n" +
-	"\tnode.list\x12\xab\x01\n" +
-	"\rDecidePending\x12(.redoubt.control.v1.DecidePendingRequest\x1a).redoubt.control.v1.DecidePendingResponse\"E\x9a\xe5\x18A\n" +
+	"\tnode.list\x12\xad\x01\n" +
+	"\rDecidePending\x12(.redoubt.control.v1.DecidePendingRequest\x1a).redoubt.control.v1.DecidePendingResponse\"G\x9a\xe5\x18C\n" +
 	"\x03\x05\t\n" +
-	"\x12\x1c\n" +
-	"\fnode.approve*\fapprove=true\x12\x1c\n" +
+	"\x12\x1e\n" +
+	"\fnode.approve*\fapprove=true0\x01\x12\x1c\n" +
 	"\vnode.reject*\rapprove=falseBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (

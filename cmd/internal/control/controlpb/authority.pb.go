@@ -1016,20 +1016,20 @@ const file_cmd_internal_control_controlpb_authority_proto_rawDesc = "" +
 	"\x12KIND_FORMER_ISSUER\x10\x05\x12\x0e\n" +
 	"\n" +
 	"KIND_CROSS\x10\x06\x12\x11\n" +
-	"\rKIND_EXTERNAL\x10\a2\xdf\x06\n" +
-	"\tAuthority\x12\xeb\x01\n" +
-	"\bRotateCA\x12#.redoubt.control.v1.RotateCARequest\x1a$.redoubt.control.v1.RotateCAResponse\"\x93\x01\x9a\xe5\x18\x8e\x01\n" +
+	"\rKIND_EXTERNAL\x10\a2\xe3\x06\n" +
+	"\tAuthority\x12\xed\x01\n" +
+	"\bRotateCA\x12#.redoubt.control.v1.RotateCARequest\x1a$.redoubt.control.v1.RotateCAResponse\"\x95\x01\x9a\xe5\x18\x90\x01\n" +
 	"\x03\x05\t\n" +
 	"\x12(\n" +
 	"\tca.rotate*\n" +
-	"root=false*\x0fonly_life=false\x12\x1b\n" +
-	"\x0eca.rotate-root*\troot=true\x12\x1b\n" +
+	"root=false*\x0fonly_life=false\x12\x1d\n" +
+	"\x0eca.rotate-root*\troot=true0\x01\x12\x1b\n" +
 	"\tca.update*\x0eonly_life=true\x12#\n" +
-	"\tca.update*\x16worker_leaf_seconds!=0\x12o\n" +
-	"\aAbortCA\x12\".redoubt.control.v1.AbortCARequest\x1a#.redoubt.control.v1.AbortCAResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\tca.update*\x16worker_leaf_seconds!=0\x12q\n" +
+	"\aAbortCA\x12\".redoubt.control.v1.AbortCARequest\x1a#.redoubt.control.v1.AbortCAResponse\"\x1d\x9a\xe5\x18\x19\n" +
 	"\x03\x05\t\n" +
-	"\x12\x10\n" +
-	"\x0eca.rotate-root\x12m\n" +
+	"\x12\x12\n" +
+	"\x0eca.rotate-root0\x01\x12m\n" +
 	"\aWatchCA\x12\".redoubt.control.v1.WatchCARequest\x1a#.redoubt.control.v1.WatchCAResponse\"\x17\x9a\xe5\x18\x13\n" +
 	"\x03\x05\t\n" +
 	"\x12\f\n" +

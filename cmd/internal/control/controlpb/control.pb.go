@@ -6820,12 +6820,12 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\brotation\x18\x02 \x01(\v2\x1c.redoubt.control.v1.RotationR\brotation\x12\x17\n" +
 	"\ano_slot\x18\x03 \x01(\bR\x06noSlot\x126\n" +
-	"\x05known\x18\x04 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\"\xaf\x02\n" +
+	"\x05known\x18\x04 \x01(\v2 .redoubt.control.v1.KnownSecretsR\x05known\"\xbb\x02\n" +
 	"\x12CreateTokenRequest\x12,\n" +
-	"\x04role\x18\x01 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x18.redoubt.profile.v1.RoleR\x04role\x12\x14\n" +
+	"\x02id\x18\x02 \x01(\tB\x04\xa0\xe5\x18\x01R\x02id\x12#\n" +
 	"\n" +
-	"public_key\x18\x03 \x01(\fR\tpublicKey\x12\x1f\n" +
+	"public_key\x18\x03 \x01(\fB\x04\xa0\xe5\x18\x01R\tpublicKey\x12\x1f\n" +
 	"\vttl_seconds\x18\x04 \x01(\x03R\n" +
 	"ttlSeconds\x12\x19\n" +
 	"\bmax_uses\x18\x05 \x01(\rR\amaxUses\x12\x1b\n" +
@@ -7134,7 +7134,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\n" +
 	"\x9a\xe5\x18\x06\n" +
 	"\x02\x06\n" +
-	"\x18\x01(\x010\x012\xac-\n" +
+	"\x18\x01(\x010\x012\xb3-\n" +
 	"\aControl\x12u\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1b\x9a\xe5\x18\x17\n" +
 	"\x03\x05\t\n" +
@@ -7162,21 +7162,21 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x03\x05\t\n" +
 	"\x12\x19\n" +
 	"\vnode.remove\x12\x04Node\x1a\x04node\x12+\n" +
-	"\vnode.revoke\x12\x04Node\x1a\x04node*\x10compromised=true\x12\x85\x01\n" +
-	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"%\x9a\xe5\x18!\n" +
+	"\vnode.revoke\x12\x04Node\x1a\x04node*\x10compromised=true\x12\x87\x01\n" +
+	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"'\x9a\xe5\x18#\n" +
 	"\x03\x05\t\n" +
-	"\x12\x1a\n" +
-	"\fnode.promote\x12\x04Node\x1a\x04node\x12\x81\x01\n" +
+	"\x12\x1c\n" +
+	"\fnode.promote\x12\x04Node\x1a\x04node0\x01\x12\x81\x01\n" +
 	"\n" +
 	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\"$\x9a\xe5\x18 \n" +
 	"\x03\x05\t\n" +
 	"\x12\x19\n" +
-	"\vnode.demote\x12\x04Node\x1a\x04node\x12\xbf\x01\n" +
-	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"_\x9a\xe5\x18[\n" +
+	"\vnode.demote\x12\x04Node\x1a\x04node\x12\xc1\x01\n" +
+	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"a\x9a\xe5\x18]\n" +
 	"\x03\x05\t\n" +
 	"\x12)\n" +
-	"\x13token.create-worker*\x12role!=ROLE_MANAGER\x12)\n" +
-	"\x14token.create-manager*\x11role=ROLE_MANAGER\x12t\n" +
+	"\x13token.create-worker*\x12role!=ROLE_MANAGER\x12+\n" +
+	"\x14token.create-manager*\x11role=ROLE_MANAGER0\x01\x12t\n" +
 	"\n" +
 	"ListTokens\x12%.redoubt.control.v1.ListTokensRequest\x1a&.redoubt.control.v1.ListTokensResponse\"\x17\x9a\xe5\x18\x13\n" +
 	"\x03\x05\t\n" +
@@ -7186,11 +7186,11 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\vRevokeToken\x12&.redoubt.control.v1.RevokeTokenRequest\x1a'.redoubt.control.v1.RevokeTokenResponse\"\x19\x9a\xe5\x18\x15\n" +
 	"\x03\x05\t\n" +
 	"\x12\x0e\n" +
-	"\ftoken.revoke\x12\x7f\n" +
-	"\fCreateBackup\x12'.redoubt.control.v1.CreateBackupRequest\x1a(.redoubt.control.v1.CreateBackupResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\ftoken.revoke\x12\x81\x01\n" +
+	"\fCreateBackup\x12'.redoubt.control.v1.CreateBackupRequest\x1a(.redoubt.control.v1.CreateBackupResponse\"\x1c\x9a\xe5\x18\x18\n" +
 	"\x03\x05\t\n" +
-	"\x12\x0f\n" +
-	"\rbackup.create0\x01\x12p\n" +
+	"\x12\x11\n" +
+	"\rbackup.create0\x010\x01\x12p\n" +
 	"\tListSlots\x12$.redoubt.control.v1.ListSlotsRequest\x1a%.redoubt.control.v1.ListSlotsResponse\"\x16\x9a\xe5\x18\x12\n" +
 	"\x03\x05\t\n" +
 	"\x12\v\n" +

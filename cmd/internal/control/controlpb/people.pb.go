@@ -651,12 +651,12 @@ var File_cmd_internal_control_controlpb_people_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_people_proto_rawDesc = "" +
 	"\n" +
-	"+cmd/internal/control/controlpb/people.proto\x12\x12redoubt.control.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\"\x9c\x01\n" +
+	"+cmd/internal/control/controlpb/people.proto\x12\x12redoubt.control.v1\x1a\x1dpki/authz/authzpb/authz.proto\x1a#pki/profile/profilepb/profile.proto\"\xa8\x01\n" +
 	"\x13InvitePersonRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x02id\x18\x02 \x01(\tB\x04\xa0\xe5\x18\x01R\x02id\x12#\n" +
 	"\n" +
-	"public_key\x18\x03 \x01(\fR\tpublicKey\x12\x1f\n" +
+	"public_key\x18\x03 \x01(\fB\x04\xa0\xe5\x18\x01R\tpublicKey\x12\x1f\n" +
 	"\vttl_seconds\x18\x04 \x01(\x03R\n" +
 	"ttlSeconds\x12!\n" +
 	"\flife_seconds\x18\x05 \x01(\x03R\vlifeSeconds\"\xd5\x01\n" +
@@ -695,12 +695,12 @@ const file_cmd_internal_control_controlpb_people_proto_rawDesc = "" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12)\n" +
 	"\x10certificate_ends\x18\x04 \x01(\x03R\x0fcertificateEnds\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12 \n" +
-	"\vdescription\x18\x06 \x01(\tR\vdescription2\xda\x04\n" +
-	"\x06People\x12}\n" +
-	"\fInvitePerson\x12'.redoubt.control.v1.InvitePersonRequest\x1a(.redoubt.control.v1.InvitePersonResponse\"\x1a\x9a\xe5\x18\x16\n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription2\xdc\x04\n" +
+	"\x06People\x12\x7f\n" +
+	"\fInvitePerson\x12'.redoubt.control.v1.InvitePersonRequest\x1a(.redoubt.control.v1.InvitePersonResponse\"\x1c\x9a\xe5\x18\x18\n" +
 	"\x03\x05\t\n" +
-	"\x12\x0f\n" +
-	"\rperson.invite\x12u\n" +
+	"\x12\x11\n" +
+	"\rperson.invite0\x01\x12u\n" +
 	"\n" +
 	"ListPeople\x12%.redoubt.control.v1.ListPeopleRequest\x1a&.redoubt.control.v1.ListPeopleResponse\"\x18\x9a\xe5\x18\x14\n" +
 	"\x03\x05\t\n" +

@@ -788,7 +788,7 @@ const file_cmd_internal_control_controlpb_slots_proto_rawDesc = "" +
 	"\x11SendShareResponse\x12:\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.ShareProgressR\bprogress\x12\x1a\n" +
 	"\bunlocked\x18\x02 \x01(\bR\bunlocked\x12\x10\n" +
-	"\x03had\x18\x03 \x01(\bR\x03had2\x97\x03\n" +
+	"\x03had\x18\x03 \x01(\bR\x03had2\x99\x03\n" +
 	"\x05Slots\x12n\n" +
 	"\aAddSlot\x12\".redoubt.control.v1.AddSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x15\x9a\xe5\x18\x11\n" +
 	"\x03\x05\t\n" +
@@ -799,12 +799,12 @@ const file_cmd_internal_control_controlpb_slots_proto_rawDesc = "" +
 	"RemoveSlot\x12%.redoubt.control.v1.RemoveSlotRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"\x18\x9a\xe5\x18\x14\n" +
 	"\x03\x05\t\n" +
 	"\x12\r\n" +
-	"\vslot.remove0\x01\x12\xa4\x01\n" +
-	"\vSetAutolock\x12&.redoubt.control.v1.SetAutolockRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"C\x9a\xe5\x18?\n" +
+	"\vslot.remove0\x01\x12\xa6\x01\n" +
+	"\vSetAutolock\x12&.redoubt.control.v1.SetAutolockRequest\x1a&.redoubt.control.v1.RotateSlotResponse\"E\x9a\xe5\x18A\n" +
 	"\x03\x05\t\n" +
 	"\x12\x1a\n" +
-	"\x0fautolock.enable*\aon=true\x12\x1c\n" +
-	"\x10autolock.disable*\bon=false0\x012\xaa\x02\n" +
+	"\x0fautolock.enable*\aon=true\x12\x1e\n" +
+	"\x10autolock.disable*\bon=false0\x010\x012\xaa\x02\n" +
 	"\tUnlocking\x12\\\n" +
 	"\aSession\x12\".redoubt.control.v1.SessionRequest\x1a#.redoubt.control.v1.SessionResponse\"\b\x9a\xe5\x18\x04\n" +
 	"\x02\x04\x03\x12b\n" +
