@@ -60,17 +60,17 @@ var (
 // Log is the log at some length. It does not change: Append gives another. The
 // zero Log is empty.
 type Log struct {
-	roots []Hash    // of all full segments
-	kept  []Segment // the newest of those, in order
-	open  []Entry   // of the segment that is not full
-	tail  *int      // how much of open's array is in use, by whichever Log
+	over tree      // the roots of all full segments, and the nodes over them
+	kept []Segment // the newest of those, in order
+	open []Entry   // of the segment that is not full
+	tail *int      // how much of open's array is in use, by whichever Log
 }
 
 // Size is how many entries there are.
-func (l Log) Size() uint64 { return uint64(len(l.roots))*SegmentEntries + uint64(len(l.open)) }
+func (l Log) Size() uint64 { return uint64(len(l.over.hashes()))*SegmentEntries + uint64(len(l.open)) }
 
 // Segments is how many of them are full.
-func (l Log) Segments() uint64 { return uint64(len(l.roots)) }
+func (l Log) Segments() uint64 { return uint64(len(l.over.hashes())) }
 
 // Kept are the newest full segments, as far as their entries are here.
 func (l Log) Kept() []Segment { return slices.Clip(l.kept) }
@@ -79,7 +79,7 @@ func (l Log) Kept() []Segment { return slices.Clip(l.kept) }
 func (l Log) Open() []Entry { return slices.Clip(l.open) }
 
 // Roots are those of all full segments.
-func (l Log) Roots() []Hash { return slices.Clip(l.roots) }
+func (l Log) Roots() []Hash { return slices.Clip(l.over.hashes()) }
 
 // Check says why an entry with that record could not be appended.
 func (l Log) Check(record []byte) error {
@@ -106,7 +106,7 @@ func (l Log) Append(e Entry) (Log, error) {
 		return l, nil
 	}
 	s := Segment{Number: l.Segments(), Entries: l.open}
-	l.roots = append(slices.Clip(l.roots), s.Root())
+	l.over = l.over.with(s.Root())
 	l.kept = append(slices.Clip(l.kept), s)
 	l.open, l.tail = nil, nil
 	return l, nil
@@ -134,7 +134,7 @@ func Restored(roots []Hash, entries []Entry) (Log, error) {
 	if full > len(roots) {
 		return Log{}, errors.New("there are entries of more segments than there are roots")
 	}
-	l := Log{roots: slices.Clone(roots)}
+	l := Log{over: treeOf(slices.Clone(roots))}
 	for i := range full {
 		s := Segment{Number: uint64(len(roots) - full + i), Entries: slices.Clone(entries[i*SegmentEntries : (i+1)*SegmentEntries])}
 		if s.Root() != roots[s.Number] {

@@ -17,8 +17,8 @@ type Reader struct {
 	// entries are to be had.
 	Segment func(number uint64, want Hash) (Segment, error)
 
-	last   *Segment // read last
-	hashes []Hash   // of its leaves; nil until they are needed
+	last  *Segment // read last
+	nodes tree     // over its entries; nil until they are needed
 }
 
 var errRange = errors.New("the audit log has no such entry")
@@ -38,13 +38,13 @@ func (r *Reader) segment(n uint64) (*Segment, error) {
 	case r.Segment == nil:
 		return nil, fmt.Errorf("the entries of segment %d are not here", n)
 	default:
-		s, err := r.Segment(n, r.Log.roots[n])
+		s, err := r.Segment(n, r.Log.over[0][n])
 		if err != nil {
 			return nil, err
 		}
 		r.last = &s
 	}
-	r.hashes = r.last.leaves
+	r.nodes = r.last.nodes
 	return r.last, nil
 }
 
@@ -92,19 +92,17 @@ func (r *Reader) node(level int, n uint64) (Hash, error) {
 		return Hash{}, errRange
 	}
 	if level >= segmentLevel {
-		over := level - segmentLevel
-		return root(r.Log.roots[n<<over : (n+1)<<over]), nil
+		return r.Log.over[level-segmentLevel][n], nil
 	}
-	first := n << level
-	s, err := r.segment(first / SegmentEntries)
+	each := uint64(SegmentEntries) >> level // nodes of that level in a segment
+	s, err := r.segment(n / each)
 	if err != nil {
 		return Hash{}, err
 	}
-	if r.hashes == nil {
-		r.hashes = leaves(s.Entries)
+	if r.nodes == nil {
+		r.nodes = s.tree()
 	}
-	at := first % SegmentEntries
-	return root(r.hashes[at : at+1<<level]), nil
+	return r.nodes[level][n%each], nil
 }
 
 // Root is the root of the tree over the first size entries.
@@ -154,7 +152,7 @@ func (r *Reader) Verify(ctx context.Context, told func(entries uint64)) error {
 		if err != nil {
 			return err
 		}
-		if n >= r.Log.Segments()-uint64(len(r.Log.kept)) && s.Root() != r.Log.roots[n] { // others were judged as they were read
+		if n >= r.Log.Segments()-uint64(len(r.Log.kept)) && s.Root() != r.Log.over[0][n] { // others were judged as they were read
 			return &BadError{n, -1}
 		}
 		if told != nil {

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Segment is a full one: the entries from Number × SegmentEntries on.
@@ -14,11 +12,18 @@ type Segment struct {
 	Number  uint64
 	Entries []Entry
 
-	leaves []Hash // of the entries, where they were hashed already
+	nodes tree // over the entries, where they were hashed already
 }
 
 // Root is the segment's node of the tree.
-func (s Segment) Root() Hash { return root(leaves(s.Entries)) }
+func (s Segment) Root() Hash { return s.tree().root() }
+
+func (s Segment) tree() tree {
+	if s.nodes != nil {
+		return s.nodes
+	}
+	return treeOf(leaves(s.Entries))
+}
 
 // leaves are tlog.RecordHash of each entry, hashed in one buffer.
 func leaves(entries []Entry) []Hash {
@@ -33,15 +38,6 @@ func leaves(entries []Entry) []Hash {
 
 // leafPrefix tells leaves from nodes: RFC 6962, section 2.1.
 const leafPrefix = 0
-
-// root is the root over leaves, as many as a power of two.
-func root(h []Hash) Hash {
-	if len(h) == 1 {
-		return h[0]
-	}
-	half := len(h) / 2
-	return tlog.NodeHash(root(h[:half]), root(h[half:]))
-}
 
 // Encode is the segment as it is kept: each entry as index, clock, the record's
 // length in four bytes, big-endian, and the record; then the hashes of all
@@ -58,7 +54,7 @@ func (s Segment) Encode() []byte {
 		out = binary.BigEndian.AppendUint32(out, uint32(len(e.Record)))
 		out = append(out, e.Record...)
 	}
-	h := s.leaves
+	h := s.nodes.hashes()
 	if h == nil {
 		h = leaves(s.Entries)
 	}
@@ -109,9 +105,9 @@ func Decode(b []byte, number uint64, want Hash) (Segment, error) {
 	for i := range said {
 		copy(said[i][:], b[i*len(Hash{}):])
 	}
-	have := leaves(s.Entries)
-	if root(said) != want {
-		if root(have) == want { // the entries are, their hashes are not
+	have, nodes := leaves(s.Entries), treeOf(said)
+	if nodes.root() != want {
+		if treeOf(have).root() == want { // the entries are, their hashes are not
 			return Segment{}, errSegment
 		}
 		return Segment{}, &BadError{number, -1}
@@ -121,6 +117,6 @@ func Decode(b []byte, number uint64, want Hash) (Segment, error) {
 			return Segment{}, &BadError{number, int64(number)*SegmentEntries + int64(i)}
 		}
 	}
-	s.leaves = have
+	s.nodes = nodes
 	return s, nil
 }
