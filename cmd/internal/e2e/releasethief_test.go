@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/netip"
@@ -38,14 +39,20 @@ func (a *attack) stealDisk(t *testing.T, host string, addrs []string) *releaseTh
 	return th
 }
 
-// asks shows the copy's ticket to every manager, and is what the leader says to it.
-func (th *releaseThief) asks() string {
+// ticket is the copy's.
+func (th *releaseThief) ticket() []byte {
 	th.t.Helper()
 	st, err := th.keyd.Status(th.t.Context())
 	if err != nil || len(st.GetTicket()) == 0 {
 		th.t.Fatal("the copy has no ticket:", st, err)
 	}
-	said := ""
+	return st.GetTicket()
+}
+
+// asks shows the copy's ticket to every manager, and is what the leader says to it.
+func (th *releaseThief) asks() string {
+	th.t.Helper()
+	ticket, said := th.ticket(), ""
 	for _, addr := range th.addrs {
 		ctx, cancel := context.WithTimeout(th.t.Context(), 10*time.Second)
 		r, err := func() (*controlpb.ReleaseResponse, error) {
@@ -58,7 +65,7 @@ func (th *releaseThief) asks() string {
 				return nil, err
 			}
 			defer c.Close()
-			return controlpb.NewUnlockingClient(c).Release(ctx, &controlpb.ReleaseRequest{Ticket: st.GetTicket()})
+			return controlpb.NewUnlockingClient(c).Release(ctx, &controlpb.ReleaseRequest{Ticket: ticket})
 		}()
 		cancel()
 		switch text := status.Convert(err).Message(); {
@@ -168,7 +175,17 @@ func TestReleaseThief(t *testing.T) {
 		}
 		return ""
 	})
-	c.ok("manager-1", "store", "rotate-key", m) // a state, and a ticket, more
+	// A state, and a ticket, more. Its store gets a new key for the new slot too: what was
+	// asked for first can have been that one, from before the theft. The last one is told
+	// together with every ticket of before it.
+	eventually(t, 60*time.Second, func() string {
+		c.ok("manager-1", "store", "rotate-key", m)
+		if bytes.Equal(a.stealDisk(t, m, others).ticket(), newer.ticket()) {
+			return m + " has no newer ticket"
+		}
+		return ""
+	})
+	c.ok("manager-1", "store", "rotate-key", m)
 	c.lab("kill", "--containers", m)
 	c.lab("start", m)
 	eventually(t, 30*time.Second, func() string {
