@@ -74,7 +74,7 @@ func TestRun(t *testing.T) {
 		"dangling test":  {"TestHandshakePolicy", "TestHandshakes", "1 findings"},
 		"duplicated id":  {"id: T-002", "id: T-001", "1 findings"},
 		"past review":    {"review: \"2027-11-30\"", "review: \"2025-11-30\"", "1 findings"},
-		"a control":      {"    tests:\n", "    controls: [tls-is-on]\n    tests:\n", "1 findings"},
+		"a control":      {"    controls: [", "    controls: [tls-is-on, ", "1 findings"},
 		"not a mapping":  {"version: 1\n", "- version: 1\n", "threats.yaml:"},
 		"orphaned owner": {"owners:\n", "owners:\n  - {id: nobody, text: x}\n", "1 findings"},
 	} {
