@@ -187,8 +187,12 @@ func (e *Engine) needOfActs(r raftstore.Reader, p Principal, acts []authz.Act) (
 	return out, nil
 }
 
-// mayGrant returns a refusal unless p is there, and may both approve and do all of acts.
+// mayGrant returns a refusal unless p is there, may both approve and do all of acts, and
+// is somebody who counts.
 func (e *Engine) mayGrant(r raftstore.Reader, p Principal, acts []authz.Act) error {
+	if !p.counts() {
+		return apierr.Denied("a person must, or root of another manager", "%s is a user of a machine, and may be anybody who approves elsewhere", Named(r, p))
+	}
 	if !exists(r, p) {
 		return apierr.Denied("", "there is no %s any more", Named(r, p))
 	}
@@ -212,10 +216,15 @@ func (e *Engine) DecideApproval(tx *raftstore.Tx, p Principal, id string, grant 
 		return nil, apierr.State("look at it again: `redoubt approval show "+id+"`", "what was looked at is not what approval %s is for", id)
 	}
 	requester := PrincipalOf(a.GetRequester())
-	if grant {
-		if err := e.checkGrant(tx, a, p, requester); err != nil {
-			return nil, err
-		}
+	var err error
+	switch {
+	case grant:
+		err = e.checkGrant(tx, a, p, requester)
+	case p.party() != requester.party():
+		err = e.mayGrantThis(tx, a, p)
+	}
+	if err != nil {
+		return nil, err
 	}
 	a = proto.CloneOf(a)
 	a.Votes = append(a.Votes, &pkipb.Vote{By: p.Record(), Denied: !grant, At: tx.Now().Unix()})
@@ -238,6 +247,12 @@ func (e *Engine) checkGrant(tx *raftstore.Tx, a *pkipb.Approval, p, requester Pr
 	if p.Kind != pkipb.Principal_KIND_PERSON && s.Need.Parties == 0 && !s.Need.None() {
 		return apierr.Denied("", "%s is nobody in particular, and %s counts people", Named(tx, p), strings.Join(s.Need.By, "; "))
 	}
+	return e.mayGrantThis(tx, a, p)
+}
+
+// mayGrantThis is mayGrant for what an approval is for. Who may not grant it may not end
+// it either, but where it is their own.
+func (e *Engine) mayGrantThis(r raftstore.Reader, a *pkipb.Approval, p Principal) error {
 	request, err := RequestOf(a)
 	if err != nil {
 		return err
@@ -246,7 +261,7 @@ func (e *Engine) checkGrant(tx *raftstore.Tx, a *pkipb.Approval, p, requester Pr
 	if err != nil {
 		return err
 	}
-	return e.mayGrant(tx, p, acts)
+	return e.mayGrant(r, p, acts)
 }
 
 // ResolveApproval finds one by its id, or the beginning of it.

@@ -52,6 +52,9 @@ func watched(t testing.TB, clock raftstore.Clock) (w *world, m3 string) {
 func (w *world) admitted(p Principal, method string, req proto.Message) (context.Context, error) {
 	w.t.Helper()
 	id := authz.Identity{LocalRoot: p.Node != "", LocalRootOf: p.Node, Person: p.Name}
+	if p.Kind == pkipb.Principal_KIND_LOCAL_USER {
+		id = authz.Identity{User: p.Name, UserOf: p.Node}
+	}
 	ctx := authz.NewContext(w.t.Context(), id)
 	acts, err := authz.ActsOf(method, req)
 	if err != nil {
@@ -200,6 +203,70 @@ func TestWhoCounts(t *testing.T) {
 	says(t, w.create(w.root(), req), "2 of 3 people or managers")
 	if w.hasRole("drainer") {
 		t.Error("it took effect with one who is gone")
+	}
+}
+
+// TestUsersOfMachinesCountForNothing: who is a user of two managers is one person, and
+// may be a person besides.
+func TestUsersOfMachinesCountForNothing(t *testing.T) {
+	w, m3 := watched(t, nil)
+	ann := w.user("ann")
+	again := Principal{pkipb.Principal_KIND_LOCAL_USER, "ann", w.m2}
+	for _, p := range []Principal{ann, again} {
+		w.bind(SecurityAdmin, p, nil)
+	}
+	req := &controlpb.CreateRoleRequest{Name: "drainer", Verbs: []string{"node.update"}}
+	a := w.waits(w.create(ann, req))
+	says(t, w.create(ann, req), "0 of 2 people or managers")
+	says(t, w.decideOn(again, a, true), "user:ann@m2 is a user of a machine")
+	w.must(func(tx *raftstore.Tx) error { // as one of before wrote it down
+		b := proto.CloneOf(a)
+		b.Votes = append(b.Votes, &pkipb.Vote{By: again.Record(), At: tx.Now().Unix()})
+		s, err := w.e.Standing(tx, b)
+		if err != nil || s.Enough || s.Counts[0] {
+			t.Errorf("%+v, %v", s, err)
+		}
+		return nil
+	})
+	w.grants(rootOf(w.m2), a)
+	says(t, w.create(ann, req), "1 of 2 people or managers")
+	w.grants(rootOf(m3), a)
+	if err := w.create(ann, req); err != nil || !w.hasRole("drainer") {
+		t.Error(err)
+	}
+
+	// Nor is a policy attainable by them.
+	var roots tally
+	for _, p := range []Principal{w.root(), ann, again, rootOf(w.m2)} {
+		roots.add(p)
+	}
+	for _, c := range []struct {
+		p       Principal
+		parties int
+		want    bool
+	}{{ann, 1, true}, {ann, 2, false}, {w.root(), 2, true}, {w.root(), 3, false}, {rootOf(m3), 3, true}, {person("ann"), 3, true}} {
+		if got := roots.enoughWith(c.p, Need{Parties: c.parties}); got != c.want {
+			t.Errorf("%s, with roots of m1 and m2, is %d: %v", c.p.Text(""), c.parties, got)
+		}
+	}
+}
+
+// TestWhoMayEndIt: who could be for it, and who asked.
+func TestWhoMayEndIt(t *testing.T) {
+	w, m3 := watched(t, nil)
+	req := &controlpb.CreateRoleRequest{Name: "drainer", Verbs: []string{"node.update"}}
+	a := w.waits(w.create(w.root(), req))
+	says(t, w.decideOn(Principal{pkipb.Principal_KIND_LOCAL_USER, "bob", w.m2}, a, false), "is a user of a machine")
+	w.must(func(tx *raftstore.Tx) error {
+		return SetPolicy(tx, "not-m3", `forbid (principal == Redoubt::LocalRoot::"`+m3+`", action == Redoubt::Action::"role.create", resource);`)
+	})
+	says(t, w.decideOn(rootOf(m3), a, false), "root:m3 may not role.create")
+	if err := w.decideOn(w.root(), a, false); err != nil {
+		t.Errorf("who asked cannot withdraw it: %v", err)
+	}
+	b := w.waits(w.create(w.root(), req))
+	if err := w.decideOn(rootOf(w.m2), b, false); err != nil {
+		t.Error(err)
 	}
 }
 

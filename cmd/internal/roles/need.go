@@ -20,8 +20,8 @@ import (
 
 // A forbid with one of these says how many must be for what it is about, the one who
 // does it among them; then it forbids no more. @people counts persons. @parties counts
-// managers' machines, too: each as one, whoever is on it, as its root can be everybody
-// there.
+// roots of managers, too. Users of a machine count for nothing: one person may be a user
+// of several, and of the machine alone is known who is which.
 const (
 	peopleAnnotation  = "people"
 	partiesAnnotation = "parties"
@@ -67,12 +67,18 @@ func (n Need) and(o Need) Need {
 	return Need{max(n.People, o.People), max(n.Parties, o.Parties), by}
 }
 
+// counts reports whether p being for a request is one more who is.
+func (p Principal) counts() bool { return p.Kind != pkipb.Principal_KIND_LOCAL_USER }
+
 // tally is who is for a request, each once.
 type tally struct{ people, parties map[string]bool }
 
 func (t *tally) add(p Principal) {
 	if t.parties == nil {
 		t.people, t.parties = map[string]bool{}, map[string]bool{}
+	}
+	if !p.counts() {
+		return
 	}
 	if t.parties[p.party()] = true; p.Kind == pkipb.Principal_KIND_PERSON {
 		t.people[p.Name] = true
@@ -81,10 +87,13 @@ func (t *tally) add(p Principal) {
 
 func (t *tally) enough(n Need) bool { return len(t.people) >= n.People && len(t.parties) >= n.Parties }
 
-// enoughWith is enough with p besides.
+// enoughWith is enough where p asks: of the machine that p is a user of nobody is for it.
 func (t *tally) enoughWith(p Principal, n Need) bool {
 	people, parties := len(t.people), len(t.parties)
-	if !t.parties[p.party()] {
+	switch there := t.parties[p.party()]; {
+	case there && !p.counts():
+		parties--
+	case !there && p.counts():
 		parties++
 	}
 	if p.Kind == pkipb.Principal_KIND_PERSON && !t.people[p.Name] {
@@ -105,7 +114,7 @@ func (t *tally) of(n Need) string {
 	return strings.Join(out, ", ")
 }
 
-// party is what p counts as: whoever is root on a machine can be each of its users.
+// party is who p may be as well: whoever is root on a machine can be each of its users.
 func (p Principal) party() string {
 	if p.Kind == pkipb.Principal_KIND_PERSON {
 		return "person " + p.Name
