@@ -110,6 +110,7 @@ func (s *stream) RecvMsg(m any) error {
 		return err
 	}
 	s.begun = true
+	s.draft.Approval = authz.ApprovalOf(s.ServerStream.Context()) // known since it was judged
 	if p, ok := m.(proto.Message); ok {
 		describe(s.draft, s.method, p)
 	}

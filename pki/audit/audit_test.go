@@ -156,3 +156,33 @@ func TestDescribe(t *testing.T) {
 		t.Error(said)
 	}
 }
+
+// judgedStream is a stream whose request is judged when it is read, as package authz
+// does: its context has the approval since then.
+type judgedStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *judgedStream) Context() context.Context { return s.ctx }
+func (s *judgedStream) RecvMsg(any) error {
+	s.ctx = authz.WithApproval(s.ctx, "approved")
+	return nil
+}
+
+// TestStreamNamesItsApproval: what a stream changes is recorded with the approval that
+// its request has.
+func TestStreamNamesItsApproval(t *testing.T) {
+	log, store := newLog(t)
+	ss := &judgedStream{ctx: authz.NewContext(t.Context(), authz.Identity{Person: "ann"})}
+	err := log.Stream(nil, ss, &grpc.StreamServerInfo{FullMethod: "/redoubt.control.v1.Authority/RotateCA"}, func(_ any, ss grpc.ServerStream) error {
+		if err := ss.RecvMsg(&pkipb.Node{}); err != nil {
+			return err
+		}
+		return store.Update(ss.Context(), func(tx *raftstore.Tx) error { return pkistore.Nodes.Put(tx, &pkipb.Node{Id: "n", Name: "n"}) })
+	})
+	got := recordsOf(t, store)
+	if err != nil || len(got) != 1 || got[0].GetApproval() != "approved" {
+		t.Errorf("%v, %v", got, err)
+	}
+}

@@ -240,7 +240,10 @@ func (a *Authorizer) admit(ctx context.Context, method string) (Identity, error)
 	p, _ := peer.FromContext(ctx)
 	user, err := userOf(ctx)
 	if err != nil {
-		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", err)
+		reason := status.Convert(err).Message()
+		id, _ := a.identify(p, "") // whose machine says so
+		a.refused.Warn(sourceOf(p), "refused a call", "method", method, "reason", reason)
+		a.cfg.Refused(id, method, reason)
 		return Identity{}, err
 	}
 	return a.admitPeer(p, user, method)

@@ -71,6 +71,21 @@ func TestUserCalls(t *testing.T) {
 	}
 }
 
+// TestMalformedUserIsRecorded: a manager that names no possible user is a refusal of that
+// manager, as every other one is.
+func TestMalformedUserIsRecorded(t *testing.T) {
+	d := newDirectory()
+	var got []Identity
+	a := New(Config{Directory: d, Judge: new(judge), Refused: func(id Identity, _, _ string) { got = append(got, id) }})
+	m := d.node(profilepb.Role_ROLE_MANAGER)
+	for _, users := range [][]string{{"root"}, {"ann", "bob"}, {""}} {
+		got = nil
+		if tryUnary(a, saying(overTLS(ALPNUser, m), users...), methodOf(authzpb.Caller_CALLER_LOCAL_USER)) == nil || len(got) != 1 || got[0].NodeID != m.NodeID || got[0].User != "" {
+			t.Errorf("%q: refusals of %+v are recorded", users, got)
+		}
+	}
+}
+
 // TestCarriedAs: who a local socket's caller is says by which protocol a call goes on,
 // and what is said of it; and so where the call is answered in place.
 func TestCarriedAs(t *testing.T) {
