@@ -38,9 +38,9 @@ func (a *archive) aad(n uint64) []byte {
 	return a.bind.fileAAD(archiveDir + "/" + fmt.Sprintf(segmentName, n))
 }
 
-// read returns a segment of that root.
+// read returns a segment of that root, for a Reader.
 func (a *archive) read(n uint64, want auditlog.Hash) (auditlog.Segment, error) {
-	s, err := a.open(n, want)
+	s, err := a.open(n, want, auditlog.Open)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, &MissingError{n}
 	}
@@ -51,7 +51,7 @@ func (a *archive) read(n uint64, want auditlog.Hash) (auditlog.Segment, error) {
 	return s, err
 }
 
-func (a *archive) open(n uint64, want auditlog.Hash) (auditlog.Segment, error) {
+func (a *archive) open(n uint64, want auditlog.Hash, decode func([]byte, uint64, auditlog.Hash) (auditlog.Segment, error)) (auditlog.Segment, error) {
 	sealed, err := atomicfile.ReadBounded(a.path(n), auditlog.MaxSegmentBytes+maxSealedOverhead)
 	if err != nil {
 		return auditlog.Segment{}, err
@@ -60,12 +60,12 @@ func (a *archive) open(n uint64, want auditlog.Hash) (auditlog.Segment, error) {
 	if err != nil {
 		return auditlog.Segment{}, err
 	}
-	return auditlog.Decode(plain, n, want)
+	return decode(plain, n, want)
 }
 
 // keep writes a segment, unless it is there.
 func (a *archive) keep(s auditlog.Segment) error {
-	if _, err := a.open(s.Number, s.Root()); err == nil {
+	if _, err := a.open(s.Number, s.Root(), auditlog.Decode); err == nil {
 		return nil // the log is applied again
 	}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {

@@ -191,7 +191,7 @@ func TestSegmentOnDisk(t *testing.T) {
 		}
 	}
 	// By hand, with the key.
-	s, err := f.archive.open(1, f.state.audit.Roots()[1])
+	s, err := f.archive.open(1, f.state.audit.Roots()[1], auditlog.Decode)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func grown(t testing.TB, n int, kept map[uint64][]byte) Log {
 }
 
 func reader(l Log, kept map[uint64][]byte) *Reader {
-	return &Reader{Log: l, Segment: func(n uint64, want Hash) (Segment, error) { return Decode(kept[n], n, want) }}
+	return &Reader{Log: l, Segment: func(n uint64, want Hash) (Segment, error) { return Open(kept[n], n, want) }}
 }
 
 // TestTreeIsTlogs holds roots and proofs against tlog's own storage of hashes.
@@ -149,6 +149,43 @@ func TestSegmentIsJudged(t *testing.T) {
 	kept[1] = changed(record)
 	if err := reader(l, kept).Verify(t.Context(), nil); !errors.As(err, &bad) || bad.Entry != 1030 {
 		t.Errorf("Verify: %v", err)
+	}
+}
+
+// TestEntryIsHeld: of a segment that was opened, an entry is held against its leaf as
+// it is read, and all of them where all are.
+func TestEntryIsHeld(t *testing.T) {
+	kept := map[uint64][]byte{}
+	l := grown(t, 4*SegmentEntries, kept)
+	kept[1][bytes.Index(kept[1], []byte("record 1030"))] ^= 1
+	r := reader(l, kept)
+	var bad *BadError
+	if _, err := r.Entry(1030); !errors.As(err, &bad) || bad.Entry != 1030 {
+		t.Errorf("a changed record: %v", err)
+	}
+	e, err := r.Entry(1031)
+	if err != nil || string(e.Record) != "record 1031" {
+		t.Errorf("the one beside it: %v, %v", e, err)
+	}
+	p, err := r.Prove(1031, l.Size())
+	if err != nil || tlog.CheckRecord(p, int64(l.Size()), root1(t, l), 1031, e.Hash()) != nil {
+		t.Errorf("it is not proved: %v", err)
+	}
+	if _, err := r.FullSegment(1); !errors.As(err, &bad) || bad.Entry != 1030 {
+		t.Errorf("the segment goes to others: %v", err)
+	}
+	// What is in memory is judged, too.
+	kept = map[uint64][]byte{}
+	l = grown(t, 4*SegmentEntries, kept)
+	l.kept[0].Entries = slices.Clone(l.kept[0].Entries)
+	l.kept[0].Entries[3].Clock++
+	if err := reader(l, kept).Verify(t.Context(), nil); err == nil {
+		t.Error("a changed entry in memory is not found")
+	}
+	l = grown(t, 5, nil)
+	l.open[2].Clock++
+	if err := reader(l, nil).Verify(t.Context(), nil); !errors.As(err, &bad) || bad.Entry != 2 {
+		t.Errorf("a changed entry of the segment that is not full: %v", err)
 	}
 }
 

@@ -60,10 +60,11 @@ var (
 // Log is the log at some length. It does not change: Append gives another. The
 // zero Log is empty.
 type Log struct {
-	over tree      // the roots of all full segments, and the nodes over them
-	kept []Segment // the newest of those, in order
-	open []Entry   // of the segment that is not full
-	tail *int      // how much of open's array is in use, by whichever Log
+	over   tree      // the roots of all full segments, and the nodes over them
+	kept   []Segment // the newest of those, in order
+	open   []Entry   // of the segment that is not full
+	leaves []Hash    // of those
+	tail   *int      // how much of the arrays of both is in use, by whichever Log
 }
 
 // Size is how many entries there are.
@@ -99,16 +100,16 @@ func (l Log) Append(e Entry) (Log, error) {
 		return l, err
 	}
 	if l.tail == nil || *l.tail != len(l.open) { // somebody appended to the same Log
-		l.open, l.tail = slices.Clone(l.open), new(int)
+		l.open, l.leaves, l.tail = slices.Clone(l.open), slices.Clone(l.leaves), new(int)
 	}
-	l.open = append(l.open, e)
+	l.open, l.leaves = append(l.open, e), append(l.leaves, e.Hash())
 	if *l.tail = len(l.open); len(l.open) < SegmentEntries {
 		return l, nil
 	}
-	s := Segment{Number: l.Segments(), Entries: l.open}
+	s := Segment{Number: l.Segments(), Entries: l.open, nodes: treeOf(l.leaves)}
 	l.over = l.over.with(s.Root())
 	l.kept = append(slices.Clip(l.kept), s)
-	l.open, l.tail = nil, nil
+	l.open, l.leaves, l.tail = nil, nil, nil
 	return l, nil
 }
 
@@ -137,7 +138,7 @@ func Restored(roots []Hash, entries []Entry) (Log, error) {
 	l := Log{over: treeOf(slices.Clone(roots))}
 	for i := range full {
 		s := Segment{Number: uint64(len(roots) - full + i), Entries: slices.Clone(entries[i*SegmentEntries : (i+1)*SegmentEntries])}
-		if s.Root() != roots[s.Number] {
+		if s.nodes = s.tree(); s.Root() != roots[s.Number] {
 			return Log{}, fmt.Errorf("the entries of segment %d have another root", s.Number)
 		}
 		l.kept = append(l.kept, s)

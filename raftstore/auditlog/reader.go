@@ -13,12 +13,13 @@ import (
 // goroutine.
 type Reader struct {
 	Log Log
-	// Segment returns a full segment, whose root must be want. Nil: no older
-	// entries are to be had.
+	// Segment returns a full segment, whose root must be want: one of Open or Decode.
+	// Nil: no older entries are to be had.
 	Segment func(number uint64, want Hash) (Segment, error)
 
-	last  *Segment // read last
+	last  *Segment // full, read last
 	nodes tree     // over its entries; nil until they are needed
+	open  tree     // over those of the segment that is not full; nil likewise
 }
 
 var errRange = errors.New("the audit log has no such entry")
@@ -32,7 +33,7 @@ func (r *Reader) segment(n uint64) (*Segment, error) {
 	case n > full:
 		return nil, errRange
 	case n == full:
-		r.last = &Segment{Number: n, Entries: r.Log.open}
+		return &Segment{Number: n, Entries: r.Log.open}, nil
 	case n >= first:
 		r.last = &r.Log.kept[n-first]
 	case r.Segment == nil:
@@ -54,6 +55,9 @@ func (r *Reader) FullSegment(n uint64) (Segment, error) {
 		return Segment{}, errRange
 	}
 	s, err := r.segment(n)
+	if err == nil && s.unheld {
+		err = s.hold()
+	}
 	if err != nil {
 		return Segment{}, err
 	}
@@ -69,7 +73,7 @@ func (r *Reader) Entry(n uint64) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	return s.Entries[n%SegmentEntries], nil
+	return s.entry(n % SegmentEntries)
 }
 
 // ReadHashes implements tlog.HashReader.
@@ -95,6 +99,12 @@ func (r *Reader) node(level int, n uint64) (Hash, error) {
 		return r.Log.over[level-segmentLevel][n], nil
 	}
 	each := uint64(SegmentEntries) >> level // nodes of that level in a segment
+	if n/each == r.Log.Segments() {
+		if r.open == nil {
+			r.open = treeOf(r.Log.leaves)
+		}
+		return r.open[level][n%each], nil
+	}
 	s, err := r.segment(n / each)
 	if err != nil {
 		return Hash{}, err
@@ -152,12 +162,22 @@ func (r *Reader) Verify(ctx context.Context, told func(entries uint64)) error {
 		if err != nil {
 			return err
 		}
-		if n >= r.Log.Segments()-uint64(len(r.Log.kept)) && s.Root() != r.Log.over[0][n] { // others were judged as they were read
-			return &BadError{n, -1}
+		if n >= r.Log.Segments()-uint64(len(r.Log.kept)) {
+			if treeOf(leaves(s.Entries)).root() != r.Log.over[0][n] {
+				return &BadError{n, -1}
+			}
+		} else if s.unheld {
+			if err := s.hold(); err != nil {
+				return err
+			}
 		}
 		if told != nil {
 			told((n + 1) * SegmentEntries)
 		}
+	}
+	open := Segment{Number: r.Log.Segments(), Entries: r.Log.open, nodes: tree{r.Log.leaves}}
+	if err := open.hold(); err != nil {
+		return err
 	}
 	return missing
 }

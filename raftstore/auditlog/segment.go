@@ -13,6 +13,9 @@ type Segment struct {
 	Entries []Entry
 
 	nodes tree // over the entries, where they were hashed already
+	// unheld: the nodes are those of the log, and whether the entries are theirs was
+	// not looked at.
+	unheld bool
 }
 
 // Root is the segment's node of the tree.
@@ -85,6 +88,44 @@ func (e *BadError) Error() string {
 // believed: anything else than what was appended is an error, a *BadError where
 // the encoding is one of a segment.
 func Decode(b []byte, number uint64, want Hash) (Segment, error) {
+	s, err := Open(b, number, want)
+	if err == nil {
+		err = s.hold()
+	}
+	if err != nil {
+		return Segment{}, err
+	}
+	return s, nil
+}
+
+// hold holds all entries against the nodes over them.
+func (s *Segment) hold() error {
+	for i, h := range leaves(s.Entries) {
+		if h != s.nodes[0][i] {
+			return s.bad(i)
+		}
+	}
+	s.unheld = false
+	return nil
+}
+
+// entry is the i-th, held against its leaf.
+func (s *Segment) entry(i uint64) (Entry, error) {
+	e := s.Entries[i]
+	if s.unheld && e.Hash() != s.nodes[0][i] {
+		return Entry{}, s.bad(int(i))
+	}
+	return e, nil
+}
+
+func (s *Segment) bad(i int) error {
+	return &BadError{s.Number, int64(s.Number)*SegmentEntries + int64(i)}
+}
+
+// Open is Decode for a Reader, which is asked for one entry or none: the hashes of
+// all leaves, as b has them, are those of the log, and each entry is held against its
+// own as it is read.
+func Open(b []byte, number uint64, want Hash) (Segment, error) {
 	s := Segment{Number: number, Entries: make([]Entry, SegmentEntries)}
 	for i := range s.Entries {
 		if len(b) < entryHeadBytes {
@@ -105,18 +146,11 @@ func Decode(b []byte, number uint64, want Hash) (Segment, error) {
 	for i := range said {
 		copy(said[i][:], b[i*len(Hash{}):])
 	}
-	have, nodes := leaves(s.Entries), treeOf(said)
-	if nodes.root() != want {
-		if treeOf(have).root() == want { // the entries are, their hashes are not
+	if s.nodes, s.unheld = treeOf(said), true; s.nodes.root() != want {
+		if treeOf(leaves(s.Entries)).root() == want { // the entries are, their hashes are not
 			return Segment{}, errSegment
 		}
 		return Segment{}, &BadError{number, -1}
 	}
-	for i := range said {
-		if said[i] != have[i] {
-			return Segment{}, &BadError{number, int64(number)*SegmentEntries + int64(i)}
-		}
-	}
-	s.nodes = nodes
 	return s, nil
 }
