@@ -69,6 +69,9 @@ type journal struct {
 	key  []byte // nil while locked
 	// issued are the keys of what was signed, as far as this file says.
 	issued map[given]bool
+	// marks are lines that were read, the newest first. A file that is set aside has
+	// another name.
+	marks []mark
 }
 
 // given is to whom a certificate was given, and for which key.
@@ -255,7 +258,7 @@ func (j *journal) setAside(why string) error {
 	if err := j.close(); err != nil {
 		return err
 	}
-	j.size, j.issued = 0, nil
+	j.size, j.issued, j.marks = 0, nil, nil
 	name := fmt.Sprintf("%s.%020d.%s", j.path, time.Now().UnixNano(), why)
 	if err := os.Rename(j.path, name); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {

@@ -1,17 +1,16 @@
 package keyd
 
 import (
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
-	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
 )
 
@@ -21,25 +20,77 @@ type line struct {
 	hash string
 }
 
+// mark is a line that was walked past on the way back, and where it ends in which
+// file: from there on it is not far to lines that are long ago.
+type mark struct {
+	path string
+	end  int64 // without the newline; negative: the file's
+	seq  uint64
+	hash string
+}
+
 // since returns what was written behind the line of that number and hash, the
-// oldest first, and whether that line is there. It goes back from the last line,
-// whose hash is in memory and of which each says the hash of the one before, so
+// oldest first and maxRead lines at most, and whether that line is there; where it is
+// not, only lines younger than after, in Unix nanoseconds. It goes back from the last
+// line, whose hash is in memory and of which each says the hash of the one before, so
 // that nothing it returns was changed since it was written or, in this file,
 // unlocked. errJournalDamaged: this file is not what was written.
-func (j *journal) since(seq uint64, hash string) (lines []line, found bool, err error) {
-	want := j.last
-	at := func() bool {
-		return want == hash && (len(lines) == 0 && j.seq == seq || len(lines) > 0 && lines[len(lines)-1].Seq == seq+1)
-	}
+func (j *journal) since(seq uint64, hash string, after int64) (lines []line, found bool, err error) {
 	old, err := filepath.Glob(j.path + ".*.old") // sorted, and names sort by time
 	if err != nil {
 		return nil, false, err
 	}
 	slices.Reverse(old)
-	for i, path := range append([]string{j.path}, old...) {
-		raw, err := atomicfile.ReadBounded(path, 2*maxJournal)
+	w := walk{files: append([]string{j.path}, old...), seq: seq, hash: hash, after: after, grown: j.size > 0}
+	if from := j.near(seq); from.path != "" {
+		if lines, found, err = w.back(from); err == nil && found {
+			return lines, true, nil
+		}
+	}
+	lines, found, err = w.back(mark{path: j.path, end: -1, seq: j.seq, hash: j.last})
+	if len(w.marks) > 0 {
+		j.marks = w.marks
+	}
+	return lines, found, err
+}
+
+// near is the mark next to what comes behind a line, as much as one answer has; none
+// has no path.
+func (j *journal) near(seq uint64) (out mark) {
+	for _, m := range j.marks { // the newest first
+		if m.seq < seq+maxRead {
+			break
+		}
+		out = m
+	}
+	return out
+}
+
+// walk goes back through the files of a journal, the newest first, to a line.
+type walk struct {
+	files []string
+	seq   uint64
+	hash  string
+	after int64
+	grown bool // the newest file has lines
+
+	marks []mark // each so many lines
+}
+
+// back is since, from a line on.
+func (w *walk) back(from mark) (lines []line, found bool, err error) {
+	w.marks = nil
+	var all, younger oldest
+	seq, want := from.seq, from.hash // of the line that comes next
+	ended := func() bool { return seq == w.seq && want == w.hash || want == "" }
+	for i := max(slices.Index(w.files, from.path), 0); i < len(w.files); i++ {
+		path, end := w.files[i], int64(-1)
+		if path == from.path {
+			end = from.end
+		}
+		b, err := openBackward(path, end)
 		if errors.Is(err, fs.ErrNotExist) {
-			if i == 0 && j.size > 0 {
+			if i == 0 && w.grown {
 				return nil, false, errJournalDamaged
 			}
 			continue
@@ -47,27 +98,64 @@ func (j *journal) since(seq uint64, hash string) (lines []line, found bool, err 
 		if err != nil {
 			return nil, false, err
 		}
-		raw = bytes.TrimSuffix(bytes.TrimPrefix(raw, []byte(journalMagic)), []byte("\n"))
-		for len(raw) > 0 && len(lines) < maxBehind && !at() {
-			start := bytes.LastIndexByte(raw, '\n') + 1
-			e, h, _, err := parseLine(raw[start:])
-			if err != nil || h != want {
-				if i == 0 {
-					return nil, false, errJournalDamaged
-				}
-				raw = nil // of another chain, or changed: what is there ends here
+		for !ended() {
+			text, end, err := b.line()
+			if err == io.EOF {
 				break
 			}
-			lines, want = append(lines, line{e, h}), e.Prev
-			raw = raw[:max(start-1, 0)]
+			var l line
+			if err == nil {
+				l.entry, l.hash, _, err = parseLine(text)
+			}
+			if err != nil || l.hash != want {
+				if i == 0 {
+					return nil, false, errors.Join(errJournalDamaged, b.file.Close())
+				}
+				break // of another chain, or changed: what is there ends here
+			}
+			if all.met > 0 && all.met%maxRead == 0 {
+				w.marks = append(w.marks, mark{path, end, l.Seq, l.hash})
+			}
+			all.meet(l)
+			if l.Time.UnixNano() > w.after {
+				younger.meet(l)
+			}
+			seq, want = l.Seq-1, l.Prev
 		}
-		if at() || len(lines) >= maxBehind || want == "" {
+		if err := b.file.Close(); err != nil {
+			return nil, false, err
+		}
+		if ended() {
 			break
 		}
 	}
-	found = at()
-	slices.Reverse(lines)
-	return lines, found, nil
+	if seq == w.seq && want == w.hash {
+		return all.inOrder(), true, nil
+	}
+	return younger.inOrder(), false, nil
+}
+
+// oldest keeps the maxRead lines that were met last: on the way back, the oldest.
+type oldest struct {
+	lines []line
+	met   int
+}
+
+func (o *oldest) meet(l line) {
+	if len(o.lines) < maxRead {
+		o.lines = append(o.lines, l)
+	} else {
+		o.lines[o.met%maxRead] = l
+	}
+	o.met++
+}
+
+// inOrder returns them, the oldest first.
+func (o *oldest) inOrder() (out []line) {
+	for i := range o.lines {
+		out = append(out, o.lines[(o.met-1-i)%maxRead])
+	}
+	return out
 }
 
 // readJournal tells what keyd wrote down behind a line that was read before.
@@ -78,7 +166,9 @@ func (s *Server) readJournal(req *keydpb.ReadJournalRequest) (*keydpb.ReadJourna
 	if len(req.GetHash()) > 32 {
 		return nil, invalid("the hash of a line has 32 bytes")
 	}
-	lines, found, err := s.journal.since(req.GetSeq(), hex.EncodeToString(req.GetHash()))
+	// Where a line is lost, those that were read before are there under other numbers,
+	// or are not: time tells.
+	lines, found, err := s.journal.since(req.GetSeq(), hex.EncodeToString(req.GetHash()), req.GetAt())
 	if errors.Is(err, errJournalDamaged) {
 		s.log.Error("the journal does not verify", "err", err)
 		if err := s.journal.setAside("damaged"); err != nil {
@@ -88,19 +178,16 @@ func (s *Server) readJournal(req *keydpb.ReadJournalRequest) (*keydpb.ReadJourna
 		if err := s.reportDamage(); err != nil {
 			return nil, err
 		}
-		lines, found, err = s.journal.since(req.GetSeq(), hex.EncodeToString(req.GetHash()))
+		lines, found, err = s.journal.since(req.GetSeq(), hex.EncodeToString(req.GetHash()), req.GetAt())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("keyd: reading the journal: %w", err)
 	}
-	resp := &keydpb.ReadJournalResponse{Lost: !found && req.GetSeq() > 0, Seq: s.journal.seq}
+	resp := &keydpb.ReadJournalResponse{Lost: !found, Seq: s.journal.seq}
 	if resp.Hash, err = hex.DecodeString(s.journal.last); err != nil {
 		return nil, err
 	}
-	if resp.Lost { // what was read before is there under other numbers, or is not
-		lines = slices.DeleteFunc(lines, func(l line) bool { return l.Time.UnixNano() <= req.GetAt() })
-	}
-	for _, l := range lines[:min(len(lines), maxRead)] {
+	for _, l := range lines {
 		told, err := l.told()
 		if err != nil {
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -113,15 +114,15 @@ func TestReadJournalOverFiles(t *testing.T) {
 		hashes = append(hashes, j.last)
 	}
 	for i, h := range hashes {
-		lines, found, err := j.since(uint64(i+1), h)
+		lines, found, err := j.since(uint64(i+1), h, 0)
 		if err != nil || !found || len(lines) != 11-i {
 			t.Errorf("behind line %d: %d lines, %t, %v", i+1, len(lines), found, err)
 		}
-		if _, found, _ := j.since(uint64(i+2), h); found {
+		if _, found, _ := j.since(uint64(i+2), h, 0); found {
 			t.Errorf("line %d with another number is found", i+1)
 		}
 	}
-	if lines, found, err := j.since(0, ""); err != nil || !found || len(lines) != 12 {
+	if lines, found, err := j.since(0, "", 0); err != nil || !found || len(lines) != 12 {
 		t.Errorf("all: %d, %t, %v", len(lines), found, err)
 	}
 	// An older file was changed: what is behind it is there, what is in it is not.
@@ -134,7 +135,7 @@ func TestReadJournalOverFiles(t *testing.T) {
 	if err := os.WriteFile(old[len(old)-1], raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if lines, found, err := j.since(2, hashes[1]); err != nil || found || len(lines) > 7 || len(lines) < 4 {
+	if lines, found, err := j.since(2, hashes[1], math.MinInt64); err != nil || found || len(lines) > 7 || len(lines) < 4 {
 		t.Errorf("over a changed file: %d lines, %t, %v", len(lines), found, err)
 	}
 }
@@ -206,6 +207,87 @@ func rewriteFile(t *testing.T, path string, raw []byte) {
 	}
 }
 
+// written makes a journal of so many lines in each of some files, the oldest first.
+func written(t testing.TB, counts ...int) *journal {
+	t.Helper()
+	j := &journal{path: filepath.Join(t.TempDir(), journalName), key: make([]byte, 32)}
+	for f, n := range counts {
+		var raw bytes.Buffer
+		raw.WriteString(journalMagic)
+		for range n {
+			body := fmt.Appendf(nil, `{"seq":%d,"time":"2026-11-23T06:11:28.%09dZ","event":"sign-renew","outcome":"ok","prev":"%s"}`, j.seq+1, j.seq+1, j.last)
+			j.seq, j.last = j.seq+1, journalHash(body)
+			fmt.Fprintf(&raw, "%s %s %s\n", body, j.last, journalMAC(j.key, j.last))
+		}
+		path := j.path
+		if f < len(counts)-1 {
+			path = fmt.Sprintf("%s.%020d.old", j.path, f)
+		}
+		if err := os.WriteFile(path, raw.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j.size = int64(raw.Len())
+	}
+	return j
+}
+
+// TestReadJournalFarBehind: whoever is further behind than one answer has lines gets
+// all of them, the oldest first, through all files, also from the beginning.
+func TestReadJournalFarBehind(t *testing.T) {
+	j := written(t, 3000, 1, 4000, 1500)
+	const all = 3000 + 1 + 4000 + 1500 // more than 8,192
+	hashes := map[uint64]string{}
+	read := func(seq uint64, hash string) (n int) {
+		t.Helper()
+		for {
+			lines, found, err := j.since(seq, hash, 0)
+			if err != nil || !found || len(lines) > maxRead {
+				t.Fatalf("behind line %d: %d lines, %t, %v", seq, len(lines), found, err)
+			}
+			if len(lines) == 0 {
+				return n
+			}
+			for _, l := range lines {
+				if l.Seq != seq+1 || l.Prev != hash {
+					t.Fatalf("line %d comes behind line %d", l.Seq, seq)
+				}
+				seq, hash = l.Seq, l.hash
+				hashes[seq] = hash
+				n++
+			}
+		}
+	}
+	if n := read(0, ""); n != all {
+		t.Errorf("%d of %d lines", n, all)
+	}
+	for _, behind := range []uint64{1, 8193, maxRead, maxRead + 1, all - 1} {
+		if n := read(all-behind, hashes[all-behind]); n != int(behind) {
+			t.Errorf("%d lines behind: %d", behind, n)
+		}
+	}
+	// A line that is not there: of what there is, only what is younger than it.
+	lines, found, err := j.since(77, hashes[78], timeOf(t, j, 8000))
+	if err != nil || found || len(lines) != maxRead || lines[0].Seq != 8001 {
+		t.Errorf("behind a line that is not there: %d lines, %t, %v", len(lines), found, err)
+	}
+}
+
+// timeOf is when a line was written.
+func timeOf(t *testing.T, j *journal, seq uint64) int64 {
+	t.Helper()
+	for at, hash := uint64(0), ""; ; {
+		lines, _, err := j.since(at, hash, 0)
+		if err != nil || len(lines) == 0 {
+			t.Fatalf("no line %d: %v", seq, err)
+		}
+		for _, l := range lines {
+			if at, hash = l.Seq, l.hash; at == seq {
+				return l.Time.UnixNano()
+			}
+		}
+	}
+}
+
 // BenchmarkReadJournal reads one new line of a journal that is full.
 func BenchmarkReadJournal(b *testing.B) {
 	j := &journal{path: filepath.Join(b.TempDir(), journalName), key: make([]byte, 32)}
@@ -227,7 +309,7 @@ func BenchmarkReadJournal(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if lines, found, err := j.since(seq, hash); err != nil || !found || len(lines) != 1 {
+		if lines, found, err := j.since(seq, hash, 0); err != nil || !found || len(lines) != 1 {
 			b.Fatal(lines, found, err)
 		}
 	}

@@ -62,10 +62,13 @@ const (
 	maxFormer  = profile.MaxFormer
 	maxRetired = 128
 
-	// maxBehind is how many lines of the journal are looked through for the one that
-	// was read last, maxRead how many one answer has, and maxRefused how many calls
-	// are written down at once.
-	maxBehind, maxRead, maxRefused = 8192, 256, 256
+	// maxRead is how many lines of the journal one answer has, and maxRefused how many
+	// calls are written down at once.
+	maxRead, maxRefused = 256, 256
+	// backwardBlock is what is read of a journal's file at once, from its end on, and
+	// maxLine bounds a line of it.
+	backwardBlock = 64 << 10
+	maxLine       = 1 << 20
 	// maxJournalled bounds the keys that one call asks the journal for.
 	maxJournalled = 1024
 

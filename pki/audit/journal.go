@@ -98,6 +98,10 @@ func ofLine(manager string, l Line) *auditpb.Record {
 // read last.
 func LostLines(manager string, behind uint64) *auditpb.Record {
 	r := fromJournal(manager, "journal", auditpb.Outcome_OUTCOME_FAULT)
+	if behind == 0 {
+		r.Reason = "the journal of this manager's keyd does not begin with its first line: older files were dropped, cut or changed, and what is missing is not known"
+		return r
+	}
 	r.Reason = fmt.Sprintf("the journal of this manager's keyd does not go on behind line %d: it was cut, changed or set aside, and what is missing is not known", behind)
 	return r
 }
