@@ -169,6 +169,17 @@ func (l *Log) noteRead(ctx context.Context, d *auditpb.Record) error {
 	return nil
 }
 
+// Done records that the call of ctx has come to its end, where it changes nothing that
+// would be recorded: that it was begun, which is recorded before, says nothing of that.
+// It does nothing where no records are made.
+func Done(ctx context.Context, store Store) error {
+	d, _ := ctx.Value(draftKey{}).(*auditpb.Record)
+	if d == nil {
+		return nil
+	}
+	return (&Log{Store: store}).alone(ctx, proto.CloneOf(d))
+}
+
 // alone commits a record that goes with no change.
 func (l *Log) alone(ctx context.Context, r *auditpb.Record) error {
 	ctx, cancel := context.WithTimeout(ctx, aloneTimeout)

@@ -7,6 +7,8 @@ func ofCluster() []Control {
 			Reads: "addresses that nodes' sessions come from", Remedy: "redoubt node inspect NODE, and redoubt node revoke NODE where its key is in other hands", Judge: checkAddresses},
 		{ID: "audit-log-agreed", Title: "Every manager has the same audit log, and all of it", Severity: Critical, Scope: OfCluster,
 			Reads: "every record that each manager has on its disk", Remedy: "redoubt audit verify, and take the manager that it names out of the cluster", Judge: checkAuditLog},
+		{ID: "audit-log-signed", Title: "All managers sign the audit log as it grows", Severity: High, Scope: OfCluster,
+			Reads: "the newest checkpoint, who did not sign it, and the records since", Remedy: "redoubt audit checkpoint names the managers; redoubt audit verify, and the leader's log, say why", Judge: checkSigned},
 		{ID: "backup-recent", Title: "A backup was made within a week", Severity: High, Scope: OfCluster,
 			Reads: "the audit log's records of backups", Remedy: "redoubt backup create FILE, and keep it elsewhere", Judge: checkBackup},
 		{ID: "ca-life", Title: "No CA is near its end, and the issuing one is replaced when due", Severity: High, Scope: OfCluster,

@@ -36,6 +36,8 @@ type Cluster struct {
 
 	// AuditLog has every manager read its audit log, and compares.
 	AuditLog func(context.Context) ([]ManagerLog, error)
+	// Signed is what the newest checkpoint of the audit log is of.
+	Signed func(context.Context) (Checkpoint, error)
 	// Doors is how the other managers' ports behave towards strangers and towards the
 	// leader. It is asked once.
 	Doors func() ([]Door, error)
@@ -161,6 +163,19 @@ type Door struct {
 	Group    string   // the key exchange that was agreed on
 	OnRecord bool     // the key of the certificate that was shown
 	NotAfter time.Time
+}
+
+// Checkpoint is a root of the audit log that managers signed.
+type Checkpoint struct {
+	Size     uint64    // of how many records it is; 0: there is none
+	Records  uint64    // how many there are
+	Unsigned time.Time // when the first was made that it is not of; zero: it is of all
+	Dissents []Dissent
+}
+
+// Dissent is a manager that did not sign.
+type Dissent struct {
+	Manager, Reason string
 }
 
 // ManagerLog is what a manager has of the audit log.

@@ -170,6 +170,28 @@ func checkAuditLog(ctx context.Context, c *Cluster, found *Found) error {
 	return nil
 }
 
+// checkSigned: what managers do not sign today may be another log tomorrow.
+func checkSigned(ctx context.Context, c *Cluster, found *Found) error {
+	at, err := c.Signed(ctx)
+	switch {
+	case err != nil:
+		return err
+	case at.Records == 0:
+		return notApplicable("the audit log has no record yet")
+	}
+	for _, d := range at.Dissents {
+		found.Against("manager %s did not sign the audit log's first %d records: %s", d.Manager, at.Size, d.Reason)
+	}
+	switch age := c.Now.Sub(at.Unsigned); {
+	case !at.Unsigned.IsZero() && age > maxUnsigned:
+		found.Against("record %d of the audit log, and all after it, are signed by nobody for %s", at.Size, age.Round(time.Minute))
+	case at.Size == 0 && len(found.against) == 0:
+		return errors.New("the audit log is not signed yet")
+	}
+	found.Looked()
+	return nil
+}
+
 func checkBackup(ctx context.Context, c *Cluster, found *Found) error {
 	at, err := c.LastBackup(ctx, c.Now.Add(-maxBackupAge))
 	if err != nil {

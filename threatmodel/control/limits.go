@@ -18,6 +18,7 @@ const day = 24 * time.Hour
 // What is old.
 const (
 	maxBackupAge  = 7 * day
+	maxUnsigned   = 5 * time.Minute // the leader has the log signed each minute
 	maxTokenAge   = 7 * day
 	maxSlotAge    = 365 * day
 	maxSecretAge  = 365 * day

@@ -42,6 +42,9 @@ func sound() *Cluster {
 		AuditLog: func(context.Context) ([]ManagerLog, error) {
 			return []ManagerLog{{Manager: "manager-1"}, {Manager: "manager-2"}, {Manager: "manager-3"}}, nil
 		},
+		Signed: func(context.Context) (Checkpoint, error) {
+			return Checkpoint{Size: 7, Records: 9, Unsigned: ago(time.Minute)}, nil
+		},
 		Doors: func() ([]Door, error) { return []Door{goodDoor(), goodDoor()}, nil },
 		LastBackup: func(_ context.Context, since time.Time) (time.Time, error) {
 			if at := ago(2 * day); at.After(since) {
@@ -67,6 +70,10 @@ func logs(all ...ManagerLog) func(*Cluster) {
 	return func(c *Cluster) { c.AuditLog = func(context.Context) ([]ManagerLog, error) { return all, nil } }
 }
 
+func signed(c Checkpoint) func(*Cluster) {
+	return func(all *Cluster) { all.Signed = func(context.Context) (Checkpoint, error) { return c, nil } }
+}
+
 // ofMember spoils the i-th node.
 func ofMember(i int, do func(*Member)) func(*Cluster) {
 	return func(c *Cluster) { do(&c.Members[i]) }
@@ -86,6 +93,11 @@ var harms = map[string][]harm{
 		{logs(ManagerLog{Manager: "manager-1"}, ManagerLog{Manager: "manager-2", Forked: true}), "manager-2 has another audit log"},
 		{logs(ManagerLog{Manager: "manager-1", Wrong: "record 7 is another"}), "manager-1: record 7 is another"},
 		{logs(ManagerLog{Manager: "manager-3", Missing: 2}, ManagerLog{Manager: "manager-2", Away: "no route"}), "manager-3 lacks 2"},
+	},
+	"audit-log-signed": {
+		{signed(Checkpoint{Size: 7, Records: 9, Unsigned: now.Add(-6 * time.Minute)}), "record 7 of the audit log, and all after it, are signed by nobody for 6m0s"},
+		{signed(Checkpoint{Records: 9, Unsigned: now.Add(-6 * time.Minute)}), "record 0 of the audit log"},
+		{signed(Checkpoint{Size: 9, Records: 9, Dissents: []Dissent{{"manager-2", "no route"}}}), "manager-2 did not sign the audit log's first 9 records: no route"},
 	},
 	"backup-recent": {{func(c *Cluster) {
 		c.LastBackup = func(context.Context, time.Time) (time.Time, error) { return time.Time{}, nil }

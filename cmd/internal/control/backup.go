@@ -6,6 +6,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/backup"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 )
 
 // Backups has keyd make the head of a backup, and the key that seals its state.
@@ -38,6 +39,11 @@ func (s *Server) CreateBackup(_ *controlpb.CreateBackupRequest, stream controlpb
 		return err
 	}
 	if err := w.Close(); err != nil {
+		return err
+	}
+	// Who asked for it is on record. That it was made is what the control of backups
+	// goes by, and is said of no stream that broke off.
+	if err := audit.Done(ctx, s.c.Store); err != nil {
 		return err
 	}
 	s.c.Logger.InfoContext(ctx, "backup made", "bytes", out.sent)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 	checks "github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
 
@@ -36,19 +38,53 @@ func (s *Server) RunCompliance(req *controlpb.RunComplianceRequest, stream contr
 	return nil
 }
 
-// logsOf has every manager read its audit log.
+// logsOf has every manager read its audit log. One that answers and has no root is as
+// wrong as one with another: whoever has something to hide is silent.
 func (s *Server) logsOf(ctx context.Context) (out []checks.ManagerLog, err error) {
 	resp, err := s.VerifyRecords(ctx, &controlpb.VerifyRecordsRequest{})
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range resp.GetManagers() {
-		out = append(out, checks.ManagerLog{Manager: cmp.Or(m.GetName(), m.GetId()), Away: m.GetAbsent(), Wrong: m.GetFault(), Missing: m.GetMissing(), Forked: m.GetForked()})
+		l := checks.ManagerLog{Manager: cmp.Or(m.GetName(), m.GetId()), Away: m.GetAbsent(), Wrong: m.GetFault(), Missing: m.GetMissing(), Forked: m.GetForked()}
+		if l.Wrong == "" && len(m.GetRoot()) == 0 {
+			l.Wrong = fmt.Sprintf("gave no root of %d records", resp.GetSize())
+		}
+		out = append(out, l)
 	}
 	return out, nil
 }
 
-// lastBackup looks for the newest record of a backup, back to since.
+// newestCheckpoint is what the newest one is of, and what has come since.
+func (s *Server) newestCheckpoint(ctx context.Context) (c checks.Checkpoint, err error) {
+	if err := s.view(ctx, func(r *raftstore.ReadTx) error {
+		rec, _ := pkistore.AuditCheckpoints.Get(r, pkistore.CheckpointID)
+		c.Size = rec.GetSize()
+		for _, d := range rec.GetDissents() {
+			c.Dissents = append(c.Dissents, checks.Dissent{Manager: cmp.Or(nodeName(r, d.GetNodeId()), d.GetNodeId()), Reason: d.GetReason()})
+		}
+		return nil
+	}); err != nil {
+		return c, err
+	}
+	log, err := s.records(ctx)
+	if err != nil {
+		return c, err
+	}
+	c.Records = log.Log.Size()
+	if c.Size >= c.Records {
+		return c, nil
+	}
+	e, err := log.Entry(c.Size)
+	if err != nil {
+		return c, err
+	}
+	c.Unsigned = time.Unix(0, e.Clock)
+	return c, nil
+}
+
+// lastBackup looks for the newest record of a backup that was made to its end, back to
+// since. That one was begun is recorded, too, and is none.
 func (s *Server) lastBackup(ctx context.Context, since time.Time) (time.Time, error) {
 	log, err := s.records(ctx)
 	if err != nil {
@@ -66,7 +102,7 @@ func (s *Server) lastBackup(ctx context.Context, since time.Time) (time.Time, er
 		if err := proto.Unmarshal(e.Record, &r); err != nil {
 			return time.Time{}, fmt.Errorf("record %d of the audit log: %w", n-1, err)
 		}
-		if r.GetOutcome() == auditpb.Outcome_OUTCOME_READ && slices.Contains(r.GetVerbs(), "backup.create") {
+		if r.GetOutcome() == auditpb.Outcome_OUTCOME_DONE && slices.Contains(r.GetVerbs(), "backup.create") {
 			return time.Unix(0, e.Clock), nil
 		}
 	}

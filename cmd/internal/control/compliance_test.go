@@ -28,6 +28,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
@@ -48,11 +49,13 @@ type judged struct {
 	*world
 	skews  map[string]time.Duration
 	locked bool
+	// records are the other managers; nil: there are none.
+	records control.RecordsOf
 }
 
 func newJudged(t *testing.T) *judged {
 	w := emptyJudged(t)
-	w.record(auditpb.Outcome_OUTCOME_READ, "backup.create")
+	w.record(auditpb.Outcome_OUTCOME_DONE, "backup.create")
 	w.record(auditpb.Outcome_OUTCOME_DONE, "service.create")
 	w.create(w.fit("web"))
 	w.network(&meshpb.NetworkSpec{Name: "front"})
@@ -68,6 +71,8 @@ func emptyJudged(t *testing.T) *judged {
 	w := &judged{world: newWorld(t)}
 	w.lookedAt(nil)
 	w.slots(&keydpb.Slot{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_OPERATOR, CreatedAt: time.Now().Unix()})
+	w.record(auditpb.Outcome_OUTCOME_DONE, "cluster.create")
+	w.checkpoint(func(c *pkipb.AuditCheckpoint) { c.Size = 1 })
 	for _, id := range []string{w.manager, w.worker} {
 		w.describe(id, func(d *schedulerpb.NodeDescription) {
 			d.RedoubtVersion, d.SlotEpoch, d.StoreKey = "1.2.3", 1, &schedulerpb.StoreKeyState{Epoch: 1, MadeAt: time.Now().Unix()}
@@ -78,7 +83,10 @@ func emptyJudged(t *testing.T) *judged {
 
 // lookedAt has a server answer that looks at managers so; nil: it does not.
 func (w *judged) lookedAt(look func(ctx context.Context, nodeID, addr string) (*outside.Seen, error)) {
-	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w.world, Logs: w.world, Workloads: w.world, Records: alone{}, Mesh: &w.ends,
+	if w.records == nil {
+		w.records = alone{}
+	}
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w.world, Logs: w.world, Workloads: w.world, Records: w.records, Mesh: &w.ends,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler),
 		Look: look, Skews: func() map[string]time.Duration { return w.skews }, Locked: func(context.Context, string, string) bool { return w.locked }})
 }
@@ -100,6 +108,17 @@ func (w *judged) cluster(change func(*pkipb.Cluster)) {
 		c = proto.CloneOf(c)
 		change(c)
 		return pkistore.Cluster.Put(tx, c)
+	})
+}
+
+func (w *judged) checkpoint(change func(*pkipb.AuditCheckpoint)) {
+	schedulertest.Update(w.t, w.store, func(tx *raftstore.Tx) error {
+		c := &pkipb.AuditCheckpoint{Id: pkistore.CheckpointID}
+		if old, ok := pkistore.AuditCheckpoints.Get(tx, c.Id); ok {
+			c = proto.CloneOf(old)
+		}
+		change(c)
+		return pkistore.AuditCheckpoints.Put(tx, c)
 	})
 }
 
@@ -186,6 +205,11 @@ func TestCompliance(t *testing.T) {
 				return schedstore.Nodes.Put(tx, n)
 			})
 		}, "the session of worker-1 was replaced"},
+		"audit-log-signed": {func(w *judged) {
+			w.checkpoint(func(c *pkipb.AuditCheckpoint) {
+				c.Dissents = []*pkipb.AuditDissent{{NodeId: w.manager, Reason: "it has another audit log", Forked: true}}
+			})
+		}, "manager manager-1 did not sign the audit log's first 1 records: it has another audit log"},
 		"ca-no-alarm": {func(w *judged) {
 			w.cluster(func(c *pkipb.Cluster) {
 				c.Unjournalled = []*pkipb.Unjournalled{{NodeId: w.manager, Serial: "ab", Source: "192.0.2.9", At: 86400}}
@@ -321,6 +345,16 @@ func TestManagersAreLookedAt(t *testing.T) {
 	}
 }
 
+// TestSilentManagerAgreesWithNobody: one that answers without a root is named.
+func TestSilentManagerAgreesWithNobody(t *testing.T) {
+	w := newJudged(t)
+	w.records = others{"silent": auditlog.Log{}} // of no record at all
+	w.lookedAt(nil)
+	if got := w.run()["audit-log-agreed"]; !strings.HasPrefix(got, "fail: manager silent: gave no root of ") {
+		t.Error(got)
+	}
+}
+
 // deaf is a caller that went away.
 type deaf struct {
 	*sink[controlpb.RunComplianceResponse]
@@ -339,6 +373,7 @@ func TestBackupIsLookedFor(t *testing.T) {
 	}
 	w = emptyJudged(t)
 	w.record(auditpb.Outcome_OUTCOME_DENIED, "backup.create")
+	w.record(auditpb.Outcome_OUTCOME_READ, "backup.create") // begun, and no more
 	if got := w.run()["backup-recent"]; !strings.HasPrefix(got, "fail: no backup was made within 7 days") {
 		t.Error(got)
 	}
