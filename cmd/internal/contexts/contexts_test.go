@@ -130,9 +130,6 @@ func TestNothingInClear(t *testing.T) {
 }
 
 func TestPassphrase(t *testing.T) {
-	if testing.Short() {
-		t.Skip("scrypt takes a second each time")
-	}
 	p := newPerson(t, pkitest.New(t), "alice")
 	k, err := Passphrase("correct horse battery")
 	if err != nil {
