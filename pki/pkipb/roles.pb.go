@@ -417,6 +417,104 @@ func (x *AccessState) GetChanges() uint64 {
 	return 0
 }
 
+// BreakGlass is that local root of a manager made itself security-admin for a while,
+// until somebody acknowledges it.
+type BreakGlass struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	// Id of the manager.
+	Id     string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it began first and until when it lasts, Unix nanoseconds of the store's clock.
+	Since int64 `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"`
+	Until int64 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
+	// How often it was begun since it was last acknowledged.
+	Times uint32 `protobuf:"varint,6,opt,name=times,proto3" json:"times,omitempty"`
+	// The people who were security-admin and could call when it began first; sorted.
+	Witnesses     []string `protobuf:"bytes,7,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlass) Reset() {
+	*x = BreakGlass{}
+	mi := &file_pki_pkipb_roles_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlass) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlass) ProtoMessage() {}
+
+func (x *BreakGlass) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_pkipb_roles_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlass.ProtoReflect.Descriptor instead.
+func (*BreakGlass) Descriptor() ([]byte, []int) {
+	return file_pki_pkipb_roles_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BreakGlass) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *BreakGlass) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *BreakGlass) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BreakGlass) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *BreakGlass) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *BreakGlass) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *BreakGlass) GetWitnesses() []string {
+	if x != nil {
+		return x.Witnesses
+	}
+	return nil
+}
+
 var File_pki_pkipb_roles_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_roles_proto_rawDesc = "" +
@@ -453,7 +551,16 @@ const file_pki_pkipb_roles_proto_rawDesc = "" +
 	"\vAccessState\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\achanges\x18\x03 \x01(\x04R\achanges:\x04\xe8\xe5\x18\x03B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
+	"\achanges\x18\x03 \x01(\x04R\achanges:\x04\xe8\xe5\x18\x03\"\xca\x01\n" +
+	"\n" +
+	"BreakGlass\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05since\x18\x04 \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until\x12\x14\n" +
+	"\x05times\x18\x06 \x01(\rR\x05times\x12\x1c\n" +
+	"\twitnesses\x18\a \x03(\tR\twitnesses:\x04\xe8\xe5\x18\x03B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
 
 var (
 	file_pki_pkipb_roles_proto_rawDescOnce sync.Once
@@ -468,7 +575,7 @@ func file_pki_pkipb_roles_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_pkipb_roles_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pki_pkipb_roles_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_pki_pkipb_roles_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_pki_pkipb_roles_proto_goTypes = []any{
 	(Principal_Kind)(0),      // 0: redoubt.pki.v1.Principal.Kind
 	(*CustomRole)(nil),       // 1: redoubt.pki.v1.CustomRole
@@ -476,22 +583,24 @@ var file_pki_pkipb_roles_proto_goTypes = []any{
 	(*RoleBinding)(nil),      // 3: redoubt.pki.v1.RoleBinding
 	(*AccessPolicy)(nil),     // 4: redoubt.pki.v1.AccessPolicy
 	(*AccessState)(nil),      // 5: redoubt.pki.v1.AccessState
-	nil,                      // 6: redoubt.pki.v1.RoleBinding.LabelsEntry
-	(*raftstorepb.Meta)(nil), // 7: redoubt.raftstore.v1.Meta
+	(*BreakGlass)(nil),       // 6: redoubt.pki.v1.BreakGlass
+	nil,                      // 7: redoubt.pki.v1.RoleBinding.LabelsEntry
+	(*raftstorepb.Meta)(nil), // 8: redoubt.raftstore.v1.Meta
 }
 var file_pki_pkipb_roles_proto_depIdxs = []int32{
-	7, // 0: redoubt.pki.v1.CustomRole.meta:type_name -> redoubt.raftstore.v1.Meta
+	8, // 0: redoubt.pki.v1.CustomRole.meta:type_name -> redoubt.raftstore.v1.Meta
 	0, // 1: redoubt.pki.v1.Principal.kind:type_name -> redoubt.pki.v1.Principal.Kind
-	7, // 2: redoubt.pki.v1.RoleBinding.meta:type_name -> redoubt.raftstore.v1.Meta
+	8, // 2: redoubt.pki.v1.RoleBinding.meta:type_name -> redoubt.raftstore.v1.Meta
 	2, // 3: redoubt.pki.v1.RoleBinding.principal:type_name -> redoubt.pki.v1.Principal
-	6, // 4: redoubt.pki.v1.RoleBinding.labels:type_name -> redoubt.pki.v1.RoleBinding.LabelsEntry
-	7, // 5: redoubt.pki.v1.AccessPolicy.meta:type_name -> redoubt.raftstore.v1.Meta
-	7, // 6: redoubt.pki.v1.AccessState.meta:type_name -> redoubt.raftstore.v1.Meta
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	7, // 4: redoubt.pki.v1.RoleBinding.labels:type_name -> redoubt.pki.v1.RoleBinding.LabelsEntry
+	8, // 5: redoubt.pki.v1.AccessPolicy.meta:type_name -> redoubt.raftstore.v1.Meta
+	8, // 6: redoubt.pki.v1.AccessState.meta:type_name -> redoubt.raftstore.v1.Meta
+	8, // 7: redoubt.pki.v1.BreakGlass.meta:type_name -> redoubt.raftstore.v1.Meta
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_pki_pkipb_roles_proto_init() }
@@ -505,7 +614,7 @@ func file_pki_pkipb_roles_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_pkipb_roles_proto_rawDesc), len(file_pki_pkipb_roles_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -64,6 +64,9 @@ var (
 	// AccessState holds one record, AccessID.
 	AccessState = raftstore.NewTable[*pkipb.AccessState]("access_state")
 
+	// BreakGlasses are those that nobody acknowledged, by the manager's id.
+	BreakGlasses = raftstore.NewTable[*pkipb.BreakGlass]("break_glasses")
+
 	// AuditCheckpoints holds one record, CheckpointID, and AuditKeys what verifies it
 	// and those of before.
 	AuditCheckpoints = raftstore.NewTable[*pkipb.AuditCheckpoint]("audit_checkpoints")
@@ -82,7 +85,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals, Approvals}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, BreakGlasses, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals, Approvals}
 }
 
 func nonEmpty(s string) []string {

@@ -19,10 +19,12 @@ import (
 )
 
 // DialPerson connects a person to the cluster, by whichever manager answers.
-func DialPerson(ctx context.Context, p *pki.Person) (*Client, error) {
+// told hears of what is said with answers and is to be seen, each time; it may be nil.
+func DialPerson(ctx context.Context, p *pki.Person, told func(string)) (*Client, error) {
+	heard := notices{told: told}
 	under, err := port.DialPerson(ctx, p,
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
-		grpc.WithUnaryInterceptor(remoteUnary), grpc.WithStreamInterceptor(remoteStream))
+		grpc.WithChainUnaryInterceptor(remoteUnary, heard.unary), grpc.WithChainStreamInterceptor(remoteStream, heard.stream))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, apierr.Decode(ctx.Err())

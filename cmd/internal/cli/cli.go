@@ -42,8 +42,9 @@ func System() Env {
 // app is one run of the command.
 type app struct {
 	Env
-	host    string // --host
-	context string // --context
+	host    string          // --host
+	context string          // --context
+	noticed map[string]bool // notices that were shown
 }
 
 // Main runs the command and returns its exit code.
@@ -95,7 +96,7 @@ Commands talk to this machine's own node, over --host (default
 		a.nodeCmd(), a.serviceCmd(), a.networkCmd(), a.policyCmd(), a.authCmd(), a.approvalCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
-	root.AddCommand(a.personCmd(), a.contextCmd(), a.whoamiCmd())
+	root.AddCommand(a.personCmd(), a.breakGlassCmd(), a.contextCmd(), a.whoamiCmd())
 	addTo(root, "ca", "See and manage the cluster's certificate authorities", a.caCrlCmd())
 	addTo(root, "audit", "See and verify the log of who did what", a.auditVerbs()...)
 	addTo(root, "identity", "See and manage what workloads prove themselves with", a.identityVerbs()...)

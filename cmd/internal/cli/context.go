@@ -94,7 +94,15 @@ func (a *app) dialContext(ctx context.Context, name string) (*api, error) {
 		return nil, failf(ExitDenied, "the certificate of context %s ended %s: have `redoubt person invite %s` run on a manager, and `redoubt context create --replace %s` here",
 			name, ago(o.Person.NotAfter(), now), o.Person.Name(), name)
 	}
-	c, err := apiclient.DialPerson(ctx, o.Person)
+	c, err := apiclient.DialPerson(ctx, o.Person, func(text string) {
+		if a.noticed == nil {
+			a.noticed = map[string]bool{}
+		}
+		if !a.noticed[text] { // once a command
+			a.noticed[text] = true
+			fmt.Fprintf(a.Stderr, "redoubt: notice: %s\n", printable(text))
+		}
+	})
 	if err != nil {
 		return nil, err
 	}

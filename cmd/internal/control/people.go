@@ -31,6 +31,9 @@ func (s *Server) InvitePerson(ctx context.Context, req *controlpb.InvitePersonRe
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
+	if err := s.view(ctx, func(r *raftstore.ReadTx) error { return roles.MayInvite(r, req.GetName()) }); err != nil {
+		return nil, err
+	}
 	by := "root on a manager"
 	if caller, ok := authz.FromContext(ctx); ok {
 		by = caller.String()
@@ -114,7 +117,12 @@ func (s *Server) ListPeople(ctx context.Context, _ *controlpb.ListPeopleRequest)
 
 // RevokePerson denies a person.
 func (s *Server) RevokePerson(ctx context.Context, req *controlpb.RevokePersonRequest) (*controlpb.RevokePersonResponse, error) {
-	err := s.update(ctx, func(tx *raftstore.Tx) error { return pki.RevokePerson(tx, req.GetName()) })
+	err := s.update(ctx, func(tx *raftstore.Tx) error {
+		if err := roles.MayLose(tx, req.GetName()); err != nil {
+			return err
+		}
+		return pki.RevokePerson(tx, req.GetName())
+	})
 	if err == nil {
 		s.c.Logger.InfoContext(ctx, "a person was revoked", "person", req.GetName())
 	}
@@ -124,6 +132,9 @@ func (s *Server) RevokePerson(ctx context.Context, req *controlpb.RevokePersonRe
 // RemovePerson forgets a person.
 func (s *Server) RemovePerson(ctx context.Context, req *controlpb.RemovePersonRequest) (*controlpb.RemovePersonResponse, error) {
 	err := s.update(ctx, func(tx *raftstore.Tx) error {
+		if err := roles.MayLose(tx, req.GetName()); err != nil {
+			return err
+		}
 		if err := pki.RemovePerson(tx, req.GetName()); err != nil {
 			return err
 		}

@@ -207,7 +207,13 @@ func refusal(err error) error {
 
 // Interceptors give every call an id, log it, and make its error presentable.
 func (s *Server) Interceptors() (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
-	return interceptors(s.c.Logger, s.Named)
+	unary, stream := interceptors(s.c.Logger, s.Named)
+	notice, notices := s.notifying()
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+			return unary(ctx, req, info, func(ctx context.Context, req any) (any, error) { return notice(ctx, req, info, h) })
+		}, func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+			return stream(srv, ss, info, func(srv any, ss grpc.ServerStream) error { return notices(srv, ss, info, h) })
+		}
 }
 
 // Named puts names in place of ids where managers are to be upgraded. The

@@ -11,6 +11,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -124,6 +125,9 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 					resp.LeaderId = n.GetId()
 				}
 			}
+		}
+		for _, text := range roles.Announcements(r) {
+			warn("%s", text)
 		}
 		if s.c.Roles != nil {
 			set, err := s.c.Roles.Set(r)

@@ -181,6 +181,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return ended(ctx, m.reconcile(ctx)) })
 	g.Go(func() error { return m.followTable(ctx, autolockstore.Slots, m.reseal) })
 	g.Go(func() error { return m.followTable(ctx, pkistore.Nodes, m.keepOthers) })
+	g.Go(func() error { return m.followTable(ctx, pkistore.BreakGlasses, m.announcer()) })
 	g.Go(func() error { return m.keepStoreKey(ctx, k) })
 	g.Go(func() error { return m.clocks.run(ctx) })
 	g.Go(func() error { return m.followTable(ctx, autolockstore.Keysets, m.adoptKeyset) })

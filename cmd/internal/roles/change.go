@@ -26,8 +26,8 @@ func CreateRole(tx *raftstore.Tx, name, description string, verbs []string) erro
 	if err != nil {
 		return err
 	}
-	if err := ident.CheckName(name); err != nil {
-		return apierr.Invalid("", "role: %v", err)
+	if err := checkRoleName(name); err != nil {
+		return err
 	}
 	_, taken := pkistore.CustomRoles.Get(tx, name)
 	switch {

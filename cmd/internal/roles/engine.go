@@ -58,7 +58,10 @@ func (e *Engine) Decide(r raftstore.Reader, p Principal, verb string, on Resourc
 	if err != nil {
 		return Decision{}, err
 	}
-	return s.decide(p, verb, on, RootIsAdmin(r, s)), nil
+	if why := withheld(r, p, verb); why != "" {
+		return Decision{By: []string{why}, Roles: s.rolesOf(p, on, RootIsAdmin(r, s))}, nil
+	}
+	return s.decide(p, verb, on, RootIsAdmin(r, s), besides(r, p)...), nil
 }
 
 // RootIsAdmin reports whether managers' local root is security-admin as well: while
@@ -119,18 +122,42 @@ func (e *Engine) Changes(ctx context.Context, changed func()) error {
 }
 
 func (e *Engine) follow(ctx context.Context, changed func()) error {
-	w, err := e.store.Watch(func(*raftstore.ReadTx) error { return nil }, pkistore.AccessState, pkistore.People)
+	w, err := e.store.Watch(func(*raftstore.ReadTx) error { return nil }, pkistore.AccessState, pkistore.People, pkistore.BreakGlasses)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	changed()
 	for {
-		if _, err := w.Next(ctx); err != nil {
+		changed()
+		if err := e.next(ctx, w); err != nil {
 			return err
 		}
-		changed()
 	}
+}
+
+// next waits for a change, or until a break-glass is over.
+func (e *Engine) next(ctx context.Context, w *raftstore.Watch) error {
+	until := time.Duration(0)
+	if err := e.store.View(func(r *raftstore.ReadTx) error {
+		for b := range pkistore.BreakGlasses.All(r) {
+			if left := time.Unix(0, b.GetUntil()).Sub(now(r)); left > 0 && (until == 0 || left < until) {
+				until = left
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	waits, cancel := ctx, context.CancelFunc(func() {})
+	if until > 0 {
+		waits, cancel = context.WithTimeout(ctx, until)
+	}
+	defer cancel()
+	_, err := w.Next(waits)
+	if err != nil && ctx.Err() == nil && errors.Is(waits.Err(), context.DeadlineExceeded) && errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // personCalls reports whether that person can call now: has a certificate that has

@@ -48,6 +48,9 @@ func Compile(r raftstore.Reader) (*Set, error) {
 	for name, role := range base {
 		s.roles[name] = role
 	}
+	if s.roles[BreakGlass], err = breakGlassRole(); err != nil {
+		return nil, err
+	}
 	for c := range pkistore.CustomRoles.All(r) {
 		role, err := newRole(c.GetId(), roleText(c.GetId(), c.GetVerbs()))
 		if err != nil {
@@ -132,12 +135,18 @@ func (d Decision) Why() string {
 }
 
 // decide asks roles and policies. rootAdmin: local root is security-admin as well.
-func (s *Set) decide(p Principal, verb string, on Resource, rootAdmin bool) Decision {
+// more are roles that the principal has besides.
+func (s *Set) decide(p Principal, verb string, on Resource, rootAdmin bool, more ...string) Decision {
 	v, err := words()
 	if err != nil {
 		return Decision{}
 	}
 	d := Decision{Roles: s.rolesOf(p, on, rootAdmin)}
+	for _, name := range more {
+		if !slices.Contains(d.Roles, name) {
+			d.Roles = append(d.Roles, name)
+		}
+	}
 	parents := make([]cedar.EntityUID, len(d.Roles))
 	for i, name := range d.Roles {
 		parents[i] = cedar.NewEntityUID("Redoubt::Role", cedar.String(name))

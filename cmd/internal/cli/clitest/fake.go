@@ -60,6 +60,7 @@ type Node struct {
 	master   *seal.Master // of secrets
 	networks []*meshpb.Network
 	roles    []*controlpb.RoleView
+	broken   []*controlpb.BreakGlassView
 	bindings []*controlpb.BindingView
 	policies []*controlpb.AccessPolicyView
 	waivers  []*controlpb.WaiverView

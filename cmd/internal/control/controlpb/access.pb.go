@@ -1333,6 +1333,447 @@ func (x *VerbView) GetOn() []string {
 	return nil
 }
 
+type BreakGlassRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One line for everybody to read.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Seconds       int64  `protobuf:"varint,2,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassRequest) Reset() {
+	*x = BreakGlassRequest{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassRequest) ProtoMessage() {}
+
+func (x *BreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*BreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *BreakGlassRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BreakGlassRequest) GetSeconds() int64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+type BreakGlassResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unix nanoseconds.
+	Until int64 `protobuf:"varint,1,opt,name=until,proto3" json:"until,omitempty"`
+	// The people of whom one is to acknowledge it.
+	Witnesses     []string `protobuf:"bytes,2,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassResponse) Reset() {
+	*x = BreakGlassResponse{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassResponse) ProtoMessage() {}
+
+func (x *BreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*BreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *BreakGlassResponse) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *BreakGlassResponse) GetWitnesses() []string {
+	if x != nil {
+		return x.Witnesses
+	}
+	return nil
+}
+
+type EndBreakGlassRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndBreakGlassRequest) Reset() {
+	*x = EndBreakGlassRequest{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndBreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndBreakGlassRequest) ProtoMessage() {}
+
+func (x *EndBreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndBreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*EndBreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{29}
+}
+
+type EndBreakGlassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndBreakGlassResponse) Reset() {
+	*x = EndBreakGlassResponse{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndBreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndBreakGlassResponse) ProtoMessage() {}
+
+func (x *EndBreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndBreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*EndBreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{30}
+}
+
+type AcknowledgeBreakGlassRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id of the manager.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcknowledgeBreakGlassRequest) Reset() {
+	*x = AcknowledgeBreakGlassRequest{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcknowledgeBreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcknowledgeBreakGlassRequest) ProtoMessage() {}
+
+func (x *AcknowledgeBreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcknowledgeBreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*AcknowledgeBreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *AcknowledgeBreakGlassRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type AcknowledgeBreakGlassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcknowledgeBreakGlassResponse) Reset() {
+	*x = AcknowledgeBreakGlassResponse{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcknowledgeBreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcknowledgeBreakGlassResponse) ProtoMessage() {}
+
+func (x *AcknowledgeBreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcknowledgeBreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*AcknowledgeBreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{32}
+}
+
+type ListBreakGlassesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBreakGlassesRequest) Reset() {
+	*x = ListBreakGlassesRequest{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBreakGlassesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBreakGlassesRequest) ProtoMessage() {}
+
+func (x *ListBreakGlassesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBreakGlassesRequest.ProtoReflect.Descriptor instead.
+func (*ListBreakGlassesRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{33}
+}
+
+type ListBreakGlassesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BreakGlasses  []*BreakGlassView      `protobuf:"bytes,1,rep,name=break_glasses,json=breakGlasses,proto3" json:"break_glasses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBreakGlassesResponse) Reset() {
+	*x = ListBreakGlassesResponse{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBreakGlassesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBreakGlassesResponse) ProtoMessage() {}
+
+func (x *ListBreakGlassesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBreakGlassesResponse.ProtoReflect.Descriptor instead.
+func (*ListBreakGlassesResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListBreakGlassesResponse) GetBreakGlasses() []*BreakGlassView {
+	if x != nil {
+		return x.BreakGlasses
+	}
+	return nil
+}
+
+type BreakGlassView struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Principal string                 `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	NodeId    string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Reason    string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Unix nanoseconds.
+	Since         int64    `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"`
+	Until         int64    `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
+	Times         uint32   `protobuf:"varint,6,opt,name=times,proto3" json:"times,omitempty"`
+	Active        bool     `protobuf:"varint,7,opt,name=active,proto3" json:"active,omitempty"`
+	Witnesses     []string `protobuf:"bytes,8,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassView) Reset() {
+	*x = BreakGlassView{}
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassView) ProtoMessage() {}
+
+func (x *BreakGlassView) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_access_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassView.ProtoReflect.Descriptor instead.
+func (*BreakGlassView) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_access_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *BreakGlassView) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *BreakGlassView) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *BreakGlassView) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BreakGlassView) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *BreakGlassView) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *BreakGlassView) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *BreakGlassView) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *BreakGlassView) GetWitnesses() []string {
+	if x != nil {
+		return x.Witnesses
+	}
+	return nil
+}
+
 var File_cmd_internal_control_controlpb_access_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_access_proto_rawDesc = "" +
@@ -1415,7 +1856,30 @@ const file_cmd_internal_control_controlpb_access_proto_rawDesc = "" +
 	"\x05verbs\x18\x01 \x03(\v2\x1c.redoubt.control.v1.VerbViewR\x05verbs\".\n" +
 	"\bVerbView\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02on\x18\x02 \x03(\tR\x02on2\x9b\v\n" +
+	"\x02on\x18\x02 \x03(\tR\x02on\"E\n" +
+	"\x11BreakGlassRequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\aseconds\x18\x02 \x01(\x03R\aseconds\"H\n" +
+	"\x12BreakGlassResponse\x12\x14\n" +
+	"\x05until\x18\x01 \x01(\x03R\x05until\x12\x1c\n" +
+	"\twitnesses\x18\x02 \x03(\tR\twitnesses\"\x16\n" +
+	"\x14EndBreakGlassRequest\"\x17\n" +
+	"\x15EndBreakGlassResponse\"2\n" +
+	"\x1cAcknowledgeBreakGlassRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x1f\n" +
+	"\x1dAcknowledgeBreakGlassResponse\"\x19\n" +
+	"\x17ListBreakGlassesRequest\"c\n" +
+	"\x18ListBreakGlassesResponse\x12G\n" +
+	"\rbreak_glasses\x18\x01 \x03(\v2\".redoubt.control.v1.BreakGlassViewR\fbreakGlasses\"\xd7\x01\n" +
+	"\x0eBreakGlassView\x12\x1c\n" +
+	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05since\x18\x04 \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until\x12\x14\n" +
+	"\x05times\x18\x06 \x01(\rR\x05times\x12\x16\n" +
+	"\x06active\x18\a \x01(\bR\x06active\x12\x1c\n" +
+	"\twitnesses\x18\b \x03(\tR\twitnesses2\x8c\x0f\n" +
 	"\x06Access\x12p\n" +
 	"\tListRoles\x12$.redoubt.control.v1.ListRolesRequest\x1a%.redoubt.control.v1.ListRolesResponse\"\x16\x9a\xe5\x18\x12\n" +
 	"\x03\x05\t\n" +
@@ -1462,7 +1926,19 @@ const file_cmd_internal_control_controlpb_access_proto_rawDesc = "" +
 	"\aCanThey\x12\".redoubt.control.v1.CanTheyRequest\x1a .redoubt.control.v1.CanIResponse\"\x19\x9a\xe5\x18\x15\n" +
 	"\x03\x05\t\n" +
 	"\x12\x0e\n" +
-	"\fbinding.list\x12e\n" +
+	"\fbinding.list\x12f\n" +
+	"\n" +
+	"BreakGlass\x12%.redoubt.control.v1.BreakGlassRequest\x1a&.redoubt.control.v1.BreakGlassResponse\"\t\x9a\xe5\x18\x05\n" +
+	"\x01\x05\x18\x01\x12o\n" +
+	"\rEndBreakGlass\x12(.redoubt.control.v1.EndBreakGlassRequest\x1a).redoubt.control.v1.EndBreakGlassResponse\"\t\x9a\xe5\x18\x05\n" +
+	"\x01\x05\x18\x01\x12\x88\x01\n" +
+	"\x15AcknowledgeBreakGlass\x120.redoubt.control.v1.AcknowledgeBreakGlassRequest\x1a1.redoubt.control.v1.AcknowledgeBreakGlassResponse\"\n" +
+	"\x9a\xe5\x18\x06\n" +
+	"\x02\x05\t\x18\x01\x12\x8a\x01\n" +
+	"\x10ListBreakGlasses\x12+.redoubt.control.v1.ListBreakGlassesRequest\x1a,.redoubt.control.v1.ListBreakGlassesResponse\"\x1b\x9a\xe5\x18\x17\n" +
+	"\x03\x05\t\n" +
+	"\x12\x10\n" +
+	"\x0ecluster.status\x12e\n" +
 	"\tListVerbs\x12$.redoubt.control.v1.ListVerbsRequest\x1a%.redoubt.control.v1.ListVerbsResponse\"\v\x9a\xe5\x18\a\n" +
 	"\x03\x05\t\n" +
 	"\x18\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
@@ -1479,77 +1955,95 @@ func file_cmd_internal_control_controlpb_access_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlpb_access_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlpb_access_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_cmd_internal_control_controlpb_access_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_cmd_internal_control_controlpb_access_proto_goTypes = []any{
-	(*ListRolesRequest)(nil),           // 0: redoubt.control.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),          // 1: redoubt.control.v1.ListRolesResponse
-	(*RoleView)(nil),                   // 2: redoubt.control.v1.RoleView
-	(*CreateRoleRequest)(nil),          // 3: redoubt.control.v1.CreateRoleRequest
-	(*CreateRoleResponse)(nil),         // 4: redoubt.control.v1.CreateRoleResponse
-	(*RemoveRoleRequest)(nil),          // 5: redoubt.control.v1.RemoveRoleRequest
-	(*RemoveRoleResponse)(nil),         // 6: redoubt.control.v1.RemoveRoleResponse
-	(*ListBindingsRequest)(nil),        // 7: redoubt.control.v1.ListBindingsRequest
-	(*ListBindingsResponse)(nil),       // 8: redoubt.control.v1.ListBindingsResponse
-	(*BindingView)(nil),                // 9: redoubt.control.v1.BindingView
-	(*BindRequest)(nil),                // 10: redoubt.control.v1.BindRequest
-	(*BindResponse)(nil),               // 11: redoubt.control.v1.BindResponse
-	(*UnbindRequest)(nil),              // 12: redoubt.control.v1.UnbindRequest
-	(*UnbindResponse)(nil),             // 13: redoubt.control.v1.UnbindResponse
-	(*ListAccessPoliciesRequest)(nil),  // 14: redoubt.control.v1.ListAccessPoliciesRequest
-	(*ListAccessPoliciesResponse)(nil), // 15: redoubt.control.v1.ListAccessPoliciesResponse
-	(*AccessPolicyView)(nil),           // 16: redoubt.control.v1.AccessPolicyView
-	(*SetAccessPolicyRequest)(nil),     // 17: redoubt.control.v1.SetAccessPolicyRequest
-	(*SetAccessPolicyResponse)(nil),    // 18: redoubt.control.v1.SetAccessPolicyResponse
-	(*RemoveAccessPolicyRequest)(nil),  // 19: redoubt.control.v1.RemoveAccessPolicyRequest
-	(*RemoveAccessPolicyResponse)(nil), // 20: redoubt.control.v1.RemoveAccessPolicyResponse
-	(*CanIRequest)(nil),                // 21: redoubt.control.v1.CanIRequest
-	(*CanTheyRequest)(nil),             // 22: redoubt.control.v1.CanTheyRequest
-	(*CanIResponse)(nil),               // 23: redoubt.control.v1.CanIResponse
-	(*ListVerbsRequest)(nil),           // 24: redoubt.control.v1.ListVerbsRequest
-	(*ListVerbsResponse)(nil),          // 25: redoubt.control.v1.ListVerbsResponse
-	(*VerbView)(nil),                   // 26: redoubt.control.v1.VerbView
-	nil,                                // 27: redoubt.control.v1.BindingView.LabelsEntry
-	nil,                                // 28: redoubt.control.v1.BindRequest.LabelsEntry
-	nil,                                // 29: redoubt.control.v1.UnbindRequest.LabelsEntry
+	(*ListRolesRequest)(nil),              // 0: redoubt.control.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),             // 1: redoubt.control.v1.ListRolesResponse
+	(*RoleView)(nil),                      // 2: redoubt.control.v1.RoleView
+	(*CreateRoleRequest)(nil),             // 3: redoubt.control.v1.CreateRoleRequest
+	(*CreateRoleResponse)(nil),            // 4: redoubt.control.v1.CreateRoleResponse
+	(*RemoveRoleRequest)(nil),             // 5: redoubt.control.v1.RemoveRoleRequest
+	(*RemoveRoleResponse)(nil),            // 6: redoubt.control.v1.RemoveRoleResponse
+	(*ListBindingsRequest)(nil),           // 7: redoubt.control.v1.ListBindingsRequest
+	(*ListBindingsResponse)(nil),          // 8: redoubt.control.v1.ListBindingsResponse
+	(*BindingView)(nil),                   // 9: redoubt.control.v1.BindingView
+	(*BindRequest)(nil),                   // 10: redoubt.control.v1.BindRequest
+	(*BindResponse)(nil),                  // 11: redoubt.control.v1.BindResponse
+	(*UnbindRequest)(nil),                 // 12: redoubt.control.v1.UnbindRequest
+	(*UnbindResponse)(nil),                // 13: redoubt.control.v1.UnbindResponse
+	(*ListAccessPoliciesRequest)(nil),     // 14: redoubt.control.v1.ListAccessPoliciesRequest
+	(*ListAccessPoliciesResponse)(nil),    // 15: redoubt.control.v1.ListAccessPoliciesResponse
+	(*AccessPolicyView)(nil),              // 16: redoubt.control.v1.AccessPolicyView
+	(*SetAccessPolicyRequest)(nil),        // 17: redoubt.control.v1.SetAccessPolicyRequest
+	(*SetAccessPolicyResponse)(nil),       // 18: redoubt.control.v1.SetAccessPolicyResponse
+	(*RemoveAccessPolicyRequest)(nil),     // 19: redoubt.control.v1.RemoveAccessPolicyRequest
+	(*RemoveAccessPolicyResponse)(nil),    // 20: redoubt.control.v1.RemoveAccessPolicyResponse
+	(*CanIRequest)(nil),                   // 21: redoubt.control.v1.CanIRequest
+	(*CanTheyRequest)(nil),                // 22: redoubt.control.v1.CanTheyRequest
+	(*CanIResponse)(nil),                  // 23: redoubt.control.v1.CanIResponse
+	(*ListVerbsRequest)(nil),              // 24: redoubt.control.v1.ListVerbsRequest
+	(*ListVerbsResponse)(nil),             // 25: redoubt.control.v1.ListVerbsResponse
+	(*VerbView)(nil),                      // 26: redoubt.control.v1.VerbView
+	(*BreakGlassRequest)(nil),             // 27: redoubt.control.v1.BreakGlassRequest
+	(*BreakGlassResponse)(nil),            // 28: redoubt.control.v1.BreakGlassResponse
+	(*EndBreakGlassRequest)(nil),          // 29: redoubt.control.v1.EndBreakGlassRequest
+	(*EndBreakGlassResponse)(nil),         // 30: redoubt.control.v1.EndBreakGlassResponse
+	(*AcknowledgeBreakGlassRequest)(nil),  // 31: redoubt.control.v1.AcknowledgeBreakGlassRequest
+	(*AcknowledgeBreakGlassResponse)(nil), // 32: redoubt.control.v1.AcknowledgeBreakGlassResponse
+	(*ListBreakGlassesRequest)(nil),       // 33: redoubt.control.v1.ListBreakGlassesRequest
+	(*ListBreakGlassesResponse)(nil),      // 34: redoubt.control.v1.ListBreakGlassesResponse
+	(*BreakGlassView)(nil),                // 35: redoubt.control.v1.BreakGlassView
+	nil,                                   // 36: redoubt.control.v1.BindingView.LabelsEntry
+	nil,                                   // 37: redoubt.control.v1.BindRequest.LabelsEntry
+	nil,                                   // 38: redoubt.control.v1.UnbindRequest.LabelsEntry
 }
 var file_cmd_internal_control_controlpb_access_proto_depIdxs = []int32{
 	2,  // 0: redoubt.control.v1.ListRolesResponse.roles:type_name -> redoubt.control.v1.RoleView
 	9,  // 1: redoubt.control.v1.ListBindingsResponse.bindings:type_name -> redoubt.control.v1.BindingView
-	27, // 2: redoubt.control.v1.BindingView.labels:type_name -> redoubt.control.v1.BindingView.LabelsEntry
-	28, // 3: redoubt.control.v1.BindRequest.labels:type_name -> redoubt.control.v1.BindRequest.LabelsEntry
-	29, // 4: redoubt.control.v1.UnbindRequest.labels:type_name -> redoubt.control.v1.UnbindRequest.LabelsEntry
+	36, // 2: redoubt.control.v1.BindingView.labels:type_name -> redoubt.control.v1.BindingView.LabelsEntry
+	37, // 3: redoubt.control.v1.BindRequest.labels:type_name -> redoubt.control.v1.BindRequest.LabelsEntry
+	38, // 4: redoubt.control.v1.UnbindRequest.labels:type_name -> redoubt.control.v1.UnbindRequest.LabelsEntry
 	16, // 5: redoubt.control.v1.ListAccessPoliciesResponse.policies:type_name -> redoubt.control.v1.AccessPolicyView
 	21, // 6: redoubt.control.v1.CanTheyRequest.what:type_name -> redoubt.control.v1.CanIRequest
 	26, // 7: redoubt.control.v1.ListVerbsResponse.verbs:type_name -> redoubt.control.v1.VerbView
-	0,  // 8: redoubt.control.v1.Access.ListRoles:input_type -> redoubt.control.v1.ListRolesRequest
-	3,  // 9: redoubt.control.v1.Access.CreateRole:input_type -> redoubt.control.v1.CreateRoleRequest
-	5,  // 10: redoubt.control.v1.Access.RemoveRole:input_type -> redoubt.control.v1.RemoveRoleRequest
-	7,  // 11: redoubt.control.v1.Access.ListBindings:input_type -> redoubt.control.v1.ListBindingsRequest
-	10, // 12: redoubt.control.v1.Access.Bind:input_type -> redoubt.control.v1.BindRequest
-	12, // 13: redoubt.control.v1.Access.Unbind:input_type -> redoubt.control.v1.UnbindRequest
-	14, // 14: redoubt.control.v1.Access.ListAccessPolicies:input_type -> redoubt.control.v1.ListAccessPoliciesRequest
-	17, // 15: redoubt.control.v1.Access.SetAccessPolicy:input_type -> redoubt.control.v1.SetAccessPolicyRequest
-	19, // 16: redoubt.control.v1.Access.RemoveAccessPolicy:input_type -> redoubt.control.v1.RemoveAccessPolicyRequest
-	21, // 17: redoubt.control.v1.Access.CanI:input_type -> redoubt.control.v1.CanIRequest
-	22, // 18: redoubt.control.v1.Access.CanThey:input_type -> redoubt.control.v1.CanTheyRequest
-	24, // 19: redoubt.control.v1.Access.ListVerbs:input_type -> redoubt.control.v1.ListVerbsRequest
-	1,  // 20: redoubt.control.v1.Access.ListRoles:output_type -> redoubt.control.v1.ListRolesResponse
-	4,  // 21: redoubt.control.v1.Access.CreateRole:output_type -> redoubt.control.v1.CreateRoleResponse
-	6,  // 22: redoubt.control.v1.Access.RemoveRole:output_type -> redoubt.control.v1.RemoveRoleResponse
-	8,  // 23: redoubt.control.v1.Access.ListBindings:output_type -> redoubt.control.v1.ListBindingsResponse
-	11, // 24: redoubt.control.v1.Access.Bind:output_type -> redoubt.control.v1.BindResponse
-	13, // 25: redoubt.control.v1.Access.Unbind:output_type -> redoubt.control.v1.UnbindResponse
-	15, // 26: redoubt.control.v1.Access.ListAccessPolicies:output_type -> redoubt.control.v1.ListAccessPoliciesResponse
-	18, // 27: redoubt.control.v1.Access.SetAccessPolicy:output_type -> redoubt.control.v1.SetAccessPolicyResponse
-	20, // 28: redoubt.control.v1.Access.RemoveAccessPolicy:output_type -> redoubt.control.v1.RemoveAccessPolicyResponse
-	23, // 29: redoubt.control.v1.Access.CanI:output_type -> redoubt.control.v1.CanIResponse
-	23, // 30: redoubt.control.v1.Access.CanThey:output_type -> redoubt.control.v1.CanIResponse
-	25, // 31: redoubt.control.v1.Access.ListVerbs:output_type -> redoubt.control.v1.ListVerbsResponse
-	20, // [20:32] is the sub-list for method output_type
-	8,  // [8:20] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	35, // 8: redoubt.control.v1.ListBreakGlassesResponse.break_glasses:type_name -> redoubt.control.v1.BreakGlassView
+	0,  // 9: redoubt.control.v1.Access.ListRoles:input_type -> redoubt.control.v1.ListRolesRequest
+	3,  // 10: redoubt.control.v1.Access.CreateRole:input_type -> redoubt.control.v1.CreateRoleRequest
+	5,  // 11: redoubt.control.v1.Access.RemoveRole:input_type -> redoubt.control.v1.RemoveRoleRequest
+	7,  // 12: redoubt.control.v1.Access.ListBindings:input_type -> redoubt.control.v1.ListBindingsRequest
+	10, // 13: redoubt.control.v1.Access.Bind:input_type -> redoubt.control.v1.BindRequest
+	12, // 14: redoubt.control.v1.Access.Unbind:input_type -> redoubt.control.v1.UnbindRequest
+	14, // 15: redoubt.control.v1.Access.ListAccessPolicies:input_type -> redoubt.control.v1.ListAccessPoliciesRequest
+	17, // 16: redoubt.control.v1.Access.SetAccessPolicy:input_type -> redoubt.control.v1.SetAccessPolicyRequest
+	19, // 17: redoubt.control.v1.Access.RemoveAccessPolicy:input_type -> redoubt.control.v1.RemoveAccessPolicyRequest
+	21, // 18: redoubt.control.v1.Access.CanI:input_type -> redoubt.control.v1.CanIRequest
+	22, // 19: redoubt.control.v1.Access.CanThey:input_type -> redoubt.control.v1.CanTheyRequest
+	27, // 20: redoubt.control.v1.Access.BreakGlass:input_type -> redoubt.control.v1.BreakGlassRequest
+	29, // 21: redoubt.control.v1.Access.EndBreakGlass:input_type -> redoubt.control.v1.EndBreakGlassRequest
+	31, // 22: redoubt.control.v1.Access.AcknowledgeBreakGlass:input_type -> redoubt.control.v1.AcknowledgeBreakGlassRequest
+	33, // 23: redoubt.control.v1.Access.ListBreakGlasses:input_type -> redoubt.control.v1.ListBreakGlassesRequest
+	24, // 24: redoubt.control.v1.Access.ListVerbs:input_type -> redoubt.control.v1.ListVerbsRequest
+	1,  // 25: redoubt.control.v1.Access.ListRoles:output_type -> redoubt.control.v1.ListRolesResponse
+	4,  // 26: redoubt.control.v1.Access.CreateRole:output_type -> redoubt.control.v1.CreateRoleResponse
+	6,  // 27: redoubt.control.v1.Access.RemoveRole:output_type -> redoubt.control.v1.RemoveRoleResponse
+	8,  // 28: redoubt.control.v1.Access.ListBindings:output_type -> redoubt.control.v1.ListBindingsResponse
+	11, // 29: redoubt.control.v1.Access.Bind:output_type -> redoubt.control.v1.BindResponse
+	13, // 30: redoubt.control.v1.Access.Unbind:output_type -> redoubt.control.v1.UnbindResponse
+	15, // 31: redoubt.control.v1.Access.ListAccessPolicies:output_type -> redoubt.control.v1.ListAccessPoliciesResponse
+	18, // 32: redoubt.control.v1.Access.SetAccessPolicy:output_type -> redoubt.control.v1.SetAccessPolicyResponse
+	20, // 33: redoubt.control.v1.Access.RemoveAccessPolicy:output_type -> redoubt.control.v1.RemoveAccessPolicyResponse
+	23, // 34: redoubt.control.v1.Access.CanI:output_type -> redoubt.control.v1.CanIResponse
+	23, // 35: redoubt.control.v1.Access.CanThey:output_type -> redoubt.control.v1.CanIResponse
+	28, // 36: redoubt.control.v1.Access.BreakGlass:output_type -> redoubt.control.v1.BreakGlassResponse
+	30, // 37: redoubt.control.v1.Access.EndBreakGlass:output_type -> redoubt.control.v1.EndBreakGlassResponse
+	32, // 38: redoubt.control.v1.Access.AcknowledgeBreakGlass:output_type -> redoubt.control.v1.AcknowledgeBreakGlassResponse
+	34, // 39: redoubt.control.v1.Access.ListBreakGlasses:output_type -> redoubt.control.v1.ListBreakGlassesResponse
+	25, // 40: redoubt.control.v1.Access.ListVerbs:output_type -> redoubt.control.v1.ListVerbsResponse
+	25, // [25:41] is the sub-list for method output_type
+	9,  // [9:25] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_access_proto_init() }
@@ -1563,7 +2057,7 @@ func file_cmd_internal_control_controlpb_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_access_proto_rawDesc), len(file_cmd_internal_control_controlpb_access_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

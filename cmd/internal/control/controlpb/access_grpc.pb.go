@@ -21,18 +21,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Access_ListRoles_FullMethodName          = "/redoubt.control.v1.Access/ListRoles"
-	Access_CreateRole_FullMethodName         = "/redoubt.control.v1.Access/CreateRole"
-	Access_RemoveRole_FullMethodName         = "/redoubt.control.v1.Access/RemoveRole"
-	Access_ListBindings_FullMethodName       = "/redoubt.control.v1.Access/ListBindings"
-	Access_Bind_FullMethodName               = "/redoubt.control.v1.Access/Bind"
-	Access_Unbind_FullMethodName             = "/redoubt.control.v1.Access/Unbind"
-	Access_ListAccessPolicies_FullMethodName = "/redoubt.control.v1.Access/ListAccessPolicies"
-	Access_SetAccessPolicy_FullMethodName    = "/redoubt.control.v1.Access/SetAccessPolicy"
-	Access_RemoveAccessPolicy_FullMethodName = "/redoubt.control.v1.Access/RemoveAccessPolicy"
-	Access_CanI_FullMethodName               = "/redoubt.control.v1.Access/CanI"
-	Access_CanThey_FullMethodName            = "/redoubt.control.v1.Access/CanThey"
-	Access_ListVerbs_FullMethodName          = "/redoubt.control.v1.Access/ListVerbs"
+	Access_ListRoles_FullMethodName             = "/redoubt.control.v1.Access/ListRoles"
+	Access_CreateRole_FullMethodName            = "/redoubt.control.v1.Access/CreateRole"
+	Access_RemoveRole_FullMethodName            = "/redoubt.control.v1.Access/RemoveRole"
+	Access_ListBindings_FullMethodName          = "/redoubt.control.v1.Access/ListBindings"
+	Access_Bind_FullMethodName                  = "/redoubt.control.v1.Access/Bind"
+	Access_Unbind_FullMethodName                = "/redoubt.control.v1.Access/Unbind"
+	Access_ListAccessPolicies_FullMethodName    = "/redoubt.control.v1.Access/ListAccessPolicies"
+	Access_SetAccessPolicy_FullMethodName       = "/redoubt.control.v1.Access/SetAccessPolicy"
+	Access_RemoveAccessPolicy_FullMethodName    = "/redoubt.control.v1.Access/RemoveAccessPolicy"
+	Access_CanI_FullMethodName                  = "/redoubt.control.v1.Access/CanI"
+	Access_CanThey_FullMethodName               = "/redoubt.control.v1.Access/CanThey"
+	Access_BreakGlass_FullMethodName            = "/redoubt.control.v1.Access/BreakGlass"
+	Access_EndBreakGlass_FullMethodName         = "/redoubt.control.v1.Access/EndBreakGlass"
+	Access_AcknowledgeBreakGlass_FullMethodName = "/redoubt.control.v1.Access/AcknowledgeBreakGlass"
+	Access_ListBreakGlasses_FullMethodName      = "/redoubt.control.v1.Access/ListBreakGlasses"
+	Access_ListVerbs_FullMethodName             = "/redoubt.control.v1.Access/ListVerbs"
 )
 
 // AccessClient is the client API for Access service.
@@ -56,6 +60,14 @@ type AccessClient interface {
 	CanI(ctx context.Context, in *CanIRequest, opts ...grpc.CallOption) (*CanIResponse, error)
 	// Whether somebody else may.
 	CanThey(ctx context.Context, in *CanTheyRequest, opts ...grpc.CallOption) (*CanIResponse, error)
+	// Local root of the manager it is called on becomes security-admin for a while, but
+	// for keys, slots, autolock and CAs. No policy can forbid it, and everybody hears.
+	BreakGlass(ctx context.Context, in *BreakGlassRequest, opts ...grpc.CallOption) (*BreakGlassResponse, error)
+	// Before its time; it is still to be acknowledged.
+	EndBreakGlass(ctx context.Context, in *EndBreakGlassRequest, opts ...grpc.CallOption) (*EndBreakGlassResponse, error)
+	// By who was security-admin before, which no policy can forbid.
+	AcknowledgeBreakGlass(ctx context.Context, in *AcknowledgeBreakGlassRequest, opts ...grpc.CallOption) (*AcknowledgeBreakGlassResponse, error)
+	ListBreakGlasses(ctx context.Context, in *ListBreakGlassesRequest, opts ...grpc.CallOption) (*ListBreakGlassesResponse, error)
 	// What can be permitted at all.
 	ListVerbs(ctx context.Context, in *ListVerbsRequest, opts ...grpc.CallOption) (*ListVerbsResponse, error)
 }
@@ -178,6 +190,46 @@ func (c *accessClient) CanThey(ctx context.Context, in *CanTheyRequest, opts ...
 	return out, nil
 }
 
+func (c *accessClient) BreakGlass(ctx context.Context, in *BreakGlassRequest, opts ...grpc.CallOption) (*BreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BreakGlassResponse)
+	err := c.cc.Invoke(ctx, Access_BreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) EndBreakGlass(ctx context.Context, in *EndBreakGlassRequest, opts ...grpc.CallOption) (*EndBreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndBreakGlassResponse)
+	err := c.cc.Invoke(ctx, Access_EndBreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) AcknowledgeBreakGlass(ctx context.Context, in *AcknowledgeBreakGlassRequest, opts ...grpc.CallOption) (*AcknowledgeBreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcknowledgeBreakGlassResponse)
+	err := c.cc.Invoke(ctx, Access_AcknowledgeBreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) ListBreakGlasses(ctx context.Context, in *ListBreakGlassesRequest, opts ...grpc.CallOption) (*ListBreakGlassesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBreakGlassesResponse)
+	err := c.cc.Invoke(ctx, Access_ListBreakGlasses_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *accessClient) ListVerbs(ctx context.Context, in *ListVerbsRequest, opts ...grpc.CallOption) (*ListVerbsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListVerbsResponse)
@@ -209,6 +261,14 @@ type AccessServer interface {
 	CanI(context.Context, *CanIRequest) (*CanIResponse, error)
 	// Whether somebody else may.
 	CanThey(context.Context, *CanTheyRequest) (*CanIResponse, error)
+	// Local root of the manager it is called on becomes security-admin for a while, but
+	// for keys, slots, autolock and CAs. No policy can forbid it, and everybody hears.
+	BreakGlass(context.Context, *BreakGlassRequest) (*BreakGlassResponse, error)
+	// Before its time; it is still to be acknowledged.
+	EndBreakGlass(context.Context, *EndBreakGlassRequest) (*EndBreakGlassResponse, error)
+	// By who was security-admin before, which no policy can forbid.
+	AcknowledgeBreakGlass(context.Context, *AcknowledgeBreakGlassRequest) (*AcknowledgeBreakGlassResponse, error)
+	ListBreakGlasses(context.Context, *ListBreakGlassesRequest) (*ListBreakGlassesResponse, error)
 	// What can be permitted at all.
 	ListVerbs(context.Context, *ListVerbsRequest) (*ListVerbsResponse, error)
 	mustEmbedUnimplementedAccessServer()
@@ -253,6 +313,18 @@ func (UnimplementedAccessServer) CanI(context.Context, *CanIRequest) (*CanIRespo
 }
 func (UnimplementedAccessServer) CanThey(context.Context, *CanTheyRequest) (*CanIResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CanThey not implemented")
+}
+func (UnimplementedAccessServer) BreakGlass(context.Context, *BreakGlassRequest) (*BreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BreakGlass not implemented")
+}
+func (UnimplementedAccessServer) EndBreakGlass(context.Context, *EndBreakGlassRequest) (*EndBreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndBreakGlass not implemented")
+}
+func (UnimplementedAccessServer) AcknowledgeBreakGlass(context.Context, *AcknowledgeBreakGlassRequest) (*AcknowledgeBreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AcknowledgeBreakGlass not implemented")
+}
+func (UnimplementedAccessServer) ListBreakGlasses(context.Context, *ListBreakGlassesRequest) (*ListBreakGlassesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBreakGlasses not implemented")
 }
 func (UnimplementedAccessServer) ListVerbs(context.Context, *ListVerbsRequest) (*ListVerbsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListVerbs not implemented")
@@ -476,6 +548,78 @@ func _Access_CanThey_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Access_BreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).BreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_BreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).BreakGlass(ctx, req.(*BreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_EndBreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndBreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).EndBreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_EndBreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).EndBreakGlass(ctx, req.(*EndBreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_AcknowledgeBreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcknowledgeBreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).AcknowledgeBreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_AcknowledgeBreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).AcknowledgeBreakGlass(ctx, req.(*AcknowledgeBreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_ListBreakGlasses_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBreakGlassesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).ListBreakGlasses(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_ListBreakGlasses_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).ListBreakGlasses(ctx, req.(*ListBreakGlassesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Access_ListVerbs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListVerbsRequest)
 	if err := dec(in); err != nil {
@@ -544,6 +688,22 @@ var Access_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CanThey",
 			Handler:    _Access_CanThey_Handler,
+		},
+		{
+			MethodName: "BreakGlass",
+			Handler:    _Access_BreakGlass_Handler,
+		},
+		{
+			MethodName: "EndBreakGlass",
+			Handler:    _Access_EndBreakGlass_Handler,
+		},
+		{
+			MethodName: "AcknowledgeBreakGlass",
+			Handler:    _Access_AcknowledgeBreakGlass_Handler,
+		},
+		{
+			MethodName: "ListBreakGlasses",
+			Handler:    _Access_ListBreakGlasses_Handler,
 		},
 		{
 			MethodName: "ListVerbs",

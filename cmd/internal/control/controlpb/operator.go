@@ -6,6 +6,10 @@ import (
 	"google.golang.org/grpc"
 )
 
+// NoticeHeader is the response header in which a security-admin hears of what nobody
+// acknowledged, one value for each, in ASCII.
+const NoticeHeader = "redoubt-notice"
+
 // OperatorServices are the operator API: what a manager's own socket passes to the
 // leader, call by call. A new service is one more line here, and is registered
 // with the leader's server by control.Register.

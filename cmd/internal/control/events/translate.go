@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -29,7 +30,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -52,6 +53,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			}
 		} else if old, now, ok := pkistore.DeniedIdentities.Event(c); ok {
 			e, meta = identity(old, now), now.GetMeta()
+		} else if old, now, ok := pkistore.BreakGlasses.Event(c); ok {
+			e, meta = breakGlass(r, old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Tokens.Event(c); ok {
 			e, meta = token(old, now), now.GetMeta()
 		} else if old, now, ok := secretstore.Configs.Event(c); ok {
@@ -82,6 +85,23 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 
 func event(kind, action, id, name string) *controlpb.Event {
 	return &controlpb.Event{Type: kind, Action: action, Id: id, Name: name, Attributes: map[string]string{}}
+}
+
+// breakGlass tells that local root of a manager made itself security-admin, ended that,
+// and that somebody acknowledged it.
+func breakGlass(r raftstore.Reader, old, now *pkipb.BreakGlass) *controlpb.Event {
+	b, action := now, "begin"
+	switch {
+	case now == nil:
+		b, action = old, "acknowledge"
+	case old.GetTimes() == now.GetTimes():
+		action = "end"
+	}
+	n, _ := pkistore.Nodes.Get(r, b.GetId())
+	e := event("break-glass", action, b.GetId(), cmp.Or(n.GetName(), b.GetId()))
+	set(e, "reason", b.GetReason())
+	set(e, "until", time.Unix(0, b.GetUntil()).UTC().Format(time.RFC3339))
+	return e
 }
 
 // release tells of a manager that was opened by the others, and of one that was refused
