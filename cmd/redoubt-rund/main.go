@@ -16,6 +16,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
 
 func main() {
@@ -45,7 +47,7 @@ func run(ctx context.Context, env daemon.Env, config rund.Config, plugins *cni.C
 	if plugins != nil {
 		defer plugins.Close()
 	}
-	s, err := rund.New(rund.Options{Config: config, RunDir: env.RunDir, DataDir: env.DataDir, CNI: plugins, Log: env.Log})
+	s, err := rund.New(rund.Options{Config: config, RunDir: env.RunDir, DataDir: env.DataDir, CNI: plugins, Check: check(env), Log: env.Log})
 	if err != nil {
 		return err
 	}
@@ -56,4 +58,14 @@ func run(ctx context.Context, env daemon.Env, config rund.Config, plugins *cni.C
 		return s.ServeIdentity(ctx, peercred.Listener(env.Listeners["identity"], denied, env.ControlUID))
 	})
 	return g.Wait()
+}
+
+// check judges this node by its controls.
+func check(env daemon.Env) func(context.Context, []string) []*taskpb.CheckResult {
+	return func(ctx context.Context, ids []string) (out []*taskpb.CheckResult) {
+		for _, r := range control.RunOwn(ctx, env.RunDir, env.DataDir, ids) {
+			out = append(out, &taskpb.CheckResult{Control: r.Control.ID, Outcome: string(r.Outcome), Evidence: r.Evidence, Took: int64(r.Took)})
+		}
+		return out
+	}
 }

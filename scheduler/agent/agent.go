@@ -79,6 +79,8 @@ type Config struct {
 	// Mesh, if not nil, tells of this node's end of the tunnels and, with rotate,
 	// begins to change its WireGuard key. It does not wait for that.
 	Mesh func(rotate bool) (*schedulerpb.MeshState, error)
+	// Check, if not nil, judges this node by controls, by their ids.
+	Check func(ctx context.Context, controls []string) ([]*taskpb.CheckResult, error)
 	// Identities, if not nil, is told which tasks this node has or is to have, when
 	// that changed: all of them.
 	Identities func([]*schedulerpb.Assignment)

@@ -10,6 +10,12 @@ const (
 	// maxAnswers to managers' questions wait to be sent.
 	maxAnswers = 8
 
+	// maxChecking questions about controls are answered at a time, each for at most
+	// checkPatience and with so many bytes: managers take no more.
+	maxChecking    = 4
+	checkPatience  = 5 * time.Second
+	maxCheckAnswer = 64 << 10
+
 	// defaultHeartbeat holds until the manager's Settings arrive, which may
 	// name one between minHeartbeat and maxHeartbeat.
 	defaultHeartbeat = 5 * time.Second

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -63,7 +64,8 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 		settings:  make(chan time.Duration, 1),
 		alive:     newKick(),
 		logs:      newLogs(a),
-		answers:   make(chan *schedulerpb.MeshAnswer, maxAnswers),
+		answers:   make(chan *schedulerpb.AgentMessage, maxAnswers),
+		checking:  make(chan struct{}, maxChecking),
 	}
 	a.mu.Lock()
 	a.machine.reportAll()
@@ -80,6 +82,7 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 	defer stop()
 	err = g.Wait()
 	s.logs.wait()
+	s.checks.Wait()
 	if s.assembler.heard {
 		a.useConn(nil)
 	}
@@ -103,7 +106,9 @@ type session struct {
 	settings  chan time.Duration // from receive to send, latest wins
 	alive     kick               // from receive to send
 	logs      *logs
-	answers   chan *schedulerpb.MeshAnswer // from receive to send
+	answers   chan *schedulerpb.AgentMessage // from receive and checks to send
+	checks    sync.WaitGroup                 // checks; grows in receive alone
+	checking  chan struct{}                  // their places
 	clock     clock
 }
 
@@ -184,7 +189,7 @@ func (s *session) send(ctx context.Context) error {
 				return err
 			}
 		case m := <-s.answers:
-			if err := s.stream.Send(&schedulerpb.AgentMessage{Message: &schedulerpb.AgentMessage_Mesh{Mesh: m}}); err != nil {
+			if err := s.stream.Send(m); err != nil {
 				return s.sendError(err)
 			}
 		case c := <-logs:
@@ -286,6 +291,8 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 			s.logs.subscribe(ctx, v.Log)
 		case *schedulerpb.ManagerMessage_Mesh:
 			s.answer(v.Mesh)
+		case *schedulerpb.ManagerMessage_Check:
+			s.check(ctx, v.Check)
 		case *schedulerpb.ManagerMessage_Settings:
 			s.clock.answer(v.Settings, time.Now())
 			d := time.Duration(v.Settings.HeartbeatNs)

@@ -60,8 +60,14 @@ const (
 	// Questions to nodes under way, how long an answer may take, and lines of one
 	// kind in it.
 	maxQuestions = 256
-	meshPatience = 5 * time.Second
+	askPatience  = 5 * time.Second
 	maxMeshLines = 64
+
+	// Of a node's answer by controls: its bytes, the lines of each result, and the
+	// bytes of one.
+	maxCheckAnswer = 64 << 10
+	maxCheckLines  = 32
+	maxCheckLine   = 240
 
 	maxMessageText = 1024
 	maxContainerID = 128

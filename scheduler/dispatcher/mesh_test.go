@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
 
@@ -32,16 +34,16 @@ func TestMeshAnswersAreCleaned(t *testing.T) {
 func TestMeshAnswersAreOfWhoWasAsked(t *testing.T) {
 	d := &Dispatcher{questions: map[string]*question{}}
 	asked, other := &session{d: d}, &session{d: d}
-	q := &question{asked, make(chan *schedulerpb.MeshAnswer, 1)}
+	q := &question{asked, make(chan proto.Message, 1)}
 	d.questions["q"] = q
-	other.answered(&schedulerpb.MeshAnswer{Id: "q", Error: "a lie"})
-	asked.answered(&schedulerpb.MeshAnswer{Id: "p", Error: "to nobody"})
+	other.answeredMesh(&schedulerpb.MeshAnswer{Id: "q", Error: "a lie"})
+	asked.answeredMesh(&schedulerpb.MeshAnswer{Id: "p", Error: "to nobody"})
 	if len(q.answer) != 0 {
 		t.Fatal("somebody else answered")
 	}
-	asked.answered(&schedulerpb.MeshAnswer{Id: "q"})
-	asked.answered(&schedulerpb.MeshAnswer{Id: "q"})
-	if a := <-q.answer; a.Error != "the node answered nothing" || len(d.questions) != 0 {
+	asked.answeredMesh(&schedulerpb.MeshAnswer{Id: "q"})
+	asked.answeredMesh(&schedulerpb.MeshAnswer{Id: "q"})
+	if a := (<-q.answer).(*schedulerpb.MeshAnswer); a.Error != "the node answered nothing" || len(d.questions) != 0 {
 		t.Errorf("%v, %d open", a, len(d.questions))
 	}
 	d.questions["r"] = q

@@ -277,7 +277,9 @@ func (s *session) read() error {
 				return err
 			}
 		case *schedulerpb.AgentMessage_Mesh:
-			s.answered(v.Mesh)
+			s.answeredMesh(v.Mesh)
+		case *schedulerpb.AgentMessage_Check:
+			s.answeredCheck(v.Check)
 		case *schedulerpb.AgentMessage_Trust:
 			if err := checkTrust(v.Trust); err != nil {
 				return status.Error(codes.InvalidArgument, err.Error())

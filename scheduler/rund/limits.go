@@ -107,6 +107,9 @@ const (
 	// probeTimeout bounds what Probe asks of containerd.
 	probeTimeout = 5 * time.Second
 
+	// maxControls bounds the controls of one Check.
+	maxControls = 64
+
 	// maxLogTail bounds the lines of one Logs request that are kept in memory;
 	// files are bounded by configuration.
 	maxLogTail = 1 << 20

@@ -37,6 +37,9 @@ func (s *Server) Probe(ctx context.Context, _ *rundpb.ProbeRequest) (*rundpb.Pro
 	}
 	resp.Features = append(resp.Features, s.locals.features(ctx)...)
 	resp.Features = append(resp.Features, &taskpb.Feature{Name: "secret-files", Present: true, Detail: s.files.Kind()})
+	if s.check != nil {
+		resp.Features = append(resp.Features, &taskpb.Feature{Name: "check", Present: true})
+	}
 	if err == nil {
 		if resp.LoadedImages, err = s.images.Loaded(ctx); err != nil {
 			return nil, imageStatus(err)

@@ -37,6 +37,9 @@ type Options struct {
 	Logger string
 	// Proxy is the program redoubt-proxy; empty means the one beside this program.
 	Proxy string
+	// Check judges this node by controls, by their ids; nil: it cannot. One that does
+	// not exist has no result.
+	Check func(ctx context.Context, controls []string) []*taskpb.CheckResult
 	Log   *slog.Logger
 }
 
@@ -62,6 +65,8 @@ type Server struct {
 	callers  *callers
 	creates  chan struct{} // slots
 	checks   chan struct{} // places of healthchecks that are being started
+	check    func(context.Context, []string) []*taskpb.CheckResult
+	checking chan struct{} // capacity 1: controls are being run
 	answers  chan struct{} // buffered 1; containerd answers again, for adopt
 	adopted  chan struct{} // closed by adopt when existing containers are known
 
@@ -106,7 +111,7 @@ func New(o Options) (*Server, error) {
 		files: files, key: key, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
-		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks),
+		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks), check: o.Check, checking: make(chan struct{}, 1),
 		answers: make(chan struct{}, 1), adopted: make(chan struct{}), workers: map[string]*worker{},
 	}
 	if s.logger == "" {

@@ -37,6 +37,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Log
 	//	*AgentMessage_Mesh
 	//	*AgentMessage_Trust
+	//	*AgentMessage_Check
 	Message       isAgentMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -133,6 +134,15 @@ func (x *AgentMessage) GetTrust() *TrustReport {
 	return nil
 }
 
+func (x *AgentMessage) GetCheck() *CheckAnswer {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Check); ok {
+			return x.Check
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Message interface {
 	isAgentMessage_Message()
 }
@@ -163,6 +173,10 @@ type AgentMessage_Trust struct {
 	Trust *TrustReport `protobuf:"bytes,6,opt,name=trust,proto3,oneof"`
 }
 
+type AgentMessage_Check struct {
+	Check *CheckAnswer `protobuf:"bytes,7,opt,name=check,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Message() {}
 
 func (*AgentMessage_Heartbeat) isAgentMessage_Message() {}
@@ -174,6 +188,8 @@ func (*AgentMessage_Log) isAgentMessage_Message() {}
 func (*AgentMessage_Mesh) isAgentMessage_Message() {}
 
 func (*AgentMessage_Trust) isAgentMessage_Message() {}
+
+func (*AgentMessage_Check) isAgentMessage_Message() {}
 
 type Hello struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -542,6 +558,7 @@ type ManagerMessage struct {
 	//	*ManagerMessage_Mesh
 	//	*ManagerMessage_Denials
 	//	*ManagerMessage_Identities
+	//	*ManagerMessage_Check
 	Message       isManagerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -665,6 +682,15 @@ func (x *ManagerMessage) GetIdentities() *IdentityNews {
 	return nil
 }
 
+func (x *ManagerMessage) GetCheck() *CheckQuestion {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_Check); ok {
+			return x.Check
+		}
+	}
+	return nil
+}
+
 type isManagerMessage_Message interface {
 	isManagerMessage_Message()
 }
@@ -706,6 +732,11 @@ type ManagerMessage_Identities struct {
 	Identities *IdentityNews `protobuf:"bytes,8,opt,name=identities,proto3,oneof"`
 }
 
+type ManagerMessage_Check struct {
+	// To nodes that said to have the feature "check" alone.
+	Check *CheckQuestion `protobuf:"bytes,9,opt,name=check,proto3,oneof"`
+}
+
 func (*ManagerMessage_Assignments) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Managers) isManagerMessage_Message() {}
@@ -723,6 +754,8 @@ func (*ManagerMessage_Mesh) isManagerMessage_Message() {}
 func (*ManagerMessage_Denials) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Identities) isManagerMessage_Message() {}
+
+func (*ManagerMessage_Check) isManagerMessage_Message() {}
 
 // Denials are the workload identities that count for nothing now, all of them. They
 // are said before the first assignments of a session and whenever they change.
@@ -941,6 +974,124 @@ func (x *MeshAnswer) GetError() string {
 	return ""
 }
 
+// CheckQuestion asks a node to judge itself by controls. It answers once.
+type CheckQuestion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of this question: the answer has it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Ids of the controls.
+	Controls      []string `protobuf:"bytes,2,rep,name=controls,proto3" json:"controls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckQuestion) Reset() {
+	*x = CheckQuestion{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckQuestion) ProtoMessage() {}
+
+func (x *CheckQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckQuestion.ProtoReflect.Descriptor instead.
+func (*CheckQuestion) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CheckQuestion) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CheckQuestion) GetControls() []string {
+	if x != nil {
+		return x.Controls
+	}
+	return nil
+}
+
+// CheckAnswer has a result for each control that was asked for, 64 KiB in all at
+// most.
+type CheckAnswer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Results []*taskpb.CheckResult  `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	// Why there are none.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckAnswer) Reset() {
+	*x = CheckAnswer{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckAnswer) ProtoMessage() {}
+
+func (x *CheckAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckAnswer.ProtoReflect.Descriptor instead.
+func (*CheckAnswer) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CheckAnswer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CheckAnswer) GetResults() []*taskpb.CheckResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *CheckAnswer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Assignments: complete ones replace all, incremental ones follow each other
 // without a gap in sequence.
 type Assignments struct {
@@ -960,7 +1111,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1123,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1136,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -1063,7 +1214,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1226,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1239,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assignment) GetTaskId() string {
@@ -1185,7 +1336,7 @@ type ManagerList struct {
 
 func (x *ManagerList) Reset() {
 	*x = ManagerList{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1348,7 @@ func (x *ManagerList) String() string {
 func (*ManagerList) ProtoMessage() {}
 
 func (x *ManagerList) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1361,7 @@ func (x *ManagerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerList.ProtoReflect.Descriptor instead.
 func (*ManagerList) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ManagerList) GetAddresses() []string {
@@ -1238,7 +1389,7 @@ type LogSubscription struct {
 
 func (x *LogSubscription) Reset() {
 	*x = LogSubscription{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1401,7 @@ func (x *LogSubscription) String() string {
 func (*LogSubscription) ProtoMessage() {}
 
 func (x *LogSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1414,7 @@ func (x *LogSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
 func (*LogSubscription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LogSubscription) GetId() string {
@@ -1328,7 +1479,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1491,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1504,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Settings) GetHeartbeatNs() int64 {
@@ -1394,7 +1545,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1557,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1570,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Membership) GetIssuer() []byte {
@@ -1488,7 +1639,7 @@ type NetworkSet struct {
 
 func (x *NetworkSet) Reset() {
 	*x = NetworkSet{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1651,7 @@ func (x *NetworkSet) String() string {
 func (*NetworkSet) ProtoMessage() {}
 
 func (x *NetworkSet) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1664,7 @@ func (x *NetworkSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSet.ProtoReflect.Descriptor instead.
 func (*NetworkSet) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NetworkSet) GetComplete() bool {
@@ -1661,7 +1812,7 @@ type NetworkView struct {
 
 func (x *NetworkView) Reset() {
 	*x = NetworkView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1824,7 @@ func (x *NetworkView) String() string {
 func (*NetworkView) ProtoMessage() {}
 
 func (x *NetworkView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1837,7 @@ func (x *NetworkView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkView.ProtoReflect.Descriptor instead.
 func (*NetworkView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NetworkView) GetId() string {
@@ -1847,7 +1998,7 @@ type IngressPortView struct {
 
 func (x *IngressPortView) Reset() {
 	*x = IngressPortView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +2010,7 @@ func (x *IngressPortView) String() string {
 func (*IngressPortView) ProtoMessage() {}
 
 func (x *IngressPortView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +2023,7 @@ func (x *IngressPortView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressPortView.ProtoReflect.Descriptor instead.
 func (*IngressPortView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *IngressPortView) GetPublished() uint32 {
@@ -1936,7 +2087,7 @@ type EndpointView struct {
 
 func (x *EndpointView) Reset() {
 	*x = EndpointView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2099,7 @@ func (x *EndpointView) String() string {
 func (*EndpointView) ProtoMessage() {}
 
 func (x *EndpointView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2112,7 @@ func (x *EndpointView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointView.ProtoReflect.Descriptor instead.
 func (*EndpointView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EndpointView) GetTaskId() string {
@@ -2023,7 +2174,7 @@ type NetworkServiceView struct {
 
 func (x *NetworkServiceView) Reset() {
 	*x = NetworkServiceView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2186,7 @@ func (x *NetworkServiceView) String() string {
 func (*NetworkServiceView) ProtoMessage() {}
 
 func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2199,7 @@ func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkServiceView.ProtoReflect.Descriptor instead.
 func (*NetworkServiceView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NetworkServiceView) GetServiceId() string {
@@ -2100,7 +2251,7 @@ type PolicyRuleView struct {
 
 func (x *PolicyRuleView) Reset() {
 	*x = PolicyRuleView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2263,7 @@ func (x *PolicyRuleView) String() string {
 func (*PolicyRuleView) ProtoMessage() {}
 
 func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2276,7 @@ func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRuleView.ProtoReflect.Descriptor instead.
 func (*PolicyRuleView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PolicyRuleView) GetPolicyId() string {
@@ -2172,7 +2323,7 @@ type PeerView struct {
 
 func (x *PeerView) Reset() {
 	*x = PeerView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2335,7 @@ func (x *PeerView) String() string {
 func (*PeerView) ProtoMessage() {}
 
 func (x *PeerView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2348,7 @@ func (x *PeerView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerView.ProtoReflect.Descriptor instead.
 func (*PeerView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PeerView) GetNodeId() string {
@@ -2232,14 +2383,15 @@ var File_scheduler_schedulerpb_dispatcher_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
-	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a\x13pki/pkipb/pki.proto\x1a$scheduler/schedulerpb/identity.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"\xf3\x02\n" +
+	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a\x13pki/pkipb/pki.proto\x1a$scheduler/schedulerpb/identity.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"\xae\x03\n" +
 	"\fAgentMessage\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.redoubt.scheduler.v1.HelloH\x00R\x05hello\x12?\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.redoubt.scheduler.v1.HeartbeatH\x00R\theartbeat\x12;\n" +
 	"\x06status\x18\x03 \x01(\v2!.redoubt.scheduler.v1.StatusBatchH\x00R\x06status\x122\n" +
 	"\x03log\x18\x04 \x01(\v2\x1e.redoubt.scheduler.v1.LogChunkH\x00R\x03log\x126\n" +
 	"\x04mesh\x18\x05 \x01(\v2 .redoubt.scheduler.v1.MeshAnswerH\x00R\x04mesh\x129\n" +
-	"\x05trust\x18\x06 \x01(\v2!.redoubt.scheduler.v1.TrustReportH\x00R\x05trustB\t\n" +
+	"\x05trust\x18\x06 \x01(\v2!.redoubt.scheduler.v1.TrustReportH\x00R\x05trust\x129\n" +
+	"\x05check\x18\a \x01(\v2!.redoubt.scheduler.v1.CheckAnswerH\x00R\x05checkB\t\n" +
 	"\amessage\"f\n" +
 	"\x05Hello\x12G\n" +
 	"\vdescription\x18\x01 \x01(\v2%.redoubt.scheduler.v1.NodeDescriptionR\vdescription\x12\x14\n" +
@@ -2263,7 +2415,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x06 \x01(\bR\x03eof\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\xda\x04\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\x97\x05\n" +
 	"\x0eManagerMessage\x12E\n" +
 	"\vassignments\x18\x01 \x01(\v2!.redoubt.scheduler.v1.AssignmentsH\x00R\vassignments\x12?\n" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
@@ -2277,7 +2429,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\adenials\x18\x14 \x01(\v2\x1d.redoubt.scheduler.v1.DenialsH\x00R\adenials\x12D\n" +
 	"\n" +
 	"identities\x18\b \x01(\v2\".redoubt.scheduler.v1.IdentityNewsH\x00R\n" +
-	"identitiesB\t\n" +
+	"identities\x12;\n" +
+	"\x05check\x18\t \x01(\v2#.redoubt.scheduler.v1.CheckQuestionH\x00R\x05checkB\t\n" +
 	"\amessage\"A\n" +
 	"\aDenials\x126\n" +
 	"\adenials\x18\x01 \x03(\v2\x1c.redoubt.scheduler.v1.DenialR\adenials\"9\n" +
@@ -2292,6 +2445,13 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"MeshAnswer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x125\n" +
 	"\x05state\x18\x02 \x01(\v2\x1f.redoubt.scheduler.v1.MeshStateR\x05state\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\";\n" +
+	"\rCheckQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bcontrols\x18\x02 \x03(\tR\bcontrols\"k\n" +
+	"\vCheckAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
+	"\aresults\x18\x02 \x03(\v2\x1c.redoubt.task.v1.CheckResultR\aresults\x12\x14\n" +
 	"\x05error\x18\x03 \x01(\tR\x05error\"\xc9\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
@@ -2430,7 +2590,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_dispatcher_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*AgentMessage)(nil),       // 0: redoubt.scheduler.v1.AgentMessage
 	(*Hello)(nil),              // 1: redoubt.scheduler.v1.Hello
@@ -2444,35 +2604,38 @@ var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*Denial)(nil),             // 9: redoubt.scheduler.v1.Denial
 	(*MeshRequest)(nil),        // 10: redoubt.scheduler.v1.MeshRequest
 	(*MeshAnswer)(nil),         // 11: redoubt.scheduler.v1.MeshAnswer
-	(*Assignments)(nil),        // 12: redoubt.scheduler.v1.Assignments
-	(*Assignment)(nil),         // 13: redoubt.scheduler.v1.Assignment
-	(*ManagerList)(nil),        // 14: redoubt.scheduler.v1.ManagerList
-	(*LogSubscription)(nil),    // 15: redoubt.scheduler.v1.LogSubscription
-	(*Settings)(nil),           // 16: redoubt.scheduler.v1.Settings
-	(*Membership)(nil),         // 17: redoubt.scheduler.v1.Membership
-	(*NetworkSet)(nil),         // 18: redoubt.scheduler.v1.NetworkSet
-	(*NetworkView)(nil),        // 19: redoubt.scheduler.v1.NetworkView
-	(*IngressPortView)(nil),    // 20: redoubt.scheduler.v1.IngressPortView
-	(*EndpointView)(nil),       // 21: redoubt.scheduler.v1.EndpointView
-	(*NetworkServiceView)(nil), // 22: redoubt.scheduler.v1.NetworkServiceView
-	(*PolicyRuleView)(nil),     // 23: redoubt.scheduler.v1.PolicyRuleView
-	(*PeerView)(nil),           // 24: redoubt.scheduler.v1.PeerView
-	nil,                        // 25: redoubt.scheduler.v1.NetworkView.OptionsEntry
-	(*NodeDescription)(nil),    // 26: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),        // 27: redoubt.scheduler.v1.ClockOffset
-	(*TaskStatus)(nil),         // 28: redoubt.scheduler.v1.TaskStatus
-	(*IdentityNews)(nil),       // 29: redoubt.scheduler.v1.IdentityNews
-	(*MeshState)(nil),          // 30: redoubt.scheduler.v1.MeshState
-	(TaskState)(0),             // 31: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil),    // 32: redoubt.task.v1.TaskSpec
-	(*taskpb.Attachment)(nil),  // 33: redoubt.task.v1.Attachment
-	(*taskpb.FileVersion)(nil), // 34: redoubt.task.v1.FileVersion
-	(*pkipb.Roots)(nil),        // 35: redoubt.pki.v1.Roots
-	(meshpb.Kind)(0),           // 36: redoubt.mesh.v1.Kind
-	(*meshpb.Subnet)(nil),      // 37: redoubt.mesh.v1.Subnet
-	(taskpb.Port_Protocol)(0),  // 38: redoubt.task.v1.Port.Protocol
-	(EndpointMode)(0),          // 39: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicyRule)(nil),  // 40: redoubt.mesh.v1.PolicyRule
+	(*CheckQuestion)(nil),      // 12: redoubt.scheduler.v1.CheckQuestion
+	(*CheckAnswer)(nil),        // 13: redoubt.scheduler.v1.CheckAnswer
+	(*Assignments)(nil),        // 14: redoubt.scheduler.v1.Assignments
+	(*Assignment)(nil),         // 15: redoubt.scheduler.v1.Assignment
+	(*ManagerList)(nil),        // 16: redoubt.scheduler.v1.ManagerList
+	(*LogSubscription)(nil),    // 17: redoubt.scheduler.v1.LogSubscription
+	(*Settings)(nil),           // 18: redoubt.scheduler.v1.Settings
+	(*Membership)(nil),         // 19: redoubt.scheduler.v1.Membership
+	(*NetworkSet)(nil),         // 20: redoubt.scheduler.v1.NetworkSet
+	(*NetworkView)(nil),        // 21: redoubt.scheduler.v1.NetworkView
+	(*IngressPortView)(nil),    // 22: redoubt.scheduler.v1.IngressPortView
+	(*EndpointView)(nil),       // 23: redoubt.scheduler.v1.EndpointView
+	(*NetworkServiceView)(nil), // 24: redoubt.scheduler.v1.NetworkServiceView
+	(*PolicyRuleView)(nil),     // 25: redoubt.scheduler.v1.PolicyRuleView
+	(*PeerView)(nil),           // 26: redoubt.scheduler.v1.PeerView
+	nil,                        // 27: redoubt.scheduler.v1.NetworkView.OptionsEntry
+	(*NodeDescription)(nil),    // 28: redoubt.scheduler.v1.NodeDescription
+	(*ClockOffset)(nil),        // 29: redoubt.scheduler.v1.ClockOffset
+	(*TaskStatus)(nil),         // 30: redoubt.scheduler.v1.TaskStatus
+	(*IdentityNews)(nil),       // 31: redoubt.scheduler.v1.IdentityNews
+	(*MeshState)(nil),          // 32: redoubt.scheduler.v1.MeshState
+	(*taskpb.CheckResult)(nil), // 33: redoubt.task.v1.CheckResult
+	(TaskState)(0),             // 34: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil),    // 35: redoubt.task.v1.TaskSpec
+	(*taskpb.Attachment)(nil),  // 36: redoubt.task.v1.Attachment
+	(*taskpb.FileVersion)(nil), // 37: redoubt.task.v1.FileVersion
+	(*pkipb.Roots)(nil),        // 38: redoubt.pki.v1.Roots
+	(meshpb.Kind)(0),           // 39: redoubt.mesh.v1.Kind
+	(*meshpb.Subnet)(nil),      // 40: redoubt.mesh.v1.Subnet
+	(taskpb.Port_Protocol)(0),  // 41: redoubt.task.v1.Port.Protocol
+	(EndpointMode)(0),          // 42: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicyRule)(nil),  // 43: redoubt.mesh.v1.PolicyRule
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
@@ -2481,48 +2644,51 @@ var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	6,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
 	11, // 4: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
 	3,  // 5: redoubt.scheduler.v1.AgentMessage.trust:type_name -> redoubt.scheduler.v1.TrustReport
-	26, // 6: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	27, // 7: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	5,  // 8: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	28, // 9: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	12, // 10: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
-	14, // 11: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
-	15, // 12: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
-	16, // 13: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
-	17, // 14: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
-	18, // 15: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
-	10, // 16: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
-	8,  // 17: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
-	29, // 18: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
-	9,  // 19: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
-	30, // 20: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
-	13, // 21: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	31, // 22: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	32, // 23: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	31, // 24: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	33, // 25: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
-	34, // 26: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
-	35, // 27: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
-	19, // 28: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
-	24, // 29: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
-	24, // 30: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
-	36, // 31: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
-	37, // 32: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
-	25, // 33: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
-	21, // 34: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
-	22, // 35: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
-	23, // 36: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
-	20, // 37: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
-	38, // 38: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	39, // 39: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	40, // 40: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	0,  // 41: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	7,  // 42: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	42, // [42:43] is the sub-list for method output_type
-	41, // [41:42] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	13, // 6: redoubt.scheduler.v1.AgentMessage.check:type_name -> redoubt.scheduler.v1.CheckAnswer
+	28, // 7: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	29, // 8: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	5,  // 9: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
+	30, // 10: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	14, // 11: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
+	16, // 12: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
+	17, // 13: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
+	18, // 14: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
+	19, // 15: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
+	20, // 16: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
+	10, // 17: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
+	8,  // 18: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
+	31, // 19: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
+	12, // 20: redoubt.scheduler.v1.ManagerMessage.check:type_name -> redoubt.scheduler.v1.CheckQuestion
+	9,  // 21: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
+	32, // 22: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
+	33, // 23: redoubt.scheduler.v1.CheckAnswer.results:type_name -> redoubt.task.v1.CheckResult
+	15, // 24: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	34, // 25: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	35, // 26: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	34, // 27: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	36, // 28: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
+	37, // 29: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
+	38, // 30: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
+	21, // 31: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
+	26, // 32: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
+	26, // 33: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
+	39, // 34: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
+	40, // 35: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
+	27, // 36: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
+	23, // 37: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
+	24, // 38: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
+	25, // 39: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
+	22, // 40: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
+	41, // 41: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	42, // 42: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	43, // 43: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	0,  // 44: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	7,  // 45: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	45, // [45:46] is the sub-list for method output_type
+	44, // [44:45] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
@@ -2539,6 +2705,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*AgentMessage_Log)(nil),
 		(*AgentMessage_Mesh)(nil),
 		(*AgentMessage_Trust)(nil),
+		(*AgentMessage_Check)(nil),
 	}
 	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7].OneofWrappers = []any{
 		(*ManagerMessage_Assignments)(nil),
@@ -2550,6 +2717,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*ManagerMessage_Mesh)(nil),
 		(*ManagerMessage_Denials)(nil),
 		(*ManagerMessage_Identities)(nil),
+		(*ManagerMessage_Check)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2557,7 +2725,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_dispatcher_proto_rawDesc), len(file_scheduler_schedulerpb_dispatcher_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1713,6 +1713,78 @@ func (x *Feature) GetDetail() string {
 	return ""
 }
 
+// CheckResult is what a node says of itself when a control is held against it.
+type CheckResult struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Control string                 `protobuf:"bytes,1,opt,name=control,proto3" json:"control,omitempty"`
+	// pass, fail, error or not-applicable.
+	Outcome string `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// One line each, and nothing of what a file holds.
+	Evidence []string `protobuf:"bytes,3,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	// Nanoseconds.
+	Took          int64 `protobuf:"varint,4,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResult) Reset() {
+	*x = CheckResult{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResult) ProtoMessage() {}
+
+func (x *CheckResult) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
+func (*CheckResult) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CheckResult) GetControl() string {
+	if x != nil {
+		return x.Control
+	}
+	return ""
+}
+
+func (x *CheckResult) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *CheckResult) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *CheckResult) GetTook() int64 {
+	if x != nil {
+		return x.Took
+	}
+	return 0
+}
+
 var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
@@ -1872,7 +1944,12 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1a\n" +
 	"\brequired\x18\x03 \x01(\bR\brequired\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail*~\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"q\n" +
+	"\vCheckResult\x12\x18\n" +
+	"\acontrol\x18\x01 \x01(\tR\acontrol\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x1a\n" +
+	"\bevidence\x18\x03 \x03(\tR\bevidence\x12\x12\n" +
+	"\x04took\x18\x04 \x01(\x03R\x04took*~\n" +
 	"\bOnUpdate\x12\x1f\n" +
 	"\x15ON_UPDATE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x18\n" +
 	"\x0eON_UPDATE_NONE\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
@@ -1892,7 +1969,7 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(OnUpdate)(0),                // 0: redoubt.task.v1.OnUpdate
 	(Mount_Type)(0),              // 1: redoubt.task.v1.Mount.Type
@@ -1915,8 +1992,9 @@ var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(*Port)(nil),                 // 18: redoubt.task.v1.Port
 	(*Storage)(nil),              // 19: redoubt.task.v1.Storage
 	(*Feature)(nil),              // 20: redoubt.task.v1.Feature
-	nil,                          // 21: redoubt.task.v1.ContainerSpec.LabelsEntry
-	nil,                          // 22: redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	(*CheckResult)(nil),          // 21: redoubt.task.v1.CheckResult
+	nil,                          // 22: redoubt.task.v1.ContainerSpec.LabelsEntry
+	nil,                          // 23: redoubt.task.v1.FileFacts.ServiceLabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
 	9,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
@@ -1926,14 +2004,14 @@ var file_scheduler_taskpb_task_proto_depIdxs = []int32{
 	18, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
 	7,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
 	6,  // 6: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
-	21, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	22, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
 	15, // 8: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
 	14, // 9: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
 	10, // 10: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
 	10, // 11: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
 	0,  // 12: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
 	11, // 13: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
-	22, // 14: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	23, // 14: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
 	1,  // 15: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
 	2,  // 16: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
 	3,  // 17: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
@@ -1956,7 +2034,7 @@ func file_scheduler_taskpb_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -41,19 +42,19 @@ func (a *app) complianceRunCmd() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "run",
-		Short: "Check this node, and on a manager the cluster",
-		Long: `run judges the node of --host on the machine that it is typed on, as root: files,
-modes and owners, the headers of what is sealed, sockets, and what the kernel says
-of the running daemons. It reads no configuration but to see who may write it, and
-quotes nothing of what a file holds.
+		Short: "Check cluster, services and nodes",
+		Long: `run has the cluster's leader judge the cluster, and what its services ask for: keys,
+tokens, slots, certificates, clocks, backups, the audit log that every manager has.
+Every node judges itself: files, modes and owners, the headers of what is sealed,
+sockets, and what the kernel says of the running daemons. It reads no configuration
+but to see who may write it, and quotes nothing of what a file holds. A node that does
+not answer is an error.
 
-On a manager the cluster's leader judges the cluster besides, and what its services
-ask for: keys, tokens, slots, certificates, clocks, backups, the audit log that every
-manager has. --scope cluster asks it alone, as a context does, for which one needs
-the verb compliance.run and not root; --scope node leaves it out, as a worker does.
-What other nodes are like is judged by run on each. A report of one scope has the
-requirements that its controls judge, in full or in part, and says so in its
-profile's name.
+On a manager, as root, the node of --host is judged by the command itself, and not
+by its own word. --scope cluster leaves that out, as a context does: it takes the verb
+compliance.run and not root. --scope node judges this machine's node alone, as a
+worker does: the report has the requirements that such controls judge, in full or in
+part, and says so in its profile's name.
 
 --profile names what is asked for: one of ` + "`redoubt compliance profiles`" + `, or a file of
 your own by its path. Only controls that it has are run.
@@ -74,7 +75,7 @@ is no report (a wrong flag or profile, no node, not root, a file that cannot be
 written), 2 a control fails, or something was not evaluated.`,
 		Example: `  redoubt compliance run
 
-  # The cluster alone
+  # Without root
   redoubt compliance run --scope cluster
 
   # For an auditor
@@ -117,7 +118,7 @@ written), 2 a control fails, or something was not evaluated.`,
 	c.Flags().StringVar(&by, "profile", profile.Baseline, "what is asked for: a profile's name, or the path of a file")
 	c.Flags().Var(&format, "format", "table, "+strings.Join(report.Formats(), ", ")+", or a Go template as '{{.Control}} {{.Outcome}}'")
 	c.Flags().StringVar(&to, "out", "", "write to a file, which only you may read, in place of standard output")
-	c.Flags().StringVar(&scope, "scope", scopeAll, "node: this machine's; cluster: what the leader answers for; all: both, where one may ask")
+	c.Flags().StringVar(&scope, "scope", scopeAll, "node: this machine's; cluster: cluster and nodes, by the leader; all: both, where one may ask")
 	fixed(c, "scope", scopeAll, scopeCluster, scopeNode)
 	c.Flags().StringVar(&before, "previous", "", "a report as JSON, to show in an HTML one what changed since")
 	fixed(c, "format", append([]string{"table"}, report.Formats()...)...)
@@ -174,21 +175,56 @@ func reportTable(w io.Writer, r *report.Report) error {
 	}
 	fmt.Fprintln(w)
 	rows = nil
-	for _, x := range slices.Backward(r.Results) {
+	for x := range folded(slices.Backward(r.Results)) {
 		evidence := strings.Join(x.Evidence, "; ")
 		if x.Outcome == report.Waived {
 			evidence = r.WaiverOf(x).Until() + "; " + evidence
 		}
-		rows = append(rows, []string{x.Control, x.Target.Kind + "/" + x.Target.Name, string(x.Severity), string(x.Outcome), evidence})
+		rows = append(rows, []string{x.Control, strings.TrimPrefix(x.Target.Kind+"/"+x.Target.Name, "/"), string(x.Severity), string(x.Outcome), evidence})
 	}
 	return table(w, []string{"CONTROL", "TARGET", "SEVERITY", "OUTCOME", "EVIDENCE"}, rows)
+}
+
+// folded has what passes, or is not applicable, of several nodes as one result: of all
+// of them.
+func folded(results iter.Seq2[int, report.Result]) iter.Seq[report.Result] {
+	type kind struct {
+		control string
+		outcome control.Outcome
+	}
+	of := func(x report.Result) (kind, bool) {
+		return kind{x.Control, x.Outcome}, x.Target.Kind == scopeNode && (x.Outcome == control.Pass || x.Outcome == control.NotApplicable)
+	}
+	count := map[kind]int{}
+	for _, x := range results {
+		if k, folds := of(x); folds {
+			count[k]++
+		}
+	}
+	return func(yield func(report.Result) bool) {
+		for _, x := range results {
+			k, folds := of(x)
+			switch {
+			case folds && count[k] == 0:
+				continue // told already
+			case folds && count[k] > 1:
+				x.Target, x.Evidence = report.Target{Name: fmt.Sprintf("%d nodes", count[k])}, nil
+			}
+			if folds {
+				count[k] = 0
+			}
+			if !yield(x) {
+				return
+			}
+		}
+	}
 }
 
 // sum says how much does not pass.
 func sum(r *report.Report) string {
 	_, failed := r.Count(control.Fail)
 	_, unknown := r.Count(control.Error)
-	text := fmt.Sprintf("of %d controls %d failed and %d could not be evaluated", len(r.Results), failed, unknown)
+	text := fmt.Sprintf("of %d results %d failed and %d could not be evaluated", len(r.Results), failed, unknown)
 	if _, waived := r.Count(report.Waived); waived > 0 {
 		text += fmt.Sprintf(", %d waived", waived)
 	}

@@ -26,7 +26,7 @@ const (
 
 // judged is what a scope gave.
 type judged struct {
-	scope   string // scopeAll, or what was judged alone
+	scope   string // scopeNode: that alone was judged
 	cluster string // its id, where somebody said it
 	results []report.Result
 }
@@ -44,11 +44,8 @@ func (a *app) judge(ctx context.Context, by, scope string) (*report.Report, erro
 	if err != nil {
 		return nil, err
 	}
-	switch j.scope {
-	case scopeNode:
+	if j.scope == scopeNode {
 		p = p.Within(scopeNode, "one node", func(id string) bool { return !ofCluster(id) })
-	case scopeCluster:
-		p = p.Within(scopeCluster, "the cluster without its nodes", ofCluster)
 	}
 	waivers, err := a.waivers(ctx)
 	if err != nil && slices.ContainsFunc(j.results, func(r report.Result) bool { return r.Outcome == control.Fail }) {
@@ -62,7 +59,8 @@ func ofCluster(id string) bool {
 	return slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.OfCluster() })
 }
 
-// judgeScope has what scope names judged: this node here, the cluster by its leader.
+// judgeScope has what scope names judged: this node here, cluster and nodes by the
+// leader. What root reads of this node goes before what its daemons answer.
 func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Control) (judged, error) {
 	if !slices.Contains([]string{scopeAll, scopeCluster, scopeNode}, scope) {
 		return judged{}, fmt.Errorf("--scope %q: use %s, %s or %s", scope, scopeAll, scopeCluster, scopeNode)
@@ -72,7 +70,7 @@ func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Cont
 		return judged{}, err
 	}
 	if scope == scopeCluster || scope == scopeAll && away != "" {
-		return a.judgeCluster(ctx, asked)
+		return a.judgeByLeader(ctx, asked)
 	}
 	path, err := a.socketPath()
 	if err != nil {
@@ -84,20 +82,26 @@ func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Cont
 	}
 	results := control.Run(ctx, asked, n)
 	target, cluster := a.thisNode(ctx)
-	here := judged{scopeNode, cluster, report.Of(target, results)}
 	manager, err := n.Manager()
 	if scope == scopeNode || err == nil && !manager {
-		return here, nil
+		return judged{scopeNode, cluster, report.Of(target, results)}, nil
 	}
 	var all judged
 	if err == nil {
-		all, err = a.judgeCluster(ctx, asked)
+		all, err = a.judgeByLeader(ctx, asked)
 	}
 	if err != nil {
 		// The node was judged; of the cluster nothing is known, which is no pass.
 		all.results = unjudged(report.Target{Kind: scopeCluster, Name: scopeCluster, ID: cluster}, nil, asked, err.Error())
 	}
-	return judged{scopeAll, cluster, append(here.results, all.results...)}, nil
+	all.results = slices.DeleteFunc(all.results, func(r report.Result) bool {
+		if r.Target.Kind != scopeNode || target.ID == "" || r.Target.ID != target.ID {
+			return false
+		}
+		target.Name = r.Target.Name
+		return true
+	})
+	return judged{scopeAll, cluster, append(report.Of(target, results), all.results...)}, nil
 }
 
 // thisNode is the node that a report is of, and its cluster. One that does not answer
@@ -116,19 +120,17 @@ func (a *app) thisNode(ctx context.Context) (report.Target, string) {
 	return t, cluster
 }
 
-// judgeCluster asks the leader.
-func (a *app) judgeCluster(ctx context.Context, asked []control.Control) (judged, error) {
-	j := judged{scope: scopeCluster}
+// judgeByLeader asks the leader, who asks the nodes.
+func (a *app) judgeByLeader(ctx context.Context, asked []control.Control) (judged, error) {
+	j := judged{scope: scopeAll}
 	req := &controlpb.RunComplianceRequest{}
 	for _, c := range asked {
-		if c.OfCluster() {
-			req.Controls = append(req.Controls, c.ID)
-		}
+		req.Controls = append(req.Controls, c.ID)
 	}
 	if len(req.GetControls()) == 0 {
 		return j, nil
 	}
-	target := report.Target{Kind: scopeCluster, Name: scopeCluster}
+	cluster := report.Target{Kind: scopeCluster, Name: scopeCluster}
 	err := a.within(ctx, complianceTimeout, func(ctx context.Context, api *api) error {
 		stream, err := api.RunCompliance(ctx, req)
 		if err != nil {
@@ -141,11 +143,14 @@ func (a *app) judgeCluster(ctx context.Context, asked []control.Control) (judged
 				return nil
 			case err != nil:
 				return err
-			case len(j.results) == maxClusterResults:
-				return fmt.Errorf("the leader answers with more than %d results", maxClusterResults)
+			case len(j.results) == maxLeaderResults:
+				return fmt.Errorf("the leader answers with more than %d results", maxLeaderResults)
 			}
-			target.ID = oneline.Text(r.GetCluster(), maxResultText)
-			j.cluster = target.ID
+			cluster.ID = oneline.Text(r.GetCluster(), maxResultText)
+			target := cluster
+			if r.GetNode() != "" {
+				target = report.Target{Kind: scopeNode, Name: r.GetNodeName(), ID: r.GetNode()}
+			}
 			if slices.Contains(req.GetControls(), r.GetId()) {
 				j.results = append(j.results, answered(target, r))
 			}
@@ -154,7 +159,8 @@ func (a *app) judgeCluster(ctx context.Context, asked []control.Control) (judged
 	if err != nil {
 		return judged{}, err
 	}
-	j.results = unjudged(target, j.results, asked, "the leader's version does not know this control: upgrade it")
+	j.cluster = cluster.ID
+	j.results = unjudged(cluster, j.results, asked, "the leader's version does not know this control: upgrade it")
 	return j, nil
 }
 

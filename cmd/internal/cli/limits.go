@@ -27,10 +27,11 @@ const (
 	shipTimeout   = 2 * time.Minute
 	maxReceipt    = 64 << 10
 	maxCursorFile = 4 << 10
-	// complianceTimeout bounds the wait until the leader judged the cluster;
-	// maxClusterResults bounds what it answers, and maxResultText, in bytes, its id.
-	complianceTimeout = 2 * time.Minute
-	maxClusterResults = 512
+	// complianceTimeout bounds the wait until the leader judged the cluster and every
+	// node itself; maxLeaderResults bounds what it answers, and maxResultText, in bytes,
+	// its id.
+	complianceTimeout = 5 * time.Minute
+	maxLeaderResults  = 50_000
 	maxResultText     = 512
 	// maxWhyNot bounds, in bytes, why no waiver could be asked for.
 	maxWhyNot = 240

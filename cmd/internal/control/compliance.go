@@ -27,15 +27,21 @@ func (s *Server) RunCompliance(req *controlpb.RunComplianceRequest, stream contr
 	if len(req.GetControls()) > 0 {
 		asked = slices.DeleteFunc(asked, func(c checks.Control) bool { return !slices.Contains(req.GetControls(), c.ID) })
 	}
-	for _, r := range checks.RunCluster(ctx, asked, facts) {
-		c := r.Control
-		err := stream.Send(&controlpb.RunComplianceResponse{Id: c.ID, Title: c.Title, Severity: string(c.Severity), Scope: string(c.Scope),
-			Reads: c.Reads, Remedy: c.Remedy, Outcome: string(r.Outcome), Evidence: r.Evidence, Took: int64(r.Took), Cluster: s.c.ClusterID})
-		if err != nil {
-			return err
+	tell := func(m checks.Member, results []checks.Result) error {
+		for _, r := range results {
+			c := r.Control
+			err := stream.Send(&controlpb.RunComplianceResponse{Id: c.ID, Title: c.Title, Severity: string(c.Severity), Scope: string(c.Scope), Reads: c.Reads, Remedy: c.Remedy,
+				Outcome: string(r.Outcome), Evidence: r.Evidence, Took: int64(r.Took), Cluster: s.c.ClusterID, Node: m.ID, NodeName: m.Name})
+			if err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	return nil
+	if err := tell(checks.Member{}, checks.RunCluster(ctx, asked, facts)); err != nil {
+		return err
+	}
+	return s.judgeNodes(ctx, facts.Members, asked, tell)
 }
 
 // logsOf has every manager read its audit log. One that answers and has no root is as

@@ -51,6 +51,7 @@ type judged struct {
 	locked bool
 	// records are the other managers; nil: there are none.
 	records control.RecordsOf
+	checks control.NodeChecks
 }
 
 func newJudged(t *testing.T) *judged {
@@ -88,7 +89,7 @@ func (w *judged) lookedAt(look func(ctx context.Context, nodeID, addr string) (*
 	}
 	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w.world, Logs: w.world, Workloads: w.world, Records: w.records, Mesh: &w.ends,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler),
-		Look: look, Skews: func() map[string]time.Duration { return w.skews }, Locked: func(context.Context, string, string) bool { return w.locked }})
+		Look: look, Checks: w.checks, Skews: func() map[string]time.Duration { return w.skews }, Locked: func(context.Context, string, string) bool { return w.locked }})
 }
 
 // fit is a spec that nothing speaks against.

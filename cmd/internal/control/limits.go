@@ -58,6 +58,12 @@ const (
 	// lookPatience bounds looking at the other managers from outside.
 	lookPatience = 15 * time.Second
 
+	// maxChecked nodes judge themselves at a time, each for checkPatience at most;
+	// maxCheckText bounds why one does not, in bytes.
+	maxChecked    = 32
+	checkPatience = 5 * time.Second
+	maxCheckText  = 240
+
 	// maxHosts bounds the hosts that one line names.
 	maxHosts = 3
 

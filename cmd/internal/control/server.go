@@ -76,6 +76,8 @@ type Config struct {
 	Authority controlpb.AuthorityServer
 	Logs      LogSource
 	Mesh      MeshSource
+	// Checks has nodes judge themselves; nil: none is asked.
+	Checks NodeChecks
 	// Records asks the other managers what they have of the audit log.
 	Records RecordsOf
 	// Sessions lists the nodes that are connected now.

@@ -72,7 +72,7 @@ func TestCompliance(t *testing.T) {
 		}
 		return ""
 	})
-	c.refused("manager-1", 2, "of 16 controls 1 failed", nil, "compliance", "run", "--scope", "node")
+	c.refused("manager-1", 2, "of 16 results 1 failed", nil, "compliance", "run", "--scope", "node")
 	if out := c.on("manager-1", "compliance", "run", "--scope", "node").stdout; !strings.Contains(out, waiver+": autolock-on of node/manager-1") || !strings.Contains(out, "does not fail") {
 		t.Errorf("a waiver that nothing needs: %s", out)
 	}
@@ -94,6 +94,28 @@ func TestComplianceOfCluster(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "backup")
 	c.judged("manager-2", map[string]string{"backup-recent": "no backup was made"})
 	c.ok("manager-1", "backup", "create", file)
+	c.judged("manager-2", nil)
+
+	// Every node answers for itself, whoever asks, and what is spoilt on one of them
+	// is found there.
+	boot := filepath.Join(c.host("worker-1").DataDir, "control")
+	if err := os.Chmod(boot, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := c.on("manager-3", "compliance", "run", "--scope", "cluster", "--format", "json")
+	of := map[string]int{}
+	for _, x := range c.controls(r.stdout) {
+		of[x.Target.Kind+" "+x.Target.Name]++
+		if want := map[bool]string{true: "fail", false: "pass"}[x.Control == "files-own" && x.Target.Name == "worker-1"]; x.Outcome != want && x.Outcome != "not-applicable" {
+			t.Errorf("%s of %s: %s %q", x.Control, x.Target.Name, x.Outcome, x.Evidence)
+		}
+	}
+	if r.code != 2 || len(of) != 5 || of["node worker-1"] != 15 || of["node manager-1"] != 15 {
+		t.Errorf("%v of %v", r, of)
+	}
+	if err := os.Chmod(boot, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	c.judged("manager-2", nil)
 
 	c.ok("manager-1", "autolock", "off")
@@ -154,15 +176,19 @@ func (c *cluster) judged(name string, fails map[string]string) {
 		if want := map[bool]int{true: 0, false: 2}[len(fails) == 0]; r.code != want {
 			return r.String()
 		}
+		seen := map[string]bool{}
 		for _, x := range c.controls(r.stdout) {
 			evidence, bad := fails[x.Control]
 			switch {
-			case bad && (x.Outcome != "fail" || !strings.Contains(strings.Join(x.Evidence, "\n"), evidence)):
-			case !bad && x.Outcome != "pass" && x.Outcome != "not-applicable":
-			default:
-				continue
+			case bad && x.Outcome == "fail" && strings.Contains(strings.Join(x.Evidence, "\n"), evidence):
+				seen[x.Control] = true
+			case bad && x.Target.Kind == "node" && x.Outcome == "not-applicable": // a worker
+			case bad || x.Outcome != "pass" && x.Outcome != "not-applicable":
+				return fmt.Sprintf("%s %s of %s: %s %q, want %q", name, x.Control, x.Target.Name, x.Outcome, x.Evidence, evidence)
 			}
-			return fmt.Sprintf("%s %s: %s %q, want %q", name, x.Control, x.Outcome, x.Evidence, evidence)
+		}
+		if len(seen) != len(fails) {
+			return fmt.Sprintf("%s: only %v fail", name, seen)
 		}
 		return ""
 	})

@@ -71,6 +71,7 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 		Trusts:    creds.RootHashes,
 		Retrusted: n.retrusted,
 		Mesh:      networks.answer,
+		Check:     n.rund.Check,
 		Heard:     func() { networks.lease.hear(time.Now()) },
 		Denials:   n.heardDenials,
 		Describe:  func() *schedulerpb.NodeDescription { return n.describe(nil) },

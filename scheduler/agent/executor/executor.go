@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -112,6 +113,12 @@ func (r *Rund) Logs(ctx context.Context, req *rundpb.LogsRequest, f func(*rundpb
 func (r *Rund) NodeKey(ctx context.Context, req *rundpb.NodeKeyRequest) (*rundpb.NodeKeyResponse, error) {
 	resp, err := r.client.NodeKey(ctx, req)
 	return resp, plain(err)
+}
+
+// Check has rund judge this node by controls.
+func (r *Rund) Check(ctx context.Context, controls []string) ([]*taskpb.CheckResult, error) {
+	resp, err := r.client.Check(ctx, &rundpb.CheckRequest{Controls: controls})
+	return resp.GetResults(), plain(err)
 }
 
 // Deliver hands on what is sealed to it.

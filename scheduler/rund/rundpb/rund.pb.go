@@ -143,6 +143,94 @@ func (Health) EnumDescriptor() ([]byte, []int) {
 	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{1}
 }
 
+type CheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Controls      []string               `protobuf:"bytes,1,rep,name=controls,proto3" json:"controls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *CheckRequest) GetControls() []string {
+	if x != nil {
+		return x.Controls
+	}
+	return nil
+}
+
+type CheckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*taskpb.CheckResult  `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CheckResponse) GetResults() []*taskpb.CheckResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 type ProbeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -151,7 +239,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -163,7 +251,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -176,7 +264,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{0}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{2}
 }
 
 type ProbeResponse struct {
@@ -191,7 +279,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +291,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +304,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ProbeResponse) GetRuntime() string {
@@ -265,7 +353,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +365,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +378,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ApplyRequest) GetGeneration() uint64 {
@@ -331,7 +419,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +431,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +444,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyResponse) GetNetworkErrors() map[string]string {
@@ -392,7 +480,7 @@ type TaskDesired struct {
 
 func (x *TaskDesired) Reset() {
 	*x = TaskDesired{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +492,7 @@ func (x *TaskDesired) String() string {
 func (*TaskDesired) ProtoMessage() {}
 
 func (x *TaskDesired) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +505,7 @@ func (x *TaskDesired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDesired.ProtoReflect.Descriptor instead.
 func (*TaskDesired) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TaskDesired) GetTaskId() string {
@@ -499,7 +587,7 @@ type Relays struct {
 
 func (x *Relays) Reset() {
 	*x = Relays{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +599,7 @@ func (x *Relays) String() string {
 func (*Relays) ProtoMessage() {}
 
 func (x *Relays) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +612,7 @@ func (x *Relays) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relays.ProtoReflect.Descriptor instead.
 func (*Relays) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Relays) GetRelays() []*Relay {
@@ -553,7 +641,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +653,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +666,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Relay) GetListen() uint32 {
@@ -628,7 +716,7 @@ type RelayState struct {
 
 func (x *RelayState) Reset() {
 	*x = RelayState{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +728,7 @@ func (x *RelayState) String() string {
 func (*RelayState) ProtoMessage() {}
 
 func (x *RelayState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +741,7 @@ func (x *RelayState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayState.ProtoReflect.Descriptor instead.
 func (*RelayState) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RelayState) GetRelay() *Relay {
@@ -693,7 +781,7 @@ type LocalNetwork struct {
 
 func (x *LocalNetwork) Reset() {
 	*x = LocalNetwork{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +793,7 @@ func (x *LocalNetwork) String() string {
 func (*LocalNetwork) ProtoMessage() {}
 
 func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +806,7 @@ func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalNetwork.ProtoReflect.Descriptor instead.
 func (*LocalNetwork) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LocalNetwork) GetId() string {
@@ -764,7 +852,7 @@ type LocalAttachment struct {
 
 func (x *LocalAttachment) Reset() {
 	*x = LocalAttachment{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +864,7 @@ func (x *LocalAttachment) String() string {
 func (*LocalAttachment) ProtoMessage() {}
 
 func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +877,7 @@ func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalAttachment.ProtoReflect.Descriptor instead.
 func (*LocalAttachment) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LocalAttachment) GetNetworkId() string {
@@ -835,7 +923,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +935,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +948,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Endpoint) GetMac() string {
@@ -906,7 +994,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1006,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1019,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
 }
 
 type WatchResponse struct {
@@ -946,7 +1034,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1046,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1059,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchResponse) GetComplete() bool {
@@ -1028,7 +1116,7 @@ type TaskActual struct {
 
 func (x *TaskActual) Reset() {
 	*x = TaskActual{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1128,7 @@ func (x *TaskActual) String() string {
 func (*TaskActual) ProtoMessage() {}
 
 func (x *TaskActual) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1141,7 @@ func (x *TaskActual) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskActual.ProtoReflect.Descriptor instead.
 func (*TaskActual) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TaskActual) GetTaskId() string {
@@ -1189,7 +1277,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1289,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1302,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1263,7 +1351,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1363,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1376,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LogsResponse) GetAt() int64 {
@@ -1321,7 +1409,7 @@ type ResolveImageRequest struct {
 
 func (x *ResolveImageRequest) Reset() {
 	*x = ResolveImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1421,7 @@ func (x *ResolveImageRequest) String() string {
 func (*ResolveImageRequest) ProtoMessage() {}
 
 func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1434,7 @@ func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResolveImageRequest) GetReference() string {
@@ -1369,7 +1457,7 @@ type ResolveImageResponse struct {
 
 func (x *ResolveImageResponse) Reset() {
 	*x = ResolveImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1469,7 @@ func (x *ResolveImageResponse) String() string {
 func (*ResolveImageResponse) ProtoMessage() {}
 
 func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1482,7 @@ func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResolveImageResponse) GetDigest() string {
@@ -1428,7 +1516,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1528,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1541,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ImportImageRequest) GetData() []byte {
@@ -1472,7 +1560,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1572,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1585,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ImportImageResponse) GetImages() map[string]string {
@@ -1517,7 +1605,7 @@ type NodeKeyRequest struct {
 
 func (x *NodeKeyRequest) Reset() {
 	*x = NodeKeyRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1617,7 @@ func (x *NodeKeyRequest) String() string {
 func (*NodeKeyRequest) ProtoMessage() {}
 
 func (x *NodeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1630,7 @@ func (x *NodeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeKeyRequest.ProtoReflect.Descriptor instead.
 func (*NodeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeKeyRequest) GetClusterId() string {
@@ -1569,7 +1657,7 @@ type NodeKeyResponse struct {
 
 func (x *NodeKeyResponse) Reset() {
 	*x = NodeKeyResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1669,7 @@ func (x *NodeKeyResponse) String() string {
 func (*NodeKeyResponse) ProtoMessage() {}
 
 func (x *NodeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1682,7 @@ func (x *NodeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeKeyResponse.ProtoReflect.Descriptor instead.
 func (*NodeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeKeyResponse) GetStatement() []byte {
@@ -1617,7 +1705,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1717,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1730,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeliverRequest) GetTaskId() string {
@@ -1681,7 +1769,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1781,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +1794,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{25}
 }
 
 type PutIdentityRequest struct {
@@ -1722,7 +1810,7 @@ type PutIdentityRequest struct {
 
 func (x *PutIdentityRequest) Reset() {
 	*x = PutIdentityRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1822,7 @@ func (x *PutIdentityRequest) String() string {
 func (*PutIdentityRequest) ProtoMessage() {}
 
 func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1835,7 @@ func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityRequest.ProtoReflect.Descriptor instead.
 func (*PutIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutIdentityRequest) GetTaskId() string {
@@ -1786,7 +1874,7 @@ type PutIdentityResponse struct {
 
 func (x *PutIdentityResponse) Reset() {
 	*x = PutIdentityResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1886,7 @@ func (x *PutIdentityResponse) String() string {
 func (*PutIdentityResponse) ProtoMessage() {}
 
 func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1899,7 @@ func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityResponse.ProtoReflect.Descriptor instead.
 func (*PutIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{25}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{27}
 }
 
 // IdentityCaller comes over identity.sock, framed (internal/wire) and with one
@@ -1825,7 +1913,7 @@ type IdentityCaller struct {
 
 func (x *IdentityCaller) Reset() {
 	*x = IdentityCaller{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1925,7 @@ func (x *IdentityCaller) String() string {
 func (*IdentityCaller) ProtoMessage() {}
 
 func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1938,7 @@ func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityCaller.ProtoReflect.Descriptor instead.
 func (*IdentityCaller) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{26}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IdentityCaller) GetTaskId() string {
@@ -1864,7 +1952,11 @@ var File_scheduler_rund_rundpb_rund_proto protoreflect.FileDescriptor
 
 const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\n" +
-	" scheduler/rund/rundpb/rund.proto\x12\x0fredoubt.rund.v1\x1a\x1bscheduler/taskpb/task.proto\"\x0e\n" +
+	" scheduler/rund/rundpb/rund.proto\x12\x0fredoubt.rund.v1\x1a\x1bscheduler/taskpb/task.proto\"*\n" +
+	"\fCheckRequest\x12\x1a\n" +
+	"\bcontrols\x18\x01 \x03(\tR\bcontrols\"G\n" +
+	"\rCheckResponse\x126\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.redoubt.task.v1.CheckResultR\aresults\"\x0e\n" +
 	"\fProbeRequest\"\xab\x02\n" +
 	"\rProbeResponse\x12\x18\n" +
 	"\aruntime\x18\x01 \x01(\tR\aruntime\x124\n" +
@@ -2015,7 +2107,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x02\x12\x14\n" +
-	"\x10HEALTH_UNHEALTHY\x10\x032\xd6\x05\n" +
+	"\x10HEALTH_UNHEALTHY\x10\x032\x9e\x06\n" +
 	"\x04Rund\x12F\n" +
 	"\x05Probe\x12\x1d.redoubt.rund.v1.ProbeRequest\x1a\x1e.redoubt.rund.v1.ProbeResponse\x12F\n" +
 	"\x05Apply\x12\x1d.redoubt.rund.v1.ApplyRequest\x1a\x1e.redoubt.rund.v1.ApplyResponse\x12H\n" +
@@ -2025,7 +2117,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\vImportImage\x12#.redoubt.rund.v1.ImportImageRequest\x1a$.redoubt.rund.v1.ImportImageResponse(\x01\x12L\n" +
 	"\aNodeKey\x12\x1f.redoubt.rund.v1.NodeKeyRequest\x1a .redoubt.rund.v1.NodeKeyResponse\x12L\n" +
 	"\aDeliver\x12\x1f.redoubt.rund.v1.DeliverRequest\x1a .redoubt.rund.v1.DeliverResponse\x12X\n" +
-	"\vPutIdentity\x12#.redoubt.rund.v1.PutIdentityRequest\x1a$.redoubt.rund.v1.PutIdentityResponseB:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
+	"\vPutIdentity\x12#.redoubt.rund.v1.PutIdentityRequest\x1a$.redoubt.rund.v1.PutIdentityResponse\x12F\n" +
+	"\x05Check\x12\x1d.redoubt.rund.v1.CheckRequest\x1a\x1e.redoubt.rund.v1.CheckResponseB:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
 
 var (
 	file_scheduler_rund_rundpb_rund_proto_rawDescOnce sync.Once
@@ -2040,96 +2133,102 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                   // 0: redoubt.rund.v1.Phase
 	(Health)(0),                  // 1: redoubt.rund.v1.Health
-	(*ProbeRequest)(nil),         // 2: redoubt.rund.v1.ProbeRequest
-	(*ProbeResponse)(nil),        // 3: redoubt.rund.v1.ProbeResponse
-	(*ApplyRequest)(nil),         // 4: redoubt.rund.v1.ApplyRequest
-	(*ApplyResponse)(nil),        // 5: redoubt.rund.v1.ApplyResponse
-	(*TaskDesired)(nil),          // 6: redoubt.rund.v1.TaskDesired
-	(*Relays)(nil),               // 7: redoubt.rund.v1.Relays
-	(*Relay)(nil),                // 8: redoubt.rund.v1.Relay
-	(*RelayState)(nil),           // 9: redoubt.rund.v1.RelayState
-	(*LocalNetwork)(nil),         // 10: redoubt.rund.v1.LocalNetwork
-	(*LocalAttachment)(nil),      // 11: redoubt.rund.v1.LocalAttachment
-	(*Endpoint)(nil),             // 12: redoubt.rund.v1.Endpoint
-	(*WatchRequest)(nil),         // 13: redoubt.rund.v1.WatchRequest
-	(*WatchResponse)(nil),        // 14: redoubt.rund.v1.WatchResponse
-	(*TaskActual)(nil),           // 15: redoubt.rund.v1.TaskActual
-	(*LogsRequest)(nil),          // 16: redoubt.rund.v1.LogsRequest
-	(*LogsResponse)(nil),         // 17: redoubt.rund.v1.LogsResponse
-	(*ResolveImageRequest)(nil),  // 18: redoubt.rund.v1.ResolveImageRequest
-	(*ResolveImageResponse)(nil), // 19: redoubt.rund.v1.ResolveImageResponse
-	(*ImportImageRequest)(nil),   // 20: redoubt.rund.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),  // 21: redoubt.rund.v1.ImportImageResponse
-	(*NodeKeyRequest)(nil),       // 22: redoubt.rund.v1.NodeKeyRequest
-	(*NodeKeyResponse)(nil),      // 23: redoubt.rund.v1.NodeKeyResponse
-	(*DeliverRequest)(nil),       // 24: redoubt.rund.v1.DeliverRequest
-	(*DeliverResponse)(nil),      // 25: redoubt.rund.v1.DeliverResponse
-	(*PutIdentityRequest)(nil),   // 26: redoubt.rund.v1.PutIdentityRequest
-	(*PutIdentityResponse)(nil),  // 27: redoubt.rund.v1.PutIdentityResponse
-	(*IdentityCaller)(nil),       // 28: redoubt.rund.v1.IdentityCaller
-	nil,                          // 29: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                          // 30: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	nil,                          // 31: redoubt.rund.v1.LocalNetwork.OptionsEntry
-	nil,                          // 32: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.Feature)(nil),       // 33: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),       // 34: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),      // 35: redoubt.task.v1.TaskSpec
-	(*taskpb.FileVersion)(nil),   // 36: redoubt.task.v1.FileVersion
-	(*taskpb.DeliveredFile)(nil), // 37: redoubt.task.v1.DeliveredFile
-	(*taskpb.FileFacts)(nil),     // 38: redoubt.task.v1.FileFacts
+	(*CheckRequest)(nil),         // 2: redoubt.rund.v1.CheckRequest
+	(*CheckResponse)(nil),        // 3: redoubt.rund.v1.CheckResponse
+	(*ProbeRequest)(nil),         // 4: redoubt.rund.v1.ProbeRequest
+	(*ProbeResponse)(nil),        // 5: redoubt.rund.v1.ProbeResponse
+	(*ApplyRequest)(nil),         // 6: redoubt.rund.v1.ApplyRequest
+	(*ApplyResponse)(nil),        // 7: redoubt.rund.v1.ApplyResponse
+	(*TaskDesired)(nil),          // 8: redoubt.rund.v1.TaskDesired
+	(*Relays)(nil),               // 9: redoubt.rund.v1.Relays
+	(*Relay)(nil),                // 10: redoubt.rund.v1.Relay
+	(*RelayState)(nil),           // 11: redoubt.rund.v1.RelayState
+	(*LocalNetwork)(nil),         // 12: redoubt.rund.v1.LocalNetwork
+	(*LocalAttachment)(nil),      // 13: redoubt.rund.v1.LocalAttachment
+	(*Endpoint)(nil),             // 14: redoubt.rund.v1.Endpoint
+	(*WatchRequest)(nil),         // 15: redoubt.rund.v1.WatchRequest
+	(*WatchResponse)(nil),        // 16: redoubt.rund.v1.WatchResponse
+	(*TaskActual)(nil),           // 17: redoubt.rund.v1.TaskActual
+	(*LogsRequest)(nil),          // 18: redoubt.rund.v1.LogsRequest
+	(*LogsResponse)(nil),         // 19: redoubt.rund.v1.LogsResponse
+	(*ResolveImageRequest)(nil),  // 20: redoubt.rund.v1.ResolveImageRequest
+	(*ResolveImageResponse)(nil), // 21: redoubt.rund.v1.ResolveImageResponse
+	(*ImportImageRequest)(nil),   // 22: redoubt.rund.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),  // 23: redoubt.rund.v1.ImportImageResponse
+	(*NodeKeyRequest)(nil),       // 24: redoubt.rund.v1.NodeKeyRequest
+	(*NodeKeyResponse)(nil),      // 25: redoubt.rund.v1.NodeKeyResponse
+	(*DeliverRequest)(nil),       // 26: redoubt.rund.v1.DeliverRequest
+	(*DeliverResponse)(nil),      // 27: redoubt.rund.v1.DeliverResponse
+	(*PutIdentityRequest)(nil),   // 28: redoubt.rund.v1.PutIdentityRequest
+	(*PutIdentityResponse)(nil),  // 29: redoubt.rund.v1.PutIdentityResponse
+	(*IdentityCaller)(nil),       // 30: redoubt.rund.v1.IdentityCaller
+	nil,                          // 31: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	nil,                          // 32: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	nil,                          // 33: redoubt.rund.v1.LocalNetwork.OptionsEntry
+	nil,                          // 34: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.CheckResult)(nil),   // 35: redoubt.task.v1.CheckResult
+	(*taskpb.Feature)(nil),       // 36: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),       // 37: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),      // 38: redoubt.task.v1.TaskSpec
+	(*taskpb.FileVersion)(nil),   // 39: redoubt.task.v1.FileVersion
+	(*taskpb.DeliveredFile)(nil), // 40: redoubt.task.v1.DeliveredFile
+	(*taskpb.FileFacts)(nil),     // 41: redoubt.task.v1.FileFacts
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	33, // 0: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
-	29, // 1: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	34, // 2: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
-	6,  // 3: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	30, // 4: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	0,  // 5: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	35, // 6: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	12, // 7: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	10, // 8: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
-	7,  // 9: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
-	8,  // 10: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
-	8,  // 11: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
-	31, // 12: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
-	15, // 13: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 14: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	12, // 15: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	35, // 16: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 17: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	11, // 18: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
-	9,  // 19: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
-	36, // 20: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
-	32, // 21: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	37, // 22: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
-	38, // 23: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
-	2,  // 24: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	4,  // 25: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	13, // 26: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	16, // 27: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	18, // 28: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	20, // 29: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	22, // 30: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
-	24, // 31: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
-	26, // 32: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
-	3,  // 33: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	5,  // 34: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	14, // 35: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	17, // 36: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	19, // 37: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	21, // 38: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	23, // 39: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
-	25, // 40: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
-	27, // 41: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
-	33, // [33:42] is the sub-list for method output_type
-	24, // [24:33] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	35, // 0: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
+	36, // 1: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	31, // 2: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	37, // 3: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	8,  // 4: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
+	32, // 5: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	0,  // 6: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
+	38, // 7: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	14, // 8: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	12, // 9: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
+	9,  // 10: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
+	10, // 11: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
+	10, // 12: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
+	33, // 13: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	17, // 14: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 15: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	14, // 16: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	38, // 17: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 18: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	13, // 19: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
+	11, // 20: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
+	39, // 21: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
+	34, // 22: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	40, // 23: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
+	41, // 24: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
+	4,  // 25: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	6,  // 26: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	15, // 27: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	18, // 28: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	20, // 29: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	22, // 30: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	24, // 31: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
+	26, // 32: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
+	28, // 33: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
+	2,  // 34: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
+	5,  // 35: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	7,  // 36: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	16, // 37: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	19, // 38: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	21, // 39: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	23, // 40: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	25, // 41: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
+	27, // 42: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
+	29, // 43: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
+	3,  // 44: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
+	35, // [35:45] is the sub-list for method output_type
+	25, // [25:35] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -2143,7 +2242,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

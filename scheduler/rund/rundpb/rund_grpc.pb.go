@@ -31,6 +31,7 @@ const (
 	Rund_NodeKey_FullMethodName      = "/redoubt.rund.v1.Rund/NodeKey"
 	Rund_Deliver_FullMethodName      = "/redoubt.rund.v1.Rund/Deliver"
 	Rund_PutIdentity_FullMethodName  = "/redoubt.rund.v1.Rund/PutIdentity"
+	Rund_Check_FullMethodName        = "/redoubt.rund.v1.Rund/Check"
 )
 
 // RundClient is the client API for Rund service.
@@ -55,6 +56,9 @@ type RundClient interface {
 	Deliver(ctx context.Context, in *DeliverRequest, opts ...grpc.CallOption) (*DeliverResponse, error)
 	// PutIdentity replaces the files of a task's identity, all at once.
 	PutIdentity(ctx context.Context, in *PutIdentityRequest, opts ...grpc.CallOption) (*PutIdentityResponse, error)
+	// Check judges this node by controls: those that it has the rights to read for.
+	// It takes their ids, and no path and no pattern; one run at a time.
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 }
 
 type rundClient struct {
@@ -176,6 +180,16 @@ func (c *rundClient) PutIdentity(ctx context.Context, in *PutIdentityRequest, op
 	return out, nil
 }
 
+func (c *rundClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, Rund_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RundServer is the server API for Rund service.
 // All implementations must embed UnimplementedRundServer
 // for forward compatibility.
@@ -198,6 +212,9 @@ type RundServer interface {
 	Deliver(context.Context, *DeliverRequest) (*DeliverResponse, error)
 	// PutIdentity replaces the files of a task's identity, all at once.
 	PutIdentity(context.Context, *PutIdentityRequest) (*PutIdentityResponse, error)
+	// Check judges this node by controls: those that it has the rights to read for.
+	// It takes their ids, and no path and no pattern; one run at a time.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	mustEmbedUnimplementedRundServer()
 }
 
@@ -234,6 +251,9 @@ func (UnimplementedRundServer) Deliver(context.Context, *DeliverRequest) (*Deliv
 }
 func (UnimplementedRundServer) PutIdentity(context.Context, *PutIdentityRequest) (*PutIdentityResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutIdentity not implemented")
+}
+func (UnimplementedRundServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedRundServer) mustEmbedUnimplementedRundServer() {}
 func (UnimplementedRundServer) testEmbeddedByValue()              {}
@@ -393,6 +413,24 @@ func _Rund_PutIdentity_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Rund_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RundServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rund_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RundServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Rund_ServiceDesc is the grpc.ServiceDesc for Rund service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -423,6 +461,10 @@ var Rund_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PutIdentity",
 			Handler:    _Rund_PutIdentity_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _Rund_Check_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -4,7 +4,8 @@
 // 	protoc        v3.21.12
 // source: cmd/internal/control/controlpb/compliance.proto
 
-// Controls of the cluster: what it promises, judged by what its leader knows.
+// Controls of the cluster: what it promises, judged by what its leader knows and by
+// what its nodes answer.
 
 package controlpb
 
@@ -86,7 +87,10 @@ type RunComplianceResponse struct {
 	// Nanoseconds.
 	Took int64 `protobuf:"varint,9,opt,name=took,proto3" json:"took,omitempty"`
 	// The cluster's id.
-	Cluster       string `protobuf:"bytes,10,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Cluster string `protobuf:"bytes,10,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Of which node this is; none: of the cluster.
+	Node          string `protobuf:"bytes,11,opt,name=node,proto3" json:"node,omitempty"`
+	NodeName      string `protobuf:"bytes,12,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,13 +195,27 @@ func (x *RunComplianceResponse) GetCluster() string {
 	return ""
 }
 
+func (x *RunComplianceResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RunComplianceResponse) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
 var File_cmd_internal_control_controlpb_compliance_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_compliance_proto_rawDesc = "" +
 	"\n" +
 	"/cmd/internal/control/controlpb/compliance.proto\x12\x12redoubt.control.v1\x1a\x1dpki/authz/authzpb/authz.proto\"2\n" +
 	"\x14RunComplianceRequest\x12\x1a\n" +
-	"\bcontrols\x18\x01 \x03(\tR\bcontrols\"\x81\x02\n" +
+	"\bcontrols\x18\x01 \x03(\tR\bcontrols\"\xb2\x02\n" +
 	"\x15RunComplianceResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\x12\x1a\n" +
@@ -209,7 +227,9 @@ const file_cmd_internal_control_controlpb_compliance_proto_rawDesc = "" +
 	"\bevidence\x18\b \x03(\tR\bevidence\x12\x12\n" +
 	"\x04took\x18\t \x01(\x03R\x04took\x12\x18\n" +
 	"\acluster\x18\n" +
-	" \x01(\tR\acluster2\x92\x01\n" +
+	" \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\v \x01(\tR\x04node\x12\x1b\n" +
+	"\tnode_name\x18\f \x01(\tR\bnodeName2\x92\x01\n" +
 	"\n" +
 	"Compliance\x12\x83\x01\n" +
 	"\rRunCompliance\x12(.redoubt.control.v1.RunComplianceRequest\x1a).redoubt.control.v1.RunComplianceResponse\"\x1b\x9a\xe5\x18\x17\n" +

@@ -4,7 +4,8 @@
 // - protoc             v3.21.12
 // source: cmd/internal/control/controlpb/compliance.proto
 
-// Controls of the cluster: what it promises, judged by what its leader knows.
+// Controls of the cluster: what it promises, judged by what its leader knows and by
+// what its nodes answer.
 
 package controlpb
 
@@ -30,8 +31,9 @@ const (
 //
 // Compliance is answered by the leader.
 type ComplianceClient interface {
-	// Judges all controls of the cluster and its services, and streams a result of
-	// each. What could not be evaluated is a result, too.
+	// Judges all controls of the cluster and its services, has every node judge itself,
+	// and streams a result of each as it comes. What could not be evaluated, as a node
+	// that does not answer, is a result, too.
 	RunCompliance(ctx context.Context, in *RunComplianceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RunComplianceResponse], error)
 }
 
@@ -68,8 +70,9 @@ type Compliance_RunComplianceClient = grpc.ServerStreamingClient[RunComplianceRe
 //
 // Compliance is answered by the leader.
 type ComplianceServer interface {
-	// Judges all controls of the cluster and its services, and streams a result of
-	// each. What could not be evaluated is a result, too.
+	// Judges all controls of the cluster and its services, has every node judge itself,
+	// and streams a result of each as it comes. What could not be evaluated, as a node
+	// that does not answer, is a result, too.
 	RunCompliance(*RunComplianceRequest, grpc.ServerStreamingServer[RunComplianceResponse]) error
 	mustEmbedUnimplementedComplianceServer()
 }

@@ -1,0 +1,4 @@
+package control
+
+// JudgeNodes is judgeNodes.
+var JudgeNodes = (*Server).judgeNodes
