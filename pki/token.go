@@ -21,7 +21,7 @@ var (
 	ErrTokenEmpty     = errors.New("the join token is empty: give the whole line that redoubt join-token printed")
 	ErrTokenPrefix    = errors.New("this is not a join token: one begins with " + tokenPrefix)
 	ErrTokenTruncated = errors.New("the join token is truncated: copy the whole line again")
-	ErrTokenTail      = errors.New("the join token has more fields than this version knows: a deployment lock is not supported yet")
+	ErrTokenTail      = errors.New("the join token has more fields than this version knows: use the matching version of Redoubt")
 	ErrTokenDamaged   = errors.New("the join token is damaged: copy it again")
 )
 
@@ -35,6 +35,7 @@ type Token struct {
 	seed      func() []byte
 	pin       [sha256.Size]byte
 	clusterID string // empty until Bind
+	lock      []byte // empty: none
 }
 
 // NewToken makes the id and seed of a new token. The cluster is told ID and
@@ -72,7 +73,7 @@ func ParseToken(text string) (Token, error) {
 		return Token{}, ErrTokenPrefix
 	case len(f) < 5:
 		return Token{}, ErrTokenTruncated
-	case len(f) > 5:
+	case len(f) > 6:
 		return Token{}, ErrTokenTail
 	}
 	var seed [ed25519.SeedSize]byte
@@ -83,16 +84,42 @@ func ParseToken(text string) (Token, error) {
 	if !ident.Valid(t.id) || !decode32(&seed, f[2]) || !decode32(&t.pin, f[3]) || !ident.Valid(t.clusterID) {
 		return Token{}, ErrTokenDamaged
 	}
+	if len(f) == 6 {
+		var head [sha256.Size]byte
+		switch {
+		case len(f[5]) < tokenEncoding.EncodedLen(len(head)):
+			return Token{}, ErrTokenTruncated
+		case !decode32(&head, f[5]):
+			return Token{}, ErrTokenDamaged
+		}
+		t.lock = head[:]
+	}
 	return t, nil
 }
+
+// WithLock returns the token with the digest of a link that the deployment lock's chain
+// of whoever joins has to have. It is no manager's to say.
+func (t Token) WithLock(digest []byte) (Token, error) {
+	if len(digest) != sha256.Size {
+		return Token{}, errors.New("the digest of the deployment lock's chain is malformed")
+	}
+	t.lock = digest
+	return t, nil
+}
+
+// Lock is that digest; empty: there is no lock.
+func (t Token) Lock() []byte { return t.lock }
 
 // Text is the token as people carry it. Print it once, to whoever asked.
 func (t Token) Text() string {
 	if t.clusterID == "" {
 		panic("pki: Text of a token that was not bound to a cluster")
 	}
-	return strings.Join([]string{tokenPrefix, t.id, tokenEncoding.EncodeToString(t.seed()),
-		tokenEncoding.EncodeToString(t.pin[:]), t.clusterID}, ".")
+	f := []string{tokenPrefix, t.id, tokenEncoding.EncodeToString(t.seed()), tokenEncoding.EncodeToString(t.pin[:]), t.clusterID}
+	if len(t.lock) > 0 {
+		f = append(f, tokenEncoding.EncodeToString(t.lock))
+	}
+	return strings.Join(f, ".")
 }
 
 // ID is the token's public name.

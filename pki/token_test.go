@@ -65,8 +65,10 @@ func TestParseTokenRefusals(t *testing.T) {
 		{"prefix alone", "RDT1", ErrTokenTruncated},
 		{"no cluster", strings.Join(f[:4], "."), ErrTokenTruncated},
 		{"cut at the end", text[:len(text)-1], ErrTokenTruncated},
-		{"sixth field", text + "." + f[1], ErrTokenTail},
-		{"trailing dot", text + ".", ErrTokenTail},
+		{"short sixth field", text + "." + f[1], ErrTokenTruncated},
+		{"trailing dot", text + ".", ErrTokenTruncated},
+		{"damaged sixth field", text + "." + strings.ToUpper(f[3]), ErrTokenDamaged},
+		{"seventh field", text + "." + f[3] + ".x", ErrTokenTail},
 		{"upper case", strings.ToUpper(text[5:]), ErrTokenPrefix},
 		{"seed upper case", with(2, strings.ToUpper(f[2])), ErrTokenDamaged},
 		{"seed short", with(2, f[2][1:]), ErrTokenDamaged},
@@ -134,4 +136,23 @@ func FuzzParseToken(f *testing.F) {
 			t.Error("two texts give one token")
 		}
 	})
+}
+
+func TestTokenWithLock(t *testing.T) {
+	token, err := NewToken().Bind(ident.New(), make([]byte, 32))
+	if err != nil || len(token.Lock()) != 0 {
+		t.Fatal(err)
+	}
+	head := bytes.Repeat([]byte{7}, 32)
+	locked, err := token.WithLock(head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ParseToken(locked.Text())
+	if err != nil || !bytes.Equal(again.Lock(), head) || again.Text() != locked.Text() || again.ID() != token.ID() {
+		t.Error(err)
+	}
+	if _, err := token.WithLock(head[:31]); err == nil {
+		t.Error("a short digest is taken")
+	}
 }

@@ -53,7 +53,9 @@ func run(ctx context.Context, env daemon.Env, config rund.Config, plugins *cni.C
 	}
 	denied := func(err error) { env.Log.Warn("connection refused", "err", err) }
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.Serve(ctx, peercred.Listener(env.Listeners["rund"], denied, env.ControlUID)) })
+	g.Go(func() error {
+		return s.Serve(ctx, peercred.Named(peercred.Listener(env.Listeners["rund"], denied, env.ControlUID, 0)))
+	})
 	g.Go(func() error {
 		return s.ServeIdentity(ctx, peercred.Listener(env.Listeners["identity"], denied, env.ControlUID))
 	})

@@ -110,3 +110,40 @@ func (l *listener) check(conn net.Conn) error {
 	}
 	return nil
 }
+
+// Named hands out connections whose remote address says the peer's uid, for servers
+// that show their handlers the address and nothing else of a connection.
+func Named(l net.Listener) net.Listener { return named{l} }
+
+type named struct{ net.Listener }
+
+func (l named) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	if uc, ok := conn.(*net.UnixConn); ok {
+		if cred, err := Of(uc); err == nil {
+			return &namedConn{uc, uidAddr(cred.Uid)}, nil
+		}
+	}
+	return conn, nil // of whom nothing is known
+}
+
+type namedConn struct {
+	*net.UnixConn
+	peer uidAddr
+}
+
+func (c *namedConn) RemoteAddr() net.Addr { return c.peer }
+
+type uidAddr uint32
+
+func (uidAddr) Network() string  { return "unix" }
+func (a uidAddr) String() string { return fmt.Sprintf("uid %d", uint32(a)) }
+
+// UID is the uid of the peer of a connection from Named, by its remote address.
+func UID(a net.Addr) (uid uint32, ok bool) {
+	u, ok := a.(uidAddr)
+	return uint32(u), ok
+}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -107,7 +108,7 @@ func (m *machine) assign(now time.Time, complete bool, update []*schedulerpb.Ass
 			a = proto.CloneOf(a)
 			a.Desired = old.Desired // desired only grows
 		}
-		m.again = m.again || a.KillAt != t.assignment.GetKillAt()
+		m.again = m.again || a.KillAt != t.assignment.GetKillAt() || !bytes.Equal(a.Signed, t.assignment.GetSigned())
 		t.assignment, t.nets.last = a, a
 	}
 	for _, id := range remove {
@@ -294,7 +295,7 @@ func (m *machine) declaration(phases map[string]rundpb.Phase) []*rundpb.TaskDesi
 		t := m.tasks[id]
 		d := &rundpb.TaskDesired{TaskId: id, Phase: p}
 		if a := t.assignment; a != nil {
-			d.ServiceId, d.ServiceName, d.Slot, d.Spec, d.KillAt = a.ServiceId, a.ServiceName, a.Slot, a.Spec, a.KillAt
+			d.ServiceId, d.ServiceName, d.Slot, d.Spec, d.KillAt, d.Signed = a.ServiceId, a.ServiceName, a.Slot, a.Spec, a.KillAt, a.Signed
 		}
 		if d.Spec == nil {
 			d.Spec = t.actual.GetSpec()

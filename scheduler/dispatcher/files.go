@@ -54,15 +54,18 @@ func fileOf(e raftstore.Event) string {
 	return ""
 }
 
-// users adds, by node, the tasks that may have other versions as one of the files
-// changed. Updates are rare: it goes through all specifications that tasks are made of.
-func (d *Dispatcher) users(files map[string]bool, tasks map[string][]string) error {
-	if len(files) == 0 {
+// users adds, by node, the tasks of services, and those that may have other versions as
+// one of the files changed. Updates are rare: it goes through all specifications that
+// tasks are made of.
+func (d *Dispatcher) users(files, services map[string]bool, tasks map[string][]string) error {
+	if len(files)+len(services) == 0 {
 		return nil
 	}
 	return d.config.Store.View(func(r *raftstore.ReadTx) error {
-		services := map[string]bool{}
 		for rev := range store.Revisions.All(r) {
+			if len(files) == 0 {
+				break
+			}
 			c := rev.GetSpec().GetContainer()
 			for _, list := range [][]*taskpb.FileUse{c.GetSecrets(), c.GetConfigs()} {
 				for _, u := range list {

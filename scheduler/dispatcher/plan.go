@@ -35,6 +35,7 @@ type told struct {
 	ended   bool // for counting; a node knows that itself
 	killAt  int64
 	files   string // ids of the versions of its secrets and configs
+	signed  string // digest of who signed it; empty: nobody
 }
 
 // next returns the messages that bring the node up to date: at first the
@@ -104,13 +105,18 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 		files = versions(r, rev.GetSpec())
 		now.files = versionIDs(files)
 	}
-	if known && now.desired == before.desired && now.killAt == before.killAt && now.files == before.files {
+	var signed []byte
+	if ok && now.desired <= store.Running && !now.ended {
+		signed = signedFor(r, rev)
+		now.signed = digest(signed)
+	}
+	if known && now.desired == before.desired && now.killAt == before.killAt && now.files == before.files && now.signed == before.signed {
 		p.note(id, now)
 		return
 	}
 	a := &schedulerpb.Assignment{
 		TaskId: t.Id, ServiceId: t.ServiceId, Slot: t.Slot,
-		Desired: now.desired, Observed: store.State(t), KillAt: now.killAt, Attachments: t.Attachments, Files: files,
+		Desired: now.desired, Observed: store.State(t), KillAt: now.killAt, Attachments: t.Attachments, Files: files, Signed: signed,
 	}
 	if now.desired > store.Running && store.State(t) == store.Running && len(t.Attachments) > 0 {
 		a.WithdrawNs = int64(withdrawal)
@@ -214,7 +220,7 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 		views := d.networks.Load().Observe(events)
 		tasks := map[string][]string{}
 		var gone, deadlines []string
-		files := map[string]bool{}
+		files, services := map[string]bool{}, map[string]bool{}
 		for _, e := range events {
 			if old, now, ok := store.Tasks.Event(e); ok {
 				id := cmp.Or(old.GetId(), now.GetId())
@@ -227,9 +233,11 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 				deadlines = append(deadlines, now.GetId())
 			} else if id := fileOf(e); id != "" {
 				files[id] = true
+			} else if id := resigned(e); id != "" {
+				services[id] = true
 			}
 		}
-		if err := d.users(files, tasks); err != nil {
+		if err := d.users(files, services, tasks); err != nil {
 			return err
 		}
 		d.mu.Lock()

@@ -112,6 +112,9 @@ func (w *worker) deliver(d *rundpb.TaskDesired, req *rundpb.DeliverRequest) erro
 	if len(list) != len(uses) && (len(list) != len(uses)+1 || auth == "") || auth != "" && !w.has.ready && len(list) == len(uses) {
 		return errors.New("the delivery does not have all files that the task names")
 	}
+	if err := w.s.admitFiles(d, req, w.has.ready); err != nil {
+		return err
+	}
 	now := make([]*taskpb.FileVersion, len(uses))
 	for i := range uses {
 		now[i] = list[i].GetVersion()

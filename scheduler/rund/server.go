@@ -14,6 +14,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"google.golang.org/grpc"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/cni"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
@@ -28,7 +29,8 @@ type Options struct {
 	Config Config
 	// RunDir holds rund/ and the shared mount netns/.
 	RunDir string
-	// DataDir is only protected from bind mounts.
+	// DataDir has rund/, with what the deployment lock keeps, and is protected from bind
+	// mounts.
 	DataDir string
 	// CNI runs plugins; nil: this node has no CNI networks.
 	CNI *cni.Client
@@ -60,6 +62,7 @@ type Server struct {
 	locals   *locals
 	files    *taskfiles.Store
 	key      *seal.NodeKey
+	trust    *lock.Trust
 	plugins  *cni.Client // nil: none
 	hub      *hub
 	callers  *callers
@@ -107,8 +110,12 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	trust, err := lock.Open(filepath.Join(o.DataDir, "rund"))
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		files: files, key: key, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
+		files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
 		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks), check: o.Check, checking: make(chan struct{}, 1),

@@ -148,6 +148,9 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 	switch d.GetPhase() {
 	case rundpb.Phase_PHASE_CREATED, rundpb.Phase_PHASE_RUNNING:
 		if w.phase() == rundpb.Phase_PHASE_UNSPECIFIED || w.phase() == rundpb.Phase_PHASE_PREPARING {
+			if err := w.s.admitLock(d, d.GetSigned()); err != nil {
+				return false, w.fail(ctx, err)
+			}
 			if ready, err := w.awaitFiles(d); !ready {
 				return false, err
 			}
@@ -159,6 +162,9 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 			}
 		}
 		if w.phase() == rundpb.Phase_PHASE_CREATED && d.GetPhase() == rundpb.Phase_PHASE_RUNNING {
+			if err := w.s.admitLock(w.made, d.GetSigned()); err != nil { // it may be off no longer, or another
+				return false, w.fail(ctx, err)
+			}
 			if err := w.start(ctx); err != nil {
 				return false, err
 			}

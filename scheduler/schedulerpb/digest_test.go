@@ -34,6 +34,8 @@ func TestDigestCoversEveryField(t *testing.T) {
 			m.Set(f, protoreflect.ValueOfUint32(1))
 		case protoreflect.Int64Kind:
 			m.Set(f, protoreflect.ValueOfInt64(1))
+		case protoreflect.BytesKind:
+			m.Set(f, protoreflect.ValueOfBytes([]byte("x")))
 		case protoreflect.EnumKind:
 			m.Set(f, protoreflect.ValueOfEnum(10))
 		case protoreflect.MessageKind:

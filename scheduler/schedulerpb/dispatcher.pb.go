@@ -1207,7 +1207,9 @@ type Assignment struct {
 	WithdrawNs int64 `protobuf:"varint,11,opt,name=withdraw_ns,json=withdrawNs,proto3" json:"withdraw_ns,omitempty"`
 	// The versions of its secrets and configs, in the order of its specification:
 	// secrets first. The node asks for them by the service Delivery.
-	Files         []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
+	Files []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
+	// A redoubt.lock.v1.Signed of the service; empty: nobody signed it.
+	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,6 +1324,13 @@ func (x *Assignment) GetWithdrawNs() int64 {
 func (x *Assignment) GetFiles() []*taskpb.FileVersion {
 	if x != nil {
 		return x.Files
+	}
+	return nil
+}
+
+func (x *Assignment) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
 	}
 	return nil
 }
@@ -2459,7 +2468,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
 	"\x04more\x18\x05 \x01(\bR\x04more\x12\x1c\n" +
-	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xee\x03\n" +
+	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\x86\x04\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -2477,7 +2486,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	" \x03(\v2\x1b.redoubt.task.v1.AttachmentR\vattachments\x12\x1f\n" +
 	"\vwithdraw_ns\x18\v \x01(\x03R\n" +
 	"withdrawNs\x122\n" +
-	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\"+\n" +
+	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\x12\x16\n" +
+	"\x06signed\x18< \x01(\fR\x06signed\"+\n" +
 	"\vManagerList\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\"\xac\x01\n" +
 	"\x0fLogSubscription\x12\x0e\n" +

@@ -288,7 +288,9 @@ type Service struct {
 	// before, to which its name leads no more, until vips_until.
 	Vips []*taskpb.Attachment `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
 	// Unix nanoseconds; 0: they stay, or there are none.
-	VipsUntil     int64 `protobuf:"varint,6,opt,name=vips_until,json=vipsUntil,proto3" json:"vips_until,omitempty"`
+	VipsUntil int64 `protobuf:"varint,6,opt,name=vips_until,json=vipsUntil,proto3" json:"vips_until,omitempty"`
+	// A redoubt.lock.v1.Signed of spec; empty: nobody signed it.
+	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,16 +367,25 @@ func (x *Service) GetVipsUntil() int64 {
 	return 0
 }
 
+func (x *Service) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
 // Revision is the immutable task template of a service at one revision
 // ("<service id>/<revision>"); tasks refer to it instead of copying it. Its ports
 // of mode ingress say that its tasks are on the service's ingress network and no
 // more: those that are published are the service's.
 type Revision struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	ServiceId     string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	Spec          *taskpb.TaskSpec       `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Meta      *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Spec      *taskpb.TaskSpec       `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The service's when it was made.
+	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +444,13 @@ func (x *Revision) GetServiceId() string {
 func (x *Revision) GetSpec() *taskpb.TaskSpec {
 	if x != nil {
 		return x.Spec
+	}
+	return nil
+}
+
+func (x *Revision) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
 	}
 	return nil
 }
@@ -1781,7 +1799,7 @@ var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
-	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\xf8\x01\n" +
+	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\x96\x02\n" +
 	"\aService\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
@@ -1789,13 +1807,15 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x125\n" +
 	"\x04vips\x18\x05 \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\x04vips\x12#\n" +
 	"\n" +
-	"vips_until\x18\x06 \x01(\x03B\x04\xf0\xe5\x18\x03R\tvipsUntil\"\x98\x01\n" +
+	"vips_until\x18\x06 \x01(\x03B\x04\xf0\xe5\x18\x03R\tvipsUntil\x12\x1c\n" +
+	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xb6\x01\n" +
 	"\bRevision\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x03 \x01(\tR\tserviceId\x12-\n" +
-	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\"\xdc\x03\n" +
+	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1c\n" +
+	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xdc\x03\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
 	"\x06labels\x18\x02 \x03(\v2-.redoubt.scheduler.v1.ServiceSpec.LabelsEntryR\x06labels\x12B\n" +

@@ -228,7 +228,7 @@ func RestartUsers(tx *raftstore.Tx, id string) (names []string, err error) {
 		next := proto.CloneOf(user.Service)
 		next.Spec.Task.Force++
 		next.Revision++
-		if err := errors.Join(putRevision(tx, next.GetId(), next.Revision, next.Spec), Services.Put(tx, next)); err != nil {
+		if err := errors.Join(putRevision(tx, next.GetId(), next.Revision, next.Spec, next.Signed), Services.Put(tx, next)); err != nil {
 			return nil, err
 		}
 		names = append(names, next.GetSpec().GetName())

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,11 @@ func CreateService(ctx context.Context, s *raftstore.Store, sp *schedulerpb.Serv
 
 // CreateAdmitted is CreateService for a spec that was looked at already.
 func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (string, error) {
+	return CreateSigned(ctx, s, a, Signing{})
+}
+
+// CreateSigned is CreateAdmitted for a spec that sg says who signed.
+func CreateSigned(ctx context.Context, s *raftstore.Store, a spec.Admitted, sg Signing) (string, error) {
 	if err := resolved(a); err != nil {
 		return "", err
 	}
@@ -55,10 +61,13 @@ func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (s
 		if sp, err = grant(tx, sp); err != nil {
 			return err
 		}
-		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips}); err != nil {
+		if err := sg.check(sp, nil); err != nil {
 			return err
 		}
-		return putRevision(tx, id, 1, sp)
+		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips, Signed: sg.Signed}); err != nil {
+			return err
+		}
+		return putRevision(tx, id, 1, sp, sg.Signed)
 	})
 	if dup := (*raftstore.DuplicateError)(nil); errors.As(err, &dup) && dup.Index == "name" {
 		return "", fmt.Errorf("a service named %q exists already: choose another name: %w", sp.GetName(), err)
@@ -74,6 +83,11 @@ func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (s
 // labels or ports of mode ingress does not, but for the first such port and the
 // last: they decide what networks its tasks are on. Name and mode are for life.
 func UpdateService(ctx context.Context, s *raftstore.Store, id string, version uint64, sp *schedulerpb.ServiceSpec) error {
+	return UpdateSigned(ctx, s, id, version, sp, Signing{})
+}
+
+// UpdateSigned is UpdateService for a spec that sg says who signed.
+func UpdateSigned(ctx context.Context, s *raftstore.Store, id string, version uint64, sp *schedulerpb.ServiceSpec, sg Signing) error {
 	a, err := prepare(sp)
 	if err != nil {
 		return err
@@ -101,14 +115,18 @@ func UpdateService(ctx context.Context, s *raftstore.Store, id string, version u
 		if sp, err = grant(tx, sp); err != nil {
 			return err
 		}
-		if proto.Equal(old.GetSpec(), sp) {
+		if err := sg.check(sp, old); err != nil {
+			return err
+		}
+		if proto.Equal(old.GetSpec(), sp) && bytes.Equal(old.GetSigned(), sg.Signed) {
 			return nil
 		}
 		next := proto.CloneOf(old)
+		next.Signed = sg.Signed
 		next.Spec, next.Vips, next.VipsUntil = sp, vips, lingering(sp, len(vips) > 0, old, tx.Now())
 		if !proto.Equal(template(old.GetSpec().GetTask()), template(sp.GetTask())) {
 			next.Revision++
-			if err := putRevision(tx, id, next.Revision, sp); err != nil {
+			if err := putRevision(tx, id, next.Revision, sp, sg.Signed); err != nil {
 				return err
 			}
 		}
@@ -150,8 +168,8 @@ func resolved(a spec.Admitted) error {
 	return nil
 }
 
-func putRevision(tx *raftstore.Tx, serviceID string, n uint64, sp *schedulerpb.ServiceSpec) error {
+func putRevision(tx *raftstore.Tx, serviceID string, n uint64, sp *schedulerpb.ServiceSpec, signed []byte) error {
 	return Revisions.Put(tx, &schedulerpb.Revision{
-		Id: RevisionID(serviceID, n), ServiceId: serviceID, Spec: sp.GetTask(),
+		Id: RevisionID(serviceID, n), ServiceId: serviceID, Spec: sp.GetTask(), Signed: signed,
 	})
 }

@@ -96,7 +96,7 @@ Commands talk to this machine's own node, over --host (default
 		a.nodeCmd(), a.serviceCmd(), a.networkCmd(), a.policyCmd(), a.authCmd(), a.approvalCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
-	root.AddCommand(a.personCmd(), a.breakGlassCmd(), a.contextCmd(), a.whoamiCmd())
+	root.AddCommand(a.personCmd(), a.breakGlassCmd(), a.contextCmd(), a.whoamiCmd(), a.lockCmd())
 	addTo(root, "ca", "See and manage the cluster's certificate authorities", a.caCrlCmd())
 	addTo(root, "audit", "See and verify the log of who did what", a.auditVerbs()...)
 	addTo(root, "identity", "See and manage what workloads prove themselves with", a.identityVerbs()...)

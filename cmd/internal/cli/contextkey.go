@@ -18,10 +18,16 @@ const minPassphrase = 12
 // contextKey opens a context: by the identity file that its first line names, or by its
 // passphrase.
 func (a *app) contextKey(h contexts.Header) (contexts.Key, error) {
-	if h.Identity != "" {
-		return a.identityKey(h.Identity)
+	return a.openKey("context "+h.Name, h.Identity)
+}
+
+// openKey opens what is encrypted to the identity in that file, or, without one, to a
+// passphrase.
+func (a *app) openKey(what, identity string) (contexts.Key, error) {
+	if identity != "" {
+		return a.identityKey(identity)
 	}
-	text, err := a.passphrase("passphrase of context "+h.Name, false)
+	text, err := a.passphrase("passphrase of "+what, false)
 	if err != nil {
 		return contexts.Key{}, err
 	}

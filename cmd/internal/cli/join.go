@@ -12,6 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 )
 
 func (a *app) joinCmd() *cobra.Command {
@@ -94,8 +95,14 @@ func (a *app) runJoin(ctx context.Context, managers []string, advertise string, 
 	if err != nil {
 		return err
 	}
-	if _, err := pki.ParseToken(token); err != nil { // before any manager is dialled
+	parsed, err := pki.ParseToken(token)
+	if err != nil { // before any manager is dialled
 		return fmt.Errorf("the join token is not usable: %w", err)
+	}
+	if head := parsed.Lock(); len(head) > 0 { // before a manager can have anything run
+		if _, err := a.rundLock(ctx, &rundpb.LockRequest{Change: &rundpb.LockRequest_Pin{Pin: head}}); err != nil {
+			return fmt.Errorf("this node does not take the deployment lock that the token names: %w", err)
+		}
 	}
 	defer a.noticeAfter(joinNotice, "not admitted yet: a busy or starting manager is asked again (Ctrl-C ends it)")()
 	r, err := a.awaitApproval(ctx, c, func(ctx context.Context) (*controlpb.JoinResponse, error) {

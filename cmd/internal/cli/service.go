@@ -37,6 +37,7 @@ type createFlags struct {
 	labels, containerLabels []string
 	networks                []string
 	endpointMode            string
+	sign                    signFlags
 }
 
 func (a *app) serviceCreateCmd() *cobra.Command {
@@ -62,7 +63,7 @@ run the tasks.`,
 			if err != nil {
 				return err
 			}
-			return a.runServiceCreate(c.Context(), spec, cf.wait)
+			return a.runServiceCreate(c.Context(), spec, cf.wait, &cf.sign)
 		},
 	}
 	f := c.Flags()
@@ -84,6 +85,7 @@ run the tasks.`,
 	f.StringArrayVar(&cf.networks, "network", nil, "NAME[,alias=…]: attach its tasks to a network")
 	f.StringVar(&cf.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	cf.task.add(f)
+	cf.sign.add(f)
 	cf.wait.add(f)
 	return c
 }
@@ -168,10 +170,20 @@ func nameFrom(image string) string {
 	return base + "-" + ident.New()[:6]
 }
 
-func (a *app) runServiceCreate(ctx context.Context, spec *schedulerpb.ServiceSpec, w waitFlags) error {
+func (a *app) runServiceCreate(ctx context.Context, spec *schedulerpb.ServiceSpec, w waitFlags, sf *signFlags) error {
+	sg, err := a.signer(sf)
+	if err != nil {
+		return err
+	}
 	var id string
-	err := a.within(ctx, resolveTimeout, func(ctx context.Context, c *api) error {
-		r, err := c.CreateService(ctx, &controlpb.CreateServiceRequest{Spec: spec})
+	err = a.within(ctx, resolveTimeout, func(ctx context.Context, c *api) error {
+		req := &controlpb.CreateServiceRequest{Spec: spec}
+		if sg != nil {
+			if err := sg.create(ctx, c, req); err != nil {
+				return err
+			}
+		}
+		r, err := c.CreateService(ctx, req)
 		if err != nil {
 			return err
 		}
@@ -194,6 +206,7 @@ func (a *app) warn(ws []string) {
 
 func (a *app) serviceScaleCmd() *cobra.Command {
 	var w waitFlags
+	var sf signFlags
 	c := &cobra.Command{
 		Use: "scale SERVICE=REPLICAS...", Short: "Change how often services run",
 		Example: `  redoubt service scale web=5
@@ -204,10 +217,11 @@ func (a *app) serviceScaleCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.runScale(c.Context(), names, counts, w)
+			return a.runScale(c.Context(), names, counts, w, &sf)
 		},
 	}
 	w.add(c.Flags())
+	sf.add(c.Flags())
 	return c
 }
 
@@ -229,11 +243,15 @@ func scaleArgs(args []string) (names []string, counts []uint64, err error) {
 	return names, counts, nil
 }
 
-func (a *app) runScale(ctx context.Context, names []string, counts []uint64, w waitFlags) error {
+func (a *app) runScale(ctx context.Context, names []string, counts []uint64, w waitFlags, sf *signFlags) error {
+	sg, err := a.signer(sf)
+	if err != nil {
+		return err
+	}
 	var ids []string
-	err := a.with(ctx, func(ctx context.Context, c *api) error {
+	err = a.with(ctx, func(ctx context.Context, c *api) error {
 		for i, name := range names {
-			id, err := a.changeService(ctx, c, name, func(spec *schedulerpb.ServiceSpec) error {
+			id, err := a.changeService(ctx, c, name, sg, func(spec *schedulerpb.ServiceSpec) error {
 				r := spec.GetReplicated()
 				if r == nil {
 					return fmt.Errorf("%s is a global service, which runs once on every node: it cannot be scaled", name)

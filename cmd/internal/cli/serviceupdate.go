@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -35,6 +36,7 @@ type updateFlags struct {
 	networkAdd, networkRm               []string
 	networkIDs                          map[string]string // by how flags name them
 	endpointMode                        string
+	sign                                signFlags
 }
 
 func (a *app) serviceUpdateCmd() *cobra.Command {
@@ -85,6 +87,7 @@ waits until the service has converged (--detach does not).`,
 	f.Var(&u.publishAdd, "publish-add", "add or replace a published port")
 	u.files.add(f)
 	u.task.add(f)
+	u.sign.add(f)
 	u.wait.add(f)
 	return c
 }
@@ -101,15 +104,19 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 	if err := u.apply(c, a.Getenv, blankSpec()); err != nil && exitCode(err) == ExitUsage {
 		return err
 	}
+	sg, err := a.signer(&u.sign)
+	if err != nil {
+		return err
+	}
 	var id string
-	err := a.within(c.Context(), resolveTimeout, func(ctx context.Context, api *api) (err error) {
+	err = a.within(c.Context(), resolveTimeout, func(ctx context.Context, api *api) (err error) {
 		if err := u.lookUpNetworks(ctx, api); err != nil {
 			return err
 		}
 		if err := u.files.lookUp(ctx, api); err != nil {
 			return err
 		}
-		id, err = a.changeService(ctx, api, name, func(spec *schedulerpb.ServiceSpec) error {
+		id, err = a.changeService(ctx, api, name, sg, func(spec *schedulerpb.ServiceSpec) error {
 			return u.apply(c, a.Getenv, spec)
 		})
 		if err == nil {
@@ -142,7 +149,7 @@ func blankSpec() *schedulerpb.ServiceSpec {
 
 // changeService reads a service, changes its spec, and writes it at the version
 // it was read at; a change by somebody else in between is tried over.
-func (a *app) changeService(ctx context.Context, c *api, name string, change func(*schedulerpb.ServiceSpec) error) (string, error) {
+func (a *app) changeService(ctx context.Context, c *api, name string, sg *signer, change func(*schedulerpb.ServiceSpec) error) (string, error) {
 	const attempts = 4
 	for i := 1; ; i++ {
 		l, err := c.ListServices(ctx, &controlpb.ListServicesRequest{Services: []string{name}})
@@ -153,13 +160,24 @@ func (a *app) changeService(ctx context.Context, c *api, name string, change fun
 			return "", apierr.NotFound("see `redoubt service ls`", "no service %q", name)
 		}
 		s := l.Services[0].Service
+		was := proto.CloneOf(s.Spec)
 		if err := change(s.Spec); err != nil {
 			if exitCode(err) == ExitUsage {
 				return "", err
 			}
 			return "", failf(ExitError, "%v", err)
 		}
-		r, err := c.UpdateService(ctx, &controlpb.UpdateServiceRequest{Service: s.Id, Version: s.GetMeta().GetVersion(), Spec: s.Spec})
+		req := &controlpb.UpdateServiceRequest{Service: s.Id, Version: s.GetMeta().GetVersion(), Spec: s.Spec}
+		switch {
+		case sg != nil:
+			err = sg.update(ctx, c, req, was, s.Signed)
+		case proto.Equal(was.Task, s.Spec.Task) && maps.Equal(was.Labels, s.Spec.Labels):
+			req.Signed = s.Signed // it may be good for another number of replicas
+		}
+		if err != nil {
+			return "", err
+		}
+		r, err := c.UpdateService(ctx, req)
 		if err == nil {
 			a.warn(r.Warnings)
 			return s.Id, nil

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -39,6 +40,7 @@ type tokenMake struct {
 	approve   bool
 	longLived bool
 	quiet     bool
+	lockChain string
 }
 
 func (a *app) tokenMakeCmd(role profilepb.Role) *cobra.Command {
@@ -63,6 +65,7 @@ func (a *app) tokenMakeCmd(role profilepb.Role) *cobra.Command {
 	f.StringVar(&m.name, "node-name", "", "admit only a machine that calls itself this")
 	f.StringVar(&m.cidr, "cidr", "", "admit only from this network")
 	f.BoolVarP(&m.quiet, "quiet", "q", false, "print the token only")
+	f.StringVar(&m.lockChain, "lock-chain", "", "`file` of the deployment lock's chain: who joins runs only what is signed by its keys")
 	f.BoolVar(&m.attest, "attest", false, "admit only a machine that proves its TPM (see redoubt admission)")
 	if role == profilepb.Role_ROLE_MANAGER {
 		f.BoolVar(&m.approve, "approve", false, "admit only a machine that redoubt node approve lets in")
@@ -94,8 +97,30 @@ func (m *tokenMake) check() error {
 	return nil
 }
 
+// lockHead is what the token says of the deployment lock: the file's word, and no
+// manager's.
+func (m *tokenMake) lockHead() (head []byte, cluster string, err error) {
+	if m.lockChain == "" {
+		return nil, "", nil
+	}
+	c, err := readChain(m.lockChain)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case c.Missing() > 0:
+		return nil, "", errors.New("the chain lacks signatures: no node takes it")
+	case c.Head().GetEnds():
+		return nil, "", errors.New("the chain ends the deployment lock: leave --lock-chain out")
+	}
+	return c.HeadDigest(), c.Head().GetClusterId(), nil
+}
+
 func (a *app) runTokenMake(ctx context.Context, role profilepb.Role, m tokenMake) error {
 	if err := m.check(); err != nil {
+		return err
+	}
+	head, cluster, err := m.lockHead()
+	if err != nil {
 		return err
 	}
 	return a.with(ctx, func(ctx context.Context, c *api) error {
@@ -105,6 +130,14 @@ func (a *app) runTokenMake(ctx context.Context, role profilepb.Role, m tokenMake
 		})
 		if err != nil {
 			return err
+		}
+		if len(head) > 0 {
+			if token.ClusterID() != cluster {
+				return fmt.Errorf("the chain is of another cluster than the token (revoke it: redoubt join-token revoke %s)", token.ID())
+			}
+			if token, err = token.WithLock(head); err != nil {
+				return err
+			}
 		}
 		if m.quiet {
 			_, err := fmt.Fprintln(a.Stdout, token.Text())

@@ -34,6 +34,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
@@ -49,6 +50,13 @@ type Images interface {
 	// Resolve asks the reference's registry for its digest, and the machines it
 	// is made for where that is known.
 	Resolve(ctx context.Context, reference string) (digest string, platforms []string, err error)
+}
+
+// Lock is this node's trust in deployers.
+type Lock interface {
+	// Trusted is the chain that the node follows, or nil, and whether it runs signed
+	// services alone.
+	Trusted(ctx context.Context) (chain *lockpb.Chain, on bool, err error)
 }
 
 // Workloads says what was issued for an identity, or to a node's tasks, and has not
@@ -67,6 +75,8 @@ type Config struct {
 	Inviter pki.InvitationMinter
 	Rotator Rotator
 	Images  Images
+	// Lock tells what this node trusts of the deployment lock; nil: nobody does.
+	Lock    Lock
 	Backups Backups
 	// Roles says who may do what; nil: nobody can be asked.
 	Roles *roles.Engine

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -24,7 +25,14 @@ func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateService
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	id, err := schedstore.CreateAdmitted(ctx, s.c.Store, sp)
+	sg, err := s.signing(ctx, req.GetSigned(), req.GetPlan())
+	if err != nil {
+		return nil, err
+	}
+	id, err := schedstore.CreateSigned(ctx, s.c.Store, sp, sg)
+	if p := (*plannedError)(nil); errors.As(err, &p) {
+		return &controlpb.CreateServiceResponse{Warnings: warnings, Planned: p.spec}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +57,15 @@ func (s *Server) UpdateService(ctx context.Context, req *controlpb.UpdateService
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	if err := schedstore.UpdateService(ctx, s.c.Store, old.GetId(), req.GetVersion(), sp.Spec()); err != nil {
+	sg, err := s.signing(ctx, req.GetSigned(), req.GetPlan())
+	if err != nil {
+		return nil, err
+	}
+	err = schedstore.UpdateSigned(ctx, s.c.Store, old.GetId(), req.GetVersion(), sp.Spec(), sg)
+	if p := (*plannedError)(nil); errors.As(err, &p) {
+		return &controlpb.UpdateServiceResponse{Id: old.GetId(), Warnings: warnings, Planned: p.spec}, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	resp := &controlpb.UpdateServiceResponse{Id: old.GetId(), Warnings: warnings}

@@ -28,6 +28,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 	"github.com/redoubt-cluster/redoubt/scheduler/identity"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -159,7 +160,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	identities := identity.New(identity.Config{Store: m.store, ClusterID: n.who().ClusterID, Sign: n.signWorkloads, Logger: n.log.With("part", "identity")})
 	schedulerpb.RegisterWorkloadIdentityServer(nodes, identities)
 
-	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Inviter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Checks: d, Sessions: d.Sessions, Records: recordsOf{m}, Held: identities.Held, Workloads: identities,
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Inviter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Lock: ownLock{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Checks: d, Sessions: d.Sessions, Records: recordsOf{m}, Held: identities.Held, Workloads: identities,
 		Events: hub, Locked: m.askLocked, Look: m.look, Skews: m.skews, Offset: m.clocks.offset, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)
@@ -248,6 +249,14 @@ func (m *managerState) addresses() (out []string) {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// ownLock is what this node's rund trusts of the deployment lock.
+type ownLock struct{ n *Node }
+
+func (o ownLock) Trusted(ctx context.Context) (*lockpb.Chain, bool, error) {
+	resp, err := o.n.rund.Client().Lock(ctx, &rundpb.LockRequest{})
+	return resp.GetState().GetChain(), resp.GetOn(), messageOf(err)
 }
 
 // images resolves references by way of this node's rund, which holds the

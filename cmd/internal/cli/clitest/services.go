@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,6 +15,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 )
 
 // CreateService implements Control.
@@ -29,9 +31,23 @@ func (n *Node) CreateService(_ context.Context, r *controlpb.CreateServiceReques
 	if err := n.attach(r.Spec); err != nil {
 		return nil, err
 	}
-	s := &schedulerpb.Service{Meta: &raftstorepb.Meta{Version: 1}, Id: ident.New(), Spec: r.Spec, Revision: 1}
+	if r.Plan {
+		return &controlpb.CreateServiceResponse{Planned: planned(r.Spec)}, nil
+	}
+	s := &schedulerpb.Service{Meta: &raftstorepb.Meta{Version: 1}, Id: ident.New(), Spec: r.Spec, Revision: 1, Signed: r.Signed}
 	n.services = append(n.services, s)
 	return &controlpb.CreateServiceResponse{Id: s.Id, Warnings: []string{"the image was loaded by hand"}}, nil
+}
+
+// planned is what a manager would store, which has a mind of its own about evil ones.
+func planned(sp *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
+	sp = spec.Normalize(sp)
+	c := sp.GetTask().GetContainer()
+	_, c.Digest, _ = strings.Cut(c.GetImage(), "@")
+	if sp.GetName() == "evil" {
+		c.Command = []string{"/bin/sh"}
+	}
+	return sp
 }
 
 func (n *Node) find(name string) *schedulerpb.Service {
@@ -103,9 +119,12 @@ func (n *Node) UpdateService(_ context.Context, r *controlpb.UpdateServiceReques
 	if err := n.attach(r.Spec); err != nil {
 		return nil, err
 	}
+	if r.Plan {
+		return &controlpb.UpdateServiceResponse{Planned: planned(r.Spec)}, nil
+	}
 	s.Meta.Version++
 	s.Revision++
-	s.Spec = r.Spec
+	s.Spec, s.Signed = r.Spec, r.Signed
 	return &controlpb.UpdateServiceResponse{Id: s.Id}, nil
 }
 

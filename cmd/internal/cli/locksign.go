@@ -1,0 +1,232 @@
+package cli
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+)
+
+// Signing of services. A manager says how it would store a service; what differs from
+// what was asked for may be ids in the place of names, and nothing else, or nothing is
+// signed. The image's digest is the deployer's own word.
+
+// signFlags say who signs.
+type signFlags struct {
+	with     string
+	chain    string
+	valid    time.Duration
+	replicas replicas
+	asIs     bool
+}
+
+func (s *signFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&s.with, "sign-with", "", "sign the service by this deployer's key (redoubt lock key ls)")
+	f.StringVar(&s.chain, "sign-chain", "", "`file` of the chain that names the key (default lock/chain)")
+	f.DurationVar(&s.valid, "sign-for", 0, "how long the signature is good (default: until a link retires it)")
+	f.Var(&s.replicas, "sign-replicas", "sign for up to so many tasks (default: the number of replicas)")
+	f.BoolVar(&s.asIs, "sign-as-is", false, "sign what the managers say the service is, though nobody has signed that")
+}
+
+type signer struct {
+	flags *signFlags
+	chain *lock.Chain
+	key   ed25519.PrivateKey
+	now   func() time.Time
+}
+
+// signer is nil where nothing is to be signed.
+func (a *app) signer(f *signFlags) (*signer, error) {
+	if f.with == "" {
+		if f.chain != "" || f.valid != 0 || f.replicas.set || f.asIs {
+			return nil, usagef("--sign-with is missing: it names the deployer's key")
+		}
+		return nil, nil
+	}
+	if f.valid < 0 || f.valid%time.Second != 0 {
+		return nil, usagef("--sign-for %s: give a positive number of whole seconds, as 720h", f.valid)
+	}
+	path, err := a.chainFile([]string{f.chain})
+	if err != nil {
+		return nil, err
+	}
+	c, err := readChain(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.openDeployer(f.with)
+	if err != nil {
+		return nil, err
+	}
+	return &signer{f, c, key, time.Now}, nil
+}
+
+// create has req be signed.
+func (s *signer) create(ctx context.Context, c *api, req *controlpb.CreateServiceRequest) error {
+	if err := pinned(req.GetSpec()); err != nil {
+		return err
+	}
+	r, err := c.CreateService(ctx, &controlpb.CreateServiceRequest{Spec: req.GetSpec(), Plan: true})
+	if err != nil {
+		return err
+	}
+	req.Signed, err = s.sign(ctx, c, req.GetSpec(), r.GetPlanned(), 0)
+	req.Spec = r.GetPlanned()
+	return err
+}
+
+// update has req be signed, whose specification was made from what was there, was,
+// which the managers say is signed so.
+func (s *signer) update(ctx context.Context, c *api, req *controlpb.UpdateServiceRequest, was *schedulerpb.ServiceSpec, signed []byte) error {
+	if err := pinned(req.GetSpec()); err != nil {
+		return err
+	}
+	serial, err := s.base(was, signed)
+	if err != nil && !s.flags.asIs {
+		return fmt.Errorf("what the managers say the service is now is not what a deployer signed (%w): look at all of it (redoubt service inspect --format json), and add --sign-as-is if it is right", err)
+	}
+	r, err := c.UpdateService(ctx, &controlpb.UpdateServiceRequest{Service: req.GetService(), Version: req.GetVersion(), Spec: req.GetSpec(), Plan: true})
+	if err != nil {
+		return err
+	}
+	req.Signed, err = s.sign(ctx, c, req.GetSpec(), r.GetPlanned(), serial)
+	req.Spec = r.GetPlanned()
+	return err
+}
+
+// base returns the serial of what is signed, if that is what was there.
+func (s *signer) base(was *schedulerpb.ServiceSpec, signed []byte) (int64, error) {
+	if len(signed) == 0 {
+		return 0, lock.ErrUnsigned
+	}
+	sig, err := lock.Read(signed)
+	if err != nil {
+		return 0, err
+	}
+	st, err := s.chain.Verify(s.now(), sig.GetStatement())
+	if err != nil {
+		return 0, err
+	}
+	return st.GetSerial(), lock.Describes(st, was.GetName(), was.GetLabels(), was.GetGlobal() != nil, 0, was.GetTask())
+}
+
+// pinned refuses an image that managers would choose.
+func pinned(sp *schedulerpb.ServiceSpec) error {
+	if image := sp.GetTask().GetContainer().GetImage(); !strings.Contains(image, "@sha256:") {
+		return usagef("image %q: name it by its digest (NAME@sha256:…), as what is signed is not left to a manager to look up", image)
+	}
+	return nil
+}
+
+func (s *signer) sign(ctx context.Context, c *api, asked, planned *schedulerpb.ServiceSpec, after int64) ([]byte, error) {
+	if err := sameBut(asked, planned); err != nil {
+		return nil, err
+	}
+	n := planned.GetReplicated().GetReplicas()
+	if s.flags.replicas.set {
+		if s.flags.replicas.n < n || planned.GetGlobal() != nil {
+			return nil, usagef("--sign-replicas %d: it is for replicated services, and not less than their replicas", s.flags.replicas.n)
+		}
+		n = s.flags.replicas.n
+	}
+	now := s.now()
+	st := &lockpb.Statement{Service: planned.GetName(), Labels: planned.GetLabels(), Global: planned.GetGlobal() != nil, MaxReplicas: n,
+		Task: planned.GetTask(), Serial: max(now.UnixMilli(), after+1)}
+	if s.flags.valid > 0 {
+		st.NotAfter = now.Add(s.flags.valid).Unix()
+	}
+	var err error
+	if st.Configs, err = configDigests(ctx, c, planned); err != nil {
+		return nil, err
+	}
+	signed, err := lock.Sign(s.chain, st, s.key)
+	if err != nil {
+		return nil, err
+	}
+	return proto.MarshalOptions{Deterministic: true}.Marshal(signed)
+}
+
+// configDigests are of the contents that a service's configs have now.
+func configDigests(ctx context.Context, c *api, sp *schedulerpb.ServiceSpec) (out [][]byte, err error) {
+	uses := sp.GetTask().GetContainer().GetConfigs()
+	if len(uses) == 0 {
+		return nil, nil
+	}
+	req := &controlpb.GetConfigsRequest{}
+	for _, u := range uses {
+		req.Configs = append(req.Configs, u.GetSource())
+	}
+	r, err := c.GetConfigs(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.GetConfigs()) != len(uses) {
+		return nil, errors.New("the manager answered other configs than it was asked for")
+	}
+	for i, u := range uses {
+		cfg := r.GetConfigs()[i]
+		if current := max(cfg.GetCurrent(), 1); cfg.GetId() != u.GetSource() || u.GetVersion() != 0 && u.GetVersion() != current {
+			return nil, fmt.Errorf("config %s: only its current version %d can be signed for", cfg.GetSpec().GetName(), current)
+		}
+		out = append(out, lock.ConfigDigest(cfg.GetSpec().GetData()))
+	}
+	return out, nil
+}
+
+// sameBut returns an error unless planned is what was asked for, with ids for names,
+// chosen ports for none, and the digest that the image's name has in it.
+func sameBut(asked, planned *schedulerpb.ServiceSpec) error {
+	errOther := errors.New("the manager would store another service than was asked for: nothing was signed")
+	if planned == nil {
+		return errOther
+	}
+	want := spec.Normalize(asked)
+	t, p := want.GetTask(), planned.GetTask()
+	c, pc := t.GetContainer(), p.GetContainer()
+	if len(t.GetNetworks()) != len(p.GetNetworks()) || len(t.GetPorts()) != len(p.GetPorts()) || len(c.GetSecrets()) != len(pc.GetSecrets()) ||
+		len(c.GetConfigs()) != len(pc.GetConfigs()) || (c.GetRegistryAuth() == "") != (pc.GetRegistryAuth() == "") {
+		return errOther
+	}
+	resolved := true // ids stand for themselves
+	resolves := func(asked, got string) { resolved = resolved && (asked == got || !ident.Valid(asked)) }
+	for i, u := range t.GetNetworks() {
+		resolves(u.GetNetwork(), p.GetNetworks()[i].GetNetwork())
+		u.Network = p.GetNetworks()[i].GetNetwork()
+	}
+	for i, q := range t.GetPorts() {
+		if q.Published == 0 {
+			q.Published = p.GetPorts()[i].GetPublished()
+		}
+	}
+	uses, puses := append(c.GetSecrets()[:len(c.GetSecrets()):len(c.GetSecrets())], c.GetConfigs()...), append(pc.GetSecrets()[:len(pc.GetSecrets()):len(pc.GetSecrets())], pc.GetConfigs()...)
+	for i, u := range uses {
+		is := puses[i]
+		resolves(u.GetSource(), is.GetSource())
+		switch byID := strings.HasPrefix(is.GetSource(), u.GetSource()); {
+		case u.Target == "" && byID: // its name is the managers' to say
+			u.Target = is.GetTarget()
+		case u.Target == "":
+			u.Target = u.Source
+		}
+		u.Source = is.GetSource()
+	}
+	resolves(c.GetRegistryAuth(), pc.GetRegistryAuth())
+	_, c.Digest, _ = strings.Cut(c.GetImage(), "@")
+	c.RegistryAuth, t.Platforms = pc.GetRegistryAuth(), p.GetPlatforms()
+	if !resolved || !proto.Equal(want, planned) {
+		return errOther
+	}
+	return nil
+}
