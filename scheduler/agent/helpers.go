@@ -83,7 +83,7 @@ func (a *agent) declareRund(ctx context.Context) error {
 			ids, keep := a.namespaces()
 			if a.redeclare || a.machine.again || told == nil || !maps.Equal(phases, told) || keep != kept || !slices.Equal(ids, networks) || !unmade.IsZero() && !now.Before(unmade) {
 				a.redeclare, a.machine.again = false, false
-				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases), Networks: ids, KeepNetworks: keep}
+				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases), Networks: ids, KeepNetworks: keep, ImagePolicy: a.machine.policy}
 			}
 		}
 		a.mu.Unlock()

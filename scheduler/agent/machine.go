@@ -37,6 +37,7 @@ type machine struct {
 	again    bool          // rund is to be told the same phases once more
 	refusal  string        // why no new task is taken; empty: they are
 	view     *overlay.View // what managers last said of networks; nil: nothing
+	policy   []byte        // the cluster's image policy, by managers' last word; empty: none
 }
 
 // task is one that the manager assigned, or that rund still has.

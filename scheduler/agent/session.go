@@ -287,6 +287,10 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 			if s.Denials != nil {
 				s.Denials(v.Denials)
 			}
+		case *schedulerpb.ManagerMessage_ImagePolicy:
+			if err := s.takeImagePolicy(v.ImagePolicy); err != nil {
+				return err
+			}
 		case *schedulerpb.ManagerMessage_Log:
 			s.logs.subscribe(ctx, v.Log)
 		case *schedulerpb.ManagerMessage_Mesh:

@@ -202,7 +202,7 @@ func (d *Dispatcher) route(ctx context.Context, w *raftstore.Watch) error {
 // watch begins with a new index of networks.
 func (d *Dispatcher) watch() (*raftstore.Watch, error) {
 	var ix *netview.Index
-	w, err := d.config.Store.Watch(func(r *raftstore.ReadTx) error { ix = netview.Load(r); return nil }, append(netview.Tables(), secretstore.Secrets, secretstore.Configs)...)
+	w, err := d.config.Store.Watch(func(r *raftstore.ReadTx) error { ix = netview.Load(r); return nil }, append(netview.Tables(), secretstore.Secrets, secretstore.Configs, store.ImagePolicies)...)
 	if err == nil {
 		d.networks.Store(ix)
 	}
@@ -220,7 +220,7 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 		views := d.networks.Load().Observe(events)
 		tasks := map[string][]string{}
 		var gone, deadlines []string
-		files, services := map[string]bool{}, map[string]bool{}
+		files, services, policy := map[string]bool{}, map[string]bool{}, false
 		for _, e := range events {
 			if old, now, ok := store.Tasks.Event(e); ok {
 				id := cmp.Or(old.GetId(), now.GetId())
@@ -235,6 +235,8 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 				files[id] = true
 			} else if id := resigned(e); id != "" {
 				services[id] = true
+			} else if _, _, ok := store.ImagePolicies.Event(e); ok {
+				policy = true
 			}
 		}
 		if err := d.users(files, services, tasks); err != nil {
@@ -244,6 +246,11 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 		for node, ids := range tasks {
 			if m := d.members[node]; m != nil && m.session != nil {
 				m.session.look(ids...)
+			}
+		}
+		for _, m := range d.members {
+			if policy && m.session != nil {
+				m.session.lookNetworks()
 			}
 		}
 		for _, id := range views {

@@ -49,6 +49,10 @@ type session struct {
 	plan     plan            // write's
 	networks *netview.Cursor // write's
 	left     int             // write's: networks that were left out
+	// policy is the version of the image policy that the node was told, 0 for none;
+	// policyTold that it was. write's.
+	policy     uint64
+	policyTold bool
 
 	quota struct{ messages, chunks, reports, repeats, logs, hellos, refusals bucket } // read's
 }
@@ -158,6 +162,15 @@ func (s *session) flush() error {
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
+	policy, err := s.nextImagePolicy() // as the networks
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	if policy != nil {
+		if err := s.stream.Send(policy); err != nil {
+			return err
+		}
+	}
 	for _, m := range networks {
 		if err := s.stream.Send(&schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Networks{Networks: m}}); err != nil {
 			return err
@@ -185,7 +198,8 @@ func (s *session) nextNetworks() []*schedulerpb.NetworkSet {
 	return out
 }
 
-// lookNetworks says that something changed on the node's networks.
+// lookNetworks says that something changed on the node's networks, or of the image
+// policy.
 func (s *session) lookNetworks() {
 	s.mu.Lock()
 	s.views = true

@@ -21,6 +21,9 @@ type Config struct {
 	// Registries that need a CA of their own, by host[:port]; others are
 	// verified against the system's roots. There is no insecure setting.
 	Registries map[string]image.Registry `yaml:"registries"`
+	// ImagePolicy is the path of this node's own image policy, which must admit an
+	// image beside the cluster's; empty: it has none. It is read at start, and root's.
+	ImagePolicy string `yaml:"image_policy"`
 	// BindMounts is the allow-list for bind mounts. Empty: none.
 	BindMounts []BindMount  `yaml:"bind_mounts"`
 	Limits     LimitsConfig `yaml:"limits"`
@@ -99,6 +102,9 @@ func (c *Config) Validate() error {
 	}
 	if _, err := image.NewRegistries(c.Registries); err != nil {
 		return fmt.Errorf("rund.registries: %w", err)
+	}
+	if p := c.ImagePolicy; p != "" && !cleanAbs(p) {
+		return fmt.Errorf("rund.image_policy %q must be a clean absolute path", p)
 	}
 	for _, b := range c.BindMounts {
 		if !cleanAbs(b.Path) || b.Path == "/" {

@@ -71,20 +71,25 @@ func transient(err error) bool {
 // prepare makes everything of a task up to a created container whose process
 // waits to be started. cid is a container's id that nothing has yet; cred is for the
 // registry.
-func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, cred *credential.Credential, note func(string)) (containerd.Task, error) {
+func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, cred *credential.Credential, note func(string)) (containerd.Task, *admitted, error) {
 	if err := cmp.Or(checkTask(d), s.checkGrants(d.GetSpec()), checkIdentity(d.GetSpec())); err != nil {
-		return nil, rejected(err)
+		return nil, nil, rejected(err)
 	}
 	c := d.GetSpec().GetContainer()
+	under, err := s.admit(ctx, c, cred, note) // before anything of it is fetched
+	if err != nil {
+		return nil, nil, err
+	}
 	img, err := s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), cred, note)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	s.keep(ctx, c, under)
 	select {
 	case s.creates <- struct{}{}:
 		defer func() { <-s.creates }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 	hostname := c.GetHostname()
 	if hostname == "" {
@@ -112,11 +117,11 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 		}
 	}
 	if err = errors.Join(err, sandbox.Wait()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cont, spec, err := s.createContainer(ctx, d, cid, img, hostname)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	log := tasklog.Spec{
 		Dir: s.taskDir(d.GetTaskId()).log(), MaxBytes: s.config.Limits.LogBytes,
@@ -129,9 +134,9 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 	}
 	task, err := cont.NewTask(ctx, io)
 	if err != nil {
-		return nil, fmt.Errorf("create container: %w", err)
+		return nil, nil, fmt.Errorf("create container: %w", err)
 	}
-	return task, nil
+	return task, under, nil
 }
 
 // snapshot makes the container's own file system. It is a root of containerd's

@@ -52,9 +52,9 @@ func testRegistry(t *testing.T) (host, caFile string, push func(ref string, img 
 }
 
 // testRegistryAs serves who shows this password; empty: anybody.
-func testRegistryAs(t *testing.T, user, password string) (host, caFile string, push func(ref string, img v1.Image) string) {
+func testRegistryAs(t *testing.T, user, password string, options ...registry.Option) (host, caFile string, push func(ref string, img v1.Image) string) {
 	t.Helper()
-	plain := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	plain := registry.New(append(options, registry.Logger(log.New(io.Discard, "", 0)))...)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if u, p, _ := r.BasicAuth(); u != user || p != password {
 			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)

@@ -41,6 +41,7 @@ type node struct {
 	stop   func()
 	gen    uint64
 	digest string
+	policy string // the cluster's image policy
 	// plugins, when set, starts what runs CNI plugins.
 	plugins func(*node) *cni.Client
 }
@@ -192,7 +193,7 @@ func (n *node) apply(ts ...*rundpb.TaskDesired) {
 	for i, d := range ts {
 		copies[i] = proto.CloneOf(d)
 	}
-	if _, err := n.client.Apply(n.ctx(), &rundpb.ApplyRequest{Generation: n.gen, Tasks: copies}); err != nil {
+	if _, err := n.client.Apply(n.ctx(), &rundpb.ApplyRequest{Generation: n.gen, Tasks: copies, ImagePolicy: []byte(n.policy)}); err != nil {
 		n.t.Fatal(err)
 	}
 }

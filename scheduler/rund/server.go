@@ -56,22 +56,24 @@ type Server struct {
 	log      *slog.Logger
 	client   *containerd.Client
 	images   *image.Store
-	netns    *netns.Store
-	binds    *binds
-	users    users
-	locals   *locals
-	files    *taskfiles.Store
-	key      *seal.NodeKey
-	trust    *lock.Trust
-	plugins  *cni.Client // nil: none
-	hub      *hub
-	callers  *callers
-	creates  chan struct{} // slots
-	checks   chan struct{} // places of healthchecks that are being started
-	check    func(context.Context, []string) []*taskpb.CheckResult
-	checking chan struct{} // capacity 1: controls are being run
-	answers  chan struct{} // buffered 1; containerd answers again, for adopt
-	adopted  chan struct{} // closed by adopt when existing containers are known
+	// admission says which images may run.
+	admission *admission
+	netns     *netns.Store
+	binds     *binds
+	users     users
+	locals    *locals
+	files     *taskfiles.Store
+	key       *seal.NodeKey
+	trust     *lock.Trust
+	plugins   *cni.Client // nil: none
+	hub       *hub
+	callers   *callers
+	creates   chan struct{} // slots
+	checks    chan struct{} // places of healthchecks that are being started
+	check     func(context.Context, []string) []*taskpb.CheckResult
+	checking  chan struct{} // capacity 1: controls are being run
+	answers   chan struct{} // buffered 1; containerd answers again, for adopt
+	adopted   chan struct{} // closed by adopt when existing containers are known
 
 	applying   sync.Mutex // one Apply at a time; networks' namespaces change under it
 	mu         sync.Mutex
@@ -97,6 +99,10 @@ func New(o Options) (*Server, error) {
 	if err := registries.Load(); err != nil {
 		return nil, err
 	}
+	admission, err := newAdmission(o.Config.ImagePolicy)
+	if err != nil {
+		return nil, err
+	}
 	ids := o.Config.ids()
 	ns, err := netns.Open(filepath.Join(o.RunDir, "netns"), ids)
 	if err != nil {
@@ -115,7 +121,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
+		admission: admission, files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
 		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks), check: o.Check, checking: make(chan struct{}, 1),

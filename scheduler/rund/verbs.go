@@ -13,6 +13,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
+	"github.com/redoubt-cluster/redoubt/scheduler/imagepolicy"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -40,6 +41,9 @@ func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 		default:
 			return nil, status.Errorf(codes.InvalidArgument, "task %s: %s cannot be desired, only CREATED, RUNNING and STOPPING", id, t.GetPhase())
 		}
+	}
+	if n := len(req.GetImagePolicy()); n > imagepolicy.MaxDocument {
+		return nil, status.Errorf(codes.InvalidArgument, "an image policy of %d bytes: at most %d are allowed", n, imagepolicy.MaxDocument)
 	}
 	if len(req.GetNetworks()) > maxNetworks {
 		return nil, status.Errorf(codes.InvalidArgument, "%d networks: at most %d are allowed", len(req.GetNetworks()), maxNetworks)
@@ -69,6 +73,7 @@ func (s *Server) desire(req *rundpb.ApplyRequest) error {
 		return status.Errorf(codes.FailedPrecondition, "generation %d is older than %d, which is in force", req.GetGeneration(), s.generation)
 	}
 	s.generation = req.GetGeneration()
+	s.admission.set(req.GetImagePolicy())
 	s.applied = append(make([]*rundpb.TaskDesired, 0, len(req.GetTasks())), req.GetTasks()...)
 	select {
 	case <-s.adopted:
@@ -145,6 +150,31 @@ func (s *Server) ResolveImage(ctx context.Context, req *rundpb.ResolveImageReque
 		return nil, imageStatus(err)
 	}
 	return &rundpb.ResolveImageResponse{Digest: digest, Loaded: loaded, Platforms: platforms}, nil
+}
+
+// ImageEvidence sends what is beside an image.
+func (s *Server) ImageEvidence(req *rundpb.ImageEvidenceRequest, stream grpc.ServerStreamingServer[rundpb.ImageEvidenceResponse]) error {
+	var e imagepolicy.Evidence
+	var err error
+	if req.GetKept() {
+		e, err = s.images.Kept(stream.Context(), req.GetDigest())
+	} else {
+		e, err = s.images.Beside(stream.Context(), req.GetReference(), req.GetDigest(), nil)
+	}
+	if err != nil {
+		return imageStatus(err)
+	}
+	for _, b := range e.Bundles {
+		if err := stream.Send(&rundpb.ImageEvidenceResponse{Bundle: b}); err != nil {
+			return err
+		}
+	}
+	for _, l := range e.Left {
+		if err := stream.Send(&rundpb.ImageEvidenceResponse{Left: l}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ImportImage loads the images of an archive.

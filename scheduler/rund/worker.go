@@ -33,19 +33,22 @@ type worker struct {
 	wake chan struct{} // buffered 1; desired changed
 
 	// Owned by run.
-	cid    string              // the container's id, see attempt
-	tried  bool                // to create it
-	mess   int                 // how often leftovers could not be removed
-	made   *rundpb.TaskDesired // what the container was made from
-	state  *rundpb.TaskActual
-	task   containerd.Task
-	exit   <-chan containerd.ExitStatus // nil: nobody waits
-	stale  bool                         // state must be read from containerd first
-	check  *prober                      // nil: there is no healthcheck, or nothing runs
-	sick   string                       // unhealthy, and why: to be ended
-	since  time.Time                    // unhealthy by a check of this process
-	delay  time.Duration                // before the next attempt
-	relays relays
+	cid   string              // the container's id, see attempt
+	tried bool                // to create it
+	mess  int                 // how often leftovers could not be removed
+	made  *rundpb.TaskDesired // what the container was made from
+	// admitted names the image policies that were in force when it was made; empty:
+	// an earlier rund made it.
+	admitted string
+	state    *rundpb.TaskActual
+	task     containerd.Task
+	exit     <-chan containerd.ExitStatus // nil: nobody waits
+	stale    bool                         // state must be read from containerd first
+	check    *prober                      // nil: there is no healthcheck, or nothing runs
+	sick     string                       // unhealthy, and why: to be ended
+	since    time.Time                    // unhealthy by a check of this process
+	delay    time.Duration                // before the next attempt
+	relays   relays
 
 	has delivered
 }
@@ -249,21 +252,22 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 		return nil // wake is pending
 	}
 	var task containerd.Task
+	var under *admitted
 	var err error
 	if w.tried {
 		err = w.again(pctx) // the attempt was interrupted
 	}
 	w.tried = true
 	if err == nil {
-		task, err = w.s.prepare(pctx, d, w.cid, w.shows(), w.note)
+		task, under, err = w.s.prepare(pctx, d, w.cid, w.shows(), w.note)
 	}
 	if occupied(err) { // something was there that nobody knew of
 		if err = w.again(pctx); err == nil {
-			task, err = w.s.prepare(pctx, d, w.cid, w.shows(), w.note)
+			task, under, err = w.s.prepare(pctx, d, w.cid, w.shows(), w.note)
 		}
 	}
 	if err == nil {
-		w.made, w.task, w.mess = d, task, 0
+		w.made, w.task, w.mess, w.admitted = d, task, 0, under.under
 		w.has.mu.Lock()
 		w.has.credential.Wipe()
 		w.has.credential = nil
@@ -324,6 +328,11 @@ func (w *worker) fail(ctx context.Context, err error) error {
 func (w *worker) start(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if err := w.still(cctx); image.IsRejected(err) {
+		return w.fail(ctx, err)
+	} else if err != nil {
+		return err
+	}
 	w.report(rundpb.Phase_PHASE_STARTING, nil)
 	var before errgroup.Group
 	var info containers.Container

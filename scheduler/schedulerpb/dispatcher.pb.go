@@ -559,6 +559,7 @@ type ManagerMessage struct {
 	//	*ManagerMessage_Denials
 	//	*ManagerMessage_Identities
 	//	*ManagerMessage_Check
+	//	*ManagerMessage_ImagePolicy
 	Message       isManagerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -691,6 +692,15 @@ func (x *ManagerMessage) GetCheck() *CheckQuestion {
 	return nil
 }
 
+func (x *ManagerMessage) GetImagePolicy() *ImagePolicyInForce {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_ImagePolicy); ok {
+			return x.ImagePolicy
+		}
+	}
+	return nil
+}
+
 type isManagerMessage_Message interface {
 	isManagerMessage_Message()
 }
@@ -737,6 +747,10 @@ type ManagerMessage_Check struct {
 	Check *CheckQuestion `protobuf:"bytes,9,opt,name=check,proto3,oneof"`
 }
 
+type ManagerMessage_ImagePolicy struct {
+	ImagePolicy *ImagePolicyInForce `protobuf:"bytes,21,opt,name=image_policy,json=imagePolicy,proto3,oneof"`
+}
+
 func (*ManagerMessage_Assignments) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Managers) isManagerMessage_Message() {}
@@ -757,6 +771,55 @@ func (*ManagerMessage_Identities) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Check) isManagerMessage_Message() {}
 
+func (*ManagerMessage_ImagePolicy) isManagerMessage_Message() {}
+
+// ImagePolicyInForce is said before the first assignments of a session and whenever
+// it changes.
+type ImagePolicyInForce struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: there is none.
+	Document      []byte `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImagePolicyInForce) Reset() {
+	*x = ImagePolicyInForce{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImagePolicyInForce) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImagePolicyInForce) ProtoMessage() {}
+
+func (x *ImagePolicyInForce) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImagePolicyInForce.ProtoReflect.Descriptor instead.
+func (*ImagePolicyInForce) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ImagePolicyInForce) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
 // Denials are the workload identities that count for nothing now, all of them. They
 // are said before the first assignments of a session and whenever they change.
 type Denials struct {
@@ -768,7 +831,7 @@ type Denials struct {
 
 func (x *Denials) Reset() {
 	*x = Denials{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +843,7 @@ func (x *Denials) String() string {
 func (*Denials) ProtoMessage() {}
 
 func (x *Denials) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +856,7 @@ func (x *Denials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denials.ProtoReflect.Descriptor instead.
 func (*Denials) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Denials) GetDenials() []*Denial {
@@ -816,7 +879,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +891,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +904,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Denial) GetIdHash() []byte {
@@ -871,7 +934,7 @@ type MeshRequest struct {
 
 func (x *MeshRequest) Reset() {
 	*x = MeshRequest{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +946,7 @@ func (x *MeshRequest) String() string {
 func (*MeshRequest) ProtoMessage() {}
 
 func (x *MeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +959,7 @@ func (x *MeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshRequest.ProtoReflect.Descriptor instead.
 func (*MeshRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MeshRequest) GetId() string {
@@ -925,7 +988,7 @@ type MeshAnswer struct {
 
 func (x *MeshAnswer) Reset() {
 	*x = MeshAnswer{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1000,7 @@ func (x *MeshAnswer) String() string {
 func (*MeshAnswer) ProtoMessage() {}
 
 func (x *MeshAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1013,7 @@ func (x *MeshAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshAnswer.ProtoReflect.Descriptor instead.
 func (*MeshAnswer) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MeshAnswer) GetId() string {
@@ -987,7 +1050,7 @@ type CheckQuestion struct {
 
 func (x *CheckQuestion) Reset() {
 	*x = CheckQuestion{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1062,7 @@ func (x *CheckQuestion) String() string {
 func (*CheckQuestion) ProtoMessage() {}
 
 func (x *CheckQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1075,7 @@ func (x *CheckQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckQuestion.ProtoReflect.Descriptor instead.
 func (*CheckQuestion) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CheckQuestion) GetId() string {
@@ -1043,7 +1106,7 @@ type CheckAnswer struct {
 
 func (x *CheckAnswer) Reset() {
 	*x = CheckAnswer{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1118,7 @@ func (x *CheckAnswer) String() string {
 func (*CheckAnswer) ProtoMessage() {}
 
 func (x *CheckAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1131,7 @@ func (x *CheckAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckAnswer.ProtoReflect.Descriptor instead.
 func (*CheckAnswer) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CheckAnswer) GetId() string {
@@ -1111,7 +1174,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1186,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1199,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -1216,7 +1279,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1291,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1304,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Assignment) GetTaskId() string {
@@ -1345,7 +1408,7 @@ type ManagerList struct {
 
 func (x *ManagerList) Reset() {
 	*x = ManagerList{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1420,7 @@ func (x *ManagerList) String() string {
 func (*ManagerList) ProtoMessage() {}
 
 func (x *ManagerList) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1433,7 @@ func (x *ManagerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerList.ProtoReflect.Descriptor instead.
 func (*ManagerList) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ManagerList) GetAddresses() []string {
@@ -1398,7 +1461,7 @@ type LogSubscription struct {
 
 func (x *LogSubscription) Reset() {
 	*x = LogSubscription{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1473,7 @@ func (x *LogSubscription) String() string {
 func (*LogSubscription) ProtoMessage() {}
 
 func (x *LogSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1486,7 @@ func (x *LogSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
 func (*LogSubscription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogSubscription) GetId() string {
@@ -1488,7 +1551,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1563,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1576,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Settings) GetHeartbeatNs() int64 {
@@ -1554,7 +1617,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1629,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1642,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Membership) GetIssuer() []byte {
@@ -1648,7 +1711,7 @@ type NetworkSet struct {
 
 func (x *NetworkSet) Reset() {
 	*x = NetworkSet{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1723,7 @@ func (x *NetworkSet) String() string {
 func (*NetworkSet) ProtoMessage() {}
 
 func (x *NetworkSet) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1736,7 @@ func (x *NetworkSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSet.ProtoReflect.Descriptor instead.
 func (*NetworkSet) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NetworkSet) GetComplete() bool {
@@ -1821,7 +1884,7 @@ type NetworkView struct {
 
 func (x *NetworkView) Reset() {
 	*x = NetworkView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +1896,7 @@ func (x *NetworkView) String() string {
 func (*NetworkView) ProtoMessage() {}
 
 func (x *NetworkView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +1909,7 @@ func (x *NetworkView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkView.ProtoReflect.Descriptor instead.
 func (*NetworkView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NetworkView) GetId() string {
@@ -2007,7 +2070,7 @@ type IngressPortView struct {
 
 func (x *IngressPortView) Reset() {
 	*x = IngressPortView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2082,7 @@ func (x *IngressPortView) String() string {
 func (*IngressPortView) ProtoMessage() {}
 
 func (x *IngressPortView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2095,7 @@ func (x *IngressPortView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressPortView.ProtoReflect.Descriptor instead.
 func (*IngressPortView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *IngressPortView) GetPublished() uint32 {
@@ -2096,7 +2159,7 @@ type EndpointView struct {
 
 func (x *EndpointView) Reset() {
 	*x = EndpointView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2171,7 @@ func (x *EndpointView) String() string {
 func (*EndpointView) ProtoMessage() {}
 
 func (x *EndpointView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2184,7 @@ func (x *EndpointView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointView.ProtoReflect.Descriptor instead.
 func (*EndpointView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EndpointView) GetTaskId() string {
@@ -2183,7 +2246,7 @@ type NetworkServiceView struct {
 
 func (x *NetworkServiceView) Reset() {
 	*x = NetworkServiceView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2258,7 @@ func (x *NetworkServiceView) String() string {
 func (*NetworkServiceView) ProtoMessage() {}
 
 func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2271,7 @@ func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkServiceView.ProtoReflect.Descriptor instead.
 func (*NetworkServiceView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NetworkServiceView) GetServiceId() string {
@@ -2260,7 +2323,7 @@ type PolicyRuleView struct {
 
 func (x *PolicyRuleView) Reset() {
 	*x = PolicyRuleView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2335,7 @@ func (x *PolicyRuleView) String() string {
 func (*PolicyRuleView) ProtoMessage() {}
 
 func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2348,7 @@ func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRuleView.ProtoReflect.Descriptor instead.
 func (*PolicyRuleView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{25}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PolicyRuleView) GetPolicyId() string {
@@ -2332,7 +2395,7 @@ type PeerView struct {
 
 func (x *PeerView) Reset() {
 	*x = PeerView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2407,7 @@ func (x *PeerView) String() string {
 func (*PeerView) ProtoMessage() {}
 
 func (x *PeerView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2420,7 @@ func (x *PeerView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerView.ProtoReflect.Descriptor instead.
 func (*PeerView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{26}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PeerView) GetNodeId() string {
@@ -2424,7 +2487,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x06 \x01(\bR\x03eof\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\x97\x05\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\xe6\x05\n" +
 	"\x0eManagerMessage\x12E\n" +
 	"\vassignments\x18\x01 \x01(\v2!.redoubt.scheduler.v1.AssignmentsH\x00R\vassignments\x12?\n" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
@@ -2439,8 +2502,11 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
 	"identities\x18\b \x01(\v2\".redoubt.scheduler.v1.IdentityNewsH\x00R\n" +
 	"identities\x12;\n" +
-	"\x05check\x18\t \x01(\v2#.redoubt.scheduler.v1.CheckQuestionH\x00R\x05checkB\t\n" +
-	"\amessage\"A\n" +
+	"\x05check\x18\t \x01(\v2#.redoubt.scheduler.v1.CheckQuestionH\x00R\x05check\x12M\n" +
+	"\fimage_policy\x18\x15 \x01(\v2(.redoubt.scheduler.v1.ImagePolicyInForceH\x00R\vimagePolicyB\t\n" +
+	"\amessage\"0\n" +
+	"\x12ImagePolicyInForce\x12\x1a\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\"A\n" +
 	"\aDenials\x126\n" +
 	"\adenials\x18\x01 \x03(\v2\x1c.redoubt.scheduler.v1.DenialR\adenials\"9\n" +
 	"\x06Denial\x12\x17\n" +
@@ -2600,7 +2666,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_dispatcher_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*AgentMessage)(nil),       // 0: redoubt.scheduler.v1.AgentMessage
 	(*Hello)(nil),              // 1: redoubt.scheduler.v1.Hello
@@ -2610,95 +2676,97 @@ var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*TaskReport)(nil),         // 5: redoubt.scheduler.v1.TaskReport
 	(*LogChunk)(nil),           // 6: redoubt.scheduler.v1.LogChunk
 	(*ManagerMessage)(nil),     // 7: redoubt.scheduler.v1.ManagerMessage
-	(*Denials)(nil),            // 8: redoubt.scheduler.v1.Denials
-	(*Denial)(nil),             // 9: redoubt.scheduler.v1.Denial
-	(*MeshRequest)(nil),        // 10: redoubt.scheduler.v1.MeshRequest
-	(*MeshAnswer)(nil),         // 11: redoubt.scheduler.v1.MeshAnswer
-	(*CheckQuestion)(nil),      // 12: redoubt.scheduler.v1.CheckQuestion
-	(*CheckAnswer)(nil),        // 13: redoubt.scheduler.v1.CheckAnswer
-	(*Assignments)(nil),        // 14: redoubt.scheduler.v1.Assignments
-	(*Assignment)(nil),         // 15: redoubt.scheduler.v1.Assignment
-	(*ManagerList)(nil),        // 16: redoubt.scheduler.v1.ManagerList
-	(*LogSubscription)(nil),    // 17: redoubt.scheduler.v1.LogSubscription
-	(*Settings)(nil),           // 18: redoubt.scheduler.v1.Settings
-	(*Membership)(nil),         // 19: redoubt.scheduler.v1.Membership
-	(*NetworkSet)(nil),         // 20: redoubt.scheduler.v1.NetworkSet
-	(*NetworkView)(nil),        // 21: redoubt.scheduler.v1.NetworkView
-	(*IngressPortView)(nil),    // 22: redoubt.scheduler.v1.IngressPortView
-	(*EndpointView)(nil),       // 23: redoubt.scheduler.v1.EndpointView
-	(*NetworkServiceView)(nil), // 24: redoubt.scheduler.v1.NetworkServiceView
-	(*PolicyRuleView)(nil),     // 25: redoubt.scheduler.v1.PolicyRuleView
-	(*PeerView)(nil),           // 26: redoubt.scheduler.v1.PeerView
-	nil,                        // 27: redoubt.scheduler.v1.NetworkView.OptionsEntry
-	(*NodeDescription)(nil),    // 28: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),        // 29: redoubt.scheduler.v1.ClockOffset
-	(*TaskStatus)(nil),         // 30: redoubt.scheduler.v1.TaskStatus
-	(*IdentityNews)(nil),       // 31: redoubt.scheduler.v1.IdentityNews
-	(*MeshState)(nil),          // 32: redoubt.scheduler.v1.MeshState
-	(*taskpb.CheckResult)(nil), // 33: redoubt.task.v1.CheckResult
-	(TaskState)(0),             // 34: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil),    // 35: redoubt.task.v1.TaskSpec
-	(*taskpb.Attachment)(nil),  // 36: redoubt.task.v1.Attachment
-	(*taskpb.FileVersion)(nil), // 37: redoubt.task.v1.FileVersion
-	(*pkipb.Roots)(nil),        // 38: redoubt.pki.v1.Roots
-	(meshpb.Kind)(0),           // 39: redoubt.mesh.v1.Kind
-	(*meshpb.Subnet)(nil),      // 40: redoubt.mesh.v1.Subnet
-	(taskpb.Port_Protocol)(0),  // 41: redoubt.task.v1.Port.Protocol
-	(EndpointMode)(0),          // 42: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicyRule)(nil),  // 43: redoubt.mesh.v1.PolicyRule
+	(*ImagePolicyInForce)(nil), // 8: redoubt.scheduler.v1.ImagePolicyInForce
+	(*Denials)(nil),            // 9: redoubt.scheduler.v1.Denials
+	(*Denial)(nil),             // 10: redoubt.scheduler.v1.Denial
+	(*MeshRequest)(nil),        // 11: redoubt.scheduler.v1.MeshRequest
+	(*MeshAnswer)(nil),         // 12: redoubt.scheduler.v1.MeshAnswer
+	(*CheckQuestion)(nil),      // 13: redoubt.scheduler.v1.CheckQuestion
+	(*CheckAnswer)(nil),        // 14: redoubt.scheduler.v1.CheckAnswer
+	(*Assignments)(nil),        // 15: redoubt.scheduler.v1.Assignments
+	(*Assignment)(nil),         // 16: redoubt.scheduler.v1.Assignment
+	(*ManagerList)(nil),        // 17: redoubt.scheduler.v1.ManagerList
+	(*LogSubscription)(nil),    // 18: redoubt.scheduler.v1.LogSubscription
+	(*Settings)(nil),           // 19: redoubt.scheduler.v1.Settings
+	(*Membership)(nil),         // 20: redoubt.scheduler.v1.Membership
+	(*NetworkSet)(nil),         // 21: redoubt.scheduler.v1.NetworkSet
+	(*NetworkView)(nil),        // 22: redoubt.scheduler.v1.NetworkView
+	(*IngressPortView)(nil),    // 23: redoubt.scheduler.v1.IngressPortView
+	(*EndpointView)(nil),       // 24: redoubt.scheduler.v1.EndpointView
+	(*NetworkServiceView)(nil), // 25: redoubt.scheduler.v1.NetworkServiceView
+	(*PolicyRuleView)(nil),     // 26: redoubt.scheduler.v1.PolicyRuleView
+	(*PeerView)(nil),           // 27: redoubt.scheduler.v1.PeerView
+	nil,                        // 28: redoubt.scheduler.v1.NetworkView.OptionsEntry
+	(*NodeDescription)(nil),    // 29: redoubt.scheduler.v1.NodeDescription
+	(*ClockOffset)(nil),        // 30: redoubt.scheduler.v1.ClockOffset
+	(*TaskStatus)(nil),         // 31: redoubt.scheduler.v1.TaskStatus
+	(*IdentityNews)(nil),       // 32: redoubt.scheduler.v1.IdentityNews
+	(*MeshState)(nil),          // 33: redoubt.scheduler.v1.MeshState
+	(*taskpb.CheckResult)(nil), // 34: redoubt.task.v1.CheckResult
+	(TaskState)(0),             // 35: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil),    // 36: redoubt.task.v1.TaskSpec
+	(*taskpb.Attachment)(nil),  // 37: redoubt.task.v1.Attachment
+	(*taskpb.FileVersion)(nil), // 38: redoubt.task.v1.FileVersion
+	(*pkipb.Roots)(nil),        // 39: redoubt.pki.v1.Roots
+	(meshpb.Kind)(0),           // 40: redoubt.mesh.v1.Kind
+	(*meshpb.Subnet)(nil),      // 41: redoubt.mesh.v1.Subnet
+	(taskpb.Port_Protocol)(0),  // 42: redoubt.task.v1.Port.Protocol
+	(EndpointMode)(0),          // 43: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicyRule)(nil),  // 44: redoubt.mesh.v1.PolicyRule
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
 	2,  // 1: redoubt.scheduler.v1.AgentMessage.heartbeat:type_name -> redoubt.scheduler.v1.Heartbeat
 	4,  // 2: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
 	6,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
-	11, // 4: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
+	12, // 4: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
 	3,  // 5: redoubt.scheduler.v1.AgentMessage.trust:type_name -> redoubt.scheduler.v1.TrustReport
-	13, // 6: redoubt.scheduler.v1.AgentMessage.check:type_name -> redoubt.scheduler.v1.CheckAnswer
-	28, // 7: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	29, // 8: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	14, // 6: redoubt.scheduler.v1.AgentMessage.check:type_name -> redoubt.scheduler.v1.CheckAnswer
+	29, // 7: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	30, // 8: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
 	5,  // 9: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	30, // 10: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	14, // 11: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
-	16, // 12: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
-	17, // 13: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
-	18, // 14: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
-	19, // 15: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
-	20, // 16: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
-	10, // 17: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
-	8,  // 18: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
-	31, // 19: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
-	12, // 20: redoubt.scheduler.v1.ManagerMessage.check:type_name -> redoubt.scheduler.v1.CheckQuestion
-	9,  // 21: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
-	32, // 22: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
-	33, // 23: redoubt.scheduler.v1.CheckAnswer.results:type_name -> redoubt.task.v1.CheckResult
-	15, // 24: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	34, // 25: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	35, // 26: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	34, // 27: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	36, // 28: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
-	37, // 29: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
-	38, // 30: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
-	21, // 31: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
-	26, // 32: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
-	26, // 33: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
-	39, // 34: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
-	40, // 35: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
-	27, // 36: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
-	23, // 37: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
-	24, // 38: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
-	25, // 39: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
-	22, // 40: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
-	41, // 41: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	42, // 42: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	43, // 43: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	0,  // 44: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	7,  // 45: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	45, // [45:46] is the sub-list for method output_type
-	44, // [44:45] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	31, // 10: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	15, // 11: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
+	17, // 12: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
+	18, // 13: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
+	19, // 14: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
+	20, // 15: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
+	21, // 16: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
+	11, // 17: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
+	9,  // 18: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
+	32, // 19: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
+	13, // 20: redoubt.scheduler.v1.ManagerMessage.check:type_name -> redoubt.scheduler.v1.CheckQuestion
+	8,  // 21: redoubt.scheduler.v1.ManagerMessage.image_policy:type_name -> redoubt.scheduler.v1.ImagePolicyInForce
+	10, // 22: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
+	33, // 23: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
+	34, // 24: redoubt.scheduler.v1.CheckAnswer.results:type_name -> redoubt.task.v1.CheckResult
+	16, // 25: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	35, // 26: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	36, // 27: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	35, // 28: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	37, // 29: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
+	38, // 30: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
+	39, // 31: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
+	22, // 32: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
+	27, // 33: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
+	27, // 34: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
+	40, // 35: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
+	41, // 36: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
+	28, // 37: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
+	24, // 38: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
+	25, // 39: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
+	26, // 40: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
+	23, // 41: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
+	42, // 42: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	43, // 43: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	44, // 44: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	0,  // 45: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	7,  // 46: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	46, // [46:47] is the sub-list for method output_type
+	45, // [45:46] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
@@ -2728,6 +2796,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*ManagerMessage_Denials)(nil),
 		(*ManagerMessage_Identities)(nil),
 		(*ManagerMessage_Check)(nil),
+		(*ManagerMessage_ImagePolicy)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2735,7 +2804,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_dispatcher_proto_rawDesc), len(file_scheduler_schedulerpb_dispatcher_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -120,7 +120,7 @@ var (
 
 // Tables lists what the composition root registers with the store.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{Services, Revisions, Tasks, Nodes, PublishedPorts}
+	return []raftstore.Registered{Services, Revisions, Tasks, Nodes, PublishedPorts, ImagePolicies}
 }
 
 // RevisionID is the id of a service's revision.

@@ -16,11 +16,11 @@ import (
 func (a *app) imageCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "image",
-		Short:   "Bring images to this node without a registry",
+		Short:   "Bring images to this node, and say which may run",
 		Example: `  redoubt image load --input web.tar`,
 	}
 	group(c)
-	c.AddCommand(a.imageLoadCmd())
+	c.AddCommand(a.imageLoadCmd(), a.imagePolicyCmd())
 	return c
 }
 

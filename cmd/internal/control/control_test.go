@@ -48,6 +48,7 @@ type world struct {
 
 	mu       sync.Mutex
 	registry map[string]string                  // reference → digest
+	evidence map[string][][]byte                // beside images, by digest
 	logs     map[string][]*schedulerpb.LogChunk // by task
 	asked    []dispatcher.LogRequest
 	sessions []dispatcher.SessionInfo

@@ -34,6 +34,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/imagepolicy"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -50,6 +51,9 @@ type Images interface {
 	// Resolve asks the reference's registry for its digest, and the machines it
 	// is made for where that is known.
 	Resolve(ctx context.Context, reference string) (digest string, platforms []string, err error)
+	// Evidence is what is beside an image of that digest: kept is what is on this
+	// manager, else what its registry has. Nothing of it is verified.
+	Evidence(ctx context.Context, reference, digest string, kept bool) (imagepolicy.Evidence, error)
 }
 
 // Lock is this node's trust in deployers.
@@ -128,6 +132,7 @@ type Server struct {
 	controlpb.UnimplementedComplianceServer
 	controlpb.UnimplementedWaiversServer
 	controlpb.UnimplementedApprovalsServer
+	controlpb.UnimplementedImagePolicyServer
 	controlpb.AuthorityServer
 	c Config
 }
@@ -147,6 +152,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterComplianceServer(srv, s)
 	controlpb.RegisterWaiversServer(srv, s)
 	controlpb.RegisterApprovalsServer(srv, s)
+	controlpb.RegisterImagePolicyServer(srv, s)
 }
 
 // New returns a server.

@@ -179,11 +179,20 @@ func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (a
 	c := admitted.Spec().GetTask().GetContainer()
 	was := old.GetTask().GetContainer()
 	digest, platforms := was.GetDigest(), old.GetTask().GetPlatforms()
+	other := false
 	if c.GetImage() != was.GetImage() || digest == "" || sp.GetTask().GetForce() != old.GetTask().GetForce() {
 		if digest, platforms, warnings, err = s.pin(ctx, c.GetImage()); err != nil {
 			return admitted, nil, err
 		}
+		other = true
 	}
-	admitted, err = admitted.Pin(digest, platforms)
-	return admitted, warnings, err
+	if admitted, err = admitted.Pin(digest, platforms); err != nil {
+		return admitted, nil, err
+	}
+	more, err := s.admitImage(ctx, admitted.Spec().GetTask().GetContainer())
+	if err != nil && !other {
+		// It runs: one who may not scale it down, say, could only remove it.
+		more, err = []string{err.Error()}, nil
+	}
+	return admitted, append(warnings, more...), err
 }

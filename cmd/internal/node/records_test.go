@@ -58,7 +58,7 @@ var withKeyd = map[string]string{
 	"Secrets.CreateSecret": "keyd opens it", "Secrets.UpdateSecret": "keyd opens it", "Secrets.RemoveSecret": "keyd opened it",
 	"Control.PromoteNode": "the node does it, with a token", "Control.RotateMeshKey": "the node has to be there", "Control.DemoteNode": "keyd makes a keyset", "Admission.DecidePending": "a machine has to wait",
 	"Waivers.ApproveWaiver": "a person does it, and TestCompliance looks for the record",
-	"Control.ExplainPolicy": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
+	"Control.ExplainPolicy": "only tells what would be", "ImagePolicy.CheckImage": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
 }
 
 // TestEveryChangeIsRecorded makes every kind of change that there is an RPC for
@@ -106,6 +106,8 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Access.SetAccessPolicy", &controlpb.SetAccessPolicyRequest{Name: "frozen", Text: `forbid (principal, action == Redoubt::Action::"config.remove", resource) when { false };`}},
 		{"Access.RemoveAccessPolicy", &controlpb.RemoveAccessPolicyRequest{Name: "frozen"}},
 		{"Approvals.DecideApproval", &controlpb.DecideApprovalRequest{Approval: waiting}},
+		{"ImagePolicy.SetImagePolicy", &controlpb.SetImagePolicyRequest{Document: []byte("format: 1\nrules:\n  - {name: all, images: ['**'], unsigned: true}\n")}},
+		{"ImagePolicy.RemoveImagePolicy", &controlpb.RemoveImagePolicyRequest{}},
 		{"Control.UpdateNode", &controlpb.UpdateNodeRequest{Node: "worker", LabelAdd: map[string]string{"zone": "a"}}},
 		{"Revocation.RevokeIdentity", &controlpb.RevokeIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},

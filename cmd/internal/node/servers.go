@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 	"github.com/redoubt-cluster/redoubt/scheduler/identity"
+	"github.com/redoubt-cluster/redoubt/scheduler/imagepolicy"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -266,4 +268,27 @@ type images struct{ n *Node }
 func (i images) Resolve(ctx context.Context, reference string) (string, []string, error) {
 	resp, err := i.n.rund.Client().ResolveImage(ctx, &rundpb.ResolveImageRequest{Reference: reference})
 	return resp.GetDigest(), resp.GetPlatforms(), messageOf(err)
+}
+
+func (i images) Evidence(ctx context.Context, reference, digest string, kept bool) (out imagepolicy.Evidence, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := i.n.rund.Client().ImageEvidence(ctx, &rundpb.ImageEvidenceRequest{Reference: reference, Digest: digest, Kept: kept})
+	if err != nil {
+		return out, messageOf(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return imagepolicy.Evidence{}, messageOf(err)
+		}
+		if l := m.GetLeft(); l != "" {
+			out.Left = append(out.Left, l)
+		} else {
+			out.Add(imagepolicy.Evidence{Bundles: [][]byte{m.GetBundle()}})
+		}
+	}
 }

@@ -36,6 +36,7 @@ type Rund struct {
 	logs       map[string][]string
 	down       bool
 	applies    int
+	policy     string
 	violations []string
 	networks   map[string]bool
 	unmade     map[string]string
@@ -68,6 +69,13 @@ func (r *Rund) Probe(ctx context.Context) (*rundpb.ProbeResponse, error) {
 		return nil, errors.New("connection refused")
 	}
 	return &rundpb.ProbeResponse{Runtime: "test", Features: r.features}, nil
+}
+
+// ImagePolicy is what the last declaration said of images.
+func (r *Rund) ImagePolicy() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.policy
 }
 
 // SetFeatures is what Probe answers from now on.
@@ -206,6 +214,7 @@ func (r *Rund) Apply(ctx context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 		return nil, errors.New("older generation")
 	}
 	r.generation = req.Generation
+	r.policy = string(req.ImagePolicy)
 	r.applies++
 	named := map[string]bool{}
 	for _, d := range req.Tasks {

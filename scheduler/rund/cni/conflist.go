@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/redoubt-cluster/redoubt/internal/trustedfile"
 )
 
 // versions of CNI's specification that a conflist may ask for.
@@ -28,7 +30,7 @@ func (c *Config) load(name string) (*conflist, error) {
 		return nil, refuse("conflist %.80q is no plain name: use that of a file in %s, without .conflist", name, c.Conflists)
 	}
 	path := filepath.Join(c.Conflists, name+".conflist")
-	data, err := readTrusted(path, maxConflist)
+	data, err := trustedfile.Read(path, maxConflist)
 	if err != nil {
 		return nil, refuse("conflist %s: %w", name, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redoubt-cluster/redoubt/internal/trustedfile"
 )
 
 // mountBin makes the directory that plugins are executed from: a file system in
@@ -49,7 +51,7 @@ func (c *Config) install(bin string) (installed map[string]bool, refused map[str
 
 func (c *Config) installOne(bin, name, digest string) error {
 	path := filepath.Join(c.PluginDir, name)
-	data, err := readTrusted(path, maxPluginBytes)
+	data, err := trustedfile.Read(path, maxPluginBytes)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/trustedfile"
 )
 
 // record is what is written before ADD and goes when DEL succeeded: enough to
@@ -51,7 +52,7 @@ func openRecords(dir string) (records, error) {
 		return records{}, err
 	}
 	// By way of a file in it, which need not be there.
-	f, err := openTrusted(filepath.Join(dir, "none"))
+	f, err := trustedfile.Open(filepath.Join(dir, "none"))
 	if err == nil {
 		f.Close()
 	} else if !strings.HasPrefix(err.Error(), "there is no ") {

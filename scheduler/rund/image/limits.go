@@ -20,6 +20,12 @@ const (
 	// Manifests, indexes and configurations are read whole; those of real
 	// images have kilobytes.
 	maxMetadata = 4 << 20
+	// The manifest by which a bundle is beside its image.
+	maxBundleManifest = 64 << 10
+	// maxReferrers bounds those of one image that are asked for.
+	maxReferrers = 64
+	// evidenceTimeout bounds asking a registry for all of them: a task waits for it.
+	evidenceTimeout = 30 * time.Second
 	// overlayfs takes 500 lower directories at most.
 	maxLayers = 500
 	// entryBytes is what a file counts beyond its content. maxPadding is what

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +34,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (map[string]string, err
 	if err != nil {
 		return nil, brokenArchive(ctx, in, err)
 	}
-	list, err := s.archived(ctx, index)
+	list, bundles, err := s.archived(ctx, index)
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +45,9 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (map[string]string, err
 		}
 	}
 	for _, i := range list {
+		if err := s.refer(ctx, i.Target.Digest, bundles[i.Target.Digest]); err != nil {
+			return nil, err
+		}
 		if err := s.record(ctx, i); err != nil {
 			return nil, err
 		}
@@ -52,37 +56,42 @@ func (s *Store) Import(ctx context.Context, r io.Reader) (map[string]string, err
 	return names, nil
 }
 
-// archived lists the named images of an archive's index.
-func (s *Store) archived(ctx context.Context, index ocispec.Descriptor) ([]images.Image, error) {
+// archived lists the named images of an archive's index, and the bundles that are
+// about a digest.
+func (s *Store) archived(ctx context.Context, index ocispec.Descriptor) ([]images.Image, map[digest.Digest][]digest.Digest, error) {
 	b, err := content.ReadBlob(ctx, small{s.client.ContentStore()}, index)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var idx ocispec.Index
 	if err := json.Unmarshal(b, &idx); err != nil {
-		return nil, rejectf("the archive's index.json is malformed: %w", err)
+		return nil, nil, rejectf("the archive's index.json is malformed: %w", err)
 	}
 	var list []images.Image
+	bundles := map[digest.Digest][]digest.Digest{}
 	for _, m := range idx.Manifests {
 		name := m.Annotations[images.AnnotationImageName]
 		if name == "" {
 			name = m.Annotations[ocispec.AnnotationRefName]
 		}
 		if name == "" {
+			if err := s.attached(ctx, m, bundles); err != nil {
+				return nil, nil, err
+			}
 			continue
 		}
 		if name, err = Normalize(name); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		list = append(list, images.Image{Name: name, Target: m, Labels: map[string]string{labelLoaded: "true"}})
 	}
 	switch {
 	case len(list) == 0:
-		return nil, rejectf("the archive names no image: save it by name, as in docker save NAME:TAG")
+		return nil, nil, rejectf("the archive names no image: save it by name, as in docker save NAME:TAG")
 	case len(list) > maxLoaded:
-		return nil, rejectf("the archive holds %d images: at most %d are allowed", len(list), maxLoaded)
+		return nil, nil, rejectf("the archive holds %d images: at most %d are allowed", len(list), maxLoaded)
 	}
-	return list, nil
+	return list, bundles, nil
 }
 
 // complete checks that everything this machine needs of an image is there, and

@@ -86,7 +86,7 @@ func (r *Registries) resolver(c *credential.Credential) remotes.Resolver {
 			Host:         host,
 			Scheme:       "https",
 			Path:         "/v2",
-			Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+			Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityReferrers,
 		}}, nil
 	}})
 }

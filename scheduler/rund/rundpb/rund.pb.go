@@ -10,6 +10,7 @@
 package rundpb
 
 import (
+	lockpb "github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	taskpb "github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -346,7 +347,10 @@ type ApplyRequest struct {
 	// of that form are deleted.
 	Networks []string `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
 	// Others of that form stay: it is not known yet whether they are needed.
-	KeepNetworks  bool `protobuf:"varint,4,opt,name=keep_networks,json=keepNetworks,proto3" json:"keep_networks,omitempty"`
+	KeepNetworks bool `protobuf:"varint,4,opt,name=keep_networks,json=keepNetworks,proto3" json:"keep_networks,omitempty"`
+	// The cluster's image policy, as it was written; empty: it has none. It holds from
+	// now on, for all that is not created yet.
+	ImagePolicy   []byte `protobuf:"bytes,5,opt,name=image_policy,json=imagePolicy,proto3" json:"image_policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -407,6 +411,13 @@ func (x *ApplyRequest) GetKeepNetworks() bool {
 		return x.KeepNetworks
 	}
 	return false
+}
+
+func (x *ApplyRequest) GetImagePolicy() []byte {
+	if x != nil {
+		return x.ImagePolicy
+	}
+	return nil
 }
 
 type ApplyResponse struct {
@@ -473,7 +484,9 @@ type TaskDesired struct {
 	LocalNetworks []*LocalNetwork `protobuf:"bytes,9,rep,name=local_networks,json=localNetworks,proto3" json:"local_networks,omitempty"`
 	// Processes in its container that put PROXY protocol headers before connections,
 	// from when its program runs until its container ends. Absent: as before.
-	Relays        *Relays `protobuf:"bytes,10,opt,name=relays,proto3" json:"relays,omitempty"`
+	Relays *Relays `protobuf:"bytes,10,opt,name=relays,proto3" json:"relays,omitempty"`
+	// A redoubt.lock.v1.Signed: who wants it to run so. Empty: nobody said.
+	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -574,6 +587,13 @@ func (x *TaskDesired) GetLocalNetworks() []*LocalNetwork {
 func (x *TaskDesired) GetRelays() *Relays {
 	if x != nil {
 		return x.Relays
+	}
+	return nil
+}
+
+func (x *TaskDesired) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
 	}
 	return nil
 }
@@ -704,6 +724,158 @@ func (x *Relay) GetTarget() uint32 {
 	return 0
 }
 
+type LockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Change:
+	//
+	//	*LockRequest_Pin
+	//	*LockRequest_Chain
+	//	*LockRequest_Forget
+	Change        isLockRequest_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockRequest) Reset() {
+	*x = LockRequest{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockRequest) ProtoMessage() {}
+
+func (x *LockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
+func (*LockRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LockRequest) GetChange() isLockRequest_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *LockRequest) GetPin() []byte {
+	if x != nil {
+		if x, ok := x.Change.(*LockRequest_Pin); ok {
+			return x.Pin
+		}
+	}
+	return nil
+}
+
+func (x *LockRequest) GetChain() *lockpb.Chain {
+	if x != nil {
+		if x, ok := x.Change.(*LockRequest_Chain); ok {
+			return x.Chain
+		}
+	}
+	return nil
+}
+
+func (x *LockRequest) GetForget() bool {
+	if x != nil {
+		if x, ok := x.Change.(*LockRequest_Forget); ok {
+			return x.Forget
+		}
+	}
+	return false
+}
+
+type isLockRequest_Change interface {
+	isLockRequest_Change()
+}
+
+type LockRequest_Pin struct {
+	// SHA-256 of a link that the chain has to have.
+	Pin []byte `protobuf:"bytes,1,opt,name=pin,proto3,oneof"`
+}
+
+type LockRequest_Chain struct {
+	Chain *lockpb.Chain `protobuf:"bytes,2,opt,name=chain,proto3,oneof"`
+}
+
+type LockRequest_Forget struct {
+	Forget bool `protobuf:"varint,3,opt,name=forget,proto3,oneof"`
+}
+
+func (*LockRequest_Pin) isLockRequest_Change() {}
+
+func (*LockRequest_Chain) isLockRequest_Change() {}
+
+func (*LockRequest_Forget) isLockRequest_Change() {}
+
+type LockResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State *lockpb.State          `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Signed services alone run here.
+	On            bool `protobuf:"varint,2,opt,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockResponse) Reset() {
+	*x = LockResponse{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockResponse) ProtoMessage() {}
+
+func (x *LockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockResponse.ProtoReflect.Descriptor instead.
+func (*LockResponse) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LockResponse) GetState() *lockpb.State {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *LockResponse) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
 type RelayState struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Relay     *Relay                 `protobuf:"bytes,1,opt,name=relay,proto3" json:"relay,omitempty"`
@@ -716,7 +888,7 @@ type RelayState struct {
 
 func (x *RelayState) Reset() {
 	*x = RelayState{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +900,7 @@ func (x *RelayState) String() string {
 func (*RelayState) ProtoMessage() {}
 
 func (x *RelayState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +913,7 @@ func (x *RelayState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayState.ProtoReflect.Descriptor instead.
 func (*RelayState) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RelayState) GetRelay() *Relay {
@@ -781,7 +953,7 @@ type LocalNetwork struct {
 
 func (x *LocalNetwork) Reset() {
 	*x = LocalNetwork{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +965,7 @@ func (x *LocalNetwork) String() string {
 func (*LocalNetwork) ProtoMessage() {}
 
 func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +978,7 @@ func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalNetwork.ProtoReflect.Descriptor instead.
 func (*LocalNetwork) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LocalNetwork) GetId() string {
@@ -852,7 +1024,7 @@ type LocalAttachment struct {
 
 func (x *LocalAttachment) Reset() {
 	*x = LocalAttachment{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1036,7 @@ func (x *LocalAttachment) String() string {
 func (*LocalAttachment) ProtoMessage() {}
 
 func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1049,7 @@ func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalAttachment.ProtoReflect.Descriptor instead.
 func (*LocalAttachment) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LocalAttachment) GetNetworkId() string {
@@ -923,7 +1095,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1107,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1120,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Endpoint) GetMac() string {
@@ -994,7 +1166,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1178,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1191,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
 }
 
 type WatchResponse struct {
@@ -1034,7 +1206,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1218,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1231,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchResponse) GetComplete() bool {
@@ -1116,7 +1288,7 @@ type TaskActual struct {
 
 func (x *TaskActual) Reset() {
 	*x = TaskActual{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1300,7 @@ func (x *TaskActual) String() string {
 func (*TaskActual) ProtoMessage() {}
 
 func (x *TaskActual) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1313,7 @@ func (x *TaskActual) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskActual.ProtoReflect.Descriptor instead.
 func (*TaskActual) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskActual) GetTaskId() string {
@@ -1277,7 +1449,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1461,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1474,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1351,7 +1523,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1535,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1548,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LogsResponse) GetAt() int64 {
@@ -1409,7 +1581,7 @@ type ResolveImageRequest struct {
 
 func (x *ResolveImageRequest) Reset() {
 	*x = ResolveImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1593,7 @@ func (x *ResolveImageRequest) String() string {
 func (*ResolveImageRequest) ProtoMessage() {}
 
 func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1606,7 @@ func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResolveImageRequest) GetReference() string {
@@ -1457,7 +1629,7 @@ type ResolveImageResponse struct {
 
 func (x *ResolveImageResponse) Reset() {
 	*x = ResolveImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1641,7 @@ func (x *ResolveImageResponse) String() string {
 func (*ResolveImageResponse) ProtoMessage() {}
 
 func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1654,7 @@ func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResolveImageResponse) GetDigest() string {
@@ -1506,6 +1678,121 @@ func (x *ResolveImageResponse) GetPlatforms() []string {
 	return nil
 }
 
+type ImageEvidenceRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Reference string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	Digest    string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Those that are here, as its archive held them or it was got with them; else
+	// those that its registry has.
+	Kept          bool `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageEvidenceRequest) Reset() {
+	*x = ImageEvidenceRequest{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageEvidenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageEvidenceRequest) ProtoMessage() {}
+
+func (x *ImageEvidenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageEvidenceRequest.ProtoReflect.Descriptor instead.
+func (*ImageEvidenceRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ImageEvidenceRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ImageEvidenceRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageEvidenceRequest) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+type ImageEvidenceResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Bundle []byte                 `protobuf:"bytes,1,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// Instead: what was not taken, and why.
+	Left          string `protobuf:"bytes,2,opt,name=left,proto3" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageEvidenceResponse) Reset() {
+	*x = ImageEvidenceResponse{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageEvidenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageEvidenceResponse) ProtoMessage() {}
+
+func (x *ImageEvidenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageEvidenceResponse.ProtoReflect.Descriptor instead.
+func (*ImageEvidenceResponse) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ImageEvidenceResponse) GetBundle() []byte {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+func (x *ImageEvidenceResponse) GetLeft() string {
+	if x != nil {
+		return x.Left
+	}
+	return ""
+}
+
 type ImportImageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A chunk of an OCI or docker-save tar.
@@ -1516,7 +1803,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1815,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1828,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImportImageRequest) GetData() []byte {
@@ -1560,7 +1847,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1859,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1872,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportImageResponse) GetImages() map[string]string {
@@ -1605,7 +1892,7 @@ type NodeKeyRequest struct {
 
 func (x *NodeKeyRequest) Reset() {
 	*x = NodeKeyRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1904,7 @@ func (x *NodeKeyRequest) String() string {
 func (*NodeKeyRequest) ProtoMessage() {}
 
 func (x *NodeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1917,7 @@ func (x *NodeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeKeyRequest.ProtoReflect.Descriptor instead.
 func (*NodeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeKeyRequest) GetClusterId() string {
@@ -1657,7 +1944,7 @@ type NodeKeyResponse struct {
 
 func (x *NodeKeyResponse) Reset() {
 	*x = NodeKeyResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1956,7 @@ func (x *NodeKeyResponse) String() string {
 func (*NodeKeyResponse) ProtoMessage() {}
 
 func (x *NodeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1969,7 @@ func (x *NodeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeKeyResponse.ProtoReflect.Descriptor instead.
 func (*NodeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeKeyResponse) GetStatement() []byte {
@@ -1705,7 +1992,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +2004,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +2017,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeliverRequest) GetTaskId() string {
@@ -1769,7 +2056,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2068,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2081,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{25}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{29}
 }
 
 type PutIdentityRequest struct {
@@ -1810,7 +2097,7 @@ type PutIdentityRequest struct {
 
 func (x *PutIdentityRequest) Reset() {
 	*x = PutIdentityRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +2109,7 @@ func (x *PutIdentityRequest) String() string {
 func (*PutIdentityRequest) ProtoMessage() {}
 
 func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +2122,7 @@ func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityRequest.ProtoReflect.Descriptor instead.
 func (*PutIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{26}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PutIdentityRequest) GetTaskId() string {
@@ -1874,7 +2161,7 @@ type PutIdentityResponse struct {
 
 func (x *PutIdentityResponse) Reset() {
 	*x = PutIdentityResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2173,7 @@ func (x *PutIdentityResponse) String() string {
 func (*PutIdentityResponse) ProtoMessage() {}
 
 func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2186,7 @@ func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityResponse.ProtoReflect.Descriptor instead.
 func (*PutIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{27}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{31}
 }
 
 // IdentityCaller comes over identity.sock, framed (internal/wire) and with one
@@ -1913,7 +2200,7 @@ type IdentityCaller struct {
 
 func (x *IdentityCaller) Reset() {
 	*x = IdentityCaller{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2212,7 @@ func (x *IdentityCaller) String() string {
 func (*IdentityCaller) ProtoMessage() {}
 
 func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2225,7 @@ func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityCaller.ProtoReflect.Descriptor instead.
 func (*IdentityCaller) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{28}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IdentityCaller) GetTaskId() string {
@@ -1952,7 +2239,7 @@ var File_scheduler_rund_rundpb_rund_proto protoreflect.FileDescriptor
 
 const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\n" +
-	" scheduler/rund/rundpb/rund.proto\x12\x0fredoubt.rund.v1\x1a\x1bscheduler/taskpb/task.proto\"*\n" +
+	" scheduler/rund/rundpb/rund.proto\x12\x0fredoubt.rund.v1\x1a scheduler/lock/lockpb/lock.proto\x1a\x1bscheduler/taskpb/task.proto\"*\n" +
 	"\fCheckRequest\x12\x1a\n" +
 	"\bcontrols\x18\x01 \x03(\tR\bcontrols\"G\n" +
 	"\rCheckResponse\x126\n" +
@@ -1965,19 +2252,20 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\astorage\x18\x04 \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa3\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x122\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.rund.v1.TaskDesiredR\x05tasks\x12\x1a\n" +
 	"\bnetworks\x18\x03 \x03(\tR\bnetworks\x12#\n" +
-	"\rkeep_networks\x18\x04 \x01(\bR\fkeepNetworks\"\xab\x01\n" +
+	"\rkeep_networks\x18\x04 \x01(\bR\fkeepNetworks\x12!\n" +
+	"\fimage_policy\x18\x05 \x01(\fR\vimagePolicy\"\xab\x01\n" +
 	"\rApplyResponse\x12X\n" +
 	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
 	"\x12NetworkErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x03\n" +
 	"\vTaskDesired\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.redoubt.rund.v1.PhaseR\x05phase\x12\x1d\n" +
@@ -1990,7 +2278,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\akill_at\x18\b \x01(\x03R\x06killAt\x12D\n" +
 	"\x0elocal_networks\x18\t \x03(\v2\x1d.redoubt.rund.v1.LocalNetworkR\rlocalNetworks\x12/\n" +
 	"\x06relays\x18\n" +
-	" \x01(\v2\x17.redoubt.rund.v1.RelaysR\x06relays\"8\n" +
+	" \x01(\v2\x17.redoubt.rund.v1.RelaysR\x06relays\x12\x16\n" +
+	"\x06signed\x18< \x01(\fR\x06signed\"8\n" +
 	"\x06Relays\x12.\n" +
 	"\x06relays\x18\x01 \x03(\v2\x16.redoubt.rund.v1.RelayR\x06relays\"\x87\x01\n" +
 	"\x05Relay\x12\x16\n" +
@@ -1998,7 +2287,15 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1c\n" +
 	"\tpublished\x18\x03 \x01(\rR\tpublished\x12\x12\n" +
 	"\x04host\x18\x04 \x01(\tR\x04host\x12\x16\n" +
-	"\x06target\x18\x05 \x01(\rR\x06target\"n\n" +
+	"\x06target\x18\x05 \x01(\rR\x06target\"u\n" +
+	"\vLockRequest\x12\x12\n" +
+	"\x03pin\x18\x01 \x01(\fH\x00R\x03pin\x12.\n" +
+	"\x05chain\x18\x02 \x01(\v2\x16.redoubt.lock.v1.ChainH\x00R\x05chain\x12\x18\n" +
+	"\x06forget\x18\x03 \x01(\bH\x00R\x06forgetB\b\n" +
+	"\x06change\"L\n" +
+	"\fLockResponse\x12,\n" +
+	"\x05state\x18\x01 \x01(\v2\x16.redoubt.lock.v1.StateR\x05state\x12\x0e\n" +
+	"\x02on\x18\x02 \x01(\bR\x02on\"n\n" +
 	"\n" +
 	"RelayState\x12,\n" +
 	"\x05relay\x18\x01 \x01(\v2\x16.redoubt.rund.v1.RelayR\x05relay\x12\x1c\n" +
@@ -2066,7 +2363,14 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x14ResolveImageResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06loaded\x18\x02 \x01(\bR\x06loaded\x12\x1c\n" +
-	"\tplatforms\x18\x03 \x03(\tR\tplatforms\"(\n" +
+	"\tplatforms\x18\x03 \x03(\tR\tplatforms\"`\n" +
+	"\x14ImageEvidenceRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04kept\x18\x03 \x01(\bR\x04kept\"C\n" +
+	"\x15ImageEvidenceResponse\x12\x16\n" +
+	"\x06bundle\x18\x01 \x01(\fR\x06bundle\x12\x12\n" +
+	"\x04left\x18\x02 \x01(\tR\x04left\"(\n" +
 	"\x12ImportImageRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x9a\x01\n" +
 	"\x13ImportImageResponse\x12H\n" +
@@ -2107,18 +2411,20 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x02\x12\x14\n" +
-	"\x10HEALTH_UNHEALTHY\x10\x032\x9e\x06\n" +
+	"\x10HEALTH_UNHEALTHY\x10\x032\xc5\a\n" +
 	"\x04Rund\x12F\n" +
 	"\x05Probe\x12\x1d.redoubt.rund.v1.ProbeRequest\x1a\x1e.redoubt.rund.v1.ProbeResponse\x12F\n" +
 	"\x05Apply\x12\x1d.redoubt.rund.v1.ApplyRequest\x1a\x1e.redoubt.rund.v1.ApplyResponse\x12H\n" +
 	"\x05Watch\x12\x1d.redoubt.rund.v1.WatchRequest\x1a\x1e.redoubt.rund.v1.WatchResponse0\x01\x12E\n" +
 	"\x04Logs\x12\x1c.redoubt.rund.v1.LogsRequest\x1a\x1d.redoubt.rund.v1.LogsResponse0\x01\x12[\n" +
-	"\fResolveImage\x12$.redoubt.rund.v1.ResolveImageRequest\x1a%.redoubt.rund.v1.ResolveImageResponse\x12Z\n" +
+	"\fResolveImage\x12$.redoubt.rund.v1.ResolveImageRequest\x1a%.redoubt.rund.v1.ResolveImageResponse\x12`\n" +
+	"\rImageEvidence\x12%.redoubt.rund.v1.ImageEvidenceRequest\x1a&.redoubt.rund.v1.ImageEvidenceResponse0\x01\x12Z\n" +
 	"\vImportImage\x12#.redoubt.rund.v1.ImportImageRequest\x1a$.redoubt.rund.v1.ImportImageResponse(\x01\x12L\n" +
 	"\aNodeKey\x12\x1f.redoubt.rund.v1.NodeKeyRequest\x1a .redoubt.rund.v1.NodeKeyResponse\x12L\n" +
 	"\aDeliver\x12\x1f.redoubt.rund.v1.DeliverRequest\x1a .redoubt.rund.v1.DeliverResponse\x12X\n" +
 	"\vPutIdentity\x12#.redoubt.rund.v1.PutIdentityRequest\x1a$.redoubt.rund.v1.PutIdentityResponse\x12F\n" +
-	"\x05Check\x12\x1d.redoubt.rund.v1.CheckRequest\x1a\x1e.redoubt.rund.v1.CheckResponseB:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
+	"\x05Check\x12\x1d.redoubt.rund.v1.CheckRequest\x1a\x1e.redoubt.rund.v1.CheckResponse\x12C\n" +
+	"\x04Lock\x12\x1c.redoubt.rund.v1.LockRequest\x1a\x1d.redoubt.rund.v1.LockResponseB:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
 
 var (
 	file_scheduler_rund_rundpb_rund_proto_rawDescOnce sync.Once
@@ -2133,102 +2439,114 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
-	(Phase)(0),                   // 0: redoubt.rund.v1.Phase
-	(Health)(0),                  // 1: redoubt.rund.v1.Health
-	(*CheckRequest)(nil),         // 2: redoubt.rund.v1.CheckRequest
-	(*CheckResponse)(nil),        // 3: redoubt.rund.v1.CheckResponse
-	(*ProbeRequest)(nil),         // 4: redoubt.rund.v1.ProbeRequest
-	(*ProbeResponse)(nil),        // 5: redoubt.rund.v1.ProbeResponse
-	(*ApplyRequest)(nil),         // 6: redoubt.rund.v1.ApplyRequest
-	(*ApplyResponse)(nil),        // 7: redoubt.rund.v1.ApplyResponse
-	(*TaskDesired)(nil),          // 8: redoubt.rund.v1.TaskDesired
-	(*Relays)(nil),               // 9: redoubt.rund.v1.Relays
-	(*Relay)(nil),                // 10: redoubt.rund.v1.Relay
-	(*RelayState)(nil),           // 11: redoubt.rund.v1.RelayState
-	(*LocalNetwork)(nil),         // 12: redoubt.rund.v1.LocalNetwork
-	(*LocalAttachment)(nil),      // 13: redoubt.rund.v1.LocalAttachment
-	(*Endpoint)(nil),             // 14: redoubt.rund.v1.Endpoint
-	(*WatchRequest)(nil),         // 15: redoubt.rund.v1.WatchRequest
-	(*WatchResponse)(nil),        // 16: redoubt.rund.v1.WatchResponse
-	(*TaskActual)(nil),           // 17: redoubt.rund.v1.TaskActual
-	(*LogsRequest)(nil),          // 18: redoubt.rund.v1.LogsRequest
-	(*LogsResponse)(nil),         // 19: redoubt.rund.v1.LogsResponse
-	(*ResolveImageRequest)(nil),  // 20: redoubt.rund.v1.ResolveImageRequest
-	(*ResolveImageResponse)(nil), // 21: redoubt.rund.v1.ResolveImageResponse
-	(*ImportImageRequest)(nil),   // 22: redoubt.rund.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),  // 23: redoubt.rund.v1.ImportImageResponse
-	(*NodeKeyRequest)(nil),       // 24: redoubt.rund.v1.NodeKeyRequest
-	(*NodeKeyResponse)(nil),      // 25: redoubt.rund.v1.NodeKeyResponse
-	(*DeliverRequest)(nil),       // 26: redoubt.rund.v1.DeliverRequest
-	(*DeliverResponse)(nil),      // 27: redoubt.rund.v1.DeliverResponse
-	(*PutIdentityRequest)(nil),   // 28: redoubt.rund.v1.PutIdentityRequest
-	(*PutIdentityResponse)(nil),  // 29: redoubt.rund.v1.PutIdentityResponse
-	(*IdentityCaller)(nil),       // 30: redoubt.rund.v1.IdentityCaller
-	nil,                          // 31: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                          // 32: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	nil,                          // 33: redoubt.rund.v1.LocalNetwork.OptionsEntry
-	nil,                          // 34: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.CheckResult)(nil),   // 35: redoubt.task.v1.CheckResult
-	(*taskpb.Feature)(nil),       // 36: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),       // 37: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),      // 38: redoubt.task.v1.TaskSpec
-	(*taskpb.FileVersion)(nil),   // 39: redoubt.task.v1.FileVersion
-	(*taskpb.DeliveredFile)(nil), // 40: redoubt.task.v1.DeliveredFile
-	(*taskpb.FileFacts)(nil),     // 41: redoubt.task.v1.FileFacts
+	(Phase)(0),                    // 0: redoubt.rund.v1.Phase
+	(Health)(0),                   // 1: redoubt.rund.v1.Health
+	(*CheckRequest)(nil),          // 2: redoubt.rund.v1.CheckRequest
+	(*CheckResponse)(nil),         // 3: redoubt.rund.v1.CheckResponse
+	(*ProbeRequest)(nil),          // 4: redoubt.rund.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 5: redoubt.rund.v1.ProbeResponse
+	(*ApplyRequest)(nil),          // 6: redoubt.rund.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 7: redoubt.rund.v1.ApplyResponse
+	(*TaskDesired)(nil),           // 8: redoubt.rund.v1.TaskDesired
+	(*Relays)(nil),                // 9: redoubt.rund.v1.Relays
+	(*Relay)(nil),                 // 10: redoubt.rund.v1.Relay
+	(*LockRequest)(nil),           // 11: redoubt.rund.v1.LockRequest
+	(*LockResponse)(nil),          // 12: redoubt.rund.v1.LockResponse
+	(*RelayState)(nil),            // 13: redoubt.rund.v1.RelayState
+	(*LocalNetwork)(nil),          // 14: redoubt.rund.v1.LocalNetwork
+	(*LocalAttachment)(nil),       // 15: redoubt.rund.v1.LocalAttachment
+	(*Endpoint)(nil),              // 16: redoubt.rund.v1.Endpoint
+	(*WatchRequest)(nil),          // 17: redoubt.rund.v1.WatchRequest
+	(*WatchResponse)(nil),         // 18: redoubt.rund.v1.WatchResponse
+	(*TaskActual)(nil),            // 19: redoubt.rund.v1.TaskActual
+	(*LogsRequest)(nil),           // 20: redoubt.rund.v1.LogsRequest
+	(*LogsResponse)(nil),          // 21: redoubt.rund.v1.LogsResponse
+	(*ResolveImageRequest)(nil),   // 22: redoubt.rund.v1.ResolveImageRequest
+	(*ResolveImageResponse)(nil),  // 23: redoubt.rund.v1.ResolveImageResponse
+	(*ImageEvidenceRequest)(nil),  // 24: redoubt.rund.v1.ImageEvidenceRequest
+	(*ImageEvidenceResponse)(nil), // 25: redoubt.rund.v1.ImageEvidenceResponse
+	(*ImportImageRequest)(nil),    // 26: redoubt.rund.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),   // 27: redoubt.rund.v1.ImportImageResponse
+	(*NodeKeyRequest)(nil),        // 28: redoubt.rund.v1.NodeKeyRequest
+	(*NodeKeyResponse)(nil),       // 29: redoubt.rund.v1.NodeKeyResponse
+	(*DeliverRequest)(nil),        // 30: redoubt.rund.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 31: redoubt.rund.v1.DeliverResponse
+	(*PutIdentityRequest)(nil),    // 32: redoubt.rund.v1.PutIdentityRequest
+	(*PutIdentityResponse)(nil),   // 33: redoubt.rund.v1.PutIdentityResponse
+	(*IdentityCaller)(nil),        // 34: redoubt.rund.v1.IdentityCaller
+	nil,                           // 35: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	nil,                           // 36: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	nil,                           // 37: redoubt.rund.v1.LocalNetwork.OptionsEntry
+	nil,                           // 38: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.CheckResult)(nil),    // 39: redoubt.task.v1.CheckResult
+	(*taskpb.Feature)(nil),        // 40: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),        // 41: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),       // 42: redoubt.task.v1.TaskSpec
+	(*lockpb.Chain)(nil),          // 43: redoubt.lock.v1.Chain
+	(*lockpb.State)(nil),          // 44: redoubt.lock.v1.State
+	(*taskpb.FileVersion)(nil),    // 45: redoubt.task.v1.FileVersion
+	(*taskpb.DeliveredFile)(nil),  // 46: redoubt.task.v1.DeliveredFile
+	(*taskpb.FileFacts)(nil),      // 47: redoubt.task.v1.FileFacts
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	35, // 0: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
-	36, // 1: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
-	31, // 2: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	37, // 3: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	39, // 0: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
+	40, // 1: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	35, // 2: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	41, // 3: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
 	8,  // 4: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	32, // 5: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	36, // 5: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
 	0,  // 6: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	38, // 7: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	14, // 8: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	12, // 9: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
+	42, // 7: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	16, // 8: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	14, // 9: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
 	9,  // 10: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
 	10, // 11: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
-	10, // 12: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
-	33, // 13: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
-	17, // 14: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 15: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	14, // 16: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	38, // 17: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 18: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	13, // 19: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
-	11, // 20: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
-	39, // 21: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
-	34, // 22: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	40, // 23: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
-	41, // 24: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
-	4,  // 25: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	6,  // 26: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	15, // 27: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	18, // 28: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	20, // 29: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	22, // 30: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	24, // 31: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
-	26, // 32: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
-	28, // 33: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
-	2,  // 34: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
-	5,  // 35: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	7,  // 36: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	16, // 37: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	19, // 38: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	21, // 39: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	23, // 40: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	25, // 41: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
-	27, // 42: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
-	29, // 43: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
-	3,  // 44: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
-	35, // [35:45] is the sub-list for method output_type
-	25, // [25:35] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	43, // 12: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
+	44, // 13: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
+	10, // 14: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
+	37, // 15: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	19, // 16: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 17: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	16, // 18: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	42, // 19: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 20: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	15, // 21: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
+	13, // 22: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
+	45, // 23: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
+	38, // 24: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	46, // 25: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
+	47, // 26: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
+	4,  // 27: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	6,  // 28: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	17, // 29: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	20, // 30: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	22, // 31: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	24, // 32: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
+	26, // 33: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	28, // 34: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
+	30, // 35: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
+	32, // 36: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
+	2,  // 37: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
+	11, // 38: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
+	5,  // 39: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	7,  // 40: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	18, // 41: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	21, // 42: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	23, // 43: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	25, // 44: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
+	27, // 45: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	29, // 46: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
+	31, // 47: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
+	33, // 48: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
+	3,  // 49: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
+	12, // 50: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
+	39, // [39:51] is the sub-list for method output_type
+	27, // [27:39] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -2236,13 +2554,18 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 	if File_scheduler_rund_rundpb_rund_proto != nil {
 		return
 	}
+	file_scheduler_rund_rundpb_rund_proto_msgTypes[9].OneofWrappers = []any{
+		(*LockRequest_Pin)(nil),
+		(*LockRequest_Chain)(nil),
+		(*LockRequest_Forget)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,16 +22,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Rund_Probe_FullMethodName        = "/redoubt.rund.v1.Rund/Probe"
-	Rund_Apply_FullMethodName        = "/redoubt.rund.v1.Rund/Apply"
-	Rund_Watch_FullMethodName        = "/redoubt.rund.v1.Rund/Watch"
-	Rund_Logs_FullMethodName         = "/redoubt.rund.v1.Rund/Logs"
-	Rund_ResolveImage_FullMethodName = "/redoubt.rund.v1.Rund/ResolveImage"
-	Rund_ImportImage_FullMethodName  = "/redoubt.rund.v1.Rund/ImportImage"
-	Rund_NodeKey_FullMethodName      = "/redoubt.rund.v1.Rund/NodeKey"
-	Rund_Deliver_FullMethodName      = "/redoubt.rund.v1.Rund/Deliver"
-	Rund_PutIdentity_FullMethodName  = "/redoubt.rund.v1.Rund/PutIdentity"
-	Rund_Check_FullMethodName        = "/redoubt.rund.v1.Rund/Check"
+	Rund_Probe_FullMethodName         = "/redoubt.rund.v1.Rund/Probe"
+	Rund_Apply_FullMethodName         = "/redoubt.rund.v1.Rund/Apply"
+	Rund_Watch_FullMethodName         = "/redoubt.rund.v1.Rund/Watch"
+	Rund_Logs_FullMethodName          = "/redoubt.rund.v1.Rund/Logs"
+	Rund_ResolveImage_FullMethodName  = "/redoubt.rund.v1.Rund/ResolveImage"
+	Rund_ImageEvidence_FullMethodName = "/redoubt.rund.v1.Rund/ImageEvidence"
+	Rund_ImportImage_FullMethodName   = "/redoubt.rund.v1.Rund/ImportImage"
+	Rund_NodeKey_FullMethodName       = "/redoubt.rund.v1.Rund/NodeKey"
+	Rund_Deliver_FullMethodName       = "/redoubt.rund.v1.Rund/Deliver"
+	Rund_PutIdentity_FullMethodName   = "/redoubt.rund.v1.Rund/PutIdentity"
+	Rund_Check_FullMethodName         = "/redoubt.rund.v1.Rund/Check"
+	Rund_Lock_FullMethodName          = "/redoubt.rund.v1.Rund/Lock"
 )
 
 // RundClient is the client API for Rund service.
@@ -47,6 +49,9 @@ type RundClient interface {
 	// ResolveImage gives the digest of a reference, from its registry or from
 	// what was imported here.
 	ResolveImage(ctx context.Context, in *ResolveImageRequest, opts ...grpc.CallOption) (*ResolveImageResponse, error)
+	// ImageEvidence sends the bundles that are beside an image, one a message. They are
+	// not verified.
+	ImageEvidence(ctx context.Context, in *ImageEvidenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageEvidenceResponse], error)
 	ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error)
 	// NodeKey tells the key to which secrets of this node are sealed now. Who holds
 	// the node's leaf is to sign it.
@@ -59,6 +64,9 @@ type RundClient interface {
 	// Check judges this node by controls: those that it has the rights to read for.
 	// It takes their ids, and no path and no pattern; one run at a time.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
+	// Lock tells of the deployment lock, and changes what of it is this node's to say.
+	// To forget it is root's alone: redoubtd cannot.
+	Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*LockResponse, error)
 }
 
 type rundClient struct {
@@ -137,9 +145,28 @@ func (c *rundClient) ResolveImage(ctx context.Context, in *ResolveImageRequest, 
 	return out, nil
 }
 
+func (c *rundClient) ImageEvidence(ctx context.Context, in *ImageEvidenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageEvidenceResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Rund_ServiceDesc.Streams[2], Rund_ImageEvidence_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImageEvidenceRequest, ImageEvidenceResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Rund_ImageEvidenceClient = grpc.ServerStreamingClient[ImageEvidenceResponse]
+
 func (c *rundClient) ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Rund_ServiceDesc.Streams[2], Rund_ImportImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Rund_ServiceDesc.Streams[3], Rund_ImportImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +217,16 @@ func (c *rundClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *rundClient) Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*LockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LockResponse)
+	err := c.cc.Invoke(ctx, Rund_Lock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RundServer is the server API for Rund service.
 // All implementations must embed UnimplementedRundServer
 // for forward compatibility.
@@ -203,6 +240,9 @@ type RundServer interface {
 	// ResolveImage gives the digest of a reference, from its registry or from
 	// what was imported here.
 	ResolveImage(context.Context, *ResolveImageRequest) (*ResolveImageResponse, error)
+	// ImageEvidence sends the bundles that are beside an image, one a message. They are
+	// not verified.
+	ImageEvidence(*ImageEvidenceRequest, grpc.ServerStreamingServer[ImageEvidenceResponse]) error
 	ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error
 	// NodeKey tells the key to which secrets of this node are sealed now. Who holds
 	// the node's leaf is to sign it.
@@ -215,6 +255,9 @@ type RundServer interface {
 	// Check judges this node by controls: those that it has the rights to read for.
 	// It takes their ids, and no path and no pattern; one run at a time.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
+	// Lock tells of the deployment lock, and changes what of it is this node's to say.
+	// To forget it is root's alone: redoubtd cannot.
+	Lock(context.Context, *LockRequest) (*LockResponse, error)
 	mustEmbedUnimplementedRundServer()
 }
 
@@ -240,6 +283,9 @@ func (UnimplementedRundServer) Logs(*LogsRequest, grpc.ServerStreamingServer[Log
 func (UnimplementedRundServer) ResolveImage(context.Context, *ResolveImageRequest) (*ResolveImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResolveImage not implemented")
 }
+func (UnimplementedRundServer) ImageEvidence(*ImageEvidenceRequest, grpc.ServerStreamingServer[ImageEvidenceResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImageEvidence not implemented")
+}
 func (UnimplementedRundServer) ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method ImportImage not implemented")
 }
@@ -254,6 +300,9 @@ func (UnimplementedRundServer) PutIdentity(context.Context, *PutIdentityRequest)
 }
 func (UnimplementedRundServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
+}
+func (UnimplementedRundServer) Lock(context.Context, *LockRequest) (*LockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Lock not implemented")
 }
 func (UnimplementedRundServer) mustEmbedUnimplementedRundServer() {}
 func (UnimplementedRundServer) testEmbeddedByValue()              {}
@@ -352,6 +401,17 @@ func _Rund_ResolveImage_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Rund_ImageEvidence_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ImageEvidenceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RundServer).ImageEvidence(m, &grpc.GenericServerStream[ImageEvidenceRequest, ImageEvidenceResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Rund_ImageEvidenceServer = grpc.ServerStreamingServer[ImageEvidenceResponse]
+
 func _Rund_ImportImage_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(RundServer).ImportImage(&grpc.GenericServerStream[ImportImageRequest, ImportImageResponse]{ServerStream: stream})
 }
@@ -431,6 +491,24 @@ func _Rund_Check_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Rund_Lock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RundServer).Lock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rund_Lock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RundServer).Lock(ctx, req.(*LockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Rund_ServiceDesc is the grpc.ServiceDesc for Rund service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -466,6 +544,10 @@ var Rund_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Check",
 			Handler:    _Rund_Check_Handler,
 		},
+		{
+			MethodName: "Lock",
+			Handler:    _Rund_Lock_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -476,6 +558,11 @@ var Rund_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Logs",
 			Handler:       _Rund_Logs_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ImageEvidence",
+			Handler:       _Rund_ImageEvidence_Handler,
 			ServerStreams: true,
 		},
 		{

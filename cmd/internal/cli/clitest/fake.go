@@ -44,6 +44,7 @@ type Node struct {
 	controlpb.UnimplementedPeopleServer
 	controlpb.UnimplementedComplianceServer
 	controlpb.UnimplementedApprovalsServer
+	controlpb.UnimplementedImagePolicyServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -66,6 +67,7 @@ type Node struct {
 	waivers  []*controlpb.WaiverView
 	people   []*controlpb.PersonView
 	waiting  []*controlpb.ApprovalView
+	images   []byte // the image policy
 	slots    *keydpb.SlotSet
 	away     bool // a manager is away
 	dying    bool // a manager goes away when the key is rotated
@@ -134,6 +136,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterControlServer(s, n)
 	controlpb.RegisterAuditServer(s, n)
 	controlpb.RegisterComplianceServer(s, n)
+	controlpb.RegisterImagePolicyServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)

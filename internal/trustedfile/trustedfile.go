@@ -1,4 +1,6 @@
-package cni
+// Package trustedfile opens what root of this machine vouches for: programs, and files
+// that decide what is trusted.
+package trustedfile
 
 import (
 	"errors"
@@ -11,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTrusted opens a regular file that nobody but root can have written or put
+// Open opens a regular file that nobody but root can have written or put
 // there: it and every directory above are root's, not writable by others, and no
 // symbolic link is followed. Each step is taken from the descriptor of the one
 // before, so that what was looked at is what is used.
-func openTrusted(path string) (*os.File, error) {
+func Open(path string) (*os.File, error) {
 	dir, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -89,9 +91,9 @@ func explain(path string, err error) error {
 	return &fs.PathError{Op: "open", Path: path, Err: err}
 }
 
-// readTrusted reads a trusted file of at most so many bytes.
-func readTrusted(path string, most int64) ([]byte, error) {
-	f, err := openTrusted(path)
+// Read reads a trusted file of at most so many bytes.
+func Read(path string, most int64) ([]byte, error) {
+	f, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
