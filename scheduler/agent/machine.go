@@ -12,6 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/mesh/overlay"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"google.golang.org/protobuf/proto"
@@ -84,6 +85,9 @@ func (m *machine) assign(now time.Time, complete bool, update []*schedulerpb.Ass
 		if err := checkAttachments(a); err != nil {
 			return fmt.Errorf("assignment of task %s: %w", a.TaskId, err)
 		}
+		if t := m.tasks[a.TaskId]; t != nil && another(t.nets.last, a) {
+			return fmt.Errorf("assignment of task %s makes another task of it: a task is replaced by one with an id of its own", a.TaskId)
+		}
 	}
 	if complete {
 		named := make(map[string]bool, len(update))
@@ -129,6 +133,17 @@ func (m *machine) assign(now time.Time, complete bool, update []*schedulerpb.Ass
 		m.step(m.tasks[id], now)
 	}
 	return nil
+}
+
+// another reports whether two assignments of one id are of different tasks. One of a
+// task that is to end may leave out what is gone.
+func another(old, now *schedulerpb.Assignment) bool {
+	if old == nil {
+		return false
+	}
+	other := func(a, b string) bool { return a != "" && b != "" && a != b }
+	return other(old.ServiceId, now.ServiceId) || other(old.ServiceName, now.ServiceName) || old.Slot != now.Slot ||
+		old.Spec != nil && now.Spec != nil && !lock.Alike(old.Spec, now.Spec)
 }
 
 // observe takes what rund says there is.

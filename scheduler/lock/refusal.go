@@ -17,7 +17,7 @@ const (
 	RuleVersion   Rule = "version"   // none older than what ran here already
 	RuleRetired   Rule = "retired"   // not voided by a link
 	RuleExpired   Rule = "expired"   // not over, nor from the future
-	RuleConfig    Rule = "config"    // of this content of a config
+	RuleConfig    Rule = "config"    // of these contents of configs, and names of secrets
 	RuleState     Rule = "state"     // that the node can write down what it trusts
 )
 

@@ -1,11 +1,10 @@
 package lock
 
 import (
-	"bytes"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -68,7 +67,7 @@ func (c *Chain) Verify(now time.Time, e *lockpb.Envelope) (*lockpb.Statement, er
 		return nil, refuse(RuleSignature, "the signature is not of these bytes")
 	}
 	s := &lockpb.Statement{}
-	if err := proto.Unmarshal(e.GetPayload(), s); err != nil || strictpb.Unknown(s) != "" || len(s.GetConfigs()) > maxConfigs {
+	if err := proto.Unmarshal(e.GetPayload(), s); err != nil || strictpb.Unknown(s) != "" || len(s.GetConfigs()) > maxConfigs || len(s.GetSecrets()) > maxConfigs {
 		return nil, refuse(RuleSpec, "what was signed is malformed, or of a newer version")
 	}
 	switch {
@@ -89,6 +88,8 @@ type Task struct {
 	Service string // its name
 	Slot    uint32
 	Spec    *taskpb.TaskSpec
+	// Local are the ids of the networks of the node itself that it is put on.
+	Local []string
 }
 
 // match returns an error unless t is what s says.
@@ -99,7 +100,24 @@ func match(s *lockpb.Statement, t Task) error {
 	case s.GetGlobal() != (t.Slot == 0) || !s.GetGlobal() && uint64(t.Slot) > s.GetMaxReplicas():
 		return refuse(RuleReplicas, "slot %d lies beyond the %d replicas that were signed", t.Slot, s.GetMaxReplicas())
 	}
+	for _, id := range t.Local {
+		if !slices.ContainsFunc(s.GetTask().GetNetworks(), func(u *taskpb.NetworkUse) bool { return u.GetNetwork() == id }) {
+			return refuse(RuleSpec, "it was not signed for network %.64q of this node", id)
+		}
+	}
 	return same(s.GetTask(), t.Spec)
+}
+
+// CheckTarget returns an error unless clients from outside may be led to that port of
+// the program. The ports that entry nodes answer on may change without another task, so
+// this is held against what was signed last.
+func CheckTarget(s *lockpb.Statement, port uint32) error {
+	for _, p := range s.GetTask().GetPorts() {
+		if p.GetMode() == taskpb.Port_MODE_INGRESS && p.GetTarget() == port {
+			return nil
+		}
+	}
+	return refuse(RuleSpec, "it was not signed that clients are led to port %d", port)
 }
 
 // Describes returns an error unless a service is what s says.
@@ -115,11 +133,14 @@ func Describes(s *lockpb.Statement, name string, labels map[string]string, globa
 
 // same returns an error unless tasks of both run the same.
 func same(signed, is *taskpb.TaskSpec) error {
-	if !proto.Equal(shape(signed), shape(is)) {
+	if !Alike(signed, is) {
 		return refuse(RuleSpec, "the task is not what was signed")
 	}
 	return nil
 }
+
+// Alike reports whether tasks of both run the same.
+func Alike(a, b *taskpb.TaskSpec) bool { return proto.Equal(shape(a), shape(b)) }
 
 // shape leaves out what does not decide what a container is: how often its tasks were
 // replaced, what machines its image is for, and which ports entry nodes answer on, but
@@ -144,27 +165,4 @@ func shape(t *taskpb.TaskSpec) *taskpb.TaskSpec {
 	}
 	t.Ports = ports
 	return t
-}
-
-// ConfigDigest is what a statement has of a config's content.
-func ConfigDigest(data []byte) []byte {
-	sum := sha256.Sum256(data)
-	return sum[:]
-}
-
-// CheckFiles returns an error unless configs, in the order of the specification, are
-// what was signed, and labels, which templates may write out, the service's.
-func CheckFiles(s *lockpb.Statement, configs [][]byte, labels map[string]string) error {
-	if len(configs) != len(s.GetConfigs()) {
-		return refuse(RuleConfig, "%d configs were signed, and %d delivered", len(s.GetConfigs()), len(configs))
-	}
-	for i, data := range configs {
-		if !bytes.Equal(ConfigDigest(data), s.GetConfigs()[i]) {
-			return refuse(RuleConfig, "config %d has not the content that was signed: have the service signed anew", i+1)
-		}
-	}
-	if !maps.Equal(labels, s.GetLabels()) {
-		return refuse(RuleService, "the service's labels are not those that were signed")
-	}
-	return nil
 }

@@ -30,22 +30,38 @@ var ErrForked = errors.New("this node trusts another chain, and no chain that go
 // service the newest statement that it ran. It is safe for concurrent use.
 type Trust struct {
 	path string
+	// required: where no chain is known nothing runs, and none that comes along with a
+	// service is the first.
+	required bool
 
 	mu    sync.Mutex
 	state *lockpb.State // guarded by mu; replaced, never modified
 	chain *Chain        // of state; nil: none
+	// damaged is why what is kept cannot be used: then nothing runs, until local root
+	// says what to trust. Guarded by mu.
+	damaged error
 }
 
 // Open reads what is kept in dir, which only who opens it can write. A file that
-// cannot be read is an error: without it nothing could be refused.
-func Open(dir string) (*Trust, error) {
-	t := &Trust{path: filepath.Join(dir, file), state: &lockpb.State{}}
+// cannot be used is no missing one: everything is refused. required says that a missing
+// one is that too.
+func Open(dir string, required bool) *Trust {
+	t := &Trust{path: filepath.Join(dir, file), required: required, state: &lockpb.State{}}
+	if err := t.read(); err != nil {
+		t.state, t.chain = &lockpb.State{}, nil
+		t.damaged = refuse(RuleState, "%s, by which this node knows whose services it runs, cannot be used: %v: root of the node says anew what to trust (redoubt lock trust)", t.path, err)
+	}
+	return t
+}
+
+// read is called before anybody else has t.
+func (t *Trust) read() error {
 	raw, err := atomicfile.ReadBounded(t.path, maxState)
 	if errors.Is(err, fs.ErrNotExist) {
-		return t, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("deployment lock: %w", err)
+		return err
 	}
 	body, err := headed.Decode(file, raw)
 	s := &lockpb.State{}
@@ -60,11 +76,8 @@ func Open(dir string) (*Trust, error) {
 			err = headed.ErrDamaged
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s, by which this node knows whose services it runs, cannot be used: %w: remove it, and have the chain trusted anew (redoubt lock trust)", t.path, err)
-	}
 	t.state = s
-	return t, nil
+	return err
 }
 
 func complete(raw *lockpb.Chain) (*Chain, error) {
@@ -90,7 +103,20 @@ func (t *Trust) On() bool {
 }
 
 func (t *Trust) on() bool {
+	if t.damaged != nil || t.required && t.unknown() {
+		return true
+	}
 	return t.chain != nil && !t.chain.Head().GetEnds() || t.chain == nil && len(t.state.GetPin()) > 0
+}
+
+// unknown: nobody said whom to trust.
+func (t *Trust) unknown() bool { return t.chain == nil && len(t.state.GetPin()) == 0 }
+
+// Damaged is why what is kept cannot be used; nil: it can.
+func (t *Trust) Damaged() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.damaged
 }
 
 // Pin has the node run nothing but by a chain that has a link of that digest. It is
@@ -102,6 +128,8 @@ func (t *Trust) Pin(digest []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
+	case t.damaged != nil:
+		return t.damaged
 	case t.chain != nil && t.chain.Contains(digest), t.chain == nil && bytes.Equal(t.state.GetPin(), digest):
 		return nil
 	case t.chain != nil || len(t.state.GetPin()) > 0:
@@ -112,7 +140,7 @@ func (t *Trust) Pin(digest []byte) error {
 
 // Take follows a chain: one that goes on from the node's own, or has the link that the
 // node was given when it joined, or, where there is neither, any. Whoever calls it says
-// by that where the first comes from.
+// by that where the first comes from. It takes the place of what is damaged.
 func (t *Trust) Take(raw *lockpb.Chain) error {
 	c, err := complete(raw)
 	if err != nil {
@@ -153,18 +181,18 @@ func (t *Trust) keep(s *lockpb.State, c *Chain) error {
 	if err != nil {
 		return refuse(RuleState, "what this node trusts cannot be written down: %v", err)
 	}
-	t.state, t.chain = s, c
+	t.state, t.chain, t.damaged = s, c, nil
 	return nil
 }
 
-// Forget has the node run whatever managers say.
+// Forget has the node run whatever managers say, unless it is required to have a chain.
 func (t *Trust) Forget() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := atomicfile.Remove(t.path); err != nil {
 		return err
 	}
-	t.state, t.chain = &lockpb.State{}, nil
+	t.state, t.chain, t.damaged = &lockpb.State{}, nil, nil
 	return nil
 }
 
@@ -204,10 +232,14 @@ func (t *Trust) Check(now time.Time, task Task, signed *lockpb.Signed) (*lockpb.
 }
 
 func (t *Trust) check(now time.Time, task Task, signed *lockpb.Signed) (*lockpb.Statement, error) {
-	if !t.on() {
+	switch {
+	case !t.on():
 		return nil, nil
-	}
-	if signed == nil {
+	case t.damaged != nil:
+		return nil, t.damaged
+	case t.unknown():
+		return nil, refuse(RuleChain, "this node is to run signed services alone, and its root has not said yet whose (redoubt lock trust)")
+	case signed == nil:
 		return nil, ErrUnsigned
 	}
 	c, err := complete(signed.GetChain())

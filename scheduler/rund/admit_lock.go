@@ -1,77 +1,150 @@
 package rund
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // The deployment lock (package lock) is asked three times: before anything is made of a
-// task, before its program begins, and before a secret of it is opened. What runs
-// already when a node comes to have the lock goes on, and gets nothing more.
+// task, before its program begins, and before a secret of it is opened. Before its
+// program begins it is also held against what was delivered by then. What runs already when a node comes to have the lock goes on, and gets nothing more.
 
 // lockTask is the task as what was signed is held against.
 func lockTask(d *rundpb.TaskDesired) lock.Task {
-	return lock.Task{Service: d.GetServiceName(), Slot: d.GetSlot(), Spec: d.GetSpec()}
+	t := lock.Task{Service: d.GetServiceName(), Slot: d.GetSlot(), Spec: d.GetSpec()}
+	for _, n := range d.GetLocalNetworks() {
+		t.Local = append(t.Local, n.GetId())
+	}
+	return t
 }
 
 // admitLock returns an error unless a task may be begun as d says, by what is signed
 // now.
-func (s *Server) admitLock(d *rundpb.TaskDesired, signed []byte) error {
-	if !s.trust.On() {
+func (w *worker) admitLock(d *rundpb.TaskDesired, signed []byte) error {
+	trust := w.s.trust
+	if !trust.On() {
 		return nil
 	}
 	sig, err := lock.Read(signed)
 	if err == nil {
-		err = s.trust.Admit(time.Now(), lockTask(d), sig)
+		err = trust.Admit(time.Now(), lockTask(d), sig)
+	}
+	st, err := w.signedFor(d, sig, err)
+	if err != nil {
+		return rejected(err)
+	}
+	w.has.mu.Lock()
+	defer w.has.mu.Unlock()
+	w.has.serial = max(w.has.serial, st.GetSerial())
+	return nil
+}
+
+// signedFor is what was signed for a task that was let in, unless err says that it was
+// not; nil where the lock is off.
+func (w *worker) signedFor(d *rundpb.TaskDesired, sig *lockpb.Signed, err error) (*lockpb.Statement, error) {
+	if err != nil {
+		return nil, err
+	}
+	return w.s.trust.Check(time.Now(), lockTask(d), sig)
+}
+
+// admitDelivered returns an error unless the files that wait for a task are what is
+// signed for it now: that may be something newer than when they came.
+func (w *worker) admitDelivered(d *rundpb.TaskDesired) error {
+	if !w.s.trust.On() || !needsFiles(w.made.GetSpec()) {
+		return nil
+	}
+	sig, err := lock.Read(d.GetSigned())
+	st, err := w.signedFor(w.made, sig, err)
+	if err == nil && st != nil {
+		w.has.mu.Lock()
+		contents := w.has.contents
+		w.has.mu.Unlock()
+		err = lock.CheckDelivered(st, contents)
 	}
 	return rejected(err)
 }
 
-// admitFiles returns an error unless what req brings is what the service was signed to
-// get. known says that the task was let in before.
-func (s *Server) admitFiles(d *rundpb.TaskDesired, req *rundpb.DeliverRequest, known bool) error {
-	if !s.trust.On() {
+// admitRelays returns an error unless clients are led to ports that were signed for.
+func (w *worker) admitRelays(d *rundpb.TaskDesired) error {
+	if !w.s.trust.On() {
 		return nil
 	}
 	sig, err := lock.Read(d.GetSigned())
-	if err != nil {
-		return err
-	}
-	if !known {
-		if err := s.trust.Admit(time.Now(), lockTask(d), sig); err != nil {
-			return err
-		}
-	}
-	st, err := s.trust.Check(time.Now(), lockTask(d), sig)
+	st, err := w.signedFor(w.made, sig, err)
 	if err != nil || st == nil {
 		return err
 	}
-	if f := req.GetFacts(); f.GetServiceName() != d.GetServiceName() || f.GetSlot() != d.GetSlot() {
-		return errors.New("the delivery is for another task")
-	}
-	var configs [][]byte
-	for _, f := range req.GetFiles() {
-		if f.GetConfig() {
-			configs = append(configs, f.GetData())
+	for _, r := range d.GetRelays().GetRelays() {
+		if err := lock.CheckTarget(st, r.GetTarget()); err != nil {
+			return err
 		}
 	}
-	return lock.CheckFiles(st, configs, req.GetFacts().GetServiceLabels())
+	return nil
+}
+
+// admitFiles returns an error unless what req brings is what the service was signed to
+// get, by nothing older than the task had before. Called with has.mu held.
+func (w *worker) admitFiles(d *rundpb.TaskDesired, req *rundpb.DeliverRequest) (serial int64, contents []byte, err error) {
+	trust := w.s.trust
+	if !trust.On() {
+		return 0, nil, nil
+	}
+	sig, err := lock.Read(d.GetSigned())
+	if err == nil && !w.has.ready {
+		err = trust.Admit(time.Now(), lockTask(d), sig)
+	}
+	st, err := w.signedFor(d, sig, err)
+	if err != nil || st == nil {
+		return 0, nil, err
+	}
+	f := req.GetFacts()
+	switch {
+	case f.GetServiceName() != d.GetServiceName() || f.GetSlot() != d.GetSlot():
+		return 0, nil, errors.New("the delivery is for another task")
+	case f.GetClusterId() != st.GetClusterId():
+		return 0, nil, errors.New("the delivery is of another cluster")
+	}
+	if err := ident.CheckHostname(f.GetNodeName()); err != nil { // a template may write it out
+		return 0, nil, fmt.Errorf("the node's name: %w", err)
+	}
+	c := lock.Contents{Labels: f.GetServiceLabels()}
+	secrets := len(d.GetSpec().GetContainer().GetSecrets())
+	for i, x := range req.GetFiles() {
+		switch {
+		case x.GetConfig():
+			c.Configs = append(c.Configs, lock.NewConfig(x.GetName(), x.GetTemplate(), x.GetData()))
+		case i < secrets: // then the credential of its image's registry, which no file shows
+			c.Secrets = append(c.Secrets, x.GetName())
+		}
+	}
+	if err := cmp.Or(lock.CheckOlder(st, w.has.serial), lock.CheckFiles(st, c)); err != nil {
+		return 0, nil, err
+	}
+	return st.GetSerial(), c.Digest(), nil
 }
 
 // Lock tells what this node trusts, and changes it by the rules of lock.Trust.
-// PermissionDenied: only root forgets.
+// PermissionDenied: only root of the node changes it.
 func (s *Server) Lock(ctx context.Context, req *rundpb.LockRequest) (*rundpb.LockResponse, error) {
+	if uid, ok := callerUID(ctx); req.GetChange() != nil && (!ok || uid != 0) {
+		return nil, status.Error(codes.PermissionDenied, "only root of this node changes what it trusts by the deployment lock")
+	}
 	var err error
 	switch c := req.GetChange().(type) {
 	case nil:
@@ -80,9 +153,6 @@ func (s *Server) Lock(ctx context.Context, req *rundpb.LockRequest) (*rundpb.Loc
 	case *rundpb.LockRequest_Chain:
 		err = s.trust.Take(c.Chain)
 	case *rundpb.LockRequest_Forget:
-		if uid, ok := callerUID(ctx); !ok || uid != 0 {
-			return nil, status.Error(codes.PermissionDenied, "only root of this node has it forget the deployment lock")
-		}
 		err = s.trust.Forget()
 	default:
 		return nil, status.Error(codes.InvalidArgument, "a change of the deployment lock that this version does not know")
@@ -110,6 +180,9 @@ func (s *Server) lockFeature() []*taskpb.Feature {
 		return nil
 	}
 	detail := "no chain was seen yet: nothing runs"
+	if s.trust.Damaged() != nil {
+		detail = "what this node trusts is damaged: nothing runs"
+	}
 	if raw := s.trust.State().GetChain(); raw != nil {
 		if c, err := lock.ReadChain(raw); err == nil {
 			detail = c.Summary()

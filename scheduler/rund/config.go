@@ -24,6 +24,10 @@ type Config struct {
 	// ImagePolicy is the path of this node's own image policy, which must admit an
 	// image beside the cluster's; empty: it has none. It is read at start, and root's.
 	ImagePolicy string `yaml:"image_policy"`
+	// Lock: where it is "required" nothing is begun here unless the deployment lock is
+	// on, or its deployers ended it, and only local root or a join token says whom to
+	// trust first. Empty: a node that was told of no chain runs what managers say.
+	Lock string `yaml:"lock"`
 	// BindMounts is the allow-list for bind mounts. Empty: none.
 	BindMounts []BindMount  `yaml:"bind_mounts"`
 	Limits     LimitsConfig `yaml:"limits"`
@@ -31,6 +35,8 @@ type Config struct {
 	// CNI networks that this node has: none unless plugins are pinned.
 	CNI cni.Config `yaml:"cni"`
 }
+
+const lockRequired = "required"
 
 // GCConfig says what the node keeps that nobody uses.
 type GCConfig struct {
@@ -88,6 +94,9 @@ func Defaults() Config {
 
 // Validate checks what can be checked without touching the machine.
 func (c *Config) Validate() error {
+	if c.Lock != "" && c.Lock != lockRequired {
+		return fmt.Errorf("rund.lock %.40q must be %s, or left out", c.Lock, lockRequired)
+	}
 	if !cleanAbs(c.Containerd.Socket) {
 		return fmt.Errorf("rund.containerd.socket %q must be a clean absolute path", c.Containerd.Socket)
 	}

@@ -40,6 +40,11 @@ type delivered struct {
 	// identity says that the files of its identity are there.
 	identity bool
 	files    []*taskpb.FileVersion
+	// serial is of the newest statement of the deployment lock that let the task in or
+	// gave it files, contents what these were made of (lock.Contents); 0, empty: the
+	// lock was off.
+	serial   int64
+	contents []byte
 	// credential is for the task's image, until that is here.
 	credential *credential.Credential
 	signals    []unix.Signal // to be sent
@@ -84,9 +89,13 @@ func (s *Server) Deliver(_ context.Context, req *rundpb.DeliverRequest) (*rundpb
 	return &rundpb.DeliverResponse{}, nil
 }
 
-// deliver opens, renders and puts. The container of a task is made from the same
-// uses as d has: a task's specification does not change.
-func (w *worker) deliver(d *rundpb.TaskDesired, req *rundpb.DeliverRequest) error {
+// deliver opens, renders and puts, for the task that this one was from the first: its
+// container is made from the same uses.
+func (w *worker) deliver(wanted *rundpb.TaskDesired, req *rundpb.DeliverRequest) error {
+	if err := w.fix(wanted); err != nil {
+		return err
+	}
+	d := w.fixed(wanted)
 	if err := w.s.checkGrants(d.GetSpec()); err != nil {
 		return err
 	}
@@ -112,14 +121,15 @@ func (w *worker) deliver(d *rundpb.TaskDesired, req *rundpb.DeliverRequest) erro
 	if len(list) != len(uses) && (len(list) != len(uses)+1 || auth == "") || auth != "" && !w.has.ready && len(list) == len(uses) {
 		return errors.New("the delivery does not have all files that the task names")
 	}
-	if err := w.s.admitFiles(d, req, w.has.ready); err != nil {
+	serial, contents, err := w.admitFiles(d, req)
+	if err != nil {
 		return err
 	}
 	now := make([]*taskpb.FileVersion, len(uses))
 	for i := range uses {
 		now[i] = list[i].GetVersion()
 	}
-	record, err := proto.Marshal(&rundpb.TaskActual{TaskId: w.id, Files: now})
+	record, err := proto.Marshal(&rundpb.TaskFiles{TaskId: w.id, Files: now, Serial: serial, Contents: contents})
 	if err != nil {
 		return err
 	}
@@ -132,7 +142,7 @@ func (w *worker) deliver(d *rundpb.TaskDesired, req *rundpb.DeliverRequest) erro
 		return err
 	}
 	w.has.signals = append(w.has.signals, owed(uses, w.has.files, now)...)
-	w.has.files = now
+	w.has.files, w.has.serial, w.has.contents = now, serial, contents
 	if w.has.ready { // the image is there, or is being got
 		cred.Wipe()
 	} else {
@@ -277,6 +287,7 @@ func (w *worker) dropFiles() {
 	w.has.identity = false
 	w.has.credential.Wipe()
 	w.has.over, w.has.ready, w.has.files, w.has.credential, w.has.signals = true, false, nil, nil, nil
+	w.has.serial, w.has.contents = 0, nil
 	if err := w.s.files.Remove(w.id); err != nil {
 		w.log.Error("the files of a task that ended could not be removed", "err", err)
 	}
@@ -295,9 +306,9 @@ func (w *worker) recallFiles() {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	a := &rundpb.TaskActual{}
+	kept := &rundpb.TaskFiles{}
 	if err == nil {
-		err = proto.Unmarshal(b, a)
+		err = proto.Unmarshal(b, kept)
 	}
 	if err != nil {
 		w.log.Error("it is not known which versions of its files a task has", "err", err)
@@ -305,7 +316,7 @@ func (w *worker) recallFiles() {
 	}
 	w.has.mu.Lock()
 	defer w.has.mu.Unlock()
-	w.has.files, w.has.ready = a.GetFiles(), true
+	w.has.files, w.has.ready, w.has.serial, w.has.contents = kept.GetFiles(), true, kept.GetSerial(), kept.GetContents()
 }
 
 // sweepFiles removes those of tasks that are not in goesOn.

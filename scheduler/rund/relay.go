@@ -124,7 +124,14 @@ func (w *worker) tendRelays(ctx context.Context, d *rundpb.TaskDesired) error {
 	if changed {
 		return nil // wake is pending
 	}
-	if err := w.makeRelays(ctx, actx, d.GetRelays()); err != nil && actx.Err() == nil {
+	want := d.GetRelays()
+	if want != nil && !proto.Equal(want, w.relays.wanted) {
+		if err := w.admitRelays(d); err != nil {
+			w.log.Error("relays refused", "err", err)
+			want = nil // as before
+		}
+	}
+	if err := w.makeRelays(ctx, actx, want); err != nil && actx.Err() == nil {
 		return err
 	}
 	return ctx.Err()

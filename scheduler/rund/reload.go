@@ -61,6 +61,9 @@ func (w *worker) reload(ctx context.Context) error {
 	if w.made, err = recorded(info); err != nil {
 		return err
 	}
+	if err := w.fix(w.made); err != nil {
+		return err
+	}
 	if w.state == nil {
 		w.state = &rundpb.TaskActual{TaskId: w.id}
 	}

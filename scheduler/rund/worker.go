@@ -1,6 +1,7 @@
 package rund
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type worker struct {
 	governed bool                // an Apply has spoken since start. Guarded by mu
 	abort    context.CancelFunc  // ends a preparation that is under way. Guarded by mu
 	answers  bool                // containerd does, again. Guarded by mu
+	first    *rundpb.TaskDesired // what the task is, see fix; nil: nobody said. Guarded by mu
 
 	wake chan struct{} // buffered 1; desired changed
 
@@ -150,8 +152,15 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 	}
 	switch d.GetPhase() {
 	case rundpb.Phase_PHASE_CREATED, rundpb.Phase_PHASE_RUNNING:
+		if err := w.fix(d); err != nil {
+			if w.alive() || w.phase() >= rundpb.Phase_PHASE_EXITED {
+				w.note(err.Error()) // what runs is what it was
+				return false, nil
+			}
+			return false, w.fail(ctx, rejected(err))
+		}
 		if w.phase() == rundpb.Phase_PHASE_UNSPECIFIED || w.phase() == rundpb.Phase_PHASE_PREPARING {
-			if err := w.s.admitLock(d, d.GetSigned()); err != nil {
+			if err := w.admitLock(d, d.GetSigned()); err != nil {
 				return false, w.fail(ctx, err)
 			}
 			if ready, err := w.awaitFiles(d); !ready {
@@ -165,7 +174,7 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 			}
 		}
 		if w.phase() == rundpb.Phase_PHASE_CREATED && d.GetPhase() == rundpb.Phase_PHASE_RUNNING {
-			if err := w.s.admitLock(w.made, d.GetSigned()); err != nil { // it may be off no longer, or another
+			if err := cmp.Or(w.admitLock(w.made, d.GetSigned()), w.admitDelivered(d)); err != nil { // it may be off no longer, or another
 				return false, w.fail(ctx, err)
 			}
 			if err := w.start(ctx); err != nil {
@@ -186,6 +195,7 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 		return false, err
 	}
 	w.dropFiles()
+	w.forgetFixed()
 	w.state, w.made, w.task, w.exit, w.sick = nil, nil, nil, nil, ""
 	w.s.hub.remove(w.id)
 	return true, nil

@@ -129,6 +129,8 @@ func UpdateSigned(ctx context.Context, s *raftstore.Store, id string, version ui
 			if err := putRevision(tx, id, next.Revision, sp, sg.Signed); err != nil {
 				return err
 			}
+		} else if err := resign(tx, id, next.Revision, sg.Signed); err != nil {
+			return err
 		}
 		return Services.Put(tx, next)
 	})
@@ -166,6 +168,18 @@ func resolved(a spec.Admitted) error {
 		return fmt.Errorf("image %q has no digest: resolve it before the service is stored", c.GetImage())
 	}
 	return nil
+}
+
+// resign keeps who signed last for tasks of a revision: when the next one takes its
+// place, theirs must not be older than what they were let in by.
+func resign(tx *raftstore.Tx, serviceID string, n uint64, signed []byte) error {
+	rev, ok := Revisions.Get(tx, RevisionID(serviceID, n))
+	if !ok || len(signed) == 0 || bytes.Equal(rev.GetSigned(), signed) {
+		return nil
+	}
+	rev = proto.CloneOf(rev)
+	rev.Signed = signed
+	return Revisions.Put(tx, rev)
 }
 
 func putRevision(tx *raftstore.Tx, serviceID string, n uint64, sp *schedulerpb.ServiceSpec, signed []byte) error {

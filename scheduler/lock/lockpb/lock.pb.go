@@ -390,8 +390,10 @@ type Statement struct {
 	MaxReplicas uint64 `protobuf:"varint,7,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
 	// As stored, with ids and the image's digest.
 	Task *taskpb.TaskSpec `protobuf:"bytes,8,opt,name=task,proto3" json:"task,omitempty"`
-	// SHA-256 of the content of each config that the container gets, in their order.
-	Configs       [][]byte `protobuf:"bytes,9,rep,name=configs,proto3" json:"configs,omitempty"`
+	// The configs that the container gets, and what its secrets are called, as templates
+	// name them: each in the order of the task.
+	Configs       []*Config `protobuf:"bytes,9,rep,name=configs,proto3" json:"configs,omitempty"`
+	Secrets       []string  `protobuf:"bytes,10,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -482,9 +484,79 @@ func (x *Statement) GetTask() *taskpb.TaskSpec {
 	return nil
 }
 
-func (x *Statement) GetConfigs() [][]byte {
+func (x *Statement) GetConfigs() []*Config {
 	if x != nil {
 		return x.Configs
+	}
+	return nil
+}
+
+func (x *Statement) GetSecrets() []string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// Config is what a config was when somebody signed.
+type Config struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The node makes the file of it.
+	Template bool `protobuf:"varint,2,opt,name=template,proto3" json:"template,omitempty"`
+	// SHA-256 of its content, which is the template where it is one.
+	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Config) Reset() {
+	*x = Config{}
+	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Config) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Config) ProtoMessage() {}
+
+func (x *Config) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Config.ProtoReflect.Descriptor instead.
+func (*Config) Descriptor() ([]byte, []int) {
+	return file_scheduler_lock_lockpb_lock_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Config) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Config) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
+}
+
+func (x *Config) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
 	}
 	return nil
 }
@@ -501,7 +573,7 @@ type Signed struct {
 
 func (x *Signed) Reset() {
 	*x = Signed{}
-	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[6]
+	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +585,7 @@ func (x *Signed) String() string {
 func (*Signed) ProtoMessage() {}
 
 func (x *Signed) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[6]
+	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +598,7 @@ func (x *Signed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signed.ProtoReflect.Descriptor instead.
 func (*Signed) Descriptor() ([]byte, []int) {
-	return file_scheduler_lock_lockpb_lock_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_lock_lockpb_lock_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Signed) GetChain() *Chain {
@@ -559,7 +631,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[7]
+	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +643,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[7]
+	mi := &file_scheduler_lock_lockpb_lock_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +656,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_scheduler_lock_lockpb_lock_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_lock_lockpb_lock_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *State) GetPin() []byte {
@@ -635,7 +707,7 @@ const file_scheduler_lock_lockpb_lock_proto_rawDesc = "" +
 	"voidBefore\x12\x12\n" +
 	"\x04ends\x18\a \x01(\bR\x04ends\"8\n" +
 	"\x05Chain\x12/\n" +
-	"\x05links\x18\x01 \x03(\v2\x19.redoubt.lock.v1.EnvelopeR\x05links\"\xf8\x02\n" +
+	"\x05links\x18\x01 \x03(\v2\x19.redoubt.lock.v1.EnvelopeR\x05links\"\xab\x03\n" +
 	"\tStatement\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -645,11 +717,17 @@ const file_scheduler_lock_lockpb_lock_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2&.redoubt.lock.v1.Statement.LabelsEntryR\x06labels\x12\x16\n" +
 	"\x06global\x18\x06 \x01(\bR\x06global\x12!\n" +
 	"\fmax_replicas\x18\a \x01(\x04R\vmaxReplicas\x12-\n" +
-	"\x04task\x18\b \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04task\x12\x18\n" +
-	"\aconfigs\x18\t \x03(\fR\aconfigs\x1a9\n" +
+	"\x04task\x18\b \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04task\x121\n" +
+	"\aconfigs\x18\t \x03(\v2\x17.redoubt.lock.v1.ConfigR\aconfigs\x12\x18\n" +
+	"\asecrets\x18\n" +
+	" \x03(\tR\asecrets\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"o\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"P\n" +
+	"\x06Config\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\btemplate\x18\x02 \x01(\bR\btemplate\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"o\n" +
 	"\x06Signed\x12,\n" +
 	"\x05chain\x18\x01 \x01(\v2\x16.redoubt.lock.v1.ChainR\x05chain\x127\n" +
 	"\tstatement\x18\x02 \x01(\v2\x19.redoubt.lock.v1.EnvelopeR\tstatement\"\xc2\x01\n" +
@@ -677,7 +755,7 @@ func file_scheduler_lock_lockpb_lock_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_lock_lockpb_lock_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_scheduler_lock_lockpb_lock_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_scheduler_lock_lockpb_lock_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_scheduler_lock_lockpb_lock_proto_goTypes = []any{
 	(Algorithm)(0),          // 0: redoubt.lock.v1.Algorithm
 	(*Key)(nil),             // 1: redoubt.lock.v1.Key
@@ -686,11 +764,12 @@ var file_scheduler_lock_lockpb_lock_proto_goTypes = []any{
 	(*Link)(nil),            // 4: redoubt.lock.v1.Link
 	(*Chain)(nil),           // 5: redoubt.lock.v1.Chain
 	(*Statement)(nil),       // 6: redoubt.lock.v1.Statement
-	(*Signed)(nil),          // 7: redoubt.lock.v1.Signed
-	(*State)(nil),           // 8: redoubt.lock.v1.State
-	nil,                     // 9: redoubt.lock.v1.Statement.LabelsEntry
-	nil,                     // 10: redoubt.lock.v1.State.SerialsEntry
-	(*taskpb.TaskSpec)(nil), // 11: redoubt.task.v1.TaskSpec
+	(*Config)(nil),          // 7: redoubt.lock.v1.Config
+	(*Signed)(nil),          // 8: redoubt.lock.v1.Signed
+	(*State)(nil),           // 9: redoubt.lock.v1.State
+	nil,                     // 10: redoubt.lock.v1.Statement.LabelsEntry
+	nil,                     // 11: redoubt.lock.v1.State.SerialsEntry
+	(*taskpb.TaskSpec)(nil), // 12: redoubt.task.v1.TaskSpec
 }
 var file_scheduler_lock_lockpb_lock_proto_depIdxs = []int32{
 	0,  // 0: redoubt.lock.v1.Key.algorithm:type_name -> redoubt.lock.v1.Algorithm
@@ -698,17 +777,18 @@ var file_scheduler_lock_lockpb_lock_proto_depIdxs = []int32{
 	2,  // 2: redoubt.lock.v1.Envelope.signatures:type_name -> redoubt.lock.v1.Signature
 	1,  // 3: redoubt.lock.v1.Link.keys:type_name -> redoubt.lock.v1.Key
 	3,  // 4: redoubt.lock.v1.Chain.links:type_name -> redoubt.lock.v1.Envelope
-	9,  // 5: redoubt.lock.v1.Statement.labels:type_name -> redoubt.lock.v1.Statement.LabelsEntry
-	11, // 6: redoubt.lock.v1.Statement.task:type_name -> redoubt.task.v1.TaskSpec
-	5,  // 7: redoubt.lock.v1.Signed.chain:type_name -> redoubt.lock.v1.Chain
-	3,  // 8: redoubt.lock.v1.Signed.statement:type_name -> redoubt.lock.v1.Envelope
-	5,  // 9: redoubt.lock.v1.State.chain:type_name -> redoubt.lock.v1.Chain
-	10, // 10: redoubt.lock.v1.State.serials:type_name -> redoubt.lock.v1.State.SerialsEntry
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 5: redoubt.lock.v1.Statement.labels:type_name -> redoubt.lock.v1.Statement.LabelsEntry
+	12, // 6: redoubt.lock.v1.Statement.task:type_name -> redoubt.task.v1.TaskSpec
+	7,  // 7: redoubt.lock.v1.Statement.configs:type_name -> redoubt.lock.v1.Config
+	5,  // 8: redoubt.lock.v1.Signed.chain:type_name -> redoubt.lock.v1.Chain
+	3,  // 9: redoubt.lock.v1.Signed.statement:type_name -> redoubt.lock.v1.Envelope
+	5,  // 10: redoubt.lock.v1.State.chain:type_name -> redoubt.lock.v1.Chain
+	11, // 11: redoubt.lock.v1.State.serials:type_name -> redoubt.lock.v1.State.SerialsEntry
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_lock_lockpb_lock_proto_init() }
@@ -722,7 +802,7 @@ func file_scheduler_lock_lockpb_lock_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_lock_lockpb_lock_proto_rawDesc), len(file_scheduler_lock_lockpb_lock_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2084,6 +2084,78 @@ func (*DeliverResponse) Descriptor() ([]byte, []int) {
 	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{29}
 }
 
+// TaskFiles is what rund writes beside a task's files: which they are, and under which
+// statement of the deployment lock they came.
+type TaskFiles struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Files  []*taskpb.FileVersion  `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
+	// The statement's serial; 0: there was no lock.
+	Serial int64 `protobuf:"varint,51,opt,name=serial,proto3" json:"serial,omitempty"`
+	// What was delivered, as lock.Contents.Digest has it.
+	Contents      []byte `protobuf:"bytes,52,opt,name=contents,proto3" json:"contents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskFiles) Reset() {
+	*x = TaskFiles{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskFiles) ProtoMessage() {}
+
+func (x *TaskFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskFiles.ProtoReflect.Descriptor instead.
+func (*TaskFiles) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *TaskFiles) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *TaskFiles) GetFiles() []*taskpb.FileVersion {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *TaskFiles) GetSerial() int64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *TaskFiles) GetContents() []byte {
+	if x != nil {
+		return x.Contents
+	}
+	return nil
+}
+
 type PutIdentityRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -2097,7 +2169,7 @@ type PutIdentityRequest struct {
 
 func (x *PutIdentityRequest) Reset() {
 	*x = PutIdentityRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2181,7 @@ func (x *PutIdentityRequest) String() string {
 func (*PutIdentityRequest) ProtoMessage() {}
 
 func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2194,7 @@ func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityRequest.ProtoReflect.Descriptor instead.
 func (*PutIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{30}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutIdentityRequest) GetTaskId() string {
@@ -2161,7 +2233,7 @@ type PutIdentityResponse struct {
 
 func (x *PutIdentityResponse) Reset() {
 	*x = PutIdentityResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2245,7 @@ func (x *PutIdentityResponse) String() string {
 func (*PutIdentityResponse) ProtoMessage() {}
 
 func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2258,7 @@ func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityResponse.ProtoReflect.Descriptor instead.
 func (*PutIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{31}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{32}
 }
 
 // IdentityCaller comes over identity.sock, framed (internal/wire) and with one
@@ -2200,7 +2272,7 @@ type IdentityCaller struct {
 
 func (x *IdentityCaller) Reset() {
 	*x = IdentityCaller{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2284,7 @@ func (x *IdentityCaller) String() string {
 func (*IdentityCaller) ProtoMessage() {}
 
 func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2297,7 @@ func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityCaller.ProtoReflect.Descriptor instead.
 func (*IdentityCaller) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{32}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IdentityCaller) GetTaskId() string {
@@ -2389,7 +2461,12 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\tstatement\x18\x02 \x01(\fR\tstatement\x124\n" +
 	"\x05files\x18\x03 \x03(\v2\x1e.redoubt.task.v1.DeliveredFileR\x05files\x120\n" +
 	"\x05facts\x18\x04 \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\"\x11\n" +
-	"\x0fDeliverResponse\"y\n" +
+	"\x0fDeliverResponse\"\x8c\x01\n" +
+	"\tTaskFiles\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x122\n" +
+	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\x12\x16\n" +
+	"\x06serial\x183 \x01(\x03R\x06serial\x12\x1a\n" +
+	"\bcontents\x184 \x01(\fR\bcontents\"y\n" +
 	"\x12PutIdentityRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x10\n" +
@@ -2439,7 +2516,7 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                    // 0: redoubt.rund.v1.Phase
 	(Health)(0),                   // 1: redoubt.rund.v1.Health
@@ -2473,80 +2550,82 @@ var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(*NodeKeyResponse)(nil),       // 29: redoubt.rund.v1.NodeKeyResponse
 	(*DeliverRequest)(nil),        // 30: redoubt.rund.v1.DeliverRequest
 	(*DeliverResponse)(nil),       // 31: redoubt.rund.v1.DeliverResponse
-	(*PutIdentityRequest)(nil),    // 32: redoubt.rund.v1.PutIdentityRequest
-	(*PutIdentityResponse)(nil),   // 33: redoubt.rund.v1.PutIdentityResponse
-	(*IdentityCaller)(nil),        // 34: redoubt.rund.v1.IdentityCaller
-	nil,                           // 35: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                           // 36: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	nil,                           // 37: redoubt.rund.v1.LocalNetwork.OptionsEntry
-	nil,                           // 38: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.CheckResult)(nil),    // 39: redoubt.task.v1.CheckResult
-	(*taskpb.Feature)(nil),        // 40: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),        // 41: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),       // 42: redoubt.task.v1.TaskSpec
-	(*lockpb.Chain)(nil),          // 43: redoubt.lock.v1.Chain
-	(*lockpb.State)(nil),          // 44: redoubt.lock.v1.State
-	(*taskpb.FileVersion)(nil),    // 45: redoubt.task.v1.FileVersion
-	(*taskpb.DeliveredFile)(nil),  // 46: redoubt.task.v1.DeliveredFile
-	(*taskpb.FileFacts)(nil),      // 47: redoubt.task.v1.FileFacts
+	(*TaskFiles)(nil),             // 32: redoubt.rund.v1.TaskFiles
+	(*PutIdentityRequest)(nil),    // 33: redoubt.rund.v1.PutIdentityRequest
+	(*PutIdentityResponse)(nil),   // 34: redoubt.rund.v1.PutIdentityResponse
+	(*IdentityCaller)(nil),        // 35: redoubt.rund.v1.IdentityCaller
+	nil,                           // 36: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	nil,                           // 37: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	nil,                           // 38: redoubt.rund.v1.LocalNetwork.OptionsEntry
+	nil,                           // 39: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.CheckResult)(nil),    // 40: redoubt.task.v1.CheckResult
+	(*taskpb.Feature)(nil),        // 41: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),        // 42: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),       // 43: redoubt.task.v1.TaskSpec
+	(*lockpb.Chain)(nil),          // 44: redoubt.lock.v1.Chain
+	(*lockpb.State)(nil),          // 45: redoubt.lock.v1.State
+	(*taskpb.FileVersion)(nil),    // 46: redoubt.task.v1.FileVersion
+	(*taskpb.DeliveredFile)(nil),  // 47: redoubt.task.v1.DeliveredFile
+	(*taskpb.FileFacts)(nil),      // 48: redoubt.task.v1.FileFacts
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	39, // 0: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
-	40, // 1: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
-	35, // 2: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	41, // 3: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	40, // 0: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
+	41, // 1: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	36, // 2: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	42, // 3: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
 	8,  // 4: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	36, // 5: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	37, // 5: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
 	0,  // 6: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	42, // 7: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	43, // 7: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
 	16, // 8: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
 	14, // 9: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
 	9,  // 10: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
 	10, // 11: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
-	43, // 12: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
-	44, // 13: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
+	44, // 12: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
+	45, // 13: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
 	10, // 14: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
-	37, // 15: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	38, // 15: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
 	19, // 16: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
 	0,  // 17: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
 	16, // 18: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	42, // 19: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	43, // 19: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
 	1,  // 20: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
 	15, // 21: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
 	13, // 22: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
-	45, // 23: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
-	38, // 24: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	46, // 25: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
-	47, // 26: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
-	4,  // 27: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	6,  // 28: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	17, // 29: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	20, // 30: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	22, // 31: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	24, // 32: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
-	26, // 33: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	28, // 34: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
-	30, // 35: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
-	32, // 36: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
-	2,  // 37: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
-	11, // 38: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
-	5,  // 39: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	7,  // 40: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	18, // 41: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	21, // 42: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	23, // 43: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	25, // 44: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
-	27, // 45: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	29, // 46: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
-	31, // 47: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
-	33, // 48: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
-	3,  // 49: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
-	12, // 50: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
-	39, // [39:51] is the sub-list for method output_type
-	27, // [27:39] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	46, // 23: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
+	39, // 24: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	47, // 25: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
+	48, // 26: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
+	46, // 27: redoubt.rund.v1.TaskFiles.files:type_name -> redoubt.task.v1.FileVersion
+	4,  // 28: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	6,  // 29: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	17, // 30: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	20, // 31: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	22, // 32: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	24, // 33: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
+	26, // 34: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	28, // 35: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
+	30, // 36: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
+	33, // 37: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
+	2,  // 38: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
+	11, // 39: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
+	5,  // 40: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	7,  // 41: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	18, // 42: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	21, // 43: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	23, // 44: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	25, // 45: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
+	27, // 46: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	29, // 47: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
+	31, // 48: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
+	34, // 49: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
+	3,  // 50: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
+	12, // 51: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
+	40, // [40:52] is the sub-list for method output_type
+	28, // [28:40] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -2565,7 +2644,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
