@@ -62,6 +62,16 @@ func Describe(request proto.Message) (out []*auditpb.Field) {
 	return out
 }
 
+// Compare is what differs between two messages of one type, whole: values that are
+// secret only as that they do.
+func Compare(old, now proto.Message) (out []*auditpb.Field) {
+	d := differ{most: math.MaxInt, elements: math.MaxInt, emit: func(path, was, is string) {
+		out = append(out, &auditpb.Field{Path: path, Old: was, New: is})
+	}}
+	d.messages("", old.ProtoReflect(), now.ProtoReflect())
+	return out
+}
+
 // nameOf is what people call an object: its name, or its spec's.
 func nameOf(o raftstore.Object) string {
 	m := o.ProtoReflect()

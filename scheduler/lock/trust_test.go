@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,8 +41,8 @@ func mustSign(t *testing.T, c *Chain, s *lockpb.Statement, k ed25519.PrivateKey)
 
 func open(t *testing.T, dir string) *Trust {
 	t.Helper()
-	trust, err := Open(dir)
-	if err != nil {
+	trust := Open(dir, false)
+	if err := trust.Damaged(); err != nil {
 		t.Fatal(err)
 	}
 	return trust
@@ -222,31 +223,73 @@ func signStatement(b []byte, k ed25519.PrivateKey) *lockpb.Signature {
 }
 
 func TestFiles(t *testing.T) {
-	s := &lockpb.Statement{Configs: [][]byte{ConfigDigest([]byte("a"))}, Labels: map[string]string{"x": "y"}}
-	if err := CheckFiles(s, [][]byte{[]byte("a")}, map[string]string{"x": "y"}); err != nil {
+	signed := &lockpb.Statement{Serial: 5, Configs: []*lockpb.Config{NewConfig("app", true, []byte("a"))}, Secrets: []string{"token", "key"}, Labels: map[string]string{"x": "y"}}
+	of := func(f func(*Contents)) Contents {
+		c := Contents{[]*lockpb.Config{NewConfig("app", true, []byte("a"))}, []string{"token", "key"}, map[string]string{"x": "y"}}
+		f(&c)
+		return c
+	}
+	good := of(func(*Contents) {})
+	if err := errors.Join(CheckFiles(signed, good), CheckDelivered(signed, good.Digest())); err != nil {
 		t.Error(err)
 	}
-	for _, configs := range [][][]byte{nil, {[]byte("b")}, {[]byte("a"), []byte("a")}} {
-		if err := CheckFiles(s, configs, s.Labels); !isRule(err, RuleConfig) {
-			t.Error(err)
+	for what, f := range map[string]func(*Contents){
+		"content":           func(c *Contents) { c.Configs[0].Digest = ConfigDigest([]byte("b")) },
+		"name":              func(c *Contents) { c.Configs[0].Name = "b" },
+		"kind":              func(c *Contents) { c.Configs[0].Template = false },
+		"no config":         func(c *Contents) { c.Configs = nil },
+		"one more":          func(c *Contents) { c.Configs = append(c.Configs, c.Configs[0]) },
+		"secrets exchanged": func(c *Contents) { c.Secrets = []string{"key", "token"} },
+		"no secret":         func(c *Contents) { c.Secrets = nil },
+		"labels":            func(c *Contents) { c.Labels = nil },
+	} {
+		c := of(f)
+		if err := CheckFiles(signed, c); !isRule(err, RuleConfig) && !isRule(err, RuleService) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := CheckDelivered(signed, c.Digest()); !isRule(err, RuleConfig) {
+			t.Errorf("%s, delivered before: %v", what, err)
 		}
 	}
-	if err := CheckFiles(s, [][]byte{[]byte("a")}, nil); !isRule(err, RuleService) {
+	if err := CheckDelivered(signed, nil); !isRule(err, RuleConfig) {
+		t.Errorf("files from before the lock: %v", err)
+	}
+	if err := CheckOlder(signed, 6); !isRule(err, RuleVersion) {
+		t.Error(err)
+	}
+	if err := CheckOlder(signed, 5); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestDamagedState flips each byte of what a node keeps: it is never taken for no lock.
+// TestDamagedState flips each byte of what a node keeps: it is never taken for no lock,
+// and who may say whom to trust says it anew.
 func TestDamagedState(t *testing.T) {
 	dir := t.TempDir()
 	c, keys := newChain(t, ident.New())
 	trust := open(t, dir)
-	if err := errors.Join(trust.Take(c.Proto()), trust.Admit(noon, task(), mustSign(t, c, statement(5), keys[0]))); err != nil {
+	signed := mustSign(t, c, statement(5), keys[0])
+	if err := errors.Join(trust.Take(c.Proto()), trust.Admit(noon, task(), signed)); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
 		t.Fatal(err)
+	}
+	refuses := func(what string) *Trust {
+		trust := Open(dir, false)
+		if trust.Damaged() == nil || !trust.On() {
+			t.Fatalf("%s: opened", what)
+		}
+		for _, s := range []*lockpb.Signed{nil, signed} {
+			if err := trust.Admit(noon, task(), s); !isRule(err, RuleState) {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		if trust.Pin(c.HeadDigest()) == nil {
+			t.Errorf("%s: a pin takes its place", what)
+		}
+		return trust
 	}
 	for i := range raw {
 		bad := bytes.Clone(raw)
@@ -254,15 +297,61 @@ func TestDamagedState(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, file), bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir); err == nil {
-			t.Fatalf("byte %d flipped: opened", i)
-		}
+		refuses(fmt.Sprintf("byte %d flipped", i))
 	}
 	if err := os.WriteFile(filepath.Join(dir, file), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir); err == nil {
-		t.Error("an empty file: opened")
+	trust = refuses("an empty file")
+	if err := errors.Join(trust.Take(c.Proto()), trust.Damaged(), trust.Admit(noon, task(), signed), open(t, dir).Damaged()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRequired: a node that is to have the lock runs nothing before its root said whose
+// signatures count, and believes no chain that comes along with a service.
+func TestRequired(t *testing.T) {
+	dir := t.TempDir()
+	c, keys := newChain(t, ident.New())
+	trust := Open(dir, true)
+	signed := mustSign(t, c, statement(5), keys[0])
+	for _, s := range []*lockpb.Signed{nil, signed} {
+		if err := trust.Admit(noon, task(), s); !isRule(err, RuleChain) {
+			t.Errorf("by nobody's word: %v", err)
+		}
+	}
+	if !trust.On() || trust.State().GetChain() != nil {
+		t.Error("a chain that a manager brought is followed")
+	}
+	if err := errors.Join(trust.Take(c.Proto()), trust.Admit(noon, task(), signed)); err != nil {
+		t.Error(err)
+	}
+	if err := trust.Forget(); err != nil || !trust.On() || trust.Admit(noon, task(), signed) == nil {
+		t.Errorf("forgotten, and off: %v", err)
+	}
+}
+
+// TestPlaces: what a task is put on, and what clients are led to, is what was signed.
+func TestPlaces(t *testing.T) {
+	c, keys := newChain(t, ident.New())
+	trust := open(t, t.TempDir())
+	s := statement(5)
+	s.Task.Networks = []*taskpb.NetworkUse{{Network: "lan"}}
+	if err := trust.Take(c.Proto()); err != nil {
+		t.Fatal(err)
+	}
+	on := func(local ...string) Task { return Task{Service: "web", Slot: 1, Spec: s.Task, Local: local} }
+	if err := trust.Admit(noon, on("lan"), mustSign(t, c, s, keys[0])); err != nil {
+		t.Error(err)
+	}
+	if err := trust.Admit(noon, on("lan", "dmz"), mustSign(t, c, s, keys[0])); !isRule(err, RuleSpec) {
+		t.Errorf("another network of the node: %v", err)
+	}
+	if err := CheckTarget(s, 80); err != nil {
+		t.Error(err)
+	}
+	if err := CheckTarget(s, 22); !isRule(err, RuleSpec) {
+		t.Errorf("clients are led elsewhere: %v", err)
 	}
 }
 

@@ -78,7 +78,10 @@ const (
 	// leader refuses more.
 	maxMeshNodes = 64
 
-	maxSecretFile = 4 << 10 // a key or token with a comment around it
+	// maxSignedConfig bounds a file that is signed for as a config's content; a manager
+	// takes no larger one.
+	maxSignedConfig = 1 << 20
+	maxSecretFile   = 4 << 10 // a key or token with a comment around it
 	// maxSecretLines bounds shares, one a line.
 	maxSecretLines = 16 << 10
 	maxEnvFile     = 1 << 20

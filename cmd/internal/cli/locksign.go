@@ -1,18 +1,22 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/contexts"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
@@ -30,6 +34,8 @@ type signFlags struct {
 	valid    time.Duration
 	replicas replicas
 	asIs     bool
+	// Of configs, NAME=FILE: what they are to hold.
+	configs, templates []string
 }
 
 func (s *signFlags) add(f *pflag.FlagSet) {
@@ -37,20 +43,25 @@ func (s *signFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&s.chain, "sign-chain", "", "`file` of the chain that names the key (default lock/chain)")
 	f.DurationVar(&s.valid, "sign-for", 0, "how long the signature is good (default: until a link retires it)")
 	f.Var(&s.replicas, "sign-replicas", "sign for up to so many tasks (default: the number of replicas)")
+	f.StringArrayVar(&s.configs, "sign-config", nil, "NAME=FILE: sign for a config that holds what FILE does, new or changed since it was signed")
+	f.StringArrayVar(&s.templates, "sign-template", nil, "NAME=FILE: the same of a config that is a template")
 	f.BoolVar(&s.asIs, "sign-as-is", false, "sign what the managers say the service is, though nobody has signed that")
 }
 
 type signer struct {
-	flags *signFlags
-	chain *lock.Chain
-	key   ed25519.PrivateKey
-	now   func() time.Time
+	flags    *signFlags
+	chain    *lock.Chain
+	key      ed25519.PrivateKey
+	now      func() time.Time
+	contents map[string]*lockpb.Config // that the deployer gave, by name
+	memory   contexts.Deployers
+	say      io.Writer
 }
 
 // signer is nil where nothing is to be signed.
 func (a *app) signer(f *signFlags) (*signer, error) {
 	if f.with == "" {
-		if f.chain != "" || f.valid != 0 || f.replicas.set || f.asIs {
+		if f.chain != "" || f.valid != 0 || f.replicas.set || f.asIs || len(f.configs) > 0 || len(f.templates) > 0 {
 			return nil, usagef("--sign-with is missing: it names the deployer's key")
 		}
 		return nil, nil
@@ -66,11 +77,19 @@ func (a *app) signer(f *signFlags) (*signer, error) {
 	if err != nil {
 		return nil, err
 	}
+	contents, err := f.contents()
+	if err != nil {
+		return nil, err
+	}
+	memory, err := a.deployers()
+	if err != nil {
+		return nil, err
+	}
 	key, err := a.openDeployer(f.with)
 	if err != nil {
 		return nil, err
 	}
-	return &signer{f, c, key, time.Now}, nil
+	return &signer{f, c, key, time.Now, contents, memory, a.Stderr}, nil
 }
 
 // create has req be signed.
@@ -82,7 +101,7 @@ func (s *signer) create(ctx context.Context, c *api, req *controlpb.CreateServic
 	if err != nil {
 		return err
 	}
-	req.Signed, err = s.sign(ctx, c, req.GetSpec(), r.GetPlanned(), 0)
+	req.Signed, err = s.sign(ctx, c, req.GetSpec(), r.GetPlanned(), nil)
 	req.Spec = r.GetPlanned()
 	return err
 }
@@ -93,34 +112,51 @@ func (s *signer) update(ctx context.Context, c *api, req *controlpb.UpdateServic
 	if err := pinned(req.GetSpec()); err != nil {
 		return err
 	}
-	serial, err := s.base(was, signed)
+	base, err := s.base(was, signed)
 	if err != nil && !s.flags.asIs {
-		return fmt.Errorf("what the managers say the service is now is not what a deployer signed (%w): look at all of it (redoubt service inspect --format json), and add --sign-as-is if it is right", err)
+		return fmt.Errorf("what the managers say the service is now is not what a deployer signed last (%w): look at all of it (redoubt service inspect --format json), and add --sign-as-is if it is right", err)
 	}
 	r, err := c.UpdateService(ctx, &controlpb.UpdateServiceRequest{Service: req.GetService(), Version: req.GetVersion(), Spec: req.GetSpec(), Plan: true})
 	if err != nil {
 		return err
 	}
-	req.Signed, err = s.sign(ctx, c, req.GetSpec(), r.GetPlanned(), serial)
+	req.Signed, err = s.sign(ctx, c, req.GetSpec(), r.GetPlanned(), base)
 	req.Spec = r.GetPlanned()
 	return err
 }
 
-// base returns the serial of what is signed, if that is what was there.
-func (s *signer) base(was *schedulerpb.ServiceSpec, signed []byte) (int64, error) {
+// base returns what is signed, if that is what was there, and nothing that this machine
+// signed or saw is newer: who answers could show what deployers left behind. Nil: not so.
+func (s *signer) base(was *schedulerpb.ServiceSpec, signed []byte) (*lockpb.Statement, error) {
 	if len(signed) == 0 {
-		return 0, lock.ErrUnsigned
+		return nil, lock.ErrUnsigned
 	}
 	sig, err := lock.Read(signed)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	st, err := s.chain.Verify(s.now(), sig.GetStatement())
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return st.GetSerial(), lock.Describes(st, was.GetName(), was.GetLabels(), was.GetGlobal() != nil, 0, was.GetTask())
+	replicas := was.GetReplicated().GetReplicas()
+	if s.flags.replicas.set { // the deployer says how many
+		replicas = 0
+	}
+	if err := lock.Describes(st, was.GetName(), was.GetLabels(), was.GetGlobal() != nil, replicas, was.GetTask()); err != nil {
+		return nil, err
+	}
+	last, err := s.memory.LastSigned(st.GetClusterId(), st.GetService())
+	if err != nil {
+		return nil, err
+	}
+	if st.GetSerial() < last {
+		return nil, fmt.Errorf("it was signed %s, and this machine knows of something signed %s", signedAt(st.GetSerial()), signedAt(last))
+	}
+	return st, nil
 }
+
+func signedAt(serial int64) string { return time.UnixMilli(serial).UTC().Format(time.RFC3339) }
 
 // pinned refuses an image that managers would choose.
 func pinned(sp *schedulerpb.ServiceSpec) error {
@@ -130,7 +166,8 @@ func pinned(sp *schedulerpb.ServiceSpec) error {
 	return nil
 }
 
-func (s *signer) sign(ctx context.Context, c *api, asked, planned *schedulerpb.ServiceSpec, after int64) ([]byte, error) {
+// sign makes what a service carries, after base, which is nil where nothing was signed.
+func (s *signer) sign(ctx context.Context, c *api, asked, planned *schedulerpb.ServiceSpec, base *lockpb.Statement) ([]byte, error) {
 	if err := sameBut(asked, planned); err != nil {
 		return nil, err
 	}
@@ -143,46 +180,40 @@ func (s *signer) sign(ctx context.Context, c *api, asked, planned *schedulerpb.S
 	}
 	now := s.now()
 	st := &lockpb.Statement{Service: planned.GetName(), Labels: planned.GetLabels(), Global: planned.GetGlobal() != nil, MaxReplicas: n,
-		Task: planned.GetTask(), Serial: max(now.UnixMilli(), after+1)}
+		Task: planned.GetTask(), Serial: max(now.UnixMilli(), base.GetSerial()+1)}
 	if s.flags.valid > 0 {
 		st.NotAfter = now.Add(s.flags.valid).Unix()
 	}
-	var err error
-	if st.Configs, err = configDigests(ctx, c, planned); err != nil {
+	if err := s.files(ctx, c, st, asked, base); err != nil {
 		return nil, err
 	}
 	signed, err := lock.Sign(s.chain, st, s.key)
 	if err != nil {
 		return nil, err
 	}
+	s.tell(base, st)
+	// Before anybody is shown it: a base older than this is one that was left behind.
+	if err := s.memory.RememberSigned(s.chain.Head().GetClusterId(), st.GetService(), st.GetSerial()); err != nil {
+		return nil, err
+	}
 	return proto.MarshalOptions{Deterministic: true}.Marshal(signed)
 }
 
-// configDigests are of the contents that a service's configs have now.
-func configDigests(ctx context.Context, c *api, sp *schedulerpb.ServiceSpec) (out [][]byte, err error) {
-	uses := sp.GetTask().GetContainer().GetConfigs()
-	if len(uses) == 0 {
-		return nil, nil
+// tell says what the change goes on from, and what it changes.
+func (s *signer) tell(base, st *lockpb.Statement) {
+	if base == nil {
+		return
 	}
-	req := &controlpb.GetConfigsRequest{}
-	for _, u := range uses {
-		req.Configs = append(req.Configs, u.GetSource())
+	fmt.Fprintf(s.say, "redoubt: %s was signed %s; now signed:\n", printable(st.GetService()), signedAt(base.GetSerial()))
+	was, is := proto.CloneOf(base), proto.CloneOf(st)
+	was.Serial, is.Serial, was.ClusterId = 0, 0, ""
+	changes := audit.Compare(was, is)
+	for _, f := range changes {
+		fmt.Fprintf(s.say, "  %s: %s -> %s\n", printable(f.GetPath()), printable(cmp.Or(f.GetOld(), "none")), printable(cmp.Or(f.GetNew(), "none")))
 	}
-	r, err := c.GetConfigs(ctx, req)
-	if err != nil {
-		return nil, err
+	if len(changes) == 0 {
+		fmt.Fprintln(s.say, "  nothing else than before")
 	}
-	if len(r.GetConfigs()) != len(uses) {
-		return nil, errors.New("the manager answered other configs than it was asked for")
-	}
-	for i, u := range uses {
-		cfg := r.GetConfigs()[i]
-		if current := max(cfg.GetCurrent(), 1); cfg.GetId() != u.GetSource() || u.GetVersion() != 0 && u.GetVersion() != current {
-			return nil, fmt.Errorf("config %s: only its current version %d can be signed for", cfg.GetSpec().GetName(), current)
-		}
-		out = append(out, lock.ConfigDigest(cfg.GetSpec().GetData()))
-	}
-	return out, nil
 }
 
 // sameBut returns an error unless planned is what was asked for, with ids for names,

@@ -2,12 +2,14 @@ package cli
 
 import (
 	"crypto/ed25519"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/contexts"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
@@ -94,9 +96,9 @@ func TestBaseIsSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &signer{&signFlags{}, c, key, time.Now}
-	if serial, err := s.base(sp, b); err != nil || serial != 5 {
-		t.Error(serial, err)
+	s := &signer{flags: &signFlags{}, chain: c, key: key, now: time.Now, memory: contexts.Deployers{Dir: filepath.Join(t.TempDir(), "lock")}}
+	if st, err := s.base(sp, b); err != nil || st.GetSerial() != 5 {
+		t.Error(st, err)
 	}
 	for _, bad := range [][]byte{nil, {}, b[:len(b)-9], {0xff}} {
 		if _, err := s.base(sp, bad); err == nil {
@@ -107,5 +109,20 @@ func TestBaseIsSigned(t *testing.T) {
 	other.Task.Container.Command = []string{"sh"}
 	if _, err := s.base(other, b); err == nil {
 		t.Error("what a manager changed would be signed")
+	}
+	more := proto.CloneOf(sp)
+	more.GetReplicated().Replicas = 2
+	if _, err := s.base(more, b); err == nil {
+		t.Error("more replicas than were signed would be signed")
+	}
+	s.flags.replicas = replicas{set: true, n: 2}
+	if _, err := s.base(more, b); err != nil {
+		t.Errorf("as many as the deployer says: %v", err)
+	}
+	if err := s.memory.RememberSigned(c.Head().GetClusterId(), "web", 6); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.base(sp, b); err == nil || !strings.Contains(err.Error(), "1970-01-01") {
+		t.Errorf("what deployers left behind is gone on from: %v", err)
 	}
 }
