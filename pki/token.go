@@ -76,20 +76,18 @@ func ParseToken(text string) (Token, error) {
 	case len(f) > 6:
 		return Token{}, ErrTokenTail
 	}
+	last := f[len(f)-1]
 	var seed [ed25519.SeedSize]byte
-	t := Token{id: f[1], seed: func() []byte { return seed[:] }, clusterID: f[4]}
-	if len(f[4]) < ident.Len {
-		return Token{}, ErrTokenTruncated // what a cut line ends with
+	t := Token{id: f[1], seed: func() []byte { return seed[:] }, clusterID: last}
+	if len(last) < ident.Len || len(f) == 5 && len(last) == tokenEncoding.EncodedLen(sha256.Size) {
+		return Token{}, ErrTokenTruncated // what a cut line ends with, such as a whole link
 	}
 	if !ident.Valid(t.id) || !decode32(&seed, f[2]) || !decode32(&t.pin, f[3]) || !ident.Valid(t.clusterID) {
 		return Token{}, ErrTokenDamaged
 	}
 	if len(f) == 6 {
 		var head [sha256.Size]byte
-		switch {
-		case len(f[5]) < tokenEncoding.EncodedLen(len(head)):
-			return Token{}, ErrTokenTruncated
-		case !decode32(&head, f[5]):
+		if !decode32(&head, f[4]) {
 			return Token{}, ErrTokenDamaged
 		}
 		t.lock = head[:]
@@ -115,11 +113,11 @@ func (t Token) Text() string {
 	if t.clusterID == "" {
 		panic("pki: Text of a token that was not bound to a cluster")
 	}
-	f := []string{tokenPrefix, t.id, tokenEncoding.EncodeToString(t.seed()), tokenEncoding.EncodeToString(t.pin[:]), t.clusterID}
-	if len(t.lock) > 0 {
+	f := []string{tokenPrefix, t.id, tokenEncoding.EncodeToString(t.seed()), tokenEncoding.EncodeToString(t.pin[:])}
+	if len(t.lock) > 0 { // before what no token can be without: a cut line is none without a lock
 		f = append(f, tokenEncoding.EncodeToString(t.lock))
 	}
-	return strings.Join(f, ".")
+	return strings.Join(append(f, t.clusterID), ".")
 }
 
 // ID is the token's public name.

@@ -65,9 +65,9 @@ func TestParseTokenRefusals(t *testing.T) {
 		{"prefix alone", "RDT1", ErrTokenTruncated},
 		{"no cluster", strings.Join(f[:4], "."), ErrTokenTruncated},
 		{"cut at the end", text[:len(text)-1], ErrTokenTruncated},
-		{"short sixth field", text + "." + f[1], ErrTokenTruncated},
+		{"an id for a link", text + "." + f[1], ErrTokenDamaged},
 		{"trailing dot", text + ".", ErrTokenTruncated},
-		{"damaged sixth field", text + "." + strings.ToUpper(f[3]), ErrTokenDamaged},
+		{"damaged link", with(4, strings.ToUpper(f[3])+"."+f[4]), ErrTokenDamaged},
 		{"seventh field", text + "." + f[3] + ".x", ErrTokenTail},
 		{"upper case", strings.ToUpper(text[5:]), ErrTokenPrefix},
 		{"seed upper case", with(2, strings.ToUpper(f[2])), ErrTokenDamaged},
@@ -154,5 +154,13 @@ func TestTokenWithLock(t *testing.T) {
 	}
 	if _, err := token.WithLock(head[:31]); err == nil {
 		t.Error("a short digest is taken")
+	}
+	text := locked.Text()
+	for n := range len(text) {
+		// By chance, a cut in the link leaves what reads as the id of a cluster: of none
+		// that has the root which the token pins.
+		if cut, err := ParseToken(text[:n]); err == nil && cut.ClusterID() == token.ClusterID() {
+			t.Errorf("cut after %d characters: a token without the lock", n)
+		}
 	}
 }

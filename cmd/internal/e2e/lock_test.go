@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ func TestDeploymentLock(t *testing.T) {
 		{"what was signed is not changed", (*lockStory).changed},
 		{"what was signed before does not come back", (*lockStory).replayed},
 		{"a config has the content that was signed", (*lockStory).config},
+		{"a change goes on from what was signed last", (*lockStory).base},
 		{"redoubtd and managers cannot take the lock away", (*lockStory).kept},
 		{"who joins by a token is told by it", (*lockStory).joined},
 	} {
@@ -314,7 +316,14 @@ func (s *lockStory) config() {
 	if r := s.onIn("manager-1", []byte("a=1"), "config", "create", "conf", "-"); r.code != 0 {
 		s.t.Fatal(r)
 	}
-	s.done("service", "update", "--config-add", "conf", "--sign-with", "ann", "web")
+	add := []string{"service", "update", "--config-add", "conf", "--sign-with", "ann", "web"}
+	if r := s.deploy(add...); r.code != 2 || !strings.Contains(r.stderr, "nobody signed what it holds") {
+		s.t.Errorf("what a manager says that a config holds is signed: %v", r)
+	}
+	if r := s.deploy(append(add, "--sign-config", "conf="+s.file("conf", "a=0"))...); r.code != 1 || !strings.Contains(r.stderr, "another content than your file") {
+		s.t.Errorf("a manager has another content than the deployer: %v", r)
+	}
+	s.done(append(add, "--sign-config", "conf="+s.file("conf", "a=1"))...)
 	tasks := &secretStory{cluster: s.cluster}
 	p := tasks.process(tasks.only("web"))
 	tasks.has(p, "/run/configs/conf", "a=1")
@@ -325,11 +334,79 @@ func (s *lockStory) config() {
 	if b, err := os.ReadFile("/proc/" + p + "/root/run/configs/conf"); err != nil || string(b) != "a=1" {
 		s.t.Errorf("%q, %v", b, err)
 	}
-	s.done("service", "update", "--label-add", "x=y", "--sign-with", "ann", "web")
+	label := []string{"service", "update", "--label-add", "x=y", "--sign-with", "ann", "web"}
+	if r := s.deploy(label...); r.code != 1 || !strings.Contains(r.stderr, "is not what was signed of it") {
+		s.t.Errorf("a content that a manager changed is signed along: %v", r)
+	}
+	s.done(append(label, "--sign-config", "conf="+s.file("conf", "a=2"))...)
 	tasks.has(tasks.process(tasks.only("web")), "/run/configs/conf", "a=2")
 }
 
+// file is one on the deployers' machine.
+func (s *lockStory) file(name, text string) string {
+	s.t.Helper()
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+// base: a manager shows what was signed before as what there is.
+func (s *lockStory) base() {
+	good := s.service("web")
+	s.store("web", s.old, s.first)
+	if r := s.deploy("service", "update", "--env-add", "Z=1", "--sign-with", "ann", "web"); r.code != 1 || !strings.Contains(r.stderr, "this machine knows of something signed") {
+		s.t.Errorf("a change goes on from what deployers left behind: %v", r)
+	}
+	s.store("web", good.GetSpec(), good.GetSigned())
+	r := s.deploy("service", "update", "--env-add", "Z=1", "--sign-with", "ann", "web")
+	if r.code != 0 || !strings.Contains(r.stderr, "web was signed 20") || !strings.Contains(r.stderr, "task.container.env") {
+		s.t.Errorf("what is signed is not shown: %v", r)
+	}
+	(&secretStory{cluster: s.cluster}).only("web")
+}
+
+// asRedoubtd runs redoubt on the worker as the user that its redoubtd has.
+func (s *lockStory) asRedoubtd(args ...string) result {
+	s.t.Helper()
+	sock := filepath.Join(s.host("worker-1").RunDir, "rund.sock")
+	fi, err := os.Stat(sock)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	uid := fi.Sys().(*syscall.Stat_t).Uid
+	if uid == 0 {
+		s.t.Fatal("rund's socket is root's: redoubtd would have no user of its own")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	program := filepath.Join(s.dir, "program") // the one that is built may lie where that user cannot see it
+	b, err := os.ReadFile(filepath.Join(binDir, "redoubt"))
+	if err == nil {
+		err = os.WriteFile(program, b, 0o755)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, program, append([]string{"--host", "unix://" + filepath.Join(s.host("worker-1").RunDir, "api.sock")}, args...)...)
+	cmd.Dir, cmd.Env = "/", append(os.Environ(), "XDG_CONFIG_HOME=/nonexistent")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		s.t.Fatal(err)
+	}
+	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
 func (s *lockStory) kept() {
+	if r := s.asRedoubtd("lock", "status"); r.code != 0 || !strings.Contains(r.stdout, "on:") {
+		s.t.Errorf("this asks in vain: %v", r)
+	}
+	if r := s.asRedoubtd("lock", "forget"); r.code != 1 || !strings.Contains(r.stderr, "only root of this node") {
+		s.t.Errorf("redoubtd has the lock forgotten: %v", r)
+	}
 	before := s.as("worker-1", "lock", "status")
 	other := filepath.Join(s.dir, "other")
 	eve := s.done("lock", "key", "create", "eve", "--age-identity", filepath.Join(s.dir, "age.key"))
@@ -362,6 +439,9 @@ func (s *lockStory) joined() {
 	h := s.host("worker-1")
 	s.ok("worker-1", "leave")
 	s.ok("manager-1", "node", "rm", "--force", "worker-1")
+	if r := s.as("worker-1", "lock", "status"); !strings.Contains(r.stdout, "on:") || !strings.Contains(r.stdout, "LINK") {
+		s.t.Errorf("who left has no lock: %v", r)
+	}
 	if r := s.as("worker-1", "lock", "forget"); r.code != 0 || !strings.Contains(r.stdout, "off:") {
 		s.t.Fatal(r)
 	}
