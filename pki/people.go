@@ -26,6 +26,16 @@ type Invite struct {
 	TTL       time.Duration // how long it can be taken; 0: DefaultInvitationTTL
 	Life      time.Duration // of the certificates; 0: profile.PersonLife
 	By        string        // who invites, as the authorizer names callers
+	// May refuses it, if not nil: asked before keyd signs, and again in the
+	// transaction that stores what keyd signed.
+	May func(raftstore.Reader) error
+}
+
+func (q Invite) may(r raftstore.Reader) error {
+	if q.May == nil {
+		return nil
+	}
+	return q.May(r)
 }
 
 var (
@@ -70,6 +80,9 @@ func (q Invite) record(clusterID string, now time.Time) (*profilepb.InvitationRe
 func InvitePerson(ctx context.Context, s Store, m InvitationMinter, q Invite) (rec *profilepb.InvitationRecord, replaces bool, err error) {
 	var asked *profilepb.InvitationRecord
 	err = s.View(func(r *raftstore.ReadTx) error {
+		if err := q.may(r); err != nil {
+			return err
+		}
 		c, err := store.GetCluster(r)
 		if err != nil {
 			return err
@@ -96,6 +109,9 @@ func InvitePerson(ctx context.Context, s Store, m InvitationMinter, q Invite) (r
 		return nil, false, errors.New("minting the invitation: the signed record is not the one asked for")
 	}
 	err = s.Update(ctx, func(tx *raftstore.Tx) error {
+		if err := q.may(tx); err != nil {
+			return err
+		}
 		c, err := store.GetCluster(tx)
 		if err != nil {
 			return err

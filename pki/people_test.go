@@ -243,6 +243,19 @@ func TestInvitationRefused(t *testing.T) {
 	}
 	c.update(func(tx *raftstore.Tx) error { return pki.RemovePerson(tx, "carol") })
 	refused("removed", back, "not accepted")
+	// What is asked of the store is asked again where the invitation is stored.
+	for n := range 2 {
+		asked, no := 0, errors.New("not that one")
+		q := pki.Invite{Name: "carol", ID: ident.New(), PublicKey: back.PublicKey(), May: func(raftstore.Reader) error {
+			if asked++; asked > n {
+				return no
+			}
+			return nil
+		}}
+		if _, _, err := pki.InvitePerson(t.Context(), c.store, c.CA, q); !errors.Is(err, no) || asked != n+1 {
+			t.Errorf("asked %d times: %v", asked, err)
+		}
+	}
 	first := c.invite("dora")
 	c.invite("dora")
 	refused("replaced", first, "not accepted")

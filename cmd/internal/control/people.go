@@ -31,15 +31,13 @@ func (s *Server) InvitePerson(ctx context.Context, req *controlpb.InvitePersonRe
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	if err := s.view(ctx, func(r *raftstore.ReadTx) error { return roles.MayInvite(r, req.GetName()) }); err != nil {
-		return nil, err
-	}
 	by := "root on a manager"
 	if caller, ok := authz.FromContext(ctx); ok {
 		by = caller.String()
 	}
 	q := pki.Invite{Name: req.GetName(), ID: req.GetId(), PublicKey: req.GetPublicKey(), By: by,
-		TTL: time.Duration(req.GetTtlSeconds()) * time.Second, Life: time.Duration(req.GetLifeSeconds()) * time.Second}
+		TTL: time.Duration(req.GetTtlSeconds()) * time.Second, Life: time.Duration(req.GetLifeSeconds()) * time.Second,
+		May: func(r raftstore.Reader) error { return roles.MayInvite(r, req.GetName()) }}
 	resp := &controlpb.InvitePersonResponse{ClusterId: s.c.ClusterID}
 	invite := func() (err error) {
 		resp.Record, resp.Replaces, err = pki.InvitePerson(ctx, s.c.Store, s.c.Inviter, q)
@@ -117,8 +115,12 @@ func (s *Server) ListPeople(ctx context.Context, _ *controlpb.ListPeopleRequest)
 
 // RevokePerson denies a person.
 func (s *Server) RevokePerson(ctx context.Context, req *controlpb.RevokePersonRequest) (*controlpb.RevokePersonResponse, error) {
-	err := s.update(ctx, func(tx *raftstore.Tx) error {
-		if err := roles.MayLose(tx, req.GetName()); err != nil {
+	by, err := whoCalls(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = s.update(ctx, func(tx *raftstore.Tx) error {
+		if err := roles.MayLose(tx, by, req.GetName()); err != nil {
 			return err
 		}
 		return pki.RevokePerson(tx, req.GetName())
@@ -131,8 +133,12 @@ func (s *Server) RevokePerson(ctx context.Context, req *controlpb.RevokePersonRe
 
 // RemovePerson forgets a person.
 func (s *Server) RemovePerson(ctx context.Context, req *controlpb.RemovePersonRequest) (*controlpb.RemovePersonResponse, error) {
-	err := s.update(ctx, func(tx *raftstore.Tx) error {
-		if err := roles.MayLose(tx, req.GetName()); err != nil {
+	by, err := whoCalls(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = s.update(ctx, func(tx *raftstore.Tx) error {
+		if err := roles.MayLose(tx, by, req.GetName()); err != nil {
 			return err
 		}
 		if err := pki.RemovePerson(tx, req.GetName()); err != nil {

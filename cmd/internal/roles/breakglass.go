@@ -21,10 +21,11 @@ import (
 const BreakGlass = "break-glass"
 
 // coveredVerbs are what break-glass permits beside what an operator may: who may do
-// what, and who is shut out. What is not here it never covers.
+// what, and who is shut out. What is not here it never covers; node.revoke is not, as no
+// node comes back from that. Removing nodes is an operator's.
 var coveredVerbs = []string{
 	"admission.inspect", "audit.list", "audit.verify", "binding.create", "binding.list", "binding.remove", "ca.inspect", "compliance.run",
-	"identity.allow", "identity.revoke", "node.approve", "node.reject", "node.remove", "node.revoke", "node.rotate-key",
+	"identity.allow", "identity.revoke", "node.approve", "node.reject", "node.rotate-key",
 	"person.invite", "person.list", "person.remove", "person.revoke", "policy.list", "policy.remove", "policy.set",
 	"role.create", "role.list", "role.remove", "slot.list", "token.list", "token.revoke",
 }
@@ -62,6 +63,9 @@ func looks(verb string) bool {
 const (
 	MinBreakGlass = time.Minute
 	MaxBreakGlass = 4 * time.Hour
+	// ackDelay is how long after its end one that is none of its witnesses may
+	// acknowledge a break-glass, where none of them can call.
+	ackDelay = 24 * time.Hour
 	// maxReason is in bytes.
 	maxReason = 256
 )
@@ -119,14 +123,31 @@ func Break(tx *raftstore.Tx, node, reason string, d time.Duration) (*pkipb.Break
 	if open {
 		b.Since = old.GetSince()
 	} else {
-		for _, name := range s.admins {
-			if personCalls(tx, name) && !slices.Contains(b.Witnesses, name) {
-				b.Witnesses = append(b.Witnesses, name)
-			}
-		}
-		slices.Sort(b.Witnesses)
+		b.Witnesses = witnesses(tx, s)
 	}
 	return b, pkistore.BreakGlasses.Put(tx, b)
+}
+
+// witnesses are those who are security-admin and can call, by name. While a break-glass
+// is not acknowledged, whoever is security-admin besides its witnesses may have that from
+// it, and is none of another's; and its witnesses are security-admin, whoever unbound
+// them.
+func witnesses(r raftstore.Reader, s *Set) (out []string) {
+	from := s.admins
+	for i, b := range slices.Collect(pkistore.BreakGlasses.All(r)) {
+		if i == 0 {
+			from = b.GetWitnesses()
+			continue
+		}
+		from = slices.DeleteFunc(slices.Clone(from), func(name string) bool { return !slices.Contains(b.GetWitnesses(), name) })
+	}
+	for _, name := range from {
+		if personCalls(r, name) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // EndBreak ends what local root of that manager began. It is still to be acknowledged.
@@ -140,7 +161,8 @@ func EndBreak(tx *raftstore.Tx, node string) error {
 }
 
 // Acknowledge ends a break-glass for good. Who was security-admin before it says so, or,
-// where none of them can call any more, who is security-admin otherwise.
+// where none of them can call any more, who is security-admin otherwise, a day after its
+// end: the end of one certificate shall not have it acknowledge itself.
 func Acknowledge(tx *raftstore.Tx, node string, by Principal) error {
 	b, ok := pkistore.BreakGlasses.Get(tx, node)
 	if !ok {
@@ -151,6 +173,9 @@ func Acknowledge(tx *raftstore.Tx, node string, by Principal) error {
 			if personCalls(tx, name) {
 				return apierr.Denied("have person:"+name+" do it", "%s was not %s before this break-glass", Named(tx, by), SecurityAdmin)
 			}
+		}
+		if from := time.Unix(0, b.GetUntil()).Add(ackDelay); tx.Now().Before(from) {
+			return apierr.Denied("wait until "+from.UTC().Format(time.RFC3339), "%s was not %s before this break-glass, and it is not over for %s", Named(tx, by), SecurityAdmin, ackDelay)
 		}
 		s, err := Compile(tx)
 		if err != nil {
@@ -167,14 +192,20 @@ func witness(b *pkipb.BreakGlass, p Principal) bool {
 	return p.Kind == pkipb.Principal_KIND_PERSON && slices.Contains(b.GetWitnesses(), p.Name)
 }
 
-// MayLose returns a refusal where that person is the last who can acknowledge a
-// break-glass as one who was security-admin before: whoever broke the glass would have
-// nobody left to answer to.
-func MayLose(r raftstore.Reader, person string) error {
+// MayLose returns a refusal where by may not have that person revoked or removed, who is
+// to acknowledge a break-glass: nobody but another witness of it may, and never the last
+// who can call. Whoever broke the glass would have nobody left to answer to.
+func MayLose(r raftstore.Reader, by Principal, person string) error {
 	for b := range pkistore.BreakGlasses.All(r) {
+		if !slices.Contains(b.GetWitnesses(), person) {
+			continue
+		}
 		others := func(name string) bool { return name != person && personCalls(r, name) }
-		if slices.Contains(b.GetWitnesses(), person) && !slices.ContainsFunc(b.GetWitnesses(), others) {
+		if !slices.ContainsFunc(b.GetWitnesses(), others) {
 			return apierr.State("have person:"+person+" acknowledge it first", "person:%s is the last %s of before the break-glass of %s", person, SecurityAdmin, brokenBy(r, b))
+		}
+		if !witness(b, by) {
+			return apierr.Denied("have it acknowledged first: `redoubt break-glass ack`", "person:%s is one of those who are to acknowledge the break-glass of %s, and only they may do that", person, brokenBy(r, b))
 		}
 	}
 	return nil

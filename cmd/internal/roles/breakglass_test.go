@@ -81,7 +81,7 @@ func TestBreakGlass(t *testing.T) {
 			t.Errorf("another manager's root, %s: %t, %s", v, d.Allowed, d.Why())
 		}
 	}
-	for _, v := range []string{"slot.add", "slot.remove", "slot.rotate", "autolock.disable", "autolock.enable", "ca.rotate-root", "ca.rotate", "ca.set-external", "ca.update", "admission.update", "approval.grant", "approval.deny"} {
+	for _, v := range []string{"slot.add", "slot.remove", "slot.rotate", "autolock.disable", "autolock.enable", "ca.rotate-root", "ca.rotate", "ca.set-external", "ca.update", "admission.update", "node.revoke", "approval.grant", "approval.deny"} {
 		if !slices.Contains(uncovered, v) {
 			t.Errorf("%s is covered", v)
 		}
@@ -141,17 +141,27 @@ func TestNothingComesOfBreakGlass(t *testing.T) {
 	if d := w.decide(bob, "binding.create", Resource{}); !d.Allowed {
 		t.Errorf("who was unbound by it: %s", d.Why())
 	}
-	w.must(func(tx *raftstore.Tx) error { return MayLose(tx, "ann") })
+	for _, p := range []Principal{eve, w.root(), w.user("joe"), {}} {
+		w.refused("only they may do that", func(tx *raftstore.Tx) error { return MayLose(tx, p, "ann") })
+	}
+	w.must(func(tx *raftstore.Tx) error { return MayLose(tx, w.root(), "eve") })
+	w.must(func(tx *raftstore.Tx) error { return MayLose(tx, bob, "ann") })
 	w.must(func(tx *raftstore.Tx) error { return pkistore.People.Delete(tx, "ann") })
-	w.refused("last security-admin of before", func(tx *raftstore.Tx) error { return MayLose(tx, "bob") })
+	for _, p := range []Principal{bob, w.root()} {
+		w.refused("last security-admin of before", func(tx *raftstore.Tx) error { return MayLose(tx, p, "bob") })
+	}
 	w.refused("is one of those who are to acknowledge", func(tx *raftstore.Tx) error { return MayInvite(tx, "ann") })
 	w.must(func(tx *raftstore.Tx) error { return MayInvite(tx, "joe") })
 	for _, p := range []Principal{eve, w.root(), w.user("joe"), ann.as(pkipb.Principal_KIND_LOCAL_USER, w.m1)} {
 		w.refused("was not security-admin before", func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m1, p) })
 	}
-	// Broken at a second manager it is another one, with other witnesses.
-	w.breaks(w.m2, time.Hour)
-	w.must(func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m2, eve) })
+	// Broken at a second manager it is another one, and who came of the first is none of
+	// its witnesses.
+	if b := w.breaks(w.m2, time.Hour); !slices.Equal(b.GetWitnesses(), []string{"bob"}) {
+		t.Errorf("witnesses of the second: %v", b.GetWitnesses())
+	}
+	w.refused("person:eve was not security-admin before", func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m2, eve) })
+	w.must(func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m2, bob) })
 	if d := w.decide(eve, "slot.add", Resource{}); d.Allowed {
 		t.Error("the second one stands for the first")
 	}
@@ -177,6 +187,20 @@ func TestBreakGlassLocksNobodyOut(t *testing.T) {
 		ann.LeafNotAfter = time.Now().Add(-time.Second).Unix()
 		return pkistore.People.Put(tx, ann)
 	})
+	// The end of one certificate has nobody acknowledge it at once.
+	w.refused("it is not over for 24h0m0s", func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m1, w.root()) })
+	over := func(ago time.Duration) {
+		t.Helper()
+		w.must(func(tx *raftstore.Tx) error {
+			b, _ := pkistore.BreakGlasses.Get(tx, w.m1)
+			b = proto.CloneOf(b)
+			b.Until = tx.Now().Add(-ago).UnixNano()
+			return pkistore.BreakGlasses.Put(tx, b)
+		})
+	}
+	over(ackDelay - time.Hour)
+	w.refused("it is not over for 24h0m0s", func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m1, w.root()) })
+	over(ackDelay)
 	w.refused("user:joe@m1 is not security-admin", func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m1, w.user("joe")) })
 	w.must(func(tx *raftstore.Tx) error { return Acknowledge(tx, w.m1, w.root()) })
 	if d := w.decide(w.root(), "slot.add", Resource{}); !d.Allowed {
