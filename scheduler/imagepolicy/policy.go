@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -88,6 +89,15 @@ func (r *Rule) Name() string { return r.name }
 
 // NeedsEvidence reports whether Verify asks for bundles at all.
 func (r *Rule) NeedsEvidence() bool { return len(r.wants) > 0 }
+
+// NeedsOrigin reports whether nothing but the registry says what the image is: its name
+// is no more than a claim until content of its digest is known to be there.
+func (r *Rule) NeedsOrigin() bool { return !r.NeedsEvidence() && !slices.Contains(r.patterns, "**") }
+
+// NotThere is the refusal of an image that is not in the registry that it is named by.
+func (r *Rule) NotThere(digest string) error {
+	return r.refuse("nothing but its name says where it is from, and %s is not in that repository: push it there, or have the rule ask for a signature", ident.Clip(digest))
+}
 
 // want is one kind of statement, by so many different signers.
 type want struct {

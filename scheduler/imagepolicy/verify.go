@@ -80,7 +80,7 @@ func (r *Rule) Verify(digest string, e Evidence, now time.Time) error {
 
 // met reports whether as many different signers as are wanted made such a statement.
 func (w *want) met(r *Rule, bundles []*bundle, reasons []string, now time.Time) error {
-	who := map[string]bool{}
+	var who []signature
 	of := 0
 	for _, b := range bundles {
 		if b.predicate != w.predicate {
@@ -88,15 +88,16 @@ func (w *want) met(r *Rule, bundles []*bundle, reasons []string, now time.Time) 
 		}
 		of++
 		for _, t := range w.by {
-			id, err := t.signed(b, now)
+			by, err := t.signed(b, now)
 			if err == nil {
-				who[id] = true
+				who = append(who, by)
 				break
 			}
 			reasons = append(reasons, fmt.Sprintf("%s: %v", t.name, err))
 		}
 	}
-	if len(who) >= w.count {
+	signers := distinct(who)
+	if signers >= w.count {
 		return nil
 	}
 	what := "signature"
@@ -109,7 +110,7 @@ func (w *want) met(r *Rule, bundles []*bundle, reasons []string, now time.Time) 
 	}
 	why := fmt.Sprintf("it has no %s by %s", what, strings.Join(by, " or "))
 	if w.count > 1 {
-		why = fmt.Sprintf("it has %d of %d signers of a %s among %s", len(who), w.count, what, strings.Join(by, ", "))
+		why = fmt.Sprintf("it has %d of %d signers of a %s among %s", signers, w.count, what, strings.Join(by, ", "))
 	}
 	if len(reasons) == 0 && of == 0 {
 		reasons = []string{"none was found beside it"}
@@ -119,23 +120,23 @@ func (w *want) met(r *Rule, bundles []*bundle, reasons []string, now time.Time) 
 
 // signed reports whether the bundle's signature is the signer's, and gives
 // what tells this signer from others.
-func (t *trusted) signed(b *bundle, now time.Time) (id string, err error) {
+func (t *trusted) signed(b *bundle, now time.Time) (by signature, err error) {
 	if t.roots == nil {
 		if b.leaf != nil {
-			return "", errors.New("signed under a certificate, not with its key")
+			return by, errors.New("signed under a certificate, not with its key")
 		}
 		for i, key := range t.keys {
 			if verify(key, b.signed, b.signature) {
-				return "key " + t.ids[i], nil
+				return signature{"key " + t.ids[i], t.ids[i]}, nil
 			}
 		}
-		return "", errors.New("signed with another key")
+		return by, errors.New("signed with another key")
 	}
 	if b.leaf == nil {
-		return "", errors.New("signed with a bare key, not under its CA")
+		return by, errors.New("signed with a bare key, not under its CA")
 	}
 	if err := checkKey(b.leaf.PublicKey); err != nil {
-		return "", fmt.Errorf("the certificate's key: %w", err)
+		return by, fmt.Errorf("the certificate's key: %w", err)
 	}
 	between := x509.NewCertPool()
 	for _, c := range slices.Concat(t.between, b.between) {
@@ -143,16 +144,17 @@ func (t *trusted) signed(b *bundle, now time.Time) (id string, err error) {
 	}
 	if _, err := b.leaf.Verify(x509.VerifyOptions{Roots: t.roots, Intermediates: between, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}); err != nil {
-		return "", chainError(err)
+		return by, chainError(err)
 	}
 	who, err := t.identity(b.leaf)
 	if err != nil {
-		return "", err
+		return by, err
 	}
 	if !verify(b.leaf.PublicKey, b.signed, b.signature) {
-		return "", errors.New("the signature is not the certificate's")
+		return by, errors.New("the signature is not the certificate's")
 	}
-	return "identity " + who, nil
+	key, err := keyID(b.leaf.PublicKey)
+	return signature{"identity " + who, key}, err
 }
 
 // chainError says it in a few words.

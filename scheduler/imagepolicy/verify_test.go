@@ -2,6 +2,7 @@ package imagepolicy
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -129,9 +130,41 @@ func TestCount(t *testing.T) {
 	outcome(t, "both", r.Verify(digest, Evidence{Bundles: [][]byte{a.Bundle(digest, sign), b.Bundle(digest, sign)}}, time.Now()), "")
 	outcome(t, "one twice", r.Verify(digest, Evidence{Bundles: [][]byte{a.Bundle(digest, sign), a.Bundle(digest, sign)}}, time.Now()), "1 of 2 signers")
 	outcome(t, "for two images", r.Verify(digest, Evidence{Bundles: [][]byte{a.Bundle(digest, sign), b.Bundle(other, sign)}}, time.Now()), "1 of 2 signers")
+	// One key with two certificates is one signer, and so is one identity with two keys.
+	soon := time.Now().Add(time.Hour)
+	ca := imagepolicytest.NewCA(soon)
+	r = ruleOf(t, parse(t, "format: 1\nsigners:\n  - name: ci\n    ca: |\n      "+imagepolicytest.Indent(ca.PEM(), 6)+"\n    identities: [ann@example.com, bob@example.com]\n"+
+		"  - name: s\n    keys:\n      - |\n        "+imagepolicytest.Indent(a.PEM(), 8)+
+		"\nrules:\n  - {name: app, images: [r.example.com/app], signatures: {by: [ci, s], count: 2}}\n"))
+	certified := func(who string, key crypto.Signer) []byte {
+		return ca.SignerOf(key, who, soon).Bundle(digest, sign)
+	}
+	evidence := func(b ...[]byte) Evidence { return Evidence{Bundles: b} }
+	now := time.Now()
+	outcome(t, "two identities of one key", r.Verify(digest, evidence(certified("ann@example.com", b.Key), certified("bob@example.com", b.Key)), now), "1 of 2 signers")
+	outcome(t, "one identity of two keys", r.Verify(digest, evidence(certified("ann@example.com", a.Key), certified("ann@example.com", b.Key)), now), "1 of 2 signers")
+	outcome(t, "a key and its certificate", r.Verify(digest, evidence(a.Bundle(digest, sign), certified("ann@example.com", a.Key)), now), "1 of 2 signers")
+	outcome(t, "two of each", r.Verify(digest, evidence(certified("ann@example.com", a.Key), certified("bob@example.com", b.Key)), now), "")
 	// One key under two names is one signer.
 	if _, err := Parse([]byte(keyPolicy(2, a, a))); err == nil || !strings.Contains(err.Error(), "only 1 can sign") {
 		t.Error(err)
+	}
+}
+
+// TestDistinct: no two that are counted have the identity or the key in common, and as
+// many are as can be.
+func TestDistinct(t *testing.T) {
+	for all, want := range map[string]int{
+		"": 0, "a1": 1, "a1 a1": 1, "a1 a2": 1, "a1 b1": 1, "a1 b2": 2,
+		"a1 a2 b1": 2, "a1 a2 b1 c1": 2, "a1 a2 a3 b1 c1": 2, "a1 b1 b2 c2 c3": 3,
+	} {
+		var list []signature
+		for _, s := range strings.Fields(all) {
+			list = append(list, signature{s[:1], s[1:]})
+		}
+		if got := distinct(list); got != want {
+			t.Errorf("%q: %d, want %d", all, got, want)
+		}
 	}
 }
 

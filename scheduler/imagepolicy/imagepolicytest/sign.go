@@ -135,7 +135,12 @@ func (ca *CA) PEM() string {
 // Signer is one with a certificate for that identity, a URI or mail address; change
 // may alter the certificate before it is issued.
 func (ca *CA) Signer(identity string, until time.Time, change ...func(*x509.Certificate)) *Signer {
-	s := NewSigner()
+	return ca.SignerOf(NewSigner().Key, identity, until, change...)
+}
+
+// SignerOf is Signer for a key that is there.
+func (ca *CA) SignerOf(key crypto.Signer, identity string, until time.Time, change ...func(*x509.Certificate)) *Signer {
+	s := &Signer{Key: key}
 	t := &x509.Certificate{
 		SerialNumber: big.NewInt(2), NotBefore: until.Add(-100 * time.Hour), NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
