@@ -79,6 +79,8 @@ type admitted struct {
 	// fetched are the bundles that its registry has and that count: to be kept once
 	// the image is here.
 	fetched [][]byte
+	// byName: its registry has it, as nothing but the name says what it is.
+	byName bool
 }
 
 // admit asks the policies in force about a container's image. What they refuse is
@@ -91,6 +93,7 @@ func (s *Server) admit(ctx context.Context, c *taskpb.ContainerSpec, cred *crede
 	}
 	out := &admitted{under: name}
 	var rules []*imagepolicy.Rule
+	var byName *imagepolicy.Rule
 	for _, p := range list {
 		rule, err := p.Decide(c.GetImage())
 		if err != nil {
@@ -99,16 +102,37 @@ func (s *Server) admit(ctx context.Context, c *taskpb.ContainerSpec, cred *crede
 		if rule.NeedsEvidence() {
 			rules = append(rules, rule)
 		}
+		if rule.NeedsOrigin() {
+			byName = rule
+		}
 	}
-	if len(rules) == 0 {
-		return out, nil
+	if len(rules) > 0 {
+		if out.fetched, err = s.vouched(ctx, c, rules, cred, note); err != nil {
+			return nil, err
+		}
 	}
+	if byName != nil {
+		there, err := s.images.FromRegistry(ctx, c.GetImage(), c.GetDigest(), cred)
+		if err != nil {
+			return nil, err
+		}
+		if !there {
+			return nil, refused(c, byName.NotThere(c.GetDigest()))
+		}
+		out.byName = true
+	}
+	return out, nil
+}
+
+// vouched asks for what rules want beside an image, and gives the bundles that its
+// registry had to be asked for.
+func (s *Server) vouched(ctx context.Context, c *taskpb.ContainerSpec, rules []*imagepolicy.Rule, cred *credential.Credential, note func(string)) ([][]byte, error) {
 	kept, err := s.images.Kept(ctx, c.GetDigest())
 	if err != nil {
 		return nil, err
 	}
 	if verify(rules, c.GetDigest(), kept) == nil {
-		return out, nil
+		return nil, nil
 	}
 	note("asking for the signatures of image " + c.GetImage())
 	found, asking := s.images.Beside(ctx, c.GetImage(), c.GetDigest(), cred)
@@ -124,8 +148,7 @@ func (s *Server) admit(ctx context.Context, c *taskpb.ContainerSpec, cred *crede
 	} else if err != nil {
 		return nil, refused(c, err)
 	}
-	out.fetched = found.Bundles
-	return out, nil
+	return found.Bundles, nil
 }
 
 func verify(rules []*imagepolicy.Rule, digest string, e imagepolicy.Evidence) error {
@@ -141,9 +164,14 @@ func refused(c *taskpb.ContainerSpec, err error) error {
 	return rejected(fmt.Errorf("image %s: %w", c.GetImage(), err))
 }
 
-// keep has what was fetched stay beside the image. Without it the registry is asked
-// again.
+// keep has what the registry answered stay with the image. Without it the registry is
+// asked again.
 func (s *Server) keep(ctx context.Context, c *taskpb.ContainerSpec, a *admitted) {
+	if a.byName {
+		if err := s.images.CameFrom(ctx, c.GetImage(), c.GetDigest()); err != nil && ctx.Err() == nil {
+			s.log.Warn("cannot note where an image is from", "image", c.GetImage(), "err", err)
+		}
+	}
 	if len(a.fetched) == 0 {
 		return
 	}

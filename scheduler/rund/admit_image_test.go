@@ -209,3 +209,34 @@ func TestAdmittedUntilItStarts(t *testing.T) {
 		t.Errorf("%v", a)
 	}
 }
+
+// TestNameIsNoProof: where a rule asks for no signature, content that is here under the
+// name, or under its digest, has not been in the registry for that.
+func TestNameIsNoProof(t *testing.T) {
+	host, ca, push := testRegistry(t)
+	n := newNode(t, func(c *Config) { c.Registries = map[string]image.Registry{host: {CAFile: ca}} })
+	n.policy = "format: 1\nrules:\n  - {name: own, images: [" + host + "/app/*], unsigned: true}\n  - {name: other, images: [" + host + "/other/*], unsigned: true}\n"
+	img, _, dgst := signed(t, imagepolicytest.NewSigner(), imagepolicytest.Sign)
+	ref, other := host+"/app/probe:1", host+"/other/probe:1"
+	const want = "rule own: nothing but its name says where it is from"
+	var archive bytes.Buffer
+	if err := rundtest.SaveOCI(&archive, ref, img); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.importTar(&archive); err != nil {
+		t.Fatal(err)
+	}
+	n.refuses(ref, dgst, want) // loaded under that name
+	push("other/probe:1", img)
+	n.runs(other, dgst)
+	n.refuses(ref, dgst, want) // from another repository
+	push("app/probe:1", img)
+	n.runs(ref, dgst)
+	// What the registry said is known without it.
+	n.config.Registries = nil
+	n.restart()
+	n.runs(ref, dgst)
+	// A rule for every image says nothing of registries.
+	n.policy = "format: 1\nrules:\n  - {name: all, images: ['**'], unsigned: true}\n"
+	n.runs(probeRef, n.digest)
+}
