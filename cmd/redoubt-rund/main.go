@@ -63,9 +63,16 @@ func run(ctx context.Context, env daemon.Env, config rund.Config, plugins *cni.C
 }
 
 // check judges this node by its controls.
-func check(env daemon.Env) func(context.Context, []string) []*taskpb.CheckResult {
-	return func(ctx context.Context, ids []string) (out []*taskpb.CheckResult) {
-		for _, r := range control.RunOwn(ctx, env.RunDir, env.DataDir, ids) {
+func check(env daemon.Env) func(context.Context, []string, func(context.Context) ([]rund.Running, error)) []*taskpb.CheckResult {
+	return func(ctx context.Context, ids []string, running func(context.Context) ([]rund.Running, error)) (out []*taskpb.CheckResult) {
+		containers := func(ctx context.Context) (all []control.Container, err error) {
+			list, err := running(ctx)
+			for _, r := range list {
+				all = append(all, control.Container(r))
+			}
+			return all, err
+		}
+		for _, r := range control.RunOwn(ctx, env.RunDir, env.DataDir, ids, containers) {
 			out = append(out, &taskpb.CheckResult{Control: r.Control.ID, Outcome: string(r.Outcome), Evidence: r.Evidence, Took: int64(r.Took)})
 		}
 		return out

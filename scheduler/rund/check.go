@@ -24,5 +24,5 @@ func (s *Server) Check(ctx context.Context, req *rundpb.CheckRequest) (*rundpb.C
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	return &rundpb.CheckResponse{Results: s.check(ctx, req.GetControls())}, nil
+	return &rundpb.CheckResponse{Results: s.check(ctx, req.GetControls(), s.inventory)}, nil
 }

@@ -51,6 +51,8 @@ type Control struct {
 	Scope    Scope
 	Reads    string // the real state that it looks at
 	Remedy   string // what to do where it fails
+	// ByRund: only the node's rund, which knows its containers, judges it.
+	ByRund bool
 	// Check adds to found what speaks against the title. An error means that it
 	// could not be judged. It ends soon after ctx does. Judge is the same for those
 	// whose scope is the cluster or services: a control has one of the two.

@@ -28,6 +28,10 @@ type Node struct {
 	Proc string // the kernel's /proc
 
 	Daemons map[string]Process // by name, as "redoubt-keyd"
+
+	// Containers lists what runs here; nil: who judges cannot tell, and leaves out the
+	// controls that ask it.
+	Containers func() ([]Container, error)
 }
 
 // Process is a daemon that runs.

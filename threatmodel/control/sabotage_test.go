@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,40 @@ var sabotage = map[string]map[string]func(*world){
 	"config-trusted": {
 		"written by all":    func(w *world) { w.own("etc/config.yaml", 0, 0o666) },
 		"written by a user": func(w *world) { w.own("etc/config.yaml", 1000, 0o644) },
+	},
+	"containers-confined": {
+		"a capability": func(w *world) {
+			w.change("proc/800/status", "CapEff:\t0000000000000000", "CapEff:\t0000000000200000")
+		},
+		"one that root may have": func(w *world) {
+			w.change("proc/800/status", "CapPrm:\t0000000000000000", "CapPrm:\t0000000000000001")
+		},
+		"no filter":      func(w *world) { w.change("proc/800/status", "Seccomp:\t2", "Seccomp:\t0") },
+		"new privileges": func(w *world) { w.change("proc/800/status", "NoNewPrivs:\t1", "NoNewPrivs:\t0") },
+		"another user":   func(w *world) { w.change("proc/800/status", "Uid:\t101000", "Uid:\t100000") },
+		"the node's root": func(w *world) {
+			w.change("proc/800/status", "Uid:\t101000", "Uid:\t0")
+		},
+		"the node's root for its own": func(w *world) {
+			w.task.User = 0
+			w.change("proc/800/status", "Uid:\t101000", "Uid:\t0")
+		},
+		"the node's ids": func(w *world) { w.change("proc/800/uid_map", "100000      65536", "0 4294967295") },
+		"a root to write": func(w *world) {
+			w.change("proc/800/mountinfo", "/ / ro,", "/ / rw,")
+		},
+	},
+	"containers-files-granted": {
+		"one more":           func(w *world) { w.task.Files["secrets"] = 2 },
+		"a place of its own": func(w *world) { w.task.Files["at/2"] = 1 },
+		"of no container":    func(w *world) { w.task = Container{Task: "t2", Files: map[string]int{"secrets": 1}} },
+	},
+	"containers-image": {
+		"another digest": func(w *world) { w.task.Wanted = "sha256:bb" },
+		"other layers":   func(w *world) { w.task.Layers = "redoubt-userns-2" },
+		"not admitted": func(w *world) {
+			w.task.Refused = "the image policy refuses it, rule own: it has no signature by release"
+		},
 	},
 	"daemon-capabilities": {
 		"one of keyd's": func(w *world) {
@@ -104,6 +139,36 @@ func TestSabotage(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestContainersOfRund: who does not know a node's containers judges none of them; a
+// node without one has passed; and one whose rund cannot tell has not.
+func TestContainersOfRund(t *testing.T) {
+	w := newWorld(t)
+	n, err := findNode(w.path("run"), w.path("proc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := some(All(), func(c Control) bool { return c.ByRund })
+	if got := Run(t.Context(), all, n); len(all) == 0 || len(got) != 0 {
+		t.Errorf("%d controls of rund's: %v", len(all), got)
+	}
+	for _, c := range []struct {
+		containers func() ([]Container, error)
+		want       Outcome
+	}{
+		{func() ([]Container, error) { return nil, nil }, Pass},
+		{func() ([]Container, error) { return nil, errors.New("containerd is away") }, Error},
+		// One that ended before it was looked at.
+		{func() ([]Container, error) { return []Container{{Task: "t9", PID: 999}}, nil }, Pass},
+	} {
+		n.Containers = c.containers
+		for _, r := range Run(t.Context(), all, n) {
+			if r.Outcome != c.want {
+				t.Errorf("%s: %s %q, want %s", r.Control.ID, r.Outcome, r.Evidence, c.want)
+			}
 		}
 	}
 }

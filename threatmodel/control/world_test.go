@@ -20,6 +20,8 @@ const record = "RDTS\x01\x01\x00\x00\x00\x07"
 type world struct {
 	t    *testing.T
 	root string
+	// task is the one that runs there.
+	task Container
 }
 
 func (w *world) path(parts ...string) string {
@@ -131,6 +133,12 @@ func newWorld(t *testing.T) *world {
 		w.link(pid+"exe", "/usr/bin/env") // any program that root installed
 		w.link(pid+"fd/3", "socket:[777]")
 	}
+	w.task = Container{Task: "t1", Image: "r.example.com/app:1", Wanted: "sha256:aa", Made: "sha256:aa", Layers: "redoubt-userns-1", Should: "redoubt-userns-1",
+		PID: 800, Base: 100000, Size: 65536, User: 1000, ReadOnly: true, Granted: map[string]int{"secrets": 1, "at/1": 1}, Files: map[string]int{"secrets": 1, "at/1": 1}}
+	w.file("proc/800/cmdline", "/app\x00", 0, 0o444)
+	w.file("proc/800/status", "Name:\tapp\nUid:\t101000\t101000\t101000\t101000\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n", 0, 0o444)
+	w.file("proc/800/uid_map", "         0     100000      65536\n", 0, 0o444)
+	w.file("proc/800/mountinfo", "1 2 0:50 / / ro,relatime - overlay overlay rw,lowerdir=x\n3 1 0:51 / /proc rw,nosuid - proc proc rw\n", 0, 0o444)
 	// Neither is a daemon of this node.
 	w.file("proc/900/cmdline", "/usr/lib/redoubt/redoubt-keyd\x00--run-dir\x00/run/other\x00", 0, 0o444)
 	w.file("proc/901/cmdline", "/usr/lib/redoubt/redoubt-rund\x00logger\x00--run-dir\x00"+w.path("run")+"\x00", 0, 0o444)
@@ -153,5 +161,6 @@ func (w *world) results() []Result {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	n.Containers = func() ([]Container, error) { return []Container{w.task}, nil }
 	return Run(w.t.Context(), All(), n)
 }

@@ -45,7 +45,7 @@ func (a *app) judge(ctx context.Context, by, scope string) (*report.Report, erro
 		return nil, err
 	}
 	if j.scope == scopeNode {
-		p = p.Within(scopeNode, "one node", func(id string) bool { return !ofCluster(id) })
+		p = p.Within(scopeNode, "one node", func(id string) bool { return !ofCluster(id) && !byRund(id) })
 	}
 	waivers, err := a.waivers(ctx)
 	if err != nil && slices.ContainsFunc(j.results, func(r report.Result) bool { return r.Outcome == control.Fail }) {
@@ -59,8 +59,14 @@ func ofCluster(id string) bool {
 	return slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.OfCluster() })
 }
 
+// byRund reports whether the node's rund alone judges it, when the leader asks.
+func byRund(id string) bool {
+	return slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.ByRund })
+}
+
 // judgeScope has what scope names judged: this node here, cluster and nodes by the
-// leader. What root reads of this node goes before what its daemons answer.
+// leader. What root reads of this node goes before what its daemons answer; its
+// containers its rund alone knows.
 func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Control) (judged, error) {
 	if !slices.Contains([]string{scopeAll, scopeCluster, scopeNode}, scope) {
 		return judged{}, fmt.Errorf("--scope %q: use %s, %s or %s", scope, scopeAll, scopeCluster, scopeNode)
@@ -99,7 +105,7 @@ func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Cont
 			return false
 		}
 		target.Name = r.Target.Name
-		return true
+		return !byRund(r.Control)
 	})
 	return judged{scopeAll, cluster, append(report.Of(target, results), all.results...)}, nil
 }

@@ -98,7 +98,7 @@ func TestImageAdmission(t *testing.T) {
 	c.ok(m, "image", "policy", "check", "registry.lab:5000/app/good:1")
 
 	// What runs goes on, also over a restart of what asks.
-	was := c.tasks(m, "before")[0]
+	was, judged := c.tasks(m, "before")[0], false
 	syscall.Kill(c.daemons(c.host("worker-1"))["redoubt-rund"], syscall.SIGKILL)
 	running := func(service string, n int) {
 		t.Helper()
@@ -126,6 +126,19 @@ func TestImageAdmission(t *testing.T) {
 	running("before", 1)
 	c.ok(m, "service", "update", "--replicas", "2", "good")
 	running("good", 2)
+	// Compliance names what runs and would not be admitted now, and nothing else.
+	for _, x := range c.controls(c.on(m, "compliance", "run", "--scope", "cluster", "--format", "json").stdout) {
+		if x.Control != "containers-image" || x.Target.Name != "worker-1" {
+			continue
+		}
+		if found := strings.Join(x.Evidence, "\n"); x.Outcome != "fail" || len(x.Evidence) != 1 || !strings.Contains(found, "task "+was.ID) || !strings.Contains(found, "rule own: it has no signature by release") {
+			t.Errorf("%s %q", x.Outcome, found)
+		}
+		judged = true
+	}
+	if !judged {
+		t.Error("worker-1 does not answer for containers-image")
+	}
 
 	c.ok(m, "image", "policy", "rm")
 	running("before", 2)

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -21,14 +22,8 @@ func (s *Store) FromRegistry(ctx context.Context, ref, dgst string, cred *creden
 	if err != nil {
 		return false, err
 	}
-	list, err := s.client.ImageService().List(ctx, "target.digest=="+want.String())
-	if err != nil {
-		return false, err
-	}
-	for _, i := range list {
-		if pulledFrom(i, pinned) {
-			return true, nil
-		}
+	if came, err := s.came(ctx, pinned); err != nil || came {
+		return came, err
 	}
 	if cred, err = shown(cred, pinned); err != nil {
 		return false, err
@@ -55,6 +50,23 @@ func (s *Store) FromRegistry(ctx context.Context, ref, dgst string, cred *creden
 		return false, fmt.Errorf("image %s: %w", ref, context.Cause(ctx))
 	}
 	return false, explain(ref, err)
+}
+
+// Came is FromRegistry by what is known here: no registry is asked.
+func (s *Store) Came(ctx context.Context, ref, dgst string) (bool, error) {
+	pinned, _, err := pin(ref, dgst)
+	if err != nil {
+		return false, err
+	}
+	return s.came(ctx, pinned)
+}
+
+func (s *Store) came(ctx context.Context, pinned reference.Canonical) (bool, error) {
+	list, err := s.client.ImageService().List(ctx, "target.digest=="+pinned.Digest().String())
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(list, func(i images.Image) bool { return pulledFrom(i, pinned) }), nil
 }
 
 // CameFrom has an image that is here be known as the repository's that ref names, so

@@ -27,7 +27,7 @@ func (s *Store) remap(ctx context.Context, img containerd.Image) (string, error)
 		return "", err
 	}
 	parent := identity.ChainID(diffs).String()
-	name := fmt.Sprintf("redoubt-userns-%d-%d-%s", s.base, s.size, parent)
+	name := s.remapped(parent)
 	sn := s.client.SnapshotService(Snapshotter)
 	if _, err := sn.Stat(ctx, name); err == nil {
 		return name, s.label(ctx, img.Name(), map[string]string{gcRef: name})
@@ -59,6 +59,32 @@ func (s *Store) remap(ctx context.Context, img containerd.Image) (string, error)
 		}
 	}
 	return name, s.label(ctx, img.Name(), map[string]string{gcRef: name})
+}
+
+// remapped is the name of the copy of a snapshot.
+func (s *Store) remapped(parent string) string {
+	return fmt.Sprintf("redoubt-userns-%d-%d-%s", s.base, s.size, parent)
+}
+
+// Parent is the snapshot that containers of this image are made upon, as its
+// configuration names the layers.
+func (s *Store) Parent(ctx context.Context, dgst string) (string, error) {
+	want, err := parseDigest(dgst)
+	if err != nil {
+		return "", err
+	}
+	img, err := s.present(ctx, want)
+	if err != nil {
+		return "", err
+	}
+	if img == nil {
+		return "", fmt.Errorf("the image %s is not here any more", want)
+	}
+	diffs, err := img.RootFS(ctx)
+	if err != nil {
+		return "", err
+	}
+	return s.remapped(identity.ChainID(diffs).String()), nil
 }
 
 // chownAll moves the owners of all files below root into the range. Nobody else
