@@ -32,11 +32,13 @@ func Incarnation(r raftstore.Reader) (uint64, error) {
 // token is void, every other manager is denied for ever, and what was denied
 // stays so. Where the state is a backup's, and does not know self, every node is
 // denied: who was removed since must not come back by it, and which those were
-// nobody knows any more. The incarnation is written last, so that it can be cut
-// short anywhere and done again. onDeny and onSelf write what others keep of the
-// nodes.
+// nobody knows any more. So it is with people: invitations and approvals that were not
+// used are void, as they may have been since, and a backup's people are without a
+// certificate until they are invited again. The incarnation is written last, so that it
+// can be cut short anywhere and done again. onDeny and onSelf write what others keep of
+// the nodes, onBegin what they change in the transaction with the incarnation.
 func BeginIncarnation(ctx context.Context, s Store, incarnation uint64, self FirstManager,
-	onDeny func(tx *raftstore.Tx, id string) error, onSelf func(tx *raftstore.Tx, n *pkipb.Node) error) error {
+	onDeny func(tx *raftstore.Tx, id string) error, onSelf func(tx *raftstore.Tx, n *pkipb.Node) error, onBegin func(tx *raftstore.Tx) error) error {
 	leaf, err := profile.ParseChain(self.Leaf)
 	if err != nil {
 		return err
@@ -81,6 +83,12 @@ func BeginIncarnation(ctx context.Context, s Store, incarnation uint64, self Fir
 	}); err != nil {
 		return fmt.Errorf("void the join tokens: %w", err)
 	}
+	if err := inSteps(ctx, s, func(tx *raftstore.Tx) (int, error) { return putOut(tx, restored) }); err != nil {
+		return fmt.Errorf("void invitations: %w", err)
+	}
+	if err := inSteps(ctx, s, voidApprovals); err != nil {
+		return fmt.Errorf("void approvals: %w", err)
+	}
 	return s.Update(ctx, func(tx *raftstore.Tx) error {
 		c, err := store.GetCluster(tx)
 		if err != nil {
@@ -88,7 +96,7 @@ func BeginIncarnation(ctx context.Context, s Store, incarnation uint64, self Fir
 		}
 		c = proto.CloneOf(c)
 		c.Incarnation = incarnation
-		if err := store.Cluster.Put(tx, c); err != nil {
+		if err := errors.Join(store.Cluster.Put(tx, c), onBegin(tx)); err != nil {
 			return err
 		}
 		if !restored {
@@ -103,6 +111,36 @@ func BeginIncarnation(ctx context.Context, s Store, incarnation uint64, self Fir
 		}
 		return onSelf(tx, n)
 	})
+}
+
+// putOut takes invitations away, and where the state is a backup's the certificates, too:
+// who was revoked since is not known any more.
+func putOut(tx *raftstore.Tx, restored bool) (int, error) {
+	some := first(store.People.All(tx), func(p *pkipb.Person) bool {
+		return p.GetInvitation() != nil || p.GetInvitationId() != "" || restored && (len(p.GetLeafSpki()) > 0 || len(p.GetPreviousSpki()) > 0 || p.GetLeafNotAfter() != 0)
+	})
+	for _, p := range some {
+		p = proto.CloneOf(p)
+		p.Invitation, p.InvitationId = nil, ""
+		if restored {
+			p.LeafSpki, p.PreviousSpki, p.LeafNotAfter, p.LeafIssuer = nil, nil, 0, nil
+		}
+		if err := store.People.Put(tx, p); err != nil {
+			return 0, err
+		}
+	}
+	return len(some), nil
+}
+
+// voidApprovals removes those that can still be used.
+func voidApprovals(tx *raftstore.Tx) (int, error) {
+	some := first(store.Approvals.All(tx), func(a *pkipb.Approval) bool { return a.GetUsedAt() == 0 })
+	for _, a := range some {
+		if err := store.Approvals.Delete(tx, a.GetId()); err != nil {
+			return 0, err
+		}
+	}
+	return len(some), nil
 }
 
 // first are the first perStep of seq that want holds for.

@@ -297,8 +297,11 @@ type AccessPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	// Its name.
-	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	Id   string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// Its statements that ask for several people count for nothing until it is set anew:
+	// the cluster began another incarnation, with one manager.
+	Suspended     bool `protobuf:"varint,4,opt,name=suspended,proto3" json:"suspended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +355,13 @@ func (x *AccessPolicy) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *AccessPolicy) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
 }
 
 // AccessState is one record, written by every change of the tables above: what was
@@ -543,11 +553,12 @@ const file_pki_pkipb_roles_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2'.redoubt.pki.v1.RoleBinding.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x04\xe8\xe5\x18\x03\"h\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x04\xe8\xe5\x18\x03\"\x86\x01\n" +
 	"\fAccessPolicy\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text:\x04\xe8\xe5\x18\x03\"m\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x1c\n" +
+	"\tsuspended\x18\x04 \x01(\bR\tsuspended:\x04\xe8\xe5\x18\x03\"m\n" +
 	"\vAccessState\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +

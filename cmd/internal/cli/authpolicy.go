@@ -35,6 +35,8 @@ type accessPolicyJSON struct {
 	Name    string    `json:"name"`
 	Updated time.Time `json:"updated"`
 	Text    string    `json:"text"`
+	// What asks for several people counts for nothing until it is set anew.
+	Suspended bool `json:"suspended"`
 }
 
 func (a *app) authPolicyLsCmd() *cobra.Command {
@@ -53,11 +55,11 @@ func (a *app) authPolicyLsCmd() *cobra.Command {
 				objects := []accessPolicyJSON{}
 				var rows [][]string
 				for _, v := range r.GetPolicies() {
-					o := accessPolicyJSON{v.GetName(), time.Unix(0, v.GetUpdatedAt()).UTC(), v.GetText()}
+					o := accessPolicyJSON{v.GetName(), time.Unix(0, v.GetUpdatedAt()).UTC(), v.GetText(), v.GetSuspended()}
 					names, objects = append(names, o.Name), append(objects, o)
-					rows = append(rows, []string{o.Name, o.Updated.Format(time.RFC3339), fmt.Sprint(len(o.Text))})
+					rows = append(rows, []string{o.Name, o.Updated.Format(time.RFC3339), fmt.Sprint(len(o.Text)), map[bool]string{true: "asks nobody until it is set anew"}[o.Suspended]})
 				}
-				return out.list(a.Stdout, names, objects, []string{"NAME", "UPDATED", "BYTES"}, rows)
+				return out.list(a.Stdout, names, objects, []string{"NAME", "UPDATED", "BYTES", "NOTE"}, rows)
 			})
 		},
 	}

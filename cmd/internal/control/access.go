@@ -123,7 +123,7 @@ func (s *Server) ListAccessPolicies(ctx context.Context, _ *controlpb.ListAccess
 	resp := &controlpb.ListAccessPoliciesResponse{}
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		for p := range pkistore.AccessPolicies.All(r) {
-			resp.Policies = append(resp.Policies, &controlpb.AccessPolicyView{Name: p.GetId(), Text: p.GetText(), UpdatedAt: p.GetMeta().GetUpdatedAt()})
+			resp.Policies = append(resp.Policies, &controlpb.AccessPolicyView{Name: p.GetId(), Text: p.GetText(), UpdatedAt: p.GetMeta().GetUpdatedAt(), Suspended: p.GetSuspended()})
 		}
 		return nil
 	})

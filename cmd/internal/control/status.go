@@ -97,6 +97,9 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 		s.nodeClockWarnings(r, warn)
 		addressWarnings(r, warn)
 		levelWarning(r, s.c.Store.Level(), warn)
+		for _, name := range roles.Suspended(r) {
+			warn("policy %s asks for several people and is suspended since the cluster began another incarnation: `redoubt auth policy set %s` sets it anew, once there are enough, or `redoubt auth policy rm %s`", name, name, name)
+		}
 		for n := range pkistore.Nodes.All(r) {
 			if n.GetDenied() {
 				continue

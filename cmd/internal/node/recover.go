@@ -8,7 +8,9 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -79,8 +81,10 @@ func (m *managerState) recover(ctx context.Context, k *keys, boot *pki.Credentia
 }
 
 // beginIncarnation makes a state the next incarnation's, before there is a store
-// of it: whoever opens that finds the tokens void and the others denied.
+// of it: whoever opens that finds the tokens void, the others denied and no policy that
+// asks for more people than can come.
 func beginIncarnation(ctx context.Context, d *raftstore.Draft, incarnation uint64, m *member, leaf, boot *profilepb.CertificateChain) error {
+	ctx = (&audit.Log{Manager: m.NodeID}).Own(ctx, "begin an incarnation")
 	return pki.BeginIncarnation(ctx, d, incarnation, pki.FirstManager{Name: m.Name, Address: m.Advertise, Leaf: leaf, Boot: boot},
-		schedstore.RemoveNode, func(tx *raftstore.Tx, n *pkipb.Node) error { return onJoin(tx, n) })
+		schedstore.RemoveNode, func(tx *raftstore.Tx, n *pkipb.Node) error { return onJoin(tx, n) }, roles.Suspend)
 }

@@ -72,6 +72,7 @@ func Compile(r raftstore.Reader) (*Set, error) {
 				return nil, fmt.Errorf("%s: %w", st.id, err)
 			case need.None():
 				s.policies = append(s.policies, st)
+			case p.GetSuspended(): // until it is set anew
 			default:
 				s.needs = append(s.needs, needing{st, need})
 			}

@@ -785,7 +785,9 @@ type AccessPolicyView struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Text  string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	// Unix nanoseconds.
-	UpdatedAt     int64 `protobuf:"varint,3,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedAt int64 `protobuf:"varint,3,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// What asks for several people counts for nothing until it is set anew.
+	Suspended     bool `protobuf:"varint,4,opt,name=suspended,proto3" json:"suspended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -839,6 +841,13 @@ func (x *AccessPolicyView) GetUpdatedAt() int64 {
 		return x.UpdatedAt
 	}
 	return 0
+}
+
+func (x *AccessPolicyView) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
 }
 
 type SetAccessPolicyRequest struct {
@@ -1825,12 +1834,13 @@ const file_cmd_internal_control_controlpb_access_proto_rawDesc = "" +
 	"\x0eUnbindResponse\"\x1b\n" +
 	"\x19ListAccessPoliciesRequest\"^\n" +
 	"\x1aListAccessPoliciesResponse\x12@\n" +
-	"\bpolicies\x18\x01 \x03(\v2$.redoubt.control.v1.AccessPolicyViewR\bpolicies\"Y\n" +
+	"\bpolicies\x18\x01 \x03(\v2$.redoubt.control.v1.AccessPolicyViewR\bpolicies\"w\n" +
 	"\x10AccessPolicyView\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\"@\n" +
+	"updated_at\x18\x03 \x01(\x03R\tupdatedAt\x12\x1c\n" +
+	"\tsuspended\x18\x04 \x01(\bR\tsuspended\"@\n" +
 	"\x16SetAccessPolicyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\x19\n" +
