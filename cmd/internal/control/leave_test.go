@@ -20,6 +20,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
@@ -144,6 +145,22 @@ func (w *leaveWorld) remove(node string, slot *keydpb.Slot) (*controlpb.RemoveNo
 	return w.api.RemoveNode(w.t.Context(), &controlpb.RemoveNodeRequest{Node: node, Force: true, Slot: slot})
 }
 
+// eyes has two managers be for an invitation.
+func eyes(w *leaveWorld) {
+	schedulertest.Update(w.t, w.store, func(tx *raftstore.Tx) error {
+		return roles.SetPolicy(tx, "eyes", `@parties("2") forbid (principal, action == Redoubt::Action::"person.invite", resource);`)
+	})
+}
+
+// TestCompromisedLeavesAllTheSame: whose keys are in other hands is kept by no policy.
+func TestCompromisedLeavesAllTheSame(t *testing.T) {
+	w := newLeaveWorld(t)
+	eyes(w)
+	if _, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: "manager-2", Compromised: true, Slot: newSlot()}); err != nil {
+		t.Error(err)
+	}
+}
+
 // What an operator gets wrong, and what goes wrong, is refused on a line that
 // names the remedy, and changes nothing.
 func TestLeavingRefusals(t *testing.T) {
@@ -167,6 +184,11 @@ func TestLeavingRefusals(t *testing.T) {
 			_, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "worker-1", Slot: newSlot()})
 			return err
 		}, apierr.ReasonState, "is a worker already"},
+		{"by policies that need both", eyes, func(w *leaveWorld) error { _, err := w.remove("manager-2", newSlot()); return err }, apierr.ReasonState, "without manager manager-2"},
+		{"demoted, by policies that need both", eyes, func(w *leaveWorld) error {
+			_, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "manager-2", Check: true})
+			return err
+		}, apierr.ReasonState, "without manager manager-2"},
 		{"by its own root", nil, func(w *leaveWorld) error {
 			ctx := authz.NewContext(t.Context(), authz.Identity{LocalRoot: true, LocalRootOf: w.second}, authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT)
 			_, err := w.api.RemoveNode(ctx, &controlpb.RemoveNodeRequest{Node: "manager-2", Force: true, Slot: newSlot()})

@@ -15,6 +15,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/authority"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
@@ -152,6 +153,8 @@ func (l *leaving) look(r raftstore.Reader) (err error) {
 		return apierr.State("stop it first, or add --force", "node %s is up", l.node.GetName())
 	case l.how.Demote && !l.manager():
 		return apierr.State("", "node %s is a worker already", l.node.GetName())
+	case l.manager() && !l.how.Compromised && len(l.stay) > 0:
+		return roles.MayLeave(r, l.node.GetId())
 	}
 	return nil
 }

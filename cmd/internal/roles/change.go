@@ -29,6 +29,7 @@ func CreateRole(tx *raftstore.Tx, name, description string, verbs []string) erro
 	if err := checkRoleName(name); err != nil {
 		return err
 	}
+	before := setBefore(tx)
 	_, taken := pkistore.CustomRoles.Get(tx, name)
 	switch {
 	case taken || base[name] != nil:
@@ -49,7 +50,7 @@ func CreateRole(tx *raftstore.Tx, name, description string, verbs []string) erro
 	if err := pkistore.CustomRoles.Put(tx, &pkipb.CustomRole{Id: name, Description: description, Verbs: verbs}); err != nil {
 		return err
 	}
-	return changed(tx)
+	return changed(tx, before)
 }
 
 // RemoveRole removes a role that nobody has and no policy names.
@@ -61,6 +62,7 @@ func RemoveRole(tx *raftstore.Tx, name string) error {
 	if base[name] != nil {
 		return apierr.State("", "role %s is built in", name)
 	}
+	before := setBefore(tx)
 	if _, ok := pkistore.CustomRoles.Get(tx, name); !ok {
 		return noRole(name)
 	}
@@ -83,7 +85,7 @@ func RemoveRole(tx *raftstore.Tx, name string) error {
 	if err := pkistore.CustomRoles.Delete(tx, name); err != nil {
 		return err
 	}
-	return changed(tx)
+	return changed(tx, before)
 }
 
 func noRole(name string) error {
@@ -114,11 +116,12 @@ func Bind(tx *raftstore.Tx, role string, p Principal, labels map[string]string) 
 			return nil, apierr.Exists("", "%s has the role %s already", Named(tx, p), role)
 		}
 	}
+	before := setBefore(tx)
 	b := &pkipb.RoleBinding{Id: ident.New(), Role: role, Principal: p.Record(), Labels: labels}
 	if err := pkistore.RoleBindings.Put(tx, b); err != nil {
 		return nil, err
 	}
-	return b, changed(tx)
+	return b, changed(tx, before)
 }
 
 // Unbind takes the role from the principal: the binding with just these labels.
@@ -146,7 +149,7 @@ func Unbind(tx *raftstore.Tx, role string, p Principal, labels map[string]string
 	if !RootIsAdmin(tx, before) && RootIsAdmin(tx, after) {
 		return apierr.State("bind another person to it first", "%s is the last %s", Named(tx, p), SecurityAdmin)
 	}
-	return changed(tx)
+	return changed(tx, before)
 }
 
 // Forget takes every role from a person who is removed: another one of that name
@@ -191,7 +194,7 @@ func SetPolicy(tx *raftstore.Tx, name, text string) error {
 	if err := pkistore.AccessPolicies.Put(tx, &pkipb.AccessPolicy{Meta: old.GetMeta(), Id: name, Text: text}); err != nil {
 		return err
 	}
-	return changed(tx)
+	return changed(tx, s)
 }
 
 // RemovePolicy removes it.
@@ -199,23 +202,35 @@ func RemovePolicy(tx *raftstore.Tx, name string) error {
 	if _, ok := pkistore.AccessPolicies.Get(tx, name); !ok {
 		return apierr.NotFound("`redoubt auth policy ls` lists them", "there is no policy %q", ident.Clip(name))
 	}
+	before := setBefore(tx)
 	if err := pkistore.AccessPolicies.Delete(tx, name); err != nil {
 		return err
 	}
-	return changed(tx)
+	return changed(tx, before)
+}
+
+// setBefore is what a change begins with; nil: it does not compile, and what does is
+// better.
+func setBefore(tx *raftstore.Tx) *Set {
+	s, err := Compile(tx)
+	if err != nil {
+		return nil
+	}
+	return s
 }
 
 // changed ends every change: what is to be must compile, and local root must be able
-// to change it again when nobody else is.
-func changed(tx *raftstore.Tx) error {
+// to change it again when nobody else is, if it was before: where people and managers
+// were lost since, what makes it better is not refused for not making it good.
+func changed(tx *raftstore.Tx, before *Set) error {
 	s, err := Compile(tx)
 	if err != nil {
 		return apierr.State("", "%v", err)
 	}
-	if err := s.attainable(tx); err != nil {
+	if err := s.attainable(tx, before); err != nil {
 		return err
 	}
-	if !s.someoneLeft(tx) {
+	if !s.someoneLeft(tx, "") && (before == nil || before.someoneLeft(tx, "")) {
 		return apierr.State("leave "+strings.Join(keyVerbs, ", ")+" and "+personInvite+" to managers' local roots, and have them need no more than there are; for "+personInvite+" count @parties",
 			"with this nobody could change roles and policies any more once no person may")
 	}
@@ -232,9 +247,10 @@ func count(tx *raftstore.Tx) error {
 // there no person who may: people's certificates end by themselves, and whoever was
 // the last to have one is revoked when it is in other hands. Where people must be for
 // it, too, it must be possible to invite those on record again, for managers alone.
-func (s *Set) someoneLeft(r raftstore.Reader) bool {
-	roots := s.localRoots(r)
-	byPeople := s.approversOf(keyVerbs, s.callers(r))
+// without is a manager that is to leave.
+func (s *Set) someoneLeft(r raftstore.Reader, without string) bool {
+	roots := s.localRoots(r, without)
+	byPeople := s.approversOf(keyVerbs, s.callers(r, without))
 	byRoots := s.approversOf([]string{personInvite}, roots)
 	return slices.ContainsFunc(roots, func(p Principal) bool {
 		return s.canHappen(p, personInvite, byRoots[personInvite], true) &&
@@ -252,20 +268,34 @@ func (s *Set) approversOf(verbs []string, callers []Principal) map[string]*tally
 	return out
 }
 
+// MayLeave returns a refusal where nobody could change roles and policies any more
+// without that manager, or invite people again.
+func MayLeave(r raftstore.Reader, manager string) error {
+	s, err := Compile(r)
+	if err != nil || len(s.policies)+len(s.needs) == 0 {
+		return err
+	}
+	if s.someoneLeft(r, "") && !s.someoneLeft(r, manager) {
+		return apierr.State("add another manager first, or change the policies; --compromised takes it out all the same",
+			"by the policies that there are, nobody could change roles and policies or invite people any more without manager %s, once no person may", nodeName(r, manager))
+	}
+	return nil
+}
+
 // callers are all who can call, or could once they come back.
-func (s *Set) callers(r raftstore.Reader) []Principal {
-	out := s.localRoots(r)
+func (s *Set) callers(r raftstore.Reader, without string) []Principal {
+	out := s.localRoots(r, without)
 	for p := range s.bindings {
-		if p.Kind != pkipb.Principal_KIND_LOCAL_ROOT && exists(r, p) {
+		if p.Kind != pkipb.Principal_KIND_LOCAL_ROOT && exists(r, p) && (p.Node == "" || p.Node != without) {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-func (s *Set) localRoots(r raftstore.Reader) (out []Principal) {
+func (s *Set) localRoots(r raftstore.Reader, without string) (out []Principal) {
 	for n := range pkistore.Nodes.By(r, "role", "manager") {
-		if p := (Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: n.GetId()}); exists(r, p) {
+		if p := (Principal{Kind: pkipb.Principal_KIND_LOCAL_ROOT, Node: n.GetId()}); exists(r, p) && n.GetId() != without {
 			out = append(out, p)
 		}
 	}

@@ -228,20 +228,33 @@ func (s *Set) canHappen(p Principal, verb string, approvers *tally, rootAdmin bo
 }
 
 // attainable refuses what asks for more people than there are: somebody who may do a
-// verb must find as many as it needs.
-func (s *Set) attainable(r raftstore.Reader) error {
+// verb must find as many as it needs, if anybody did before.
+func (s *Set) attainable(r raftstore.Reader, before *Set) error {
 	v, err := words()
 	if err != nil || len(s.needs) == 0 {
 		return err
 	}
-	callers, rootAdmin := s.callers(r), RootIsAdmin(r, s)
+	rootAdmin := RootIsAdmin(r, s)
 	for _, verb := range v.approvableVerbs() {
-		may := slices.DeleteFunc(slices.Clone(callers), func(p Principal) bool { return !s.decide(p, verb, Resource{}, rootAdmin).Allowed })
-		approvers := s.approvers(verb, may, rootAdmin)
-		if len(may) > 0 && !slices.ContainsFunc(may, func(p Principal) bool { return s.canHappen(p, verb, approvers, rootAdmin) }) {
+		may, can := s.whoCan(r, verb)
+		if len(may) > 0 && !can {
+			if before != nil {
+				if _, could := before.whoCan(r, verb); !could {
+					continue
+				}
+			}
 			d := s.decide(may[0], verb, Resource{}, rootAdmin)
 			return apierr.State("ask for fewer, or give others a role with it and "+approvalGrant, "nobody could %s any more: %s must be for it (%s), and there are not so many who may", verb, d.Need, strings.Join(d.Need.By, "; "))
 		}
 	}
 	return nil
+}
+
+// whoCan are those who may do a verb to the cluster; can: one of them finds as many as it
+// needs.
+func (s *Set) whoCan(r raftstore.Reader, verb string) (may []Principal, can bool) {
+	rootAdmin := RootIsAdmin(r, s)
+	may = slices.DeleteFunc(s.callers(r, ""), func(p Principal) bool { return !s.decide(p, verb, Resource{}, rootAdmin).Allowed })
+	approvers := s.approvers(verb, may, rootAdmin)
+	return may, slices.ContainsFunc(may, func(p Principal) bool { return s.canHappen(p, verb, approvers, rootAdmin) })
 }

@@ -2,13 +2,16 @@ package roles
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
@@ -123,4 +126,71 @@ func TestPeopleAreLeft(t *testing.T) {
 	_, err = w.admitted(w.root(), invite, again("a third"))
 	w.waits(err)
 	w.must(func(tx *raftstore.Tx) error { return errors.Join(pkistore.People.Delete(tx, "bob"), Forget(tx, "bob")) })
+}
+
+// TestMayLeave: a manager stays by which alone the policies can be met.
+func TestMayLeave(t *testing.T) {
+	w := newWorld(t)
+	leaves := func(id string) error {
+		return w.store.View(func(r *raftstore.ReadTx) error { return MayLeave(r, id) })
+	}
+	if err := leaves(w.m2); err != nil {
+		t.Errorf("without a policy: %v", err)
+	}
+	w.people("ann", "bob")
+	if err := w.setPolicy("eyes", guarded+invited); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{w.m1, w.m2} {
+		says(t, leaves(id), "nobody could change roles and policies or invite people any more without manager m")
+	}
+	w.must(func(tx *raftstore.Tx) error {
+		return pkistore.Nodes.Put(tx, &pkipb.Node{Id: ident.New(), Name: "m3", Role: profilepb.Role_ROLE_MANAGER})
+	})
+	if err := leaves(w.m2); err != nil {
+		t.Errorf("one of three: %v", err)
+	}
+
+	// Where it is lost already nobody else is held for it.
+	w.must(func(tx *raftstore.Tx) error {
+		for n := range pkistore.Nodes.All(tx) {
+			if n = proto.CloneOf(n); n.GetId() != w.m1 && n.GetId() != w.m2 {
+				n.Denied = true
+				return pkistore.Nodes.Put(tx, n)
+			}
+		}
+		return nil
+	})
+	w.must(func(tx *raftstore.Tx) error {
+		p, _ := pkistore.AccessPolicies.Get(tx, "eyes")
+		p = proto.CloneOf(p)
+		p.Text = strings.ReplaceAll(p.Text, `@parties("2")`, `@parties("3")`)
+		return errors.Join(pkistore.AccessPolicies.Put(tx, p), count(tx))
+	})
+	if err := leaves(w.m2); err != nil {
+		t.Errorf("of what could not be met: %v", err)
+	}
+}
+
+// TestWhatMakesItBetter: once people are gone, what does not make anything worse is not
+// refused for leaving it bad.
+func TestWhatMakesItBetter(t *testing.T) {
+	w := newWorld(t)
+	w.people("ann", "bob")
+	if err := w.setPolicy("eyes", guarded+invited); err != nil {
+		t.Fatal(err)
+	}
+	w.must(func(tx *raftstore.Tx) error {
+		return SetPolicy(tx, "ca", `@people("2") forbid (principal, action == Redoubt::Action::"ca.rotate-root", resource);`)
+	})
+	w.must(func(tx *raftstore.Tx) error { return errors.Join(pkistore.People.Delete(tx, "bob"), Forget(tx, "bob")) })
+	// Changes go as if they were approved: that is another test's.
+	w.must(func(tx *raftstore.Tx) error {
+		return pkistore.People.Put(tx, &pkipb.Person{Id: "eve", LeafSpki: []byte("eve"), LeafNotAfter: time.Now().Add(time.Hour).Unix()})
+	})
+	w.bind("viewer", person("eve"), nil)
+	says(t, w.setPolicy("backups", `@people("2") forbid (principal, action == Redoubt::Action::"backup.create", resource);`), "nobody could backup.create any more")
+	w.must(func(tx *raftstore.Tx) error { return RemovePolicy(tx, "ca") })
+	w.bind(SecurityAdmin, person("eve"), nil)
+	says(t, w.do(func(tx *raftstore.Tx) error { return Unbind(tx, SecurityAdmin, person("eve"), nil) }), "there are not so many who may")
 }
