@@ -105,13 +105,17 @@ func compileCondition(request protoreflect.MessageDescriptor, text string) (cond
 	switch {
 	case f.Kind() == protoreflect.BoolKind && (value == "true" || value == "false"),
 		f.Kind() == protoreflect.EnumKind && f.Enum().Values().ByName(protoreflect.Name(value)) != nil,
-		f.Kind() == protoreflect.Uint32Kind && value == "0":
+		f.Kind() == protoreflect.Uint32Kind && value == "0",
+		f.Message() != nil && value == "":
 		return condition{f, value, not}, nil
 	}
 	return condition{}, fmt.Errorf("%q is no value of the field", text)
 }
 
 func (c condition) holds(m protoreflect.Message) bool {
+	if c.field.Message() != nil {
+		return m.Has(c.field) == c.not
+	}
 	v := m.Get(c.field)
 	text := v.String()
 	if c.field.Kind() == protoreflect.EnumKind {

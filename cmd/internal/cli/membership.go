@@ -41,7 +41,8 @@ func (a *app) nodeDemoteCmd() *cobra.Command {
 		Long: `demote makes a manager a worker. It is refused as a manager from that moment and
 its containers go on. As it knew the cluster's keys, they are replaced, and so
 is the operator key, where there is one: the new one is printed before anything is
-done. Other slots stay and are named.`,
+done. Other slots stay and are named, and so is the operator key for whoever may not
+slot.rotate.`,
 		Example: `  redoubt node demote manager-3`,
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, names []string) error {
@@ -60,8 +61,8 @@ func (a *app) nodeRmCmd() *cobra.Command {
 		Long: `rm removes nodes for ever: every call and connection of theirs is refused from
 the moment the command returns, and their tasks move. With a manager the keys
 that it knew are replaced, and so is the operator key, where there is one: the new
-one is printed before anything is done. Other slots stay and are named, as are the
-secrets that it could read. Join tokens made before are void then.
+one is printed before anything is done. Other slots stay and are named, and so is the
+operator key for whoever may not slot.rotate, as are the secrets that it could read. Join tokens made before are void then.
 
 --compromised says that the node's keys are in other hands. It implies --force
 and tells what they were good for. A manager's keys included the root's: the
@@ -123,7 +124,17 @@ func (a *app) leave(ctx context.Context, do func(_ context.Context, _ *api, _ *k
 			return err
 		}
 		var slot *keydpb.Slot
-		if r.manager && !r.noSlot {
+		rotates := r.manager && !r.noSlot
+		if rotates {
+			may, err := c.CanI(ctx, &controlpb.CanIRequest{Verb: "slot.rotate"})
+			if err != nil {
+				return err
+			}
+			if rotates = may.GetAllowed(); !rotates {
+				fmt.Fprintln(a.Stderr, "redoubt: the operator key stays, as you may not slot.rotate: who may replaces it with `redoubt unlock-key rotate`, as it may have been given on that machine")
+			}
+		}
+		if rotates {
 			key, err := a.showNewKey("New operator key")
 			if err != nil {
 				return err

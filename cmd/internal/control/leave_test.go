@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/autolock"
 	"github.com/redoubt-cluster/redoubt/autolock/autolockpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/autolock/keydclient"
@@ -152,6 +153,48 @@ func eyes(w *leaveWorld) {
 	})
 }
 
+// TestLeavingKeepsTheOperatorKey: who sends no new one, as who may take managers out and
+// not rotate slots, gets none; the old one is named.
+func TestLeavingKeepsTheOperatorKey(t *testing.T) {
+	w := newLeaveWorld(t)
+	slot := func() (s *keydpb.Slot) {
+		_ = w.store.View(func(r *raftstore.ReadTx) error {
+			rec, _ := autolockstore.Slots.Get(r, autolockstore.RecordID)
+			s = rec.GetSet().GetSlots()[0]
+			return nil
+		})
+		return s
+	}
+	before := slot()
+	r, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "manager-2", Check: true})
+	if err != nil || r.GetNoSlot() {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if r, err = w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "manager-2"}); err != nil || !r.GetNoSlot() {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if rot := r.GetRotation(); rot.GetSlotEpoch() != 2 || rot.GetKeysetEpoch() != 2 || !slices.Equal(rot.GetSlotsKept(), []string{autolock.SlotName(before)}) || slot().GetId() != before.GetId() {
+		t.Errorf("%v, and the slot is %v", rot, slot())
+	}
+}
+
+// TestANewSlotAsksForItsVerb: whoever is to have the operator key by a manager's leaving
+// must be one who may make it.
+func TestANewSlotAsksForItsVerb(t *testing.T) {
+	for method, c := range map[string]struct{ without, with proto.Message }{
+		"Control/RemoveNode":    {&controlpb.RemoveNodeRequest{Node: "m"}, &controlpb.RemoveNodeRequest{Node: "m", Slot: &keydpb.Slot{}}},
+		"Control/DemoteNode":    {&controlpb.DemoteNodeRequest{Node: "m"}, &controlpb.DemoteNodeRequest{Node: "m", Slot: &keydpb.Slot{}}},
+		"Revocation/RevokeNode": {&controlpb.RevokeNodeRequest{Node: "m"}, &controlpb.RevokeNodeRequest{Node: "m", Slot: &keydpb.Slot{}}},
+	} {
+		for req, want := range map[proto.Message]bool{c.without: false, c.with: true} {
+			acts, err := authz.ActsOf("/redoubt.control.v1."+method, req)
+			if err != nil || slices.Contains(acts, authz.Act{Verb: "slot.rotate"}) != want {
+				t.Errorf("%s of %v does %v (%v)", method, req, acts, err)
+			}
+		}
+	}
+}
+
 // TestCompromisedLeavesAllTheSame: whose keys are in other hands is kept by no policy.
 func TestCompromisedLeavesAllTheSame(t *testing.T) {
 	w := newLeaveWorld(t)
@@ -178,7 +221,6 @@ func TestLeavingRefusals(t *testing.T) {
 			_, err := w.api.RemoveNode(t.Context(), &controlpb.RemoveNodeRequest{Node: "manager-2", Slot: newSlot()})
 			return err
 		}, apierr.ReasonState, "is up"},
-		{"without a slot", nil, func(w *leaveWorld) error { _, err := w.remove("manager-2", nil); return err }, apierr.ReasonInvalid, "new operator key's slot"},
 		{"with half a slot", nil, func(w *leaveWorld) error { _, err := w.remove("manager-2", &keydpb.Slot{Id: "x"}); return err }, apierr.ReasonInvalid, ""},
 		{"a worker is demoted", nil, func(w *leaveWorld) error {
 			_, err := w.api.DemoteNode(t.Context(), &controlpb.DemoteNodeRequest{Node: "worker-1", Slot: newSlot()})

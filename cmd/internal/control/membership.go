@@ -43,7 +43,7 @@ func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeReques
 	if err := l.run(ctx); err != nil {
 		return nil, err
 	}
-	resp := &controlpb.RemoveNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.operator == nil, Known: l.known, Unlisted: l.unlisted}
+	resp := &controlpb.RemoveNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.noSlot(), Known: l.known, Unlisted: l.unlisted}
 	if l.only {
 		return resp, nil
 	}
@@ -58,10 +58,10 @@ func (s *Server) RemoveNode(ctx context.Context, req *controlpb.RemoveNodeReques
 func (s *Server) DemoteNode(ctx context.Context, req *controlpb.DemoteNodeRequest) (*controlpb.DemoteNodeResponse, error) {
 	l := &leaving{Server: s, ref: req.GetNode(), slot: req.GetSlot(), only: req.GetCheck(), force: true, how: pki.Leaving{Demote: true}}
 	if err := l.run(ctx); err != nil || l.only {
-		return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), NoSlot: l.operator == nil}, err
+		return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), NoSlot: l.noSlot()}, err
 	}
 	s.c.Logger.InfoContext(ctx, "manager demoted", "node", l.node.GetId(), "keyset_epoch", l.rotation.GetKeysetEpoch())
-	return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, NoSlot: l.operator == nil, Known: l.known}, nil
+	return &controlpb.DemoteNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, NoSlot: l.noSlot(), Known: l.known}, nil
 }
 
 // leaving is one removal or demotion.
@@ -78,7 +78,7 @@ type leaving struct {
 	cluster  *pkipb.Cluster
 	stay     []*pkipb.Node // managers, in the order of their ids
 	retire   [][]byte      // keyd keys
-	operator *keydpb.Slot  // that is replaced; nil: there is none
+	operator *keydpb.Slot  // that is replaced by slot; nil: there is none
 	voter    bool
 
 	next     *keydpb.RotateKeysetResponse
@@ -87,6 +87,9 @@ type leaving struct {
 	known    *controlpb.KnownSecrets
 	unlisted bool // what its tasks held is not on the revocation list
 }
+
+// noSlot reports whether no operator key is replaced.
+func (l *leaving) noSlot() bool { return l.operator == nil || !l.only && l.slot == nil }
 
 func (l *leaving) manager() bool { return l.node.GetRole() == profilepb.Role_ROLE_MANAGER }
 
@@ -204,16 +207,14 @@ func (l *leaving) check(ctx context.Context) error {
 	return nil
 }
 
-// checkSlot refuses a leaving whose new operator key would open nothing, and one
-// without a key where an old one is to be replaced.
+// checkSlot refuses a leaving whose new operator key would open nothing. Without a key
+// the old one stays: who may take a manager out may not be one who has its key.
 func (l *leaving) checkSlot() error {
 	switch {
-	case l.operator == nil && l.slot == nil:
+	case l.slot == nil:
 		return nil
 	case l.operator == nil:
 		return apierr.State("run the command again", "there is no operator key to be replaced")
-	case l.slot == nil:
-		return apierr.Invalid("run the command again, with a redoubt of the same version as the managers", "a manager that leaves needs a new operator key's slot")
 	}
 	if err := autolock.CheckSlot(l.slot); err != nil {
 		return apierr.Invalid("", "%v", err)

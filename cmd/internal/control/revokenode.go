@@ -35,7 +35,7 @@ func (s *Server) RevokeNode(ctx context.Context, req *controlpb.RevokeNodeReques
 	if err := l.run(ctx); err != nil {
 		return nil, err
 	}
-	resp := &controlpb.RevokeNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.operator == nil, Known: l.known, Unlisted: l.unlisted}
+	resp := &controlpb.RevokeNodeResponse{Id: l.node.GetId(), Rotation: l.rotation, Manager: l.manager(), NoSlot: l.noSlot(), Known: l.known, Unlisted: l.unlisted}
 	if !l.only {
 		resp.Services = l.services
 		s.c.Logger.InfoContext(ctx, "node revoked", "node", resp.GetId(), "keyset_epoch", l.rotation.GetKeysetEpoch())

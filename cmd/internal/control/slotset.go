@@ -235,13 +235,16 @@ func findSlot(set *keydpb.SlotSet, ref string) (*keydpb.Slot, error) {
 
 // rotateForLeaving is what a manager's leaving does to the slots: an operator's is
 // replaced by slot, that of the first release where there are several. Where there is
-// none slot is nil, and the set gets a new epoch alone, and with it each manager a new
-// KEK. kept are the others that people open.
+// none, or who asks may not make one, slot is nil, and the set gets a new epoch alone, and
+// with it each manager a new KEK. kept are the others that people open.
 func rotateForLeaving(tx *raftstore.Tx, slot *keydpb.Slot) (epoch uint64, kept []string, err error) {
 	epoch, err = putSlotSet(tx, func(tx *raftstore.Tx, set *keydpb.SlotSet) error {
 		old := autolock.LeavingSlot(set)
-		kept = keptSlots(set)
-		if old == nil {
+		if kept = keptSlots(set); old == nil {
+			return nil
+		}
+		if slot == nil {
+			kept = append(kept, autolock.SlotName(old))
 			return nil
 		}
 		return replaceOperator(tx, set, old.GetId(), slot)

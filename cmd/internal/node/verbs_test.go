@@ -24,6 +24,7 @@ func TestRequestsDecide(t *testing.T) {
 		{"Control.ListServices", `services: "web" services: "api"`, "service.list Service web, service.list Service api"},
 		{"Control.RemoveNode", `node: "w1"`, "node.remove Node w1"},
 		{"Control.RemoveNode", `node: "w1" compromised: true`, "node.remove Node w1, node.revoke Node w1"},
+		{"Control.RemoveNode", `node: "m1" slot: {}`, "node.remove Node m1, slot.rotate"},
 		{"Control.CreateToken", `role: ROLE_WORKER`, "token.create-worker"},
 		{"Control.CreateToken", `role: ROLE_MANAGER`, "token.create-manager"},
 		{"Control.CreateToken", `role: 77`, "token.create-worker"},

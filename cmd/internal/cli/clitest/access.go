@@ -105,7 +105,7 @@ func (n *Node) RemoveAccessPolicy(_ context.Context, r *controlpb.RemoveAccessPo
 
 // CanI implements Access.
 func (n *Node) CanI(_ context.Context, r *controlpb.CanIRequest) (*controlpb.CanIResponse, error) {
-	return &controlpb.CanIResponse{Allowed: true, Principal: "root:manager-1", Resource: "service web", Roles: []string{"operator"},
+	return &controlpb.CanIResponse{Allowed: r.GetVerb() != "slot.rotate" || !n.noSlots, Principal: "root:manager-1", Resource: "service web", Roles: []string{"operator"},
 		By: []string{"role operator"}, Why: "permitted by role operator"}, nil
 }
 

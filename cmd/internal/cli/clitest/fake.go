@@ -73,14 +73,16 @@ type Node struct {
 	dying    bool // a manager goes away when the key is rotated
 	leader   bool
 	rotating bool // a root is being replaced
+	noSlots  bool // the caller may not rotate slots
 
 	orderKey   []byte
 	externalCA *pkipb.External // nil: none
 }
 
 // New returns a node in the given state: "empty", "active", "worker",
-// "locked", "denied", "leaderless", "away" (active, another manager away) or "dying"
-// (active, another manager goes away while it rotates its key).
+// "locked", "denied", "leaderless", "away" (active, another manager away), "dying"
+// (active, another manager goes away while it rotates its key) or "operator" (active, and
+// the caller may not rotate slots).
 func New(state string) (*Node, error) {
 	n := &Node{
 		Key: autolock.NewOperatorKey(), phase: controlpb.NodePhase_NODE_PHASE_ACTIVE, role: profilepb.Role_ROLE_MANAGER,
@@ -100,6 +102,8 @@ func New(state string) (*Node, error) {
 	n.slots = &keydpb.SlotSet{Epoch: 1, Slots: []*keydpb.Slot{n.Key.Slot()}}
 	switch state {
 	case "active":
+	case "operator":
+		n.noSlots = true
 	case "empty":
 		n.phase, n.role, n.cluster, n.id = controlpb.NodePhase_NODE_PHASE_EMPTY, 0, "", ""
 	case "worker":

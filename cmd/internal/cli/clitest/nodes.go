@@ -120,6 +120,9 @@ func rotation(name string, slot *keydpb.Slot, exposed bool) (*controlpb.Rotation
 		}
 		return &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, SlotsKept: []string{"officers"}, RootExposed: exposed}, nil
 	}
+	if slot == nil {
+		return &controlpb.Rotation{KeysetEpoch: 2, SlotEpoch: 2, SlotsKept: []string{"operator"}, RootExposed: exposed}, nil
+	}
 	if err := autolock.CheckSlot(slot); err != nil {
 		return nil, apierr.Invalid("", "%v", err)
 	}

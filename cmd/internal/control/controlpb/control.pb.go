@@ -1942,7 +1942,8 @@ type RemoveNodeRequest struct {
 	// Its keys are in other hands.
 	Compromised bool `protobuf:"varint,3,opt,name=compromised,proto3" json:"compromised,omitempty"`
 	// Managers, unless the answer to check said no_slot: the slot of the new operator
-	// key that the CLI made and showed.
+	// key that the CLI made and showed. Without it the operator key stays: whoever makes a
+	// new one opens every manager with it, which is not for everybody who removes nodes.
 	Slot *keydpb.Slot `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Only says whether it could be done; nothing changes but who leads.
 	Check         bool `protobuf:"varint,5,opt,name=check,proto3" json:"check,omitempty"`
@@ -2431,7 +2432,7 @@ type DemoteNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The slot of the new operator key that the CLI made and showed, unless the answer
-	// to check said no_slot.
+	// to check said no_slot. Without it the operator key stays.
 	Slot *keydpb.Slot `protobuf:"bytes,2,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Only says whether it could be done; nothing changes but who leads.
 	Check         bool `protobuf:"varint,3,opt,name=check,proto3" json:"check,omitempty"`
@@ -7194,7 +7195,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\n" +
 	"\x9a\xe5\x18\x06\n" +
 	"\x02\x06\n" +
-	"\x18\x01(\x010\x012\xb3-\n" +
+	"\x18\x01(\x010\x012\xe1-\n" +
 	"\aControl\x12u\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1b\x9a\xe5\x18\x17\n" +
 	"\x03\x05\t\n" +
@@ -7216,22 +7217,24 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\rRotateMeshKey\x12(.redoubt.control.v1.RotateMeshKeyRequest\x1a).redoubt.control.v1.RotateMeshKeyResponse\"(\x9a\xe5\x18$\n" +
 	"\x03\x05\t\n" +
 	"\x12\x1d\n" +
-	"\x0fnode.rotate-key\x12\x04Node\x1a\x04node\x12\xae\x01\n" +
+	"\x0fnode.rotate-key\x12\x04Node\x1a\x04node\x12\xc5\x01\n" +
 	"\n" +
-	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"Q\x9a\xe5\x18M\n" +
+	"RemoveNode\x12%.redoubt.control.v1.RemoveNodeRequest\x1a&.redoubt.control.v1.RemoveNodeResponse\"h\x9a\xe5\x18d\n" +
 	"\x03\x05\t\n" +
 	"\x12\x19\n" +
 	"\vnode.remove\x12\x04Node\x1a\x04node\x12+\n" +
-	"\vnode.revoke\x12\x04Node\x1a\x04node*\x10compromised=true\x12\x87\x01\n" +
+	"\vnode.revoke\x12\x04Node\x1a\x04node*\x10compromised=true\x12\x15\n" +
+	"\vslot.rotate*\x06slot!=\x12\x87\x01\n" +
 	"\vPromoteNode\x12&.redoubt.control.v1.PromoteNodeRequest\x1a'.redoubt.control.v1.PromoteNodeResponse\"'\x9a\xe5\x18#\n" +
 	"\x03\x05\t\n" +
 	"\x12\x1c\n" +
-	"\fnode.promote\x12\x04Node\x1a\x04node0\x01\x12\x81\x01\n" +
+	"\fnode.promote\x12\x04Node\x1a\x04node0\x01\x12\x98\x01\n" +
 	"\n" +
-	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\"$\x9a\xe5\x18 \n" +
+	"DemoteNode\x12%.redoubt.control.v1.DemoteNodeRequest\x1a&.redoubt.control.v1.DemoteNodeResponse\";\x9a\xe5\x187\n" +
 	"\x03\x05\t\n" +
 	"\x12\x19\n" +
-	"\vnode.demote\x12\x04Node\x1a\x04node\x12\xc1\x01\n" +
+	"\vnode.demote\x12\x04Node\x1a\x04node\x12\x15\n" +
+	"\vslot.rotate*\x06slot!=\x12\xc1\x01\n" +
 	"\vCreateToken\x12&.redoubt.control.v1.CreateTokenRequest\x1a'.redoubt.control.v1.CreateTokenResponse\"a\x9a\xe5\x18]\n" +
 	"\x03\x05\t\n" +
 	"\x12)\n" +

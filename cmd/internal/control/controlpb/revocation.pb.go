@@ -739,14 +739,15 @@ const file_cmd_internal_control_controlpb_revocation_proto_rawDesc = "" +
 	"\x03crl\x18\x02 \x01(\fR\x03crl\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\bR\x04root\x12\x1a\n" +
 	"\bworkload\x18\x04 \x01(\bR\bworkload\x12\x16\n" +
-	"\x06former\x18\x05 \x01(\bR\x06former2\x82\x05\n" +
+	"\x06former\x18\x05 \x01(\bR\x06former2\x99\x05\n" +
 	"\n" +
-	"Revocation\x12\x81\x01\n" +
+	"Revocation\x12\x98\x01\n" +
 	"\n" +
-	"RevokeNode\x12%.redoubt.control.v1.RevokeNodeRequest\x1a&.redoubt.control.v1.RevokeNodeResponse\"$\x9a\xe5\x18 \n" +
+	"RevokeNode\x12%.redoubt.control.v1.RevokeNodeRequest\x1a&.redoubt.control.v1.RevokeNodeResponse\";\x9a\xe5\x187\n" +
 	"\x03\x05\t\n" +
 	"\x12\x19\n" +
-	"\vnode.revoke\x12\x04Node\x1a\x04node\x12\x85\x01\n" +
+	"\vnode.revoke\x12\x04Node\x1a\x04node\x12\x15\n" +
+	"\vslot.rotate*\x06slot!=\x12\x85\x01\n" +
 	"\x0eRevokeIdentity\x12).redoubt.control.v1.RevokeIdentityRequest\x1a*.redoubt.control.v1.RevokeIdentityResponse\"\x1c\x9a\xe5\x18\x18\n" +
 	"\x03\x05\t\n" +
 	"\x12\x11\n" +
