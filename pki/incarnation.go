@@ -132,17 +132,6 @@ func putOut(tx *raftstore.Tx, restored bool) (int, error) {
 	return len(some), nil
 }
 
-// voidApprovals removes those that can still be used.
-func voidApprovals(tx *raftstore.Tx) (int, error) {
-	some := first(store.Approvals.All(tx), func(a *pkipb.Approval) bool { return a.GetUsedAt() == 0 })
-	for _, a := range some {
-		if err := store.Approvals.Delete(tx, a.GetId()); err != nil {
-			return 0, err
-		}
-	}
-	return len(some), nil
-}
-
 // first are the first perStep of seq that want holds for.
 func first[T any](seq iter.Seq[T], want func(T) bool) (out []T) {
 	for v := range seq {

@@ -178,7 +178,7 @@ func RevokePerson(tx *raftstore.Tx, name string) error {
 	}
 	p = proto.CloneOf(p)
 	p.Denied, p.DeniedAt, p.Invitation, p.InvitationId = true, tx.Now().Unix(), nil, ""
-	return store.People.Put(tx, p)
+	return errors.Join(withdraw(tx, name), store.People.Put(tx, p))
 }
 
 // RemovePerson forgets a person, with the same effect.
@@ -186,7 +186,7 @@ func RemovePerson(tx *raftstore.Tx, name string) error {
 	if _, ok := store.People.Get(tx, name); !ok {
 		return ErrNoPerson
 	}
-	return store.People.Delete(tx, name)
+	return errors.Join(withdraw(tx, name), store.People.Delete(tx, name))
 }
 
 // takenBy writes the certificate that an invitation made, and takes the invitation
@@ -205,7 +205,7 @@ func takenBy(tx *raftstore.Tx, rec *profilepb.InvitationRecord, leaf *profilepb.
 	}
 	p = proto.CloneOf(p)
 	p.Invitation, p.InvitationId, p.LifeSeconds = nil, "", rec.GetLifeSeconds()
-	return putLeaf(tx, p, leaf, nil)
+	return errors.Join(withdraw(tx, p.GetId()), putLeaf(tx, p, leaf, nil))
 }
 
 // renewedBy writes a person's next certificate. presented is the SPKI hash of the one
