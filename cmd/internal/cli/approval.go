@@ -79,6 +79,8 @@ func (a *app) approvalShowCmd() *cobra.Command {
 	var out output
 	c := &cobra.Command{
 		Use: "show ID", Short: "Show what a request says, all of it",
+		Long: `show prints a request, which is read and hashed here, and not where it was sent
+from: with the SHA-256 it is this request that is granted, whoever is in between.`,
 		Example: `  redoubt approval show k3qf7zpa`,
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, got []string) error {
@@ -87,10 +89,14 @@ func (a *app) approvalShowCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if out.structured() {
-					return out.objects(a.Stdout, protoJSON(r.GetApproval()))
+				v, err := readApproval(got[0], r)
+				if err != nil {
+					return err
 				}
-				showApproval(a.Stdout, r.GetApproval())
+				if out.structured() {
+					return out.objects(a.Stdout, protoJSON(v))
+				}
+				showApproval(a.Stdout, v)
 				return nil
 			})
 		},
@@ -137,50 +143,6 @@ func showApproval(w io.Writer, v *controlpb.ApprovalView) {
 		}
 	}
 	fmt.Fprintf(w, "  (%s)\n", map[bool]string{true: "everything is as it is by default", false: "everything else is as it is by default"}[len(v.GetFields()) == 0])
-}
-
-func (a *app) approvalGrantCmd() *cobra.Command {
-	c := &cobra.Command{
-		Use: "grant ID", Short: "Be for a request of somebody else",
-		Long: `grant shows what a request says and is for it. Whoever grants must be permitted
-to do it, and not be who asked for it; each counts once. Look at it first with
-redoubt approval show: a grant is not taken back.`,
-		Example: `  redoubt approval grant k3qf7zpa`,
-		Args:    args(1, 1),
-		RunE:    func(c *cobra.Command, got []string) error { return a.decideApproval(c.Context(), got[0], true) },
-	}
-	c.ValidArgsFunction = a.names(1, approvalIDs)
-	return c
-}
-
-func (a *app) approvalDenyCmd() *cobra.Command {
-	c := &cobra.Command{
-		Use: "deny ID", Short: "End a request, whoever else is for it",
-		Long:    `deny ends a request: nothing comes of it any more. Who asked for it withdraws it so.`,
-		Example: `  redoubt approval deny k3qf7zpa`,
-		Args:    args(1, 1),
-		RunE:    func(c *cobra.Command, got []string) error { return a.decideApproval(c.Context(), got[0], false) },
-	}
-	c.ValidArgsFunction = a.names(1, approvalIDs)
-	return c
-}
-
-// decideApproval says yes or no to what it shows.
-func (a *app) decideApproval(ctx context.Context, ref string, grant bool) error {
-	return a.with(ctx, func(ctx context.Context, api *api) error {
-		r, err := api.GetApproval(ctx, &controlpb.GetApprovalRequest{Approval: ref})
-		if err != nil {
-			return err
-		}
-		v := r.GetApproval()
-		d, err := api.DecideApproval(ctx, &controlpb.DecideApprovalRequest{Approval: v.GetId(), Grant: grant, Hash: v.GetHash()})
-		if err != nil {
-			return err
-		}
-		v.State, v.Progress, v.Votes = d.GetApproval().GetState(), d.GetApproval().GetProgress(), d.GetApproval().GetVotes()
-		showApproval(a.Stdout, v)
-		return nil
-	})
 }
 
 func approvalIDs(ctx context.Context, api *api) (out []string, err error) {

@@ -8,8 +8,6 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
-	"github.com/redoubt-cluster/redoubt/pki/audit"
-	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -49,16 +47,7 @@ func (s *Server) GetApproval(ctx context.Context, req *controlpb.GetApprovalRequ
 		if resp.Approval, err = s.approvalView(tx, a); err != nil {
 			return err
 		}
-		request, err := roles.RequestOf(a)
-		if err != nil {
-			return err
-		}
-		for _, fd := range roles.Fresh(request) {
-			resp.Approval.Fields = append(resp.Approval.Fields, &controlpb.ApprovalField{Path: string(fd.Name()), Value: "(made anew by each call)"})
-		}
-		for _, f := range audit.Describe(request) {
-			resp.Approval.Fields = append(resp.Approval.Fields, &controlpb.ApprovalField{Path: f.GetPath(), Value: f.GetNew()})
-		}
+		resp.Request = a.GetRequest()
 		return nil
 	})
 	return resp, err
@@ -66,10 +55,9 @@ func (s *Server) GetApproval(ctx context.Context, req *controlpb.GetApprovalRequ
 
 // DecideApproval implements Approvals.
 func (s *Server) DecideApproval(ctx context.Context, req *controlpb.DecideApprovalRequest) (*controlpb.DecideApprovalResponse, error) {
-	id, _ := authz.FromContext(ctx)
-	p, err := roles.FromIdentity(id)
+	p, err := whoCalls(ctx)
 	if err != nil {
-		return nil, apierr.New(apierr.ReasonDenied, "", "%v", err)
+		return nil, err
 	}
 	resp := &controlpb.DecideApprovalResponse{}
 	return resp, s.update(ctx, func(tx *raftstore.Tx) error {
@@ -83,7 +71,7 @@ func (s *Server) DecideApproval(ctx context.Context, req *controlpb.DecideApprov
 
 func (s *Server) approvalView(tx *raftstore.Tx, a *pkipb.Approval) (*controlpb.ApprovalView, error) {
 	v := &controlpb.ApprovalView{Id: a.GetId(), Requester: roles.Named(tx, roles.PrincipalOf(a.GetRequester())), Verbs: a.GetVerbs(), Method: a.GetMethod(),
-		Hash: a.GetHash(), RequestedAt: a.GetRequestedAt(), ExpiresAt: a.GetExpiresAt(), UsedAt: a.GetUsedAt()}
+		RequestedAt: a.GetRequestedAt(), ExpiresAt: a.GetExpiresAt(), UsedAt: a.GetUsedAt()}
 	// Whoever asked may not be permitted it any more, or asked another version: then it
 	// comes to nothing, and is shown all the same.
 	standing, err := s.c.Roles.Standing(tx, a)

@@ -1,47 +1,24 @@
 package roles
 
 import (
-	"crypto/sha256"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/approvable"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/internal/lp"
 	"github.com/redoubt-cluster/redoubt/internal/strictpb"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
-	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 )
-
-// requestHash is what an approval is bound to: the method, and every field of the
-// request.
-func requestHash(method string, encoded []byte) []byte {
-	sum := sha256.Sum256(lp.Append(lp.Append([]byte("redoubt approval v1\x00"), []byte(method)), encoded))
-	return sum[:]
-}
-
-// Fresh are the fields of a request that each call makes by chance: who asks chooses
-// them, and they are no part of what others approve.
-func Fresh(request proto.Message) (out []protoreflect.FieldDescriptor) {
-	fields := request.ProtoReflect().Descriptor().Fields()
-	for i := range fields.Len() {
-		if fd := fields.Get(i); proto.GetExtension(fd.Options(), authzpb.E_Fresh).(bool) {
-			out = append(out, fd)
-		}
-	}
-	return out
-}
 
 // encodeApprovable is the request as it is kept, hashed and shown, without what is
 // fresh. It refuses one that says something else to those who read it than it does when
@@ -54,7 +31,7 @@ func encodeApprovable(request proto.Message) ([]byte, error) {
 		return nil, err
 	}
 	request = proto.Clone(request)
-	for _, fd := range Fresh(request) {
+	for _, fd := range approvable.Fresh(request) {
 		request.ProtoReflect().Clear(fd)
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(request)
@@ -98,28 +75,9 @@ func inexactNode() error {
 
 // RequestOf is what an approval is for.
 func RequestOf(a *pkipb.Approval) (proto.Message, error) {
-	unreadable := func(why any) error {
-		return apierr.State("the request must be made again", "what approval %s is for cannot be read by this version: %v", a.GetId(), why)
-	}
-	service, name, _ := strings.Cut(strings.TrimPrefix(a.GetMethod(), "/"), "/")
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+	m, err := approvable.Decode(a.GetMethod(), a.GetRequest())
 	if err != nil {
-		return nil, unreadable(err)
-	}
-	s, ok := d.(protoreflect.ServiceDescriptor)
-	if !ok || s.Methods().ByName(protoreflect.Name(name)) == nil {
-		return nil, unreadable("there is no such method")
-	}
-	t, err := protoregistry.GlobalTypes.FindMessageByName(s.Methods().ByName(protoreflect.Name(name)).Input().FullName())
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	m := t.New().Interface()
-	if err := proto.Unmarshal(a.GetRequest(), m); err != nil {
-		return nil, unreadable(err)
-	}
-	if t := strictpb.Unknown(m); t != "" {
-		return nil, unreadable("fields of " + t + " that are not known")
+		return nil, apierr.State("the request must be made again", "what approval %s is for cannot be read by this version: %v", a.GetId(), err)
 	}
 	return m, nil
 }

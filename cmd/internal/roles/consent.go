@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/approvable"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
@@ -51,7 +52,7 @@ func (e *Engine) consent(ctx context.Context, id authz.Identity, method string, 
 	if err != nil {
 		return nil, err
 	}
-	a := &pkipb.Approval{Requester: p.Record(), Method: method, Request: encoded, Hash: requestHash(method, encoded)}
+	a := &pkipb.Approval{Requester: p.Record(), Method: method, Request: encoded, Hash: approvable.Hash(method, encoded)}
 	for _, act := range acts {
 		a.Verbs = append(a.Verbs, act.Verb)
 	}

@@ -7,12 +7,24 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/approvable"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 )
 
 // approvalID is of what waits once something that others must approve was asked for.
 const approvalID = "aaaabbbbccccddddeeeeffff22"
+
+const createRole = "/redoubt.control.v1.Access/CreateRole"
+
+// asked is what waits to be approved.
+func asked() []byte {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&controlpb.CreateRoleRequest{Name: "guarded\u202e", Description: "two\nlines\x1b[2J", Verbs: []string{"node.list"}})
+	if err != nil {
+		panic(err) // it is a constant
+	}
+	return b
+}
 
 // guarded: two managers must be for a role that is called "guarded".
 func (n *Node) guarded(name string) error {
@@ -27,9 +39,8 @@ func (n *Node) guarded(name string) error {
 	}
 	if len(n.waiting) == 0 {
 		n.waiting = append(n.waiting, &controlpb.ApprovalView{Id: approvalID, Requester: "root:manager\x1b-1", Verbs: []string{"role.create"},
-			Method: "/redoubt.control.v1.Access/CreateRole", Hash: bytes.Repeat([]byte{7}, 32), RequestedAt: 4891363200, ExpiresAt: 4891449600,
-			State: controlpb.ApprovalView_STATE_WAITING, Progress: "1 of 2 people or managers",
-			Fields: []*controlpb.ApprovalField{{Path: "name", Value: "guarded\u202e"}, {Path: "description", Value: "two\nlines\x1b[2J"}}})
+			Method: createRole, RequestedAt: 4891363200, ExpiresAt: 4891449600,
+			State: controlpb.ApprovalView_STATE_WAITING, Progress: "1 of 2 people or managers"})
 	}
 	return apierr.New(apierr.ReasonApproval, "have it looked at and approved with `redoubt approval grant "+approvalID+"`, then run the same command again",
 		"others must approve this, as approval %s: 1 of 2 people or managers so far, with you", approvalID)
@@ -65,7 +76,14 @@ func (n *Node) GetApproval(_ context.Context, r *controlpb.GetApprovalRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return &controlpb.GetApprovalResponse{Approval: proto.CloneOf(v)}, nil
+	resp := &controlpb.GetApprovalResponse{Approval: proto.CloneOf(v), Request: asked()}
+	if n.forges { // as whoever carries the answer could
+		resp.Approval.Hash, resp.Approval.Fields = approvable.Hash(createRole, asked()), []*controlpb.ApprovalField{{Path: "name", Value: "harmless"}}
+		if resp.Request, err = proto.Marshal(&controlpb.CreateRoleRequest{Name: "forged"}); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
 }
 
 // DecideApproval implements Approvals: as another manager's root.
@@ -76,7 +94,7 @@ func (n *Node) DecideApproval(_ context.Context, r *controlpb.DecideApprovalRequ
 	switch {
 	case err != nil:
 		return nil, err
-	case !bytes.Equal(r.GetHash(), v.GetHash()):
+	case r.GetGrant() && !bytes.Equal(r.GetHash(), approvable.Hash(createRole, asked())):
 		return nil, apierr.State("look at it again", "what was looked at is not what it is for")
 	case v.State != controlpb.ApprovalView_STATE_WAITING:
 		return nil, apierr.Exists("somebody else must be for it, too", "root:manager-2 has approved it already, and counts once")

@@ -74,6 +74,7 @@ type Node struct {
 	leader   bool
 	rotating bool // a root is being replaced
 	noSlots  bool // the caller may not rotate slots
+	forges   bool // answers say other requests than those that wait
 
 	orderKey   []byte
 	externalCA *pkipb.External // nil: none
@@ -82,7 +83,8 @@ type Node struct {
 // New returns a node in the given state: "empty", "active", "worker",
 // "locked", "denied", "leaderless", "away" (active, another manager away), "dying"
 // (active, another manager goes away while it rotates its key) or "operator" (active, and
-// the caller may not rotate slots).
+// the caller may not rotate slots) or "forging" (active, and what it says of approvals is
+// forged).
 func New(state string) (*Node, error) {
 	n := &Node{
 		Key: autolock.NewOperatorKey(), phase: controlpb.NodePhase_NODE_PHASE_ACTIVE, role: profilepb.Role_ROLE_MANAGER,
@@ -104,6 +106,8 @@ func New(state string) (*Node, error) {
 	case "active":
 	case "operator":
 		n.noSlots = true
+	case "forging":
+		n.forges = true
 	case "empty":
 		n.phase, n.role, n.cluster, n.id = controlpb.NodePhase_NODE_PHASE_EMPTY, 0, "", ""
 	case "worker":

@@ -88,7 +88,8 @@ type ApprovalView struct {
 	Requester string                 `protobuf:"bytes,2,opt,name=requester,proto3" json:"requester,omitempty"`
 	Verbs     []string               `protobuf:"bytes,3,rep,name=verbs,proto3" json:"verbs,omitempty"`
 	Method    string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
-	// SHA-256 of what is asked for.
+	// SHA-256 of what is asked for. Whoever approves makes it, and fields, out of the
+	// request by itself: no answer has them.
 	Hash []byte `protobuf:"bytes,5,opt,name=hash,proto3" json:"hash,omitempty"`
 	// Unix seconds.
 	RequestedAt int64              `protobuf:"varint,6,opt,name=requested_at,json=requestedAt,proto3" json:"requested_at,omitempty"`
@@ -473,8 +474,10 @@ func (x *GetApprovalRequest) GetApproval() string {
 }
 
 type GetApprovalResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Approval      *ApprovalView          `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Approval *ApprovalView          `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
+	// The request, encoded as it is bound to the approval: what is fresh is left out.
+	Request       []byte `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -512,6 +515,13 @@ func (*GetApprovalResponse) Descriptor() ([]byte, []int) {
 func (x *GetApprovalResponse) GetApproval() *ApprovalView {
 	if x != nil {
 		return x.Approval
+	}
+	return nil
+}
+
+func (x *GetApprovalResponse) GetRequest() []byte {
+	if x != nil {
+		return x.Request
 	}
 	return nil
 }
@@ -663,9 +673,10 @@ const file_cmd_internal_control_controlpb_approvals_proto_rawDesc = "" +
 	"\x15ListApprovalsResponse\x12>\n" +
 	"\tapprovals\x18\x01 \x03(\v2 .redoubt.control.v1.ApprovalViewR\tapprovals\"0\n" +
 	"\x12GetApprovalRequest\x12\x1a\n" +
-	"\bapproval\x18\x01 \x01(\tR\bapproval\"S\n" +
+	"\bapproval\x18\x01 \x01(\tR\bapproval\"m\n" +
 	"\x13GetApprovalResponse\x12<\n" +
-	"\bapproval\x18\x01 \x01(\v2 .redoubt.control.v1.ApprovalViewR\bapproval\"]\n" +
+	"\bapproval\x18\x01 \x01(\v2 .redoubt.control.v1.ApprovalViewR\bapproval\x12\x18\n" +
+	"\arequest\x18\x02 \x01(\fR\arequest\"]\n" +
 	"\x15DecideApprovalRequest\x12\x1a\n" +
 	"\bapproval\x18\x01 \x01(\tR\bapproval\x12\x14\n" +
 	"\x05grant\x18\x02 \x01(\bR\x05grant\x12\x12\n" +
