@@ -11,6 +11,7 @@ import (
 
 var (
 	approvalID = regexp.MustCompile(`as approval ([a-z2-7]{26})`)
+	approvalSum = regexp.MustCompile(`(?m)^SHA-256: +([0-9a-f]{64})$`)
 	rootCA     = regexp.MustCompile(`(?m)^root +[0-9a-f]{12}`)
 )
 
@@ -19,6 +20,15 @@ const (
 		Redoubt::Action::"policy.set", Redoubt::Action::"policy.remove", Redoubt::Action::"binding.create", Redoubt::Action::"binding.remove"], resource);`
 	byParties = `@parties("2") forbid (principal, action in [Redoubt::Action::"person.invite", Redoubt::Action::"token.create-manager", Redoubt::Action::"backup.create"], resource);`
 )
+
+// grant is the command that approves what `approval show` shows.
+func grant(show func(args ...string) string, id string) []string {
+	got := approvalSum.FindStringSubmatch(show("approval", "show", id))
+	if got == nil {
+		return []string{"approval", "grant", id, "has no SHA-256"}
+	}
+	return []string{"approval", "grant", id, got[1]}
+}
 
 // asks makes a request that others must approve, and returns the approval's id.
 func asks(t *testing.T, do func(args ...string) result, args ...string) string {
@@ -86,7 +96,7 @@ func TestFourEyes(t *testing.T) {
 
 	// A call that goes on in a stream uses its approval up; so does one that only reads.
 	a := asks(t, by(eve), "autolock", "off")
-	alice.ok("approval", "grant", a)
+	alice.ok(grant(alice.ok, a)...)
 	eve.ok("autolock", "off")
 	eve.ok("autolock", "on")
 	if asks(t, by(eve), "autolock", "off") == a {
@@ -94,7 +104,7 @@ func TestFourEyes(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "cluster.rdtb")
 	a = asks(t, on("manager-2"), "backup", "create", file)
-	c.ok("manager-3", "approval", "grant", a)
+	c.ok("manager-3", grant(func(args ...string) string { return c.ok("manager-3", args...) }, a)...)
 	c.ok("manager-2", "backup", "create", file)
 	if asks(t, on("manager-2"), "backup", "create", file+"2") == a {
 		t.Error("an approval is good for two backups")
@@ -102,7 +112,7 @@ func TestFourEyes(t *testing.T) {
 	// An invitation is another one each time: what is approved is for whom.
 	invite := []string{"person", "invite", "-q", "carol"}
 	a = asks(t, by(alice), invite...)
-	bob.ok("approval", "grant", a)
+	bob.ok(grant(bob.ok, a)...)
 	asks(t, by(alice), "person", "invite", "-q", "mallory")
 	asks(t, by(alice), append(invite, "--lifetime", "24h")...)
 	alice.ok(invite...)
@@ -114,7 +124,7 @@ func TestFourEyes(t *testing.T) {
 	create := []string{"auth", "role", "create", "--verb", "node.list", "lister"}
 	a = asks(t, by(alice), create...)
 	eve.ok("approval", "deny", a)
-	bob.refused(1, "was denied already", "approval", "grant", a)
+	bob.refused(1, "was denied already", grant(bob.ok, a)...)
 	if asks(t, by(alice), create...) == a {
 		t.Error("what was denied can be granted")
 	}
@@ -132,10 +142,10 @@ func TestFourEyes(t *testing.T) {
 	if got := bob.ok("approval", "show", a[:8]); !strings.Contains(got, "root: true") || !strings.Contains(got, "1 of 2 people") {
 		t.Error(got)
 	}
-	alice.refused(5, "person:alice asked for it, and person:alice cannot approve it", "approval", "grant", a)
-	c.refused("manager-1", 5, "root:manager-1 is nobody in particular", nil, "approval", "grant", a)
-	bob.ok("approval", "grant", a)
-	bob.refused(1, "counts once", "approval", "grant", a)
+	alice.refused(5, "person:alice asked for it, and person:alice cannot approve it", grant(alice.ok, a)...)
+	c.refused("manager-1", 5, "root:manager-1 is nobody in particular", nil, grant(bob.ok, a)...)
+	bob.ok(grant(bob.ok, a)...)
+	bob.refused(1, "counts once", grant(bob.ok, a)...)
 	if b := asks(t, by(eve), rotate...); b == a {
 		t.Error("a third one has the approval of who asked")
 	}
