@@ -41,12 +41,12 @@ func TestWordsGoWithTheKey(t *testing.T) {
 			}
 			c.update(func(tx *raftstore.Tx) error {
 				return errors.Join(
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "asked", Requester: bob, Votes: said(false, ann)}),
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "asked-and-used", Requester: bob, Votes: said(false, ann), UsedAt: 7}),
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "granted", Requester: ann, Votes: said(false, bob, user)}),
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "granted-and-used", Requester: ann, Votes: said(false, bob), UsedAt: 7}),
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "denied", Requester: ann, Votes: said(true, bob)}),
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "users", Requester: user}))
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "asked", Hash: []byte("hash"), Requester: bob, Votes: said(false, ann)}),
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "asked-and-used", Hash: []byte("hash"), Requester: bob, Votes: said(false, ann), UsedAt: 7}),
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "granted", Hash: []byte("hash"), Requester: ann, Votes: said(false, bob, user)}),
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "granted-and-used", Hash: []byte("hash"), Requester: ann, Votes: said(false, bob), UsedAt: 7}),
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "denied", Hash: []byte("hash"), Requester: ann, Votes: said(true, bob)}),
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "users", Hash: []byte("hash"), Requester: user}))
 			})
 			if err := out(c); err != nil {
 				t.Fatal(err)

@@ -42,8 +42,8 @@ func TestWhoComesBackWithAnIncarnation(t *testing.T) {
 					store.People.Put(tx, &pkipb.Person{Id: "ann", LeafSpki: []byte("now"), PreviousSpki: []byte("before"), LeafIssuer: []byte("issuer"), LeafNotAfter: ends, LifeSeconds: 60}),
 					store.People.Put(tx, &pkipb.Person{Id: "bob", Invitation: &profilepb.SignedInvitation{Record: []byte("r")}, InvitationId: "i", InvitedBy: "ann"}),
 					store.People.Put(tx, &pkipb.Person{Id: "eve", Denied: true, DeniedAt: 7}),
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "waits", ExpiresAt: ends}),
-					store.Approvals.Put(tx, &pkipb.Approval{Id: "used", ExpiresAt: ends, UsedAt: 7, UsedBy: "call"}))
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "waits", Hash: []byte("hash"), ExpiresAt: ends}),
+					store.Approvals.Put(tx, &pkipb.Approval{Id: "used", Hash: []byte("hash"), ExpiresAt: ends, UsedAt: 7, UsedBy: "call"}))
 			})
 			begun := 0
 			if err := pki.BeginIncarnation(t.Context(), c.store, 2, pki.FirstManager{Name: "m", Address: "192.0.2.9:2377", Leaf: self.Chain(), Boot: self.Boot.Chain()},

@@ -24,7 +24,9 @@ func TestStatusWarnsOfSuspendedPolicies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if warns := slices.ContainsFunc(st.GetWarnings(), func(s string) bool { return strings.Contains(s, "policy eyes asks for several people and is suspended") }); warns != suspended {
+		if warns := slices.ContainsFunc(st.GetWarnings(), func(s string) bool {
+			return strings.Contains(s, "policy eyes asks for several people and is suspended")
+		}); warns != suspended {
 			t.Errorf("suspended is %v: %q", suspended, st.GetWarnings())
 		}
 		list, err := w.api.ListAccessPolicies(t.Context(), &controlpb.ListAccessPoliciesRequest{})

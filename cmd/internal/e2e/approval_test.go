@@ -10,9 +10,9 @@ import (
 )
 
 var (
-	approvalID = regexp.MustCompile(`as approval ([a-z2-7]{26})`)
+	approvalID  = regexp.MustCompile(`as approval ([a-z2-7]{26})`)
 	approvalSum = regexp.MustCompile(`(?m)^SHA-256: +([0-9a-f]{64})$`)
-	rootCA     = regexp.MustCompile(`(?m)^root +[0-9a-f]{12}`)
+	rootCA      = regexp.MustCompile(`(?m)^root +[0-9a-f]{12}`)
 )
 
 const (
