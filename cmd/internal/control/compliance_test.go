@@ -52,6 +52,8 @@ type judged struct {
 	// records are the other managers; nil: there are none.
 	records control.RecordsOf
 	checks control.NodeChecks
+	// records are the other managers; nil: there are none.
+	records control.RecordsOf
 }
 
 func newJudged(t *testing.T) *judged {
