@@ -44,7 +44,7 @@ func ofNodes() []Control {
 			Reads: "descriptors of the running keyd against the kernel's sockets", Remedy: "stop the node: what runs as keyd is not keyd", Check: checkNoNetwork},
 		{ID: "nothing-in-clear", Title: "No key, share or token is written in clear", Severity: Critical, Scope: OfNode,
 			Reads: "every byte of the data directories of redoubtd and keyd", Remedy: "remove the file, and rotate what it held", Check: checkNothingInClear},
-		{ID: "programs-trusted", Title: "Root alone writes the programs that run, and they are those installed", Severity: Critical, Scope: OfNode,
+		{ID: "programs-trusted", Title: "Root alone writes the programs that run, and none was changed since it was started", Severity: Critical, Scope: OfNode,
 			Reads: "the program each daemon runs, its owner and mode, and those of the directories above", Remedy: "install the programs again, and restart the daemons", Check: checkPrograms},
 		{ID: "sockets-own", Title: "Each local socket is of the one user who may connect", Severity: High, Scope: OfNode,
 			Reads: "owners and modes of the sockets in the run directory", Remedy: "restart the supervisor, or the socket units", Check: checkSockets},

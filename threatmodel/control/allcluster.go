@@ -35,7 +35,7 @@ func ofCluster() []Control {
 			Reads: "certificates that the other managers show the leader", Remedy: "redoubt ca inspect; redoubt node revoke NODE where its key is in other hands", Judge: eachDoor(checkShown)},
 		{ID: "managers-drained", Title: "Managers run no services where there are workers", Severity: Medium, Scope: OfCluster,
 			Reads: "tasks that are on managers", Remedy: "redoubt node update --availability drain NODE", Judge: checkDrained},
-		{ID: "managers-quorum", Title: "An odd number of managers, three at least, is up and votes", Severity: High, Scope: OfCluster,
+		{ID: "managers-quorum", Title: "Three or five managers are up and vote", Severity: High, Scope: OfCluster,
 			Reads: "the store's servers, sessions, and managers that say they are locked", Remedy: "redoubt unlock on those that are locked; redoubt join-token manager for more", Judge: checkQuorum},
 		{ID: "managers-quantum-safe", Title: "Managers agree on a key exchange that a recording is worth nothing of", Severity: High, Scope: OfCluster,
 			Reads: "handshakes with the other managers", Remedy: "install that manager's programs again", Judge: eachDoor(checkGroup)},

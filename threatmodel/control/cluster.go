@@ -59,6 +59,7 @@ type Member struct {
 	Stale     bool      // that is of a CA of before
 	Forgotten bool      // so long before that nobody takes it
 
+	Clocked  bool          // something is known of its clock
 	ClockOff time.Duration // at least, by what is known of it
 	Tasks    int           // that may have a container there
 

@@ -131,8 +131,9 @@ func scanFile(ctx context.Context, path string) (kinds []string, err error) {
 	}
 }
 
-// checkSealed: keyd's state has the header of a sealed one, snapshots too, and the
-// store has sealed records.
+// checkSealed: keyd's state has the header of a sealed one, snapshots and segments of
+// the audit log too, and the store's file has sealed records. What is between records
+// it does not judge.
 func checkSealed(ctx context.Context, n *Node, found *Found) error {
 	header := func(path, magic string, at int64) error {
 		f, err := os.Open(path)
@@ -154,8 +155,8 @@ func checkSealed(ctx context.Context, n *Node, found *Found) error {
 		return err
 	}
 	raft := filepath.Join(n.Data, "control", "raft")
-	for pattern, at := range map[string]int64{"state": 4, "meta": 0} {
-		paths, err := filepath.Glob(filepath.Join(raft, "snapshots", "*", pattern))
+	for pattern, at := range map[string]int64{"snapshots/*/state": 4, "snapshots/*/meta": 0, "audit/" + strings.Repeat("[0-9a-f]", 16): 0} {
+		paths, err := filepath.Glob(filepath.Join(raft, pattern))
 		if err != nil {
 			return err
 		}
@@ -170,8 +171,8 @@ func checkSealed(ctx context.Context, n *Node, found *Found) error {
 		return err
 	}
 	found.Looked()
-	if len(report.Epochs()) == 0 {
-		found.Against("%s has no sealed record", raft)
+	if !slices.ContainsFunc(report.Files, func(f keyscan.File) bool { return f.Path == "raft.db" && len(f.Records) > 0 }) {
+		found.Against("%s has no sealed record", filepath.Join(raft, "raft.db"))
 	}
 	return nil
 }

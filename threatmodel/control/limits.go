@@ -35,6 +35,7 @@ const safeGroup = "X25519MLKEM768"
 
 const (
 	minManagers = 3
+	maxManagers = 5               // votes: more make changes slower, and are more to break in at
 	maxClock    = 5 * time.Second // a clock is off by no more
 
 	// Ports below are those that only root may listen on by default.

@@ -54,11 +54,21 @@ func checkIssuers(_ context.Context, c *Cluster, found *Found) error {
 }
 
 func checkClocks(_ context.Context, c *Cluster, found *Found) error {
-	eachMember(c, found, nil, func(m Member) {
-		if m.ClockOff.Abs() > maxClock {
-			found.Against("the clock of %s is off by %s", m.Name, m.ClockOff.Abs().Round(time.Second/10))
+	silent := []string{}
+	for _, m := range c.Members {
+		switch {
+		case m.Clocked:
+			found.Looked()
+			if m.ClockOff.Abs() > maxClock {
+				found.Against("the clock of %s is off by %s", m.Name, m.ClockOff.Abs().Round(time.Second/10))
+			}
+		case m.Connected:
+			silent = append(silent, m.Name)
 		}
-	})
+	}
+	if len(silent) > 0 && len(found.against) == 0 {
+		return fmt.Errorf("of the clock of %s nothing is known yet", some3(silent))
+	}
 	return nil
 }
 
@@ -92,6 +102,8 @@ func checkQuorum(_ context.Context, c *Cluster, found *Found) error {
 	switch {
 	case voters < minManagers:
 		found.Against("%d managers vote: the loss of one stops the cluster", voters)
+	case voters > maxManagers:
+		found.Against("%d managers vote: %d bear the loss of two, and each more is one more that holds every key", voters, maxManagers)
 	case voters%2 == 0:
 		found.Against("%d managers vote, and bear no more losses than %d", voters, voters-1)
 	}
@@ -122,13 +134,17 @@ func checkSpread(_ context.Context, c *Cluster, found *Found) error {
 
 func checkVersions(_ context.Context, c *Cluster, found *Found) error {
 	runs := map[string][]string{}
-	eachMember(c, found, nil, func(m Member) {
+	for _, m := range c.Members {
+		if m.Version == "" && !m.Connected {
+			continue // it was never here to say so
+		}
+		found.Looked()
 		if m.Version != "" {
 			runs[m.Version] = append(runs[m.Version], m.Name)
-		} else if m.Connected {
+		} else {
 			found.Against("%s does not say which version it runs", m.Name)
 		}
-	})
+	}
 	if len(runs) > 1 {
 		for _, v := range sorted(runs) {
 			found.Against("%s: version %s", some3(runs[v]), v)

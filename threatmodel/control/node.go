@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,9 +66,11 @@ func findNode(run, proc string) (*Node, error) {
 			continue // it ended
 		}
 		p.args = strings.Split(strings.TrimSuffix(text, "\x00"), "\x00")
-		p.Name = filepath.Base(p.args[0])
+		if p.Name = filepath.Base(p.args[0]); !slices.Contains(daemonNames, p.Name) || !p.ours(proc) {
+			continue
+		}
 		// rund's own helpers, as its logger, have a verb there.
-		if !slices.Contains(daemonNames, p.Name) || len(p.args) > 1 && !strings.HasPrefix(p.args[1], "-") || filepath.Clean(p.flag("run-dir", defaultRun)) != n.Run {
+		if len(p.args) > 1 && !strings.HasPrefix(p.args[1], "-") || filepath.Clean(p.flag("run-dir", defaultRun)) != n.Run {
 			continue
 		}
 		if other, twice := n.Daemons[p.Name]; twice {
@@ -83,6 +86,32 @@ func findNode(run, proc string) (*Node, error) {
 	return n, nil
 }
 
+// ofUser is the part of a control group's path that the service manager gives to a
+// user who is not root.
+var ofUser = regexp.MustCompile(`/user-[1-9][0-9]*\.slice(/|$)`)
+
+// ours tells whether a process may be one of the daemons, by what it cannot choose
+// itself: it is in no namespace of processes within this one, as containers are, root
+// started it, and it is of no user's session. Its command line is its own word.
+func (p Process) ours(proc string) bool {
+	ids, err := p.status("NSpid")
+	if err != nil || strings.Contains(ids, " ") {
+		return false
+	}
+	if group, err := p.read("cgroup"); err == nil && slices.ContainsFunc(strings.Split(group, "\n"), ofUser.MatchString) {
+		return false
+	}
+	parent, err := p.status("PPid")
+	if err != nil {
+		return false
+	}
+	if parent == "0" { // root outside of this namespace put it here
+		return true
+	}
+	uid, err := Process{proc: filepath.Join(proc, parent)}.uid()
+	return err == nil && uid == 0
+}
+
 // flag is what a flag of the process was given, in either form.
 func (p Process) flag(name, otherwise string) string {
 	for i, a := range p.args {
@@ -96,15 +125,34 @@ func (p Process) flag(name, otherwise string) string {
 	return otherwise
 }
 
-// read is a file of the process in /proc.
+// read is a file of the process in /proc, of what is short. One that is longer than
+// any may be is an error: nobody shall pass for what was cut off.
 func (p Process) read(name string) (string, error) {
 	f, err := os.Open(filepath.Join(p.proc, name))
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxProcFile))
+	b, err := io.ReadAll(io.LimitReader(f, maxProcFile+1))
+	if err == nil && len(b) > maxProcFile {
+		err = fmt.Errorf("%s (%d): %s is longer than %d bytes", p.Name, p.PID, name, maxProcFile)
+	}
 	return string(b), err
+}
+
+// fields gives the words of each line of a file of the process in /proc, however many
+// lines there are.
+func (p Process) fields(name string, visit func([]string)) error {
+	f, err := os.Open(filepath.Join(p.proc, name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		visit(strings.Fields(lines.Text()))
+	}
+	return lines.Err()
 }
 
 // status is a line of the process's status.

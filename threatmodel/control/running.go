@@ -13,13 +13,18 @@ import (
 	"time"
 )
 
-// ownerField is where the kernel has the user of a socket in its lists.
-const ownerField = 7
+// Where the kernel has the user of a socket in its lists, and the number of one in
+// that of sockets that stay on the machine.
+const (
+	ownerField     = 7
+	unixInodeField = 6
+)
 
 // checkNoNetwork looks among the kernel's sockets of every kind that leaves the
-// machine for those that keyd's descriptors are, and for those of its user. Who may
-// not trace it sees the latter alone.
-func checkNoNetwork(_ context.Context, n *Node, found *Found) error {
+// machine for those that keyd's descriptors are, and for those of its user. Each that
+// it has must be among those that stay on the machine, as of some kinds there is no
+// list. Who may not trace it sees those of its user alone.
+func checkNoNetwork(ctx context.Context, n *Node, found *Found) error {
 	all, err := n.daemons("redoubt-keyd")
 	if err != nil {
 		return err
@@ -35,15 +40,7 @@ func checkNoNetwork(_ context.Context, n *Node, found *Found) error {
 	}
 	found.Looked()
 	for _, kind := range []string{"tcp", "tcp6", "udp", "udp6", "raw", "raw6", "packet"} {
-		text, err := p.read("net/" + kind)
-		if os.IsNotExist(err) {
-			continue // a kernel without that
-		}
-		if err != nil {
-			return err
-		}
-		for l := range strings.Lines(text) {
-			f := strings.Fields(l)
+		err := p.fields("net/"+kind, func(f []string) {
 			for _, field := range f {
 				if own[field] {
 					found.Against("%s has a %s socket", p.Name, kind)
@@ -52,9 +49,41 @@ func checkNoNetwork(_ context.Context, n *Node, found *Found) error {
 			if uid != 0 && len(f) > ownerField && f[ownerField] == strconv.Itoa(uid) {
 				found.Against("%s's user has a %s socket", p.Name, kind)
 			}
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without that
+			return err
 		}
 	}
-	return nil
+	return p.stayHere(ctx, n, own, found)
+}
+
+// stayHere looks for the sockets that a process has among those that stay on the
+// machine, of whichever daemon's networks: one may have been made in another's.
+func (p Process) stayHere(ctx context.Context, n *Node, own map[string]bool, found *Found) error {
+	if len(own) == 0 {
+		return ctx.Err()
+	}
+	here := map[string]bool{}
+	for _, d := range n.Daemons {
+		err := d.fields("net/unix", func(f []string) {
+			if len(f) > unixInodeField {
+				here[f[unixInodeField]] = true
+			}
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it ended
+			return err
+		}
+	}
+	still, err := p.sockets() // what was closed meanwhile is on no list
+	if err != nil {
+		return err
+	}
+	for inode := range own {
+		if still[inode] && !here[inode] {
+			found.Against("%s has a socket (%s) that does not stay on the machine", p.Name, inode)
+		}
+	}
+	return ctx.Err()
 }
 
 // sockets are the inodes of those that the process has.

@@ -80,7 +80,14 @@ var sabotage = map[string]map[string]func(*world){
 		"not locked": func(w *world) { w.change(pid("redoubt-keyd")+"status", "VmLck:\t   65536 kB", "VmLck:\t       0 kB") },
 		"swapped":    func(w *world) { w.change(pid("redoubt-keyd")+"status", "VmSwap:\t       0 kB", "VmSwap:\t       8 kB") },
 	},
-	"keyd-no-network": {"a connection": func(w *world) { w.link(pid("redoubt-keyd")+"fd/4", "socket:[4242]") }},
+	"keyd-no-network": {
+		"a connection":       func(w *world) { w.link(pid("redoubt-keyd")+"fd/4", "socket:[4242]") },
+		"of a kind unlisted": func(w *world) { w.link(pid("redoubt-keyd")+"fd/4", "socket:[999]") },
+		"behind many others": func(w *world) {
+			line := "   1: 0100007F:0949 00000000:0000 0A 0 0 0 0 0 5 1\n"
+			w.file(pid("redoubt-keyd")+"net/udp", strings.Repeat(line, 2*maxProcFile/len(line))+strings.Replace(line, " 5 ", " 777 ", 1), 0, 0o444)
+		},
+	},
 	"nothing-in-clear": {
 		"PEM":             func(w *world) { w.file("data/control/old", "-----BEGIN PRIVATE KEY-----\nx", 71000, 0o600) },
 		"an operator key": func(w *world) { w.file("data/keyd/note", strings.Repeat("x", piece-3)+"RDTKEY-ABCD", 71001, 0o600) },
@@ -104,6 +111,12 @@ var sabotage = map[string]map[string]func(*world){
 		"the keyset": func(w *world) { w.change("data/keyd/state", "RDTK", "JSON") },
 		"a snapshot": func(w *world) { w.change("data/control/raft/snapshots/1-2/state", "RDTS", "JSON") },
 		"the store":  func(w *world) { w.change("data/control/raft/raft.db", record, strings.Repeat("x", len(record))) },
+		"the store, beside something sealed": func(w *world) {
+			w.change("data/control/raft/raft.db", record, strings.Repeat("x", len(record)))
+			w.file("data/control/raft/wal/1-1.wal", record, 71000, 0o600)
+			w.own("data/control/raft/wal", 71000, 0o700)
+		},
+		"a segment of the audit log": func(w *world) { w.change("data/control/raft/audit/0000000000000001", "RDTS", "JSON") },
 	},
 }
 
@@ -204,7 +217,7 @@ func TestAway(t *testing.T) {
 		t.Errorf("without redoubtd: %v", err)
 	}
 	w = newWorld(t)
-	w.file("proc/902/cmdline", "redoubtd\x00-run-dir="+w.path("run")+"\x00", 0, 0o444)
+	w.called(905, "redoubtd", "PPid:\t1\nNSpid:\t905\n", "/system.slice/other.service")
 	if _, err := findNode(w.path("run"), w.path("proc")); err == nil || !strings.Contains(err.Error(), "runs twice") {
 		t.Errorf("two: %v", err)
 	}

@@ -21,12 +21,12 @@ func sound() *Cluster {
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	manager := func(name, host, zone string) Member {
 		return Member{Name: name, Manager: true, Connected: true, Up: true, Host: host, Zone: zone, Version: "1.2.3", NotAfter: now.Add(day), Voter: true,
-			SlotEpoch: 4, StoreKeyMade: ago(80 * day), ClockOff: time.Second}
+			SlotEpoch: 4, StoreKeyMade: ago(80 * day), Clocked: true, ClockOff: time.Second}
 	}
 	return &Cluster{
 		Now: now, Level: 3, Here: 3,
 		Members: []Member{manager("manager-1", "10.0.0.1", "a"), manager("manager-2", "10.0.0.2", "b"), manager("manager-3", "10.0.0.3", "c"),
-			{Name: "worker-1", Connected: true, Up: true, Host: "10.0.0.4", Version: "1.2.3", NotAfter: now.Add(day), Tasks: 7},
+			{Name: "worker-1", Connected: true, Up: true, Host: "10.0.0.4", Version: "1.2.3", NotAfter: now.Add(day), Clocked: true, Tasks: 7},
 			{Name: "worker-2", Host: "10.0.0.5", NotAfter: now.Add(day)}},
 		Authorities: []Authority{{Root: true, NotBefore: ago(1000 * day), NotAfter: now.Add(2000 * day)}, {NotBefore: ago(31 * day), NotAfter: now.Add(2000 * day)}},
 		Lists:       []RevocationList{{CA: "abcd", NextUpdate: now.Add(day)}},
@@ -137,6 +137,13 @@ var harms = map[string][]harm{
 			m.Host, m.Zone = "10.0.0.6", "d"
 			c.Members = append(c.Members, m)
 		}, "4 managers vote, and bear no more losses than 3"},
+		{func(c *Cluster) {
+			for i := range 4 {
+				m := c.Members[0]
+				m.Host, m.Zone = string(rune('p'+i)), string(rune('p'+i))
+				c.Members = append(c.Members, m)
+			}
+		}, "7 managers vote: 5 bear the loss of two"},
 		{func(c *Cluster) { c.Members = c.Members[2:] }, "1 managers vote: the loss of one"},
 	},
 	"managers-spread": {
@@ -167,6 +174,8 @@ var harms = map[string][]harm{
 		{ofService(func(s *Service) { s.Mounts[0].Source = "/" }), "web have / of"},
 		{ofService(func(s *Service) { s.Mounts[0].Source = "/srv/../etc/ssh/" }), "web have /etc/ssh of"},
 		{ofService(func(s *Service) { s.Mounts[0].Source = "/var" }), "web have /var of"},
+		{ofService(func(s *Service) { s.Mounts[0].Source = "/sbin" }), "web have /sbin of"},
+		{ofService(func(s *Service) { s.Mounts[0].Source = "/var/spool/cron/crontabs" }), "web have /var/spool/cron/crontabs of"},
 	},
 	"services-mounts-read-only": {{ofService(func(s *Service) { s.Mounts[0].ReadOnly = false }), "web write to /srv/web"}},
 	"services-ports-addressed":  {{ofService(func(s *Service) { s.Ports[0].Host = "" }), "port 8080 on every address"}},
@@ -235,9 +244,21 @@ func TestNothingToJudge(t *testing.T) {
 	away.Away = "no route"
 	c.Doors = func() ([]Door, error) { return []Door{goodDoor(), away}, nil }
 	c.LastBackup = nil // a mistake in whoever fills it in
+	c.Members[3].Clocked = false
 	for _, r := range RunCluster(t.Context(), All(), c) {
-		if bad := slices.Contains([]string{"audit-log-agreed", "backup-recent", "managers-certificates-shown", "managers-quantum-safe", "managers-refuse-strangers"}, r.Control.ID); bad != (r.Outcome == Error) {
+		if bad := slices.Contains([]string{"audit-log-agreed", "backup-recent", "clocks-agree", "managers-certificates-shown", "managers-quantum-safe", "managers-refuse-strangers"}, r.Control.ID); bad != (r.Outcome == Error) {
 			t.Errorf("%s: %s %q", r.Control.ID, r.Outcome, r.Evidence)
+		}
+	}
+}
+
+// TestAwayIsNotLookedAt: of a node that is not there, clock and version are not judged,
+// and are not counted as if they had been.
+func TestAwayIsNotLookedAt(t *testing.T) {
+	want := map[string]string{"clocks-agree": "4 looked at", "nodes-same-version": "4 looked at"}
+	for _, r := range RunCluster(t.Context(), All(), sound()) {
+		if says, ok := want[r.Control.ID]; ok && !slices.Equal(r.Evidence, []string{says}) {
+			t.Errorf("%s: %q, want %q", r.Control.ID, r.Evidence, says)
 		}
 	}
 }

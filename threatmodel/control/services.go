@@ -46,7 +46,8 @@ func checkReadOnly(s Service, found *Found) {
 
 // sensitive are directories by which a container would see, or change, what its node
 // is: themselves, and all below. Those above them are, too.
-var sensitive = []string{"/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sys", "/usr", "/var/run", "/var/lib/redoubt", "/var/lib/containerd"}
+var sensitive = []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var/run", "/var/lib/redoubt", "/var/lib/containerd",
+	"/var/spool/at", "/var/spool/cron"}
 
 func checkMounts(s Service, found *Found) {
 	for _, m := range s.Mounts {

@@ -111,6 +111,8 @@ func newWorld(t *testing.T) *world {
 	w.file("data/control/leaf", "sealed", 71000, 0o600)
 	w.dir("data/control/raft", 71000, 0o700)
 	w.file("data/control/raft/raft.db", strings.Repeat("x", 100)+record+strings.Repeat("x", 100), 71000, 0o600)
+	w.dir("data/control/raft/audit", 71000, 0o700)
+	w.file("data/control/raft/audit/0000000000000001", "RDTS\x01", 71000, 0o600)
 	w.dir("data/control/raft/snapshots", 71000, 0o700)
 	w.dir("data/control/raft/snapshots/1-2", 71000, 0o700)
 	w.file("data/control/raft/snapshots/1-2/state", "\x00\x00\x00\x20RDTS\x01", 71000, 0o600)
@@ -126,7 +128,9 @@ func newWorld(t *testing.T) *world {
 		cmdline := strings.Join([]string{"/usr/lib/redoubt/" + name, "--config", w.path("etc/config.yaml"), "--data-dir=" + w.path("data"), "--run-dir", w.path("run"), ""}, "\x00")
 		w.file(pid+"cmdline", cmdline, 0, 0o444)
 		caps := capabilities[name]
-		w.file(pid+"status", fmt.Sprintf("Name:\t%s\nUid:\t%[2]d\t%[2]d\t%[2]d\t%[2]d\nGroups:\t \nVmLck:\t   65536 kB\nVmSwap:\t       0 kB\nCapPrm:\t%[3]s\nCapEff:\t%[3]s\nCapBnd:\t%[3]s\nCapAmb:\t%[3]s\nNoNewPrivs:\t1\nSeccomp:\t2\n", name, uid, caps), 0, 0o444)
+		w.file(pid+"status", fmt.Sprintf("Name:\t%s\nPPid:\t1\nNSpid:\t%[4]d\nUid:\t%[2]d\t%[2]d\t%[2]d\t%[2]d\nGroups:\t \nVmLck:\t   65536 kB\nVmSwap:\t       0 kB\nCapPrm:\t%[3]s\nCapEff:\t%[3]s\nCapBnd:\t%[3]s\nCapAmb:\t%[3]s\nNoNewPrivs:\t1\nSeccomp:\t2\n", name, uid, caps, 100+i), 0, 0o444)
+		w.file(pid+"net/unix", "Num       RefCount Protocol Flags    Type St Inode Path\n0000000000000000: 00000002 00000000 00010000 0001 01 777 /run/keyd.sock\n", 0, 0o444)
+		w.file(pid+"cgroup", "0::/system.slice/redoubt-node.service\n", 0, 0o444)
 		w.file(pid+"limits", "Limit                     Soft Limit           Hard Limit           Units\nMax core file size        0                    0                    bytes\n", 0, 0o444)
 		w.file(pid+"mem", "", 0, 0o600)
 		w.file(pid+"net/tcp", "  sl  local_address ... inode\n   0: 0100007F:0949 00000000:0000 0A 0 0 0 0 0 4242 1\n", 0, 0o444)
@@ -139,10 +143,25 @@ func newWorld(t *testing.T) *world {
 	w.file("proc/800/status", "Name:\tapp\nUid:\t101000\t101000\t101000\t101000\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n", 0, 0o444)
 	w.file("proc/800/uid_map", "         0     100000      65536\n", 0, 0o444)
 	w.file("proc/800/mountinfo", "1 2 0:50 / / ro,relatime - overlay overlay rw,lowerdir=x\n3 1 0:51 / /proc rw,nosuid - proc proc rw\n", 0, 0o444)
-	// Neither is a daemon of this node.
+	w.file("proc/1/status", "Name:\tinit\nUid:\t0\t0\t0\t0\n", 0, 0o444)
+	w.file("proc/50/status", "Name:\tsh\nUid:\t1000\t1000\t1000\t1000\n", 0, 0o444)
+	// None is a daemon of this node: whatever they are called, a container, who started
+	// one without being root, and who left one behind.
+	w.called(902, "redoubt-keyd", "PPid:\t1\nNSpid:\t902\t1\n", "/system.slice/redoubt-node.service/t1")
+	w.called(903, "redoubtd", "PPid:\t50\nNSpid:\t903\n", "/")
+	w.called(904, "redoubt-rund", "PPid:\t1\nNSpid:\t904\n", "/user.slice/user-1000.slice/session-3.scope")
 	w.file("proc/900/cmdline", "/usr/lib/redoubt/redoubt-keyd\x00--run-dir\x00/run/other\x00", 0, 0o444)
 	w.file("proc/901/cmdline", "/usr/lib/redoubt/redoubt-rund\x00logger\x00--run-dir\x00"+w.path("run")+"\x00", 0, 0o444)
 	return w
+}
+
+// called is a process that says that it is a daemon of this node.
+func (w *world) called(pid int, name, status, group string) {
+	w.t.Helper()
+	dir := fmt.Sprintf("proc/%d/", pid)
+	w.file(dir+"cmdline", name+"\x00-run-dir="+w.path("run")+"\x00", 0, 0o444)
+	w.file(dir+"status", "Name:\tx\n"+status+"Uid:\t1000\t1000\t1000\t1000\n", 0, 0o444)
+	w.file(dir+"cgroup", "0::"+group+"\n", 0, 0o444)
 }
 
 // pid is where the /proc of a daemon is.

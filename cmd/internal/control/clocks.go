@@ -46,7 +46,7 @@ func clockOff(c *schedulerpb.ClockOffset, own time.Duration) time.Duration {
 	if c == nil {
 		return 0
 	}
-	return max((time.Duration(c.GetAheadNs())+own).Abs()-time.Duration(c.GetUnsureNs()), 0)
+	return max((time.Duration(c.GetAheadNs())+own).Abs()-min(time.Duration(c.GetUnsureNs()), maxUnsure), 0)
 }
 
 // clockWarnings tells of managers whose clocks are wrong.

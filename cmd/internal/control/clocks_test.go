@@ -23,6 +23,7 @@ func TestClocksOfNodes(t *testing.T) {
 		{4 * time.Second, 0, ""},
 		{-9 * time.Second, 5 * time.Second, ""},
 		{-9 * time.Second, time.Second, "the clock of node worker-1 is 9s behind: check its time service"},
+		{-time.Hour, time.Hour, "the clock of node worker-1 is 1h0m0s behind"}, // as unsure as it likes
 		{time.Hour, time.Second, "the clock of node worker-1 is 1h0m0s ahead"},
 	} {
 		w.sessions = []dispatcher.SessionInfo{{NodeID: w.manager}, {NodeID: w.worker, Clock: &schedulerpb.ClockOffset{AheadNs: int64(tc.ahead), UnsureNs: int64(tc.unsure)}}}

@@ -74,6 +74,7 @@ func emptyJudged(t *testing.T) *judged {
 	w := &judged{world: newWorld(t)}
 	w.lookedAt(nil)
 	w.slots(&keydpb.Slot{Id: ident.New(), Kind: keydpb.SlotKind_SLOT_KIND_OPERATOR, CreatedAt: time.Now().Unix()})
+	w.sessions[1].Clock = &schedulerpb.ClockOffset{}
 	w.record(auditpb.Outcome_OUTCOME_DONE, "cluster.create")
 	w.checkpoint(func(c *pkipb.AuditCheckpoint) { c.Size = 1 })
 	for _, id := range []string{w.manager, w.worker} {

@@ -72,7 +72,7 @@ func (s *Server) facts(ctx context.Context) (*checks.Cluster, error) {
 		m := &f.Members[i]
 		for _, fact := range managers {
 			if fact.GetNodeId() == m.ID {
-				m.Up, m.Locked, m.ClockOff = fact.GetReachable(), fact.GetLocked(), skews[m.ID]
+				m.Up, m.Locked, m.Clocked, m.ClockOff = fact.GetReachable(), fact.GetLocked(), s.c.Skews != nil && fact.GetReachable(), skews[m.ID]
 			}
 		}
 	}
@@ -204,7 +204,7 @@ func (s *Server) memberFacts(r *raftstore.ReadTx, c *pkipb.Cluster, f *checks.Cl
 			m.Tasks += int(tasks)
 		}
 		if !m.Manager {
-			m.ClockOff = clockOff(clocks[n.GetId()], own)
+			m.Clocked, m.ClockOff = clocks[n.GetId()] != nil, clockOff(clocks[n.GetId()], own)
 			f.Members = append(f.Members, m)
 			continue
 		}

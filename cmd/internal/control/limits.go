@@ -31,6 +31,9 @@ const (
 
 	// warnClock is from where on the clock of a node is worth a warning.
 	warnClock = 5 * time.Second
+	// maxUnsure bounds how unsure a node may be of its clock: that is its own word, and
+	// would excuse any clock.
+	maxUnsure = 5 * time.Second
 
 	// warnReplaced is how long it is told that a session was replaced from elsewhere.
 	warnReplaced = 24 * time.Hour
