@@ -47,7 +47,7 @@ func ofCluster() []Control {
 			Reads: "ages of the keys as managers say them", Remedy: "redoubt store rotate-key", Judge: checkStoreKeys},
 		{ID: "nodes-same-version", Title: "All nodes run one version", Severity: Medium, Scope: OfCluster,
 			Reads: "versions that nodes say, and the store's level", Remedy: "upgrade the nodes that are named", Judge: checkVersions},
-		{ID: "revocation-lists-current", Title: "No revocation list has ended", Severity: High, Scope: OfCluster,
+		{ID: "revocation-lists-current", Title: "Every CA has a revocation list that has not ended", Severity: High, Scope: OfCluster,
 			Reads: "the newest list of each CA", Remedy: "unlock a manager: the leader has lists signed each day; its log says why not", Judge: checkLists},
 		{ID: "secrets-renewed", Title: "No secret in use is older than a year", Severity: Low, Scope: OfCluster,
 			Reads: "when the current version of each secret was made", Remedy: "redoubt secret update NAME FILE", Judge: checkSecretAges},

@@ -86,6 +86,7 @@ type Alarm struct {
 
 // Authority is a certificate authority of the cluster.
 type Authority struct {
+	ID        string // as RevocationList.CA
 	Root      bool
 	NotBefore time.Time
 	NotAfter  time.Time

@@ -8,11 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/keyscan"
+	"github.com/redoubt-cluster/redoubt/internal/secretforms"
 )
 
 // checkOwnFiles: what a daemon keeps is its own, and nobody else's.
@@ -69,16 +69,6 @@ func walk(ctx context.Context, dir string, visit func(string, fs.FileInfo) error
 	})
 }
 
-// inClear are forms in which keys are written that must be in no file: PEM, what
-// operators and officers are shown, join tokens. Each is long enough not to be met
-// by chance in what is sealed, and shorter than pieces of a file overlap.
-var inClear = map[string]*regexp.Regexp{
-	"a private key in PEM": regexp.MustCompile(`PRIVATE KEY-----`),
-	"an operator key":      regexp.MustCompile(`RDTKEY-[A-Z2-7]{4}`),
-	"a share":              regexp.MustCompile(`RDTSHARE-`),
-	"a join token":         regexp.MustCompile(`RDT1\.[a-z2-7]{26}\.`),
-}
-
 func checkNothingInClear(ctx context.Context, n *Node, found *Found) error {
 	return walk(ctx, n.Data, func(path string, fi fs.FileInfo) error {
 		// What containers and the runtime keep is theirs.
@@ -115,8 +105,8 @@ func scanFile(ctx context.Context, path string) (kinds []string, err error) {
 		}
 		k, err := f.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+k]
-		for what, form := range inClear {
-			if !slices.Contains(kinds, what) && form.Match(buf) {
+		for _, what := range secretforms.Found(buf) {
+			if !slices.Contains(kinds, what) {
 				kinds = append(kinds, what)
 			}
 		}
@@ -126,7 +116,7 @@ func scanFile(ctx context.Context, path string) (kinds []string, err error) {
 		if err != nil {
 			return kinds, err
 		}
-		keep := min(len(buf), overlap)
+		keep := min(len(buf), secretforms.MaxWritten)
 		buf = append(buf[:0], buf[len(buf)-keep:]...)
 	}
 }

@@ -62,13 +62,20 @@ func checkExternal(_ context.Context, c *Cluster, found *Found) error {
 }
 
 func checkLists(_ context.Context, c *Cluster, found *Found) error {
-	if len(c.Lists) == 0 {
-		return notApplicable("nothing was revoked, and no list signed")
+	if len(c.Lists) == 0 && c.Level < c.Here {
+		return notApplicable("no list is signed before all managers know of them")
 	}
+	listed := map[string]bool{}
 	for _, l := range c.Lists {
 		found.Looked()
+		listed[l.CA] = true
 		if !l.NextUpdate.After(c.Now) {
 			found.Against("the revocation list of CA %s ended on %s", l.CA, date(l.NextUpdate))
+		}
+	}
+	for _, a := range c.Authorities {
+		if !listed[a.ID] {
+			found.Against("CA %s has no revocation list", a.ID)
 		}
 	}
 	return nil

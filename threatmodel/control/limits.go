@@ -9,8 +9,7 @@ const (
 	maxLine     = 240              // bytes of one line
 	maxProcFile = 1 << 20          // bytes of one file of /proc
 
-	piece   = 256 << 10 // bytes of a file that are looked at together
-	overlap = 64        // bytes that a piece has of the one before
+	piece = 256 << 10 // bytes of a file that are looked at together
 )
 
 const day = 24 * time.Hour

@@ -91,6 +91,8 @@ var sabotage = map[string]map[string]func(*world){
 	"nothing-in-clear": {
 		"PEM":             func(w *world) { w.file("data/control/old", "-----BEGIN PRIVATE KEY-----\nx", 71000, 0o600) },
 		"an operator key": func(w *world) { w.file("data/keyd/note", strings.Repeat("x", piece-3)+"RDTKEY-ABCD", 71001, 0o600) },
+		"an invitation":   func(w *world) { w.file("data/control/mail", "RDTI1."+strings.Repeat("a", 26)+".", 71000, 0o600) },
+		"an identity":     func(w *world) { w.file("data/control/age", "AGE-SECRET-KEY-1QQQQ", 71000, 0o600) },
 		"a token": func(w *world) {
 			w.file("data/control/raft/raft.tmp", "RDT1."+strings.Repeat("a", 26)+".", 71000, 0o600)
 		},

@@ -28,8 +28,8 @@ func sound() *Cluster {
 		Members: []Member{manager("manager-1", "10.0.0.1", "a"), manager("manager-2", "10.0.0.2", "b"), manager("manager-3", "10.0.0.3", "c"),
 			{Name: "worker-1", Connected: true, Up: true, Host: "10.0.0.4", Version: "1.2.3", NotAfter: now.Add(day), Clocked: true, Tasks: 7},
 			{Name: "worker-2", Host: "10.0.0.5", NotAfter: now.Add(day)}},
-		Authorities: []Authority{{Root: true, NotBefore: ago(1000 * day), NotAfter: now.Add(2000 * day)}, {NotBefore: ago(31 * day), NotAfter: now.Add(2000 * day)}},
-		Lists:       []RevocationList{{CA: "abcd", NextUpdate: now.Add(day)}},
+		Authorities: []Authority{{ID: "ef01", Root: true, NotBefore: ago(1000 * day), NotAfter: now.Add(2000 * day)}, {ID: "abcd", NotBefore: ago(31 * day), NotAfter: now.Add(2000 * day)}},
+		Lists:       []RevocationList{{CA: "abcd", NextUpdate: now.Add(day)}, {CA: "ef01", NextUpdate: now.Add(day)}},
 		Replacing:   ago(day),
 		External:    &External{URL: "https://ca.example"},
 		Tokens:      []Token{{ID: "tok1", Minted: ago(time.Hour), Expires: now.Add(time.Hour)}},
@@ -162,7 +162,11 @@ var harms = map[string][]harm{
 		{ofMember(3, func(m *Member) { m.Version = "" }), "worker-1 does not say"},
 		{func(c *Cluster) { c.Level = 2 }, "level 2 of 3"},
 	},
-	"revocation-lists-current": {{func(c *Cluster) { c.Lists[0].NextUpdate = now }, "CA abcd ended"}},
+	"revocation-lists-current": {
+		{func(c *Cluster) { c.Lists[0].NextUpdate = now }, "CA abcd ended"},
+		{func(c *Cluster) { c.Lists = c.Lists[1:] }, "CA abcd has no revocation list"},
+		{func(c *Cluster) { c.Lists = nil }, "CA ef01 has no revocation list"},
+	},
 	"secrets-renewed": {
 		{func(c *Cluster) { c.Secrets[0].Made = now.Add(-400 * day) }, "version 3 of secret key is 400 days old"},
 		{func(c *Cluster) { c.Secrets[0].Made = time.Time{} }, "secret key does not say"},

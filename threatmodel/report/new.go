@@ -3,12 +3,12 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
+	"github.com/redoubt-cluster/redoubt/internal/secretforms"
 	"github.com/redoubt-cluster/redoubt/internal/version"
 	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 	"github.com/redoubt-cluster/redoubt/threatmodel/profile"
@@ -125,9 +125,6 @@ func (r *Report) Count(o control.Outcome) (requirements, results int) {
 	return requirements, results
 }
 
-// keys are the forms in which keys are written for people: a file may be called so.
-var keys = regexp.MustCompile(`(?i)(RDT1\.|RDTKEY-|RDTSHARE-|AGE-SECRET-KEY-|PRIVATE KEY-----)[^\s:;,"']*`)
-
 // clean is a result within the bounds, with no form of a key in it. An outcome that
 // is not known is an error.
 func clean(x Result) Result {
@@ -148,7 +145,7 @@ func clean(x Result) Result {
 			evidence = append(evidence, fmt.Sprintf("and %d more", len(x.Evidence)-i))
 			break
 		}
-		if e = oneline.Text(redact(e), maxLine); e != "" {
+		if e = oneline.Text(secretforms.Redact(e), maxLine); e != "" {
 			evidence = append(evidence, e)
 		}
 	}
@@ -156,11 +153,4 @@ func clean(x Result) Result {
 	return x
 }
 
-func text(s string) string { return oneline.Text(redact(s), maxText) }
-
-func redact(s string) string {
-	if up := strings.ToUpper(s); !strings.Contains(up, "RDT") && !strings.Contains(up, "KEY-") {
-		return s // nearly all are, and this is ten times as fast
-	}
-	return keys.ReplaceAllString(s, "$1…")
-}
+func text(s string) string { return oneline.Text(secretforms.Redact(s), maxText) }

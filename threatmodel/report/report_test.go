@@ -132,7 +132,7 @@ func TestOutcomes(t *testing.T) {
 // TestNoSecrets: forms of keys are in no report, whatever brought them there.
 func TestNoSecrets(t *testing.T) {
 	var all []Result
-	for i, s := range []string{"/var/lib/redoubt/keyd/RDTKEY-SECRET-SECRET.txt", "rdtshare-SECRET/x", "RDT1.SECRETSECRET.SECRET", "-----BEGIN PRIVATE KEY-----SECRET", "x=AGE-SECRET-KEY-1SECRET"} {
+	for i, s := range []string{"/var/lib/redoubt/keyd/RDTKEY-SECRET-SECRET.txt", "rdtshare-SECRET/x", "RDT1.SECRETSECRET.SECRET", "-----BEGIN PRIVATE KEY-----SECRET", "x=AGE-SECRET-KEY-1SECRET", "rdti1.SECRETSECRET.SECRET"} {
 		x := result("lock", control.High, control.Fail, fmt.Sprint(i)+s, s)
 		x.Title, x.Remedy = s, s
 		all = append(all, x)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/internal/secretforms"
 )
 
 // Exit codes. Scripts depend on them.
@@ -71,9 +71,6 @@ func exitCode(err error) int {
 	return ExitError
 }
 
-// secrets matches what must never be echoed, even out of a mistyped command.
-var secrets = regexp.MustCompile(`(?i)(RDTI?1\.|RDTKEY-)[a-z0-9.-]+`)
-
 func (a *app) printError(err error) {
 	var ce childExit
 	if errors.As(err, &ce) {
@@ -83,7 +80,7 @@ func (a *app) printError(err error) {
 	if errors.Is(err, context.Canceled) {
 		msg = "interrupted"
 	}
-	fmt.Fprintf(a.Stderr, "redoubt: %s\n", printable(secrets.ReplaceAllString(msg, "$1…")))
+	fmt.Fprintf(a.Stderr, "redoubt: %s\n", printable(secretforms.Redact(msg)))
 }
 
 // printableText is printable for a text of several lines, each ended.

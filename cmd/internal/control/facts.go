@@ -3,7 +3,9 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"slices"
 	"strings"
@@ -88,7 +90,8 @@ func authorityFacts(r raftstore.Reader, c *pkipb.Cluster, f *checks.Cluster) err
 		if err != nil {
 			return err
 		}
-		f.Authorities = append(f.Authorities, checks.Authority{Root: len(f.Authorities) < len(c.GetRoots()), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter})
+		sum := sha256.Sum256(der)
+		f.Authorities = append(f.Authorities, checks.Authority{ID: listID(hex.EncodeToString(sum[:])), Root: len(f.Authorities) < len(c.GetRoots()), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter})
 	}
 	for _, e := range c.GetExposures() {
 		f.Exposed = append(f.Exposed, e.GetName())
@@ -104,11 +107,15 @@ func authorityFacts(r raftstore.Reader, c *pkipb.Cluster, f *checks.Cluster) err
 	}
 	for l := range pkistore.RevocationLists.All(r) {
 		if !l.GetFormer() { // else it is the last one there is
-			f.Lists = append(f.Lists, checks.RevocationList{CA: l.GetId()[:min(len(l.GetId()), shownHash)], NextUpdate: time.Unix(l.GetNextUpdate(), 0)})
+			f.Lists = append(f.Lists, checks.RevocationList{CA: listID(l.GetId()), NextUpdate: time.Unix(l.GetNextUpdate(), 0)})
 		}
 	}
 	return nil
 }
+
+// listID is how a CA is called by its revocation list, whose id is the SHA-256 of its
+// certificate.
+func listID(id string) string { return id[:min(len(id), shownHash)] }
 
 func slotFacts(r raftstore.Reader, f *checks.Cluster) error {
 	rec, ok := autolockstore.Slots.Get(r, autolockstore.RecordID)
